@@ -1,0 +1,285 @@
+//! The configuration as it is meant.
+//!
+//! `file.rs` holds what was written, `resolve.rs` turns it into the [`Config`] below and reports every mistake at once.
+//! Nothing past this module ever sees the file: the program reads one `Arc<Config>`, and a session keeps the one it
+//! opened with.
+
+pub mod check;
+pub mod diagnostic;
+pub mod file;
+pub mod resolve;
+pub mod secret;
+pub mod value;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+use crate::auth::algorithm::Algorithm;
+use crate::auth::credential::Method;
+use crate::auth::origin::Origins;
+use crate::http::route::{HostPattern, PathPattern};
+use secret::Secret;
+
+#[derive(Debug)]
+pub struct Config {
+    /// The file that this was read from, if it was read from one.
+    pub source: Option<PathBuf>,
+    pub state_dir: PathBuf,
+    /// Runtime threads; one per core unless the file says otherwise.
+    pub threads: usize,
+    pub listeners: Vec<Arc<Listener>>,
+    pub issuers: Vec<Arc<Issuer>>,
+    pub upstreams: Vec<Arc<Upstream>>,
+    pub routes: Vec<Arc<Route>>,
+    pub tickets: Tickets,
+    pub store: Store,
+    pub context: Context,
+    pub keepalive: Keepalive,
+    pub limits: Limits,
+    pub drain: Drain,
+    pub admin: Option<Admin>,
+    pub log: Log,
+    pub audit: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub struct Listener {
+    pub address: SocketAddr,
+    /// `None` only where the file says `plain = true`.
+    pub tls: Option<Tls>,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` headers are believed.
+    pub trusted_peers: Vec<IpNet>,
+}
+
+#[derive(Debug)]
+pub struct Tls {
+    /// At least one; the first serves a client that names no host, or a host that no certificate covers.
+    pub certificates: Vec<CertificateFiles>,
+    pub min_version: TlsVersion,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+#[derive(Debug)]
+pub struct Issuer {
+    pub name: Arc<str>,
+    /// The `iss` that its tokens must carry.
+    pub issuer: String,
+    /// A token's `aud` must hold at least one of these. Never empty.
+    pub audience: Vec<String>,
+    /// Pinned, all of one family. Never empty.
+    pub algorithms: Vec<Algorithm>,
+    pub keys: IssuerKeySource,
+    pub leeway: Duration,
+    pub required_claims: Vec<String>,
+    pub user_claim: String,
+    pub permissions_claim: String,
+    pub session_claim: String,
+    pub max_token_bytes: usize,
+    /// A token that says it is good for longer than this from now is refused.
+    pub max_lifetime: Duration,
+}
+
+#[derive(Debug)]
+pub enum IssuerKeySource {
+    Secret(Secret),
+    JwksFile(PathBuf),
+}
+
+#[derive(Debug)]
+pub struct Upstream {
+    pub name: Arc<str>,
+    /// Never empty.
+    pub servers: Vec<Server>,
+    pub dial_timeout: Duration,
+    /// How long a server may take to answer an upgrade, or to begin an HTTP answer.
+    pub answer_timeout: Duration,
+    /// Idle HTTP connections kept for each server on each thread.
+    pub max_idle: usize,
+    pub idle_timeout: Duration,
+    pub ca_file: Option<PathBuf>,
+    /// The name to ask for and to verify, where it is not the host in the server's URL.
+    pub server_name: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// `http://host:port`
+    Plain { host: String, port: u16 },
+    /// `https://host:port`
+    Tls { host: String, port: u16 },
+    /// `unix:/path/to.sock`
+    Unix { path: PathBuf },
+}
+
+#[derive(Debug)]
+pub struct Route {
+    /// The path as written: the route's name in metrics, logs and tickets.
+    pub name: Arc<str>,
+    /// Empty: every host.
+    pub hosts: Vec<HostPattern>,
+    pub path: PathPattern,
+    pub upstream: Arc<Upstream>,
+    /// In order of preference. Empty: public on purpose.
+    pub auth: Vec<Method>,
+    /// `None`: the Origin header is not looked at.
+    pub origins: Option<Origins>,
+    /// The query parameter that carries a ticket.
+    pub ticket_parameter: String,
+    /// Unsigned convenience headers: header name to claim name.
+    pub identity_headers: Vec<(HeaderName, String)>,
+}
+
+#[derive(Debug)]
+pub struct Tickets {
+    pub path: String,
+    pub ttl: Duration,
+    pub max_ttl: Duration,
+    pub multi_use: bool,
+    pub bind: TicketBindings,
+    /// Who may ask for tickets from a browser page; the union of the ticket routes' origins unless written.
+    pub origins: Origins,
+    pub rate_per_user: Rate,
+    pub rate_per_address: Rate,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TicketBindings {
+    pub origin: bool,
+    pub ip: bool,
+}
+
+/// `"30/1m"`: thirty at once, thirty a minute in the long run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u32,
+    pub per: Duration,
+}
+
+#[derive(Debug)]
+pub enum Store {
+    Memory { max_tickets: usize },
+}
+
+#[derive(Debug)]
+pub struct Context {
+    pub header: HeaderName,
+    pub issuer: String,
+    pub ttl: Duration,
+    /// Claims of the token that the signed context carries on.
+    pub claims: Vec<String>,
+    pub signing: ContextSigning,
+    pub jwks_path: String,
+}
+
+#[derive(Debug)]
+pub enum ContextSigning {
+    /// Keys made by Usher and kept in `state_dir`.
+    Generated { algorithm: ContextAlgorithm },
+    /// PKCS#8 PEM files: current first, then next and previous ones to publish.
+    Files { algorithm: ContextAlgorithm, files: Vec<PathBuf> },
+    /// HS256: one secret shared with the upstream, never published.
+    Shared { secret: Secret },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContextAlgorithm {
+    EdDSA,
+    ES256,
+}
+
+#[derive(Debug)]
+pub struct Keepalive {
+    /// A client that has sent nothing for this long is pinged.
+    pub ping: Duration,
+    /// A client that has sent nothing, not even a pong, for this long is closed.
+    pub idle_timeout: Duration,
+    /// How long a close handshake, or the last bytes to a peer that is leaving, may take.
+    pub close_timeout: Duration,
+}
+
+#[derive(Debug)]
+pub struct Limits {
+    /// Client connections in all.
+    pub connections: usize,
+    pub tls_timeout: Duration,
+    pub head_timeout: Duration,
+    /// From accept to a grant, whatever the stages in between.
+    pub handshake_timeout: Duration,
+    pub head_bytes: usize,
+    pub head_fields: usize,
+    pub target_bytes: usize,
+    pub http_idle_timeout: Duration,
+    /// Bytes of an upstream's refusal that are passed on to the client.
+    pub refusal_bytes: usize,
+    /// Bytes held for one direction of one session while the other side does not take them.
+    pub buffered_bytes: usize,
+    /// Users and addresses whose ticket rate is remembered.
+    pub rate_entries: usize,
+    /// Audit and log lines waiting for a slow disk.
+    pub audit_queue: usize,
+}
+
+#[derive(Debug)]
+pub struct Drain {
+    pub window: Duration,
+}
+
+#[derive(Debug)]
+pub struct Admin {
+    pub address: SocketAddr,
+    /// Required unless the address is loopback.
+    pub token: Option<Secret>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub format: LogFormat,
+    /// A level, or a list of `target=level`.
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Json,
+    Text,
+}
+
+impl Config {
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|upstream| &*upstream.name == name)
+    }
+
+    /// Values of closed sets that metrics use as labels.
+    pub fn route_names(&self) -> BTreeMap<&str, &Route> {
+        self.routes.iter().map(|route| (&*route.name, &**route)).collect()
+    }
+}
+
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Plain { host, port } => write!(f, "http://{host}:{port}"),
+            Self::Tls { host, port } => write!(f, "https://{host}:{port}"),
+            Self::Unix { path } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Which route a request belongs to.
+//!
+//! A path has one canonical reading here. What another server could read differently (dot segments, encoded slashes,
+//! backslashes, path parameters that hide a segment) is refused before any rule is chosen, because the rule that
+//! authorises must be the rule that the upstream sees.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::config::Route;
+
+/// `/exact`, `/prefix/*`, or with `{name}` segments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathPattern {
+    segments: Vec<Segment>,
+    /// Ends in `/*`: anything below matches.
+    open_ended: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    Parameter(String),
+}
+
+/// `chat.example.com`, or `*.example.com` for any one label in front.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    Exact(String),
+    Subdomain(String),
+}
+
+/// A request path in its one canonical reading: percent-decoded segments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanonicalPath {
+    segments: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the path can be read in more than one way: {0}")]
+pub struct AmbiguousPath(pub &'static str);
+
+#[derive(Debug)]
+pub struct Router {
+    /// Most specific first.
+    routes: Vec<(Option<HostPattern>, Arc<Route>)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct RouteMatch {
+    pub route: Arc<Route>,
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Router {
+    pub fn new(routes: &[Arc<Route>]) -> Self {
+        let mut entries = Vec::new();
+        for route in routes {
+            if route.hosts.is_empty() {
+                entries.push((None, Arc::clone(route)));
+            }
+            for host in &route.hosts {
+                entries.push((Some(host.clone()), Arc::clone(route)));
+            }
+        }
+        entries.sort_by(|(a_host, a), (b_host, b)| {
+            let by_host = host_rank(b_host.as_ref()).cmp(&host_rank(a_host.as_ref()));
+            by_host.then_with(|| a.path.cmp_specificity(&b.path))
+        });
+        Self { routes: entries }
+    }
+
+    /// `Ok(None)` where no route matches.
+    pub fn find(&self, host: &str, path: &str) -> Result<Option<RouteMatch>, AmbiguousPath> {
+        let canonical = CanonicalPath::parse(path)?;
+        let found = self.find_canonical(host, &canonical);
+        // A server behind us may drop `;parameters` or merge slashes. That is its business only as long as it would
+        // still be under the same rule.
+        if let Some(looser) = canonical.looser_reading() {
+            let other = self.find_canonical(host, &looser);
+            let same = match (&found, &other) {
+                (None, None) => true,
+                (Some(a), Some(b)) => Arc::ptr_eq(&a.route, &b.route) && a.parameters == b.parameters,
+                _ => false,
+            };
+            if !same {
+                return Err(AmbiguousPath("path parameters or empty segments would change the route"));
+            }
+        }
+        Ok(found)
+    }
+
+    fn find_canonical(&self, host: &str, path: &CanonicalPath) -> Option<RouteMatch> {
+        self.routes.iter().find_map(|(pattern, route)| {
+            if !pattern.as_ref().is_none_or(|pattern| pattern.matches(host)) {
+                return None;
+            }
+            let parameters = route.path.matches(path)?;
+            Some(RouteMatch { route: Arc::clone(route), parameters })
+        })
+    }
+}
+
+fn host_rank(host: Option<&HostPattern>) -> (u8, usize) {
+    match host {
+        Some(HostPattern::Exact(name)) => (2, name.len()),
+        Some(HostPattern::Subdomain(name)) => (1, name.len()),
+        None => (0, 0),
+    }
+}
+
+impl PathPattern {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err("a path begins with '/'".to_owned());
+        };
+        let mut open_ended = false;
+        let mut segments = Vec::new();
+        let mut parts = rest.split('/').peekable();
+        while let Some(part) = parts.next() {
+            let last = parts.peek().is_none();
+            if part == "*" {
+                if !last {
+                    return Err("'*' may stand only at the end: '/prefix/*'".to_owned());
+                }
+                open_ended = true;
+            } else if let Some(name) = part.strip_prefix('{').and_then(|p| p.strip_suffix('}')) {
+                if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                    return Err(format!("'{part}' needs a name of letters, digits and '_' between the braces"));
+                }
+                if segments.iter().any(|s| matches!(s, Segment::Parameter(other) if other == name)) {
+                    return Err(format!("the parameter '{{{name}}}' stands twice"));
+                }
+                segments.push(Segment::Parameter(name.to_owned()));
+            } else if part.contains(['*', '{', '}', '?', '#']) {
+                return Err(format!("'{part}' is not a segment: a parameter is a whole segment like '{{room}}', a prefix ends in '/*'"));
+            } else if part.is_empty() && !last {
+                return Err("a path has no empty segments".to_owned());
+            } else {
+                let literal = CanonicalPath::parse(&format!("/{part}")).map_err(|error| error.to_string())?;
+                segments.extend(literal.segments.into_iter().map(Segment::Literal));
+            }
+        }
+        Ok(Self { segments, open_ended })
+    }
+
+    /// The parameters, if the path matches.
+    pub fn matches(&self, path: &CanonicalPath) -> Option<Vec<(String, String)>> {
+        let enough = if self.open_ended { path.segments.len() > self.segments.len() } else { path.segments.len() == self.segments.len() };
+        if !enough {
+            return None;
+        }
+        let mut parameters = Vec::new();
+        for (pattern, segment) in self.segments.iter().zip(&path.segments) {
+            match pattern {
+                Segment::Literal(literal) if literal == segment => {}
+                Segment::Parameter(name) if !segment.is_empty() => parameters.push((name.clone(), segment.clone())),
+                _ => return None,
+            }
+        }
+        Some(parameters)
+    }
+
+    pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Parameter(name) => Some(name.as_str()),
+            Segment::Literal(_) => None,
+        })
+    }
+
+    /// `Less` is the more specific one: segment by segment a literal before a parameter, the longer pattern before the
+    /// shorter, a closed pattern before an open one.
+    fn cmp_specificity(&self, other: &Self) -> Ordering {
+        for (a, b) in self.segments.iter().zip(&other.segments) {
+            match (a, b) {
+                (Segment::Literal(_), Segment::Parameter(_)) => return Ordering::Less,
+                (Segment::Parameter(_), Segment::Literal(_)) => return Ordering::Greater,
+                _ => {}
+            }
+        }
+        other.segments.len().cmp(&self.segments.len()).then(self.open_ended.cmp(&other.open_ended))
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            match segment {
+                Segment::Literal(literal) => write!(f, "/{literal}")?,
+                Segment::Parameter(name) => write!(f, "/{{{name}}}")?,
+            }
+        }
+        if self.open_ended { f.write_str("/*") } else { Ok(()) }
+    }
+}
+
+impl HostPattern {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let lower = text.to_ascii_lowercase();
+        let (name, wildcard) = match lower.strip_prefix("*.") {
+            Some(rest) => (rest, true),
+            None => (lower.as_str(), false),
+        };
+        let well_formed = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+        if !well_formed {
+            return Err(format!("'{text}' is not a host name; write 'chat.example.com' or '*.example.com', without scheme or port"));
+        }
+        Ok(if wildcard { Self::Subdomain(name.to_owned()) } else { Self::Exact(name.to_owned()) })
+    }
+
+    /// `host` is lower case and has no port.
+    pub fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => name == host,
+            Self::Subdomain(parent) => host
+                .strip_suffix(parent.as_str())
+                .and_then(|label| label.strip_suffix('.'))
+                .is_some_and(|label| !label.is_empty() && !label.contains('.')),
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Subdomain(parent) => write!(f, "*.{parent}"),
+        }
+    }
+}
+
+impl CanonicalPath {
+    /// `path` is the path of a request target, still encoded, without its query.
+    pub fn parse(path: &str) -> Result<Self, AmbiguousPath> {
+        let rest = path.strip_prefix('/').ok_or(AmbiguousPath("it does not begin with '/'"))?;
+        let segments = rest.split('/').map(decode_segment).collect::<Result<_, _>>()?;
+        Ok(Self { segments })
+    }
+
+    /// The path as a lax server might read it, where that differs: no `;parameters`, no empty segments inside.
+    fn looser_reading(&self) -> Option<Self> {
+        let lax = |segment: &String| segment.contains(';') || segment.is_empty();
+        let inner = self.segments.len().saturating_sub(1);
+        let differs = self.segments.iter().take(inner).any(lax) || self.segments.last().is_some_and(|last| last.contains(';'));
+        if !differs {
+            return None;
+        }
+        let mut segments: Vec<String> = Vec::with_capacity(self.segments.len());
+        for (index, segment) in self.segments.iter().enumerate() {
+            let kept = segment.split(';').next().unwrap_or_default();
+            if !kept.is_empty() || index == inner {
+                segments.push(kept.to_owned());
+            }
+        }
+        Some(Self { segments })
+    }
+}
+
+fn decode_segment(raw: &str) -> Result<String, AmbiguousPath> {
+    let mut decoded = Vec::with_capacity(raw.len());
+    let mut bytes = raw.bytes();
+    while let Some(byte) = bytes.next() {
+        let value = if byte == b'%' {
+            let digits = bytes.next().and_then(hex_digit).zip(bytes.next().and_then(hex_digit));
+            let (high, low) = digits.ok_or(AmbiguousPath("a '%' is not followed by two hex digits"))?;
+            match high << 4 | low {
+                b'/' | b'\\' => return Err(AmbiguousPath("an encoded slash or backslash")),
+                value => value,
+            }
+        } else {
+            byte
+        };
+        if value == b'\\' {
+            return Err(AmbiguousPath("a backslash"));
+        }
+        if value.is_ascii_control() {
+            return Err(AmbiguousPath("a control character"));
+        }
+        decoded.push(value);
+    }
+    let decoded = String::from_utf8(decoded).map_err(|_| AmbiguousPath("it is not UTF-8"))?;
+    if hides_a_second_encoding(&decoded) {
+        return Err(AmbiguousPath("a separator or dot that is encoded twice"));
+    }
+    // `..;x` is `..` to a server that drops parameters.
+    if matches!(decoded.split(';').next(), Some("." | "..")) {
+        return Err(AmbiguousPath("a dot segment"));
+    }
+    Ok(decoded)
+}
+
+fn hides_a_second_encoding(decoded: &str) -> bool {
+    decoded.as_bytes().windows(3).any(|window| {
+        matches!(window, [b'%', high, low]
+            if matches!((high, low.to_ascii_lowercase()), (b'2', b'e' | b'f') | (b'5', b'c') | (b'0', b'0') | (b'3', b'b') | (b'2', b'5')))
+    })
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> PathPattern {
+        PathPattern::parse(text).unwrap()
+    }
+
+    fn matches(text: &str, path: &str) -> Option<Vec<(String, String)>> {
+        pattern(text).matches(&CanonicalPath::parse(path).unwrap())
+    }
+
+    #[test]
+    fn a_path_matches_exactly_by_prefix_or_by_parameter() {
+        assert!(matches("/ws", "/ws").is_some());
+        assert!(matches("/ws", "/ws/").is_none());
+        assert!(matches("/ws", "/%77s").is_some());
+        assert!(matches("/api/*", "/api/v1/users").is_some());
+        assert!(matches("/api/*", "/api/").is_some());
+        assert!(matches("/api/*", "/api").is_none());
+        assert!(matches("/*", "/").is_some());
+        assert_eq!(matches("/chat/{room}", "/chat/blue"), Some(vec![("room".to_owned(), "blue".to_owned())]));
+        assert!(matches("/chat/{room}", "/chat/").is_none());
+    }
+
+    #[test]
+    fn the_more_specific_pattern_comes_first() {
+        let mut patterns = ["/*", "/chat/*", "/chat/{room}", "/chat/blue", "/chat/{room}/log"].map(pattern);
+        patterns.sort_by(PathPattern::cmp_specificity);
+        let names: Vec<_> = patterns.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["/chat/{room}/log", "/chat/blue", "/chat/{room}", "/chat/*", "/*"]);
+    }
+
+    #[test]
+    fn a_path_that_two_servers_could_read_differently_is_refused() {
+        for path in ["/a/../b", "/a/./b", "/a/%2e%2e/b", "/a/..%2fb", "/a%5cb", "/a\\b", "/a%00", "/a%", "/a%zz", "/..;x/b", "/a/%252e%252e/b", "/a%252fb", "/%ff"] {
+            assert!(CanonicalPath::parse(path).is_err(), "{path} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_bad_pattern_says_what_a_good_one_looks_like() {
+        for text in ["ws", "/a/*/b", "/a//b", "/{}", "/{a}/{a}", "/x{y}", "/a?b", "/../a"] {
+            assert!(PathPattern::parse(text).is_err(), "{text} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_host_covers_one_label() {
+        let host = HostPattern::parse("*.Example.com").unwrap();
+        assert!(host.matches("chat.example.com"));
+        assert!(!host.matches("example.com") && !host.matches("a.b.example.com") && !host.matches("evilexample.com"));
+        assert!(HostPattern::parse("https://x").is_err());
+    }
+}

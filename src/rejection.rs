@@ -1,0 +1,154 @@
+//! Every way a request is refused before it becomes a session.
+//!
+//! One variant is one answer to "why not?": its status, code, metric label, audit word and the side at fault stand in one
+//! table, so that client, log, metric and audit line cannot disagree.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::auth::jwt::InvalidToken;
+use crate::store::TicketFault;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The bytes can be read as more than one request, or not as one at all.
+    AmbiguousRequest(&'static str),
+    HeadTooLarge,
+    HeadTimeout,
+    UpgradeMethod,
+    /// HTTP/1.0, another protocol than `websocket`, a body, a bad key.
+    UpgradeMalformed(&'static str),
+    UpgradeVersion,
+    NoRoute,
+    ForbiddenOrigin,
+    MissingCredential,
+    InvalidToken(InvalidToken),
+    InvalidTicket(TicketFault),
+    /// The ticket was made for another route, page or address.
+    TicketBinding(&'static str),
+    RateLimited { retry_after: Duration },
+    StoreUnavailable,
+    /// No server could be reached.
+    UpstreamUnavailable,
+    /// A server took too long to answer.
+    UpstreamTimeout,
+    /// A server answered what is not a correct upgrade and not HTTP.
+    UpstreamProtocol(&'static str),
+    /// A server answered the upgrade with this status instead of 101; its answer is passed on.
+    UpstreamDeclined(StatusCode),
+    TooManyConnections,
+    Draining,
+    /// The client went away before it was answered.
+    ClientGone,
+    /// A fault of ours.
+    Internal,
+}
+
+/// Whose fault it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Upstream,
+    Store,
+    Us,
+}
+
+/// The row of the table that a rejection stands in.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    pub status: StatusCode,
+    /// Stable, for programs: `code` in the body, and the label in metrics and audit lines in lower case.
+    pub code: &'static str,
+    pub label: &'static str,
+    pub side: Side,
+    /// May the same client succeed by trying again, perhaps with a fresh credential?
+    pub recoverable: bool,
+}
+
+impl Rejection {
+    pub fn facts(&self) -> Facts {
+        use Side::{Client, Store, Upstream, Us};
+        let row = |status, code, label, side, recoverable| Facts { status, code, label, side, recoverable };
+        match self {
+            Self::AmbiguousRequest(_) => row(StatusCode::BAD_REQUEST, "BAD_REQUEST", "bad_request", Client, false),
+            Self::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "HEAD_TOO_LARGE", "head_too_large", Client, false),
+            Self::HeadTimeout => row(StatusCode::REQUEST_TIMEOUT, "HEAD_TIMEOUT", "head_timeout", Client, true),
+            Self::UpgradeMethod => row(StatusCode::METHOD_NOT_ALLOWED, "UPGRADE_METHOD", "upgrade_method", Client, false),
+            Self::UpgradeMalformed(_) => row(StatusCode::BAD_REQUEST, "UPGRADE_MALFORMED", "upgrade_malformed", Client, false),
+            Self::UpgradeVersion => row(StatusCode::UPGRADE_REQUIRED, "UPGRADE_VERSION", "upgrade_version", Client, false),
+            Self::NoRoute => row(StatusCode::NOT_FOUND, "NO_ROUTE", "no_route", Client, false),
+            Self::ForbiddenOrigin => row(StatusCode::FORBIDDEN, "FORBIDDEN_ORIGIN", "forbidden_origin", Client, false),
+            Self::MissingCredential => row(StatusCode::UNAUTHORIZED, "MISSING_CREDENTIAL", "missing_credential", Client, true),
+            Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
+            Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
+            Self::TicketBinding(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "ticket_binding", Client, true),
+            Self::RateLimited { .. } => row(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "rate_limited", Client, true),
+            Self::StoreUnavailable => row(StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "store_unavailable", Store, true),
+            Self::UpstreamUnavailable => row(StatusCode::BAD_GATEWAY, "UPSTREAM_UNAVAILABLE", "upstream_unavailable", Upstream, true),
+            Self::UpstreamTimeout => row(StatusCode::GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT", "upstream_timeout", Upstream, true),
+            Self::UpstreamProtocol(_) => row(StatusCode::BAD_GATEWAY, "UPSTREAM_PROTOCOL", "upstream_protocol", Upstream, true),
+            Self::UpstreamDeclined(status) => row(*status, "UPSTREAM_DECLINED", "upstream_declined", Upstream, true),
+            Self::TooManyConnections => row(StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_CONNECTIONS", "too_many_connections", Us, true),
+            Self::Draining => row(StatusCode::SERVICE_UNAVAILABLE, "DRAINING", "draining", Us, true),
+            Self::ClientGone => row(StatusCode::BAD_REQUEST, "CLIENT_GONE", "client_gone", Client, true),
+            Self::Internal => row(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "internal", Us, true),
+        }
+    }
+
+    /// What the client may know. Never says why a credential failed beyond its kind.
+    pub fn message(&self) -> String {
+        match self {
+            Self::AmbiguousRequest(why) | Self::UpgradeMalformed(why) => (*why).to_owned(),
+            Self::HeadTooLarge => "the request head is larger than this server accepts".to_owned(),
+            Self::HeadTimeout => "the request head did not arrive in time".to_owned(),
+            Self::UpgradeMethod => "a WebSocket upgrade is a GET request".to_owned(),
+            Self::UpgradeVersion => "this server speaks version 13 of the WebSocket protocol".to_owned(),
+            Self::NoRoute => "there is nothing at this path".to_owned(),
+            Self::ForbiddenOrigin => "pages of this origin may not connect here".to_owned(),
+            Self::MissingCredential => "a credential is required".to_owned(),
+            Self::InvalidToken(_) => "the token is not valid".to_owned(),
+            Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
+            Self::RateLimited { .. } => "too many requests".to_owned(),
+            Self::StoreUnavailable => "tickets cannot be checked at the moment".to_owned(),
+            Self::UpstreamUnavailable => "the service behind this address cannot be reached".to_owned(),
+            Self::UpstreamTimeout => "the service behind this address did not answer in time".to_owned(),
+            Self::UpstreamProtocol(_) => "the service behind this address gave an answer that is not valid".to_owned(),
+            Self::UpstreamDeclined(status) => format!("the service behind this address answered {status}"),
+            Self::TooManyConnections => "this server has no room for another connection".to_owned(),
+            Self::Draining => "this server is about to stop".to_owned(),
+            Self::ClientGone => "the client left".to_owned(),
+            Self::Internal => "something went wrong on our side".to_owned(),
+        }
+    }
+
+    /// What the operator should know: goes to log and audit, never to the client.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::InvalidToken(why) => why.to_string(),
+            Self::InvalidTicket(why) => why.to_string(),
+            Self::TicketBinding(why) | Self::UpstreamProtocol(why) => (*why).to_owned(),
+            other => other.message(),
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.facts().code, self.detail())
+    }
+}
+
+impl std::error::Error for Rejection {}
+
+impl Side {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Store => "store",
+            Self::Us => "us",
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Every domain event: one type that writes the log line, counts the metric and writes the audit line together.
+//!
+//! Nothing else in the program touches the metrics macros, so a log line and its counter cannot drift apart.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::auth::credential::Method;
+use crate::rejection::Rejection;
+use crate::session::close::SessionEnd;
+use crate::store::TicketFault;
+
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Everything is bound and built.
+    Ready { listeners: &'a [SocketAddr], admin: Option<SocketAddr>, config: Option<&'a Path> },
+    DrainStarted { sessions: usize, window: Duration },
+    DrainFinished { remaining: usize },
+    ConnectionOpened,
+    ConnectionClosed,
+    /// `limit` is a label of a closed set: `connections`, ...
+    LimitReached { limit: &'static str, peer: Option<IpAddr> },
+    /// The operating system would not give us the next connection (no descriptors, no memory).
+    AcceptFailed { error: &'a std::io::Error },
+    ConnectionPanicked,
+    /// `reason` is a label of a closed set: `timeout`, `gone`, `protocol`.
+    TlsFailed { peer: IpAddr, reason: &'static str, detail: &'a str },
+    TlsEstablished { resumed: bool, duration: Duration },
+    /// An upgrade, or another request on a route that asks for auth, was refused.
+    UpgradeRejected { about: Attempt<'a>, rejection: &'a Rejection },
+    /// The same for plain HTTP.
+    RequestRejected { about: Attempt<'a>, rejection: &'a Rejection },
+    HttpForwarded { about: Attempt<'a>, user: Option<&'a str>, status: u16, duration: Duration },
+    SessionStarted { session: SessionFacts<'a>, request_id: &'a str, server: &'a str, handshake: Phases },
+    SessionEnded { session: SessionFacts<'a>, end: &'a SessionEnd },
+    TicketIssued { request_id: &'a str, user: &'a str, issuer: &'a str, peer: IpAddr, route: &'a str, ttl: Duration },
+    TicketRefused { request_id: &'a str, peer: IpAddr, rejection: &'a Rejection },
+    TicketRedeemed { request_id: &'a str, user: &'a str, peer: IpAddr, route: &'a str },
+    TicketRedeemRefused { request_id: &'a str, peer: IpAddr, route: &'a str, fault: TicketFault },
+    /// A ticket's client left before it was answered; the ticket is spent.
+    TicketLost { request_id: &'a str, user: &'a str },
+    /// Tickets that nobody redeemed in time.
+    TicketsExpired { count: u64 },
+    TicketsHeld { count: usize },
+    DialFailed { upstream: &'a str, server: &'a str, error: &'a str },
+    KeyringLoaded { algorithm: &'static str, current: &'a str },
+}
+
+/// One request as logs tell it: the path never has its query.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    pub request_id: &'a str,
+    pub peer: IpAddr,
+    pub host: &'a str,
+    pub path: &'a str,
+    /// The route's name, or empty where none was found.
+    pub route: &'a str,
+    pub method: Option<Method>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct SessionFacts<'a> {
+    pub session_id: &'a str,
+    pub user: Option<&'a str>,
+    pub method: Option<Method>,
+    pub route: &'a str,
+    pub upstream: &'a str,
+    pub peer: IpAddr,
+}
+
+/// How long each phase of a successful upgrade took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Phases {
+    pub authenticate: Duration,
+    pub dial: Duration,
+    pub answer: Duration,
+    /// From the complete request head to the 101.
+    pub total: Duration,
+}

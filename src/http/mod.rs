@@ -1,0 +1,3 @@
+//! HTTP/1.1 on the client side.
+
+pub mod route;

@@ -1,0 +1,4 @@
+//! An authenticated pair of connections.
+
+pub mod close;
+pub mod registry;

@@ -1,0 +1,3 @@
+//! Issue and redeem.
+
+pub mod endpoint;

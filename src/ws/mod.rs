@@ -1,0 +1,3 @@
+//! The WebSocket wire, without I/O.
+
+pub mod close_code;

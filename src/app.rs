@@ -1,1 +1,265 @@
-//! (to be written)
+//! The whole program: built from a config, then run until it is told to stop.
+//!
+//! `build` binds every socket and opens everything that can fail, so that `run` has only to serve. Each core gets a thread
+//! with a runtime of its own; one more serves the admin listener, the signals and the housekeeping, so that probes are
+//! answered however busy the others are.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::runtime;
+use tokio::sync::watch;
+use tokio::time::{Instant, interval, sleep};
+
+use crate::admin::{Admin, Readiness, Summary};
+use crate::auth::Authenticator;
+use crate::auth::grant::Grant;
+use crate::auth::jwt::Issuers;
+use crate::clock::Now;
+use crate::config::{Config, Limits};
+use crate::drain::{self, Drain};
+use crate::http::headers::ReservedNames;
+use crate::http::route::Router;
+use crate::keyring::Keyring;
+use crate::listener::{self, Bound, Ceiling, tls};
+use crate::session::registry::Registry;
+use crate::signal::Signals;
+use crate::telemetry::Telemetry;
+use crate::telemetry::event::Event;
+use crate::ticket::Tickets;
+use crate::upstream::Upstreams;
+use crate::upstream::pool::Pool;
+use crate::upstream::signed_context::{ContextRequest, SignedContext, identity_headers};
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Edge {
+    pub config: Arc<Config>,
+    pub limits: Arc<Limits>,
+    pub router: Router,
+    pub reserved: ReservedNames,
+    pub authenticator: Authenticator,
+    pub tickets: Arc<Tickets>,
+    pub upstreams: Upstreams,
+    pub jwks: Bytes,
+    pub registry: Arc<Registry>,
+    pub ceiling: Arc<Ceiling>,
+    pub drain: Drain,
+    signed_context: SignedContext,
+}
+
+/// What one thread has.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    pub edge: Arc<Edge>,
+    pub pool: Arc<Pool>,
+}
+
+#[derive(Debug)]
+pub struct App {
+    edge: Arc<Edge>,
+    /// For each thread, its sockets.
+    threads: Vec<Vec<Bound>>,
+    admin: Option<std::net::TcpListener>,
+    telemetry: Arc<Telemetry>,
+    readiness: Arc<Readiness>,
+    addresses: Addresses,
+}
+
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    pub listeners: Vec<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot listen on {address}: {error}")]
+    Bind { address: SocketAddr, error: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Issuer(#[from] crate::auth::jwt::LoadError),
+    #[error(transparent)]
+    Keyring(#[from] crate::keyring::KeyringError),
+    #[error(transparent)]
+    Upstream(#[from] crate::upstream::BuildError),
+    #[error(transparent)]
+    Telemetry(#[from] crate::telemetry::InstallError),
+    #[error("the state directory {path} cannot be made: {error}")]
+    StateDir { path: PathBuf, error: std::io::Error },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the runtime could not be started: {0}")]
+    Runtime(#[from] std::io::Error),
+    #[error("a worker thread has died")]
+    WorkerDied,
+    #[error("stopped by a second signal")]
+    Forced,
+}
+
+impl Edge {
+    /// Says to the upstream who the client is; on a public route there is nobody to speak of.
+    pub fn set_identity(&self, headers: &mut HeaderMap, grant: &Grant, about: ContextRequest<'_>, now: Now) {
+        if let Some(value) = self.signed_context.header_value(grant, about, now) {
+            headers.insert(self.config.context.header.clone(), value);
+        }
+        for (name, value) in identity_headers(grant.route(), grant) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+impl App {
+    pub fn build(config: Config) -> Result<Self, BuildError> {
+        let telemetry = Arc::new(Telemetry::install(&config)?);
+        let now = Now::read();
+        let config = Arc::new(config);
+        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
+        std::fs::create_dir_all(&config.state_dir)
+            .map_err(|error| BuildError::StateDir { path: config.state_dir.clone(), error })?;
+        let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
+        let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers)));
+        let edge = Arc::new(Edge {
+            limits: Arc::clone(&config.limits),
+            router: Router::new(&config.routes),
+            reserved: ReservedNames::of(&config),
+            authenticator: Authenticator::new(issuers, Arc::clone(&tickets)),
+            tickets,
+            upstreams: Upstreams::build(&config.upstreams)?,
+            jwks: Bytes::from(keyring.jwks().to_string()),
+            registry: Registry::new(),
+            ceiling: Ceiling::new(config.limits.connections),
+            drain: Drain::default(),
+            signed_context: SignedContext::new(&config.context, keyring),
+            config,
+        });
+        let (threads, listeners) = bind_all(&edge.config)?;
+        let admin = edge.config.admin.as_ref().map(|admin| bind(admin.address)).transpose()?;
+        let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
+        let addresses = Addresses { listeners, admin: admin_address };
+        Ok(Self { edge, threads, admin, telemetry, readiness: Arc::default(), addresses })
+    }
+
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains.
+    pub fn run(self) -> Result<(), RunError> {
+        let (stop, _) = watch::channel(false);
+        let mut workers = Vec::new();
+        for (index, sockets) in self.threads.into_iter().enumerate() {
+            workers.push(spawn_worker(index, sockets, Arc::clone(&self.edge), stop.subscribe())?);
+        }
+        let main = runtime::Builder::new_current_thread().enable_all().build()?;
+        let outcome = main.block_on(async {
+            let mut signals = Signals::listen()?;
+            tokio::spawn(keep_house(Arc::clone(&self.edge), Arc::clone(&self.telemetry)));
+            if let Some(socket) = self.admin {
+                let admin = Admin {
+                    telemetry: Arc::clone(&self.telemetry),
+                    registry: Arc::clone(&self.edge.registry),
+                    readiness: Arc::clone(&self.readiness),
+                    token: self.edge.config.admin.as_ref().and_then(|admin| admin.token.clone()),
+                    summary: Summary::of(&self.edge.config, &self.addresses.listeners),
+                };
+                tokio::spawn(Arc::new(admin).serve(tokio::net::TcpListener::from_std(socket)?));
+            }
+            self.readiness.set_ready();
+            let config = self.edge.config.source.as_deref();
+            Event::Ready { listeners: &self.addresses.listeners, admin: self.addresses.admin, config }.emit();
+
+            watch_over(&mut signals, &workers).await?;
+            self.readiness.set_draining();
+            self.edge.drain.begin();
+            tokio::select! {
+                () = leave(&self.edge) => Ok(()),
+                () = signals.stop() => Err(RunError::Forced),
+            }
+        });
+        if outcome.is_ok() {
+            stop.send_replace(true);
+            for worker in workers {
+                worker.join().map_err(|_| RunError::WorkerDied)?;
+            }
+        }
+        self.telemetry.flush(Duration::from_secs(2));
+        outcome
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BuildError> {
+    listener::bind(address).map_err(|error| BuildError::Bind { address, error })
+}
+
+/// One socket for each listener on each thread. The first thread's decides the port where the config leaves it open.
+fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), BuildError> {
+    let mut threads: Vec<Vec<Bound>> = (0..config.threads.max(1)).map(|_| Vec::new()).collect();
+    let mut addresses = Vec::new();
+    for listener in &config.listeners {
+        let tls = listener.tls.as_ref().map(tls::server_config).transpose()?;
+        let mut address = listener.address;
+        for (index, sockets) in threads.iter_mut().enumerate() {
+            let socket = bind(address)?;
+            if index == 0 {
+                address = socket.local_addr().map_err(|error| BuildError::Bind { address, error })?;
+                addresses.push(address);
+            }
+            sockets.push(Bound { socket, config: Arc::clone(listener), tls: tls.clone() });
+        }
+    }
+    Ok((threads, addresses))
+}
+
+fn spawn_worker(index: usize, sockets: Vec<Bound>, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) -> std::io::Result<JoinHandle<()>> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("usher-{index}")).spawn(move || {
+        runtime.block_on(async {
+            let worker = Worker { edge, pool: Arc::default() };
+            for bound in sockets {
+                tokio::spawn(listener::accept(bound, worker.clone()));
+            }
+            // A sender that is gone stops us too.
+            let _ = stop.wait_for(|stop| *stop).await;
+        });
+        // Dropping the runtime drops what is left; each session still tells its end.
+    })
+}
+
+/// Completes at the first signal; fails if a worker thread ends before that.
+async fn watch_over(signals: &mut Signals, workers: &[JoinHandle<()>]) -> Result<(), RunError> {
+    let mut check = interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = signals.stop() => return Ok(()),
+            _ = check.tick() => if workers.iter().any(JoinHandle::is_finished) { return Err(RunError::WorkerDied) },
+        }
+    }
+}
+
+/// Sessions first, then what plain HTTP is still being answered.
+async fn leave(edge: &Edge) {
+    let close_timeout = edge.config.keepalive.close_timeout;
+    drain::close_sessions(&edge.registry, edge.config.drain.window, close_timeout).await;
+    let deadline = Instant::now() + close_timeout;
+    while edge.ceiling.open() > 0 && Instant::now() < deadline {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn keep_house(edge: Arc<Edge>, telemetry: Arc<Telemetry>) {
+    let mut every = interval(Telemetry::UPKEEP);
+    loop {
+        every.tick().await;
+        telemetry.upkeep();
+        edge.tickets.sweep(Now::read()).await;
+    }
+}

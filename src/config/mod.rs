@@ -41,7 +41,7 @@ pub struct Config {
     pub store: Store,
     pub context: Context,
     pub keepalive: Keepalive,
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     pub drain: Drain,
     pub admin: Option<Admin>,
     pub log: Log,
@@ -255,7 +255,7 @@ pub struct Log {
     pub filter: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     Auto,

@@ -331,7 +331,7 @@ mod tests {
         let mut patterns = ["/*", "/chat/*", "/chat/{room}", "/chat/blue", "/chat/{room}/log"].map(pattern);
         patterns.sort_by(PathPattern::cmp_specificity);
         let names: Vec<_> = patterns.iter().map(ToString::to_string).collect();
-        assert_eq!(names, ["/chat/{room}/log", "/chat/blue", "/chat/{room}", "/chat/*", "/*"]);
+        assert_eq!(names, ["/chat/blue", "/chat/{room}/log", "/chat/{room}", "/chat/*", "/*"]);
     }
 
     #[test]

@@ -1,1 +1,166 @@
-//! (to be written)
+//! Accepting connections.
+//!
+//! Each thread has its own socket on each address (`SO_REUSEPORT`), so the kernel spreads connections and a session lives
+//! and dies on one core. The loop never ends by itself: a shortage of descriptors slows it down.
+
+pub mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use crate::app::Worker;
+use crate::config;
+use crate::http::serve::{self, Client};
+use crate::stream::Stream;
+use crate::telemetry::event::Event;
+
+const BACKLOG: i32 = 4096;
+/// After a failed accept: first this long, then twice as long each time, up to a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A listener's address on one thread.
+#[derive(Debug)]
+pub struct Bound {
+    pub socket: std::net::TcpListener,
+    pub config: Arc<config::Listener>,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// How many client connections there are, and may be.
+#[derive(Debug)]
+pub struct Ceiling {
+    open: AtomicUsize,
+    limit: usize,
+}
+
+/// A connection's place under the ceiling. It tells its end, also when that is a panic.
+#[derive(Debug)]
+pub struct Permit(Arc<Ceiling>);
+
+impl Ceiling {
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { open: AtomicUsize::new(0), limit })
+    }
+
+    fn enter(self: &Arc<Self>) -> Option<Permit> {
+        let entered = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < self.limit).then_some(open + 1));
+        entered.is_ok().then(|| {
+            Event::ConnectionOpened.emit();
+            Permit(Arc::clone(self))
+        })
+    }
+
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        Event::ConnectionClosed.emit();
+        if std::thread::panicking() {
+            Event::ConnectionPanicked.emit();
+        }
+    }
+}
+
+/// Binds one address for one thread. Port 0 is bound once and given to the other threads as the port that it became.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the drain begins.
+pub async fn accept(bound: Bound, worker: Worker) -> io::Result<()> {
+    let listener = TcpListener::from_std(bound.socket)?;
+    let acceptor = bound.tls.map(TlsAcceptor::from);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = worker.edge.drain.begun() => return Ok(()),
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                pause = FIRST_PAUSE;
+                admit(stream, peer, &bound.config, acceptor.clone(), &worker);
+            }
+            Err(error) if is_the_peer_s(&error) => {}
+            Err(error) => {
+                Event::AcceptFailed { error: &error }.emit();
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// The connection ended before we took it: no reason to wait with the next.
+fn is_the_peer_s(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
+}
+
+fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, acceptor: Option<TlsAcceptor>, worker: &Worker) {
+    let Some(permit) = worker.edge.ceiling.enter() else {
+        Event::LimitReached { limit: "connections", peer: Some(peer.ip()) }.emit();
+        return;
+    };
+    let client = Client { peer, listener: Arc::clone(config), permit, deadline: Instant::now() + worker.edge.config.limits.handshake_timeout };
+    let worker = worker.clone();
+    tokio::spawn(async move {
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        match acceptor {
+            None => serve::serve(Stream::Tcp(stream), client, worker).await,
+            Some(acceptor) => {
+                if let Some(stream) = handshake(stream, &acceptor, &client, &worker).await {
+                    serve::serve(stream, client, worker).await;
+                }
+            }
+        }
+    });
+}
+
+/// `None`: the client did not manage a handshake in time; that is told here.
+async fn handshake(stream: TcpStream, acceptor: &TlsAcceptor, client: &Client, worker: &Worker) -> Option<Stream> {
+    let peer = client.peer.ip();
+    let started = Instant::now();
+    let deadline = client.deadline.min(started + worker.edge.config.limits.tls_timeout);
+    match timeout_at(deadline, Box::pin(acceptor.accept(stream))).await {
+        Ok(Ok(mut stream)) => {
+            let session = stream.get_mut().1;
+            session.set_buffer_limit(Some(16 * 1024));
+            let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+            Event::TlsEstablished { resumed, duration: started.elapsed() }.emit();
+            Some(Stream::Tls(Box::new(stream.into())))
+        }
+        Ok(Err(error)) => {
+            let reason = if error.kind() == io::ErrorKind::InvalidData { "protocol" } else { "gone" };
+            Event::TlsFailed { peer, reason, detail: &error.to_string() }.emit();
+            None
+        }
+        Err(_) => {
+            Event::TlsFailed { peer, reason: "timeout", detail: "no handshake within tls_timeout" }.emit();
+            None
+        }
+    }
+}

@@ -84,6 +84,17 @@ pub struct SessionEnd {
     pub from_upstream: Traffic,
 }
 
+impl SessionEnd {
+    /// A session that moved nothing, for the ends before the relay.
+    pub const NEVER_BEGAN: Self = Self {
+        reason: CloseReason::Internal,
+        code: None,
+        duration: Duration::ZERO,
+        from_client: Traffic { bytes: 0, messages: 0 },
+        from_upstream: Traffic { bytes: 0, messages: 0 },
+    };
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub bytes: u64,

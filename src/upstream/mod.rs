@@ -1,3 +1,135 @@
-//! The servers behind us.
+//! The servers behind Usher.
+//!
+//! `pick.rs` decides which server is next, `connect.rs` dials it (and takes a `&Grant` to do so), `upgrade.rs` opens the
+//! WebSocket on it, `pool.rs` keeps connections for plain HTTP, `signed_context.rs` writes the header that says who the
+//! client is.
 
+pub mod connect;
+pub mod pick;
+pub mod pool;
 pub mod signed_context;
+pub mod upgrade;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustls::pki_types::ServerName;
+use tokio::time::Instant;
+
+use crate::config;
+
+/// All upstreams, shared by all threads: how busy a server is counts for everyone.
+#[derive(Debug)]
+pub struct Upstreams(Vec<Arc<Upstream>>);
+
+#[derive(Debug)]
+pub struct Upstream {
+    config: Arc<config::Upstream>,
+    servers: Vec<Server>,
+    tls: Option<tokio_rustls::TlsConnector>,
+    /// Moves on with each pick, so that equally busy servers take turns.
+    turn: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Server {
+    server: config::Server,
+    label: String,
+    tls_name: Option<ServerName<'static>>,
+    /// Sessions and HTTP exchanges under way.
+    busy: AtomicUsize,
+    resolved: Mutex<Option<(Instant, Vec<SocketAddr>)>>,
+}
+
+/// A place on a server; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    upstream: Arc<Upstream>,
+    index: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("upstream '{upstream}': {problem}")]
+    Upstream { upstream: String, problem: String },
+}
+
+impl Upstreams {
+    pub fn build(configs: &[Arc<config::Upstream>]) -> Result<Self, BuildError> {
+        configs.iter().map(|config| Upstream::build(config).map(Arc::new)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The running state of a configured upstream.
+    pub fn of(&self, config: &config::Upstream) -> Option<&Arc<Upstream>> {
+        self.0.iter().find(|upstream| upstream.config.name == config.name)
+    }
+}
+
+impl Upstream {
+    fn build(config: &Arc<config::Upstream>) -> Result<Self, BuildError> {
+        let wrong = |problem: String| BuildError::Upstream { upstream: config.name.to_string(), problem };
+        let mut servers = Vec::new();
+        for server in &config.servers {
+            let tls_name = match server {
+                config::Server::Tls { host, .. } => {
+                    let name = config.server_name.as_ref().unwrap_or(host);
+                    Some(ServerName::try_from(name.clone()).map_err(|_| wrong(format!("'{name}' is not a server name")))?)
+                }
+                _ => None,
+            };
+            servers.push(Server {
+                server: server.clone(),
+                label: server.to_string(),
+                tls_name,
+                busy: AtomicUsize::new(0),
+                resolved: Mutex::new(None),
+            });
+        }
+        let tls = if servers.iter().any(|server| server.tls_name.is_some()) {
+            Some(connect::tls_connector(config.ca_file.as_deref()).map_err(wrong)?)
+        } else {
+            None
+        };
+        Ok(Self { config: Arc::clone(config), servers, tls, turn: AtomicUsize::new(0) })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub fn config(&self) -> &config::Upstream {
+        &self.config
+    }
+
+    /// Every server once, the least busy first.
+    fn order(&self) -> Vec<usize> {
+        let busy: Vec<_> = self.servers.iter().map(|server| server.busy.load(Ordering::Relaxed)).collect();
+        pick::least_busy_first(&busy, self.turn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn place(self: &Arc<Self>, index: usize) -> Place {
+        if let Some(server) = self.servers.get(index) {
+            server.busy.fetch_add(1, Ordering::Relaxed);
+        }
+        Place { upstream: Arc::clone(self), index }
+    }
+}
+
+impl Place {
+    pub fn server(&self) -> &str {
+        self.upstream.servers.get(self.index).map_or("", |server| &server.label)
+    }
+
+    pub fn index(&self) -> usize {
+        self.index
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(server) = self.upstream.servers.get(self.index) {
+            server.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

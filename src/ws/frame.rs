@@ -19,6 +19,15 @@ pub enum Sender {
     Upstream,
 }
 
+impl Sender {
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct FrameFollower {
     sender: Sender,
@@ -93,6 +102,14 @@ impl FrameFollower {
     /// Does the other side stand between two frames?
     pub fn at_boundary(&self) -> bool {
         !matches!(self.state, State::Data { .. })
+    }
+
+    /// Payload of the data frame that is passing which has not come yet.
+    pub fn remaining(&self) -> u64 {
+        match self.state {
+            State::Data { remaining } => remaining,
+            _ => 0,
+        }
     }
 
     /// Whole messages that have passed.

@@ -1,0 +1,95 @@
+//! The answers that Usher writes itself.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::rejection::Rejection;
+
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// RFC 9457: `application/problem+json`, with our `code`, `recoverable` and `request_id` beside it.
+pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
+    let facts = rejection.facts();
+    let message = rejection.message();
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": facts.status.canonical_reason().unwrap_or("Refused"),
+        "status": facts.status.as_u16(),
+        "detail": message,
+        "code": facts.code,
+        "message": message,
+        "recoverable": facts.recoverable,
+        "request_id": request_id,
+    });
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = facts.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    match rejection {
+        Rejection::MissingCredential => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        Rejection::InvalidToken(_) => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+        }
+        // RFC 6455, section 4.4: the answer names the versions that are spoken.
+        Rejection::UpgradeVersion => {
+            headers.insert(http::header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        Rejection::UpgradeMethod => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        }
+        Rejection::RateLimited { retry_after } => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
+        }
+        Rejection::StoreUnavailable | Rejection::TooManyConnections | Rejection::Draining => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// Writes an answer by hand, where no HTTP library is in the path, and says that the connection closes.
+pub async fn write_and_close(stream: &mut (impl AsyncWrite + Unpin), response: &Response<Bytes>) -> std::io::Result<()> {
+    let mut headers = response.headers().clone();
+    if headers.contains_key(http::header::UPGRADE) {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
+    } else {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(response.body().len()));
+    let mut wire = head_bytes(response.status(), &headers);
+    wire.extend_from_slice(response.body());
+    stream.write_all(&wire).await?;
+    stream.flush().await
+}
+
+pub fn head_bytes(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(512);
+    wire.extend_from_slice(b"HTTP/1.1 ");
+    wire.extend_from_slice(status.as_str().as_bytes());
+    wire.push(b' ');
+    wire.extend_from_slice(status.canonical_reason().unwrap_or("Unknown").as_bytes());
+    wire.extend_from_slice(b"\r\n");
+    write_fields(&mut wire, headers);
+    wire
+}
+
+/// The fields and the empty line that ends a head.
+pub fn write_fields(wire: &mut Vec<u8>, headers: &HeaderMap) {
+    for (name, value) in headers {
+        wire.extend_from_slice(name.as_str().as_bytes());
+        wire.extend_from_slice(b": ");
+        wire.extend_from_slice(value.as_bytes());
+        wire.extend_from_slice(b"\r\n");
+    }
+    wire.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,161 @@
+//! A client's connection, from its first byte to its end or its upgrade.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioTimer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::guard::{Guard, Next, Stop};
+use super::{forward, response, upgrade};
+use crate::app::Worker;
+use crate::config;
+use crate::listener::Permit;
+use crate::rejection::Rejection;
+use crate::stream::Stream;
+use crate::telemetry::event::{Attempt, Event};
+use crate::telemetry::request_id::RequestId;
+
+/// Who is at the other end, and under which conditions.
+#[derive(Debug)]
+pub struct Client {
+    pub peer: SocketAddr,
+    pub listener: Arc<config::Listener>,
+    pub permit: Permit,
+    /// By when it must have shown who it is.
+    pub deadline: Instant,
+}
+
+impl Client {
+    pub fn is_secure(&self) -> bool {
+        self.listener.tls.is_some()
+    }
+
+    pub fn is_trusted_proxy(&self) -> bool {
+        self.listener.trusted_peers.iter().any(|network| network.contains(&self.peer.ip()))
+    }
+}
+
+/// Serves one connection. Whatever happens, it ends here or in the session that it becomes.
+pub async fn serve(stream: Stream, client: Client, worker: Worker) {
+    let limits = Arc::clone(&worker.edge.limits);
+    let mut guard = Guard::new(stream, Arc::clone(&limits));
+    let deadline = client.deadline.min(Instant::now() + limits.head_timeout);
+    match timeout_at(deadline, guard.next_head()).await {
+        Ok(Ok(Next::Plain)) => Box::pin(plain(guard, client, worker)).await,
+        Ok(Ok(Next::Upgrade(head))) => Box::pin(upgrade::run(guard, *head, client, worker)).await,
+        Ok(Ok(Next::Refused(rejection))) => refuse(guard, &client, &rejection).await,
+        Ok(Ok(Next::Closed) | Err(_)) => {}
+        Err(_) if guard.holds_part_of_a_head() => refuse(guard, &client, &Rejection::HeadTimeout).await,
+        // A silent connection is closed in silence.
+        Err(_) => {}
+    }
+}
+
+/// Plain HTTP, until the client leaves, the time is up, or a head comes that is not for hyper.
+async fn plain(guard: Guard, client: Client, worker: Worker) {
+    let stopped = guard.stopped_flag();
+    let limits = Arc::clone(&worker.edge.limits);
+    let client = Arc::new(client);
+    let under_way = Arc::new(AtomicUsize::new(0));
+    let service = {
+        let (client, worker, under_way) = (Arc::clone(&client), worker.clone(), Arc::clone(&under_way));
+        service_fn(move |request: http::Request<Incoming>| {
+            let (client, worker, under_way) = (Arc::clone(&client), worker.clone(), Arc::clone(&under_way));
+            Box::pin(async move {
+                under_way.fetch_add(1, Ordering::AcqRel);
+                let _count = Count(under_way);
+                Ok::<_, Infallible>(forward::answer(request, &client, &worker).await)
+            })
+        })
+    };
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.http_idle_timeout)
+        .max_headers(limits.head_fields.min(super::head::MAX_FIELDS))
+        .max_buf_size(limits.head_bytes.max(8 * 1024) * 2)
+        .serve_connection(guard, service);
+    // What was being answered when the guard stopped; an upgrade that was sent before its turn is not carried out.
+    let mut busy_at_stop = None;
+    let mut drain = std::pin::pin!(worker.edge.drain.begun());
+    let mut draining = false;
+    let served = std::future::poll_fn(|cx| {
+        loop {
+            if !draining && drain.as_mut().poll(cx).is_ready() {
+                draining = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            let polled = connection.poll_without_shutdown(cx);
+            if polled.is_pending() && stopped.load(Ordering::Acquire) && busy_at_stop.is_none() {
+                busy_at_stop = Some(under_way.load(Ordering::Acquire) > 0);
+                Pin::new(&mut connection).graceful_shutdown();
+                continue;
+            }
+            return polled;
+        }
+    })
+    .await;
+    let mut guard = connection.into_parts().io;
+    let Ok(client) = Arc::try_unwrap(client) else { return };
+    match guard.take_stop() {
+        Some(Stop::Refused(rejection)) => refuse(guard, &client, &rejection).await,
+        Some(Stop::Upgrade(_)) if busy_at_stop == Some(true) => {
+            refuse(guard, &client, &Rejection::UpgradeMalformed("an upgrade waits for the answers before it")).await;
+        }
+        Some(Stop::Upgrade(head)) => {
+            let client = Client { deadline: Instant::now() + limits.handshake_timeout, ..client };
+            upgrade::run(guard, *head, client, worker).await;
+        }
+        None => {
+            if served.is_ok() {
+                let _ = timeout(Duration::from_secs(5), guard.stream_mut().shutdown()).await;
+            }
+        }
+    }
+}
+
+struct Count(Arc<AtomicUsize>);
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Refuses what could not even be read as a request.
+async fn refuse(guard: Guard, client: &Client, rejection: &Rejection) {
+    let request_id = RequestId::random();
+    let about = Attempt { request_id: request_id.as_str(), peer: client.peer.ip(), host: "", path: "", route: "", method: None };
+    Event::RequestRejected { about, rejection }.emit();
+    let answer = response::problem(rejection, request_id.as_str());
+    let (stream, _) = guard.into_parts();
+    answer_and_close(stream, &answer).await;
+}
+
+/// Writes the last answer of a connection and closes it so that the client can read it: what the client still sends is
+/// taken in for a moment, because closing over unread bytes resets the connection and with it the answer.
+pub async fn answer_and_close(mut stream: Stream, answer: &http::Response<bytes::Bytes>) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const MOST: usize = 256 * 1024;
+    let _ = timeout(PATIENCE, async {
+        response::write_and_close(&mut stream, answer).await?;
+        stream.shutdown().await?;
+        let (mut scratch, mut taken) = ([0; 1024], 0);
+        while taken < MOST {
+            match stream.read(&mut scratch).await? {
+                0 => break,
+                count => taken += count,
+            }
+        }
+        std::io::Result::Ok(())
+    })
+    .await;
+}

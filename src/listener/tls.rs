@@ -1,0 +1,111 @@
+//! The TLS side of a listener: certificates by name, versions, session resumption.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::config::{CertificateFiles, Tls, TlsVersion};
+
+/// Sessions that can be resumed on TLS 1.2 and by stateful tickets, in one process.
+const RESUMABLE_SESSIONS: usize = 16 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {problem}")]
+pub struct TlsError {
+    pub file: String,
+    pub problem: String,
+}
+
+/// Certificates by the names they are made for.
+#[derive(Debug)]
+struct Certificates {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows `*.`.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    /// The first one: for clients that name no host, or one that none is made for.
+    first: Arc<CertifiedKey>,
+}
+
+pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+    let none = || TlsError { file: "certificates".to_owned(), problem: "there is none".to_owned() };
+    let mut loaded = tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?.into_iter();
+    let (first_names, first) = loaded.next().ok_or_else(none)?;
+    let mut certificates = Certificates { exact: HashMap::new(), wildcard: HashMap::new(), first: Arc::clone(&first) };
+    for (names, key) in std::iter::once((first_names, first)).chain(loaded) {
+        for name in names {
+            let (map, name) = match name.strip_prefix("*.") {
+                Some(parent) => (&mut certificates.wildcard, parent.to_owned()),
+                None => (&mut certificates.exact, name),
+            };
+            map.entry(name).or_insert_with(|| Arc::clone(&key));
+        }
+    }
+    let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
+        TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?
+        .with_client_cert_verifier(WebPkiClientVerifier::no_client_auth())
+        .with_cert_resolver(Arc::new(certificates));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.session_storage = ServerSessionMemoryCache::new(RESUMABLE_SESSIONS);
+    // One is enough for a browser that opens one socket; the second costs time on every handshake.
+    config.send_tls13_tickets = 1;
+    // Early data can be replayed; a ticket must not ride in it.
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// A certificate chain with its key, and the names (lower case) that it is made for.
+pub fn load(files: &CertificateFiles) -> Result<(Vec<String>, Arc<CertifiedKey>), TlsError> {
+    let at = |path: &Path, problem: String| TlsError { file: path.display().to_string(), problem };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&files.cert)
+        .and_then(Iterator::collect)
+        .map_err(|error| at(&files.cert, error.to_string()))?;
+    let Some(leaf) = chain.first() else {
+        return Err(at(&files.cert, "it holds no certificate".to_owned()));
+    };
+    let names = names_of(leaf).map_err(|problem| at(&files.cert, problem))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| at(&files.key, error.to_string()))?;
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|error| at(&files.key, error.to_string()))?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|_| at(&files.key, format!("this key does not belong to {}", files.cert.display())))?;
+    Ok((names, Arc::new(certified)))
+}
+
+fn names_of(leaf: &CertificateDer<'_>) -> Result<Vec<String>, String> {
+    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
+    let extension = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+    let names = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+    Ok(names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        })
+        .collect())
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = hello.server_name().and_then(|name| self.find(&name.to_ascii_lowercase()));
+        Some(Arc::clone(found.unwrap_or(&self.first)))
+    }
+}
+
+impl Certificates {
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        self.exact.get(name).or_else(|| name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent)))
+    }
+}

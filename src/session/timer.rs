@@ -1,0 +1,49 @@
+//! A session's deadlines: one table, one sleep.
+
+use tokio::time::Instant;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// When to ping a client that has been silent.
+    Ping,
+    /// When to give up on a client that has been silent, pings or not.
+    Idle,
+    /// When the grant ends.
+    Expiry,
+    /// When to stop waiting for the end of a close handshake.
+    Linger,
+}
+
+const COUNT: usize = 4;
+
+#[derive(Clone, Debug, Default)]
+pub struct TimerTable([Option<Instant>; COUNT]);
+
+impl Timer {
+    const ALL: [Self; COUNT] = [Self::Ping, Self::Idle, Self::Expiry, Self::Linger];
+}
+
+impl TimerTable {
+    pub fn set(&mut self, timer: Timer, at: Instant) {
+        if let Some(slot) = self.0.get_mut(timer as usize) {
+            *slot = Some(at);
+        }
+    }
+
+    pub fn stop(&mut self, timer: Timer) {
+        if let Some(slot) = self.0.get_mut(timer as usize) {
+            *slot = None;
+        }
+    }
+
+    pub fn next(&self) -> Option<Instant> {
+        self.0.iter().flatten().min().copied()
+    }
+
+    /// A timer that is due; it is stopped.
+    pub fn take_due(&mut self, now: Instant) -> Option<Timer> {
+        let due = Timer::ALL.into_iter().find(|&timer| self.0.get(timer as usize).copied().flatten().is_some_and(|at| at <= now))?;
+        self.stop(due);
+        Some(due)
+    }
+}

@@ -6,12 +6,13 @@
 mod readiness;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::service::service_fn;
@@ -102,6 +103,9 @@ impl Admin {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"usher admin\""));
             return response;
         }
+        if !is_probe && self.token.is_none() && !names_this_machine(request) {
+            return answer_error(StatusCode::MISDIRECTED_REQUEST, "MISDIRECTED_REQUEST", "without a token, ask by address or as localhost");
+        }
         if !matches!(path, "/livez" | "/readyz" | "/metrics" | "/sessions" | "/status") {
             return answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path");
         }
@@ -164,6 +168,15 @@ impl Admin {
     }
 }
 
+/// A page in a browser on this machine can have its own name resolve to loopback and so read what it finds there. It
+/// cannot choose the Host header: that still carries the name.
+fn names_this_machine<B>(request: &Request<B>) -> bool {
+    let Some(value) = request.headers().get(HOST) else { return true };
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+}
+
 fn answer_error(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
     answer_json(status, &json!({ "code": code, "message": message }))
 }
@@ -186,6 +199,7 @@ mod tests {
     use crate::session::registry::tests::handle;
     use http_body_util::BodyExt;
     use serde_json::Value;
+    use std::future::Future;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn admin(token: Option<&str>) -> Arc<Admin> {
@@ -214,8 +228,6 @@ mod tests {
         let std::task::Poll::Ready(Ok(body)) = body.as_mut().poll(&mut context) else { panic!("the body is whole") };
         (status, serde_json::from_slice(&body.to_bytes()).unwrap())
     }
-
-    use std::future::Future;
 
     #[test]
     fn readiness_follows_the_life_of_the_process() {
@@ -264,6 +276,22 @@ mod tests {
         assert_eq!((response.status().as_u16(), &response.headers()[ALLOW]), (405, &HeaderValue::from_static("GET, HEAD")));
     }
 
+    #[test]
+    fn without_a_token_a_foreign_host_name_is_refused() {
+        let status = |admin: &Admin, host: &str| {
+            let request = Request::builder().uri("/sessions").header(HOST, host).header(AUTHORIZATION, "Bearer t");
+            admin.answer(&request.body(()).unwrap()).status().as_u16()
+        };
+        let open = admin(None);
+        for host in ["localhost:9090", "127.0.0.1:9090", "[::1]:9090", "LOCALHOST"] {
+            assert_eq!(status(&open, host), 200, "{host}");
+        }
+        for host in ["rebound.example.com:9090", "localhost.example.com", ""] {
+            assert_eq!(status(&open, host), 421, "{host}");
+        }
+        assert_eq!(status(&admin(Some("t")), "admin.internal"), 200);
+    }
+
     #[tokio::test]
     async fn metrics_are_served_over_a_real_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -271,7 +299,7 @@ mod tests {
         let server = tokio::spawn(admin(None).serve(listener));
         let mut text = String::new();
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.unwrap();
         stream.read_to_string(&mut text).await.unwrap();
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
         assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");

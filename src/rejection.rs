@@ -68,6 +68,34 @@ pub struct Facts {
 }
 
 impl Rejection {
+    /// One of each variant: the rows of `docs/errors.md` and the closed set of metric labels.
+    pub fn catalogue() -> Vec<Self> {
+        vec![
+            Self::AmbiguousRequest("the request can be read in more than one way"),
+            Self::HeadTooLarge,
+            Self::HeadTimeout,
+            Self::UpgradeMethod,
+            Self::UpgradeMalformed("the upgrade is not well formed"),
+            Self::UpgradeVersion,
+            Self::NoRoute,
+            Self::ForbiddenOrigin,
+            Self::MissingCredential,
+            Self::InvalidToken(InvalidToken::Expired),
+            Self::InvalidTicket(TicketFault::Unknown),
+            Self::TicketBinding("the ticket was made for another route, page or address"),
+            Self::RateLimited { retry_after: Duration::from_secs(1) },
+            Self::StoreUnavailable,
+            Self::UpstreamUnavailable,
+            Self::UpstreamTimeout,
+            Self::UpstreamProtocol("the answer is not HTTP"),
+            Self::UpstreamDeclined(StatusCode::NOT_FOUND),
+            Self::TooManyConnections,
+            Self::Draining,
+            Self::ClientGone,
+            Self::Internal,
+        ]
+    }
+
     pub fn facts(&self) -> Facts {
         use Side::{Client, Store, Upstream, Us};
         let row = |status, code, label, side, recoverable| Facts { status, code, label, side, recoverable };

@@ -1,1 +1,309 @@
-//! (to be written)
+//! The operators' listener: is it alive, is it ready, what does it count, who is connected.
+//!
+//! It has a socket of its own, loopback unless the config says otherwise, and is bounded like everything else: so many
+//! connections, one request each, a deadline over all of it. With a token set, everything but the two probes asks for it.
+
+mod readiness;
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+pub use readiness::{Readiness, Stage};
+
+use crate::clock::Now;
+use crate::config::secret::Secret;
+use crate::session::registry::Registry;
+use crate::telemetry::Telemetry;
+use crate::telemetry::event::Event;
+
+pub struct Admin {
+    pub telemetry: Arc<Telemetry>,
+    pub registry: Arc<Registry>,
+    pub readiness: Arc<Readiness>,
+    /// Asked for by everything but `/livez` and `/readyz`.
+    pub token: Option<Secret>,
+    pub summary: Summary,
+}
+
+/// What `/status` tells of the config.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    /// As bound, not as written: port 0 has become a port.
+    pub listeners: Vec<SocketAddr>,
+    pub routes: Vec<String>,
+    pub upstreams: Vec<String>,
+    pub config: Option<String>,
+}
+
+const CONNECTIONS: usize = 64;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Over one connection's whole life, so that a reader who stalls does not keep its place.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+const HEAD_BYTES: usize = 16 * 1024;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const SESSIONS_LISTED: usize = 1000;
+
+impl Admin {
+    /// Runs until it is dropped. A connection over the limit waits in the system's queue.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        // The semaphore is never closed: there is always a place to wait for.
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    Event::AcceptFailed { error: &error }.emit();
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let admin = Arc::clone(&self);
+            tokio::spawn(async move {
+                // Whatever ends it, the asker knows; there is nobody else to tell.
+                let _ = tokio::time::timeout(CONNECTION_TIMEOUT, admin.answer_one(stream)).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn answer_one(self: Arc<Self>, stream: TcpStream) -> hyper::Result<()> {
+        let service = service_fn(move |request| {
+            let response = self.answer(&request);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .keep_alive(false)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+    }
+
+    /// The whole listener as a function: no body is ever read.
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let is_probe = matches!(path, "/livez" | "/readyz");
+        if !is_probe && !self.may_ask(request) {
+            let mut response = answer_error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the admin token is required");
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"usher admin\""));
+            return response;
+        }
+        if !is_probe && self.token.is_none() && !names_this_machine(request) {
+            return answer_error(StatusCode::MISDIRECTED_REQUEST, "MISDIRECTED_REQUEST", "without a token, ask by address or as localhost");
+        }
+        if !matches!(path, "/livez" | "/readyz" | "/metrics" | "/sessions" | "/status") {
+            return answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = answer_error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "this path is for reading");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match path {
+            "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
+            "/readyz" => match self.readiness.stage() {
+                Stage::Ready => answer_json(StatusCode::OK, &json!({ "status": "ready" })),
+                stage => answer_json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": stage.name() })),
+            },
+            "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.telemetry.render().into()),
+            "/sessions" => self.sessions(request.uri().query().unwrap_or_default()),
+            _ => self.status(),
+        }
+    }
+
+    fn may_ask<B>(&self, request: &Request<B>) -> bool {
+        let Some(token) = &self.token else { return true };
+        let mut shown = request.headers().get_all(AUTHORIZATION).iter();
+        let (Some(value), None) = (shown.next(), shown.next()) else { return false };
+        let Some((scheme, credential)) = value.as_bytes().split_at_checked("bearer ".len()) else { return false };
+        // `Secret` compares in constant time.
+        scheme.eq_ignore_ascii_case(b"bearer ") && Secret::new(credential) == *token
+    }
+
+    fn sessions(&self, query: &str) -> Response<Full<Bytes>> {
+        let mut limit = SESSIONS_LISTED;
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("limit", value)) if value.parse::<usize>().is_ok() => limit = value.parse().unwrap_or(SESSIONS_LISTED),
+                _ => return answer_error(StatusCode::BAD_REQUEST, "BAD_REQUEST", "the one parameter is `limit`, a number"),
+            }
+        }
+        answer_json(StatusCode::OK, &json!({ "total": self.registry.len(), "sessions": self.registry.snapshot(limit) }))
+    }
+
+    fn status(&self) -> Response<Full<Bytes>> {
+        let started = self.telemetry.started();
+        let uptime = Now::read().mono.saturating_duration_since(started.mono);
+        let stage = self.readiness.stage();
+        answer_json(
+            StatusCode::OK,
+            &json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "started": started.wall.to_rfc3339(),
+                "uptime_seconds": uptime.as_secs(),
+                "stage": stage.name(),
+                "draining": stage == Stage::Draining,
+                "sessions": self.registry.len(),
+                "listeners": self.summary.listeners,
+                "routes": self.summary.routes,
+                "upstreams": self.summary.upstreams,
+                "config": self.summary.config,
+            }),
+        )
+    }
+}
+
+/// A page in a browser on this machine can have its own name resolve to loopback and so read what it finds there. It
+/// cannot choose the Host header: that still carries the name.
+fn names_this_machine<B>(request: &Request<B>) -> bool {
+    let Some(value) = request.headers().get(HOST) else { return true };
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+}
+
+fn answer_error(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
+    answer_json(status, &json!({ "code": code, "message": message }))
+}
+
+fn answer_json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+    answer(status, "application/json", format!("{body}\n").into())
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::registry::tests::handle;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use std::future::Future;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn admin(token: Option<&str>) -> Arc<Admin> {
+        Arc::new(Admin {
+            telemetry: Arc::new(Telemetry::detached(&["/ws"]).unwrap()),
+            registry: Registry::new(),
+            readiness: Arc::default(),
+            token: token.map(Secret::from),
+            summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], ..Summary::default() },
+        })
+    }
+
+    fn ask(admin: &Admin, method: &str, target: &str, authorization: &[&str]) -> Response<Full<Bytes>> {
+        let mut request = Request::builder().method(method).uri(target);
+        for value in authorization {
+            request = request.header(AUTHORIZATION, *value);
+        }
+        admin.answer(&request.body(()).unwrap())
+    }
+
+    fn get(admin: &Admin, target: &str) -> (u16, Value) {
+        let response = ask(admin, "GET", target, &[]);
+        let status = response.status().as_u16();
+        let mut body = Box::pin(response.into_body().collect());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let std::task::Poll::Ready(Ok(body)) = body.as_mut().poll(&mut context) else { panic!("the body is whole") };
+        (status, serde_json::from_slice(&body.to_bytes()).unwrap())
+    }
+
+    #[test]
+    fn readiness_follows_the_life_of_the_process() {
+        let admin = admin(None);
+        assert_eq!(get(&admin, "/readyz"), (503, json!({ "status": "not ready", "reason": "starting" })));
+        admin.readiness.set_ready();
+        assert_eq!(get(&admin, "/readyz").0, 200);
+        admin.readiness.set_draining();
+        admin.readiness.set_ready();
+        assert_eq!(get(&admin, "/readyz"), (503, json!({ "status": "not ready", "reason": "draining" })));
+        assert_eq!(get(&admin, "/livez").0, 200);
+        assert_eq!(get(&admin, "/status").1["draining"], true);
+    }
+
+    #[test]
+    fn sessions_are_listed_up_to_the_limit() {
+        let admin = admin(None);
+        let _guards = [admin.registry.open(handle("ann", 1)), admin.registry.open(handle("bob", 2))];
+        let (status, body) = get(&admin, "/sessions?limit=1");
+        assert_eq!((status, &body["total"], body["sessions"].as_array().unwrap().len()), (200, &2.into(), 1));
+        let session = &body["sessions"][0];
+        assert_eq!((&session["user"], &session["method"], &session["peer"]), (&"ann".into(), &"ticket".into(), &"127.0.0.1".into()));
+        assert_eq!(get(&admin, "/sessions?limit=many").0, 400);
+        assert_eq!(get(&admin, "/status").1["listeners"][0], "127.0.0.1:8443");
+    }
+
+    #[test]
+    fn everything_but_the_probes_asks_for_the_token() {
+        let admin = admin(Some("0123456789abcdef"));
+        let status = |target: &str, shown: &[&str]| ask(&admin, "GET", target, shown).status().as_u16();
+        for target in ["/metrics", "/sessions", "/status", "/nothing"] {
+            assert_eq!(status(target, &[]), 401);
+            assert_eq!(status(target, &["Bearer 0123456789abcdeX"]), 401);
+            assert_eq!(status(target, &["Bearer"]), 401);
+            assert_eq!(status(target, &["Bearer 0123456789abcdef", "Bearer 0123456789abcdef"]), 401);
+        }
+        assert_eq!(status("/metrics", &["bearer 0123456789abcdef"]), 200);
+        assert_eq!(status("/livez", &[]), 200);
+    }
+
+    #[test]
+    fn unknown_paths_and_methods_are_told_so() {
+        let admin = admin(None);
+        assert_eq!(get(&admin, "/nothing").0, 404);
+        let response = ask(&admin, "POST", "/metrics", &[]);
+        assert_eq!((response.status().as_u16(), &response.headers()[ALLOW]), (405, &HeaderValue::from_static("GET, HEAD")));
+    }
+
+    #[test]
+    fn without_a_token_a_foreign_host_name_is_refused() {
+        let status = |admin: &Admin, host: &str| {
+            let request = Request::builder().uri("/sessions").header(HOST, host).header(AUTHORIZATION, "Bearer t");
+            admin.answer(&request.body(()).unwrap()).status().as_u16()
+        };
+        let open = admin(None);
+        for host in ["localhost:9090", "127.0.0.1:9090", "[::1]:9090", "LOCALHOST"] {
+            assert_eq!(status(&open, host), 200, "{host}");
+        }
+        for host in ["rebound.example.com:9090", "localhost.example.com", ""] {
+            assert_eq!(status(&open, host), 421, "{host}");
+        }
+        assert_eq!(status(&admin(Some("t")), "admin.internal"), 200);
+    }
+
+    #[tokio::test]
+    async fn metrics_are_served_over_a_real_socket() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(admin(None).serve(listener));
+        let mut text = String::new();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.unwrap();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
+        assert!(text.contains("usher_build_info{version="), "{text}");
+        server.abort();
+    }
+}

@@ -1,1 +1,332 @@
-//! (to be written)
+//! Every live session of this process, whichever thread runs it.
+//!
+//! Drain, the admin listener and limits look at sessions through the [`Registry`]; a session's own task holds a
+//! [`SessionGuard`] and polls it for the wish that it should close.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use serde::Serialize;
+
+use super::close::CloseReason;
+use crate::auth::credential::Method;
+use crate::clock::UnixMillis;
+use crate::telemetry::event::SessionFacts;
+use crate::telemetry::request_id::{HexId, RequestId};
+
+/// 128 random bits as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(HexId);
+
+#[derive(Debug, Default)]
+pub struct Registry {
+    shards: [Mutex<HashMap<SessionId, Arc<SessionHandle>>>; 16],
+    count: AtomicUsize,
+}
+
+/// One session as the rest of the process sees it.
+#[derive(Debug)]
+pub struct SessionHandle {
+    pub id: SessionId,
+    /// `None` on a public route.
+    pub user: Option<String>,
+    pub method: Option<Method>,
+    pub route: Arc<str>,
+    pub upstream: Arc<str>,
+    /// The upstream's server that serves it.
+    pub server: Arc<str>,
+    pub peer: IpAddr,
+    pub request_id: RequestId,
+    pub started: UnixMillis,
+    pub expires_at: Option<UnixMillis>,
+    /// Unix milliseconds; written by the session's task, read by whoever lists sessions.
+    pub last_activity: AtomicU64,
+    pub signal: CloseSignal,
+}
+
+/// The wish that a session should close: the first reason given stays.
+#[derive(Debug, Default)]
+pub struct CloseSignal {
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    reason: Option<CloseReason>,
+    waker: Option<Waker>,
+}
+
+/// A session is in the registry for as long as this lives.
+#[derive(Debug)]
+pub struct SessionGuard {
+    registry: Arc<Registry>,
+    handle: Arc<SessionHandle>,
+}
+
+/// A session as `/sessions` lists it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SessionRow {
+    pub id: String,
+    pub user: Option<String>,
+    pub method: Option<&'static str>,
+    pub route: String,
+    pub upstream: String,
+    pub server: String,
+    pub peer: IpAddr,
+    pub request_id: String,
+    pub since: String,
+    pub last_activity: String,
+    pub expires_at: Option<String>,
+}
+
+impl Registry {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub fn open(self: &Arc<Self>, handle: SessionHandle) -> SessionGuard {
+        let handle = Arc::new(handle);
+        if let Some(mut shard) = self.shard(handle.id)
+            && shard.insert(handle.id, Arc::clone(&handle)).is_none()
+        {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+        SessionGuard { registry: Arc::clone(self), handle }
+    }
+
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn find(&self, id: SessionId) -> Option<Arc<SessionHandle>> {
+        self.shard(id)?.get(&id).cloned()
+    }
+
+    /// Every session that is open now. Locks one shard at a time: sessions may come and go meanwhile.
+    pub fn handles(&self) -> Vec<Arc<SessionHandle>> {
+        let mut handles = Vec::with_capacity(self.len());
+        for shard in &self.shards {
+            handles.extend(lock(shard).values().cloned());
+        }
+        handles
+    }
+
+    /// At most `limit` sessions, the longest lived first.
+    pub fn snapshot(&self, limit: usize) -> Vec<SessionRow> {
+        let mut handles = self.handles();
+        handles.sort_by_key(|handle| handle.started);
+        handles.iter().take(limit).map(|handle| handle.row()).collect()
+    }
+
+    fn shard(&self, id: SessionId) -> Option<MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>>>> {
+        self.shards.get(id.0.first_digit()).map(lock)
+    }
+}
+
+impl SessionHandle {
+    /// Asks the session to end. From any thread; only the first reason counts.
+    pub fn close(&self, reason: CloseReason) {
+        self.signal.close(reason);
+    }
+
+    /// For the session's own task alone: one waker is kept.
+    pub fn poll_close(&self, context: &mut Context<'_>) -> Poll<CloseReason> {
+        self.signal.poll(context)
+    }
+
+    /// Something came from either side.
+    pub fn touch(&self, now: UnixMillis) {
+        self.last_activity.store(now.0, Ordering::Relaxed);
+    }
+
+    pub fn facts(&self) -> SessionFacts<'_> {
+        SessionFacts {
+            request_id: self.request_id.as_str(),
+            session_id: self.id.as_str(),
+            user: self.user.as_deref(),
+            method: self.method,
+            route: &self.route,
+            upstream: &self.upstream,
+            peer: self.peer,
+        }
+    }
+
+    fn row(&self) -> SessionRow {
+        SessionRow {
+            id: self.id.to_string(),
+            user: self.user.clone(),
+            method: self.method.map(Method::name),
+            route: self.route.to_string(),
+            upstream: self.upstream.to_string(),
+            server: self.server.to_string(),
+            peer: self.peer,
+            request_id: self.request_id.to_string(),
+            since: self.started.to_rfc3339(),
+            last_activity: UnixMillis(self.last_activity.load(Ordering::Relaxed)).to_rfc3339(),
+            expires_at: self.expires_at.map(UnixMillis::to_rfc3339),
+        }
+    }
+}
+
+impl CloseSignal {
+    fn close(&self, reason: CloseReason) {
+        let mut slot = lock(&self.slot);
+        slot.reason.get_or_insert(reason);
+        let waker = slot.waker.take();
+        drop(slot);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The reason and the waker change hands under one lock: a reason given before is seen here, one given after finds
+    /// the waker. No wake-up falls in between.
+    fn poll(&self, context: &mut Context<'_>) -> Poll<CloseReason> {
+        let mut slot = lock(&self.slot);
+        if let Some(reason) = slot.reason {
+            return Poll::Ready(reason);
+        }
+        match &mut slot.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl SessionId {
+    pub fn random() -> Self {
+        Self(HexId::random())
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Deref for SessionGuard {
+    type Target = Arc<SessionHandle>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.handle
+    }
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        if let Some(mut shard) = self.registry.shard(self.handle.id)
+            && shard.remove(&self.handle.id).is_some()
+        {
+            self.registry.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A panic elsewhere leaves whole entries behind: the data is good whatever happened to its last holder.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use std::sync::Barrier;
+    use std::task::Wake;
+    use std::thread::{self, Thread};
+
+    pub(crate) fn handle(user: &str, started: u64) -> SessionHandle {
+        SessionHandle {
+            id: SessionId::random(),
+            user: Some(user.to_owned()),
+            method: Some(Method::Ticket),
+            route: "/ws".into(),
+            upstream: "chat".into(),
+            server: "http://127.0.0.1:9000".into(),
+            peer: Ipv4Addr::LOCALHOST.into(),
+            request_id: RequestId::random(),
+            started: UnixMillis(started),
+            expires_at: None,
+            last_activity: AtomicU64::new(started),
+            signal: CloseSignal::default(),
+        }
+    }
+
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    /// Runs as a task would: polls, and sleeps until it is woken. Hangs if a wake-up is lost.
+    fn wait(handle: &SessionHandle) -> CloseReason {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        loop {
+            match handle.poll_close(&mut Context::from_waker(&waker)) {
+                Poll::Ready(reason) => return reason,
+                Poll::Pending => thread::park(),
+            }
+        }
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_however_close_and_poll_race() {
+        for _ in 0..2_000 {
+            let handle = Arc::new(handle("ann", 0));
+            let start = Arc::new(Barrier::new(2));
+            let (theirs, their_start) = (Arc::clone(&handle), Arc::clone(&start));
+            let task = thread::spawn(move || {
+                their_start.wait();
+                wait(&theirs)
+            });
+            start.wait();
+            handle.close(CloseReason::Draining);
+            assert_eq!(task.join().unwrap(), CloseReason::Draining);
+        }
+    }
+
+    #[test]
+    fn the_first_reason_stays() {
+        let handle = handle("ann", 0);
+        handle.close(CloseReason::SessionExpired);
+        handle.close(CloseReason::Draining);
+        assert_eq!(wait(&handle), CloseReason::SessionExpired);
+        assert_eq!(wait(&handle), CloseReason::SessionExpired);
+    }
+
+    #[test]
+    fn a_session_is_listed_for_as_long_as_its_guard_lives() {
+        let registry = Registry::new();
+        let guards: Vec<SessionGuard> = (0..100).map(|n| registry.open(handle(&format!("user-{n}"), 1_000 - n))).collect();
+        assert_eq!((registry.len(), registry.handles().len()), (100, 100));
+        let rows = registry.snapshot(2);
+        assert_eq!(rows.iter().map(|row| row.user.as_deref().unwrap()).collect::<Vec<_>>(), ["user-99", "user-98"]);
+        let id = guards[0].id;
+        assert!(registry.find(id).is_some());
+        drop(guards);
+        assert!(registry.find(id).is_none() && registry.is_empty() && registry.handles().is_empty());
+    }
+}

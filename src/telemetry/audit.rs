@@ -1,1 +1,132 @@
-//! (to be written)
+//! The audit log: who, what, outcome, when, one JSON object a line.
+//!
+//! The file is only ever appended to. Each upgrade ends in exactly one line whose event is `upgrade_rejected` or
+//! `session_ended`; both carry the request id that the client was told. Nothing here is ever a credential.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::InstallError;
+use super::line_sink::LineSink;
+
+pub struct Audit {
+    sink: LineSink,
+}
+
+/// One line. What an event does not know is left out.
+#[derive(Debug, Default, Serialize)]
+pub struct AuditLine<'a> {
+    pub time: String,
+    pub event: &'static str,
+    /// `accepted`, or the label of the rejection, fault or close reason.
+    pub outcome: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Whose fault a rejection was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub side: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close_code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_client: Option<TrafficLine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from_upstream: Option<TrafficLine>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct TrafficLine {
+    pub bytes: u64,
+    pub messages: u64,
+}
+
+impl Audit {
+    /// A new file is for its owner's eyes only; one that is there keeps the mode that someone gave it.
+    pub fn open(path: &Path, capacity: usize) -> Result<Self, InstallError> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        let file = file.map_err(|why| InstallError::AuditFile { path: path.to_owned(), why })?;
+        Self::start(capacity, file)
+    }
+
+    fn start(capacity: usize, writer: impl Write + Send + 'static) -> Result<Self, InstallError> {
+        let sink = LineSink::start("usher-audit", capacity, writer);
+        Ok(Self { sink: sink.map_err(|why| InstallError::Thread { purpose: "the audit log", why })? })
+    }
+
+    pub fn write(&self, line: &AuditLine<'_>) {
+        match serde_json::to_vec(line) {
+            Ok(mut bytes) => {
+                bytes.push(b'\n');
+                self.sink.push(bytes);
+            }
+            Err(_) => self.sink.count_dropped(),
+        }
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.sink.dropped()
+    }
+
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.sink.flush(patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_file_is_private_and_only_appended_to() {
+        let path = std::env::temp_dir().join(format!("usher-audit-{}", crate::telemetry::request_id::RequestId::random()));
+        for event in ["ready", "drain_started"] {
+            let audit = Audit::open(&path, 8).unwrap();
+            audit.write(&AuditLine { event, outcome: "accepted", user: Some("a\n\"b\""), ..AuditLine::default() });
+            assert!(audit.flush(Duration::from_secs(30)));
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(mode, 0o600);
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!((&lines[1]["event"], &lines[1]["user"]), (&"drain_started".into(), &"a\n\"b\"".into()));
+        assert!(lines[0].get("session_id").is_none());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_named() {
+        let path = Path::new("/nowhere/at/all/audit.jsonl");
+        assert!(matches!(Audit::open(path, 8), Err(InstallError::AuditFile { path: named, .. }) if named == path));
+    }
+}

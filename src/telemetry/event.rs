@@ -61,6 +61,8 @@ pub struct Attempt<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub struct SessionFacts<'a> {
+    /// The request that became this session.
+    pub request_id: &'a str,
     pub session_id: &'a str,
     pub user: Option<&'a str>,
     pub method: Option<Method>,

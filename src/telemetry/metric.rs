@@ -1,1 +1,411 @@
-//! (to be written)
+//! Every metric: its name, kind, labels and meaning in one table, and the handles that events count with.
+//!
+//! Labels are closed sets: routes and upstreams come from the config, outcomes from the tables of rejections and close
+//! reasons. What is in no set counts as `other`, so that nothing a client sends can make a new time series. Handles are
+//! taken once and held, because looking one up costs seven times what counting costs.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::InstallError;
+use crate::auth::credential::Method;
+use crate::clock::UnixMillis;
+use crate::rejection::Rejection;
+use crate::session::close::CloseReason;
+use crate::store::TicketFault;
+use crate::ws::close_code::CloseCode;
+
+/// A row of the table.
+#[derive(Debug)]
+pub struct Definition {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    /// With the upper bounds of its buckets.
+    Histogram(&'static [f64]),
+}
+
+/// From a tenth of a millisecond, which is what a ticket costs, to the timeouts.
+pub const HANDSHAKE_BUCKETS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// From a second to a day.
+pub const SESSION_BUCKETS: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0];
+
+macro_rules! table {
+    ($($row:ident: $name:literal, $kind:expr, [$($label:literal),*], $help:literal;)*) => {
+        $(pub static $row: Definition = Definition { name: $name, kind: $kind, labels: &[$($label),*], help: $help };)*
+        /// Every metric, in the order of a connection's life.
+        pub static ALL: &[&Definition] = &[$(&$row),*];
+    };
+}
+
+table! {
+    BUILD_INFO: "usher_build_info", Kind::Gauge, ["version"], "Always 1; the label tells the version.";
+    START_TIME: "usher_start_time_seconds", Kind::Gauge, [], "When this process started, in seconds since the Unix epoch.";
+    READY: "usher_ready", Kind::Gauge, [], "1 while this process takes new clients, 0 before and while it drains.";
+    CONNECTIONS: "usher_connections_total", Kind::Counter, [], "Client connections accepted.";
+    CONNECTIONS_OPEN: "usher_connections_open", Kind::Gauge, [], "Client connections open now.";
+    ACCEPT_FAILURES: "usher_accept_failures_total", Kind::Counter, [], "Connections that the operating system could not give us, for want of descriptors or memory.";
+    CONNECTION_PANICS: "usher_connection_panics_total", Kind::Counter, [], "Connections that a fault of ours ended.";
+    LIMITS_HIT: "usher_limits_hit_total", Kind::Counter, ["limit"], "Times that a configured limit was reached.";
+    TLS_HANDSHAKES: "usher_tls_handshakes_total", Kind::Counter, ["outcome"], "TLS handshakes: full, resumed, or why they failed.";
+    TLS_DURATION: "usher_tls_handshake_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), [], "How long successful TLS handshakes took.";
+    UPGRADES: "usher_upgrades_total", Kind::Counter, ["route", "method", "outcome"], "WebSocket upgrades: accepted, or the label of the rejection.";
+    UPGRADE_DURATION: "usher_upgrade_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["route"], "From the complete request head to the 101, for accepted upgrades.";
+    UPGRADE_PHASE_DURATION: "usher_upgrade_phase_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["phase"], "How long each phase of an accepted upgrade took: authenticate, dial, answer.";
+    DIAL_FAILURES: "usher_upstream_dial_failures_total", Kind::Counter, ["upstream"], "Dials of an upstream server that failed, retried or not.";
+    TICKETS_ISSUED: "usher_tickets_issued_total", Kind::Counter, ["route"], "Tickets issued.";
+    TICKETS_REFUSED: "usher_tickets_refused_total", Kind::Counter, ["outcome"], "Ticket requests refused, by the label of the rejection.";
+    TICKETS_REDEEMED: "usher_tickets_redeemed_total", Kind::Counter, ["route"], "Tickets redeemed.";
+    TICKETS_REDEEM_REFUSED: "usher_tickets_redeem_refused_total", Kind::Counter, ["route", "fault"], "Tickets that were shown and not redeemed.";
+    TICKETS_EXPIRED: "usher_tickets_expired_total", Kind::Counter, [], "Tickets that nobody redeemed in time.";
+    TICKETS_LOST: "usher_tickets_lost_total", Kind::Counter, [], "Tickets redeemed for a client that left before it was answered.";
+    TICKETS_HELD: "usher_tickets_held", Kind::Gauge, [], "Tickets that the store holds now.";
+    SESSIONS_ACTIVE: "usher_sessions_active", Kind::Gauge, ["route"], "Sessions open now.";
+    SESSION_DURATION: "usher_session_duration_seconds", Kind::Histogram(SESSION_BUCKETS), ["route"], "How long sessions lasted.";
+    SESSION_CLOSES: "usher_session_closes_total", Kind::Counter, ["code", "reason"], "Sessions ended, by the close code that the client sent or got and by the reason.";
+    RELAY_BYTES: "usher_relay_bytes_total", Kind::Counter, ["route", "direction"], "Bytes relayed, frame headers included; counted when a session ends.";
+    RELAY_MESSAGES: "usher_relay_messages_total", Kind::Counter, ["route", "direction"], "WebSocket messages relayed; counted when a session ends.";
+    HTTP_REQUESTS: "usher_http_requests_total", Kind::Counter, ["route", "status"], "Plain HTTP requests answered, by class of status.";
+    HTTP_DURATION: "usher_http_request_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["route"], "How long forwarded plain HTTP requests took.";
+    HTTP_REJECTIONS: "usher_http_requests_rejected_total", Kind::Counter, ["route", "outcome"], "Plain HTTP requests refused, by the label of the rejection.";
+    AUDIT_LINES_DROPPED: "usher_audit_lines_dropped_total", Kind::Counter, [], "Audit lines lost because the disk was too slow or full.";
+    LOG_LINES_DROPPED: "usher_log_lines_dropped_total", Kind::Counter, [], "Log lines lost because nobody took them in time.";
+}
+
+/// The handles, one field for each row.
+pub(super) struct Metrics {
+    pub(super) ready: Gauge,
+    pub(super) connections: Counter,
+    pub(super) connections_open: Gauge,
+    pub(super) accept_failures: Counter,
+    pub(super) connection_panics: Counter,
+    pub(super) limits_hit: Words,
+    pub(super) tls_handshakes: Words,
+    pub(super) tls_duration: Histogram,
+    pub(super) upgrades: Family<Counter>,
+    pub(super) upgrade_duration: Family<Histogram>,
+    pub(super) phase_duration: Family<Histogram>,
+    pub(super) dial_failures: Family<Counter>,
+    pub(super) tickets_issued: Family<Counter>,
+    pub(super) tickets_refused: Family<Counter>,
+    pub(super) tickets_redeemed: Family<Counter>,
+    pub(super) tickets_redeem_refused: Family<Counter>,
+    pub(super) tickets_expired: Counter,
+    pub(super) tickets_lost: Counter,
+    pub(super) tickets_held: Gauge,
+    pub(super) sessions_active: Family<Gauge>,
+    pub(super) session_duration: Family<Histogram>,
+    pub(super) session_closes: Family<Counter>,
+    pub(super) relay_bytes: Family<Counter>,
+    pub(super) relay_messages: Family<Counter>,
+    pub(super) http_requests: Family<Counter>,
+    pub(super) http_duration: Family<Histogram>,
+    pub(super) http_rejections: Family<Counter>,
+    audit_lines_dropped: Counter,
+    log_lines_dropped: Counter,
+}
+
+impl Metrics {
+    pub(super) fn register(routes: &[&str], upstreams: &[&str], started: UnixMillis) -> Result<(Self, PrometheusHandle), InstallError> {
+        let mut builder = PrometheusBuilder::new();
+        for definition in ALL {
+            // Without buckets of its own a histogram would be a summary, which cannot be added up over processes.
+            if let Kind::Histogram(buckets) = definition.kind {
+                let matcher = Matcher::Full(definition.name.to_owned());
+                builder = builder.set_buckets_for_metric(matcher, buckets).map_err(|why| InstallError::Metrics(why.to_string()))?;
+            }
+        }
+        let recorder = Arc::new(builder.build_recorder());
+        for definition in ALL {
+            let (name, help) = (definition.name.into(), definition.help.into());
+            match definition.kind {
+                Kind::Counter => recorder.describe_counter(name, None, help),
+                Kind::Gauge => recorder.describe_gauge(name, None, help),
+                Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
+            }
+        }
+        let metrics = Self::handles(&recorder, routes, upstreams);
+        Gauge::register(&recorder, &BUILD_INFO, vec![Label::new("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+        Gauge::register(&recorder, &START_TIME, Vec::new()).set(started.0 as f64 / 1000.0);
+        Ok((metrics, recorder.handle()))
+    }
+
+    fn handles(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str]) -> Self {
+        let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
+        let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
+        let methods = Method::ALL.map(Method::name);
+        let reasons = CloseReason::ALL.map(|reason| reason.facts().label);
+        let codes: Vec<&str> = (1000..=1014).chain([3000, 4000]).map(|code| CloseCode(code).label()).collect();
+        let faults = TICKET_FAULTS.map(ticket_fault_label);
+        let directions = [FROM_CLIENT, FROM_UPSTREAM];
+
+        let counter = |row| Counter::register(recorder, row, Vec::new());
+        let gauge = |row| Gauge::register(recorder, row, Vec::new());
+        let family = |row, sets: &[&[&str]]| Family::<Counter>::new(recorder, row, sets);
+        let histograms = |row, sets: &[&[&str]]| Family::<Histogram>::new(recorder, row, sets).shown();
+        Self {
+            ready: gauge(&READY),
+            connections: counter(&CONNECTIONS),
+            connections_open: gauge(&CONNECTIONS_OPEN),
+            accept_failures: counter(&ACCEPT_FAILURES),
+            connection_panics: counter(&CONNECTION_PANICS),
+            limits_hit: Words::new(recorder, &LIMITS_HIT, &["connections"]),
+            tls_handshakes: Words::new(recorder, &TLS_HANDSHAKES, &["full", "resumed", "timeout", "gone", "protocol"]),
+            tls_duration: Histogram::register(recorder, &TLS_DURATION, Vec::new()),
+            upgrades: family(&UPGRADES, &[routes, &methods, &outcomes]),
+            upgrade_duration: histograms(&UPGRADE_DURATION, &[routes]),
+            phase_duration: histograms(&UPGRADE_PHASE_DURATION, &[&["authenticate", "dial", "answer"]]),
+            dial_failures: family(&DIAL_FAILURES, &[upstreams]).shown(),
+            tickets_issued: family(&TICKETS_ISSUED, &[routes]).shown(),
+            tickets_refused: family(&TICKETS_REFUSED, &[&rejections]),
+            tickets_redeemed: family(&TICKETS_REDEEMED, &[routes]).shown(),
+            tickets_redeem_refused: family(&TICKETS_REDEEM_REFUSED, &[routes, &faults]),
+            tickets_expired: counter(&TICKETS_EXPIRED),
+            tickets_lost: counter(&TICKETS_LOST),
+            tickets_held: gauge(&TICKETS_HELD),
+            sessions_active: Family::<Gauge>::new(recorder, &SESSIONS_ACTIVE, &[routes]).shown(),
+            session_duration: histograms(&SESSION_DURATION, &[routes]),
+            session_closes: family(&SESSION_CLOSES, &[&codes, &reasons]),
+            relay_bytes: family(&RELAY_BYTES, &[routes, &directions]).shown(),
+            relay_messages: family(&RELAY_MESSAGES, &[routes, &directions]).shown(),
+            http_requests: family(&HTTP_REQUESTS, &[routes, &["1xx", "2xx", "3xx", "4xx", "5xx"]]),
+            http_duration: histograms(&HTTP_DURATION, &[routes]),
+            http_rejections: family(&HTTP_REJECTIONS, &[routes, &rejections]),
+            audit_lines_dropped: counter(&AUDIT_LINES_DROPPED),
+            log_lines_dropped: counter(&LOG_LINES_DROPPED),
+        }
+    }
+
+    pub(super) fn lines_dropped(&self, audit: u64, log: u64) {
+        self.audit_lines_dropped.absolute(audit);
+        self.log_lines_dropped.absolute(log);
+    }
+}
+
+pub(super) const ACCEPTED: &str = "accepted";
+pub(super) const FROM_CLIENT: &str = "from_client";
+pub(super) const FROM_UPSTREAM: &str = "from_upstream";
+/// Nothing was found or shown: no route, no method, no close code.
+const NONE: &str = "none";
+/// In no set that we know.
+const OTHER: &str = "other";
+
+const TICKET_FAULTS: [TicketFault; 4] = [TicketFault::Malformed, TicketFault::Unknown, TicketFault::Expired, TicketFault::Used];
+
+pub(super) fn ticket_fault_label(fault: TicketFault) -> &'static str {
+    match fault {
+        TicketFault::Malformed => "malformed",
+        TicketFault::Unknown => "unknown",
+        TicketFault::Expired => "expired",
+        TicketFault::Used => "used",
+    }
+}
+
+pub(super) fn status_class(status: u16) -> &'static str {
+    match status / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => OTHER,
+    }
+}
+
+/// One metric over closed sets of label values; a series exists from the first time that it is asked for.
+pub(super) struct Family<H> {
+    recorder: Arc<PrometheusRecorder>,
+    definition: &'static Definition,
+    dimensions: Vec<Dimension>,
+    cells: Vec<OnceLock<H>>,
+}
+
+struct Dimension {
+    values: Vec<String>,
+    places: HashMap<String, usize>,
+}
+
+impl Dimension {
+    fn new(values: &[&str]) -> Self {
+        let mut dimension = Self { values: Vec::new(), places: HashMap::new() };
+        for value in values.iter().chain([&NONE, &OTHER]) {
+            if !dimension.places.contains_key(*value) {
+                dimension.places.insert((*value).to_owned(), dimension.values.len());
+                dimension.values.push((*value).to_owned());
+            }
+        }
+        dimension
+    }
+
+    fn place(&self, value: &str) -> usize {
+        let value = if value.is_empty() { NONE } else { value };
+        self.places.get(value).or_else(|| self.places.get(OTHER)).copied().unwrap_or(0)
+    }
+}
+
+impl<H: Register> Family<H> {
+    fn new(recorder: &Arc<PrometheusRecorder>, definition: &'static Definition, sets: &[&[&str]]) -> Self {
+        let dimensions: Vec<Dimension> = sets.iter().map(|values| Dimension::new(values)).collect();
+        let size = dimensions.iter().map(|dimension| dimension.values.len()).product();
+        let cells = std::iter::repeat_with(OnceLock::new).take(size).collect();
+        Self { recorder: Arc::clone(recorder), definition, dimensions, cells }
+    }
+
+    /// Makes every series of a known value exist from the start, so that its first event is an increase that a rate can see.
+    fn shown(self) -> Self {
+        for cell in 0..self.cells.len() {
+            let values = self.values_of(cell);
+            if !values.iter().any(|value| *value == NONE || *value == OTHER) {
+                self.handle(cell);
+            }
+        }
+        self
+    }
+
+    /// The series of these label values, in the order of the definition's labels.
+    pub(super) fn with<const N: usize>(&self, values: [&str; N]) -> Option<&H> {
+        let mut cell = 0;
+        for (dimension, value) in self.dimensions.iter().zip(values) {
+            cell = cell * dimension.values.len() + dimension.place(value);
+        }
+        self.handle(cell)
+    }
+
+    fn handle(&self, cell: usize) -> Option<&H> {
+        let slot = self.cells.get(cell)?;
+        Some(slot.get_or_init(|| {
+            let values = self.values_of(cell);
+            let labels = self.definition.labels.iter().zip(values).map(|(label, value)| Label::new(*label, value.to_owned()));
+            H::register(&self.recorder, self.definition, labels.collect())
+        }))
+    }
+
+    fn values_of(&self, mut cell: usize) -> Vec<&str> {
+        let mut values = Vec::new();
+        for dimension in self.dimensions.iter().rev() {
+            let count = dimension.values.len();
+            values.push(dimension.values.get(cell % count).map_or(OTHER, String::as_str));
+            cell /= count;
+        }
+        values.reverse();
+        values
+    }
+}
+
+/// A counter with one label whose values are words of the program's text, and for that reason few.
+pub(super) struct Words {
+    recorder: Arc<PrometheusRecorder>,
+    definition: &'static Definition,
+    counters: Mutex<HashMap<&'static str, Counter>>,
+}
+
+impl Words {
+    fn new(recorder: &Arc<PrometheusRecorder>, definition: &'static Definition, known: &[&'static str]) -> Self {
+        let words = Self { recorder: Arc::clone(recorder), definition, counters: Mutex::default() };
+        for word in known {
+            let _ = words.with(word);
+        }
+        words
+    }
+
+    pub(super) fn with(&self, word: &'static str) -> Counter {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let labels = self.definition.labels.iter().map(|label| Label::new(*label, word));
+            Counter::register(&self.recorder, self.definition, labels.collect())
+        };
+        counters.entry(word).or_insert_with(make).clone()
+    }
+}
+
+pub(super) trait Register {
+    fn register(recorder: &PrometheusRecorder, definition: &Definition, labels: Vec<Label>) -> Self;
+}
+
+const METADATA: Metadata<'static> = Metadata::new("usher", Level::INFO, None);
+
+impl Register for Counter {
+    fn register(recorder: &PrometheusRecorder, definition: &Definition, labels: Vec<Label>) -> Self {
+        recorder.register_counter(&Key::from_parts(definition.name, labels), &METADATA)
+    }
+}
+
+impl Register for Gauge {
+    fn register(recorder: &PrometheusRecorder, definition: &Definition, labels: Vec<Label>) -> Self {
+        recorder.register_gauge(&Key::from_parts(definition.name, labels), &METADATA)
+    }
+}
+
+impl Register for Histogram {
+    fn register(recorder: &PrometheusRecorder, definition: &Definition, labels: Vec<Label>) -> Self {
+        recorder.register_histogram(&Key::from_parts(definition.name, labels), &METADATA)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_what_prometheus_asks_names_to_be() {
+        let names: BTreeSet<&str> = ALL.iter().map(|definition| definition.name).collect();
+        assert_eq!(names.len(), ALL.len(), "each name once");
+        for Definition { name, kind, labels, help } in ALL.iter().copied() {
+            assert!(name.starts_with("usher_") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+            assert!(!["_count", "_sum", "_bucket"].iter().any(|suffix| name.ends_with(suffix)), "{name}");
+            assert!(!matches!(kind, Kind::Histogram(_)) || name.ends_with("_seconds"), "{name}");
+            assert!(help.ends_with('.'), "{name}");
+            assert!(!labels.iter().any(|label| ["le", "quantile", "user", "path", "origin"].contains(label)), "{name}");
+        }
+    }
+
+    #[test]
+    fn histograms_are_rendered_with_our_buckets() {
+        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(1_000)).unwrap();
+        metrics.upgrade_duration.with(["/ws"]).unwrap().record(0.0002);
+        metrics.session_duration.with(["/ws"]).unwrap().record(400.0);
+        let text = exposition.render();
+        assert!(text.contains("usher_upgrade_duration_seconds_bucket{route=\"/ws\",le=\"0.0001\"} 0"), "{text}");
+        assert!(text.contains("usher_upgrade_duration_seconds_bucket{route=\"/ws\",le=\"0.00025\"} 1"), "{text}");
+        assert!(text.contains("usher_session_duration_seconds_bucket{route=\"/ws\",le=\"900\"} 1"), "{text}");
+        assert!(text.contains("usher_start_time_seconds 1\n"), "{text}");
+        assert!(!text.contains("quantile"), "{text}");
+    }
+
+    #[test]
+    fn a_value_of_no_known_set_makes_no_new_series() {
+        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(0)).unwrap();
+        for n in 0..100 {
+            metrics.upgrades.with([&format!("/made-up-{n}"), "", "accepted"]).unwrap().increment(1);
+        }
+        let text = exposition.render();
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("usher_upgrades_total{")).collect();
+        assert_eq!(lines, ["usher_upgrades_total{route=\"other\",method=\"none\",outcome=\"accepted\"} 100"]);
+    }
+
+    #[test]
+    fn series_that_rates_are_taken_of_exist_from_the_start() {
+        let (_metrics, exposition) = Metrics::register(&["/ws"], &["chat"], UnixMillis(0)).unwrap();
+        let text = exposition.render();
+        for line in [
+            "usher_sessions_active{route=\"/ws\"} 0",
+            "usher_relay_bytes_total{route=\"/ws\",direction=\"from_client\"} 0",
+            "usher_upstream_dial_failures_total{upstream=\"chat\"} 0",
+            "usher_limits_hit_total{limit=\"connections\"} 0",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! What each event leaves behind: its log line, its metrics and its audit line, side by side in one match.
+//!
+//! Refusals that are the client's doing are `info`, those that are ours, the store's or the upstream's are `warn`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use super::INSTALLED;
+use super::audit::{Audit, AuditLine, TrafficLine};
+use super::event::{Attempt, Event, SessionFacts};
+use super::metric::{ACCEPTED, FROM_CLIENT, FROM_UPSTREAM, Metrics, status_class, ticket_fault_label};
+use crate::auth::credential::Method;
+use crate::clock::Now;
+use crate::rejection::{Rejection, Side};
+use crate::session::close::{SessionEnd, Traffic};
+
+/// Where metrics and audit lines go; nowhere before telemetry is installed.
+#[derive(Clone, Copy)]
+struct Outlet<'a> {
+    metrics: Option<&'a Metrics>,
+    audit: Option<&'a Audit>,
+}
+
+impl Event<'_> {
+    pub fn emit(self) {
+        let installed = INSTALLED.get();
+        self.emit_to(Outlet {
+            metrics: installed.map(|installed| &*installed.metrics),
+            audit: installed.and_then(|installed| installed.audit.as_deref()),
+        });
+    }
+
+    fn emit_to(self, outlet: Outlet<'_>) {
+        match self {
+            Event::Ready { listeners, admin, config } => {
+                let admin_text = admin.map(|address| address.to_string());
+                let config = config.map(|path| path.display().to_string());
+                info!(target: "usher", event = "ready", ?listeners, admin = admin_text, config, "ready");
+                outlet.count(|metrics| metrics.ready.set(1.0));
+                let detail = Some(format!("version {}", env!("CARGO_PKG_VERSION")));
+                outlet.audit(|| AuditLine { event: "ready", outcome: ACCEPTED, detail, ..AuditLine::default() });
+            }
+            Event::DrainStarted { sessions, window } => {
+                info!(target: "usher", event = "drain_started", sessions, window_ms = millis(window), "drain started");
+                outlet.count(|metrics| metrics.ready.set(0.0));
+                let detail = Some(format!("{sessions} sessions"));
+                outlet.audit(|| AuditLine { event: "drain_started", outcome: ACCEPTED, detail, ..AuditLine::default() });
+            }
+            Event::DrainFinished { remaining } => {
+                info!(target: "usher", event = "drain_finished", remaining, "drain finished");
+                let detail = Some(format!("{remaining} sessions remain"));
+                outlet.audit(|| AuditLine { event: "drain_finished", outcome: ACCEPTED, detail, ..AuditLine::default() });
+            }
+            Event::ConnectionOpened => outlet.count(|metrics| {
+                metrics.connections.increment(1);
+                metrics.connections_open.increment(1.0);
+            }),
+            Event::ConnectionClosed => outlet.count(|metrics| metrics.connections_open.decrement(1.0)),
+            Event::LimitReached { limit, peer } => {
+                info!(target: "usher", event = "limit_reached", limit, peer = text_of(peer), "limit reached");
+                outlet.count(|metrics| metrics.limits_hit.with(limit).increment(1));
+            }
+            Event::AcceptFailed { error } => {
+                warn!(target: "usher", event = "accept_failed", error = %error, "a connection could not be accepted");
+                outlet.count(|metrics| metrics.accept_failures.increment(1));
+            }
+            Event::ConnectionPanicked => {
+                error!(target: "usher", event = "connection_panicked", "a fault of ours ended a connection");
+                outlet.count(|metrics| metrics.connection_panics.increment(1));
+            }
+            Event::TlsFailed { peer, reason, detail } => {
+                info!(target: "usher", event = "tls_failed", %peer, reason, detail, "TLS handshake failed");
+                outlet.count(|metrics| metrics.tls_handshakes.with(reason).increment(1));
+            }
+            Event::TlsEstablished { resumed, duration } => {
+                debug!(target: "usher", event = "tls_established", resumed, duration_ms = millis(duration), "TLS established");
+                outlet.count(|metrics| {
+                    metrics.tls_handshakes.with(if resumed { "resumed" } else { "full" }).increment(1);
+                    metrics.tls_duration.record(duration);
+                });
+            }
+            Event::UpgradeRejected { about, rejection } => {
+                log_rejection("upgrade_rejected", &about, rejection);
+                let label = rejection.facts().label;
+                outlet.count(|metrics| add(metrics.upgrades.with([about.route, method_label(about.method), label]), 1));
+                outlet.audit(|| rejection_line("upgrade_rejected", &about, rejection));
+            }
+            Event::RequestRejected { about, rejection } => {
+                log_rejection("request_rejected", &about, rejection);
+                let facts = rejection.facts();
+                outlet.count(|metrics| {
+                    add(metrics.http_rejections.with([about.route, facts.label]), 1);
+                    add(metrics.http_requests.with([about.route, status_class(facts.status.as_u16())]), 1);
+                });
+                outlet.audit(|| rejection_line("request_rejected", &about, rejection));
+            }
+            Event::HttpForwarded { about, user, status, duration } => {
+                let Attempt { request_id, peer, host, path, route, method } = about;
+                let (method, duration_ms) = (method.map(Method::name), millis(duration));
+                info!(target: "usher", event = "http_forwarded", request_id, %peer, host, path, route, method, user, status, duration_ms, "forwarded");
+                outlet.count(|metrics| {
+                    add(metrics.http_requests.with([route, status_class(status)]), 1);
+                    if let Some(histogram) = metrics.http_duration.with([route]) {
+                        histogram.record(duration);
+                    }
+                });
+            }
+            Event::SessionStarted { session, request_id, server, handshake } => {
+                let SessionFacts { session_id, user, route, upstream, peer, .. } = session;
+                info!(
+                    target: "usher", event = "session_started", request_id, session_id, user, method = session.method.map(Method::name), route,
+                    upstream, server, %peer, duration_ms = millis(handshake.total), "session started"
+                );
+                outlet.count(|metrics| {
+                    add(metrics.upgrades.with([route, method_label(session.method), ACCEPTED]), 1);
+                    if let Some(active) = metrics.sessions_active.with([route]) {
+                        active.increment(1.0);
+                    }
+                    if let Some(histogram) = metrics.upgrade_duration.with([route]) {
+                        histogram.record(handshake.total);
+                    }
+                    let phases = [("authenticate", handshake.authenticate), ("dial", handshake.dial), ("answer", handshake.answer)];
+                    for (phase, duration) in phases {
+                        if let Some(histogram) = metrics.phase_duration.with([phase]) {
+                            histogram.record(duration);
+                        }
+                    }
+                });
+                let line = AuditLine { event: "session_started", outcome: ACCEPTED, ..session_line(&session) };
+                outlet.audit(|| AuditLine { request_id: Some(request_id), detail: Some(format!("server {server}")), ..line });
+            }
+            Event::SessionEnded { session, end } => session_ended(outlet, &session, end),
+            Event::TicketIssued { request_id, user, issuer, peer, route, ttl } => {
+                info!(target: "usher", event = "ticket_issued", request_id, user, issuer, %peer, route, ttl_ms = millis(ttl), "ticket issued");
+                outlet.count(|metrics| add(metrics.tickets_issued.with([route]), 1));
+                let line = ticket_line("ticket_issued", ACCEPTED, request_id, peer);
+                let detail = Some(format!("good for {} s", ttl.as_secs()));
+                outlet.audit(|| AuditLine { user: Some(user), issuer: Some(issuer), route: Some(route), detail, ..line });
+            }
+            Event::TicketRefused { request_id, peer, rejection } => {
+                let about = Attempt { request_id, peer, host: "", path: "", route: "", method: None };
+                log_rejection("ticket_refused", &about, rejection);
+                outlet.count(|metrics| add(metrics.tickets_refused.with([rejection.facts().label]), 1));
+                outlet.audit(|| rejection_line("ticket_refused", &about, rejection));
+            }
+            Event::TicketRedeemed { request_id, user, peer, route } => {
+                info!(target: "usher", event = "ticket_redeemed", request_id, user, %peer, route, "ticket redeemed");
+                outlet.count(|metrics| add(metrics.tickets_redeemed.with([route]), 1));
+                let line = ticket_line("ticket_redeemed", ACCEPTED, request_id, peer);
+                outlet.audit(|| AuditLine { user: Some(user), route: Some(route), ..line });
+            }
+            Event::TicketRedeemRefused { request_id, peer, route, fault } => {
+                let label = ticket_fault_label(fault);
+                info!(target: "usher", event = "ticket_redeem_refused", request_id, %peer, route, fault = label, "ticket not redeemed");
+                outlet.count(|metrics| add(metrics.tickets_redeem_refused.with([route, label]), 1));
+                let line = ticket_line("ticket_redeem_refused", label, request_id, peer);
+                outlet.audit(|| AuditLine { route: Some(route), detail: Some(fault.to_string()), ..line });
+            }
+            Event::TicketLost { request_id, user } => {
+                info!(target: "usher", event = "ticket_lost", request_id, user, "the client left while its ticket was redeemed");
+                outlet.count(|metrics| metrics.tickets_lost.increment(1));
+                let line = AuditLine { event: "ticket_lost", outcome: "client_gone", ..AuditLine::default() };
+                outlet.audit(|| AuditLine { request_id: Some(request_id), user: Some(user), ..line });
+            }
+            Event::TicketsExpired { count } => {
+                debug!(target: "usher", event = "tickets_expired", count, "tickets expired");
+                outlet.count(|metrics| metrics.tickets_expired.increment(count));
+                let detail = Some(format!("{count} tickets"));
+                outlet.audit(|| AuditLine { event: "tickets_expired", outcome: "expired", detail, ..AuditLine::default() });
+            }
+            Event::TicketsHeld { count } => outlet.count(|metrics| metrics.tickets_held.set(count as f64)),
+            Event::DialFailed { upstream, server, error } => {
+                warn!(target: "usher", event = "dial_failed", upstream, server, error, "an upstream server could not be reached");
+                outlet.count(|metrics| add(metrics.dial_failures.with([upstream]), 1));
+            }
+            Event::KeyringLoaded { algorithm, current } => {
+                info!(target: "usher", event = "keyring_loaded", algorithm, current, "signing keys loaded");
+                let detail = Some(format!("{algorithm} {current}"));
+                outlet.audit(|| AuditLine { event: "keyring_loaded", outcome: ACCEPTED, detail, ..AuditLine::default() });
+            }
+        }
+    }
+}
+
+fn session_ended(outlet: Outlet<'_>, session: &SessionFacts<'_>, end: &SessionEnd) {
+    let SessionFacts { request_id, session_id, user, route, upstream, peer, .. } = *session;
+    let (method, reason, duration_ms) = (session.method.map(Method::name), end.reason.facts().label, millis(end.duration));
+    let close_code = end.code.map(|code| code.0);
+    info!(
+        target: "usher", event = "session_ended", request_id, session_id, user, method, route, upstream, %peer, reason, close_code, duration_ms,
+        client_bytes = end.from_client.bytes, client_messages = end.from_client.messages,
+        upstream_bytes = end.from_upstream.bytes, upstream_messages = end.from_upstream.messages, "session ended"
+    );
+    outlet.count(|metrics| {
+        if let Some(active) = metrics.sessions_active.with([route]) {
+            active.decrement(1.0);
+        }
+        if let Some(histogram) = metrics.session_duration.with([route]) {
+            histogram.record(end.duration);
+        }
+        add(metrics.session_closes.with([end.code.map_or("", |code| code.label()), reason]), 1);
+        for (direction, traffic) in [(FROM_CLIENT, end.from_client), (FROM_UPSTREAM, end.from_upstream)] {
+            add(metrics.relay_bytes.with([route, direction]), traffic.bytes);
+            add(metrics.relay_messages.with([route, direction]), traffic.messages);
+        }
+    });
+    let traffic = |Traffic { bytes, messages }| Some(TrafficLine { bytes, messages });
+    outlet.audit(|| AuditLine {
+        event: "session_ended",
+        outcome: reason,
+        close_code,
+        duration_ms: Some(duration_ms),
+        from_client: traffic(end.from_client),
+        from_upstream: traffic(end.from_upstream),
+        ..session_line(session)
+    });
+}
+
+fn log_rejection(event: &'static str, about: &Attempt<'_>, rejection: &Rejection) {
+    let Attempt { request_id, peer, host, path, route, method } = *about;
+    let facts = rejection.facts();
+    let (method, status, detail) = (method.map(Method::name), facts.status.as_u16(), rejection.detail());
+    let (outcome, side) = (facts.label, facts.side.name());
+    match facts.side {
+        Side::Client => {
+            info!(target: "usher", event, request_id, %peer, host, path, route, method, outcome, status, side, detail, "refused")
+        }
+        Side::Upstream | Side::Store | Side::Us => {
+            warn!(target: "usher", event, request_id, %peer, host, path, route, method, outcome, status, side, detail, "refused");
+        }
+    }
+}
+
+fn rejection_line<'a>(event: &'static str, about: &Attempt<'a>, rejection: &Rejection) -> AuditLine<'a> {
+    let facts = rejection.facts();
+    AuditLine {
+        method: about.method.map(Method::name),
+        route: said(about.route),
+        host: said(about.host),
+        path: said(about.path),
+        status: Some(facts.status.as_u16()),
+        side: Some(facts.side.name()),
+        detail: Some(rejection.detail()),
+        ..ticket_line(event, facts.label, about.request_id, about.peer)
+    }
+}
+
+fn session_line<'a>(session: &SessionFacts<'a>) -> AuditLine<'a> {
+    AuditLine {
+        request_id: Some(session.request_id),
+        session_id: Some(session.session_id),
+        user: session.user,
+        method: session.method.map(Method::name),
+        route: Some(session.route),
+        upstream: Some(session.upstream),
+        peer: Some(session.peer),
+        ..AuditLine::default()
+    }
+}
+
+fn ticket_line<'a>(event: &'static str, outcome: &'a str, request_id: &'a str, peer: IpAddr) -> AuditLine<'a> {
+    AuditLine { event, outcome, request_id: Some(request_id), peer: Some(peer), ..AuditLine::default() }
+}
+
+impl Outlet<'_> {
+    fn count(&self, count: impl FnOnce(&Metrics)) {
+        if let Some(metrics) = self.metrics {
+            count(metrics);
+        }
+    }
+
+    fn audit<'a>(&self, line: impl FnOnce() -> AuditLine<'a>) {
+        if let Some(audit) = self.audit {
+            audit.write(&AuditLine { time: Now::read().wall.to_rfc3339(), ..line() });
+        }
+    }
+}
+
+fn add(counter: Option<&metrics::Counter>, amount: u64) {
+    if let Some(counter) = counter {
+        counter.increment(amount);
+    }
+}
+
+fn method_label(method: Option<Method>) -> &'static str {
+    method.map_or("", Method::name)
+}
+
+fn said(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn text_of(peer: Option<IpAddr>) -> Option<String> {
+    peer.map(|peer| peer.to_string())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::session::close::CloseReason;
+    use crate::telemetry::event::Phases;
+    use crate::telemetry::request_id::RequestId;
+    use crate::ws::close_code::CloseCode;
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const SESSION: SessionFacts<'static> = SessionFacts {
+        request_id: "r1",
+        session_id: "s1",
+        user: Some("ann"),
+        method: Some(Method::Ticket),
+        route: "/ws",
+        upstream: "chat",
+        peer: PEER,
+    };
+
+    #[test]
+    fn a_session_counts_and_leaves_its_lines_under_one_request_id() {
+        let (metrics, exposition) = Metrics::register(&["/ws"], &["chat"], UnixMillis(0)).unwrap();
+        let path = std::env::temp_dir().join(format!("usher-emit-{}", RequestId::random()));
+        let audit = Audit::open(&path, 100).unwrap();
+        let outlet = Outlet { metrics: Some(&metrics), audit: Some(&audit) };
+        let end = SessionEnd {
+            reason: CloseReason::ClientClosed,
+            code: Some(CloseCode::NORMAL),
+            duration: Duration::from_secs(90),
+            from_client: Traffic { bytes: 7, messages: 1 },
+            from_upstream: Traffic { bytes: 900, messages: 3 },
+        };
+        let started = |session| Event::SessionStarted { session, request_id: "r1", server: "a:1", handshake: Phases::default() };
+        started(SESSION).emit_to(outlet);
+        started(SESSION).emit_to(outlet);
+        Event::SessionEnded { session: SESSION, end: &end }.emit_to(outlet);
+        let about = Attempt { request_id: "r2", peer: PEER, host: "h", path: "/ws", route: "/ws", method: None };
+        Event::UpgradeRejected { about, rejection: &Rejection::MissingCredential }.emit_to(outlet);
+
+        let text = exposition.render();
+        for line in [
+            "usher_sessions_active{route=\"/ws\"} 1",
+            "usher_upgrades_total{route=\"/ws\",method=\"ticket\",outcome=\"accepted\"} 2",
+            "usher_upgrades_total{route=\"/ws\",method=\"none\",outcome=\"missing_credential\"} 1",
+            "usher_session_closes_total{code=\"1000\",reason=\"client_closed\"} 1",
+            "usher_relay_bytes_total{route=\"/ws\",direction=\"from_upstream\"} 900",
+            "usher_session_duration_seconds_bucket{route=\"/ws\",le=\"300\"} 1",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        assert!(audit.flush(Duration::from_secs(30)));
+        let lines = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<_> = lines.iter().map(|line| (line["event"].as_str().unwrap(), line["request_id"].as_str().unwrap())).collect();
+        assert_eq!(told, [("session_started", "r1"), ("session_started", "r1"), ("session_ended", "r1"), ("upgrade_rejected", "r2")]);
+        assert_eq!((&lines[2]["outcome"], &lines[2]["from_client"]["bytes"]), (&"client_closed".into(), &7.into()));
+        assert_eq!((&lines[3]["status"], &lines[3]["side"]), (&401.into(), &"client".into()));
+    }
+
+    #[test]
+    fn events_before_telemetry_is_installed_are_harmless() {
+        Event::ConnectionOpened.emit();
+        Event::TicketRefused { request_id: "r", peer: PEER, rejection: &Rejection::Internal }.emit();
+    }
+
+    #[test]
+    fn every_rejection_counts_under_its_own_label() {
+        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(0)).unwrap();
+        let outlet = Outlet { metrics: Some(&metrics), audit: None };
+        for rejection in Rejection::catalogue() {
+            let about = Attempt { request_id: "r", peer: PEER, host: "h", path: "/ws", route: "/ws", method: Some(Method::Header) };
+            Event::UpgradeRejected { about, rejection: &rejection }.emit_to(outlet);
+        }
+        let text = exposition.render();
+        let lines = text.lines().filter(|line| line.starts_with("usher_upgrades_total{"));
+        let lines: Vec<&str> = lines.inspect(|line| assert!(line.ends_with(" 1") && !line.contains("other"), "{line}")).collect();
+        assert_eq!(lines.len(), Rejection::catalogue().len());
+    }
+}

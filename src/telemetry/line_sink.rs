@@ -1,0 +1,197 @@
+//! A bounded queue of lines in front of a slow writer.
+//!
+//! Logs and audit lines are written by a thread of their own, so that a blocked pipe or a full disk never blocks the data
+//! path. When the queue is full the line is dropped and counted.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+pub struct LineSink {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    capacity: usize,
+    state: Mutex<State>,
+    filled: Condvar,
+    written: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<Vec<u8>>,
+    /// Lines that the thread is writing now; they count against the capacity too.
+    in_hand: usize,
+    dropped: u64,
+    closed: bool,
+}
+
+impl LineSink {
+    /// `name` is the writing thread's.
+    pub fn start(name: &str, capacity: usize, writer: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared =
+            Arc::new(Shared { capacity: capacity.max(1), state: Mutex::default(), filled: Condvar::new(), written: Condvar::new() });
+        let theirs = Arc::clone(&shared);
+        thread::Builder::new().name(name.to_owned()).spawn(move || theirs.write_all(writer))?;
+        Ok(Self { shared })
+    }
+
+    /// Never waits for the writer. The line brings its own line end.
+    pub fn push(&self, line: Vec<u8>) {
+        let mut state = self.shared.lock();
+        if state.waiting.len() + state.in_hand >= self.shared.capacity {
+            state.dropped += 1;
+            return;
+        }
+        state.waiting.push(line);
+        drop(state);
+        self.shared.filled.notify_one();
+    }
+
+    /// Counts a line that could not even be put together.
+    pub fn count_dropped(&self) {
+        self.shared.lock().dropped += 1;
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.shared.lock().dropped
+    }
+
+    /// Waits until everything pushed so far is written, or until `patience` is over.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let state = self.shared.lock();
+        let waited = self.shared.written.wait_timeout_while(state, patience, |state| !state.waiting.is_empty() || state.in_hand > 0);
+        let (_state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        !timeout.timed_out()
+    }
+}
+
+impl Drop for LineSink {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.filled.notify_one();
+    }
+}
+
+impl Shared {
+    /// A panic elsewhere leaves whole lines behind: the state is good whatever happened to its last holder.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_all(&self, mut writer: impl Write) {
+        let mut batch = Vec::new();
+        let mut bytes = Vec::new();
+        loop {
+            let state = self.lock();
+            let waited = self.filled.wait_while(state, |state| state.waiting.is_empty() && !state.closed);
+            let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+            if state.waiting.is_empty() {
+                return;
+            }
+            std::mem::swap(&mut batch, &mut state.waiting);
+            state.in_hand = batch.len();
+            drop(state);
+
+            bytes.clear();
+            let count = batch.len() as u64;
+            for line in batch.drain(..) {
+                bytes.extend_from_slice(&line);
+            }
+            let lost = writer.write_all(&bytes).and_then(|()| writer.flush()).is_err();
+
+            let mut state = self.lock();
+            state.in_hand = 0;
+            if lost {
+                state.dropped += count;
+            }
+            drop(state);
+            self.written.notify_all();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Says that it was entered, then writes nothing until it is let go.
+    struct Blocked(mpsc::Sender<()>, mpsc::Receiver<()>);
+
+    impl Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.send(());
+            let _ = self.1.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_written_in_order_and_flush_waits_for_the_last() {
+        let page = Page::default();
+        let sink = LineSink::start("test", 10_000, page.clone()).unwrap();
+        let expected: String = (0..1000).map(|n| format!("{n}\n")).collect();
+        for n in 0..1000 {
+            sink.push(format!("{n}\n").into_bytes());
+        }
+        assert!(sink.flush(LONG));
+        assert_eq!(String::from_utf8(page.0.lock().unwrap().clone()).unwrap(), expected);
+        assert_eq!(sink.dropped(), 0);
+    }
+
+    #[test]
+    fn a_blocked_writer_costs_lines_and_no_waiting() {
+        let (entered, is_entered) = mpsc::channel();
+        let (let_go, go) = mpsc::channel();
+        let sink = LineSink::start("test", 3, Blocked(entered, go)).unwrap();
+        sink.push(b"first\n".to_vec());
+        is_entered.recv().unwrap();
+        for _ in 0..10 {
+            sink.push(b"more\n".to_vec());
+        }
+        assert_eq!(sink.dropped(), 8, "one line is in hand and two wait");
+        assert!(!sink.flush(Duration::from_millis(1)));
+        drop(let_go);
+        assert!(sink.flush(LONG));
+    }
+
+    #[test]
+    fn lines_that_the_disk_refuses_are_counted() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let sink = LineSink::start("test", 3, Full).unwrap();
+        sink.push(b"lost\n".to_vec());
+        assert!(sink.flush(LONG));
+        assert_eq!(sink.dropped(), 1);
+    }
+}

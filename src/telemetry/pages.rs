@@ -1,0 +1,130 @@
+//! `docs/metrics.md` and `docs/errors.md`, written from the tables that the program itself uses.
+//!
+//! Tests hold the committed pages to these functions; `USHER_WRITE_DOCS=1 cargo test --lib pages` writes them anew.
+
+use std::fmt::Write;
+
+use super::metric::{ALL, Kind};
+use crate::rejection::Rejection;
+use crate::session::close::CloseReason;
+use crate::ws::close_code::CloseCode;
+
+pub fn metrics_page() -> String {
+    let mut page = String::from(
+        "# Metrics\n\n\
+         Generated from `src/telemetry/metric.rs` by `USHER_WRITE_DOCS=1 cargo test --lib pages`.\n\n\
+         `GET /metrics` on the admin listener answers in the text format of Prometheus, version 0.0.4.\n\
+         Labels are closed sets: never a user, a ticket, a path or an origin. `none` means that nothing was found or shown,\n\
+         `other` that the value is in no set that Usher knows.\n\n\
+         | metric | kind | labels | meaning |\n|---|---|---|---|\n",
+    );
+    let mut buckets = String::new();
+    for row in ALL {
+        let labels: Vec<String> = row.labels.iter().map(|label| format!("`{label}`")).collect();
+        let kind = match row.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(bounds) => {
+                let bounds: Vec<String> = bounds.iter().map(f64::to_string).collect();
+                let _ = writeln!(buckets, "- `{}`: {}", row.name, bounds.join(", "));
+                "histogram"
+            }
+        };
+        let _ = writeln!(page, "| `{}` | {kind} | {} | {} |", row.name, labels.join(", "), row.help);
+    }
+    page.push_str("\n## Buckets\n\nUpper bounds, in seconds.\n\n");
+    page.push_str(&buckets);
+    page
+}
+
+pub fn errors_page() -> String {
+    let mut page = String::from(
+        "# Errors\n\n\
+         Generated from `src/rejection.rs` and `src/session/close.rs` by `USHER_WRITE_DOCS=1 cargo test --lib pages`.\n\n\
+         ## How a request is refused\n\n\
+         `code` is in the body of the answer; the label is the `outcome` in metrics, logs and audit lines. Side: whose fault it was.\n\
+         Recoverable: the same client may succeed by trying again, perhaps with a fresh credential.\n\n\
+         | code | status | label | side | recoverable | what the client is told |\n|---|---|---|---|---|---|\n",
+    );
+    for rejection in Rejection::catalogue() {
+        let facts = rejection.facts();
+        let (status, message) = match rejection {
+            Rejection::UpstreamDeclined(_) => ("the upstream's".to_owned(), "the upstream's own answer is passed on".to_owned()),
+            ref other => (facts.status.as_u16().to_string(), other.message()),
+        };
+        let recoverable = if facts.recoverable { "yes" } else { "no" };
+        let _ = writeln!(page, "| `{}` | {status} | `{}` | {} | {recoverable} | {message} |", facts.code, facts.label, facts.side.name());
+    }
+    page.push_str(
+        "\n## How a session ends\n\n\
+         The label is the `reason` in metrics and the `outcome` of the audit line `session_ended`. Where Usher makes the end, each side is\n\
+         sent this close code and reason.\n\n\
+         | label | to the client | to the upstream |\n|---|---|---|\n",
+    );
+    for reason in CloseReason::ALL {
+        let facts = reason.facts();
+        let _ = writeln!(page, "| `{}` | {} | {} |", facts.label, told(facts.to_client), told(facts.to_upstream));
+    }
+    page
+}
+
+fn told(close: Option<(CloseCode, &'static str)>) -> String {
+    close.map_or_else(|| "nothing of ours".to_owned(), |(code, reason)| format!("{code} `{reason}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn hold(page: &str, name: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+        if std::env::var_os("USHER_WRITE_DOCS").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, page).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == page, "docs/{name} is not what the tables say; run USHER_WRITE_DOCS=1 cargo test --lib pages");
+    }
+
+    #[test]
+    fn the_metrics_page_is_what_the_table_says() {
+        hold(&metrics_page(), "metrics.md");
+    }
+
+    #[test]
+    fn the_errors_page_is_what_the_tables_say() {
+        hold(&errors_page(), "errors.md");
+    }
+
+    #[test]
+    fn the_catalogue_has_every_rejection() {
+        // A variant that is new here belongs into `Rejection::catalogue` too.
+        let number = |rejection: &Rejection| match rejection {
+            Rejection::AmbiguousRequest(_) => 0,
+            Rejection::HeadTooLarge => 1,
+            Rejection::HeadTimeout => 2,
+            Rejection::UpgradeMethod => 3,
+            Rejection::UpgradeMalformed(_) => 4,
+            Rejection::UpgradeVersion => 5,
+            Rejection::NoRoute => 6,
+            Rejection::ForbiddenOrigin => 7,
+            Rejection::MissingCredential => 8,
+            Rejection::InvalidToken(_) => 9,
+            Rejection::InvalidTicket(_) => 10,
+            Rejection::TicketBinding(_) => 11,
+            Rejection::RateLimited { .. } => 12,
+            Rejection::StoreUnavailable => 13,
+            Rejection::UpstreamUnavailable => 14,
+            Rejection::UpstreamTimeout => 15,
+            Rejection::UpstreamProtocol(_) => 16,
+            Rejection::UpstreamDeclined(_) => 17,
+            Rejection::TooManyConnections => 18,
+            Rejection::Draining => 19,
+            Rejection::ClientGone => 20,
+            Rejection::Internal => 21,
+        };
+        let numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
+        assert_eq!(numbers, (0..22).collect::<Vec<_>>());
+    }
+}

@@ -25,7 +25,7 @@ lint: ## Format, lints, stray paths, licences
 bench: ## Micro benches; see benches/README.md
 	cargo bench
 
-docs: ## The library's pages, and the pages that are generated from the code
+docs: ## The library's pages (docs/errors.md and docs/metrics.md are held to the code by tests)
 	cargo doc --no-deps --document-private-items
 
 clean: ## Remove what was built, the test tools included

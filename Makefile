@@ -23,7 +23,7 @@ lint: ## Format, lints, stray paths, licences
 	scripts/check-licenses.sh
 
 bench: ## Micro benches; see benches/README.md
-	cargo bench
+	cargo bench --bench route
 
 docs: ## The library's pages (docs/errors.md and docs/metrics.md are held to the code by tests)
 	cargo doc --no-deps --document-private-items

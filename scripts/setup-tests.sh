@@ -46,12 +46,16 @@ if [ -f "$requirements" ] && ! fresh "$requirements" "$venv/.installed"; then
 fi
 
 # 3. Node packages, exactly as locked.
-node_client=tests/e2e/clients/node
-if [ -f "$node_client/package-lock.json" ] && ! fresh "$node_client/package-lock.json" "$node_client/node_modules/.installed"; then
-    say "node packages into $node_client/node_modules"
-    npm ci --prefix "$node_client" --no-audit --no-fund --loglevel=error </dev/null
-    stamp "$node_client/package-lock.json" "$node_client/node_modules/.installed"
-fi
+for lock in tests/e2e/clients/*/package-lock.json tests/e2e/browser/package-lock.json; do
+    [ -f "$lock" ] || continue
+    folder=$(dirname "$lock")
+    if ! fresh "$lock" "$folder/node_modules/.installed"; then
+        say "node packages into $folder/node_modules"
+        npm ci --prefix "$folder" --no-audit --no-fund --loglevel=error </dev/null
+        mkdir -p "$folder/node_modules"
+        stamp "$lock" "$folder/node_modules/.installed"
+    fi
+done
 
 # 4. What the tests themselves want on top.
 if [ -f tests/e2e/install.sh ]; then

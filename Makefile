@@ -1,0 +1,32 @@
+# Every step of continuous integration is a target here, and every target is a command that a person can run.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test lint bench docs clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## A chat behind Usher on loopback, with a page to log in and talk
+	cargo run --release -- demo
+
+build: ## The release binary: target/release/usher
+	cargo build --release
+
+test: ## Every test; installs what the outside clients need, where it is missing
+	scripts/setup-tests.sh
+	cargo test
+
+lint: ## Format, lints, stray paths, licences
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	scripts/check-paths.sh
+	scripts/check-licenses.sh
+
+bench: ## Micro benches; see benches/README.md
+	cargo bench --bench route
+
+docs: ## The library's pages (docs/errors.md and docs/metrics.md are held to the code by tests)
+	cargo doc --no-deps --document-private-items
+
+clean: ## Remove what was built, the test tools included
+	cargo clean

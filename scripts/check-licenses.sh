@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Licences, banned crates and sources by deny.toml. Says so and passes where cargo-deny is not installed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if command -v cargo-deny >/dev/null 2>&1; then
+    cargo deny check licenses bans sources
+else
+    echo "check-licenses: skipped, cargo-deny is not installed (cargo install cargo-deny --locked)"
+fi

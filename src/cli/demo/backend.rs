@@ -119,7 +119,7 @@ async fn answer(mut request: Request<Incoming>, shared: Arc<Shared>) -> Response
         (&Method::GET | &Method::HEAD, "/assets/page.css") => content("text/css; charset=utf-8", STYLE),
         (&Method::GET | &Method::HEAD, "/assets/page.js") => content("text/javascript; charset=utf-8", SCRIPT),
         (&Method::GET, "/api/hello") => {
-            let visitor = Visitor::of(request.headers());
+            let visitor = Visitor::of(&request);
             json_answer(
                 StatusCode::OK,
                 &json!({ "message": format!("Hello, {}", visitor.name), "user": visitor.name, "context": visitor.context }),
@@ -136,7 +136,7 @@ fn open_chat(request: &mut Request<Incoming>, shared: Arc<Shared>) -> Response<F
     let Some(seat) = shared.room.seat() else {
         return json_answer(StatusCode::SERVICE_UNAVAILABLE, &json!({ "message": "every seat in the room is taken" }));
     };
-    let visitor = Visitor::of(request.headers());
+    let visitor = Visitor::of(request);
     match upgrade::upgrade(request) {
         Ok((response, socket)) => {
             tokio::spawn(async move { shared.room.host(socket, visitor, seat).await });
@@ -239,6 +239,7 @@ mod tests {
         let backend = started();
         let welcome = next(&mut visit(&backend, "ada").await, "welcome").await;
         assert_eq!(welcome["you"], "ada");
+        assert_eq!(welcome["target"], "/any/path");
         assert_eq!(welcome["context"], json!({ "iss": "usher", "sub": "ada" }));
         let names: Vec<&str> = welcome["headers"].as_array().unwrap().iter().map(|pair| pair[0].as_str().unwrap()).collect();
         assert!(names.contains(&"x-user-context") && names.contains(&"sec-websocket-key"), "{names:?}");

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fastwebsockets::upgrade::UpgradeFut;
 use fastwebsockets::{Frame, OpCode, Payload, WebSocketError, WebSocketRead, WebSocketWrite};
-use http::HeaderMap;
+use http::Request;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,6 +32,8 @@ pub struct Room {
 pub struct Visitor {
     pub name: String,
     pub context: Value,
+    /// The request line's target: a reader sees that the ticket was taken out of it.
+    pub target: String,
     pub headers: Vec<(String, String)>,
 }
 
@@ -42,11 +44,13 @@ enum Said {
 }
 
 impl Visitor {
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
         let context = headers.get("x-user-context").and_then(|value| decoded_claims(value.as_bytes())).unwrap_or(Value::Null);
         Self {
             name: context.get("sub").and_then(Value::as_str).unwrap_or("nobody").to_owned(),
             context,
+            target: request.uri().to_string(),
             headers: headers
                 .iter()
                 .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
@@ -55,7 +59,7 @@ impl Visitor {
     }
 
     fn welcome(&self) -> String {
-        json!({ "type": "welcome", "you": self.name, "context": self.context, "headers": self.headers }).to_string()
+        json!({ "type": "welcome", "you": self.name, "context": self.context, "target": self.target, "headers": self.headers }).to_string()
     }
 }
 

@@ -77,12 +77,7 @@ function receive(message) {
   switch (message.type) {
     case 'welcome':
       element('context').textContent = message.context ? JSON.stringify(message.context, null, 2) : 'no signed context';
-      element('headers').replaceChildren(...message.headers.map(([name, value]) => {
-        const row = document.createElement('tr');
-        if (name === 'x-user-context') row.className = 'ours';
-        for (const text of [name, value]) row.append(Object.assign(document.createElement('td'), { textContent: text }));
-        return row;
-      }));
+      showHeaders(message.target, message.headers);
       checkSignature(message.headers.find(([name]) => name === 'x-user-context')?.[1]);
       return say(null, `You are ${message.you}`);
     case 'chat': return say(message.from, message.text);
@@ -91,6 +86,18 @@ function receive(message) {
     case 'missed': return say(null, `${message.count} messages were missed`);
     case 'error': return say(null, message.text);
   }
+}
+
+// Usher's own header first, then what else came, with the request line above it all: the ticket is no longer in it.
+function showHeaders(target, headers) {
+  const ours = ([name]) => name === 'x-user-context';
+  const rows = [['GET', target], ...headers.filter(ours), ...headers.filter((header) => !ours(header))];
+  element('headers').replaceChildren(...rows.map(([name, value]) => {
+    const row = document.createElement('tr');
+    if (ours([name])) row.className = 'ours';
+    for (const text of [name, value]) row.append(Object.assign(document.createElement('td'), { textContent: text }));
+    return row;
+  }));
 }
 
 // What a real backend does with the header: verify it with the public keys that Usher publishes.

@@ -1,1 +1,156 @@
-//! (to be written)
+//! An issuer's public keys, from a JWK set.
+//!
+//! A set may hold keys for other purposes; only keys that can verify one of the issuer's pinned algorithms are taken, and
+//! never a symmetric one: whoever can write to a published set must not be able to choose a shared secret.
+
+use std::io::Read;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+
+use super::algorithm::{Algorithm, Family};
+
+const MAX_SET_BYTES: u64 = 256 * 1024;
+const MAX_KEYS: usize = 100;
+const MIN_RSA_BYTES: usize = 2048 / 8;
+/// What the crypto library takes; a larger modulus would cost the verifier too much.
+const MAX_RSA_BYTES: usize = 8192 / 8;
+
+/// A usable key.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Jwk {
+    pub id: Option<String>,
+    pub algorithms: Vec<Algorithm>,
+    pub material: KeyMaterial,
+}
+
+/// In base64url, as the set writes it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum KeyMaterial {
+    Rsa { modulus: String, exponent: String },
+    Ec { x: String, y: String },
+    Ed { x: String },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeySetError {
+    #[error(transparent)]
+    Read(#[from] std::io::Error),
+    #[error("the set is larger than 256 KiB")]
+    TooLarge,
+    #[error("it is not a JWK set: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("the set has more than 100 keys")]
+    TooManyKeys,
+    #[error("no key of the set can verify {0}")]
+    NoUsableKey(String),
+}
+
+#[derive(Deserialize)]
+struct WrittenSet {
+    keys: Vec<WrittenKey>,
+}
+
+#[derive(Deserialize)]
+struct WrittenKey {
+    kty: String,
+    kid: Option<String>,
+    alg: Option<String>,
+    crv: Option<String>,
+    #[serde(rename = "use")]
+    purpose: Option<String>,
+    key_ops: Option<Vec<String>>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+}
+
+pub fn read(file: &Path, pinned: &[Algorithm]) -> Result<Vec<Jwk>, KeySetError> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)?.take(MAX_SET_BYTES + 1).read_to_end(&mut bytes)?;
+    parse(&bytes, pinned)
+}
+
+pub fn parse(set: &[u8], pinned: &[Algorithm]) -> Result<Vec<Jwk>, KeySetError> {
+    if set.len() as u64 > MAX_SET_BYTES {
+        return Err(KeySetError::TooLarge);
+    }
+    let written: WrittenSet = serde_json::from_slice(set)?;
+    if written.keys.len() > MAX_KEYS {
+        return Err(KeySetError::TooManyKeys);
+    }
+    let keys: Vec<_> = written.keys.into_iter().filter_map(|key| usable(key, pinned)).collect();
+    if keys.is_empty() {
+        let names: Vec<_> = pinned.iter().map(|algorithm| algorithm.name()).collect();
+        return Err(KeySetError::NoUsableKey(names.join(", ")));
+    }
+    Ok(keys)
+}
+
+fn usable(key: WrittenKey, pinned: &[Algorithm]) -> Option<Jwk> {
+    if key.purpose.as_deref().is_some_and(|purpose| purpose != "sig") {
+        return None;
+    }
+    if key.key_ops.as_ref().is_some_and(|operations| !operations.iter().any(|operation| operation == "verify")) {
+        return None;
+    }
+    let (fits, material): (fn(Algorithm) -> bool, _) = match (key.kty.as_str(), key.crv.as_deref()) {
+        ("RSA", _) => {
+            let (modulus, exponent) = (key.n?, key.e?);
+            let length = URL_SAFE_NO_PAD.decode(&modulus).ok()?.len();
+            if !(MIN_RSA_BYTES..=MAX_RSA_BYTES).contains(&length) {
+                return None;
+            }
+            (|one| one.family() == Family::Rsa, KeyMaterial::Rsa { modulus, exponent })
+        }
+        ("EC", Some("P-256")) => (|one| one == Algorithm::ES256, KeyMaterial::Ec { x: key.x?, y: key.y? }),
+        ("EC", Some("P-384")) => (|one| one == Algorithm::ES384, KeyMaterial::Ec { x: key.x?, y: key.y? }),
+        ("OKP", Some("Ed25519")) => (|one| one == Algorithm::EdDSA, KeyMaterial::Ed { x: key.x? }),
+        _ => return None,
+    };
+    let named = |one: Algorithm| key.alg.as_deref().is_none_or(|alg| alg == one.name());
+    let algorithms: Vec<_> = pinned.iter().copied().filter(|&one| fits(one) && named(one)).collect();
+    (!algorithms.is_empty()).then_some(Jwk { id: key.kid, algorithms, material })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ED: &str = r#"{"kty":"OKP","crv":"Ed25519","kid":"ed","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+
+    fn parsed(keys: &str, pinned: &[Algorithm]) -> Result<Vec<Jwk>, KeySetError> {
+        parse(format!("{{\"keys\":[{keys}]}}").as_bytes(), pinned)
+    }
+
+    #[test]
+    fn a_key_is_taken_for_the_pinned_algorithms_that_fit_it() {
+        let keys = parsed(ED, &[Algorithm::EdDSA]).unwrap();
+        assert_eq!((keys[0].id.as_deref(), keys[0].algorithms.as_slice()), (Some("ed"), &[Algorithm::EdDSA][..]));
+        assert!(matches!(parsed(ED, &[Algorithm::ES256]), Err(KeySetError::NoUsableKey(_))));
+    }
+
+    #[test]
+    fn keys_for_other_purposes_and_symmetric_keys_are_left_out() {
+        for key in [
+            r#"{"kty":"oct","k":"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0","alg":"EdDSA"}"#,
+            r#"{"kty":"OKP","crv":"Ed25519","use":"enc","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+            r#"{"kty":"OKP","crv":"Ed25519","key_ops":["sign"],"x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+            r#"{"kty":"OKP","crv":"Ed25519","alg":"ES256","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+            r#"{"kty":"OKP","crv":"X25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+            r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#,
+        ] {
+            assert!(parsed(key, &[Algorithm::EdDSA, Algorithm::RS256]).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_set_that_is_too_large_is_refused() {
+        assert!(matches!(parse(&vec![b' '; 300 * 1024], &[Algorithm::EdDSA]), Err(KeySetError::TooLarge)));
+        let many = vec![ED; 101].join(",");
+        assert!(matches!(parsed(&many, &[Algorithm::EdDSA]), Err(KeySetError::TooManyKeys)));
+    }
+}

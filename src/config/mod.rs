@@ -7,6 +7,7 @@
 pub mod check;
 pub mod diagnostic;
 pub mod file;
+pub mod reader;
 pub mod resolve;
 pub mod secret;
 pub mod value;
@@ -283,3 +284,5 @@ impl std::fmt::Display for Server {
         }
     }
 }
+
+pub use resolve::{Loaded, load, parse};

@@ -10,6 +10,8 @@ pub mod file;
 pub mod reader;
 pub mod resolve;
 pub mod secret;
+#[cfg(test)]
+mod tests;
 pub mod value;
 
 use std::collections::BTreeMap;

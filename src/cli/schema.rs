@@ -1,6 +1,6 @@
 //! `usher schema`: the JSON schema of the configuration, for editors.
-#![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use super::exit::Exit;
@@ -10,6 +10,6 @@ use crate::config::file::File;
 pub struct Arguments {}
 
 pub fn run(_arguments: Arguments) -> anyhow::Result<ExitCode> {
-    println!("{}", serde_json::to_string_pretty(&schemars::schema_for!(File))?);
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&schemars::schema_for!(File))?)?;
     Ok(Exit::Ok.into())
 }

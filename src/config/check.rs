@@ -149,11 +149,20 @@ fn reach_tcp(host: &str, port: u16) -> std::io::Result<()> {
     Err(last)
 }
 
+/// Looks and makes nothing: a directory made by whoever checks could belong to the wrong user.
 fn state_dir(path: &Path) -> Finding {
     let subject = format!("state_dir {}", path.display());
-    match std::fs::create_dir_all(path) {
-        Ok(()) => ok(subject, "there".to_owned()),
-        Err(error) => fail(subject, error.to_string(), "make it, and give it to the user that runs Usher"),
+    let hint = "make it, and give it to the user that runs Usher";
+    let nearest = path.ancestors().map(|a| if a.as_os_str().is_empty() { Path::new(".") } else { a }).find(|a| a.exists());
+    match nearest.map(|there| (there, there.metadata())) {
+        Some((there, Ok(metadata))) if !metadata.is_dir() => fail(subject, format!("{} is not a directory", there.display()), hint),
+        Some((there, Ok(metadata))) if metadata.permissions().readonly() => {
+            fail(subject, format!("{} is read-only", there.display()), hint)
+        }
+        Some((there, Ok(_))) if there == path => ok(subject, "there".to_owned()),
+        Some((_, Ok(_))) => ok(subject, "will be made at the first start".to_owned()),
+        Some((_, Err(error))) => fail(subject, error.to_string(), hint),
+        None => fail(subject, "no part of the path is there".to_owned(), hint),
     }
 }
 

@@ -33,7 +33,8 @@ pub fn size(text: &str) -> Result<usize, String> {
         "" => return Err(format!("`{text}` has no unit; write \"{text}B\" for bytes (units: B, KiB, MiB, GiB)")),
         _ => return Err(format!("`{unit}` is not a unit of size; the units are B, KiB, MiB, GiB")),
     };
-    count.checked_mul(factor).and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(|| format!("`{text}` is too large"))
+    let bytes = count.checked_mul(factor).and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| format!("`{text}` is too large, or nothing at all"))
 }
 
 pub fn rate(text: &str) -> Result<Rate, String> {

@@ -24,10 +24,7 @@ impl Now {
     #[allow(clippy::disallowed_methods, reason = "this is the place that reads the clocks")]
     pub fn read() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            wall: UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)),
-            mono: Instant::now(),
-        }
+        Self { wall: UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)), mono: Instant::now() }
     }
 
     /// The monotonic instant at which the wall clock would show `wall`, if nobody sets it meanwhile.

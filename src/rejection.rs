@@ -28,7 +28,9 @@ pub enum Rejection {
     InvalidTicket(TicketFault),
     /// The ticket was made for another route, page or address.
     TicketBinding(&'static str),
-    RateLimited { retry_after: Duration },
+    RateLimited {
+        retry_after: Duration,
+    },
     StoreUnavailable,
     /// No server could be reached.
     UpstreamUnavailable,

@@ -20,7 +20,10 @@ pub struct Grant {
 enum Holder {
     /// The route is public on purpose: nobody in particular.
     Anyone,
-    Known { principal: Principal, method: Method },
+    Known {
+        principal: Principal,
+        method: Method,
+    },
 }
 
 impl Grant {

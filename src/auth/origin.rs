@@ -66,7 +66,8 @@ impl fmt::Display for Origins {
 
 impl Origin {
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is not an origin; write 'https://app.example.com', with a port only where it is not the scheme's own");
+        let wrong =
+            || format!("'{text}' is not an origin; write 'https://app.example.com', with a port only where it is not the scheme's own");
         let (scheme, authority) = text.split_once("://").ok_or_else(wrong)?;
         let scheme = scheme.to_ascii_lowercase();
         let default_port = match scheme.as_str() {
@@ -78,7 +79,8 @@ impl Origin {
             Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
             _ => (authority, default_port),
         };
-        let scheme_ok = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) && scheme.starts_with(|c: char| c.is_ascii_alphabetic());
+        let scheme_ok = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+            && scheme.starts_with(|c: char| c.is_ascii_alphabetic());
         let host_ok = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b));
         if !scheme_ok || !host_ok {
             return Err(wrong());

@@ -1,1 +1,25 @@
-//! (to be written)
+//! Every exit code of the program, in one table.
+
+use std::process::ExitCode;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Ok = 0,
+    /// It ran and failed.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// Something it needs is not there.
+    Unavailable = 69,
+    /// It may not.
+    Permission = 77,
+    /// The configuration is wrong or missing.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}

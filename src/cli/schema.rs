@@ -1,1 +1,15 @@
-//! (to be written)
+//! `usher schema`: the JSON schema of the configuration, for editors.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use super::exit::Exit;
+use crate::config::file::File;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+
+pub fn run(_arguments: Arguments) -> anyhow::Result<ExitCode> {
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&schemars::schema_for!(File))?)?;
+    Ok(Exit::Ok.into())
+}

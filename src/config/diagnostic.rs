@@ -1,1 +1,131 @@
-//! (to be written)
+//! What is wrong with a file, where, and what to write instead.
+//!
+//! A diagnostic holds all that it prints, so that it outlives the text it was made from.
+
+use std::fmt;
+use std::ops::Range;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    pub message: String,
+    pub place: Option<Place>,
+    pub help: Option<String>,
+}
+
+/// A run of characters on one line of a file. Lines and columns count from one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
+    pub text: String,
+    pub width: usize,
+}
+
+/// Every mistake of one file, in the order in which they stand there. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostics(pub Vec<Diagnostic>);
+
+impl Diagnostic {
+    pub fn error(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, message: message.into(), place: None, help: None }
+    }
+
+    pub fn warning(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(message) }
+    }
+
+    pub fn at(mut self, file: &str, text: &str, span: Range<usize>) -> Self {
+        self.place = Some(Place::of(file, text, span));
+        self
+    }
+
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub fn render(&self, colour: bool) -> String {
+        let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
+        let (word, code) = match self.severity {
+            Severity::Error => ("error", "1;31"),
+            Severity::Warning => ("warning", "1;33"),
+        };
+        let mut out = String::new();
+        if let Some(place) = &self.place {
+            out += &format!("{}:{}:{}: ", place.file, place.line, place.column);
+        }
+        out += &format!("{}: {}\n", paint(code, word), self.message);
+        if let Some(place) = &self.place {
+            let number = place.line.to_string();
+            let gutter = " ".repeat(number.len());
+            // Tabs are kept, so that the carets stand under the span however wide a tab is shown.
+            let indent: String = place.text.chars().take(place.column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
+            out += &format!("  {number} | {}\n  {gutter} | {indent}{}\n", place.text, paint(code, &"^".repeat(place.width)));
+        }
+        if let Some(help) = &self.help {
+            out += &format!("  {}: {help}\n", paint("1;36", "help"));
+        }
+        out
+    }
+}
+
+impl Place {
+    fn of(file: &str, text: &str, span: Range<usize>) -> Self {
+        let before = text.get(..span.start).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
+        let prefix = before.get(line_start..).unwrap_or_default();
+        let spanned = text.get(span).unwrap_or_default().lines().next().unwrap_or_default();
+        Self {
+            file: file.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: prefix.chars().count() + 1,
+            text: line.to_owned(),
+            width: spanned.chars().count().max(1),
+        }
+    }
+}
+
+impl Diagnostics {
+    pub fn render(&self, colour: bool) -> String {
+        let all: Vec<_> = self.0.iter().map(|diagnostic| diagnostic.render(colour)).collect();
+        all.join("\n")
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// The known word that `word` was most likely meant to be.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
+    scored.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+}
+
+/// "did you mean `x`?" where something is near, else the whole choice.
+pub fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    if let Some(near) = nearest(word, known.clone()) {
+        return format!("did you mean `{near}`?");
+    }
+    let all: Vec<_> = known.into_iter().map(|word| format!("`{word}`")).collect();
+    if all.is_empty() { "nothing is known here".to_owned() } else { format!("known here: {}", all.join(", ")) }
+}

@@ -1,1 +1,285 @@
-//! (to be written)
+//! The configuration as it is written: the source of the JSON schema.
+//!
+//! `resolve.rs` reads the same keys with their places; a test holds the two together through `config/reference.toml`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::auth::algorithm::Algorithm;
+use crate::auth::credential::Method;
+
+/// Everything that can be written in the file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Where Usher keeps the keys that it makes.
+    pub state_dir: Option<String>,
+    /// Runtime threads; one per core unless written.
+    pub threads: Option<usize>,
+    /// Addresses that clients connect to; at least one.
+    pub listener: Option<Vec<ListenerTable>>,
+    /// Whose tokens are good.
+    pub issuer: Option<Vec<IssuerTable>>,
+    /// The servers behind Usher.
+    pub upstream: Option<Vec<UpstreamTable>>,
+    /// Which path goes to which upstream, and who may use it; at least one.
+    pub route: Option<Vec<RouteTable>>,
+    /// One-time tickets for browsers.
+    pub tickets: Option<TicketsTable>,
+    /// Where tickets are kept.
+    pub store: Option<StoreTable>,
+    /// The signed header that tells the upstream who the user is.
+    pub context: Option<ContextTable>,
+    /// Pings and silence.
+    pub keepalive: Option<KeepaliveTable>,
+    /// How much a client may take.
+    pub limits: Option<LimitsTable>,
+    /// Stopping.
+    pub drain: Option<DrainTable>,
+    /// The address for metrics, health and steering; off unless written.
+    pub admin: Option<AdminTable>,
+    /// The log.
+    pub log: Option<LogTable>,
+    /// The audit trail.
+    pub audit: Option<AuditTable>,
+}
+
+/// An address that clients connect to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTable {
+    /// IP address and port.
+    pub address: String,
+    /// PEM files; the first pair serves clients that name no known host.
+    pub certificates: Option<Vec<CertificateTable>>,
+    /// Take plain HTTP, where another proxy terminates TLS.
+    pub plain: Option<bool>,
+    /// The oldest TLS version taken, 1.2 or 1.3.
+    pub min_tls: Option<String>,
+    /// Networks whose forwarding headers are believed.
+    pub trusted_peers: Option<Vec<String>>,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateTable {
+    /// PEM file of the certificate and its chain.
+    pub cert: String,
+    /// PEM file of the private key.
+    pub key: String,
+}
+
+/// Whose tokens are good.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerTable {
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// The iss that its tokens carry.
+    pub issuer: String,
+    /// A token carries at least one of these as aud.
+    pub audience: Vec<String>,
+    /// Signature algorithms, all of one family.
+    pub algorithms: Vec<Algorithm>,
+    /// Environment variable with the shared secret, for HS256, HS384 and HS512.
+    pub secret_env: Option<String>,
+    /// File with the shared secret, instead of secret_env.
+    pub secret_file: Option<String>,
+    /// JSON Web Key Set with the public keys, for every other algorithm.
+    pub jwks_file: Option<String>,
+    /// How far clocks may differ.
+    pub leeway: Option<String>,
+    /// Claims that a token must carry besides iss, aud and exp.
+    pub required_claims: Option<Vec<String>>,
+    /// The claim that names the user.
+    pub user_claim: Option<String>,
+    /// The claim that lists permissions.
+    pub permissions_claim: Option<String>,
+    /// The claim that names the login session.
+    pub session_claim: Option<String>,
+    /// A longer token is refused.
+    pub max_token_bytes: Option<String>,
+    /// A token good for longer than this from now is refused.
+    pub max_lifetime: Option<String>,
+}
+
+/// Servers of one kind.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamTable {
+    /// The name that routes use.
+    pub name: String,
+    /// Servers as http://host:port, https://host:port or unix:/path.
+    pub servers: Vec<String>,
+    /// How long connecting may take.
+    pub dial_timeout: Option<String>,
+    /// How long a server may take to begin its answer.
+    pub answer_timeout: Option<String>,
+    /// Idle HTTP connections kept for each server on each thread.
+    pub max_idle: Option<usize>,
+    /// How long an idle HTTP connection is kept.
+    pub idle_timeout: Option<String>,
+    /// PEM file of the authorities that sign the servers, instead of those of the system.
+    pub ca_file: Option<String>,
+    /// The name to verify, where it is not the host of the server.
+    pub server_name: Option<String>,
+}
+
+/// Which path goes where, and who may use it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteTable {
+    /// An exact path, /prefix/*, or with {name} segments.
+    pub path: String,
+    /// Hosts it answers to; all unless written.
+    pub hosts: Option<Vec<String>>,
+    /// The name of an upstream.
+    pub upstream: String,
+    /// Methods in order of preference; an empty list makes the route public.
+    pub auth: Vec<Method>,
+    /// Web pages that may connect; not looked at unless written.
+    pub origins: Option<Vec<String>>,
+    /// The query parameter that carries a ticket.
+    pub ticket_parameter: Option<String>,
+    /// Unsigned headers for the upstream, each with the claim it carries.
+    pub identity_headers: Option<BTreeMap<String, String>>,
+}
+
+/// One-time tickets for browsers.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TicketsTable {
+    /// Where a client asks for a ticket.
+    pub path: Option<String>,
+    /// How long a ticket is good.
+    pub ttl: Option<String>,
+    /// The longest that a client may ask for.
+    pub max_ttl: Option<String>,
+    /// Allow tickets that work more than once.
+    pub multi_use: Option<bool>,
+    /// What a ticket is tied to: origin, ip.
+    pub bind: Option<Vec<String>>,
+    /// Pages that may ask for tickets; those of the ticket routes unless written.
+    pub origins: Option<Vec<String>>,
+    /// Tickets for one user.
+    pub rate_per_user: Option<String>,
+    /// Tickets for one client address.
+    pub rate_per_address: Option<String>,
+}
+
+/// Where tickets are kept.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StoreTable {
+    /// Only memory in this version.
+    pub url: Option<String>,
+    /// Tickets alive at once.
+    pub max_tickets: Option<usize>,
+}
+
+/// The signed header for the upstream.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContextTable {
+    /// The header that carries it.
+    pub header: Option<String>,
+    /// EdDSA, ES256 or HS256.
+    pub algorithm: Option<String>,
+    /// Its iss.
+    pub issuer: Option<String>,
+    /// How long it is good.
+    pub ttl: Option<String>,
+    /// Claims of the token that it carries on.
+    pub claims: Option<Vec<String>>,
+    /// Where the public keys are published.
+    pub jwks_path: Option<String>,
+    /// PKCS#8 PEM files, the signing one first; Usher makes its own unless written.
+    pub key_files: Option<Vec<String>>,
+    /// Environment variable with the shared secret, for HS256.
+    pub secret_env: Option<String>,
+    /// File with the shared secret, instead of secret_env.
+    pub secret_file: Option<String>,
+}
+
+/// Pings and silence.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeepaliveTable {
+    /// A client silent for this long is pinged.
+    pub ping: Option<String>,
+    /// A client silent for this long is closed.
+    pub idle_timeout: Option<String>,
+    /// How long a close handshake may take.
+    pub close_timeout: Option<String>,
+}
+
+/// How much a client may take.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsTable {
+    /// Client connections in all.
+    pub connections: Option<usize>,
+    /// How long a TLS handshake may take.
+    pub tls_timeout: Option<String>,
+    /// How long a request head may take.
+    pub head_timeout: Option<String>,
+    /// From accept to a grant.
+    pub handshake_timeout: Option<String>,
+    /// Size of a request head.
+    pub head_bytes: Option<String>,
+    /// Header fields of a request.
+    pub head_fields: Option<usize>,
+    /// Size of a request target.
+    pub target_bytes: Option<String>,
+    /// How long an HTTP connection may rest between requests.
+    pub http_idle_timeout: Option<String>,
+    /// Bytes of an upstream refusal that are passed on.
+    pub refusal_bytes: Option<String>,
+    /// Bytes held for one direction of one session.
+    pub buffered_bytes: Option<String>,
+    /// Users and addresses whose ticket rate is remembered.
+    pub rate_entries: Option<usize>,
+    /// Audit and log lines waiting for a slow disk.
+    pub audit_queue: Option<usize>,
+}
+
+/// Stopping.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DrainTable {
+    /// How long sessions have to leave.
+    pub window: Option<String>,
+}
+
+/// Metrics, health and steering.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminTable {
+    /// IP address and port; loopback unless there is a token.
+    pub address: String,
+    /// Environment variable with the bearer token.
+    pub token_env: Option<String>,
+    /// File with the bearer token, instead of token_env.
+    pub token_file: Option<String>,
+}
+
+/// The log.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogTable {
+    /// auto (text on a terminal, JSON elsewhere), json or text.
+    pub format: Option<String>,
+    /// A level, or a list of target=level.
+    pub filter: Option<String>,
+}
+
+/// The audit trail.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuditTable {
+    /// Where audit lines go; into the log unless written.
+    pub file: Option<String>,
+}

@@ -7,8 +7,11 @@
 pub mod check;
 pub mod diagnostic;
 pub mod file;
+pub mod reader;
 pub mod resolve;
 pub mod secret;
+#[cfg(test)]
+mod tests;
 pub mod value;
 
 use std::collections::BTreeMap;
@@ -283,3 +286,5 @@ impl std::fmt::Display for Server {
         }
     }
 }
+
+pub use resolve::{Loaded, load, parse};

@@ -57,17 +57,25 @@ impl CloseReason {
             Self::UpstreamClosed => row("upstream_closed", None, None),
             Self::ClientGone => row("client_gone", None, Some((CloseCode::GOING_AWAY, "Client gone"))),
             Self::UpstreamGone => row("upstream_gone", Some((CloseCode::TRY_AGAIN_LATER, "Upstream gone")), None),
-            Self::ClientProtocol => {
-                row("client_protocol", Some((CloseCode::PROTOCOL_ERROR, "Protocol error")), Some((CloseCode::GOING_AWAY, "Client protocol error")))
+            Self::ClientProtocol => row(
+                "client_protocol",
+                Some((CloseCode::PROTOCOL_ERROR, "Protocol error")),
+                Some((CloseCode::GOING_AWAY, "Client protocol error")),
+            ),
+            Self::UpstreamProtocol => row(
+                "upstream_protocol",
+                Some((CloseCode::BAD_GATEWAY, "Upstream protocol error")),
+                Some((CloseCode::PROTOCOL_ERROR, "Protocol error")),
+            ),
+            Self::IdleTimeout => {
+                row("idle_timeout", Some((CloseCode::GOING_AWAY, "Idle timeout")), Some((CloseCode::GOING_AWAY, "Idle timeout")))
             }
-            Self::UpstreamProtocol => {
-                row("upstream_protocol", Some((CloseCode::BAD_GATEWAY, "Upstream protocol error")), Some((CloseCode::PROTOCOL_ERROR, "Protocol error")))
-            }
-            Self::IdleTimeout => row("idle_timeout", Some((CloseCode::GOING_AWAY, "Idle timeout")), Some((CloseCode::GOING_AWAY, "Idle timeout"))),
             Self::SessionExpired => {
                 row("session_expired", Some((CloseCode::POLICY, "Session expired")), Some((CloseCode::GOING_AWAY, "Session expired")))
             }
-            Self::Draining => row("draining", Some((CloseCode::GOING_AWAY, "Server going away")), Some((CloseCode::GOING_AWAY, "Server going away"))),
+            Self::Draining => {
+                row("draining", Some((CloseCode::GOING_AWAY, "Server going away")), Some((CloseCode::GOING_AWAY, "Server going away")))
+            }
             Self::Internal => row("internal", None, None),
         }
     }

@@ -14,37 +14,112 @@ use crate::store::TicketFault;
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Everything is bound and built.
-    Ready { listeners: &'a [SocketAddr], admin: Option<SocketAddr>, config: Option<&'a Path> },
-    DrainStarted { sessions: usize, window: Duration },
-    DrainFinished { remaining: usize },
+    Ready {
+        listeners: &'a [SocketAddr],
+        admin: Option<SocketAddr>,
+        config: Option<&'a Path>,
+    },
+    DrainStarted {
+        sessions: usize,
+        window: Duration,
+    },
+    DrainFinished {
+        remaining: usize,
+    },
     ConnectionOpened,
     ConnectionClosed,
     /// `limit` is a label of a closed set: `connections`, ...
-    LimitReached { limit: &'static str, peer: Option<IpAddr> },
+    LimitReached {
+        limit: &'static str,
+        peer: Option<IpAddr>,
+    },
     /// The operating system would not give us the next connection (no descriptors, no memory).
-    AcceptFailed { error: &'a std::io::Error },
+    AcceptFailed {
+        error: &'a std::io::Error,
+    },
     ConnectionPanicked,
     /// `reason` is a label of a closed set: `timeout`, `gone`, `protocol`.
-    TlsFailed { peer: IpAddr, reason: &'static str, detail: &'a str },
-    TlsEstablished { resumed: bool, duration: Duration },
+    TlsFailed {
+        peer: IpAddr,
+        reason: &'static str,
+        detail: &'a str,
+    },
+    TlsEstablished {
+        resumed: bool,
+        duration: Duration,
+    },
     /// An upgrade, or another request on a route that asks for auth, was refused.
-    UpgradeRejected { about: Attempt<'a>, rejection: &'a Rejection },
+    UpgradeRejected {
+        about: Attempt<'a>,
+        rejection: &'a Rejection,
+    },
     /// The same for plain HTTP.
-    RequestRejected { about: Attempt<'a>, rejection: &'a Rejection },
-    HttpForwarded { about: Attempt<'a>, user: Option<&'a str>, status: u16, duration: Duration },
-    SessionStarted { session: SessionFacts<'a>, request_id: &'a str, server: &'a str, handshake: Phases },
-    SessionEnded { session: SessionFacts<'a>, end: &'a SessionEnd },
-    TicketIssued { request_id: &'a str, user: &'a str, issuer: &'a str, peer: IpAddr, route: &'a str, ttl: Duration },
-    TicketRefused { request_id: &'a str, peer: IpAddr, rejection: &'a Rejection },
-    TicketRedeemed { request_id: &'a str, user: &'a str, peer: IpAddr, route: &'a str },
-    TicketRedeemRefused { request_id: &'a str, peer: IpAddr, route: &'a str, fault: TicketFault },
+    RequestRejected {
+        about: Attempt<'a>,
+        rejection: &'a Rejection,
+    },
+    HttpForwarded {
+        about: Attempt<'a>,
+        user: Option<&'a str>,
+        status: u16,
+        duration: Duration,
+    },
+    SessionStarted {
+        session: SessionFacts<'a>,
+        request_id: &'a str,
+        server: &'a str,
+        handshake: Phases,
+    },
+    SessionEnded {
+        session: SessionFacts<'a>,
+        end: &'a SessionEnd,
+    },
+    TicketIssued {
+        request_id: &'a str,
+        user: &'a str,
+        issuer: &'a str,
+        peer: IpAddr,
+        route: &'a str,
+        ttl: Duration,
+    },
+    TicketRefused {
+        request_id: &'a str,
+        peer: IpAddr,
+        rejection: &'a Rejection,
+    },
+    TicketRedeemed {
+        request_id: &'a str,
+        user: &'a str,
+        peer: IpAddr,
+        route: &'a str,
+    },
+    TicketRedeemRefused {
+        request_id: &'a str,
+        peer: IpAddr,
+        route: &'a str,
+        fault: TicketFault,
+    },
     /// A ticket's client left before it was answered; the ticket is spent.
-    TicketLost { request_id: &'a str, user: &'a str },
+    TicketLost {
+        request_id: &'a str,
+        user: &'a str,
+    },
     /// Tickets that nobody redeemed in time.
-    TicketsExpired { count: u64 },
-    TicketsHeld { count: usize },
-    DialFailed { upstream: &'a str, server: &'a str, error: &'a str },
-    KeyringLoaded { algorithm: &'static str, current: &'a str },
+    TicketsExpired {
+        count: u64,
+    },
+    TicketsHeld {
+        count: usize,
+    },
+    DialFailed {
+        upstream: &'a str,
+        server: &'a str,
+        error: &'a str,
+    },
+    KeyringLoaded {
+        algorithm: &'static str,
+        current: &'a str,
+    },
 }
 
 /// One request as logs tell it: the path never has its query.

@@ -1,0 +1,121 @@
+//! What the user reads when a file is wrong, and the reference held to the code.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+const MINIMAL: &str = include_str!("../../config/usher.toml");
+const REFERENCE: &str = include_str!("../../config/reference.toml");
+
+fn read(text: &str) -> Result<Loaded, String> {
+    parse(text, None, &|_| Some("0123456789abcdef0123456789abcdef".to_owned())).map_err(|diagnostics| diagnostics.to_string())
+}
+
+fn error_of(text: &str) -> String {
+    read(text).unwrap_err()
+}
+
+#[test]
+fn the_minimal_config_is_good() {
+    let loaded = read(MINIMAL).unwrap();
+    assert!(loaded.warnings.is_empty());
+    assert_eq!(loaded.config.routes[0].auth, [Method::Ticket, Method::Header]);
+    read(include_str!("../../config/examples/public-keys.toml")).unwrap();
+}
+
+#[test]
+fn an_unknown_key_is_shown_in_its_line_with_the_nearest_known_one() {
+    let error = error_of(&MINIMAL.replace("certificates =", "certificate ="));
+    let golden = "usher.toml:7:1: error: unknown key `certificate` in [[listener]]\n  7 | certificate = [{ cert = \"cert.pem\", key = \"key.pem\" }]\n    | ^^^^^^^^^^^\n  help: did you mean `certificates`?\n";
+    assert!(error.contains(golden), "{error}");
+}
+
+#[test]
+fn every_mistake_is_told_at_once() {
+    let text = MINIMAL.replace("upstream = \"chat\"", "upstream = \"chta\"").replace("HS256\"]", "HS265\"]")
+        + "\n[keepalive]\nping = 25\n[tickets]\nttl = \"10m\"\n";
+    let error = error_of(&text);
+    assert_eq!(error.matches(": error: ").count(), 4, "{error}");
+    for part in [
+        "no upstream is named `chta`",
+        "did you mean `chat`?",
+        "did you mean `HS256`?",
+        "`25` has no unit; write \"25s\"",
+        "longer than `max_ttl`",
+    ] {
+        assert!(error.contains(part), "{part} is not in\n{error}");
+    }
+}
+
+#[test]
+fn a_route_that_stands_twice_is_refused() {
+    let error = error_of(&(MINIMAL.to_owned() + "\n[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = []\n"));
+    assert!(error.contains("route `/ws` stands twice"), "{error}");
+}
+
+#[test]
+fn what_would_be_unsafe_is_refused() {
+    for (from, to, part) in [
+        ("certificates =", "#", "has no certificates"),
+        ("127.0.0.1:9090", "0.0.0.0:9090", "needs a token"),
+        ("secret_env = \"USHER_JWT_SECRET\"", "secret = \"x\"", "never written in the file"),
+        ("\"HS256\"", "\"HS256\", \"RS256\"", "another family"),
+        ("audience = [\"chat\"]", "audience = []", "needs `audience`"),
+        ("auth = [\"ticket\", \"header\"]", "", "needs `auth`"),
+        ("\"ticket\",", "\"message\",", "not available in this version"),
+    ] {
+        let error = error_of(&MINIMAL.replace(from, to));
+        assert!(error.contains(part), "{part} is not in\n{error}");
+    }
+    let short = parse(MINIMAL, None, &|_| Some("short".to_owned())).unwrap_err().to_string();
+    assert!(short.contains("at least 32") && !short.contains("\"short\""), "{short}");
+}
+
+#[test]
+fn an_open_origin_list_warns() {
+    let loaded = read(&MINIMAL.replace("# origins = [\"https://app.example.com\"]", "origins = [\"*\"]")).unwrap();
+    assert_eq!(loaded.warnings.len(), 1);
+}
+
+#[test]
+fn the_reference_holds_exactly_the_keys_of_the_schema() {
+    let schema = serde_json::to_value(schemars::schema_for!(file::File)).unwrap();
+    let mut wanted = BTreeSet::new();
+    for (key, value) in schema["properties"].as_object().unwrap() {
+        let text = value.to_string();
+        let table = text.split("#/$defs/").nth(1).and_then(|rest| rest.split('"').next());
+        match table {
+            None => drop(wanted.insert(key.clone())),
+            Some(name) => {
+                wanted.extend(schema["$defs"][name]["properties"].as_object().unwrap().keys().map(|inner| format!("{key}.{inner}")))
+            }
+        }
+    }
+    let mut section = String::new();
+    let mut written = BTreeSet::new();
+    for line in REFERENCE.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = format!("{}.", name.trim_matches(['[', ']']));
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with("# ")) {
+            written.insert(format!("{section}{}", key.trim_start_matches('#')));
+        }
+    }
+    assert_eq!(written, wanted);
+}
+
+#[test]
+fn the_reference_shows_the_defaults_of_the_code() {
+    let reference = format!("{:?}", read(REFERENCE).unwrap().config);
+    let bare: Vec<_> = MINIMAL.lines().collect();
+    assert_eq!(reference, format!("{:?}", read(&bare.join("\n")).unwrap().config));
+}
+
+#[test]
+fn every_key_of_the_schema_is_one_that_is_read() {
+    let uncommented: Vec<_> = REFERENCE
+        .lines()
+        .map(|line| if line.starts_with('#') && !line.starts_with("# ") { line.trim_start_matches('#') } else { line })
+        .collect();
+    let error = error_of(&uncommented.join("\n"));
+    assert!(error.contains("cannot stand together") && !error.contains("unknown key"), "{error}");
+}

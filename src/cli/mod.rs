@@ -14,7 +14,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 use crate::config::diagnostic::Diagnostics;
 use crate::config::{Loaded, LogFormat};
@@ -25,7 +25,7 @@ use exit::Exit;
 struct CommandLine {
     /// How log lines are written, whatever the file says
     #[arg(long, global = true, value_enum, env = "USHER_LOG_FORMAT")]
-    log_format: Option<LogFormatArgument>,
+    log_format: Option<LogFormat>,
     #[command(subcommand)]
     command: Command,
 }
@@ -48,13 +48,6 @@ enum Command {
     Schema(schema::Arguments),
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormatArgument {
-    Auto,
-    Json,
-    Text,
-}
-
 static LOG_FORMAT: std::sync::OnceLock<LogFormat> = std::sync::OnceLock::new();
 
 pub fn main() -> ExitCode {
@@ -62,11 +55,7 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let command_line = CommandLine::parse();
     if let Some(format) = command_line.log_format {
-        let _ = LOG_FORMAT.set(match format {
-            LogFormatArgument::Auto => LogFormat::Auto,
-            LogFormatArgument::Json => LogFormat::Json,
-            LogFormatArgument::Text => LogFormat::Text,
-        });
+        let _ = LOG_FORMAT.set(format);
     }
     let result = match command_line.command {
         Command::Run(arguments) => run::run(arguments),

@@ -96,7 +96,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         store: store(&top.section("store")),
         context: signed_context(&top.section("context")),
         keepalive: keepalive(&top.section("keepalive")),
-        limits: limits(&top.section("limits")),
+        limits: Arc::new(limits(&top.section("limits"))),
         drain: drain(&top.section("drain")),
         admin: admin(&top.section("admin")),
         log: log(&top.section("log")),

@@ -152,9 +152,20 @@ impl App {
         &self.addresses
     }
 
+    fn summary(&self) -> Summary {
+        let config = &self.edge.config;
+        Summary {
+            listeners: self.addresses.listeners.clone(),
+            routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
+            upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
+            config: config.source.as_ref().map(|source| source.display().to_string()),
+        }
+    }
+
     /// Serves until SIGTERM or SIGINT, then drains.
     pub fn run(self) -> Result<(), RunError> {
         let (stop, _) = watch::channel(false);
+        let summary = self.summary();
         let mut workers = Vec::new();
         for (index, sockets) in self.threads.into_iter().enumerate() {
             workers.push(spawn_worker(index, sockets, Arc::clone(&self.edge), stop.subscribe())?);
@@ -169,7 +180,7 @@ impl App {
                     registry: Arc::clone(&self.edge.registry),
                     readiness: Arc::clone(&self.readiness),
                     token: self.edge.config.admin.as_ref().and_then(|admin| admin.token.clone()),
-                    summary: Summary::of(&self.edge.config, &self.addresses.listeners),
+                    summary,
                 };
                 tokio::spawn(Arc::new(admin).serve(tokio::net::TcpListener::from_std(socket)?));
             }

@@ -85,7 +85,8 @@ async fn plain(guard: Guard, client: Client, worker: Worker) {
         .serve_connection(guard, service);
     // What was being answered when the guard stopped; an upgrade that was sent before its turn is not carried out.
     let mut busy_at_stop = None;
-    let mut drain = std::pin::pin!(worker.edge.drain.begun());
+    let edge = Arc::clone(&worker.edge);
+    let mut drain = std::pin::pin!(edge.drain.begun());
     let mut draining = false;
     let served = std::future::poll_fn(|cx| {
         loop {

@@ -265,6 +265,8 @@ async fn begin(guard: Guard, opened: Opened, permit: Permit, address: IpAddr, wo
     let relay = Relay::new(client, upstream, rules, Arc::clone(&record.session), &sent_early, &early);
     tokio::spawn(async move {
         let _held = (permit, place);
+        // Moved in whole: its drop is the session's end.
+        let mut record = record;
         record.end = Some(relay.await);
     });
 }

@@ -54,10 +54,10 @@ async fn open(server: &Server, upstream: &Upstream) -> io::Result<Stream> {
         config::Server::Plain { host, port } => tcp(server, host, *port).await.map(Stream::Tcp),
         config::Server::Tls { host, port } => {
             let tcp = tcp(server, host, *port).await?;
-            let (Some(connector), Some(name)) = (&upstream.tls, &server.tls_name) else {
+            let (Some(config), Some(name)) = (&upstream.tls, &server.tls_name) else {
                 return Err(io::Error::other("this upstream has no TLS"));
             };
-            let stream = connector.connect(name.clone(), tcp).await?;
+            let stream = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await?;
             Ok(Stream::Tls(Box::new(stream.into())))
         }
     }
@@ -102,7 +102,7 @@ async fn addresses(server: &Server, host: &str, port: u16) -> io::Result<Vec<Soc
 }
 
 /// `ca_file`: these roots alone. Without it: the system's.
-pub fn tls_connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
+pub fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         Some(path) => {
@@ -125,5 +125,5 @@ pub fn tls_connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> {
     }
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
+    Ok(Arc::new(config))
 }

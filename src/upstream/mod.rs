@@ -27,7 +27,7 @@ pub struct Upstreams(Vec<Arc<Upstream>>);
 pub struct Upstream {
     config: Arc<config::Upstream>,
     servers: Vec<Server>,
-    tls: Option<tokio_rustls::TlsConnector>,
+    tls: Option<Arc<rustls::ClientConfig>>,
     /// Moves on with each pick, so that equally busy servers take turns.
     turn: AtomicUsize,
 }
@@ -87,7 +87,7 @@ impl Upstream {
             });
         }
         let tls = if servers.iter().any(|server| server.tls_name.is_some()) {
-            Some(connect::tls_connector(config.ca_file.as_deref()).map_err(wrong)?)
+            Some(connect::tls_config(config.ca_file.as_deref()).map_err(wrong)?)
         } else {
             None
         };

@@ -123,8 +123,7 @@ impl App {
         let now = Now::read();
         let config = Arc::new(config);
         let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
-        std::fs::create_dir_all(&config.state_dir)
-            .map_err(|error| BuildError::StateDir { path: config.state_dir.clone(), error })?;
+        std::fs::create_dir_all(&config.state_dir).map_err(|error| BuildError::StateDir { path: config.state_dir.clone(), error })?;
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers)));
         let edge = Arc::new(Edge {

@@ -28,6 +28,14 @@ pub enum Rejection {
     InvalidTicket(TicketFault),
     /// The ticket was made for another route, page or address.
     TicketBinding(&'static str),
+    /// What our own endpoint was asked cannot be done.
+    InvalidRequest(&'static str),
+    /// Our own endpoint answers these methods only.
+    MethodNotAllowed {
+        allow: &'static str,
+    },
+    /// More was asked for than the credential gives.
+    PermissionDenied,
     RateLimited {
         retry_after: Duration,
     },
@@ -85,6 +93,9 @@ impl Rejection {
             Self::InvalidToken(InvalidToken::Expired),
             Self::InvalidTicket(TicketFault::Unknown),
             Self::TicketBinding("the ticket was made for another route, page or address"),
+            Self::InvalidRequest("the body is not what this endpoint takes"),
+            Self::MethodNotAllowed { allow: "POST, OPTIONS" },
+            Self::PermissionDenied,
             Self::RateLimited { retry_after: Duration::from_secs(1) },
             Self::StoreUnavailable,
             Self::UpstreamUnavailable,
@@ -114,6 +125,9 @@ impl Rejection {
             Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
             Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
             Self::TicketBinding(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "ticket_binding", Client, true),
+            Self::InvalidRequest(_) => row(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "invalid_request", Client, false),
+            Self::MethodNotAllowed { .. } => row(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method_not_allowed", Client, false),
+            Self::PermissionDenied => row(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "permission_denied", Client, false),
             Self::RateLimited { .. } => row(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "rate_limited", Client, true),
             Self::StoreUnavailable => row(StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "store_unavailable", Store, true),
             Self::UpstreamUnavailable => row(StatusCode::BAD_GATEWAY, "UPSTREAM_UNAVAILABLE", "upstream_unavailable", Upstream, true),
@@ -130,7 +144,7 @@ impl Rejection {
     /// What the client may know. Never says why a credential failed beyond its kind.
     pub fn message(&self) -> String {
         match self {
-            Self::AmbiguousRequest(why) | Self::UpgradeMalformed(why) => (*why).to_owned(),
+            Self::AmbiguousRequest(why) | Self::UpgradeMalformed(why) | Self::InvalidRequest(why) => (*why).to_owned(),
             Self::HeadTooLarge => "the request head is larger than this server accepts".to_owned(),
             Self::HeadTimeout => "the request head did not arrive in time".to_owned(),
             Self::UpgradeMethod => "a WebSocket upgrade is a GET request".to_owned(),
@@ -140,6 +154,8 @@ impl Rejection {
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(_) => "the token is not valid".to_owned(),
             Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
+            Self::MethodNotAllowed { allow } => format!("this endpoint answers {allow}"),
+            Self::PermissionDenied => "the credential does not give this permission".to_owned(),
             Self::RateLimited { .. } => "too many requests".to_owned(),
             Self::StoreUnavailable => "tickets cannot be checked at the moment".to_owned(),
             Self::UpstreamUnavailable => "the service behind this address cannot be reached".to_owned(),

@@ -1,8 +1,95 @@
-//! (to be written)
+//! `usher keys`: the keys that sign the context for the upstreams.
+#![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
-#[derive(Debug, clap::Args)]
-pub struct Arguments {}
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-pub fn run(_arguments: Arguments) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("not available in this version")
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::clock::Now;
+use crate::config::{self, ContextAlgorithm};
+use crate::keyring::{Entry, Folder, Index};
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make the first keys, where there are none
+    Generate {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long, value_enum, default_value = "ed-dsa")]
+        algorithm: Algorithm,
+    },
+    /// Show which keys there are
+    List(Place),
+    /// Next becomes current, current previous, and a new next is made
+    Rotate(Place),
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// Take the state directory from this configuration
+    #[arg(short, long, value_name = "FILE", conflicts_with = "state_dir")]
+    config: Option<PathBuf>,
+    /// The state directory
+    #[arg(long, value_name = "FOLDER", default_value = "usher-state")]
+    state_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Algorithm {
+    #[value(alias = "EdDSA", alias = "eddsa")]
+    EdDsa,
+    #[value(alias = "ES256")]
+    Es256,
+}
+
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let now = Now::read();
+    match arguments.action {
+        Action::Generate { place, algorithm } => {
+            let algorithm = match algorithm {
+                Algorithm::EdDsa => ContextAlgorithm::EdDSA,
+                Algorithm::Es256 => ContextAlgorithm::ES256,
+            };
+            show(&place.folder()?.generate(algorithm, now)?);
+        }
+        Action::List(place) => {
+            let folder = place.folder()?;
+            match folder.index()? {
+                Some(index) => show(&index),
+                None => println!("no keys in {}; the first start makes them, or `usher keys generate`", folder.path().display()),
+            }
+        }
+        Action::Rotate(place) => {
+            show(&place.folder()?.rotate(now)?);
+            println!("\nA running Usher signs with the new current key after its next start.");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Place {
+    fn folder(&self) -> anyhow::Result<Folder> {
+        let state_dir = match &self.config {
+            Some(file) => config::load(file)?.config.state_dir,
+            None => self.state_dir.clone(),
+        };
+        Ok(Folder::of(&state_dir))
+    }
+}
+
+fn show(index: &Index) {
+    println!("{:<10} {:<18} {:<10} created", "role", "kid", "algorithm");
+    let row = |role: &str, entry: &Entry| println!("{role:<10} {:<18} {:<10} {}", entry.kid, index.algorithm, entry.created);
+    if let Some(previous) = &index.previous {
+        row("previous", previous);
+    }
+    row("current", &index.current);
+    row("next", &index.next);
 }

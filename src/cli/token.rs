@@ -1,8 +1,209 @@
-//! (to be written)
+//! `usher token`: make and read tokens, for development.
+//!
+//! Secrets come from standard input, a file or the environment, never from the arguments: those are in the shell's history
+//! and in the process list.
+#![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
-#[derive(Debug, clap::Args)]
-pub struct Arguments {}
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
 
-pub fn run(_arguments: Arguments) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("not available in this version")
+use anyhow::{Context, bail};
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use crate::auth::algorithm::{Algorithm, Family};
+use crate::auth::jwt::sign_for_development;
+use crate::clock::{Now, UnixMillis};
+use crate::config::secret::Secret;
+use crate::config::value;
+
+/// The longest thing that is read as a secret or a token.
+const MAX_INPUT: u64 = 64 * 1024;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Sign a token as an issuer would
+    Mint(Box<Mint>),
+    /// Show what a token says; its signature is not checked
+    Inspect {
+        /// A file that holds the token; without it, standard input
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(id = "key", required = true, multiple = false, args = ["secret_env", "secret_file", "secret_stdin", "key_file"])]
+struct Mint {
+    /// The environment variable that holds the shared secret
+    #[arg(long, value_name = "NAME")]
+    secret_env: Option<String>,
+    /// The file that holds the shared secret
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Read the shared secret from standard input
+    #[arg(long)]
+    secret_stdin: bool,
+    /// The private key (PEM) for RS, PS, ES and EdDSA
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    #[arg(long, default_value = "HS256", value_parser = algorithm)]
+    algorithm: Algorithm,
+    /// `kid` in the header
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
+    #[arg(long)]
+    subject: String,
+    #[arg(long)]
+    issuer: String,
+    #[arg(long, required = true)]
+    audience: Vec<String>,
+    /// How long it is good for
+    #[arg(long, default_value = "15m", value_parser = value::duration)]
+    ttl: Duration,
+    /// A permission; may be given more than once
+    #[arg(long = "permission", value_name = "NAME")]
+    permissions: Vec<String>,
+    /// A further claim; JSON where it is JSON, text otherwise
+    #[arg(long = "claim", value_name = "NAME=VALUE")]
+    claims: Vec<String>,
+}
+
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.action {
+        Action::Mint(mint) => println!("{}", mint.sign(Now::read())?),
+        Action::Inspect { token_file } => {
+            let text = match token_file {
+                Some(file) => read_file(&file)?,
+                None => read_stdin()?,
+            };
+            print!("{}", inspect(text.trim(), Now::read())?);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn algorithm(text: &str) -> Result<Algorithm, String> {
+    let names: Vec<_> = Algorithm::ALL.iter().map(|one| one.name()).collect();
+    Algorithm::ALL.into_iter().find(|one| one.name() == text).ok_or_else(|| format!("one of {}", names.join(", ")))
+}
+
+impl Mint {
+    fn sign(&self, now: Now) -> anyhow::Result<String> {
+        let is_shared = self.algorithm.family() == Family::Hmac;
+        if is_shared == self.key_file.is_some() {
+            bail!("{} takes {}", self.algorithm.name(), if is_shared { "a shared secret" } else { "a private key: --key-file" });
+        }
+        let key = self.key()?;
+        if is_shared && key.len() < 32 {
+            bail!("the secret has {} bytes; Usher accepts issuers with 32 and more", key.len());
+        }
+        let claims = Value::Object(self.claims(now)?);
+        Ok(sign_for_development(self.algorithm, &key, self.key_id.as_deref(), &claims)?)
+    }
+
+    fn key(&self) -> anyhow::Result<Secret> {
+        let text = match (&self.secret_env, self.secret_file.as_ref().or(self.key_file.as_ref())) {
+            (Some(name), _) => std::env::var(name).with_context(|| format!("the environment has no {name}"))?,
+            (None, Some(file)) => read_file(file)?,
+            (None, None) => read_stdin()?,
+        };
+        Ok(Secret::from(text.trim_end_matches(['\r', '\n'])))
+    }
+
+    fn claims(&self, now: Now) -> anyhow::Result<Map<String, Value>> {
+        let mut id = [0; 12];
+        rand::fill(&mut id)?;
+        let mut claims = Map::new();
+        claims.insert("iss".to_owned(), json!(self.issuer));
+        claims.insert("aud".to_owned(), if let [one] = self.audience.as_slice() { json!(one) } else { json!(self.audience) });
+        claims.insert("sub".to_owned(), json!(self.subject));
+        claims.insert("iat".to_owned(), json!(now.wall.as_secs()));
+        claims.insert("exp".to_owned(), json!((now.wall + self.ttl).as_secs()));
+        claims.insert("jti".to_owned(), json!(URL_SAFE_NO_PAD.encode(id)));
+        if !self.permissions.is_empty() {
+            claims.insert("permissions".to_owned(), json!(self.permissions));
+        }
+        for claim in &self.claims {
+            let (name, value) = claim.split_once('=').with_context(|| format!("--claim {claim}: write NAME=VALUE"))?;
+            claims.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| json!(value)));
+        }
+        Ok(claims)
+    }
+}
+
+/// What a token says, in words.
+fn inspect(token: &str, now: Now) -> anyhow::Result<String> {
+    let mut parts = token.split('.');
+    let (Some(header), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        bail!("this is not a compact JWS: three parts with dots between them");
+    };
+    let object = |part: &str, what: &str| -> anyhow::Result<Map<String, Value>> {
+        let bytes = URL_SAFE_NO_PAD.decode(part).with_context(|| format!("the {what} is not base64url without padding"))?;
+        serde_json::from_slice(&bytes).with_context(|| format!("the {what} is not a JSON object"))
+    };
+    let (header, claims) = (object(header, "header")?, object(claims, "payload")?);
+    let mut text = format!("header  {}\n", serde_json::to_string_pretty(&header)?);
+    text.push_str(&format!("claims  {}\n", serde_json::to_string_pretty(&claims)?));
+    for (name, words) in [("iat", "issued"), ("nbf", "not valid before"), ("exp", "expires")] {
+        if let Some(seconds) = claims.get(name).and_then(Value::as_u64) {
+            let at = UnixMillis::from_secs(seconds);
+            text.push_str(&format!("{words:<17} {} ({})\n", at.to_rfc3339(), distance(at, now.wall)));
+        }
+    }
+    text.push_str("The signature was not checked: anybody can write such a token.\n");
+    Ok(text)
+}
+
+fn distance(at: UnixMillis, now: UnixMillis) -> String {
+    let (ahead, behind) = (at.since(now).as_secs(), now.since(at).as_secs());
+    if ahead > 0 { format!("in {}", words(ahead)) } else { format!("{} ago", words(behind)) }
+}
+
+fn words(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
+    file.take(MAX_INPUT).read_to_string(&mut text).with_context(|| path.display().to_string())?;
+    Ok(text)
+}
+
+fn read_stdin() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().take(MAX_INPUT).read_to_string(&mut text).context("standard input")?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_told_in_words() {
+        let now = Now { wall: UnixMillis(1_700_000_000_000), mono: tokio::time::Instant::now() };
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"ada","exp":1700000600}"#);
+        let text = inspect(&format!("{}.{claims}.x", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#)), now).unwrap();
+        assert!(text.contains("expires           2023-11-14T22:23:20.000Z (in 10 min)"), "{text}");
+        assert!(text.contains("not checked"));
+        assert!(inspect("a.b", now).is_err());
+    }
 }

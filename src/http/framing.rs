@@ -96,7 +96,7 @@ impl Chunks {
     }
 
     fn step(&mut self, byte: u8) -> Result<(), Misframed> {
-        use ChunkState::{DataCr, DataLf, Data, Done, EndLf, Extension, Size, SizeFirst, SizeLf, Trailer, TrailerLf, TrailerStart};
+        use ChunkState::{Data, DataCr, DataLf, Done, EndLf, Extension, Size, SizeFirst, SizeLf, Trailer, TrailerLf, TrailerStart};
         self.length += 1;
         let in_trailers = matches!(self.state, TrailerStart | Trailer | TrailerLf | EndLf);
         if self.length > if in_trailers { MAX_TRAILERS } else { MAX_LINE } {
@@ -177,7 +177,18 @@ mod tests {
     #[test]
     fn bodies_that_two_readers_could_frame_differently_are_errors() {
         let long = format!("5;{}\r\n", "x".repeat(300));
-        for bad in [&b"5\nhello"[..], b"x\r\n", b"\r\n", b"-1\r\n", b"5\r\nhelloX", b"5\r\nhello\n", b"0\r\nA: b\n", b"fffffffffffffffff\r\n", long.as_bytes(), b"5\r \n"] {
+        for bad in [
+            &b"5\nhello"[..],
+            b"x\r\n",
+            b"\r\n",
+            b"-1\r\n",
+            b"5\r\nhelloX",
+            b"5\r\nhello\n",
+            b"0\r\nA: b\n",
+            b"fffffffffffffffff\r\n",
+            long.as_bytes(),
+            b"5\r \n",
+        ] {
             assert!(read(&mut BodyFraming::Chunked(Chunks::default()), bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
     }

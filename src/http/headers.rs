@@ -6,7 +6,9 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
@@ -161,7 +163,10 @@ mod tests {
     use super::*;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())).collect()
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
     }
 
     fn reserved() -> ReservedNames {
@@ -174,7 +179,8 @@ mod tests {
 
     #[test]
     fn every_spelling_of_a_reserved_name_is_removed() {
-        let mut sent = headers(&[("X-User-Context", "a"), ("x_user_context", "b"), ("X.User-Context", "c"), ("x-user_id", "d"), ("X-Other", "kept")]);
+        let mut sent =
+            headers(&[("X-User-Context", "a"), ("x_user_context", "b"), ("X.User-Context", "c"), ("x-user_id", "d"), ("X-Other", "kept")]);
         prepare(&mut sent, &reserved(), seen(false));
         let names: Vec<_> = sent.keys().map(HeaderName::as_str).collect();
         assert_eq!(names.iter().filter(|name| name.contains("user")).count(), 0, "{names:?}");
@@ -183,7 +189,13 @@ mod tests {
 
     #[test]
     fn a_stranger_s_forwarded_headers_are_replaced() {
-        let mut sent = headers(&[("X-Forwarded-For", "10.0.0.1"), ("x_forwarded_user", "admin"), ("X-Forwarded-Uri", "/x"), ("Forwarded", "for=1"), ("X-Real-IP", "1.2.3.4")]);
+        let mut sent = headers(&[
+            ("X-Forwarded-For", "10.0.0.1"),
+            ("x_forwarded_user", "admin"),
+            ("X-Forwarded-Uri", "/x"),
+            ("Forwarded", "for=1"),
+            ("X-Real-IP", "1.2.3.4"),
+        ]);
         prepare(&mut sent, &reserved(), seen(false));
         assert_eq!(sent["x-forwarded-for"], "192.0.2.7");
         assert_eq!(sent["x-forwarded-proto"], "https");
@@ -204,7 +216,13 @@ mod tests {
 
     #[test]
     fn what_connection_nominates_ends_here_but_never_the_host() {
-        let mut sent = headers(&[("Connection", "Upgrade, X-Secret, Host"), ("X-Secret", "s"), ("Host", "h"), ("Upgrade", "websocket"), ("TE", "trailers, gzip")]);
+        let mut sent = headers(&[
+            ("Connection", "Upgrade, X-Secret, Host"),
+            ("X-Secret", "s"),
+            ("Host", "h"),
+            ("Upgrade", "websocket"),
+            ("TE", "trailers, gzip"),
+        ]);
         strip_hop_by_hop(&mut sent);
         assert_eq!(sent.len(), 2);
         assert_eq!((&sent["host"], &sent["te"]), (&HeaderValue::from_static("h"), &HeaderValue::from_static("trailers")));

@@ -46,6 +46,9 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
         Rejection::UpgradeMethod => {
             headers.insert(ALLOW, HeaderValue::from_static("GET"));
         }
+        Rejection::MethodNotAllowed { allow } => {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
         Rejection::RateLimited { retry_after } => {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
         }

@@ -162,6 +162,11 @@ impl PathPattern {
         Some(parameters)
     }
 
+    /// Does exactly one path match, so that a URL can be written for it?
+    pub fn is_literal(&self) -> bool {
+        !self.open_ended && self.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)))
+    }
+
     pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|segment| match segment {
             Segment::Parameter(name) => Some(name.as_str()),

@@ -126,7 +126,13 @@ async fn open(
     let authority = authority_of(&parts);
     let seen = Seen { peer: client.peer.ip(), trusted: client.is_trusted_proxy(), secure: client.is_secure(), host: &authority };
     headers::prepare(&mut parts.headers, &edge.reserved, seen);
-    let about = ContextRequest { session_id: session_id.as_str(), upstream: upstream.name(), client: address, host: &head.host, path: parts.uri.path() };
+    let about = ContextRequest {
+        session_id: session_id.as_str(),
+        upstream: upstream.name(),
+        client: address,
+        host: &head.host,
+        path: parts.uri.path(),
+    };
     edge.set_identity(&mut parts.headers, &grant, about, authenticated);
 
     // A client that leaves now leaves nothing behind: the dial is dropped with it.

@@ -123,7 +123,8 @@ fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, ac
         Event::LimitReached { limit: "connections", peer: Some(peer.ip()) }.emit();
         return;
     };
-    let client = Client { peer, listener: Arc::clone(config), permit, deadline: Instant::now() + worker.edge.config.limits.handshake_timeout };
+    let client =
+        Client { peer, listener: Arc::clone(config), permit, deadline: Instant::now() + worker.edge.config.limits.handshake_timeout };
     let worker = worker.clone();
     tokio::spawn(async move {
         if stream.set_nodelay(true).is_err() {

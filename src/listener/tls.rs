@@ -70,9 +70,8 @@ pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
 /// A certificate chain with its key, and the names (lower case) that it is made for.
 pub fn load(files: &CertificateFiles) -> Result<(Vec<String>, Arc<CertifiedKey>), TlsError> {
     let at = |path: &Path, problem: String| TlsError { file: path.display().to_string(), problem };
-    let chain: Vec<_> = CertificateDer::pem_file_iter(&files.cert)
-        .and_then(Iterator::collect)
-        .map_err(|error| at(&files.cert, error.to_string()))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(&files.cert).and_then(Iterator::collect).map_err(|error| at(&files.cert, error.to_string()))?;
     let Some(leaf) = chain.first() else {
         return Err(at(&files.cert, "it holds no certificate".to_owned()));
     };

@@ -299,7 +299,14 @@ impl Direction {
     }
 }
 
-fn pump(direction: &mut Direction, state: &mut SessionState, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>, now: Instant) -> bool {
+fn pump(
+    direction: &mut Direction,
+    state: &mut SessionState,
+    from: &mut Stream,
+    to: &mut Stream,
+    cx: &mut Context<'_>,
+    now: Instant,
+) -> bool {
     let mut moved = false;
     for _ in 0..READS_PER_TURN {
         match write_pending(direction, to, cx) {
@@ -360,7 +367,14 @@ fn write_pending(direction: &mut Direction, to: &mut Stream, cx: &mut Context<'_
 }
 
 /// One read; what it brings is written at once, and what is not taken is kept. Nothing is pending before.
-fn read(direction: &mut Direction, state: &mut SessionState, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>, now: Instant) -> Read {
+fn read(
+    direction: &mut Direction,
+    state: &mut SessionState,
+    from: &mut Stream,
+    to: &mut Stream,
+    cx: &mut Context<'_>,
+    now: Instant,
+) -> Read {
     SCRATCH_BUFFER.with_borrow_mut(|scratch| {
         let mut buffer = ReadBuf::new(scratch.split_at_mut(direction.read_limit()).0);
         match Pin::new(from).poll_read(cx, &mut buffer) {

@@ -38,10 +38,21 @@ pub struct Rules {
 enum Phase {
     Open,
     /// A close frame of a peer has passed, or a peer is gone; the other's answer is awaited.
-    Leaving { reason: CloseReason, client_done: bool, upstream_done: bool },
+    Leaving {
+        reason: CloseReason,
+        client_done: bool,
+        upstream_done: bool,
+    },
     /// Usher ends it: close frames go to whoever is still there.
-    Ending { reason: CloseReason, told: bool, client_done: bool, upstream_done: bool },
-    Ended { reason: CloseReason },
+    Ending {
+        reason: CloseReason,
+        told: bool,
+        client_done: bool,
+        upstream_done: bool,
+    },
+    Ended {
+        reason: CloseReason,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,12 +197,8 @@ impl SessionState {
         if let Some((code, _)) = reason.facts().to_client {
             self.code.get_or_insert(code);
         }
-        self.phase = Phase::Ending {
-            reason,
-            told: false,
-            client_done: gone == Some(Sender::Client),
-            upstream_done: gone == Some(Sender::Upstream),
-        };
+        self.phase =
+            Phase::Ending { reason, told: false, client_done: gone == Some(Sender::Client), upstream_done: gone == Some(Sender::Upstream) };
         self.linger(now);
     }
 

@@ -1,6 +1,48 @@
 //! Where tickets are kept.
+//!
+//! A closed set of stores behind one enum, and one contract suite (`contract.rs`) that each of them passes. A store never
+//! sees a ticket, only its hash.
 
+#[cfg(test)]
+pub mod contract;
 pub mod memory;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+
+use crate::auth::principal::Principal;
+use crate::clock::{Now, UnixMillis};
+use crate::config;
+use crate::config::secret::Secret;
+use memory::MemoryStore;
+
+#[derive(Debug)]
+pub enum Store {
+    Memory(MemoryStore),
+}
+
+/// SHA-256 of a ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TicketHash(pub [u8; 32]);
+
+/// What a ticket stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TicketRecord {
+    /// With the permissions that the ticket was narrowed to.
+    pub principal: Principal,
+    /// The name of the one route that it opens; `None`: every route that takes tickets.
+    pub route: Option<Arc<str>>,
+    /// The page and the address that it is bound to, where the config says so.
+    pub origin: Option<String>,
+    pub address: Option<IpAddr>,
+    pub created_at: UnixMillis,
+    pub expires_at: UnixMillis,
+    pub single_use: bool,
+    /// The trace that asked for it goes on when it is redeemed.
+    pub traceparent: Option<String>,
+}
 
 /// Why a ticket is not redeemed. The client cannot tell them apart; the audit log does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,4 +55,71 @@ pub enum TicketFault {
     Expired,
     #[error("it was redeemed before")]
     Used,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TakeError {
+    #[error(transparent)]
+    Fault(#[from] TicketFault),
+    #[error("the store cannot be reached")]
+    Unavailable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PutError {
+    #[error("the store holds as many tickets as it may")]
+    Full,
+    #[error("the store cannot be reached")]
+    Unavailable,
+}
+
+impl TicketHash {
+    pub fn of(ticket: &Secret) -> Self {
+        let digest = digest::digest(&digest::SHA256, ticket.expose());
+        let mut hash = [0; 32];
+        hash.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+        Self(hash)
+    }
+}
+
+impl Store {
+    pub fn open(config: &config::Store) -> Self {
+        match config {
+            config::Store::Memory { max_tickets } => Self::Memory(MemoryStore::new(*max_tickets)),
+        }
+    }
+
+    pub async fn put(&self, hash: TicketHash, record: TicketRecord, now: Now) -> Result<(), PutError> {
+        match self {
+            Self::Memory(store) => store.put(hash, record, now.wall),
+        }
+    }
+
+    /// Redeems: of any number of callers at once exactly one gets a single-use ticket.
+    pub async fn take(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
+        match self {
+            Self::Memory(store) => store.take(hash, now.wall).map_err(TakeError::Fault),
+        }
+    }
+
+    /// Looks without redeeming.
+    pub async fn peek(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
+        match self {
+            Self::Memory(store) => store.peek(hash, now.wall).map_err(TakeError::Fault),
+        }
+    }
+
+    /// Forgets what has expired; gives back how many tickets nobody had redeemed.
+    pub async fn sweep(&self, now: Now) -> u64 {
+        match self {
+            Self::Memory(store) => store.sweep(now.wall),
+        }
+    }
+
+    /// Tickets that can be redeemed, as far as this node knows.
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Memory(store) => store.held(),
+        }
+    }
 }

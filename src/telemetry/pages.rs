@@ -113,18 +113,21 @@ mod tests {
             Rejection::InvalidToken(_) => 9,
             Rejection::InvalidTicket(_) => 10,
             Rejection::TicketBinding(_) => 11,
-            Rejection::RateLimited { .. } => 12,
-            Rejection::StoreUnavailable => 13,
-            Rejection::UpstreamUnavailable => 14,
-            Rejection::UpstreamTimeout => 15,
-            Rejection::UpstreamProtocol(_) => 16,
-            Rejection::UpstreamDeclined(_) => 17,
-            Rejection::TooManyConnections => 18,
-            Rejection::Draining => 19,
-            Rejection::ClientGone => 20,
-            Rejection::Internal => 21,
+            Rejection::InvalidRequest(_) => 12,
+            Rejection::MethodNotAllowed { .. } => 13,
+            Rejection::PermissionDenied => 14,
+            Rejection::RateLimited { .. } => 15,
+            Rejection::StoreUnavailable => 16,
+            Rejection::UpstreamUnavailable => 17,
+            Rejection::UpstreamTimeout => 18,
+            Rejection::UpstreamProtocol(_) => 19,
+            Rejection::UpstreamDeclined(_) => 20,
+            Rejection::TooManyConnections => 21,
+            Rejection::Draining => 22,
+            Rejection::ClientGone => 23,
+            Rejection::Internal => 24,
         };
         let numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
-        assert_eq!(numbers, (0..22).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..25).collect::<Vec<_>>());
     }
 }

@@ -142,7 +142,10 @@ mod tests {
     use http::HeaderName;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())).collect()
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap()))
+            .collect()
     }
 
     #[test]
@@ -155,7 +158,10 @@ mod tests {
         let good = [("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")];
         let with = |extra: &[(&'static str, &'static str)]| headers(&[&good[..], extra].concat());
         assert!(check_switch(&with(&[]), &asked).is_ok());
-        assert!(check_switch(&with(&[("sec-websocket-protocol", "superchat"), ("sec-websocket-extensions", "permessage-deflate")]), &asked).is_ok());
+        assert!(
+            check_switch(&with(&[("sec-websocket-protocol", "superchat"), ("sec-websocket-extensions", "permessage-deflate")]), &asked)
+                .is_ok()
+        );
         for bad in [
             headers(&good[1..]),
             headers(&[good[0], good[2]]),

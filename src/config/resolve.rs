@@ -125,7 +125,8 @@ fn listener(section: &Section<'_, '_>, seen: &mut Names) -> Option<Listener> {
     let reader = section.reader;
     let written = section.required("address", "such as `address = \"0.0.0.0:8443\"`");
     let address = section.parsed("address", socket_address);
-    if let (Some((_, span)), Some(address)) = (written, address) {
+    // Port 0 is another port each time.
+    if let (Some((_, span)), Some(address)) = (written, address.filter(|address| address.port() != 0)) {
         seen.add(reader, "address", &address.to_string(), &span);
     }
     let mut certificates = Vec::new();

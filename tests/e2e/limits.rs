@@ -29,7 +29,7 @@ async fn a_slow_client_is_let_go_in_time() {
     assert!(started.elapsed() < Duration::from_secs(14));
     let answered = closed.iter().filter(|bytes| Answer::parse(bytes).status == 408).count();
     assert_eq!(answered, 10, "who has begun a head is told");
-    assert!(usher.metrics().await.contains("reason=\"timeout\""));
+    assert!(usher.metrics().await.contains("outcome=\"timeout\""));
     usher.finish().await;
 }
 

@@ -295,7 +295,8 @@ impl Usher {
         let written = fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default();
         for canary in self.canaries.lock().unwrap().iter() {
             for (place, text) in [("log", &self.log()), ("audit", &written), ("metrics", &metrics)] {
-                assert!(!text.contains(canary.as_str()), "a secret is in the {place}");
+                let line = text.lines().find(|line| line.contains(canary.as_str()));
+                assert!(line.is_none(), "a secret is in the {place}: {line:?}");
             }
         }
         assert!(!self.log().contains("panicked"), "{}", self.log());

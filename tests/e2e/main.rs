@@ -15,3 +15,4 @@ mod support;
 mod tickets;
 mod upgrade_strict;
 mod upstreams;
+mod verifiers;

@@ -36,7 +36,10 @@ async fn only_a_good_token_opens_the_upstream() {
     let usher = Setup::new(echo.url()).routes(ROUTE).start().await;
     let mut book = DoorBook::default();
     let bad = [
-        ("another secret", jsonwebtoken::encode(&Header::default(), &token::claims("eve", json!({})), &EncodingKey::from_secret(&[7; 40])).unwrap()),
+        (
+            "another secret",
+            jsonwebtoken::encode(&Header::default(), &token::claims("eve", json!({})), &EncodingKey::from_secret(&[7; 40])).unwrap(),
+        ),
         ("expired", usher.token_with("eve", json!({ "exp": token::now() - 1 }))),
         ("no expiry", usher.token_with("eve", json!({ "exp": null }))),
         ("expiry as text", usher.token_with("eve", json!({ "exp": "9999999999" }))),
@@ -125,8 +128,12 @@ async fn public_keys_verify_and_cannot_be_mixed_up() {
             "#
         )
     };
-    let usher =
-        Setup::new(echo.url()).issuer(&issuers("ed", "EdDSA")).issuer(&issuers("ec", "ES256")).file("jwks.json", jwks.to_string()).start().await;
+    let usher = Setup::new(echo.url())
+        .issuer(&issuers("ed", "EdDSA"))
+        .issuer(&issuers("ec", "ES256"))
+        .file("jwks.json", jwks.to_string())
+        .start()
+        .await;
     let ed_key = EncodingKey::from_ed_der(&ed.serialize_der());
     let ec_key = EncodingKey::from_ec_der(ec.to_pkcs8v1().unwrap().as_ref());
     let sign = |issuer: &str, algorithm, kid: &str, key: &EncodingKey| {

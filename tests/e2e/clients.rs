@@ -8,10 +8,9 @@ use crate::support::{Echo, Setup};
 async fn python_and_node_clients_talk_through_a_ticket() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).start().await;
-    for program in [
-        ["target/e2e-tools/venv/bin/python", "tests/e2e/clients/python/client.py"],
-        ["node", "tests/e2e/clients/node/client.mjs"],
-    ] {
+    for program in
+        [["target/e2e-tools/venv/bin/python", "tests/e2e/clients/python/client.py"], ["node", "tests/e2e/clients/node/client.mjs"]]
+    {
         let ticket = usher.issue_ticket(&usher.token("ada")).await;
         let url = format!("wss://localhost:{}/ws?ticket={ticket}", usher.tls.port());
         let certificate = usher.certificate_path();

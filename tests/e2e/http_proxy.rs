@@ -114,7 +114,10 @@ async fn the_backend_gets_our_headers_and_not_the_client_s_hop_by_hop_ones() {
     let head = &heads[0];
     assert_eq!(head.get_all("x-user-context").iter().count(), 1);
     assert_eq!(head["x-user-context"].to_str().unwrap().matches('.').count(), 2);
-    assert_eq!((&head["x-forwarded-for"], &head["x-forwarded-host"], &head["x-forwarded-proto"]), (&"127.0.0.1".parse().unwrap(), &"chat.example.com:8443".parse().unwrap(), &"http".parse().unwrap()));
+    assert_eq!(
+        (&head["x-forwarded-for"], &head["x-forwarded-host"], &head["x-forwarded-proto"]),
+        (&"127.0.0.1".parse().unwrap(), &"chat.example.com:8443".parse().unwrap(), &"http".parse().unwrap())
+    );
     for absent in ["x-secret", "x_user_context", "keep-alive", "authorization", "connection"] {
         assert!(!head.contains_key(absent), "{absent}: {head:?}");
     }

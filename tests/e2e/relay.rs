@@ -86,7 +86,8 @@ async fn close_codes_and_pings_pass_in_both_directions() {
     assert!(codes.contains(&4000), "{codes:?}");
     assert!(echo.messages().contains(&Message::Pong("are you there".into())), "the client's answer reached the upstream");
     let audit = usher.finish().await;
-    let mut reasons: Vec<_> = audit.iter().filter(|line| line["event"] == "session_ended").map(|line| line["outcome"].as_str().unwrap()).collect();
+    let mut reasons: Vec<_> =
+        audit.iter().filter(|line| line["event"] == "session_ended").map(|line| line["outcome"].as_str().unwrap()).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["client_closed", "upstream_closed"]);
 }

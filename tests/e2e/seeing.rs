@@ -14,7 +14,10 @@ async fn the_admin_listener_tells_what_happens() {
     assert_eq!(client::get(usher.admin, "/readyz").await.status, 200);
     let sessions: Value = serde_json::from_str(&client::get(usher.admin, "/sessions").await.body).unwrap();
     let session = &sessions["sessions"][0];
-    assert_eq!((session["user"].as_str(), session["method"].as_str(), session["route"].as_str()), (Some("ada"), Some("header"), Some("/ws")));
+    assert_eq!(
+        (session["user"].as_str(), session["method"].as_str(), session["route"].as_str()),
+        (Some("ada"), Some("header"), Some("/ws"))
+    );
     drop(socket);
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request("/ws", "")).await;

@@ -46,7 +46,10 @@ async fn a_ticket_opens_one_socket_once() {
     assert!(again.status == 403 && again.body.contains("INVALID_TICKET"), "{}", again.body);
     assert_eq!(book.verdict(&echo.visits()), Vec::<String>::new());
     let audit = usher.finish().await;
-    assert!(audit.iter().any(|line| line["event"] == "ticket_redeem_refused" && line["outcome"].to_string().contains("used")), "{audit:#?}");
+    assert!(
+        audit.iter().any(|line| line["event"] == "ticket_redeem_refused" && line["outcome"].to_string().contains("used")),
+        "{audit:#?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -106,7 +109,9 @@ async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).routes(ROUTES).start().await;
     let preflight = |origin: &str| {
-        format!("OPTIONS /websocket/ticket HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: POST\r\nConnection: close\r\n\r\n")
+        format!(
+            "OPTIONS /websocket/ticket HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: POST\r\nConnection: close\r\n\r\n"
+        )
     };
     let good = client::http(usher.plain, preflight("https://app.example.com").as_bytes()).await;
     assert_eq!((good.status, good.header("access-control-allow-origin")), (204, Some("https://app.example.com")));
@@ -147,7 +152,9 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
     for _ in 0..3 {
         assert_eq!(usher.ask_ticket(&token, "", "").await.0, 201);
     }
-    let request = format!("POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     let answer = client::http(usher.plain, request.as_bytes()).await;
     assert_eq!(answer.status, 429);
     assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() > 1000);

@@ -106,10 +106,13 @@ async fn a_server_that_answers_late_or_nonsense_is_a_gateway_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_no_101_stays_http() {
-    let refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\nX-Why: because\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\nnot today".to_vec();
+    let refusal =
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\nX-Why: because\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\nnot today".to_vec();
     let chunked = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nlater\r\n0\r\n\r\n".to_vec();
     let large = [b"HTTP/1.1 404 No\r\nContent-Length: 1048576\r\n\r\n".to_vec(), vec![b'x'; 1_048_576]].concat();
-    for (bytes, expected, body) in [(refusal, 403, "not today".to_owned()), (chunked, 503, "later".to_owned()), (large, 404, "x".repeat(65_536))] {
+    for (bytes, expected, body) in
+        [(refusal, 403, "not today".to_owned()), (chunked, 503, "later".to_owned()), (large, 404, "x".repeat(65_536))]
+    {
         let recorder = Recorder::start(Script::Answer(bytes)).await;
         let usher = Setup::new(recorder.url()).start().await;
         let answer = status(&usher).await;

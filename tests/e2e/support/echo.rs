@@ -111,7 +111,8 @@ impl Drop for Echo {
 #[allow(clippy::result_large_err, reason = "the library's callback has this type")]
 async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin, book: Book) {
     let note = |request: &Request, response: Response| {
-        let headers = request.headers().iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        let headers =
+            request.headers().iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         book.visits.lock().unwrap().push(Visit { target: request.uri().to_string(), headers: headers.collect() });
         Ok(response)
     };

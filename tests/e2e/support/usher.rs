@@ -177,9 +177,8 @@ impl Setup {
                 copy.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        let line = ready
-            .recv_timeout(Duration::from_secs(20))
-            .unwrap_or_else(|_| panic!("Usher did not become ready:\n{}", log.lock().unwrap()));
+        let line =
+            ready.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("Usher did not become ready:\n{}", log.lock().unwrap()));
         let ready: Value = serde_json::from_str(&line).unwrap();
         let listeners: Vec<SocketAddr> =
             ready["listeners"].as_str().unwrap().trim_matches(['[', ']']).split(", ").map(|one| one.parse().unwrap()).collect();

@@ -238,7 +238,11 @@ impl Folder {
         self.write_index(&index)?;
         if let Some(retired) = old.previous {
             let path = self.key_path(&retired.kid);
-            fs::remove_file(&path).map_err(|error| KeyringError::File { path, error })?;
+            match fs::remove_file(&path) {
+                // The rotation has taken effect; a file that somebody removed before us is removed.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(KeyringError::File { path, error }),
+                _ => {}
+            }
         }
         Ok(index)
     }

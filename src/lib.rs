@@ -1,4 +1,25 @@
 //! Usher, an edge reverse proxy that terminates WebSocket authentication.
+//!
+//! # The life of a connection
+//!
+//! A thread of its own core accepts it ([`listener`]) and ends its TLS. Its first bytes are read as a request head by
+//! a reader that knows one reading only ([`http::head`]); what could be read in two ways is refused there and then. Plain
+//! HTTP goes on through a guard to the HTTP library and is forwarded ([`http::forward`]). An upgrade stays with us
+//! ([`http::upgrade`]): the route is found, the credential is taken out of the request and becomes a principal, and the
+//! principal a [`auth::grant::Grant`]. Only with a grant can an upstream be dialled ([`upstream::connect`]); it gets the
+//! upgrade with a signed context that says who the client is, and only its correct 101 opens the way. From then on the two
+//! sockets are a session: its rules are a state machine without I/O ([`session::state`]), its bytes move through one
+//! future that owns no buffer while it is idle ([`session::relay`]). It ends once, for one reason, and that is told once
+//! ([`telemetry::event`]).
+//!
+//! # The map
+//!
+//! - the words everyone uses: [`clock`], [`config`], [`rejection`], [`limits`], [`stream`]
+//! - towards the client: [`listener`], [`http`], [`auth`], [`ticket`], [`store`]
+//! - towards the upstream: [`upstream`], [`keyring`]
+//! - between them: [`session`], [`ws`]
+//! - the whole: [`app`] builds and runs it, [`drain`] and [`signal`] stop it, [`telemetry`] and [`admin`] show it, [`cli`]
+//!   is how a person meets it
 
 pub mod admin;
 pub mod app;

@@ -44,19 +44,19 @@ enum Action {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "key", required = true, multiple = false, args = ["secret_env", "secret_file", "secret_stdin", "key_file"])]
+#[command(group = clap::ArgGroup::new("key").required(true))]
 struct Mint {
     /// The environment variable that holds the shared secret
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "key")]
     secret_env: Option<String>,
     /// The file that holds the shared secret
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "key")]
     secret_file: Option<PathBuf>,
     /// Read the shared secret from standard input
-    #[arg(long)]
+    #[arg(long, group = "key")]
     secret_stdin: bool,
     /// The private key (PEM) for RS, PS, ES and EdDSA
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "key")]
     key_file: Option<PathBuf>,
     #[arg(long, default_value = "HS256", value_parser = algorithm)]
     algorithm: Algorithm,

@@ -238,7 +238,7 @@ pub struct LimitsTable {
     pub http_idle_timeout: Option<String>,
     /// Bytes of an upstream refusal that are passed on.
     pub refusal_bytes: Option<String>,
-    /// Bytes held for one direction of one session.
+    /// Bytes held for one direction of one session while the other side does not take them; 64KiB at most.
     pub buffered_bytes: Option<String>,
     /// Users and addresses whose ticket rate is remembered.
     pub rate_entries: Option<usize>,

@@ -492,9 +492,9 @@ fn limits(section: &Section<'_, '_>) -> Limits {
         head_bytes: section.size("head_bytes", 16 << 10),
         head_fields: section.count("head_fields", 100),
         target_bytes: section.size("target_bytes", 8 << 10),
-        http_idle_timeout: positive(section, "http_idle_timeout", 60 * SECOND),
+        http_idle_timeout: positive(section, "http_idle_timeout", 15 * SECOND),
         refusal_bytes: section.size("refusal_bytes", 64 << 10),
-        buffered_bytes: section.size("buffered_bytes", 256 << 10),
+        buffered_bytes: section.size("buffered_bytes", 64 << 10),
         rate_entries: section.count("rate_entries", 100_000),
         audit_queue: section.count("audit_queue", 10_000),
     };

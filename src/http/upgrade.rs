@@ -146,7 +146,12 @@ async fn open(
     let (answer, place, dialled) = tokio::select! {
         biased;
         switched = switch => switched?,
-        () = guard.client_gone() => return Err(Rejection::ClientGone.into()),
+        () = guard.client_gone() => {
+            if let (Some(auth::credential::Method::Ticket), Some(principal)) = (grant.method(), grant.principal()) {
+                Event::TicketLost { request_id: request_id.as_str(), user: &principal.subject }.emit();
+            }
+            return Err(Rejection::ClientGone.into());
+        }
     };
     match answer {
         Answer::Switched { stream, early, mut headers } => {
@@ -253,6 +258,7 @@ async fn begin(guard: Guard, opened: Opened, permit: Permit, address: IpAddr, wo
         idle_timeout: keepalive.idle_timeout,
         close_timeout: keepalive.close_timeout,
         expires: grant.expires_at().map(|at| now.instant_of(at)),
+        buffered_bytes: worker.edge.limits.buffered_bytes,
     };
     let (mut client, sent_early) = guard.into_parts();
     let answer = response::head_bytes(StatusCode::SWITCHING_PROTOCOLS, &headers);

@@ -165,3 +165,31 @@ async fn handshake(stream: TcpStream, acceptor: &TlsAcceptor, client: &Client, w
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceiling_holds_and_a_place_is_given_back() {
+        let ceiling = Ceiling::new(2);
+        let (first, second) = (ceiling.enter(), ceiling.enter());
+        assert!(first.is_some() && second.is_some() && ceiling.enter().is_none());
+        drop(first);
+        assert!(ceiling.enter().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_connection_and_gives_its_place_back() {
+        let ceiling = Ceiling::new(2);
+        let other = ceiling.enter().unwrap();
+        let permit = ceiling.enter().unwrap();
+        let task = tokio::spawn(async move {
+            let _permit = permit;
+            panic!("on purpose");
+        });
+        assert!(task.await.unwrap_err().is_panic());
+        assert_eq!(ceiling.open(), 1);
+        drop(other);
+    }
+}

@@ -60,6 +60,8 @@ struct Direction {
     needs_flush: bool,
     source: Source,
     bytes: u64,
+    /// What one read takes, and so what is kept at most while the receiver does not take it.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -91,8 +93,8 @@ impl Relay {
         let mut relay = Self {
             client,
             upstream,
-            inbound: Direction::new(Sender::Client),
-            outbound: Direction::new(Sender::Upstream),
+            inbound: Direction::new(Sender::Client, rules.buffered_bytes),
+            outbound: Direction::new(Sender::Upstream, rules.buffered_bytes),
             state: SessionState::new(rules, started),
             sleep: Box::pin(tokio::time::sleep_until(started + Duration::from_secs(3600))),
             asleep_until: None,
@@ -212,9 +214,10 @@ impl Future for Relay {
 }
 
 impl Direction {
-    fn new(sender: Sender) -> Self {
+    fn new(sender: Sender, buffered_bytes: usize) -> Self {
         Self {
             sender,
+            most: buffered_bytes.clamp(1, SCRATCH),
             follower: FrameFollower::new(sender),
             pending: Vec::new(),
             written: 0,
@@ -255,8 +258,8 @@ impl Direction {
     /// How much one read may take: while a frame of ours waits, no more than the rest of the frame that is passing.
     fn read_limit(&self) -> usize {
         match &self.injection {
-            Some(_) => usize::try_from(self.follower.remaining()).unwrap_or(SCRATCH).clamp(1, SCRATCH),
-            None => SCRATCH,
+            Some(_) => usize::try_from(self.follower.remaining()).unwrap_or(SCRATCH).clamp(1, self.most),
+            None => self.most,
         }
     }
 

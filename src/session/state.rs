@@ -32,6 +32,8 @@ pub struct Rules {
     pub idle_timeout: Duration,
     pub close_timeout: Duration,
     pub expires: Option<Instant>,
+    /// Kept for one direction while the other side does not take it.
+    pub buffered_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +242,7 @@ mod tests {
         idle_timeout: Duration::from_secs(75),
         close_timeout: Duration::from_secs(5),
         expires: None,
+        buffered_bytes: 64 * 1024,
     };
 
     fn seconds(state: &mut SessionState, start: Instant, at: u64) -> Vec<Action> {

@@ -21,6 +21,7 @@ mod relay;
 mod seeing;
 mod support;
 mod tickets;
+mod tls;
 mod upgrade_strict;
 mod upstreams;
 mod verifiers;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -41,6 +42,8 @@ pub struct Usher {
     folder: PathBuf,
     pub tls: SocketAddr,
     pub plain: SocketAddr,
+    /// All of them, as configured: TLS, plain, and what a test added.
+    pub listeners: Vec<SocketAddr>,
     pub admin: SocketAddr,
     connector: TlsConnector,
     log: Arc<Mutex<String>>,
@@ -184,7 +187,7 @@ impl Setup {
             ready["listeners"].as_str().unwrap().trim_matches(['[', ']']).split(", ").map(|one| one.parse().unwrap()).collect();
         let admin = ready["admin"].as_str().unwrap().parse().unwrap();
         let canaries = Mutex::new(vec![SECRET.to_owned()]);
-        Usher { child, folder, tls: listeners[0], plain: listeners[1], admin, connector, log, canaries }
+        Usher { child, folder, tls: listeners[0], plain: listeners[1], listeners, admin, connector, log, canaries }
     }
 }
 
@@ -252,6 +255,10 @@ impl Usher {
 
     pub async fn metrics(&self) -> String {
         client::get(self.admin, "/metrics").await.body
+    }
+
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_file(self.certificate_path()).unwrap()
     }
 
     pub fn certificate_path(&self) -> PathBuf {

@@ -1,0 +1,91 @@
+//! The TLS side: certificates by name, versions, resumption.
+
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::support::{Echo, Setup, Usher};
+
+fn config(roots: &[&CertificateDer<'static>], versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add((*root).clone()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let mut config = builder.with_root_certificates(store).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+/// Shakes hands and asks for something, so that tickets that follow the handshake arrive.
+async fn shake(usher: &Usher, config: &Arc<ClientConfig>, name: &'static str) -> std::io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(usher.tls).await?;
+    let mut stream = TlsConnector::from(Arc::clone(config)).connect(ServerName::try_from(name).unwrap(), tcp).await?;
+    stream.write_all(b"GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.starts_with(b"HTTP/1.1 404 "));
+    Ok(stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_name_gets_its_certificate_and_each_version_its_due() {
+    let echo = Echo::start().await;
+    let one = rcgen::generate_simple_self_signed(["one.example.com".to_owned()]).unwrap();
+    let any = rcgen::generate_simple_self_signed(["*.two.example.com".to_owned()]).unwrap();
+    let certificates = r#"
+        [[listener]]
+        address = "127.0.0.1:0"
+        certificates = [{ cert = "cert.pem", key = "key.pem" }, { cert = "one.pem", key = "one.key" }, { cert = "any.pem", key = "any.key" }]
+    "#;
+    let mut usher = Setup::new(echo.url())
+        .extra(certificates)
+        .file("one.pem", one.cert.pem())
+        .file("one.key", one.signing_key.serialize_pem())
+        .file("any.pem", any.cert.pem())
+        .file("any.key", any.signing_key.serialize_pem())
+        .start()
+        .await;
+    usher.tls = usher.listeners[2];
+    let (one, any) = (one.cert.der().clone(), any.cert.der().clone());
+    let first = usher.certificate();
+    let both = [&rustls::version::TLS12, &rustls::version::TLS13];
+
+    for (name, certificate) in [("one.example.com", &one), ("chat.two.example.com", &any), ("localhost", &first)] {
+        let stream = shake(&usher, &config(&[certificate], &both), name).await.unwrap();
+        let session = stream.get_ref().1;
+        assert_eq!(session.alpn_protocol(), Some(&b"http/1.1"[..]), "HTTP/1.1 alone is offered");
+        assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    }
+    assert!(shake(&usher, &config(&[&one], &both), "other.example.com").await.is_err(), "a name that no certificate covers");
+
+    let old = shake(&usher, &config(&[&one], &[&rustls::version::TLS12]), "one.example.com").await.unwrap();
+    assert_eq!(old.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_2));
+
+    for version in both {
+        let config = config(&[&one], &[version]);
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            kinds.push(shake(&usher, &config, "one.example.com").await.unwrap().get_ref().1.handshake_kind().unwrap());
+        }
+        assert_eq!(kinds[1], HandshakeKind::Resumed, "{version:?}");
+    }
+    let metrics = usher.metrics().await;
+    assert!(metrics.contains("outcome=\"resumed\"} 2"), "{metrics}");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_speaks_ipv6() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).extra("[[listener]]\naddress = \"[::1]:0\"\nplain = true\n").start().await;
+    let answer = crate::support::client::get(usher.listeners[2], "/none").await;
+    assert_eq!(answer.status, 404);
+    usher.finish().await;
+}

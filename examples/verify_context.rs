@@ -1,0 +1,134 @@
+//! Verifies the signed context that Usher puts into every authenticated request.
+//!
+//! ```text
+//! verify_context JWKS_PATH_OR_URL AUDIENCE [ISSUER]     EdDSA or ES256, with the published keys
+//! verify_context --secret FILE AUDIENCE [ISSUER]        HS256, with the secret shared with Usher
+//! ```
+//!
+//! reads the header's value from standard input and prints its claims. Exits 1 with the reason when it is not valid.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde_json::{Map, Value};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const JWKS_BYTES: usize = 64 * 1024;
+const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a backend verifies with.
+pub enum Keys {
+    /// The key set that Usher publishes.
+    Published(JwkSet),
+    /// The secret shared with Usher.
+    Shared(Vec<u8>),
+}
+
+/// The claims of a header's value. `audience` is your upstream's name in Usher's config, `issuer` its `[context] issuer`.
+pub fn verify(header_value: &str, keys: &Keys, audience: &str, issuer: &str) -> Result<Map<String, Value>, Error> {
+    let header = decode_header(header_value)?;
+    let kid = header.kid.as_deref().ok_or("it names no key")?;
+    // The key decides the algorithm; what the header says must agree with it.
+    let (key, algorithm) = match keys {
+        Keys::Published(set) => {
+            let jwk = set.find(kid).ok_or("no published key has its key id")?;
+            (DecodingKey::from_jwk(jwk)?, algorithm_of(jwk).ok_or("the key is not one of EdDSA, ES256")?)
+        }
+        Keys::Shared(_) if kid != "shared" => return Err("its key id is not that of the shared secret".into()),
+        Keys::Shared(secret) if secret.len() < 32 => return Err("a shared secret has at least 32 bytes".into()),
+        Keys::Shared(secret) => (DecodingKey::from_secret(secret), Algorithm::HS256),
+    };
+    let mut validation = Validation::new(algorithm);
+    validation.leeway = 0;
+    validation.set_audience(&[audience]);
+    validation.set_issuer(&[issuer]);
+    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+    let claims = decode::<Map<String, Value>>(header_value, &key, &validation)?.claims;
+
+    // The library takes a list of audiences as well. Usher writes one name, so a list is not of its making.
+    if claims.get("aud").and_then(Value::as_str) != Some(audience) {
+        return Err("it was made for another audience".into());
+    }
+    if claims.get("sub").and_then(Value::as_str).is_none_or(str::is_empty) {
+        return Err("it names nobody".into());
+    }
+    Ok(claims)
+}
+
+fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
+    match &jwk.algorithm {
+        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => Some(Algorithm::EdDSA),
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Some(Algorithm::ES256),
+        _ => None,
+    }
+}
+
+/// From a file or a plain `http://` URL. Keep the result; fetch it again when a key id is unknown, at most once a minute.
+async fn read_jwks(place: &str) -> Result<JwkSet, Error> {
+    if place.starts_with("https://") {
+        return Err("this example speaks plain HTTP alone; fetch the key set with your own HTTPS client, then give the file".into());
+    }
+    if !place.starts_with("http://") {
+        return Ok(serde_json::from_slice(&std::fs::read(place)?)?);
+    }
+    let client: Client<_, Empty<bytes::Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let fetch = async {
+        let answer = client.get(place.parse()?).await?;
+        if !answer.status().is_success() {
+            return Err(format!("{place} answered {}", answer.status()).into());
+        }
+        let body = Limited::new(answer.into_body(), JWKS_BYTES).collect().await?.to_bytes();
+        Ok::<_, Error>(serde_json::from_slice(&body)?)
+    };
+    tokio::time::timeout(JWKS_TIMEOUT, fetch).await.map_err(|_| format!("{place} did not answer"))?
+}
+
+/// Without the line's end that editors add.
+fn read_secret(path: &str) -> Result<Vec<u8>, Error> {
+    let mut secret = std::fs::read(path)?;
+    while secret.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        secret.pop();
+    }
+    Ok(secret)
+}
+
+async fn claims_of_input(shared: bool, place: &str, audience: &str, issuer: &str) -> Result<String, Error> {
+    let keys = if shared { Keys::Shared(read_secret(place)?) } else { Keys::Published(read_jwks(place).await?) };
+    let header_value = std::io::read_to_string(std::io::stdin())?;
+    let claims = verify(header_value.trim(), &keys, audience, issuer)?;
+    Ok(serde_json::to_string_pretty(&claims)?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let mut arguments: Vec<_> = std::env::args().skip(1).collect();
+    let shared = arguments.first().is_some_and(|first| first == "--secret");
+    if shared {
+        arguments.remove(0);
+    }
+    let (place, audience, issuer) = match arguments.as_slice() {
+        [place, audience] => (place, audience, "usher"),
+        [place, audience, issuer] => (place, audience, issuer.as_str()),
+        _ => {
+            eprintln!("usage: verify_context (JWKS_PATH_OR_URL | --secret FILE) AUDIENCE [ISSUER]");
+            return ExitCode::from(2);
+        }
+    };
+    match claims_of_input(shared, place, audience, issuer).await {
+        Ok(claims) => {
+            println!("{claims}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

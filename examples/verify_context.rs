@@ -34,6 +34,9 @@ pub enum Keys {
 /// The claims of a header's value. `audience` is your upstream's name in Usher's config, `issuer` its `[context] issuer`.
 pub fn verify(header_value: &str, keys: &Keys, audience: &str, issuer: &str) -> Result<Map<String, Value>, Error> {
     let header = decode_header(header_value)?;
+    if header.crit.is_some() {
+        return Err("it has a critical header that is not understood".into());
+    }
     let kid = header.kid.as_deref().ok_or("it names no key")?;
     // The key decides the algorithm; what the header says must agree with it.
     let (key, algorithm) = match keys {

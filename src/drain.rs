@@ -51,7 +51,7 @@ pub async fn close_sessions(registry: &Arc<Registry>, window: Duration, close_ti
         session.close(CloseReason::Draining);
     }
     let deadline = Instant::now() + close_timeout;
-    while registry.len() > 0 && Instant::now() < deadline {
+    while !registry.is_empty() && Instant::now() < deadline {
         sleep(Duration::from_millis(10)).await;
     }
     Event::DrainFinished { remaining: registry.len() }.emit();

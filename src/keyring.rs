@@ -42,7 +42,7 @@ struct Key {
 enum Signer {
     Ed25519(Ed25519KeyPair),
     P256(EcdsaKeyPair),
-    Shared(hmac::Key),
+    Shared(Box<hmac::Key>),
 }
 
 /// What `keyring.json` holds: names of keys, no key.
@@ -99,7 +99,7 @@ impl Keyring {
                 Self { current, others: keys.collect() }
             }
             ContextSigning::Shared { secret } => {
-                let signer = Signer::Shared(hmac::Key::new(hmac::HMAC_SHA256, secret.expose()));
+                let signer = Signer::Shared(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret.expose())));
                 Self { current: Key { id: "shared".to_owned(), signer }, others: Vec::new() }
             }
         };

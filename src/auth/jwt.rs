@@ -259,7 +259,7 @@ fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidTok
 fn numeric_date(value: &Value) -> Option<UnixMillis> {
     const LATEST: f64 = 253_402_300_800.0;
     let seconds = value.as_f64()?;
-    (seconds > 0.0 && seconds < LATEST).then(|| UnixMillis((seconds * 1000.0) as u64))
+    (0.0..LATEST).contains(&seconds).then_some(UnixMillis((seconds * 1000.0) as u64))
 }
 
 fn non_empty(value: Option<&Value>) -> Option<String> {

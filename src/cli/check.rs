@@ -44,7 +44,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let findings = if arguments.offline { Vec::new() } else { environment(&loaded.config, Now::read()) };
     let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
     let warned = !loaded.warnings.is_empty() || findings.iter().any(|finding| finding.verdict == Verdict::Warn);
-    let ok = !failed && !(arguments.strict && warned);
+    let ok = !(failed || arguments.strict && warned);
     match arguments.format {
         Format::Json => {
             let warnings: Vec<_> = loaded.warnings.iter().map(diagnostic_json).collect();

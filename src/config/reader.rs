@@ -154,7 +154,7 @@ impl<'r, 't> Section<'r, 't> {
         self.list(key).unwrap_or_default().into_iter().filter_map(parse).collect()
     }
 
-    pub fn section(&self, key: &'static str) -> Section<'r, 't> {
+    pub fn section(&self, key: &'static str) -> Self {
         let value = self.value(key);
         let table = value.and_then(|value| value.get_ref().as_table());
         if let (Some(value), None) = (value, table) {
@@ -163,7 +163,7 @@ impl<'r, 't> Section<'r, 't> {
         Section::new(self.reader, format!("[{key}]"), value.map_or(0..0, Spanned::span), table)
     }
 
-    pub fn sections(&self, key: &'static str) -> Vec<Section<'r, 't>> {
+    pub fn sections(&self, key: &'static str) -> Vec<Self> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let Some(items) = value.get_ref().as_array() else {
             self.reader.error(&value.span(), format!("`{key}` is a list of tables"), format!("write `[[{key}]]`"));

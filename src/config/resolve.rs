@@ -125,7 +125,8 @@ fn listener(section: &Section<'_, '_>, seen: &mut Names) -> Option<Listener> {
     let reader = section.reader;
     let written = section.required("address", "such as `address = \"0.0.0.0:8443\"`");
     let address = section.parsed("address", socket_address);
-    if let (Some((_, span)), Some(address)) = (written, address) {
+    // Port 0 is another port each time.
+    if let (Some((_, span)), Some(address)) = (written, address.filter(|address| address.port() != 0)) {
         seen.add(reader, "address", &address.to_string(), &span);
     }
     let mut certificates = Vec::new();
@@ -177,19 +178,19 @@ fn issuer(section: &Section<'_, '_>, seen: &mut Names) -> Option<Issuer> {
             "HS* takes a secret, every other algorithm takes `jwks_file`",
         ),
         (Some(true), None, _) => {
-            section.missing("secret_env", "HS256, HS384 and HS512 check with a shared secret: `secret_env` or `secret_file`")
+            section.missing("secret_env", "HS256, HS384 and HS512 check with a shared secret: `secret_env` or `secret_file`");
         }
         (Some(false), _, None) => section.missing("jwks_file", "public-key algorithms check with the keys of a `jwks_file`"),
         _ => {}
     }
-    if let (Some(true), Some(value), Some(secret)) = (hmac, secret_written, &secret) {
-        if secret.len() < 32 {
-            reader.error(
-                &value.span(),
-                format!("the secret has {} bytes; an HMAC secret has at least 32", secret.len()),
-                "make one: `openssl rand -hex 32`",
-            );
-        }
+    if let (Some(true), Some(value), Some(secret)) = (hmac, secret_written, &secret)
+        && secret.len() < 32
+    {
+        reader.error(
+            &value.span(),
+            format!("the secret has {} bytes; an HMAC secret has at least 32", secret.len()),
+            "make one: `openssl rand -hex 32`",
+        );
     }
     let leeway = section.duration("leeway", 30 * SECOND);
     let required_claims = section.parsed_list("required_claims", |text| Ok(text.to_owned()));
@@ -331,7 +332,7 @@ fn methods(section: &Section<'_, '_>, has_issuer: bool) -> Vec<Method> {
     for (text, span) in written {
         match Method::ALL.into_iter().find(|method| method.name() == text) {
             Some(method) if methods.contains(&method) => {
-                section.reader.error(&span, format!("`{text}` stands twice"), "name each method once")
+                section.reader.error(&span, format!("`{text}` stands twice"), "name each method once");
             }
             Some(method) => {
                 if !has_issuer {
@@ -516,10 +517,10 @@ fn admin(section: &Section<'_, '_>) -> Option<Admin> {
     }
     let address = address?;
     // A bearer token must be able to stand in a header.
-    if let (Some(token), Some(value)) = (&token, section.value("token_env").or_else(|| section.value("token_file"))) {
-        if HeaderValue::from_bytes(token.expose()).is_err() {
-            section.reader.report(&value.span(), Diagnostic::error("the token holds characters that a header cannot carry"));
-        }
+    if let (Some(token), Some(value)) = (&token, section.value("token_env").or_else(|| section.value("token_file")))
+        && HeaderValue::from_bytes(token.expose()).is_err()
+    {
+        section.reader.report(&value.span(), Diagnostic::error("the token holds characters that a header cannot carry"));
     }
     if let Some(value) = section.value("address").filter(|_| !address.ip().is_loopback() && !written) {
         section.reader.error(

@@ -87,7 +87,7 @@ fn the_reference_holds_exactly_the_keys_of_the_schema() {
         match table {
             None => drop(wanted.insert(key.clone())),
             Some(name) => {
-                wanted.extend(schema["$defs"][name]["properties"].as_object().unwrap().keys().map(|inner| format!("{key}.{inner}")))
+                wanted.extend(schema["$defs"][name]["properties"].as_object().unwrap().keys().map(|inner| format!("{key}.{inner}")));
             }
         }
     }

@@ -113,7 +113,7 @@ async fn plain(guard: Guard, client: Client, worker: Worker) {
         }
         Some(Stop::Upgrade(head)) => {
             let client = Client { deadline: Instant::now() + limits.handshake_timeout, ..client };
-            upgrade::run(guard, *head, client, worker).await;
+            Box::pin(upgrade::run(guard, *head, client, worker)).await;
         }
         None => {
             if served.is_ok() {
@@ -149,7 +149,7 @@ pub async fn answer_and_close(mut stream: Stream, answer: &http::Response<bytes:
     let _ = timeout(PATIENCE, async {
         response::write_and_close(&mut stream, answer).await?;
         stream.shutdown().await?;
-        let (mut scratch, mut taken) = ([0; 1024], 0);
+        let (mut scratch, mut taken) = (vec![0; 1024], 0);
         while taken < MOST {
             match stream.read(&mut scratch).await? {
                 0 => break,

@@ -71,7 +71,7 @@ struct Known {
 
 pub async fn run(mut guard: Guard, head: RequestHead, client: Client, worker: Worker) {
     let request_id = RequestId::random();
-    let path = head.parts.uri.path().to_owned();
+    let path = worker.edge.tickets.shown_path(head.parts.uri.path()).to_owned();
     let host = head.host.clone();
     let address = headers::client_address(&head.parts.headers, client.peer.ip(), &client.listener.trusted_peers);
     let mut known = Known::default();

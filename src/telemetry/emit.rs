@@ -225,7 +225,7 @@ fn log_rejection(event: &'static str, about: &Attempt<'_>, rejection: &Rejection
     let (outcome, side) = (facts.label, facts.side.name());
     match facts.side {
         Side::Client => {
-            info!(target: "usher", event, request_id, %peer, host, path, route, method, outcome, status, side, detail, "refused")
+            info!(target: "usher", event, request_id, %peer, host, path, route, method, outcome, status, side, detail, "refused");
         }
         Side::Upstream | Side::Store | Side::Us => {
             warn!(target: "usher", event, request_id, %peer, host, path, route, method, outcome, status, side, detail, "refused");

@@ -44,6 +44,11 @@ impl Tickets {
         path.strip_prefix(&self.config.tickets.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
+    /// The path as logs may show it: what stands below ours may be a ticket.
+    pub fn shown_path<'a>(&'a self, path: &'a str) -> &'a str {
+        if self.owns(path) { &self.config.tickets.path } else { path }
+    }
+
     pub async fn answer(&self, request: http::Request<Bytes>, asked: Asked<'_>, now: Now) -> Response<Bytes> {
         let origin = request.headers().get(ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
         let outcome = self.respond(request, origin.as_deref(), asked, now).await;

@@ -117,7 +117,8 @@ fn extension_names(headers: &HeaderMap) -> impl Iterator<Item = String> {
 
 async fn read_body(stream: &mut Stream, first: &[u8], mut framing: BodyFraming, limit: usize) -> Result<Bytes, Rejection> {
     let mut body = Vec::new();
-    let mut scratch = [0; READ_SIZE];
+    // On the heap: this future is part of every upgrade's.
+    let mut scratch = vec![0; READ_SIZE];
     let mut bytes = first;
     loop {
         let misframed = framing.advance(bytes, |payload| body.extend_from_slice(payload));

@@ -207,7 +207,7 @@ mod tests {
         let claims = URL_SAFE_NO_PAD.encode(json!({ "iss": "usher", "sub": name }).to_string());
         let mut request = format!("ws://{}/any/path", backend.address).into_client_request().unwrap();
         request.headers_mut().insert("X-User-Context", format!("e30.{claims}.AA").parse().unwrap());
-        connect_async(request).await.unwrap().0
+        Box::pin(connect_async(request)).await.unwrap().0
     }
 
     /// The next message of this type; others, such as people coming and going, are passed over.

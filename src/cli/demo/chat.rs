@@ -138,10 +138,10 @@ impl Room {
             }
             message.extend_from_slice(&frame.payload);
             in_message = !frame.fin;
-            if frame.fin {
-                if let Some(refusal) = self.hear(&std::mem::take(&mut message), visitor) {
-                    let _ = answer(text_frame(&refusal)).await;
-                }
+            if frame.fin
+                && let Some(refusal) = self.hear(&std::mem::take(&mut message), visitor)
+            {
+                let _ = answer(text_frame(&refusal)).await;
             }
         }
     }

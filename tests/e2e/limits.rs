@@ -1,0 +1,100 @@
+//! Who shows nothing gets little: little time, little memory, few sockets.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use crate::support::client::{self, Answer};
+use crate::support::{Echo, Raw, Setup, upgrade_request};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_is_let_go_in_time() {
+    let echo = Echo::start().await;
+    let limits = "[limits]\ntls_timeout = \"500ms\"\nhead_timeout = \"700ms\"\nhandshake_timeout = \"2s\"\n";
+    let usher = Setup::new(echo.url()).extra(limits).start().await;
+    let started = Instant::now();
+    let closed = join_all((0..40).map(|turn| {
+        let usher = &usher;
+        async move {
+            let mut raw = Raw::connect(if turn % 2 == 0 { usher.tls } else { usher.plain }).await;
+            if turn % 4 == 1 {
+                raw.send("GET /ws HTTP/1.1\r\nHost: chat").await;
+            }
+            raw.read_to_close().await
+        }
+    }))
+    .await;
+    // No assertion on how fast: only that the limits and not the patience of the test ended them.
+    assert!(started.elapsed() < Duration::from_secs(14));
+    let answered = closed.iter().filter(|bytes| Answer::parse(bytes).status == 408).count();
+    assert_eq!(answered, 10, "who has begun a head is told");
+    assert!(usher.metrics().await.contains("outcome=\"timeout\""));
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_too_large_is_refused() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).start().await;
+    let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
+    let many: String = (0..150).map(|number| format!("X-{number}: 1\r\n")).collect();
+    for headers in [long, many] {
+        let mut raw = Raw::connect(usher.plain).await;
+        raw.send(upgrade_request("/ws", &headers)).await;
+        assert_eq!(Answer::parse(&raw.read_to_close().await).status, 431);
+    }
+    let target = format!("/public/{}", "x".repeat(9_000));
+    assert_eq!(client::get(usher.plain, &target).await.status, 431);
+    assert!(echo.visits().is_empty());
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_the_ceiling_a_connection_is_closed_and_below_it_there_is_room_again() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).extra("[limits]\nconnections = 4\n").start().await;
+    let mut sockets = Vec::new();
+    for _ in 0..4 {
+        sockets.push(usher.connect("ada").await);
+    }
+    assert_eq!(Raw::connect(usher.plain).await.read_to_close().await, b"");
+    assert!(usher.metrics().await.contains("limit=\"connections\""));
+    sockets.clear();
+    let again = timeout(Duration::from_secs(10), async {
+        loop {
+            let request = "GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            let mut raw = Raw::connect(usher.plain).await;
+            raw.send(request).await;
+            if !raw.read_to_close().await.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    again.await.expect("the places are given back");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shortage_of_descriptors_slows_accepting_and_nothing_more() {
+    let echo = Echo::start().await;
+    let mut usher = Setup::new(echo.url()).start().await;
+    let mut before = usher.connect("before").await;
+    // As many descriptors as it has now, and a few.
+    let limited = usher.limit_descriptors(8);
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        crowd.push(Raw::connect(usher.plain).await);
+    }
+    use futures_util::{SinkExt, StreamExt};
+    before.send("still here".into()).await.unwrap();
+    assert!(timeout(Duration::from_secs(10), before.next()).await.unwrap().unwrap().is_ok());
+    crowd.clear();
+    usher.restore_descriptors(limited);
+    let after = timeout(Duration::from_secs(20), usher.connect("after")).await;
+    assert!(after.is_ok());
+    assert!(usher.log().contains("accept_failed"), "{}", usher.log());
+    drop((before, after));
+    usher.finish().await;
+}

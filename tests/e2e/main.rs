@@ -1,0 +1,26 @@
+//! The real binary, seen from outside: real sockets, real TLS, clients and servers that are not ours.
+//!
+//! Files are behaviours. `support` starts Usher on free ports and holds the two oracles: the ledger (no message lost,
+//! doubled, reordered or under another's name) and the door book (nobody got in who had not been let in).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::large_futures,
+    reason = "a test fails by panicking, and its futures are few"
+)]
+
+mod auth;
+mod clients;
+mod demo;
+mod drain;
+mod http_proxy;
+mod limits;
+mod relay;
+mod seeing;
+mod support;
+mod tickets;
+mod upgrade_strict;
+mod upstreams;
+mod verifiers;

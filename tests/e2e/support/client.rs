@@ -1,0 +1,92 @@
+//! Clients that send what they like, byte by byte.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A socket with patience.
+pub struct Raw<S = TcpStream>(pub S);
+
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Raw {
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.unwrap();
+        self.0.flush().await.unwrap();
+    }
+
+    /// Everything until the other side closes. A reset counts as a close.
+    pub async fn read_to_close(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let read = async {
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(count @ 1..) = self.0.read(&mut buffer).await {
+                bytes.extend_from_slice(&buffer[..count]);
+            }
+        };
+        timeout(PATIENCE, read).await.expect("the connection stays open");
+        bytes
+    }
+
+    pub async fn read_head(&mut self) -> String {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n\r\n") {
+            let byte = timeout(PATIENCE, self.0.read_u8()).await.expect("no answer");
+            bytes.push(byte.unwrap_or_else(|_| panic!("closed after {:?}", String::from_utf8_lossy(&bytes))));
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    pub async fn read_exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        timeout(PATIENCE, self.0.read_exact(&mut bytes)).await.expect("no bytes").unwrap();
+        bytes
+    }
+}
+
+/// One request on a connection of its own, which the request must ask to close.
+pub async fn http(address: SocketAddr, request: &[u8]) -> Answer {
+    let mut raw = Raw::connect(address).await;
+    raw.send(request).await;
+    Answer::parse(&raw.read_to_close().await)
+}
+
+pub async fn get(address: SocketAddr, path: &str) -> Answer {
+    http(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await
+}
+
+impl Answer {
+    pub fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Self { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    /// The value of a header, in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+}
+
+/// A correct upgrade, for tests to bend.
+pub fn upgrade_request(target: &str, headers: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: chat.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    )
+}

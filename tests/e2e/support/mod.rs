@@ -1,0 +1,18 @@
+//! What every test stands on.
+
+pub mod backend;
+pub mod client;
+pub mod door_book;
+pub mod echo;
+pub mod ledger;
+pub mod recorder;
+pub mod token;
+pub mod usher;
+
+pub use backend::Backend;
+pub use client::{Raw, upgrade_request};
+pub use door_book::DoorBook;
+pub use echo::Echo;
+pub use ledger::Ledger;
+pub use recorder::{Recorder, Script};
+pub use usher::{Setup, Usher};

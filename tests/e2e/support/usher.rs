@@ -1,0 +1,370 @@
+//! Usher as a child process, with a configuration, a certificate and a secret of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use super::client;
+use super::token::{self, SECRET};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+/// A configuration in the making.
+pub struct Setup {
+    upstream: String,
+    upstream_lines: String,
+    routes: String,
+    issuers: String,
+    extra: String,
+    drain: String,
+    files: Vec<(String, String)>,
+}
+
+pub struct Usher {
+    child: Child,
+    folder: PathBuf,
+    pub tls: SocketAddr,
+    pub plain: SocketAddr,
+    pub admin: SocketAddr,
+    connector: TlsConnector,
+    log: Arc<Mutex<String>>,
+    /// Everything that must never be seen in a log, a metric or an audit line.
+    canaries: Mutex<Vec<String>>,
+}
+
+impl Setup {
+    pub fn new(upstream: impl Into<String>) -> Self {
+        Self {
+            upstream: format!("\"{}\"", upstream.into()),
+            upstream_lines: String::new(),
+            routes: r#"
+                [[route]]
+                path = "/ws"
+                upstream = "chat"
+                auth = ["ticket", "header"]
+                [[route]]
+                path = "/api/*"
+                upstream = "chat"
+                auth = ["header"]
+                [[route]]
+                path = "/public/*"
+                upstream = "chat"
+                auth = []
+            "#
+            .to_owned(),
+            issuers: String::new(),
+            extra: String::new(),
+            drain: "200ms".to_owned(),
+            files: Vec::new(),
+        }
+    }
+
+    pub fn servers(mut self, servers: &[String]) -> Self {
+        self.upstream = servers.iter().map(|server| format!("\"{server}\"")).collect::<Vec<_>>().join(", ");
+        self
+    }
+
+    pub fn upstream_lines(mut self, lines: &str) -> Self {
+        self.upstream_lines = lines.to_owned();
+        self
+    }
+
+    pub fn routes(mut self, routes: &str) -> Self {
+        self.routes = routes.to_owned();
+        self
+    }
+
+    pub fn issuer(mut self, issuer: &str) -> Self {
+        self.issuers.push_str(issuer);
+        self
+    }
+
+    pub fn extra(mut self, tables: &str) -> Self {
+        self.extra.push_str(tables);
+        self
+    }
+
+    pub fn drain(mut self, window: &str) -> Self {
+        self.drain = window.to_owned();
+        self
+    }
+
+    /// A file beside the configuration.
+    pub fn file(mut self, name: &str, text: String) -> Self {
+        self.files.push((name.to_owned(), text));
+        self
+    }
+
+    pub async fn start(self) -> Usher {
+        tokio::task::spawn_blocking(move || self.start_blocking()).await.unwrap()
+    }
+
+    fn start_blocking(self) -> Usher {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("usher-e2e-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let connector = certificate(&folder);
+        fs::write(folder.join("secret"), SECRET).unwrap();
+        for (name, text) in &self.files {
+            fs::write(folder.join(name), text).unwrap();
+        }
+        let Self { upstream, upstream_lines, routes, issuers, extra, drain, .. } = &self;
+        let config = format!(
+            r#"
+            state_dir = "state"
+            [[listener]]
+            address = "127.0.0.1:0"
+            certificates = [{{ cert = "cert.pem", key = "key.pem" }}]
+            [[listener]]
+            address = "127.0.0.1:0"
+            plain = true
+            [[issuer]]
+            name = "main"
+            issuer = "https://id.example.com"
+            audience = ["chat"]
+            algorithms = ["HS256"]
+            secret_file = "secret"
+            leeway = "0s"
+            {issuers}
+            [[upstream]]
+            name = "chat"
+            servers = [{upstream}]
+            {upstream_lines}
+            {routes}
+            [admin]
+            address = "127.0.0.1:0"
+            [audit]
+            file = "audit.jsonl"
+            [drain]
+            window = "{drain}"
+            {extra}
+            "#
+        );
+        fs::write(folder.join("usher.toml"), config).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
+            .args(["run", "--log-format", "json", "-c"])
+            .arg(folder.join("usher.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (sender, ready) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let copy = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if line.contains("\"event\":\"ready\"") {
+                    let _ = sender.send(line.clone());
+                }
+                copy.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        let line =
+            ready.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("Usher did not become ready:\n{}", log.lock().unwrap()));
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let listeners: Vec<SocketAddr> =
+            ready["listeners"].as_str().unwrap().trim_matches(['[', ']']).split(", ").map(|one| one.parse().unwrap()).collect();
+        let admin = ready["admin"].as_str().unwrap().parse().unwrap();
+        let canaries = Mutex::new(vec![SECRET.to_owned()]);
+        Usher { child, folder, tls: listeners[0], plain: listeners[1], admin, connector, log, canaries }
+    }
+}
+
+impl Usher {
+    pub fn token(&self, subject: &str) -> String {
+        self.token_with(subject, json!({}))
+    }
+
+    /// The usual claims, with some set otherwise; `null` takes one away.
+    pub fn token_with(&self, subject: &str, changes: Value) -> String {
+        let token = token::mint(subject, changes);
+        self.keep_secret(&token);
+        token
+    }
+
+    /// From now on this must not be seen anywhere.
+    pub fn keep_secret(&self, secret: &str) {
+        self.canaries.lock().unwrap().push(secret.to_owned());
+    }
+
+    /// Asks for a ticket; gives back the status and the answer.
+    pub async fn ask_ticket(&self, token: &str, body: &str, headers: &str) -> (u16, Value) {
+        let request = format!(
+            "POST /websocket/ticket HTTP/1.1\r\nHost: chat.example.com\r\nAuthorization: Bearer {token}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = client::http(self.plain, request.as_bytes()).await;
+        let json: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        if let Some(ticket) = json["ticket_id"].as_str() {
+            self.keep_secret(ticket);
+        }
+        (answer.status, json)
+    }
+
+    pub async fn issue_ticket(&self, token: &str) -> String {
+        let (status, answer) = self.ask_ticket(token, "", "").await;
+        assert_eq!(status, 201, "{answer}");
+        answer["ticket_id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn tls_stream(&self) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.tls).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        self.connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap()
+    }
+
+    /// Opens a WebSocket over TLS; the request may carry further headers.
+    pub async fn open(&self, target: &str, headers: &[(&str, &str)]) -> Result<Socket, tungstenite::Error> {
+        let mut request = format!("wss://localhost:{}{target}", self.tls.port()).into_client_request()?;
+        for (name, value) in headers {
+            request.headers_mut().append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        let stream = self.tls_stream().await;
+        tokio_tungstenite::client_async(request, stream).await.map(|(socket, _)| socket)
+    }
+
+    pub async fn connect(&self, subject: &str) -> Socket {
+        let token = self.token(subject);
+        self.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap()
+    }
+
+    pub async fn connect_ticket(&self, ticket: &str) -> Result<Socket, tungstenite::Error> {
+        self.open(&format!("/ws?ticket={ticket}"), &[]).await
+    }
+
+    pub async fn metrics(&self) -> String {
+        client::get(self.admin, "/metrics").await.body
+    }
+
+    pub fn certificate_path(&self) -> PathBuf {
+        self.folder.join("cert.pem")
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The audit lines so far. They are written by a thread of their own: after the end they are all there.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    pub async fn exit(&mut self) -> ExitStatus {
+        for _ in 0..1500 {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("Usher does not stop:\n{}", self.log());
+    }
+
+    /// Stops Usher in good order and checks what must hold after every test. Gives back the audit lines.
+    pub async fn finish(mut self) -> Vec<Value> {
+        let metrics = self.metrics().await;
+        self.signal("TERM");
+        let status = self.exit().await;
+        assert!(status.success(), "{status}\n{}", self.log());
+        let audit = self.audit();
+        every_upgrade_ends_once(&audit);
+        let written = fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default();
+        for canary in self.canaries.lock().unwrap().iter() {
+            for (place, text) in [("log", &self.log()), ("audit", &written), ("metrics", &metrics)] {
+                let line = text.lines().find(|line| line.contains(canary.as_str()));
+                assert!(line.is_none(), "a secret is in the {place}: {line:?}");
+            }
+        }
+        assert!(!self.log().contains("panicked"), "{}", self.log());
+        audit
+    }
+}
+
+/// Each session that started has one end, and no upgrade has two ends.
+fn every_upgrade_ends_once(audit: &[Value]) {
+    let of = |event: &str| -> Vec<&str> {
+        audit.iter().filter(|line| line["event"] == event).map(|line| line["request_id"].as_str().unwrap()).collect()
+    };
+    let (mut started, mut ended) = (of("session_started"), of("session_ended"));
+    started.sort_unstable();
+    ended.sort_unstable();
+    assert_eq!(started, ended, "sessions that started and sessions that ended");
+    let mut ends = [ended, of("upgrade_rejected")].concat();
+    let count = ends.len();
+    ends.sort_unstable();
+    ends.dedup();
+    assert_eq!(ends.len(), count, "an upgrade has two ends");
+}
+
+impl Drop for Usher {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A self-signed certificate for localhost in the folder, and a client that trusts it alone.
+fn certificate(folder: &Path) -> TlsConnector {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    fs::write(folder.join("cert.pem"), certified.cert.pem()).unwrap();
+    fs::write(folder.join("key.pem"), certified.signing_key.serialize_pem()).unwrap();
+    connector_for(certified.cert.der().clone())
+}
+
+pub fn connector_for(certificate: CertificateDer<'static>) -> TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
+impl Usher {
+    /// Leaves the process `spare` descriptors more than it has open. Gives back what it could have before.
+    pub fn limit_descriptors(&mut self, spare: usize) -> String {
+        let pid = self.child.id().to_string();
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        let before = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let before = before.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let before = before.split_whitespace().nth(3).unwrap().to_owned();
+        self.prlimit(&format!("{}:{before}", open + spare));
+        before
+    }
+
+    pub fn restore_descriptors(&mut self, before: String) {
+        self.prlimit(&format!("{before}:{before}"));
+    }
+
+    fn prlimit(&self, files: &str) {
+        let set = Command::new("prlimit").args(["--pid", &self.child.id().to_string(), &format!("--nofile={files}")]).status().unwrap();
+        assert!(set.success());
+    }
+}

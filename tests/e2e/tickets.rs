@@ -1,0 +1,163 @@
+//! Tickets, from the endpoint to the socket.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::support::client::{self, Raw};
+use crate::support::{DoorBook, Echo, Setup, upgrade_request};
+
+const ROUTES: &str = r#"
+    [[route]]
+    path = "/ws"
+    upstream = "chat"
+    auth = ["ticket"]
+    origins = ["https://app.example.com"]
+    identity_headers = { "X-User-Id" = "sub" }
+    [[route]]
+    path = "/other"
+    upstream = "chat"
+    auth = ["ticket"]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_opens_one_socket_once() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).routes(ROUTES).start().await;
+    let mut book = DoorBook::default();
+    let token = usher.token("ada");
+    let (status, answer) = usher.ask_ticket(&token, r#"{"ttl_seconds": 20, "permissions": ["chat:read"]}"#, "").await;
+    assert_eq!(status, 201);
+    assert_eq!((answer["ttl_seconds"].as_u64(), answer["single_use"].as_bool()), (Some(20), Some(true)));
+    assert_eq!(answer["expires_at"].as_u64().unwrap() - answer["created_at"].as_u64().unwrap(), 20_000);
+    let ticket = answer["ticket_id"].as_str().unwrap();
+    assert_eq!(answer["websocket_url"], format!("ws://chat.example.com/ws?ticket={ticket}"));
+
+    let validate = format!("GET /websocket/ticket/{ticket}/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer ");
+    let valid = client::http(usher.plain, format!("{validate}{token}\r\n\r\n").as_bytes()).await;
+    assert!(valid.status == 200 && valid.body.contains("\"valid\":true"), "{}", valid.body);
+    let theirs = client::http(usher.plain, format!("{validate}{}\r\n\r\n", usher.token("eve")).as_bytes()).await;
+    assert!(theirs.status == 200 && theirs.body.contains("\"valid\":false"), "another's ticket: {}", theirs.body);
+
+    book.admit("ada");
+    drop(usher.connect_ticket(ticket).await.unwrap());
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send(upgrade_request(&format!("/ws?ticket={ticket}"), "")).await;
+    let again = client::Answer::parse(&raw.read_to_close().await);
+    assert!(again.status == 403 && again.body.contains("INVALID_TICKET"), "{}", again.body);
+    assert_eq!(book.verdict(&echo.visits()), Vec::<String>::new());
+    let audit = usher.finish().await;
+    assert!(
+        audit.iter().any(|line| line["event"] == "ticket_redeem_refused" && line["outcome"].to_string().contains("used")),
+        "{audit:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_sixty_four_racing_redemptions_over_tls_one_wins() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).routes(ROUTES).start().await;
+    let mut book = DoorBook::default();
+    for _ in 0..3 {
+        let ticket = usher.issue_ticket(&usher.token("ada")).await;
+        book.admit("ada");
+        // All TLS sessions are open before the first request goes out.
+        let streams = join_all((0..64).map(|_| usher.tls_stream())).await;
+        let request = upgrade_request(&format!("/ws?ticket={ticket}"), "");
+        let heads = join_all(streams.into_iter().map(|stream| async {
+            let mut raw = Raw(stream);
+            raw.send(&request).await;
+            raw.read_head().await
+        }))
+        .await;
+        assert_eq!(heads.iter().filter(|head| head.starts_with("HTTP/1.1 101 ")).count(), 1);
+        assert_eq!(heads.iter().filter(|head| head.starts_with("HTTP/1.1 403 ")).count(), 63);
+    }
+    assert_eq!(book.verdict(&echo.visits()), Vec::<String>::new());
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_asks_too_much_is_told_so() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).routes(ROUTES).start().await;
+    let token = usher.token("ada");
+    for (body, status, code) in [
+        (r#"{"ttl_seconds": 301}"#, 400, "INVALID_REQUEST"),
+        (r#"{"ttl_seconds": 0}"#, 400, "INVALID_REQUEST"),
+        (r#"{"ttl_seconds": "20"}"#, 400, "INVALID_REQUEST"),
+        (r#"{"ttl": 20}"#, 400, "INVALID_REQUEST"),
+        (r#"{"single_use": false}"#, 400, "INVALID_REQUEST"),
+        (r#"{"route": "/none"}"#, 400, "INVALID_REQUEST"),
+        (r#"{"permissions": ["chat:read", "admin"]}"#, 403, "PERMISSION_DENIED"),
+        ("{", 400, "INVALID_REQUEST"),
+        (&"x".repeat(5000), 400, "BAD_REQUEST"),
+    ] {
+        let (got, answer) = usher.ask_ticket(&token, body, "").await;
+        assert_eq!((got, answer["code"].as_str()), (status, Some(code)), "{body:.40}");
+        assert!(answer["request_id"].is_string() && answer["recoverable"].is_boolean() && answer["message"].is_string());
+    }
+    let (status, answer) = usher.ask_ticket("nonsense", "", "").await;
+    assert_eq!((status, answer["code"].as_str()), (401, Some("INVALID_TOKEN")));
+    let get = client::get(usher.plain, "/websocket/ticket").await;
+    assert_eq!((get.status, get.header("allow")), (405, Some("post, options")));
+    assert_eq!(client::get(usher.plain, "/websocket/ticket/x/y/z").await.status, 404);
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).routes(ROUTES).start().await;
+    let preflight = |origin: &str| {
+        format!(
+            "OPTIONS /websocket/ticket HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: POST\r\nConnection: close\r\n\r\n"
+        )
+    };
+    let good = client::http(usher.plain, preflight("https://app.example.com").as_bytes()).await;
+    assert_eq!((good.status, good.header("access-control-allow-origin")), (204, Some("https://app.example.com")));
+    assert_eq!(good.header("access-control-allow-headers"), Some("authorization, content-type"));
+    let bad = client::http(usher.plain, preflight("https://evil.example.com").as_bytes()).await;
+    assert_eq!((bad.status, bad.header("access-control-allow-origin")), (403, None));
+    let token = usher.token("ada");
+    assert_eq!(usher.ask_ticket(&token, "", "Origin: https://app.example.com\r\n").await.0, 201);
+    assert_eq!(usher.ask_ticket(&token, "", "Origin: https://evil.example.com\r\n").await.0, 403);
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_ticket_is_good_only_where_it_was_made_for() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).routes(ROUTES).extra("[tickets]\nbind = [\"origin\", \"ip\"]\n").start().await;
+    let token = usher.token("ada");
+    for (target, origin, status) in [
+        ("/ws", "https://app.example.com", "HTTP/1.1 101 "),
+        ("/other", "https://app.example.com", "HTTP/1.1 403 "),
+        ("/ws", "", "HTTP/1.1 403 "),
+    ] {
+        let (_, answer) = usher.ask_ticket(&token, &json!({ "route": "/ws" }).to_string(), "Origin: https://app.example.com\r\n").await;
+        let ticket = answer["ticket_id"].as_str().unwrap();
+        let origin = if origin.is_empty() { String::new() } else { format!("Origin: {origin}\r\n") };
+        let mut raw = Raw::connect(usher.plain).await;
+        raw.send(upgrade_request(&format!("{target}?ticket={ticket}"), &origin)).await;
+        assert!(raw.read_head().await.starts_with(status), "{target} {origin}");
+    }
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_too_often_is_told_when_to_come_back() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).routes(ROUTES).extra("[tickets]\nrate_per_user = \"3/1h\"\n").start().await;
+    let token = usher.token("ada");
+    for _ in 0..3 {
+        assert_eq!(usher.ask_ticket(&token, "", "").await.0, 201);
+    }
+    let request = format!(
+        "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let answer = client::http(usher.plain, request.as_bytes()).await;
+    assert_eq!(answer.status, 429);
+    assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() > 1000);
+    assert_eq!(usher.ask_ticket(&usher.token("bob"), "", "").await.0, 201, "another user");
+    usher.finish().await;
+}

@@ -34,6 +34,9 @@ pub enum Keys {
 /// The claims of a header's value. `audience` is your upstream's name in Usher's config, `issuer` its `[context] issuer`.
 pub fn verify(header_value: &str, keys: &Keys, audience: &str, issuer: &str) -> Result<Map<String, Value>, Error> {
     let header = decode_header(header_value)?;
+    if header.crit.is_some() {
+        return Err("it has a critical header that is not understood".into());
+    }
     let kid = header.kid.as_deref().ok_or("it names no key")?;
     // The key decides the algorithm; what the header says must agree with it.
     let (key, algorithm) = match keys {
@@ -90,13 +93,11 @@ async fn read_jwks(place: &str) -> Result<JwkSet, Error> {
     tokio::time::timeout(JWKS_TIMEOUT, fetch).await.map_err(|_| format!("{place} did not answer"))?
 }
 
-/// Without the line's end that editors add.
+/// Without the one line's end that editors add: what Usher reads as well.
 fn read_secret(path: &str) -> Result<Vec<u8>, Error> {
-    let mut secret = std::fs::read(path)?;
-    while secret.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-        secret.pop();
-    }
-    Ok(secret)
+    let secret = std::fs::read(path)?;
+    let line = secret.strip_suffix(b"\n").unwrap_or(&secret);
+    Ok(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
 }
 
 async fn claims_of_input(shared: bool, place: &str, audience: &str, issuer: &str) -> Result<String, Error> {

@@ -94,11 +94,12 @@ export async function readJwks(place) {
   return jwks;
 }
 
-/** The secret from a file, without the line's end that editors add. */
+/** The secret from a file, without the one line's end that editors add: what Usher reads as well. */
 export function readSecret(path) {
   const secret = readFileSync(path);
   let end = secret.length;
-  while (end > 0 && (secret[end - 1] === 0x0a || secret[end - 1] === 0x0d)) end -= 1;
+  if (secret[end - 1] === 0x0a) end -= 1;
+  if (secret[end - 1] === 0x0d) end -= 1;
   return secret.subarray(0, end);
 }
 

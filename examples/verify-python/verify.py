@@ -137,8 +137,8 @@ def read_jwks(place):
 
 
 def read_secret(path):
-    """The secret from a file, without the line's end that editors add."""
-    return Path(path).read_bytes().rstrip(b"\r\n")
+    """The secret from a file, without the one line's end that editors add: what Usher reads as well."""
+    return Path(path).read_bytes().removesuffix(b"\n").removesuffix(b"\r")
 
 
 def main(arguments):

@@ -58,4 +58,13 @@ impl Grant {
     pub fn expires_at(&self) -> Option<UnixMillis> {
         self.principal().map(|principal| principal.expires_at)
     }
+
+    /// Tests of what stands behind a grant need one without the way that leads to it.
+    #[cfg(test)]
+    pub(crate) fn for_test(route: Arc<Route>, principal: Option<Principal>, method: Method) -> Self {
+        match principal {
+            Some(principal) => Self::to(route, principal, method),
+            None => Self::public(route),
+        }
+    }
 }

@@ -125,3 +125,191 @@ fn random_id() -> Option<String> {
     rand::fill(&mut bits).ok()?;
     Some(URL_SAFE_NO_PAD.encode(bits))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::path::{Path, PathBuf};
+
+    use jsonwebtoken::jwk::JwkSet;
+    use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+    use serde_json::json;
+
+    use super::*;
+    use crate::auth::credential::Method;
+    use crate::auth::principal::Principal;
+    use crate::clock::UnixMillis;
+    use crate::config::secret::Secret;
+    use crate::config::{Config, ContextAlgorithm, ContextSigning, resolve};
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    const ABOUT: ContextRequest<'static> = ContextRequest {
+        session_id: "session-1",
+        upstream: "chat",
+        client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
+        host: "chat.example.com",
+        path: "/ws",
+    };
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("usher-signed-context-{}-{name}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn config() -> Config {
+        let text = r#"
+            [[listener]]
+            address = "127.0.0.1:0"
+            plain = true
+            [[issuer]]
+            name = "main"
+            issuer = "https://id.example.com"
+            audience = ["chat"]
+            algorithms = ["HS256"]
+            secret_env = "KEY"
+            [[upstream]]
+            name = "chat"
+            servers = ["http://127.0.0.1:9000"]
+            [[route]]
+            path = "/ws"
+            upstream = "chat"
+            auth = ["header"]
+            [route.identity_headers]
+            X-User-Id = "sub"
+            X-Tier = "tier"
+            X-Level = "level"
+            X-Staff = "staff"
+            X-Groups = "groups"
+            X-Absent = "absent"
+            [context]
+            claims = ["tier", "level", "staff", "groups"]
+        "#;
+        resolve::parse(text, None, &|_| Some(SECRET.to_owned())).unwrap().config
+    }
+
+    fn principal() -> Principal {
+        let Value::Object(claims) = json!({ "tier": "gold", "level": 3, "staff": true, "groups": ["a"], "sub": "mallory", "aud": "other" })
+        else {
+            unreachable!()
+        };
+        Principal {
+            subject: "alice".to_owned(),
+            issuer: "main".into(),
+            token_id: Some("token-1".to_owned()),
+            issuer_session: None,
+            permissions: vec!["chat:read".to_owned()],
+            expires_at: UnixMillis::from_secs(4_000_000_000),
+            claims,
+        }
+    }
+
+    fn grant(config: &Config, principal: Option<Principal>) -> Grant {
+        Grant::for_test(Arc::clone(&config.routes[0]), principal, Method::Header)
+    }
+
+    /// The claims, and a header's value that the published keys have verified.
+    fn round(name: &str, algorithm: ContextAlgorithm, principal: Principal, about: ContextRequest<'_>) -> (Value, HeaderValue) {
+        let scratch = Scratch::new(name);
+        let mut config = config();
+        config.context.signing = ContextSigning::Generated { algorithm };
+        let now = Now::read();
+        let keyring = Arc::new(Keyring::open(&config.context, &scratch.0, now).unwrap());
+        let jwks: JwkSet = serde_json::from_value(keyring.jwks()).unwrap();
+        let value = SignedContext::new(&config.context, keyring).header_value(&grant(&config, Some(principal)), about, now).unwrap();
+        let kid = decode_header(value.as_bytes()).unwrap().kid.unwrap();
+        let mut validation = Validation::new(match algorithm {
+            ContextAlgorithm::EdDSA => Algorithm::EdDSA,
+            ContextAlgorithm::ES256 => Algorithm::ES256,
+        });
+        validation.set_audience(&["chat"]);
+        validation.set_issuer(&["usher"]);
+        let key = DecodingKey::from_jwk(jwks.find(&kid).unwrap()).unwrap();
+        let claims = decode::<Value>(value.as_bytes(), &key, &validation).unwrap().claims;
+        assert_eq!(claims["iat"], now.wall.as_secs());
+        assert_eq!(claims["exp"], now.wall.as_secs() + 60);
+        (claims, value)
+    }
+
+    #[test]
+    fn a_published_key_verifies_every_claim_of_the_contract() {
+        for (name, algorithm) in [("eddsa", ContextAlgorithm::EdDSA), ("es256", ContextAlgorithm::ES256)] {
+            let (mut claims, _) = round(name, algorithm, principal(), ABOUT);
+            let members = claims.as_object_mut().unwrap();
+            let jti = members.remove("jti").unwrap();
+            assert_eq!(URL_SAFE_NO_PAD.decode(jti.as_str().unwrap()).unwrap().len(), 16);
+            members.remove("iat");
+            members.remove("exp");
+            let expected = json!({
+                "iss": "usher", "aud": "chat", "sub": "alice", "sid": "session-1", "session_exp": 4_000_000_000_u64,
+                "auth": { "method": "header", "issuer": "main", "token_id": "token-1" },
+                "permissions": ["chat:read"],
+                "claims": { "tier": "gold", "level": 3, "staff": true, "groups": ["a"], "sub": "mallory", "aud": "other" },
+                "client": "192.0.2.7",
+                "req": { "host": "chat.example.com", "path": "/ws" },
+            });
+            assert_eq!(claims, expected, "a token's claim never stands in for one of ours");
+        }
+    }
+
+    #[test]
+    fn hostile_text_stays_text() {
+        let hostile = "\",\"sub\":\"root\u{0}\r\nX-Evil: 1\\ é";
+        let about = ContextRequest { host: hostile, path: hostile, ..ABOUT };
+        let (claims, value) = round("hostile", ContextAlgorithm::EdDSA, Principal { subject: hostile.to_owned(), ..principal() }, about);
+        assert_eq!((&claims["sub"], &claims["req"]), (&json!(hostile), &json!({ "host": hostile, "path": hostile })));
+        assert!(value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte)));
+    }
+
+    #[test]
+    fn no_two_contexts_have_the_same_id() {
+        assert_ne!(random_id(), random_id());
+    }
+
+    #[test]
+    fn a_shared_secret_signs_with_hs256() {
+        let mut config = config();
+        config.context.signing = ContextSigning::Shared { secret: Secret::from(SECRET) };
+        let now = Now::read();
+        let keyring = Arc::new(Keyring::open(&config.context, Path::new("/nowhere"), now).unwrap());
+        let value = SignedContext::new(&config.context, keyring).header_value(&grant(&config, Some(principal())), ABOUT, now).unwrap();
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.set_audience(&["chat"]);
+        let claims = decode::<Value>(value.as_bytes(), &DecodingKey::from_secret(SECRET.as_bytes()), &validation).unwrap().claims;
+        assert_eq!(claims["sub"], "alice");
+    }
+
+    #[test]
+    fn nobody_is_spoken_of_on_a_public_route() {
+        let mut config = config();
+        config.context.signing = ContextSigning::Shared { secret: Secret::from(SECRET) };
+        let keyring = Arc::new(Keyring::open(&config.context, Path::new("/nowhere"), Now::read()).unwrap());
+        let public = grant(&config, None);
+        assert!(SignedContext::new(&config.context, keyring).header_value(&public, ABOUT, Now::read()).is_none());
+        assert!(identity_headers(public.route(), &public).is_empty());
+    }
+
+    #[test]
+    fn identity_headers_carry_plain_values_and_nothing_else() {
+        let config = config();
+        let known = grant(&config, Some(principal()));
+        let mut headers: Vec<_> = identity_headers(known.route(), &known)
+            .into_iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        headers.sort();
+        assert_eq!(headers, ["x-level: 3", "x-staff: true", "x-tier: gold", "x-user-id: alice"]);
+        let split = grant(&config, Some(Principal { subject: "a\r\nX-Staff: true".to_owned(), ..principal() }));
+        assert!(identity_headers(split.route(), &split).iter().all(|(name, _)| name != "x-user-id"));
+    }
+}

@@ -6,7 +6,6 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 /// Milliseconds since the Unix epoch: the wall clock as the wire shows it.
@@ -50,12 +49,11 @@ impl UnixMillis {
 
     /// `YYYY-MM-DDTHH:MM:SS.mmmZ`, as logs, audit lines and messages on the wire write it.
     pub fn to_rfc3339(self) -> String {
-        i64::try_from(self.0 / 1000)
-            .ok()
-            .and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok())
-            .and_then(|at| at.replace_millisecond((self.0 % 1000) as u16).ok())
-            .and_then(|at| at.format(&Rfc3339).ok())
-            .unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
+        let at = i64::try_from(self.0 / 1000).ok().and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok());
+        let Some(at) = at else { return "9999-12-31T23:59:59.999Z".to_owned() };
+        let (date, (hour, minute, second)) = (at.date(), at.to_hms());
+        let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", self.0 % 1000)
     }
 }
 
@@ -74,7 +72,7 @@ mod tests {
     #[test]
     fn wall_time_is_written_as_rfc_3339_with_milliseconds() {
         assert_eq!(UnixMillis(1_700_000_000_123).to_rfc3339(), "2023-11-14T22:13:20.123Z");
-        assert_eq!(UnixMillis(u64::MAX).to_rfc3339(), "9999-12-31T23:59:59Z");
+        assert_eq!(UnixMillis(u64::MAX).to_rfc3339(), "9999-12-31T23:59:59.999Z");
     }
 
     #[test]

@@ -316,5 +316,5 @@ impl std::fmt::Debug for Issuer {
 }
 
 #[cfg(test)]
-#[path = "jwt_tests.rs"]
+#[path = "jwt_attacks.rs"]
 mod tests;

@@ -202,7 +202,7 @@ mod tests {
         let now = Now { wall: UnixMillis(1_700_000_000_000), mono: tokio::time::Instant::now() };
         let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"ada","exp":1700000600}"#);
         let text = inspect(&format!("{}.{claims}.x", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#)), now).unwrap();
-        assert!(text.contains("expires           2023-11-14T22:23:20Z (in 10 min)"), "{text}");
+        assert!(text.contains("expires           2023-11-14T22:23:20.000Z (in 10 min)"), "{text}");
         assert!(text.contains("not checked"));
         assert!(inspect("a.b", now).is_err());
     }

@@ -119,3 +119,13 @@ fn every_key_of_the_schema_is_one_that_is_read() {
     let error = error_of(&uncommented.join("\n"));
     assert!(error.contains("cannot stand together") && !error.contains("unknown key"), "{error}");
 }
+
+#[test]
+fn the_readme_s_configuration_is_good() {
+    let readme = include_str!("../../README.md");
+    let blocks: Vec<_> = readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        read(block).unwrap();
+    }
+}

@@ -1,0 +1,258 @@
+//! Tokens that differ from a good one in one thing, and why each is refused.
+
+use std::time::Duration;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use serde_json::json;
+
+use super::*;
+
+const SECRET: &[u8] = b"a secret of more than thirty-two bytes";
+const NOW: u64 = 1_700_000_000;
+
+fn now() -> Now {
+    Now { wall: UnixMillis::from_secs(NOW), ..Now::read() }
+}
+
+fn issuer(name: &str, algorithms: &[Algorithm], keys: IssuerKeySource) -> config::Issuer {
+    config::Issuer {
+        name: name.into(),
+        issuer: format!("https://{name}.example.com"),
+        audience: vec!["chat".to_owned()],
+        algorithms: algorithms.to_vec(),
+        keys,
+        leeway: Duration::from_secs(30),
+        required_claims: Vec::new(),
+        user_claim: "sub".to_owned(),
+        permissions_claim: "permissions".to_owned(),
+        session_claim: "sid".to_owned(),
+        max_token_bytes: 8192,
+        max_lifetime: Duration::from_secs(30 * 86_400),
+    }
+}
+
+fn hmac_issuers() -> Issuers {
+    let main = issuer("main", &[Algorithm::HS256], IssuerKeySource::Secret(Secret::new(SECRET)));
+    Issuers::load(&[Arc::new(main)], &["tenant".to_owned()]).unwrap()
+}
+
+fn claims(changes: &Value) -> Value {
+    let mut claims = json!({
+        "iss": "https://main.example.com", "aud": ["other", "chat"], "sub": "ada", "exp": NOW + 600, "iat": NOW, "jti": "t1",
+        "permissions": "chat:read chat:write", "sid": "s1", "tenant": "blue",
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+            value => claims[name] = value.clone(),
+        }
+    }
+    claims
+}
+
+/// Signs whatever header and payload are given.
+fn raw(header: &str, payload: &str, key: &EncodingKey, algorithm: jsonwebtoken::Algorithm) -> String {
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+    let signature = crypto::sign(message.as_bytes(), key, algorithm).unwrap();
+    format!("{message}.{signature}")
+}
+
+fn hs256(header: &str, payload: &str) -> String {
+    raw(header, payload, &EncodingKey::from_secret(SECRET), jsonwebtoken::Algorithm::HS256)
+}
+
+const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+
+fn with(changes: Value) -> String {
+    hs256(HEADER, &claims(&changes).to_string())
+}
+
+fn header(header: &str) -> String {
+    hs256(header, &claims(&json!({})).to_string())
+}
+
+fn verify(issuers: &Issuers, token: &str) -> Result<Principal, InvalidToken> {
+    issuers.verify(&Secret::from(token), now())
+}
+
+#[test]
+fn a_good_token_becomes_its_principal() {
+    let principal = verify(&hmac_issuers(), &with(json!({}))).unwrap();
+    let expected = Principal {
+        subject: "ada".to_owned(),
+        issuer: "main".into(),
+        token_id: Some("t1".to_owned()),
+        issuer_session: Some("s1".to_owned()),
+        permissions: vec!["chat:read".to_owned(), "chat:write".to_owned()],
+        expires_at: UnixMillis::from_secs(NOW + 600),
+        claims: json!({ "tenant": "blue" }).as_object().unwrap().clone(),
+    };
+    assert_eq!(principal, expected);
+}
+
+#[test]
+fn each_attack_is_refused_for_its_own_reason() {
+    use InvalidToken::{
+        Algorithm, Audience, Claim, CriticalHeader, Expired, Lifetime, Malformed, NotYetValid, Signature, TooLong, Type, UnknownIssuer,
+        UnknownKey,
+    };
+    let good = with(json!({}));
+    let (message, signature) = good.rsplit_once('.').unwrap();
+    let flipped = if signature.starts_with('A') { format!("B{}", &signature[1..]) } else { format!("A{}", &signature[1..]) };
+    let plain = claims(&json!({})).to_string();
+    let twice = plain.replacen('{', r#"{"sub":"eve","#, 1);
+    let attackers = EncodingKey::from_secret(b"the attacker's own secret, long enough");
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    let cases = [
+        ("nothing", String::new(), Malformed),
+        ("two parts", message.to_owned(), Malformed),
+        ("four parts", format!("{good}.x"), Malformed),
+        ("padding", format!("{good}="), Malformed),
+        ("a line feed", format!("{good}\n"), Malformed),
+        ("a header that is a list", header("[]"), Malformed),
+        ("a subject that stands twice", hs256(HEADER, &twice), Malformed),
+        ("very deep claims", hs256(HEADER, &deep), Malformed),
+        ("a megabyte", format!("{good}{}", "A".repeat(1 << 20)), TooLong),
+        ("alg none", header(r#"{"alg":"none"}"#), Algorithm),
+        ("alg none, no signature", format!("{}.", header(r#"{"alg":"none"}"#).rsplit_once('.').unwrap().0), Algorithm),
+        ("alg in lower case", header(r#"{"alg":"hs256"}"#), Algorithm),
+        ("alg that is not pinned", header(r#"{"alg":"HS512"}"#), Algorithm),
+        ("no alg", header("{}"), Algorithm),
+        ("crit", header(r#"{"alg":"HS256","crit":["exp"]}"#), CriticalHeader),
+        ("b64", header(r#"{"alg":"HS256","b64":false}"#), CriticalHeader),
+        ("another type", header(r#"{"alg":"HS256","typ":"JWE"}"#), Type),
+        ("a type that is a number", header(r#"{"alg":"HS256","typ":1}"#), Type),
+        ("a key id that is a list", header(r#"{"alg":"HS256","kid":[]}"#), UnknownKey),
+        ("another secret", raw(HEADER, &plain, &attackers, jsonwebtoken::Algorithm::HS256), Signature),
+        (
+            "a key that it brings itself",
+            raw(
+                r#"{"alg":"HS256","jwk":{"kty":"oct"},"jku":"http://x","x5u":"http://x"}"#,
+                &plain,
+                &attackers,
+                jsonwebtoken::Algorithm::HS256,
+            ),
+            Signature,
+        ),
+        ("a changed signature", format!("{message}.{flipped}"), Signature),
+        ("no signature", format!("{message}."), Signature),
+        ("no issuer", with(json!({ "iss": null })), Claim("iss")),
+        ("an issuer that is a number", with(json!({ "iss": 1 })), Claim("iss")),
+        ("another issuer", with(json!({ "iss": "https://evil.example.com" })), UnknownIssuer),
+        ("no audience", with(json!({ "aud": null })), Claim("aud")),
+        ("an audience that is a number", with(json!({ "aud": 5 })), Claim("aud")),
+        ("an audience with a number in it", with(json!({ "aud": ["chat", 5] })), Claim("aud")),
+        ("another audience", with(json!({ "aud": "other" })), Audience),
+        ("an empty audience", with(json!({ "aud": [] })), Audience),
+        ("no expiry", with(json!({ "exp": null })), Claim("exp")),
+        ("an expiry as text", with(json!({ "exp": "1700000600" })), Claim("exp")),
+        ("a negative expiry", with(json!({ "exp": -1 })), Claim("exp")),
+        ("an expiry beyond all time", with(json!({ "exp": u64::MAX })), Claim("exp")),
+        ("expired at the leeway's edge", with(json!({ "exp": NOW - 30 })), Expired),
+        ("good for too long", with(json!({ "exp": NOW + 30 * 86_400 + 1 })), Lifetime),
+        ("not yet", with(json!({ "nbf": NOW + 31 })), NotYetValid),
+        ("issued in the future", with(json!({ "iat": NOW + 31 })), NotYetValid),
+        ("nbf as text", with(json!({ "nbf": "0" })), Claim("nbf")),
+        ("no subject", with(json!({ "sub": null })), Claim("sub")),
+        ("an empty subject", with(json!({ "sub": "" })), Claim("sub")),
+        ("a subject that is a number", with(json!({ "sub": 1 })), Claim("sub")),
+        ("permissions that are a number", with(json!({ "permissions": 7 })), Claim("the permissions claim")),
+        ("permissions with a number", with(json!({ "permissions": ["a", 7] })), Claim("the permissions claim")),
+        ("a token id that is a list", with(json!({ "jti": [] })), Claim("jti")),
+    ];
+    let issuers = hmac_issuers();
+    for (what, token, reason) in cases {
+        assert_eq!(verify(&issuers, &token), Err(reason), "{what}");
+    }
+}
+
+#[test]
+fn what_is_unusual_and_right_is_accepted() {
+    let issuers = hmac_issuers();
+    let inside = verify(&issuers, &with(json!({ "exp": NOW - 29 }))).unwrap();
+    assert_eq!(inside.expires_at, UnixMillis::from_secs(NOW + 1), "what is left of the leeway");
+    for token in [
+        with(json!({ "exp": (NOW + 60) as f64 + 0.5, "nbf": 0, "iat": 0 })),
+        with(json!({ "aud": "chat", "permissions": null, "jti": null })),
+        header(r#"{"alg":"HS256","typ":"at+JWT","kid":"any"}"#),
+        header(r#"{"alg":"HS256"}"#),
+    ] {
+        assert!(verify(&issuers, &token).is_ok());
+    }
+}
+
+#[test]
+fn a_required_claim_is_required() {
+    let mut main = issuer("main", &[Algorithm::HS256], IssuerKeySource::Secret(Secret::new(SECRET)));
+    main.required_claims = vec!["tenant".to_owned()];
+    let issuers = Issuers::load(&[Arc::new(main)], &[]).unwrap();
+    assert!(verify(&issuers, &with(json!({}))).is_ok());
+    assert_eq!(verify(&issuers, &with(json!({ "tenant": null }))), Err(InvalidToken::Claim("a required claim")));
+}
+
+/// A key set in a file of its own, removed at the end.
+struct KeySet(std::path::PathBuf);
+
+impl KeySet {
+    fn write(name: &str, keys: Value) -> Self {
+        let path = std::env::temp_dir().join(format!("usher-jwks-{}-{name}.json", std::process::id()));
+        std::fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
+        Self(path)
+    }
+
+    fn issuer(&self, name: &str, algorithm: Algorithm) -> Arc<config::Issuer> {
+        Arc::new(issuer(name, &[algorithm], IssuerKeySource::JwksFile(self.0.clone())))
+    }
+}
+
+impl Drop for KeySet {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A P-256 key: what signs, and its public half as a set writes it.
+fn ec_key(kid: &str) -> (EncodingKey, Value) {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let point = pair.public_key().as_ref();
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "kid": kid, "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..]) });
+    (EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref()), jwk)
+}
+
+#[test]
+fn a_public_key_verifies_its_own_issuer_s_tokens_and_nothing_else() {
+    let (mine, my_jwk) = ec_key("one");
+    let (theirs, their_jwk) = ec_key("one");
+    let oct = json!({ "kty": "oct", "kid": "one", "k": URL_SAFE_NO_PAD.encode(SECRET), "alg": "HS256" });
+    let (my_set, their_set) = (KeySet::write("mine", json!([my_jwk, oct])), KeySet::write("theirs", json!([their_jwk])));
+    let issuers = Issuers::load(&[my_set.issuer("main", Algorithm::ES256), their_set.issuer("other", Algorithm::ES256)], &[]).unwrap();
+    let plain = claims(&json!({})).to_string();
+    let es256 = |kid: &str, key: &EncodingKey| raw(&format!(r#"{{"alg":"ES256"{kid}}}"#), &plain, key, jsonwebtoken::Algorithm::ES256);
+    assert!(verify(&issuers, &es256(r#","kid":"one""#, &mine)).is_ok());
+    assert!(verify(&issuers, &es256("", &mine)).is_ok(), "the only key that it can be");
+    assert_eq!(verify(&issuers, &es256(r#","kid":"two""#, &mine)), Err(InvalidToken::UnknownKey));
+    assert_eq!(verify(&issuers, &es256(r#","kid":"one""#, &theirs)), Err(InvalidToken::Signature), "the other issuer's key of the same id");
+    assert_eq!(
+        verify(&issuers, &hs256(r#"{"alg":"HS256","kid":"one"}"#, &plain)),
+        Err(InvalidToken::Algorithm),
+        "a published secret is none"
+    );
+    let zeros = format!("{}.{}", es256("", &mine).rsplit_once('.').unwrap().0, URL_SAFE_NO_PAD.encode([0; 64]));
+    assert_eq!(verify(&issuers, &zeros), Err(InvalidToken::Signature));
+}
+
+#[test]
+fn a_token_without_key_id_must_leave_no_choice() {
+    let ((one, one_jwk), (_, two_jwk)) = (ec_key("one"), ec_key("two"));
+    let set = KeySet::write("choice", json!([one_jwk, two_jwk]));
+    let issuers = Issuers::load(&[set.issuer("main", Algorithm::ES256)], &[]).unwrap();
+    let token = raw(r#"{"alg":"ES256"}"#, &claims(&json!({})).to_string(), &one, jsonwebtoken::Algorithm::ES256);
+    assert_eq!(verify(&issuers, &token), Err(InvalidToken::UnknownKey));
+}
+
+#[test]
+fn a_set_without_a_usable_key_does_not_load() {
+    let set = KeySet::write("oct", json!([{ "kty": "oct", "k": URL_SAFE_NO_PAD.encode(SECRET) }]));
+    let error = Issuers::load(&[set.issuer("main", Algorithm::EdDSA)], &[]).unwrap_err();
+    assert!(error.to_string().contains("no key of the set can verify EdDSA"), "{error}");
+}

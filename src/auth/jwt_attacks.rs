@@ -98,7 +98,8 @@ fn each_attack_is_refused_for_its_own_reason() {
     };
     let good = with(json!({}));
     let (message, signature) = good.rsplit_once('.').unwrap();
-    let flipped = if signature.starts_with('A') { format!("B{}", &signature[1..]) } else { format!("A{}", &signature[1..]) };
+    let other = if signature.starts_with('A') { 'B' } else { 'A' };
+    let flipped = format!("{other}{}", &signature[1..]);
     let plain = claims(&json!({})).to_string();
     let twice = plain.replacen('{', r#"{"sub":"eve","#, 1);
     let attackers = EncodingKey::from_secret(b"the attacker's own secret, long enough");

@@ -29,6 +29,8 @@ pub struct Guard {
     /// Read and not handed out yet; the first `approved` bytes may be.
     buffer: BytesMut,
     approved: usize,
+    /// How much of an unfinished head was looked at already: a head that comes byte by byte is looked at once.
+    scanned: usize,
     /// Of the message that is passing; done: a head comes next.
     body: BodyFraming,
     stop: Option<Stop>,
@@ -55,7 +57,16 @@ pub enum Next {
 
 impl Guard {
     pub fn new(stream: Stream, limits: Arc<Limits>) -> Self {
-        Self { stream, limits, buffer: BytesMut::new(), approved: 0, body: BodyFraming::Done, stop: None, stopped: Arc::default() }
+        Self {
+            stream,
+            limits,
+            buffer: BytesMut::new(),
+            approved: 0,
+            scanned: 0,
+            body: BodyFraming::Done,
+            stop: None,
+            stopped: Arc::default(),
+        }
     }
 
     /// Reads until the next head is whole and judges it.
@@ -116,12 +127,18 @@ impl Guard {
 
     /// Judges the head at the start of the buffer; `None` while it is not whole.
     fn judge(&mut self) -> Option<Next> {
-        let Some(length) = head::length_of_head(&self.buffer) else {
-            if let Err(rejection) = head::check_bytes(&self.buffer) {
+        let (seen, new) = self.buffer.split_at(self.scanned.min(self.buffer.len()));
+        // The empty line may have begun before.
+        let overlap = seen.len().saturating_sub(3);
+        let found = self.buffer.get(overlap..).and_then(head::length_of_head).map(|length| overlap + length);
+        let Some(length) = found else {
+            if let Err(rejection) = head::check_bytes(new, seen.last().copied().unwrap_or(0)) {
                 return Some(Next::Refused(rejection));
             }
+            self.scanned = self.buffer.len();
             return (self.buffer.len() > self.limits.head_bytes).then_some(Next::Refused(Rejection::HeadTooLarge));
         };
+        self.scanned = 0;
         if length > self.limits.head_bytes {
             return Some(Next::Refused(Rejection::HeadTooLarge));
         }

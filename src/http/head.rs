@@ -38,8 +38,8 @@ pub fn length_of_head(buffer: &[u8]) -> Option<usize> {
 
 /// Is something in these bytes that no head may hold? Looked for in unfinished heads too, so that a head of bare line
 /// feeds is answered at once instead of waited for.
-pub fn check_bytes(head: &[u8]) -> Result<(), Rejection> {
-    let mut previous = 0;
+/// `previous` is the byte before these, or 0 at the start.
+pub fn check_bytes(head: &[u8], mut previous: u8) -> Result<(), Rejection> {
     for &byte in head {
         match byte {
             b'\n' if previous != b'\r' => return Err(Rejection::AmbiguousRequest("a line ends without a carriage return")),
@@ -56,7 +56,7 @@ pub fn check_bytes(head: &[u8]) -> Result<(), Rejection> {
 
 /// `head` ends with its empty line.
 pub fn parse_request(head: &[u8], limits: &Limits) -> Result<RequestHead, Rejection> {
-    check_bytes(head)?;
+    check_bytes(head, 0)?;
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let allowed = fields.split_at_mut(limits.head_fields.min(MAX_FIELDS)).0;
     let mut request = httparse::Request::new(allowed);
@@ -88,7 +88,7 @@ pub fn parse_request(head: &[u8], limits: &Limits) -> Result<RequestHead, Reject
 
 pub fn parse_answer(head: &[u8]) -> Result<AnswerHead, Rejection> {
     let wrong = Rejection::UpstreamProtocol;
-    check_bytes(head).map_err(|_| wrong("its answer head holds bytes that no head may hold"))?;
+    check_bytes(head, 0).map_err(|_| wrong("its answer head holds bytes that no head may hold"))?;
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     match response.parse(head) {

@@ -67,8 +67,11 @@ fn normal_form(name: &str) -> String {
 /// Prepares a client's headers for the upstream. Who writes an upgrade sets its hop-by-hop headers anew.
 pub fn prepare(headers: &mut HeaderMap, reserved: &ReservedNames, seen: Seen<'_>) {
     strip_hop_by_hop(headers);
-    let unwanted: Vec<HeaderName> =
-        headers.keys().filter(|name| reserved.contains(name) || (!seen.trusted && is_forwarded(name))).cloned().collect();
+    let unwanted: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| reserved.contains(name) || (is_forwarded(name) && !(seen.trusted && is_usual_spelling(name))))
+        .cloned()
+        .collect();
     for name in unwanted {
         headers.remove(name);
     }
@@ -93,6 +96,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if keeps_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// A proxy that we trust may pass on what its own client spelled oddly.
+fn is_usual_spelling(name: &HeaderName) -> bool {
+    !name.as_str().contains(['_', '.'])
 }
 
 fn is_forwarded(name: &HeaderName) -> bool {
@@ -202,12 +210,13 @@ mod tests {
 
     #[test]
     fn a_trusted_peer_s_forwarded_headers_are_continued() {
-        let mut sent = headers(&[("X-Forwarded-For", "198.51.100.9"), ("X-Forwarded-Proto", "http")]);
+        let mut sent = headers(&[("X-Forwarded-For", "198.51.100.9"), ("X_Forwarded.For", "6.6.6.6"), ("X-Forwarded-Proto", "http")]);
         let trusted = ["192.0.2.0/24".parse().unwrap()];
         assert_eq!(client_address(&sent, seen(true).peer, &trusted), IpAddr::from([198, 51, 100, 9]));
         assert_eq!(client_address(&sent, seen(true).peer, &[]), seen(true).peer);
         prepare(&mut sent, &reserved(), seen(true));
         assert_eq!(sent["x-forwarded-for"], "198.51.100.9, 192.0.2.7");
+        assert!(!sent.contains_key("x_forwarded.for"));
         assert_eq!(sent["x-forwarded-proto"], "http");
     }
 

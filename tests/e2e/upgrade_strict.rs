@@ -145,3 +145,20 @@ async fn bytes_sent_with_the_upgrade_reach_the_upstream_only_after_its_101() {
     drop(raw);
     usher.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_may_come_byte_by_byte_and_a_bad_one_is_answered_before_its_end() {
+    let (recorder, usher) = usher(Script::Accept(Vec::new())).await;
+    let mut raw = Raw::connect(usher.plain).await;
+    for byte in upgrade_request("/ws", &bearer(&usher)).as_bytes() {
+        raw.send([*byte]).await;
+    }
+    assert!(raw.read_head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(recorder.requests(), 1);
+    let mut raw = Raw::connect(usher.plain).await;
+    for byte in b"GET /ws HTTP/1.1\nHost" {
+        raw.send([*byte]).await;
+    }
+    assert_eq!(Answer::parse(&raw.read_to_close().await).status, 400);
+    usher.finish().await;
+}

@@ -6,14 +6,13 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{CertificateFiles, Config, IssuerKeySource, Server};
+use super::{CertificateFiles, Config, Issuer, IssuerKeySource, Server};
+use crate::auth::issuer_keys;
 use crate::clock::Now;
+use crate::listener::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const EXPIRES_SOON_DAYS: i64 = 14;
@@ -52,7 +51,7 @@ pub fn environment(config: &Config, now: Now) -> Vec<Finding> {
     }
     for issuer in &config.issuers {
         if let IssuerKeySource::JwksFile(path) = &issuer.keys {
-            findings.push(jwks(&issuer.name, path));
+            findings.push(jwks(issuer, path));
         }
     }
     for upstream in &config.upstreams {
@@ -71,58 +70,31 @@ fn certificate(files: &CertificateFiles, now: Now) -> Finding {
     }
 }
 
-/// The days that are left, and the names.
+/// The days that are left, and the names. Loads the pair as the start does.
 fn inspect(files: &CertificateFiles, now: Now) -> Result<(i64, String), (String, &'static str)> {
-    let pem_hint = "a PEM file with the certificate first and its chain after it";
-    let chain = CertificateDer::pem_file_iter(&files.cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.map_err(|error| (error.to_string(), pem_hint))?;
-    let Some(first) = chain.first().cloned() else { return Err(("there is no certificate in it".to_owned(), pem_hint)) };
-    let key = PrivateKeyDer::from_pem_file(&files.key);
-    let key = key.map_err(|error| (format!("its key {}: {error}", files.key.display()), "a PEM file with the private key"))?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    rustls::sign::CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
-        (format!("it does not go with {}: {error}", files.key.display()), "name the key that the certificate was made with")
-    })?;
-    let (_, parsed) = X509Certificate::from_der(&first).map_err(|error| (error.to_string(), pem_hint))?;
+    let hint = "PEM files: the certificate first and its chain after it, and the private key that belongs to it";
+    let (names, certified) = tls::load(files).map_err(|error| (error.to_string(), hint))?;
+    let leaf = certified.end_entity_cert().map_err(|error| (error.to_string(), hint))?;
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| (error.to_string(), hint))?;
+    let validity = parsed.validity();
     let now_seconds = i64::try_from(now.wall.as_secs()).unwrap_or(i64::MAX);
-    let left = parsed.validity().not_after.timestamp() - now_seconds;
+    let left = validity.not_after.timestamp() - now_seconds;
     if left <= 0 {
-        return Err((format!("it expired on {}", parsed.validity().not_after), "renew it"));
+        return Err((format!("it expired on {}", validity.not_after), "renew it"));
     }
-    if parsed.validity().not_before.timestamp() > now_seconds {
-        return Err((format!("it is not good before {}", parsed.validity().not_before), "look at this machine's clock"));
+    if validity.not_before.timestamp() > now_seconds {
+        return Err((format!("it is not good before {}", validity.not_before), "look at this machine's clock"));
     }
-    let alternative = parsed.subject_alternative_name().ok().flatten();
-    let names = alternative.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => address_text(bytes),
-        _ => None,
-    });
-    let names: Vec<_> = names.collect();
-    Ok((left / 86_400, if names.is_empty() { "no names".to_owned() } else { names.join(", ") }))
+    Ok((left / 86_400, if names.is_empty() { "no host names".to_owned() } else { names.join(", ") }))
 }
 
-fn address_text(bytes: &[u8]) -> Option<String> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(|b| std::net::IpAddr::from(b).to_string());
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|b| std::net::IpAddr::from(b).to_string())).ok()
-}
-
-fn jwks(issuer: &str, path: &Path) -> Finding {
-    let subject = format!("keys of issuer {issuer}");
-    let hint = "a JSON Web Key Set: {\"keys\": [...]}";
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) => return fail(subject, format!("{}: {error}", path.display()), hint),
-    };
-    let set: serde_json::Value = match serde_json::from_slice(&text) {
-        Ok(set) => set,
-        Err(error) => return fail(subject, format!("{}: {error}", path.display()), hint),
-    };
-    let keys = set.get("keys").and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let public = |key: &&serde_json::Value| matches!(key.get("kty").and_then(serde_json::Value::as_str), Some("RSA" | "EC" | "OKP"));
-    match keys.iter().filter(public).count() {
-        0 => fail(subject, format!("{} holds no public key", path.display()), hint),
-        count => ok(subject, format!("{count} in {}", path.display())),
+fn jwks(issuer: &Issuer, path: &Path) -> Finding {
+    let subject = format!("keys of issuer {}", issuer.name);
+    match issuer_keys::read(path, &issuer.algorithms) {
+        Ok(keys) => ok(subject, format!("{} usable in {}", keys.len(), path.display())),
+        Err(error) => {
+            fail(subject, format!("{}: {error}", path.display()), "a JSON Web Key Set with a public key for one of the issuer's algorithms")
+        }
     }
 }
 
@@ -176,4 +148,40 @@ fn warn(subject: String, detail: String, hint: &str) -> Finding {
 
 fn fail(subject: String, detail: String, hint: &str) -> Finding {
     Finding { verdict: Verdict::Fail, subject, detail, hint: Some(hint.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A pair of files whose certificate is good until so many days from now, with its own key or another.
+    fn finding(name: &str, days: i64, own_key: bool) -> Finding {
+        let now = Now::read();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["chat.example.com".to_owned()]).unwrap();
+        let at = |days: i64| time::OffsetDateTime::from_unix_timestamp(now.wall.as_secs() as i64 + days * 86_400 + 3600).unwrap();
+        (params.not_before, params.not_after) = (at(days - 90), at(days));
+        let cert = params.self_signed(&key).unwrap().pem();
+        let key = if own_key { key } else { rcgen::KeyPair::generate().unwrap() };
+        let folder = std::env::temp_dir().join(format!("usher-check-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let files = CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+        fs::write(&files.cert, cert).unwrap();
+        fs::write(&files.key, key.serialize_pem()).unwrap();
+        let found = certificate(&files, now);
+        fs::remove_dir_all(folder).unwrap();
+        found
+    }
+
+    #[test]
+    fn a_certificate_is_held_against_its_key_and_the_date() {
+        let good = finding("good", 60, true);
+        assert_eq!((good.verdict, good.detail.as_str()), (Verdict::Ok, "chat.example.com, good for 60 more days, matches its key"));
+        assert_eq!(finding("soon", 5, true).verdict, Verdict::Warn);
+        let expired = finding("expired", -1, true);
+        assert!(expired.verdict == Verdict::Fail && expired.detail.contains("it expired on"), "{expired:?}");
+        let other = finding("other", 60, false);
+        assert!(other.verdict == Verdict::Fail && other.detail.contains("does not belong to"), "{other:?}");
+    }
 }

@@ -80,7 +80,8 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        // `[::]` means every address, IPv4 ones too.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -123,6 +124,8 @@ fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, ac
         Event::LimitReached { limit: "connections", peer: Some(peer.ip()) }.emit();
         return;
     };
+    // An IPv4 client of an IPv6 socket is an IPv4 client.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let client =
         Client { peer, listener: Arc::clone(config), permit, deadline: Instant::now() + worker.edge.config.limits.handshake_timeout };
     let worker = worker.clone();

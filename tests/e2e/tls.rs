@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::support::client::get;
 use crate::support::{Echo, Setup, Usher};
 
 fn config(roots: &[&CertificateDer<'static>], versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
@@ -82,10 +83,17 @@ async fn each_name_gets_its_certificate_and_each_version_its_due() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_speaks_ipv6() {
+async fn a_listener_speaks_ipv6_and_on_every_address_ipv4_too() {
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).extra("[[listener]]\naddress = \"[::1]:0\"\nplain = true\n").start().await;
-    let answer = crate::support::client::get(usher.listeners[2], "/none").await;
-    assert_eq!(answer.status, 404);
-    usher.finish().await;
+    let listeners = "[[listener]]\naddress = \"[::1]:0\"\nplain = true\n[[listener]]\naddress = \"[::]:0\"\nplain = true\n";
+    let usher = Setup::new(echo.url()).extra(listeners).start().await;
+    assert_eq!(get(usher.listeners[2], "/none").await.status, 404);
+    let port = usher.listeners[3].port();
+    for host in ["127.0.0.1", "[::1]"] {
+        assert_eq!(get(format!("{host}:{port}").parse().unwrap(), "/none").await.status, 404);
+    }
+    let audit = usher.finish().await;
+    let peers: Vec<_> =
+        audit.iter().filter(|line| line["event"] == "request_rejected").map(|line| line["peer"].as_str().unwrap()).collect();
+    assert_eq!(peers, ["::1", "127.0.0.1", "::1"]);
 }

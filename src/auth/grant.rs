@@ -2,6 +2,12 @@
 //!
 //! A [`Grant`] can be made only inside `auth`, and dialling an upstream takes one: code that would let the
 //! unauthenticated reach an upstream does not compile.
+//!
+//! ```compile_fail,E0624
+//! fn open_to_anyone(route: std::sync::Arc<usher::config::Route>) -> usher::auth::grant::Grant {
+//!     usher::auth::grant::Grant::public(route)
+//! }
+//! ```
 
 use std::sync::Arc;
 

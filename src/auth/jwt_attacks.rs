@@ -257,3 +257,46 @@ fn a_set_without_a_usable_key_does_not_load() {
     let error = Issuers::load(&[set.issuer("main", Algorithm::EdDSA)], &[]).unwrap_err();
     assert!(error.to_string().contains("no key of the set can verify EdDSA"), "{error}");
 }
+
+#[test]
+fn every_algorithm_verifies_its_own_signatures_alone() {
+    use rcgen::PublicKeyData as _;
+    use x509_parser::prelude::FromDer as _;
+    let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let spki = rsa.subject_public_key_info();
+    let (_, public) = x509_parser::x509::SubjectPublicKeyInfo::from_der(&spki).unwrap();
+    let x509_parser::public_key::PublicKey::RSA(public) = public.parsed().unwrap() else { panic!("not RSA") };
+    let modulus = public.modulus.strip_prefix(&[0]).unwrap_or(public.modulus);
+    let rsa_jwk = json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(modulus), "e": URL_SAFE_NO_PAD.encode(public.exponent) });
+    let p384 = EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+    let point = p384.public_key().as_ref();
+    let p384_jwk =
+        json!({ "kty": "EC", "crv": "P-384", "x": URL_SAFE_NO_PAD.encode(&point[1..49]), "y": URL_SAFE_NO_PAD.encode(&point[49..]) });
+    let (p256, p256_jwk) = ec_key("p256");
+    let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let ed_jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(ed.public_key_raw()) });
+    let set = KeySet::write("all", json!([rsa_jwk, p384_jwk, p256_jwk, ed_jwk]));
+    let signing = |algorithm: Algorithm| match algorithm {
+        Algorithm::ES256 => p256.clone(),
+        Algorithm::ES384 => EncodingKey::from_ec_der(p384.to_pkcs8v1().unwrap().as_ref()),
+        Algorithm::EdDSA => EncodingKey::from_ed_der(&ed.serialize_der()),
+        other if other.family() == Family::Rsa => EncodingKey::from_rsa_pem(rsa.serialize_pem().as_bytes()).unwrap(),
+        _ => EncodingKey::from_secret(SECRET),
+    };
+    let plain = claims(&json!({})).to_string();
+    let tokens: Vec<_> = Algorithm::ALL
+        .iter()
+        .map(|&one| (one, raw(&format!(r#"{{"alg":"{}"}}"#, one.name()), &plain, &signing(one), library(one))))
+        .collect();
+    for pinned in Algorithm::ALL {
+        let issuer = match pinned.family() {
+            Family::Hmac => Arc::new(issuer("main", &[pinned], IssuerKeySource::Secret(Secret::new(SECRET)))),
+            _ => set.issuer("main", pinned),
+        };
+        let issuers = Issuers::load(&[issuer], &[]).unwrap();
+        for (algorithm, token) in &tokens {
+            let expected = if *algorithm == pinned { Ok(()) } else { Err(InvalidToken::Algorithm) };
+            assert_eq!(verify(&issuers, token).map(drop), expected, "{algorithm:?} where {pinned:?} is pinned");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::client::{self, Raw};
-use crate::support::{DoorBook, Echo, Setup, upgrade_request};
+use crate::support::{DoorBook, Echo, Recorder, Script, Setup, upgrade_request};
 
 const ROUTES: &str = r#"
     [[route]]
@@ -160,4 +160,34 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
     assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() > 1000);
     assert_eq!(usher.ask_ticket(&usher.token("bob"), "", "").await.0, 201, "another user");
     usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_while_it_is_let_in_leaves_nothing_behind() {
+    let recorder = Recorder::start(Script::Silent).await;
+    let usher = Setup::new(recorder.url()).routes(ROUTES).start().await;
+    let ticket = usher.issue_ticket(&usher.token("ada")).await;
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send(upgrade_request(&format!("/ws?ticket={ticket}"), "")).await;
+    let until = async |seen: &dyn Fn() -> bool| {
+        for _ in 0..500 {
+            if seen() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("it does not happen");
+    };
+    until(&|| recorder.requests() == 1).await;
+    drop(raw);
+    until(&|| recorder.open() == 0).await;
+    // The ticket is spent: nobody who finds it later can use it.
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send(upgrade_request(&format!("/ws?ticket={ticket}"), "")).await;
+    assert!(raw.read_head().await.starts_with("HTTP/1.1 403 "));
+    drop(raw);
+    let audit = usher.finish().await;
+    let of = |event: &str| audit.iter().filter(|line| line["event"] == event).map(|line| line["outcome"].to_string()).collect::<Vec<_>>();
+    assert_eq!(of("ticket_lost").len(), 1);
+    assert_eq!(of("upgrade_rejected"), ["\"client_gone\"", "\"invalid_ticket\""]);
 }

@@ -1,6 +1,7 @@
 //! An upstream that writes down every byte and answers by script.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +25,7 @@ pub enum Script {
 pub struct Recorder {
     pub address: SocketAddr,
     connections: Arc<Mutex<Vec<Vec<u8>>>>,
+    open: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -33,6 +35,8 @@ impl Recorder {
         let address = listener.local_addr().unwrap();
         let connections: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
         let book = Arc::clone(&connections);
+        let open = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&open);
         let task = tokio::spawn(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
                 let number = {
@@ -41,7 +45,10 @@ impl Recorder {
                     book.len() - 1
                 };
                 let (book, script) = (Arc::clone(&book), script.clone());
+                count.fetch_add(1, Ordering::AcqRel);
+                let held = Open(Arc::clone(&count));
                 tokio::spawn(async move {
+                    let _held = held;
                     let (mut buffer, mut answered) = ([0; 16 * 1024], false);
                     while let Ok(count @ 1..) = socket.read(&mut buffer).await {
                         let head = {
@@ -60,7 +67,7 @@ impl Recorder {
                 });
             }
         });
-        Self { address, connections, task }
+        Self { address, connections, open, task }
     }
 
     pub fn url(&self) -> String {
@@ -72,9 +79,22 @@ impl Recorder {
         self.connections.lock().unwrap().iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
     }
 
+    /// Connections that nobody has closed yet.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
     /// Heads of requests that were seen, on all connections.
     pub fn requests(&self) -> usize {
         self.connections().iter().map(|bytes| bytes.matches(" HTTP/1.1\r\n").count()).sum()
+    }
+}
+
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -374,4 +374,36 @@ mod tests {
         assert!(!host.matches("example.com") && !host.matches("a.b.example.com") && !host.matches("evilexample.com"));
         assert!(HostPattern::parse("https://x").is_err());
     }
+
+    fn found(host: &str, path: &str) -> Result<Option<String>, AmbiguousPath> {
+        let route = |hosts: &str, path: &str| format!("[[route]]\n{hosts}path = \"{path}\"\nupstream = \"chat\"\nauth = []\n");
+        let text = [
+            "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n[[upstream]]\nname = \"chat\"\nservers = [\"http://127.0.0.1:1\"]\n",
+            &route("", "/ws"),
+            &route("", "/*"),
+            &route("hosts = [\"chat.example.com\"]\n", "/chat/{room}"),
+            &route("hosts = [\"*.example.com\"]\n", "/any/*"),
+        ];
+        let loaded = crate::config::parse(&text.concat(), None, &|_| None).unwrap();
+        Ok(Router::new(&loaded.config.routes).find(host, path)?.map(|matched| format!("{} {:?}", matched.route.name, matched.parameters)))
+    }
+
+    #[test]
+    fn a_host_of_its_own_beats_none_and_falls_back_to_it() {
+        let at = |host, path| found(host, path).unwrap().unwrap();
+        assert_eq!(at("chat.example.com", "/chat/blue"), "/chat/{room} [(\"room\", \"blue\")]");
+        assert_eq!(at("other.example.com", "/chat/blue"), "/* []");
+        assert_eq!(at("other.example.com", "/any/x"), "/any/* []");
+        assert_eq!(at("elsewhere.test", "/any/x"), "/* []");
+        assert_eq!(at("chat.example.com", "/ws"), "/ws []");
+    }
+
+    #[test]
+    fn what_a_lax_server_would_read_as_another_route_is_refused_and_nothing_else() {
+        assert!(found("x", "/ws;a=1").is_err());
+        assert!(found("x", "//ws").is_err());
+        assert!(found("chat.example.com", "/chat/blue;v=1").is_err(), "another room");
+        assert_eq!(found("x", "/files//a;v=1").unwrap().unwrap(), "/* []", "the same route either way");
+        assert_eq!(found("x", "/files/").unwrap().unwrap(), "/* []");
+    }
 }

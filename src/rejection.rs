@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::auth::first_message::FirstMessageFault;
 use crate::auth::jwt::InvalidToken;
+use crate::config::CloseCodes;
 use crate::store::TicketFault;
+use crate::ws::close_code::CloseCode;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
@@ -26,6 +29,8 @@ pub enum Rejection {
     MissingCredential,
     InvalidToken(InvalidToken),
     InvalidTicket(TicketFault),
+    /// After an early 101, the first message was not what it should be.
+    FirstMessage(FirstMessageFault),
     /// The ticket was made for another route, page or address.
     TicketBinding(&'static str),
     /// What our own endpoint was asked cannot be done.
@@ -92,6 +97,11 @@ impl Rejection {
             Self::MissingCredential,
             Self::InvalidToken(InvalidToken::Expired),
             Self::InvalidTicket(TicketFault::Unknown),
+            Self::FirstMessage(FirstMessageFault::NotAuth),
+            Self::FirstMessage(FirstMessageFault::MissingToken),
+            Self::FirstMessage(FirstMessageFault::TooBig),
+            Self::FirstMessage(FirstMessageFault::Timeout),
+            Self::FirstMessage(FirstMessageFault::Protocol),
             Self::TicketBinding("the ticket was made for another route, page or address"),
             Self::InvalidRequest("the body is not what this endpoint takes"),
             Self::MethodNotAllowed { allow: "POST, OPTIONS" },
@@ -124,6 +134,21 @@ impl Rejection {
             Self::MissingCredential => row(StatusCode::UNAUTHORIZED, "MISSING_CREDENTIAL", "missing_credential", Client, true),
             Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
             Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
+            Self::FirstMessage(FirstMessageFault::NotAuth) => {
+                row(StatusCode::BAD_REQUEST, "FIRST_MESSAGE_NOT_AUTH", "first_message_not_auth", Client, true)
+            }
+            Self::FirstMessage(FirstMessageFault::MissingToken) => {
+                row(StatusCode::UNAUTHORIZED, "MISSING_CREDENTIAL", "first_message_missing_token", Client, true)
+            }
+            Self::FirstMessage(FirstMessageFault::TooBig) => {
+                row(StatusCode::PAYLOAD_TOO_LARGE, "FIRST_MESSAGE_TOO_BIG", "first_message_too_big", Client, false)
+            }
+            Self::FirstMessage(FirstMessageFault::Timeout) => {
+                row(StatusCode::REQUEST_TIMEOUT, "AUTHENTICATION_TIMEOUT", "authentication_timeout", Client, true)
+            }
+            Self::FirstMessage(FirstMessageFault::Protocol) => {
+                row(StatusCode::BAD_REQUEST, "FIRST_MESSAGE_PROTOCOL", "first_message_protocol", Client, false)
+            }
             Self::TicketBinding(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "ticket_binding", Client, true),
             Self::InvalidRequest(_) => row(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "invalid_request", Client, false),
             Self::MethodNotAllowed { .. } => row(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method_not_allowed", Client, false),
@@ -154,6 +179,7 @@ impl Rejection {
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(_) => "the token is not valid".to_owned(),
             Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
+            Self::FirstMessage(fault) => fault.to_string(),
             Self::MethodNotAllowed { allow } => format!("this endpoint answers {allow}"),
             Self::PermissionDenied => "the credential does not give this permission".to_owned(),
             Self::RateLimited { .. } => "too many requests".to_owned(),
@@ -167,6 +193,27 @@ impl Rejection {
             Self::ClientGone => "the client left".to_owned(),
             Self::Internal => "something went wrong on our side".to_owned(),
         }
+    }
+
+    /// How it is said with a close frame: after an early 101, and in `reject_mode = "close"`.
+    pub fn close(&self, codes: CloseCodes) -> (CloseCode, String) {
+        let (rfc, reason) = match self {
+            Self::FirstMessage(FirstMessageFault::NotAuth) => (CloseCode::POLICY, "First message must be auth"),
+            Self::FirstMessage(FirstMessageFault::MissingToken) | Self::MissingCredential => (CloseCode::POLICY, "Missing auth token"),
+            Self::FirstMessage(FirstMessageFault::Timeout) => (CloseCode::POLICY, "Authentication timeout"),
+            Self::FirstMessage(FirstMessageFault::Protocol) => return (CloseCode::PROTOCOL_ERROR, "Protocol error".to_owned()),
+            Self::FirstMessage(FirstMessageFault::TooBig) => return (CloseCode::TOO_BIG, "First message too big".to_owned()),
+            Self::InvalidToken(_) | Self::InvalidTicket(_) | Self::TicketBinding(_) => (CloseCode::POLICY, "Invalid token"),
+            Self::UpstreamUnavailable | Self::UpstreamTimeout => (CloseCode::TRY_AGAIN_LATER, "Upstream unavailable"),
+            Self::UpstreamProtocol(_) | Self::UpstreamDeclined(_) => (CloseCode::BAD_GATEWAY, "Upstream unavailable"),
+            Self::Draining => (CloseCode::GOING_AWAY, "Server going away"),
+            Self::Internal => (CloseCode::INTERNAL, "Internal error"),
+            other if other.facts().status.is_server_error() => (CloseCode::TRY_AGAIN_LATER, ""),
+            _ => (CloseCode::POLICY, ""),
+        };
+        // An upstream's own answer keeps its status to itself.
+        let status = if matches!(self, Self::UpstreamDeclined(_)) { StatusCode::BAD_GATEWAY } else { self.facts().status };
+        (codes.of(rfc, status.as_u16()), if reason.is_empty() { self.message() } else { reason.to_owned() })
     }
 
     /// What the operator should know: goes to log and audit, never to the client.
@@ -187,6 +234,12 @@ impl fmt::Display for Rejection {
 }
 
 impl std::error::Error for Rejection {}
+
+impl From<FirstMessageFault> for Rejection {
+    fn from(fault: FirstMessageFault) -> Self {
+        Self::FirstMessage(fault)
+    }
+}
 
 impl Side {
     pub fn name(self) -> &'static str {

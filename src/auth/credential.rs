@@ -7,32 +7,45 @@ use crate::config::secret::Secret;
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     Ticket,
+    Message,
     Header,
 }
 
 impl Method {
-    pub const ALL: [Self; 2] = [Self::Ticket, Self::Header];
+    pub const ALL: [Self; 3] = [Self::Ticket, Self::Message, Self::Header];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Ticket => "ticket",
+            Self::Message => "message",
             Self::Header => "header",
         }
     }
 }
 
-/// A credential taken out of the request: the bytes are no longer in the request that goes to the upstream.
+/// A credential taken out of what the client sent: the bytes are no longer in what goes to the upstream.
 #[derive(Debug)]
-pub enum Credential {
+pub struct Credential {
+    pub method: Method,
+    pub proof: Proof,
+}
+
+#[derive(Debug)]
+pub enum Proof {
     Ticket(Secret),
-    Bearer(Secret),
+    Token(Secret),
 }
 
 impl Credential {
-    pub fn method(&self) -> Method {
-        match self {
-            Self::Ticket(_) => Method::Ticket,
-            Self::Bearer(_) => Method::Header,
-        }
+    pub fn ticket(ticket: Secret) -> Self {
+        Self { method: Method::Ticket, proof: Proof::Ticket(ticket) }
+    }
+
+    pub fn bearer(token: Secret) -> Self {
+        Self { method: Method::Header, proof: Proof::Token(token) }
+    }
+
+    pub fn message(proof: Proof) -> Self {
+        Self { method: Method::Message, proof }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::credential::Method;
 use super::principal::Principal;
-use crate::clock::UnixMillis;
+use crate::clock::{Now, UnixMillis};
 use crate::config::Route;
 
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ enum Holder {
     Known {
         principal: Principal,
         method: Method,
+        /// When the credential was shown.
+        proved_at: UnixMillis,
     },
 }
 
@@ -37,8 +39,14 @@ impl Grant {
         Self { route, holder: Holder::Anyone }
     }
 
-    pub(super) fn to(route: Arc<Route>, principal: Principal, method: Method) -> Self {
-        Self { route, holder: Holder::Known { principal, method } }
+    pub(super) fn to(route: Arc<Route>, principal: Principal, method: Method, now: Now) -> Self {
+        Self { route, holder: Holder::Known { principal, method, proved_at: now.wall } }
+    }
+
+    /// The same session's grant by a new credential. The method stays the one that it began with.
+    pub(super) fn renewed(&self, principal: Principal, now: Now) -> Self {
+        let method = self.method().unwrap_or(Method::Message);
+        Self::to(Arc::clone(&self.route), principal, method, now)
     }
 
     pub fn route(&self) -> &Arc<Route> {
@@ -60,16 +68,22 @@ impl Grant {
         }
     }
 
-    /// `None`: a public session has no end of its own.
+    /// The end of the token, or of what the route's `max_age` makes of it. `None`: a public session has no end of its own.
     pub fn expires_at(&self) -> Option<UnixMillis> {
-        self.principal().map(|principal| principal.expires_at)
+        match &self.holder {
+            Holder::Anyone => None,
+            Holder::Known { principal, proved_at, .. } => {
+                let oldest = self.route.reauth.max_age.map(|age| *proved_at + age);
+                Some(oldest.map_or(principal.expires_at, |oldest| oldest.min(principal.expires_at)))
+            }
+        }
     }
 
     /// Tests of what stands behind a grant need one without the way that leads to it.
     #[cfg(test)]
     pub(crate) fn for_test(route: Arc<Route>, principal: Option<Principal>, method: Method) -> Self {
         match principal {
-            Some(principal) => Self::to(route, principal, method),
+            Some(principal) => Self::to(route, principal, method, Now::read()),
             None => Self::public(route),
         }
     }

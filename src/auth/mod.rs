@@ -6,11 +6,13 @@
 
 pub mod algorithm;
 pub mod credential;
+pub mod first_message;
 pub mod grant;
 pub mod issuer_keys;
 pub mod jwt;
 pub mod origin;
 pub mod principal;
+pub mod renewal;
 pub mod strict_json;
 
 use std::net::IpAddr;
@@ -26,9 +28,10 @@ use crate::config::secret::Secret;
 use crate::http::route::RouteMatch;
 use crate::rejection::Rejection;
 use crate::ticket::Tickets;
-use credential::{Credential, Method};
+use credential::{Credential, Method, Proof};
 use grant::Grant;
 use jwt::{InvalidToken, Issuers};
+use principal::Principal;
 
 #[derive(Debug)]
 pub struct Authenticator {
@@ -62,14 +65,23 @@ impl Authenticator {
             return Ok(Grant::public(Arc::clone(route)));
         }
         let credential = credential.ok_or(Rejection::MissingCredential)?;
-        let method = credential.method();
-        let principal = match credential {
-            Credential::Ticket(ticket) => {
-                self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await?
-            }
-            Credential::Bearer(token) => self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?,
-        };
-        Ok(Grant::to(Arc::clone(route), principal, method))
+        let method = credential.method;
+        let principal = self.prove(route, credential, presented, now).await?;
+        Ok(Grant::to(Arc::clone(route), principal, method, now))
+    }
+
+    /// Who a credential belongs to, on this route.
+    async fn prove(
+        &self,
+        route: &config::Route,
+        credential: Credential,
+        presented: Presented<'_>,
+        now: Now,
+    ) -> Result<Principal, Rejection> {
+        match credential.proof {
+            Proof::Ticket(ticket) => self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await,
+            Proof::Token(token) => self.issuers.verify(&token, now).map_err(Rejection::InvalidToken),
+        }
     }
 }
 
@@ -87,8 +99,10 @@ pub fn take_credential(route: &config::Route, parts: &mut Parts) -> Result<Optio
     let mut chosen = None;
     for method in &route.auth {
         let found = match method {
-            Method::Ticket => take_parameter(&mut parts.uri, &route.ticket_parameter)?.map(Credential::Ticket),
-            Method::Header => take_bearer(&mut parts.headers)?.map(Credential::Bearer),
+            Method::Ticket => take_parameter(&mut parts.uri, &route.ticket_parameter)?.map(Credential::ticket),
+            Method::Header => take_bearer(&mut parts.headers)?.map(Credential::bearer),
+            // It comes after the 101.
+            Method::Message => None,
         };
         chosen = chosen.or(found);
     }

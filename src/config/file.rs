@@ -32,6 +32,10 @@ pub struct File {
     pub store: Option<StoreTable>,
     /// The signed header that tells the upstream who the user is.
     pub context: Option<ContextTable>,
+    /// How a client authenticates with its first message; a route can say otherwise.
+    pub first_message: Option<FirstMessageTable>,
+    /// How a session is renewed while it lives; a route can say otherwise.
+    pub reauth: Option<ReauthTable>,
     /// Pings and silence.
     pub keepalive: Option<KeepaliveTable>,
     /// How much a client may take.
@@ -146,6 +150,60 @@ pub struct RouteTable {
     pub ticket_parameter: Option<String>,
     /// Unsigned headers for the upstream, each with the claim it carries.
     pub identity_headers: Option<BTreeMap<String, String>>,
+    /// Subprotocols that an early 101 may choose; those of the preset unless written.
+    pub subprotocols: Option<Vec<String>>,
+    /// How a refused upgrade is answered: http (a status) or close (a 101 and a close frame, which a page can read).
+    pub reject_mode: Option<String>,
+    /// Close codes: rfc (1008) or http (4401, 4403, 4408).
+    pub close_codes: Option<String>,
+    /// As the table first_message, for this route.
+    pub first_message: Option<FirstMessageTable>,
+    /// As the table reauth, for this route.
+    pub reauth: Option<ReauthTable>,
+}
+
+/// How a client authenticates with its first message.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FirstMessageTable {
+    /// The dialect: json, graphql-transport-ws, socketio, home-assistant, stomp or mqtt.
+    pub preset: Option<String>,
+    /// How long the client may take, from the 101.
+    pub timeout: Option<String>,
+    /// Its size, inflated; 64KiB at most.
+    pub max_bytes: Option<String>,
+    /// Answer auth_ok, or what the dialect has for it.
+    pub ack: Option<bool>,
+    /// What the upstream gets of it: consume (nothing), forward (all) or redact (all but the secret); json and home-assistant consume, the others redact.
+    pub forward: Option<String>,
+    /// Where in a JSON message its type stands.
+    pub type_pointer: Option<String>,
+    /// The type of the message that carries the credential.
+    pub type_value: Option<String>,
+    /// Where in a JSON message the token stands; each preset knows its own.
+    pub token_pointer: Option<String>,
+    /// Where a ticket stands, for clients that have one instead.
+    pub ticket_pointer: Option<String>,
+    /// A message that the client gets before it has said anything.
+    pub greeting: Option<String>,
+}
+
+/// How a session is renewed while it lives.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReauthTable {
+    /// message (ask inside the stream), close (end with the token) or off (outlive it); stomp and mqtt close.
+    pub mode: Option<String>,
+    /// How long before its end a token is asked for anew.
+    pub before_expiry: Option<String>,
+    /// How long the client has to answer.
+    pub grace: Option<String>,
+    /// Wrong answers before the session ends.
+    pub attempts: Option<usize>,
+    /// A proof of identity is good for this long at most, whatever the token says.
+    pub max_age: Option<String>,
+    /// Clients may renew before they are asked.
+    pub proactive: Option<bool>,
 }
 
 /// One-time tickets for browsers.
@@ -244,6 +302,16 @@ pub struct LimitsTable {
     pub rate_entries: Option<usize>,
     /// Audit and log lines waiting for a slow disk.
     pub audit_queue: Option<usize>,
+    /// Connections that have not shown who they are, in all.
+    pub unauthenticated: Option<usize>,
+    /// The same, from one address.
+    pub unauthenticated_per_address: Option<usize>,
+    /// The largest message of a client, as it stands on the wire.
+    pub message_bytes: Option<String>,
+    /// Messages of one client in a second; not limited unless written.
+    pub messages_per_second: Option<usize>,
+    /// The largest message that is inflated for an upstream that takes no compression.
+    pub inflated_bytes: Option<String>,
 }
 
 /// Stopping.

@@ -10,6 +10,7 @@ pub mod file;
 pub mod reader;
 pub mod resolve;
 pub mod secret;
+pub mod session;
 #[cfg(test)]
 mod tests;
 pub mod value;
@@ -28,6 +29,7 @@ use crate::auth::credential::Method;
 use crate::auth::origin::Origins;
 use crate::http::route::{HostPattern, PathPattern};
 use secret::Secret;
+pub use session::{CloseCodes, FirstMessage, Forward, Preset, Reauth, ReauthMode, RejectMode};
 
 #[derive(Debug)]
 pub struct Config {
@@ -147,6 +149,12 @@ pub struct Route {
     pub ticket_parameter: String,
     /// Unsigned convenience headers: header name to claim name.
     pub identity_headers: Vec<(HeaderName, String)>,
+    pub first_message: Arc<FirstMessage>,
+    pub reauth: Reauth,
+    pub reject_mode: RejectMode,
+    pub close_codes: CloseCodes,
+    /// What an early 101 may choose from.
+    pub subprotocols: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -237,6 +245,14 @@ pub struct Limits {
     pub rate_entries: usize,
     /// Audit and log lines waiting for a slow disk.
     pub audit_queue: usize,
+    /// Connections that have not shown who they are: in all, and from one address.
+    pub unauthenticated: usize,
+    pub unauthenticated_per_address: usize,
+    /// The largest message of a client, as it stands on the wire.
+    pub message_bytes: usize,
+    pub messages_per_second: Option<usize>,
+    /// The largest message that is inflated for an upstream that takes no compression.
+    pub inflated_bytes: usize,
 }
 
 #[derive(Debug)]

@@ -19,7 +19,7 @@ fn error_of(text: &str) -> String {
 fn the_minimal_config_is_good() {
     let loaded = read(MINIMAL).unwrap();
     assert!(loaded.warnings.is_empty());
-    assert_eq!(loaded.config.routes[0].auth, [Method::Ticket, Method::Header]);
+    assert_eq!(loaded.config.routes[0].auth, [Method::Ticket, Method::Message, Method::Header]);
     read(include_str!("../../config/examples/public-keys.toml")).unwrap();
 }
 
@@ -61,8 +61,14 @@ fn what_would_be_unsafe_is_refused() {
         ("secret_env = \"USHER_JWT_SECRET\"", "secret = \"x\"", "never written in the file"),
         ("\"HS256\"", "\"HS256\", \"RS256\"", "another family"),
         ("audience = [\"chat\"]", "audience = []", "needs `audience`"),
-        ("auth = [\"ticket\", \"header\"]", "", "needs `auth`"),
-        ("\"ticket\",", "\"message\",", "not available in this version"),
+        ("auth = [\"ticket\", \"message\", \"header\"]", "", "needs `auth`"),
+        ("\"ticket\",", "\"cookie\",", "not available in this version"),
+        ("[[route]]", "[first_message]\npreset = \"mqtt\"\n[reauth]\nmode = \"message\"\n[[route]]", "cannot be asked for a new token"),
+        ("[[route]]", "[first_message]\npreset = \"stomp\"\nforward = \"consume\"\n[[route]]", "waits for its first message"),
+        ("[[route]]", "[first_message]\npreset = \"jsno\"\n[[route]]", "did you mean `json`?"),
+        ("[[route]]", "[first_message]\nmax_bytes = \"1MiB\"\n[[route]]", "at most 64KiB"),
+        ("[[route]]", "[first_message]\ngreeting = \"{\"\n[[route]]", "is not JSON"),
+        ("[[route]]", "[first_message]\ntoken_pointer = \"token\"\n[[route]]", "not a JSON pointer"),
     ] {
         let error = error_of(&MINIMAL.replace(from, to));
         assert!(error.contains(part), "{part} is not in\n{error}");

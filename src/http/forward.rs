@@ -100,7 +100,7 @@ async fn forward(
     let origin = origin_of(&parts.headers)?;
     auth::check_origin(&route, origin.as_deref())?;
     let credential = auth::take_credential(&route, &mut parts)?;
-    known.method = credential.as_ref().map(credential::Credential::method);
+    known.method = credential.as_ref().map(|credential| credential.method);
     let presented = Presented { request_id: request_id.as_str(), origin: origin.as_deref(), peer: address };
     let deadline = now.mono + edge.limits.handshake_timeout;
     let grant = timeout_at(deadline, edge.authenticator.authenticate(&matched, credential, presented, now))

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::rejection::Rejection;
 
@@ -61,7 +60,7 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
 }
 
 /// Writes an answer by hand, where no HTTP library is in the path, and says that the connection closes.
-pub async fn write_and_close(stream: &mut (impl AsyncWrite + Unpin), response: &Response<Bytes>) -> std::io::Result<()> {
+pub fn closing(response: &Response<Bytes>) -> Vec<u8> {
     let mut headers = response.headers().clone();
     if headers.contains_key(http::header::UPGRADE) {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
@@ -71,8 +70,7 @@ pub async fn write_and_close(stream: &mut (impl AsyncWrite + Unpin), response: &
     headers.insert(CONTENT_LENGTH, HeaderValue::from(response.body().len()));
     let mut wire = head_bytes(response.status(), &headers);
     wire.extend_from_slice(response.body());
-    stream.write_all(&wire).await?;
-    stream.flush().await
+    wire
 }
 
 pub fn head_bytes(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {

@@ -19,6 +19,7 @@ use super::{forward, response, upgrade};
 use crate::app::Worker;
 use crate::config;
 use crate::listener::Permit;
+use crate::listener::waiting_room::Waiting;
 use crate::rejection::Rejection;
 use crate::stream::Stream;
 use crate::telemetry::event::{Attempt, Event};
@@ -30,6 +31,8 @@ pub struct Client {
     pub peer: SocketAddr,
     pub listener: Arc<config::Listener>,
     pub permit: Permit,
+    /// Until it has shown who it is, or asked for something in plain HTTP.
+    pub waiting: Option<Waiting>,
     /// By when it must have shown who it is.
     pub deadline: Instant,
 }
@@ -61,7 +64,8 @@ pub async fn serve(stream: Stream, client: Client, worker: Worker) {
 }
 
 /// Plain HTTP, until the client leaves, the time is up, or a head comes that is not for hyper.
-async fn plain(guard: Guard, client: Client, worker: Worker) {
+async fn plain(guard: Guard, mut client: Client, worker: Worker) {
+    client.waiting = None;
     let stopped = guard.stopped_flag();
     let limits = Arc::clone(&worker.edge.limits);
     let client = Arc::new(client);
@@ -143,11 +147,17 @@ async fn refuse(guard: Guard, client: &Client, rejection: &Rejection) {
 
 /// Writes the last answer of a connection and closes it so that the client can read it: what the client still sends is
 /// taken in for a moment, because closing over unread bytes resets the connection and with it the answer.
-pub async fn answer_and_close(mut stream: Stream, answer: &http::Response<bytes::Bytes>) {
+pub async fn answer_and_close(stream: Stream, answer: &http::Response<bytes::Bytes>) {
+    write_and_linger(stream, &response::closing(answer)).await;
+}
+
+/// The same for bytes of any kind.
+pub async fn write_and_linger(mut stream: Stream, last: &[u8]) {
     const PATIENCE: Duration = Duration::from_secs(2);
     const MOST: usize = 256 * 1024;
     let _ = timeout(PATIENCE, async {
-        response::write_and_close(&mut stream, answer).await?;
+        stream.write_all(last).await?;
+        stream.flush().await?;
         stream.shutdown().await?;
         let (mut scratch, mut taken) = (vec![0; 1024], 0);
         while taken < MOST {

@@ -1,107 +1,124 @@
-//! An upgrade, from its head to the session.
+//! An upgrade, from its head to a grant.
 //!
-//! route -> authenticate -> pick and dial -> upgrade with the signed context -> 101 -> relay. Everything before the 101 is
-//! in this one future, which is gone when the session begins; each upgrade ends in exactly one rejection or one session
-//! end.
+//! check -> route -> origin -> credential -> grant; then `reach.rs` finds an upstream that agrees, and `begin.rs` makes the
+//! session. A client that shows nothing, where a first message may carry the credential, goes to `first_message.rs`. Each
+//! upgrade ends in exactly one rejection or one session end.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
-use tokio::io::AsyncWriteExt;
-use tokio::time::{timeout, timeout_at};
+use http::{HeaderMap, Method, StatusCode, Version};
+use tokio::time::timeout_at;
 
+use super::begin::{ClientSide, begin};
+use super::first_message;
 use super::guard::Guard;
 use super::head::{RequestHead, tokens};
-use super::headers::{self, Seen};
+use super::headers;
+use super::reach::{Reached, Refusal, reach};
 use super::response;
-use super::serve::{Client, answer_and_close};
+use super::route::RouteMatch;
+use super::serve::{Client, answer_and_close, write_and_linger};
+use super::switch::Switch;
 use crate::app::Worker;
+use crate::auth::first_message::Dialect;
 use crate::auth::grant::Grant;
-use crate::auth::{self, Presented};
+use crate::auth::{self, Presented, credential};
 use crate::clock::Now;
-use crate::listener::Permit;
+use crate::config::{ReauthMode, RejectMode, Route};
 use crate::rejection::Rejection;
-use crate::session::close::{CloseReason, SessionEnd};
-use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle, SessionId};
-use crate::session::relay::Relay;
-use crate::session::state::Rules;
 use crate::stream::Stream;
-use crate::telemetry::event::{Attempt, Event, Phases};
+use crate::telemetry::event::{Attempt, Event};
 use crate::telemetry::request_id::RequestId;
-use crate::upstream::signed_context::ContextRequest;
-use crate::upstream::upgrade::Answer;
-use crate::upstream::{self, Place};
 use crate::ws::accept::is_key;
+use crate::ws::deflate;
+use crate::ws::frame::{self, Sender};
 
-/// An upgrade that the upstream has agreed to.
-struct Opened {
-    grant: Grant,
-    place: Place,
-    session_id: SessionId,
-    upstream: Stream,
-    early: BytesMut,
-    /// The upstream's 101, prepared for the client.
-    headers: HeaderMap,
-    phases: Phases,
+/// What is known of an upgrade whatever comes of it, for the one line that tells its end.
+pub(super) struct Attempted {
+    pub(super) request_id: RequestId,
+    pub(super) address: IpAddr,
+    host: String,
+    path: String,
+    route: Option<Arc<Route>>,
+    pub(super) method: Option<credential::Method>,
+    pub(super) origin: Option<String>,
+    /// Known when the request is a good upgrade on a route of ours.
+    switch: Option<Switch>,
 }
 
-/// What the client gets instead of a session.
-struct Refusal {
-    rejection: Rejection,
-    /// The upstream's own answer, where it gave one.
-    answer: Option<Response<Bytes>>,
+/// A good upgrade on a route of ours.
+pub(super) struct Request {
+    /// Without its credentials.
+    pub(super) parts: Parts,
+    pub(super) host: String,
+    pub(super) matched: RouteMatch,
+    pub(super) address: IpAddr,
+    pub(super) peer: IpAddr,
+    pub(super) is_trusted: bool,
+    pub(super) is_secure: bool,
+    pub(super) started: Now,
+    pub(super) request_id: RequestId,
 }
 
-impl From<Rejection> for Refusal {
-    fn from(rejection: Rejection) -> Self {
-        Self { rejection, answer: None }
-    }
-}
-
-/// What becomes known of the request as it is looked at, for the one line that tells its end.
-#[derive(Default)]
-struct Known {
-    route: Option<Arc<str>>,
-    method: Option<auth::credential::Method>,
-}
-
-pub async fn run(mut guard: Guard, head: RequestHead, client: Client, worker: Worker) {
-    let request_id = RequestId::random();
-    let path = worker.edge.tickets.shown_path(head.parts.uri.path()).to_owned();
-    let host = head.host.clone();
-    let address = headers::client_address(&head.parts.headers, client.peer.ip(), &client.listener.trusted_peers);
-    let mut known = Known::default();
-    match open(&mut guard, head, &client, address, &worker, request_id, &mut known).await {
-        Ok(opened) => begin(guard, opened, client.permit, address, worker, request_id).await,
-        Err(refusal) => {
-            let route = known.route.as_deref().unwrap_or_default();
-            let about = Attempt { request_id: request_id.as_str(), peer: address, host: &host, path: &path, route, method: known.method };
-            Event::UpgradeRejected { about, rejection: &refusal.rejection }.emit();
-            let answer = refusal.answer.unwrap_or_else(|| response::problem(&refusal.rejection, request_id.as_str()));
-            answer_and_close(guard.into_parts().0, &answer).await;
+pub async fn run(mut guard: Guard, head: RequestHead, mut client: Client, worker: Worker) {
+    let mut attempted = Attempted {
+        request_id: RequestId::random(),
+        address: headers::client_address(&head.parts.headers, client.peer.ip(), &client.listener.trusted_peers),
+        host: head.host.clone(),
+        path: worker.edge.tickets.shown_path(head.parts.uri.path()).to_owned(),
+        route: None,
+        method: None,
+        origin: None,
+        switch: None,
+    };
+    let outcome = match admit(head, &client, &worker, &mut attempted) {
+        Ok((request, None, switch)) if request.matched.route.auth.contains(&credential::Method::Message) => {
+            return Box::pin(first_message::run(guard, request, switch, client, worker, attempted)).await;
         }
+        Ok((request, credential, _)) => open(&mut guard, request, credential, &mut client, &worker, &attempted).await,
+        Err(rejection) => Err(rejection.into()),
+    };
+    let (stream, early) = guard.into_parts();
+    match outcome {
+        Ok((grant, mut reached)) => {
+            let renews = renews(&grant);
+            if renews {
+                deflate::make_readable(&mut reached.headers);
+            }
+            let side = ClientSide {
+                stream,
+                answer: response::head_bytes(StatusCode::SWITCHING_PROTOCOLS, &reached.headers),
+                early: early.to_vec(),
+                welcome: None,
+                dialect: Dialect::new(&grant.route().first_message),
+                awaits_greeting: false,
+                inflates: false,
+                permit: client.permit,
+            };
+            begin(side, grant, reached, attempted, worker).await;
+        }
+        Err(refusal) => attempted.refuse(stream, refusal).await,
     }
 }
 
-async fn open(
-    guard: &mut Guard,
+/// Will messages of the client have to be read for this grant?
+fn renews(grant: &Grant) -> bool {
+    grant.route().reauth.mode == ReauthMode::Message && grant.principal().is_some()
+}
+
+/// Everything that can be said about a request without asking anybody.
+fn admit(
     head: RequestHead,
     client: &Client,
-    address: IpAddr,
     worker: &Worker,
-    request_id: RequestId,
-    known: &mut Known,
-) -> Result<Opened, Refusal> {
+    attempted: &mut Attempted,
+) -> Result<(Request, Option<credential::Credential>, Switch), Rejection> {
     let edge = &worker.edge;
     let started = Now::read();
     check(&head.parts)?;
-    if edge.drain.has_begun() {
-        return Err(Rejection::Draining.into());
-    }
     let mut parts = head.parts;
     let matched = edge
         .router
@@ -109,74 +126,95 @@ async fn open(
         .map_err(|ambiguous| Rejection::AmbiguousRequest(ambiguous.0))?
         .ok_or(Rejection::NoRoute)?;
     let route = Arc::clone(&matched.route);
-    known.route = Some(Arc::clone(&route.name));
-
-    let origin = origin_of(&parts.headers)?;
-    auth::check_origin(&route, origin.as_deref())?;
+    attempted.route = Some(Arc::clone(&route));
+    let switch = Switch::of(&parts.headers, &route);
+    attempted.switch = Some(switch.clone());
+    if edge.drain.has_begun() {
+        return Err(Rejection::Draining);
+    }
+    attempted.origin = origin_of(&parts.headers)?;
+    auth::check_origin(&route, attempted.origin.as_deref())?;
     let credential = auth::take_credential(&route, &mut parts)?;
-    known.method = credential.as_ref().map(auth::credential::Credential::method);
-    let presented = Presented { request_id: request_id.as_str(), origin: origin.as_deref(), peer: address };
-    let grant = timeout_at(client.deadline, edge.authenticator.authenticate(&matched, credential, presented, started))
-        .await
-        .map_err(|_| Rejection::StoreUnavailable)??;
-    let authenticated = Now::read();
-
-    let session_id = SessionId::random();
-    let upstream = edge.upstreams.of(&route.upstream).ok_or(Rejection::Internal)?;
-    let authority = authority_of(&parts);
-    let seen = Seen { peer: client.peer.ip(), trusted: client.is_trusted_proxy(), secure: client.is_secure(), host: &authority };
-    headers::prepare(&mut parts.headers, &edge.reserved, seen);
-    let about = ContextRequest {
-        session_id: session_id.as_str(),
-        upstream: upstream.name(),
-        client: address,
-        host: &head.host,
-        path: parts.uri.path(),
+    attempted.method = credential.as_ref().map(|credential| credential.method);
+    let request = Request {
+        parts,
+        host: head.host,
+        matched,
+        address: attempted.address,
+        peer: client.peer.ip(),
+        is_trusted: client.is_trusted_proxy(),
+        is_secure: client.is_secure(),
+        started,
+        request_id: attempted.request_id,
     };
-    edge.set_identity(&mut parts.headers, &grant, about, authenticated);
+    Ok((request, credential, switch))
+}
 
+async fn open(
+    guard: &mut Guard,
+    mut request: Request,
+    credential: Option<credential::Credential>,
+    client: &mut Client,
+    worker: &Worker,
+    attempted: &Attempted,
+) -> Result<(Grant, Reached), Refusal> {
+    let request_id = request.request_id;
+    let presented = Presented { request_id: request_id.as_str(), origin: attempted.origin.as_deref(), peer: request.address };
+    let asking = worker.edge.authenticator.authenticate(&request.matched, credential, presented, request.started);
+    let grant = timeout_at(client.deadline, asking).await.map_err(|_| Rejection::StoreUnavailable)??;
+    client.waiting = None;
+    if renews(&grant) {
+        deflate::keep_readable_offers(&mut request.parts.headers);
+    }
     // A client that leaves now leaves nothing behind: the dial is dropped with it.
-    let switch = async {
-        let (stream, place) = upstream::connect::dial(&grant, upstream).await?;
-        let dialled = Now::read();
-        let opening = upstream::upgrade::open(stream, &parts.uri, parts.headers, edge.limits.refusal_bytes);
-        let answer = timeout(upstream.config().answer_timeout, opening).await.map_err(|_| Rejection::UpstreamTimeout)??;
-        Ok::<_, Rejection>((answer, place, dialled))
-    };
-    let (answer, place, dialled) = tokio::select! {
+    let reached = tokio::select! {
         biased;
-        switched = switch => switched?,
+        reached = reach(&grant, request, worker, Now::read()) => reached?,
         () = guard.client_gone() => {
-            if let (Some(auth::credential::Method::Ticket), Some(principal)) = (grant.method(), grant.principal()) {
-                Event::TicketLost { request_id: request_id.as_str(), user: &principal.subject }.emit();
+            if grant.method() == Some(credential::Method::Ticket) {
+                ticket_lost(&grant, request_id);
             }
             return Err(Rejection::ClientGone.into());
         }
     };
-    match answer {
-        Answer::Switched { stream, early, mut headers } => {
-            headers::strip_hop_by_hop(&mut headers);
-            headers.remove(CONTENT_LENGTH);
-            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-            let phases = Phases {
-                authenticate: authenticated.mono - started.mono,
-                dial: dialled.mono - authenticated.mono,
-                answer: Now::read().mono - dialled.mono,
-                total: Now::read().mono - started.mono,
-            };
-            Ok(Opened { grant, place, session_id, upstream: stream, early, headers, phases })
+    Ok((grant, reached))
+}
+
+/// A ticket was redeemed for a client that has left.
+pub(super) fn ticket_lost(grant: &Grant, request_id: RequestId) {
+    if let Some(principal) = grant.principal() {
+        Event::TicketLost { request_id: request_id.as_str(), user: &principal.subject }.emit();
+    }
+}
+
+impl Attempted {
+    /// The upgrade's one end.
+    pub(super) fn tell(&self, rejection: &Rejection) {
+        let about = Attempt {
+            request_id: self.request_id.as_str(),
+            peer: self.address,
+            host: &self.host,
+            path: &self.path,
+            route: self.route.as_ref().map(|route| &*route.name).unwrap_or_default(),
+            method: self.method,
+        };
+        Event::UpgradeRejected { about, rejection }.emit();
+    }
+
+    /// Tells the end and answers before any 101: with a status, or where the route says so with a 101 and a close frame.
+    pub(super) async fn refuse(self, stream: Stream, refusal: Refusal) {
+        self.tell(&refusal.rejection);
+        let request_id = self.request_id.as_str();
+        if let (Some(route), Some(switch)) = (&self.route, &self.switch)
+            && route.reject_mode == RejectMode::Close
+        {
+            let (code, reason) = refusal.rejection.close(route.close_codes);
+            let mut wire = switch.answer(None, request_id);
+            wire.extend(frame::close(code, &format!("{reason} ({request_id})"), Sender::Upstream));
+            return write_and_linger(stream, &wire).await;
         }
-        Answer::Declined { status, mut headers, body } => {
-            headers::strip_hop_by_hop(&mut headers);
-            let mut answer = Response::new(body);
-            *answer.status_mut() = status;
-            *answer.headers_mut() = headers;
-            if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
-                answer.headers_mut().insert(response::REQUEST_ID, value);
-            }
-            Err(Refusal { rejection: Rejection::UpstreamDeclined(status), answer: Some(answer) })
-        }
+        let answer = refusal.answer.unwrap_or_else(|| response::problem(&refusal.rejection, request_id));
+        answer_and_close(stream, &answer).await;
     }
 }
 
@@ -228,70 +266,4 @@ pub fn origin_of(headers: &HeaderMap) -> Result<Option<String>, Rejection> {
 pub fn authority_of(parts: &Parts) -> String {
     let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
     host.unwrap_or_default().to_owned()
-}
-
-/// From here on the upgrade has succeeded, and its end is a session's end.
-async fn begin(guard: Guard, opened: Opened, permit: Permit, address: IpAddr, worker: Worker, request_id: RequestId) {
-    let now = Now::read();
-    let Opened { grant, place, session_id, upstream, early, headers, phases } = opened;
-    let handle = SessionHandle {
-        id: session_id,
-        user: grant.principal().map(|principal| principal.subject.clone()),
-        method: grant.method(),
-        route: Arc::clone(&grant.route().name),
-        upstream: Arc::clone(&grant.route().upstream.name),
-        server: place.server().into(),
-        peer: address,
-        request_id,
-        started: now.wall,
-        expires_at: grant.expires_at(),
-        last_activity: now.wall.0.into(),
-        signal: CloseSignal::default(),
-    };
-    let session = worker.edge.registry.open(handle);
-    Event::SessionStarted { session: session.facts(), request_id: request_id.as_str(), server: place.server(), handshake: phases }.emit();
-    let mut record = Record { session, end: None };
-
-    let keepalive = &worker.edge.config.keepalive;
-    let rules = Rules {
-        ping: keepalive.ping,
-        idle_timeout: keepalive.idle_timeout,
-        close_timeout: keepalive.close_timeout,
-        expires: grant.expires_at().map(|at| now.instant_of(at)),
-        buffered_bytes: worker.edge.limits.buffered_bytes,
-    };
-    let (mut client, sent_early) = guard.into_parts();
-    let answer = response::head_bytes(StatusCode::SWITCHING_PROTOCOLS, &headers);
-    let written = timeout(keepalive.close_timeout, async {
-        client.write_all(&answer).await?;
-        client.flush().await
-    });
-    if !matches!(written.await, Ok(Ok(()))) {
-        record.end = Some(SessionEnd { reason: CloseReason::ClientGone, ..SessionEnd::NEVER_BEGAN });
-        return;
-    }
-    if worker.edge.drain.has_begun() {
-        // The drain's list of sessions may have been made before this one was on it.
-        record.session.close(CloseReason::Draining);
-    }
-    let relay = Relay::new(client, upstream, rules, Arc::clone(&record.session), &sent_early, &early);
-    tokio::spawn(async move {
-        let _held = (permit, place);
-        // Moved in whole: its drop is the session's end.
-        let mut record = record;
-        record.end = Some(relay.await);
-    });
-}
-
-/// Tells the session's end once, also when its task panics or is dropped.
-struct Record {
-    session: SessionGuard,
-    end: Option<SessionEnd>,
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        let end = self.end.unwrap_or(SessionEnd { reason: CloseReason::Internal, ..SessionEnd::NEVER_BEGAN });
-        Event::SessionEnded { session: self.session.facts(), end: &end }.emit();
-    }
 }

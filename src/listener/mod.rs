@@ -4,6 +4,7 @@
 //! and dies on one core. The loop never ends by itself: a shortage of descriptors slows it down.
 
 pub mod tls;
+pub mod waiting_room;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use crate::config;
 use crate::http::serve::{self, Client};
 use crate::stream::Stream;
 use crate::telemetry::event::Event;
+use waiting_room::RoomFull;
 
 const BACKLOG: i32 = 4096;
 /// After a failed accept: first this long, then twice as long each time, up to a second.
@@ -126,8 +128,16 @@ fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, ac
     };
     // An IPv4 client of an IPv6 socket is an IPv4 client.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let client =
-        Client { peer, listener: Arc::clone(config), permit, deadline: Instant::now() + worker.edge.config.limits.handshake_timeout };
+    let is_trusted = config.trusted_peers.iter().any(|network| network.contains(&peer.ip()));
+    let waiting = match worker.edge.waiting_room.enter((!is_trusted).then_some(peer.ip())) {
+        Ok(waiting) => Some(waiting),
+        Err(RoomFull(limit)) => {
+            Event::LimitReached { limit, peer: Some(peer.ip()) }.emit();
+            return;
+        }
+    };
+    let deadline = Instant::now() + worker.edge.config.limits.handshake_timeout;
+    let client = Client { peer, listener: Arc::clone(config), permit, waiting, deadline };
     let worker = worker.clone();
     tokio::spawn(async move {
         if stream.set_nodelay(true).is_err() {

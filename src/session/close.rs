@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::config::CloseCodes;
 use crate::ws::close_code::CloseCode;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,14 @@ pub enum CloseReason {
     IdleTimeout,
     /// The grant came to its end.
     SessionExpired,
+    /// The client was asked for a new credential and showed none that is good in time.
+    ReauthTimeout,
+    /// The client showed a good credential of somebody else.
+    ReauthSubject,
+    /// A message of the client is larger than `limits.message_bytes`.
+    MessageTooBig,
+    /// The client sends more than `limits.messages_per_second`.
+    MessageRate,
     /// The server is going away; each session is told in its own moment of the window.
     Draining,
     /// A fault of ours ended the task.
@@ -33,11 +42,13 @@ pub struct Facts {
     pub label: &'static str,
     /// The close frame that Usher puts into each direction, where the end is of its making.
     pub to_client: Option<(CloseCode, &'static str)>,
+    /// What HTTP would call it, for `close_codes = "http"`; 0 where that has no word for it.
+    pub status: u16,
     pub to_upstream: Option<(CloseCode, &'static str)>,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::ClientClosed,
         Self::UpstreamClosed,
         Self::ClientGone,
@@ -46,12 +57,26 @@ impl CloseReason {
         Self::UpstreamProtocol,
         Self::IdleTimeout,
         Self::SessionExpired,
+        Self::ReauthTimeout,
+        Self::ReauthSubject,
+        Self::MessageTooBig,
+        Self::MessageRate,
         Self::Draining,
         Self::Internal,
     ];
 
+    /// The close frame for the client, in the codes of its route.
+    pub fn to_client(self, codes: CloseCodes) -> Option<(CloseCode, &'static str)> {
+        let facts = self.facts();
+        facts.to_client.map(|(code, reason)| (codes.of(code, facts.status), reason))
+    }
+
     pub fn facts(self) -> Facts {
-        let row = |label, to_client, to_upstream| Facts { label, to_client, to_upstream };
+        let row = |label, to_client, to_upstream| Facts { label, to_client, to_upstream, status: 0 };
+        let policy = |label, text, status| {
+            let (to_client, to_upstream) = (Some((CloseCode::POLICY, text)), Some((CloseCode::GOING_AWAY, text)));
+            Facts { label, to_client, to_upstream, status }
+        };
         match self {
             Self::ClientClosed => row("client_closed", None, None),
             Self::UpstreamClosed => row("upstream_closed", None, None),
@@ -70,9 +95,13 @@ impl CloseReason {
             Self::IdleTimeout => {
                 row("idle_timeout", Some((CloseCode::GOING_AWAY, "Idle timeout")), Some((CloseCode::GOING_AWAY, "Idle timeout")))
             }
-            Self::SessionExpired => {
-                row("session_expired", Some((CloseCode::POLICY, "Session expired")), Some((CloseCode::GOING_AWAY, "Session expired")))
+            Self::SessionExpired => policy("session_expired", "Session expired", 401),
+            Self::ReauthTimeout => policy("reauth_timeout", "Re-authentication timeout", 408),
+            Self::ReauthSubject => policy("reauth_subject", "Invalid token", 403),
+            Self::MessageTooBig => {
+                row("message_too_big", Some((CloseCode::TOO_BIG, "Message too big")), Some((CloseCode::GOING_AWAY, "Message too big")))
             }
+            Self::MessageRate => policy("message_rate", "Too many messages", 429),
             Self::Draining => {
                 row("draining", Some((CloseCode::GOING_AWAY, "Server going away")), Some((CloseCode::GOING_AWAY, "Server going away")))
             }

@@ -1,9 +1,12 @@
 //! An authenticated client and upstream, joined.
 //!
-//! `state.rs` holds the rules (no I/O, no clock), `timer.rs` the deadlines, `relay.rs` moves the bytes and carries out what
-//! the rules ask for, `registry.rs` knows every live session, `close.rs` every way one ends.
+//! `state.rs` holds the rules (no I/O, no clock), `timer.rs` the deadlines, `relay.rs` carries out what the rules ask for,
+//! `direction.rs` moves the bytes of one direction, `conversation.rs` is what Usher says and hears in the stream,
+//! `registry.rs` knows every live session, `close.rs` every way one ends.
 
 pub mod close;
+pub mod conversation;
+mod direction;
 pub mod registry;
 pub mod relay;
 pub mod state;

@@ -43,7 +43,8 @@ pub struct SessionHandle {
     pub peer: IpAddr,
     pub request_id: RequestId,
     pub started: UnixMillis,
-    pub expires_at: Option<UnixMillis>,
+    /// Unix milliseconds; 0: it has no end of its own. A renewal moves it.
+    pub expires_at: AtomicU64,
     /// Unix milliseconds; written by the session's task, read by whoever lists sessions.
     pub last_activity: AtomicU64,
     pub signal: CloseSignal,
@@ -148,6 +149,14 @@ impl SessionHandle {
         self.last_activity.store(now.0, Ordering::Relaxed);
     }
 
+    pub fn expires_at(&self) -> Option<UnixMillis> {
+        Some(UnixMillis(self.expires_at.load(Ordering::Relaxed))).filter(|at| at.0 > 0)
+    }
+
+    pub fn set_expires_at(&self, at: Option<UnixMillis>) {
+        self.expires_at.store(at.map_or(0, |at| at.0), Ordering::Relaxed);
+    }
+
     pub fn facts(&self) -> SessionFacts<'_> {
         SessionFacts {
             request_id: self.request_id.as_str(),
@@ -172,7 +181,7 @@ impl SessionHandle {
             request_id: self.request_id.to_string(),
             since: self.started.to_rfc3339(),
             last_activity: UnixMillis(self.last_activity.load(Ordering::Relaxed)).to_rfc3339(),
-            expires_at: self.expires_at.map(UnixMillis::to_rfc3339),
+            expires_at: self.expires_at().map(UnixMillis::to_rfc3339),
         }
     }
 }
@@ -267,7 +276,7 @@ pub(crate) mod tests {
             peer: Ipv4Addr::LOCALHOST.into(),
             request_id: RequestId::random(),
             started: UnixMillis(started),
-            expires_at: None,
+            expires_at: AtomicU64::new(0),
             last_activity: AtomicU64::new(started),
             signal: CloseSignal::default(),
         }

@@ -1,38 +1,23 @@
-//! Moving a session's bytes, both ways, in one future.
-//!
-//! A session that is idle owns no buffer: bytes are read into a scratch buffer of the thread, followed frame by frame, and
-//! written to the other side at once. Only what the other side does not take is kept, and while it is kept nothing more
-//! is read from that direction: that is the backpressure. A frame of ours goes out only between two frames.
+//! A session's future: both directions pumped, and the rules carried out.
 
-use std::cell::RefCell;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_lc_rs::rand;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 
-use super::close::{CloseReason, SessionEnd, Traffic};
+use super::close::{CloseReason, SessionEnd};
+use super::conversation::Conversation;
+use super::direction::{Direction, Ears, MessageRate, PING, READS_PER_TURN, flush, pump};
 use super::registry::SessionHandle;
 use super::state::{Action, Rules, SessionState};
 use crate::clock::Now;
 use crate::stream::Stream;
-use crate::ws::frame::{self, ControlKind, FrameFollower, Segment, Sender};
-
-/// What one read takes at most. The thread's, not the session's.
-const SCRATCH: usize = 64 * 1024;
-/// Reads of one direction in one turn, so that a busy session lets others run.
-const READS_PER_TURN: usize = 8;
-/// What our pings say; a pong that says it is the answer.
-const PING: &[u8] = b"usher";
-
-thread_local! {
-    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
+use crate::ws::follow;
+use crate::ws::frame::{self, Message, Sender};
 
 #[derive(Debug)]
 pub struct Relay {
@@ -42,99 +27,106 @@ pub struct Relay {
     inbound: Direction,
     outbound: Direction,
     state: SessionState,
+    /// Boxed: most sessions of a busy server need none, or have nothing to say for hours.
+    conversation: Option<Box<Conversation>>,
+    rules: Rules,
     sleep: Pin<Box<Sleep>>,
     asleep_until: Option<Instant>,
     session: Arc<SessionHandle>,
     started: Instant,
+    /// The client has been sent all that it will ever be sent.
+    client_is_shut: bool,
 }
 
-/// One direction: what is known of its frames and what could not be written yet.
+/// Two connections that are to become one session.
 #[derive(Debug)]
-struct Direction {
-    sender: Sender,
-    follower: FrameFollower,
-    pending: Vec<u8>,
-    written: usize,
-    /// A frame of ours that waits for the end of the frame that is passing.
-    injection: Option<Injection>,
-    needs_flush: bool,
-    source: Source,
-    bytes: u64,
-    /// What one read takes, and so what is kept at most while the receiver does not take it.
-    most: usize,
+pub struct Opening {
+    pub client: Stream,
+    pub upstream: Stream,
+    /// What each side sent before the relay began.
+    pub early_in: Vec<u8>,
+    pub early_out: Vec<u8>,
+    /// What the client hears first.
+    pub welcome: Option<Message>,
+    pub conversation: Option<Conversation>,
+    pub limits: Limits,
 }
 
-#[derive(Debug)]
-struct Injection {
-    wire: Vec<u8>,
-    /// A close frame: nothing of the peer's may follow it.
-    is_last: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Open,
-    /// Nothing more may be forwarded: what still comes is read and dropped, but for the answer to our close frame.
-    Drained,
-    /// Nothing more comes, or what comes cannot be followed.
-    Ended,
-}
-
-enum Read {
-    Bytes,
-    EndOfStream,
-    Blocked,
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Kept for one direction while the other side does not take it.
+    pub buffered_bytes: usize,
+    pub message_bytes: u64,
+    pub messages_per_second: Option<usize>,
+    /// The client compresses and the upstream does not: so much is inflated of one message.
+    pub inflated_bytes: Option<u64>,
 }
 
 impl Relay {
-    /// `early_in` and `early_out` are what each side sent before the relay began.
-    pub fn new(client: Stream, upstream: Stream, rules: Rules, session: Arc<SessionHandle>, early_in: &[u8], early_out: &[u8]) -> Self {
+    pub fn new(opening: Opening, rules: Rules, session: Arc<SessionHandle>) -> Self {
         let started = Instant::now();
-        let mut relay = Self {
+        let Opening { client, upstream, early_in, early_out, welcome, conversation, limits } = opening;
+        let follow_client = follow::Rules {
+            message_bytes: limits.message_bytes,
+            takes_out_compressed: limits.inflated_bytes.is_some(),
+            ..follow::Rules::FOLLOW_ONLY
+        };
+        let rate = limits.messages_per_second.map(|count| MessageRate::new(count, started));
+        let mut inbound = Direction::new(Sender::Client, follow_client, limits.buffered_bytes, early_in).limited_to(rate);
+        if let Some(most) = limits.inflated_bytes {
+            inbound = inbound.inflating(most);
+        }
+        let mut outbound = Direction::new(Sender::Upstream, follow::Rules::FOLLOW_ONLY, limits.buffered_bytes, early_out);
+        if let Some(conversation) = conversation.as_ref().filter(|conversation| conversation.awaits_greeting()) {
+            outbound.hold(Some(conversation.longest()));
+        }
+        if let Some(welcome) = welcome {
+            outbound.insert_message(welcome.to_wire(Sender::Upstream));
+        }
+        Self {
             client,
             upstream,
-            inbound: Direction::new(Sender::Client, rules.buffered_bytes),
-            outbound: Direction::new(Sender::Upstream, rules.buffered_bytes),
+            inbound,
+            outbound,
             state: SessionState::new(rules, started),
+            conversation: conversation.map(Box::new),
+            rules,
             sleep: Box::pin(tokio::time::sleep_until(started + Duration::from_secs(3600))),
             asleep_until: None,
             session,
             started,
-        };
-        let whole = relay.inbound.take_in(&mut relay.state, early_in, started);
-        relay.inbound.pending.extend_from_slice(whole);
-        let whole = relay.outbound.take_in(&mut relay.state, early_out, started);
-        relay.outbound.pending.extend_from_slice(whole);
-        relay
+            client_is_shut: false,
+        }
     }
 
     fn end(&self, reason: CloseReason) -> SessionEnd {
-        let traffic = |direction: &Direction| Traffic { bytes: direction.bytes, messages: direction.follower.messages() };
         SessionEnd {
             reason,
             code: self.state.close_code(),
             duration: self.started.elapsed(),
-            from_client: traffic(&self.inbound),
-            from_upstream: traffic(&self.outbound),
+            from_client: self.inbound.traffic(),
+            from_upstream: self.outbound.traffic(),
         }
     }
 
-    fn act(&mut self, action: Action, now: Instant) {
+    fn act(&mut self, action: Action, now: Now) {
         match action {
-            Action::Ping => self.outbound.inject(frame::ping(PING), false),
+            Action::Ping => self.outbound.insert_control(frame::ping(PING)),
+            Action::Ask => {
+                let question = self.conversation.as_ref().and_then(|conversation| conversation.ask(&self.session, now));
+                self.say(question);
+            }
             Action::Close(reason) => {
-                let facts = reason.facts();
-                if let Some((code, text)) = facts.to_client {
-                    self.outbound.inject(frame::close(code, text, None), true);
-                }
-                if let Some((code, text)) = facts.to_upstream {
-                    self.inbound.inject(frame::close(code, text, Some(random_mask())), true);
-                }
-                // A peer that went away in the middle of a frame leaves no place between frames: the other side is not
-                // told anything then, its connection just ends.
-                for (direction, receiver) in [(&mut self.inbound, Sender::Upstream), (&mut self.outbound, Sender::Client)] {
-                    if direction.source == Source::Ended && direction.injection.take().is_some() {
-                        self.state.handle_end_of_stream(receiver, now);
+                let farewell = self.conversation.as_ref().and_then(|conversation| conversation.farewell(reason, &self.session, now));
+                self.say(farewell);
+                let to_client = reason.to_client(self.rules.close_codes).map(|(code, text)| frame::close(code, text, Sender::Upstream));
+                let to_upstream = reason.facts().to_upstream.map(|(code, text)| frame::close(code, text, Sender::Client));
+                for (direction, close, receiver) in
+                    [(&mut self.inbound, to_upstream, Sender::Upstream), (&mut self.outbound, to_client, Sender::Client)]
+                {
+                    // Who cannot be told is not waited for: its connection just ends.
+                    if close.is_some_and(|close| !direction.insert_close(close)) {
+                        self.state.handle_end_of_stream(receiver, now.mono);
                     }
                 }
             }
@@ -142,11 +134,40 @@ impl Relay {
         }
     }
 
+    fn say(&mut self, message: Option<Message>) {
+        if let Some(message) = message {
+            self.outbound.insert_message(message.to_wire(Sender::Upstream));
+        }
+    }
+
     /// Moves what can be moved; true if anything did.
-    fn pump(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let inbound = pump(&mut self.inbound, &mut self.state, &mut self.client, &mut self.upstream, cx, now);
-        let outbound = pump(&mut self.outbound, &mut self.state, &mut self.upstream, &mut self.client, cx, now);
-        inbound || outbound
+    fn pump(&mut self, cx: &mut Context<'_>, now: Now) -> bool {
+        if let Some(conversation) = &self.conversation {
+            self.inbound.hold(self.state.listens().then(|| conversation.longest()));
+        }
+        let mut ears = Ears { state: &mut self.state, conversation: self.conversation.as_deref_mut(), now };
+        let mut moved = false;
+        if !self.outbound.is_crowded() {
+            moved |= pump(&mut self.inbound, &mut ears, &mut self.client, &mut self.upstream, cx);
+        }
+        moved |= pump(&mut self.outbound, &mut ears, &mut self.upstream, &mut self.client, cx);
+        moved
+    }
+
+    /// A credential that was judged; true if one was.
+    fn hear_verdict(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(conversation) = &mut self.conversation else { return false };
+        let Poll::Ready(told) = conversation.poll_verdict(cx, &mut self.state, &self.session) else { return false };
+        self.say(told);
+        true
+    }
+
+    /// From a client that cannot be followed no goodbye will be understood: it has ours, and is shown that nothing more comes.
+    fn shut_client(&mut self, cx: &mut Context<'_>) {
+        let done = self.state.is_ending() && self.inbound.is_unreadable() && self.outbound.has_said_goodbye();
+        if done && !self.client_is_shut && self.outbound.is_flushed() {
+            self.client_is_shut = Pin::new(&mut self.client).poll_shutdown(cx).is_ready();
+        }
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -179,14 +200,16 @@ impl Future for Relay {
         }
         let mut turns = 0;
         loop {
-            let moved = this.pump(cx, now.mono);
+            let moved = this.pump(cx, now);
             if moved {
                 this.session.touch(now.wall);
             }
-            let mut acted = false;
+            let mut acted = this.hear_verdict(cx);
             while let Some(action) = this.state.poll_action() {
                 if let Action::End(reason) = action {
                     // The last frames go out first, as long as the linger timer runs.
+                    flush(&mut this.outbound, &mut this.client, cx);
+                    flush(&mut this.inbound, &mut this.upstream, cx);
                     if this.is_flushed() || this.state.next_deadline().is_none() {
                         let _ = Pin::new(&mut this.client).poll_shutdown(cx);
                         let _ = Pin::new(&mut this.upstream).poll_shutdown(cx);
@@ -194,9 +217,10 @@ impl Future for Relay {
                     }
                     break;
                 }
-                this.act(action, now.mono);
+                this.act(action, now);
                 acted = true;
             }
+            this.shut_client(cx);
             if this.poll_deadline(cx).is_ready() {
                 this.state.handle_deadline(Instant::now());
                 acted = true;
@@ -211,202 +235,4 @@ impl Future for Relay {
             }
         }
     }
-}
-
-impl Direction {
-    fn new(sender: Sender, buffered_bytes: usize) -> Self {
-        Self {
-            sender,
-            most: buffered_bytes.clamp(1, SCRATCH),
-            follower: FrameFollower::new(sender),
-            pending: Vec::new(),
-            written: 0,
-            injection: None,
-            needs_flush: false,
-            source: Source::Open,
-            bytes: 0,
-        }
-    }
-
-    fn inject(&mut self, wire: Vec<u8>, is_last: bool) {
-        match &mut self.injection {
-            Some(earlier) => {
-                earlier.wire.extend(wire);
-                earlier.is_last |= is_last;
-            }
-            None => self.injection = Some(Injection { wire, is_last }),
-        }
-        self.place_injection();
-    }
-
-    /// Puts a waiting frame behind what is pending, if that ends between two frames.
-    fn place_injection(&mut self) {
-        if self.follower.at_boundary()
-            && let Some(injection) = self.injection.take()
-        {
-            self.pending.extend(injection.wire);
-            if injection.is_last && self.source == Source::Open {
-                self.source = Source::Drained;
-            }
-        }
-    }
-
-    fn is_flushed(&self) -> bool {
-        self.pending.is_empty() && !self.needs_flush
-    }
-
-    /// How much one read may take: while a frame of ours waits, no more than the rest of the frame that is passing.
-    fn read_limit(&self) -> usize {
-        match &self.injection {
-            Some(_) => usize::try_from(self.follower.remaining()).unwrap_or(SCRATCH).clamp(1, self.most),
-            None => self.most,
-        }
-    }
-
-    /// Follows bytes of the sender. Gives back what can be written as it is; everything else is in `pending`, before it
-    /// in order.
-    fn take_in<'a>(&mut self, state: &mut SessionState, bytes: &'a [u8], now: Instant) -> &'a [u8] {
-        self.bytes += bytes.len() as u64;
-        let (sender, pending) = (self.sender, &mut self.pending);
-        if sender == Sender::Client {
-            state.handle_client_bytes(now);
-        }
-        let forwards = self.source == Source::Open;
-        let mut whole: &[u8] = &[];
-        let followed = self.follower.follow(bytes, |segment| {
-            if let Segment::Control(control) = &segment {
-                match control.kind {
-                    ControlKind::Pong if sender == Sender::Client && state.handle_pong(control.payload == PING) => return,
-                    ControlKind::Close => state.handle_close_frame(sender, control.close_code(), now),
-                    _ => {}
-                }
-            }
-            match segment {
-                _ if !forwards => {}
-                Segment::Pass(bytes) if pending.is_empty() && whole.is_empty() => whole = bytes,
-                Segment::Pass(bytes) => {
-                    pending.extend_from_slice(std::mem::take(&mut whole));
-                    pending.extend_from_slice(bytes);
-                }
-                Segment::Control(control) => {
-                    pending.extend_from_slice(std::mem::take(&mut whole));
-                    pending.extend_from_slice(&control.wire);
-                }
-            }
-        });
-        if followed.is_err() {
-            self.source = Source::Ended;
-            state.handle_protocol_error(sender, now);
-        }
-        whole
-    }
-}
-
-fn pump(
-    direction: &mut Direction,
-    state: &mut SessionState,
-    from: &mut Stream,
-    to: &mut Stream,
-    cx: &mut Context<'_>,
-    now: Instant,
-) -> bool {
-    let mut moved = false;
-    for _ in 0..READS_PER_TURN {
-        match write_pending(direction, to, cx) {
-            Ok(true) => {}
-            Ok(false) => return moved,
-            Err(_) => {
-                direction.pending = Vec::new();
-                direction.needs_flush = false;
-                direction.injection = None;
-                if direction.source == Source::Open {
-                    direction.source = Source::Drained;
-                }
-                state.handle_write_failed(direction.sender.other(), now);
-                moved = true;
-            }
-        }
-        if direction.source == Source::Ended {
-            return moved;
-        }
-        match read(direction, state, from, to, cx, now) {
-            Read::Bytes => moved = true,
-            Read::EndOfStream => {
-                direction.source = Source::Ended;
-                state.handle_end_of_stream(direction.sender, now);
-                return true;
-            }
-            Read::Blocked => return moved,
-        }
-    }
-    moved
-}
-
-/// True when nothing is left to write.
-fn write_pending(direction: &mut Direction, to: &mut Stream, cx: &mut Context<'_>) -> io::Result<bool> {
-    direction.place_injection();
-    while let Some(rest) = direction.pending.get(direction.written..).filter(|rest| !rest.is_empty()) {
-        match Pin::new(&mut *to).poll_write(cx, rest)? {
-            Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(count) => {
-                direction.written += count;
-                direction.needs_flush = true;
-            }
-            Poll::Pending => return Ok(false),
-        }
-    }
-    if !direction.pending.is_empty() {
-        // Dropped, not cleared: an idle session owns no buffer.
-        direction.pending = Vec::new();
-        direction.written = 0;
-    }
-    if direction.needs_flush {
-        match Pin::new(to).poll_flush(cx)? {
-            Poll::Ready(()) => direction.needs_flush = false,
-            Poll::Pending => return Ok(false),
-        }
-    }
-    Ok(true)
-}
-
-/// One read; what it brings is written at once, and what is not taken is kept. Nothing is pending before.
-fn read(
-    direction: &mut Direction,
-    state: &mut SessionState,
-    from: &mut Stream,
-    to: &mut Stream,
-    cx: &mut Context<'_>,
-    now: Instant,
-) -> Read {
-    SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-        let mut buffer = ReadBuf::new(scratch.split_at_mut(direction.read_limit()).0);
-        match Pin::new(from).poll_read(cx, &mut buffer) {
-            Poll::Pending => return Read::Blocked,
-            Poll::Ready(Err(_)) => return Read::EndOfStream,
-            Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Read::EndOfStream,
-            Poll::Ready(Ok(())) => {}
-        }
-        let mut whole = direction.take_in(state, buffer.filled(), now);
-        while !whole.is_empty() {
-            match Pin::new(&mut *to).poll_write(cx, whole) {
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    direction.needs_flush = true;
-                    whole = whole.split_at(count).1;
-                }
-                // The next `write_pending` meets the same error, or waits.
-                _ => {
-                    direction.pending.extend_from_slice(whole);
-                    break;
-                }
-            }
-        }
-        Read::Bytes
-    })
-}
-
-fn random_mask() -> [u8; 4] {
-    let mut mask = [0; 4];
-    // Without randomness the frame is still well formed; masks protect caches, not secrets.
-    let _ = rand::fill(&mut mask);
-    mask
 }

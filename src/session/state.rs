@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::close::CloseReason;
 use super::timer::{Timer, TimerTable};
+use crate::config::CloseCodes;
 use crate::ws::close_code::CloseCode;
 use crate::ws::frame::Sender;
 
@@ -24,6 +25,12 @@ pub struct SessionState {
     /// A ping waits to be sent.
     ping_due: bool,
     code: Option<CloseCode>,
+    asking: Asking,
+    /// The question waits to be put into the stream.
+    ask_due: bool,
+    /// A credential is being looked at.
+    judging: bool,
+    attempts_left: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +38,49 @@ pub struct Rules {
     pub ping: Duration,
     pub idle_timeout: Duration,
     pub close_timeout: Duration,
+    /// The end of the grant; `None`: of a public session, and of one that may outlive its grant.
     pub expires: Option<Instant>,
-    /// Kept for one direction while the other side does not take it.
-    pub buffered_bytes: usize,
+    /// `None`: the session ends with its grant.
+    pub renewing: Option<Renewing>,
+    pub close_codes: CloseCodes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewing {
+    pub before_expiry: Duration,
+    pub grace: Duration,
+    pub attempts: u32,
+    pub proactive: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    Quiet,
+    /// The client was asked, and has until `Timer::Answer`.
+    Asked,
+    /// The grant was renewed just now. A second answer to the same question may still come, and must not reach the
+    /// upstream.
+    Settling,
+}
+
+/// What to do with a message of the client that was meant for us. The upstream never sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    Judge,
+    Ignore,
+}
+
+/// What came of a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The grant goes on until then.
+    Renewed {
+        expires: Option<Instant>,
+    },
+    Wrong,
+    /// It could not be looked at, which is not the client's fault.
+    Unknown,
+    OtherSubject,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +108,8 @@ enum Phase {
 pub enum Action {
     /// Put a ping into the stream to the client.
     Ping,
+    /// Put the question for a new credential into the stream to the client.
+    Ask,
     /// Put close frames of this reason between the frames of both directions, forward nothing after them.
     Close(CloseReason),
     /// Both sides are through: flush, shut down, drop.
@@ -72,10 +121,77 @@ impl SessionState {
         let mut timers = TimerTable::default();
         timers.set(Timer::Ping, now + rules.ping);
         timers.set(Timer::Idle, now + rules.idle_timeout);
-        if let Some(expires) = rules.expires {
-            timers.set(Timer::Expiry, expires);
+        let mut state = Self {
+            rules,
+            phase: Phase::Open,
+            timers,
+            client_heard: now,
+            pinged: false,
+            ping_due: false,
+            code: None,
+            asking: Asking::Quiet,
+            ask_due: false,
+            judging: false,
+            attempts_left: rules.renewing.map_or(0, |renewing| renewing.attempts),
+        };
+        state.live_until(rules.expires, now);
+        state
+    }
+
+    /// Sets the deadlines of a grant that was given now.
+    fn live_until(&mut self, expires: Option<Instant>, now: Instant) {
+        self.rules.expires = expires;
+        self.timers.stop(Timer::Ask);
+        self.timers.stop(Timer::Expiry);
+        let Some(expires) = expires else { return };
+        match self.rules.renewing {
+            None => self.timers.set(Timer::Expiry, expires),
+            Some(renewing) => {
+                // Who has a token of a minute is not asked for the next one at once.
+                let halfway = now + expires.saturating_duration_since(now) / 2;
+                let early = expires.checked_sub(renewing.before_expiry).unwrap_or(now);
+                self.timers.set(Timer::Ask, early.max(halfway));
+            }
         }
-        Self { rules, phase: Phase::Open, timers, client_heard: now, pinged: false, ping_due: false, code: None }
+    }
+
+    /// Is a message of the client perhaps meant for us?
+    pub fn listens(&self) -> bool {
+        let Some(renewing) = self.rules.renewing else { return false };
+        matches!(self.phase, Phase::Open) && (renewing.proactive || self.asking != Asking::Quiet)
+    }
+
+    /// A message that carries a credential, or should, was taken out of the stream.
+    pub fn handle_auth_message(&mut self) -> Hearing {
+        if !self.listens() || self.judging || self.asking == Asking::Settling {
+            return Hearing::Ignore;
+        }
+        self.judging = true;
+        Hearing::Judge
+    }
+
+    /// What came of the message that was to be judged. True: the session goes on.
+    pub fn handle_verdict(&mut self, verdict: Verdict, now: Instant) -> bool {
+        self.judging = false;
+        let (Phase::Open, Some(renewing)) = (self.phase, self.rules.renewing) else { return false };
+        match verdict {
+            Verdict::Renewed { expires } => {
+                self.attempts_left = renewing.attempts;
+                self.ask_due = false;
+                self.asking = Asking::Settling;
+                self.timers.set(Timer::Answer, now + renewing.grace);
+                self.live_until(expires, now);
+            }
+            Verdict::Wrong => {
+                self.attempts_left = self.attempts_left.saturating_sub(1);
+                if self.attempts_left == 0 {
+                    self.begin_ending(CloseReason::ReauthTimeout, None, now);
+                }
+            }
+            Verdict::Unknown => {}
+            Verdict::OtherSubject => self.begin_ending(CloseReason::ReauthSubject, None, now),
+        }
+        matches!(self.phase, Phase::Open)
     }
 
     /// The client sent something. The timers are not moved here, for this is the hot path: a timer that finds that
@@ -121,14 +237,14 @@ impl SessionState {
         }
     }
 
-    /// Bytes that cannot be followed: nothing more is read from this side.
+    /// Bytes that cannot be followed: nothing of this side is understood any more, its own close frame neither.
     pub fn handle_protocol_error(&mut self, from: Sender, now: Instant) {
         let reason = match from {
             Sender::Client => CloseReason::ClientProtocol,
             Sender::Upstream => CloseReason::UpstreamProtocol,
         };
         match self.phase {
-            Phase::Open => self.begin_ending(reason, Some(from), now),
+            Phase::Open => self.begin_ending(reason, None, now),
             _ => self.side_is_done(from, reason, now),
         }
     }
@@ -155,6 +271,17 @@ impl SessionState {
                     if due > now { self.timers.set(Timer::Idle, due) } else { self.handle_close_request(CloseReason::IdleTimeout, now) }
                 }
                 Timer::Expiry => self.handle_close_request(CloseReason::SessionExpired, now),
+                Timer::Ask => {
+                    if let (Some(renewing), Some(expires)) = (self.rules.renewing, self.rules.expires) {
+                        self.asking = Asking::Asked;
+                        self.ask_due = true;
+                        self.timers.set(Timer::Answer, expires.min(now + renewing.grace));
+                    }
+                }
+                Timer::Answer => match self.asking {
+                    Asking::Asked => self.handle_close_request(CloseReason::ReauthTimeout, now),
+                    Asking::Quiet | Asking::Settling => self.asking = Asking::Quiet,
+                },
                 Timer::Linger => self.end(),
             }
         }
@@ -166,6 +293,7 @@ impl SessionState {
                 self.pinged = true;
                 Some(Action::Ping)
             }
+            Phase::Open if std::mem::take(&mut self.ask_due) => Some(Action::Ask),
             Phase::Ending { reason, told, .. } if !*told => {
                 *told = true;
                 Some(Action::Close(*reason))
@@ -196,7 +324,7 @@ impl SessionState {
     }
 
     fn begin_ending(&mut self, reason: CloseReason, gone: Option<Sender>, now: Instant) {
-        if let Some((code, _)) = reason.facts().to_client {
+        if let Some((code, _)) = reason.to_client(self.rules.close_codes) {
             self.code.get_or_insert(code);
         }
         self.phase =
@@ -242,7 +370,8 @@ mod tests {
         idle_timeout: Duration::from_secs(75),
         close_timeout: Duration::from_secs(5),
         expires: None,
-        buffered_bytes: 64 * 1024,
+        renewing: None,
+        close_codes: CloseCodes::Rfc,
     };
 
     fn seconds(state: &mut SessionState, start: Instant, at: u64) -> Vec<Action> {
@@ -313,14 +442,121 @@ mod tests {
         assert!(!state.handle_pong(true), "once");
     }
 
+    const RENEWING: Renewing =
+        Renewing { before_expiry: Duration::from_secs(60), grace: Duration::from_secs(30), attempts: 3, proactive: false };
+
+    fn renewing(start: Instant, lifetime: u64) -> SessionState {
+        let rules = Rules { expires: Some(start + Duration::from_secs(lifetime)), renewing: Some(RENEWING), ..RULES };
+        SessionState::new(rules, start)
+    }
+
+    #[test]
+    fn a_day_is_walked_in_tokens_of_fifteen_minutes() {
+        let start = Instant::now();
+        let mut state = renewing(start, 900);
+        let mut asked = Vec::new();
+        for at in 0..86_400 {
+            let now = start + Duration::from_secs(at);
+            state.handle_client_bytes(now);
+            for action in seconds(&mut state, start, at) {
+                assert_eq!(action, Action::Ask, "at {at}");
+                asked.push(at);
+                assert!(state.listens());
+                assert_eq!(state.handle_auth_message(), Hearing::Judge);
+                assert_eq!(state.handle_auth_message(), Hearing::Ignore, "one at a time");
+                assert!(state.handle_verdict(Verdict::Renewed { expires: Some(now + Duration::from_secs(900)) }, now));
+                assert_eq!(state.handle_auth_message(), Hearing::Ignore, "a second answer to the same question");
+            }
+        }
+        assert!(asked.iter().enumerate().all(|(n, at)| *at == 840 * (n as u64 + 1)), "{asked:?}");
+        assert_eq!(asked.len(), 102);
+        assert!(!state.listens(), "the application's messages are its own again");
+    }
+
+    #[test]
+    fn who_does_not_answer_is_closed_after_the_grace() {
+        let start = Instant::now();
+        let mut state = renewing(start, 900);
+        state.handle_client_bytes(start + Duration::from_secs(839));
+        assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+        state.handle_client_bytes(start + Duration::from_secs(869));
+        assert_eq!(seconds(&mut state, start, 869), []);
+        assert_eq!(seconds(&mut state, start, 870), [Action::Close(CloseReason::ReauthTimeout)]);
+    }
+
+    #[test]
+    fn three_wrong_answers_are_the_end_and_two_are_not() {
+        let start = Instant::now();
+        let mut state = renewing(start, 900);
+        let now = start + Duration::from_secs(840);
+        state.handle_client_bytes(now);
+        assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+        for goes_on in [true, true, false] {
+            assert_eq!(state.handle_auth_message(), Hearing::Judge);
+            assert_eq!(state.handle_verdict(Verdict::Wrong, now), goes_on);
+        }
+        assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ReauthTimeout)));
+        let mut state = renewing(start, 900);
+        seconds(&mut state, start, 0);
+        state.handle_client_bytes(now);
+        assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+        for _ in 0..20 {
+            assert_eq!(state.handle_auth_message(), Hearing::Judge);
+            assert!(state.handle_verdict(Verdict::Unknown, now), "a store that is away takes no tries");
+        }
+        state.handle_auth_message();
+        assert!(!state.handle_verdict(Verdict::OtherSubject, now));
+        assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ReauthSubject)));
+    }
+
+    #[test]
+    fn a_short_token_is_asked_for_in_its_middle_and_never_outlived() {
+        let start = Instant::now();
+        let mut state = renewing(start, 20);
+        assert_eq!(seconds(&mut state, start, 9), []);
+        assert_eq!(seconds(&mut state, start, 10), [Action::Ask]);
+        assert_eq!(seconds(&mut state, start, 19), []);
+        assert_eq!(seconds(&mut state, start, 20), [Action::Close(CloseReason::ReauthTimeout)]);
+        // A process that slept through everything closes at once.
+        let mut state = renewing(start, 20);
+        state.handle_client_bytes(start + Duration::from_secs(60));
+        assert!(seconds(&mut state, start, 60).contains(&Action::Close(CloseReason::ReauthTimeout)));
+    }
+
+    #[test]
+    fn a_client_may_come_early_only_where_the_route_says_so() {
+        let start = Instant::now();
+        let mut state = renewing(start, 900);
+        assert!(!state.listens());
+        assert_eq!(state.handle_auth_message(), Hearing::Ignore);
+        let rules =
+            Rules { expires: Some(start + Duration::from_secs(900)), renewing: Some(Renewing { proactive: true, ..RENEWING }), ..RULES };
+        let mut state = SessionState::new(rules, start);
+        assert!(state.listens());
+        assert_eq!(state.handle_auth_message(), Hearing::Judge);
+        assert!(state.handle_verdict(Verdict::Renewed { expires: Some(start + Duration::from_secs(1800)) }, start));
+        for at in (0..1740).step_by(10) {
+            state.handle_client_bytes(start + Duration::from_secs(at));
+            assert_eq!(seconds(&mut state, start, at), []);
+        }
+        assert_eq!(seconds(&mut state, start, 1740), [Action::Ask]);
+    }
+
     proptest! {
         /// Whatever happens in whatever order: the session tells the sides at most once, it ends within the close timeout
-        /// of the first sign of an end, and after the end it only repeats it.
+        /// of the first sign of an end, it never outlives its grant, and after the end it only repeats it.
         #[test]
-        fn any_sequence_of_events_ends_once_and_in_time(events in prop::collection::vec((0u8..8, 0u64..20), 1..60)) {
+        fn any_sequence_of_events_ends_once_and_in_time(
+            events in prop::collection::vec((0u8..13, 0u64..20), 1..80),
+            renews in any::<bool>(),
+            proactive in any::<bool>(),
+        ) {
             let start = Instant::now();
-            let mut state = SessionState::new(Rules { expires: Some(start + Duration::from_secs(300)), ..RULES }, start);
+            let renewing = renews.then_some(Renewing { proactive, ..RENEWING });
+            let mut expires = start + Duration::from_secs(100);
+            let mut state = SessionState::new(Rules { expires: Some(expires), renewing, ..RULES }, start);
             let (mut at, mut closes, mut leaving_since, mut ended) = (start, 0, None, None);
+            let mut judging = false;
             for (event, pause) in events {
                 at += Duration::from_secs(pause);
                 state.handle_deadline(at);
@@ -332,20 +568,32 @@ mod tests {
                     4 => state.handle_end_of_stream(Sender::Upstream, at),
                     5 => state.handle_close_request(CloseReason::Draining, at),
                     6 => { state.handle_pong(true); }
-                    _ => state.handle_protocol_error(Sender::Client, at),
+                    7 => state.handle_protocol_error(Sender::Client, at),
+                    8 | 9 => judging |= state.handle_auth_message() == Hearing::Judge,
+                    10 if judging => {
+                        judging = false;
+                        let later = at + Duration::from_secs(50);
+                        if state.handle_verdict(Verdict::Renewed { expires: Some(later) }, at) { expires = later; }
+                    }
+                    11 if judging => { judging = false; state.handle_verdict(Verdict::Wrong, at); }
+                    12 if judging => { judging = false; state.handle_verdict(Verdict::OtherSubject, at); }
+                    _ => {}
                 }
-                for action in std::iter::from_fn(|| state.poll_action()).take(4) {
+                for action in std::iter::from_fn(|| state.poll_action()).take(5) {
                     match action {
                         Action::Close(_) => closes += 1,
                         Action::End(reason) => { prop_assert!(ended.is_none_or(|earlier| earlier == reason)); ended = Some(reason); }
-                        Action::Ping => prop_assert!(ended.is_none()),
+                        Action::Ping | Action::Ask => prop_assert!(ended.is_none()),
                     }
                 }
                 if !matches!(state.phase, Phase::Open) { leaving_since.get_or_insert(at); }
                 if let Some(since) = leaving_since {
                     prop_assert!(ended.is_some() || at < since + RULES.close_timeout);
                 }
+                prop_assert!(leaving_since.is_some() || at < expires, "outlived its grant");
                 prop_assert!(closes <= 1);
+                let is_over = matches!(state.phase, Phase::Ended { .. });
+                prop_assert!(state.next_deadline().is_some() || is_over);
             }
         }
     }

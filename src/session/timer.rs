@@ -10,17 +10,21 @@ pub enum Timer {
     Idle,
     /// When the grant ends.
     Expiry,
+    /// When to ask for a new credential.
+    Ask,
+    /// When to stop waiting for one; after a renewal, when to stop looking out for late answers.
+    Answer,
     /// When to stop waiting for the end of a close handshake.
     Linger,
 }
 
-const COUNT: usize = 4;
+const COUNT: usize = 6;
 
 #[derive(Clone, Debug, Default)]
 pub struct TimerTable([Option<Instant>; COUNT]);
 
 impl Timer {
-    const ALL: [Self; COUNT] = [Self::Ping, Self::Idle, Self::Expiry, Self::Linger];
+    const ALL: [Self; COUNT] = [Self::Ping, Self::Idle, Self::Expiry, Self::Ask, Self::Answer, Self::Linger];
 }
 
 impl TimerTable {

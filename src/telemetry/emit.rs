@@ -9,9 +9,10 @@ use tracing::{debug, error, info, warn};
 
 use super::INSTALLED;
 use super::audit::{Audit, AuditLine, TrafficLine};
-use super::event::{Attempt, Event, SessionFacts};
+use super::event::{Attempt, Event, ReauthOutcome, SessionFacts};
 use super::metric::{ACCEPTED, FROM_CLIENT, FROM_UPSTREAM, Metrics, status_class, ticket_fault_label};
 use crate::auth::credential::Method;
+use crate::auth::renewal::NotRenewed;
 use crate::clock::Now;
 use crate::rejection::{Rejection, Side};
 use crate::session::close::{SessionEnd, Traffic};
@@ -58,6 +59,8 @@ impl Event<'_> {
                 metrics.connections_open.increment(1.0);
             }),
             Event::ConnectionClosed => outlet.count(|metrics| metrics.connections_open.decrement(1.0)),
+            Event::UnauthenticatedEntered => outlet.count(|metrics| metrics.unauthenticated.increment(1.0)),
+            Event::UnauthenticatedLeft => outlet.count(|metrics| metrics.unauthenticated.decrement(1.0)),
             Event::LimitReached { limit, peer } => {
                 info!(target: "usher", event = "limit_reached", limit, peer = text_of(peer), "limit reached");
                 outlet.count(|metrics| metrics.limits_hit.with(limit).increment(1));
@@ -131,6 +134,12 @@ impl Event<'_> {
                 let line = AuditLine { event: "session_started", outcome: ACCEPTED, ..session_line(&session) };
                 outlet.audit(|| AuditLine { request_id: Some(request_id), detail: Some(format!("server {server}")), ..line });
             }
+            Event::FirstMessage { route, waited } => outlet.count(|metrics| {
+                if let Some(histogram) = metrics.first_message_wait.with([route]) {
+                    histogram.record(waited);
+                }
+            }),
+            Event::Reauth { session, outcome } => reauth(outlet, &session, outcome),
             Event::SessionEnded { session, end } => session_ended(outlet, &session, end),
             Event::TicketIssued { request_id, user, issuer, peer, route, ttl } => {
                 info!(target: "usher", event = "ticket_issued", request_id, user, issuer, %peer, route, ttl_ms = millis(ttl), "ticket issued");
@@ -182,6 +191,20 @@ impl Event<'_> {
             }
         }
     }
+}
+
+fn reauth(outlet: Outlet<'_>, session: &SessionFacts<'_>, outcome: ReauthOutcome<'_>) {
+    let SessionFacts { request_id, session_id, user, route, peer, .. } = *session;
+    let (event, label, detail) = match outcome {
+        ReauthOutcome::Asked => ("reauth_asked", "asked", None),
+        ReauthOutcome::Renewed { expires_at } => ("reauth_renewed", "renewed", expires_at.map(|at| format!("until {}", at.to_rfc3339()))),
+        ReauthOutcome::Refused(NotRenewed::OtherSubject) => ("reauth_refused", "other_subject", None),
+        ReauthOutcome::Refused(NotRenewed::NoLonger) => ("reauth_refused", "no_longer", None),
+        ReauthOutcome::Refused(NotRenewed::Refused(rejection)) => ("reauth_refused", "refused", Some(rejection.detail())),
+    };
+    info!(target: "usher", event, request_id, session_id, user, route, %peer, outcome = label, detail, "re-authentication");
+    outlet.count(|metrics| add(metrics.reauth.with([route, label]), 1));
+    outlet.audit(|| AuditLine { event, outcome: label, detail, ..session_line(session) });
 }
 
 fn session_ended(outlet: Outlet<'_>, session: &SessionFacts<'_>, end: &SessionEnd) {

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::auth::credential::Method;
+use crate::auth::renewal::NotRenewed;
+use crate::clock::UnixMillis;
 use crate::rejection::Rejection;
 use crate::session::close::SessionEnd;
 use crate::store::TicketFault;
@@ -28,6 +30,9 @@ pub enum Event<'a> {
     },
     ConnectionOpened,
     ConnectionClosed,
+    /// A connection that has not shown who it is came, or is now known or gone.
+    UnauthenticatedEntered,
+    UnauthenticatedLeft,
     /// `limit` is a label of a closed set: `connections`, ...
     LimitReached {
         limit: &'static str,
@@ -69,6 +74,16 @@ pub enum Event<'a> {
         request_id: &'a str,
         server: &'a str,
         handshake: Phases,
+    },
+    /// A first message with a credential came, so long after the 101.
+    FirstMessage {
+        route: &'a str,
+        waited: Duration,
+    },
+    /// What happened in the stream for the sake of renewing the grant.
+    Reauth {
+        session: SessionFacts<'a>,
+        outcome: ReauthOutcome<'a>,
     },
     SessionEnded {
         session: SessionFacts<'a>,
@@ -120,6 +135,13 @@ pub enum Event<'a> {
         algorithm: &'static str,
         current: &'a str,
     },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum ReauthOutcome<'a> {
+    Asked,
+    Renewed { expires_at: Option<UnixMillis> },
+    Refused(&'a NotRenewed),
 }
 
 /// One request as logs tell it: the path never has its query.

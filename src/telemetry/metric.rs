@@ -56,12 +56,14 @@ table! {
     CONNECTIONS_OPEN: "usher_connections_open", Kind::Gauge, [], "Client connections open now.";
     ACCEPT_FAILURES: "usher_accept_failures_total", Kind::Counter, [], "Connections that the operating system could not give us, for want of descriptors or memory.";
     CONNECTION_PANICS: "usher_connection_panics_total", Kind::Counter, [], "Connections that a fault of ours ended.";
+    UNAUTHENTICATED: "usher_unauthenticated_open", Kind::Gauge, [], "Connections open now that have not shown who they are.";
     LIMITS_HIT: "usher_limits_hit_total", Kind::Counter, ["limit"], "Times that a configured limit was reached.";
     TLS_HANDSHAKES: "usher_tls_handshakes_total", Kind::Counter, ["outcome"], "TLS handshakes: full, resumed, or why they failed.";
     TLS_DURATION: "usher_tls_handshake_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), [], "How long successful TLS handshakes took.";
     UPGRADES: "usher_upgrades_total", Kind::Counter, ["route", "method", "outcome"], "WebSocket upgrades: accepted, or the label of the rejection.";
     UPGRADE_DURATION: "usher_upgrade_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["route"], "From the complete request head to the 101, for accepted upgrades.";
     UPGRADE_PHASE_DURATION: "usher_upgrade_phase_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["phase"], "How long each phase of an accepted upgrade took: authenticate, dial, answer.";
+    FIRST_MESSAGE_WAIT: "usher_first_message_wait_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["route"], "From an early 101 to the first message, where one came.";
     DIAL_FAILURES: "usher_upstream_dial_failures_total", Kind::Counter, ["upstream"], "Dials of an upstream server that failed, retried or not.";
     TICKETS_ISSUED: "usher_tickets_issued_total", Kind::Counter, ["route"], "Tickets issued.";
     TICKETS_REFUSED: "usher_tickets_refused_total", Kind::Counter, ["outcome"], "Ticket requests refused, by the label of the rejection.";
@@ -73,6 +75,7 @@ table! {
     SESSIONS_ACTIVE: "usher_sessions_active", Kind::Gauge, ["route"], "Sessions open now.";
     SESSION_DURATION: "usher_session_duration_seconds", Kind::Histogram(SESSION_BUCKETS), ["route"], "How long sessions lasted.";
     SESSION_CLOSES: "usher_session_closes_total", Kind::Counter, ["code", "reason"], "Sessions ended, by the close code that the client sent or got and by the reason.";
+    REAUTH: "usher_reauth_total", Kind::Counter, ["route", "outcome"], "Re-authentication in the stream: clients asked, grants renewed, credentials refused.";
     RELAY_BYTES: "usher_relay_bytes_total", Kind::Counter, ["route", "direction"], "Bytes relayed, frame headers included; counted when a session ends.";
     RELAY_MESSAGES: "usher_relay_messages_total", Kind::Counter, ["route", "direction"], "WebSocket messages relayed; counted when a session ends.";
     HTTP_REQUESTS: "usher_http_requests_total", Kind::Counter, ["route", "status"], "Plain HTTP requests answered, by class of status.";
@@ -89,12 +92,14 @@ pub(super) struct Metrics {
     pub(super) connections_open: Gauge,
     pub(super) accept_failures: Counter,
     pub(super) connection_panics: Counter,
+    pub(super) unauthenticated: Gauge,
     pub(super) limits_hit: Words,
     pub(super) tls_handshakes: Words,
     pub(super) tls_duration: Histogram,
     pub(super) upgrades: Family<Counter>,
     pub(super) upgrade_duration: Family<Histogram>,
     pub(super) phase_duration: Family<Histogram>,
+    pub(super) first_message_wait: Family<Histogram>,
     pub(super) dial_failures: Family<Counter>,
     pub(super) tickets_issued: Family<Counter>,
     pub(super) tickets_refused: Family<Counter>,
@@ -106,6 +111,7 @@ pub(super) struct Metrics {
     pub(super) sessions_active: Family<Gauge>,
     pub(super) session_duration: Family<Histogram>,
     pub(super) session_closes: Family<Counter>,
+    pub(super) reauth: Family<Counter>,
     pub(super) relay_bytes: Family<Counter>,
     pub(super) relay_messages: Family<Counter>,
     pub(super) http_requests: Family<Counter>,
@@ -159,12 +165,14 @@ impl Metrics {
             connections_open: gauge(&CONNECTIONS_OPEN),
             accept_failures: counter(&ACCEPT_FAILURES),
             connection_panics: counter(&CONNECTION_PANICS),
-            limits_hit: Words::new(recorder, &LIMITS_HIT, &["connections"]),
+            unauthenticated: gauge(&UNAUTHENTICATED),
+            limits_hit: Words::new(recorder, &LIMITS_HIT, LIMITS),
             tls_handshakes: Words::new(recorder, &TLS_HANDSHAKES, &["full", "resumed", "timeout", "gone", "protocol"]),
             tls_duration: Histogram::register(recorder, &TLS_DURATION, Vec::new()),
             upgrades: family(&UPGRADES, &[routes, &methods, &outcomes]),
             upgrade_duration: histograms(&UPGRADE_DURATION, &[routes]),
             phase_duration: histograms(&UPGRADE_PHASE_DURATION, &[&["authenticate", "dial", "answer"]]),
+            first_message_wait: histograms(&FIRST_MESSAGE_WAIT, &[routes]),
             dial_failures: family(&DIAL_FAILURES, &[upstreams]).shown(),
             tickets_issued: family(&TICKETS_ISSUED, &[routes]).shown(),
             tickets_refused: family(&TICKETS_REFUSED, &[&rejections]),
@@ -176,6 +184,7 @@ impl Metrics {
             sessions_active: Family::<Gauge>::new(recorder, &SESSIONS_ACTIVE, &[routes]).shown(),
             session_duration: histograms(&SESSION_DURATION, &[routes]),
             session_closes: family(&SESSION_CLOSES, &[&codes, &reasons]),
+            reauth: family(&REAUTH, &[routes, &["asked", "renewed", "refused", "other_subject", "no_longer"]]).shown(),
             relay_bytes: family(&RELAY_BYTES, &[routes, &directions]).shown(),
             relay_messages: family(&RELAY_MESSAGES, &[routes, &directions]).shown(),
             http_requests: family(&HTTP_REQUESTS, &[routes, &["1xx", "2xx", "3xx", "4xx", "5xx"]]),
@@ -191,6 +200,19 @@ impl Metrics {
         self.log_lines_dropped.absolute(log);
     }
 }
+
+/// The keys of `[limits]`, and the rates of `[tickets]`, that can be reached.
+const LIMITS: &[&str] = &[
+    "connections",
+    "unauthenticated",
+    "unauthenticated_per_address",
+    "message_bytes",
+    "messages_per_second",
+    "inflated_bytes",
+    "tickets",
+    "tickets_per_user",
+    "tickets_per_address",
+];
 
 pub(super) const ACCEPTED: &str = "accepted";
 pub(super) const FROM_CLIENT: &str = "from_client";

@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use super::metric::{ALL, Kind};
+use crate::config::CloseCodes;
 use crate::rejection::Rejection;
 use crate::session::close::CloseReason;
 use crate::ws::close_code::CloseCode;
@@ -44,7 +45,9 @@ pub fn errors_page() -> String {
          ## How a request is refused\n\n\
          `code` is in the body of the answer; the label is the `outcome` in metrics, logs and audit lines. Side: whose fault it was.\n\
          Recoverable: the same client may succeed by trying again, perhaps with a fresh credential.\n\n\
-         | code | status | label | side | recoverable | what the client is told |\n|---|---|---|---|---|---|\n",
+         After an early 101, and where a route says `reject_mode = \"close\"`, the status is a close code and a reason instead;\n\
+         `close_codes = \"http\"` sends the code in brackets.\n\n\
+         | code | status | close | label | side | recoverable | what the client is told |\n|---|---|---|---|---|---|---|\n",
     );
     for rejection in Rejection::catalogue() {
         let facts = rejection.facts();
@@ -53,17 +56,22 @@ pub fn errors_page() -> String {
             ref other => (facts.status.as_u16().to_string(), other.message()),
         };
         let recoverable = if facts.recoverable { "yes" } else { "no" };
-        let _ = writeln!(page, "| `{}` | {status} | `{}` | {} | {recoverable} | {message} |", facts.code, facts.label, facts.side.name());
+        let ((rfc, reason), (http, _)) = (rejection.close(CloseCodes::Rfc), rejection.close(CloseCodes::Http));
+        let close = if rfc == http { format!("{rfc} {reason}") } else { format!("{rfc} ({http}) {reason}") };
+        let (code, label, side) = (facts.code, facts.label, facts.side.name());
+        let _ = writeln!(page, "| `{code}` | {status} | {close} | `{label}` | {side} | {recoverable} | {message} |");
     }
     page.push_str(
         "\n## How a session ends\n\n\
          The label is the `reason` in metrics and the `outcome` of the audit line `session_ended`. Where Usher makes the end, each side is\n\
-         sent this close code and reason.\n\n\
+         sent this close code and reason; in brackets the code of `close_codes = \"http\"`.\n\n\
          | label | to the client | to the upstream |\n|---|---|---|\n",
     );
     for reason in CloseReason::ALL {
         let facts = reason.facts();
-        let _ = writeln!(page, "| `{}` | {} | {} |", facts.label, told(facts.to_client), told(facts.to_upstream));
+        let http = reason.to_client(CloseCodes::Http).filter(|http| Some(*http) != facts.to_client);
+        let http = http.map(|(code, _)| format!(" ({code})")).unwrap_or_default();
+        let _ = writeln!(page, "| `{}` | {}{http} | {} |", facts.label, told(facts.to_client), told(facts.to_upstream));
     }
     page
 }
@@ -75,6 +83,7 @@ fn told(close: Option<(CloseCode, &'static str)>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::first_message::FirstMessageFault;
     use std::path::Path;
 
     fn hold(page: &str, name: &str) {
@@ -126,8 +135,14 @@ mod tests {
             Rejection::Draining => 22,
             Rejection::ClientGone => 23,
             Rejection::Internal => 24,
+            Rejection::FirstMessage(FirstMessageFault::NotAuth) => 25,
+            Rejection::FirstMessage(FirstMessageFault::MissingToken) => 26,
+            Rejection::FirstMessage(FirstMessageFault::TooBig) => 27,
+            Rejection::FirstMessage(FirstMessageFault::Timeout) => 28,
+            Rejection::FirstMessage(FirstMessageFault::Protocol) => 29,
         };
-        let numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
-        assert_eq!(numbers, (0..25).collect::<Vec<_>>());
+        let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..30).collect::<Vec<_>>());
     }
 }

@@ -11,6 +11,7 @@ impl CloseCode {
     pub const PROTOCOL_ERROR: Self = Self(1002);
     pub const POLICY: Self = Self(1008);
     pub const TOO_BIG: Self = Self(1009);
+    pub const INTERNAL: Self = Self(1011);
     pub const TRY_AGAIN_LATER: Self = Self(1013);
     pub const BAD_GATEWAY: Self = Self(1014);
 

@@ -162,7 +162,7 @@ async fn a_peer_that_vanishes_is_explained_to_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_with_its_token() {
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).start().await;
+    let usher = Setup::new(echo.url()).extra("[reauth]\nmode = \"close\"\n").start().await;
     let token = usher.token_with("ada", json!({ "exp": token::now() + 2 }));
     let mut socket = usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap();
     assert_eq!(close_frame(&mut socket).await, (1008, "Session expired".to_owned()));

@@ -1,0 +1,48 @@
+//! graphql-transport-ws: the token in the payload of `connection_init`.
+//!
+//! The server behind gets `connection_init` with the secret blanked and acknowledges it itself. A renewal uses the
+//! protocol's own `ping` and `pong`, which carry a payload: we ask in a ping, the client answers in a pong. Pings of the
+//! application pass.
+
+use serde_json::{Map, Value, json};
+
+use super::json::{self, may_contain};
+use super::{Answer, FirstMessageFault, Heard};
+use crate::auth::strict_json;
+use crate::config::FirstMessage;
+use crate::ws::frame::Message;
+
+pub(super) fn hear(rules: &FirstMessage, message: &Message) -> Result<Heard, FirstMessageFault> {
+    let kind = json::object(message).and_then(|object| object.get("type").and_then(Value::as_str).map(str::to_owned));
+    match kind.as_deref() {
+        // "Ping: useful for detecting failed connections"; either side may, at any time.
+        Some("ping") => Ok(Heard::More(Some(Message::text(r#"{"type":"pong"}"#)))),
+        Some("pong") => Ok(Heard::More(None)),
+        _ => json::hear(rules, "connection_init", message),
+    }
+}
+
+pub(super) fn ack() -> Message {
+    Message::text(r#"{"type":"connection_ack"}"#)
+}
+
+pub(super) fn ping(kind: &str, payload: Value) -> Message {
+    let about = Map::from_iter([("type".to_owned(), kind.into()), ("id".to_owned(), json::uuid().into())]);
+    Message::text(json!({ "type": "ping", "payload": json::merged(about, payload) }).to_string())
+}
+
+pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
+    if !may_contain(text, "pong") {
+        return None;
+    }
+    let object = Value::Object(strict_json::object(text)?);
+    if object.get("type").and_then(Value::as_str) != Some("pong") {
+        return None;
+    }
+    if let Some(proof) = json::proof(rules, &object) {
+        return Some(Answer::Proof { proof, id: None });
+    }
+    // A client that knows nothing of this sends a ping's payload back.
+    let echoed = object.pointer("/payload/type").and_then(Value::as_str);
+    echoed.filter(|kind| ["auth_required", "auth_ok", "error"].contains(kind)).map(|_| Answer::Echo)
+}

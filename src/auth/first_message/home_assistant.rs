@@ -1,0 +1,31 @@
+//! The dialect of Home Assistant: the server speaks first, `auth` carries `access_token`, refusals are `auth_invalid`.
+
+use serde_json::{Map, Value, json};
+
+use super::json::{merged, question};
+use super::{Question, Refused};
+use crate::config::FirstMessage;
+use crate::ws::frame::Message;
+
+pub(super) fn accepted(rules: &FirstMessage) -> Message {
+    Message::text(versioned(rules, "auth_ok").to_string())
+}
+
+pub(super) fn refused(about: &Refused<'_>) -> Message {
+    Message::text(json!({ "type": "auth_invalid", "message": about.message }).to_string())
+}
+
+pub(super) fn ask(rules: &FirstMessage, asked: &Question) -> Message {
+    let Value::Object(object) = versioned(rules, "auth_required") else { return accepted(rules) };
+    Message::text(merged(object, question(asked)).to_string())
+}
+
+/// Every message of this phase names the server's version; the greeting says which.
+fn versioned(rules: &FirstMessage, kind: &str) -> Value {
+    let greeting = rules.greeting.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+    let mut object = Map::from_iter([("type".to_owned(), kind.into())]);
+    if let Some(version) = greeting.get("ha_version") {
+        object.insert("ha_version".to_owned(), version.clone());
+    }
+    Value::Object(object)
+}

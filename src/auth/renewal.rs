@@ -1,0 +1,49 @@
+//! A grant that is renewed while its session lives.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::credential::Credential;
+use super::grant::Grant;
+use super::{Authenticator, Presented};
+use crate::clock::Now;
+use crate::rejection::Rejection;
+use crate::telemetry::request_id::RequestId;
+
+/// What a session needs to judge a new credential: the same rules, and the grant that it lives by.
+#[derive(Debug)]
+pub struct Renewal {
+    pub authenticator: Arc<Authenticator>,
+    pub grant: Grant,
+    pub request_id: RequestId,
+    pub origin: Option<String>,
+    pub peer: IpAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotRenewed {
+    Refused(Rejection),
+    /// The credential is good, and somebody else's.
+    OtherSubject,
+    /// It is theirs, and ends no later than the one before.
+    NoLonger,
+}
+
+impl Renewal {
+    /// The grant that the session would live by. Claims are replaced, never merged.
+    pub async fn judge(self: Arc<Self>, credential: Credential, now: Now) -> Result<Grant, NotRenewed> {
+        let presented = Presented { request_id: self.request_id.as_str(), origin: self.origin.as_deref(), peer: self.peer };
+        let route = self.grant.route();
+        let principal = self.authenticator.prove(route, credential, presented, now).await.map_err(NotRenewed::Refused)?;
+        // Two issuers may name two people alike.
+        let is_the_same = self.grant.principal().is_some_and(|old| old.subject == principal.subject && old.issuer == principal.issuer);
+        if !is_the_same {
+            return Err(NotRenewed::OtherSubject);
+        }
+        let renewed = self.grant.renewed(principal, now);
+        if renewed.expires_at() <= self.grant.expires_at() {
+            return Err(NotRenewed::NoLonger);
+        }
+        Ok(renewed)
+    }
+}

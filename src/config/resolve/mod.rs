@@ -1,0 +1,170 @@
+//! From the file to the [`Config`]: every mistake at once, each with its place.
+//!
+//! A value that is wrong is reported and stands at its default while the rest is read, and a config is given out only
+//! where nothing was reported.
+
+mod context;
+mod issuer;
+mod listener;
+mod process;
+mod route;
+mod session;
+mod tickets;
+mod upstream;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use toml::de::DeTable;
+
+use super::diagnostic::{Diagnostic, Diagnostics, Severity, nearest, suggest};
+use super::reader::{Reader, Section, Span};
+use super::*;
+use crate::auth::algorithm::Family;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LATER_METHODS: [&str; 6] = ["cookie", "subprotocol", "query", "session", "bypass", "mtls"];
+
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Vec<Diagnostic>,
+}
+
+pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Diagnostics(vec![Diagnostic::error(format!("cannot read {}: {error}", path.display()))]))?;
+    parse(&text, Some(path), &|name| std::env::var(name).ok())
+}
+
+pub fn parse(text: &str, source: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Diagnostics> {
+    let file = source.map_or_else(|| "usher.toml".to_owned(), |path| path.display().to_string());
+    let base = source.and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
+    let reader = Reader { file, text, base, env, found: Default::default() };
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    for error in &syntax {
+        reader.report(&error.span().unwrap_or(0..0), Diagnostic::error(error.message().to_owned()));
+    }
+    // Past broken syntax the rest would be guesswork.
+    let config = if syntax.is_empty() { top(&reader, table.get_ref(), source) } else { None };
+    let mut found = reader.found.into_inner();
+    found.sort_by_key(|(span, _)| span.start);
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        found.into_iter().map(|(_, diagnostic)| diagnostic).partition(|d| d.severity == Severity::Error);
+    match config {
+        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings }),
+        _ if errors.is_empty() => Err(Diagnostics(vec![Diagnostic::error("the configuration is incomplete")])),
+        _ => Err(Diagnostics(errors)),
+    }
+}
+
+fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>) -> Option<Config> {
+    let top = Section::new(reader, "", 0..0, Some(table));
+    let state_dir = reader.path(&top.text_or("state_dir", "./usher-state"));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = top.count("threads", cores);
+
+    let listener_sections = top.sections("listener");
+    if listener_sections.is_empty() {
+        reader.error(&(0..0), "no [[listener]]", "add one: `[[listener]]` with `address` and `certificates`");
+    }
+    let mut addresses = Names::default();
+    let listeners = listener_sections.iter().filter_map(|s| listener::listener(s, &mut addresses)).map(Arc::new).collect();
+
+    let mut issuer_names = Names::default();
+    let issuers: Vec<_> = top.sections("issuer").iter().filter_map(|s| issuer::issuer(s, &mut issuer_names)).map(Arc::new).collect();
+
+    let mut upstream_names = Names::default();
+    let upstreams: Vec<_> =
+        top.sections("upstream").iter().filter_map(|s| upstream::upstream(s, &mut upstream_names)).map(Arc::new).collect();
+
+    let route_sections = top.sections("route");
+    if route_sections.is_empty() {
+        reader.error(&(0..0), "no [[route]]", "add one: `[[route]]` with `path` and `upstream`");
+    }
+    let first_message = session::first_message_table(&top.section("first_message"));
+    let reauth = session::reauth_table(&top.section("reauth"));
+    let mut context = route::RouteContext {
+        upstreams: &upstreams,
+        upstream_names: &upstream_names,
+        has_issuer: !issuer_names.0.is_empty(),
+        first_message: &first_message,
+        reauth: &reauth,
+        seen: Names::default(),
+    };
+    let routes: Vec<_> = route_sections.iter().filter_map(|s| route::route(s, &mut context)).map(Arc::new).collect();
+
+    let config = Config {
+        source: source.map(Path::to_path_buf),
+        state_dir,
+        threads,
+        listeners,
+        issuers,
+        tickets: tickets::tickets(&top.section("tickets"), &routes),
+        upstreams,
+        routes,
+        store: tickets::store(&top.section("store")),
+        context: context::signed_context(&top.section("context")),
+        keepalive: session::keepalive(&top.section("keepalive")),
+        limits: Arc::new(process::limits(&top.section("limits"))),
+        drain: process::drain(&top.section("drain")),
+        admin: process::admin(&top.section("admin")),
+        log: process::log(&top.section("log")),
+        audit: process::audit(reader, &top.section("audit")),
+    };
+    top.finish();
+    Some(config)
+}
+
+/// Names that may stand once, and where they stood first.
+#[derive(Default)]
+struct Names(BTreeMap<String, Span>);
+
+impl Names {
+    fn add(&mut self, reader: &Reader<'_>, what: &str, name: &str, span: &Span) {
+        if let Some(first) = self.0.get(name) {
+            let line = reader.text.get(..first.start).unwrap_or_default().matches('\n').count() + 1;
+            reader.error(span, format!("{what} `{name}` stands twice"), format!("it stands on line {line} already"));
+        } else {
+            self.0.insert(name.to_owned(), span.clone());
+        }
+    }
+}
+
+fn choice<T: Copy>(section: &Section<'_, '_>, key: &'static str, choices: &[(&'static str, T)], default: T) -> T {
+    chosen(section, key, choices).unwrap_or(default)
+}
+
+/// `None`: it is not written, or wrong and reported.
+fn chosen<T: Copy>(section: &Section<'_, '_>, key: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
+    let (text, span) = section.text(key)?;
+    let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    if found.is_none() {
+        let names = choices.iter().map(|(name, _)| *name);
+        let all: Vec<_> = names.clone().map(|name| format!("\"{name}\"")).collect();
+        let near = nearest(&text, names).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+        section.reader.error(&span, format!("`{text}` is not a value of `{key}`"), format!("{near}it is one of {}", all.join(", ")));
+    }
+    found
+}
+
+fn positive(section: &Section<'_, '_>, key: &'static str, default: Duration) -> Duration {
+    let value = section.duration(key, default);
+    if let Some(written) = section.value(key).filter(|_| value.is_zero()) {
+        section.reader.report(&written.span(), Diagnostic::error(format!("`{key}` is longer than zero")));
+    }
+    value
+}
+
+fn absolute_path(section: &Section<'_, '_>, key: &'static str, default: &str) -> String {
+    let check = |text: &str| match PathPattern::parse(text) {
+        Ok(_) if !text.contains(['*', '{']) => Ok(text.to_owned()),
+        Ok(_) => Err(format!("`{key}` is one exact path, without '*' or '{{name}}'")),
+        Err(message) => Err(message),
+    };
+    section.parsed(key, check).unwrap_or_else(|| default.to_owned())
+}

@@ -1,0 +1,127 @@
+//! `[[route]]`.
+
+use super::*;
+
+pub(super) struct RouteContext<'a> {
+    pub upstreams: &'a [Arc<Upstream>],
+    pub upstream_names: &'a Names,
+    pub has_issuer: bool,
+    pub first_message: &'a session::FirstMessageTable,
+    pub reauth: &'a session::ReauthTable,
+    pub seen: Names,
+}
+
+pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -> Option<Route> {
+    let reader = section.reader;
+    let written = section.required("path", "`/exact`, `/prefix/*`, or with `{name}` segments");
+    let path = section.parsed("path", PathPattern::parse);
+    let hosts = section.parsed_list("hosts", HostPattern::parse);
+    if let Some((path, span)) = &written {
+        let hosts: Vec<_> = if hosts.is_empty() { vec![String::new()] } else { hosts.iter().map(|host| format!("{host}")).collect() };
+        for host in hosts {
+            context.seen.add(reader, "route", &format!("{host}{path}"), span);
+        }
+    }
+    let upstream = section.required("upstream", "the `name` of an [[upstream]]");
+    if let Some((name, span)) = upstream.as_ref().filter(|(name, _)| !context.upstream_names.0.contains_key(name)) {
+        let names = context.upstream_names.0.keys().map(String::as_str);
+        let help = if names.len() == 0 { "add an [[upstream]] of that name".to_owned() } else { suggest(name, names) };
+        reader.error(span, format!("no upstream is named `{name}`"), help);
+    }
+    let upstream = upstream.and_then(|(name, _)| context.upstreams.iter().find(|u| *u.name == *name).cloned());
+    let auth = methods(section, context.has_issuer);
+    let origins = section.list("origins").map(|_| origins(section));
+    let ticket_parameter = section.text_or("ticket_parameter", "ticket");
+    let mut identity_headers = Vec::new();
+    for (name, claim, span) in section.pairs("identity_headers") {
+        match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(header) => identity_headers.push((header, claim)),
+            Err(_) => reader.report(&span, Diagnostic::error(format!("`{name}` is not a header name"))),
+        }
+    }
+    let first_message = session::first_message_table(&section.section("first_message")).over(context.first_message).finish(reader);
+    let preset = first_message.preset;
+    let reauth = session::reauth_table(&section.section("reauth")).over(context.reauth).finish(reader, preset);
+    let reject_mode = choice(section, "reject_mode", &[("http", RejectMode::Http), ("close", RejectMode::Close)], RejectMode::Http);
+    let close_codes = choice(section, "close_codes", &[("rfc", CloseCodes::Rfc), ("http", CloseCodes::Http)], preset.close_codes());
+    let subprotocols = match section.list("subprotocols") {
+        Some(_) => section.parsed_list("subprotocols", subprotocol),
+        None => preset.subprotocols().iter().map(|name| (*name).to_owned()).collect(),
+    };
+    section.finish();
+    Some(Route {
+        name: written?.0.into(),
+        hosts,
+        path: path?,
+        upstream: upstream?,
+        auth,
+        origins,
+        ticket_parameter,
+        identity_headers,
+        first_message: Arc::new(first_message),
+        reauth,
+        reject_mode,
+        close_codes,
+        subprotocols,
+    })
+}
+
+/// Left out is a mistake: a public route says `auth = []`.
+fn methods(section: &Section<'_, '_>, has_issuer: bool) -> Vec<Method> {
+    let Some(written) = section.list("auth") else {
+        if section.value("auth").is_none() {
+            section.missing("auth", "such as `auth = [\"ticket\", \"header\"]`, or `auth = []` for a public route");
+        }
+        return Vec::new();
+    };
+    let mut methods = Vec::new();
+    for (text, span) in written {
+        match Method::ALL.into_iter().find(|method| method.name() == text) {
+            Some(method) if methods.contains(&method) => {
+                section.reader.error(&span, format!("`{text}` stands twice"), "name each method once");
+            }
+            Some(method) => {
+                if !has_issuer {
+                    section.reader.error(&span, format!("`{text}` needs an issuer"), "add an [[issuer]] that says whose tokens are good");
+                }
+                methods.push(method);
+            }
+            None if LATER_METHODS.contains(&text.as_str()) => {
+                section.reader.error(
+                    &span,
+                    format!("the method `{text}` is not available in this version"),
+                    "available: `ticket`, `message`, `header`",
+                );
+            }
+            None => section.reader.error(&span, format!("`{text}` is not a method"), suggest(&text, Method::ALL.map(Method::name))),
+        }
+    }
+    methods
+}
+
+pub(super) fn origins(section: &Section<'_, '_>) -> Origins {
+    let mut all = Origins::default();
+    for (text, span) in section.list("origins").unwrap_or_default() {
+        match Origins::parse([text.as_str()]) {
+            Ok(one) => {
+                if one.allows_any() {
+                    let warning = Diagnostic::warning("every web page may open a socket here")
+                        .help("list the origins of your own pages instead of \"*\"");
+                    section.reader.report(&span, warning);
+                }
+                all.extend(&one);
+            }
+            Err(message) => section.reader.report(&span, Diagnostic::error(message)),
+        }
+    }
+    all
+}
+
+/// RFC 6455, section 4.1: the elements "MUST all be unique strings" of the characters of a token.
+fn subprotocol(text: &str) -> Result<String, String> {
+    // Header names are tokens too.
+    match HeaderName::from_bytes(text.as_bytes()) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("`{text}` is not the name of a subprotocol")),
+    }
+}

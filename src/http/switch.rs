@@ -1,0 +1,47 @@
+//! The 101 that Usher gives by itself: before a first message, and to say no in a way that a page can read.
+
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::response;
+use crate::config::Route;
+use crate::ws::accept::accept_for;
+use crate::ws::deflate::Agreed;
+
+/// What of the client's request decides the answer.
+#[derive(Clone, Debug)]
+pub(super) struct Switch {
+    accept: String,
+    /// The first of the client's offers that the route lists.
+    pub(super) protocol: Option<HeaderValue>,
+}
+
+impl Switch {
+    /// The request was checked to have one good key.
+    pub(super) fn of(headers: &HeaderMap, route: &Route) -> Self {
+        let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
+        let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+        let mut offers = lines.flat_map(|line| line.split(',')).map(str::trim);
+        let chosen = offers.find(|offer| route.subprotocols.iter().any(|listed| listed == offer));
+        Self { accept: accept_for(key), protocol: chosen.and_then(|name| HeaderValue::from_str(name).ok()) }
+    }
+
+    pub(super) fn answer(&self, deflate: Option<Agreed>, request_id: &str) -> Vec<u8> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::from_str(&self.accept) {
+            headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if let Some(protocol) = &self.protocol {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol.clone());
+        }
+        if let Some(agreed) = deflate {
+            headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header());
+        }
+        if let Ok(id) = HeaderValue::from_str(request_id) {
+            headers.insert(response::REQUEST_ID, id);
+        }
+        response::head_bytes(StatusCode::SWITCHING_PROTOCOLS, &headers)
+    }
+}

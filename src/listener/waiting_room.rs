@@ -1,0 +1,115 @@
+//! Connections that have not shown who they are: how many there are, in all and from one address, and may be.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::limits::network_of;
+use crate::telemetry::event::Event;
+
+#[derive(Debug)]
+pub struct WaitingRoom {
+    most: usize,
+    most_per_address: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// A place in the room; it is given back when the client is known, or gone.
+#[derive(Debug)]
+pub struct Waiting {
+    room: Arc<WaitingRoom>,
+    address: Option<IpAddr>,
+}
+
+/// The name of the limit that was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomFull(pub &'static str);
+
+impl WaitingRoom {
+    pub fn new(most: usize, most_per_address: usize) -> Arc<Self> {
+        Arc::new(Self { most, most_per_address, held: Mutex::default() })
+    }
+
+    /// `None`: the address says nothing yet, for a trusted peer stands for many clients.
+    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Waiting, RoomFull> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.total >= self.most {
+            return Err(RoomFull("unauthenticated"));
+        }
+        let address = address.map(network_of);
+        if let Some(address) = address {
+            self.count(&mut held, address)?;
+        }
+        held.total += 1;
+        drop(held);
+        Event::UnauthenticatedEntered.emit();
+        Ok(Waiting { room: Arc::clone(self), address })
+    }
+
+    fn count(&self, held: &mut Held, address: IpAddr) -> Result<(), RoomFull> {
+        let count = held.by_address.entry(address).or_default();
+        if *count >= self.most_per_address {
+            return Err(RoomFull("unauthenticated_per_address"));
+        }
+        *count += 1;
+        Ok(())
+    }
+}
+
+impl Waiting {
+    /// Whose place it is, where that was not known before.
+    pub fn belongs_to(&mut self, address: IpAddr) -> Result<(), RoomFull> {
+        if self.address.is_none() {
+            let address = network_of(address);
+            let mut held = self.room.held.lock().unwrap_or_else(PoisonError::into_inner);
+            self.room.count(&mut held, address)?;
+            self.address = Some(address);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut held = self.room.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.total = held.total.saturating_sub(1);
+        if let Some(address) = self.address
+            && let Some(count) = held.by_address.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                held.by_address.remove(&address);
+            }
+        }
+        drop(held);
+        Event::UnauthenticatedLeft.emit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_limited_in_all_and_for_each_address_and_given_back() {
+        let room = WaitingRoom::new(3, 2);
+        let [one, two] = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2])];
+        let first = room.enter(Some(one)).unwrap();
+        let second = room.enter(Some(one)).unwrap();
+        assert_eq!(room.enter(Some(one)).unwrap_err(), RoomFull("unauthenticated_per_address"));
+        let mut third = room.enter(None).unwrap();
+        assert_eq!(room.enter(Some(two)).unwrap_err(), RoomFull("unauthenticated"));
+        assert_eq!(third.belongs_to(one).unwrap_err(), RoomFull("unauthenticated_per_address"));
+        drop(first);
+        third.belongs_to(one).unwrap();
+        drop((second, third));
+        let held = room.held.lock().unwrap();
+        assert_eq!((held.total, held.by_address.len()), (0, 0));
+    }
+}

@@ -1,0 +1,444 @@
+//! One direction of a session: what is known of its frames, and what could not be written yet.
+//!
+//! A direction that is idle owns no buffer: bytes are read into a scratch buffer of the thread, followed frame by frame,
+//! and written to the other side at once. Only what the other side does not take is kept, and while it is kept nothing more
+//! is read: that is the backpressure. What Usher puts in goes between two frames, and a message of ours between two
+//! messages.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::close::{CloseReason, Traffic};
+use super::conversation::Conversation;
+use super::state::SessionState;
+use crate::clock::Now;
+use crate::stream::Stream;
+use crate::telemetry::event::Event;
+use crate::ws::deflate::{InflateError, Inflater};
+use crate::ws::follow::{Compressed, FrameFollower, Hold, Pause, Rules, Segment};
+use crate::ws::frame::{ControlKind, FrameError, Sender};
+
+/// What one read takes at most. The thread's, not the session's.
+pub(super) const SCRATCH: usize = 64 * 1024;
+/// What one read takes where it is inflated: deflate makes a thousand bytes of one.
+const INFLATED_READ: usize = 1024;
+/// Reads of one direction in one turn, so that a busy session lets others run.
+pub(super) const READS_PER_TURN: usize = 8;
+/// Our own words that wait for their place. A client that makes us say more than it reads is not listened to meanwhile.
+const MOST_INSERTED: usize = 4 * 1024;
+/// What our pings say; a pong that says it is the answer.
+pub(super) const PING: &[u8] = b"usher";
+
+thread_local! {
+    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+#[derive(Debug)]
+pub(super) struct Direction {
+    sender: Sender,
+    follower: FrameFollower,
+    /// Came before the relay began, and is taken in before anything is read.
+    early: Vec<u8>,
+    pending: Vec<u8>,
+    written: usize,
+    inserts: Option<Box<Inserts>>,
+    needs_flush: bool,
+    source: Source,
+    bytes: u64,
+    /// What one read takes, and so what is kept at most while the receiver does not take it.
+    most: usize,
+    /// Where the upstream takes no compression.
+    inflater: Option<Inflater>,
+    rate: Option<MessageRate>,
+}
+
+/// Frames of ours that wait for their place.
+#[derive(Debug, Default)]
+struct Inserts {
+    /// Between two messages.
+    messages: Vec<u8>,
+    /// Between two frames.
+    controls: Vec<u8>,
+    /// Between two frames; nothing of the peer's may follow it.
+    close: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Open,
+    /// Nothing more may be forwarded: what still comes is read and dropped, but for the answer to our close frame.
+    Drained,
+    /// The same, and it cannot even be followed.
+    Unreadable,
+    /// Nothing more comes.
+    Ended,
+}
+
+enum Read {
+    Bytes,
+    EndOfStream,
+    Blocked,
+}
+
+/// Who is asked about what passes.
+pub(super) struct Ears<'a> {
+    pub state: &'a mut SessionState,
+    pub conversation: Option<&'a mut Conversation>,
+    pub now: Now,
+}
+
+impl Direction {
+    pub(super) fn new(sender: Sender, rules: Rules, buffered_bytes: usize, early: Vec<u8>) -> Self {
+        Self {
+            sender,
+            follower: FrameFollower::new(sender, rules),
+            early,
+            pending: Vec::new(),
+            written: 0,
+            inserts: None,
+            needs_flush: false,
+            source: Source::Open,
+            bytes: 0,
+            most: buffered_bytes.clamp(1, SCRATCH),
+            inflater: None,
+            rate: None,
+        }
+    }
+
+    pub(super) fn inflating(mut self, most: u64) -> Self {
+        self.inflater = Some(Inflater::new(most));
+        self.most = self.most.min(INFLATED_READ);
+        self
+    }
+
+    pub(super) fn limited_to(mut self, rate: Option<MessageRate>) -> Self {
+        self.rate = rate;
+        self
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic { bytes: self.bytes, messages: self.follower.messages() }
+    }
+
+    pub(super) fn hold(&mut self, most: Option<usize>) {
+        self.follower.set_hold(most.map(|most| Hold { most, binary: false }));
+    }
+
+    pub(super) fn is_flushed(&self) -> bool {
+        self.pending.is_empty() && !self.needs_flush
+    }
+
+    /// Nothing that comes from this side can change anything any more.
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.source == Source::Unreadable
+    }
+
+    /// Our close frame has been placed: nothing follows it.
+    pub(super) fn has_said_goodbye(&self) -> bool {
+        self.source != Source::Open && self.inserts.is_none()
+    }
+
+    pub(super) fn is_crowded(&self) -> bool {
+        self.inserts.as_ref().is_some_and(|inserts| inserts.messages.len() > MOST_INSERTED) || self.pending.len() > 2 * SCRATCH
+    }
+
+    pub(super) fn insert_message(&mut self, wire: Vec<u8>) {
+        self.inserts.get_or_insert_default().messages.extend(wire);
+        self.place();
+    }
+
+    pub(super) fn insert_control(&mut self, wire: Vec<u8>) {
+        self.inserts.get_or_insert_default().controls.extend(wire);
+        self.place();
+    }
+
+    /// False: there is no place for it, and there will be none. The peer went away in the middle of a frame.
+    pub(super) fn insert_close(&mut self, wire: Vec<u8>) -> bool {
+        self.inserts.get_or_insert_default().close = Some(wire);
+        self.place();
+        if matches!(self.source, Source::Ended | Source::Unreadable) && self.inserts.take().is_some() {
+            return false;
+        }
+        true
+    }
+
+    /// Puts what waits behind what is pending, if that ends where it may stand.
+    fn place(&mut self) {
+        let Some(inserts) = &mut self.inserts else { return };
+        if !self.follower.at_frame_boundary() {
+            return;
+        }
+        if self.follower.at_message_boundary() {
+            self.pending.append(&mut inserts.messages);
+        }
+        self.pending.append(&mut inserts.controls);
+        if let Some(close) = inserts.close.take() {
+            self.pending.extend(close);
+            inserts.messages.clear();
+            if self.source == Source::Open {
+                self.source = Source::Drained;
+            }
+        }
+        if inserts.messages.is_empty() {
+            self.inserts = None;
+        }
+    }
+
+    /// Where following has to stop, for something to be put in or counted.
+    fn pause(&self) -> Pause {
+        match &self.inserts {
+            Some(inserts) if inserts.close.is_some() || !inserts.controls.is_empty() => Pause::FrameEnd,
+            Some(_) => Pause::MessageEnd,
+            None if self.rate.is_some() => Pause::MessageEnd,
+            None => Pause::Never,
+        }
+    }
+
+    /// Follows bytes of the sender. Gives back what can be written as it is; everything else is in `pending`, before it
+    /// in order.
+    fn take_in<'a>(&mut self, ears: &mut Ears<'_>, bytes: &'a [u8]) -> &'a [u8] {
+        self.bytes += bytes.len() as u64;
+        if self.sender == Sender::Client {
+            ears.state.handle_client_bytes(ears.now.mono);
+        }
+        let mut rest = bytes;
+        let mut whole: &[u8] = &[];
+        while self.source != Source::Unreadable {
+            let segment = match self.follower.next(&mut rest, self.pause()) {
+                Ok(Some(segment)) => segment,
+                Ok(None) => break,
+                Err(error) => {
+                    self.cannot_follow(error, ears);
+                    break;
+                }
+            };
+            match segment {
+                Segment::Pass(_) if self.source != Source::Open => {}
+                Segment::Pass(bytes) if self.pending.is_empty() && whole.is_empty() => whole = bytes,
+                other => {
+                    self.pending.extend_from_slice(std::mem::take(&mut whole));
+                    self.take_in_segment(other, ears);
+                }
+            }
+            if self.inserts.is_some() {
+                self.pending.extend_from_slice(std::mem::take(&mut whole));
+                self.place();
+            }
+            if let Some(rate) = &mut self.rate
+                && !rate.allows(self.follower.messages(), ears.now.mono)
+            {
+                Event::LimitReached { limit: "messages_per_second", peer: None }.emit();
+                self.rate = None;
+                ears.state.handle_close_request(CloseReason::MessageRate, ears.now.mono);
+                self.refuse_the_rest();
+            }
+        }
+        whole
+    }
+
+    fn take_in_segment(&mut self, segment: Segment<'_>, ears: &mut Ears<'_>) {
+        let forwards = self.source == Source::Open;
+        match segment {
+            Segment::Control(control) => {
+                match control.kind {
+                    ControlKind::Pong if self.sender == Sender::Client && ears.state.handle_pong(control.payload == PING) => return,
+                    ControlKind::Close => ears.state.handle_close_frame(self.sender, control.close_code(), ears.now.mono),
+                    _ => {}
+                }
+                if forwards {
+                    self.pending.extend_from_slice(&control.wire);
+                }
+            }
+            _ if !forwards => {}
+            Segment::Pass(bytes) => self.pending.extend_from_slice(bytes),
+            Segment::Bytes(bytes) => self.pending.extend_from_slice(&bytes),
+            Segment::Compressed(piece) => self.inflate(&piece, ears),
+            Segment::Message(message) => {
+                let is_ours = match (&mut ears.conversation, self.sender) {
+                    (Some(conversation), Sender::Client) => conversation.hears(&message, ears.state, ears.now),
+                    (Some(conversation), Sender::Upstream) => {
+                        self.follower.set_hold(None);
+                        conversation.is_greeting(&message)
+                    }
+                    (None, _) => false,
+                };
+                if is_ours {
+                } else if message.is_compressed && self.inflater.is_some() {
+                    let (is_text, bytes) = (message.is_text, &message.payload[..]);
+                    self.inflate(&Compressed { bytes, mask: None, offset: 0, is_text, begins: true, ends: true }, ears);
+                } else {
+                    self.pending.extend_from_slice(&message.wire);
+                }
+            }
+        }
+    }
+
+    fn inflate(&mut self, piece: &Compressed<'_>, ears: &mut Ears<'_>) {
+        let Some(inflater) = &mut self.inflater else { return };
+        match inflater.take_in(piece, &mut self.pending) {
+            Ok(()) => {}
+            Err(InflateError::TooLarge) => {
+                Event::LimitReached { limit: "inflated_bytes", peer: None }.emit();
+                ears.state.handle_close_request(CloseReason::MessageTooBig, ears.now.mono);
+                self.refuse_the_rest();
+            }
+            Err(InflateError::Broken) => {
+                ears.state.handle_protocol_error(self.sender, ears.now.mono);
+                self.source = Source::Unreadable;
+            }
+        }
+    }
+
+    /// What still comes is followed for its close frame alone.
+    fn refuse_the_rest(&mut self) {
+        if self.source == Source::Open {
+            self.source = Source::Drained;
+        }
+    }
+
+    fn cannot_follow(&mut self, error: FrameError, ears: &mut Ears<'_>) {
+        self.source = Source::Unreadable;
+        if error == FrameError::TooBig {
+            Event::LimitReached { limit: "message_bytes", peer: None }.emit();
+            ears.state.handle_close_request(CloseReason::MessageTooBig, ears.now.mono);
+        } else {
+            ears.state.handle_protocol_error(self.sender, ears.now.mono);
+        }
+    }
+}
+
+/// Moves what can be moved; true if anything did.
+pub(super) fn pump(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> bool {
+    let mut moved = false;
+    for _ in 0..READS_PER_TURN {
+        match write_pending(direction, to, cx) {
+            Ok(true) => {}
+            Ok(false) => return moved,
+            Err(_) => {
+                direction.pending = Vec::new();
+                direction.needs_flush = false;
+                direction.inserts = None;
+                direction.refuse_the_rest();
+                ears.state.handle_write_failed(direction.sender.other(), ears.now.mono);
+                moved = true;
+            }
+        }
+        if direction.source == Source::Ended {
+            return moved;
+        }
+        match read(direction, ears, from, to, cx) {
+            Read::Bytes => moved = true,
+            Read::EndOfStream => {
+                direction.source = Source::Ended;
+                ears.state.handle_end_of_stream(direction.sender, ears.now.mono);
+                return true;
+            }
+            Read::Blocked => return moved,
+        }
+    }
+    moved
+}
+
+/// Writes what waits, without reading anything.
+pub(super) fn flush(direction: &mut Direction, to: &mut Stream, cx: &mut Context<'_>) {
+    // A failure shows again at the next write.
+    let _ = write_pending(direction, to, cx);
+}
+
+/// True when nothing is left to write.
+fn write_pending(direction: &mut Direction, to: &mut Stream, cx: &mut Context<'_>) -> io::Result<bool> {
+    direction.place();
+    while let Some(rest) = direction.pending.get(direction.written..).filter(|rest| !rest.is_empty()) {
+        match Pin::new(&mut *to).poll_write(cx, rest)? {
+            Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(count) => {
+                direction.written += count;
+                direction.needs_flush = true;
+            }
+            Poll::Pending => return Ok(false),
+        }
+    }
+    if !direction.pending.is_empty() {
+        // Dropped, not cleared: an idle session owns no buffer.
+        direction.pending = Vec::new();
+        direction.written = 0;
+    }
+    if direction.needs_flush {
+        match Pin::new(to).poll_flush(cx)? {
+            Poll::Ready(()) => direction.needs_flush = false,
+            Poll::Pending => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// One read; what it brings is written at once, and what is not taken is kept. Nothing is pending before.
+fn read(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Read {
+    SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+        let most = direction.most;
+        let filled = if direction.early.is_empty() {
+            let mut buffer = ReadBuf::new(scratch.split_at_mut(most).0);
+            match Pin::new(from).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Read::Blocked,
+                Poll::Ready(Err(_)) => return Read::EndOfStream,
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Read::EndOfStream,
+                Poll::Ready(Ok(())) => buffer.filled().len(),
+            }
+        } else {
+            let count = direction.early.len().min(most);
+            let later = direction.early.split_off(count);
+            let now = std::mem::replace(&mut direction.early, later);
+            scratch.split_at_mut(count).0.copy_from_slice(&now);
+            count
+        };
+        let mut whole = direction.take_in(ears, scratch.split_at(filled).0);
+        while !whole.is_empty() {
+            match Pin::new(&mut *to).poll_write(cx, whole) {
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    direction.needs_flush = true;
+                    whole = whole.split_at(count).1;
+                }
+                // The next `write_pending` meets the same error, or waits.
+                _ => {
+                    direction.pending.extend_from_slice(whole);
+                    break;
+                }
+            }
+        }
+        Read::Bytes
+    })
+}
+
+/// Counts messages against a bucket that holds one second of them.
+#[derive(Debug)]
+pub(super) struct MessageRate {
+    per_second: f64,
+    left: f64,
+    counted: u64,
+    at: Instant,
+}
+
+impl MessageRate {
+    pub(super) fn new(per_second: usize, now: Instant) -> Self {
+        let per_second = per_second as f64;
+        Self { per_second, left: per_second, counted: 0, at: now }
+    }
+
+    /// `messages`: how many there were so far.
+    fn allows(&mut self, messages: u64, now: Instant) -> bool {
+        let new = messages - self.counted;
+        if new == 0 {
+            return true;
+        }
+        self.counted = messages;
+        let refilled = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
+        self.at = now;
+        self.left = (self.left + refilled).min(self.per_second) - new as f64;
+        self.left >= 0.0
+    }
+}

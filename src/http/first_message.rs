@@ -235,6 +235,7 @@ impl Door {
                         }
                     }
                 }
+                Segment::Pass([first, ..]) if matches!(first & 0x0f, 3..=7) => return Err(FirstMessageFault::Protocol.into()),
                 // It is longer than what is held.
                 Segment::Pass(_) | Segment::Bytes(_) | Segment::Compressed(_) => return Err(FirstMessageFault::TooBig.into()),
             }

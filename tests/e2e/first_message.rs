@@ -1,0 +1,393 @@
+//! Authentication in the first message: the early 101, the wait, every refusal, and what the upstream gets.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::support::client::Answer;
+use crate::support::usher::Socket;
+use crate::support::{Echo, Ledger, Raw, Recorder, Script, Setup, Usher, token, upgrade_request};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+const ROUTES: &str = r#"
+    [[route]]
+    path = "/ws"
+    upstream = "chat"
+    auth = ["ticket", "message", "header"]
+    [[route]]
+    path = "/short"
+    upstream = "chat"
+    auth = ["message"]
+    close_codes = "http"
+    first_message = { timeout = "300ms", max_bytes = "1KiB" }
+    [[route]]
+    path = "/forward"
+    upstream = "chat"
+    auth = ["message"]
+    first_message = { forward = "forward" }
+    [[route]]
+    path = "/redact"
+    upstream = "chat"
+    auth = ["message"]
+    first_message = { forward = "redact" }
+    [[route]]
+    path = "/quiet"
+    upstream = "chat"
+    auth = ["message"]
+    subprotocols = ["chat.v2", "chat.v1"]
+    first_message = { ack = false }
+    [[route]]
+    path = "/close"
+    upstream = "chat"
+    auth = ["header"]
+    reject_mode = "close"
+    close_codes = "http"
+    subprotocols = ["chat.v1"]
+"#;
+
+pub async fn start(upstream: String) -> Usher {
+    Setup::new(upstream).routes(ROUTES).start().await
+}
+
+pub async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
+    timeout(PATIENCE, socket.next()).await.expect("nothing comes")
+}
+
+pub async fn text(socket: &mut Socket) -> String {
+    match next(socket).await {
+        Some(Ok(Message::Text(text))) => text.to_string(),
+        other => panic!("no text but {other:?}"),
+    }
+}
+
+pub async fn json(socket: &mut Socket) -> Value {
+    serde_json::from_str(&text(socket).await).unwrap()
+}
+
+pub async fn close_frame(socket: &mut Socket) -> (u16, String) {
+    match next(socket).await {
+        Some(Ok(Message::Close(Some(frame)))) => (frame.code.into(), frame.reason.to_string()),
+        other => panic!("no close frame but {other:?}"),
+    }
+}
+
+pub fn auth(token: &str) -> Message {
+    Message::text(json!({"type": "auth", "id": "m1", "payload": {"token": token}}).to_string())
+}
+
+/// A client frame, masked with zeros.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut wire = vec![first];
+    if payload.len() < 126 {
+        wire.push(0x80 | payload.len() as u8);
+    } else {
+        wire.push(0x80 | 126);
+        wire.extend((payload.len() as u16).to_be_bytes());
+    }
+    [&wire[..], &[0; 4], payload].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_or_a_ticket_in_the_first_message_opens_the_door() {
+    let echo = Echo::start().await;
+    let usher = start(echo.url()).await;
+    let token = usher.token("ada");
+    let mut socket = usher.open("/ws?room=1", &[("x-other", "kept")]).await.unwrap();
+    assert!(echo.visits().is_empty(), "nobody is dialled for a stranger");
+    socket.send(auth(&token)).await.unwrap();
+    let ok = json(&mut socket).await;
+    assert_eq!((&ok["type"], &ok["id"], &ok["payload"]["user"]), (&json!("auth_ok"), &json!("m1"), &json!("ada")));
+    assert!(ok["payload"]["expires_at"].as_u64().unwrap() / 1000 > token::now());
+    assert!(ok["timestamp"].as_str().unwrap().ends_with('Z'));
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(text(&mut socket).await, "hello");
+    assert_eq!(echo.messages(), [Message::text("hello")], "the auth message stays here");
+    let visit = &echo.visits()[0];
+    assert_eq!((visit.target.as_str(), visit.all("x-other")), ("/ws?room=1", vec!["kept"]));
+    let session = ok["payload"]["session_id"].as_str().unwrap();
+    let context = visit.all("x-user-context")[0].split('.').nth(1).unwrap().to_owned();
+    let claims: Value =
+        serde_json::from_slice(&base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, context).unwrap()).unwrap();
+    assert_eq!((&claims["sub"], &claims["sid"], &claims["auth"]["method"]), (&json!("ada"), &json!(session), &json!("message")));
+
+    let ticket = usher.issue_ticket(&token).await;
+    for expected in ["auth_ok", "error"] {
+        let mut socket = usher.open("/ws", &[]).await.unwrap();
+        socket.send(Message::text(json!({"type": "auth", "payload": {"ticket": ticket}}).to_string())).await.unwrap();
+        let answer = json(&mut socket).await;
+        assert_eq!(answer["type"], expected, "a ticket works once");
+        if expected == "error" {
+            assert_eq!(answer["payload"]["code"], "INVALID_TICKET");
+            assert_eq!(close_frame(&mut socket).await, (1008, "Invalid token".to_owned()));
+        }
+    }
+    let metrics = usher.metrics().await;
+    assert!(metrics.contains("usher_upgrades_total{route=\"/ws\",method=\"message\",outcome=\"accepted\"} 2"), "{metrics}");
+    assert!(metrics.contains("usher_first_message_wait_seconds_count{route=\"/ws\"} 3"), "{metrics}");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_has_its_reason_and_nobody_is_dialled() {
+    let echo = Echo::start().await;
+    let usher = start(echo.url()).await;
+    let expired = usher.token_with("ada", json!({ "exp": token::now() - 60 }));
+    let cases = [
+        ("hello".to_owned(), 4400, "First message must be auth", "FIRST_MESSAGE_NOT_AUTH"),
+        (r#"{"type":"chat"}"#.to_owned(), 4400, "First message must be auth", "FIRST_MESSAGE_NOT_AUTH"),
+        (r#"{"type":"auth","id":"m7"}"#.to_owned(), 4401, "Missing auth token", "MISSING_CREDENTIAL"),
+        (r#"{"type":"auth","payload":{"token":"x"}}"#.to_owned(), 4401, "Invalid token", "INVALID_TOKEN"),
+        (json!({"type": "auth", "payload": {"token": expired}}).to_string(), 4401, "Invalid token", "INVALID_TOKEN"),
+        ("x".repeat(2000), 1009, "First message too big", "FIRST_MESSAGE_TOO_BIG"),
+        (String::new(), 4408, "Authentication timeout", "AUTHENTICATION_TIMEOUT"),
+    ];
+    for (message, http, reason, code) in &cases {
+        for (route, expected) in [("/ws", if *http > 4000 { 1008 } else { *http }), ("/short", *http)] {
+            if route == "/ws" && (message.is_empty() || message.len() >= 2000) {
+                continue;
+            }
+            let mut socket = usher.open(route, &[]).await.unwrap();
+            if !message.is_empty() {
+                socket.send(Message::text(message.clone())).await.unwrap();
+            }
+            let error = json(&mut socket).await;
+            assert_eq!((&error["type"], &error["payload"]["code"]), (&json!("error"), &json!(code)), "{error}");
+            assert_eq!(error["payload"]["request_id"].as_str().unwrap().len(), 32);
+            assert_eq!(close_frame(&mut socket).await, (expected, (*reason).to_owned()), "{message}");
+        }
+    }
+    let mut socket = usher.open("/ws", &[]).await.unwrap();
+    socket.send(Message::binary(br#"{"type":"auth"}"#.to_vec())).await.unwrap();
+    assert_eq!(json(&mut socket).await["payload"]["code"], "FIRST_MESSAGE_NOT_AUTH");
+    assert!(echo.visits().is_empty());
+    let audit = usher.finish().await;
+    let refused = audit.iter().filter(|line| line["event"] == "upgrade_rejected").count();
+    assert_eq!(refused, 2 * cases.len() - 2 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_and_fragments_are_fine_while_waiting_and_other_frames_are_not() {
+    let recorder = Recorder::start(Script::Accept(Vec::new())).await;
+    let usher = start(recorder.url()).await;
+    let token = usher.token("ada");
+    let message = json!({"type": "auth", "payload": {"token": token}}).to_string();
+    let (first, second) = message.as_bytes().split_at(20);
+    let behind = frame(0x81, b"behind");
+    // Byte by byte, and all at once.
+    for step in [1, 10_000] {
+        let mut raw = Raw::connect(usher.plain).await;
+        let wire = [
+            upgrade_request("/quiet", "").into_bytes(),
+            frame(0x01, first),
+            frame(0x89, b"are you there"),
+            frame(0x80, second),
+            behind.clone(),
+        ]
+        .concat();
+        for piece in wire.chunks(step) {
+            raw.send(piece).await;
+        }
+        assert!(raw.read_head().await.starts_with("HTTP/1.1 101 "));
+        assert_eq!(raw.read_exactly(15).await, [&[0x8a, 13][..], b"are you there"].concat());
+        let arrived = || recorder.connections().last().is_some_and(|bytes| bytes.ends_with("behind"));
+        for _ in 0..300 {
+            if arrived() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let seen = recorder.connections().pop().unwrap();
+        assert!(arrived() && !seen.contains("auth"), "{seen}");
+    }
+    // Unmasked, compressed without agreement, a continuation of nothing, an empty close.
+    for bad in [&b"\x81\x05hello"[..], b"\xc1\x80\0\0\0\0", b"\x80\x80\0\0\0\0", b"\x83\x80\0\0\0\0"] {
+        let mut raw = Raw::connect(usher.plain).await;
+        raw.send([upgrade_request("/quiet", "").as_bytes(), bad].concat()).await;
+        let answer = raw.read_to_close().await;
+        let codes = [1002u16.to_be_bytes(), 1008u16.to_be_bytes()];
+        assert!(codes.iter().any(|code| answer.windows(2).any(|pair| pair == code)), "{bad:?}");
+    }
+    assert_eq!(recorder.connections().len(), 2);
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_the_auth_message_waits_in_order_while_the_upstream_is_dialled() {
+    let echo = Echo::start().await;
+    let usher = start(echo.url()).await;
+    let mut ledger = Ledger::new(1);
+    let (mut sink, mut stream) = usher.open("/quiet", &[]).await.unwrap().split();
+    let sizes: Vec<usize> = (0..300).map(|turn| turn * 37 % 20_000).collect();
+    let messages: Vec<_> = sizes.iter().map(|&size| ledger.message(size)).collect();
+    let first = auth(&usher.token("ada"));
+    let send = async move {
+        sink.feed(first).await.unwrap();
+        for message in messages {
+            sink.feed(message).await.unwrap();
+        }
+        sink.flush().await.unwrap();
+        sink
+    };
+    let receive = async {
+        for _ in 0..sizes.len() {
+            ledger.receive(&timeout(PATIENCE, stream.next()).await.expect("nothing comes").unwrap().unwrap());
+        }
+    };
+    let (_sink, ()) = tokio::join!(send, receive);
+    assert_eq!(ledger.verdict(), Vec::<String>::new());
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_upstream_gets_the_message_as_the_route_says() {
+    let echo = Echo::start().await;
+    let usher = start(echo.url()).await;
+    let token = token::mint("ada", json!({}));
+    let sent = json!({"type": "auth", "id": "m1", "payload": {"token": token, "more": 1}});
+    for (route, expected) in
+        [("/forward", sent.clone()), ("/redact", json!({"type": "auth", "id": "m1", "payload": {"token": "", "more": 1}}))]
+    {
+        let mut socket = usher.open(route, &[]).await.unwrap();
+        socket.send(Message::text(sent.to_string())).await.unwrap();
+        // The upstream answers it, Usher does not.
+        assert_eq!(json(&mut socket).await, expected);
+        socket.send(Message::text("next")).await.unwrap();
+        assert_eq!(text(&mut socket).await, "next");
+    }
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_fails_after_the_101_is_explained() {
+    let away = Recorder::start(Script::Silent).await.url();
+    let wrong = Recorder::start(Script::WrongAccept).await;
+    let busy = Recorder::start(Script::Answer(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec())).await;
+    // The first server is gone by now: nobody listens there.
+    for (url, code) in [(away, 1013), (wrong.url(), 1014), (busy.url(), 1014)] {
+        let usher = start(url).await;
+        let token = usher.token("ada");
+        // By hand, because not every client library lets 1014 through.
+        let mut raw = Raw::connect(usher.plain).await;
+        raw.send(upgrade_request("/ws", "")).await;
+        raw.read_head().await;
+        raw.send(frame(0x81, auth(&token).to_text().unwrap().as_bytes())).await;
+        let said = raw.read_to_close().await;
+        let (error, close) = said.split_at(said.len() - 24);
+        let error: Value = serde_json::from_slice(&error[4..]).unwrap();
+        assert_eq!((&error["payload"]["code"], &error["id"]), (&json!("UPSTREAM_UNAVAILABLE"), &json!("m1")));
+        assert_eq!(close, [&[0x88, 22][..], &u16::to_be_bytes(code), b"Upstream unavailable"].concat());
+        usher.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_listed_subprotocol_is_chosen_and_offered_alone() {
+    let recorder = Recorder::start(Script::Accept(Vec::new())).await;
+    let usher = start(recorder.url()).await;
+    let token = usher.token("ada");
+    for (offered, chosen) in [("chat.v9, chat.v1, chat.v2", Some("chat.v1")), ("chat.v9", None)] {
+        let mut raw = Raw::connect(usher.plain).await;
+        let request = upgrade_request("/quiet", &format!("Sec-WebSocket-Protocol: {offered}\r\n"));
+        raw.send(request).await;
+        let head = raw.read_head().await.to_ascii_lowercase();
+        assert_eq!(head.contains("sec-websocket-protocol: chat.v1\r\n"), chosen.is_some(), "{head}");
+        assert!(head.contains("x-request-id: "));
+        let before = recorder.connections().len();
+        raw.send(frame(0x81, json!({"type": "auth", "payload": {"token": token}}).to_string().as_bytes())).await;
+        for _ in 0..300 {
+            if recorder.requests() > before {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let seen = recorder.connections().pop().unwrap();
+        assert_eq!(seen.contains("sec-websocket-protocol: chat.v1\r\n"), chosen.is_some(), "{seen}");
+        assert!(!seen.contains("chat.v9"));
+    }
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reject_mode_close_says_in_a_close_frame_what_a_page_could_not_read() {
+    let echo = Echo::start().await;
+    let usher = start(echo.url()).await;
+    for (header, code, reason) in [(None, 4401, "Missing auth token"), (Some("Bearer x.y.z"), 4401, "Invalid token")] {
+        let headers: Vec<_> = header.iter().map(|value| ("authorization", *value)).collect();
+        let mut socket = usher.open("/close", &headers).await.unwrap();
+        let (told, text) = close_frame(&mut socket).await;
+        assert_eq!(told, code);
+        let (said, id) = text.split_once(" (").unwrap();
+        assert_eq!((said, id.trim_end_matches(')').len()), (reason, 32), "{text}");
+        assert!(usher.log().contains(id.trim_end_matches(')')));
+    }
+    // What is no WebSocket upgrade, or on no route, is answered in HTTP.
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send(upgrade_request("/nowhere", "")).await;
+    assert_eq!(Answer::parse(&raw.read_to_close().await).status, 404);
+    assert!(echo.visits().is_empty());
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_counted_and_limited_by_address() {
+    let echo = Echo::start().await;
+    let limits = "[limits]\nunauthenticated_per_address = 3\n";
+    let usher = Setup::new(echo.url()).routes(ROUTES).extra(limits).start().await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut raw = Raw::connect(usher.plain).await;
+        raw.send(upgrade_request("/ws", "")).await;
+        assert!(raw.read_head().await.starts_with("HTTP/1.1 101 "));
+        waiting.push(raw);
+    }
+    assert_eq!(Raw::connect(usher.plain).await.read_to_close().await, b"");
+    let metrics = usher.metrics().await;
+    assert!(metrics.contains("usher_unauthenticated_open 3"), "{metrics}");
+    assert!(metrics.contains("usher_limits_hit_total{limit=\"unauthenticated_per_address\"} 1"), "{metrics}");
+    // Who is known takes no place any more.
+    let token = usher.token("ada");
+    for mut raw in waiting.drain(..) {
+        raw.send(frame(0x81, json!({"type": "auth", "payload": {"token": token}}).to_string().as_bytes())).await;
+        assert_eq!(raw.read_exactly(1).await, [0x81]);
+        let mut more = usher.open("/ws", &[]).await.unwrap();
+        more.send(auth(&token)).await.unwrap();
+        assert_eq!(json(&mut more).await["type"], "auth_ok");
+    }
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_limited_by_size_and_by_number_from_their_headers() {
+    let echo = Echo::start().await;
+    let limits = "[limits]\nmessage_bytes = \"1KiB\"\nmessages_per_second = 20\n";
+    let usher = Setup::new(echo.url()).extra(limits).start().await;
+    let mut socket = usher.connect("ada").await;
+    socket.send(Message::binary(vec![0; 1024])).await.unwrap();
+    assert_eq!(next(&mut socket).await.unwrap().unwrap().len(), 1024);
+    socket.send(Message::binary(vec![0; 1025])).await.unwrap();
+    assert_eq!(close_frame(&mut socket).await, (1009, "Message too big".to_owned()));
+
+    let mut socket = usher.connect("bob").await;
+    for _ in 0..40 {
+        socket.feed(Message::text("quick")).await.unwrap();
+    }
+    let _ = socket.flush().await;
+    let mut echoed = 0;
+    loop {
+        match next(&mut socket).await {
+            Some(Ok(Message::Text(_))) => echoed += 1,
+            Some(Ok(Message::Close(Some(frame)))) => {
+                assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1008, "Too many messages"));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(echoed <= 21, "{echoed}");
+    let metrics = usher.metrics().await;
+    assert!(metrics.contains("limit=\"message_bytes\"} 1") && metrics.contains("limit=\"messages_per_second\"} 1"), "{metrics}");
+    usher.finish().await;
+}

@@ -13,6 +13,8 @@ have chromium || have chromium-browser || have google-chrome || packages+=(chrom
 have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv)
 have node || packages+=(nodejs)
 have npm || packages+=(npm)
+# Debian keeps it where not every PATH looks.
+have mosquitto || [ -x /usr/sbin/mosquitto ] || packages+=(mosquitto)
 
 if [ "${#packages[@]}" -gt 0 ]; then
     if ! have apt-get; then

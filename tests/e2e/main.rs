@@ -18,6 +18,7 @@ mod drain;
 mod first_message;
 mod http_proxy;
 mod limits;
+mod presets;
 mod reauth;
 mod relay;
 mod seeing;

@@ -1,0 +1,60 @@
+// Socket.IO over a bare WebSocket: the socket.io server and socket.io-client; the server's path is /socket.io/.
+
+import { Server } from "socket.io";
+import { io } from "socket.io-client";
+import { accept, print, refused, renewal, renewToken, run } from "./common.mjs";
+
+function server(http) {
+  new Server(http, { serveClient: false }).on("connection", (socket) => {
+    print({ event: "connect", payload: socket.handshake.auth });
+    socket.onAny((name, ...args) => {
+      print({ event: "message", name, args: args.filter((arg) => typeof arg !== "function") });
+    });
+    socket.on("hello", (name, acknowledge) => {
+      acknowledge(`hello ${name}`);
+      socket.emit("news", `${name} is here`);
+    });
+  });
+}
+
+async function client(url, token) {
+  const { origin, pathname } = new URL(url);
+  const socket = io(origin, {
+    path: pathname === "/" ? "/socket.io/" : pathname,
+    transports: ["websocket"],
+    auth: { token },
+    reconnection: false,
+  });
+
+  socket.on("connect", () => print({ step: "connected" }));
+  socket.on("connect_error", ({ message, data, description, context }) => {
+    refused({ connectError: { message, data, description: describe(description), context: describe(context) } });
+  });
+  socket.on("disconnect", (reason, details) => {
+    refused({ disconnect: { reason, details: details && describe(details) } });
+  });
+  socket.io.engine.on("close", (reason, details) => {
+    refused({ engineClose: { reason, details: describe(details) } });
+  });
+  if (renewToken) {
+    socket.on("auth_required", () => socket.emit("auth", { token: renewToken }));
+    socket.on("auth_ok", accept);
+  }
+
+  const news = new Promise((resolve) => socket.once("news", resolve));
+  print({ step: "acknowledged", answer: await socket.emitWithAck("hello", "ada") });
+  print({ step: "event", news: await news });
+  await renewal(async () => {
+    print({ step: "acknowledged", answer: await socket.emitWithAck("hello", "again") });
+  });
+  return () => socket.disconnect();
+}
+
+/** What can be read from the error and close events that the library passes on as they are. */
+function describe(event) {
+  if (typeof event !== "object" || event === null) return event;
+  const { message, description, context, code, reason } = event;
+  return { message, code, reason, description: describe(description), context: describe(context) };
+}
+
+await run({ server, client });

@@ -1,0 +1,231 @@
+//! Other protocols' own clients, through Usher, to their own servers: logging in, being refused, renewing.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Setup, Usher, token};
+
+const PROGRAMS: &str = "tests/e2e/clients/presets";
+
+/// A server of a protocol, and the lines that it prints.
+struct Server {
+    child: Child,
+    port: u16,
+    lines: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Server {
+    async fn start(program: &str, mode: &str) -> Self {
+        let mut child = Command::new("node")
+            .args([&format!("{PROGRAMS}/{program}.mjs"), mode])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("node; scripts/setup-tests.sh installs what the tests need");
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let lines = Arc::<Mutex<Vec<Value>>>::default();
+        let copy = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                copy.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        for _ in 0..1000 {
+            if let Some(port) = lines.lock().unwrap().first().map(|line| line["port"].as_u64().unwrap()) {
+                return Self { child, port: port as u16, lines: Arc::clone(&lines) };
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{program} does not start");
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn all(&self, event: &str) -> Vec<Value> {
+        self.lines.lock().unwrap().iter().filter(|line| line["event"] == event).cloned().collect()
+    }
+
+    /// What the protocol's own login carried when it got here.
+    fn logins(&self) -> Vec<Value> {
+        self.all("connect").into_iter().map(|line| line["payload"].clone()).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn start(url: String, path: &str, preset: &str, more: &str, reauth: &str) -> Usher {
+    let routes = format!(
+        "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = [\"message\"]\n[route.first_message]\npreset = \"{preset}\"\n{more}\n{reauth}\n"
+    );
+    Setup::new(url).routes(&routes).start().await
+}
+
+/// Runs the protocol's client through Usher over TLS. Gives back its exit code and the lines that it prints.
+async fn client(program: &'static str, usher: &Usher, path: &str, token: &str, env: &[(&'static str, String)]) -> (i32, Vec<Value>) {
+    let url = format!("wss://localhost:{}{path}", usher.tls.port());
+    let (certificate, token, env) = (usher.certificate_path(), token.to_owned(), env.to_vec());
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new("node")
+            .args([&format!("{PROGRAMS}/{program}.mjs"), "client", &url, &token])
+            .env("NODE_EXTRA_CA_CERTS", certificate)
+            .envs(env)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+    })
+    .await
+    .unwrap()
+    .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(output.status.code().is_some_and(|code| [0, 3].contains(&code)), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap(), lines)
+}
+
+fn refusal(lines: &[Value]) -> Value {
+    lines.iter().find_map(|line| line.get("refused")).unwrap_or_else(|| panic!("not refused: {lines:?}")).clone()
+}
+
+fn short(usher: &Usher) -> String {
+    usher.token_with("ada", json!({ "exp": token::now() + 6 }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn graphql_transport_ws() {
+    let server = Server::start("graphql", "server").await;
+    let usher = start(server.url(), "/", "graphql-transport-ws", "", "").await;
+    let (code, lines) = client("graphql", &usher, "/", &usher.token("ada"), &[]).await;
+    assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
+    assert_eq!(server.logins(), [json!({"token": ""})], "the secret is blanked");
+    let headers = &server.all("headers")[0]["headers"];
+    assert_eq!(headers["sec-websocket-protocol"], "graphql-transport-ws");
+    assert!(headers["x-user-context"].is_string());
+
+    let (code, lines) = client("graphql", &usher, "/", "x.y.z", &[]).await;
+    assert_eq!((code, &refusal(&lines)["close"]), (3, &json!({"code": 4401, "reason": "Invalid token", "wasClean": true})));
+
+    let renewed = usher.token("ada");
+    let (code, lines) = client("graphql", &usher, "/", &short(&usher), &[("RENEW_TOKEN", renewed)]).await;
+    assert!(code == 0 && lines.contains(&json!({"renewed": true})), "{lines:?}");
+    // Nothing of what was between the client and us is seen there.
+    assert!(server.all("message").iter().all(|line| !line.to_string().contains("auth_")), "{:?}", server.all("message"));
+    // A client that does not know the question echoes it, as the protocol has it, and ends with its token.
+    let (code, lines) = client("graphql", &usher, "/", &short(&usher), &[]).await;
+    assert_eq!(code, 0, "{lines:?}");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socket_io() {
+    let server = Server::start("socketio", "server").await;
+    let usher = start(server.url(), "/socket.io/", "socketio", "", "").await;
+    let (code, lines) = client("socketio", &usher, "/socket.io/", &usher.token("ada"), &[]).await;
+    assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
+    assert_eq!(server.logins(), [json!({"token": ""})]);
+
+    let (code, lines) = client("socketio", &usher, "/socket.io/", "x.y.z", &[]).await;
+    let error = &refusal(&lines)["connectError"];
+    assert_eq!((code, &error["message"], &error["data"]["code"]), (3, &json!("the token is not valid"), &json!("INVALID_TOKEN")));
+
+    let renewed = usher.token("ada");
+    let (code, lines) = client("socketio", &usher, "/socket.io/", &short(&usher), &[("RENEW_TOKEN", renewed)]).await;
+    assert!(code == 0 && lines.contains(&json!({"renewed": true})), "{lines:?}");
+    assert!(server.all("message").iter().all(|line| line["name"] != "auth"), "{:?}", server.all("message"));
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn home_assistant() {
+    // A server that leaves the whole phase to Usher, and one that has it too.
+    for (mode, forward) in [("server-noauth", "consume"), ("server", "redact")] {
+        let server = Server::start("homeassistant", mode).await;
+        let more = format!("forward = \"{forward}\"");
+        let usher = start(server.url(), "/api/websocket", "home-assistant", &more, "").await;
+        let (code, lines) = client("homeassistant", &usher, "/api/websocket", &usher.token("ada"), &[]).await;
+        assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
+        let expected = if mode == "server" { vec![json!({"type": "auth", "access_token": ""})] } else { Vec::new() };
+        assert_eq!(server.logins(), expected);
+
+        let (code, lines) = client("homeassistant", &usher, "/api/websocket", "x.y.z", &[]).await;
+        assert_eq!((code, &refusal(&lines)["authInvalid"]), (3, &json!("the token is not valid")));
+
+        let renewed = usher.token("ada");
+        let (code, lines) = client("homeassistant", &usher, "/api/websocket", &short(&usher), &[("RENEW_TOKEN", renewed)]).await;
+        assert!(code == 0 && lines.contains(&json!({"renewed": true})), "{lines:?}");
+        assert!(server.all("message").iter().all(|line| line["message"]["type"] != "auth"), "{:?}", server.all("message"));
+        usher.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stomp() {
+    let server = Server::start("stomp", "server").await;
+    let usher = start(server.url(), "/stomp", "stomp", "", "").await;
+    let (code, lines) = client("stomp", &usher, "/stomp", &usher.token("ada"), &[]).await;
+    assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
+    assert_eq!(server.logins()[0]["Authorization"], "");
+
+    let (code, lines) = client("stomp", &usher, "/stomp", "x.y.z", &[]).await;
+    let refused = refusal(&lines);
+    assert_eq!((code, &refused["error"]["headers"]["message"]), (3, &json!("the token is not valid")), "{refused}");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mqtt_3() {
+    let server = Server::start("mqtt", "server").await;
+    let usher = start(server.url(), "/mqtt", "mqtt", "", "").await;
+    let (code, lines) = client("mqtt", &usher, "/mqtt", &usher.token("ada"), &[]).await;
+    assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
+    let login = &server.logins()[0];
+    assert_eq!((&login["username"], &login["password"], &login["protocolVersion"]), (&json!("ada"), &json!(""), &json!(4)));
+
+    let (code, lines) = client("mqtt", &usher, "/mqtt", "x.y.z", &[]).await;
+    assert_eq!((code, &refusal(&lines)["error"]["code"]), (3, &json!(4)), "bad user name or password");
+    usher.finish().await;
+}
+
+/// MQTT 5 to mosquitto, which has no port 0: ports are asked for and given back just before. It starts only with a listener
+/// of plain MQTT beside the one for WebSockets.
+#[tokio::test(flavor = "multi_thread")]
+async fn mqtt_5() {
+    let [plain, port] = [(), ()].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+    let folder = std::env::temp_dir().join(format!("usher-e2e-mosquitto-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let config = folder.join("mosquitto.conf");
+    let text = format!(
+        "listener {plain} 127.0.0.1\nlistener {port} 127.0.0.1\nprotocol websockets\nallow_anonymous true\nlog_dest stdout\nlog_type all\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let program = if Path::new("/usr/sbin/mosquitto").exists() { "/usr/sbin/mosquitto" } else { "mosquitto" };
+    let broker = Command::new(program).arg("-c").arg(&config).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut broker = broker.expect("mosquitto; scripts/setup-tests.sh installs what the tests need");
+    for _ in 0..500 {
+        if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let usher = start(format!("http://127.0.0.1:{port}"), "/mqtt", "mqtt", "", "").await;
+    let version = ("MQTT_VERSION", "5".to_owned());
+    let accepted = client("mqtt", &usher, "/mqtt", &usher.token("ada"), std::slice::from_ref(&version)).await;
+    let refused = client("mqtt", &usher, "/mqtt", "x.y.z", &[version]).await;
+    broker.kill().unwrap();
+    broker.wait().unwrap();
+    let _ = std::fs::remove_dir_all(folder);
+    assert_eq!((accepted.0, accepted.1.last()), (0, Some(&json!({"done": true}))), "{accepted:?}");
+    assert_eq!((refused.0, &refusal(&refused.1)["error"]["code"]), (3, &json!(0x86)), "{refused:?}");
+    usher.finish().await;
+}

@@ -236,3 +236,7 @@ impl Future for Relay {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "relay_tests.rs"]
+mod tests;

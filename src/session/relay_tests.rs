@@ -1,0 +1,306 @@
+//! Whole sessions over real sockets, in paused time.
+
+use std::net::Ipv4Addr;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::*;
+use crate::auth::Authenticator;
+use crate::auth::credential::Method;
+use crate::auth::first_message::Dialect;
+use crate::auth::grant::Grant;
+use crate::auth::jwt::{Issuers, sign_for_development};
+use crate::auth::renewal::Renewal;
+use crate::clock::UnixMillis;
+use crate::config::{CloseCodes, Config};
+use crate::session::registry::Registry;
+use crate::session::state::Renewing;
+use crate::telemetry::request_id::RequestId;
+use crate::ticket::Tickets;
+use crate::ws::deflate;
+
+const SECRET: &str = "0123456789012345678901234567890123456789";
+
+struct Session {
+    client: UnixStream,
+    upstream: UnixStream,
+    relay: JoinHandle<SessionEnd>,
+    config: Arc<Config>,
+    wall: UnixMillis,
+}
+
+fn config(reauth: &str) -> Arc<Config> {
+    let text = format!(
+        r#"
+        [[listener]]
+        address = "127.0.0.1:0"
+        plain = true
+        [[issuer]]
+        name = "main"
+        issuer = "i"
+        audience = ["a"]
+        algorithms = ["HS256"]
+        secret_env = "SECRET"
+        [[upstream]]
+        name = "chat"
+        servers = ["http://127.0.0.1:9"]
+        [[route]]
+        path = "/ws"
+        upstream = "chat"
+        auth = ["header"]
+        [route.reauth]
+        {reauth}
+        "#
+    );
+    Arc::new(crate::config::parse(&text, None, &|_| Some(SECRET.to_owned())).unwrap().config)
+}
+
+/// A token that ends so many seconds after the wall clock, which paused time does not move.
+fn token(config: &Config, wall: UnixMillis, subject: &str, seconds: u64) -> String {
+    let claims = json!({"iss": "i", "aud": "a", "sub": subject, "exp": wall.as_secs() + seconds});
+    sign_for_development(config.issuers[0].algorithms[0], &SECRET.into(), None, &claims).unwrap()
+}
+
+fn auth(token: &str) -> String {
+    json!({"type": "auth", "payload": {"token": token}}).to_string()
+}
+
+fn open(reauth: &str, seconds: u64) -> Session {
+    open_with(reauth, seconds, None)
+}
+
+fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session {
+    let config = config(reauth);
+    let now = Now::read();
+    let issuers = Arc::new(Issuers::load(&config.issuers, &[]).unwrap());
+    let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers)));
+    let principal = issuers.verify(&token(&config, now.wall, "ada", seconds).as_str().into(), now).unwrap();
+    let route = Arc::clone(&config.routes[0]);
+    let grant = Grant::for_test(Arc::clone(&route), Some(principal), Method::Header);
+    let rules = Rules {
+        ping: Duration::from_secs(86_400 * 9),
+        idle_timeout: Duration::from_secs(86_400 * 10),
+        close_timeout: Duration::from_secs(5),
+        expires: grant.expires_at().map(|at| now.instant_of(at)),
+        renewing: Some(Renewing {
+            before_expiry: route.reauth.before_expiry,
+            grace: route.reauth.grace,
+            attempts: route.reauth.attempts,
+            proactive: route.reauth.proactive,
+        }),
+        close_codes: CloseCodes::Rfc,
+    };
+    let renewal = Renewal {
+        authenticator: Arc::new(Authenticator::new(issuers, tickets)),
+        grant,
+        request_id: RequestId::random(),
+        origin: None,
+        peer: Ipv4Addr::LOCALHOST.into(),
+    };
+    let (client, client_end) = UnixStream::pair().unwrap();
+    let (upstream, upstream_end) = UnixStream::pair().unwrap();
+    let opening = Opening {
+        client: Stream::Unix(client_end),
+        upstream: Stream::Unix(upstream_end),
+        early_in: Vec::new(),
+        early_out: Vec::new(),
+        welcome: None,
+        conversation: Some(Conversation::new(Dialect::new(&route.first_message), Some(renewal), false)),
+        limits: Limits { buffered_bytes: 64 * 1024, message_bytes: 1 << 24, messages_per_second: None, inflated_bytes },
+    };
+    let registry = Registry::new();
+    let guard = registry.open(crate::session::registry::tests::handle("ada", now.wall.0));
+    let relay = tokio::spawn(async move {
+        let session = Arc::clone(&guard);
+        let _guard = guard;
+        Relay::new(opening, rules, session).await
+    });
+    Session { client, upstream, relay, config, wall: now.wall }
+}
+
+async fn words(socket: &mut WebSocketStream<UnixStream>) -> Value {
+    match socket.next().await {
+        Some(Ok(Frame::Text(text))) => serde_json::from_str(&text).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_of_hours_is_asked_answers_wrongly_and_rightly_and_ends_when_it_is_silent() {
+    let Session { client, upstream, relay, config, wall } = open("", 900);
+    let began = Instant::now();
+    let at = || began.elapsed().as_secs();
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let upstream = tokio::spawn(async move {
+        let mut upstream = WebSocketStream::from_raw_socket(upstream, Role::Server, None).await;
+        let mut seen = Vec::new();
+        while let Some(Ok(frame)) = upstream.next().await {
+            if let Frame::Text(_) = &frame {
+                upstream.send(frame.clone()).await.unwrap();
+            }
+            seen.push(frame);
+        }
+        seen
+    });
+
+    assert_eq!((words(&mut client).await["type"].as_str(), at()), (Some("auth_required"), 839));
+    client.send(Frame::text(auth(&token(&config, wall, "ada", 1800)))).await.unwrap();
+    let ok = words(&mut client).await;
+    assert_eq!((&ok["type"], &ok["payload"]["expires_at"]), (&json!("auth_ok"), &json!((wall.as_secs() + 1800) * 1000)));
+    client.send(Frame::text("\"hello\"")).await.unwrap();
+    assert_eq!(words(&mut client).await, json!("hello"));
+
+    // The wall clock stands still, so the token of half an hour is good for all of it from now.
+    assert_eq!(words(&mut client).await["type"], "auth_required");
+    assert!((2575..2580).contains(&at()), "{}", at());
+    for wrong in ["x.y.z", &token(&config, wall, "ada", 1800)] {
+        client.send(Frame::text(auth(wrong))).await.unwrap();
+        assert_eq!(words(&mut client).await["type"], "error");
+    }
+    client.send(Frame::text(auth(&token(&config, wall, "ada", 7200)))).await.unwrap();
+    assert_eq!(words(&mut client).await["type"], "auth_ok");
+
+    assert_eq!(words(&mut client).await["type"], "auth_required");
+    let asked = at();
+    assert_eq!(words(&mut client).await["payload"]["code"], "REAUTHENTICATION_TIMEOUT");
+    assert_eq!(at(), asked + 30);
+    match client.next().await {
+        Some(Ok(Frame::Close(Some(frame)))) => {
+            assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1008, "Re-authentication timeout"))
+        }
+        other => panic!("{other:?}"),
+    }
+    while let Some(Ok(_)) = client.next().await {}
+    let end = relay.await.unwrap();
+    assert_eq!(end.reason, CloseReason::ReauthTimeout);
+    let seen = upstream.await.unwrap();
+    assert_eq!(seen[0], Frame::text("\"hello\""));
+    assert!(seen.len() == 2 && seen[1].is_close(), "{seen:?}");
+}
+
+/// A client's frame, masked with zeros.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut wire = vec![first];
+    match payload.len() {
+        short if short < 126 => wire.push(0x80 | short as u8),
+        long => {
+            wire.push(0x80 | 126);
+            wire.extend((long as u16).to_be_bytes());
+        }
+    }
+    [&wire[..], &[0; 4], payload].concat()
+}
+
+async fn read_until(stream: &mut UnixStream, wanted: usize) -> Vec<u8> {
+    let mut bytes = vec![0; wanted];
+    stream.read_exact(&mut bytes).await.unwrap();
+    bytes
+}
+
+/// The auth message between two others, whole, in fragments and compressed: cut at every byte, what the upstream gets is the
+/// same, and the client is told the same.
+#[tokio::test]
+async fn an_auth_message_is_taken_out_wherever_the_bytes_are_cut() {
+    let config = config("");
+    let wall = Now::read().wall;
+    let later = auth(&token(&config, wall, "ada", 5000));
+    let (half, rest) = later.as_bytes().split_at(later.len() / 2);
+    let shapes = [
+        masked(0x81, later.as_bytes()),
+        [masked(0x01, half), masked(0x89, b"ping"), masked(0x80, rest)].concat(),
+        masked(0xc1, &deflate::tests::deflate(later.as_bytes())),
+    ];
+    for (shape, auth_wire) in shapes.iter().enumerate() {
+        let before = [masked(0x81, b"{\"type\":\"chat\"}"), masked(0xc1, &deflate::tests::deflate(b"\"auth\" or not"))].concat();
+        let after = [masked(0x82, &[7; 200]), masked(0x81, b"end")].concat();
+        let ping = if shape == 1 { masked(0x89, b"ping") } else { Vec::new() };
+        let wire = [&before[..], auth_wire, &after].concat();
+        let expected = [&before[..], &ping, &after].concat();
+        for cut in 0..wire.len() {
+            let mut session = open("proactive = true", 900);
+            let (first, second) = wire.split_at(cut);
+            session.client.write_all(first).await.unwrap();
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            session.client.write_all(second).await.unwrap();
+            assert_eq!(read_until(&mut session.upstream, expected.len()).await, expected, "shape {shape}, cut at {cut}");
+            let head = read_until(&mut session.client, 4).await;
+            let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
+            let said: Value = serde_json::from_slice(&read_until(&mut session.client, length).await).unwrap();
+            assert_eq!(said["type"], "auth_ok", "shape {shape}, cut at {cut}");
+            session.relay.abort();
+        }
+    }
+}
+
+/// For an upstream that takes no compression, everything is inflated, wherever the bytes are cut.
+#[tokio::test]
+async fn compressed_messages_are_inflated_wherever_the_bytes_are_cut() {
+    let packed = deflate::tests::deflate(b"compressed");
+    let (half, rest) = packed.split_at(packed.len() / 2);
+    let wire = [masked(0x81, b"plain"), masked(0x41, half), masked(0x89, b"ping"), masked(0x80, rest), masked(0x82, b"end")].concat();
+    for proactive in ["", "proactive = true"] {
+        for cut in 0..wire.len() {
+            let mut session = open_with(proactive, 900, Some(1 << 20));
+            let (first, second) = wire.split_at(cut);
+            session.client.write_all(first).await.unwrap();
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            session.client.write_all(second).await.unwrap();
+            let mut upstream = WebSocketStream::from_raw_socket(session.upstream, Role::Server, None).await;
+            let mut seen = Vec::new();
+            while seen.last() != Some(&Frame::binary(&b"end"[..])) {
+                let frame = upstream.next().await.unwrap().unwrap();
+                if !frame.is_ping() {
+                    seen.push(frame);
+                }
+            }
+            assert_eq!(seen, [Frame::text("plain"), Frame::text("compressed"), Frame::binary(&b"end"[..])], "cut at {cut}");
+            session.relay.abort();
+        }
+    }
+}
+
+/// The question is due while the upstream's stream comes in two pieces, cut at every byte: it stands between two messages.
+#[tokio::test(start_paused = true)]
+async fn the_question_stands_between_two_messages_wherever_the_upstream_stops() {
+    let stream: Vec<u8> = [&b"\x81\x05first"[..], b"\x01\x04part", b"\x89\x00", b"\x00\x03mid", b"\x80\x03end", b"\x82\x04last"].concat();
+    let message_ends = [0, 7, 25, 31];
+    for cut in 0..=stream.len() {
+        let mut session = open("", 900);
+        let (first, second) = stream.split_at(cut);
+        session.upstream.write_all(first).await.unwrap();
+        // Beyond the moment of the question.
+        tokio::time::sleep(Duration::from_secs(845)).await;
+        session.upstream.write_all(second).await.unwrap();
+        let mut seen = Vec::new();
+        let question = loop {
+            let byte = read_until(&mut session.client, 1).await[0];
+            seen.push(byte);
+            // The header of the question: a text of more than 125 bytes, which the upstream never sends.
+            if seen.ends_with(&[0x81, 126]) {
+                seen.truncate(seen.len() - 2);
+                break seen.len();
+            }
+        };
+        let earliest = message_ends.iter().filter(|end| **end >= cut.min(stream.len())).min().unwrap();
+        assert!(message_ends.contains(&question), "cut at {cut}: inside a message, at {question}");
+        assert!(question <= *earliest, "cut at {cut}: as soon as there is a place, {question}");
+        let length = read_until(&mut session.client, 2).await;
+        let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+        let asked: Value = serde_json::from_slice(&read_until(&mut session.client, length).await).unwrap();
+        assert_eq!(asked["type"], "auth_required");
+        seen.extend(read_until(&mut session.client, stream.len() - question).await);
+        assert_eq!(seen, stream, "cut at {cut}");
+        session.relay.abort();
+    }
+}

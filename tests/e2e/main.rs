@@ -13,6 +13,7 @@
 
 mod auth;
 mod clients;
+mod compression;
 mod demo;
 mod drain;
 mod first_message;

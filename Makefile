@@ -1,10 +1,10 @@
 # Every step of continuous integration is a target here, and every target is a command that a person can run.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint bench docs clean
+.PHONY: help demo build test lint conformance bench docs clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## A chat behind Usher on loopback, with a page to log in and talk
 	cargo run --release -- demo
@@ -21,6 +21,9 @@ lint: ## Format, lints, stray paths, licences
 	cargo clippy --all-targets -- -D warnings
 	scripts/check-paths.sh
 	scripts/check-licenses.sh
+
+conformance: build ## The public Autobahn suite with and without Usher, into docs/conformance.md; a quarter of an hour
+	python3 tests/conformance/run.py --all --write
 
 bench: ## Micro benches; see benches/README.md
 	cargo bench --bench route

@@ -6,10 +6,12 @@
 //! a reader that knows one reading only ([`http::head`]); what could be read in two ways is refused there and then. Plain
 //! HTTP goes on through a guard to the HTTP library and is forwarded ([`http::forward`]). An upgrade stays with us
 //! ([`http::upgrade`]): the route is found, the credential is taken out of the request and becomes a principal, and the
-//! principal a [`auth::grant::Grant`]. Only with a grant can an upstream be dialled ([`upstream::connect`]); it gets the
+//! principal a [`auth::grant::Grant`]. A client that shows none there may say it in its first message, in one of several
+//! dialects ([`auth::first_message`]). Only with a grant can an upstream be dialled ([`upstream::connect`]); it gets the
 //! upgrade with a signed context that says who the client is, and only its correct 101 opens the way. From then on the two
 //! sockets are a session: its rules are a state machine without I/O ([`session::state`]), its bytes move through one
-//! future that owns no buffer while it is idle ([`session::relay`]). It ends once, for one reason, and that is told once
+//! future that owns no buffer while it is idle ([`session::relay`]). Near the grant's end the client is asked for a new
+//! credential inside its stream ([`session::conversation`]). It ends once, for one reason, and that is told once
 //! ([`telemetry::event`]).
 //!
 //! # The map

@@ -162,6 +162,14 @@ upstream = "chat"
 auth = ["ticket", "header"]
 origins = ["http://127.0.0.1:{plain}", "http://localhost:{plain}", "https://127.0.0.1:{tls}", "https://localhost:{tls}"]
 
+# The first message says who it is. Half a minute is short, so that one sees the session being renewed.
+[[route]]
+path = "/live"
+upstream = "chat"
+auth = ["message"]
+origins = ["http://127.0.0.1:{plain}", "http://localhost:{plain}", "https://127.0.0.1:{tls}", "https://localhost:{tls}"]
+reauth = {{ max_age = "30s", before_expiry = "15s" }}
+
 [[route]]
 path = "/api/*"
 upstream = "chat"

@@ -1,14 +1,13 @@
 // The demo's page: the few lines that a chat client needs to connect by ticket, and the rest to show what happened.
 
 const element = (id) => document.getElementById(id);
-const state = { token: null, name: null, socket: null, lastUrl: null };
+const state = { token: null, name: null, socket: null, lastUrl: null, asked: 0 };
 const KEPT_LINES = 200;
 
+const tokenFor = (name) => request('POST', '/login', { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ name }) });
+
 async function logIn(name) {
-  const answer = await request('POST', '/login', {
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ name }),
-  });
+  const answer = await tokenFor(name);
   if (!answer.ok) return notice(answer.body?.message ?? 'The login was refused.', 'bad');
   state.token = answer.body.token;
   state.name = name;
@@ -16,7 +15,7 @@ async function logIn(name) {
   refresh();
 }
 
-async function connect() {
+async function connectByTicket() {
   pill('connecting');
   const answer = await request('POST', '/websocket/ticket', { headers: { Authorization: `Bearer ${state.token}` } });
   if (!answer.ok) {
@@ -25,6 +24,37 @@ async function connect() {
   }
   const url = webSocketUrl(answer.body.websocket_url);
   state.lastUrl = url;
+  open(url, 'The ticket is used up now.', () => welcome());
+}
+
+// Nothing in the address: the socket opens at once, and says who it is in its first message.
+function connectByFirstMessage() {
+  pill('connecting');
+  open(webSocketUrl('/live'), 'Open, and nobody yet: the backend has not heard of it.', () => authenticate());
+}
+
+function authenticate() {
+  state.asked = performance.now();
+  state.socket.send(JSON.stringify({ type: 'auth', payload: { token: state.token } }));
+}
+
+// Near the end of what the session lives by, Usher asks in the stream; a fresh token goes back the same way.
+async function renew(question) {
+  step('auth_required in the stream', `${question.payload.grace_seconds} s to answer`, performance.now(), 'good', question.payload.reason);
+  const answer = await tokenFor(state.name);
+  if (!answer.ok || !state.socket) return;
+  state.token = answer.body.token;
+  authenticate();
+}
+
+function welcome() {
+  pill('connected');
+  notice('Connected. Open a second tab to talk to yourself.', 'good');
+  refresh();
+  element('text').focus();
+}
+
+function open(url, detail, opensWith) {
   const began = performance.now();
   const socket = new WebSocket(url);
   state.socket = socket;
@@ -32,11 +62,8 @@ async function connect() {
   let opened = false;
   socket.onopen = () => {
     opened = true;
-    step(`WebSocket ${withoutSecret(url)}`, '101 open', began, 'good', 'The ticket is used up now.');
-    pill('connected');
-    notice('Connected. Open a second tab to talk to yourself.', 'good');
-    refresh();
-    element('text').focus();
+    step(`WebSocket ${withoutSecret(url)}`, '101 open', began, 'good', detail);
+    opensWith();
   };
   socket.onmessage = (event) => receive(JSON.parse(event.data));
   socket.onclose = (event) => {
@@ -80,11 +107,15 @@ function receive(message) {
       showHeaders(message.target, message.headers);
       checkSignature(message.headers.find(([name]) => name === 'x-user-context')?.[1]);
       return say(null, `You are ${message.you}`);
+    case 'auth_required': return renew(message);
+    case 'auth_ok':
+      step('auth message', 'auth_ok', state.asked, 'good', `You are ${message.payload.user} until ${new Date(message.payload.expires_at).toLocaleTimeString()}.`);
+      return welcome();
     case 'chat': return say(message.from, message.text);
     case 'joined': return say(null, `${message.from} came in`);
     case 'left': return say(null, `${message.from} left`);
     case 'missed': return say(null, `${message.count} messages were missed`);
-    case 'error': return say(null, message.text);
+    case 'error': return say(null, message.text ?? message.payload.message);
   }
 }
 
@@ -195,7 +226,7 @@ function step(what, result, began, kind, detail) {
 
 function refresh() {
   const open = state.socket?.readyState === WebSocket.OPEN;
-  element('connect').disabled = !state.token || Boolean(state.socket);
+  element('connect').disabled = element('connect-live').disabled = !state.token || Boolean(state.socket);
   element('disconnect').disabled = !open;
   element('reuse').disabled = !state.lastUrl;
   element('send').disabled = element('text').disabled = !open;
@@ -206,7 +237,8 @@ element('login-form').addEventListener('submit', (event) => {
   event.preventDefault();
   logIn(element('name').value.trim());
 });
-element('connect').addEventListener('click', connect);
+element('connect').addEventListener('click', connectByTicket);
+element('connect-live').addEventListener('click', connectByFirstMessage);
 element('disconnect').addEventListener('click', () => state.socket?.close(1000, 'bye'));
 element('reuse').addEventListener('click', () => expectRefusal('The same ticket again', state.lastUrl));
 element('no-ticket').addEventListener('click', () => expectRefusal('Without a ticket', webSocketUrl('/ws')));

@@ -74,11 +74,24 @@ try {
   await connect(ada);
   fact(true, 'a new ticket connects again');
 
+  await ada.page.click('#disconnect');
+  await ada.page.locator('#state[data-state=disconnected]').waitFor();
+  await ada.page.click('#connect-live');
+  await ada.page.locator('#steps li', { hasText: 'auth_ok' }).waitFor();
+  await ada.page.locator('#state[data-state=connected]').waitFor();
+  fact(JSON.parse(await ada.page.locator('#context').textContent()).auth.method === 'message', 'the first message opens the door too');
+  await ada.page.locator('#steps li', { hasText: 'auth_required in the stream' }).waitFor({ timeout: 20_000 });
+  await ada.page.locator('#steps li', { hasText: 'auth_ok' }).nth(1).waitFor();
+  await say(ada, 'renewed and still here');
+  await bob.page.locator('#messages li', { hasText: 'renewed and still here' }).waitFor();
+  fact(true, 'the session was renewed in the stream and goes on');
+  await shot(ada.page, '5-renewed');
+
   await ada.page.emulateMedia({ colorScheme: 'dark' });
-  await shot(ada.page, '5-dark');
+  await shot(ada.page, '6-dark');
   await ada.page.setViewportSize({ width: 390, height: 844 });
   fact(await ada.page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'a narrow screen needs no sideways scrolling');
-  await shot(ada.page, '6-narrow');
+  await shot(ada.page, '7-narrow');
 
   for (const { name, faults } of [ada, bob]) fact(faults.length === 0, `${name}'s page had no faults ${faults.join(' | ')}`);
 } catch (error) {

@@ -14,7 +14,8 @@ build: ## The release binary: target/release/usher
 
 test: ## Every test; installs what the outside clients need, where it is missing
 	scripts/setup-tests.sh
-	cargo test
+	# Most of them wait for something: more threads than cores.
+	RUST_TEST_THREADS=8 cargo test
 
 lint: ## Format, lints, stray paths, licences
 	cargo fmt --check

@@ -173,7 +173,7 @@ async fn a_session_of_hours_is_asked_answers_wrongly_and_rightly_and_ends_when_i
     assert_eq!(at(), asked + 30);
     match client.next().await {
         Some(Ok(Frame::Close(Some(frame)))) => {
-            assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1008, "Re-authentication timeout"))
+            assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1008, "Re-authentication timeout"));
         }
         other => panic!("{other:?}"),
     }

@@ -1,49 +1,12 @@
 //! permessage-deflate: what is agreed with whom, and that nothing is lost while Usher reads along.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::{Raw, Recorder, Script, Setup, Usher, token, upgrade_request};
+use crate::support::{Program, Raw, Recorder, Script, Setup, Usher, token, upgrade_request};
 
 const PROGRAM: &str = "tests/e2e/clients/node/deflate.mjs";
-
-struct Server {
-    child: Child,
-    lines: Receiver<String>,
-    url: String,
-}
-
-impl Server {
-    fn start(deflate: &str) -> Self {
-        let mut child = Command::new("node")
-            .args([PROGRAM, "server", deflate])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("node; scripts/setup-tests.sh installs what the tests need");
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || out.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-        let port = lines.recv_timeout(Duration::from_secs(20)).expect("the server does not start");
-        Self { child, lines, url: format!("http://127.0.0.1:{port}") }
-    }
-
-    fn said(&self) -> Vec<String> {
-        self.lines.try_iter().collect()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 async fn usher(url: &str) -> Usher {
     Setup::new(url.to_owned())
@@ -58,8 +21,8 @@ async fn compressed_streams_are_renewed_by_ticket_and_by_first_message() {
     for (server, by_ticket, upstream_agreed) in
         [("on", true, "permessage-deflate"), ("on", false, "permessage-deflate"), ("off", true, ""), ("off", false, "")]
     {
-        let server = Server::start(server);
-        let usher = usher(&server.url).await;
+        let server = Program::node(&[PROGRAM, "server", server]).await;
+        let usher = usher(&format!("http://127.0.0.1:{}", server.lines()[0])).await;
         let first = usher.token_with("ada", json!({ "exp": token::now() + 5 }));
         let renewal = usher.token("ada");
         let mut url = format!("wss://localhost:{}/ws", usher.tls.port());
@@ -86,7 +49,7 @@ async fn compressed_streams_are_renewed_by_ticket_and_by_first_message() {
         // By first message the client compresses whatever the upstream does; by ticket the upstream's word goes.
         let expected = if by_ticket && upstream_agreed.is_empty() { "ok 2000 \n" } else { "ok 2000 permessage-deflate\n" };
         assert_eq!((said.as_str(), output.status.code()), (expected, Some(0)), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(server.said(), [format!("extensions: {upstream_agreed}")], "and no auth message");
+        assert_eq!(server.lines()[1..], [format!("extensions: {upstream_agreed}")], "and no auth message");
         usher.finish().await;
     }
 }

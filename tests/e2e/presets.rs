@@ -1,48 +1,26 @@
 //! Other protocols' own clients, through Usher, to their own servers: logging in, being refused, renewing.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Setup, Usher, token};
+use crate::support::{Program, Setup, Usher, token};
 
 const PROGRAMS: &str = "tests/e2e/clients/presets";
 
 /// A server of a protocol, and the lines that it prints.
 struct Server {
-    child: Child,
-    port: u16,
-    lines: Arc<Mutex<Vec<Value>>>,
+    program: Program,
+    port: u64,
 }
 
 impl Server {
     async fn start(program: &str, mode: &str) -> Self {
-        let mut child = Command::new("node")
-            .args([&format!("{PROGRAMS}/{program}.mjs"), mode])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("node; scripts/setup-tests.sh installs what the tests need");
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let lines = Arc::<Mutex<Vec<Value>>>::default();
-        let copy = Arc::clone(&lines);
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                copy.lock().unwrap().push(serde_json::from_str(&line).unwrap());
-            }
-        });
-        for _ in 0..1000 {
-            if let Some(port) = lines.lock().unwrap().first().map(|line| line["port"].as_u64().unwrap()) {
-                return Self { child, port: port as u16, lines: Arc::clone(&lines) };
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{program} does not start");
+        let program = Program::node(&[&format!("{PROGRAMS}/{program}.mjs"), mode]).await;
+        let first: Value = serde_json::from_str(&program.lines()[0]).unwrap();
+        Self { program, port: first["port"].as_u64().unwrap() }
     }
 
     fn url(&self) -> String {
@@ -50,19 +28,13 @@ impl Server {
     }
 
     fn all(&self, event: &str) -> Vec<Value> {
-        self.lines.lock().unwrap().iter().filter(|line| line["event"] == event).cloned().collect()
+        let lines = self.program.lines().into_iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
+        lines.filter(|line| line["event"] == event).collect()
     }
 
     /// What the protocol's own login carried when it got here.
     fn logins(&self) -> Vec<Value> {
         self.all("connect").into_iter().map(|line| line["payload"].clone()).collect()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -296,7 +296,7 @@ mod tests {
         let text = configuration(Path::new("/tmp/a \"b\"\\c"), PORTS, "127.0.0.1:4711".parse().unwrap());
         let table: toml::Table = toml::from_str(&text).unwrap();
         assert_eq!(table["issuer"][0]["secret_file"].as_str(), Some("/tmp/a \"b\"\\c/issuer.secret"));
-        assert_eq!(table["route"].as_array().unwrap().len(), 5);
+        assert_eq!(table["route"].as_array().unwrap().len(), 6);
         for listener in table["listener"].as_array().unwrap().iter().chain([&table["admin"]]) {
             assert!(listener["address"].as_str().unwrap().starts_with("127.0.0.1:"));
         }

@@ -304,3 +304,32 @@ impl std::fmt::Display for Server {
 }
 
 pub use resolve::{Loaded, load, parse};
+
+/// A config with one issuer, one upstream and one route of these lines, for tests of what stands behind it.
+#[cfg(test)]
+pub(crate) fn for_test(route: &str) -> Config {
+    let text = format!(
+        r#"
+        [[listener]]
+        address = "127.0.0.1:0"
+        plain = true
+        [[issuer]]
+        name = "main"
+        issuer = "https://id.example.com"
+        audience = ["chat"]
+        algorithms = ["HS256"]
+        secret_env = "KEY"
+        [[upstream]]
+        name = "chat"
+        servers = ["http://127.0.0.1:9000"]
+        [[route]]
+        path = "/ws"
+        upstream = "chat"
+        {route}
+        "#
+    );
+    parse(&text, None, &|_| Some(TEST_SECRET.to_owned())).unwrap().config
+}
+
+#[cfg(test)]
+pub(crate) const TEST_SECRET: &str = "0123456789012345678901234567890123456789";

@@ -11,10 +11,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
 use super::close::{CloseReason, Traffic};
 use super::conversation::Conversation;
+use super::message_rate::MessageRate;
 use super::state::SessionState;
 use crate::clock::Now;
 use crate::stream::Stream;
@@ -412,33 +412,4 @@ fn read(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &
         }
         Read::Bytes
     })
-}
-
-/// Counts messages against a bucket that holds one second of them.
-#[derive(Debug)]
-pub(super) struct MessageRate {
-    per_second: f64,
-    left: f64,
-    counted: u64,
-    at: Instant,
-}
-
-impl MessageRate {
-    pub(super) fn new(per_second: usize, now: Instant) -> Self {
-        let per_second = per_second as f64;
-        Self { per_second, left: per_second, counted: 0, at: now }
-    }
-
-    /// `messages`: how many there were so far.
-    fn allows(&mut self, messages: u64, now: Instant) -> bool {
-        let new = messages - self.counted;
-        if new == 0 {
-            return true;
-        }
-        self.counted = messages;
-        let refilled = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
-        self.at = now;
-        self.left = (self.left + refilled).min(self.per_second) - new as f64;
-        self.left >= 0.0
-    }
 }

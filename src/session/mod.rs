@@ -7,6 +7,7 @@
 pub mod close;
 pub mod conversation;
 mod direction;
+mod message_rate;
 pub mod registry;
 pub mod relay;
 pub mod state;

@@ -11,7 +11,8 @@ use tokio::time::{Instant, Sleep};
 
 use super::close::{CloseReason, SessionEnd};
 use super::conversation::Conversation;
-use super::direction::{Direction, Ears, MessageRate, PING, READS_PER_TURN, flush, pump};
+use super::direction::{Direction, Ears, PING, READS_PER_TURN, flush, pump};
+use super::message_rate::MessageRate;
 use super::registry::SessionHandle;
 use super::state::{Action, Rules, SessionState};
 use crate::clock::Now;

@@ -19,14 +19,12 @@ use crate::auth::grant::Grant;
 use crate::auth::jwt::{Issuers, sign_for_development};
 use crate::auth::renewal::Renewal;
 use crate::clock::UnixMillis;
-use crate::config::{CloseCodes, Config};
+use crate::config::{CloseCodes, Config, TEST_SECRET};
 use crate::session::registry::Registry;
 use crate::session::state::Renewing;
 use crate::telemetry::request_id::RequestId;
 use crate::ticket::Tickets;
 use crate::ws::deflate;
-
-const SECRET: &str = "0123456789012345678901234567890123456789";
 
 struct Session {
     client: UnixStream,
@@ -37,35 +35,13 @@ struct Session {
 }
 
 fn config(reauth: &str) -> Arc<Config> {
-    let text = format!(
-        r#"
-        [[listener]]
-        address = "127.0.0.1:0"
-        plain = true
-        [[issuer]]
-        name = "main"
-        issuer = "i"
-        audience = ["a"]
-        algorithms = ["HS256"]
-        secret_env = "SECRET"
-        [[upstream]]
-        name = "chat"
-        servers = ["http://127.0.0.1:9"]
-        [[route]]
-        path = "/ws"
-        upstream = "chat"
-        auth = ["header"]
-        [route.reauth]
-        {reauth}
-        "#
-    );
-    Arc::new(crate::config::parse(&text, None, &|_| Some(SECRET.to_owned())).unwrap().config)
+    Arc::new(crate::config::for_test(&format!("auth = [\"header\"]\n[route.reauth]\n{reauth}")))
 }
 
 /// A token that ends so many seconds after the wall clock, which paused time does not move.
 fn token(config: &Config, wall: UnixMillis, subject: &str, seconds: u64) -> String {
-    let claims = json!({"iss": "i", "aud": "a", "sub": subject, "exp": wall.as_secs() + seconds});
-    sign_for_development(config.issuers[0].algorithms[0], &SECRET.into(), None, &claims).unwrap()
+    let claims = json!({"iss": "https://id.example.com", "aud": "chat", "sub": subject, "exp": wall.as_secs() + seconds});
+    sign_for_development(config.issuers[0].algorithms[0], &TEST_SECRET.into(), None, &claims).unwrap()
 }
 
 fn auth(token: &str) -> String {

@@ -140,7 +140,7 @@ mod tests {
     use crate::auth::principal::Principal;
     use crate::clock::UnixMillis;
     use crate::config::secret::Secret;
-    use crate::config::{Config, ContextAlgorithm, ContextSigning, resolve};
+    use crate::config::{Config, ContextAlgorithm, ContextSigning};
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
     const ABOUT: ContextRequest<'static> = ContextRequest {
@@ -168,22 +168,8 @@ mod tests {
     }
 
     fn config() -> Config {
-        let text = r#"
-            [[listener]]
-            address = "127.0.0.1:0"
-            plain = true
-            [[issuer]]
-            name = "main"
-            issuer = "https://id.example.com"
-            audience = ["chat"]
-            algorithms = ["HS256"]
-            secret_env = "KEY"
-            [[upstream]]
-            name = "chat"
-            servers = ["http://127.0.0.1:9000"]
-            [[route]]
-            path = "/ws"
-            upstream = "chat"
+        crate::config::for_test(
+            r#"
             auth = ["header"]
             [route.identity_headers]
             X-User-Id = "sub"
@@ -194,8 +180,8 @@ mod tests {
             X-Absent = "absent"
             [context]
             claims = ["tier", "level", "staff", "groups"]
-        "#;
-        resolve::parse(text, None, &|_| Some(SECRET.to_owned())).unwrap().config
+            "#,
+        )
     }
 
     fn principal() -> Principal {

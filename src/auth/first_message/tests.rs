@@ -3,32 +3,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::Loaded;
 
 fn rules(table: &str) -> Arc<FirstMessage> {
-    let text = format!(
-        r#"
-        [[listener]]
-        address = "127.0.0.1:0"
-        plain = true
-        [[issuer]]
-        name = "main"
-        issuer = "i"
-        audience = ["a"]
-        algorithms = ["HS256"]
-        secret_env = "SECRET"
-        [[upstream]]
-        name = "chat"
-        servers = ["http://127.0.0.1:9"]
-        [[route]]
-        path = "/ws"
-        upstream = "chat"
-        auth = ["message"]
-        [route.first_message]
-        {table}
-        "#
-    );
-    let Loaded { config, .. } = crate::config::parse(&text, None, &|_| Some("0123456789".repeat(4))).unwrap();
+    let config = crate::config::for_test(&format!("auth = [\"message\"]\n[route.first_message]\n{table}"));
     Arc::clone(&config.routes[0].first_message)
 }
 

@@ -1,0 +1,235 @@
+use super::*;
+use proptest::prelude::*;
+
+const RULES: Rules = Rules {
+    ping: Duration::from_secs(25),
+    idle_timeout: Duration::from_secs(75),
+    close_timeout: Duration::from_secs(5),
+    expires: None,
+    renewing: None,
+    close_codes: CloseCodes::Rfc,
+};
+
+fn seconds(state: &mut SessionState, start: Instant, at: u64) -> Vec<Action> {
+    state.handle_deadline(start + Duration::from_secs(at));
+    std::iter::from_fn(|| state.poll_action()).take(4).collect()
+}
+
+#[test]
+fn a_silent_client_is_pinged_and_then_let_go() {
+    let start = Instant::now();
+    let mut state = SessionState::new(RULES, start);
+    assert_eq!(seconds(&mut state, start, 24), []);
+    assert_eq!(seconds(&mut state, start, 25), [Action::Ping]);
+    assert_eq!(seconds(&mut state, start, 50), [Action::Ping]);
+    assert_eq!(seconds(&mut state, start, 75), [Action::Close(CloseReason::IdleTimeout)]);
+    assert_eq!(seconds(&mut state, start, 80)[0], Action::End(CloseReason::IdleTimeout));
+}
+
+#[test]
+fn a_talking_client_is_never_pinged_in_a_whole_day() {
+    let start = Instant::now();
+    let mut state = SessionState::new(RULES, start);
+    for at in 0..86_400 {
+        state.handle_client_bytes(start + Duration::from_secs(at));
+        assert_eq!(seconds(&mut state, start, at), []);
+    }
+}
+
+#[test]
+fn a_session_ends_when_its_grant_does_however_busy_it_is() {
+    let start = Instant::now();
+    let mut state = SessionState::new(Rules { expires: Some(start + Duration::from_secs(60)), ..RULES }, start);
+    state.handle_client_bytes(start + Duration::from_secs(59));
+    assert_eq!(seconds(&mut state, start, 60), [Action::Close(CloseReason::SessionExpired)]);
+    assert_eq!(state.close_code(), Some(CloseCode::POLICY));
+}
+
+#[test]
+fn a_close_handshake_ends_when_both_have_said_it() {
+    let start = Instant::now();
+    let mut state = SessionState::new(RULES, start);
+    state.handle_close_frame(Sender::Client, CloseCode::NORMAL, start);
+    assert_eq!(state.poll_action(), None);
+    state.handle_close_request(CloseReason::Draining, start);
+    assert_eq!(state.poll_action(), None, "a close under way is not disturbed");
+    state.handle_close_frame(Sender::Upstream, CloseCode::NORMAL, start);
+    assert_eq!(state.poll_action(), Some(Action::End(CloseReason::ClientClosed)));
+}
+
+#[test]
+fn a_client_that_vanishes_is_explained_to_the_upstream() {
+    let start = Instant::now();
+    let mut state = SessionState::new(RULES, start);
+    state.handle_end_of_stream(Sender::Client, start);
+    assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ClientGone)));
+    state.handle_end_of_stream(Sender::Upstream, start);
+    assert_eq!(state.poll_action(), Some(Action::End(CloseReason::ClientGone)));
+}
+
+#[test]
+fn only_the_answer_to_our_ping_is_swallowed() {
+    let start = Instant::now();
+    let mut state = SessionState::new(RULES, start);
+    assert!(!state.handle_pong(true), "nothing was asked");
+    seconds(&mut state, start, 25);
+    assert!(!state.handle_pong(false), "the client's own pong passes");
+    assert!(state.handle_pong(true));
+    assert!(!state.handle_pong(true), "once");
+}
+
+const RENEWING: Renewing =
+    Renewing { before_expiry: Duration::from_secs(60), grace: Duration::from_secs(30), attempts: 3, proactive: false };
+
+fn renewing(start: Instant, lifetime: u64) -> SessionState {
+    let rules = Rules { expires: Some(start + Duration::from_secs(lifetime)), renewing: Some(RENEWING), ..RULES };
+    SessionState::new(rules, start)
+}
+
+#[test]
+fn a_day_is_walked_in_tokens_of_fifteen_minutes() {
+    let start = Instant::now();
+    let mut state = renewing(start, 900);
+    let mut asked = Vec::new();
+    for at in 0..86_400 {
+        let now = start + Duration::from_secs(at);
+        state.handle_client_bytes(now);
+        for action in seconds(&mut state, start, at) {
+            assert_eq!(action, Action::Ask, "at {at}");
+            asked.push(at);
+            assert!(state.listens());
+            assert_eq!(state.handle_auth_message(), Hearing::Judge);
+            assert_eq!(state.handle_auth_message(), Hearing::Ignore, "one at a time");
+            assert!(state.handle_verdict(Verdict::Renewed { expires: Some(now + Duration::from_secs(900)) }, now));
+            assert_eq!(state.handle_auth_message(), Hearing::Ignore, "a second answer to the same question");
+        }
+    }
+    assert!(asked.iter().enumerate().all(|(n, at)| *at == 840 * (n as u64 + 1)), "{asked:?}");
+    assert_eq!(asked.len(), 102);
+    assert!(!state.listens(), "the application's messages are its own again");
+}
+
+#[test]
+fn who_does_not_answer_is_closed_after_the_grace() {
+    let start = Instant::now();
+    let mut state = renewing(start, 900);
+    state.handle_client_bytes(start + Duration::from_secs(839));
+    assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+    state.handle_client_bytes(start + Duration::from_secs(869));
+    assert_eq!(seconds(&mut state, start, 869), []);
+    assert_eq!(seconds(&mut state, start, 870), [Action::Close(CloseReason::ReauthTimeout)]);
+}
+
+#[test]
+fn three_wrong_answers_are_the_end_and_two_are_not() {
+    let start = Instant::now();
+    let mut state = renewing(start, 900);
+    let now = start + Duration::from_secs(840);
+    state.handle_client_bytes(now);
+    assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+    for goes_on in [true, true, false] {
+        assert_eq!(state.handle_auth_message(), Hearing::Judge);
+        assert_eq!(state.handle_verdict(Verdict::Wrong, now), goes_on);
+    }
+    assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ReauthTimeout)));
+    let mut state = renewing(start, 900);
+    seconds(&mut state, start, 0);
+    state.handle_client_bytes(now);
+    assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+    for _ in 0..20 {
+        assert_eq!(state.handle_auth_message(), Hearing::Judge);
+        assert!(state.handle_verdict(Verdict::Unknown, now), "a store that is away takes no tries");
+    }
+    state.handle_auth_message();
+    assert!(!state.handle_verdict(Verdict::OtherSubject, now));
+    assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ReauthSubject)));
+}
+
+#[test]
+fn a_short_token_is_asked_for_in_its_middle_and_never_outlived() {
+    let start = Instant::now();
+    let mut state = renewing(start, 20);
+    assert_eq!(seconds(&mut state, start, 9), []);
+    assert_eq!(seconds(&mut state, start, 10), [Action::Ask]);
+    assert_eq!(seconds(&mut state, start, 19), []);
+    assert_eq!(seconds(&mut state, start, 20), [Action::Close(CloseReason::ReauthTimeout)]);
+    // A process that slept through everything closes at once.
+    let mut state = renewing(start, 20);
+    state.handle_client_bytes(start + Duration::from_secs(60));
+    assert!(seconds(&mut state, start, 60).contains(&Action::Close(CloseReason::ReauthTimeout)));
+}
+
+#[test]
+fn a_client_may_come_early_only_where_the_route_says_so() {
+    let start = Instant::now();
+    let mut state = renewing(start, 900);
+    assert!(!state.listens());
+    assert_eq!(state.handle_auth_message(), Hearing::Ignore);
+    let rules =
+        Rules { expires: Some(start + Duration::from_secs(900)), renewing: Some(Renewing { proactive: true, ..RENEWING }), ..RULES };
+    let mut state = SessionState::new(rules, start);
+    assert!(state.listens());
+    assert_eq!(state.handle_auth_message(), Hearing::Judge);
+    assert!(state.handle_verdict(Verdict::Renewed { expires: Some(start + Duration::from_secs(1800)) }, start));
+    for at in (0..1740).step_by(10) {
+        state.handle_client_bytes(start + Duration::from_secs(at));
+        assert_eq!(seconds(&mut state, start, at), []);
+    }
+    assert_eq!(seconds(&mut state, start, 1740), [Action::Ask]);
+}
+
+proptest! {
+    /// Whatever happens in whatever order: the session tells the sides at most once, it ends within the close timeout
+    /// of the first sign of an end, it never outlives its grant, and after the end it only repeats it.
+    #[test]
+    fn any_sequence_of_events_ends_once_and_in_time(
+        events in prop::collection::vec((0u8..13, 0u64..20), 1..80),
+        renews in any::<bool>(),
+        proactive in any::<bool>(),
+    ) {
+        let start = Instant::now();
+        let renewing = renews.then_some(Renewing { proactive, ..RENEWING });
+        let mut expires = start + Duration::from_secs(100);
+        let mut state = SessionState::new(Rules { expires: Some(expires), renewing, ..RULES }, start);
+        let (mut at, mut closes, mut leaving_since, mut ended) = (start, 0, None, None);
+        let mut judging = false;
+        for (event, pause) in events {
+            at += Duration::from_secs(pause);
+            state.handle_deadline(at);
+            match event {
+                0 => state.handle_client_bytes(at),
+                1 => state.handle_close_frame(Sender::Client, CloseCode::NORMAL, at),
+                2 => state.handle_close_frame(Sender::Upstream, CloseCode::NORMAL, at),
+                3 => state.handle_end_of_stream(Sender::Client, at),
+                4 => state.handle_end_of_stream(Sender::Upstream, at),
+                5 => state.handle_close_request(CloseReason::Draining, at),
+                6 => { state.handle_pong(true); }
+                7 => state.handle_protocol_error(Sender::Client, at),
+                8 | 9 => judging |= state.handle_auth_message() == Hearing::Judge,
+                10 if judging => {
+                    judging = false;
+                    let later = at + Duration::from_secs(50);
+                    if state.handle_verdict(Verdict::Renewed { expires: Some(later) }, at) { expires = later; }
+                }
+                11 if judging => { judging = false; state.handle_verdict(Verdict::Wrong, at); }
+                12 if judging => { judging = false; state.handle_verdict(Verdict::OtherSubject, at); }
+                _ => {}
+            }
+            for action in std::iter::from_fn(|| state.poll_action()).take(5) {
+                match action {
+                    Action::Close(_) => closes += 1,
+                    Action::End(reason) => { prop_assert!(ended.is_none_or(|earlier| earlier == reason)); ended = Some(reason); }
+                    Action::Ping | Action::Ask => prop_assert!(ended.is_none()),
+                }
+            }
+            if !matches!(state.phase, Phase::Open) { leaving_since.get_or_insert(at); }
+            if let Some(since) = leaving_since {
+                prop_assert!(ended.is_some() || at < since + RULES.close_timeout);
+            }
+            prop_assert!(leaving_since.is_some() || at < expires, "outlived its grant");
+            prop_assert!(closes <= 1);
+            let is_over = matches!(state.phase, Phase::Ended { .. });
+            prop_assert!(state.next_deadline().is_some() || is_over);
+        }
+    }
+}

@@ -206,7 +206,8 @@ impl Rejection {
             Self::InvalidToken(_) | Self::InvalidTicket(_) | Self::TicketBinding(_) => (CloseCode::POLICY, "Invalid token"),
             Self::UpstreamUnavailable | Self::UpstreamTimeout => (CloseCode::TRY_AGAIN_LATER, "Upstream unavailable"),
             Self::UpstreamProtocol(_) | Self::UpstreamDeclined(_) => (CloseCode::BAD_GATEWAY, "Upstream unavailable"),
-            Self::Draining => (CloseCode::GOING_AWAY, "Server going away"),
+            // The same as for live sessions, whatever the codes of the route.
+            Self::Draining => return (CloseCode::GOING_AWAY, "Server going away".to_owned()),
             Self::Internal => (CloseCode::INTERNAL, "Internal error"),
             other if other.facts().status.is_server_error() => (CloseCode::TRY_AGAIN_LATER, ""),
             _ => (CloseCode::POLICY, ""),

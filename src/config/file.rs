@@ -284,7 +284,7 @@ pub struct LimitsTable {
     pub tls_timeout: Option<String>,
     /// How long a request head may take.
     pub head_timeout: Option<String>,
-    /// From accept to a grant.
+    /// From accept to a grant; the wait for a first message has its own timeout.
     pub handshake_timeout: Option<String>,
     /// Size of a request head.
     pub head_bytes: Option<String>,

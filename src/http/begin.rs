@@ -89,7 +89,8 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         origin: attempted.origin,
         peer: address,
     });
-    let conversation = (renews || client.awaits_greeting).then(|| Conversation::new(client.dialect, renewal, client.awaits_greeting));
+    let speaks = renews || client.awaits_greeting;
+    let conversation = speaks.then(|| Conversation::new(client.dialect, renewal, client.awaits_greeting));
 
     let mut stream = client.stream;
     let written = timeout(close_timeout, async {

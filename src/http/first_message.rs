@@ -44,6 +44,8 @@ struct Door {
     dialect: Dialect,
     deflate: Option<Agreed>,
     longest: usize,
+    /// The client's name for the message that was refused.
+    refused_id: Option<String>,
 }
 
 /// A client that is in.
@@ -69,7 +71,7 @@ pub(super) async fn run(guard: Guard, request: Request, switch: Switch, mut clie
     let hold = Some(Hold { most: longest, binary: true });
     let (stream, input) = guard.into_parts();
     let follower = FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY });
-    let mut door = Door { stream, input, follower, dialect, deflate, longest };
+    let mut door = Door { stream, input, follower, dialect, deflate, longest, refused_id: None };
 
     match Box::pin(enter(&mut door, request, switch, &mut client, &worker, &mut attempted)).await {
         Ok(entered) => Box::pin(go_in(door, entered, client, attempted, worker)).await,
@@ -96,7 +98,7 @@ async fn enter(
         heard = timeout_at(deadline, door.wait(answer)) => heard.unwrap_or(Err(Rejection::FirstMessage(FirstMessageFault::Timeout))),
         () = worker.edge.drain.begun() => Err(Rejection::Draining),
     };
-    let AuthMessage { proof, id, forward, rest } = heard.map_err(|rejection| (rejection, None))?;
+    let AuthMessage { proof, id, forward, rest } = heard.map_err(|rejection| (rejection, door.refused_id.take()))?;
     Event::FirstMessage { route: &route.name, waited: switched_at.elapsed() }.emit();
     attempted.method = Some(Method::Message);
 
@@ -194,13 +196,13 @@ impl Door {
             out.extend(greeting.to_wire(Sender::Upstream));
         }
         loop {
-            let heard = self.hear(&mut out)?;
+            let heard = self.hear(&mut out);
             if !out.is_empty() {
                 self.stream.write_all(&out).await.map_err(|_| Rejection::ClientGone)?;
                 self.stream.flush().await.map_err(|_| Rejection::ClientGone)?;
                 out.clear();
             }
-            if let Some(auth) = heard {
+            if let Some(auth) = heard? {
                 return Ok(auth);
             }
             self.input.reserve(READ_SIZE);
@@ -219,13 +221,17 @@ impl Door {
             match segment {
                 Segment::Control(control) => match control.kind {
                     ControlKind::Ping => out.extend(frame::pong(&control.payload)),
-                    ControlKind::Close => return Err(Rejection::ClientGone),
+                    ControlKind::Close => {
+                        // RFC 6455, section 5.5.1: "the endpoint MUST send a Close frame in response".
+                        out.extend(frame::close(control.close_code(), "", Sender::Upstream));
+                        return Err(Rejection::ClientGone);
+                    }
                     ControlKind::Pong => {}
                     ControlKind::Other => return Err(FirstMessageFault::Protocol.into()),
                 },
                 Segment::Message(held) => {
                     let message = self.plain(held)?;
-                    match self.dialect.hear(&message)? {
+                    match self.dialect.hear(&message).inspect_err(|_| self.refused_id = self.dialect.id_in(&message))? {
                         Heard::More(answer) => out.extend(answer.into_iter().flat_map(|answer| answer.to_wire(Sender::Upstream))),
                         Heard::Auth(auth) => {
                             let behind = input.len() - rest.len();

@@ -34,6 +34,16 @@ pub struct Conversation {
     judging: Option<Judging>,
 }
 
+/// What becomes of a message of the client.
+#[derive(Debug)]
+pub enum Hears {
+    /// It was meant for us: it goes no further.
+    Ours,
+    /// The upstream gets this one for it.
+    Instead(Message),
+    NotOurs,
+}
+
 struct Judging {
     verdict: Pin<Box<dyn Future<Output = Result<Grant, NotRenewed>> + Send>>,
     id: Option<String>,
@@ -56,25 +66,32 @@ impl Conversation {
         self.dialect.longest()
     }
 
-    /// A whole message of the client. True: it was meant for us.
-    pub fn hears(&mut self, message: &HeldMessage, state: &mut SessionState, now: Now) -> bool {
+    /// Are messages of the client to be shown here?
+    pub fn listens(&self, state: &SessionState) -> bool {
+        state.listens() || self.dialect.always_listens()
+    }
+
+    /// A whole message of the client.
+    pub fn hears(&mut self, message: &HeldMessage, state: &mut SessionState, now: Now) -> Hears {
         if !message.is_text {
-            return false;
+            return Hears::NotOurs;
         }
         // What inflates to more than the longest of ours is none of ours.
         let inflated = if message.is_compressed { inflate(&message.payload, self.dialect.longest()).ok() } else { None };
         let text = match (&inflated, message.is_compressed) {
             (Some(inflated), _) => inflated,
-            (None, true) => return false,
+            (None, true) => return Hears::NotOurs,
             (None, false) => &message.payload,
         };
-        let Some(answer) = self.dialect.answer(text) else { return false };
+        let Some(answer) = self.dialect.answer(text).filter(|_| state.listens()) else {
+            return self.dialect.redacted(text).map_or(Hears::NotOurs, Hears::Instead);
+        };
         let (credential, id) = match answer {
-            Answer::Echo => return true,
+            Answer::Echo => return Hears::Ours,
             Answer::Proof { proof, id } => (Some(Credential::message(proof)), id),
             Answer::Missing { id } => (None, id),
         };
-        let Some(renewal) = &self.renewal else { return true };
+        let Some(renewal) = &self.renewal else { return Hears::Ours };
         if state.handle_auth_message() == Hearing::Judge {
             let verdict: Pin<Box<dyn Future<Output = _> + Send>> = match credential {
                 Some(credential) => Box::pin(Arc::clone(renewal).judge(credential, now)),
@@ -82,7 +99,7 @@ impl Conversation {
             };
             self.judging = Some(Judging { verdict, id });
         }
-        true
+        Hears::Ours
     }
 
     pub fn awaits_greeting(&self) -> bool {
@@ -139,6 +156,11 @@ impl Conversation {
             NotRenewed::OtherSubject => {
                 (Verdict::OtherSubject, "OTHER_SUBJECT", "the credential belongs to another user".to_owned(), 403, false)
             }
+            NotRenewed::NoLonger if state.was_renewed_just_now() => {
+                // The same answer once more.
+                state.handle_verdict(Verdict::Unknown, now.mono);
+                return None;
+            }
             NotRenewed::NoLonger => {
                 (Verdict::Wrong, "NOT_RENEWED", "the credential ends no later than the one before".to_owned(), 401, true)
             }
@@ -158,11 +180,10 @@ impl Conversation {
     /// What a client that is asked in messages hears before the close frame.
     pub fn farewell(&self, reason: CloseReason, session: &SessionHandle, now: Now) -> Option<Message> {
         self.renewal.as_ref()?;
-        let (code, message, status) = match reason {
-            CloseReason::ReauthTimeout => ("REAUTHENTICATION_TIMEOUT", "no valid credential came in time", 408),
-            CloseReason::SessionExpired => ("SESSION_EXPIRED", "the session has expired", 401),
-            _ => return None,
-        };
+        if reason != CloseReason::ReauthTimeout {
+            return None;
+        }
+        let (code, message, status) = ("REAUTHENTICATION_TIMEOUT", "no valid credential came in time", 408);
         let request_id = session.request_id.as_str();
         self.dialect.not_renewed(&Refused { code, message, status, recoverable: true, request_id, id: None, now: now.wall })
     }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::close::{CloseReason, Traffic};
-use super::conversation::Conversation;
+use super::conversation::{Conversation, Hears};
 use super::message_rate::MessageRate;
 use super::state::SessionState;
 use crate::clock::Now;
@@ -259,15 +259,17 @@ impl Direction {
             Segment::Bytes(bytes) => self.pending.extend_from_slice(&bytes),
             Segment::Compressed(piece) => self.inflate(&piece, ears),
             Segment::Message(message) => {
-                let is_ours = match (&mut ears.conversation, self.sender) {
+                let heard = match (&mut ears.conversation, self.sender) {
                     (Some(conversation), Sender::Client) => conversation.hears(&message, ears.state, ears.now),
                     (Some(conversation), Sender::Upstream) => {
                         self.follower.set_hold(None);
-                        conversation.is_greeting(&message)
+                        if conversation.is_greeting(&message) { Hears::Ours } else { Hears::NotOurs }
                     }
-                    (None, _) => false,
+                    (None, _) => Hears::NotOurs,
                 };
-                if is_ours {
+                if let Hears::Instead(message) = heard {
+                    self.pending.extend(message.to_wire(self.sender));
+                } else if matches!(heard, Hears::Ours) {
                 } else if message.is_compressed && self.inflater.is_some() {
                     let (is_text, bytes) = (message.is_text, &message.payload[..]);
                     self.inflate(&Compressed { bytes, mask: None, offset: 0, is_text, begins: true, ends: true }, ears);

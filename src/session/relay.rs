@@ -144,7 +144,7 @@ impl Relay {
     /// Moves what can be moved; true if anything did.
     fn pump(&mut self, cx: &mut Context<'_>, now: Now) -> bool {
         if let Some(conversation) = &self.conversation {
-            self.inbound.hold(self.state.listens().then(|| conversation.longest()));
+            self.inbound.hold(conversation.listens(&self.state).then(|| conversation.longest()));
         }
         let mut ears = Ears { state: &mut self.state, conversation: self.conversation.as_deref_mut(), now };
         let mut moved = false;

@@ -163,11 +163,17 @@ impl SessionState {
 
     /// A message that carries a credential, or should, was taken out of the stream.
     pub fn handle_auth_message(&mut self) -> Hearing {
-        if !self.listens() || self.judging || self.asking == Asking::Settling {
+        // Who was just renewed and may not come unasked is repeating itself.
+        let repeats = self.asking == Asking::Settling && self.rules.renewing.is_some_and(|renewing| !renewing.proactive);
+        if !self.listens() || self.judging || repeats {
             return Hearing::Ignore;
         }
         self.judging = true;
         Hearing::Judge
+    }
+
+    pub fn was_renewed_just_now(&self) -> bool {
+        self.asking == Asking::Settling
     }
 
     /// What came of the message that was to be judged. True: the session goes on.

@@ -186,6 +186,10 @@ pub fn pong(payload: &[u8]) -> Vec<u8> {
 
 /// A close frame for the peer of `from`.
 pub fn close(code: CloseCode, reason: &str, from: Sender) -> Vec<u8> {
+    // RFC 6455, section 7.4.1: 1005 "MUST NOT be set as a status code"; it stands for none.
+    if code.0 == 1005 {
+        return control(0x8, &[], from);
+    }
     let mut payload = code.0.to_be_bytes().to_vec();
     let room = MAX_CONTROL_PAYLOAD - payload.len();
     let end = (0..=reason.len().min(room)).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);

@@ -156,6 +156,7 @@ async fn every_refusal_has_its_reason_and_nobody_is_dialled() {
             let error = json(&mut socket).await;
             assert_eq!((&error["type"], &error["payload"]["code"]), (&json!("error"), &json!(code)), "{error}");
             assert_eq!(error["payload"]["request_id"].as_str().unwrap().len(), 32);
+            assert!(!message.contains("m7") || error["id"] == "m7", "{error}");
             assert_eq!(close_frame(&mut socket).await, (expected, (*reason).to_owned()), "{message}");
         }
     }
@@ -210,6 +211,11 @@ async fn pings_and_fragments_are_fine_while_waiting_and_other_frames_are_not() {
         let codes = [1002u16.to_be_bytes(), 1008u16.to_be_bytes()];
         assert!(codes.iter().any(|code| answer.windows(2).any(|pair| pair == code)), "{bad:?}");
     }
+    // A client that closes meanwhile is answered, as the protocol wants it.
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send([upgrade_request("/quiet", "").as_bytes(), &frame(0x88, &1001u16.to_be_bytes())].concat()).await;
+    raw.read_head().await;
+    assert_eq!(raw.read_to_close().await, [0x88, 2, 0x03, 0xe9]);
     assert_eq!(recorder.connections().len(), 2);
     usher.finish().await;
 }

@@ -199,6 +199,13 @@ async fn without_a_question_auth_messages_are_the_application_s_unless_the_route
     let mut socket = bearer(&proactive, &short(&proactive, "ada", 300)).await;
     socket.send(auth(&short(&proactive, "ada", 600))).await.unwrap();
     assert_eq!(json_of(&mut socket).await["type"], "auth_ok");
+    // Twice in a row is fine too, and the same once more is not held against anyone.
+    let last = short(&proactive, "ada", 900);
+    socket.send(auth(&last)).await.unwrap();
+    assert_eq!(json_of(&mut socket).await["type"], "auth_ok");
+    for _ in 0..5 {
+        socket.send(auth(&last)).await.unwrap();
+    }
     socket.send(Message::text("auth is only a word")).await.unwrap();
     assert_eq!(text(&mut socket).await, "auth is only a word");
     proactive.finish().await;

@@ -7,7 +7,6 @@ use super::{Accepted, Answer, AuthMessage, FirstMessageFault, Heard, LONGEST_ID,
 use crate::auth::credential::Proof;
 use crate::auth::strict_json;
 use crate::clock::UnixMillis;
-use crate::config::secret::Secret;
 use crate::config::{FirstMessage, Forward};
 use crate::ws::frame::Message;
 
@@ -63,8 +62,12 @@ pub(super) fn object(message: &Message) -> Option<Value> {
 }
 
 pub(super) fn proof(rules: &FirstMessage, object: &Value) -> Option<Proof> {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty()).map(Secret::from);
-    text(&rules.token_pointer).map(Proof::Token).or_else(|| text(&rules.ticket_pointer).map(Proof::Ticket))
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let token = text(&rules.token_pointer).map(|token| match token.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token,
+        _ => token,
+    });
+    token.map(|token| Proof::Token(token.into())).or_else(|| text(&rules.ticket_pointer).map(|ticket| Proof::Ticket(ticket.into())))
 }
 
 pub(super) fn redact(rules: &FirstMessage, object: &mut Value) {
@@ -73,6 +76,10 @@ pub(super) fn redact(rules: &FirstMessage, object: &mut Value) {
             *secret = Value::String(String::new());
         }
     }
+}
+
+pub(super) fn id_in(message: &Message) -> Option<String> {
+    object(message).and_then(|object| id_of(&object))
 }
 
 fn id_of(object: &Value) -> Option<String> {

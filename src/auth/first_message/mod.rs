@@ -136,6 +136,11 @@ impl Dialect {
         }
     }
 
+    /// The client's name for a message that is refused.
+    pub fn id_in(&self, message: &Message) -> Option<String> {
+        (self.rules.preset == Preset::Json).then(|| json::id_in(message)).flatten()
+    }
+
     pub fn hear(&mut self, message: &Message) -> Result<Heard, Rejection> {
         let heard = match (self.rules.preset, &mut self.memory) {
             (Preset::SocketIo, Memory::SocketIo(namespace)) => socketio::hear(&self.rules, namespace, message),
@@ -236,6 +241,16 @@ impl Dialect {
         }
     }
 
+    /// Can a later message of the application carry the credential once more? Then every one has to be looked at.
+    pub fn always_listens(&self) -> bool {
+        self.rules.preset == Preset::SocketIo && self.rules.forward == Forward::Redact
+    }
+
+    /// Such a message with its secret blanked.
+    pub fn redacted(&self, text: &[u8]) -> Option<Message> {
+        if self.always_listens() { socketio::redacted(&self.rules, text) } else { None }
+    }
+
     /// Has the client heard from us what the upstream says first? Then that must not come again.
     pub fn greeted_for_the_upstream(&self) -> bool {
         self.rules.forward != Forward::Consume && matches!(self.rules.preset, Preset::SocketIo | Preset::HomeAssistant)
@@ -251,10 +266,5 @@ impl Dialect {
     /// The longest message that can be meant for us.
     pub fn longest(&self) -> usize {
         self.rules.max_bytes
-    }
-
-    /// May the first message be binary?
-    pub fn takes_binary(&self) -> bool {
-        matches!(self.rules.preset, Preset::Mqtt | Preset::Stomp)
     }
 }

@@ -49,6 +49,18 @@ pub(super) fn hear(rules: &FirstMessage, namespace: &mut Namespace, message: &Me
     Ok(Heard::Auth(AuthMessage { proof, id: None, forward, rest: None }))
 }
 
+/// A client joins each further namespace with a CONNECT packet of its own, and its library puts the same `auth` into it.
+pub(super) fn redacted(rules: &FirstMessage, text: &[u8]) -> Option<Message> {
+    if !text.starts_with(b"40") {
+        return None;
+    }
+    let (name, body) = split(std::str::from_utf8(text).ok()?.strip_prefix("40")?);
+    let mut object = Value::Object(strict_json::object(body.as_bytes())?);
+    json::proof(rules, &object)?;
+    json::redact(rules, &mut object);
+    Some(Message::text(format!("40{name}{object}")))
+}
+
 pub(super) fn refused(namespace: &Namespace, about: &Refused<'_>) -> Message {
     let body = json!({ "message": about.message, "data": json::refusal(about) });
     Message::text(format!("44{}{body}", namespace.0))

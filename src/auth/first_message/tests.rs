@@ -53,6 +53,8 @@ fn json_takes_a_token_or_a_ticket_and_answers_under_the_client_s_id() {
     let heard = auth(hear(&mut dialect, r#"{"type":"auth","id":"m1","payload":{"token":"t.o.k"}}"#));
     assert!(matches!(heard.proof, Proof::Token(_)));
     assert_eq!((token(&heard.proof), heard.id.as_deref(), heard.forward), ("t.o.k", Some("m1"), None));
+    let heard = auth(hear(&mut dialect, r#"{"type":"auth","payload":{"token":"Bearer t.o.k"}}"#));
+    assert_eq!(token(&heard.proof), "t.o.k");
     let heard = auth(hear(&mut dialect, r#" {"payload":{"ticket":"abc"},"type":"\u0061uth"}"#));
     assert!(matches!(heard.proof, Proof::Ticket(_)));
     for (message, fault) in [
@@ -117,7 +119,7 @@ fn graphql_hears_connection_init_and_asks_by_ping() {
         other => panic!("{other:?}"),
     }
     let heard = auth(hear(&mut dialect, r#"{"type":"connection_init","payload":{"token":"secret","more":1}}"#));
-    assert_eq!(text(heard.forward), r#"{"payload":{"more":1,"token":""},"type":"connection_init"}"#);
+    assert_eq!(text(heard.forward), r#"{"type":"connection_init","payload":{"token":"","more":1}}"#);
     let subscribe = hear(&mut dialect, r#"{"type":"subscribe","id":"1"}"#);
     assert_eq!(subscribe.unwrap_err(), Rejection::FirstMessage(FirstMessageFault::NotAuth));
     assert!(dialect.accepted(&ACCEPTED).is_none() && dialect.refused(&REFUSED).is_none());
@@ -138,11 +140,16 @@ fn socket_io_greets_first_and_keeps_to_the_client_s_namespace() {
     assert!(open["sid"].is_string());
     let heard = auth(hear(&mut dialect, r#"40/admin,{"token":"secret"}"#));
     assert_eq!((token(&heard.proof), text(heard.forward)), ("secret", r#"40/admin,{"token":""}"#.to_owned()));
-    assert!(text(dialect.refused(&REFUSED)).starts_with(r#"44/admin,{"data":{"code":"INVALID_TOKEN""#));
+    assert!(text(dialect.refused(&REFUSED)).starts_with(r#"44/admin,{"message":"the token is not valid","data":{"code":"INVALID_TOKEN""#));
     assert!(text(dialect.ask(&QUESTION)).starts_with(r#"42/admin,["auth_required",{"#));
     assert!(matches!(dialect.answer(br#"42/admin,["auth",{"token":"t"}]"#), Some(Answer::Proof { .. })));
     assert!(matches!(dialect.answer(br#"427["auth",{"token":"t"}]"#), Some(Answer::Proof { .. })));
     assert!(dialect.answer(br#"42["chat","auth"]"#).is_none());
+    assert!(dialect.always_listens());
+    assert_eq!(text(dialect.redacted(br#"40/more,{"token":"secret","a":1}"#)), r#"40/more,{"token":"","a":1}"#);
+    for other in [&b"40/more,"[..], b"40/more,{\"a\":1}", b"42[\"token\"]", b"2"] {
+        assert!(dialect.redacted(other).is_none());
+    }
     assert!(dialect.greeted_for_the_upstream() && dialect.is_greeting(b"0{\"sid\":\"x\"}") && !dialect.is_greeting(b"2"));
     for (message, fault) in
         [("40", FirstMessageFault::MissingToken), ("2probe", FirstMessageFault::NotAuth), ("42[\"x\"]", FirstMessageFault::NotAuth)]
@@ -156,13 +163,13 @@ fn home_assistant_names_its_version_in_every_answer() {
     let mut dialect = dialect("preset = \"home-assistant\"\ngreeting = '{\"type\":\"auth_required\",\"ha_version\":\"2026.11.0\"}'");
     assert!(text(dialect.greeting()).contains("auth_required"));
     assert_eq!(token(&auth(hear(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#)).proof), "secret");
-    assert_eq!(text(dialect.accepted(&ACCEPTED)), r#"{"ha_version":"2026.11.0","type":"auth_ok"}"#);
-    assert_eq!(text(dialect.refused(&REFUSED)), r#"{"message":"the token is not valid","type":"auth_invalid"}"#);
+    assert_eq!(text(dialect.accepted(&ACCEPTED)), r#"{"type":"auth_ok","ha_version":"2026.11.0"}"#);
+    assert_eq!(text(dialect.refused(&REFUSED)), r#"{"type":"auth_invalid","message":"the token is not valid"}"#);
     assert!(!dialect.greeted_for_the_upstream());
     let mut dialect = self::dialect("preset = \"home-assistant\"\nforward = \"redact\"");
     assert!(dialect.greeted_for_the_upstream() && dialect.is_greeting(br#"{"type":"auth_required","ha_version":"1"}"#));
     let heard = auth(hear(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#));
-    assert_eq!(text(heard.forward), r#"{"access_token":"","type":"auth"}"#);
+    assert_eq!(text(heard.forward), r#"{"type":"auth","access_token":""}"#);
     assert!(dialect.accepted(&ACCEPTED).is_none(), "the upstream says it");
 }
 

@@ -5,7 +5,10 @@ import { io } from "socket.io-client";
 import { accept, print, refused, renewal, renewToken, run } from "./common.mjs";
 
 function server(http) {
-  new Server(http, { serveClient: false }).on("connection", (socket) => {
+  const io = new Server(http, { serveClient: false });
+  // A second namespace, which a client joins over the same connection.
+  io.of("/more").on("connection", (socket) => print({ event: "connect", payload: socket.handshake.auth }));
+  io.on("connection", (socket) => {
     print({ event: "connect", payload: socket.handshake.auth });
     socket.onAny((name, ...args) => {
       print({ event: "message", name, args: args.filter((arg) => typeof arg !== "function") });
@@ -44,6 +47,9 @@ async function client(url, token) {
   const news = new Promise((resolve) => socket.once("news", resolve));
   print({ step: "acknowledged", answer: await socket.emitWithAck("hello", "ada") });
   print({ step: "event", news: await news });
+  const more = socket.io.socket("/more", { auth: { token } });
+  if (!more.connected) await new Promise((resolve) => more.once("connect", resolve));
+  print({ step: "joined", namespace: "/more" });
   await renewal(async () => {
     print({ step: "acknowledged", answer: await socket.emitWithAck("hello", "again") });
   });

@@ -27,7 +27,8 @@ enum Holder {
     /// The route is public on purpose: nobody in particular.
     Anyone,
     Known {
-        principal: Principal,
+        /// Boxed: a grant is moved through every stage of an upgrade.
+        principal: Box<Principal>,
         method: Method,
         /// When the credential was shown.
         proved_at: UnixMillis,
@@ -40,7 +41,7 @@ impl Grant {
     }
 
     pub(super) fn to(route: Arc<Route>, principal: Principal, method: Method, now: Now) -> Self {
-        Self { route, holder: Holder::Known { principal, method, proved_at: now.wall } }
+        Self { route, holder: Holder::Known { principal: Box::new(principal), method, proved_at: now.wall } }
     }
 
     /// The same session's grant by a new credential. The method stays the one that it began with.

@@ -74,11 +74,11 @@ async fn plain(guard: Guard, mut client: Client, worker: Worker) {
         let (client, worker, under_way) = (Arc::clone(&client), worker.clone(), Arc::clone(&under_way));
         service_fn(move |request: http::Request<Incoming>| {
             let (client, worker, under_way) = (Arc::clone(&client), worker.clone(), Arc::clone(&under_way));
-            Box::pin(async move {
+            async move {
                 under_way.fetch_add(1, Ordering::AcqRel);
                 let _count = Count(under_way);
-                Ok::<_, Infallible>(forward::answer(request, &client, &worker).await)
-            })
+                Ok::<_, Infallible>(Box::pin(forward::answer(request, &client, &worker)).await)
+            }
         })
     };
     let mut connection = http1::Builder::new()

@@ -64,6 +64,7 @@ pub async fn serve(stream: Stream, client: Client, worker: Worker) {
 }
 
 /// Plain HTTP, until the client leaves, the time is up, or a head comes that is not for hyper.
+#[allow(clippy::large_futures, reason = "what answers a request is boxed as a whole")]
 async fn plain(guard: Guard, mut client: Client, worker: Worker) {
     client.waiting = None;
     let stopped = guard.stopped_flag();
@@ -74,11 +75,11 @@ async fn plain(guard: Guard, mut client: Client, worker: Worker) {
         let (client, worker, under_way) = (Arc::clone(&client), worker.clone(), Arc::clone(&under_way));
         service_fn(move |request: http::Request<Incoming>| {
             let (client, worker, under_way) = (Arc::clone(&client), worker.clone(), Arc::clone(&under_way));
-            async move {
+            Box::pin(async move {
                 under_way.fetch_add(1, Ordering::AcqRel);
                 let _count = Count(under_way);
-                Ok::<_, Infallible>(Box::pin(forward::answer(request, &client, &worker)).await)
-            }
+                Ok::<_, Infallible>(forward::answer(request, &client, &worker).await)
+            })
         })
     };
     let mut connection = http1::Builder::new()

@@ -3,10 +3,12 @@
 //! Both sides of a session are a [`Stream`], so that the relay is written once and TLS can change its insides without
 //! anyone noticing.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -17,6 +19,34 @@ pub enum Stream {
     Unix(UnixStream),
     /// Boxed: it is a kilobyte, and a session's future is held by every connection.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What one read takes at most. The thread's, not the connection's.
+pub const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Lends the thread's scratch buffer, so that who waits for bytes owns none.
+pub fn with_scratch<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+    SCRATCH_BUFFER.with_borrow_mut(|scratch| use_it(scratch))
+}
+
+impl Stream {
+    /// Adds what comes next to `buffer`, at most so much; 0 is the end. Nothing is lost if this is dropped.
+    pub async fn read_behind(&mut self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_read_behind(cx, buffer, most)).await
+    }
+
+    pub fn poll_read_behind(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut, most: usize) -> Poll<io::Result<usize>> {
+        with_scratch(|scratch| {
+            let mut read = ReadBuf::new(scratch.split_at_mut(most.min(SCRATCH)).0);
+            ready!(Pin::new(self).poll_read(cx, &mut read))?;
+            buffer.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
+    }
 }
 
 impl AsyncRead for Stream {

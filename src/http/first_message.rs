@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Buf, BytesMut};
 use http::HeaderMap;
 use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::begin::{ClientSide, begin};
@@ -70,6 +70,8 @@ pub(super) async fn run(guard: Guard, request: Request, switch: Switch, mut clie
     let longest = route.first_message.max_bytes;
     let hold = Some(Hold { most: longest, binary: true });
     let (stream, input) = guard.into_parts();
+    // The head's buffer has done its work.
+    let input = BytesMut::from(&input[..]);
     let follower = FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY });
     let mut door = Door { stream, input, follower, dialect, deflate, longest, refused_id: None };
 
@@ -200,13 +202,12 @@ impl Door {
             if !out.is_empty() {
                 self.stream.write_all(&out).await.map_err(|_| Rejection::ClientGone)?;
                 self.stream.flush().await.map_err(|_| Rejection::ClientGone)?;
-                out.clear();
+                out = Vec::new();
             }
             if let Some(auth) = heard? {
                 return Ok(auth);
             }
-            self.input.reserve(READ_SIZE);
-            match self.stream.read_buf(&mut self.input).await {
+            match self.stream.read_behind(&mut self.input, READ_SIZE).await {
                 Ok(0) | Err(_) => return Err(Rejection::ClientGone),
                 Ok(_) => {}
             }
@@ -264,8 +265,7 @@ impl Door {
     /// Takes in what the client sends meanwhile, as far as `most`. Completes when the client is gone.
     async fn queue(&mut self, most: usize) {
         while self.input.len() < most {
-            self.input.reserve(READ_SIZE);
-            if !matches!(self.stream.read_buf(&mut self.input).await, Ok(count) if count > 0) {
+            if !matches!(self.stream.read_behind(&mut self.input, READ_SIZE).await, Ok(count) if count > 0) {
                 return;
             }
         }

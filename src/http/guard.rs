@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 use super::framing::BodyFraming;
 use super::head::{self, RequestHead};
@@ -156,19 +156,12 @@ impl Guard {
         })
     }
 
+    /// A silent connection holds no buffer.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.buffer.reserve(READ_SIZE);
-        let before = self.buffer.len();
-        self.buffer.resize(before + READ_SIZE, 0);
-        let mut read = ReadBuf::new(self.buffer.split_at_mut(before).1);
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, &mut read);
-        let count = read.filled().len();
-        self.buffer.truncate(before + count);
-        if before + count == 0 {
-            // A silent connection holds no buffer.
+        if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
-        outcome.map_ok(|()| count)
+        self.stream.poll_read_behind(cx, &mut self.buffer, READ_SIZE)
     }
 
     fn stop(&mut self, stop: Stop) {

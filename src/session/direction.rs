@@ -5,7 +5,6 @@
 //! is read: that is the backpressure. What Usher puts in goes between two frames, and a message of ours between two
 //! messages.
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,14 +16,12 @@ use super::conversation::{Conversation, Hears};
 use super::message_rate::MessageRate;
 use super::state::SessionState;
 use crate::clock::Now;
-use crate::stream::Stream;
+use crate::stream::{SCRATCH, Stream, with_scratch};
 use crate::telemetry::event::Event;
 use crate::ws::deflate::{InflateError, Inflater};
 use crate::ws::follow::{Compressed, FrameFollower, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{ControlKind, FrameError, Sender};
 
-/// What one read takes at most. The thread's, not the session's.
-pub(super) const SCRATCH: usize = 64 * 1024;
 /// What one read takes where it is inflated: deflate makes a thousand bytes of one.
 const INFLATED_READ: usize = 1024;
 /// Reads of one direction in one turn, so that a busy session lets others run.
@@ -33,10 +30,6 @@ pub(super) const READS_PER_TURN: usize = 8;
 const MOST_INSERTED: usize = 4 * 1024;
 /// What our pings say; a pong that says it is the answer.
 pub(super) const PING: &[u8] = b"usher";
-
-thread_local! {
-    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
 
 #[derive(Debug)]
 pub(super) struct Direction {
@@ -381,7 +374,7 @@ fn write_pending(direction: &mut Direction, to: &mut Stream, cx: &mut Context<'_
 
 /// One read; what it brings is written at once, and what is not taken is kept. Nothing is pending before.
 fn read(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Read {
-    SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+    with_scratch(|scratch| {
         let most = direction.most;
         let filled = if direction.early.is_empty() {
             let mut buffer = ReadBuf::new(scratch.split_at_mut(most).0);

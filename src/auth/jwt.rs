@@ -212,6 +212,7 @@ impl Issuer {
             permissions: permissions(claims.get(&config.permissions_claim))?,
             // Inside its leeway a token is good for what is left of the leeway.
             expires_at: if expires > now.wall { expires } else { expires + config.leeway },
+            in_leeway: expires <= now.wall,
             claims: carried.iter().filter_map(|name| claims.get(name).map(|value| (name.clone(), value.clone()))).collect(),
         })
     }

@@ -85,6 +85,7 @@ fn a_good_token_becomes_its_principal() {
         issuer_session: Some("s1".to_owned()),
         permissions: vec!["chat:read".to_owned(), "chat:write".to_owned()],
         expires_at: UnixMillis::from_secs(NOW + 600),
+        in_leeway: false,
         claims: json!({ "tenant": "blue" }).as_object().unwrap().clone(),
     };
     assert_eq!(principal, expected);

@@ -19,6 +19,8 @@ pub struct Principal {
     pub permissions: Vec<String>,
     /// When the credential stops being good.
     pub expires_at: UnixMillis,
+    /// The token's own end has passed, and it is good by the issuer's leeway alone.
+    pub in_leeway: bool,
     /// The claims that `[context] claims` asks to carry into the signed context.
     pub claims: Map<String, Value>,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::credential::Credential;
 use super::grant::Grant;
+use super::jwt::InvalidToken;
 use super::{Authenticator, Presented};
 use crate::clock::Now;
 use crate::rejection::Rejection;
@@ -39,6 +40,10 @@ impl Renewal {
         let is_the_same = self.grant.principal().is_some_and(|old| old.subject == principal.subject && old.issuer == principal.issuer);
         if !is_the_same {
             return Err(NotRenewed::OtherSubject);
+        }
+        // Leeway is for clocks that differ at the door. Who is in already is not kept in by a token that has ended.
+        if principal.in_leeway {
+            return Err(NotRenewed::Refused(Rejection::InvalidToken(InvalidToken::Expired)));
         }
         let renewed = self.grant.renewed(principal, now);
         if renewed.expires_at() <= self.grant.expires_at() {

@@ -28,6 +28,8 @@ pub(super) struct ClientSide {
     pub(super) stream: Stream,
     /// The 101, where it has not been sent yet.
     pub(super) answer: Vec<u8>,
+    /// What the upstream gets before everything else.
+    pub(super) ahead: Vec<u8>,
     pub(super) early: Vec<u8>,
     pub(super) welcome: Option<Message>,
     pub(super) dialect: Dialect,
@@ -108,6 +110,7 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
     let opening = Opening {
         client: stream,
         upstream,
+        ahead: client.ahead,
         early_in: client.early,
         early_out: early.to_vec(),
         welcome: client.welcome,

@@ -44,6 +44,8 @@ struct Door {
     dialect: Dialect,
     deflate: Option<Agreed>,
     longest: usize,
+    /// What was heard so far, inflated: the protocol's small talk counts too.
+    heard: usize,
     /// The client's name for the message that was refused.
     refused_id: Option<String>,
 }
@@ -73,7 +75,7 @@ pub(super) async fn run(guard: Guard, request: Request, switch: Switch, mut clie
     // The head's buffer has done its work.
     let input = BytesMut::from(&input[..]);
     let follower = FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY });
-    let mut door = Door { stream, input, follower, dialect, deflate, longest, refused_id: None };
+    let mut door = Door { stream, input, follower, dialect, deflate, longest, heard: 0, refused_id: None };
 
     match Box::pin(enter(&mut door, request, switch, &mut client, &worker, &mut attempted)).await {
         Ok(entered) => Box::pin(go_in(door, entered, client, attempted, worker)).await,
@@ -175,12 +177,12 @@ async fn go_in(door: Door, entered: Entered, client: Client, attempted: Attempte
             now: now.wall,
         })
     });
-    let early = [&ahead[..], &door.input].concat();
     let awaits_greeting = door.dialect.greeted_for_the_upstream();
     let side = ClientSide {
         stream: door.stream,
         answer: Vec::new(),
-        early,
+        ahead,
+        early: door.input.to_vec(),
         welcome,
         dialect: door.dialect,
         awaits_greeting,
@@ -207,6 +209,7 @@ impl Door {
             if let Some(auth) = heard? {
                 return Ok(auth);
             }
+            tokio::task::yield_now().await;
             match self.stream.read_behind(&mut self.input, READ_SIZE).await {
                 Ok(0) | Err(_) => return Err(Rejection::ClientGone),
                 Ok(_) => {}
@@ -224,7 +227,7 @@ impl Door {
                     ControlKind::Ping => out.extend(frame::pong(&control.payload)),
                     ControlKind::Close => {
                         // RFC 6455, section 5.5.1: "the endpoint MUST send a Close frame in response".
-                        out.extend(frame::close(control.close_code(), "", Sender::Upstream));
+                        out.extend(frame::close(control.close_code().or_protocol_error(), "", Sender::Upstream));
                         return Err(Rejection::ClientGone);
                     }
                     ControlKind::Pong => {}
@@ -232,6 +235,10 @@ impl Door {
                 },
                 Segment::Message(held) => {
                     let message = self.plain(held)?;
+                    self.heard += message.payload.len();
+                    if self.heard > self.longest {
+                        return Err(FirstMessageFault::TooBig.into());
+                    }
                     match self.dialect.hear(&message).inspect_err(|_| self.refused_id = self.dialect.id_in(&message))? {
                         Heard::More(answer) => out.extend(answer.into_iter().flat_map(|answer| answer.to_wire(Sender::Upstream))),
                         Heard::Auth(auth) => {
@@ -243,6 +250,9 @@ impl Door {
                     }
                 }
                 Segment::Pass([first, ..]) if matches!(first & 0x0f, 3..=7) => return Err(FirstMessageFault::Protocol.into()),
+                Segment::Bytes(bytes) if bytes.first().is_some_and(|first| matches!(first & 0x0f, 3..=7)) => {
+                    return Err(FirstMessageFault::Protocol.into());
+                }
                 // It is longer than what is held.
                 Segment::Pass(_) | Segment::Bytes(_) | Segment::Compressed(_) => return Err(FirstMessageFault::TooBig.into()),
             }

@@ -19,7 +19,7 @@ use super::{forward, response, upgrade};
 use crate::app::Worker;
 use crate::config;
 use crate::listener::Permit;
-use crate::listener::waiting_room::Waiting;
+use crate::listener::waiting_room::{RoomFull, Waiting};
 use crate::rejection::Rejection;
 use crate::stream::Stream;
 use crate::telemetry::event::{Attempt, Event};
@@ -117,7 +117,15 @@ async fn plain(guard: Guard, mut client: Client, worker: Worker) {
             refuse(guard, &client, &Rejection::UpgradeMalformed("an upgrade waits for the answers before it")).await;
         }
         Some(Stop::Upgrade(head)) => {
-            let client = Client { deadline: Instant::now() + limits.handshake_timeout, ..client };
+            // It asked for plain HTTP before, and is a stranger again.
+            let waiting = match worker.edge.waiting_room.admit(client.peer.ip(), &client.listener) {
+                Ok(waiting) => Some(waiting),
+                Err(RoomFull(limit)) => {
+                    Event::LimitReached { limit, peer: Some(client.peer.ip()) }.emit();
+                    return refuse(guard, &client, &Rejection::TooManyConnections).await;
+                }
+            };
+            let client = Client { deadline: Instant::now() + limits.handshake_timeout, waiting, ..client };
             Box::pin(upgrade::run(guard, *head, client, worker)).await;
         }
         None => {

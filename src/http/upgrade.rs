@@ -91,6 +91,7 @@ pub async fn run(mut guard: Guard, head: RequestHead, mut client: Client, worker
             let side = ClientSide {
                 stream,
                 answer: response::head_bytes(StatusCode::SWITCHING_PROTOCOLS, &reached.headers),
+                ahead: Vec::new(),
                 early: early.to_vec(),
                 welcome: None,
                 dialect: Dialect::new(&grant.route().first_message),

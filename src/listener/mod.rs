@@ -128,8 +128,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, ac
     };
     // An IPv4 client of an IPv6 socket is an IPv4 client.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let is_trusted = config.trusted_peers.iter().any(|network| network.contains(&peer.ip()));
-    let waiting = match worker.edge.waiting_room.enter((!is_trusted).then_some(peer.ip())) {
+    let waiting = match worker.edge.waiting_room.admit(peer.ip(), config) {
         Ok(waiting) => Some(waiting),
         Err(RoomFull(limit)) => {
             Event::LimitReached { limit, peer: Some(peer.ip()) }.emit();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::config;
 use crate::limits::network_of;
 use crate::telemetry::event::Event;
 
@@ -50,6 +51,12 @@ impl WaitingRoom {
         drop(held);
         Event::UnauthenticatedEntered.emit();
         Ok(Waiting { room: Arc::clone(self), address })
+    }
+
+    /// For a connection of this listener: a trusted peer stands for many clients, and who it is comes with the head.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr, listener: &config::Listener) -> Result<Waiting, RoomFull> {
+        let is_trusted = listener.trusted_peers.iter().any(|network| network.contains(&peer));
+        self.enter((!is_trusted).then_some(peer))
     }
 
     fn count(&self, held: &mut Held, address: IpAddr) -> Result<(), RoomFull> {

@@ -171,6 +171,10 @@ impl Conversation {
             }
         };
         Event::Reauth { session: session.facts(), outcome: ReauthOutcome::Refused(why) }.emit();
+        if !state.is_open() {
+            // Nothing of ours follows a close frame.
+            return None;
+        }
         let goes_on = state.handle_verdict(verdict, now.mono);
         let request_id = session.request_id.as_str();
         let told = Refused { code, message: &message, status, recoverable: recoverable && goes_on, request_id, id, now: now.wall };

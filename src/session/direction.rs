@@ -21,9 +21,14 @@ use crate::telemetry::event::Event;
 use crate::ws::deflate::{InflateError, Inflater};
 use crate::ws::follow::{Compressed, FrameFollower, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{ControlKind, FrameError, Sender};
+use crate::ws::mask;
 
-/// What one read takes where it is inflated: deflate makes a thousand bytes of one.
-const INFLATED_READ: usize = 1024;
+/// What one read takes where messages are looked at or inflated: deflate makes a thousand bytes of one.
+const READ_TO_BE_HEARD: usize = 4 * 1024;
+/// What is inflated at a time, before it is seen whether the receiver takes it.
+const INFLATED_STEP: usize = 128;
+/// What one turn hears of short messages before others have theirs: hearing is parsing.
+const HEARD_PER_TURN: usize = 64 * 1024;
 /// Reads of one direction in one turn, so that a busy session lets others run.
 pub(super) const READS_PER_TURN: usize = 8;
 /// Our own words that wait for their place. A client that makes us say more than it reads is not listened to meanwhile.
@@ -47,6 +52,13 @@ pub(super) struct Direction {
     most: usize,
     /// Where the upstream takes no compression.
     inflater: Option<Inflater>,
+    /// A piece of a compressed message that is not inflated to its end.
+    inflating: Option<Inflating>,
+    holds: bool,
+    /// Of short messages, in this turn.
+    heard: usize,
+    /// Where forwarding stopped, did the receiver stand between two frames?
+    stopped_between_frames: Option<bool>,
     rate: Option<MessageRate>,
 }
 
@@ -59,6 +71,15 @@ struct Inserts {
     controls: Vec<u8>,
     /// Between two frames; nothing of the peer's may follow it.
     close: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Inflating {
+    bytes: Vec<u8>,
+    at: usize,
+    is_text: bool,
+    begins: bool,
+    ends: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,13 +120,22 @@ impl Direction {
             bytes: 0,
             most: buffered_bytes.clamp(1, SCRATCH),
             inflater: None,
+            inflating: None,
+            holds: false,
+            heard: 0,
+            stopped_between_frames: None,
             rate: None,
         }
     }
 
     pub(super) fn inflating(mut self, most: u64) -> Self {
         self.inflater = Some(Inflater::new(most));
-        self.most = self.most.min(INFLATED_READ);
+        self
+    }
+
+    /// Whole frames that the receiver gets before everything else.
+    pub(super) fn beginning_with(mut self, ahead: Vec<u8>) -> Self {
+        self.pending = ahead;
         self
     }
 
@@ -119,6 +149,7 @@ impl Direction {
     }
 
     pub(super) fn hold(&mut self, most: Option<usize>) {
+        self.holds = most.is_some();
         self.follower.set_hold(most.map(|most| Hold { most, binary: false }));
     }
 
@@ -141,6 +172,9 @@ impl Direction {
     }
 
     pub(super) fn insert_message(&mut self, wire: Vec<u8>) {
+        if self.source != Source::Open {
+            return;
+        }
         self.inserts.get_or_insert_default().messages.extend(wire);
         self.place();
     }
@@ -163,10 +197,10 @@ impl Direction {
     /// Puts what waits behind what is pending, if that ends where it may stand.
     fn place(&mut self) {
         let Some(inserts) = &mut self.inserts else { return };
-        if !self.follower.at_frame_boundary() {
+        if self.inflating.is_some() || !self.stopped_between_frames.unwrap_or_else(|| self.follower.at_frame_boundary()) {
             return;
         }
-        if self.follower.at_message_boundary() {
+        if self.follower.at_message_boundary() && self.source == Source::Open {
             self.pending.append(&mut inserts.messages);
         }
         self.pending.append(&mut inserts.controls);
@@ -222,6 +256,12 @@ impl Direction {
                 self.pending.extend_from_slice(std::mem::take(&mut whole));
                 self.place();
             }
+            if self.inflating.is_some() {
+                // The rest waits until it is through.
+                self.bytes -= rest.len() as u64;
+                self.early = [rest, &self.early].concat();
+                break;
+            }
             if let Some(rate) = &mut self.rate
                 && !rate.allows(self.follower.messages(), ears.now.mono)
             {
@@ -250,8 +290,17 @@ impl Direction {
             _ if !forwards => {}
             Segment::Pass(bytes) => self.pending.extend_from_slice(bytes),
             Segment::Bytes(bytes) => self.pending.extend_from_slice(&bytes),
-            Segment::Compressed(piece) => self.inflate(&piece, ears),
+            Segment::Compressed(piece) => {
+                let mut bytes = piece.bytes.into_owned();
+                if let Some(key) = piece.mask {
+                    mask::apply(&mut bytes, key, piece.offset);
+                }
+                let (is_text, begins, ends) = (piece.is_text, piece.begins, piece.ends);
+                self.inflating = Some(Inflating { bytes, at: 0, is_text, begins, ends });
+            }
             Segment::Message(message) => {
+                // What is compressed may be as long as the longest that is looked at.
+                self.heard += if message.is_compressed { READ_TO_BE_HEARD.max(message.payload.len()) } else { message.payload.len() };
                 let heard = match (&mut ears.conversation, self.sender) {
                     (Some(conversation), Sender::Client) => conversation.hears(&message, ears.state, ears.now),
                     (Some(conversation), Sender::Upstream) => {
@@ -264,8 +313,8 @@ impl Direction {
                     self.pending.extend(message.to_wire(self.sender));
                 } else if matches!(heard, Hears::Ours) {
                 } else if message.is_compressed && self.inflater.is_some() {
-                    let (is_text, bytes) = (message.is_text, &message.payload[..]);
-                    self.inflate(&Compressed { bytes, mask: None, offset: 0, is_text, begins: true, ends: true }, ears);
+                    let (is_text, bytes) = (message.is_text, message.payload);
+                    self.inflating = Some(Inflating { bytes, at: 0, is_text, begins: true, ends: true });
                 } else {
                     self.pending.extend_from_slice(&message.wire);
                 }
@@ -273,9 +322,24 @@ impl Direction {
         }
     }
 
-    fn inflate(&mut self, piece: &Compressed<'_>, ears: &mut Ears<'_>) {
-        let Some(inflater) = &mut self.inflater else { return };
-        match inflater.take_in(piece, &mut self.pending) {
+    /// Goes on with a compressed piece, as far as what is pending allows.
+    fn inflate(&mut self, ears: &mut Ears<'_>) {
+        let (Some(inflater), Some(inflating)) = (&mut self.inflater, &mut self.inflating) else { return };
+        let mut outcome = Ok(());
+        let mut is_done = false;
+        while !is_done && outcome.is_ok() && self.pending.len() < self.most {
+            let rest = inflating.bytes.split_at(inflating.at).1;
+            let step = rest.split_at(rest.len().min(INFLATED_STEP)).0;
+            inflating.at += step.len();
+            is_done = inflating.at == inflating.bytes.len();
+            let (is_text, begins) = (inflating.is_text, std::mem::take(&mut inflating.begins));
+            let piece = Compressed { bytes: step.into(), mask: None, offset: 0, is_text, begins, ends: is_done && inflating.ends };
+            outcome = inflater.take_in(&piece, &mut self.pending);
+        }
+        if is_done || outcome.is_err() {
+            self.inflating = None;
+        }
+        match outcome {
             Ok(()) => {}
             Err(InflateError::TooLarge) => {
                 Event::LimitReached { limit: "inflated_bytes", peer: None }.emit();
@@ -284,6 +348,7 @@ impl Direction {
             }
             Err(InflateError::Broken) => {
                 ears.state.handle_protocol_error(self.sender, ears.now.mono);
+                self.refuse_the_rest();
                 self.source = Source::Unreadable;
             }
         }
@@ -292,11 +357,13 @@ impl Direction {
     /// What still comes is followed for its close frame alone.
     fn refuse_the_rest(&mut self) {
         if self.source == Source::Open {
+            self.stopped_between_frames = Some(self.follower.at_frame_boundary());
             self.source = Source::Drained;
         }
     }
 
     fn cannot_follow(&mut self, error: FrameError, ears: &mut Ears<'_>) {
+        self.refuse_the_rest();
         self.source = Source::Unreadable;
         if error == FrameError::TooBig {
             Event::LimitReached { limit: "message_bytes", peer: None }.emit();
@@ -310,14 +377,17 @@ impl Direction {
 /// Moves what can be moved; true if anything did.
 pub(super) fn pump(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> bool {
     let mut moved = false;
+    direction.heard = 0;
     for _ in 0..READS_PER_TURN {
         match write_pending(direction, to, cx) {
             Ok(true) => {}
             Ok(false) => return moved,
             Err(_) => {
                 direction.pending = Vec::new();
+                direction.written = 0;
                 direction.needs_flush = false;
                 direction.inserts = None;
+                direction.inflating = None;
                 direction.refuse_the_rest();
                 ears.state.handle_write_failed(direction.sender.other(), ears.now.mono);
                 moved = true;
@@ -325,6 +395,14 @@ pub(super) fn pump(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut St
         }
         if direction.source == Source::Ended {
             return moved;
+        }
+        if direction.inflating.is_some() {
+            direction.inflate(ears);
+            moved = true;
+            continue;
+        }
+        if direction.heard > HEARD_PER_TURN {
+            return true;
         }
         match read(direction, ears, from, to, cx) {
             Read::Bytes => moved = true,
@@ -375,7 +453,8 @@ fn write_pending(direction: &mut Direction, to: &mut Stream, cx: &mut Context<'_
 /// One read; what it brings is written at once, and what is not taken is kept. Nothing is pending before.
 fn read(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Read {
     with_scratch(|scratch| {
-        let most = direction.most;
+        let is_heard = direction.holds || direction.inflater.is_some();
+        let most = if is_heard { direction.most.min(READ_TO_BE_HEARD) } else { direction.most };
         let filled = if direction.early.is_empty() {
             let mut buffer = ReadBuf::new(scratch.split_at_mut(most).0);
             match Pin::new(from).poll_read(cx, &mut buffer) {

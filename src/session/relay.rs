@@ -1,7 +1,7 @@
 //! A session's future: both directions pumped, and the rules carried out.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::close::{CloseReason, SessionEnd};
 use super::conversation::Conversation;
-use super::direction::{Direction, Ears, PING, READS_PER_TURN, flush, pump};
+use super::direction::{Direction, Ears, PING, flush, pump};
 use super::message_rate::MessageRate;
 use super::registry::SessionHandle;
 use super::state::{Action, Rules, SessionState};
@@ -19,6 +19,9 @@ use crate::clock::Now;
 use crate::stream::Stream;
 use crate::ws::follow;
 use crate::ws::frame::{self, Message, Sender};
+
+/// How often one poll goes round, so that a busy session lets others run.
+const TURNS: usize = 2;
 
 #[derive(Debug)]
 pub struct Relay {
@@ -44,6 +47,8 @@ pub struct Relay {
 pub struct Opening {
     pub client: Stream,
     pub upstream: Stream,
+    /// What the upstream gets before everything else.
+    pub ahead: Vec<u8>,
     /// What each side sent before the relay began.
     pub early_in: Vec<u8>,
     pub early_out: Vec<u8>,
@@ -66,14 +71,15 @@ pub struct Limits {
 impl Relay {
     pub fn new(opening: Opening, rules: Rules, session: Arc<SessionHandle>) -> Self {
         let started = Instant::now();
-        let Opening { client, upstream, early_in, early_out, welcome, conversation, limits } = opening;
+        let Opening { client, upstream, ahead, early_in, early_out, welcome, conversation, limits } = opening;
         let follow_client = follow::Rules {
             message_bytes: limits.message_bytes,
             takes_out_compressed: limits.inflated_bytes.is_some(),
             ..follow::Rules::FOLLOW_ONLY
         };
         let rate = limits.messages_per_second.map(|count| MessageRate::new(count, started));
-        let mut inbound = Direction::new(Sender::Client, follow_client, limits.buffered_bytes, early_in).limited_to(rate);
+        let mut inbound =
+            Direction::new(Sender::Client, follow_client, limits.buffered_bytes, early_in).limited_to(rate).beginning_with(ahead);
         if let Some(most) = limits.inflated_bytes {
             inbound = inbound.inflating(most);
         }
@@ -196,6 +202,10 @@ impl Future for Relay {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         let this = self.get_mut();
         let now = Now::read();
+        // Checked against the clock itself: the timer may be late where everyone is busy.
+        if this.state.next_deadline().is_some_and(|deadline| deadline <= now.mono) {
+            this.state.handle_deadline(now.mono);
+        }
         if let Poll::Ready(reason) = this.session.poll_close(cx) {
             this.state.handle_close_request(reason, now.mono);
         }
@@ -230,8 +240,10 @@ impl Future for Relay {
             if !moved && !acted {
                 return Poll::Pending;
             }
-            if turns >= READS_PER_TURN {
-                cx.waker().wake_by_ref();
+            if turns >= TURNS {
+                // Behind the others, and behind what the sockets and timers have to say: a task that wakes itself would come
+                // back before either is looked at.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
         }

@@ -85,6 +85,7 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
     let opening = Opening {
         client: Stream::Unix(client_end),
         upstream: Stream::Unix(upstream_end),
+        ahead: Vec::new(),
         early_in: Vec::new(),
         early_out: Vec::new(),
         welcome: None,

@@ -20,8 +20,8 @@ pub struct SessionState {
     phase: Phase,
     timers: TimerTable,
     client_heard: Instant,
-    /// A ping of ours that the client has not answered.
-    pinged: bool,
+    /// Pings of ours that the client has not answered.
+    pinged: u32,
     /// A ping waits to be sent.
     ping_due: bool,
     code: Option<CloseCode>,
@@ -126,7 +126,7 @@ impl SessionState {
             phase: Phase::Open,
             timers,
             client_heard: now,
-            pinged: false,
+            pinged: 0,
             ping_due: false,
             code: None,
             asking: Asking::Quiet,
@@ -158,18 +158,23 @@ impl SessionState {
     /// Is a message of the client perhaps meant for us?
     pub fn listens(&self) -> bool {
         let Some(renewing) = self.rules.renewing else { return false };
-        matches!(self.phase, Phase::Open) && (renewing.proactive || self.asking != Asking::Quiet)
+        // Also while the session is ending: what a client answers then must not reach the upstream either.
+        !matches!(self.phase, Phase::Ended { .. }) && (renewing.proactive || self.asking != Asking::Quiet)
     }
 
     /// A message that carries a credential, or should, was taken out of the stream.
     pub fn handle_auth_message(&mut self) -> Hearing {
         // Who was just renewed and may not come unasked is repeating itself.
         let repeats = self.asking == Asking::Settling && self.rules.renewing.is_some_and(|renewing| !renewing.proactive);
-        if !self.listens() || self.judging || repeats {
+        if !self.is_open() || !self.listens() || self.judging || repeats {
             return Hearing::Ignore;
         }
         self.judging = true;
         Hearing::Judge
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
     }
 
     pub fn was_renewed_just_now(&self) -> bool {
@@ -208,7 +213,11 @@ impl SessionState {
 
     /// A pong came. Is it the answer to our ping, so that the upstream, which has not asked, must not see it?
     pub fn handle_pong(&mut self, is_ours: bool) -> bool {
-        is_ours && std::mem::take(&mut self.pinged)
+        let answers = is_ours && self.pinged > 0;
+        if answers {
+            self.pinged -= 1;
+        }
+        answers
     }
 
     /// A close frame has passed from this side.
@@ -296,7 +305,7 @@ impl SessionState {
     pub fn poll_action(&mut self) -> Option<Action> {
         match &mut self.phase {
             Phase::Open if std::mem::take(&mut self.ping_due) => {
-                self.pinged = true;
+                self.pinged = self.pinged.saturating_add(1);
                 Some(Action::Ping)
             }
             Phase::Open if std::mem::take(&mut self.ask_due) => Some(Action::Ask),

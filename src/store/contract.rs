@@ -28,6 +28,7 @@ pub fn record(expires_at: UnixMillis) -> TicketRecord {
             issuer_session: None,
             permissions: vec!["chat:read".to_owned()],
             expires_at: UnixMillis(u64::MAX),
+            in_leeway: false,
             claims: serde_json::Map::new(),
         },
         route: Some("/ws".into()),

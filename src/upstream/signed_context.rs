@@ -196,6 +196,7 @@ mod tests {
             issuer_session: None,
             permissions: vec!["chat:read".to_owned()],
             expires_at: UnixMillis::from_secs(4_000_000_000),
+            in_leeway: false,
             claims,
         }
     }

@@ -313,7 +313,7 @@ pub(crate) mod tests {
         // Exactly at the bound.
         assert_eq!(inflate(&deflate(&[7; 16_384]), 16_384).unwrap().len(), 16_384);
         assert_eq!(inflate(&deflate(&[7; 16_385]), 16_384), Err(InflateError::TooLarge));
-        let piece = Compressed { bytes: &bomb, mask: None, offset: 0, is_text: false, begins: true, ends: true };
+        let piece = Compressed { bytes: (&bomb[..]).into(), mask: None, offset: 0, is_text: false, begins: true, ends: true };
         assert_eq!(Inflater::new(1 << 20).take_in(&piece, &mut Vec::new()), Err(InflateError::TooLarge));
     }
 
@@ -346,9 +346,9 @@ pub(crate) mod tests {
                 let packed = deflate(message);
                 let cut = cut % (packed.len() + 1);
                 let (first, second) = packed.split_at(cut);
-                let piece = Compressed { bytes: first, mask: None, offset: 0, is_text: false, begins: true, ends: false };
+                let piece = Compressed { bytes: first.into(), mask: None, offset: 0, is_text: false, begins: true, ends: false };
                 inflater.take_in(&piece, &mut wire).unwrap();
-                inflater.take_in(&Compressed { bytes: second, begins: false, ends: true, ..piece }, &mut wire).unwrap();
+                inflater.take_in(&Compressed { bytes: second.into(), begins: false, ends: true, ..piece }, &mut wire).unwrap();
             }
             prop_assert_eq!(messages(&wire), plain);
             prop_assert!(inflater.under_way.is_none());
@@ -359,7 +359,7 @@ pub(crate) mod tests {
     fn a_large_message_becomes_many_frames_of_one_message() {
         let plain: Vec<u8> = (0..200_000u32).map(|n| (n * 7 % 251) as u8).collect();
         let mut wire = Vec::new();
-        let piece = Compressed { bytes: &deflate(&plain), mask: None, offset: 0, is_text: true, begins: true, ends: true };
+        let piece = Compressed { bytes: deflate(&plain).into(), mask: None, offset: 0, is_text: true, begins: true, ends: true };
         Inflater::new(1 << 20).take_in(&piece, &mut wire).unwrap();
         assert_eq!(messages(&wire), [plain]);
     }

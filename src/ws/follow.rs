@@ -5,6 +5,8 @@
 //! it always knows whether the other side stands between two frames, or between two messages, where a frame of our own
 //! may be put.
 
+use std::borrow::Cow;
+
 use super::close_code::CloseCode;
 use super::frame::{ControlKind, FrameError, Header, MAX_HEADER, Opcode, Sender};
 use super::mask;
@@ -84,8 +86,8 @@ pub struct HeldMessage {
 /// A piece of a compressed message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Compressed<'a> {
-    /// Still masked.
-    pub bytes: &'a [u8],
+    /// Masked if there is a mask.
+    pub bytes: Cow<'a, [u8]>,
     pub mask: Option<[u8; 4]>,
     pub offset: u64,
     pub is_text: bool,
@@ -281,11 +283,29 @@ impl FrameFollower {
         if header.is_control() {
             let mut wire = Vec::with_capacity(header.length + usize::try_from(header.payload_length).unwrap_or(0));
             wire.extend_from_slice(head);
-            let released = if header.control_kind() == ControlKind::Close { self.release() } else { None };
+            if header.control_kind() == ControlKind::Close {
+                // What is held will have no end, and so is no message.
+                self.held = None;
+            }
             self.state = State::Control(Box::new(HeldControl { wire, header: *header }));
-            return Ok(released.map_or(Step::GoOn, |wire| Step::Out(Segment::Bytes(wire))));
+            return Ok(Step::GoOn);
         }
         let fate = self.fate_of(header)?;
+        if fate == Fate::TakenOut
+            && let Some(held) = self.held.take()
+        {
+            // It has grown larger than what is held: all of it is to be inflated.
+            self.begin(header, fate);
+            let (is_text, ends) = (held.is_text, header.payload_length == 0 && header.is_final());
+            if header.payload_length == 0 {
+                self.end_frame(header.is_final());
+            }
+            if let Some(message) = &mut self.message {
+                message.begins = false;
+            }
+            let bytes = Cow::Owned(payload_of(&held.wire, self.sender));
+            return Ok(Step::Out(Segment::Compressed(Compressed { bytes, mask: None, offset: 0, is_text, begins: true, ends })));
+        }
         if fate != Fate::Held && self.held.is_some() {
             // It has grown larger than what is held: all of it passes.
             let mut wire = self.release().unwrap_or_default();
@@ -310,7 +330,14 @@ impl FrameFollower {
                 let is_text = self.message.is_some_and(|message| message.is_text);
                 self.end_frame(header.is_final());
                 let ends = header.is_final();
-                Ok(Step::Out(Segment::Compressed(Compressed { bytes: &[], mask: header.mask, offset: 0, is_text, begins, ends })))
+                Ok(Step::Out(Segment::Compressed(Compressed {
+                    bytes: Cow::Borrowed(&[]),
+                    mask: header.mask,
+                    offset: 0,
+                    is_text,
+                    begins,
+                    ends,
+                })))
             }
             Fate::TakenOut => Ok(Step::GoOn),
         }
@@ -333,11 +360,16 @@ impl FrameFollower {
                 // A message of nothing but headers grows too.
                 let wire = self.held.as_ref().map_or(0, |held| held.wire.len());
                 let fits = self.rules.hold.is_some_and(|hold| bytes <= hold.most as u64 && wire <= hold.most + MOST_HEADERS);
-                if fits { Fate::Held } else { Fate::Passes }
+                let is_compressed = self.held.as_ref().is_some_and(|held| held.is_compressed);
+                match fits {
+                    true => Fate::Held,
+                    false if is_compressed && self.rules.takes_out_compressed => Fate::TakenOut,
+                    false => Fate::Passes,
+                }
             }
             Some(message) => message.fate,
-            None if header.is_compressed() && self.rules.takes_out_compressed && !self.holds(header, bytes) => Fate::TakenOut,
             None if self.holds(header, bytes) => Fate::Held,
+            None if header.is_compressed() && self.rules.takes_out_compressed && header.opcode() != Opcode::Reserved => Fate::TakenOut,
             None => Fate::Passes,
         })
     }
@@ -433,7 +465,7 @@ impl FrameFollower {
         if frame_ended {
             self.end_frame(is_final);
         }
-        Segment::Compressed(Compressed { bytes, mask, offset, is_text, begins, ends: frame_ended && is_final })
+        Segment::Compressed(Compressed { bytes: Cow::Borrowed(bytes), mask, offset, is_text, begins, ends: frame_ended && is_final })
     }
 
     fn finish_control<'a>(&mut self) -> Step<'a> {

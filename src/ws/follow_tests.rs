@@ -153,12 +153,37 @@ fn a_million_empty_fragments_hold_nothing_that_grows() {
 }
 
 #[test]
-fn a_close_frame_does_not_overtake_what_is_held() {
+fn what_is_held_when_a_close_frame_comes_is_no_message_and_goes_nowhere() {
     let rules = Rules { hold: Some(Hold { most: 100, binary: false }), ..Rules::FOLLOW_ONLY };
-    let stream = [framed(0x01, b"half", Sender::Client), framed(0x88, b"", Sender::Client)].concat();
+    let close = framed(0x88, b"", Sender::Client);
+    let mut seen = Seen::default();
+    let stream = [framed(0x01, b"{\"type\":\"auth\"}", Sender::Client), close.clone()].concat();
+    follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen).unwrap();
+    assert_eq!((seen.wire, seen.messages.len()), (close, 0));
+}
+
+#[test]
+fn a_held_compressed_message_that_grows_too_large_is_taken_out_whole() {
+    let rules = Rules { hold: Some(Hold { most: 100, binary: false }), takes_out_compressed: true, ..Rules::FOLLOW_ONLY };
+    for last in [&b"end"[..], b""] {
+        let stream =
+            [framed(0x41, &[1; 60], Sender::Client), framed(0x00, &[2; 60], Sender::Client), framed(0x80, last, Sender::Client)].concat();
+        for cut in 0..=stream.len() {
+            let (first, second) = stream.split_at(cut);
+            let mut seen = Seen::default();
+            let mut follower = FrameFollower::new(Sender::Client, rules);
+            follow(&mut follower, &[first, second], Pause::Never, &mut seen).unwrap();
+            assert_eq!(seen.taken, [(true, [&[1; 60][..], &[2; 60], last].concat())], "cut at {cut}");
+            assert_eq!((seen.wire.len(), follower.messages()), (0, 1));
+        }
+    }
+    // The frame that is too much is an empty one, and the last.
+    let wire = framed(0x00, b"", Sender::Client).repeat(1000);
+    let stream = [framed(0x41, &[1; 60], Sender::Client), wire, framed(0x80, b"", Sender::Client)].concat();
     let mut seen = Seen::default();
     follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen).unwrap();
-    assert_eq!(seen.wire, stream);
+    assert_eq!(seen.taken, [(true, vec![1; 60])]);
+    assert!(seen.wire.is_empty());
 }
 
 /// A stream of whole messages, some in fragments with pings between, and what it is made of.

@@ -97,11 +97,11 @@ async fn an_answer_for_another_key_opens_no_tunnel() {
 async fn the_upstream_sees_exactly_one_context_and_it_is_ours() {
     let (recorder, usher) = usher(Script::Accept(Vec::new())).await;
     let spoofs = [
-        "X-User-Context: eve\r\n",
-        "x_user_context: eve\r\n",
-        "X.User.Context: eve\r\n",
-        "X-User_Context: eve\r\nX-USER-CONTEXT: eve\r\n",
-        "X-Forwarded-For: 6.6.6.6\r\nX_Forwarded_User: eve\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=eve\r\n",
+        "X-User-Context: mallory was here\r\n",
+        "x_user_context: mallory was here\r\n",
+        "X.User.Context: mallory was here\r\n",
+        "X-User_Context: mallory was here\r\nX-USER-CONTEXT: mallory was here\r\n",
+        "X-Forwarded-For: 6.6.6.6\r\nX_Forwarded_User: mallory was here\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=\"mallory was here\"\r\n",
     ];
     for (turn, spoof) in spoofs.iter().enumerate() {
         let nominate = "Connection: X-User-Context, X-Forwarded-For\r\n";
@@ -109,7 +109,7 @@ async fn the_upstream_sees_exactly_one_context_and_it_is_ours() {
         raw.send(upgrade_request("/ws?a=1&ticketx=2", &format!("{}{spoof}{nominate}", bearer(&usher)))).await;
         assert!(raw.read_head().await.starts_with("HTTP/1.1 101 "));
         let head = recorder.connections()[turn].to_ascii_lowercase();
-        assert!(!head.contains("eve") && !head.contains("6.6.6.6"), "{head}");
+        assert!(!head.contains("mallory") && !head.contains("6.6.6.6"), "{head}");
         assert_eq!(head.matches("user-context").count(), 1, "{head}");
         assert_eq!(head.matches("x-forwarded-for: 127.0.0.1\r\n").count(), 1, "{head}");
         assert!(!head.contains("authorization"), "{head}");

@@ -218,6 +218,48 @@ async fn an_auth_message_is_taken_out_wherever_the_bytes_are_cut() {
     }
 }
 
+/// Leeway is for the door: a token that has ended renews nothing, although it would still let somebody in.
+#[tokio::test(start_paused = true)]
+async fn a_token_inside_its_leeway_renews_nothing() {
+    let Session { client, upstream: _upstream, relay, config, wall } = open("proactive = true", 8);
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let claims = json!({"iss": "https://id.example.com", "aud": "chat", "sub": "ada", "exp": wall.as_secs() - 2});
+    let ended = sign_for_development(config.issuers[0].algorithms[0], &TEST_SECRET.into(), None, &claims).unwrap();
+    client.send(Frame::text(auth(&ended))).await.unwrap();
+    assert_eq!(words(&mut client).await["payload"]["code"], "INVALID_TOKEN");
+    relay.abort();
+}
+
+/// Held first, in fragments that grow too large, compressed, for an upstream that knows no compression: it reads plain text.
+#[tokio::test]
+async fn a_compressed_message_that_was_held_first_is_inflated_all_the_same() {
+    let mut random = 1u32;
+    let mut letter = || {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b'0' + (random >> 26) as u8)
+    };
+    let plain: String = (0..40_000).map(|_| letter()).collect();
+    let packed = deflate::tests::deflate(plain.as_bytes());
+    assert!(packed.len() > 17_000);
+    let mut session = open_with("proactive = true", 900, Some(1 << 20));
+    let (first, rest) = packed.split_at(1000);
+    let wire = [masked(0x41, first), masked(0x89, b"ping"), masked(0x80, rest), masked(0xc1, &deflate::tests::deflate(b"short"))].concat();
+    let mut upstream = WebSocketStream::from_raw_socket(session.upstream, Role::Server, None).await;
+    let reading = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            let frame = upstream.next().await.unwrap().unwrap();
+            if frame.is_text() {
+                seen.push(frame.into_text().unwrap().to_string());
+            }
+        }
+        seen
+    });
+    session.client.write_all(&wire).await.unwrap();
+    assert!(reading.await.unwrap() == [plain, "short".to_owned()]);
+    session.relay.abort();
+}
+
 /// For an upstream that takes no compression, everything is inflated, wherever the bytes are cut.
 #[tokio::test]
 async fn compressed_messages_are_inflated_wherever_the_bytes_are_cut() {

@@ -371,6 +371,69 @@ async fn strangers_are_counted_and_limited_by_address() {
     usher.finish().await;
 }
 
+/// A connection that asked for plain HTTP first is a stranger like any other when it comes to its upgrade.
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_is_no_way_around_the_limit_of_strangers() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).routes(ROUTES).extra("[limits]\nunauthenticated_per_address = 3\n").start().await;
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send("GET /nowhere HTTP/1.1\r\nHost: chat.example.com\r\n\r\n").await;
+    assert!(raw.read_head().await.starts_with("HTTP/1.1 404 "));
+    let mut waiting = Vec::new();
+    while waiting.len() < 3 {
+        let mut other = Raw::connect(usher.plain).await;
+        other.send(upgrade_request("/ws", "")).await;
+        other.read_head().await;
+        waiting.push(other);
+    }
+    raw.send(upgrade_request("/ws", "")).await;
+    let rest = String::from_utf8_lossy(&raw.read_to_close().await).into_owned();
+    assert!(rest.contains("503 Service Unavailable") && rest.contains("TOO_MANY_CONNECTIONS"), "{rest}");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_first_message_is_not_taken_for_a_renewal() {
+    let echo = Echo::start().await;
+    for forward in ["forward", "redact"] {
+        let routes = format!(
+            "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nfirst_message = {{ forward = \"{forward}\" }}\nreauth = {{ proactive = true }}\n"
+        );
+        let usher = Setup::new(echo.url()).routes(&routes).start().await;
+        let mut socket = usher.open("/ws", &[]).await.unwrap();
+        socket.send(auth(&token::mint("ada", json!({})))).await.unwrap();
+        socket.send(Message::text("behind")).await.unwrap();
+        assert_eq!(json(&mut socket).await["type"], "auth", "the upstream has it, and echoes it");
+        assert_eq!(text(&mut socket).await, "behind");
+        usher.finish().await;
+    }
+}
+
+/// The protocol's small talk before the credential counts, and inflated.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_talk_before_the_credential_is_bounded() {
+    let echo = Echo::start().await;
+    let routes =
+        "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nfirst_message = { preset = \"graphql-transport-ws\" }\n";
+    let usher = Setup::new(echo.url()).routes(routes).start().await;
+    let mut socket = usher.open("/ws", &[]).await.unwrap();
+    let mut pongs = 0;
+    for _ in 0..2000 {
+        let _ = socket.feed(Message::text(r#"{"type":"ping"}"#)).await;
+    }
+    let _ = socket.flush().await;
+    let closed = loop {
+        match next(&mut socket).await {
+            Some(Ok(Message::Text(text))) if text == r#"{"type":"pong"}"# => pongs += 1,
+            Some(Ok(Message::Close(Some(frame)))) => break u16::from(frame.code),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(closed, 1009);
+    assert!(pongs <= 16 * 1024 / 15, "{pongs}");
+    usher.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_limited_by_size_and_by_number_from_their_headers() {
     let echo = Echo::start().await;

@@ -265,6 +265,63 @@ async fn nothing_of_ours_stands_inside_a_fragmented_message() {
     usher.finish().await;
 }
 
+/// While a session is ending nobody judges an answer any more; it is still nothing for the upstream.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_while_the_session_is_ending_stays_here() {
+    // The upstream says goodbye at once.
+    let recorder = Recorder::start(Script::Accept(b"\x88\x02\x03\xe8".to_vec())).await;
+    let usher = start(recorder.url(), "proactive = true").await;
+    let token = short(&usher, "ada", 600);
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n"))).await;
+    raw.read_head().await;
+    assert_eq!(raw.read_exactly(4).await, b"\x88\x02\x03\xe8");
+    let answer = auth(&short(&usher, "ada", 900));
+    let answer = answer.to_text().unwrap().as_bytes();
+    let length = (answer.len() as u16).to_be_bytes();
+    // Then a message of the application, and the client's own goodbye.
+    raw.send([&[0x81, 0xfe][..], &length, &[0; 4], answer, b"\x81\x84\0\0\0\0last", b"\x88\x82\0\0\0\0\x03\xe8"].concat()).await;
+    raw.read_to_close().await;
+    let seen = recorder.connections().pop().unwrap();
+    assert!(seen.contains("last") && !seen.contains("\"auth\""), "{seen}");
+    usher.finish().await;
+}
+
+/// One client that sends as fast as it can is not the reason that another one waits, nor that its own token is outlived.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_outlives_no_token_and_starves_nobody() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url())
+        .routes("[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"header\"]\nreauth = { mode = \"close\" }\n")
+        .start()
+        .await;
+    let token = short(&usher, "ada", 3);
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n"))).await;
+    raw.read_head().await;
+    let (mut read, mut write) = tokio::io::split(raw.0);
+    let flood = tokio::spawn(async move {
+        let wire = b"\x82\x81\0\0\0\0x".repeat(9_000);
+        while tokio::io::AsyncWriteExt::write_all(&mut write, &wire).await.is_ok() {}
+    });
+    let drain = tokio::spawn(async move {
+        let (mut buffer, mut last) = (vec![0; 64 * 1024], Vec::new());
+        while let Ok(count @ 1..) = tokio::io::AsyncReadExt::read(&mut read, &mut buffer).await {
+            last = buffer[..count].to_vec();
+        }
+        last
+    });
+    for _ in 0..20 {
+        let mut other = usher.connect("bob").await;
+        other.send(Message::text("hello")).await.unwrap();
+        assert_eq!(next(&mut other).await.unwrap().unwrap(), Message::text("hello"));
+    }
+    let last = timeout(PATIENCE, drain).await.expect("its token has ended, and it goes on").unwrap();
+    assert!(String::from_utf8_lossy(&last).ends_with("Session expired"), "{}", String::from_utf8_lossy(&last));
+    flood.abort();
+    usher.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_makes_us_talk_and_does_not_listen_fills_no_memory() {
     let echo = Echo::start().await;

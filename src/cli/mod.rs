@@ -1,6 +1,7 @@
 //! One file per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
 
+pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod exit;
@@ -44,6 +45,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Make and read tokens
     Token(token::Arguments),
+    /// Load-test the handshake of an endpoint on this machine
+    Bench(Box<bench::Arguments>),
     /// Print the JSON schema of the configuration
     Schema(schema::Arguments),
 }
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Init(arguments) => init::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),
         Command::Token(arguments) => token::run(arguments),
+        Command::Bench(arguments) => bench::run(*arguments),
         Command::Schema(arguments) => schema::run(arguments),
     };
     result.unwrap_or_else(|error| {
@@ -108,6 +112,9 @@ pub fn load_config(given: Option<PathBuf>) -> anyhow::Result<Loaded> {
 fn exit_of(error: &anyhow::Error) -> Exit {
     if error.is::<NoConfig>() {
         return Exit::Config;
+    }
+    if error.is::<bench::Usage>() {
+        return Exit::Usage;
     }
     match error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind) {
         Some(std::io::ErrorKind::PermissionDenied) => Exit::Permission,

@@ -180,7 +180,7 @@ fn words(seconds: u64) -> String {
     }
 }
 
-fn read_file(path: &Path) -> anyhow::Result<String> {
+pub fn read_file(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
     file.take(MAX_INPUT).read_to_string(&mut text).with_context(|| path.display().to_string())?;

@@ -224,7 +224,7 @@ impl Door {
         while let Some(segment) = self.follower.next(&mut rest, Pause::MessageEnd).map_err(|_| FirstMessageFault::Protocol)? {
             match segment {
                 Segment::Control(control) => match control.kind {
-                    ControlKind::Ping => out.extend(frame::pong(&control.payload)),
+                    ControlKind::Ping => out.extend(frame::pong(&control.payload, Sender::Upstream)),
                     ControlKind::Close => {
                         // RFC 6455, section 5.5.1: "the endpoint MUST send a Close frame in response".
                         out.extend(frame::close(control.close_code().or_protocol_error(), "", Sender::Upstream));

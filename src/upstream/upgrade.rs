@@ -60,7 +60,7 @@ pub async fn open(mut stream: Stream, uri: &Uri, mut headers: HeaderMap, body_li
     Ok(Answer::Declined { status: answer.status, headers: answer.headers, body })
 }
 
-async fn read_head(stream: &mut Stream, buffer: &mut BytesMut) -> Result<AnswerHead, Rejection> {
+pub async fn read_head(stream: &mut Stream, buffer: &mut BytesMut) -> Result<AnswerHead, Rejection> {
     loop {
         if let Some(length) = head::length_of_head(buffer) {
             let answer = head::parse_answer(buffer.split_at(length).0)?;
@@ -115,7 +115,7 @@ fn extension_names(headers: &HeaderMap) -> impl Iterator<Item = String> {
     names.map(|extension| extension.split(';').next().unwrap_or_default().trim().to_owned())
 }
 
-async fn read_body(stream: &mut Stream, first: &[u8], mut framing: BodyFraming, limit: usize) -> Result<Bytes, Rejection> {
+pub async fn read_body(stream: &mut Stream, first: &[u8], mut framing: BodyFraming, limit: usize) -> Result<Bytes, Rejection> {
     let mut body = Vec::new();
     // On the heap: this future is part of every upgrade's.
     let mut scratch = vec![0; READ_SIZE];

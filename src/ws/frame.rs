@@ -180,8 +180,8 @@ pub fn ping(payload: &[u8]) -> Vec<u8> {
     control(0x9, payload, Sender::Upstream)
 }
 
-pub fn pong(payload: &[u8]) -> Vec<u8> {
-    control(0xa, payload, Sender::Upstream)
+pub fn pong(payload: &[u8], from: Sender) -> Vec<u8> {
+    control(0xa, payload, from)
 }
 
 /// A close frame for the peer of `from`.

@@ -12,6 +12,7 @@
 )]
 
 mod auth;
+mod bench;
 mod clients;
 mod compression;
 mod demo;

@@ -1,0 +1,264 @@
+//! What was measured, and how it is told: a table for people, one object for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::{CreationError, Histogram};
+use serde_json::{Map, Value, json};
+
+use super::client::{Laps, Phase};
+
+/// In microseconds; three digits of each value are kept.
+const LONGEST: u64 = 3_600_000_000;
+const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+
+/// Why a connection failed. With the numbers of HTTP and of close frames it is a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    Connect,
+    Tls,
+    /// With the status of an answer that was no success.
+    Ticket(Option<u16>),
+    /// With the status of an answer that was no 101; none where the answer was no answer.
+    Upgrade(Option<u16>),
+    /// With the code of the close frame.
+    Auth(Option<u16>),
+    Echo,
+    Timeout,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, number) = match self {
+            Self::Connect => ("connect", None),
+            Self::Tls => ("tls", None),
+            Self::Ticket(status) => ("ticket", *status),
+            Self::Upgrade(status) => ("upgrade", *status),
+            Self::Auth(code) => ("auth", *code),
+            Self::Echo => ("echo", None),
+            Self::Timeout => ("timeout", None),
+        };
+        match number {
+            Some(number) => f.pad(&format!("{word} {number}")),
+            None => f.pad(word),
+        }
+    }
+}
+
+pub struct Tally {
+    /// In the order of `Phase::ALL`.
+    phases: Vec<Histogram<u64>>,
+    failures: BTreeMap<Failure, u64>,
+    pub attempts: u64,
+    /// Of the part that throughput is told of.
+    pub elapsed: Duration,
+    /// Bytes of each message; set where messages are what is measured.
+    pub message_bytes: Option<usize>,
+}
+
+impl Tally {
+    pub fn new() -> Result<Self, CreationError> {
+        let phases = Phase::ALL.iter().map(|_| Histogram::new_with_bounds(1, LONGEST, 3)).collect::<Result<_, _>>()?;
+        Ok(Self { phases, failures: BTreeMap::new(), attempts: 0, elapsed: Duration::ZERO, message_bytes: None })
+    }
+
+    /// One connection: the phases that it went through, and why it went no further.
+    pub fn connection(&mut self, laps: &Laps, failure: Option<Failure>) {
+        self.attempts += 1;
+        for (phase, time) in &laps.times {
+            self.time(*phase, *time);
+        }
+        if let Some(failure) = failure {
+            self.fail(failure);
+        }
+    }
+
+    pub fn time(&mut self, phase: Phase, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
+        if let Some(histogram) = self.phases.get_mut(phase as usize) {
+            histogram.saturating_record(micros);
+        }
+    }
+
+    pub fn fail(&mut self, failure: Failure) {
+        *self.failures.entry(failure).or_default() += 1;
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.phases.iter_mut().zip(&other.phases) {
+            // They have the same bounds, so that nothing can be out of them.
+            let _ = mine.add(theirs);
+        }
+        for (failure, count) in &other.failures {
+            *self.failures.entry(*failure).or_default() += count;
+        }
+        self.attempts += other.attempts;
+        self.elapsed = self.elapsed.max(other.elapsed);
+        self.message_bytes = self.message_bytes.or(other.message_bytes);
+    }
+
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    pub fn count(&self, phase: Phase) -> u64 {
+        self.phases.get(phase as usize).map_or(0, Histogram::len)
+    }
+
+    /// The phases that anything went through.
+    fn seen(&self) -> impl Iterator<Item = (Phase, &Histogram<u64>)> {
+        Phase::ALL.into_iter().zip(&self.phases).filter(|(_, histogram)| !histogram.is_empty())
+    }
+
+    fn per_second(&self) -> f64 {
+        let phase = if self.message_bytes.is_some() { Phase::Message } else { Phase::Total };
+        if self.elapsed.is_zero() { 0.0 } else { self.count(phase) as f64 / self.elapsed.as_secs_f64() }
+    }
+
+    pub fn table(&self) -> String {
+        let mut text = format!("{:<8} {:>9}", "ms", "count");
+        for name in PERCENTILES.iter().map(|(name, _)| *name).chain(["max"]) {
+            let _ = write!(text, " {name:>10}");
+        }
+        for (phase, histogram) in self.seen() {
+            let _ = write!(text, "\n{:<8} {:>9}", phase.word(), histogram.len());
+            for micros in PERCENTILES.iter().map(|(_, quantile)| histogram.value_at_quantile(*quantile)).chain([histogram.max()]) {
+                let _ = write!(text, " {:>10.3}", micros as f64 / 1000.0);
+            }
+        }
+        let (seconds, rate) = (self.elapsed.as_secs_f64(), self.per_second());
+        let opened = self.count(Phase::Total);
+        let _ = match self.message_bytes {
+            None => write!(text, "\n\n{opened} of {} connections in {seconds:.2} s, {rate:.1} a second\n", self.attempts),
+            Some(bytes) => {
+                let mebibytes = rate * bytes as f64 / f64::from(1 << 20);
+                let messages = self.count(Phase::Message);
+                write!(
+                    text,
+                    "\n\n{messages} messages of {bytes} B and their echoes on {opened} of {} connections in {seconds:.2} s: \
+                     {rate:.1} a second, {mebibytes:.2} MiB/s each way\n",
+                    self.attempts
+                )
+            }
+        };
+        for (failure, count) in &self.failures {
+            let _ = writeln!(text, "failed: {failure:<12} {count:>9}");
+        }
+        text
+    }
+
+    pub fn json(&self) -> Map<String, Value> {
+        let mut phases = Map::new();
+        for (phase, histogram) in self.seen() {
+            let mut row = Map::new();
+            row.insert("count".to_owned(), json!(histogram.len()));
+            for (name, quantile) in PERCENTILES {
+                row.insert(format!("{}_us", name.replace('.', "_")), json!(histogram.value_at_quantile(quantile)));
+            }
+            row.insert("max_us".to_owned(), json!(histogram.max()));
+            phases.insert(phase.word().to_owned(), Value::Object(row));
+        }
+        let failures: Map<_, _> = self.failures.iter().map(|(failure, count)| (failure.to_string(), json!(count))).collect();
+        let mut object = Map::new();
+        object.insert("attempts".to_owned(), json!(self.attempts));
+        object.insert("opened".to_owned(), json!(self.count(Phase::Total)));
+        object.insert("failed".to_owned(), json!(self.failed()));
+        object.insert("failures".to_owned(), Value::Object(failures));
+        object.insert("elapsed_ms".to_owned(), json!(u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX)));
+        object.insert("per_second".to_owned(), json!((self.per_second() * 10.0).round() / 10.0));
+        if let Some(bytes) = self.message_bytes {
+            object.insert("message_bytes".to_owned(), json!(bytes));
+        }
+        object.insert("phases".to_owned(), Value::Object(phases));
+        object
+    }
+}
+
+/// One line on standard error that is written over, where a person looks at it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Progress {
+    pub fn count(&self, has_failed: bool) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(u64::from(has_failed), Ordering::Relaxed);
+    }
+
+    pub fn show(&self) {
+        if std::io::stderr().is_terminal() {
+            let (done, failed) = (self.done.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+            eprint!("\r{done} connections, {failed} failed\x1b[K");
+        }
+    }
+
+    pub fn clear(&self) {
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    /// A hundred connections that took 1 to 100 ms, and two that did not get in.
+    fn known() -> Tally {
+        let (start, mut tally) = (Instant::now(), Tally::new().unwrap());
+        for millis in 1..=100 {
+            let mut laps = Laps::begin(None, start);
+            laps.lap(Phase::Connect, start + Duration::from_micros(500));
+            laps.lap(Phase::Upgrade, start + Duration::from_millis(millis));
+            laps.finish();
+            tally.connection(&laps, None);
+        }
+        for failure in [Failure::Upgrade(Some(403)), Failure::Timeout] {
+            let mut laps = Laps::begin(None, start);
+            laps.lap(Phase::Connect, start + Duration::from_micros(500));
+            tally.connection(&laps, Some(failure));
+        }
+        tally.elapsed = Duration::from_secs(2);
+        tally
+    }
+
+    #[test]
+    fn the_table_of_a_known_set_is_known() {
+        let expected = "\
+ms           count        p50        p90        p99      p99.9        max
+connect        102      0.500      0.500      0.500      0.500      0.500
+upgrade        100     49.503     89.535     98.559     99.519     99.519
+total          100     50.015     90.047     99.007    100.031    100.031
+
+100 of 102 connections in 2.00 s, 50.0 a second
+failed: upgrade 403          1
+failed: timeout              1
+";
+        assert_eq!(known().table(), expected);
+    }
+
+    #[test]
+    fn the_json_of_a_known_set_is_known() {
+        let json = Value::Object(known().json());
+        assert_eq!((&json["attempts"], &json["opened"], &json["failed"]), (&json!(102), &json!(100), &json!(2)));
+        assert_eq!(json["failures"], json!({ "upgrade 403": 1, "timeout": 1 }));
+        assert_eq!((&json["elapsed_ms"], &json["per_second"]), (&json!(2000), &json!(50.0)));
+        let connect = json!({ "count": 102, "p50_us": 500, "p90_us": 500, "p99_us": 500, "p99_9_us": 500, "max_us": 500 });
+        assert_eq!(json["phases"]["connect"], connect);
+        assert_eq!(json["phases"].as_object().unwrap().keys().collect::<Vec<_>>(), ["connect", "upgrade", "total"]);
+    }
+
+    #[test]
+    fn merged_halves_are_the_whole() {
+        let mut both = known();
+        both.merge(&known());
+        assert_eq!((both.attempts, both.failed(), both.count(Phase::Total)), (204, 4, 200));
+        assert_eq!(both.elapsed, Duration::from_secs(2));
+    }
+}

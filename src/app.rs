@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aws_lc_rs::rand;
 use bytes::Bytes;
 use http::HeaderMap;
 use tokio::runtime;
@@ -235,6 +236,9 @@ fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), Build
 fn spawn_worker(index: usize, sockets: Vec<Bound>, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) -> std::io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("usher-{index}")).spawn(move || {
+        // The random generator of a thread gathers entropy at its first use, for some tens of milliseconds. Here no handshake
+        // waits for it. A failure shows again there.
+        let _ = rand::fill(&mut [0]);
         runtime.block_on(async {
             let worker = Worker { edge, pool: Arc::default() };
             for bound in sockets {

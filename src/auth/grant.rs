@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::credential::Method;
 use super::principal::Principal;
 use crate::clock::{Now, UnixMillis};
-use crate::config::Route;
+use crate::config::{ReauthMode, Route};
 
 #[derive(Clone, Debug)]
 pub struct Grant {
@@ -78,6 +78,11 @@ impl Grant {
                 Some(oldest.map_or(principal.expires_at, |oldest| oldest.min(principal.expires_at)))
             }
         }
+    }
+
+    /// Will its holder be asked in the stream, and the stream be read for answers?
+    pub fn is_renewed_by_message(&self) -> bool {
+        self.route.reauth.mode == ReauthMode::Message && self.principal().is_some()
     }
 
     /// Tests of what stands behind a grant need one without the way that leads to it.

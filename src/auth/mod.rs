@@ -21,6 +21,7 @@ use std::sync::Arc;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Uri};
+use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Now;
 use crate::config;
@@ -52,8 +53,21 @@ impl Authenticator {
         Self { issuers, tickets }
     }
 
+    /// The same within a time: a credential that cannot be looked at is not let in.
+    pub async fn authenticate_by(
+        &self,
+        deadline: Instant,
+        matched: &RouteMatch,
+        credential: Option<Credential>,
+        presented: Presented<'_>,
+        now: Now,
+    ) -> Result<Grant, Rejection> {
+        let asking = self.authenticate(matched, credential, presented, now);
+        timeout_at(deadline, asking).await.map_err(|_| Rejection::StoreUnavailable)?
+    }
+
     /// The only way to a grant.
-    pub async fn authenticate(
+    async fn authenticate(
         &self,
         matched: &RouteMatch,
         credential: Option<Credential>,

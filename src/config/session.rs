@@ -122,8 +122,7 @@ impl Preset {
     /// Where token and ticket stand, and what is said first.
     pub fn places(self) -> (&'static str, &'static str, Option<&'static str>) {
         match self {
-            Self::Json | Self::Mqtt | Self::Stomp => ("/payload/token", "/payload/ticket", None),
-            Self::GraphqlTransportWs => ("/payload/token", "/payload/ticket", None),
+            Self::Json | Self::GraphqlTransportWs | Self::Mqtt | Self::Stomp => ("/payload/token", "/payload/ticket", None),
             Self::SocketIo => ("/token", "/ticket", None),
             Self::HomeAssistant => ("/access_token", "/ticket", Some(r#"{"type":"auth_required","ha_version":"2024.1.0"}"#)),
         }

@@ -63,7 +63,7 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
     let mut record = Record { session, end: None };
 
     let (keepalive, reauth) = (&edge.config.keepalive, route.reauth);
-    let renews = reauth.mode == ReauthMode::Message && grant.principal().is_some();
+    let renews = grant.is_renewed_by_message();
     let rules = Rules {
         ping: keepalive.ping,
         idle_timeout: keepalive.idle_timeout,

@@ -25,7 +25,6 @@ use crate::auth::first_message::{Accepted, AuthMessage, Dialect, FirstMessageFau
 use crate::auth::grant::Grant;
 use crate::clock::Now;
 use crate::config::Route;
-use crate::listener::waiting_room::RoomFull;
 use crate::rejection::{Rejection, Side};
 use crate::stream::Stream;
 use crate::telemetry::event::Event;
@@ -43,7 +42,6 @@ struct Door {
     follower: FrameFollower,
     dialect: Dialect,
     deflate: Option<Agreed>,
-    longest: usize,
     /// What was heard so far, inflated: the protocol's small talk counts too.
     heard: usize,
     /// The client's name for the message that was refused.
@@ -62,20 +60,18 @@ struct Entered {
 
 pub(super) async fn run(guard: Guard, request: Request, switch: Switch, mut client: Client, worker: Worker, mut attempted: Attempted) {
     let route = Arc::clone(&request.matched.route);
-    if let Some(RoomFull(limit)) = client.waiting.as_mut().and_then(|waiting| waiting.belongs_to(attempted.address).err()) {
-        Event::LimitReached { limit, peer: Some(attempted.address) }.emit();
+    if client.waiting.as_mut().is_some_and(|waiting| waiting.belongs_to(attempted.address).is_err()) {
         return attempted.refuse(guard.into_parts().0, Rejection::TooManyConnections.into()).await;
     }
     let dialect = Dialect::new(&route.first_message);
     // What is taken out of a compressed stream would be missed by what comes after it.
     let deflate = if dialect.greeted_for_the_upstream() { None } else { deflate::agree(&request.parts.headers) };
-    let longest = route.first_message.max_bytes;
-    let hold = Some(Hold { most: longest, binary: true });
+    let hold = Some(Hold { most: dialect.longest(), binary: true });
     let (stream, input) = guard.into_parts();
     // The head's buffer has done its work.
     let input = BytesMut::from(&input[..]);
     let follower = FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY });
-    let mut door = Door { stream, input, follower, dialect, deflate, longest, heard: 0, refused_id: None };
+    let mut door = Door { stream, input, follower, dialect, deflate, heard: 0, refused_id: None };
 
     match Box::pin(enter(&mut door, request, switch, &mut client, &worker, &mut attempted)).await {
         Ok(entered) => Box::pin(go_in(door, entered, client, attempted, worker)).await,
@@ -117,9 +113,7 @@ async fn enter(
         let now = Now::read();
         let presented = Presented { request_id: request_id.as_str(), origin: origin.as_deref(), peer: request.address };
         let limit = now.mono + worker.edge.limits.handshake_timeout;
-        let grant = timeout_at(limit, worker.edge.authenticator.authenticate(&request.matched, Some(credential), presented, now))
-            .await
-            .map_err(|_| Rejection::StoreUnavailable)??;
+        let grant = worker.edge.authenticator.authenticate_by(limit, &request.matched, Some(credential), presented, now).await?;
         drop(waiting);
         let grant = redeemed.insert(grant);
         reach(grant, request, worker, Now::read()).await.map_err(|refusal| refusal.rejection)
@@ -236,7 +230,7 @@ impl Door {
                 Segment::Message(held) => {
                     let message = self.plain(held)?;
                     self.heard += message.payload.len();
-                    if self.heard > self.longest {
+                    if self.heard > self.dialect.longest() {
                         return Err(FirstMessageFault::TooBig.into());
                     }
                     match self.dialect.hear(&message).inspect_err(|_| self.refused_id = self.dialect.id_in(&message))? {
@@ -264,7 +258,7 @@ impl Door {
         let payload = match (held.is_compressed, self.deflate) {
             (false, _) => held.payload,
             (true, None) => return Err(FirstMessageFault::Protocol.into()),
-            (true, Some(_)) => deflate::inflate(&held.payload, self.longest).map_err(|error| match error {
+            (true, Some(_)) => deflate::inflate(&held.payload, self.dialect.longest()).map_err(|error| match error {
                 InflateError::TooLarge => FirstMessageFault::TooBig,
                 InflateError::Broken => FirstMessageFault::Protocol,
             })?,

@@ -103,9 +103,7 @@ async fn forward(
     known.method = credential.as_ref().map(|credential| credential.method);
     let presented = Presented { request_id: request_id.as_str(), origin: origin.as_deref(), peer: address };
     let deadline = now.mono + edge.limits.handshake_timeout;
-    let grant = timeout_at(deadline, edge.authenticator.authenticate(&matched, credential, presented, now))
-        .await
-        .map_err(|_| Rejection::StoreUnavailable)??;
+    let grant = edge.authenticator.authenticate_by(deadline, &matched, credential, presented, now).await?;
     known.user = grant.principal().map(|principal| principal.subject.clone());
 
     let upstream = edge.upstreams.of(&route.upstream).ok_or(Rejection::Internal)?;

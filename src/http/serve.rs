@@ -19,7 +19,7 @@ use super::{forward, response, upgrade};
 use crate::app::Worker;
 use crate::config;
 use crate::listener::Permit;
-use crate::listener::waiting_room::{RoomFull, Waiting};
+use crate::listener::waiting_room::Waiting;
 use crate::rejection::Rejection;
 use crate::stream::Stream;
 use crate::telemetry::event::{Attempt, Event};
@@ -118,14 +118,10 @@ async fn plain(guard: Guard, mut client: Client, worker: Worker) {
         }
         Some(Stop::Upgrade(head)) => {
             // It asked for plain HTTP before, and is a stranger again.
-            let waiting = match worker.edge.waiting_room.admit(client.peer.ip(), &client.listener) {
-                Ok(waiting) => Some(waiting),
-                Err(RoomFull(limit)) => {
-                    Event::LimitReached { limit, peer: Some(client.peer.ip()) }.emit();
-                    return refuse(guard, &client, &Rejection::TooManyConnections).await;
-                }
+            let Ok(waiting) = worker.edge.waiting_room.admit(client.peer.ip(), &client.listener) else {
+                return refuse(guard, &client, &Rejection::TooManyConnections).await;
             };
-            let client = Client { deadline: Instant::now() + limits.handshake_timeout, waiting, ..client };
+            let client = Client { deadline: Instant::now() + limits.handshake_timeout, waiting: Some(waiting), ..client };
             Box::pin(upgrade::run(guard, *head, client, worker)).await;
         }
         None => {

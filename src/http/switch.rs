@@ -11,7 +11,8 @@ use crate::ws::deflate::Agreed;
 /// What of the client's request decides the answer.
 #[derive(Clone, Debug)]
 pub(super) struct Switch {
-    accept: String,
+    /// The answer to it is made where one is given.
+    key: HeaderValue,
     /// The first of the client's offers that the route lists.
     pub(super) protocol: Option<HeaderValue>,
 }
@@ -19,18 +20,18 @@ pub(super) struct Switch {
 impl Switch {
     /// The request was checked to have one good key.
     pub(super) fn of(headers: &HeaderMap, route: &Route) -> Self {
-        let key = headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
+        let key = headers.get(SEC_WEBSOCKET_KEY).cloned().unwrap_or(HeaderValue::from_static(""));
         let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
         let mut offers = lines.flat_map(|line| line.split(',')).map(str::trim);
         let chosen = offers.find(|offer| route.subprotocols.iter().any(|listed| listed == offer));
-        Self { accept: accept_for(key), protocol: chosen.and_then(|name| HeaderValue::from_str(name).ok()) }
+        Self { key, protocol: chosen.and_then(|name| HeaderValue::from_str(name).ok()) }
     }
 
     pub(super) fn answer(&self, deflate: Option<Agreed>, request_id: &str) -> Vec<u8> {
         let mut headers = HeaderMap::new();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        if let Ok(accept) = HeaderValue::from_str(&self.accept) {
+        if let Ok(accept) = HeaderValue::from_str(&accept_for(self.key.as_bytes())) {
             headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
         }
         if let Some(protocol) = &self.protocol {

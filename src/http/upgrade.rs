@@ -10,7 +10,6 @@ use std::sync::Arc;
 use http::header::{CONNECTION, CONTENT_LENGTH, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Version};
-use tokio::time::timeout_at;
 
 use super::begin::{ClientSide, begin};
 use super::first_message;
@@ -27,7 +26,7 @@ use crate::auth::first_message::Dialect;
 use crate::auth::grant::Grant;
 use crate::auth::{self, Presented, credential};
 use crate::clock::Now;
-use crate::config::{ReauthMode, RejectMode, Route};
+use crate::config::{RejectMode, Route};
 use crate::rejection::Rejection;
 use crate::stream::Stream;
 use crate::telemetry::event::{Attempt, Event};
@@ -84,8 +83,7 @@ pub async fn run(mut guard: Guard, head: RequestHead, mut client: Client, worker
     let (stream, early) = guard.into_parts();
     match outcome {
         Ok((grant, mut reached)) => {
-            let renews = renews(&grant);
-            if renews {
+            if grant.is_renewed_by_message() {
                 deflate::make_readable(&mut reached.headers);
             }
             let side = ClientSide {
@@ -103,11 +101,6 @@ pub async fn run(mut guard: Guard, head: RequestHead, mut client: Client, worker
         }
         Err(refusal) => attempted.refuse(stream, refusal).await,
     }
-}
-
-/// Will messages of the client have to be read for this grant?
-fn renews(grant: &Grant) -> bool {
-    grant.route().reauth.mode == ReauthMode::Message && grant.principal().is_some()
 }
 
 /// Everything that can be said about a request without asking anybody.
@@ -161,10 +154,10 @@ async fn open(
 ) -> Result<(Grant, Reached), Refusal> {
     let request_id = request.request_id;
     let presented = Presented { request_id: request_id.as_str(), origin: attempted.origin.as_deref(), peer: request.address };
-    let asking = worker.edge.authenticator.authenticate(&request.matched, credential, presented, request.started);
-    let grant = timeout_at(client.deadline, asking).await.map_err(|_| Rejection::StoreUnavailable)??;
+    let authenticator = &worker.edge.authenticator;
+    let grant = authenticator.authenticate_by(client.deadline, &request.matched, credential, presented, request.started).await?;
     client.waiting = None;
-    if renews(&grant) {
+    if grant.is_renewed_by_message() {
         deflate::keep_readable_offers(&mut request.parts.headers);
     }
     // A client that leaves now leaves nothing behind: the dial is dropped with it.

@@ -22,7 +22,6 @@ use crate::config;
 use crate::http::serve::{self, Client};
 use crate::stream::Stream;
 use crate::telemetry::event::Event;
-use waiting_room::RoomFull;
 
 const BACKLOG: i32 = 4096;
 /// After a failed accept: first this long, then twice as long each time, up to a second.
@@ -128,15 +127,9 @@ fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, ac
     };
     // An IPv4 client of an IPv6 socket is an IPv4 client.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let waiting = match worker.edge.waiting_room.admit(peer.ip(), config) {
-        Ok(waiting) => Some(waiting),
-        Err(RoomFull(limit)) => {
-            Event::LimitReached { limit, peer: Some(peer.ip()) }.emit();
-            return;
-        }
-    };
+    let Ok(waiting) = worker.edge.waiting_room.admit(peer.ip(), config) else { return };
     let deadline = Instant::now() + worker.edge.config.limits.handshake_timeout;
-    let client = Client { peer, listener: Arc::clone(config), permit, waiting, deadline };
+    let client = Client { peer, listener: Arc::clone(config), permit, waiting: Some(waiting), deadline };
     let worker = worker.clone();
     tokio::spawn(async move {
         if stream.set_nodelay(true).is_err() {

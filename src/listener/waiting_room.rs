@@ -32,6 +32,12 @@ pub struct Waiting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoomFull(pub &'static str);
 
+impl RoomFull {
+    fn tell(self, peer: IpAddr) {
+        Event::LimitReached { limit: self.0, peer: Some(peer) }.emit();
+    }
+}
+
 impl WaitingRoom {
     pub fn new(most: usize, most_per_address: usize) -> Arc<Self> {
         Arc::new(Self { most, most_per_address, held: Mutex::default() })
@@ -56,7 +62,7 @@ impl WaitingRoom {
     /// For a connection of this listener: a trusted peer stands for many clients, and who it is comes with the head.
     pub fn admit(self: &Arc<Self>, peer: IpAddr, listener: &config::Listener) -> Result<Waiting, RoomFull> {
         let is_trusted = listener.trusted_peers.iter().any(|network| network.contains(&peer));
-        self.enter((!is_trusted).then_some(peer))
+        self.enter((!is_trusted).then_some(peer)).inspect_err(|full| full.tell(peer))
     }
 
     fn count(&self, held: &mut Held, address: IpAddr) -> Result<(), RoomFull> {
@@ -73,10 +79,12 @@ impl Waiting {
     /// Whose place it is, where that was not known before.
     pub fn belongs_to(&mut self, address: IpAddr) -> Result<(), RoomFull> {
         if self.address.is_none() {
-            let address = network_of(address);
+            let network = network_of(address);
             let mut held = self.room.held.lock().unwrap_or_else(PoisonError::into_inner);
-            self.room.count(&mut held, address)?;
-            self.address = Some(address);
+            let counted = self.room.count(&mut held, network);
+            drop(held);
+            counted.inspect_err(|full| full.tell(address))?;
+            self.address = Some(network);
         }
         Ok(())
     }

@@ -7,7 +7,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use super::close::CloseReason;
 use super::registry::SessionHandle;
@@ -28,7 +27,6 @@ pub struct Conversation {
     dialect: Dialect,
     /// `None`: nothing is renewed here.
     renewal: Option<Arc<Renewal>>,
-    grace: Duration,
     /// The upstream's greeting is still to come, and the client had it from us.
     awaits_greeting: bool,
     judging: Option<Judging>,
@@ -57,8 +55,7 @@ impl std::fmt::Debug for Judging {
 
 impl Conversation {
     pub fn new(dialect: Dialect, renewal: Option<Renewal>, awaits_greeting: bool) -> Self {
-        let grace = renewal.as_ref().map_or(Duration::ZERO, |renewal| renewal.grant.route().reauth.grace);
-        Self { dialect, renewal: renewal.map(Arc::new), grace, awaits_greeting, judging: None }
+        Self { dialect, renewal: renewal.map(Arc::new), awaits_greeting, judging: None }
     }
 
     /// The longest message that can be meant for us.
@@ -114,9 +111,11 @@ impl Conversation {
 
     /// The question for a new credential.
     pub fn ask(&self, session: &SessionHandle, now: Now) -> Option<Message> {
-        let expires_at = self.renewal.as_ref()?.grant.expires_at()?;
+        let grant = &self.renewal.as_ref()?.grant;
+        let expires_at = grant.expires_at()?;
+        let grace = grant.route().reauth.grace.min(expires_at.since(now.wall));
         Event::Reauth { session: session.facts(), outcome: ReauthOutcome::Asked }.emit();
-        self.dialect.ask(&Question { expires_at, grace: self.grace.min(expires_at.since(now.wall)), now: now.wall })
+        self.dialect.ask(&Question { expires_at, grace, now: now.wall })
     }
 
     /// Completes when a credential was judged, with what the client is to be told.

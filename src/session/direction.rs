@@ -309,14 +309,14 @@ impl Direction {
                     }
                     (None, _) => Hears::NotOurs,
                 };
-                if let Hears::Instead(message) = heard {
-                    self.pending.extend(message.to_wire(self.sender));
-                } else if matches!(heard, Hears::Ours) {
-                } else if message.is_compressed && self.inflater.is_some() {
-                    let (is_text, bytes) = (message.is_text, message.payload);
-                    self.inflating = Some(Inflating { bytes, at: 0, is_text, begins: true, ends: true });
-                } else {
-                    self.pending.extend_from_slice(&message.wire);
+                match heard {
+                    Hears::Ours => {}
+                    Hears::Instead(message) => self.pending.extend(message.to_wire(self.sender)),
+                    Hears::NotOurs if message.is_compressed && self.inflater.is_some() => {
+                        let (is_text, bytes) = (message.is_text, message.payload);
+                        self.inflating = Some(Inflating { bytes, at: 0, is_text, begins: true, ends: true });
+                    }
+                    Hears::NotOurs => self.pending.extend_from_slice(&message.wire),
                 }
             }
         }

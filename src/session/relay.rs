@@ -33,7 +33,6 @@ pub struct Relay {
     state: SessionState,
     /// Boxed: most sessions of a busy server need none, or have nothing to say for hours.
     conversation: Option<Box<Conversation>>,
-    rules: Rules,
     sleep: Pin<Box<Sleep>>,
     asleep_until: Option<Instant>,
     session: Arc<SessionHandle>,
@@ -97,7 +96,6 @@ impl Relay {
             outbound,
             state: SessionState::new(rules, started),
             conversation: conversation.map(Box::new),
-            rules,
             sleep: Box::pin(tokio::time::sleep_until(started + Duration::from_secs(3600))),
             asleep_until: None,
             session,
@@ -126,7 +124,7 @@ impl Relay {
             Action::Close(reason) => {
                 let farewell = self.conversation.as_ref().and_then(|conversation| conversation.farewell(reason, &self.session, now));
                 self.say(farewell);
-                let to_client = reason.to_client(self.rules.close_codes).map(|(code, text)| frame::close(code, text, Sender::Upstream));
+                let to_client = reason.to_client(self.state.close_codes()).map(|(code, text)| frame::close(code, text, Sender::Upstream));
                 let to_upstream = reason.facts().to_upstream.map(|(code, text)| frame::close(code, text, Sender::Client));
                 for (direction, close, receiver) in
                     [(&mut self.inbound, to_upstream, Sender::Upstream), (&mut self.outbound, to_client, Sender::Client)]

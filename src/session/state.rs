@@ -333,6 +333,11 @@ impl SessionState {
         matches!(self.phase, Phase::Ending { .. } | Phase::Ended { .. })
     }
 
+    /// The codes of the route.
+    pub fn close_codes(&self) -> CloseCodes {
+        self.rules.close_codes
+    }
+
     /// The close code that passed first, or that we sent.
     pub fn close_code(&self) -> Option<CloseCode> {
         self.code

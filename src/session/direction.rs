@@ -19,9 +19,8 @@ use crate::clock::Now;
 use crate::stream::{SCRATCH, Stream, with_scratch};
 use crate::telemetry::event::Event;
 use crate::ws::deflate::{InflateError, Inflater};
-use crate::ws::follow::{Compressed, FrameFollower, Hold, Pause, Rules, Segment};
+use crate::ws::follow::{Compressed, FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{ControlKind, FrameError, Sender};
-use crate::ws::mask;
 
 /// What one read takes where messages are looked at or inflated: deflate makes a thousand bytes of one.
 const READ_TO_BE_HEARD: usize = 4 * 1024;
@@ -52,8 +51,8 @@ pub(super) struct Direction {
     most: usize,
     /// Where the upstream takes no compression.
     inflater: Option<Inflater>,
-    /// A piece of a compressed message that is not inflated to its end.
-    inflating: Option<Inflating>,
+    /// A piece of a compressed message that is not inflated to its end, and how far it is.
+    inflating: Option<(Compressed, usize)>,
     holds: bool,
     /// Of short messages, in this turn.
     heard: usize,
@@ -71,15 +70,6 @@ struct Inserts {
     controls: Vec<u8>,
     /// Between two frames; nothing of the peer's may follow it.
     close: Option<Vec<u8>>,
-}
-
-#[derive(Debug)]
-struct Inflating {
-    bytes: Vec<u8>,
-    at: usize,
-    is_text: bool,
-    begins: bool,
-    ends: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,14 +280,7 @@ impl Direction {
             _ if !forwards => {}
             Segment::Pass(bytes) => self.pending.extend_from_slice(bytes),
             Segment::Bytes(bytes) => self.pending.extend_from_slice(&bytes),
-            Segment::Compressed(piece) => {
-                let mut bytes = piece.bytes.into_owned();
-                if let Some(key) = piece.mask {
-                    mask::apply(&mut bytes, key, piece.offset);
-                }
-                let (is_text, begins, ends) = (piece.is_text, piece.begins, piece.ends);
-                self.inflating = Some(Inflating { bytes, at: 0, is_text, begins, ends });
-            }
+            Segment::Compressed(piece) => self.inflating = Some((piece, 0)),
             Segment::Message(message) => {
                 // What is compressed may be as long as the longest that is looked at.
                 self.heard += if message.is_compressed { READ_TO_BE_HEARD.max(message.payload.len()) } else { message.payload.len() };
@@ -313,8 +296,8 @@ impl Direction {
                     Hears::Ours => {}
                     Hears::Instead(message) => self.pending.extend(message.to_wire(self.sender)),
                     Hears::NotOurs if message.is_compressed && self.inflater.is_some() => {
-                        let (is_text, bytes) = (message.is_text, message.payload);
-                        self.inflating = Some(Inflating { bytes, at: 0, is_text, begins: true, ends: true });
+                        let HeldMessage { payload: bytes, is_text, .. } = message;
+                        self.inflating = Some((Compressed { bytes, is_text, begins: true, ends: true }, 0));
                     }
                     Hears::NotOurs => self.pending.extend_from_slice(&message.wire),
                 }
@@ -324,17 +307,15 @@ impl Direction {
 
     /// Goes on with a compressed piece, as far as what is pending allows.
     fn inflate(&mut self, ears: &mut Ears<'_>) {
-        let (Some(inflater), Some(inflating)) = (&mut self.inflater, &mut self.inflating) else { return };
+        let (Some(inflater), Some((piece, at))) = (&mut self.inflater, &mut self.inflating) else { return };
         let mut outcome = Ok(());
         let mut is_done = false;
         while !is_done && outcome.is_ok() && self.pending.len() < self.most {
-            let rest = inflating.bytes.split_at(inflating.at).1;
-            let step = rest.split_at(rest.len().min(INFLATED_STEP)).0;
-            inflating.at += step.len();
-            is_done = inflating.at == inflating.bytes.len();
-            let (is_text, begins) = (inflating.is_text, std::mem::take(&mut inflating.begins));
-            let piece = Compressed { bytes: step.into(), mask: None, offset: 0, is_text, begins, ends: is_done && inflating.ends };
-            outcome = inflater.take_in(&piece, &mut self.pending);
+            let step: Vec<u8> = piece.bytes.iter().skip(*at).take(INFLATED_STEP).copied().collect();
+            *at += step.len();
+            is_done = *at == piece.bytes.len();
+            let (begins, ends) = (std::mem::take(&mut piece.begins), is_done && piece.ends);
+            outcome = inflater.take_in(Compressed { bytes: step, is_text: piece.is_text, begins, ends }, &mut self.pending);
         }
         if is_done || outcome.is_err() {
             self.inflating = None;

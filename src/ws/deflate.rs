@@ -12,7 +12,6 @@ use http::{HeaderMap, HeaderValue};
 
 use super::follow::Compressed;
 use super::frame::{self, Sender};
-use super::mask;
 
 const NAME: &str = "permessage-deflate";
 const NO_CONTEXT: &str = "client_no_context_takeover";
@@ -208,16 +207,13 @@ impl Inflater {
     }
 
     /// Writes what this piece becomes: whole frames, of which the last of the message is final.
-    pub fn take_in(&mut self, piece: &Compressed<'_>, wire: &mut Vec<u8>) -> Result<(), InflateError> {
+    pub fn take_in(&mut self, piece: Compressed, wire: &mut Vec<u8>) -> Result<(), InflateError> {
         if piece.begins || self.under_way.is_none() {
             let opcode = if piece.is_text { 1 } else { 2 };
             self.under_way = Some(Box::new(UnderWay { decompress: Decompress::new(false), inflated: 0, opcode }));
         }
         let Some(message) = &mut self.under_way else { return Ok(()) };
-        let mut bytes = piece.bytes.to_vec();
-        if let Some(key) = piece.mask {
-            mask::apply(&mut bytes, key, piece.offset);
-        }
+        let mut bytes = piece.bytes;
         if piece.ends {
             bytes.extend(TAIL);
         }
@@ -313,8 +309,8 @@ pub(crate) mod tests {
         // Exactly at the bound.
         assert_eq!(inflate(&deflate(&[7; 16_384]), 16_384).unwrap().len(), 16_384);
         assert_eq!(inflate(&deflate(&[7; 16_385]), 16_384), Err(InflateError::TooLarge));
-        let piece = Compressed { bytes: (&bomb[..]).into(), mask: None, offset: 0, is_text: false, begins: true, ends: true };
-        assert_eq!(Inflater::new(1 << 20).take_in(&piece, &mut Vec::new()), Err(InflateError::TooLarge));
+        let piece = Compressed { bytes: bomb, is_text: false, begins: true, ends: true };
+        assert_eq!(Inflater::new(1 << 20).take_in(piece, &mut Vec::new()), Err(InflateError::TooLarge));
     }
 
     /// What an upstream that knows no compression would read.
@@ -346,9 +342,9 @@ pub(crate) mod tests {
                 let packed = deflate(message);
                 let cut = cut % (packed.len() + 1);
                 let (first, second) = packed.split_at(cut);
-                let piece = Compressed { bytes: first.into(), mask: None, offset: 0, is_text: false, begins: true, ends: false };
-                inflater.take_in(&piece, &mut wire).unwrap();
-                inflater.take_in(&Compressed { bytes: second.into(), begins: false, ends: true, ..piece }, &mut wire).unwrap();
+                let piece = |bytes: &[u8], begins| Compressed { bytes: bytes.to_vec(), is_text: false, begins, ends: !begins };
+                inflater.take_in(piece(first, true), &mut wire).unwrap();
+                inflater.take_in(piece(second, false), &mut wire).unwrap();
             }
             prop_assert_eq!(messages(&wire), plain);
             prop_assert!(inflater.under_way.is_none());
@@ -359,8 +355,8 @@ pub(crate) mod tests {
     fn a_large_message_becomes_many_frames_of_one_message() {
         let plain: Vec<u8> = (0..200_000u32).map(|n| (n * 7 % 251) as u8).collect();
         let mut wire = Vec::new();
-        let piece = Compressed { bytes: deflate(&plain).into(), mask: None, offset: 0, is_text: true, begins: true, ends: true };
-        Inflater::new(1 << 20).take_in(&piece, &mut wire).unwrap();
+        let piece = Compressed { bytes: deflate(&plain), is_text: true, begins: true, ends: true };
+        Inflater::new(1 << 20).take_in(piece, &mut wire).unwrap();
         assert_eq!(messages(&wire), [plain]);
     }
 }

@@ -5,8 +5,6 @@
 //! it always knows whether the other side stands between two frames, or between two messages, where a frame of our own
 //! may be put.
 
-use std::borrow::Cow;
-
 use super::close_code::CloseCode;
 use super::frame::{ControlKind, FrameError, Header, MAX_HEADER, Opcode, Sender};
 use super::mask;
@@ -59,7 +57,7 @@ pub enum Segment<'a> {
     Bytes(Vec<u8>),
     Control(Control),
     Message(HeldMessage),
-    Compressed(Compressed<'a>),
+    Compressed(Compressed),
 }
 
 /// A whole control frame.
@@ -85,11 +83,9 @@ pub struct HeldMessage {
 
 /// A piece of a compressed message.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Compressed<'a> {
-    /// Masked if there is a mask.
-    pub bytes: Cow<'a, [u8]>,
-    pub mask: Option<[u8; 4]>,
-    pub offset: u64,
+pub struct Compressed {
+    /// Unmasked.
+    pub bytes: Vec<u8>,
     pub is_text: bool,
     pub begins: bool,
     pub ends: bool,
@@ -291,27 +287,15 @@ impl FrameFollower {
             return Ok(Step::GoOn);
         }
         let fate = self.fate_of(header)?;
-        if fate == Fate::TakenOut
+        if fate != Fate::Held
             && let Some(held) = self.held.take()
         {
-            // It has grown larger than what is held: all of it is to be inflated.
+            // It has grown larger than what is held: all of it passes, or is to be inflated.
             self.begin(header, fate);
-            let (is_text, ends) = (held.is_text, header.payload_length == 0 && header.is_final());
-            if header.payload_length == 0 {
-                self.end_frame(header.is_final());
-            }
-            if let Some(message) = &mut self.message {
-                message.begins = false;
-            }
-            let bytes = Cow::Owned(payload_of(&held.wire, self.sender));
-            return Ok(Step::Out(Segment::Compressed(Compressed { bytes, mask: None, offset: 0, is_text, begins: true, ends })));
-        }
-        if fate != Fate::Held && self.held.is_some() {
-            // It has grown larger than what is held: all of it passes.
-            let mut wire = self.release().unwrap_or_default();
-            self.begin(header, Fate::Passes);
-            wire.extend_from_slice(head);
-            return Ok(Step::Out(Segment::Bytes(wire)));
+            return Ok(Step::Out(match fate {
+                Fate::TakenOut => self.compressed(payload_of(&held.wire, self.sender), header.payload_length == 0, header.is_final()),
+                _ => Segment::Bytes([&held.wire, head].concat()),
+            }));
         }
         self.begin(header, fate);
         match fate {
@@ -325,20 +309,7 @@ impl FrameFollower {
                 }
                 Ok(self.take_whole_message().map_or(Step::GoOn, |message| Step::Out(Segment::Message(message))))
             }
-            Fate::TakenOut if header.payload_length == 0 => {
-                let begins = self.message.as_mut().is_some_and(|message| std::mem::take(&mut message.begins));
-                let is_text = self.message.is_some_and(|message| message.is_text);
-                self.end_frame(header.is_final());
-                let ends = header.is_final();
-                Ok(Step::Out(Segment::Compressed(Compressed {
-                    bytes: Cow::Borrowed(&[]),
-                    mask: header.mask,
-                    offset: 0,
-                    is_text,
-                    begins,
-                    ends,
-                })))
-            }
+            Fate::TakenOut if header.payload_length == 0 => Ok(Step::Out(self.compressed(Vec::new(), true, header.is_final()))),
             Fate::TakenOut => Ok(Step::GoOn),
         }
     }
@@ -445,27 +416,24 @@ impl FrameFollower {
         Some(held)
     }
 
-    /// What is held of a message that will pass after all.
-    fn release(&mut self) -> Option<Vec<u8>> {
-        let held = self.held.take()?;
-        if let Some(message) = &mut self.message {
-            message.fate = Fate::Passes;
+    fn take_out<'a>(&mut self, rest: &mut &[u8]) -> Segment<'a> {
+        let State::Data(data) = self.state else { return self.compressed(Vec::new(), false, false) };
+        let (bytes, frame_ended) = self.advance(rest);
+        let mut bytes = bytes.to_vec();
+        if let Some(key) = data.mask {
+            mask::apply(&mut bytes, key, data.length - data.remaining);
         }
-        Some(held.wire)
+        self.compressed(bytes, frame_ended, data.is_final)
     }
 
-    fn take_out<'a>(&mut self, rest: &mut &'a [u8]) -> Segment<'a> {
-        let (mask, offset, is_final) = match &self.state {
-            State::Data(data) => (data.mask, data.length - data.remaining, data.is_final),
-            _ => (None, 0, false),
-        };
-        let (bytes, frame_ended) = self.advance(rest);
+    /// The next piece of the message that is taken out; with it the frame may end, and with that the message.
+    fn compressed<'a>(&mut self, bytes: Vec<u8>, frame_ends: bool, is_final: bool) -> Segment<'a> {
         let begins = self.message.as_mut().is_some_and(|message| std::mem::take(&mut message.begins));
         let is_text = self.message.is_some_and(|message| message.is_text);
-        if frame_ended {
+        if frame_ends {
             self.end_frame(is_final);
         }
-        Segment::Compressed(Compressed { bytes: Cow::Borrowed(bytes), mask, offset, is_text, begins, ends: frame_ended && is_final })
+        Segment::Compressed(Compressed { bytes, is_text, begins, ends: frame_ends && is_final })
     }
 
     fn finish_control<'a>(&mut self) -> Step<'a> {

@@ -57,9 +57,7 @@ fn follow(follower: &mut FrameFollower, pieces: &[&[u8]], pause: Pause, seen: &m
                     if piece.begins {
                         seen.taken.push((piece.is_text, Vec::new()));
                     }
-                    let mut bytes = piece.bytes.to_vec();
-                    mask::apply(&mut bytes, piece.mask.unwrap_or_default(), piece.offset);
-                    seen.taken.last_mut().unwrap().1.extend(bytes);
+                    seen.taken.last_mut().unwrap().1.extend(piece.bytes);
                 }
             }
         }

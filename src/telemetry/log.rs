@@ -66,29 +66,16 @@ impl<'a> MakeWriter<'a> for SinkWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use crate::telemetry::line_sink::tests::Page;
 
     fn written(format: LogFormat, filter: &str, log: impl FnOnce()) -> String {
-        let page = Arc::new(Mutex::new(Vec::new()));
+        let page = Page::default();
         let config = Log { format, filter: filter.to_owned() };
-        let theirs = Arc::clone(&page);
-        let writer = move || Page(Arc::clone(&theirs));
+        let theirs = page.clone();
+        let writer = move || theirs.clone();
         tracing::subscriber::with_default(subscriber(&config, false, writer).unwrap(), log);
-        let bytes = page.lock().unwrap().clone();
+        let bytes = page.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
-    }
-
-    struct Page(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Page {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
     }
 
     #[test]

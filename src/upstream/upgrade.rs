@@ -140,14 +140,7 @@ pub async fn read_body(stream: &mut Stream, first: &[u8], mut framing: BodyFrami
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderName;
-
-    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap()))
-            .collect()
-    }
+    use crate::http::headers::tests::headers;
 
     #[test]
     fn only_the_answer_to_this_key_and_offer_switches() {

@@ -28,12 +28,13 @@ use crate::http::headers::ReservedNames;
 use crate::http::route::Router;
 use crate::keyring::Keyring;
 use crate::listener::waiting_room::WaitingRoom;
-use crate::listener::{self, Bound, Ceiling, tls};
+use crate::listener::{self, Bound, Ceiling};
 use crate::session::registry::Registry;
 use crate::signal::Signals;
 use crate::telemetry::Telemetry;
 use crate::telemetry::event::Event;
 use crate::ticket::Tickets;
+use crate::tls::server;
 use crate::upstream::Upstreams;
 use crate::upstream::pool::Pool;
 use crate::upstream::signed_context::{ContextRequest, SignedContext, identity_headers};
@@ -85,7 +86,7 @@ pub enum BuildError {
     #[error("cannot listen on {address}: {error}")]
     Bind { address: SocketAddr, error: std::io::Error },
     #[error(transparent)]
-    Tls(#[from] tls::TlsError),
+    Tls(#[from] server::TlsError),
     #[error(transparent)]
     Issuer(#[from] crate::auth::jwt::LoadError),
     #[error(transparent)]
@@ -219,7 +220,7 @@ fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), Build
     let mut threads: Vec<Vec<Bound>> = (0..config.threads.max(1)).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
     for listener in &config.listeners {
-        let tls = listener.tls.as_ref().map(tls::server_config).transpose()?;
+        let tls = listener.tls.as_ref().map(server::config).transpose()?;
         let mut address = listener.address;
         for (index, sockets) in threads.iter_mut().enumerate() {
             let socket = bind(address)?;

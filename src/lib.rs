@@ -17,7 +17,7 @@
 //! # The map
 //!
 //! - the words everyone uses: [`clock`], [`config`], [`rejection`], [`limits`], [`stream`]
-//! - towards the client: [`listener`], [`http`], [`auth`], [`ticket`], [`store`]
+//! - towards the client: [`listener`], [`tls`], [`http`], [`auth`], [`ticket`], [`store`]
 //! - towards the upstream: [`upstream`], [`keyring`]
 //! - between them: [`session`], [`ws`]
 //! - the whole: [`app`] builds and runs it, [`drain`] and [`signal`] stop it, [`telemetry`] and [`admin`] show it, [`cli`]
@@ -41,5 +41,6 @@ pub mod store;
 pub mod stream;
 pub mod telemetry;
 pub mod ticket;
+pub mod tls;
 pub mod upstream;
 pub mod ws;

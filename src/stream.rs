@@ -8,17 +8,21 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsStream;
+use tokio_rustls::client;
+
+use crate::tls::TlsStream;
 
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// Boxed: it is a kilobyte, and a session's future is held by every connection.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// A client's. Boxed: a session's future is held by every connection.
+    Tls(Box<TlsStream>),
+    /// To a server.
+    DialledTls(Box<client::TlsStream<TcpStream>>),
 }
 
 /// What one read takes at most. The thread's, not the connection's.
@@ -33,20 +37,24 @@ pub fn with_scratch<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH_BUFFER.with_borrow_mut(|scratch| use_it(scratch))
 }
 
-impl Stream {
-    /// Adds what comes next to `buffer`, at most so much; 0 is the end. Nothing is lost if this is dropped.
-    pub async fn read_behind(&mut self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
-        std::future::poll_fn(|cx| self.poll_read_behind(cx, buffer, most)).await
-    }
+/// Adds what comes next to `buffer`, at most so much; 0 is the end. Nothing is lost if this is dropped, and who waits holds
+/// no buffer.
+pub async fn read_behind(reader: &mut (impl AsyncRead + Unpin), buffer: &mut impl BufMut, most: usize) -> io::Result<usize> {
+    std::future::poll_fn(|cx| poll_read_behind(reader, cx, buffer, most)).await
+}
 
-    pub fn poll_read_behind(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut, most: usize) -> Poll<io::Result<usize>> {
-        with_scratch(|scratch| {
-            let mut read = ReadBuf::new(scratch.split_at_mut(most.min(SCRATCH)).0);
-            ready!(Pin::new(self).poll_read(cx, &mut read))?;
-            buffer.extend_from_slice(read.filled());
-            Poll::Ready(Ok(read.filled().len()))
-        })
-    }
+pub fn poll_read_behind(
+    reader: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    buffer: &mut impl BufMut,
+    most: usize,
+) -> Poll<io::Result<usize>> {
+    with_scratch(|scratch| {
+        let mut read = ReadBuf::new(scratch.split_at_mut(most.min(SCRATCH)).0);
+        ready!(Pin::new(reader).poll_read(cx, &mut read))?;
+        buffer.put_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
 }
 
 impl AsyncRead for Stream {
@@ -54,11 +62,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buf) {
-                // A peer that drops TLS without its goodbye: what it carries ends by its own rules, so this is an end.
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-                other => other,
-            },
+            Self::Tls(stream) => without_goodbye(Pin::new(stream).poll_read(cx, buf)),
+            Self::DialledTls(stream) => without_goodbye(Pin::new(stream).poll_read(cx, buf)),
         }
     }
 }
@@ -69,6 +74,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::DialledTls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -77,6 +83,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::DialledTls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -85,6 +92,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::DialledTls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -93,6 +101,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::DialledTls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -101,6 +110,15 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::DialledTls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+/// A peer that drops TLS without its goodbye: what it carries ends by its own rules, so this is an end.
+fn without_goodbye(read: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+    match read {
+        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+        other => other,
     }
 }

@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{CertificateFiles, Config, Issuer, IssuerKeySource, Server};
 use crate::auth::issuer_keys;
 use crate::clock::Now;
-use crate::listener::tls;
+use crate::tls::server;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const EXPIRES_SOON_DAYS: i64 = 14;
@@ -73,7 +73,7 @@ fn certificate(files: &CertificateFiles, now: Now) -> Finding {
 /// The days that are left, and the names. Loads the pair as the start does.
 fn inspect(files: &CertificateFiles, now: Now) -> Result<(i64, String), (String, &'static str)> {
     let hint = "PEM files: the certificate first and its chain after it, and the private key that belongs to it";
-    let (names, certified) = tls::load(files).map_err(|error| (error.to_string(), hint))?;
+    let (names, certified) = server::load(files).map_err(|error| (error.to_string(), hint))?;
     let leaf = certified.end_entity_cert().map_err(|error| (error.to_string(), hint))?;
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| (error.to_string(), hint))?;
     let validity = parsed.validity();

@@ -26,7 +26,7 @@ use crate::auth::grant::Grant;
 use crate::clock::Now;
 use crate::config::Route;
 use crate::rejection::{Rejection, Side};
-use crate::stream::Stream;
+use crate::stream::{Stream, read_behind};
 use crate::telemetry::event::Event;
 use crate::ws::deflate::{self, Agreed, InflateError};
 use crate::ws::follow::{FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
@@ -204,7 +204,7 @@ impl Door {
                 return Ok(auth);
             }
             tokio::task::yield_now().await;
-            match self.stream.read_behind(&mut self.input, READ_SIZE).await {
+            match read_behind(&mut self.stream, &mut self.input, READ_SIZE).await {
                 Ok(0) | Err(_) => return Err(Rejection::ClientGone),
                 Ok(_) => {}
             }
@@ -269,7 +269,7 @@ impl Door {
     /// Takes in what the client sends meanwhile, as far as `most`. Completes when the client is gone.
     async fn queue(&mut self, most: usize) {
         while self.input.len() < most {
-            if !matches!(self.stream.read_behind(&mut self.input, READ_SIZE).await, Ok(count) if count > 0) {
+            if !matches!(read_behind(&mut self.stream, &mut self.input, READ_SIZE).await, Ok(count) if count > 0) {
                 return;
             }
         }

@@ -18,7 +18,7 @@ use super::framing::BodyFraming;
 use super::head::{self, RequestHead};
 use crate::config::Limits;
 use crate::rejection::Rejection;
-use crate::stream::Stream;
+use crate::stream::{Stream, poll_read_behind};
 
 const READ_SIZE: usize = 8 * 1024;
 
@@ -161,7 +161,7 @@ impl Guard {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
-        self.stream.poll_read_behind(cx, &mut self.buffer, READ_SIZE)
+        poll_read_behind(&mut self.stream, cx, &mut self.buffer, READ_SIZE)
     }
 
     fn stop(&mut self, stop: Stop) {

@@ -3,7 +3,6 @@
 //! Each thread has its own socket on each address (`SO_REUSEPORT`), so the kernel spreads connections and a session lives
 //! and dies on one core. The loop never ends by itself: a shortage of descriptors slows it down.
 
-pub mod tls;
 pub mod waiting_room;
 
 use std::io;
@@ -12,16 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 use crate::app::Worker;
 use crate::config;
 use crate::http::serve::{self, Client};
 use crate::stream::Stream;
 use crate::telemetry::event::Event;
+use crate::tls::{self, Established, HandshakeError};
 
 const BACKLOG: i32 = 4096;
 /// After a failed accept: first this long, then twice as long each time, up to a second.
@@ -33,7 +33,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Bound {
     pub socket: std::net::TcpListener,
     pub config: Arc<config::Listener>,
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// How many client connections there are, and may be.
@@ -93,7 +93,6 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// Accepts until the drain begins.
 pub async fn accept(bound: Bound, worker: Worker) -> io::Result<()> {
     let listener = TcpListener::from_std(bound.socket)?;
-    let acceptor = bound.tls.map(TlsAcceptor::from);
     let mut pause = FIRST_PAUSE;
     loop {
         let accepted = tokio::select! {
@@ -103,7 +102,7 @@ pub async fn accept(bound: Bound, worker: Worker) -> io::Result<()> {
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
-                admit(stream, peer, &bound.config, acceptor.clone(), &worker);
+                admit(stream, peer, &bound.config, bound.tls.clone(), &worker);
             }
             Err(error) if is_the_peer_s(&error) => {}
             Err(error) => {
@@ -120,7 +119,7 @@ fn is_the_peer_s(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
 }
 
-fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, acceptor: Option<TlsAcceptor>, worker: &Worker) {
+fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, tls: Option<Arc<ServerConfig>>, worker: &Worker) {
     let Some(permit) = worker.edge.ceiling.enter() else {
         Event::LimitReached { limit: "connections", peer: Some(peer.ip()) }.emit();
         return;
@@ -135,10 +134,10 @@ fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, ac
         if stream.set_nodelay(true).is_err() {
             return;
         }
-        match acceptor {
+        match tls {
             None => serve::serve(Stream::Tcp(stream), client, worker).await,
-            Some(acceptor) => {
-                if let Some(stream) = handshake(stream, &acceptor, &client, &worker).await {
+            Some(tls) => {
+                if let Some(stream) = handshake(stream, tls, &client, &worker).await {
                     serve::serve(stream, client, worker).await;
                 }
             }
@@ -147,20 +146,17 @@ fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, ac
 }
 
 /// `None`: the client did not manage a handshake in time; that is told here.
-async fn handshake(stream: TcpStream, acceptor: &TlsAcceptor, client: &Client, worker: &Worker) -> Option<Stream> {
+async fn handshake(stream: TcpStream, config: Arc<ServerConfig>, client: &Client, worker: &Worker) -> Option<Stream> {
     let peer = client.peer.ip();
     let started = Instant::now();
     let deadline = client.deadline.min(started + worker.edge.config.limits.tls_timeout);
-    match timeout_at(deadline, Box::pin(acceptor.accept(stream))).await {
-        Ok(Ok(mut stream)) => {
-            let session = stream.get_mut().1;
-            session.set_buffer_limit(Some(16 * 1024));
-            let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    match timeout_at(deadline, Box::pin(tls::accept(stream, config))).await {
+        Ok(Ok(Established { stream, resumed })) => {
             Event::TlsEstablished { resumed, duration: started.elapsed() }.emit();
-            Some(Stream::Tls(Box::new(stream.into())))
+            Some(Stream::Tls(Box::new(stream)))
         }
         Ok(Err(error)) => {
-            let reason = if error.kind() == io::ErrorKind::InvalidData { "protocol" } else { "gone" };
+            let reason = if matches!(error, HandshakeError::Protocol(_)) { "protocol" } else { "gone" };
             Event::TlsFailed { peer, reason, detail: &error.to_string() }.emit();
             None
         }

@@ -58,7 +58,7 @@ async fn open(server: &Server, upstream: &Upstream) -> io::Result<Stream> {
                 return Err(io::Error::other("this upstream has no TLS"));
             };
             let stream = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await?;
-            Ok(Stream::Tls(Box::new(stream.into())))
+            Ok(Stream::DialledTls(Box::new(stream)))
         }
     }
 }

@@ -97,7 +97,7 @@ impl Target {
     pub async fn secure(&self, tcp: TcpStream) -> io::Result<Stream> {
         let Some((config, name)) = &self.tls else { return Ok(Stream::Tcp(tcp)) };
         let stream = Box::pin(TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp)).await?;
-        Ok(Stream::Tls(Box::new(stream.into())))
+        Ok(Stream::DialledTls(Box::new(stream)))
     }
 }
 

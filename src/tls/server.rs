@@ -4,15 +4,35 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::cipher_suite::{
+    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SupportedCipherSuite};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::{CertificateFiles, Tls, TlsVersion};
+
+/// What is taken of a client's offers, the first that it has.
+const SUITES: [SupportedCipherSuite; 9] = [
+    TLS13_AES_128_GCM_SHA256,
+    TLS13_CHACHA20_POLY1305_SHA256,
+    TLS13_AES_256_GCM_SHA384,
+    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+];
 
 /// Sessions that can be resumed on TLS 1.2 and by stateful tickets, in one process.
 const RESUMABLE_SESSIONS: usize = 16 * 1024;
@@ -34,7 +54,7 @@ struct Certificates {
     first: Arc<CertifiedKey>,
 }
 
-pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     let none = || TlsError { file: "certificates".to_owned(), problem: "there is none".to_owned() };
     let mut loaded = tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?.into_iter();
     let (first_names, first) = loaded.next().ok_or_else(none)?;
@@ -52,7 +72,7 @@ pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
         TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::Tls13 => &[&rustls::version::TLS13],
     };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(CryptoProvider { cipher_suites: SUITES.to_vec(), ..aws_lc_rs::default_provider() });
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?
@@ -62,6 +82,11 @@ pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     config.session_storage = ServerSessionMemoryCache::new(RESUMABLE_SESSIONS);
     // One is enough for a browser that opens one socket; the second costs time on every handshake.
     config.send_tls13_tickets = 1;
+    // Many clients offer AES-256 first and take AES-128 as well: with SHA-256 the handshake costs a tenth less, and each byte
+    // a fifth.
+    config.ignore_client_order = true;
+    // rustls shakes hands, and our own stream uses the keys.
+    config.enable_secret_extraction = true;
     // Early data can be replayed; a ticket must not ride in it.
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
@@ -77,7 +102,7 @@ pub fn load(files: &CertificateFiles) -> Result<(Vec<String>, Arc<CertifiedKey>)
     };
     let names = names_of(leaf).map_err(|problem| at(&files.cert, problem))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| at(&files.key, error.to_string()))?;
-    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|error| at(&files.key, error.to_string()))?;
+    let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|error| at(&files.key, error.to_string()))?;
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match().map_err(|_| at(&files.key, format!("this key does not belong to {}", files.cert.display())))?;
     Ok((names, Arc::new(certified)))

@@ -1,0 +1,137 @@
+//! The server's side of a TLS handshake.
+//!
+//! rustls decides everything; here its words are carried, and what it made is taken over: from then on nothing of the
+//! handshake is held in memory.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::stream::{Beginning, TlsStream};
+use crate::stream::{read_behind, with_scratch};
+
+/// No handshake is longer: rustls refuses a message of 64 KiB.
+const MOST_INCOMING: usize = 96 * 1024;
+const READ_SIZE: usize = 16 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    #[error(transparent)]
+    Protocol(#[from] rustls::Error),
+    #[error(transparent)]
+    Gone(#[from] io::Error),
+}
+
+/// An established connection, and whether it goes on from an earlier one.
+#[derive(Debug)]
+pub struct Established {
+    pub stream: TlsStream,
+    pub resumed: bool,
+}
+
+enum Step {
+    Again,
+    Read,
+    Done,
+}
+
+pub async fn accept(mut tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Established, HandshakeError> {
+    let mut connection = UnbufferedServerConnection::new(config)?;
+    let (mut incoming, mut outgoing, mut plaintext) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ended = false;
+    loop {
+        let UnbufferedStatus { mut discard, state } = connection.process_tls_records(&mut incoming);
+        let step = match state {
+            Ok(ConnectionState::EncodeTlsData(data)) => {
+                encode(data, &mut outgoing);
+                Step::Again
+            }
+            // It is sent before anything is waited for; until then it gathers.
+            Ok(ConnectionState::TransmitTlsData(sent)) => {
+                sent.done();
+                Step::Again
+            }
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    plaintext.extend_from_slice(record.payload);
+                    discard += record.discard;
+                }
+                Step::Again
+            }
+            Ok(ConnectionState::PeerClosed) => {
+                ended = true;
+                Step::Again
+            }
+            Ok(ConnectionState::WriteTraffic(_)) => Step::Done,
+            Ok(ConnectionState::BlockedHandshake) if !ended => Step::Read,
+            Ok(_) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Err(error) => {
+                refuse(tcp, connection, outgoing).await;
+                return Err(error.into());
+            }
+        };
+        incoming.drain(..discard.min(incoming.len()));
+        match step {
+            Step::Again => {}
+            Step::Done => break,
+            Step::Read => {
+                send(&mut tcp, &mut outgoing).await?;
+                if incoming.len() >= MOST_INCOMING {
+                    return Err(rustls::Error::PeerSentOversizedRecord.into());
+                }
+                if read_behind(&mut tcp, &mut incoming, READ_SIZE).await? == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                }
+            }
+        }
+    }
+    let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
+    if connection.protocol_version() != rustls::ProtocolVersion::TLSv1_3 {
+        // The client waits for the end of the handshake. In TLS 1.3 nothing but the ticket for the next time is left, and that
+        // goes with the first answer.
+        send(&mut tcp, &mut outgoing).await?;
+    }
+    let beginning = Beginning { sealed: incoming, plaintext, outgoing, ended };
+    let stream = TlsStream::new(tcp, secrets, connection, beginning).map_err(|error| rustls::Error::General(error.to_string()))?;
+    Ok(Established { stream, resumed })
+}
+
+fn encode(mut data: EncodeTlsData<'_, rustls::server::ServerConnectionData>, outgoing: &mut Vec<u8>) {
+    let start = outgoing.len();
+    // It says how much it needs.
+    if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = data.encode(&mut []) {
+        outgoing.resize(start + required_size, 0);
+        let written = data.encode(outgoing.split_at_mut(start).1).unwrap_or(0);
+        outgoing.truncate(start + written);
+    }
+}
+
+async fn send(tcp: &mut TcpStream, outgoing: &mut Vec<u8>) -> io::Result<()> {
+    if !outgoing.is_empty() {
+        tcp.write_all(outgoing).await?;
+        *outgoing = Vec::new();
+    }
+    Ok(())
+}
+
+/// Says why not, as far as the socket takes it at once.
+async fn refuse(mut tcp: TcpStream, mut connection: UnbufferedServerConnection, mut outgoing: Vec<u8>) {
+    while let UnbufferedStatus { state: Ok(state), .. } = connection.process_tls_records(&mut []) {
+        match state {
+            ConnectionState::EncodeTlsData(data) => encode(data, &mut outgoing),
+            ConnectionState::TransmitTlsData(sent) => sent.done(),
+            _ => break,
+        }
+    }
+    if send(&mut tcp, &mut outgoing).await.is_ok() && tcp.shutdown().await.is_ok() {
+        // Closing over unread bytes would reset the connection, and the alert with it.
+        while with_scratch(|scratch| tcp.try_read(scratch)).is_ok_and(|count| count > 0) {}
+    }
+}

@@ -1,0 +1,16 @@
+//! TLS with clients.
+//!
+//! `server.rs` holds what a listener offers: certificates, versions, resumption. `handshake.rs` carries a handshake of
+//! rustls. `record.rs` and `stream.rs` are what an established connection is: two keys and a socket. A library's stream keeps
+//! 4 KiB and more for each connection, also while nothing happens, and copies each byte twice; this one keeps nothing and
+//! copies none. What it must get right is small: RFC 8446, sections 4.6.3, 5.2 to 5.5 and 6.
+
+mod handshake;
+mod record;
+pub mod server;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use handshake::{Established, HandshakeError, accept};
+pub use stream::TlsStream;

@@ -13,7 +13,7 @@ use rustls::crypto::aws_lc_rs::cipher_suite::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedCipherSuite};
 use x509_parser::extensions::GeneralName;
@@ -33,9 +33,6 @@ const SUITES: [SupportedCipherSuite; 9] = [
     TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
     TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 ];
-
-/// Sessions that can be resumed on TLS 1.2 and by stateful tickets, in one process.
-const RESUMABLE_SESSIONS: usize = 16 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {problem}")]
@@ -79,7 +76,10 @@ pub fn config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
         .with_client_cert_verifier(WebPkiClientVerifier::no_client_auth())
         .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.session_storage = ServerSessionMemoryCache::new(RESUMABLE_SESSIONS);
+    // The client keeps its session, sealed under keys that change every six hours: a store here would grow, and be locked and
+    // searched in each handshake.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?;
     // One is enough for a browser that opens one socket; the second costs time on every handshake.
     config.send_tls13_tickets = 1;
     // Many clients offer AES-256 first and take AES-128 as well: with SHA-256 the handshake costs a tenth less, and each byte

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::{Connection, Received};
 use super::report::Failure;
-use super::target::Target;
+use super::target::{self, Target};
 use crate::config::secret::Secret;
 use crate::http::response;
 use crate::stream::Stream;
@@ -87,6 +87,8 @@ pub struct Laps {
     due: Instant,
     last: Instant,
     pub times: Vec<(Phase, Duration)>,
+    /// TLS handshakes that resumed an earlier session.
+    pub resumed: u64,
 }
 
 pub struct Attempt<Open = Connection> {
@@ -97,7 +99,7 @@ pub struct Attempt<Open = Connection> {
 impl Laps {
     /// `due`: when it should have begun; the total counts from there, whatever kept it.
     pub fn begin(due: Option<Instant>, now: Instant) -> Self {
-        let mut laps = Self { due: due.unwrap_or(now), last: now, times: Vec::with_capacity(Phase::ALL.len()) };
+        let mut laps = Self { due: due.unwrap_or(now), last: now, times: Vec::with_capacity(Phase::ALL.len()), resumed: 0 };
         if let Some(due) = due {
             laps.times.push((Phase::Late, now.saturating_duration_since(due)));
         }
@@ -129,7 +131,7 @@ impl Client {
     async fn open(&self, number: u64, laps: &mut Laps) -> Result<Connection, Failure> {
         let mut target = self.target.path_and_query.clone();
         if let Credential::Ticket { token, path, parameter } = &self.credential {
-            let ticket = self.ticket(number, token, path).await?;
+            let ticket = self.ticket(number, token, path, laps).await?;
             laps.lap(Phase::Ticket, Instant::now());
             target = format!("{target}{}{parameter}={ticket}", if target.contains('?') { '&' } else { '?' });
         }
@@ -138,6 +140,7 @@ impl Client {
         let stream = self.target.secure(tcp).await.map_err(|_| Failure::Tls)?;
         if self.target.is_secure() {
             laps.lap(Phase::Tls, Instant::now());
+            laps.resumed += u64::from(target::is_resumed(&stream));
         }
         let mut connection = self.upgrade(stream, &target).await?;
         laps.lap(Phase::Upgrade, Instant::now());
@@ -155,10 +158,11 @@ impl Client {
     }
 
     /// On a connection of its own, as a client that comes for the first time.
-    async fn ticket(&self, number: u64, token: &Secret, path: &str) -> Result<String, Failure> {
+    async fn ticket(&self, number: u64, token: &Secret, path: &str, laps: &mut Laps) -> Result<String, Failure> {
         let failed = Failure::Ticket(None);
         let tcp = self.target.connect(number).await.map_err(|_| Failure::Connect)?;
         let mut stream = self.target.secure(tcp).await.map_err(|_| Failure::Tls)?;
+        laps.resumed += u64::from(target::is_resumed(&stream));
         let mut headers = self.headers();
         headers.insert(AUTHORIZATION, bearer(token).ok_or(failed)?);
         let mut wire = format!("POST {path} HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n").into_bytes();

@@ -4,11 +4,11 @@ use std::hint::black_box;
 
 use http::{HeaderValue, Uri};
 use usher::auth;
+use usher::clock::Now;
 use usher::http::head;
 use usher::http::headers::{self, ReservedNames, Seen};
 use usher::upstream::signed_context::identity_headers;
 use usher::upstream::upgrade;
-use usher::clock::Now;
 
 use crate::known;
 use crate::support::Runner;

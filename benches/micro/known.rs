@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use usher::auth::algorithm::Algorithm;
 use usher::auth::credential::Credential;
 use usher::auth::grant::Grant;
 use usher::auth::jwt::{Issuers, sign_for_development};
 use usher::auth::{Authenticator, Presented};
-use usher::auth::algorithm::Algorithm;
 use usher::clock::Now;
 use usher::config::secret::Secret;
 use usher::config::{self, Config};

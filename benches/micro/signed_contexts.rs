@@ -11,8 +11,13 @@ use crate::support::Runner;
 
 pub fn run(runner: &mut Runner) {
     let now = Now::read();
-    let about =
-        ContextRequest { session_id: "0d5b6d2c4f7a", upstream: "chat", client: [192, 0, 2, 7].into(), host: "chat.example.com", path: "/ws" };
+    let about = ContextRequest {
+        session_id: "0d5b6d2c4f7a",
+        upstream: "chat",
+        client: [192, 0, 2, 7].into(),
+        host: "chat.example.com",
+        path: "/ws",
+    };
     for (name, lines) in [
         ("EdDSA", "[context]\nalgorithm = \"EdDSA\""),
         ("ES256", "[context]\nalgorithm = \"ES256\""),

@@ -66,5 +66,8 @@ fn total(dump: &str) -> Option<f64> {
 
 fn earlier() -> HashMap<String, f64> {
     let text = fs::read_to_string(SAVED).unwrap_or_default();
-    text.lines().filter_map(|line| line.rsplit_once(' ')).filter_map(|(name, count)| Some((name.trim().to_owned(), count.parse().ok()?))).collect()
+    text.lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(name, count)| Some((name.trim().to_owned(), count.parse().ok()?)))
+        .collect()
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
-use http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
+use clap::ValueEnum;
+use http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -63,10 +64,30 @@ impl Phase {
 /// How the endpoint is told who comes.
 #[derive(Debug)]
 pub enum Credential {
-    Ticket { token: Secret, path: String, parameter: String },
-    Message { token: Secret },
-    Header { token: Secret },
+    Ticket {
+        token: Secret,
+        path: String,
+        parameter: String,
+    },
+    /// `awaits_answer`: whether the server says that the first message was good.
+    Message {
+        token: Secret,
+        preset: Preset,
+        awaits_answer: bool,
+    },
+    Header {
+        token: Secret,
+    },
     None,
+}
+
+/// How the first message is written, and what answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// `auth`, answered by `auth_ok`
+    Json,
+    /// `connection_init`, answered by `connection_ack`
+    GraphqlTransportWs,
 }
 
 #[derive(Debug)]
@@ -144,8 +165,8 @@ impl Client {
         }
         let mut connection = self.upgrade(stream, &target).await?;
         laps.lap(Phase::Upgrade, Instant::now());
-        if let Credential::Message { token } = &self.credential {
-            log_in(&mut connection, token).await?;
+        if let Credential::Message { token, preset, awaits_answer } = &self.credential {
+            log_in(&mut connection, token, *preset, *awaits_answer).await?;
             laps.lap(Phase::Auth, Instant::now());
         }
         if let Some(message) = &self.first_echo {
@@ -188,6 +209,9 @@ impl Client {
         if let Credential::Header { token } = &self.credential {
             headers.insert(AUTHORIZATION, bearer(token).ok_or(failed)?);
         }
+        if let Credential::Message { preset: Preset::GraphqlTransportWs, .. } = &self.credential {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("graphql-transport-ws"));
+        }
         match upgrade::open(stream, &uri, headers, ANSWER_BODY).await {
             Ok(Answer::Switched { stream, early, .. }) => Connection::new(stream, &early, self.message_bytes).map_err(|_| failed),
             Ok(Answer::Declined { status, .. }) => Err(Failure::Upgrade(Some(StatusCode::as_u16(&status)))),
@@ -207,16 +231,23 @@ impl Client {
     }
 }
 
-/// The first message of the preset `json`, and the answer to it.
-async fn log_in(connection: &mut Connection, token: &Secret) -> Result<(), Failure> {
-    let first = json!({ "type": "auth", "id": "bench", "payload": { "token": token.expose_str().unwrap_or_default() } });
+/// The first message, and the answer to it.
+async fn log_in(connection: &mut Connection, token: &Secret, preset: Preset, awaits_answer: bool) -> Result<(), Failure> {
+    let payload = json!({ "token": token.expose_str().unwrap_or_default() });
+    let (first, good) = match preset {
+        Preset::Json => (json!({ "type": "auth", "id": "bench", "payload": payload }), "auth_ok"),
+        Preset::GraphqlTransportWs => (json!({ "type": "connection_init", "payload": payload }), "connection_ack"),
+    };
     connection.send(&Message::text(first.to_string())).await.map_err(|_| Failure::Auth(None))?;
+    if !awaits_answer {
+        return Ok(());
+    }
     loop {
         match connection.receive().await {
             Ok(Received::Message(message)) => {
                 let answer: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
                 // An `error` is followed by a close frame, whose code says more.
-                if answer.get("type").and_then(Value::as_str) == Some("auth_ok") {
+                if answer.get("type").and_then(Value::as_str) == Some(good) {
                     return Ok(());
                 }
             }

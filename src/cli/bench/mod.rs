@@ -24,7 +24,7 @@ use super::exit::Exit;
 use crate::config::secret::Secret;
 use crate::config::value;
 use crate::ws::frame::Message;
-use client::{Client, Credential};
+use client::{Client, Credential, Preset};
 use load::{Load, Pace};
 use report::{Progress, Tally};
 use target::{Target, TargetError, Trust};
@@ -123,6 +123,12 @@ struct Endpoint {
     /// The query parameter that carries the ticket
     #[arg(long, value_name = "NAME", default_value = "ticket")]
     ticket_parameter: String,
+    /// How the first message of `--auth message` is written
+    #[arg(long, value_enum, default_value = "json")]
+    preset: Preset,
+    /// The server does not answer the first message
+    #[arg(long)]
+    no_ack: bool,
     /// The Origin header, as a page would send it
     #[arg(long)]
     origin: Option<HeaderValue>,
@@ -153,7 +159,7 @@ struct Endpoint {
 enum Auth {
     /// A ticket in the query, asked for with the token before each connection
     Ticket,
-    /// The token in the first message, as the preset `json` has it
+    /// The token in the first message, as --preset has it
     Message,
     /// The token in the Authorization header
     Header,
@@ -221,7 +227,8 @@ impl Idle {
     fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.endpoint.client()?;
         enough_descriptors(u64::from(self.connections))?;
-        let idle = idle::Idle { pids: self.pids.clone(), connections: u64::from(self.connections), step: u64::from(self.step), hold: self.hold };
+        let idle =
+            idle::Idle { pids: self.pids.clone(), connections: u64::from(self.connections), step: u64::from(self.step), hold: self.hold };
         let outcome = idle::run(&Arc::new(client), &idle, &Progress::default())?;
         Ok(self.endpoint.report(&outcome.tally, &outcome.table(), outcome.json(), outcome.lost))
     }
@@ -236,7 +243,7 @@ impl Endpoint {
             Auth::Ticket => {
                 Credential::Ticket { token: token()?, path: self.ticket_path.clone(), parameter: self.ticket_parameter.clone() }
             }
-            Auth::Message => Credential::Message { token: token()? },
+            Auth::Message => Credential::Message { token: token()?, preset: self.preset, awaits_answer: !self.no_ack },
             Auth::Header => Credential::Header { token: token()? },
             Auth::None if self.token_env.is_some() || self.token_file.is_some() => return Err(Usage::NoAuth.into()),
             Auth::None => Credential::None,

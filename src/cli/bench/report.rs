@@ -66,7 +66,15 @@ pub struct Tally {
 impl Tally {
     pub fn new() -> Result<Self, CreationError> {
         let phases = Phase::ALL.iter().map(|_| Histogram::new_with_bounds(1, LONGEST, 3)).collect::<Result<_, _>>()?;
-        Ok(Self { phases, failures: BTreeMap::new(), attempts: 0, resumed: 0, is_partial: false, elapsed: Duration::ZERO, message_bytes: None })
+        Ok(Self {
+            phases,
+            failures: BTreeMap::new(),
+            attempts: 0,
+            resumed: 0,
+            is_partial: false,
+            elapsed: Duration::ZERO,
+            message_bytes: None,
+        })
     }
 
     /// One connection: the phases that it went through, and why it went no further.

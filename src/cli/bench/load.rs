@@ -119,7 +119,7 @@ pub fn connect(client: &Arc<Client>, load: &Load, progress: &Arc<Progress>) -> a
 /// Somebody presses Ctrl-C. All cores hear it.
 pub async fn stopped() {
     if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

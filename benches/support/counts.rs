@@ -32,7 +32,8 @@ pub fn run(names: &[String], filter: Option<&str>, save: bool) {
             _ => println!("{name:<44} {each:>12.0}"),
         }
     }
-    if save {
+    // A part would stand for the whole the next time.
+    if save && filter.is_none() {
         fs::write(SAVED, table).unwrap();
         println!("written to {SAVED}");
     }

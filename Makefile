@@ -1,10 +1,10 @@
 # Every step of continuous integration is a target here, and every target is a command that a person can run.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint conformance bench docs clean
+.PHONY: help demo build test lint conformance bench bench-instructions docs clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## A chat behind Usher on loopback, with a page to log in and talk
 	cargo run --release -- demo
@@ -26,8 +26,11 @@ lint: ## Format, lints, stray paths, licences
 conformance: build ## The public Autobahn suite with and without Usher, into docs/conformance.md; a quarter of an hour
 	python3 tests/conformance/run.py --all --write
 
-bench: ## Micro benches; see benches/README.md
-	cargo bench --bench route
+bench: ## Micro benches, in CPU time; see benches/README.md
+	cargo bench --bench micro
+
+bench-instructions: ## The same in exact instructions, beside the last ones; needs valgrind
+	cargo bench --bench micro -- --instructions
 
 docs: ## The library's pages (docs/errors.md and docs/metrics.md are held to the code by tests)
 	cargo doc --no-deps --document-private-items

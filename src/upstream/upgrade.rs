@@ -31,14 +31,7 @@ pub enum Answer {
 
 /// `headers` are the client's, prepared; the upgrade's own are set here. `body_limit` bounds what is kept of a refusal.
 pub async fn open(mut stream: Stream, uri: &Uri, mut headers: HeaderMap, body_limit: usize) -> Result<Answer, Rejection> {
-    headers.remove(CONTENT_LENGTH);
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    let mut wire = Vec::with_capacity(1024);
-    wire.extend_from_slice(b"GET ");
-    wire.extend_from_slice(uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
-    wire.extend_from_slice(b" HTTP/1.1\r\n");
-    response::write_fields(&mut wire, &headers);
+    let wire = request(uri, &mut headers);
     let gone = |_| Rejection::UpstreamProtocol("it closed the connection instead of answering");
     stream.write_all(&wire).await.map_err(gone)?;
     stream.flush().await.map_err(gone)?;
@@ -58,6 +51,19 @@ pub async fn open(mut stream: Stream, uri: &Uri, mut headers: HeaderMap, body_li
     }
     let body = read_body(&mut stream, &buffer, answer.framing, body_limit).await?;
     Ok(Answer::Declined { status: answer.status, headers: answer.headers, body })
+}
+
+/// The request's bytes; the upgrade's own headers are set on the way.
+pub fn request(uri: &Uri, headers: &mut HeaderMap) -> Vec<u8> {
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let mut wire = Vec::with_capacity(1024);
+    wire.extend_from_slice(b"GET ");
+    wire.extend_from_slice(uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
+    wire.extend_from_slice(b" HTTP/1.1\r\n");
+    response::write_fields(&mut wire, headers);
+    wire
 }
 
 pub async fn read_head(stream: &mut Stream, buffer: &mut BytesMut) -> Result<AnswerHead, Rejection> {

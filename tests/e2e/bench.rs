@@ -53,8 +53,14 @@ async fn every_way_in_is_walked_and_counted() {
 
     let (code, json) = tell(&usher, &token, &[], &["--auth", "header", "--rate", "100", "--duration", "200ms"]).await;
     assert_eq!((code, &json["opened"], &json["phases"]["late"]["count"]), (0, &json!(20), &json!(20)), "an open loop: {json}");
+    // The second connection of a client that takes one at a time has the first one's session to resume.
+    let one_by_one = ["--auth", "header", "--connections", "6", "--concurrency", "1"];
+    let (code, json) = tell(&usher, &token, &[], &[&one_by_one[..], &["--tls-resume"]].concat()).await;
+    assert_eq!((code, &json["opened"], &json["tls_resumed"]), (0, &json!(6), &json!(5)), "{json}");
+    let (_, json) = tell(&usher, &token, &[], &one_by_one).await;
+    assert_eq!(json["tls_resumed"], json!(0));
     let audit = usher.finish().await;
-    assert_eq!(audit.iter().filter(|line| line["event"] == "session_ended").count(), 170);
+    assert_eq!(audit.iter().filter(|line| line["event"] == "session_ended").count(), 182);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,6 +79,41 @@ async fn messages_are_echoed_and_idle_connections_weighed() {
     assert_eq!((code, &json["opened"], &json["lost"]), (0, &json!(30), &json!(0)), "{json}");
     assert_eq!((&json["steps"][0]["open"], &json["steps"][1]["open"]), (&json!(20), &json!(30)));
     assert!(json["kib_per_connection"].is_number() && json["after_kib"].as_u64().unwrap() > 1000, "{json}");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bench_that_is_stopped_tells_what_there_was() {
+    let echo = Echo::start().await;
+    let usher = start(&echo).await;
+    let url = format!("ws://{}/ws", echo.url().trim_start_matches("http://"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
+    command.args(["bench", "messages", &url, "--duration", "1h", "--connections", "3", "--json"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Once messages go to and fro, all threads listen for the signal.
+    while echo.messages().len() < 10 {
+        tokio::task::yield_now().await;
+    }
+    let stopped = std::process::Command::new("kill").args(["-INT", &child.id().unwrap().to_string()]).status().unwrap();
+    assert!(stopped.success());
+    let output = child.wait_with_output().await.unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &json["partial"], &json["opened"]), (Some(1), &json!(true), &json!(3)), "{json}");
+    assert!(json["phases"]["message"]["count"].as_u64().unwrap() >= 1, "{json}");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn graphql_clients_are_played_too() {
+    let echo = Echo::start().await;
+    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nsubprotocols = [\"graphql-transport-ws\"]\n\
+        [route.first_message]\npreset = \"graphql-transport-ws\"\n";
+    let usher = Setup::new(echo.url()).routes(routes).start().await;
+    let token = usher.token("ada");
+    // The server behind is the one that acknowledges; this one only echoes.
+    let arguments = ["--auth", "message", "--preset", "graphql-transport-ws", "--no-ack", "--connections", "4", "--no-echo"];
+    let (code, json) = tell(&usher, &token, &[], &arguments).await;
+    assert_eq!((code, &json["phases"]["auth"]["count"]), (0, &json!(4)), "{json}");
     usher.finish().await;
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
-use http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
+use clap::ValueEnum;
+use http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::{Connection, Received};
 use super::report::Failure;
-use super::target::Target;
+use super::target::{self, Target};
 use crate::config::secret::Secret;
 use crate::http::response;
 use crate::stream::Stream;
@@ -63,10 +64,30 @@ impl Phase {
 /// How the endpoint is told who comes.
 #[derive(Debug)]
 pub enum Credential {
-    Ticket { token: Secret, path: String, parameter: String },
-    Message { token: Secret },
-    Header { token: Secret },
+    Ticket {
+        token: Secret,
+        path: String,
+        parameter: String,
+    },
+    /// `awaits_answer`: whether the server says that the first message was good.
+    Message {
+        token: Secret,
+        preset: Preset,
+        awaits_answer: bool,
+    },
+    Header {
+        token: Secret,
+    },
     None,
+}
+
+/// How the first message is written, and what answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// `auth`, answered by `auth_ok`
+    Json,
+    /// `connection_init`, answered by `connection_ack`
+    GraphqlTransportWs,
 }
 
 #[derive(Debug)]
@@ -87,6 +108,8 @@ pub struct Laps {
     due: Instant,
     last: Instant,
     pub times: Vec<(Phase, Duration)>,
+    /// TLS handshakes that resumed an earlier session.
+    pub resumed: u64,
 }
 
 pub struct Attempt<Open = Connection> {
@@ -97,7 +120,7 @@ pub struct Attempt<Open = Connection> {
 impl Laps {
     /// `due`: when it should have begun; the total counts from there, whatever kept it.
     pub fn begin(due: Option<Instant>, now: Instant) -> Self {
-        let mut laps = Self { due: due.unwrap_or(now), last: now, times: Vec::with_capacity(Phase::ALL.len()) };
+        let mut laps = Self { due: due.unwrap_or(now), last: now, times: Vec::with_capacity(Phase::ALL.len()), resumed: 0 };
         if let Some(due) = due {
             laps.times.push((Phase::Late, now.saturating_duration_since(due)));
         }
@@ -129,7 +152,7 @@ impl Client {
     async fn open(&self, number: u64, laps: &mut Laps) -> Result<Connection, Failure> {
         let mut target = self.target.path_and_query.clone();
         if let Credential::Ticket { token, path, parameter } = &self.credential {
-            let ticket = self.ticket(number, token, path).await?;
+            let ticket = self.ticket(number, token, path, laps).await?;
             laps.lap(Phase::Ticket, Instant::now());
             target = format!("{target}{}{parameter}={ticket}", if target.contains('?') { '&' } else { '?' });
         }
@@ -138,11 +161,12 @@ impl Client {
         let stream = self.target.secure(tcp).await.map_err(|_| Failure::Tls)?;
         if self.target.is_secure() {
             laps.lap(Phase::Tls, Instant::now());
+            laps.resumed += u64::from(target::is_resumed(&stream));
         }
         let mut connection = self.upgrade(stream, &target).await?;
         laps.lap(Phase::Upgrade, Instant::now());
-        if let Credential::Message { token } = &self.credential {
-            log_in(&mut connection, token).await?;
+        if let Credential::Message { token, preset, awaits_answer } = &self.credential {
+            log_in(&mut connection, token, *preset, *awaits_answer).await?;
             laps.lap(Phase::Auth, Instant::now());
         }
         if let Some(message) = &self.first_echo {
@@ -155,10 +179,11 @@ impl Client {
     }
 
     /// On a connection of its own, as a client that comes for the first time.
-    async fn ticket(&self, number: u64, token: &Secret, path: &str) -> Result<String, Failure> {
+    async fn ticket(&self, number: u64, token: &Secret, path: &str, laps: &mut Laps) -> Result<String, Failure> {
         let failed = Failure::Ticket(None);
         let tcp = self.target.connect(number).await.map_err(|_| Failure::Connect)?;
         let mut stream = self.target.secure(tcp).await.map_err(|_| Failure::Tls)?;
+        laps.resumed += u64::from(target::is_resumed(&stream));
         let mut headers = self.headers();
         headers.insert(AUTHORIZATION, bearer(token).ok_or(failed)?);
         let mut wire = format!("POST {path} HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n").into_bytes();
@@ -184,6 +209,9 @@ impl Client {
         if let Credential::Header { token } = &self.credential {
             headers.insert(AUTHORIZATION, bearer(token).ok_or(failed)?);
         }
+        if let Credential::Message { preset: Preset::GraphqlTransportWs, .. } = &self.credential {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("graphql-transport-ws"));
+        }
         match upgrade::open(stream, &uri, headers, ANSWER_BODY).await {
             Ok(Answer::Switched { stream, early, .. }) => Connection::new(stream, &early, self.message_bytes).map_err(|_| failed),
             Ok(Answer::Declined { status, .. }) => Err(Failure::Upgrade(Some(StatusCode::as_u16(&status)))),
@@ -203,16 +231,23 @@ impl Client {
     }
 }
 
-/// The first message of the preset `json`, and the answer to it.
-async fn log_in(connection: &mut Connection, token: &Secret) -> Result<(), Failure> {
-    let first = json!({ "type": "auth", "id": "bench", "payload": { "token": token.expose_str().unwrap_or_default() } });
+/// The first message, and the answer to it.
+async fn log_in(connection: &mut Connection, token: &Secret, preset: Preset, awaits_answer: bool) -> Result<(), Failure> {
+    let payload = json!({ "token": token.expose_str().unwrap_or_default() });
+    let (first, good) = match preset {
+        Preset::Json => (json!({ "type": "auth", "id": "bench", "payload": payload }), "auth_ok"),
+        Preset::GraphqlTransportWs => (json!({ "type": "connection_init", "payload": payload }), "connection_ack"),
+    };
     connection.send(&Message::text(first.to_string())).await.map_err(|_| Failure::Auth(None))?;
+    if !awaits_answer {
+        return Ok(());
+    }
     loop {
         match connection.receive().await {
             Ok(Received::Message(message)) => {
                 let answer: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
                 // An `error` is followed by a close frame, whose code says more.
-                if answer.get("type").and_then(Value::as_str) == Some("auth_ok") {
+                if answer.get("type").and_then(Value::as_str) == Some(good) {
                     return Ok(());
                 }
             }

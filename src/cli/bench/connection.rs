@@ -64,7 +64,12 @@ impl Connection {
     /// Sends a message and waits for the same one; false: the connection ended first. What the server says of its own accord
     /// is passed over, so that a refusal in words is not taken for an echo.
     pub async fn echo(&mut self, message: &Message) -> bool {
-        if self.send(message).await.is_err() {
+        self.echo_of(&message.to_wire(Sender::Client), message).await
+    }
+
+    /// The same for a message that is on the wire's form already, as it is sent again and again.
+    pub async fn echo_of(&mut self, wire: &[u8], message: &Message) -> bool {
+        if self.write(wire).await.is_err() {
             return false;
         }
         while let Ok(Received::Message(answer)) = self.receive().await {

@@ -18,9 +18,10 @@ use super::report::{Progress, Tally};
 /// A server frees what it can a moment after the last connection is gone.
 const SETTLE: Duration = Duration::from_millis(500);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Idle {
-    pub pid: u32,
+    /// A server may be several processes: their memory is summed.
+    pub pids: Vec<u32>,
     pub connections: u64,
     pub step: u64,
     pub hold: Duration,
@@ -38,35 +39,49 @@ pub struct Outcome {
 }
 
 /// On one core: the connections are opened in steps, not as fast as can be.
-pub fn run(client: &Arc<Client>, idle: Idle, progress: &Progress) -> anyhow::Result<Outcome> {
+pub fn run(client: &Arc<Client>, idle: &Idle, progress: &Progress) -> anyhow::Result<Outcome> {
     runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure(client, idle, progress))
 }
 
-async fn measure(client: &Arc<Client>, idle: Idle, progress: &Progress) -> anyhow::Result<Outcome> {
-    let before_kib = resident_kib(idle.pid)?;
+async fn measure(client: &Arc<Client>, idle: &Idle, progress: &Progress) -> anyhow::Result<Outcome> {
+    let resident = || idle.pids.iter().try_fold(0, |sum, pid| Ok::<_, anyhow::Error>(sum + resident_kib(*pid)?));
+    let before_kib = resident()?;
     let (mut tally, mut steps) = (Tally::new()?, Vec::new());
-    let (stop, stopped) = watch::channel(false);
+    let (end, ended) = watch::channel(false);
     let mut held = JoinSet::new();
     let start = tokio::time::Instant::now();
+    let mut stopped = std::pin::pin!(load::stopped());
     for first in (0..idle.connections).step_by(usize::try_from(idle.step).unwrap_or(usize::MAX).max(1)) {
         let numbers = first..(first + idle.step).min(idle.connections);
-        for connection in load::open(client, numbers, &mut tally, progress).await? {
-            held.spawn(hold(connection, stopped.clone()));
+        let opened = tokio::select! {
+            opened = load::open(client, numbers, &mut tally, progress) => opened?,
+            () = &mut stopped => {
+                tally.is_partial = true;
+                break;
+            }
+        };
+        for connection in opened {
+            held.spawn(hold(connection, ended.clone()));
         }
         progress.show();
-        steps.push((held.len(), resident_kib(idle.pid)?));
+        steps.push((held.len(), resident()?));
     }
     tally.elapsed = start.elapsed();
-    sleep(idle.hold).await;
-    let held_kib = resident_kib(idle.pid)?;
-    let _ = stop.send(true);
+    if !tally.is_partial {
+        tokio::select! {
+            () = sleep(idle.hold) => {}
+            () = &mut stopped => tally.is_partial = true,
+        }
+    }
+    let held_kib = resident()?;
+    let _ = end.send(true);
     let mut lost = 0;
     while let Some(was_lost) = held.join_next().await.transpose()? {
         lost += u64::from(was_lost);
     }
     sleep(SETTLE).await;
     progress.clear();
-    Ok(Outcome { tally, before_kib, steps, held_kib, after_kib: resident_kib(idle.pid)?, lost })
+    Ok(Outcome { tally, before_kib, steps, held_kib, after_kib: resident()?, lost })
 }
 
 /// Answers pings until it is told to stop. True: the server ended the connection first.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::client::{Attempt, Client, Phase, leave};
 use super::connection::Connection;
 use super::report::{Failure, Progress, Tally};
-use crate::ws::frame::Message;
+use crate::ws::frame::{Message, Sender};
 
 /// How many are being opened at a time where opening is not what is measured.
 const OPENING: usize = 64;
@@ -86,10 +86,14 @@ pub fn connect(client: &Arc<Client>, load: &Load, progress: &Arc<Progress>) -> a
                 Pace::Open { per_second } => Some(Schedule { start: core.start, per_second }.due(number)),
             };
             let (mut running, mut waiting) = (JoinSet::new(), None);
+            let mut stopped = std::pin::pin!(stopped());
             loop {
                 // A core that has no room leaves the next one to the others.
                 if waiting.is_none() && running.len() < concurrency {
                     waiting = take();
+                }
+                if waiting.is_none() && running.is_empty() {
+                    return Ok(tally);
                 }
                 let when = waiting.and_then(due);
                 tokio::select! {
@@ -102,11 +106,21 @@ pub fn connect(client: &Arc<Client>, load: &Load, progress: &Arc<Progress>) -> a
                         tally.connection(&attempt.laps, attempt.result.err());
                         tally.elapsed = tally.elapsed.max(ended.duration_since(core.start));
                     }
-                    else => return Ok(tally),
+                    () = &mut stopped => {
+                        tally.stop(core.start.elapsed());
+                        return Ok(tally);
+                    }
                 }
             }
         }
     })
+}
+
+/// Somebody presses Ctrl-C. All cores hear it.
+pub async fn stopped() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// A timer rounds up to its tick, so what is due already does not wait for one.
@@ -146,18 +160,36 @@ pub fn messages(
             let mut tally = Tally::new()?;
             let first = (0..core.index).map(|index| share(connections, index, core.of)).sum::<usize>() as u64;
             let numbers = first..first + core.share(connections) as u64;
-            let opened = open(client, numbers, &mut tally, progress).await;
+            let mut stopped = std::pin::pin!(stopped());
+            let opened = tokio::select! {
+                opened = open(client, numbers, &mut tally, progress) => Some(opened),
+                () = &mut stopped => None,
+            };
             // A message is sent by nobody before all connections are open.
             barrier.wait().await;
             let start = Instant::now();
+            let Some(opened) = opened else {
+                tally.message_bytes = Some(message.payload.len());
+                tally.stop(core.start.elapsed());
+                return Ok(tally);
+            };
             let (tally, mut talks) = (Arc::new(Mutex::new(tally)), JoinSet::new());
             for connection in opened? {
                 let (message, tally, patience) = (message.clone(), Arc::clone(&tally), client.timeout);
                 talks.spawn(talk(connection, message, start + duration, patience, tally));
             }
-            while talks.join_next().await.transpose()?.is_some() {}
+            let is_stopped = loop {
+                tokio::select! {
+                    ended = talks.join_next() => if ended.transpose()?.is_none() { break false },
+                    () = &mut stopped => break true,
+                }
+            };
+            talks.shutdown().await;
             let mut tally = Arc::into_inner(tally).and_then(|tally| tally.into_inner().ok()).context("a task still holds the tally")?;
             tally.elapsed = duration;
+            if is_stopped {
+                tally.stop(start.elapsed());
+            }
             tally.message_bytes = Some(message.payload.len());
             Ok(tally)
         }
@@ -174,12 +206,14 @@ async fn talk(mut connection: Connection, message: Message, until: Instant, pati
             }
         }
     };
+    // One mask for all: what is measured is the server.
+    let wire = message.to_wire(Sender::Client);
     loop {
         let began = Instant::now();
         if began >= until {
             break;
         }
-        match timeout(patience, connection.echo(&message)).await {
+        match timeout(patience, connection.echo_of(&wire, &message)).await {
             Ok(true) => note(Ok(began.elapsed())),
             Ok(false) => return note(Err(Failure::Echo)),
             Err(_) => return note(Err(Failure::Timeout)),

@@ -24,9 +24,9 @@ use super::exit::Exit;
 use crate::config::secret::Secret;
 use crate::config::value;
 use crate::ws::frame::Message;
-use client::{Client, Credential};
+use client::{Client, Credential, Preset};
 use load::{Load, Pace};
-use report::Progress;
+use report::{Progress, Tally};
 use target::{Target, TargetError, Trust};
 
 #[derive(Debug, Args)]
@@ -89,9 +89,9 @@ struct Messages {
 struct Idle {
     #[command(flatten)]
     endpoint: Endpoint,
-    /// The server's process, on this machine
-    #[arg(long)]
-    pid: u32,
+    /// The server's process, on this machine; given more than once, their memory is summed
+    #[arg(long = "pid", value_name = "PID", required = true)]
+    pids: Vec<u32>,
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
     /// How many are opened between two readings
@@ -123,6 +123,12 @@ struct Endpoint {
     /// The query parameter that carries the ticket
     #[arg(long, value_name = "NAME", default_value = "ticket")]
     ticket_parameter: String,
+    /// How the first message of `--auth message` is written
+    #[arg(long, value_enum, default_value = "json")]
+    preset: Preset,
+    /// The server does not answer the first message
+    #[arg(long)]
+    no_ack: bool,
     /// The Origin header, as a page would send it
     #[arg(long)]
     origin: Option<HeaderValue>,
@@ -153,7 +159,7 @@ struct Endpoint {
 enum Auth {
     /// A ticket in the query, asked for with the token before each connection
     Ticket,
-    /// The token in the first message, as the preset `json` has it
+    /// The token in the first message, as --preset has it
     Message,
     /// The token in the Authorization header
     Header,
@@ -202,7 +208,7 @@ impl Connect {
         };
         let load = Load { connections, concurrency: usize::try_from(concurrency)?, pace };
         let tally = load::connect(&Arc::new(client), &load, &Arc::default())?;
-        Ok(self.endpoint.report(&tally.table(), tally.json(), tally.failed()))
+        Ok(self.endpoint.report(&tally, &tally.table(), tally.json(), 0))
     }
 }
 
@@ -213,7 +219,7 @@ impl Messages {
         enough_descriptors(u64::from(self.connections))?;
         let message = Message::text("x".repeat(self.size));
         let tally = load::messages(&Arc::new(client), usize::try_from(self.connections)?, &message, self.duration, &Arc::default())?;
-        Ok(self.endpoint.report(&tally.table(), tally.json(), tally.failed()))
+        Ok(self.endpoint.report(&tally, &tally.table(), tally.json(), 0))
     }
 }
 
@@ -221,9 +227,10 @@ impl Idle {
     fn run(self) -> anyhow::Result<ExitCode> {
         let client = self.endpoint.client()?;
         enough_descriptors(u64::from(self.connections))?;
-        let idle = idle::Idle { pid: self.pid, connections: u64::from(self.connections), step: u64::from(self.step), hold: self.hold };
-        let outcome = idle::run(&Arc::new(client), idle, &Progress::default())?;
-        Ok(self.endpoint.report(&outcome.table(), outcome.json(), outcome.tally.failed() + outcome.lost))
+        let idle =
+            idle::Idle { pids: self.pids.clone(), connections: u64::from(self.connections), step: u64::from(self.step), hold: self.hold };
+        let outcome = idle::run(&Arc::new(client), &idle, &Progress::default())?;
+        Ok(self.endpoint.report(&outcome.tally, &outcome.table(), outcome.json(), outcome.lost))
     }
 }
 
@@ -236,7 +243,7 @@ impl Endpoint {
             Auth::Ticket => {
                 Credential::Ticket { token: token()?, path: self.ticket_path.clone(), parameter: self.ticket_parameter.clone() }
             }
-            Auth::Message => Credential::Message { token: token()? },
+            Auth::Message => Credential::Message { token: token()?, preset: self.preset, awaits_answer: !self.no_ack },
             Auth::Header => Credential::Header { token: token()? },
             Auth::None if self.token_env.is_some() || self.token_file.is_some() => return Err(Usage::NoAuth.into()),
             Auth::None => Credential::None,
@@ -253,13 +260,14 @@ impl Endpoint {
         Ok(Some(Secret::from(text.trim())))
     }
 
-    fn report(&self, table: &str, json: Map<String, Value>, failed: u64) -> ExitCode {
+    fn report(&self, tally: &Tally, table: &str, json: Map<String, Value>, lost: u64) -> ExitCode {
         if self.json {
             println!("{}", Value::Object(json));
         } else {
             print!("{table}");
         }
-        if failed > self.tolerate { Exit::Failed.into() } else { Exit::Ok.into() }
+        // What was stopped has not done what was asked for.
+        if tally.is_partial || tally.failed() + lost > self.tolerate { Exit::Failed.into() } else { Exit::Ok.into() }
     }
 }
 

@@ -53,6 +53,10 @@ pub struct Tally {
     phases: Vec<Histogram<u64>>,
     failures: BTreeMap<Failure, u64>,
     pub attempts: u64,
+    /// TLS handshakes that resumed an earlier session, those for tickets among them.
+    pub resumed: u64,
+    /// It was stopped by hand before its end.
+    pub is_partial: bool,
     /// Of the part that throughput is told of.
     pub elapsed: Duration,
     /// Bytes of each message; set where messages are what is measured.
@@ -62,12 +66,21 @@ pub struct Tally {
 impl Tally {
     pub fn new() -> Result<Self, CreationError> {
         let phases = Phase::ALL.iter().map(|_| Histogram::new_with_bounds(1, LONGEST, 3)).collect::<Result<_, _>>()?;
-        Ok(Self { phases, failures: BTreeMap::new(), attempts: 0, elapsed: Duration::ZERO, message_bytes: None })
+        Ok(Self {
+            phases,
+            failures: BTreeMap::new(),
+            attempts: 0,
+            resumed: 0,
+            is_partial: false,
+            elapsed: Duration::ZERO,
+            message_bytes: None,
+        })
     }
 
     /// One connection: the phases that it went through, and why it went no further.
     pub fn connection(&mut self, laps: &Laps, failure: Option<Failure>) {
         self.attempts += 1;
+        self.resumed += laps.resumed;
         for (phase, time) in &laps.times {
             self.time(*phase, *time);
         }
@@ -96,8 +109,16 @@ impl Tally {
             *self.failures.entry(*failure).or_default() += count;
         }
         self.attempts += other.attempts;
+        self.resumed += other.resumed;
+        self.is_partial |= other.is_partial;
         self.elapsed = self.elapsed.max(other.elapsed);
         self.message_bytes = self.message_bytes.or(other.message_bytes);
+    }
+
+    /// It ends here, before its time.
+    pub fn stop(&mut self, elapsed: Duration) {
+        self.is_partial = true;
+        self.elapsed = elapsed;
     }
 
     pub fn failed(&self) -> u64 {
@@ -144,6 +165,12 @@ impl Tally {
                 )
             }
         };
+        if self.resumed > 0 {
+            let _ = writeln!(text, "{} TLS handshakes resumed a session", self.resumed);
+        }
+        if self.is_partial {
+            text.push_str("stopped before its end: what there was until then\n");
+        }
         for (failure, count) in &self.failures {
             let _ = writeln!(text, "failed: {failure:<12} {count:>9}");
         }
@@ -167,6 +194,8 @@ impl Tally {
         object.insert("opened".to_owned(), json!(self.count(Phase::Total)));
         object.insert("failed".to_owned(), json!(self.failed()));
         object.insert("failures".to_owned(), Value::Object(failures));
+        object.insert("tls_resumed".to_owned(), json!(self.resumed));
+        object.insert("partial".to_owned(), json!(self.is_partial));
         object.insert("elapsed_ms".to_owned(), json!(u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX)));
         object.insert("per_second".to_owned(), json!((self.per_second() * 10.0).round() / 10.0));
         if let Some(bytes) = self.message_bytes {

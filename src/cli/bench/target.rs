@@ -14,7 +14,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
@@ -99,6 +99,11 @@ impl Target {
         let stream = Box::pin(TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp)).await?;
         Ok(Stream::DialledTls(Box::new(stream)))
     }
+}
+
+/// Did this stream's handshake resume an earlier session?
+pub fn is_resumed(stream: &Stream) -> bool {
+    matches!(stream, Stream::Tls(tls) if tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed))
 }
 
 fn parse(url: &str) -> Result<(bool, Authority, String), TargetError> {

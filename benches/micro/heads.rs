@@ -1,0 +1,56 @@
+//! A request head: read strictly, and made into the request that the upstream gets.
+
+use std::hint::black_box;
+
+use http::{HeaderValue, Uri};
+use usher::auth;
+use usher::clock::Now;
+use usher::http::head;
+use usher::http::headers::{self, ReservedNames, Seen};
+use usher::upstream::signed_context::identity_headers;
+use usher::upstream::upgrade;
+
+use crate::known;
+use crate::support::Runner;
+
+const SMALL: &str = "GET /ws HTTP/1.1\r\nHost: chat.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// As a browser sends it.
+const BROWSER: &str = "GET /ws?room=1&ticket=Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXU HTTP/1.1\r\nHost: chat.example.com\r\n\
+    Connection: keep-alive, Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\nUpgrade: websocket\r\n\
+    Origin: https://chat.example.com\r\nSec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
+    Accept-Language: en-US,en;q=0.5\r\nCookie: theme=dark; consent=1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nSec-Fetch-Dest: websocket\r\n\
+    Sec-Fetch-Mode: websocket\r\nSec-Fetch-Site: same-origin\r\n\r\n";
+
+pub fn run(runner: &mut Runner) {
+    let config = known::config("");
+    let heads = [("small", SMALL), ("browser", BROWSER)];
+    for (name, text) in heads {
+        runner.measure(&format!("head: parse, {name}"), || head::parse_request(black_box(text.as_bytes()), &config.limits).unwrap());
+    }
+    let reserved = ReservedNames::of(&config);
+    let grant = known::grant(&config, Now::read());
+    let seen = Seen { peer: [192, 0, 2, 7].into(), trusted: false, secure: true, host: "chat.example.com" };
+    let context = HeaderValue::try_from("x".repeat(700)).unwrap();
+    for (name, text) in heads {
+        let parse = || head::parse_request(text.as_bytes(), &config.limits).unwrap().parts;
+        // From the client's headers to the upstream's request; the signed context's value is there already.
+        runner.measure_with(
+            &format!("head: rewrite, {name}"),
+            |rounds| (0..rounds).map(|_| parse()).collect(),
+            |mut parts| {
+                let credential = auth::take_credential(grant.route(), &mut parts).unwrap();
+                headers::prepare(&mut parts.headers, &reserved, seen);
+                parts.headers.insert(config.context.header.clone(), context.clone());
+                for (name, value) in identity_headers(grant.route(), &grant) {
+                    parts.headers.insert(name, value);
+                }
+                let uri: &Uri = &parts.uri;
+                (upgrade::request(uri, &mut parts.headers), credential)
+            },
+        );
+    }
+}

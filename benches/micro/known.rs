@@ -1,0 +1,71 @@
+//! What several benches stand on: a configuration, and somebody with a grant.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use usher::auth::algorithm::Algorithm;
+use usher::auth::credential::Credential;
+use usher::auth::grant::Grant;
+use usher::auth::jwt::{Issuers, sign_for_development};
+use usher::auth::{Authenticator, Presented};
+use usher::clock::Now;
+use usher::config::secret::Secret;
+use usher::config::{self, Config};
+use usher::http::route::RouteMatch;
+use usher::ticket::Tickets;
+
+pub const SECRET: &str = "0123456789012345678901234567890123456789";
+
+pub fn config(more: &str) -> Arc<Config> {
+    let text = format!(
+        r#"
+        [[listener]]
+        address = "127.0.0.1:0"
+        plain = true
+        [[issuer]]
+        name = "main"
+        issuer = "https://id.example.com"
+        audience = ["chat"]
+        algorithms = ["HS256"]
+        secret_env = "KEY"
+        [[upstream]]
+        name = "chat"
+        servers = ["http://127.0.0.1:9000"]
+        [[route]]
+        path = "/ws"
+        upstream = "chat"
+        auth = ["ticket", "header"]
+        [route.identity_headers]
+        X-User-Id = "sub"
+        [tickets]
+        rate_per_user = "1000000000/1s"
+        rate_per_address = "1000000000/1s"
+        {more}
+        "#
+    );
+    match config::parse(&text, None, &|_| Some(SECRET.to_owned())) {
+        Ok(loaded) => Arc::new(loaded.config),
+        Err(problems) => panic!("{problems:?}"),
+    }
+}
+
+pub fn claims(now: Now) -> serde_json::Value {
+    json!({
+        "iss": "https://id.example.com", "aud": "chat", "sub": "user-4711", "sid": "s-1", "jti": "0d5b6d2c4f7a",
+        "iat": now.wall.as_secs(), "exp": now.wall.as_secs() + 7200, "permissions": ["chat:read", "chat:write"],
+    })
+}
+
+/// A grant by the only way to one: a token that was verified.
+pub fn grant(config: &Arc<Config>, now: Now) -> Grant {
+    let issuers = Arc::new(Issuers::load(&config.issuers, &[]).unwrap());
+    let tickets = Arc::new(Tickets::new(config, Arc::clone(&issuers)));
+    let token = sign_for_development(Algorithm::HS256, &Secret::from(SECRET), None, &claims(now)).unwrap();
+    let authenticator = Authenticator::new(issuers, tickets);
+    let matched = RouteMatch { route: Arc::clone(&config.routes[0]), parameters: Vec::new() };
+    let presented = Presented { request_id: "request", origin: None, peer: [192, 0, 2, 7].into() };
+    let credential = Some(Credential::bearer(Secret::from(token.as_str())));
+    let deadline = now.mono + std::time::Duration::from_secs(60);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(authenticator.authenticate_by(deadline, &matched, credential, presented, now)).unwrap()
+}

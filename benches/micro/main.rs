@@ -1,0 +1,32 @@
+//! What each step between a client's first byte and its messages costs.
+//!
+//! One file for each noun; all in one program, because a program is linked for a minute.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a bench prints its result, and may stop at a mistake"
+)]
+
+mod frames;
+mod heads;
+mod known;
+mod routes;
+mod signed_contexts;
+#[path = "../support/mod.rs"]
+mod support;
+mod tickets;
+mod tokens;
+
+fn main() {
+    support::main(|runner| {
+        routes::run(runner);
+        heads::run(runner);
+        tokens::run(runner);
+        tickets::run(runner);
+        signed_contexts::run(runner);
+        frames::run(runner);
+    });
+}

@@ -1,0 +1,34 @@
+//! The signed context, with every algorithm that it can be configured with.
+
+use std::sync::Arc;
+
+use usher::clock::Now;
+use usher::keyring::Keyring;
+use usher::upstream::signed_context::{ContextRequest, SignedContext};
+
+use crate::known;
+use crate::support::Runner;
+
+pub fn run(runner: &mut Runner) {
+    let now = Now::read();
+    let about = ContextRequest {
+        session_id: "0d5b6d2c4f7a",
+        upstream: "chat",
+        client: [192, 0, 2, 7].into(),
+        host: "chat.example.com",
+        path: "/ws",
+    };
+    for (name, lines) in [
+        ("EdDSA", "[context]\nalgorithm = \"EdDSA\""),
+        ("ES256", "[context]\nalgorithm = \"ES256\""),
+        ("HS256", "[context]\nalgorithm = \"HS256\"\nsecret_env = \"KEY\""),
+    ] {
+        let config = known::config(lines);
+        let grant = known::grant(&config, now);
+        let folder = std::env::temp_dir().join(format!("usher-bench-{}-{name}", std::process::id()));
+        let keyring = Arc::new(Keyring::open(&config.context, &folder, now).unwrap());
+        let _ = std::fs::remove_dir_all(&folder);
+        let signed = SignedContext::new(&config.context, keyring);
+        runner.measure(&format!("signed context: {name}"), || signed.header_value(&grant, about, now).unwrap());
+    }
+}

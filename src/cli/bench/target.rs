@@ -103,7 +103,7 @@ impl Target {
 
 /// Did this stream's handshake resume an earlier session?
 pub fn is_resumed(stream: &Stream) -> bool {
-    matches!(stream, Stream::Tls(tls) if tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed))
+    matches!(stream, Stream::DialledTls(tls) if tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed))
 }
 
 fn parse(url: &str) -> Result<(bool, Authority, String), TargetError> {

@@ -29,6 +29,7 @@ use crate::http::route::Router;
 use crate::keyring::Keyring;
 use crate::listener::waiting_room::WaitingRoom;
 use crate::listener::{self, Bound, Ceiling};
+use crate::memory::Trim;
 use crate::session::registry::Registry;
 use crate::signal::Signals;
 use crate::telemetry::Telemetry;
@@ -275,9 +276,11 @@ async fn leave(edge: &Edge) {
 
 async fn keep_house(edge: Arc<Edge>, telemetry: Arc<Telemetry>) {
     let mut every = interval(Telemetry::UPKEEP);
+    let mut trim = Trim::default();
     loop {
         every.tick().await;
         telemetry.upkeep();
         edge.tickets.sweep(Now::read()).await;
+        trim.look(edge.ceiling.open());
     }
 }

@@ -20,7 +20,7 @@
 //! - towards the client: [`listener`], [`tls`], [`http`], [`auth`], [`ticket`], [`store`]
 //! - towards the upstream: [`upstream`], [`keyring`]
 //! - between them: [`session`], [`ws`]
-//! - the whole: [`app`] builds and runs it, [`drain`] and [`signal`] stop it, [`telemetry`] and [`admin`] show it, [`cli`]
+//! - the whole: [`app`] builds and runs it, [`drain`] and [`signal`] stop it, [`memory`] gives back, [`telemetry`] and [`admin`] show it, [`cli`]
 //!   is how a person meets it
 
 pub mod admin;
@@ -34,6 +34,7 @@ pub mod http;
 pub mod keyring;
 pub mod limits;
 pub mod listener;
+pub mod memory;
 pub mod rejection;
 pub mod session;
 pub mod signal;

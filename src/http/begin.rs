@@ -1,6 +1,8 @@
 //! Where an upgrade becomes a session: from here on its end is a session's end.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -21,6 +23,7 @@ use crate::session::relay::{Limits, Opening, Relay};
 use crate::session::state::{Renewing, Rules};
 use crate::stream::Stream;
 use crate::telemetry::event::Event;
+use crate::upstream::Place;
 use crate::ws::frame::Message;
 
 /// The client's side of a session that is to begin.
@@ -50,7 +53,7 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         method: grant.method(),
         route: Arc::clone(&route.name),
         upstream: Arc::clone(&route.upstream.name),
-        server: place.server().into(),
+        server: place.server(),
         peer: address,
         request_id,
         started: now.wall,
@@ -59,7 +62,7 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         signal: CloseSignal::default(),
     };
     let session = edge.registry.open(handle);
-    Event::SessionStarted { session: session.facts(), request_id: request_id.as_str(), server: place.server(), handshake: phases }.emit();
+    Event::SessionStarted { session: session.facts(), request_id: request_id.as_str(), server: &session.server, handshake: phases }.emit();
     let mut record = Record { session, end: None };
 
     let (keepalive, reauth) = (&edge.config.keepalive, route.reauth);
@@ -118,13 +121,26 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         limits,
     };
     let relay = Relay::new(opening, rules, Arc::clone(&record.session));
-    let permit = client.permit;
-    tokio::spawn(async move {
-        let _held = (permit, place);
-        // Moved in whole: its drop is the session's end.
-        let mut record = record;
-        record.end = Some(relay.await);
-    });
+    tokio::spawn(Running { relay, record, _place: place, _permit: client.permit });
+}
+
+/// A session's task. A type of its own, for an `async` block would hold the relay twice: before it is first polled, and while
+/// it is. What it holds is given back in this order.
+struct Running {
+    relay: Relay,
+    record: Record,
+    _place: Place,
+    _permit: Permit,
+}
+
+impl Future for Running {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.record.end = Some(ready!(Pin::new(&mut this.relay).poll(cx)));
+        Poll::Ready(())
+    }
 }
 
 /// Tells the session's end once, also when its task panics or is dropped.

@@ -84,6 +84,8 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         // `[::]` means every address, IPv4 ones too.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
+    // What is accepted here inherits it.
+    socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -131,9 +133,6 @@ fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, tl
     let client = Client { peer, listener: Arc::clone(config), permit, waiting: Some(waiting), deadline };
     let worker = worker.clone();
     tokio::spawn(async move {
-        if stream.set_nodelay(true).is_err() {
-            return;
-        }
         match tls {
             None => serve::serve(Stream::Tcp(stream), client, worker).await,
             Some(tls) => {

@@ -49,16 +49,16 @@ pub(super) struct Direction {
     bytes: u64,
     /// What one read takes, and so what is kept at most while the receiver does not take it.
     most: usize,
-    /// Where the upstream takes no compression.
-    inflater: Option<Inflater>,
+    /// Where the upstream takes no compression. Boxed, like all that few sessions have.
+    inflater: Option<Box<Inflater>>,
     /// A piece of a compressed message that is not inflated to its end, and how far it is.
-    inflating: Option<(Compressed, usize)>,
+    inflating: Option<Box<(Compressed, usize)>>,
     holds: bool,
     /// Of short messages, in this turn.
     heard: usize,
     /// Where forwarding stopped, did the receiver stand between two frames?
     stopped_between_frames: Option<bool>,
-    rate: Option<MessageRate>,
+    rate: Option<Box<MessageRate>>,
 }
 
 /// Frames of ours that wait for their place.
@@ -119,7 +119,7 @@ impl Direction {
     }
 
     pub(super) fn inflating(mut self, most: u64) -> Self {
-        self.inflater = Some(Inflater::new(most));
+        self.inflater = Some(Box::new(Inflater::new(most)));
         self
     }
 
@@ -130,7 +130,7 @@ impl Direction {
     }
 
     pub(super) fn limited_to(mut self, rate: Option<MessageRate>) -> Self {
-        self.rate = rate;
+        self.rate = rate.map(Box::new);
         self
     }
 
@@ -280,7 +280,7 @@ impl Direction {
             _ if !forwards => {}
             Segment::Pass(bytes) => self.pending.extend_from_slice(bytes),
             Segment::Bytes(bytes) => self.pending.extend_from_slice(&bytes),
-            Segment::Compressed(piece) => self.inflating = Some((piece, 0)),
+            Segment::Compressed(piece) => self.inflating = Some(Box::new((piece, 0))),
             Segment::Message(message) => {
                 // What is compressed may be as long as the longest that is looked at.
                 self.heard += if message.is_compressed { READ_TO_BE_HEARD.max(message.payload.len()) } else { message.payload.len() };
@@ -297,7 +297,7 @@ impl Direction {
                     Hears::Instead(message) => self.pending.extend(message.to_wire(self.sender)),
                     Hears::NotOurs if message.is_compressed && self.inflater.is_some() => {
                         let HeldMessage { payload: bytes, is_text, .. } = message;
-                        self.inflating = Some((Compressed { bytes, is_text, begins: true, ends: true }, 0));
+                        self.inflating = Some(Box::new((Compressed { bytes, is_text, begins: true, ends: true }, 0)));
                     }
                     Hears::NotOurs => self.pending.extend_from_slice(&message.wire),
                 }
@@ -307,7 +307,8 @@ impl Direction {
 
     /// Goes on with a compressed piece, as far as what is pending allows.
     fn inflate(&mut self, ears: &mut Ears<'_>) {
-        let (Some(inflater), Some((piece, at))) = (&mut self.inflater, &mut self.inflating) else { return };
+        let (Some(inflater), Some(inflating)) = (&mut self.inflater, &mut self.inflating) else { return };
+        let (piece, at) = &mut **inflating;
         let mut outcome = Ok(());
         let mut is_done = false;
         while !is_done && outcome.is_ok() && self.pending.len() < self.most {

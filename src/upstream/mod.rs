@@ -35,7 +35,7 @@ pub struct Upstream {
 #[derive(Debug)]
 struct Server {
     server: config::Server,
-    label: String,
+    label: Arc<str>,
     tls_name: Option<ServerName<'static>>,
     /// Sessions and HTTP exchanges under way.
     busy: AtomicUsize,
@@ -80,7 +80,7 @@ impl Upstream {
             };
             servers.push(Server {
                 server: server.clone(),
-                label: server.to_string(),
+                label: server.to_string().into(),
                 tls_name,
                 busy: AtomicUsize::new(0),
                 resolved: Mutex::new(None),
@@ -117,8 +117,8 @@ impl Upstream {
 }
 
 impl Place {
-    pub fn server(&self) -> &str {
-        self.upstream.servers.get(self.index).map_or("", |server| &server.label)
+    pub fn server(&self) -> Arc<str> {
+        self.upstream.servers.get(self.index).map(|server| Arc::clone(&server.label)).unwrap_or_default()
     }
 
     pub fn index(&self) -> usize {

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::Uri;
 use http::uri::Authority;
@@ -14,7 +15,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, NamedGroup, SignatureScheme};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
@@ -53,6 +54,8 @@ pub struct Target {
     pub path_and_query: String,
     addresses: Vec<SocketAddr>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// TLS handshakes that resumed a session.
+    resumed: AtomicU64,
 }
 
 impl Target {
@@ -74,7 +77,7 @@ impl Target {
         } else {
             None
         };
-        Ok(Self { authority, path_and_query, addresses, tls })
+        Ok(Self { authority, path_and_query, addresses, tls, resumed: AtomicU64::new(0) })
     }
 
     /// The connection with this number, TCP only.
@@ -93,12 +96,27 @@ impl Target {
         self.tls.is_some()
     }
 
+    pub fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::Relaxed)
+    }
+
     /// Speaks TLS where the target does.
     pub async fn secure(&self, tcp: TcpStream) -> io::Result<Stream> {
         let Some((config, name)) = &self.tls else { return Ok(Stream::Tcp(tcp)) };
         let stream = Box::pin(TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp)).await?;
+        if stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+            self.resumed.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(Stream::Tls(Box::new(stream.into())))
     }
+}
+
+/// Has this process offer that key exchange alone, so that servers which prefer different ones do the same work.
+pub fn offer_only(key_exchange: NamedGroup) {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.kx_groups.retain(|group| group.name() == key_exchange);
+    // An earlier one would stay; nothing has asked for TLS before the command line was read.
+    let _ = provider.install_default();
 }
 
 fn parse(url: &str) -> Result<(bool, Authority, String), TargetError> {

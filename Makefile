@@ -1,7 +1,7 @@
 # Every step of continuous integration is a target here, and every target is a command that a person can run.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint conformance bench docs clean
+.PHONY: help demo build test lint conformance bench peers docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ conformance: build ## The public Autobahn suite with and without Usher, into doc
 
 bench: ## Micro benches; see benches/README.md
 	cargo bench --bench route
+
+peers: ## The same work through Usher and five other proxies, in one table; see benches/peers/README.md
+	python3 benches/peers/run.py
 
 docs: ## The library's pages (docs/errors.md and docs/metrics.md are held to the code by tests)
 	cargo doc --no-deps --document-private-items

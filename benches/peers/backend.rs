@@ -1,7 +1,7 @@
 //! What stands behind every proxy of the comparison: a WebSocket echo, and the responder of forward authentication.
 //!
-//! A request with a `Sec-WebSocket-Key` becomes an echo. Any other is answered 200 where its `Authorization` is the expected
-//! one and 401 otherwise. It has one thread, and its CPU time is nobody's.
+//! A request with a `Sec-WebSocket-Key` becomes an echo. One for `/auth` is answered 200 where its `Authorization` is the
+//! expected one and 401 otherwise. It has one thread, and its CPU time is nobody's.
 //!
 //! ```text
 //! peers-backend LISTEN [TOKEN_FILE]
@@ -26,6 +26,8 @@ use tokio::{runtime, task};
 const BACKLOG: i32 = 4096;
 const HEAD_FIELDS: usize = 64;
 const HEAD_BYTES: usize = 32 * 1024;
+/// Where forward authentication asks.
+const AUTH_PATH: &str = "/auth";
 const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
@@ -93,8 +95,9 @@ async fn next_request(stream: &mut TcpStream, buffer: &mut BytesMut, token: Opti
         if let httparse::Status::Complete(length) = head.parse(buffer).map_err(io::Error::other)? {
             let field = |name: &str| head.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value);
             let request = match field("sec-websocket-key") {
-                Some(key) => Request::Upgrade { accept: accept(key) },
-                None => Request::Plain { allowed: token.is_some_and(|token| field("authorization") == Some(token.as_bytes())) },
+                // The question is a copy of the request that it is about.
+                Some(key) if head.path != Some(AUTH_PATH) => Request::Upgrade { accept: accept(key) },
+                _ => Request::Plain { allowed: token.is_some_and(|token| field("authorization") == Some(token.as_bytes())) },
             };
             buffer.advance(length);
             return Ok(Some(request));

@@ -25,7 +25,7 @@ class Sizes:
     """How much load makes one figure."""
 
     handshakes: int = 2000
-    seconds: int = 4
+    seconds: int = 3
     idle: int = 4000
 
     @classmethod
@@ -118,9 +118,9 @@ def idle(load, running, row, count):
     load.run([], url(running, row), auth(row), "--connections", 200, "--concurrency", 16)
     time.sleep(1)
     before = process.memory_kib(running.pid)
-    with load.hold(running, row, count, 8) as holder:
+    with load.hold(running, row, count, 4) as holder:
         wait_for_all(running, holder, count)
-        time.sleep(2)
+        time.sleep(1.5)
         held = process.memory_kib(running.pid)
         if holder.poll() is not None or process.descriptors(holder.pid) < count:
             running.complain("connections were lost while they were held")

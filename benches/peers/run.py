@@ -95,8 +95,9 @@ def compare(world, load, rows, arguments, sizes):
                     one = one_figure(metric, world, load, running[row.proxy.name], row, backend, sizes, costs)
                     figures[metric][row.name].append(one)
                     say(f"round {number + 1}  {metric:<8} {row.name:<16} {one['value']:9.2f}")
-            if arguments.json:
-                arguments.json.write_text(json.dumps({"machine": machine(world), "figures": figures}, indent=1))
+                # Kept as it grows: what comes later may fail.
+                if arguments.json:
+                    arguments.json.write_text(json.dumps({"machine": machine(world), "figures": figures}, indent=1))
     return figures
 
 

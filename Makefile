@@ -1,7 +1,7 @@
 # Every step of continuous integration is a target here, and every target is a command that a person can run.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint conformance bench bench-instructions docs clean
+.PHONY: help demo build test lint conformance bench bench-instructions peers docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ bench: ## Micro benches, in CPU time; see benches/README.md
 
 bench-instructions: ## The same in exact instructions, beside the last ones; needs valgrind
 	cargo bench --bench micro -- --instructions
+
+peers: ## The same work through Usher and five other proxies, in one table; see benches/peers/README.md
+	python3 benches/peers/run.py
 
 docs: ## The library's pages (docs/errors.md and docs/metrics.md are held to the code by tests)
 	cargo doc --no-deps --document-private-items

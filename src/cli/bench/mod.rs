@@ -141,6 +141,9 @@ struct Endpoint {
     /// Resume TLS sessions; without it every handshake is a whole one
     #[arg(long)]
     tls_resume: bool,
+    /// The one key exchange that is offered; all that are known unless written
+    #[arg(long, value_enum)]
+    key_exchange: Option<KeyExchange>,
     /// For each connection, from its beginning to its first echo; for each message
     #[arg(long, default_value = "10s", value_parser = value::duration)]
     timeout: Duration,
@@ -164,6 +167,14 @@ enum Auth {
     /// The token in the Authorization header
     Header,
     None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KeyExchange {
+    X25519,
+    P256,
+    P384,
+    X25519mlkem768,
 }
 
 /// What is wrong with the command line and only seen when it is carried out.
@@ -236,6 +247,9 @@ impl Idle {
 
 impl Endpoint {
     fn client(&self) -> anyhow::Result<Client> {
+        if let Some(key_exchange) = self.key_exchange {
+            target::offer_only(key_exchange.group());
+        }
         let trust = Trust { ca: self.ca.as_deref(), insecure: self.insecure, resume: self.tls_resume };
         let target = Target::find(self.url.as_deref().unwrap_or_default(), trust, self.yes_i_may_load_this_host).map_err(Usage::from)?;
         let token = || -> anyhow::Result<Secret> { self.token()?.ok_or_else(|| Usage::NoToken(self.auth.word()).into()) };
@@ -268,6 +282,17 @@ impl Endpoint {
         }
         // What was stopped has not done what was asked for.
         if tally.is_partial || tally.failed() + lost > self.tolerate { Exit::Failed.into() } else { Exit::Ok.into() }
+    }
+}
+
+impl KeyExchange {
+    fn group(self) -> rustls::NamedGroup {
+        match self {
+            Self::X25519 => rustls::NamedGroup::X25519,
+            Self::P256 => rustls::NamedGroup::secp256r1,
+            Self::P384 => rustls::NamedGroup::secp384r1,
+            Self::X25519mlkem768 => rustls::NamedGroup::X25519MLKEM768,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, NamedGroup, SignatureScheme};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
@@ -104,6 +104,14 @@ impl Target {
 /// Did this stream's handshake resume an earlier session?
 pub fn is_resumed(stream: &Stream) -> bool {
     matches!(stream, Stream::DialledTls(tls) if tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed))
+}
+
+/// Has this process offer that key exchange alone, so that servers which prefer different ones do the same work.
+pub fn offer_only(key_exchange: NamedGroup) {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.kx_groups.retain(|group| group.name() == key_exchange);
+    // An earlier one would stay; nothing has asked for TLS before the command line was read.
+    let _ = provider.install_default();
 }
 
 fn parse(url: &str) -> Result<(bool, Authority, String), TargetError> {

@@ -1,0 +1,100 @@
+"""Processes of the comparison: started in a session of their own, measured from outside, ended whole."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+# After the load has ended: what its last packets still set going.
+SETTLE = 0.1
+
+
+@contextmanager
+def child(command, log, environment=None, directory=None):
+    """A process that ends with the block, and all that it started with it."""
+    with Path(log).open("wb") as output:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=directory,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def end(process):
+    """The session's leader has the number of the group; nobody else is in it."""
+    for number, patience in ((signal.SIGTERM, 2), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        until = time.monotonic() + patience
+        while time.monotonic() < until and group(process.pid):
+            process.poll()
+            time.sleep(0.02)
+    process.wait()
+
+
+def group(leader):
+    """The living processes of a session."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                state, _, _, session = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[:4]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if session == str(leader) and state != "Z":
+                found.append(int(entry))
+    return found
+
+
+def cpu(leader):
+    """Nanoseconds on a processor, user and system, by thread; and all that the processes ever used, in ticks."""
+    threads, ticks = {}, 0
+    for pid in group(leader):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            try:
+                threads[pid, thread] = int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return threads, ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def used(before, after):
+    """Nanoseconds between two readings. Where a thread ended in between, its share is only in the coarse count."""
+    if before[0].keys() <= after[0].keys():
+        return sum(after[0].values()) - sum(before[0].values())
+    return after[1] - before[1]
+
+
+def used_by_thread(before, after):
+    return sorted((spent - before[0].get(thread, 0) for thread, spent in after[0].items()), reverse=True)
+
+
+def memory_kib(leader):
+    """Proportional, so that what the processes share is counted once."""
+    total = 0
+    for pid in group(leader):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total
+
+
+def descriptors(pid):
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0

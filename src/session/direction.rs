@@ -89,6 +89,16 @@ enum Read {
     Blocked,
 }
 
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Pumped {
+    Nothing,
+    /// Something, and now there is nothing to be had or no room for it: a wake-up will come.
+    Some,
+    /// There may be more at once.
+    More,
+}
+
 /// Who is asked about what passes.
 pub(super) struct Ears<'a> {
     pub state: &'a mut SessionState,
@@ -356,9 +366,9 @@ impl Direction {
     }
 }
 
-/// Moves what can be moved; true if anything did.
-pub(super) fn pump(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> bool {
-    let mut moved = false;
+/// Moves what can be moved.
+pub(super) fn pump(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Pumped {
+    let mut moved = Pumped::Nothing;
     direction.heard = 0;
     for _ in 0..READS_PER_TURN {
         match write_pending(direction, to, cx) {
@@ -372,7 +382,7 @@ pub(super) fn pump(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut St
                 direction.inflating = None;
                 direction.refuse_the_rest();
                 ears.state.handle_write_failed(direction.sender.other(), ears.now.mono);
-                moved = true;
+                moved = Pumped::Some;
             }
         }
         if direction.source == Source::Ended {
@@ -380,23 +390,23 @@ pub(super) fn pump(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut St
         }
         if direction.inflating.is_some() {
             direction.inflate(ears);
-            moved = true;
+            moved = Pumped::Some;
             continue;
         }
         if direction.heard > HEARD_PER_TURN {
-            return true;
+            return Pumped::More;
         }
         match read(direction, ears, from, to, cx) {
-            Read::Bytes => moved = true,
+            Read::Bytes => moved = Pumped::Some,
             Read::EndOfStream => {
                 direction.source = Source::Ended;
                 ears.state.handle_end_of_stream(direction.sender, ears.now.mono);
-                return true;
+                return Pumped::More;
             }
             Read::Blocked => return moved,
         }
     }
-    moved
+    Pumped::More
 }
 
 /// Writes what waits, without reading anything.

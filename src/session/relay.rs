@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::close::{CloseReason, SessionEnd};
 use super::conversation::Conversation;
-use super::direction::{Direction, Ears, PING, flush, pump};
+use super::direction::{Direction, Ears, PING, Pumped, flush, pump};
 use super::message_rate::MessageRate;
 use super::registry::SessionHandle;
 use super::state::{Action, Rules, SessionState};
@@ -145,18 +145,19 @@ impl Relay {
         }
     }
 
-    /// Moves what can be moved; true if anything did.
-    fn pump(&mut self, cx: &mut Context<'_>, now: Now) -> bool {
+    /// Moves what can be moved.
+    fn pump(&mut self, cx: &mut Context<'_>, now: Now) -> Pumped {
         if let Some(conversation) = &self.conversation {
             self.inbound.hold(conversation.listens(&self.state).then(|| conversation.longest()));
         }
         let mut ears = Ears { state: &mut self.state, conversation: self.conversation.as_deref_mut(), now };
-        let mut moved = false;
-        if !self.outbound.is_crowded() {
-            moved |= pump(&mut self.inbound, &mut ears, &mut self.client, &mut self.upstream, cx);
+        let was_crowded = self.outbound.is_crowded();
+        let mut inbound = Pumped::Nothing;
+        if !was_crowded {
+            inbound = pump(&mut self.inbound, &mut ears, &mut self.client, &mut self.upstream, cx);
         }
-        moved |= pump(&mut self.outbound, &mut ears, &mut self.upstream, &mut self.client, cx);
-        moved
+        let outbound = pump(&mut self.outbound, &mut ears, &mut self.upstream, &mut self.client, cx);
+        if was_crowded && !self.outbound.is_crowded() { Pumped::More } else { inbound.max(outbound) }
     }
 
     /// A credential that was judged; true if one was.
@@ -180,6 +181,9 @@ impl Relay {
         if self.asleep_until != Some(deadline) {
             self.sleep.as_mut().reset(deadline);
             self.asleep_until = Some(deadline);
+        } else if !self.sleep.is_elapsed() {
+            // It knows already whom to wake.
+            return Poll::Pending;
         }
         let due = self.sleep.as_mut().poll(cx);
         if due.is_ready() {
@@ -209,8 +213,8 @@ impl Future for Relay {
         }
         let mut turns = 0;
         loop {
-            let moved = this.pump(cx, now);
-            if moved {
+            let pumped = this.pump(cx, now);
+            if pumped > Pumped::Nothing {
                 this.session.touch(now.wall);
             }
             let mut acted = this.hear_verdict(cx);
@@ -235,7 +239,7 @@ impl Future for Relay {
                 acted = true;
             }
             turns += 1;
-            if !moved && !acted {
+            if pumped < Pumped::More && !acted {
                 return Poll::Pending;
             }
             if turns >= TURNS {

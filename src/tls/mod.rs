@@ -6,7 +6,11 @@
 //! copies none. What it must get right is small: RFC 8446, sections 4.6.3, 5.2 to 5.5 and 6.
 
 mod handshake;
+#[cfg(test)]
+mod handshake_tests;
 mod record;
+#[cfg(test)]
+mod record_tests;
 pub mod server;
 mod stream;
 #[cfg(test)]

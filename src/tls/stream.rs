@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use rustls::ExtractedSecrets;
@@ -29,6 +29,8 @@ const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 const KEY_UPDATE: u8 = 24;
 const UPDATE_REQUESTED: u8 = 1;
+/// So many records in a row may carry no data: a key update costs us more than the client.
+const MOST_IDLE_RECORDS: u8 = 32;
 
 thread_local! {
     /// What the socket gave, and what it is to take.
@@ -44,6 +46,8 @@ pub struct TlsStream {
     secrets: Secrets,
     /// The beginning of a record.
     part: BytesMut,
+    /// The beginning of a handshake message.
+    message: Vec<u8>,
     /// Opened, and not read yet.
     plaintext: BytesMut,
     /// Sealed, and not sent yet.
@@ -52,6 +56,8 @@ pub struct TlsStream {
     is_blocked: bool,
     /// Our key is to be changed before anything else is sealed.
     owes_key_update: bool,
+    /// Records without data since the last one with data.
+    idle_records: u8,
     reading: Reading,
     said_goodbye: bool,
 }
@@ -69,10 +75,9 @@ enum Reading {
 /// What the handshake left over.
 #[derive(Debug, Default)]
 pub(super) struct Beginning {
+    /// What came behind the client's last word.
     pub sealed: Vec<u8>,
-    pub plaintext: Vec<u8>,
     pub outgoing: Vec<u8>,
-    pub ended: bool,
 }
 
 impl std::fmt::Debug for Secrets {
@@ -86,22 +91,27 @@ impl TlsStream {
         tcp: TcpStream,
         keys: ExtractedSecrets,
         connection: KernelConnection<ServerConnectionData>,
-        beginning: Beginning,
+        beginning: &Beginning,
     ) -> Result<Self, RecordError> {
         let version = connection.protocol_version();
-        Ok(Self {
+        let mut stream = Self {
             tcp,
             opens: Key::new(version, keys.rx)?,
             seals: Key::new(version, keys.tx)?,
             secrets: Secrets(connection),
-            part: beginning.sealed.as_slice().into(),
-            plaintext: beginning.plaintext.as_slice().into(),
+            part: BytesMut::new(),
+            message: Vec::new(),
+            plaintext: BytesMut::new(),
             outgoing: beginning.outgoing.as_slice().into(),
             is_blocked: false,
             owes_key_update: false,
-            reading: if beginning.ended { Reading::Ended } else { Reading::Open },
+            idle_records: 0,
+            reading: Reading::Open,
             said_goodbye: false,
-        })
+        };
+        // Whole records are opened now: nothing more may come from the socket to ask for them.
+        stream.take_bytes(&beginning.sealed, &mut ReadBuf::new(&mut []), &mut Context::from_waker(Waker::noop()));
+        Ok(stream)
     }
 
     /// Reads the socket once and opens what is whole.
@@ -128,14 +138,18 @@ impl TlsStream {
                 front.copy_from_slice(self.part.split_at(kept).0);
                 self.part.clear();
             }
-            let (mut bytes, _) = sealed.split_at(kept + count);
-            let taken = self.take_records(&mut bytes, buf);
-            self.part = if self.reading == Reading::Open { bytes.into() } else { BytesMut::new() };
-            if let Err(error) = taken {
-                self.fail(error, cx);
-            }
+            self.take_bytes(sealed.split_at(kept + count).0, buf, cx);
             Poll::Ready(Ok(()))
         })
+    }
+
+    /// Opens what is whole, and keeps the rest.
+    fn take_bytes(&mut self, mut bytes: &[u8], buf: &mut ReadBuf<'_>, cx: &mut Context<'_>) {
+        let taken = self.take_records(&mut bytes, buf);
+        self.part = if self.reading == Reading::Open { bytes.into() } else { BytesMut::new() };
+        if let Err(error) = taken {
+            self.fail(error, cx);
+        }
     }
 
     fn take_records(&mut self, bytes: &mut &[u8], buf: &mut ReadBuf<'_>) -> Result<(), RecordError> {
@@ -144,12 +158,12 @@ impl TlsStream {
         {
             if buf.remaining() >= record.room() && self.plaintext.is_empty() {
                 let out = buf.initialize_unfilled_to(record.room());
-                match self.opens.open(record, out)? {
-                    (Content::ApplicationData, length) => buf.advance(length),
-                    (content, length) => {
-                        let message = out.split_at(length).0.to_vec();
-                        self.take_message(content, &message)?;
-                    }
+                let (content, length) = self.opens.open(record, out)?;
+                self.count(content, length)?;
+                if content == Content::ApplicationData {
+                    buf.advance(length);
+                } else {
+                    self.take_message(content, out.split_at(length).0)?;
                 }
             } else {
                 self.open_aside(record, buf)?;
@@ -158,10 +172,20 @@ impl TlsStream {
         Ok(())
     }
 
+    fn count(&mut self, content: Content, length: usize) -> Result<(), RecordError> {
+        // RFC 8446, section 5.1: "Handshake messages MUST NOT be interleaved with other record types."
+        if !self.message.is_empty() && content != Content::Handshake {
+            return Err(RecordError::Unexpected);
+        }
+        self.idle_records = if content == Content::ApplicationData && length > 0 { 0 } else { self.idle_records + 1 };
+        if self.idle_records > MOST_IDLE_RECORDS { Err(RecordError::TooManyIdle) } else { Ok(()) }
+    }
+
     /// The reader has no room for all of it.
     fn open_aside(&mut self, record: Sealed<'_>, buf: &mut ReadBuf<'_>) -> Result<(), RecordError> {
         let mut opened = vec![0; record.room()];
         let (content, length) = self.opens.open(record, &mut opened)?;
+        self.count(content, length)?;
         opened.truncate(length);
         if content != Content::ApplicationData {
             return self.take_message(content, &opened);
@@ -185,19 +209,32 @@ impl TlsStream {
             (Content::Alert, [_, CLOSE_NOTIFY]) => self.reading = Reading::Ended,
             (Content::Alert, [_, alert]) if HARMLESS_ALERTS.contains(alert) => {}
             (Content::Alert, [_, alert]) => return Err(RecordError::Alert(*alert)),
-            // RFC 8446, section 4.6.3. "Handshake messages MUST NOT span key changes": nothing stands beside it.
-            (Content::Handshake, [KEY_UPDATE, 0, 0, 1, request]) if self.opens.is_tls13() => {
-                if *request > UPDATE_REQUESTED {
-                    return Err(RecordError::Malformed);
-                }
-                let next = self.secrets.0.update_rx_secret().map_err(|_| RecordError::Exhausted)?;
-                self.opens = Key::new(self.secrets.0.protocol_version(), next)?;
-                // One answer is enough for many requests: it is given before the next data.
-                self.owes_key_update |= *request == UPDATE_REQUESTED;
-            }
-            (Content::Alert, _) => return Err(RecordError::Malformed),
+            (Content::Handshake, [_, ..]) if self.opens.is_tls13() => return self.take_handshake(message),
+            (Content::Alert, [_, ..]) => return Err(RecordError::Malformed),
             _ => return Err(RecordError::Unexpected),
         }
+        Ok(())
+    }
+
+    /// RFC 8446, section 4.6.3. Like every message it may come in pieces. "Handshake messages MUST NOT span key changes":
+    /// nothing stands behind it.
+    fn take_handshake(&mut self, piece: &[u8]) -> Result<(), RecordError> {
+        self.message.extend_from_slice(piece);
+        let request = match *self.message.as_slice() {
+            [KEY_UPDATE] | [KEY_UPDATE, 0] | [KEY_UPDATE, 0, 0] | [KEY_UPDATE, 0, 0, 1] => return Ok(()),
+            [KEY_UPDATE, 0, 0, 1, request] => request,
+            [KEY_UPDATE, 0, 0, 1, ..] => return Err(RecordError::Unexpected),
+            [KEY_UPDATE, ..] => return Err(RecordError::Malformed),
+            _ => return Err(RecordError::Unexpected),
+        };
+        self.message = Vec::new();
+        if request > UPDATE_REQUESTED {
+            return Err(RecordError::Illegal);
+        }
+        let next = self.secrets.0.update_rx_secret().map_err(|_| RecordError::Exhausted)?;
+        self.opens = Key::new(self.secrets.0.protocol_version(), next)?;
+        // One answer is enough for many requests: it is given before the next data.
+        self.owes_key_update |= request == UPDATE_REQUESTED;
         Ok(())
     }
 
@@ -210,6 +247,8 @@ impl TlsStream {
         {
             let _ = self.poll_drain(cx);
         }
+        // RFC 8446, section 6.2: after a fatal alert, whoever sent it, neither side says more.
+        self.said_goodbye = true;
     }
 
     /// Puts an alert behind what waits. It is the last word.
@@ -239,7 +278,13 @@ impl TlsStream {
     fn seal(&mut self, mut data: &[u8], out: &mut [u8], carried: usize) -> Result<(usize, usize), RecordError> {
         let mut end = carried;
         let before = data.len();
-        self.owes_key_update |= self.seals.is_nearly_spent() && self.seals.is_tls13();
+        if self.seals.is_nearly_spent() {
+            if !self.seals.is_tls13() {
+                // What is left of it is for the goodbye.
+                return Err(RecordError::Exhausted);
+            }
+            self.owes_key_update = true;
+        }
         if std::mem::take(&mut self.owes_key_update) {
             let update = [KEY_UPDATE, 0, 0, 1, 0];
             end += self.seals.seal(Content::Handshake, &update, out.get_mut(end..).unwrap_or_default())?;
@@ -262,6 +307,16 @@ impl TlsStream {
     #[cfg(test)]
     pub(super) fn seals_at_most(&mut self, records: u64) {
         self.seals.limit_to(records);
+    }
+
+    #[cfg(test)]
+    pub(super) fn keeps(&self) -> usize {
+        self.part.capacity() + self.message.capacity() + self.plaintext.capacity() + self.outgoing.capacity()
+    }
+
+    #[cfg(test)]
+    pub(super) fn assert_owns_nothing(&self) {
+        assert_eq!(self.keeps(), 0);
     }
 }
 

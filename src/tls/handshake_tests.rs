@@ -7,7 +7,7 @@ use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::tests::{Dice, client_config, localhost, provider, server_config, sockets, suites};
+use super::test_ends::{Dice, client_config, localhost, provider, server_config, sockets, suites};
 use super::{Established, HandshakeError, accept};
 
 /// The client's last words of the handshake and all that it has to say behind them, not sent yet.

@@ -7,13 +7,19 @@
 
 mod handshake;
 #[cfg(test)]
+#[allow(clippy::large_futures, reason = "tests hold a handshake each")]
 mod handshake_tests;
 mod record;
 #[cfg(test)]
+#[allow(clippy::large_futures, reason = "tests hold a handshake each")]
 mod record_tests;
 pub mod server;
 mod stream;
 #[cfg(test)]
+#[allow(clippy::large_futures, reason = "tests hold a handshake each")]
+mod test_ends;
+#[cfg(test)]
+#[allow(clippy::large_futures, reason = "tests hold a handshake each")]
 mod tests;
 
 pub use handshake::{Established, HandshakeError, accept};

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::TlsStream;
 use super::record::{Content, HEADER, Key, MOST_ADDED, MOST_PLAINTEXT, RecordError, split_first};
-use super::tests::{pair, suite};
+use super::test_ends::{pair, suite};
 
 const FORMS: [CipherSuite; 4] = [
     TLS13_AES_128_GCM_SHA256,
@@ -63,7 +63,7 @@ impl Client {
                     return (content, out);
                 }
             } else {
-                let mut more = [0; 4096];
+                let mut more = vec![0; 4096];
                 let count = self.tcp.read(&mut more).await.unwrap();
                 assert!(count > 0);
                 self.came.extend_from_slice(&more[..count]);
@@ -74,7 +74,7 @@ impl Client {
 
 /// Data is read, then comes the error; the client is told which.
 async fn assert_refused(mut server: TlsStream, mut client: Client, error: RecordError) {
-    let mut buffer = [0; 32 * 1024];
+    let mut buffer = vec![0; 32 * 1024];
     let found = loop {
         match server.read(&mut buffer).await {
             Ok(count) => assert!(count > 0, "{error}"),
@@ -94,10 +94,10 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls13() {
     let whole = vec![7; MOST_PLAINTEXT];
     let over = vec![7; MOST_PLAINTEXT + 1];
     let padding = |count: usize| [&[23][..], &vec![0; count]].concat();
-    let table: [(u8, &[u8], &[u8], RecordError); 20] = [
+    let table: [(u8, &[u8], &[u8], RecordError); 21] = [
         (23, &over, &[23], RecordError::TooLarge),
         (23, &whole, &padding(1), RecordError::TooLarge),
-        (23, b"", &vec![0; 100], RecordError::Unexpected),
+        (23, b"", &[0; 100], RecordError::Unexpected),
         (23, b"", &[20], RecordError::Unexpected),
         (23, b"x", &[24], RecordError::Unexpected),
         (22, b"x", &[22], RecordError::Unexpected),
@@ -105,6 +105,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls13() {
         (23, &[1], &[21], RecordError::Malformed),
         (23, &[1, 0, 0], &[21], RecordError::Malformed),
         (23, &[2, 40], &[21], RecordError::Alert(40)),
+        (23, &[1, 40], &[21], RecordError::Alert(40)),
         (23, b"", &[22], RecordError::Unexpected),
         (23, &[1, 0, 0, 0], &[22], RecordError::Unexpected),
         (23, &[24, 0, 0, 1, 2], &[22], RecordError::Illegal),
@@ -128,7 +129,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls13() {
 #[tokio::test]
 async fn odd_records_are_refused_with_the_right_alert_in_tls12() {
     let over = vec![7; MOST_PLAINTEXT + 1];
-    let table: [(u8, &[u8], RecordError); 8] = [
+    let table: [(u8, &[u8], RecordError); 9] = [
         (23, &over, RecordError::TooLarge),
         (20, &[1], RecordError::Unexpected),
         (24, &[1], RecordError::Unexpected),
@@ -138,6 +139,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls12() {
         (21, &[], RecordError::Unexpected),
         (21, &[2], RecordError::Malformed),
         (21, &[2, 80], RecordError::Alert(80)),
+        (21, &[3, 80], RecordError::Alert(80)),
     ];
     for wanted in [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256] {
         for (kind, data, error) in table {
@@ -185,6 +187,14 @@ async fn a_flood_of_records_that_carry_nothing_is_refused() {
             assert_refused(server, client, RecordError::TooManyIdle).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_warning_of_tls12_is_let_pass() {
+    let (mut server, mut client) = Client::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await;
+    client.say(Content::Alert, &[1, 41]).await;
+    client.say(Content::ApplicationData, b"hello").await;
+    assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 5);
 }
 
 #[tokio::test]

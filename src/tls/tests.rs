@@ -82,6 +82,24 @@ async fn for_a_slow_reader_one_write_is_kept_and_no_more() {
     assert!(came == sent);
 }
 
+#[tokio::test]
+async fn an_alert_waits_its_turn_behind_data_that_is_blocked() {
+    let (mut server, mut client) = pair(suite(CipherSuite::TLS13_AES_128_GCM_SHA256)).await;
+    let data = Dice::new(8).bytes(100_000);
+    let mut sent = Vec::new();
+    while let Poll::Ready(taken) = poll_once(|cx| Pin::new(&mut server).poll_write(cx, &data)) {
+        sent.extend_from_slice(&data[..taken.unwrap()]);
+    }
+    client.get_mut().0.write_all(&[&[23, 3, 3, 0, 20][..], &[0; 20]].concat()).await.unwrap();
+    assert!(server.read(&mut [0; 64]).await.is_err());
+    let mut came = Vec::new();
+    let (ended, read) = tokio::join!(server.shutdown(), client.read_to_end(&mut came));
+    ended.unwrap();
+    let error = read.unwrap_err().to_string();
+    assert!(error.contains("BadRecordMac"), "{error}");
+    assert!(came == sent);
+}
+
 fn poll_once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
     poll(&mut Context::from_waker(std::task::Waker::noop()))
 }

@@ -137,6 +137,12 @@ async fn garbage_is_answered_with_an_alert() {
 }
 
 #[tokio::test]
+async fn the_alert_comes_though_more_was_sent_than_was_read() {
+    let (answer, _) = answer_to(&[b'x'; 60_000]).await;
+    assert!(answer.ends_with(&FATAL_DECODE_ERROR), "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_hello_without_an_end_is_not_gathered_for_ever() {
     let (server, mut client) = sockets().await;
     // A message of 65,535 bytes in records of one byte.

@@ -100,7 +100,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls13() {
         (23, b"", &[0; 100], RecordError::Unexpected),
         (23, b"", &[20], RecordError::Unexpected),
         (23, b"x", &[24], RecordError::Unexpected),
-        (22, b"x", &[22], RecordError::Unexpected),
+        (22, b"x", &[23], RecordError::Unexpected),
         (23, b"", &[21], RecordError::Unexpected),
         (23, &[1], &[21], RecordError::Malformed),
         (23, &[1, 0, 0], &[21], RecordError::Malformed),

@@ -1,5 +1,6 @@
 //! The TLS side: certificates by name, versions, resumption.
 
+use std::process::Command;
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
@@ -97,6 +98,21 @@ async fn a_session_goes_on_while_the_client_changes_its_keys() {
     }
     socket.close(None).await.unwrap();
     while socket.next().await.is_some_and(|message| message.is_ok()) {}
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_resumes_its_sessions_in_both_versions_and_hears_the_goodbye() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).start().await;
+    let (port, certificate) = (usher.tls.port().to_string(), usher.certificate_path());
+    let run = move || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/clients/python/resume.py");
+        Command::new("python3").arg(script).arg(port).arg(certificate).output()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap().expect("python3; scripts/setup-tests.sh installs what the tests need");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.trim() == "ok", "{out}{err}");
     usher.finish().await;
 }
 

@@ -12,12 +12,16 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Insufficie
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::record::{HEADER, MOST_BODY};
 use super::stream::{Beginning, TlsStream};
 use crate::stream::{read_behind, with_scratch};
 
 /// No handshake is longer: rustls refuses a message of 64 KiB.
 const MOST_INCOMING: usize = 96 * 1024;
 const READ_SIZE: usize = 16 * 1024;
+/// From `change_cipher_spec` to `application_data`.
+const RECORD_KINDS: std::ops::RangeInclusive<u8> = 20..=23;
+const MOST_READS_OF_REFUSED: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
@@ -42,10 +46,12 @@ enum Step {
 
 pub async fn accept(mut tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Established, HandshakeError> {
     let mut connection = UnbufferedServerConnection::new(config)?;
-    let (mut incoming, mut outgoing, mut plaintext) = (Vec::new(), Vec::new(), Vec::new());
-    let mut ended = false;
+    let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
+    // rustls sees one record more at a time, so that it never opens one that follows the handshake: a key update there would
+    // be answered with the next key, and the answer lost at the hand-over.
+    let mut shown = 0;
     loop {
-        let UnbufferedStatus { mut discard, state } = connection.process_tls_records(&mut incoming);
+        let UnbufferedStatus { discard, state } = connection.process_tls_records(incoming.split_at_mut(shown).0);
         let step = match state {
             Ok(ConnectionState::EncodeTlsData(data)) => {
                 encode(data, &mut outgoing);
@@ -56,31 +62,25 @@ pub async fn accept(mut tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Est
                 sent.done();
                 Step::Again
             }
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record?;
-                    plaintext.extend_from_slice(record.payload);
-                    discard += record.discard;
-                }
-                Step::Again
-            }
-            Ok(ConnectionState::PeerClosed) => {
-                ended = true;
-                Step::Again
-            }
             Ok(ConnectionState::WriteTraffic(_)) => Step::Done,
-            Ok(ConnectionState::BlockedHandshake) if !ended => Step::Read,
+            Ok(ConnectionState::BlockedHandshake) => Step::Read,
             Ok(_) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Err(error) => {
                 refuse(tcp, connection, outgoing).await;
                 return Err(error.into());
             }
         };
-        incoming.drain(..discard.min(incoming.len()));
+        let discard = discard.min(shown);
+        incoming.drain(..discard);
+        shown -= discard;
         match step {
             Step::Again => {}
             Step::Done => break,
             Step::Read => {
+                if let Some(length) = incoming.get(shown..).and_then(first_record) {
+                    shown += length;
+                    continue;
+                }
                 send(&mut tcp, &mut outgoing).await?;
                 if incoming.len() >= MOST_INCOMING {
                     return Err(rustls::Error::PeerSentOversizedRecord.into());
@@ -98,9 +98,19 @@ pub async fn accept(mut tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Est
         // goes with the first answer.
         send(&mut tcp, &mut outgoing).await?;
     }
-    let beginning = Beginning { sealed: incoming, plaintext, outgoing, ended };
-    let stream = TlsStream::new(tcp, secrets, connection, beginning).map_err(|error| rustls::Error::General(error.to_string()))?;
+    let beginning = Beginning { sealed: incoming, outgoing };
+    let stream = TlsStream::new(tcp, secrets, connection, &beginning).map_err(|error| rustls::Error::General(error.to_string()))?;
     Ok(Established { stream, resumed })
+}
+
+/// Where the record at the start ends, once it is whole. What cannot be one is shown as it is: rustls says what is wrong.
+fn first_record(bytes: &[u8]) -> Option<usize> {
+    let &[kind, major, _, high, low] = bytes.first_chunk::<HEADER>()?;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if !RECORD_KINDS.contains(&kind) || major != 3 || length > MOST_BODY {
+        return Some(bytes.len());
+    }
+    (HEADER + length <= bytes.len()).then_some(HEADER + length)
 }
 
 fn encode(mut data: EncodeTlsData<'_, rustls::server::ServerConnectionData>, outgoing: &mut Vec<u8>) {
@@ -123,15 +133,18 @@ async fn send(tcp: &mut TcpStream, outgoing: &mut Vec<u8>) -> io::Result<()> {
 
 /// Says why not, as far as the socket takes it at once.
 async fn refuse(mut tcp: TcpStream, mut connection: UnbufferedServerConnection, mut outgoing: Vec<u8>) {
-    while let UnbufferedStatus { state: Ok(state), .. } = connection.process_tls_records(&mut []) {
-        match state {
-            ConnectionState::EncodeTlsData(data) => encode(data, &mut outgoing),
-            ConnectionState::TransmitTlsData(sent) => sent.done(),
-            _ => break,
-        }
+    // Only what it has to say is asked for: it may hold places in bytes that it is not shown again.
+    while connection.wants_write()
+        && let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(data)), .. } = connection.process_tls_records(&mut [])
+    {
+        encode(data, &mut outgoing);
     }
     if send(&mut tcp, &mut outgoing).await.is_ok() && tcp.shutdown().await.is_ok() {
-        // Closing over unread bytes would reset the connection, and the alert with it.
-        while with_scratch(|scratch| tcp.try_read(scratch)).is_ok_and(|count| count > 0) {}
+        // Closing over unread bytes would reset the connection, and the alert with it. Who sends for ever is not waited for.
+        for _ in 0..MOST_READS_OF_REFUSED {
+            if !with_scratch(|scratch| tcp.try_read(scratch)).is_ok_and(|count| count > 0) {
+                break;
+            }
+        }
     }
 }

@@ -6,10 +6,20 @@
 //! copies none. What it must get right is small: RFC 8446, sections 4.6.3, 5.2 to 5.5 and 6.
 
 mod handshake;
+#[cfg(test)]
+#[allow(clippy::large_futures, reason = "tests hold a handshake each")]
+mod handshake_tests;
 mod record;
+#[cfg(test)]
+#[allow(clippy::large_futures, reason = "tests hold a handshake each")]
+mod record_tests;
 pub mod server;
 mod stream;
 #[cfg(test)]
+#[allow(clippy::large_futures, reason = "tests hold a handshake each")]
+mod test_ends;
+#[cfg(test)]
+#[allow(clippy::large_futures, reason = "tests hold a handshake each")]
 mod tests;
 
 pub use handshake::{Established, HandshakeError, accept};

@@ -15,7 +15,7 @@ pub(super) const MOST_PLAINTEXT: usize = 16 * 1024;
 /// What sealing adds at most: header, explicit nonce or inner type, tag.
 pub(super) const MOST_ADDED: usize = HEADER + EXPLICIT_NONCE + TAG;
 /// RFC 5246, section 6.2.3, allows 2048 bytes more than the plaintext; RFC 8446, section 5.2, 256.
-const MOST_EXPANSION: usize = 2048;
+pub(super) const MOST_BODY: usize = MOST_PLAINTEXT + 2048;
 const MOST_EXPANSION_13: usize = 256;
 /// RFC 8446, section 5.5: so many records are safe under one AES-GCM key, for full-sized ones and with a margin.
 const MOST_AES_RECORDS: u64 = 1 << 24;
@@ -38,6 +38,10 @@ pub(super) enum RecordError {
     Unexpected,
     #[error("a message that cannot be read")]
     Malformed,
+    #[error("a value that must not be")]
+    Illegal,
+    #[error("too many records that carry nothing")]
+    TooManyIdle,
     #[error("no keys are left")]
     Exhausted,
     #[error("the client ended it with alert {0}")]
@@ -90,7 +94,7 @@ fn body_length([kind, major, _, high, low]: [u8; HEADER]) -> Result<usize, Recor
         return Err(RecordError::Unexpected);
     }
     let length = usize::from(u16::from_be_bytes([high, low]));
-    if length > MOST_PLAINTEXT + MOST_EXPANSION { Err(RecordError::TooLarge) } else { Ok(length) }
+    if length > MOST_BODY { Err(RecordError::TooLarge) } else { Ok(length) }
 }
 
 impl Sealed<'_> {
@@ -102,19 +106,31 @@ impl Sealed<'_> {
 
 impl Key {
     pub(super) fn new(version: ProtocolVersion, (sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, RecordError> {
-        let is_13 = version == ProtocolVersion::TLSv1_3;
-        let gcm = if is_13 { Form::Tls13 } else { Form::Tls12Gcm };
-        let (algorithm, key, iv, form): (&'static Algorithm, _, _, _) = match secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, gcm),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, gcm),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
-                (&CHACHA20_POLY1305, key, iv, if is_13 { Form::Tls13 } else { Form::Tls12ChaCha })
-            }
+        let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
             _ => return Err(RecordError::Exhausted),
         };
-        let limit = if algorithm == &CHACHA20_POLY1305 { u64::MAX } else { MOST_AES_RECORDS };
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| RecordError::Exhausted)?;
         let iv = iv.as_ref().try_into().map_err(|_| RecordError::Exhausted)?;
+        Self::of(version, algorithm, sequence, key.as_ref(), iv)
+    }
+
+    pub(super) fn of(
+        version: ProtocolVersion,
+        algorithm: &'static Algorithm,
+        sequence: u64,
+        key: &[u8],
+        iv: [u8; 12],
+    ) -> Result<Self, RecordError> {
+        let is_chacha = algorithm == &CHACHA20_POLY1305;
+        let form = match version {
+            ProtocolVersion::TLSv1_3 => Form::Tls13,
+            _ if is_chacha => Form::Tls12ChaCha,
+            _ => Form::Tls12Gcm,
+        };
+        let limit = if is_chacha { u64::MAX } else { MOST_AES_RECORDS };
+        let key = UnboundKey::new(algorithm, key).map_err(|_| RecordError::Exhausted)?;
         Ok(Self { key: LessSafeKey::new(key), iv, sequence, limit, form })
     }
 
@@ -129,19 +145,23 @@ impl Key {
 
     /// Writes one record; what it has room for must be `MOST_ADDED` more than the plaintext, which is 2^14 bytes at most.
     pub(super) fn seal(&mut self, content: Content, plaintext: &[u8], out: &mut [u8]) -> Result<usize, RecordError> {
+        if self.form == Form::Tls13 {
+            self.seal_as(Content::ApplicationData.to_wire(), plaintext, &[content.to_wire()], out)
+        } else {
+            self.seal_as(content.to_wire(), plaintext, &[], out)
+        }
+    }
+
+    /// `after` follows the plaintext, and is encrypted with it.
+    fn seal_as(&mut self, kind: u8, plaintext: &[u8], after: &[u8], out: &mut [u8]) -> Result<usize, RecordError> {
         if self.sequence >= self.limit {
             return Err(RecordError::Exhausted);
         }
         let (nonce, explicit) = self.nonce();
-        let (before, after): (&[u8], &[u8]) = match self.form {
-            Form::Tls13 => (&[], &[content.to_wire()]),
-            Form::Tls12Gcm => (&explicit, &[]),
-            Form::Tls12ChaCha => (&[], &[]),
-        };
+        let before: &[u8] = if self.form == Form::Tls12Gcm { &explicit } else { &[] };
         let body = before.len() + plaintext.len() + after.len() + TAG;
-        let outer = if self.form == Form::Tls13 { Content::ApplicationData } else { content };
         let [high, low] = u16::try_from(body).map_err(|_| RecordError::TooLarge)?.to_be_bytes();
-        let header = [outer.to_wire(), 3, 3, high, low];
+        let header = [kind, 3, 3, high, low];
         let out = out.get_mut(..HEADER + body).ok_or(RecordError::TooLarge)?;
         let (start, rest) = out.split_at_mut(HEADER + before.len());
         let (ciphertext, end) = rest.split_at_mut(plaintext.len());
@@ -182,6 +202,10 @@ impl Key {
         let (kind, length) = if self.form == Form::Tls13 {
             if kind != Content::ApplicationData.to_wire() {
                 return Err(RecordError::Unexpected);
+            }
+            // RFC 8446, section 5.4: "MUST NOT exceed 2^14 + 1 octets", the padding and the type among them.
+            if out.len() > MOST_PLAINTEXT + 1 {
+                return Err(RecordError::TooLarge);
             }
             // RFC 8446, section 5.4: "scans the field from the end toward the beginning until it finds a non-zero octet".
             let last = out.iter().rposition(|&byte| byte != 0).ok_or(RecordError::Unexpected)?;
@@ -228,7 +252,16 @@ impl Key {
 
     #[cfg(test)]
     pub(super) fn limit_to(&mut self, records: u64) {
-        self.limit = records;
+        self.limit = self.sequence + records;
+    }
+
+    /// A record as nobody should send it.
+    #[cfg(test)]
+    pub(super) fn seal_odd(&mut self, kind: u8, plaintext: &[u8], after: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; plaintext.len() + after.len() + MOST_ADDED];
+        let length = self.seal_as(kind, plaintext, after, &mut out).unwrap();
+        out.truncate(length);
+        out
     }
 }
 
@@ -253,7 +286,8 @@ impl RecordError {
         match self {
             Self::Undecryptable => Some(20),
             Self::TooLarge => Some(22),
-            Self::Unexpected => Some(10),
+            Self::Unexpected | Self::TooManyIdle => Some(10),
+            Self::Illegal => Some(47),
             Self::Malformed => Some(50),
             Self::Exhausted => Some(80),
             Self::Alert(_) => None,

@@ -3,10 +3,12 @@
 //! It owns bytes only while something is half done: a record that has not come whole, plaintext that the reader had no room
 //! for, records that the socket did not take. Everything else passes through buffers of the thread.
 
+mod reading;
+
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
 use rustls::ExtractedSecrets;
@@ -15,7 +17,7 @@ use rustls::server::ServerConnectionData;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::record::{self, Content, Key, MOST_ADDED, MOST_PLAINTEXT, RecordError, Sealed};
+use super::record::{Content, Key, MOST_ADDED, MOST_PLAINTEXT, RecordError};
 
 /// Four full records and the small one that a message of 64 KiB takes besides.
 const BUFFER: usize = 4 * (MOST_PLAINTEXT + MOST_ADDED) + 4 * 1024;
@@ -23,12 +25,9 @@ const BUFFER: usize = 4 * (MOST_PLAINTEXT + MOST_ADDED) + 4 * 1024;
 const MOST_CARRIED: usize = 4 * 1024;
 
 const CLOSE_NOTIFY: u8 = 0;
-/// Both say that nothing has happened.
-const HARMLESS_ALERTS: [u8; 2] = [90, 100];
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 const KEY_UPDATE: u8 = 24;
-const UPDATE_REQUESTED: u8 = 1;
 
 thread_local! {
     /// What the socket gave, and what it is to take.
@@ -44,6 +43,8 @@ pub struct TlsStream {
     secrets: Secrets,
     /// The beginning of a record.
     part: BytesMut,
+    /// The beginning of a handshake message.
+    message: Vec<u8>,
     /// Opened, and not read yet.
     plaintext: BytesMut,
     /// Sealed, and not sent yet.
@@ -52,6 +53,8 @@ pub struct TlsStream {
     is_blocked: bool,
     /// Our key is to be changed before anything else is sealed.
     owes_key_update: bool,
+    /// Records without data since the last one with data.
+    idle_records: u8,
     reading: Reading,
     said_goodbye: bool,
 }
@@ -69,10 +72,9 @@ enum Reading {
 /// What the handshake left over.
 #[derive(Debug, Default)]
 pub(super) struct Beginning {
+    /// What came behind the client's last word.
     pub sealed: Vec<u8>,
-    pub plaintext: Vec<u8>,
     pub outgoing: Vec<u8>,
-    pub ended: bool,
 }
 
 impl std::fmt::Debug for Secrets {
@@ -86,119 +88,27 @@ impl TlsStream {
         tcp: TcpStream,
         keys: ExtractedSecrets,
         connection: KernelConnection<ServerConnectionData>,
-        beginning: Beginning,
+        beginning: &Beginning,
     ) -> Result<Self, RecordError> {
         let version = connection.protocol_version();
-        Ok(Self {
+        let mut stream = Self {
             tcp,
             opens: Key::new(version, keys.rx)?,
             seals: Key::new(version, keys.tx)?,
             secrets: Secrets(connection),
-            part: beginning.sealed.as_slice().into(),
-            plaintext: beginning.plaintext.as_slice().into(),
+            part: BytesMut::new(),
+            message: Vec::new(),
+            plaintext: BytesMut::new(),
             outgoing: beginning.outgoing.as_slice().into(),
             is_blocked: false,
             owes_key_update: false,
-            reading: if beginning.ended { Reading::Ended } else { Reading::Open },
+            idle_records: 0,
+            reading: Reading::Open,
             said_goodbye: false,
-        })
-    }
-
-    /// Reads the socket once and opens what is whole.
-    fn poll_records(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        SEALED.with_borrow_mut(|sealed| {
-            let kept = self.part.len();
-            // Not much more than the reader takes: what is opened beyond it has to be kept.
-            let most = (kept + buf.remaining() + MOST_ADDED).max(MOST_PLAINTEXT + MOST_ADDED).min(sealed.len());
-            let mut read = ReadBuf::new(sealed.get_mut(kept..most).unwrap_or_default());
-            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut read))?;
-            let count = read.filled().len();
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-            let (front, rest) = sealed.split_at_mut(kept);
-            let (new, _) = rest.split_at(count);
-            if kept > 0 {
-                self.part.extend_from_slice(new);
-                let length = record::length_of_first(&self.part);
-                if length.is_ok_and(|length| length.is_none_or(|length| length > self.part.len())) {
-                    // Bytes that come one by one are moved once.
-                    return Poll::Ready(Ok(()));
-                }
-                front.copy_from_slice(self.part.split_at(kept).0);
-                self.part.clear();
-            }
-            let (mut bytes, _) = sealed.split_at(kept + count);
-            let taken = self.take_records(&mut bytes, buf);
-            self.part = if self.reading == Reading::Open { bytes.into() } else { BytesMut::new() };
-            if let Err(error) = taken {
-                self.fail(error, cx);
-            }
-            Poll::Ready(Ok(()))
-        })
-    }
-
-    fn take_records(&mut self, bytes: &mut &[u8], buf: &mut ReadBuf<'_>) -> Result<(), RecordError> {
-        while self.reading == Reading::Open
-            && let Some(record) = record::split_first(bytes)?
-        {
-            if buf.remaining() >= record.room() && self.plaintext.is_empty() {
-                let out = buf.initialize_unfilled_to(record.room());
-                match self.opens.open(record, out)? {
-                    (Content::ApplicationData, length) => buf.advance(length),
-                    (content, length) => {
-                        let message = out.split_at(length).0.to_vec();
-                        self.take_message(content, &message)?;
-                    }
-                }
-            } else {
-                self.open_aside(record, buf)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The reader has no room for all of it.
-    fn open_aside(&mut self, record: Sealed<'_>, buf: &mut ReadBuf<'_>) -> Result<(), RecordError> {
-        let mut opened = vec![0; record.room()];
-        let (content, length) = self.opens.open(record, &mut opened)?;
-        opened.truncate(length);
-        if content != Content::ApplicationData {
-            return self.take_message(content, &opened);
-        }
-        self.plaintext.extend_from_slice(&opened);
-        self.hand_out(buf);
-        Ok(())
-    }
-
-    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) {
-        let count = self.plaintext.len().min(buf.remaining());
-        buf.put_slice(self.plaintext.split_at(count).0);
-        self.plaintext.advance(count);
-        if self.plaintext.is_empty() {
-            self.plaintext = BytesMut::new();
-        }
-    }
-
-    fn take_message(&mut self, content: Content, message: &[u8]) -> Result<(), RecordError> {
-        match (content, message) {
-            (Content::Alert, [_, CLOSE_NOTIFY]) => self.reading = Reading::Ended,
-            (Content::Alert, [_, alert]) if HARMLESS_ALERTS.contains(alert) => {}
-            (Content::Alert, [_, alert]) => return Err(RecordError::Alert(*alert)),
-            // RFC 8446, section 4.6.3. "Handshake messages MUST NOT span key changes": nothing stands beside it.
-            (Content::Handshake, [KEY_UPDATE, 0, 0, 1, request]) if self.opens.is_tls13() => {
-                if *request > UPDATE_REQUESTED {
-                    return Err(RecordError::Malformed);
-                }
-                let next = self.secrets.0.update_rx_secret().map_err(|_| RecordError::Exhausted)?;
-                self.opens = Key::new(self.secrets.0.protocol_version(), next)?;
-                // One answer is enough for many requests: it is given before the next data.
-                self.owes_key_update |= *request == UPDATE_REQUESTED;
-            }
-            (Content::Alert, _) => return Err(RecordError::Malformed),
-            _ => return Err(RecordError::Unexpected),
-        }
-        Ok(())
+        };
+        // Whole records are opened now: nothing more may come from the socket to ask for them.
+        stream.take_bytes(&beginning.sealed, &mut ReadBuf::new(&mut []), &mut Context::from_waker(Waker::noop()));
+        Ok(stream)
     }
 
     /// Ends the reading, and tells the client why, as far as the socket takes it.
@@ -210,6 +120,8 @@ impl TlsStream {
         {
             let _ = self.poll_drain(cx);
         }
+        // RFC 8446, section 6.2: after a fatal alert, whoever sent it, neither side says more.
+        self.said_goodbye = true;
     }
 
     /// Puts an alert behind what waits. It is the last word.
@@ -239,7 +151,13 @@ impl TlsStream {
     fn seal(&mut self, mut data: &[u8], out: &mut [u8], carried: usize) -> Result<(usize, usize), RecordError> {
         let mut end = carried;
         let before = data.len();
-        self.owes_key_update |= self.seals.is_nearly_spent() && self.seals.is_tls13();
+        if self.seals.is_nearly_spent() {
+            if !self.seals.is_tls13() {
+                // What is left of it is for the goodbye.
+                return Err(RecordError::Exhausted);
+            }
+            self.owes_key_update = true;
+        }
         if std::mem::take(&mut self.owes_key_update) {
             let update = [KEY_UPDATE, 0, 0, 1, 0];
             end += self.seals.seal(Content::Handshake, &update, out.get_mut(end..).unwrap_or_default())?;
@@ -262,6 +180,16 @@ impl TlsStream {
     #[cfg(test)]
     pub(super) fn seals_at_most(&mut self, records: u64) {
         self.seals.limit_to(records);
+    }
+
+    #[cfg(test)]
+    pub(super) fn keeps(&self) -> usize {
+        self.part.capacity() + self.message.capacity() + self.plaintext.capacity() + self.outgoing.capacity()
+    }
+
+    #[cfg(test)]
+    pub(super) fn assert_owns_nothing(&self) {
+        assert_eq!(self.keeps(), 0);
     }
 }
 

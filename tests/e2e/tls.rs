@@ -1,16 +1,19 @@
 //! The TLS side: certificates by name, versions, resumption.
 
+use std::process::Command;
 use std::sync::Arc;
 
+use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::get;
-use crate::support::{Echo, Setup, Usher};
+use crate::support::{Echo, Raw, Setup, Usher};
 
 fn config(roots: &[&CertificateDer<'static>], versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
     let mut store = RootCertStore::empty();
@@ -79,6 +82,58 @@ async fn each_name_gets_its_certificate_and_each_version_its_due() {
     }
     let metrics = usher.metrics().await;
     assert!(metrics.contains("outcome=\"resumed\"} 2"), "{metrics}");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_while_the_client_changes_its_keys() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).start().await;
+    let mut socket = usher.connect("alice").await;
+    for size in (0..60_000).step_by(1000) {
+        socket.get_mut().get_mut().1.refresh_traffic_keys().unwrap();
+        let message = Message::binary(vec![7; size]);
+        socket.send(message.clone()).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), message);
+    }
+    socket.close(None).await.unwrap();
+    while socket.next().await.is_some_and(|message| message.is_ok()) {}
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssl_resumes_its_sessions_in_both_versions_and_hears_the_goodbye() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).start().await;
+    let (port, certificate) = (usher.tls.port().to_string(), usher.certificate_path());
+    let run = move || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/clients/python/resume.py");
+        Command::new("python3").arg(script).arg(port).arg(certificate).output()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap().expect("python3; scripts/setup-tests.sh installs what the tests need");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.trim() == "ok", "{out}{err}");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_handshake_are_answered_with_an_alert_and_harm_nobody() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).start().await;
+    let mut socket = usher.connect("alice").await;
+    // The last one: a hello that cannot be read, and a whole message behind it in the same record.
+    let hello: &[u8] = &[22, 3, 1, 0, 12, 1, 0, 0, 2, 3, 3, 20, 0, 0, 2, 0, 0];
+    for said in [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", hello] {
+        let mut raw = Raw::connect(usher.tls).await;
+        raw.send(said).await;
+        assert!(raw.read_to_close().await.ends_with(&[0, 2, 2, 50]), "fatal, decode_error");
+    }
+    let metrics = usher.metrics().await;
+    assert!(metrics.contains("usher_connection_panics_total 0"), "{metrics}");
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
+    socket.close(None).await.unwrap();
+    while socket.next().await.is_some_and(|message| message.is_ok()) {}
     usher.finish().await;
 }
 

@@ -46,7 +46,7 @@ def row(report, figures):
     return (
         f"{report.scenario.name:<23}{report.habit.name:<14}{'yes' if report.guarded else 'no':<6}"
         f"{short(max(per_second(report.arrivals, figures))):>7}{short(max(per_second(report.handshakes, figures))):>7}"
-        f"{max(report.busy):>6.0%}{report.full_seconds:>7.1f}{short(report.most_in_room / report.nodes):>7}"
+        f"{max(report.busy):>6.0%}{report.full_seconds:>7.1f}{short(report.most_in_room / report.scenario.nodes):>7}"
         f"{short(failed['refused']):>8}{short(failed['unheard']):>8}{short(failed['timeout']):>7}{short(failed['store']):>7}"
         f"{report.mean_away:>7.1f}{times[0]:>7}{times[1]:>7}"
     )

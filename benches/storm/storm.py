@@ -31,7 +31,6 @@ class Report:
     scenario: Scenario
     habit: Habit
     guarded: bool
-    nodes: int
     arrivals: list = field(default_factory=list)
     handshakes: list = field(default_factory=list)
     operations: list = field(default_factory=list)
@@ -39,10 +38,8 @@ class Report:
     missing: list = field(default_factory=list)
     failed: Counter = field(default_factory=Counter)
     most_in_room: int = 0
-    most_in_queue: int = 0
     full_seconds: float = 0.0
-    wasted_ms: float = 0.0
-    most_back: int = 0
+    back: int = 0
     back_after: dict = field(default_factory=dict)
     mean_away: float = 0.0
 
@@ -57,7 +54,7 @@ class Storm:
         self.scheduled = self.back = self.now = 0
         self.closes = Counter(dict(spread(self.random, scenario.clients, figures.steps(scenario.over))))
         self.connected = scenario.clients
-        self.report = Report(scenario, habit, guarded, scenario.nodes)
+        self.report = Report(scenario, habit, guarded)
 
     def run(self):
         while self.back < self.scenario.clients and self.now < self.figures.steps(self.figures.longest):
@@ -117,15 +114,13 @@ class Storm:
         report.full_seconds += self.figures.step if outcome.busy > 0.95 else 0.0
         report.missing.append(self.scenario.clients - self.connected - self.back)
         report.most_in_room = max(report.most_in_room, self.nodes.in_room)
-        report.most_in_queue = max(report.most_in_queue, self.nodes.in_queue)
-        report.wasted_ms += outcome.wasted
         for percent in (50, 99, 100):
             if percent not in report.back_after and self.back * 100 >= self.scenario.clients * percent:
                 report.back_after[percent] = (self.now + 1) * self.figures.step
 
     def finish(self):
         report = self.report
-        report.most_back = self.back
+        report.back = self.back
         report.mean_away = sum(report.missing) * self.figures.step / max(1, self.scenario.clients)
         return report
 

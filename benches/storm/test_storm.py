@@ -87,7 +87,7 @@ class Storms(unittest.TestCase):
     def test_arrivals_are_first_tries_and_what_failed_before(self):
         one = storm(by_ticket=False)
         report = one.run()
-        self.assertEqual(report.most_back, LOST.clients)
+        self.assertEqual(report.back, LOST.clients)
         failed = report.failed
         # A SYN that nobody heard comes again as an arrival, save where the client's time is over and it counts as late too.
         self.assertGreaterEqual(sum(report.arrivals), LOST.clients + failed["refused"] + failed["store"])
@@ -122,7 +122,7 @@ class Storms(unittest.TestCase):
 
     def test_above_the_ceiling_some_stay_outside(self):
         report = storm(figures=replace(SMALL, connections=7_500)).run()
-        self.assertLessEqual(report.most_back, 4 * 7_500 - LOST.sessions)
+        self.assertLessEqual(report.back, 4 * 7_500 - LOST.sessions)
         self.assertNotIn(100, report.back_after)
 
     def test_nobody_gets_in_while_the_store_is_away(self):
@@ -130,7 +130,7 @@ class Storms(unittest.TestCase):
         for _ in range(50):
             one.step()
         self.assertEqual(one.back, 0)
-        self.assertEqual(one.run().most_back, LOST.clients)
+        self.assertEqual(one.run().back, LOST.clients)
 
     def test_the_same_seed_is_the_same_storm(self):
         first, second, other = (storm(seed=seed).run() for seed in (5, 5, 6))
@@ -169,6 +169,13 @@ class Tables(unittest.TestCase):
         page = "a\n<!-- simulate: x -->\n```text\nold\n```\nb\n<!-- simulate: y -->\n```text\nkept\n```\n"
         made = simulate.write([("x", "new\\1  \nlines")], page)
         self.assertEqual(made, page.replace("old", "new\\1\nlines"))
+
+    def test_the_page_has_the_figures_that_the_program_has(self):
+        made = list(simulate.tables(simulate.parse(["--table", "figures", "sizing"]), Figures()))
+        page = simulate.PAGE.read_text()
+        self.assertEqual(simulate.write(made, page), page, "simulate.py --clients 1000000 10000000 --write")
+        for name, _ in made:
+            self.assertIn(f"<!-- simulate: {name} -->", page)
 
     def test_the_command_prints_every_table(self):
         out = StringIO()

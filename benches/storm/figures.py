@@ -67,8 +67,12 @@ def add_options(parser):
         group.add_argument("--" + one.name.replace("_", "-"), type=type(one.default), default=one.default, metavar="N", help=help_text)
 
 
+def given(options):
+    return {one.name: getattr(options, one.name) for one in fields(Figures)}
+
+
 def from_options(options):
-    return Figures(**{one.name: getattr(options, one.name) for one in fields(Figures)})
+    return Figures(**given(options))
 
 
 def table(figures):

@@ -169,6 +169,8 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     if options.regions < 2 or (options.nodes and options.nodes < 2 * options.regions):
         parser.error("at least two regions, and two nodes in each")
+    if wrong := [name for name, value in figures_module.given(options).items() if value <= 0 and name != "echoes"]:
+        parser.error(f"must be above 0: {', '.join(wrong)}")
     return options
 
 

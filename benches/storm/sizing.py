@@ -8,6 +8,8 @@ REDIS_SHARE = 0.5
 def table(figures, regions):
     held = per_node(figures)
     rate = figures.handshakes_per_second(held)
+    upgrades_after = figures.unauthenticated / figures.handshakes_per_second(held, by_ticket=False)
+    tls_after = upgrades_after * figures.tls_share
     lines = [
         f"{'a node holds':<38}{held:>12,}  the least of the next three",
         f"{'  by limits.connections':<38}{figures.connections:>12,}",
@@ -15,8 +17,8 @@ def table(figures, regions):
         f"{'  by messages, half of its usable CPU':<38}{by_messages(figures):>12,}  {figures.echoes:g} echoes a second each",
         f"{'it admits, in a second, by ticket':<38}{rate:>12,.0f}  while it holds that many",
         f"{'  by header or first message':<38}{figures.handshakes_per_second(held, by_ticket=False):>12,.0f}",
-        f"{'a full room has its TLS after, seconds':<38}{full_room(figures, held) * figures.tls_share:>12.1f}  must stay below tls_timeout, {figures.tls_timeout:g}",
-        f"{'  and its upgrades after':<38}{full_room(figures, held):>12.1f}  must stay below the clients' timeout, {figures.client_timeout:g}",
+        f"{'a full room has its TLS after, seconds':<38}{tls_after:>12.1f}  must stay below tls_timeout, {figures.tls_timeout:g}",
+        f"{'  and its upgrades after':<38}{upgrades_after:>12.1f}  must stay below the clients' timeout, {figures.client_timeout:g}",
         f"{'a Redis takes, admissions in a second':<38}{by_redis(figures):>12,.0f}  two operations each, half of what was measured",
         "",
         f"{'clients':>12}{'nodes':>8}{'one down':>10}{'region down':>13}{'GiB a node':>12}"
@@ -42,10 +44,6 @@ def fleet_line(clients, held, figures, regions):
 def nodes_for(clients, held, regions):
     """Nodes in all regions together: with one region lost, and one node of those that are left, all clients have room."""
     return regions * (ceil(clients / held / (regions - 1)) + 1)
-
-
-def full_room(figures, held):
-    return figures.unauthenticated / figures.handshakes_per_second(held, by_ticket=False)
 
 
 def per_node(figures):

@@ -95,8 +95,9 @@ class Storm:
     def unheard(self, cohort, count):
         """The kernel sends its SYN again by itself; after that the client's own time limit ends the try."""
         self.report.failed["unheard"] += count
-        if cohort.unheard < SYN_RETRIES:
-            self.schedule(self.figures.steps(2**cohort.unheard), (cohort.failures, cohort.stage, cohort.unheard + 1), count)
+        wait = self.figures.steps(2**cohort.unheard)
+        if cohort.unheard < SYN_RETRIES and self.now + wait < cohort.deadline:
+            self.schedule(wait, (cohort.failures, cohort.stage, cohort.unheard + 1), count)
         else:
             self.report.failed["timeout"] += count
             self.come_back(cohort.failures + 1, count, after=max(0, cohort.deadline - self.now))

@@ -137,6 +137,12 @@ class Storms(unittest.TestCase):
         self.assertEqual((first.arrivals, first.failed), (second.arrivals, second.failed))
         self.assertNotEqual(first.arrivals, other.arrivals)
 
+    def test_a_client_sends_no_syn_after_its_time_is_over(self):
+        one = storm(figures=replace(SMALL, client_timeout=2.0))
+        for _ in range(100):
+            one.step()
+            self.assertTrue(all(unheard <= 1 for keys in one.calendar.values() for _, _, unheard in keys))
+
     def test_closes_that_are_spread_meet_no_refusal(self):
         spread_out = storm(scenario=replace(LOST, over=60.0)).run()
         self.assertFalse(spread_out.failed)

@@ -24,7 +24,7 @@ use redis::{BreakerState, RedisStore};
 #[derive(Debug)]
 pub enum Store {
     Memory(MemoryStore),
-    Redis(Box<RedisStore>),
+    Redis(RedisStore),
 }
 
 /// SHA-256 of a ticket.
@@ -107,14 +107,14 @@ impl Store {
     pub fn open(config: &config::Store) -> Result<Self, OpenError> {
         Ok(match config {
             config::Store::Memory { max_tickets } => Self::Memory(MemoryStore::new(*max_tickets)),
-            config::Store::Redis(redis) => Self::Redis(Box::new(RedisStore::open(redis)?)),
+            config::Store::Redis(redis) => Self::Redis(RedisStore::open(redis)?),
         })
     }
 
     pub async fn put(&self, hash: TicketHash, record: TicketRecord, now: Now) -> Result<(), PutError> {
         match self {
             Self::Memory(store) => store.put(hash, record, now.wall),
-            Self::Redis(store) => store.put(hash, record, now.wall).await,
+            Self::Redis(store) => Box::pin(store.put(hash, record, now.wall)).await,
         }
     }
 
@@ -122,7 +122,7 @@ impl Store {
     pub async fn take(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
             Self::Memory(store) => store.take(hash, now.wall).map_err(TakeError::Fault),
-            Self::Redis(store) => store.take(hash, now.wall).await,
+            Self::Redis(store) => Box::pin(store.take(hash, now.wall)).await,
         }
     }
 
@@ -130,7 +130,7 @@ impl Store {
     pub async fn peek(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
             Self::Memory(store) => store.peek(hash, now.wall).map_err(TakeError::Fault),
-            Self::Redis(store) => store.peek(hash, now.wall).await,
+            Self::Redis(store) => Box::pin(store.peek(hash, now.wall)).await,
         }
     }
 
@@ -140,7 +140,7 @@ impl Store {
         match self {
             Self::Memory(store) => store.sweep(now.wall),
             Self::Redis(store) => {
-                store.probe().await;
+                Box::pin(store.probe()).await;
                 0
             }
         }

@@ -206,7 +206,7 @@ impl Event<'_> {
             Event::StoreBreaker { lane, state } => {
                 match state {
                     BreakerState::Open => {
-                        warn!(target: "usher", event = "store_breaker", lane, state = state.name(), "the store is not asked for now")
+                        warn!(target: "usher", event = "store_breaker", lane, state = state.name(), "the store is not asked for now");
                     }
                     _ => info!(target: "usher", event = "store_breaker", lane, state = state.name(), "store breaker"),
                 }

@@ -24,6 +24,8 @@ mod presets;
 mod reauth;
 mod relay;
 mod seeing;
+mod store_faults;
+mod store_redis;
 mod support;
 mod tickets;
 mod tls;

@@ -52,13 +52,13 @@ impl Dialer {
     }
 
     pub async fn dial(&self) -> RedisResult<Connection> {
+        let was_old = self.is_old.load(Ordering::Relaxed);
         let made = self.dial_once().await;
-        match made {
-            Err(error) if error.kind() == ErrorKind::RESP3NotSupported && !self.is_old.swap(true, Ordering::Relaxed) => {
-                self.dial_once().await
-            }
-            made => made,
+        if !was_old && made.as_ref().is_err_and(|error| error.kind() == ErrorKind::RESP3NotSupported || is_unknown_command(error)) {
+            self.is_old.store(true, Ordering::Relaxed);
+            return self.dial_once().await;
         }
+        made
     }
 
     async fn dial_once(&self) -> RedisResult<Connection> {

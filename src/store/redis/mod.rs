@@ -183,3 +183,100 @@ async fn ask_all(mut connection: Connection, pipeline: Pipeline) -> RedisResult<
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+#[path = "../../../tests/e2e/support/redis.rs"]
+mod server;
+
+#[cfg(test)]
+mod tests {
+    use super::server::RedisServer;
+    use super::*;
+    use crate::config::store::{HostPort, RedisLayout};
+    use crate::store::{Store, contract};
+
+    fn config(port: u16) -> Redis {
+        Redis {
+            layout: RedisLayout::Single { server: HostPort { host: "127.0.0.1".to_owned(), port }, database: 0 },
+            tls: false,
+            ca_file: None,
+            username: None,
+            password: None,
+            sentinel_password: None,
+            prefix: "usher:".to_owned(),
+            // A busy machine is not what is tested.
+            timeout: Duration::from_secs(10),
+            acknowledge: None,
+            max_in_flight: 256,
+            multi_use: true,
+        }
+    }
+
+    /// The contract, each of its tests under a prefix of its own.
+    async fn check(config: Redis) {
+        let count = std::cell::Cell::new(0);
+        contract::check(|| {
+            count.set(count.get() + 1);
+            Store::Redis(RedisStore::open(&Redis { prefix: format!("t{}:", count.get()), ..config.clone() }).unwrap())
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn redis_keeps_the_store_s_contract() {
+        let server = RedisServer::start(&[]);
+        check(config(server.port)).await;
+        let keys = server.cli(&["KEYS", "*"]);
+        assert!(!keys.contains("ada"), "{keys}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn an_older_redis_keeps_it_by_a_script() {
+        let server = RedisServer::start(&["--rename-command", "GETDEL", "", "--rename-command", "HELLO", ""]);
+        check(config(server.port)).await;
+    }
+
+    #[tokio::test]
+    async fn a_ticket_leaves_redis_a_minute_after_its_end() {
+        let server = RedisServer::start(&[]);
+        let store = RedisStore::open(&config(server.port)).unwrap();
+        let now = crate::clock::Now::read().wall;
+        store.put(TicketHash([1; 32]), contract::record(now + Duration::from_secs(30)), now).await.unwrap();
+        let left: u64 = server.cli(&["PTTL", &store.key(TicketHash([1; 32]), true)]).trim().parse().unwrap();
+        assert!((60_000..=90_000).contains(&left), "{left}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_record_lets_nobody_in() {
+        let server = RedisServer::start(&[]);
+        let store = RedisStore::open(&config(server.port)).unwrap();
+        server.cli(&["SET", &store.key(TicketHash([1; 32]), true), "{}"]);
+        assert_eq!(store.take(TicketHash([1; 32]), UnixMillis(0)).await, Err(TakeError::Unavailable));
+        assert_eq!(store.state(), BreakerState::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_full_redis_takes_no_new_ticket_and_redeems_the_old_ones() {
+        let server = RedisServer::start(&[]);
+        let store = RedisStore::open(&config(server.port)).unwrap();
+        let now = crate::clock::Now::read().wall;
+        let record = contract::record(now + Duration::from_secs(30));
+        store.put(TicketHash([1; 32]), record.clone(), now).await.unwrap();
+        server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+        for _ in 0..10 {
+            assert_eq!(store.put(TicketHash([2; 32]), record.clone(), now).await, Err(PutError::Full));
+        }
+        assert_eq!(store.take(TicketHash([1; 32]), now).await, Ok(record));
+    }
+
+    #[tokio::test]
+    async fn without_enough_replicas_an_acknowledged_ticket_is_refused_and_spent() {
+        let server = RedisServer::start(&[]);
+        let short = Duration::from_millis(500);
+        let store = RedisStore::open(&Redis { acknowledge: Some(1), timeout: short, ..config(server.port) }).unwrap();
+        let now = crate::clock::Now::read().wall;
+        store.put(TicketHash([1; 32]), contract::record(now + Duration::from_secs(30)), now).await.unwrap();
+        assert_eq!(store.take(TicketHash([1; 32]), now).await, Err(TakeError::Unavailable));
+        assert_eq!(store.take(TicketHash([1; 32]), now).await, Err(TakeError::Fault(TicketFault::Unknown)));
+    }
+}

@@ -24,6 +24,8 @@ mod presets;
 mod reauth;
 mod relay;
 mod seeing;
+mod store_cluster;
+mod store_failover;
 mod store_faults;
 mod store_redis;
 mod support;

@@ -14,7 +14,11 @@ pub const ROUTES: &str = r#"
 "#;
 
 pub async fn usher(echo: &Echo, store: &str) -> Usher {
-    Setup::new(echo.url()).routes(ROUTES).extra(&format!("[store]\n{store}\n")).start().await
+    setup(echo, store).start().await
+}
+
+pub fn setup(echo: &Echo, store: &str) -> Setup {
+    Setup::new(echo.url()).routes(ROUTES).extra(&format!("[store]\n{store}\n"))
 }
 
 /// Redeems with a plain upgrade; gives back the status.
@@ -30,8 +34,15 @@ async fn of_sixty_four_racing_redemptions_over_two_processes_one_wins() {
     let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
     // A busy machine is not what is tested.
     let store = format!("url = \"{}\"\ntimeout = \"10s\"", server.url());
-    let ushers = [usher(&echo, &store).await, usher(&echo, &store).await];
-    let mut book = DoorBook::default();
+    let ticket = race(echo, &store).await;
+    let keys = server.cli(&["KEYS", "*"]);
+    assert!(!keys.contains(&ticket), "{keys}");
+}
+
+/// Two Ushers, ten tickets, sixty-four clients for each.
+pub async fn race(echo: Echo, store: &str) -> String {
+    let ushers = [usher(&echo, store).await, usher(&echo, store).await];
+    let (mut book, mut last) = (DoorBook::default(), String::new());
     for round in 0..10 {
         let ticket = ushers[round % 2].issue_ticket(&ushers[0].token("ada")).await;
         ushers[1 - round % 2].keep_secret(&ticket);
@@ -46,11 +57,47 @@ async fn of_sixty_four_racing_redemptions_over_two_processes_one_wins() {
         .await;
         assert_eq!(heads.iter().filter(|head| head.starts_with("HTTP/1.1 101 ")).count(), 1);
         assert_eq!(heads.iter().filter(|head| head.starts_with("HTTP/1.1 403 ")).count(), 63);
-        let keys = server.cli(&["KEYS", "*"]);
-        assert!(!keys.contains(&ticket), "{keys}");
+        last = ticket;
     }
     assert_eq!(book.verdict(&echo.visits()), Vec::<String>::new());
     for usher in ushers {
+        usher.finish().await;
+    }
+    last
+}
+
+/// What `docs/fleet.md` tells operators to allow, and no more.
+const RIGHTS: &[&str] = &["on", ">sesame-sesame", "~usher:*", "-@all", "+hello", "+set", "+get", "+getdel", "+eval", "+wait"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_a_user_with_few_rights_is_enough() {
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (cert, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+    let mut extra = vec!["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-ca-cert-file", "cert.pem"];
+    extra.extend(["--tls-auth-clients", "no", "--user", "default", "on", ">root", "~*", "&*", "+@all", "--user", "usher"]);
+    extra.extend(RIGHTS);
+    let cli = ["--tls", "--cacert", "cert.pem", "-a", "root"];
+    let server = RedisServer::start_with(&extra, &[("cert.pem", &cert), ("key.pem", &key)], &cli);
+    let echo = Echo::start().await;
+    let url = format!("url = \"rediss://127.0.0.1:{}\"\ntimeout = \"10s\"", server.port);
+    let identity = "username = \"usher\"\npassword_file = \"redis-password\"";
+    let with = |lines: &str, password: &str| {
+        setup(&echo, &format!("{url}\n{lines}")).file("redis-ca.pem", cert.clone()).file("redis-password", password.to_owned()).start()
+    };
+
+    let usher = with(&format!("ca_file = \"redis-ca.pem\"\n{identity}"), "sesame-sesame").await;
+    usher.keep_secret("sesame-sesame");
+    let ticket = usher.issue_ticket(&usher.token("ada")).await;
+    assert_eq!((redeem(&usher, &ticket).await, redeem(&usher, &ticket).await), (101, 403));
+    usher.finish().await;
+
+    // A wrong password, and a certificate that nobody vouches for.
+    for (lines, password) in [(format!("ca_file = \"redis-ca.pem\"\n{identity}"), "wrong-password"), (identity.to_owned(), "sesame-sesame")]
+    {
+        let usher = with(&lines, password).await;
+        usher.keep_secret(password);
+        assert_eq!(usher.ask_ticket(&usher.token("ada"), "", "").await.0, 503);
+        assert_eq!(redeem(&usher, &ticket).await, 503);
         usher.finish().await;
     }
 }

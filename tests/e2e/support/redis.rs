@@ -50,6 +50,30 @@ impl RedisServer {
         panic!("redis-server does not start; scripts/setup-tests.sh installs what the tests need");
     }
 
+    /// Watches over the master on this port, under the name `chat`, with a quorum of one.
+    pub fn sentinel(master: u16) -> Self {
+        let folder = folder();
+        for _ in 0..10 {
+            let port = free_port();
+            let config = format!(
+                "sentinel monitor chat 127.0.0.1 {master} 1\nsentinel down-after-milliseconds chat 1000\nsentinel failover-timeout chat 5000\n"
+            );
+            std::fs::write(folder.join("sentinel.conf"), config).unwrap();
+            let arguments = ["sentinel.conf", "--sentinel", "--port", &port.to_string(), "--bind", "127.0.0.1"].map(str::to_owned).to_vec();
+            if let Some(child) = spawn(&folder, &arguments) {
+                return Self { child, folder, port, arguments, cli: Vec::new() };
+            }
+        }
+        panic!("the sentinel does not start");
+    }
+
+    /// One node of a cluster that is not yet formed.
+    pub fn cluster_node() -> Self {
+        // The usual offset of the bus may lie beyond the last port.
+        let bus = free_port().to_string();
+        Self::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus])
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

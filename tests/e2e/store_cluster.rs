@@ -45,7 +45,8 @@ async fn in_a_cluster_too_one_of_sixty_four_wins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_lost_a_node_refuses_and_heals() {
     let mut cluster = Cluster::form().await;
-    let mut drill = Drill::start("one of three nodes killed", &cluster.store()).await;
+    let mut drill =
+        Drill::start("one of three nodes killed", &format!("{}\n[tickets]\nrate_per_user = \"1000/1s\"", cluster.store())).await;
     drill.until_well().await;
     cluster.0[0].kill();
     // Each ticket belongs to one node: among many there are some of the dead one's.

@@ -22,6 +22,7 @@ use memory::MemoryStore;
 use redis::{BreakerState, RedisStore};
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Store {
     Memory(MemoryStore),
     Redis(RedisStore),

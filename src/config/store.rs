@@ -50,6 +50,7 @@ pub struct HostPort {
 }
 
 impl RedisLayout {
+    /// Where the first connection goes.
     pub fn addresses(&self) -> &[HostPort] {
         match self {
             Self::Single { server, .. } => std::slice::from_ref(server),

@@ -214,7 +214,7 @@ impl Metrics {
     }
 }
 
-/// The keys of `[limits]`, and the rates of `[tickets]`, that can be reached.
+/// The keys of `[limits]`, the rates of `[tickets]` and the bound of `[store]` that can be reached.
 const LIMITS: &[&str] = &[
     "connections",
     "unauthenticated",

@@ -1,12 +1,13 @@
 //! A master that dies: what a ticket is worth on the replica that takes its place.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use usher::clock::Now;
 
 use crate::store_faults::{Drill, note};
 use crate::store_redis::{redeem, usher};
@@ -62,7 +63,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_cut: watc
         }
     }
     // Both sockets stay open.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Redeems on a master whose replica is cut off, lets the master die, and redeems again on the replica. Gives back both answers.
@@ -125,12 +126,12 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
     let spare = drill.spare_ticket().await;
     until("the replica has the ticket", || replica.cli(&["DBSIZE"]).trim() == "1").await;
     master.kill();
-    let killed = Instant::now();
+    let killed = Now::read();
     assert_eq!(redeem(&drill.usher, &spent).await, 503);
     drop(drill.usher.connect("bob").await);
     drill.book.admit("bob");
     drill.until_well().await;
-    note("master killed, Sentinel promotes (down-after 1 s)", "503 | 503", killed.elapsed());
+    note("master killed, Sentinel promotes (down-after 1 s)", "503 | 503", killed.mono.elapsed());
     // What was replicated is as good, or as spent, as before.
     assert_eq!((redeem(&drill.usher, &spare).await, redeem(&drill.usher, &spent).await), (101, 403));
     drill.finish().await;

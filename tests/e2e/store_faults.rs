@@ -4,12 +4,13 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
+use usher::clock::Now;
 
 use crate::store_redis::{redeem, usher};
 use crate::support::client;
@@ -93,9 +94,9 @@ impl Drill {
         assert_eq!(live.next().await.unwrap().unwrap(), Message::text("still here"));
 
         heal().await;
-        let healed = Instant::now();
+        let healed = Now::read();
         self.until_well().await;
-        let recovered = healed.elapsed();
+        let recovered = healed.mono.elapsed();
         let _ = redeem(&self.usher, &spare).await;
         assert_eq!(redeem(&self.usher, &spent).await, 403, "{}", self.row);
         note(self.row, &format!("{} | {}", want.issue, want.redeem), recovered);

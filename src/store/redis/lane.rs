@@ -69,10 +69,15 @@ impl Lane {
         lock(&self.breaker).state()
     }
 
-    /// One operation, from the breaker to the answer. When it fails by timeout it may have happened.
-    pub async fn run<T, F>(&self, operation: &'static str, exchange: impl FnOnce(Connection) -> F) -> Result<T, Fault>
+    /// One operation, from the breaker to what its answer is read as. When it fails by timeout it may have happened.
+    pub async fn run<A, T, F>(
+        &self,
+        operation: &'static str,
+        exchange: impl FnOnce(Connection) -> F,
+        read: impl FnOnce(A) -> Result<T, Fault>,
+    ) -> Result<T, Fault>
     where
-        F: Future<Output = RedisResult<T>>,
+        F: Future<Output = RedisResult<A>>,
     {
         let began = Now::read().mono;
         if !self.change(|breaker| breaker.admit(began)) {
@@ -80,7 +85,8 @@ impl Lane {
             return Err(Fault::BreakerOpen);
         }
         let berth = self.berth();
-        let outcome = timeout(self.limit, self.attempt(&berth, exchange)).await.unwrap_or(Err(Fault::Timeout));
+        let answer = timeout(self.limit, self.attempt(&berth, exchange)).await.unwrap_or(Err(Fault::Timeout));
+        let outcome = answer.and_then(read);
         let ended = Now::read().mono;
         self.judge(&berth, outcome.as_ref().err().copied(), ended);
         let label = outcome.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
@@ -88,18 +94,9 @@ impl Lane {
         outcome
     }
 
-    /// What was answered turned out to be a failure all the same.
-    pub fn failed_after_all(&self, operation: &'static str, fault: Fault) {
-        let now = Now::read().mono;
-        if fault.counts_against_the_store() {
-            self.change(|breaker| breaker.failed(now));
-        }
-        Event::StoreOperation { operation, outcome: fault.label(), duration: None }.emit();
-    }
-
-    async fn attempt<T, F>(&self, berth: &Arc<Berth>, exchange: impl FnOnce(Connection) -> F) -> Result<T, Fault>
+    async fn attempt<A, F>(&self, berth: &Arc<Berth>, exchange: impl FnOnce(Connection) -> F) -> Result<A, Fault>
     where
-        F: Future<Output = RedisResult<T>>,
+        F: Future<Output = RedisResult<A>>,
     {
         let place = if let Ok(place) = berth.places.try_acquire() {
             place

@@ -59,13 +59,14 @@ impl RedisStore {
         let ca =
             config.ca_file.as_ref().map(|path| std::fs::read(path).map_err(|error| OpenError { path: path.clone(), error })).transpose()?;
         let dialer = Arc::new(Dialer::new(config.clone(), ca));
-        let [tickets, acknowledged] = LANES.map(|name| Lane::new(name, &dialer, config.timeout, config.max_in_flight));
+        let [tickets, acknowledged] = LANES;
+        let lane = |name| Lane::new(name, &dialer, config.timeout, config.max_in_flight);
         Ok(Self {
             prefix: config.prefix.clone(),
             multi_use: config.multi_use,
-            tickets,
+            tickets: lane(tickets),
             acknowledged: config.acknowledge.map(|replicas| Acknowledged {
-                lane: acknowledged,
+                lane: lane(acknowledged),
                 replicas,
                 patience: config.timeout * 3 / 5,
             }),
@@ -79,7 +80,7 @@ impl RedisStore {
         let value = record::encode(record).ok_or(PutError::Unavailable)?;
         let mut set = cmd("SET");
         set.arg(key).arg(value).arg("PX").arg(millis(kept));
-        match self.tickets.run("put", |connection| ask::<()>(connection, set)).await {
+        match self.tickets.run("put", |connection| ask::<()>(connection, set), Ok).await {
             Ok(()) => Ok(()),
             Err(Fault::OutOfMemory) => Err(PutError::Full),
             Err(_) => Err(PutError::Unavailable),
@@ -92,7 +93,7 @@ impl RedisStore {
             None if self.multi_use => self.read("take", hash, false).await?,
             taken => taken,
         };
-        self.judge("take", found, now)
+        judge(found, now)
     }
 
     pub async fn peek(&self, hash: TicketHash, now: UnixMillis) -> Result<TicketRecord, TakeError> {
@@ -100,7 +101,7 @@ impl RedisStore {
             None if self.multi_use => self.read("peek", hash, false).await?,
             found => found,
         };
-        self.judge("peek", found, now)
+        judge(found, now)
     }
 
     /// Asks for a ticket that nobody can have. Keeps the breakers' states true while no client comes.
@@ -119,23 +120,24 @@ impl RedisStore {
         if acknowledged.number() > self.tickets.state().number() { acknowledged } else { self.tickets.state() }
     }
 
-    async fn take_single_use(&self, operation: &'static str, hash: TicketHash) -> Result<Option<Vec<u8>>, Fault> {
+    async fn take_single_use(&self, operation: &'static str, hash: TicketHash) -> Result<Option<TicketRecord>, Fault> {
         let key = self.key(hash, true);
         let Some(Acknowledged { lane, replicas, patience }) = &self.acknowledged else {
-            return self.tickets.run(operation, |connection| self.by_either_command(connection, &key, ask::<Option<Vec<u8>>>)).await;
+            return self.tickets.run(operation, |connection| self.by_either_command(connection, &key, ask), readable).await;
         };
         // On the same connection: another one has written nothing, and so waits for nothing.
         let both = |take: &Cmd| pipe().add_command(take.clone()).cmd("WAIT").arg(*replicas).arg(millis(*patience)).clone();
         let exchange = |connection| self.by_either_command(connection, &key, move |connection, take| ask_all(connection, both(&take)));
-        let mut answers = lane.run(operation, exchange).await?.into_iter();
-        let (Some(taken), Some(heard)) = (answers.next(), answers.next()) else { return Err(Fault::Protocol) };
-        let taken = Option::<Vec<u8>>::from_redis_value(taken).map_err(|_| Fault::Protocol)?;
-        let heard = usize::from_redis_value(heard).map_err(|_| Fault::Protocol)?;
-        if taken.is_some() && heard < *replicas {
-            lane.failed_after_all(operation, Fault::NotAcknowledged);
-            return Err(Fault::NotAcknowledged);
-        }
-        Ok(taken)
+        let read = |answers: Vec<Value>| {
+            let [taken, heard] = <[Value; 2]>::try_from(answers).map_err(|_| Fault::Protocol)?;
+            let heard = usize::from_redis_value(heard).map_err(|_| Fault::Protocol)?;
+            // Also where nothing was taken: the breaker learns of replicas that are away from whatever is asked.
+            if heard < *replicas {
+                return Err(Fault::NotAcknowledged);
+            }
+            readable(Option::from_redis_value(taken).map_err(|_| Fault::Protocol)?)
+        };
+        lane.run(operation, exchange, read).await
     }
 
     /// `GETDEL`, or the script once the server has said that it does not know it. What it does not know it has not done.
@@ -152,24 +154,24 @@ impl RedisStore {
         ask(connection, cmd("EVAL").arg(TAKE_SCRIPT).arg(1).arg(key).clone()).await
     }
 
-    async fn read(&self, operation: &'static str, hash: TicketHash, single_use: bool) -> Result<Option<Vec<u8>>, TakeError> {
+    async fn read(&self, operation: &'static str, hash: TicketHash, single_use: bool) -> Result<Option<TicketRecord>, TakeError> {
         let get = cmd("GET").arg(self.key(hash, single_use)).clone();
-        self.tickets.run(operation, |connection| ask(connection, get)).await.map_err(|_| TakeError::Unavailable)
-    }
-
-    fn judge(&self, operation: &'static str, found: Option<Vec<u8>>, now: UnixMillis) -> Result<TicketRecord, TakeError> {
-        let bytes = found.ok_or(TicketFault::Unknown)?;
-        let Some(record) = record::decode(&bytes) else {
-            self.tickets.failed_after_all(operation, Fault::Unreadable);
-            return Err(TakeError::Unavailable);
-        };
-        if record.expires_at <= now { Err(TicketFault::Expired.into()) } else { Ok(record) }
+        self.tickets.run(operation, |connection| ask(connection, get), readable).await.map_err(|_| TakeError::Unavailable)
     }
 
     fn key(&self, hash: TicketHash, single_use: bool) -> String {
         let kind = if single_use { "ticket" } else { "multi" };
         format!("{}{kind}:{}", self.prefix, URL_SAFE_NO_PAD.encode(hash.0))
     }
+}
+
+fn readable(found: Option<Vec<u8>>) -> Result<Option<TicketRecord>, Fault> {
+    found.map(|bytes| record::decode(&bytes).ok_or(Fault::Unreadable)).transpose()
+}
+
+fn judge(found: Option<TicketRecord>, now: UnixMillis) -> Result<TicketRecord, TakeError> {
+    let record = found.ok_or(TicketFault::Unknown)?;
+    if record.expires_at <= now { Err(TicketFault::Expired.into()) } else { Ok(record) }
 }
 
 async fn ask<T: FromRedisValue>(mut connection: Connection, command: Cmd) -> RedisResult<T> {
@@ -277,6 +279,10 @@ mod tests {
         let now = crate::clock::Now::read().wall;
         store.put(TicketHash([1; 32]), contract::record(now + Duration::from_secs(30)), now).await.unwrap();
         assert_eq!(store.take(TicketHash([1; 32]), now).await, Err(TakeError::Unavailable));
-        assert_eq!(store.take(TicketHash([1; 32]), now).await, Err(TakeError::Fault(TicketFault::Unknown)));
+        let other = RedisStore::open(&config(server.port)).unwrap();
+        assert_eq!(other.take(TicketHash([1; 32]), now).await, Err(TakeError::Fault(TicketFault::Unknown)));
+        while store.state() != BreakerState::Open {
+            assert_eq!(store.take(TicketHash([2; 32]), now).await, Err(TakeError::Unavailable));
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use usher::clock::Now;
 
 use crate::store_faults::{Drill, note};
-use crate::store_redis::{race, redeem};
+use crate::store_redis::{IDENTITY, RIGHTS, race, redeem};
 use crate::support::Echo;
 use crate::support::redis::RedisServer;
 
@@ -14,7 +14,8 @@ struct Cluster(Vec<RedisServer>);
 
 impl Cluster {
     async fn form() -> Self {
-        let cluster = Self((0..3).map(|_| RedisServer::cluster_node()).collect());
+        let rights = [RIGHTS, &["+cluster", "+asking", "+ping"]].concat();
+        let cluster = Self((0..3).map(|_| RedisServer::cluster_node(&rights)).collect());
         let nodes: Vec<_> = cluster.0.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         let made = Command::new("redis-cli").args(["--cluster", "create"]).args(&nodes).arg("--cluster-yes").output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
@@ -34,7 +35,7 @@ impl Cluster {
 
     fn store(&self) -> String {
         let nodes: Vec<_> = self.0.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        format!("url = \"redis+cluster://{}\"", nodes.join(","))
+        format!("url = \"redis+cluster://{}\"\n{IDENTITY}", nodes.join(","))
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use usher::clock::Now;
 
 use crate::store_faults::{Drill, note};
-use crate::store_redis::{redeem, usher};
+use crate::store_redis::{IDENTITY, RIGHTS, redeem, usher};
 use crate::support::redis::RedisServer;
 use crate::support::{DoorBook, Echo};
 
@@ -113,15 +113,19 @@ async fn without_one_a_ticket_comes_back_to_life_as_the_docs_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinel_names_the_next_master_and_tickets_go_on() {
-    let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
-    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    let rights = [RIGHTS, &["+role"]].concat();
+    let mut master = RedisServer::start(&[&["--repl-diskless-sync-delay", "0"], &rights[..]].concat());
+    let replica = RedisServer::start(&[&["--replicaof", "127.0.0.1", &master.port.to_string()], &rights[..]].concat());
     until("the replica is online", || master.cli(&["INFO", "replication"]).contains("state=online")).await;
     let sentinel = Arc::new(RedisServer::sentinel(master.port));
     let known = || sentinel.cli(&["SENTINEL", "REPLICAS", "chat"]).contains(&replica.port.to_string());
     until("the sentinel knows the replica", known).await;
 
-    let mut drill =
-        Drill::start("master killed, Sentinel promotes", &format!("url = \"redis+sentinel://127.0.0.1:{}/chat\"", sentinel.port)).await;
+    let mut drill = Drill::start(
+        "master killed, Sentinel promotes",
+        &format!("url = \"redis+sentinel://127.0.0.1:{}/chat\"\n{IDENTITY}", sentinel.port),
+    )
+    .await;
     let spent = drill.until_well().await;
     let spare = drill.spare_ticket().await;
     until("the replica has the ticket", || replica.cli(&["DBSIZE"]).trim() == "1").await;

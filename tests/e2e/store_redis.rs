@@ -18,7 +18,7 @@ pub async fn usher(echo: &Echo, store: &str) -> Usher {
 }
 
 pub fn setup(echo: &Echo, store: &str) -> Setup {
-    Setup::new(echo.url()).routes(ROUTES).extra(&format!("[store]\n{store}\n"))
+    Setup::new(echo.url()).routes(ROUTES).extra(&format!("[store]\n{store}\n")).file("redis-password", PASSWORD.to_owned())
 }
 
 /// Redeems with a plain upgrade; gives back the status.
@@ -66,34 +66,36 @@ pub async fn race(echo: Echo, store: &str) -> String {
     last
 }
 
+const PASSWORD: &str = "sesame-sesame";
+/// With this a store's table shows who we are.
+pub const IDENTITY: &str = "username = \"usher\"\npassword_file = \"redis-password\"";
 /// What `docs/fleet.md` tells operators to allow, and no more.
-const RIGHTS: &[&str] = &["on", ">sesame-sesame", "~usher:*", "-@all", "+hello", "+set", "+get", "+getdel", "+eval", "+wait"];
+pub const RIGHTS: &[&str] =
+    &["--user", "usher", "on", ">sesame-sesame", "~usher:*", "-@all", "+hello", "+set", "+get", "+getdel", "+eval", "+wait"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_a_user_with_few_rights_is_enough() {
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let (cert, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
     let mut extra = vec!["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-ca-cert-file", "cert.pem"];
-    extra.extend(["--tls-auth-clients", "no", "--user", "default", "on", ">root", "~*", "&*", "+@all", "--user", "usher"]);
+    extra.extend(["--tls-auth-clients", "no", "--user", "default", "on", ">root", "~*", "&*", "+@all"]);
     extra.extend(RIGHTS);
     let cli = ["--tls", "--cacert", "cert.pem", "-a", "root"];
     let server = RedisServer::start_with(&extra, &[("cert.pem", &cert), ("key.pem", &key)], &cli);
     let echo = Echo::start().await;
     let url = format!("url = \"rediss://127.0.0.1:{}\"\ntimeout = \"10s\"", server.port);
-    let identity = "username = \"usher\"\npassword_file = \"redis-password\"";
     let with = |lines: &str, password: &str| {
         setup(&echo, &format!("{url}\n{lines}")).file("redis-ca.pem", cert.clone()).file("redis-password", password.to_owned()).start()
     };
 
-    let usher = with(&format!("ca_file = \"redis-ca.pem\"\n{identity}"), "sesame-sesame").await;
-    usher.keep_secret("sesame-sesame");
+    let usher = with(&format!("ca_file = \"redis-ca.pem\"\n{IDENTITY}"), PASSWORD).await;
+    usher.keep_secret(PASSWORD);
     let ticket = usher.issue_ticket(&usher.token("ada")).await;
     assert_eq!((redeem(&usher, &ticket).await, redeem(&usher, &ticket).await), (101, 403));
     usher.finish().await;
 
     // A wrong password, and a certificate that nobody vouches for.
-    for (lines, password) in [(format!("ca_file = \"redis-ca.pem\"\n{identity}"), "wrong-password"), (identity.to_owned(), "sesame-sesame")]
-    {
+    for (lines, password) in [(format!("ca_file = \"redis-ca.pem\"\n{IDENTITY}"), "wrong-password"), (IDENTITY.to_owned(), PASSWORD)] {
         let usher = with(&lines, password).await;
         usher.keep_secret(password);
         assert_eq!(usher.ask_ticket(&usher.token("ada"), "", "").await.0, 503);

@@ -68,10 +68,11 @@ impl RedisServer {
     }
 
     /// One node of a cluster that is not yet formed.
-    pub fn cluster_node() -> Self {
+    pub fn cluster_node(extra: &[&str]) -> Self {
         // The usual offset of the bus may lie beyond the last port.
         let bus = free_port().to_string();
-        Self::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus])
+        let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+        Self::start(&[&cluster, extra].concat())
     }
 
     pub fn url(&self) -> String {

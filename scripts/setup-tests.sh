@@ -14,6 +14,9 @@ have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(py
 have node || packages+=(nodejs)
 have npm || packages+=(npm)
 # Debian keeps it where not every PATH looks.
+have redis-server || packages+=(redis-server)
+have redis-sentinel || packages+=(redis-sentinel)
+have redis-cli || packages+=(redis-tools)
 have mosquitto || [ -x /usr/sbin/mosquitto ] || packages+=(mosquitto)
 
 if [ "${#packages[@]}" -gt 0 ]; then

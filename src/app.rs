@@ -95,6 +95,8 @@ pub enum BuildError {
     #[error(transparent)]
     Upstream(#[from] crate::upstream::BuildError),
     #[error(transparent)]
+    Store(#[from] crate::store::OpenError),
+    #[error(transparent)]
     Telemetry(#[from] crate::telemetry::InstallError),
     #[error("the state directory {path} cannot be made: {error}")]
     StateDir { path: PathBuf, error: std::io::Error },
@@ -130,7 +132,7 @@ impl App {
         let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
         std::fs::create_dir_all(&config.state_dir).map_err(|error| BuildError::StateDir { path: config.state_dir.clone(), error })?;
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
-        let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers)));
+        let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers))?);
         let edge = Arc::new(Edge {
             limits: Arc::clone(&config.limits),
             router: Router::new(&config.routes),
@@ -178,7 +180,7 @@ impl App {
         let main = runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = main.block_on(async {
             let mut signals = Signals::listen()?;
-            tokio::spawn(keep_house(Arc::clone(&self.edge), Arc::clone(&self.telemetry)));
+            tokio::spawn(keep_house(Arc::clone(&self.edge), Arc::clone(&self.telemetry), Arc::clone(&self.readiness)));
             if let Some(socket) = self.admin {
                 let admin = Admin {
                     telemetry: Arc::clone(&self.telemetry),
@@ -274,13 +276,13 @@ async fn leave(edge: &Edge) {
     }
 }
 
-async fn keep_house(edge: Arc<Edge>, telemetry: Arc<Telemetry>) {
+async fn keep_house(edge: Arc<Edge>, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>) {
     let mut every = interval(Telemetry::UPKEEP);
     let mut trim = Trim::default();
     loop {
         every.tick().await;
         telemetry.upkeep();
-        edge.tickets.sweep(Now::read()).await;
+        readiness.set_store(edge.tickets.sweep(Now::read()).await);
         trim.look(edge.ceiling.open());
     }
 }

@@ -59,7 +59,7 @@ pub fn claims(now: Now) -> serde_json::Value {
 /// A grant by the only way to one: a token that was verified.
 pub fn grant(config: &Arc<Config>, now: Now) -> Grant {
     let issuers = Arc::new(Issuers::load(&config.issuers, &[]).unwrap());
-    let tickets = Arc::new(Tickets::new(config, Arc::clone(&issuers)));
+    let tickets = Arc::new(Tickets::new(config, Arc::clone(&issuers)).unwrap());
     let token = sign_for_development(Algorithm::HS256, &Secret::from(SECRET), None, &claims(now)).unwrap();
     let authenticator = Authenticator::new(issuers, tickets);
     let matched = RouteMatch { route: Arc::clone(&config.routes[0]), parameters: Vec::new() };

@@ -117,7 +117,10 @@ impl Admin {
         match path {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
             "/readyz" => match self.readiness.stage() {
-                Stage::Ready => answer_json(StatusCode::OK, &json!({ "status": "ready" })),
+                Stage::Ready => match self.readiness.store() {
+                    None => answer_json(StatusCode::OK, &json!({ "status": "ready" })),
+                    Some(store) => answer_json(StatusCode::OK, &json!({ "status": "ready", "store": store })),
+                },
                 stage => answer_json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": stage.name() })),
             },
             "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.telemetry.render().into()),

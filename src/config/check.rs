@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::store::{HostPort, Redis, Store};
 use super::{CertificateFiles, Config, Issuer, IssuerKeySource, Server};
 use crate::auth::issuer_keys;
 use crate::clock::Now;
@@ -56,6 +57,9 @@ pub fn environment(config: &Config, now: Now) -> Vec<Finding> {
     }
     for upstream in &config.upstreams {
         findings.extend(upstream.servers.iter().map(|server| reach(&upstream.name, server)));
+    }
+    if let Store::Redis(redis) = &config.store {
+        findings.extend(store(redis));
     }
     findings.push(state_dir(&config.state_dir));
     findings
@@ -108,6 +112,26 @@ fn reach(upstream: &str, server: &Server) -> Finding {
         Ok(()) => ok(subject, "reachable".to_owned()),
         Err(error) => fail(subject, error.to_string(), "is it running, and is the address right?"),
     }
+}
+
+/// Usher starts without its store, so one that is away is a warning; a file that is missing keeps it from starting.
+fn store(redis: &Redis) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(path) = &redis.ca_file {
+        let subject = format!("store authorities {}", path.display());
+        findings.push(match std::fs::read(path) {
+            Ok(_) => ok(subject, "there".to_owned()),
+            Err(error) => fail(subject, error.to_string(), "a PEM file that the user who runs Usher may read"),
+        });
+    }
+    for HostPort { host, port } in redis.layout.addresses() {
+        let subject = format!("store {host}:{port}");
+        findings.push(match reach_tcp(host, *port) {
+            Ok(()) => ok(subject, "reachable".to_owned()),
+            Err(error) => warn(subject, error.to_string(), "tickets are refused until it is there"),
+        });
+    }
+    findings
 }
 
 fn reach_tcp(host: &str, port: u16) -> std::io::Result<()> {

@@ -11,6 +11,7 @@ pub mod reader;
 pub mod resolve;
 pub mod secret;
 pub mod session;
+pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod value;
@@ -30,6 +31,7 @@ use crate::auth::origin::Origins;
 use crate::http::route::{HostPattern, PathPattern};
 use secret::Secret;
 pub use session::{CloseCodes, FirstMessage, Forward, Preset, Reauth, ReauthMode, RejectMode};
+pub use store::Store;
 
 #[derive(Debug)]
 pub struct Config {
@@ -181,11 +183,6 @@ pub struct TicketBindings {
 pub struct Rate {
     pub count: u32,
     pub per: Duration,
-}
-
-#[derive(Debug)]
-pub enum Store {
-    Memory { max_tickets: usize },
 }
 
 #[derive(Debug)]

@@ -56,7 +56,7 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
     let config = config(reauth);
     let now = Now::read();
     let issuers = Arc::new(Issuers::load(&config.issuers, &[]).unwrap());
-    let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers)));
+    let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers)).unwrap());
     let principal = issuers.verify(&token(&config, now.wall, "ada", seconds).as_str().into(), now).unwrap();
     let route = Arc::clone(&config.routes[0]);
     let grant = Grant::for_test(Arc::clone(&route), Some(principal), Method::Header);

@@ -6,8 +6,10 @@
 #[cfg(test)]
 pub mod contract;
 pub mod memory;
+pub mod redis;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -17,10 +19,13 @@ use crate::clock::{Now, UnixMillis};
 use crate::config;
 use crate::config::secret::Secret;
 use memory::MemoryStore;
+use redis::{BreakerState, RedisStore};
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Store {
     Memory(MemoryStore),
+    Redis(RedisStore),
 }
 
 /// SHA-256 of a ticket.
@@ -73,6 +78,22 @@ pub enum PutError {
     Unavailable,
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("the store's authorities cannot be read from {path}: {error}")]
+pub struct OpenError {
+    pub path: PathBuf,
+    pub error: std::io::Error,
+}
+
+/// Does the store answer?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// In this process: there is nothing to lose.
+    Local,
+    Here,
+    Away,
+}
+
 impl TicketHash {
     pub fn of(ticket: &Secret) -> Self {
         let digest = digest::digest(&digest::SHA256, ticket.expose());
@@ -83,15 +104,18 @@ impl TicketHash {
 }
 
 impl Store {
-    pub fn open(config: &config::Store) -> Self {
-        match config {
+    /// Connects to nothing yet: a store that is away keeps nobody from starting.
+    pub fn open(config: &config::Store) -> Result<Self, OpenError> {
+        Ok(match config {
             config::Store::Memory { max_tickets } => Self::Memory(MemoryStore::new(*max_tickets)),
-        }
+            config::Store::Redis(redis) => Self::Redis(RedisStore::open(redis)?),
+        })
     }
 
     pub async fn put(&self, hash: TicketHash, record: TicketRecord, now: Now) -> Result<(), PutError> {
         match self {
             Self::Memory(store) => store.put(hash, record, now.wall),
+            Self::Redis(store) => Box::pin(store.put(hash, record, now.wall)).await,
         }
     }
 
@@ -99,6 +123,7 @@ impl Store {
     pub async fn take(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
             Self::Memory(store) => store.take(hash, now.wall).map_err(TakeError::Fault),
+            Self::Redis(store) => Box::pin(store.take(hash, now.wall)).await,
         }
     }
 
@@ -106,20 +131,35 @@ impl Store {
     pub async fn peek(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
             Self::Memory(store) => store.peek(hash, now.wall).map_err(TakeError::Fault),
+            Self::Redis(store) => Box::pin(store.peek(hash, now.wall)).await,
         }
     }
 
-    /// Forgets what has expired; gives back how many tickets nobody had redeemed.
+    /// Forgets what has expired; gives back how many tickets nobody had redeemed. Redis forgets by itself, and is only asked
+    /// whether it is there.
     pub async fn sweep(&self, now: Now) -> u64 {
         match self {
             Self::Memory(store) => store.sweep(now.wall),
+            Self::Redis(store) => {
+                Box::pin(store.probe()).await;
+                0
+            }
         }
     }
 
-    /// Tickets that can be redeemed, as far as this node knows.
-    pub fn held(&self) -> usize {
+    /// Tickets that can be redeemed; `None` where only the store itself knows.
+    pub fn held(&self) -> Option<usize> {
         match self {
-            Self::Memory(store) => store.held(),
+            Self::Memory(store) => Some(store.held()),
+            Self::Redis(_) => None,
+        }
+    }
+
+    pub fn presence(&self) -> Presence {
+        match self {
+            Self::Memory(_) => Presence::Local,
+            Self::Redis(store) if store.state() == BreakerState::Closed => Presence::Here,
+            Self::Redis(_) => Presence::Away,
         }
     }
 }

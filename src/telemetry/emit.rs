@@ -16,6 +16,7 @@ use crate::auth::renewal::NotRenewed;
 use crate::clock::Now;
 use crate::rejection::{Rejection, Side};
 use crate::session::close::{SessionEnd, Traffic};
+use crate::store::redis::BreakerState;
 
 /// Where metrics and audit lines go; nowhere before telemetry is installed.
 #[derive(Clone, Copy)]
@@ -180,6 +181,41 @@ impl Event<'_> {
                 outlet.audit(|| AuditLine { event: "tickets_expired", outcome: "expired", detail, ..AuditLine::default() });
             }
             Event::TicketsHeld { count } => outlet.count(|metrics| metrics.tickets_held.set(count as f64)),
+            Event::StoreOperation { operation, outcome, duration } => {
+                let duration_ms = duration.map(millis);
+                match outcome {
+                    "ok" | "breaker_open" => {
+                        debug!(target: "usher", event = "store_operation", operation, outcome, duration_ms, "store operation");
+                    }
+                    _ => warn!(target: "usher", event = "store_failed", operation, outcome, duration_ms, "the store failed"),
+                }
+                outlet.count(|metrics| {
+                    add(metrics.store_operations.with([operation, outcome]), 1);
+                    if let (Some(histogram), Some(duration)) = (metrics.store_duration.with([operation]), duration) {
+                        histogram.record(duration);
+                    }
+                });
+            }
+            Event::StoreDialled { lane, outcome } => {
+                match outcome {
+                    "ok" => info!(target: "usher", event = "store_connected", lane, "connected to the store"),
+                    _ => warn!(target: "usher", event = "store_unreachable", lane, outcome, "the store could not be reached"),
+                }
+                outlet.count(|metrics| add(metrics.store_connections.with([lane, outcome]), 1));
+            }
+            Event::StoreBreaker { lane, state } => {
+                match state {
+                    BreakerState::Open => {
+                        warn!(target: "usher", event = "store_breaker", lane, state = state.name(), "the store is not asked for now");
+                    }
+                    _ => info!(target: "usher", event = "store_breaker", lane, state = state.name(), "store breaker"),
+                }
+                outlet.count(|metrics| {
+                    if let Some(gauge) = metrics.store_breaker.with([lane]) {
+                        gauge.set(f64::from(state.number()));
+                    }
+                });
+            }
             Event::DialFailed { upstream, server, error } => {
                 warn!(target: "usher", event = "dial_failed", upstream, server, error, "an upstream server could not be reached");
                 outlet.count(|metrics| add(metrics.dial_failures.with([upstream]), 1));

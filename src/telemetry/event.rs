@@ -12,6 +12,7 @@ use crate::clock::UnixMillis;
 use crate::rejection::Rejection;
 use crate::session::close::SessionEnd;
 use crate::store::TicketFault;
+use crate::store::redis::BreakerState;
 
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -125,6 +126,20 @@ pub enum Event<'a> {
     },
     TicketsHeld {
         count: usize,
+    },
+    /// One operation on a store outside of this process. `outcome` is `ok`, or the label of a fault.
+    StoreOperation {
+        operation: &'static str,
+        outcome: &'static str,
+        duration: Option<Duration>,
+    },
+    StoreDialled {
+        lane: &'static str,
+        outcome: &'static str,
+    },
+    StoreBreaker {
+        lane: &'static str,
+        state: BreakerState,
     },
     DialFailed {
         upstream: &'a str,

@@ -15,7 +15,7 @@ use crate::auth::credential::Method;
 use crate::clock::UnixMillis;
 use crate::rejection::Rejection;
 use crate::session::close::CloseReason;
-use crate::store::TicketFault;
+use crate::store::{TicketFault, redis};
 use crate::ws::close_code::CloseCode;
 
 /// A row of the table.
@@ -72,6 +72,10 @@ table! {
     TICKETS_EXPIRED: "usher_tickets_expired_total", Kind::Counter, [], "Tickets that nobody redeemed in time.";
     TICKETS_LOST: "usher_tickets_lost_total", Kind::Counter, [], "Tickets redeemed for a client that left before it was answered.";
     TICKETS_HELD: "usher_tickets_held", Kind::Gauge, [], "Tickets that the store holds now.";
+    STORE_OPERATIONS: "usher_store_operations_total", Kind::Counter, ["operation", "outcome"], "Operations on a store outside of this process: ok, or what was wrong.";
+    STORE_DURATION: "usher_store_operation_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["operation"], "How long operations on the store took, failed ones included.";
+    STORE_CONNECTIONS: "usher_store_connections_total", Kind::Counter, ["lane", "outcome"], "Connections to the store: ok, or why there was none.";
+    STORE_BREAKER: "usher_store_breaker_state", Kind::Gauge, ["lane"], "0 while the store is asked, 2 while it is not, 1 while it is tried.";
     SESSIONS_ACTIVE: "usher_sessions_active", Kind::Gauge, ["route"], "Sessions open now.";
     SESSION_DURATION: "usher_session_duration_seconds", Kind::Histogram(SESSION_BUCKETS), ["route"], "How long sessions lasted.";
     SESSION_CLOSES: "usher_session_closes_total", Kind::Counter, ["code", "reason"], "Sessions ended, by the close code that the client sent or got and by the reason.";
@@ -108,6 +112,10 @@ pub(super) struct Metrics {
     pub(super) tickets_expired: Counter,
     pub(super) tickets_lost: Counter,
     pub(super) tickets_held: Gauge,
+    pub(super) store_operations: Family<Counter>,
+    pub(super) store_duration: Family<Histogram>,
+    pub(super) store_connections: Family<Counter>,
+    pub(super) store_breaker: Family<Gauge>,
     pub(super) sessions_active: Family<Gauge>,
     pub(super) session_duration: Family<Histogram>,
     pub(super) session_closes: Family<Counter>,
@@ -154,6 +162,7 @@ impl Metrics {
         let codes: Vec<&str> = (1000..=1014).chain([3000, 4000]).map(|code| CloseCode(code).label()).collect();
         let faults = TICKET_FAULTS.map(ticket_fault_label);
         let directions = [FROM_CLIENT, FROM_UPSTREAM];
+        let store_outcomes: Vec<&str> = std::iter::once("ok").chain(redis::Fault::ALL.map(redis::Fault::label)).collect();
 
         let counter = |row| Counter::register(recorder, row, Vec::new());
         let gauge = |row| Gauge::register(recorder, row, Vec::new());
@@ -181,6 +190,10 @@ impl Metrics {
             tickets_expired: counter(&TICKETS_EXPIRED),
             tickets_lost: counter(&TICKETS_LOST),
             tickets_held: gauge(&TICKETS_HELD),
+            store_operations: family(&STORE_OPERATIONS, &[&redis::OPERATIONS, &store_outcomes]),
+            store_duration: Family::<Histogram>::new(recorder, &STORE_DURATION, &[&redis::OPERATIONS]),
+            store_connections: family(&STORE_CONNECTIONS, &[&redis::LANES, &store_outcomes]),
+            store_breaker: Family::<Gauge>::new(recorder, &STORE_BREAKER, &[&redis::LANES]),
             sessions_active: Family::<Gauge>::new(recorder, &SESSIONS_ACTIVE, &[routes]).shown(),
             session_duration: histograms(&SESSION_DURATION, &[routes]),
             session_closes: family(&SESSION_CLOSES, &[&codes, &reasons]),
@@ -201,7 +214,7 @@ impl Metrics {
     }
 }
 
-/// The keys of `[limits]`, and the rates of `[tickets]`, that can be reached.
+/// The keys of `[limits]`, the rates of `[tickets]` and the bound of `[store]` that can be reached.
 const LIMITS: &[&str] = &[
     "connections",
     "unauthenticated",
@@ -209,6 +222,7 @@ const LIMITS: &[&str] = &[
     "message_bytes",
     "messages_per_second",
     "inflated_bytes",
+    "store_in_flight",
     "tickets",
     "tickets_per_user",
     "tickets_per_address",

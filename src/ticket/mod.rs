@@ -21,7 +21,7 @@ use crate::config::secret::Secret;
 use crate::config::{self, Config, Route};
 use crate::limits::{RateLimiter, network_of};
 use crate::rejection::Rejection;
-use crate::store::{Store, TakeError, TicketFault, TicketHash, TicketRecord};
+use crate::store::{OpenError, Presence, Store, TakeError, TicketFault, TicketHash, TicketRecord};
 use crate::telemetry::event::Event;
 
 /// 32 bytes in base64url.
@@ -66,15 +66,15 @@ pub struct Asking<'a> {
 }
 
 impl Tickets {
-    pub fn new(config: &Arc<Config>, issuers: Arc<Issuers>) -> Self {
+    pub fn new(config: &Arc<Config>, issuers: Arc<Issuers>) -> Result<Self, OpenError> {
         let entries = config.limits.rate_entries;
-        Self {
+        Ok(Self {
             issuers,
-            store: Store::open(&config.store),
+            store: Store::open(&config.store)?,
             per_user: RateLimiter::new(config.tickets.rate_per_user, entries),
             per_address: RateLimiter::new(config.tickets.rate_per_address, entries),
             config: Arc::clone(config),
-        }
+        })
     }
 
     /// Checks the rates, and counts this request against them.
@@ -175,13 +175,16 @@ impl Tickets {
         }
     }
 
-    /// Housekeeping: forgets what has expired.
-    pub async fn sweep(&self, now: Now) {
+    /// Housekeeping: forgets what has expired, and looks whether the store is there.
+    pub async fn sweep(&self, now: Now) -> Presence {
         let count = self.store.sweep(now).await;
         if count > 0 {
             Event::TicketsExpired { count }.emit();
         }
-        Event::TicketsHeld { count: self.store.held() }.emit();
+        if let Some(count) = self.store.held() {
+            Event::TicketsHeld { count }.emit();
+        }
+        self.store.presence()
     }
 
     fn ticket_route(&self, name: &str) -> Result<Arc<Route>, Rejection> {

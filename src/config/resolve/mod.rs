@@ -9,6 +9,7 @@ mod listener;
 mod process;
 mod route;
 mod session;
+mod store;
 mod tickets;
 mod upstream;
 
@@ -27,6 +28,7 @@ use super::*;
 use crate::auth::algorithm::Family;
 
 const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 const LATER_METHODS: [&str; 6] = ["cookie", "subprotocol", "query", "session", "bypass", "mtls"];
 
 #[derive(Debug)]
@@ -98,16 +100,17 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     };
     let routes: Vec<_> = route_sections.iter().filter_map(|s| route::route(s, &mut context)).map(Arc::new).collect();
 
+    let tickets = tickets::tickets(&top.section("tickets"), &routes);
     let config = Config {
         source: source.map(Path::to_path_buf),
         state_dir,
         threads,
         listeners,
         issuers,
-        tickets: tickets::tickets(&top.section("tickets"), &routes),
+        store: store::store(&top.section("store"), tickets.multi_use),
+        tickets,
         upstreams,
         routes,
-        store: tickets::store(&top.section("store")),
         context: context::signed_context(&top.section("context")),
         keepalive: session::keepalive(&top.section("keepalive")),
         limits: Arc::new(process::limits(&top.section("limits"))),

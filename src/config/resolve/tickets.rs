@@ -1,4 +1,4 @@
-//! `[tickets]` and `[store]`.
+//! `[tickets]`.
 
 use super::route::origins;
 use super::*;
@@ -39,18 +39,4 @@ pub(super) fn tickets(section: &Section<'_, '_>, routes: &[Arc<Route>]) -> Ticke
     };
     section.finish();
     tickets
-}
-
-pub(super) fn store(section: &Section<'_, '_>) -> Store {
-    if let Some((url, span)) = section.text("url").filter(|(url, _)| url != "memory") {
-        let message = if url.starts_with("redis") {
-            "a Redis store is not available in this version".to_owned()
-        } else {
-            format!("`{url}` is not a store")
-        };
-        section.reader.error(&span, message, "available: `memory`");
-    }
-    let store = Store::Memory { max_tickets: section.count("max_tickets", 100_000) };
-    section.finish();
-    store
 }

@@ -7,6 +7,7 @@ pub mod echo;
 pub mod ledger;
 pub mod program;
 pub mod recorder;
+pub mod redis;
 pub mod token;
 pub mod usher;
 

@@ -1,0 +1,231 @@
+//! How a connection to Redis is made: a server, the master that sentinels name, or a cluster.
+//!
+//! The library's defaults suit a cache, not a door: Nagle's delay, no keepalive, a vanished host noticed after minutes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
+};
+
+use crate::config::store::{HostPort, Redis, RedisLayout};
+
+/// For all of it: names, sentinels, TLS, password.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Bytes that nobody acknowledges for this long end the connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub struct Dialer {
+    config: Redis,
+    ca: Option<Vec<u8>>,
+    /// It is older than 6.0 and speaks the second version of the protocol only.
+    is_old: AtomicBool,
+}
+
+/// Cheap to copy; all copies share one socket, or one for each node of a cluster.
+#[derive(Clone)]
+pub struct Connection {
+    wire: Wire,
+    /// The other side has closed it. Known without asking, so that the next operation does not pay for it.
+    lost: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+enum Wire {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Dialer {
+    pub fn new(config: Redis, ca: Option<Vec<u8>>) -> Self {
+        Self { config, ca, is_old: AtomicBool::new(false) }
+    }
+
+    pub async fn dial(&self) -> RedisResult<Connection> {
+        let was_old = self.is_old.load(Ordering::Relaxed);
+        let made = self.dial_once().await;
+        if !was_old && made.as_ref().is_err_and(|error| error.kind() == ErrorKind::RESP3NotSupported || is_unknown_command(error)) {
+            self.is_old.store(true, Ordering::Relaxed);
+            return self.dial_once().await;
+        }
+        made
+    }
+
+    async fn dial_once(&self) -> RedisResult<Connection> {
+        let lost = Arc::new(AtomicBool::new(false));
+        let wire = match &self.config.layout {
+            RedisLayout::Single { server, .. } => {
+                let info = self.info(server)?;
+                let client = match self.certificates() {
+                    Some(certificates) if self.config.tls => Client::build_with_tls(info, certificates)?,
+                    _ => Client::open(info)?,
+                };
+                Wire::Single(client.get_multiplexed_async_connection_with_config(&self.options(&lost)).await?)
+            }
+            RedisLayout::Sentinel { sentinels, master } => {
+                let mut client = self.sentinels(sentinels, master)?.build()?;
+                Wire::Single(Box::pin(client.get_async_connection_with_config(&self.options(&lost))).await?)
+            }
+            RedisLayout::Cluster { nodes } => {
+                let client = self.cluster(nodes)?.build()?;
+                Wire::Cluster(Box::pin(client.get_async_connection()).await?)
+            }
+        };
+        Ok(Connection { wire, lost })
+    }
+
+    fn options(&self, lost: &Arc<AtomicBool>) -> AsyncConnectionConfig {
+        let options = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(DIAL_TIMEOUT))
+            .set_response_timeout(Some(self.config.timeout))
+            .set_pipeline_buffer_size(self.config.max_in_flight);
+        if self.is_old.load(Ordering::Relaxed) {
+            return options;
+        }
+        let lost = Arc::clone(lost);
+        options.set_push_sender(move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                lost.store(true, Ordering::Relaxed);
+            }
+            Ok::<(), std::convert::Infallible>(())
+        })
+    }
+
+    fn info(&self, server: &HostPort) -> RedisResult<ConnectionInfo> {
+        let info = self.address(server).into_connection_info()?;
+        Ok(info.set_tcp_settings(tcp_settings()).set_redis_settings(self.identity()))
+    }
+
+    fn address(&self, HostPort { host, port }: &HostPort) -> ConnectionAddr {
+        if self.config.tls {
+            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host.clone(), *port)
+        }
+    }
+
+    fn identity(&self) -> RedisConnectionInfo {
+        let mut identity = RedisConnectionInfo::default().set_protocol(self.protocol()).set_skip_set_lib_name();
+        if let Some(username) = &self.config.username {
+            identity = identity.set_username(username);
+        }
+        if let Some(password) = self.password() {
+            identity = identity.set_password(password);
+        }
+        if let RedisLayout::Single { database, .. } = self.config.layout {
+            identity = identity.set_db(database);
+        }
+        identity
+    }
+
+    fn sentinels(&self, sentinels: &[HostPort], master: &str) -> RedisResult<SentinelClientBuilder> {
+        let addresses = sentinels.iter().map(|sentinel| self.address(sentinel));
+        let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+            .set_client_to_redis_protocol(self.protocol())
+            .set_client_to_redis_tcp_settings(tcp_settings())
+            .set_client_to_sentinel_tcp_settings(tcp_settings());
+        if let Some(username) = &self.config.username {
+            builder = builder.set_client_to_redis_username(username);
+        }
+        if let Some(password) = self.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if let Some(password) = self.config.sentinel_password.as_ref().and_then(|password| password.expose_str()) {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+        if self.config.tls {
+            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
+            if let Some(certificates) = self.certificates() {
+                builder = builder.set_client_to_redis_certificates(certificates.clone()).set_client_to_sentinel_certificates(certificates);
+            }
+        }
+        Ok(builder)
+    }
+
+    /// A step is tried again where a slot has moved or a node is gone. No repetition can let anybody in twice: what takes a
+    /// ticket finds it once, and what puts one is over before its client has it.
+    fn cluster(&self, nodes: &[HostPort]) -> RedisResult<ClusterClientBuilder> {
+        let infos = nodes.iter().map(|node| self.info(node)).collect::<RedisResult<Vec<_>>>()?;
+        let mut builder = ClusterClientBuilder::new(infos)
+            .retries(3)
+            .min_retry_wait(5)
+            .max_retry_wait(50)
+            .connection_timeout(DIAL_TIMEOUT)
+            .response_timeout(self.config.timeout)
+            .use_protocol(self.protocol())
+            .tcp_settings(tcp_settings())
+            .connection_concurrency_limit(self.config.max_in_flight);
+        if let Some(certificates) = self.certificates().filter(|_| self.config.tls) {
+            builder = builder.certs(certificates);
+        }
+        Ok(builder)
+    }
+
+    fn certificates(&self) -> Option<TlsCertificates> {
+        self.ca.as_ref().map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca.clone()) })
+    }
+
+    fn password(&self) -> Option<&str> {
+        self.config.password.as_ref().and_then(|password| password.expose_str())
+    }
+
+    fn protocol(&self) -> ProtocolVersion {
+        if self.is_old.load(Ordering::Relaxed) { ProtocolVersion::RESP2 } else { ProtocolVersion::RESP3 }
+    }
+}
+
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(USER_TIMEOUT);
+    settings
+}
+
+impl Connection {
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    pub async fn command<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        match &mut self.wire {
+            Wire::Single(connection) => command.query_async(connection).await,
+            Wire::Cluster(connection) => command.query_async(connection).await,
+        }
+    }
+
+    /// The commands reach one server, one after the other, with nobody else's between them.
+    pub async fn pipeline(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        match &mut self.wire {
+            Wire::Single(connection) => pipeline.query_async(connection).await,
+            Wire::Cluster(connection) => pipeline.query_async(connection).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("lost", &self.is_lost()).finish_non_exhaustive()
+    }
+}
+
+/// Is this a server that does not know the command?
+pub fn is_unknown_command(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("unknown command"))
+}

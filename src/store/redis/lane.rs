@@ -1,0 +1,208 @@
+//! One way to Redis: a connection on each thread, a deadline for each operation, one breaker for all.
+//!
+//! A connection lives on the runtime that made it, so each runtime has its own. It is made when it is first needed, by a
+//! task of its own with more time than an operation has, so that operations that give up do not begin it anew. It is
+//! given up when the other side closes it, when it leads to the wrong server, and after timeouts in a row: a socket to a
+//! host that has vanished looks like a slow server.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::RedisResult;
+use tokio::runtime::{Handle, Id};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+
+use super::breaker::{Breaker, BreakerState};
+use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
+use super::fault::Fault;
+use crate::clock::Now;
+use crate::telemetry::event::Event;
+
+/// So many timeouts in a row end a connection.
+const TIMEOUTS: u32 = 3;
+
+#[derive(Debug)]
+pub struct Lane {
+    /// A label: what the lane is for.
+    name: &'static str,
+    dialer: Arc<Dialer>,
+    limit: Duration,
+    max_in_flight: usize,
+    breaker: Mutex<Breaker>,
+    berths: Mutex<HashMap<Id, Arc<Berth>>>,
+}
+
+/// Where one thread's connection lies.
+#[derive(Debug)]
+struct Berth {
+    mooring: Mutex<Mooring>,
+    places: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Mooring {
+    link: Link,
+    /// Tells one connection from the next.
+    generation: u64,
+    timeouts: u32,
+}
+
+#[derive(Debug, Default)]
+enum Link {
+    #[default]
+    Absent,
+    Dialling(watch::Receiver<Option<Result<Connection, Fault>>>),
+    Up(Connection),
+}
+
+impl Lane {
+    pub fn new(name: &'static str, dialer: &Arc<Dialer>, limit: Duration, max_in_flight: usize) -> Self {
+        Event::StoreBreaker { lane: name, state: BreakerState::Closed }.emit();
+        let (breaker, berths) = (Mutex::default(), Mutex::default());
+        Self { name, dialer: Arc::clone(dialer), limit, max_in_flight, breaker, berths }
+    }
+
+    pub fn state(&self) -> BreakerState {
+        lock(&self.breaker).state()
+    }
+
+    /// One operation, from the breaker to what its answer is read as. When it fails by timeout it may have happened.
+    pub async fn run<A, T, F>(
+        &self,
+        operation: &'static str,
+        exchange: impl FnOnce(Connection) -> F,
+        read: impl FnOnce(A) -> Result<T, Fault>,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = RedisResult<A>>,
+    {
+        let began = Now::read().mono;
+        if !self.change(|breaker| breaker.admit(began)) {
+            Event::StoreOperation { operation, outcome: Fault::BreakerOpen.label(), duration: None }.emit();
+            return Err(Fault::BreakerOpen);
+        }
+        let berth = self.berth();
+        let answer = timeout(self.limit, self.attempt(&berth, exchange)).await.unwrap_or(Err(Fault::Timeout));
+        let outcome = answer.and_then(read);
+        let ended = Now::read().mono;
+        self.judge(&berth, outcome.as_ref().err().copied(), ended);
+        let label = outcome.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
+        Event::StoreOperation { operation, outcome: label, duration: Some(ended.saturating_duration_since(began)) }.emit();
+        outcome
+    }
+
+    async fn attempt<A, F>(&self, berth: &Arc<Berth>, exchange: impl FnOnce(Connection) -> F) -> Result<A, Fault>
+    where
+        F: Future<Output = RedisResult<A>>,
+    {
+        let place = if let Ok(place) = berth.places.try_acquire() {
+            place
+        } else {
+            Event::LimitReached { limit: "store_in_flight", peer: None }.emit();
+            // It is never closed.
+            berth.places.acquire().await.map_err(|_| Fault::Other)?
+        };
+        let (generation, connection) = self.connection(berth).await?;
+        let answer = exchange(connection).await;
+        drop(place);
+        answer.map_err(|error| {
+            let fault = Fault::from(&error);
+            if fault.ends_the_connection() {
+                berth.part(generation);
+            }
+            fault
+        })
+    }
+
+    fn judge(&self, berth: &Berth, fault: Option<Fault>, now: Instant) {
+        match fault {
+            Some(Fault::Timeout) => berth.count_timeout(),
+            _ => lock(&berth.mooring).timeouts = 0,
+        }
+        let away = fault.is_some_and(Fault::counts_against_the_store);
+        self.change(|breaker| if away { breaker.failed(now) } else { breaker.succeeded() });
+    }
+
+    /// Whatever changes the breaker's state is told.
+    fn change<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {
+        let mut breaker = lock(&self.breaker);
+        let before = breaker.state();
+        let result = change(&mut breaker);
+        let state = breaker.state();
+        if state != before {
+            // Under the lock, so that the metric's last value is the last state.
+            Event::StoreBreaker { lane: self.name, state }.emit();
+        }
+        result
+    }
+
+    fn berth(&self) -> Arc<Berth> {
+        let mut berths = lock(&self.berths);
+        let make = || Arc::new(Berth { mooring: Mutex::default(), places: Semaphore::new(self.max_in_flight) });
+        Arc::clone(berths.entry(Handle::current().id()).or_insert_with(make))
+    }
+
+    async fn connection(&self, berth: &Arc<Berth>) -> Result<(u64, Connection), Fault> {
+        let (generation, mut dialled) = {
+            let mut mooring = lock(&berth.mooring);
+            match &mooring.link {
+                Link::Up(connection) if !connection.is_lost() => return Ok((mooring.generation, connection.clone())),
+                // One whose task is gone has no sender.
+                Link::Dialling(dialled) if dialled.has_changed().is_ok() => (mooring.generation, dialled.clone()),
+                _ => self.begin_dialling(berth, &mut mooring),
+            }
+        };
+        let done = dialled.wait_for(Option::is_some).await.map_err(|_| Fault::Other)?;
+        match &*done {
+            Some(Ok(connection)) => Ok((generation, connection.clone())),
+            Some(Err(fault)) => Err(*fault),
+            None => Err(Fault::Other),
+        }
+    }
+
+    fn begin_dialling(&self, berth: &Arc<Berth>, mooring: &mut Mooring) -> (u64, watch::Receiver<Option<Result<Connection, Fault>>>) {
+        let (tell, dialled) = watch::channel(None);
+        mooring.generation += 1;
+        mooring.link = Link::Dialling(dialled.clone());
+        let (generation, berth, dialer, lane) = (mooring.generation, Arc::clone(berth), Arc::clone(&self.dialer), self.name);
+        tokio::spawn(async move {
+            let made = match timeout(DIAL_TIMEOUT, dialer.dial()).await {
+                Ok(made) => made.map_err(|error| Fault::from(&error)),
+                Err(_) => Err(Fault::Timeout),
+            };
+            Event::StoreDialled { lane, outcome: made.as_ref().map_or_else(|fault| fault.label(), |_| "ok") }.emit();
+            let mut mooring = lock(&berth.mooring);
+            if mooring.generation == generation {
+                mooring.link = made.as_ref().map_or(Link::Absent, |connection| Link::Up(connection.clone()));
+                mooring.timeouts = 0;
+            }
+            drop(mooring);
+            tell.send_replace(Some(made));
+        });
+        (generation, dialled)
+    }
+}
+
+impl Berth {
+    fn part(&self, generation: u64) {
+        let mut mooring = lock(&self.mooring);
+        if mooring.generation == generation && matches!(mooring.link, Link::Up(_)) {
+            mooring.link = Link::Absent;
+        }
+    }
+
+    fn count_timeout(&self) {
+        let mut mooring = lock(&self.mooring);
+        mooring.timeouts += 1;
+        if mooring.timeouts >= TIMEOUTS && matches!(mooring.link, Link::Up(_)) {
+            mooring.link = Link::Absent;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

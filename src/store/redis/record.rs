@@ -1,0 +1,111 @@
+//! A ticket's record as Redis holds it: compact JSON with a version.
+//!
+//! Nodes of two versions share one Redis while a fleet is upgraded: what stands here is a wire format, not a memory image.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::auth::principal::Principal;
+use crate::clock::UnixMillis;
+use crate::store::TicketRecord;
+
+const VERSION: u8 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    v: u8,
+    sub: String,
+    iss: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    permissions: Vec<String>,
+    /// When the credential behind the ticket ends.
+    exp: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    in_leeway: bool,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    claims: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
+    created_at: u64,
+    expires_at: u64,
+    single_use: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+}
+
+pub fn encode(record: TicketRecord) -> Option<Vec<u8>> {
+    let TicketRecord { principal, route, origin, address, created_at, expires_at, single_use, traceparent } = record;
+    let written = Written {
+        v: VERSION,
+        sub: principal.subject,
+        iss: principal.issuer.as_ref().to_owned(),
+        jti: principal.token_id,
+        sid: principal.issuer_session,
+        permissions: principal.permissions,
+        exp: principal.expires_at.0,
+        in_leeway: principal.in_leeway,
+        claims: principal.claims,
+        route: route.map(|route| route.as_ref().to_owned()),
+        origin,
+        address,
+        created_at: created_at.0,
+        expires_at: expires_at.0,
+        single_use,
+        traceparent,
+    };
+    serde_json::to_vec(&written).ok()
+}
+
+/// `None`: it is not ours, or of a version that we do not know.
+pub fn decode(bytes: &[u8]) -> Option<TicketRecord> {
+    let written: Written = serde_json::from_slice(bytes).ok().filter(|written: &Written| written.v == VERSION)?;
+    Some(TicketRecord {
+        principal: Principal {
+            subject: written.sub,
+            issuer: written.iss.into(),
+            token_id: written.jti,
+            issuer_session: written.sid,
+            permissions: written.permissions,
+            expires_at: UnixMillis(written.exp),
+            in_leeway: written.in_leeway,
+            claims: written.claims,
+        },
+        route: written.route.map(Into::into),
+        origin: written.origin,
+        address: written.address,
+        created_at: UnixMillis(written.created_at),
+        expires_at: UnixMillis(written.expires_at),
+        single_use: written.single_use,
+        traceparent: written.traceparent,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract;
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let record = contract::record(UnixMillis(9));
+        assert_eq!(decode(&encode(record.clone()).unwrap()), Some(record));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_no_record() {
+        let next = String::from_utf8(encode(contract::record(UnixMillis(9))).unwrap()).unwrap().replace("\"v\":1", "\"v\":2");
+        for bytes in [next.as_bytes(), b"", b"{}", b"null", b"{\"v\":1}"] {
+            assert_eq!(decode(bytes), None);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! A cluster of three: every ticket is one key, so every operation meets one node.
+
+use std::process::Command;
+use std::time::Duration;
+
+use usher::clock::Now;
+
+use crate::store_faults::{Drill, note};
+use crate::store_redis::{IDENTITY, RIGHTS, race, redeem};
+use crate::support::Echo;
+use crate::support::redis::RedisServer;
+
+struct Cluster(Vec<RedisServer>);
+
+impl Cluster {
+    async fn form() -> Self {
+        let rights = [RIGHTS, &["+cluster", "+asking", "+ping"]].concat();
+        let cluster = Self((0..3).map(|_| RedisServer::cluster_node(&rights)).collect());
+        let nodes: Vec<_> = cluster.0.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        let made = Command::new("redis-cli").args(["--cluster", "create"]).args(&nodes).arg("--cluster-yes").output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        cluster.until_whole().await;
+        cluster
+    }
+
+    async fn until_whole(&self) {
+        for _ in 0..1000 {
+            if self.0.iter().all(|node| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the cluster does not form");
+    }
+
+    fn store(&self) -> String {
+        let nodes: Vec<_> = self.0.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        format!("url = \"redis+cluster://{}\"\n{IDENTITY}", nodes.join(","))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn in_a_cluster_too_one_of_sixty_four_wins() {
+    let cluster = Cluster::form().await;
+    race(Echo::start().await, &format!("{}\ntimeout = \"10s\"", cluster.store())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_lost_a_node_refuses_and_heals() {
+    let mut cluster = Cluster::form().await;
+    let mut drill =
+        Drill::start("one of three nodes killed", &format!("{}\n[tickets]\nrate_per_user = \"1000/1s\"", cluster.store())).await;
+    drill.until_well().await;
+    cluster.0[0].kill();
+    // Each ticket belongs to one node: among many there are some of the dead one's.
+    let mut refused = 0;
+    for _ in 0..64 {
+        let (status, answer) = drill.usher.ask_ticket(&drill.usher.token("ada"), "", "").await;
+        match status {
+            201 => {
+                drill.book.admit("ada");
+                let status = redeem(&drill.usher, answer["ticket_id"].as_str().unwrap()).await;
+                assert!(status == 101 || status == 503, "{status}");
+            }
+            503 => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0);
+    drop(drill.usher.connect("bob").await);
+    drill.book.admit("bob");
+    cluster.0[0].start_again();
+    let healed = Now::read();
+    cluster.until_whole().await;
+    drill.until_well().await;
+    note("one of three nodes killed, then started", "503 for its tickets | 503 for its tickets", healed.mono.elapsed());
+    drill.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tickets_follow_their_slots_to_another_node() {
+    let cluster = Cluster::form().await;
+    let mut drill =
+        Drill::start("resharded", &format!("{}\ntimeout = \"10s\"\n[tickets]\nrate_per_user = \"1000/1s\"", cluster.store())).await;
+    let mut tickets = Vec::new();
+    for _ in 0..100 {
+        tickets.push(drill.spare_ticket().await);
+    }
+    let ids: Vec<_> = cluster.0.iter().map(|node| node.cli(&["CLUSTER", "MYID"]).trim().to_owned()).collect();
+    let entry = format!("127.0.0.1:{}", cluster.0[0].port);
+    let (from, to) = (ids[0].clone(), ids[1].clone());
+    let reshard = tokio::task::spawn_blocking(move || {
+        let slots = ["--cluster-slots", "1000", "--cluster-yes"];
+        Command::new("redis-cli").args(["--cluster", "reshard", &entry, "--cluster-from", &from, "--cluster-to", &to]).args(slots).output()
+    });
+    for ticket in &tickets {
+        assert_eq!(redeem(&drill.usher, ticket).await, 101);
+    }
+    let moved = reshard.await.unwrap().unwrap();
+    assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stdout));
+    for ticket in &tickets {
+        assert_eq!(redeem(&drill.usher, ticket).await, 403);
+    }
+    drill.until_well().await;
+    drill.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_replicas_acknowledges_nothing() {
+    let cluster = Cluster::form().await;
+    let mut drill = Drill::start("no replicas", &format!("{}\nacknowledge = 1\ntimeout = \"2s\"", cluster.store())).await;
+    let ticket = drill.spare_ticket().await;
+    assert_eq!(redeem(&drill.usher, &ticket).await, 503);
+    // Spent all the same: the cluster holds nothing more.
+    assert!(cluster.0.iter().all(|node| node.cli(&["DBSIZE"]).trim() == "0"));
+    drill.finish().await;
+}

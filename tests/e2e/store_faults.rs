@@ -1,0 +1,297 @@
+//! What each fault of Redis does to tickets: nobody gets in by it, everything else goes on, and it heals without a restart.
+//!
+//! `USHER_FAULT_TABLE=file` writes what clients saw and how long recovery took, as rows of the table in `docs/fleet.md`.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+use usher::clock::Now;
+
+use crate::store_redis::{redeem, usher};
+use crate::support::client;
+use crate::support::redis::RedisServer;
+use crate::support::{DoorBook, Echo, Usher};
+
+/// Statuses while the fault lasts, and whether the ticket from before it may still be good afterwards.
+struct Seen {
+    issue: u16,
+    redeem: u16,
+}
+
+const REFUSED: Seen = Seen { issue: 503, redeem: 503 };
+
+pub struct Drill {
+    pub echo: Echo,
+    pub usher: Usher,
+    pub book: DoorBook,
+    pub row: &'static str,
+}
+
+impl Drill {
+    pub async fn start(row: &'static str, store: &str) -> Self {
+        let echo = Echo::start().await;
+        let usher = usher(&echo, store).await;
+        Self { echo, usher, book: DoorBook::default(), row }
+    }
+
+    async fn ask(&self) -> (u16, serde_json::Value) {
+        self.usher.ask_ticket(&self.usher.token("ada"), "", "").await
+    }
+
+    /// Until a ticket is issued and lets its owner in. A machine that is busy may need more than one.
+    pub async fn until_well(&mut self) -> String {
+        for _ in 0..1000 {
+            if let (201, answer) = self.ask().await {
+                let ticket = answer["ticket_id"].as_str().unwrap().to_owned();
+                self.book.admit("ada");
+                if redeem(&self.usher, &ticket).await == 101 {
+                    return ticket;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{}: it does not recover\n{}", self.row, self.usher.log());
+    }
+
+    pub async fn spare_ticket(&mut self) -> String {
+        for _ in 0..1000 {
+            if let (201, answer) = self.ask().await {
+                self.book.admit("ada");
+                return answer["ticket_id"].as_str().unwrap().to_owned();
+            }
+        }
+        panic!("{}: no ticket", self.row);
+    }
+
+    /// Breaks the store, looks at what clients see, heals it and waits until tickets work again.
+    async fn run(mut self, want: Seen, fault: impl AsyncFnOnce(), heal: impl AsyncFnOnce()) {
+        let spent = self.until_well().await;
+        let spare = self.spare_ticket().await;
+        let mut live = self.usher.connect("ann").await;
+        self.book.admit("ann");
+        fault().await;
+
+        for round in 0..8 {
+            let refusal = self.ask_raw().await;
+            assert_eq!(refusal.status, want.issue, "{}, round {round}: {}", self.row, refusal.body);
+            if want.issue == 503 {
+                assert!(refusal.header("retry-after").is_some() && refusal.body.contains("STORE_UNAVAILABLE"), "{}", refusal.body);
+            }
+            // The one that was redeemed before: wherever the store answers, it is known to be used.
+            let again = redeem(&self.usher, &spent).await;
+            assert!(again == 503 || again == 403, "{}: {again}", self.row);
+        }
+        assert_eq!(redeem(&self.usher, &spare).await, want.redeem, "{}", self.row);
+        // Other methods of the route go on, and so do live sessions.
+        drop(self.usher.connect("bob").await);
+        self.book.admit("bob");
+        live.send(Message::text("still here")).await.unwrap();
+        assert_eq!(live.next().await.unwrap().unwrap(), Message::text("still here"));
+
+        heal().await;
+        let healed = Now::read();
+        self.until_well().await;
+        let recovered = healed.mono.elapsed();
+        let _ = redeem(&self.usher, &spare).await;
+        assert_eq!(redeem(&self.usher, &spent).await, 403, "{}", self.row);
+        note(self.row, &format!("{} | {}", want.issue, want.redeem), recovered);
+        drop(live);
+        self.finish().await;
+    }
+
+    pub async fn finish(self) {
+        assert_eq!(self.book.verdict(&self.echo.visits()), Vec::<String>::new());
+        self.usher.finish().await;
+    }
+
+    async fn ask_raw(&self) -> client::Answer {
+        let token = self.usher.token("ada");
+        let request = format!(
+            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        client::http(self.usher.plain, request.as_bytes()).await
+    }
+}
+
+/// A row of the fault table, where one is asked for.
+pub fn note(row: &str, seen: &str, recovered: Duration) {
+    if let Ok(path) = std::env::var("USHER_FAULT_TABLE") {
+        let mut table = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        writeln!(table, "| {row} | {seen} | {} ms |", recovered.as_millis()).unwrap();
+    }
+}
+
+async fn against(row: &'static str) -> (RedisServer, Drill) {
+    let server = RedisServer::start(&[]);
+    // Tests issue more tickets than one user would.
+    let drill = Drill::start(
+        row,
+        &format!("url = \"{}\"\n[tickets]\nrate_per_user = \"100000/1s\"\nrate_per_address = \"100000/1s\"", server.url()),
+    )
+    .await;
+    (server, drill)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_killed() {
+    let (server, drill) = against("killed, then started empty").await;
+    let server = std::cell::RefCell::new(server);
+    drill.run(REFUSED, async || server.borrow_mut().kill(), async || server.borrow_mut().start_again()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_hung() {
+    let (server, drill) = against("hung (SIGSTOP)").await;
+    drill.run(REFUSED, async || server.signal("STOP"), async || server.signal("CONT")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_has_become_a_replica() {
+    let (server, drill) = against("READONLY (demoted to a replica)").await;
+    let fault = async || drop(server.cli(&["REPLICAOF", "127.0.0.1", "1"]));
+    drill.run(REFUSED, fault, async || drop(server.cli(&["REPLICAOF", "NO", "ONE"]))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_full() {
+    let (server, drill) = against("OOM (`maxmemory` reached)").await;
+    let seen = Seen { issue: 503, redeem: 101 };
+    drill
+        .run(
+            seen,
+            async || drop(server.cli(&["CONFIG", "SET", "maxmemory", "1"])),
+            async || {
+                server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+            },
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_wants_a_password_that_usher_has_not() {
+    let (server, drill) = against("NOAUTH (a password was set)").await;
+    let fault = async || {
+        server.cli(&["CONFIG", "SET", "requirepass", "sesame"]);
+        server.cli(&["-a", "sesame", "CLIENT", "KILL", "TYPE", "normal"]);
+    };
+    drill.run(REFUSED, fault, async || drop(server.cli(&["-a", "sesame", "CONFIG", "SET", "requirepass", ""]))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_speaks_nonsense() {
+    for (row, says) in [
+        ("LOADING", "-LOADING Redis is loading the dataset in memory\r\n"),
+        ("MASTERDOWN", "-MASTERDOWN Link with MASTER is down\r\n"),
+        ("another protocol on its port", "HTTP/1.1 400 Bad Request\r\n\r\n"),
+        ("silence on its port", ""),
+        ("yes to everything", "+OK\r\n"),
+    ] {
+        let (server, drill) = against(row).await;
+        let (server, stub) = (std::cell::RefCell::new(server), std::cell::RefCell::new(None));
+        let fault = async || {
+            let port = {
+                let mut server = server.borrow_mut();
+                server.kill();
+                server.port
+            };
+            *stub.borrow_mut() = Some(Stub::start(port, says).await);
+        };
+        let heal = async || {
+            stub.borrow_mut().take();
+            server.borrow_mut().start_again();
+        };
+        // One that says yes to everything has taken the ticket, as far as anybody can tell, and cannot give it back.
+        let seen = if row == "yes to everything" { Seen { issue: 201, redeem: 503 } } else { REFUSED };
+        drill.run(seen, fault, heal).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_takes_a_tenth_of_a_second_is_slow_and_no_more() {
+    let server = RedisServer::start(&[]);
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = format!("url = \"redis://{}\"\ntimeout = \"10s\"", proxy.local_addr().unwrap());
+    let port = server.port;
+    tokio::spawn(async move {
+        while let Ok((client, _)) = proxy.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::spawn(async move {
+                let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+                tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    if to_server.write_all(&buffer[..count]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let mut drill = Drill::start("slow (100 ms)", &store).await;
+    let ticket = drill.until_well().await;
+    assert_eq!(redeem(&drill.usher, &ticket).await, 403);
+    drill.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usher_starts_without_redis_and_says_so() {
+    let mut server = RedisServer::start(&[]);
+    server.kill();
+    let mut drill = Drill::start("away at the start", &format!("url = \"{}\"", server.url())).await;
+    assert_eq!(drill.ask().await.0, 503);
+    drop(drill.usher.connect("ann").await);
+    drill.book.admit("ann");
+    let tells = async |what: &str| {
+        for _ in 0..2000 {
+            let ready = client::get(drill.usher.admin, "/readyz").await;
+            assert_eq!(ready.status, 200);
+            if ready.body.contains(what) {
+                return;
+            }
+            let _ = drill.ask().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("/readyz does not say {what}");
+    };
+    tells("\"store\":\"away\"").await;
+    assert!(drill.usher.metrics().await.contains("usher_store_breaker_state{lane=\"tickets\"} 2"));
+    server.start_again();
+    tells("\"store\":\"here\"").await;
+    drill.until_well().await;
+    drill.finish().await;
+}
+
+/// Says the same to everybody, once for each time that it is spoken to.
+struct Stub(tokio::task::JoinHandle<()>);
+
+impl Stub {
+    async fn start(port: u16, says: &'static str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let connections = Arc::new(std::sync::Mutex::new(tokio::task::JoinSet::new()));
+        Self(tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                // They end with the set, and the set with the task.
+                connections.lock().unwrap().spawn(async move {
+                    let mut buffer = [0; 4096];
+                    while let Ok(1..) = stream.read(&mut buffer).await {
+                        if stream.write_all(says.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        }))
+    }
+}
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,141 @@
+//! A real redis-server in a folder of its own, on a free port of loopback, until it is dropped.
+//!
+//! The store's own tests use this file too: it needs nothing but the standard library.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "each of the two that use it needs a part of it")]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+pub struct RedisServer {
+    child: Child,
+    folder: PathBuf,
+    pub port: u16,
+    arguments: Vec<String>,
+    /// What redis-cli needs to get in.
+    cli: Vec<String>,
+}
+
+impl RedisServer {
+    pub fn start(extra: &[&str]) -> Self {
+        Self::start_with(extra, &[], &[])
+    }
+
+    /// With files in its folder, which is its working directory, and arguments for redis-cli.
+    pub fn start_with(extra: &[&str], files: &[(&str, &str)], cli: &[&str]) -> Self {
+        let folder = folder();
+        for (name, text) in files {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+        // Between finding the port and using it somebody else may take it.
+        for _ in 0..10 {
+            let port = free_port();
+            let number = port.to_string();
+            let tls = extra.contains(&"--tls-cert-file");
+            let mut arguments: Vec<&str> = if tls { vec!["--port", "0", "--tls-port", &number] } else { vec!["--port", &number] };
+            arguments.extend(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+            arguments.extend(extra);
+            let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+            if let Some(child) = spawn(&folder, &arguments) {
+                let cli = cli.iter().map(|one| (*one).to_owned()).collect();
+                return Self { child, folder, port, arguments, cli };
+            }
+        }
+        panic!("redis-server does not start; scripts/setup-tests.sh installs what the tests need");
+    }
+
+    /// Watches over the master on this port, under the name `chat`, with a quorum of one.
+    pub fn sentinel(master: u16) -> Self {
+        let folder = folder();
+        for _ in 0..10 {
+            let port = free_port();
+            let config = format!(
+                "sentinel monitor chat 127.0.0.1 {master} 1\nsentinel down-after-milliseconds chat 1000\nsentinel failover-timeout chat 5000\n"
+            );
+            std::fs::write(folder.join("sentinel.conf"), config).unwrap();
+            let arguments = ["sentinel.conf", "--sentinel", "--port", &port.to_string(), "--bind", "127.0.0.1"].map(str::to_owned).to_vec();
+            if let Some(child) = spawn(&folder, &arguments) {
+                return Self { child, folder, port, arguments, cli: Vec::new() };
+            }
+        }
+        panic!("the sentinel does not start");
+    }
+
+    /// One node of a cluster that is not yet formed.
+    pub fn cluster_node(extra: &[&str]) -> Self {
+        // The usual offset of the bus may lie beyond the last port.
+        let bus = free_port().to_string();
+        let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+        Self::start(&[&cluster, extra].concat())
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli")
+            .current_dir(&self.folder)
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "--no-auth-warning"])
+            .args(&self.cli)
+            .args(arguments)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Empty, on the same port.
+    pub fn start_again(&mut self) {
+        self.kill();
+        self.child = spawn(&self.folder, &self.arguments).unwrap();
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub fn folder() -> PathBuf {
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("usher-redis-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Gives back the process once it takes connections.
+fn spawn(folder: &Path, arguments: &[String]) -> Option<Child> {
+    let mut child =
+        Command::new("redis-server").current_dir(folder).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().ok()?;
+    let mut lines = BufReader::new(child.stdout.take()?).lines().map_while(Result::ok);
+    // A sentinel says nothing of being ready; its id is the last that it writes.
+    let ready = lines.any(|line| line.contains("Ready to accept connections") || line.contains("Sentinel ID is"));
+    std::thread::spawn(move || lines.for_each(drop));
+    if ready {
+        return Some(child);
+    }
+    let _ = child.wait();
+    None
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::auth::credential::Method;
 use crate::auth::renewal::NotRenewed;
+use crate::auth::revocation::Revocation;
 use crate::clock::UnixMillis;
 use crate::rejection::Rejection;
 use crate::session::close::SessionEnd;
@@ -124,6 +125,18 @@ pub enum Event<'a> {
         count: u64,
     },
     TicketsHeld {
+        count: usize,
+    },
+    /// An order is in force, and so many live sessions were told to end.
+    Revoked {
+        order: &'a Revocation,
+        closed: usize,
+    },
+    /// There was no room for it on the deny list; nothing was revoked.
+    RevocationRefused {
+        order: &'a Revocation,
+    },
+    RevocationsHeld {
         count: usize,
     },
     DialFailed {

@@ -17,7 +17,7 @@ const LONGEST_ANSWER: u64 = 16 << 20;
 
 /// Where it listens, and what it asks for: as the configuration says, unless it is said here.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct AdminArguments {
     /// Address of the admin listener, instead of the configuration's
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
@@ -50,7 +50,7 @@ pub struct Answer {
 #[error("no answer from the admin listener at {0}: {1}")]
 pub struct Unavailable(SocketAddr, std::io::Error);
 
-impl Arguments {
+impl AdminArguments {
     pub fn find(self) -> anyhow::Result<AdminClient> {
         let Some(written) = self.admin else {
             let admin = super::load_config(self.config)?.config.admin.context("the configuration has no [admin]")?;

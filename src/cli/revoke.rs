@@ -30,7 +30,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     #[command(flatten)]
-    admin: admin_client::Arguments,
+    admin: admin_client::AdminArguments,
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {

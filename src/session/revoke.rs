@@ -24,6 +24,7 @@ pub fn revoke(registry: &Registry, revocations: &Revocations, order: &Revocation
 mod tests {
     use super::*;
     use crate::auth::revocation::What;
+    use crate::auth::revocation::tests::principal;
     use crate::session::registry::tests::handle;
     use std::sync::Barrier;
     use std::task::{Context, Waker};
@@ -51,6 +52,31 @@ mod tests {
                     guard.close(crate::session::close::CloseReason::Revoked);
                 }
                 guard
+            });
+            assert!(guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready(), "round {round}");
+        }
+    }
+
+    #[test]
+    fn no_renewal_slips_in_between_the_list_and_the_session_s_marks() {
+        let now = Now::read();
+        for round in 0..2_000 {
+            let (registry, revocations) = (Registry::new(), Revocations::new(10));
+            let order = Revocation::new(What::TokenId("t2".into()), None, now.wall, Duration::from_secs(1));
+            let renewed = principal("ann", "main", Some("t2"), None, 0);
+            let guard = registry.open(handle("ann", 0));
+            let start = Barrier::new(2);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    revoke(&registry, &revocations, &order, now).unwrap();
+                });
+                start.wait();
+                // As a conversation does it.
+                guard.identity.renew(&renewed);
+                if revocations.find(&renewed, now.wall).is_some() {
+                    guard.close(crate::session::close::CloseReason::Revoked);
+                }
             });
             assert!(guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready(), "round {round}");
         }

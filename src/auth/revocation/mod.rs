@@ -187,7 +187,8 @@ impl TryFrom<Wire> for Revocation {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    pub(crate) use super::deny_list::tests::principal;
     use super::*;
 
     #[test]

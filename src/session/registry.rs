@@ -335,6 +335,12 @@ pub(crate) mod tests {
         }
     }
 
+    /// Every session has one, idle or not.
+    #[test]
+    fn a_handle_takes_no_more_than_232_bytes() {
+        assert!(size_of::<SessionHandle>() <= 232, "{}", size_of::<SessionHandle>());
+    }
+
     #[test]
     fn the_first_reason_stays() {
         let handle = handle("ann", 0);

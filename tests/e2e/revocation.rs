@@ -210,7 +210,8 @@ async fn a_revoked_identity_is_refused_by_every_method() {
     let (status, answer) = usher.ask_ticket(&token, "", "").await;
     assert_eq!((status, &answer["code"]), (401, &json!("REVOKED")));
     let request = format!("GET /api/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n");
-    assert_eq!(client::http(usher.plain, request.as_bytes()).await.status, 401);
+    let answer = client::http(usher.plain, request.as_bytes()).await;
+    assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("bearer error=\"invalid_token\"")));
     assert_eq!(echo.visits().len(), visits, "nobody got through");
 
     // A live session is not renewed by it, and may show another.

@@ -454,3 +454,19 @@ async fn of_sixty_four_upgrades_that_race_with_their_revocation_none_stays() {
     }
     Arc::into_inner(usher).unwrap().finish().await;
 }
+
+/// Its close frame for the upstream has no place inside the frame; nobody waits for the end of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_in_the_middle_of_a_frame_is_cut_off() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).routes(ROUTES).extra("[keepalive]\nclose_timeout = \"10m\"\n").start().await;
+    let token = usher.token("ada");
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n"))).await;
+    raw.read_head().await;
+    raw.send(b"\x82\xfe\x10\x00\0\0\0\0and so on").await;
+    assert_eq!(revoke(&usher, json!({"user": "ada"})).await, 1);
+    assert_eq!(raw.read_to_close().await, b"\x88\x11\x03\xf0Session revoked");
+    let audit = usher.finish().await;
+    assert!(audit.iter().any(|line| line["event"] == "session_ended" && line["outcome"] == "revoked"), "{audit:?}");
+}

@@ -17,10 +17,11 @@ use tokio::runtime;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::admin::{Admin, Readiness, Summary};
+use crate::admin::{Admin, Readiness, Revoking, Summary};
 use crate::auth::Authenticator;
 use crate::auth::grant::Grant;
 use crate::auth::jwt::Issuers;
+use crate::auth::revocation::Revocations;
 use crate::clock::Now;
 use crate::config::{Config, Limits};
 use crate::drain::{self, Drain};
@@ -49,6 +50,7 @@ pub struct Edge {
     pub reserved: ReservedNames,
     pub authenticator: Arc<Authenticator>,
     pub tickets: Arc<Tickets>,
+    pub revocations: Arc<Revocations>,
     pub upstreams: Upstreams,
     pub jwks: Bytes,
     pub registry: Arc<Registry>,
@@ -122,6 +124,14 @@ impl Edge {
             headers.insert(name, value);
         }
     }
+
+    fn revoking(&self) -> Revoking {
+        Revoking {
+            revocations: Arc::clone(&self.revocations),
+            keep: self.config.revocation.keep,
+            issuers: self.config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect(),
+        }
+    }
 }
 
 impl App {
@@ -132,13 +142,15 @@ impl App {
         let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
         std::fs::create_dir_all(&config.state_dir).map_err(|error| BuildError::StateDir { path: config.state_dir.clone(), error })?;
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
-        let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers))?);
+        let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
+        let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?);
         let edge = Arc::new(Edge {
             limits: Arc::clone(&config.limits),
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets))),
+            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))),
             tickets,
+            revocations,
             upstreams: Upstreams::build(&config.upstreams)?,
             jwks: Bytes::from(keyring.jwks().to_string()),
             registry: Registry::new(),
@@ -187,6 +199,7 @@ impl App {
                     registry: Arc::clone(&self.edge.registry),
                     readiness: Arc::clone(&self.readiness),
                     token: self.edge.config.admin.as_ref().and_then(|admin| admin.token.clone()),
+                    revoking: self.edge.revoking(),
                     summary,
                 };
                 tokio::spawn(Arc::new(admin).serve(tokio::net::TcpListener::from_std(socket)?));
@@ -282,7 +295,9 @@ async fn keep_house(edge: Arc<Edge>, telemetry: Arc<Telemetry>, readiness: Arc<R
     loop {
         every.tick().await;
         telemetry.upkeep();
-        readiness.set_store(edge.tickets.sweep(Now::read()).await);
+        let now = Now::read();
+        readiness.set_store(edge.tickets.sweep(now).await);
+        Event::RevocationsHeld { count: edge.revocations.sweep(now.wall) }.emit();
         trim.look(edge.ceiling.open());
     }
 }

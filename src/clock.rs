@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use time::OffsetDateTime;
+use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 use tokio::time::Instant;
 
 /// Milliseconds since the Unix epoch: the wall clock as the wire shows it.
@@ -47,6 +47,39 @@ impl UnixMillis {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// Reads `YYYY-MM-DDTHH:MM:SS`, with or without a fraction, and `Z` or an offset behind it.
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let digits = |range: std::ops::Range<usize>| -> Option<u16> {
+            text.get(range).filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+        };
+        let small = |at: usize| u8::try_from(digits(at..at + 2)?).ok();
+        let bytes = text.as_bytes();
+        let stands = |at: usize, one: &[u8]| bytes.get(at).is_some_and(|byte| one.contains(byte));
+        if !(stands(4, b"-") && stands(7, b"-") && stands(10, b"Tt ") && stands(13, b":") && stands(16, b":")) {
+            return None;
+        }
+        let date = Date::from_calendar_date(i32::from(digits(0..4)?), Month::try_from(small(5)?).ok()?, small(8)?).ok()?;
+        let time = Time::from_hms(small(11)?, small(14)?, small(17)?).ok()?;
+        let rest = text.get(19..)?;
+        let zone = rest.strip_prefix('.').map_or(rest, |fraction| fraction.trim_start_matches(|one: char| one.is_ascii_digit()));
+        let fraction = rest.get(1..rest.len() - zone.len()).unwrap_or_default();
+        if rest.starts_with('.') && fraction.is_empty() {
+            return None;
+        }
+        let millis: u64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+        let offset = match zone.as_bytes() {
+            b"Z" | b"z" => UtcOffset::UTC,
+            [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
+                let part = |range| zone.get(range).and_then(|part: &str| part.parse::<i8>().ok()).filter(|part| *part >= 0);
+                let (hours, minutes) = (part(1..3)?, part(4..6)?);
+                if *sign == b'-' { UtcOffset::from_hms(-hours, -minutes, 0).ok()? } else { UtcOffset::from_hms(hours, minutes, 0).ok()? }
+            }
+            _ => return None,
+        };
+        let seconds = u64::try_from(date.with_time(time).assume_offset(offset).unix_timestamp()).ok()?;
+        Some(Self(seconds * 1000 + millis))
+    }
+
     /// `YYYY-MM-DDTHH:MM:SS.mmmZ`, as logs, audit lines and messages on the wire write it.
     pub fn to_rfc3339(self) -> String {
         let at = i64::try_from(self.0 / 1000).ok().and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok());
@@ -73,6 +106,30 @@ mod tests {
     fn wall_time_is_written_as_rfc_3339_with_milliseconds() {
         assert_eq!(UnixMillis(1_700_000_000_123).to_rfc3339(), "2023-11-14T22:13:20.123Z");
         assert_eq!(UnixMillis(u64::MAX).to_rfc3339(), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn rfc_3339_is_read_back() {
+        for (text, millis) in [
+            ("2023-11-14T22:13:20.123Z", 1_700_000_000_123),
+            ("2023-11-14T22:13:20Z", 1_700_000_000_000),
+            ("2023-11-14T23:13:20.5+01:00", 1_700_000_000_500),
+            ("2023-11-14 21:43:20.1239-00:30", 1_700_000_000_123),
+        ] {
+            assert_eq!(UnixMillis::from_rfc3339(text), Some(UnixMillis(millis)), "{text}");
+        }
+        for text in [
+            "",
+            "2023-11-14",
+            "2023-11-14T22:13:20",
+            "2023-13-14T22:13:20Z",
+            "2023-11-14T22:13:20.Z",
+            "2023-11-14T22:13:20+1:00",
+            "2023-11-14T22:13:2éZ",
+            "1969-12-31T23:59:59Z",
+        ] {
+            assert_eq!(UnixMillis::from_rfc3339(text), None, "{text}");
+        }
     }
 
     #[test]

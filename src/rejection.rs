@@ -10,6 +10,7 @@ use http::StatusCode;
 
 use crate::auth::first_message::FirstMessageFault;
 use crate::auth::jwt::InvalidToken;
+use crate::auth::revocation::Kind;
 use crate::config::CloseCodes;
 use crate::store::TicketFault;
 use crate::ws::close_code::CloseCode;
@@ -29,6 +30,8 @@ pub enum Rejection {
     MissingCredential,
     InvalidToken(InvalidToken),
     InvalidTicket(TicketFault),
+    /// The credential was good, and its user, login session or token is revoked.
+    Revoked(Kind),
     /// After an early 101, the first message was not what it should be.
     FirstMessage(FirstMessageFault),
     /// The ticket was made for another route, page or address.
@@ -97,6 +100,7 @@ impl Rejection {
             Self::MissingCredential,
             Self::InvalidToken(InvalidToken::Expired),
             Self::InvalidTicket(TicketFault::Unknown),
+            Self::Revoked(Kind::TokenId),
             Self::FirstMessage(FirstMessageFault::NotAuth),
             Self::FirstMessage(FirstMessageFault::MissingToken),
             Self::FirstMessage(FirstMessageFault::TooBig),
@@ -134,6 +138,8 @@ impl Rejection {
             Self::MissingCredential => row(StatusCode::UNAUTHORIZED, "MISSING_CREDENTIAL", "missing_credential", Client, true),
             Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
             Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
+            // A user who is revoked as such gets in by no credential; everybody else may fetch a new one.
+            Self::Revoked(kind) => row(StatusCode::UNAUTHORIZED, "REVOKED", "revoked", Client, *kind != Kind::User),
             Self::FirstMessage(FirstMessageFault::NotAuth) => {
                 row(StatusCode::BAD_REQUEST, "FIRST_MESSAGE_NOT_AUTH", "first_message_not_auth", Client, true)
             }
@@ -179,6 +185,7 @@ impl Rejection {
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(_) => "the token is not valid".to_owned(),
             Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
+            Self::Revoked(_) => "the credential is revoked".to_owned(),
             Self::FirstMessage(fault) => fault.to_string(),
             Self::MethodNotAllowed { allow } => format!("this endpoint answers {allow}"),
             Self::PermissionDenied => "the credential does not give this permission".to_owned(),
@@ -204,6 +211,7 @@ impl Rejection {
             Self::FirstMessage(FirstMessageFault::Protocol) => return (CloseCode::PROTOCOL_ERROR, "Protocol error".to_owned()),
             Self::FirstMessage(FirstMessageFault::TooBig) => return (CloseCode::TOO_BIG, "First message too big".to_owned()),
             Self::InvalidToken(_) | Self::InvalidTicket(_) | Self::TicketBinding(_) => (CloseCode::POLICY, "Invalid token"),
+            Self::Revoked(_) => (CloseCode::POLICY, "Session revoked"),
             Self::UpstreamUnavailable | Self::UpstreamTimeout => (CloseCode::TRY_AGAIN_LATER, "Upstream unavailable"),
             Self::UpstreamProtocol(_) | Self::UpstreamDeclined(_) => (CloseCode::BAD_GATEWAY, "Upstream unavailable"),
             // The same as for live sessions, whatever the codes of the route.
@@ -222,6 +230,7 @@ impl Rejection {
         match self {
             Self::InvalidToken(why) => why.to_string(),
             Self::InvalidTicket(why) => why.to_string(),
+            Self::Revoked(kind) => format!("revoked by {}", kind.name()),
             Self::TicketBinding(why) | Self::UpstreamProtocol(why) => (*why).to_owned(),
             other => other.message(),
         }

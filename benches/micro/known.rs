@@ -7,6 +7,7 @@ use usher::auth::algorithm::Algorithm;
 use usher::auth::credential::Credential;
 use usher::auth::grant::Grant;
 use usher::auth::jwt::{Issuers, sign_for_development};
+use usher::auth::revocation::Revocations;
 use usher::auth::{Authenticator, Presented};
 use usher::clock::Now;
 use usher::config::secret::Secret;
@@ -59,9 +60,10 @@ pub fn claims(now: Now) -> serde_json::Value {
 /// A grant by the only way to one: a token that was verified.
 pub fn grant(config: &Arc<Config>, now: Now) -> Grant {
     let issuers = Arc::new(Issuers::load(&config.issuers, &[]).unwrap());
-    let tickets = Arc::new(Tickets::new(config, Arc::clone(&issuers)).unwrap());
+    let revocations = Arc::new(Revocations::new(1));
+    let tickets = Arc::new(Tickets::new(config, Arc::clone(&issuers), Arc::clone(&revocations)).unwrap());
     let token = sign_for_development(Algorithm::HS256, &Secret::from(SECRET), None, &claims(now)).unwrap();
-    let authenticator = Authenticator::new(issuers, tickets);
+    let authenticator = Authenticator::new(issuers, tickets, revocations);
     let matched = RouteMatch { route: Arc::clone(&config.routes[0]), parameters: Vec::new() };
     let presented = Presented { request_id: "request", origin: None, peer: [192, 0, 2, 7].into() };
     let credential = Some(Credential::bearer(Secret::from(token.as_str())));

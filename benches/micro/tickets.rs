@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use usher::auth::jwt::Issuers;
+use usher::auth::revocation::Revocations;
 use usher::clock::Now;
 use usher::config::secret::Secret;
 use usher::ticket::{Asking, Request, Tickets};
@@ -21,7 +22,7 @@ pub fn run(runner: &mut Runner) {
     let now = Now::read();
     let grant = known::grant(&config, now);
     let principal = grant.principal().unwrap();
-    let tickets = Tickets::new(&config, Arc::new(Issuers::load(&config.issuers, &[]).unwrap())).unwrap();
+    let tickets = Tickets::new(&config, Arc::new(Issuers::load(&config.issuers, &[]).unwrap()), Arc::new(Revocations::new(1))).unwrap();
     let asking = Asking { origin: None, peer: [192, 0, 2, 7].into(), traceparent: None };
     let issue = |principal| at_once(tickets.issue(principal, Request::default(), asking, now)).unwrap().ticket;
     let redeem = |ticket: Secret| at_once(tickets.redeem(&ticket, grant.route(), None, asking.peer, "request", now)).unwrap();

@@ -1,9 +1,10 @@
-//! The operators' listener: is it alive, is it ready, what does it count, who is connected.
+//! The operators' listener: is it alive, is it ready, what does it count, who is connected, and who is to go.
 //!
 //! It has a socket of its own, loopback unless the config says otherwise, and is bounded like everything else: so many
 //! connections, one request each, a deadline over all of it. With a token set, everything but the two probes asks for it.
 
 mod readiness;
+mod revoke;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +15,8 @@ use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
@@ -23,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 pub use readiness::{Readiness, Stage};
+pub use revoke::Revoking;
 
 use crate::clock::Now;
 use crate::config::secret::Secret;
@@ -36,6 +39,7 @@ pub struct Admin {
     pub readiness: Arc<Readiness>,
     /// Asked for by everything but `/livez` and `/readyz`.
     pub token: Option<Secret>,
+    pub revoking: Revoking,
     pub summary: Summary,
 }
 
@@ -56,6 +60,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SESSIONS_LISTED: usize = 1000;
+const REVOKE: &str = "/revoke";
 
 impl Admin {
     /// Runs until it is dropped. A connection over the limit waits in the system's queue.
@@ -82,8 +87,8 @@ impl Admin {
 
     async fn answer_one(self: Arc<Self>, stream: TcpStream) -> hyper::Result<()> {
         let service = service_fn(move |request| {
-            let response = self.answer(&request);
-            async move { Ok::<_, Infallible>(response) }
+            let admin = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(admin.respond(request).await) }
         });
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -94,27 +99,51 @@ impl Admin {
             .await
     }
 
-    /// The whole listener as a function: no body is ever read.
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if let Some(refusal) = self.refuse(&request) {
+            return refusal;
+        }
+        if request.uri().path() != REVOKE {
+            return self.answer(&request);
+        }
+        let (parts, body) = request.into_parts();
+        match Limited::new(body, revoke::MAX_BODY).collect().await {
+            Ok(body) => self.revoking.answer(&self.registry, &parts.headers, &body.to_bytes(), Now::read()),
+            Err(_) => answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "the body is broken off, or longer than an order can be"),
+        }
+    }
+
+    /// Who may not ask, and what cannot be asked.
+    fn refuse<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
         let path = request.uri().path();
         let is_probe = matches!(path, "/livez" | "/readyz");
         if !is_probe && !self.may_ask(request) {
             let mut response = answer_error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the admin token is required");
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"usher admin\""));
-            return response;
+            return Some(response);
         }
         if !is_probe && self.token.is_none() && !names_this_machine(request) {
-            return answer_error(StatusCode::MISDIRECTED_REQUEST, "MISDIRECTED_REQUEST", "without a token, ask by address or as localhost");
+            let message = "without a token, ask by address or as localhost";
+            return Some(answer_error(StatusCode::MISDIRECTED_REQUEST, "MISDIRECTED_REQUEST", message));
         }
-        if !matches!(path, "/livez" | "/readyz" | "/metrics" | "/sessions" | "/status") {
-            return answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path");
+        if !matches!(path, "/livez" | "/readyz" | "/metrics" | "/sessions" | "/status" | REVOKE) {
+            return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path"));
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = answer_error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "this path is for reading");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
+        let (allowed, allow, message): (&[Method], _, _) = match path {
+            REVOKE => (&[Method::POST], "POST", "this path takes orders"),
+            _ => (&[Method::GET, Method::HEAD], "GET, HEAD", "this path is for reading"),
+        };
+        if !allowed.contains(request.method()) {
+            let mut response = answer_error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+            return Some(response);
         }
-        match path {
+        None
+    }
+
+    /// Everything that is asked without a body.
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        match request.uri().path() {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
             "/readyz" => match self.readiness.stage() {
                 Stage::Ready => match self.readiness.store() {
@@ -199,6 +228,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Respon
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::revocation::Revocations;
     use crate::session::registry::tests::handle;
     use http_body_util::BodyExt;
     use serde_json::Value;
@@ -211,6 +241,7 @@ mod tests {
             registry: Registry::new(),
             readiness: Arc::default(),
             token: token.map(Secret::from),
+            revoking: Revoking { revocations: Arc::new(Revocations::new(10)), keep: Duration::from_secs(60), issuers: Vec::new() },
             summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], ..Summary::default() },
         })
     }
@@ -220,7 +251,11 @@ mod tests {
         for value in authorization {
             request = request.header(AUTHORIZATION, *value);
         }
-        admin.answer(&request.body(()).unwrap())
+        asked(admin, &request.body(()).unwrap())
+    }
+
+    fn asked(admin: &Admin, request: &Request<()>) -> Response<Full<Bytes>> {
+        admin.refuse(request).unwrap_or_else(|| admin.answer(request))
     }
 
     fn get(admin: &Admin, target: &str) -> (u16, Value) {
@@ -261,7 +296,7 @@ mod tests {
     fn everything_but_the_probes_asks_for_the_token() {
         let admin = admin(Some("0123456789abcdef"));
         let status = |target: &str, shown: &[&str]| ask(&admin, "GET", target, shown).status().as_u16();
-        for target in ["/metrics", "/sessions", "/status", "/nothing"] {
+        for target in ["/metrics", "/sessions", "/status", "/revoke", "/nothing"] {
             assert_eq!(status(target, &[]), 401);
             assert_eq!(status(target, &["Bearer 0123456789abcdeX"]), 401);
             assert_eq!(status(target, &["Bearer"]), 401);
@@ -277,13 +312,15 @@ mod tests {
         assert_eq!(get(&admin, "/nothing").0, 404);
         let response = ask(&admin, "POST", "/metrics", &[]);
         assert_eq!((response.status().as_u16(), &response.headers()[ALLOW]), (405, &HeaderValue::from_static("GET, HEAD")));
+        let response = ask(&admin, "GET", "/revoke", &[]);
+        assert_eq!((response.status().as_u16(), &response.headers()[ALLOW]), (405, &HeaderValue::from_static("POST")));
     }
 
     #[test]
     fn without_a_token_a_foreign_host_name_is_refused() {
         let status = |admin: &Admin, host: &str| {
             let request = Request::builder().uri("/sessions").header(HOST, host).header(AUTHORIZATION, "Bearer t");
-            admin.answer(&request.body(()).unwrap()).status().as_u16()
+            asked(admin, &request.body(()).unwrap()).status().as_u16()
         };
         let open = admin(None);
         for host in ["localhost:9090", "127.0.0.1:9090", "[::1]:9090", "LOCALHOST"] {

@@ -210,6 +210,7 @@ impl Issuer {
             token_id: text("jti", "jti")?,
             issuer_session: text(&config.session_claim, "the session claim")?,
             permissions: permissions(claims.get(&config.permissions_claim))?,
+            issued_at: claims.get("iat").and_then(numeric_date).unwrap_or_default(),
             // Inside its leeway a token is good for what is left of the leeway.
             expires_at: if expires > now.wall { expires } else { expires + config.leeway },
             in_leeway: expires <= now.wall,

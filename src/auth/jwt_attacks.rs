@@ -84,6 +84,7 @@ fn a_good_token_becomes_its_principal() {
         token_id: Some("t1".to_owned()),
         issuer_session: Some("s1".to_owned()),
         permissions: vec!["chat:read".to_owned(), "chat:write".to_owned()],
+        issued_at: UnixMillis::from_secs(NOW),
         expires_at: UnixMillis::from_secs(NOW + 600),
         in_leeway: false,
         claims: json!({ "tenant": "blue" }).as_object().unwrap().clone(),

@@ -13,6 +13,7 @@ pub mod jwt;
 pub mod origin;
 pub mod principal;
 pub mod renewal;
+pub mod revocation;
 pub mod strict_json;
 
 use std::net::IpAddr;
@@ -33,11 +34,13 @@ use credential::{Credential, Method, Proof};
 use grant::Grant;
 use jwt::{InvalidToken, Issuers};
 use principal::Principal;
+use revocation::Revocations;
 
 #[derive(Debug)]
 pub struct Authenticator {
     issuers: Arc<Issuers>,
     tickets: Arc<Tickets>,
+    revocations: Arc<Revocations>,
 }
 
 /// What else is known of who asks.
@@ -49,8 +52,12 @@ pub struct Presented<'a> {
 }
 
 impl Authenticator {
-    pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>) -> Self {
-        Self { issuers, tickets }
+    pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>) -> Self {
+        Self { issuers, tickets, revocations }
+    }
+
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// The same within a time: a credential that cannot be looked at is not let in.
@@ -92,9 +99,15 @@ impl Authenticator {
         presented: Presented<'_>,
         now: Now,
     ) -> Result<Principal, Rejection> {
-        match credential.proof {
-            Proof::Ticket(ticket) => self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await,
-            Proof::Token(token) => self.issuers.verify(&token, now).map_err(Rejection::InvalidToken),
+        let principal = match credential.proof {
+            Proof::Ticket(ticket) => {
+                self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await?
+            }
+            Proof::Token(token) => self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?,
+        };
+        match self.revocations.find(&principal, now.wall) {
+            None => Ok(principal),
+            Some(kind) => Err(Rejection::Revoked(kind)),
         }
     }
 }

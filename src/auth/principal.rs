@@ -17,6 +17,8 @@ pub struct Principal {
     /// The issuer's own session id, where the token had one.
     pub issuer_session: Option<String>,
     pub permissions: Vec<String>,
+    /// When the token was issued; the beginning of time where it does not say.
+    pub issued_at: UnixMillis,
     /// When the credential stops being good.
     pub expires_at: UnixMillis,
     /// The token's own end has passed, and it is good by the issuer's leeway alone.

@@ -1,12 +1,14 @@
 //! One file per command.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
 
+pub mod admin_client;
 pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod exit;
 pub mod init;
 pub mod keys;
+pub mod revoke;
 pub mod run;
 pub mod schema;
 pub mod token;
@@ -45,6 +47,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Make and read tokens
     Token(token::Arguments),
+    /// End sessions by user, session, token or age, and refuse their credentials
+    Revoke(revoke::Arguments),
     /// Load-test the handshake of an endpoint on this machine
     Bench(Box<bench::Arguments>),
     /// Print the JSON schema of the configuration
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Init(arguments) => init::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),
         Command::Token(arguments) => token::run(arguments),
+        Command::Revoke(arguments) => revoke::run(arguments),
         Command::Bench(arguments) => bench::run(*arguments),
         Command::Schema(arguments) => schema::run(arguments),
     };
@@ -115,6 +120,9 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     }
     if error.is::<bench::Usage>() {
         return Exit::Usage;
+    }
+    if error.is::<admin_client::Unavailable>() {
+        return Exit::Unavailable;
     }
     match error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind) {
         Some(std::io::ErrorKind::PermissionDenied) => Exit::Permission,

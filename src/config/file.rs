@@ -40,6 +40,8 @@ pub struct File {
     pub keepalive: Option<KeepaliveTable>,
     /// How much a client may take.
     pub limits: Option<LimitsTable>,
+    /// What is refused before its time.
+    pub revocation: Option<RevocationTable>,
     /// Stopping.
     pub drain: Option<DrainTable>,
     /// The address for metrics, health and steering; off unless written.
@@ -340,6 +342,16 @@ pub struct LimitsTable {
     pub messages_per_second: Option<usize>,
     /// The largest message that is inflated for an upstream that takes no compression.
     pub inflated_bytes: Option<String>,
+}
+
+/// What is refused before its time.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevocationTable {
+    /// How long a revocation is in force; the longest max_lifetime of the issuers unless written.
+    pub keep: Option<String>,
+    /// Revocations in force at once.
+    pub max_entries: Option<usize>,
 }
 
 /// Stopping.

@@ -49,6 +49,7 @@ pub struct Config {
     pub context: Context,
     pub keepalive: Keepalive,
     pub limits: Arc<Limits>,
+    pub revocation: Revocation,
     pub drain: Drain,
     pub admin: Option<Admin>,
     pub log: Log,
@@ -250,6 +251,14 @@ pub struct Limits {
     pub messages_per_second: Option<usize>,
     /// The largest message that is inflated for an upstream that takes no compression.
     pub inflated_bytes: usize,
+}
+
+#[derive(Debug)]
+pub struct Revocation {
+    /// How long an order is in force; as long as a token can live unless written.
+    pub keep: Duration,
+    /// Orders in force at once.
+    pub max_entries: usize,
 }
 
 #[derive(Debug)]

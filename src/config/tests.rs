@@ -84,6 +84,17 @@ fn an_open_origin_list_warns() {
 }
 
 #[test]
+fn a_revocation_is_kept_for_as_long_as_a_token_can_live() {
+    let keep =
+        |extra: &str| read(&(MINIMAL.replace("[[upstream]]", "max_lifetime = \"12h\"\nleeway = \"30s\"\n[[upstream]]") + extra)).unwrap();
+    let loaded = keep("");
+    assert_eq!((loaded.config.revocation.keep, loaded.warnings.len()), (Duration::from_secs(12 * 3600 + 30), 0));
+    let loaded = keep("\n[revocation]\nkeep = \"1h\"\n");
+    assert_eq!((loaded.config.revocation.keep, loaded.warnings.len()), (Duration::from_secs(3600), 1));
+    assert!(loaded.warnings[0].to_string().contains("comes back to life"), "{}", loaded.warnings[0]);
+}
+
+#[test]
 fn the_reference_holds_exactly_the_keys_of_the_schema() {
     let schema = serde_json::to_value(schemars::schema_for!(file::File)).unwrap();
     let mut wanted = BTreeSet::new();

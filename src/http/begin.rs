@@ -13,6 +13,7 @@ use crate::app::Worker;
 use crate::auth::first_message::Dialect;
 use crate::auth::grant::Grant;
 use crate::auth::renewal::Renewal;
+use crate::auth::revocation::Identity;
 use crate::clock::Now;
 use crate::config::ReauthMode;
 use crate::listener::Permit;
@@ -49,7 +50,8 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
     let (route, request_id, address) = (Arc::clone(grant.route()), attempted.request_id, attempted.address);
     let handle = SessionHandle {
         id: session_id,
-        user: grant.principal().map(|principal| principal.subject.clone()),
+        user: grant.principal().map(|principal| principal.subject.as_str().into()),
+        identity: Identity::of(grant.principal()),
         method: grant.method(),
         route: Arc::clone(&route.name),
         upstream: Arc::clone(&route.upstream.name),
@@ -64,6 +66,10 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
     let session = edge.registry.open(handle);
     Event::SessionStarted { session: session.facts(), request_id: request_id.as_str(), server: &session.server, handshake: phases }.emit();
     let mut record = Record { session, end: None };
+    // Who was revoked while the upstream was asked was not in the registry yet, and nobody told the session.
+    if edge.revocations.find_session(session_id.as_str(), grant.principal(), now.wall).is_some() {
+        record.session.close(CloseReason::Revoked);
+    }
 
     let (keepalive, reauth) = (&edge.config.keepalive, route.reauth);
     let renews = grant.is_renewed_by_message();

@@ -34,7 +34,8 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
         Rejection::MissingCredential => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        Rejection::InvalidToken(_) => {
+        // RFC 6750, section 3.1: the same word for a token that is revoked.
+        Rejection::InvalidToken(_) | Rejection::Revoked(_) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
         }
         // RFC 6455, section 4.4: the answer names the versions that are spoken.

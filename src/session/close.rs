@@ -22,6 +22,8 @@ pub enum CloseReason {
     IdleTimeout,
     /// The grant came to its end.
     SessionExpired,
+    /// Its user, login session or token was revoked, or it was itself.
+    Revoked,
     /// The client was asked for a new credential and showed none that is good in time.
     ReauthTimeout,
     /// The client showed a good credential of somebody else.
@@ -48,7 +50,7 @@ pub struct Facts {
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ClientClosed,
         Self::UpstreamClosed,
         Self::ClientGone,
@@ -57,6 +59,7 @@ impl CloseReason {
         Self::UpstreamProtocol,
         Self::IdleTimeout,
         Self::SessionExpired,
+        Self::Revoked,
         Self::ReauthTimeout,
         Self::ReauthSubject,
         Self::MessageTooBig,
@@ -96,6 +99,11 @@ impl CloseReason {
                 row("idle_timeout", Some((CloseCode::GOING_AWAY, "Idle timeout")), Some((CloseCode::GOING_AWAY, "Idle timeout")))
             }
             Self::SessionExpired => policy("session_expired", "Session expired", 401),
+            // Both sides hear the same: the upstream may want to end more than this connection.
+            Self::Revoked => {
+                let told = Some((CloseCode::POLICY, "Session revoked"));
+                Facts { label: "revoked", to_client: told, to_upstream: told, status: 401 }
+            }
             Self::ReauthTimeout => policy("reauth_timeout", "Re-authentication timeout", 408),
             Self::ReauthSubject => policy("reauth_subject", "Invalid token", 403),
             Self::MessageTooBig => {

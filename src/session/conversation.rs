@@ -137,6 +137,13 @@ impl Conversation {
             return None;
         }
         session.set_expires_at(expires_at);
+        if let (Some(renewal), Some(principal)) = (&self.renewal, grant.principal()) {
+            session.identity.renew(principal);
+            // It may have been revoked since it was judged, when the session did not bear its name yet.
+            if renewal.authenticator.revocations().find(principal, now.wall).is_some() {
+                session.close(CloseReason::Revoked);
+            }
+        }
         Event::Reauth { session: session.facts(), outcome: ReauthOutcome::Renewed { expires_at } }.emit();
         let told =
             Accepted { user: session.user.as_deref().unwrap_or_default(), session_id: session.id.as_str(), expires_at, id, now: now.wall };

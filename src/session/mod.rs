@@ -10,5 +10,6 @@ mod direction;
 mod message_rate;
 pub mod registry;
 pub mod relay;
+pub mod revoke;
 pub mod state;
 pub mod timer;

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::close::CloseReason;
 use crate::auth::credential::Method;
+use crate::auth::revocation::{Identity, Revocation};
 use crate::clock::UnixMillis;
 use crate::telemetry::event::SessionFacts;
 use crate::telemetry::request_id::{HexId, RequestId};
@@ -34,7 +35,9 @@ pub struct Registry {
 pub struct SessionHandle {
     pub id: SessionId,
     /// `None` on a public route.
-    pub user: Option<String>,
+    pub user: Option<Box<str>>,
+    /// What a revocation looks for.
+    pub identity: Identity,
     pub method: Option<Method>,
     pub route: Arc<str>,
     pub upstream: Arc<str>,
@@ -121,6 +124,18 @@ impl Registry {
         handles
     }
 
+    /// Tells every session that the revocation concerns to end; gives back how many were not ending already.
+    pub fn close_revoked(&self, revocation: &Revocation) -> usize {
+        let aim = revocation.aim();
+        let is_hit = |handle: &&Arc<SessionHandle>| aim.hits(handle.id.as_str(), handle.user.as_deref(), &handle.identity);
+        let mut closed = 0;
+        for shard in &self.shards {
+            let hit: Vec<_> = lock(shard).values().filter(is_hit).cloned().collect();
+            closed += hit.iter().filter(|handle| handle.close(CloseReason::Revoked)).count();
+        }
+        closed
+    }
+
     /// At most `limit` sessions, the longest lived first.
     pub fn snapshot(&self, limit: usize) -> Vec<SessionRow> {
         let mut handles = self.handles();
@@ -134,9 +149,9 @@ impl Registry {
 }
 
 impl SessionHandle {
-    /// Asks the session to end. From any thread; only the first reason counts.
-    pub fn close(&self, reason: CloseReason) {
-        self.signal.close(reason);
+    /// Asks the session to end. From any thread; only the first reason counts. Says whether this was the first.
+    pub fn close(&self, reason: CloseReason) -> bool {
+        self.signal.close(reason)
     }
 
     /// For the session's own task alone: one waker is kept.
@@ -172,7 +187,7 @@ impl SessionHandle {
     fn row(&self) -> SessionRow {
         SessionRow {
             id: self.id.to_string(),
-            user: self.user.clone(),
+            user: self.user.as_deref().map(str::to_owned),
             method: self.method.map(Method::name),
             route: self.route.to_string(),
             upstream: self.upstream.to_string(),
@@ -187,14 +202,16 @@ impl SessionHandle {
 }
 
 impl CloseSignal {
-    fn close(&self, reason: CloseReason) {
+    fn close(&self, reason: CloseReason) -> bool {
         let mut slot = lock(&self.slot);
+        let is_first = slot.reason.is_none();
         slot.reason.get_or_insert(reason);
         let waker = slot.waker.take();
         drop(slot);
         if let Some(waker) = waker {
             waker.wake();
         }
+        is_first
     }
 
     /// The reason and the waker change hands under one lock: a reason given before is seen here, one given after finds
@@ -268,7 +285,8 @@ pub(crate) mod tests {
     pub(crate) fn handle(user: &str, started: u64) -> SessionHandle {
         SessionHandle {
             id: SessionId::random(),
-            user: Some(user.to_owned()),
+            user: Some(user.into()),
+            identity: Identity::default(),
             method: Some(Method::Ticket),
             route: "/ws".into(),
             upstream: "chat".into(),
@@ -315,6 +333,12 @@ pub(crate) mod tests {
             handle.close(CloseReason::Draining);
             assert_eq!(task.join().unwrap(), CloseReason::Draining);
         }
+    }
+
+    /// Every session has one, idle or not.
+    #[test]
+    fn a_handle_takes_no_more_than_232_bytes() {
+        assert!(size_of::<SessionHandle>() <= 232, "{}", size_of::<SessionHandle>());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::auth::first_message::Dialect;
 use crate::auth::grant::Grant;
 use crate::auth::jwt::{Issuers, sign_for_development};
 use crate::auth::renewal::Renewal;
+use crate::auth::revocation::Revocations;
 use crate::clock::UnixMillis;
 use crate::config::{CloseCodes, Config, TEST_SECRET};
 use crate::session::registry::Registry;
@@ -56,7 +57,8 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
     let config = config(reauth);
     let now = Now::read();
     let issuers = Arc::new(Issuers::load(&config.issuers, &[]).unwrap());
-    let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers)).unwrap());
+    let revocations = Arc::new(Revocations::new(10));
+    let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations)).unwrap());
     let principal = issuers.verify(&token(&config, now.wall, "ada", seconds).as_str().into(), now).unwrap();
     let route = Arc::clone(&config.routes[0]);
     let grant = Grant::for_test(Arc::clone(&route), Some(principal), Method::Header);
@@ -74,7 +76,7 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
         close_codes: CloseCodes::Rfc,
     };
     let renewal = Renewal {
-        authenticator: Arc::new(Authenticator::new(issuers, tickets)),
+        authenticator: Arc::new(Authenticator::new(issuers, tickets, revocations)),
         grant,
         request_id: RequestId::random(),
         origin: None,

@@ -14,6 +14,9 @@ use crate::config::CloseCodes;
 use crate::ws::close_code::CloseCode;
 use crate::ws::frame::Sender;
 
+/// Who is revoked is not waited for as long as others: a client that hangs in the middle of a frame still has the upstream's ear.
+const REVOKED_LINGER: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub struct SessionState {
     rules: Rules,
@@ -249,6 +252,9 @@ impl SessionState {
             Phase::Open => self.begin_ending(reason, None, now),
             // A close handshake that is under way already is not disturbed.
             Phase::Leaving { .. } | Phase::Ending { .. } | Phase::Ended { .. } => {}
+        }
+        if reason == CloseReason::Revoked && !matches!(self.phase, Phase::Ended { .. }) {
+            self.timers.hasten(Timer::Linger, now + REVOKED_LINGER);
         }
     }
 

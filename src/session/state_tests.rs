@@ -58,6 +58,23 @@ fn a_close_handshake_ends_when_both_have_said_it() {
 }
 
 #[test]
+fn who_is_revoked_is_waited_for_a_second_at_most() {
+    let start = Instant::now();
+    let mut state = SessionState::new(RULES, start);
+    state.handle_close_request(CloseReason::Revoked, start);
+    assert_eq!(seconds(&mut state, start, 0), [Action::Close(CloseReason::Revoked)]);
+    // It is asked for again whenever the session's task runs, and that wins no time.
+    state.handle_close_request(CloseReason::Revoked, start + Duration::from_millis(900));
+    assert_eq!(seconds(&mut state, start, 1)[0], Action::End(CloseReason::Revoked));
+
+    // Neither is one that was leaving by itself.
+    let mut state = SessionState::new(RULES, start);
+    state.handle_close_frame(Sender::Upstream, CloseCode::NORMAL, start);
+    state.handle_close_request(CloseReason::Revoked, start);
+    assert_eq!(seconds(&mut state, start, 1)[0], Action::End(CloseReason::UpstreamClosed));
+}
+
+#[test]
 fn a_client_that_vanishes_is_explained_to_the_upstream() {
     let start = Instant::now();
     let mut state = SessionState::new(RULES, start);

@@ -34,6 +34,13 @@ impl TimerTable {
         }
     }
 
+    /// Sets it, unless it is due sooner.
+    pub fn hasten(&mut self, timer: Timer, at: Instant) {
+        if let Some(slot) = self.0.get_mut(timer as usize) {
+            *slot = Some(slot.map_or(at, |before| before.min(at)));
+        }
+    }
+
     pub fn stop(&mut self, timer: Timer) {
         if let Some(slot) = self.0.get_mut(timer as usize) {
             *slot = None;

@@ -27,6 +27,7 @@ pub fn record(expires_at: UnixMillis) -> TicketRecord {
             token_id: Some("t-1".to_owned()),
             issuer_session: None,
             permissions: vec!["chat:read".to_owned()],
+            issued_at: UnixMillis(0),
             expires_at: UnixMillis(u64::MAX),
             in_leeway: false,
             claims: serde_json::Map::new(),

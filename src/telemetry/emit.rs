@@ -13,6 +13,7 @@ use super::event::{Attempt, Event, ReauthOutcome, SessionFacts};
 use super::metric::{ACCEPTED, FROM_CLIENT, FROM_UPSTREAM, Metrics, status_class, ticket_fault_label};
 use crate::auth::credential::Method;
 use crate::auth::renewal::NotRenewed;
+use crate::auth::revocation::{Revocation, What};
 use crate::clock::Now;
 use crate::rejection::{Rejection, Side};
 use crate::session::close::{SessionEnd, Traffic};
@@ -216,6 +217,25 @@ impl Event<'_> {
                     }
                 });
             }
+            Event::Revoked { order, closed } => {
+                let (kind, until) = (order.kind().name(), order.until.to_rfc3339());
+                let (named, issuer) = (named(order), order.issuer.as_deref());
+                info!(target: "usher", event = "revoked", id = order.id, kind, named, issuer, until, closed, "revoked");
+                outlet.count(|metrics| {
+                    add(metrics.revocations.with([kind]), 1);
+                    metrics.revoked_sessions.increment(closed as u64);
+                });
+                let detail = format!("{} {kind} {named}; until {until}; {closed} sessions closed", order.id);
+                outlet.audit(|| AuditLine { outcome: ACCEPTED, detail: Some(detail), ..revocation_line("revoked", order) });
+            }
+            Event::RevocationRefused { order } => {
+                let (kind, named) = (order.kind().name(), named(order));
+                warn!(target: "usher", event = "revocation_refused", id = order.id, kind, named, "no room for another revocation");
+                outlet.count(|metrics| metrics.limits_hit.with("revocations").increment(1));
+                let detail = format!("{} {kind} {named}", order.id);
+                outlet.audit(|| AuditLine { outcome: "full", detail: Some(detail), ..revocation_line("revocation_refused", order) });
+            }
+            Event::RevocationsHeld { count } => outlet.count(|metrics| metrics.revocations_held.set(count as f64)),
             Event::DialFailed { upstream, server, error } => {
                 warn!(target: "usher", event = "dial_failed", upstream, server, error, "an upstream server could not be reached");
                 outlet.count(|metrics| add(metrics.dial_failures.with([upstream]), 1));
@@ -304,6 +324,24 @@ fn rejection_line<'a>(event: &'static str, about: &Attempt<'a>, rejection: &Reje
         detail: Some(rejection.detail()),
         ..ticket_line(event, facts.label, about.request_id, about.peer)
     }
+}
+
+/// The user, the session, the token's id or the time that an order names.
+fn named(order: &Revocation) -> String {
+    match &order.what {
+        What::User(name) | What::Session(name) | What::TokenId(name) => name.clone(),
+        What::IssuedBefore { before, user: None } => before.to_rfc3339(),
+        What::IssuedBefore { before, user: Some(user) } => format!("{} of {user}", before.to_rfc3339()),
+    }
+}
+
+fn revocation_line<'a>(event: &'static str, order: &'a Revocation) -> AuditLine<'a> {
+    let (user, session_id) = match &order.what {
+        What::User(user) | What::IssuedBefore { user: Some(user), .. } => (Some(user.as_str()), None),
+        What::Session(session) => (None, Some(session.as_str())),
+        What::TokenId(_) | What::IssuedBefore { user: None, .. } => (None, None),
+    };
+    AuditLine { event, user, session_id, issuer: order.issuer.as_deref(), ..AuditLine::default() }
 }
 
 fn session_line<'a>(session: &SessionFacts<'a>) -> AuditLine<'a> {

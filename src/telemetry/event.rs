@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::auth::credential::Method;
 use crate::auth::renewal::NotRenewed;
+use crate::auth::revocation::Revocation;
 use crate::clock::UnixMillis;
 use crate::rejection::Rejection;
 use crate::session::close::SessionEnd;
@@ -140,6 +141,18 @@ pub enum Event<'a> {
     StoreBreaker {
         lane: &'static str,
         state: BreakerState,
+    },
+    /// An order is in force, and so many live sessions were told to end.
+    Revoked {
+        order: &'a Revocation,
+        closed: usize,
+    },
+    /// There was no room for it on the deny list; nothing was revoked.
+    RevocationRefused {
+        order: &'a Revocation,
+    },
+    RevocationsHeld {
+        count: usize,
     },
     DialFailed {
         upstream: &'a str,

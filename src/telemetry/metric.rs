@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::InstallError;
 use crate::auth::credential::Method;
+use crate::auth::revocation::Kind as Revoked;
 use crate::clock::UnixMillis;
 use crate::rejection::Rejection;
 use crate::session::close::CloseReason;
@@ -80,6 +81,9 @@ table! {
     SESSION_DURATION: "usher_session_duration_seconds", Kind::Histogram(SESSION_BUCKETS), ["route"], "How long sessions lasted.";
     SESSION_CLOSES: "usher_session_closes_total", Kind::Counter, ["code", "reason"], "Sessions ended, by the close code that the client sent or got and by the reason.";
     REAUTH: "usher_reauth_total", Kind::Counter, ["route", "outcome"], "Re-authentication in the stream: clients asked, grants renewed, credentials refused.";
+    REVOCATIONS: "usher_revocations_total", Kind::Counter, ["kind"], "Revocations carried out here, by what they name.";
+    REVOCATIONS_HELD: "usher_revocations_held", Kind::Gauge, [], "Revocations in force, as far as this node knows.";
+    REVOKED_SESSIONS: "usher_revoked_sessions_total", Kind::Counter, [], "Live sessions that a revocation told to end.";
     RELAY_BYTES: "usher_relay_bytes_total", Kind::Counter, ["route", "direction"], "Bytes relayed, frame headers included; counted when a session ends.";
     RELAY_MESSAGES: "usher_relay_messages_total", Kind::Counter, ["route", "direction"], "WebSocket messages relayed; counted when a session ends.";
     HTTP_REQUESTS: "usher_http_requests_total", Kind::Counter, ["route", "status"], "Plain HTTP requests answered, by class of status.";
@@ -120,6 +124,9 @@ pub(super) struct Metrics {
     pub(super) session_duration: Family<Histogram>,
     pub(super) session_closes: Family<Counter>,
     pub(super) reauth: Family<Counter>,
+    pub(super) revocations: Family<Counter>,
+    pub(super) revocations_held: Gauge,
+    pub(super) revoked_sessions: Counter,
     pub(super) relay_bytes: Family<Counter>,
     pub(super) relay_messages: Family<Counter>,
     pub(super) http_requests: Family<Counter>,
@@ -198,6 +205,9 @@ impl Metrics {
             session_duration: histograms(&SESSION_DURATION, &[routes]),
             session_closes: family(&SESSION_CLOSES, &[&codes, &reasons]),
             reauth: family(&REAUTH, &[routes, &["asked", "renewed", "refused", "other_subject", "no_longer"]]).shown(),
+            revocations: family(&REVOCATIONS, &[&Revoked::ALL.map(Revoked::name)]).shown(),
+            revocations_held: gauge(&REVOCATIONS_HELD),
+            revoked_sessions: counter(&REVOKED_SESSIONS),
             relay_bytes: family(&RELAY_BYTES, &[routes, &directions]).shown(),
             relay_messages: family(&RELAY_MESSAGES, &[routes, &directions]).shown(),
             http_requests: family(&HTTP_REQUESTS, &[routes, &["1xx", "2xx", "3xx", "4xx", "5xx"]]),
@@ -226,6 +236,7 @@ const LIMITS: &[&str] = &[
     "tickets",
     "tickets_per_user",
     "tickets_per_address",
+    "revocations",
 ];
 
 pub(super) const ACCEPTED: &str = "accepted";

@@ -85,6 +85,9 @@ impl Tickets {
         }
         let token = auth::take_bearer(&mut parts.headers)?.ok_or(Rejection::MissingCredential)?;
         let principal = self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?;
+        if let Some(kind) = self.revocations.find(&principal, now.wall) {
+            return Err(Rejection::Revoked(kind));
+        }
         match endpoint {
             Endpoint::Issue => {
                 let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());

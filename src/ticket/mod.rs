@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::auth::credential::Method;
 use crate::auth::jwt::Issuers;
 use crate::auth::principal::Principal;
+use crate::auth::revocation::Revocations;
 use crate::clock::{Now, UnixMillis};
 use crate::config::secret::Secret;
 use crate::config::{self, Config, Route};
@@ -31,6 +32,7 @@ const TICKET_LENGTH: usize = 43;
 pub struct Tickets {
     config: Arc<Config>,
     issuers: Arc<Issuers>,
+    revocations: Arc<Revocations>,
     store: Store,
     per_user: RateLimiter<String>,
     per_address: RateLimiter<IpAddr>,
@@ -66,10 +68,11 @@ pub struct Asking<'a> {
 }
 
 impl Tickets {
-    pub fn new(config: &Arc<Config>, issuers: Arc<Issuers>) -> Result<Self, OpenError> {
+    pub fn new(config: &Arc<Config>, issuers: Arc<Issuers>, revocations: Arc<Revocations>) -> Result<Self, OpenError> {
         let entries = config.limits.rate_entries;
         Ok(Self {
             issuers,
+            revocations,
             store: Store::open(&config.store)?,
             per_user: RateLimiter::new(config.tickets.rate_per_user, entries),
             per_address: RateLimiter::new(config.tickets.rate_per_address, entries),

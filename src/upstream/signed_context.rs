@@ -195,6 +195,7 @@ mod tests {
             token_id: Some("token-1".to_owned()),
             issuer_session: None,
             permissions: vec!["chat:read".to_owned()],
+            issued_at: UnixMillis(0),
             expires_at: UnixMillis::from_secs(4_000_000_000),
             in_leeway: false,
             claims,

@@ -23,6 +23,7 @@ mod limits;
 mod presets;
 mod reauth;
 mod relay;
+mod revocation;
 mod seeing;
 mod store_cluster;
 mod store_failover;

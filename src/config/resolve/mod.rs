@@ -101,6 +101,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     let routes: Vec<_> = route_sections.iter().filter_map(|s| route::route(s, &mut context)).map(Arc::new).collect();
 
     let tickets = tickets::tickets(&top.section("tickets"), &routes);
+    let revocation = process::revocation(&top.section("revocation"), &issuers);
     let config = Config {
         source: source.map(Path::to_path_buf),
         state_dir,
@@ -114,6 +115,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         context: context::signed_context(&top.section("context")),
         keepalive: session::keepalive(&top.section("keepalive")),
         limits: Arc::new(process::limits(&top.section("limits"))),
+        revocation,
         drain: process::drain(&top.section("drain")),
         admin: process::admin(&top.section("admin")),
         log: process::log(&top.section("log")),

@@ -1,4 +1,4 @@
-//! `[limits]`, `[drain]`, `[admin]`, `[log]` and `[audit]`.
+//! `[limits]`, `[revocation]`, `[drain]`, `[admin]`, `[log]` and `[audit]`.
 
 use super::listener::socket_address;
 use super::*;
@@ -25,6 +25,22 @@ pub(super) fn limits(section: &Section<'_, '_>) -> Limits {
     };
     section.finish();
     limits
+}
+
+pub(super) fn revocation(section: &Section<'_, '_>, issuers: &[Arc<Issuer>]) -> Revocation {
+    // What was revoked as a token's youngest day stays so until its last.
+    let longest = issuers.iter().map(|issuer| issuer.max_lifetime + issuer.leeway).max().unwrap_or(86_400 * SECOND);
+    let revocation = Revocation { keep: positive(section, "keep", longest), max_entries: section.count("max_entries", 100_000) };
+    if let Some(written) = section.value("keep").filter(|_| revocation.keep < longest) {
+        let message = "a token that is good for longer than `keep` comes back to life when its revocation ends";
+        let help = format!(
+            "tokens are taken for up to {} h; lower `max_lifetime` of the issuers to what they really make",
+            longest.as_secs() / 3600
+        );
+        section.reader.report(&written.span(), Diagnostic::warning(message).help(help));
+    }
+    section.finish();
+    revocation
 }
 
 pub(super) fn drain(section: &Section<'_, '_>) -> Drain {

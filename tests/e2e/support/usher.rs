@@ -34,6 +34,7 @@ pub struct Setup {
     issuers: String,
     extra: String,
     drain: String,
+    admin: String,
     files: Vec<(String, String)>,
 }
 
@@ -74,6 +75,7 @@ impl Setup {
             issuers: String::new(),
             extra: String::new(),
             drain: "200ms".to_owned(),
+            admin: String::new(),
             files: Vec::new(),
         }
     }
@@ -108,6 +110,12 @@ impl Setup {
         self
     }
 
+    /// Further keys of `[admin]`.
+    pub fn admin_lines(mut self, lines: &str) -> Self {
+        self.admin = lines.to_owned();
+        self
+    }
+
     /// A file beside the configuration.
     pub fn file(mut self, name: &str, text: String) -> Self {
         self.files.push((name.to_owned(), text));
@@ -127,7 +135,7 @@ impl Setup {
         for (name, text) in &self.files {
             fs::write(folder.join(name), text).unwrap();
         }
-        let Self { upstream, upstream_lines, routes, issuers, extra, drain, .. } = &self;
+        let Self { upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } = &self;
         let config = format!(
             r#"
             state_dir = "state"
@@ -152,6 +160,7 @@ impl Setup {
             {routes}
             [admin]
             address = "127.0.0.1:0"
+            {admin}
             [audit]
             file = "audit.jsonl"
             [drain]

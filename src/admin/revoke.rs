@@ -1,0 +1,161 @@
+//! `POST /revoke`: an operator's order, in JSON.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::Full;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{answer_error, answer_json};
+use crate::auth::revocation::{Fields, Revocation, Revocations};
+use crate::clock::{Now, UnixMillis};
+use crate::session::registry::Registry;
+use crate::session::revoke::revoke;
+
+/// What an order is carried out on.
+#[derive(Debug)]
+pub struct Revoking {
+    pub revocations: Arc<Revocations>,
+    /// How long an order is in force, unless it says so itself.
+    pub keep: Duration,
+    /// The names that an order may give as its issuer.
+    pub issuers: Vec<Arc<str>>,
+}
+
+/// The longest request body that is read.
+pub(super) const MAX_BODY: usize = 8 * 1024;
+/// Clocks differ: so far ahead a time is still taken for the present.
+const AHEAD: Duration = Duration::from_secs(60);
+/// A number below this is no time in milliseconds since 1970: it is one in seconds.
+const YEAR_2000: u64 = 946_684_800_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    user: Option<String>,
+    session: Option<String>,
+    token_id: Option<String>,
+    issued_before: Option<Time>,
+    issuer: Option<String>,
+    until: Option<Time>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a time is a number of milliseconds since 1970, or text such as \"2026-01-31T12:00:00Z\" or \"now\"")]
+enum Time {
+    Millis(u64),
+    Text(String),
+}
+
+impl Revoking {
+    pub(super) fn answer(&self, registry: &Registry, headers: &HeaderMap, body: &[u8], now: Now) -> Response<Full<Bytes>> {
+        // A page of another site can have a browser send any body here, but not under this type.
+        if !names_json(headers) {
+            let message = "the body is JSON and says so: Content-Type: application/json";
+            return answer_error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message);
+        }
+        let order = match self.order(body, now.wall) {
+            Ok(order) => order,
+            Err(message) => return answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", &message),
+        };
+        match revoke(registry, &self.revocations, &order, now) {
+            Ok(closed) => answer_json(
+                StatusCode::OK,
+                &json!({ "id": order.id, "kind": order.kind().name(), "closed": closed, "until": order.until.to_rfc3339() }),
+            ),
+            Err(full) => answer_error(StatusCode::SERVICE_UNAVAILABLE, "REVOCATIONS_FULL", &format!("nothing was revoked: {full}")),
+        }
+    }
+
+    fn order(&self, body: &[u8], now: UnixMillis) -> Result<Revocation, String> {
+        let asked: Asked = serde_json::from_slice(body).map_err(|error| format!("the body is not an order: {error}"))?;
+        let Asked { user, session, token_id, issued_before, issuer, until } = asked;
+        let issued_before = issued_before.map(|time| time.read("issued_before", now)).transpose()?;
+        if issued_before.is_some_and(|before| before > now + AHEAD) {
+            return Err("issued_before lies in the future".to_owned());
+        }
+        let until = until.map(|time| time.read("until", now)).transpose()?;
+        if until.is_some_and(|until| until <= now) {
+            return Err("until lies in the past".to_owned());
+        }
+        if let Some(issuer) = issuer.as_deref().filter(|issuer| !self.issuers.iter().any(|known| **known == **issuer)) {
+            return Err(format!("no issuer is named {issuer:?}; there is {}", self.issuers.join(", ")));
+        }
+        let what = Fields { user, session, token_id, issued_before }.meant()?;
+        let order = Revocation::new(what, issuer, now, self.keep);
+        Ok(Revocation { until: until.unwrap_or(order.until), ..order })
+    }
+}
+
+impl Time {
+    fn read(self, field: &str, now: UnixMillis) -> Result<UnixMillis, String> {
+        match self {
+            Self::Millis(millis) if millis < YEAR_2000 => Err(format!("{field} counts milliseconds since 1970; {millis} is before 2000")),
+            Self::Millis(millis) => Ok(UnixMillis(millis)),
+            Self::Text(text) if text == "now" => Ok(now),
+            Self::Text(text) => {
+                UnixMillis::from_rfc3339(&text).ok_or_else(|| format!("{field}: {text:?} is not a time such as 2026-01-31T12:00:00Z"))
+            }
+        }
+    }
+}
+
+fn names_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::revocation::What;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    fn order(body: &str) -> Result<Revocation, String> {
+        let revocations = Arc::new(Revocations::new(1));
+        Revoking { revocations, keep: Duration::from_secs(60), issuers: vec!["main".into()] }.order(body.as_bytes(), NOW)
+    }
+
+    #[test]
+    fn an_order_says_what_is_meant() {
+        let before = |before| What::IssuedBefore { before: UnixMillis(before), user: None };
+        for (body, what) in [
+            (r#"{"user":"ada"}"#, What::User("ada".into())),
+            (r#"{"session":"s"}"#, What::Session("s".into())),
+            (r#"{"token_id":"t","issuer":"main"}"#, What::TokenId("t".into())),
+            (r#"{"issued_before":"now"}"#, before(NOW.0)),
+            (r#"{"issued_before":1700000000000}"#, before(1_700_000_000_000)),
+            (r#"{"issued_before":"2026-01-31T13:00:00+01:00"}"#, before(1_769_860_800_000)),
+        ] {
+            let order = order(body).unwrap();
+            assert_eq!((order.what, order.until), (what, NOW + Duration::from_secs(60)), "{body}");
+        }
+        assert_eq!(order(r#"{"user":"ada","until":1800000005000}"#).unwrap().until, UnixMillis(1_800_000_005_000));
+    }
+
+    #[test]
+    fn a_bad_order_is_told_what_is_wrong() {
+        for (body, part) in [
+            ("", "not an order"),
+            (r#"{"usr":"ada"}"#, "unknown field `usr`, expected one of `user`, `session`"),
+            (r#"{"user":7}"#, "invalid type"),
+            (r#"{"user":"a","user":"b"}"#, "duplicate field"),
+            ("{}", "one of user, session"),
+            (r#"{"user":"a","session":"b"}"#, "only one of"),
+            (r#"{"issued_before":1700000000}"#, "counts milliseconds"),
+            (r#"{"issued_before":true}"#, "a time is a number of milliseconds"),
+            (r#"{"issued_before":"yesterday"}"#, "is not a time such as"),
+            (r#"{"issued_before":1900000000000}"#, "in the future"),
+            (r#"{"user":"a","until":1700000000000}"#, "in the past"),
+            (r#"{"user":"a","issuer":"mian"}"#, "there is main"),
+        ] {
+            let message = order(body).unwrap_err();
+            assert!(message.contains(part), "{body}: {message}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The little that a live session keeps of the token that it lives by, so that a revocation finds it.
+//!
+//! Names are kept as 64 bits of a keyed hash: enough to find a session among all that a process can hold, and of a fixed
+//! size. The key is this process's own, so nobody can make two names meet.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::{Revocation, What};
+use crate::auth::principal::Principal;
+use crate::clock::UnixMillis;
+
+/// 0 stands for what is not known.
+#[derive(Debug, Default)]
+pub struct Identity {
+    issuer: u32,
+    /// Seconds since the epoch. A renewal moves it and the two below.
+    issued_at: AtomicU32,
+    token: AtomicU64,
+    login: AtomicU64,
+}
+
+/// A revocation as it is held against many sessions.
+#[derive(Debug)]
+pub struct Aim<'a> {
+    revocation: &'a Revocation,
+    mark: u64,
+    issuer: Option<u32>,
+}
+
+// Every load and store is `SeqCst`. A renewal writes here and then reads the deny list, a revocation writes the deny list
+// and then reads here: with anything weaker both could miss what the other wrote.
+const ORDER: Ordering = Ordering::SeqCst;
+
+impl Identity {
+    pub fn of(principal: Option<&Principal>) -> Self {
+        let Some(principal) = principal else { return Self::default() };
+        let identity = Self { issuer: issuer_mark(&principal.issuer), ..Self::default() };
+        identity.renew(principal);
+        identity
+    }
+
+    /// The session lives by another token from now on. Its user and issuer stay.
+    pub fn renew(&self, principal: &Principal) {
+        self.issued_at.store(u32::try_from(principal.issued_at.as_secs()).unwrap_or(u32::MAX), ORDER);
+        self.token.store(principal.token_id.as_deref().map_or(0, mark), ORDER);
+        self.login.store(principal.issuer_session.as_deref().map_or(0, mark), ORDER);
+    }
+}
+
+impl Revocation {
+    pub fn aim(&self) -> Aim<'_> {
+        Aim { revocation: self, mark: mark(self.name()), issuer: self.issuer.as_deref().map(issuer_mark) }
+    }
+}
+
+impl Aim<'_> {
+    /// `user` is `None` on a public route; such a session has nothing but its id.
+    pub fn hits(&self, session_id: &str, user: Option<&str>, identity: &Identity) -> bool {
+        if let What::Session(session) = &self.revocation.what
+            && session == session_id
+        {
+            return true;
+        }
+        let Some(user) = user else { return false };
+        if self.issuer.is_some_and(|issuer| issuer != identity.issuer) {
+            return false;
+        }
+        match &self.revocation.what {
+            What::User(revoked) => revoked == user,
+            What::Session(_) => identity.login.load(ORDER) == self.mark,
+            What::TokenId(_) => identity.token.load(ORDER) == self.mark,
+            What::IssuedBefore { before, user: only } => {
+                let issued_at = UnixMillis::from_secs(identity.issued_at.load(ORDER).into());
+                issued_at < *before && only.as_ref().is_none_or(|only| only == user)
+            }
+        }
+    }
+}
+
+fn mark(name: &str) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(name).max(1)
+}
+
+/// Half of a mark: issuers are few.
+fn issuer_mark(name: &str) -> u32 {
+    let [a, b, c, d, ..] = mark(name).to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d]).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::revocation::deny_list::tests::{order, principal};
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    #[test]
+    fn an_identity_is_twenty_four_bytes() {
+        assert_eq!(size_of::<Identity>(), 24);
+    }
+
+    #[test]
+    fn a_public_session_is_found_by_its_own_id_alone() {
+        let nobody = Identity::of(None);
+        let all = order(What::IssuedBefore { before: UnixMillis(u64::MAX), user: None });
+        assert!(!all.aim().hits("s", None, &nobody));
+        assert!(order(What::Session("s".into())).aim().hits("s", None, &nobody));
+        assert!(!order(What::Session("t".into())).aim().hits("s", None, &nobody));
+    }
+
+    #[test]
+    fn a_renewal_changes_the_token_and_not_the_user() {
+        let identity = Identity::of(Some(&principal("ada", "main", Some("t1"), Some("login"), 100)));
+        let hits = |what| order(what).aim().hits("s", Some("ada"), &identity);
+        assert!(hits(What::TokenId("t1".into())) && hits(What::Session("login".into())));
+        identity.renew(&principal("ada", "main", Some("t2"), None, 200));
+        assert!(!hits(What::TokenId("t1".into())) && hits(What::TokenId("t2".into())) && !hits(What::Session("login".into())));
+        assert!(!hits(What::IssuedBefore { before: UnixMillis::from_secs(150), user: None }) && hits(What::User("ada".into())));
+    }
+
+    proptest! {
+        /// At the door and among the live: the same order meets the same people.
+        #[test]
+        fn a_live_session_is_met_by_what_would_refuse_its_token(
+            what in super::super::deny_list::tests::any_what(),
+            who in super::super::deny_list::tests::any_principal(),
+            issuer in proptest::option::of("[ab]"),
+        ) {
+            let order = Revocation::new(what, issuer, UnixMillis(0), Duration::from_secs(1));
+            let live = order.aim().hits("id", Some(&who.subject), &Identity::of(Some(&who)));
+            prop_assert_eq!(live, order.concerns(&who));
+        }
+    }
+}

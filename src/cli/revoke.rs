@@ -1,0 +1,68 @@
+//! `usher revoke`: end sessions and refuse their credentials, on a running Usher.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+
+use std::process::ExitCode;
+
+use serde_json::{Map, Value, json};
+
+use super::admin_client;
+use super::exit::Exit;
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["user", "session", "token_id", "issued_before"]))]
+pub struct Arguments {
+    /// The user, whatever their tokens; with --issued-before, only their older ones
+    #[arg(long, value_name = "USER", conflicts_with_all = ["session", "token_id"])]
+    user: Option<String>,
+    /// A session of `/sessions`, or a login session that tokens name
+    #[arg(long, value_name = "ID", conflicts_with_all = ["token_id", "issued_before"])]
+    session: Option<String>,
+    /// The `jti` of a token
+    #[arg(long, value_name = "JTI", conflicts_with = "issued_before")]
+    token_id: Option<String>,
+    /// Every token that was issued before this time: RFC 3339, milliseconds since 1970, or now
+    #[arg(long, value_name = "TIME")]
+    issued_before: Option<String>,
+    /// Tokens of this issuer only, by its name in the configuration
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    /// When the revocation ends; `revocation.keep` from now unless given
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    #[command(flatten)]
+    admin: admin_client::AdminArguments,
+}
+
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let order = order(&arguments);
+    let answer = arguments.admin.find()?.post("/revoke", &order)?;
+    let exit = answer.exit();
+    if exit == Exit::Ok {
+        let sessions = match answer.body.get("closed").and_then(Value::as_u64).unwrap_or(0) {
+            1 => "1 session closed".to_owned(),
+            count => format!("{count} sessions closed"),
+        };
+        let until = answer.body.get("until").and_then(Value::as_str).unwrap_or_default();
+        println!("revoked until {until}; {sessions}");
+    } else {
+        eprintln!("usher: {}", answer.message());
+    }
+    Ok(exit.into())
+}
+
+fn order(arguments: &Arguments) -> Value {
+    let text = |value: &Option<String>| value.as_ref().map(|value| json!(value));
+    // A number is milliseconds; everything else is for the listener to read.
+    let time =
+        |value: &Option<String>| value.as_ref().map(|value| value.parse::<u64>().map_or_else(|_| json!(value), |millis| json!(millis)));
+    let fields = [
+        ("user", text(&arguments.user)),
+        ("session", text(&arguments.session)),
+        ("token_id", text(&arguments.token_id)),
+        ("issued_before", time(&arguments.issued_before)),
+        ("issuer", text(&arguments.issuer)),
+        ("until", time(&arguments.until)),
+    ];
+    let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(given.collect::<Map<_, _>>())
+}

@@ -1,0 +1,96 @@
+//! An order carried out on this node, whoever gave it.
+//!
+//! The deny list comes first and the registry second. An upgrade does it the other way round: it enters the registry and
+//! then looks at the list. So each meets the other, however they race.
+
+use super::registry::Registry;
+use crate::auth::revocation::{Full, Revocation, Revocations};
+use crate::clock::Now;
+use crate::telemetry::event::Event;
+
+/// Refuses from now on what the order concerns, and ends the sessions that live by it. Gives back how many were ended.
+pub fn revoke(registry: &Registry, revocations: &Revocations, order: &Revocation, now: Now) -> Result<usize, Full> {
+    if let Err(full) = revocations.apply(order.clone(), now.wall) {
+        Event::RevocationRefused { order }.emit();
+        return Err(full);
+    }
+    let closed = registry.close_revoked(order);
+    Event::Revoked { order, closed }.emit();
+    Event::RevocationsHeld { count: revocations.len() }.emit();
+    Ok(closed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::revocation::What;
+    use crate::auth::revocation::tests::principal;
+    use crate::session::registry::tests::handle;
+    use std::sync::Barrier;
+    use std::task::{Context, Waker};
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn no_session_slips_in_between_the_list_and_the_registry() {
+        let now = Now::read();
+        for round in 0..2_000 {
+            let (registry, revocations) = (Registry::new(), Revocations::new(10));
+            let order = Revocation::new(What::Session(format!("s{round}")), None, now.wall, Duration::from_secs(1));
+            let session = handle("ann", 0);
+            let order = Revocation { what: What::Session(session.id.to_string()), ..order };
+            let start = Barrier::new(2);
+            let guard = thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    revoke(&registry, &revocations, &order, now).unwrap();
+                });
+                start.wait();
+                // As an upgrade does it.
+                let guard = registry.open(session);
+                if revocations.find_session(guard.id.as_str(), None, now.wall).is_some() {
+                    guard.close(crate::session::close::CloseReason::Revoked);
+                }
+                guard
+            });
+            assert!(guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready(), "round {round}");
+        }
+    }
+
+    #[test]
+    fn no_renewal_slips_in_between_the_list_and_the_session_s_marks() {
+        let now = Now::read();
+        for round in 0..2_000 {
+            let (registry, revocations) = (Registry::new(), Revocations::new(10));
+            let order = Revocation::new(What::TokenId("t2".into()), None, now.wall, Duration::from_secs(1));
+            let renewed = principal("ann", "main", Some("t2"), None, 0);
+            let guard = registry.open(handle("ann", 0));
+            let start = Barrier::new(2);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    revoke(&registry, &revocations, &order, now).unwrap();
+                });
+                start.wait();
+                // As a conversation does it.
+                guard.identity.renew(&renewed);
+                if revocations.find(&renewed, now.wall).is_some() {
+                    guard.close(crate::session::close::CloseReason::Revoked);
+                }
+            });
+            assert!(guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready(), "round {round}");
+        }
+    }
+
+    #[test]
+    fn only_those_who_are_meant_are_ended_and_each_is_counted_once() {
+        let (registry, revocations) = (Registry::new(), Revocations::new(1));
+        let guards = ["ann", "bob", "ann"].map(|user| registry.open(handle(user, 0)));
+        let order = |user: &str| Revocation::new(What::User(user.into()), None, Now::read().wall, Duration::from_secs(60));
+        assert_eq!(revoke(&registry, &revocations, &order("ann"), Now::read()), Ok(2));
+        assert_eq!(revoke(&registry, &revocations, &order("ann"), Now::read()), Ok(0));
+        assert_eq!(revoke(&registry, &revocations, &order("bob"), Now::read()), Err(Full), "and bob stays");
+        let ended = guards.each_ref().map(|guard| guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert_eq!(ended, [true, false, true]);
+    }
+}

@@ -24,7 +24,8 @@ struct Written {
     sid: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     permissions: Vec<String>,
-    /// When the credential behind the ticket ends.
+    /// When the credential behind the ticket was issued, and when it ends.
+    iat: u64,
     exp: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     in_leeway: bool,
@@ -52,6 +53,7 @@ pub fn encode(record: TicketRecord) -> Option<Vec<u8>> {
         jti: principal.token_id,
         sid: principal.issuer_session,
         permissions: principal.permissions,
+        iat: principal.issued_at.0,
         exp: principal.expires_at.0,
         in_leeway: principal.in_leeway,
         claims: principal.claims,
@@ -76,6 +78,7 @@ pub fn decode(bytes: &[u8]) -> Option<TicketRecord> {
             token_id: written.jti,
             issuer_session: written.sid,
             permissions: written.permissions,
+            issued_at: UnixMillis(written.iat),
             expires_at: UnixMillis(written.exp),
             in_leeway: written.in_leeway,
             claims: written.claims,

@@ -59,7 +59,7 @@ impl Revocations {
             }
             return Ok(widen(known, revocation));
         }
-        if table.held >= self.capacity {
+        if table.held >= self.capacity && table.has_ended(now) {
             table.sweep(now);
         }
         let outcome = if table.held >= self.capacity {
@@ -109,8 +109,8 @@ impl Revocations {
 
     /// Housekeeping: forgets what has ended. Gives back how many entries there are.
     pub fn sweep(&self, now: UnixMillis) -> usize {
-        let is_due = self.read().next_end.is_some_and(|end| end <= now);
-        if is_due {
+        let has_ended = self.read().has_ended(now);
+        if has_ended {
             let mut table = self.write();
             table.sweep(now);
             self.held.store(table.held, Ordering::SeqCst);
@@ -147,11 +147,17 @@ impl Table {
         entries.iter_mut().find(|entry| entry.issuer == other.issuer)
     }
 
+    /// Is there something to forget?
+    fn has_ended(&self, now: UnixMillis) -> bool {
+        self.next_end.is_some_and(|end| end <= now)
+    }
+
     fn insert(&mut self, revocation: Revocation) {
         self.next_end = Some(self.next_end.map_or(revocation.until, |end| end.min(revocation.until)));
         self.held += 1;
         let names = self.by_kind.entry(revocation.kind()).or_default();
-        names.entry(revocation.name().to_owned()).or_default().push(revocation);
+        // One name is rarely named twice: nothing is set aside for it.
+        names.entry(revocation.name().to_owned()).or_insert_with(|| Vec::with_capacity(1)).push(revocation);
     }
 
     fn sweep(&mut self, now: UnixMillis) {

@@ -29,6 +29,7 @@ mod store_cluster;
 mod store_failover;
 mod store_faults;
 mod store_redis;
+mod store_storm;
 mod support;
 mod tickets;
 mod tls;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use usher::clock::Now;
 
-use crate::store_faults::{Drill, note};
+use crate::store_faults::{Drill, NO_RATES, note};
 use crate::store_redis::{IDENTITY, RIGHTS, race, redeem};
 use crate::support::Echo;
 use crate::support::redis::RedisServer;
@@ -48,8 +48,7 @@ async fn in_a_cluster_too_one_of_sixty_four_wins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_lost_a_node_refuses_and_heals() {
     let mut cluster = Cluster::form().await;
-    let mut drill =
-        Drill::start("one of three nodes killed", &format!("{}\n[tickets]\nrate_per_user = \"1000/1s\"", cluster.store())).await;
+    let mut drill = Drill::start("one of three nodes killed", &format!("{}\n{NO_RATES}", cluster.store())).await;
     drill.until_well().await;
     cluster.0[0].kill();
     // Each ticket belongs to one node: among many there are some of the dead one's.
@@ -80,8 +79,7 @@ async fn a_cluster_that_lost_a_node_refuses_and_heals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tickets_follow_their_slots_to_another_node() {
     let cluster = Cluster::form().await;
-    let mut drill =
-        Drill::start("resharded", &format!("{}\ntimeout = \"10s\"\n[tickets]\nrate_per_user = \"1000/1s\"", cluster.store())).await;
+    let mut drill = Drill::start("resharded", &format!("{}\ntimeout = \"10s\"\n{NO_RATES}", cluster.store())).await;
     let mut tickets = Vec::new();
     for _ in 0..100 {
         tickets.push(drill.spare_ticket().await);

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use usher::clock::Now;
 
-use crate::store_faults::{Drill, note};
+use crate::store_faults::{Drill, NO_RATES, note};
 use crate::store_redis::{IDENTITY, RIGHTS, redeem, usher};
 use crate::support::redis::RedisServer;
 use crate::support::{DoorBook, Echo};
@@ -25,23 +25,23 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     panic!("it never came: {what}");
 }
 
-/// The way from a replica to its master, which can be cut.
+/// The way to a server, which can be cut: what went through it stays open and silent, also when it is mended.
 struct Cable {
     port: u16,
     cut: watch::Sender<bool>,
 }
 
 impl Cable {
-    async fn to(master: u16) -> Self {
+    async fn to(port_behind: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (cut, is_cut) = watch::channel(false);
         tokio::spawn(async move {
-            while let Ok((replica, _)) = listener.accept().await {
-                let Ok(master) = TcpStream::connect(("127.0.0.1", master)).await else { continue };
-                let ((from_replica, to_replica), (from_master, to_master)) = (replica.into_split(), master.into_split());
-                tokio::spawn(carry(from_replica, to_master, is_cut.clone()));
-                tokio::spawn(carry(from_master, to_replica, is_cut.clone()));
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port_behind)).await else { continue };
+                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                tokio::spawn(carry(from_client, to_server, is_cut.clone()));
+                tokio::spawn(carry(from_server, to_client, is_cut.clone()));
             }
         });
         Self { port, cut }
@@ -123,7 +123,7 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
 
     let mut drill = Drill::start(
         "master killed, Sentinel promotes",
-        &format!("url = \"redis+sentinel://127.0.0.1:{}/chat\"\n{IDENTITY}", sentinel.port),
+        &format!("url = \"redis+sentinel://127.0.0.1:{}/chat\"\ntimeout = \"1s\"\n{IDENTITY}\n{NO_RATES}", sentinel.port),
     )
     .await;
     let spent = drill.until_well().await;
@@ -139,4 +139,39 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
     // What was replicated is as good, or as spent, as before.
     assert_eq!((redeem(&drill.usher, &spare).await, redeem(&drill.usher, &spent).await), (101, 403));
     drill.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_leads_nowhere_is_given_up() {
+    let server = RedisServer::start(&[]);
+    let cable = Cable::to(server.port).await;
+    let store = format!("url = \"redis://127.0.0.1:{}\"\n{NO_RATES}", cable.port);
+    let mut drill = Drill::start("host vanished, sockets left open", &store).await;
+    let spent = drill.until_well().await;
+    cable.cut.send_replace(true);
+    for _ in 0..4 {
+        assert_eq!(redeem(&drill.usher, &spent).await, 503);
+    }
+    cable.cut.send_replace(false);
+    let mended = Now::read();
+    drill.until_well().await;
+    note("host vanished, sockets left open", "503 | 503", mended.mono.elapsed());
+    drill.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_brings_a_ticket_back_as_the_docs_say() {
+    let (echo, mut server) = (Echo::start().await, RedisServer::start(&[]));
+    let usher = usher(&echo, &format!("url = \"{}\"\ntimeout = \"5s\"", server.url())).await;
+    let ticket = usher.issue_ticket(&usher.token("ada")).await;
+    server.cli(&["SAVE"]);
+    assert_eq!(redeem(&usher, &ticket).await, 101);
+    server.start_again();
+    // The breaker is closed, and the first answer may still be that of the old connection.
+    let mut again = redeem(&usher, &ticket).await;
+    while again == 503 {
+        again = redeem(&usher, &ticket).await;
+    }
+    assert_eq!(again, 101);
+    usher.finish().await;
 }

@@ -123,7 +123,10 @@ impl RedisStore {
     async fn take_single_use(&self, operation: &'static str, hash: TicketHash) -> Result<Option<TicketRecord>, Fault> {
         let key = self.key(hash, true);
         let Some(Acknowledged { lane, replicas, patience }) = &self.acknowledged else {
-            return self.tickets.run(operation, |connection| self.by_either_command(connection, &key, ask), readable).await;
+            return self
+                .tickets
+                .run(operation, |connection| self.by_either_command(connection, &key, ask::<Option<Vec<u8>>>), readable)
+                .await;
         };
         // On the same connection: another one has written nothing, and so waits for nothing.
         let both = |take: &Cmd| pipe().add_command(take.clone()).cmd("WAIT").arg(*replicas).arg(millis(*patience)).clone();
@@ -156,7 +159,10 @@ impl RedisStore {
 
     async fn read(&self, operation: &'static str, hash: TicketHash, single_use: bool) -> Result<Option<TicketRecord>, TakeError> {
         let get = cmd("GET").arg(self.key(hash, single_use)).clone();
-        self.tickets.run(operation, |connection| ask(connection, get), readable).await.map_err(|_| TakeError::Unavailable)
+        self.tickets
+            .run(operation, |connection| ask::<Option<Vec<u8>>>(connection, get), readable)
+            .await
+            .map_err(|_| TakeError::Unavailable)
     }
 
     fn key(&self, hash: TicketHash, single_use: bool) -> String {

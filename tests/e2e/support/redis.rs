@@ -95,7 +95,7 @@ impl RedisServer {
         let _ = self.child.wait();
     }
 
-    /// Empty, on the same port.
+    /// On the same port; empty, unless a snapshot was saved.
     pub fn start_again(&mut self) {
         self.kill();
         self.child = spawn(&self.folder, &self.arguments).unwrap();

@@ -25,6 +25,7 @@ use crate::auth::revocation::Revocations;
 use crate::clock::Now;
 use crate::config::{Config, Limits};
 use crate::drain::{self, Drain};
+use crate::fleet::Fleet;
 use crate::http::headers::ReservedNames;
 use crate::http::route::Router;
 use crate::keyring::Keyring;
@@ -54,6 +55,7 @@ pub struct Edge {
     pub upstreams: Upstreams,
     pub jwks: Bytes,
     pub registry: Arc<Registry>,
+    pub fleet: Option<Arc<Fleet>>,
     pub ceiling: Arc<Ceiling>,
     pub waiting_room: Arc<WaitingRoom>,
     pub drain: Drain,
@@ -130,6 +132,7 @@ impl Edge {
             revocations: Arc::clone(&self.revocations),
             keep: self.config.revocation.keep,
             issuers: self.config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect(),
+            fleet: self.fleet.clone(),
         }
     }
 }
@@ -144,6 +147,8 @@ impl App {
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
         let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?);
+        let registry = Registry::new();
+        let fleet = Fleet::open(&config, &registry, &revocations)?;
         let edge = Arc::new(Edge {
             limits: Arc::clone(&config.limits),
             router: Router::new(&config.routes),
@@ -153,7 +158,8 @@ impl App {
             revocations,
             upstreams: Upstreams::build(&config.upstreams)?,
             jwks: Bytes::from(keyring.jwks().to_string()),
-            registry: Registry::new(),
+            registry,
+            fleet,
             ceiling: Ceiling::new(config.limits.connections),
             waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
             drain: Drain::default(),
@@ -185,14 +191,18 @@ impl App {
     pub fn run(self) -> Result<(), RunError> {
         let (stop, _) = watch::channel(false);
         let summary = self.summary();
+        let main = runtime::Builder::new_current_thread().enable_all().build()?;
+        let joined = self.edge.fleet.as_ref().and_then(|fleet| main.block_on(fleet.join()));
         let mut workers = Vec::new();
         for (index, sockets) in self.threads.into_iter().enumerate() {
             workers.push(spawn_worker(index, sockets, Arc::clone(&self.edge), stop.subscribe())?);
         }
-        let main = runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = main.block_on(async {
             let mut signals = Signals::listen()?;
             tokio::spawn(keep_house(Arc::clone(&self.edge), Arc::clone(&self.telemetry), Arc::clone(&self.readiness)));
+            if let Some(fleet) = &self.edge.fleet {
+                tokio::spawn(Arc::clone(fleet).follow(joined));
+            }
             if let Some(socket) = self.admin {
                 let admin = Admin {
                     telemetry: Arc::clone(&self.telemetry),

@@ -20,6 +20,7 @@
 //! - towards the client: [`listener`], [`tls`], [`http`], [`auth`], [`ticket`], [`store`]
 //! - towards the upstream: [`upstream`], [`keyring`]
 //! - between them: [`session`], [`ws`]
+//! - beside it, the other nodes: [`fleet`]
 //! - the whole: [`app`] builds and runs it, [`drain`] and [`signal`] stop it, [`memory`] gives back, [`telemetry`] and [`admin`] show it, [`cli`]
 //!   is how a person meets it
 
@@ -30,6 +31,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod drain;
+pub mod fleet;
 pub mod http;
 pub mod keyring;
 pub mod limits;

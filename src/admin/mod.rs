@@ -108,7 +108,7 @@ impl Admin {
         }
         let (parts, body) = request.into_parts();
         match Limited::new(body, revoke::MAX_BODY).collect().await {
-            Ok(body) => self.revoking.answer(&self.registry, &parts.headers, &body.to_bytes(), Now::read()),
+            Ok(body) => self.revoking.answer(&self.registry, &parts.headers, &body.to_bytes(), Now::read()).await,
             Err(_) => answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "the body is broken off, or longer than an order can be"),
         }
     }
@@ -241,7 +241,12 @@ mod tests {
             registry: Registry::new(),
             readiness: Arc::default(),
             token: token.map(Secret::from),
-            revoking: Revoking { revocations: Arc::new(Revocations::new(10)), keep: Duration::from_secs(60), issuers: Vec::new() },
+            revoking: Revoking {
+                revocations: Arc::new(Revocations::new(10)),
+                keep: Duration::from_secs(60),
+                issuers: Vec::new(),
+                fleet: None,
+            },
             summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], ..Summary::default() },
         })
     }

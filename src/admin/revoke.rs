@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{answer_error, answer_json};
 use crate::auth::revocation::{Fields, Revocation, Revocations};
 use crate::clock::{Now, UnixMillis};
+use crate::fleet::Fleet;
 use crate::session::registry::Registry;
 use crate::session::revoke::revoke;
 
@@ -24,6 +25,8 @@ pub struct Revoking {
     pub keep: Duration,
     /// The names that an order may give as its issuer.
     pub issuers: Vec<Arc<str>>,
+    /// The other nodes, where there may be some.
+    pub fleet: Option<Arc<Fleet>>,
 }
 
 /// The longest request body that is read.
@@ -52,7 +55,7 @@ enum Time {
 }
 
 impl Revoking {
-    pub(super) fn answer(&self, registry: &Registry, headers: &HeaderMap, body: &[u8], now: Now) -> Response<Full<Bytes>> {
+    pub(super) async fn answer(&self, registry: &Registry, headers: &HeaderMap, body: &[u8], now: Now) -> Response<Full<Bytes>> {
         // A page of another site can have a browser send any body here, but not under this type.
         if !names_json(headers) {
             let message = "the body is JSON and says so: Content-Type: application/json";
@@ -63,12 +66,24 @@ impl Revoking {
             Err(message) => return answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", &message),
         };
         match revoke(registry, &self.revocations, &order, now) {
-            Ok(closed) => answer_json(
-                StatusCode::OK,
-                &json!({ "id": order.id, "kind": order.kind().name(), "closed": closed, "until": order.until.to_rfc3339() }),
-            ),
+            Ok(closed) => self.tell(order, closed).await,
             Err(full) => answer_error(StatusCode::SERVICE_UNAVAILABLE, "REVOCATIONS_FULL", &format!("nothing was revoked: {full}")),
         }
+    }
+
+    /// It is in force here. Is it everywhere?
+    async fn tell(&self, order: Revocation, closed: usize) -> Response<Full<Bytes>> {
+        let mut body = json!({ "id": order.id, "kind": order.kind().name(), "closed": closed, "until": order.until.to_rfc3339() });
+        let Some(fleet) = &self.fleet else { return answer_json(StatusCode::OK, &body) };
+        let is_told = Arc::clone(fleet).tell(order).await;
+        body["fleet"] = is_told.into();
+        if is_told {
+            return answer_json(StatusCode::OK, &body);
+        }
+        let message = "in force on this node only: the store cannot be written to; it is told to the others as soon as it can be";
+        body["code"] = "REVOKED_HERE_ONLY".into();
+        body["message"] = message.into();
+        answer_json(StatusCode::SERVICE_UNAVAILABLE, &body)
     }
 
     fn order(&self, body: &[u8], now: UnixMillis) -> Result<Revocation, String> {
@@ -118,7 +133,7 @@ mod tests {
 
     fn order(body: &str) -> Result<Revocation, String> {
         let revocations = Arc::new(Revocations::new(1));
-        Revoking { revocations, keep: Duration::from_secs(60), issuers: vec!["main".into()] }.order(body.as_bytes(), NOW)
+        Revoking { revocations, keep: Duration::from_secs(60), issuers: vec!["main".into()], fleet: None }.order(body.as_bytes(), NOW)
     }
 
     #[test]

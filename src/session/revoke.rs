@@ -4,20 +4,38 @@
 //! then looks at the list. So each meets the other, however they race.
 
 use super::registry::Registry;
-use crate::auth::revocation::{Full, Revocation, Revocations};
+use crate::auth::revocation::{Applied, Full, Revocation, Revocations};
 use crate::clock::Now;
 use crate::telemetry::event::Event;
 
 /// Refuses from now on what the order concerns, and ends the sessions that live by it. Gives back how many were ended.
 pub fn revoke(registry: &Registry, revocations: &Revocations, order: &Revocation, now: Now) -> Result<usize, Full> {
-    if let Err(full) = revocations.apply(order.clone(), now.wall) {
-        Event::RevocationRefused { order }.emit();
-        return Err(full);
+    apply(revocations, order, now)?;
+    Ok(carry_out(registry, revocations, order))
+}
+
+/// The same for what another node ordered. What is in force here already, our own orders above all, is no event.
+pub fn hear(registry: &Registry, revocations: &Revocations, order: &Revocation, now: Now) -> Result<Applied, Full> {
+    let applied = apply(revocations, order, now)?;
+    if applied == Applied::New {
+        carry_out(registry, revocations, order);
     }
+    Ok(applied)
+}
+
+fn apply(revocations: &Revocations, order: &Revocation, now: Now) -> Result<Applied, Full> {
+    let applied = revocations.apply(order.clone(), now.wall);
+    if applied.is_err() {
+        Event::RevocationRefused { order }.emit();
+    }
+    applied
+}
+
+fn carry_out(registry: &Registry, revocations: &Revocations, order: &Revocation) -> usize {
     let closed = registry.close_revoked(order);
     Event::Revoked { order, closed }.emit();
     Event::RevocationsHeld { count: revocations.len() }.emit();
-    Ok(closed)
+    closed
 }
 
 #[cfg(test)]

@@ -236,6 +236,32 @@ impl Event<'_> {
                 outlet.audit(|| AuditLine { outcome: "full", detail: Some(detail), ..revocation_line("revocation_refused", order) });
             }
             Event::RevocationsHeld { count } => outlet.count(|metrics| metrics.revocations_held.set(count as f64)),
+            Event::FleetReading { fault } => {
+                match fault {
+                    None => info!(target: "usher", event = "fleet_reading", "hearing what other nodes revoke"),
+                    Some(fault) => warn!(target: "usher", event = "fleet_deaf", fault, "not hearing what other nodes revoke"),
+                }
+                outlet.count(|metrics| metrics.fleet_reading.set(f64::from(u8::from(fault.is_none()))));
+            }
+            Event::FleetHeard { outcome, delay } => {
+                if outcome == "unreadable" {
+                    warn!(target: "usher", event = "fleet_unreadable", "an entry of the fleet's stream is no order that we can read");
+                }
+                outlet.count(|metrics| {
+                    add(metrics.fleet_heard.with([outcome]), 1);
+                    if let Some(delay) = delay {
+                        metrics.fleet_delay.record(delay);
+                    }
+                });
+            }
+            Event::FleetGap => {
+                warn!(target: "usher", event = "fleet_gap", "the fleet's stream has lost entries; reading it anew");
+                outlet.count(|metrics| metrics.fleet_gaps.increment(1));
+            }
+            Event::FleetTold { count } => {
+                info!(target: "usher", event = "fleet_told", count, "orders that the fleet's stream did not have were written to it");
+                outlet.count(|metrics| metrics.fleet_told.increment(count as u64));
+            }
             Event::DialFailed { upstream, server, error } => {
                 warn!(target: "usher", event = "dial_failed", upstream, server, error, "an upstream server could not be reached");
                 outlet.count(|metrics| add(metrics.dial_failures.with([upstream]), 1));

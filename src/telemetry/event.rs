@@ -154,6 +154,21 @@ pub enum Event<'a> {
     RevocationsHeld {
         count: usize,
     },
+    /// Whether this node hears what the others revoke; the label of the fault where it does not.
+    FleetReading {
+        fault: Option<&'static str>,
+    },
+    /// One entry of the fleet's stream was read; the delay is since the order was given.
+    FleetHeard {
+        outcome: &'static str,
+        delay: Option<Duration>,
+    },
+    /// The fleet's stream has lost entries: it was trimmed, emptied or is another one.
+    FleetGap,
+    /// Orders in force here were missing in the fleet's stream, and were written to it.
+    FleetTold {
+        count: usize,
+    },
     DialFailed {
         upstream: &'a str,
         server: &'a str,

@@ -84,6 +84,11 @@ table! {
     REVOCATIONS: "usher_revocations_total", Kind::Counter, ["kind"], "Revocations carried out here, by what they name.";
     REVOCATIONS_HELD: "usher_revocations_held", Kind::Gauge, [], "Revocations in force, as far as this node knows.";
     REVOKED_SESSIONS: "usher_revoked_sessions_total", Kind::Counter, [], "Live sessions that a revocation told to end.";
+    FLEET_READING: "usher_revocation_stream_reading", Kind::Gauge, [], "1 while this node hears what other nodes revoke; always 0 without a shared store.";
+    FLEET_HEARD: "usher_revocation_stream_entries_total", Kind::Counter, ["outcome"], "Entries read from the fleet's stream of revocations: new, known, over, full or unreadable.";
+    FLEET_DELAY: "usher_revocation_stream_delay_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), [], "From another node's order to its being in force here, by the two clocks.";
+    FLEET_GAPS: "usher_revocation_stream_gaps_total", Kind::Counter, [], "Times that the fleet's stream had lost entries and was read anew.";
+    FLEET_TOLD: "usher_revocation_stream_restored_total", Kind::Counter, [], "Revocations in force here that the fleet's stream did not have and that were written to it.";
     RELAY_BYTES: "usher_relay_bytes_total", Kind::Counter, ["route", "direction"], "Bytes relayed, frame headers included; counted when a session ends.";
     RELAY_MESSAGES: "usher_relay_messages_total", Kind::Counter, ["route", "direction"], "WebSocket messages relayed; counted when a session ends.";
     HTTP_REQUESTS: "usher_http_requests_total", Kind::Counter, ["route", "status"], "Plain HTTP requests answered, by class of status.";
@@ -127,6 +132,11 @@ pub(super) struct Metrics {
     pub(super) revocations: Family<Counter>,
     pub(super) revocations_held: Gauge,
     pub(super) revoked_sessions: Counter,
+    pub(super) fleet_reading: Gauge,
+    pub(super) fleet_heard: Family<Counter>,
+    pub(super) fleet_delay: Histogram,
+    pub(super) fleet_gaps: Counter,
+    pub(super) fleet_told: Counter,
     pub(super) relay_bytes: Family<Counter>,
     pub(super) relay_messages: Family<Counter>,
     pub(super) http_requests: Family<Counter>,
@@ -208,6 +218,11 @@ impl Metrics {
             revocations: family(&REVOCATIONS, &[&Revoked::ALL.map(Revoked::name)]).shown(),
             revocations_held: gauge(&REVOCATIONS_HELD),
             revoked_sessions: counter(&REVOKED_SESSIONS),
+            fleet_reading: gauge(&FLEET_READING),
+            fleet_heard: family(&FLEET_HEARD, &[&["new", "known", "over", "full", "unreadable"]]),
+            fleet_delay: Histogram::register(recorder, &FLEET_DELAY, Vec::new()),
+            fleet_gaps: counter(&FLEET_GAPS),
+            fleet_told: counter(&FLEET_TOLD),
             relay_bytes: family(&RELAY_BYTES, &[routes, &directions]).shown(),
             relay_messages: family(&RELAY_MESSAGES, &[routes, &directions]).shown(),
             http_requests: family(&HTTP_REQUESTS, &[routes, &["1xx", "2xx", "3xx", "4xx", "5xx"]]),

@@ -24,6 +24,7 @@ mod presets;
 mod reauth;
 mod relay;
 mod revocation;
+mod revocation_fleet;
 mod seeing;
 mod store_cluster;
 mod store_failover;

@@ -49,7 +49,7 @@ async fn start(upstream: String) -> Usher {
     Setup::new(upstream).routes(ROUTES).issuer(OTHER_ISSUER).start().await
 }
 
-async fn post(usher: &Usher, headers: &str, body: &str) -> (u16, Value) {
+pub async fn post(usher: &Usher, headers: &str, body: &str) -> (u16, Value) {
     let length = body.len();
     let request =
         format!("POST /revoke HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
@@ -57,10 +57,10 @@ async fn post(usher: &Usher, headers: &str, body: &str) -> (u16, Value) {
     (answer.status, serde_json::from_str(&answer.body).unwrap_or_default())
 }
 
-const JSON: &str = "Content-Type: application/json\r\n";
+pub const JSON: &str = "Content-Type: application/json\r\n";
 
 /// Gives back how many sessions were closed.
-async fn revoke(usher: &Usher, order: Value) -> u64 {
+pub async fn revoke(usher: &Usher, order: Value) -> u64 {
     let (status, answer) = post(usher, JSON, &order.to_string()).await;
     assert_eq!(status, 200, "{answer}");
     answer["closed"].as_u64().unwrap()
@@ -71,7 +71,7 @@ async fn bearer(usher: &Usher, target: &str, token: &str) -> Socket {
 }
 
 /// Asks for an upgrade with this token, and gives back the refusal.
-async fn refused(usher: &Usher, target: &str, headers: &str) -> (u16, String) {
+pub async fn refused(usher: &Usher, target: &str, headers: &str) -> (u16, String) {
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request(target, headers)).await;
     let answer = Answer::parse(&raw.read_to_close().await);
@@ -79,7 +79,7 @@ async fn refused(usher: &Usher, target: &str, headers: &str) -> (u16, String) {
     (answer.status, body["code"].as_str().unwrap_or_default().to_owned())
 }
 
-async fn is_refused(usher: &Usher, token: &str) {
+pub async fn is_refused(usher: &Usher, token: &str) {
     assert_eq!(refused(usher, "/ws", &format!("Authorization: Bearer {token}\r\n")).await, (401, "REVOKED".to_owned()));
 }
 
@@ -89,7 +89,7 @@ async fn is_alive(socket: &mut Socket) {
 }
 
 /// The client hears 1008 `Session revoked`.
-async fn is_revoked(socket: &mut Socket) {
+pub async fn is_revoked(socket: &mut Socket) {
     assert_eq!(close_frame(socket).await, (1008, "Session revoked".to_owned()));
     while let Some(Ok(_)) = socket.next().await {}
 }

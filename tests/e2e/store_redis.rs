@@ -70,8 +70,23 @@ const PASSWORD: &str = "sesame-sesame";
 /// With this a store's table shows who we are.
 pub const IDENTITY: &str = "username = \"usher\"\npassword_file = \"redis-password\"";
 /// What `docs/fleet.md` tells operators to allow, and no more.
-pub const RIGHTS: &[&str] =
-    &["--user", "usher", "on", ">sesame-sesame", "~usher:*", "-@all", "+hello", "+set", "+get", "+getdel", "+eval", "+wait"];
+pub const RIGHTS: &[&str] = &[
+    "--user",
+    "usher",
+    "on",
+    ">sesame-sesame",
+    "~usher:*",
+    "-@all",
+    "+hello",
+    "+set",
+    "+get",
+    "+getdel",
+    "+eval",
+    "+wait",
+    "+xadd",
+    "+xread",
+    "+pexpire",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_a_user_with_few_rights_is_enough() {

@@ -6,6 +6,7 @@
 //! unknown one. Whatever Redis does not answer in time is a refusal.
 
 mod breaker;
+mod bulletin;
 mod dial;
 mod fault;
 mod lane;
@@ -23,6 +24,7 @@ use super::{OpenError, PutError, TakeError, TicketFault, TicketHash, TicketRecor
 use crate::clock::UnixMillis;
 use crate::config::store::Redis;
 pub use breaker::BreakerState;
+pub use bulletin::{Bulletin, Reader};
 use dial::{Connection, Dialer, is_unknown_command};
 pub use fault::Fault;
 use lane::Lane;
@@ -32,8 +34,11 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// `GETDEL` for servers before 6.2.
 const TAKE_SCRIPT: &str = "local v=redis.call('GET',KEYS[1]) if v then redis.call('DEL',KEYS[1]) end return v";
 
-pub const LANES: [&str; 2] = ["tickets", "acknowledged"];
-pub const OPERATIONS: [&str; 4] = ["put", "take", "peek", "probe"];
+const TICKETS_LANE: &str = "tickets";
+const ACKNOWLEDGED_LANE: &str = "acknowledged";
+const BULLETIN_LANE: &str = "revocations";
+pub const LANES: [&str; 3] = [TICKETS_LANE, ACKNOWLEDGED_LANE, BULLETIN_LANE];
+pub const OPERATIONS: [&str; 5] = ["put", "take", "peek", "probe", "revoke"];
 
 #[derive(Debug)]
 pub struct RedisStore {
@@ -59,14 +64,13 @@ impl RedisStore {
         let ca =
             config.ca_file.as_ref().map(|path| std::fs::read(path).map_err(|error| OpenError { path: path.clone(), error })).transpose()?;
         let dialer = Arc::new(Dialer::new(config.clone(), ca));
-        let [tickets, acknowledged] = LANES;
         let lane = |name| Lane::new(name, &dialer, config.timeout, config.max_in_flight);
         Ok(Self {
             prefix: config.prefix.clone(),
             multi_use: config.multi_use,
-            tickets: lane(tickets),
+            tickets: lane(TICKETS_LANE),
             acknowledged: config.acknowledge.map(|replicas| Acknowledged {
-                lane: lane(acknowledged),
+                lane: lane(ACKNOWLEDGED_LANE),
                 replicas,
                 patience: config.timeout * 3 / 5,
             }),

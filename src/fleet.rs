@@ -1,0 +1,212 @@
+//! The other nodes: what is revoked on one is revoked on all.
+//!
+//! An order is in force where it was given first, then it is written to a stream that all nodes read. Each holds in memory
+//! what is in force, so nothing has to be queued: whenever a node has read the stream from its beginning, it writes what it
+//! knows and did not find there. That is how an order given while the store was away comes to the others, and how a store
+//! that lost its memory learns again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::auth::revocation::{Applied, Revocation, Revocations};
+use crate::clock::Now;
+use crate::config::{self, Config};
+use crate::session::registry::Registry;
+use crate::session::revoke::hear;
+use crate::store::OpenError;
+use crate::store::redis::{Bulletin, Fault, Reader};
+use crate::telemetry::event::Event;
+
+/// A node that starts waits no longer for what was revoked before it came.
+const START: Duration = Duration::from_secs(2);
+/// Between two looks whether the stream is still the one that was read.
+const LOOK: Duration = Duration::from_secs(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Between two attempts to write what could not be written, while it can be read.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Orders written by one operation.
+const PAGE: usize = 64;
+
+#[derive(Debug)]
+pub struct Fleet {
+    bulletin: Bulletin,
+    registry: Arc<Registry>,
+    revocations: Arc<Revocations>,
+    /// Something is in force here that the stream may not have.
+    unwritten: AtomicBool,
+}
+
+impl Fleet {
+    /// `None`: the store is in this process, which is alone.
+    pub fn open(config: &Config, registry: &Arc<Registry>, revocations: &Arc<Revocations>) -> Result<Option<Arc<Self>>, OpenError> {
+        let config::Store::Redis(redis) = &config.store else { return Ok(None) };
+        Ok(Some(Arc::new(Self {
+            bulletin: Bulletin::open(redis, &config.revocation)?,
+            registry: Arc::clone(registry),
+            revocations: Arc::clone(revocations),
+            unwritten: AtomicBool::new(false),
+        })))
+    }
+
+    /// Tells the others of an order that is in force here. When it fails, they are told later.
+    pub async fn tell(self: Arc<Self>, order: Revocation) -> bool {
+        // In a task of its own: whoever gave the order may be gone before it is written.
+        let telling = tokio::spawn(async move {
+            let written = self.bulletin.write(&[order]).await;
+            if written.is_err() {
+                self.unwritten.store(true, Ordering::SeqCst);
+            }
+            written.is_ok()
+        });
+        telling.await.unwrap_or(false)
+    }
+
+    /// Before anybody is let in: hears what was revoked, if the store is there to tell.
+    pub async fn join(&self) -> Option<Reader> {
+        let joined = timeout(START, async {
+            loop {
+                match self.connect().await {
+                    Ok(reader) => return reader,
+                    Err(fault) => Event::FleetReading { fault: Some(fault.label()) }.emit(),
+                }
+                sleep(SHORTEST_PAUSE).await;
+            }
+        });
+        joined.await.ok()
+    }
+
+    /// Reads what the others write, for ever.
+    pub async fn follow(self: Arc<Self>, mut joined: Option<Reader>) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let reader = match joined.take() {
+                Some(reader) => Ok(reader),
+                None => self.connect().await,
+            };
+            let fault = match reader {
+                Ok(reader) => {
+                    pause = SHORTEST_PAUSE;
+                    Event::FleetReading { fault: None }.emit();
+                    self.keep_up(reader).await
+                }
+                Err(fault) => fault,
+            };
+            Event::FleetReading { fault: Some(fault.label()) }.emit();
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn connect(&self) -> Result<Reader, Fault> {
+        let mut reader = self.bulletin.connect().await?;
+        self.agree(&mut reader).await?;
+        Ok(reader)
+    }
+
+    /// Gives back why it ended.
+    async fn keep_up(&self, mut reader: Reader) -> Fault {
+        let (mut look, mut retry, mut pause) = (Instant::now() + LOOK, Instant::now(), LOOK);
+        loop {
+            match reader.wait().await {
+                Ok(entries) => self.hear(&entries, None),
+                Err(fault) => return fault,
+            }
+            let now = Instant::now();
+            if now < look {
+                continue;
+            }
+            look = now + LOOK;
+            let has_gap = match reader.has_gap().await {
+                Ok(has_gap) => has_gap,
+                Err(fault) => return fault,
+            };
+            if has_gap {
+                Event::FleetGap.emit();
+            }
+            if !has_gap && (!self.unwritten.load(Ordering::SeqCst) || now < retry) {
+                continue;
+            }
+            if let Err(fault) = self.agree(&mut reader).await {
+                return fault;
+            }
+            pause = if self.unwritten.load(Ordering::SeqCst) { (pause * 2).min(LONGEST_RETRY) } else { LOOK };
+            retry = now + pause;
+        }
+    }
+
+    /// Reads the stream from its beginning and writes what is missing in it. Only reading can fail: who cannot write hears all
+    /// the same, and tries again.
+    async fn agree(&self, reader: &mut Reader) -> Result<(), Fault> {
+        let was_unwritten = self.unwritten.swap(false, Ordering::SeqCst);
+        let outcome = self.exchange(reader, was_unwritten).await;
+        if !matches!(outcome, Ok(Ok(()))) {
+            self.unwritten.store(true, Ordering::SeqCst);
+        }
+        outcome.map(|_| ())
+    }
+
+    async fn exchange(&self, reader: &mut Reader, was_unwritten: bool) -> Result<Result<(), Fault>, Fault> {
+        // What the stream says, and nothing else. It is bounded itself.
+        let found = Revocations::new(usize::MAX);
+        reader.rewind();
+        self.read_all(reader, &found).await?;
+        let now = Now::read().wall;
+        let mut written = 0;
+        for page in self.revocations.snapshot(now).chunks(PAGE) {
+            let missing = page.iter().filter(|order| found.apply((*order).clone(), now) == Ok(Applied::New));
+            let missing: Vec<Revocation> = missing.cloned().collect();
+            if missing.is_empty() {
+                continue;
+            }
+            if let Err(fault) = self.bulletin.write(&missing).await {
+                return Ok(Err(fault));
+            }
+            written += missing.len();
+            // Others may be writing the same: what they have written need not be written again.
+            self.read_all(reader, &found).await?;
+        }
+        if written > 0 {
+            Event::FleetTold { count: written }.emit();
+        } else if was_unwritten {
+            // It had arrived after all. Nothing else would ask the breaker to close.
+            return Ok(self.bulletin.write(&[]).await);
+        }
+        Ok(Ok(()))
+    }
+
+    async fn read_all(&self, reader: &mut Reader, found: &Revocations) -> Result<(), Fault> {
+        loop {
+            let entries = reader.read().await?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            self.hear(&entries, Some(found));
+        }
+    }
+
+    /// `found` is given where the stream is read from its beginning: then the orders are old, and how late they come says
+    /// nothing.
+    fn hear(&self, entries: &[Option<Revocation>], found: Option<&Revocations>) {
+        for entry in entries {
+            let now = Now::read();
+            let Some(order) = entry else {
+                Event::FleetHeard { outcome: "unreadable", delay: None }.emit();
+                continue;
+            };
+            let outcome = match hear(&self.registry, &self.revocations, order, now) {
+                Ok(Applied::New) => "new",
+                Ok(Applied::Known) => "known",
+                Ok(Applied::Over) => "over",
+                Err(_) => "full",
+            };
+            let delay = (found.is_none() && outcome == "new").then(|| now.wall.since(order.at));
+            Event::FleetHeard { outcome, delay }.emit();
+            // Its bound is the stream's.
+            let _ = found.map(|found| found.apply(order.clone(), now.wall));
+        }
+    }
+}

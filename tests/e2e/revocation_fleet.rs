@@ -1,0 +1,249 @@
+//! Revocation over several Ushers and one real Redis: ordered at one, in force at all, whatever happens to Redis.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::first_message::close_frame;
+use crate::revocation::{JSON, is_refused, is_revoked, post};
+use crate::store_redis::{setup, usher};
+use crate::support::redis::RedisServer;
+use crate::support::usher::Socket;
+use crate::support::{Echo, Usher};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const STREAM: &str = "usher:revocations";
+
+struct Pair {
+    echo: Echo,
+    server: RedisServer,
+    a: Usher,
+    b: Usher,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
+        let [a, b] = [usher(&echo, &store(&server)).await, usher(&echo, &store(&server)).await];
+        Self { echo, server, a, b }
+    }
+
+    /// A node more, once the others have run for a while.
+    async fn newcomer(&self) -> Usher {
+        usher(&self.echo, &store(&self.server)).await
+    }
+
+    async fn finish(self) -> [Vec<Value>; 2] {
+        [self.a.finish().await, self.b.finish().await]
+    }
+}
+
+fn store(server: &RedisServer) -> String {
+    format!("url = \"{}\"", server.url())
+}
+
+/// Gives the order while Redis is there.
+async fn revoke(usher: &Usher, order: &Value) -> Value {
+    let (status, answer) = post(usher, JSON, &order.to_string()).await;
+    assert_eq!((status, &answer["fleet"]), (200, &json!(true)), "{answer}");
+    answer
+}
+
+/// Gives the order while Redis is away.
+async fn revoke_here_only(usher: &Usher, order: &Value) {
+    let (status, answer) = post(usher, JSON, &order.to_string()).await;
+    assert_eq!((status, &answer["fleet"], &answer["code"]), (503, &json!(false), &json!("REVOKED_HERE_ONLY")), "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("this node only") && answer["until"].is_string(), "{answer}");
+}
+
+async fn is_closed(socket: &mut Socket) {
+    timeout(PATIENCE, is_revoked(socket)).await.expect("the session goes on");
+}
+
+/// Waits until the stream has an entry; gives it back.
+async fn stream_entry(server: &RedisServer) -> String {
+    let entry = server.cli(&["XREAD", "BLOCK", "20000", "STREAMS", STREAM, "0"]);
+    assert!(entry.contains("\"until\""), "{entry}");
+    entry
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_at_one_node_ends_at_the_others() {
+    let pair = Pair::start().await;
+    let mut ada = [pair.a.connect("ada").await, pair.b.connect("ada").await, pair.b.connect("ada").await];
+    let mut bob = pair.b.connect("bob").await;
+    let answer = revoke(&pair.a, &json!({"user": "ada"})).await;
+    assert_eq!(answer["closed"], 1, "those of this node");
+    for socket in &mut ada {
+        is_closed(socket).await;
+    }
+    for usher in [&pair.a, &pair.b] {
+        is_refused(usher, &usher.token("ada")).await;
+    }
+    // The other way, so that A has read what it wrote itself.
+    revoke(&pair.b, &json!({"user": "eva"})).await;
+    revoke(&pair.b, &json!({"user": "bob"})).await;
+    is_closed(&mut bob).await;
+    let mut bound: i64 = pair.server.cli(&["PTTL", STREAM]).trim().parse().unwrap();
+    bound /= 24 * 3600 * 1000;
+    assert!((29..=31).contains(&bound), "it leaves by itself: {bound}");
+    let audits = pair.finish().await;
+    for audit in audits {
+        let mut users: Vec<&str> =
+            audit.iter().filter(|line| line["event"] == "revoked").map(|line| line["user"].as_str().unwrap()).collect();
+        users.sort_unstable();
+        users.dedup();
+        let all = audit.iter().filter(|line| line["event"] == "revoked").count();
+        assert_eq!(all, users.len(), "an order is one event on each node, also where it was given");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_later_has_heard_of_it_before_it_lets_anybody_in() {
+    let pair = Pair::start().await;
+    revoke(&pair.a, &json!({"user": "ada"})).await;
+    revoke(&pair.b, &json!({"token_id": "t1"})).await;
+    let newcomer = pair.newcomer().await;
+    is_refused(&newcomer, &newcomer.token("ada")).await;
+    is_refused(&newcomer, &newcomer.token_with("bob", json!({"jti": "t1"}))).await;
+    let metrics = newcomer.metrics().await;
+    assert!(metrics.contains("usher_revocation_stream_entries_total{outcome=\"new\"} 2"), "{metrics}");
+    drop(newcomer.connect("bob").await);
+    newcomer.finish().await;
+    pair.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_given_while_redis_hangs_reaches_the_others_when_it_goes_on() {
+    let pair = Pair::start().await;
+    let (mut here, mut there) = (pair.a.connect("ada").await, pair.b.connect("ada").await);
+    pair.server.signal("STOP");
+    revoke_here_only(&pair.a, &json!({"user": "ada"})).await;
+    is_closed(&mut here).await;
+    is_refused(&pair.a, &pair.a.token("ada")).await;
+    pair.server.signal("CONT");
+    is_closed(&mut there).await;
+    is_refused(&pair.b, &pair.b.token("ada")).await;
+    pair.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_given_without_redis_reaches_the_others_and_a_newcomer_once_it_is_back_empty() {
+    let mut pair = Pair::start().await;
+    // One that Redis knew and forgets, one that it never heard of.
+    revoke(&pair.a, &json!({"user": "eva"})).await;
+    let mut there = pair.b.connect("ada").await;
+    pair.server.kill();
+    revoke_here_only(&pair.a, &json!({"user": "ada"})).await;
+    pair.server.start_again();
+    is_closed(&mut there).await;
+    // It stands in the stream, then, and after the older one.
+    let newcomer = pair.newcomer().await;
+    is_refused(&newcomer, &newcomer.token("ada")).await;
+    is_refused(&newcomer, &newcomer.token("eva")).await;
+    newcomer.finish().await;
+    pair.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_was_emptied_is_noticed_and_written_again() {
+    let pair = Pair::start().await;
+    revoke(&pair.a, &json!({"user": "ada"})).await;
+    pair.server.cli(&["DEL", STREAM]);
+    let entry = stream_entry(&pair.server).await;
+    assert!(entry.contains("ada"), "{entry}");
+    // An order after it goes on as before.
+    let mut bob = pair.b.connect("bob").await;
+    revoke(&pair.a, &json!({"user": "bob"})).await;
+    is_closed(&mut bob).await;
+    let newcomer = pair.newcomer().await;
+    is_refused(&newcomer, &newcomer.token("ada")).await;
+    newcomer.finish().await;
+    pair.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_keeps_the_order_on_this_node_until_there_is_room() {
+    let pair = Pair::start().await;
+    let mut there = pair.b.connect("ada").await;
+    pair.server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    revoke_here_only(&pair.a, &json!({"user": "ada"})).await;
+    pair.server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    is_closed(&mut there).await;
+    pair.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_without_redis_hears_of_it_when_redis_comes() {
+    let mut pair = Pair::start().await;
+    pair.server.kill();
+    revoke_here_only(&pair.a, &json!({"user": "ada"})).await;
+    let late = pair.newcomer().await;
+    // Nobody could tell it. Tokens are its issuer's word, and other methods go on.
+    let mut ada = late.connect("ada").await;
+    pair.server.start_again();
+    is_closed(&mut ada).await;
+    is_refused(&late, &late.token("ada")).await;
+    late.finish().await;
+    pair.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_order_in_the_stream_is_passed_over() {
+    let pair = Pair::start().await;
+    for entry in [["order", "{}"], ["order", "no json"], ["other", "{}"]] {
+        pair.server.cli(&[&["XADD", STREAM, "*"], entry.as_slice()].concat());
+    }
+    let mut bob = pair.b.connect("bob").await;
+    revoke(&pair.a, &json!({"user": "bob"})).await;
+    is_closed(&mut bob).await;
+    let metrics = pair.b.metrics().await;
+    assert!(metrics.contains("usher_revocation_stream_entries_total{outcome=\"unreadable\"} 3"), "{metrics}");
+    pair.finish().await;
+}
+
+/// Prints how long it takes from the order to the close frame at another node: `--ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures"]
+async fn from_the_order_to_the_close_frame_at_another_node() {
+    let pair = Pair::start().await;
+    for sessions in [1, 100, 1000] {
+        let mut taken = Vec::new();
+        for round in 0..5 {
+            let user = format!("u{sessions}-{round}");
+            let mut sockets = Vec::new();
+            for _ in 0..sessions {
+                sockets.push(pair.b.connect(&user).await);
+            }
+            let began = tokio::time::Instant::now();
+            let closing = sockets.into_iter().map(|mut socket| {
+                tokio::spawn(async move {
+                    assert_eq!(close_frame(&mut socket).await.0, 1008);
+                    let at = began.elapsed();
+                    while let Some(Ok(Message::Close(_))) = socket.next().await {}
+                    at
+                })
+            });
+            let closing: Vec<_> = closing.collect();
+            revoke(&pair.a, &json!({ "user": user })).await;
+            for one in closing {
+                taken.push(one.await.unwrap());
+            }
+        }
+        taken.sort_unstable();
+        println!("{sessions} sessions: first {:?}, median {:?}, last {:?}", taken[0], taken[taken.len() / 2], taken[taken.len() - 1]);
+    }
+    pair.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_alone_says_nothing_of_a_fleet() {
+    let echo = Echo::start().await;
+    let usher = setup(&echo, "url = \"memory\"").start().await;
+    let (status, answer) = post(&usher, JSON, r#"{"user":"ada"}"#).await;
+    assert_eq!((status, answer.get("fleet")), (200, None));
+    usher.finish().await;
+}

@@ -32,6 +32,7 @@ use crate::listener::waiting_room::WaitingRoom;
 use crate::listener::{self, Bound, Ceiling};
 use crate::memory::Trim;
 use crate::session::registry::Registry;
+use crate::session::user_limit::UserLimit;
 use crate::signal::Signals;
 use crate::telemetry::Telemetry;
 use crate::telemetry::event::Event;
@@ -56,6 +57,8 @@ pub struct Edge {
     pub registry: Arc<Registry>,
     pub ceiling: Arc<Ceiling>,
     pub waiting_room: Arc<WaitingRoom>,
+    /// `None`: users may have as many sessions as they like.
+    pub user_limit: Option<Arc<UserLimit>>,
     pub drain: Drain,
     signed_context: SignedContext,
 }
@@ -156,6 +159,7 @@ impl App {
             registry: Registry::new(),
             ceiling: Ceiling::new(config.limits.connections),
             waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
+            user_limit: config.limits.sessions_per_user.map(|most| UserLimit::new(most, config.limits.on_limit)),
             drain: Drain::default(),
             signed_context: SignedContext::new(&config.context, keyring),
             config,

@@ -229,6 +229,7 @@ const LIMITS: &[&str] = &[
     "connections",
     "unauthenticated",
     "unauthenticated_per_address",
+    "sessions_per_user",
     "message_bytes",
     "messages_per_second",
     "inflated_bytes",

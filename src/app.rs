@@ -17,7 +17,7 @@ use tokio::runtime;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::admin::{Admin, Readiness, Revoking, Summary};
+use crate::admin::{Admin, Figures, Readiness, Revoking, StoreFigures, Summary};
 use crate::auth::Authenticator;
 use crate::auth::grant::Grant;
 use crate::auth::jwt::Issuers;
@@ -34,6 +34,7 @@ use crate::memory::Trim;
 use crate::session::registry::Registry;
 use crate::session::user_limit::UserLimit;
 use crate::signal::Signals;
+use crate::store::redis::BreakerState;
 use crate::telemetry::Telemetry;
 use crate::telemetry::event::Event;
 use crate::ticket::Tickets;
@@ -128,6 +129,17 @@ impl Edge {
         }
     }
 
+    fn figures(&self) -> Figures {
+        let store = self.tickets.store();
+        Figures {
+            connections: self.ceiling.open(),
+            unauthenticated: self.waiting_room.waiting(),
+            tickets: store.held(),
+            revocations: self.revocations.len(),
+            store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
+        }
+    }
+
     fn revoking(&self) -> Revoking {
         Revoking {
             revocations: Arc::clone(&self.revocations),
@@ -198,6 +210,7 @@ impl App {
             let mut signals = Signals::listen()?;
             tokio::spawn(keep_house(Arc::clone(&self.edge), Arc::clone(&self.telemetry), Arc::clone(&self.readiness)));
             if let Some(socket) = self.admin {
+                let counted = Arc::clone(&self.edge);
                 let admin = Admin {
                     telemetry: Arc::clone(&self.telemetry),
                     registry: Arc::clone(&self.edge.registry),
@@ -205,6 +218,7 @@ impl App {
                     token: self.edge.config.admin.as_ref().and_then(|admin| admin.token.clone()),
                     revoking: self.edge.revoking(),
                     summary,
+                    figures: Box::new(move || counted.figures()),
                 };
                 tokio::spawn(Arc::new(admin).serve(tokio::net::TcpListener::from_std(socket)?));
             }

@@ -25,6 +25,7 @@ mod reauth;
 mod relay;
 mod revocation;
 mod seeing;
+mod sessions;
 mod store_cluster;
 mod store_failover;
 mod store_faults;

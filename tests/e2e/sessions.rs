@@ -106,7 +106,6 @@ async fn of_sixty_four_upgrades_of_one_user_exactly_as_many_as_may_stay() {
             loop {
                 match timeout(PATIENCE, socket.next()).await.expect("silence") {
                     Some(Ok(Message::Close(Some(frame)))) => return frame.reason.as_str().to_owned(),
-                    // An echo from before the close frame: what counts is whether one follows.
                     Some(Ok(Message::Text(_))) => return "echo".to_owned(),
                     Some(Ok(_)) => {}
                     other => return format!("{other:?}"),
@@ -155,7 +154,7 @@ async fn a_user_at_the_limit_is_refused_by_every_method_until_a_session_ends() {
     settles_at(&usher, 4).await;
     first.close(None).await.unwrap();
     while let Some(Ok(_)) = first.next().await {}
-    // Her place is free when the task is gone, a moment after the listing forgets it or at once.
+    // Her place is free when the session's task is gone, a moment after the close handshake.
     let again = async {
         loop {
             if let Ok(socket) = open(&usher, "/ws", &token).await {
@@ -189,6 +188,12 @@ async fn the_oldest_session_is_replaced_and_told_so_on_both_sides() {
         closes.map(|frame| (u16::from(frame.code), frame.reason.as_str().to_owned())).collect::<Vec<_>>()
     };
     settles_at(&usher, 3).await;
+    let heard = async {
+        while told().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, heard).await.expect("the upstream is not told");
     assert_eq!(told(), vec![(1008, "Session replaced".to_owned()); 2]);
     // One that ends by itself makes room, and nobody has to go.
     third.close(None).await.unwrap();

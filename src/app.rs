@@ -17,7 +17,7 @@ use tokio::runtime;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::admin::{Admin, Readiness, Revoking, Summary};
+use crate::admin::{Admin, Figures, Readiness, Revoking, StoreFigures, Summary};
 use crate::auth::Authenticator;
 use crate::auth::grant::Grant;
 use crate::auth::jwt::Issuers;
@@ -33,7 +33,9 @@ use crate::listener::waiting_room::WaitingRoom;
 use crate::listener::{self, Bound, Ceiling};
 use crate::memory::Trim;
 use crate::session::registry::Registry;
+use crate::session::user_limit::UserLimit;
 use crate::signal::Signals;
+use crate::store::redis::BreakerState;
 use crate::telemetry::Telemetry;
 use crate::telemetry::event::Event;
 use crate::ticket::Tickets;
@@ -58,6 +60,8 @@ pub struct Edge {
     pub fleet: Option<Arc<Fleet>>,
     pub ceiling: Arc<Ceiling>,
     pub waiting_room: Arc<WaitingRoom>,
+    /// `None`: users may have as many sessions as they like.
+    pub user_limit: Option<Arc<UserLimit>>,
     pub drain: Drain,
     signed_context: SignedContext,
 }
@@ -127,6 +131,17 @@ impl Edge {
         }
     }
 
+    fn figures(&self) -> Figures {
+        let store = self.tickets.store();
+        Figures {
+            connections: self.ceiling.open(),
+            unauthenticated: self.waiting_room.waiting(),
+            tickets: store.held(),
+            revocations: self.revocations.len(),
+            store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
+        }
+    }
+
     fn revoking(&self) -> Revoking {
         Revoking {
             revocations: Arc::clone(&self.revocations),
@@ -162,6 +177,7 @@ impl App {
             fleet,
             ceiling: Ceiling::new(config.limits.connections),
             waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
+            user_limit: config.limits.sessions_per_user.map(|most| UserLimit::new(most, config.limits.on_limit)),
             drain: Drain::default(),
             signed_context: SignedContext::new(&config.context, keyring),
             config,
@@ -204,6 +220,7 @@ impl App {
                 tokio::spawn(Arc::clone(fleet).follow(joined));
             }
             if let Some(socket) = self.admin {
+                let counted = Arc::clone(&self.edge);
                 let admin = Admin {
                     telemetry: Arc::clone(&self.telemetry),
                     registry: Arc::clone(&self.edge.registry),
@@ -211,6 +228,7 @@ impl App {
                     token: self.edge.config.admin.as_ref().and_then(|admin| admin.token.clone()),
                     revoking: self.edge.revoking(),
                     summary,
+                    figures: Box::new(move || counted.figures()),
                 };
                 tokio::spawn(Arc::new(admin).serve(tokio::net::TcpListener::from_std(socket)?));
             }

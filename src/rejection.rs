@@ -47,6 +47,8 @@ pub enum Rejection {
     RateLimited {
         retry_after: Duration,
     },
+    /// The user has as many sessions as one may have.
+    TooManySessions,
     StoreUnavailable,
     /// No server could be reached.
     UpstreamUnavailable,
@@ -111,6 +113,7 @@ impl Rejection {
             Self::MethodNotAllowed { allow: "POST, OPTIONS" },
             Self::PermissionDenied,
             Self::RateLimited { retry_after: Duration::from_secs(1) },
+            Self::TooManySessions,
             Self::StoreUnavailable,
             Self::UpstreamUnavailable,
             Self::UpstreamTimeout,
@@ -160,6 +163,7 @@ impl Rejection {
             Self::MethodNotAllowed { .. } => row(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method_not_allowed", Client, false),
             Self::PermissionDenied => row(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "permission_denied", Client, false),
             Self::RateLimited { .. } => row(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "rate_limited", Client, true),
+            Self::TooManySessions => row(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SESSIONS", "too_many_sessions", Client, true),
             Self::StoreUnavailable => row(StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "store_unavailable", Store, true),
             Self::UpstreamUnavailable => row(StatusCode::BAD_GATEWAY, "UPSTREAM_UNAVAILABLE", "upstream_unavailable", Upstream, true),
             Self::UpstreamTimeout => row(StatusCode::GATEWAY_TIMEOUT, "UPSTREAM_TIMEOUT", "upstream_timeout", Upstream, true),
@@ -190,6 +194,7 @@ impl Rejection {
             Self::MethodNotAllowed { allow } => format!("this endpoint answers {allow}"),
             Self::PermissionDenied => "the credential does not give this permission".to_owned(),
             Self::RateLimited { .. } => "too many requests".to_owned(),
+            Self::TooManySessions => "this user has as many sessions as one may have".to_owned(),
             Self::StoreUnavailable => "tickets cannot be checked at the moment".to_owned(),
             Self::UpstreamUnavailable => "the service behind this address cannot be reached".to_owned(),
             Self::UpstreamTimeout => "the service behind this address did not answer in time".to_owned(),
@@ -212,6 +217,7 @@ impl Rejection {
             Self::FirstMessage(FirstMessageFault::TooBig) => return (CloseCode::TOO_BIG, "First message too big".to_owned()),
             Self::InvalidToken(_) | Self::InvalidTicket(_) | Self::TicketBinding(_) => (CloseCode::POLICY, "Invalid token"),
             Self::Revoked(_) => (CloseCode::POLICY, "Session revoked"),
+            Self::TooManySessions => (CloseCode::POLICY, "Too many sessions"),
             Self::UpstreamUnavailable | Self::UpstreamTimeout => (CloseCode::TRY_AGAIN_LATER, "Upstream unavailable"),
             Self::UpstreamProtocol(_) | Self::UpstreamDeclined(_) => (CloseCode::BAD_GATEWAY, "Upstream unavailable"),
             // The same as for live sessions, whatever the codes of the route.

@@ -5,6 +5,7 @@
 
 mod readiness;
 mod revoke;
+mod status;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 
 pub use readiness::{Readiness, Stage};
 pub use revoke::Revoking;
+pub use status::{Figures, StoreFigures};
 
 use crate::clock::Now;
 use crate::config::secret::Secret;
@@ -41,6 +43,8 @@ pub struct Admin {
     pub token: Option<Secret>,
     pub revoking: Revoking,
     pub summary: Summary,
+    /// Counts what is not in the registry.
+    pub figures: Box<dyn Fn() -> Figures + Send + Sync>,
 }
 
 /// What `/status` tells of the config.
@@ -59,7 +63,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const SESSIONS_LISTED: usize = 1000;
 const REVOKE: &str = "/revoke";
 
 impl Admin {
@@ -166,38 +169,6 @@ impl Admin {
         // `Secret` compares in constant time.
         scheme.eq_ignore_ascii_case(b"bearer ") && Secret::new(credential) == *token
     }
-
-    fn sessions(&self, query: &str) -> Response<Full<Bytes>> {
-        let mut limit = SESSIONS_LISTED;
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some(("limit", value)) if value.parse::<usize>().is_ok() => limit = value.parse().unwrap_or(SESSIONS_LISTED),
-                _ => return answer_error(StatusCode::BAD_REQUEST, "BAD_REQUEST", "the one parameter is `limit`, a number"),
-            }
-        }
-        answer_json(StatusCode::OK, &json!({ "total": self.registry.len(), "sessions": self.registry.snapshot(limit) }))
-    }
-
-    fn status(&self) -> Response<Full<Bytes>> {
-        let started = self.telemetry.started();
-        let uptime = Now::read().mono.saturating_duration_since(started.mono);
-        let stage = self.readiness.stage();
-        answer_json(
-            StatusCode::OK,
-            &json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "started": started.wall.to_rfc3339(),
-                "uptime_seconds": uptime.as_secs(),
-                "stage": stage.name(),
-                "draining": stage == Stage::Draining,
-                "sessions": self.registry.len(),
-                "listeners": self.summary.listeners,
-                "routes": self.summary.routes,
-                "upstreams": self.summary.upstreams,
-                "config": self.summary.config,
-            }),
-        )
-    }
 }
 
 /// A page in a browser on this machine can have its own name resolve to loopback and so read what it finds there. It
@@ -248,6 +219,7 @@ mod tests {
                 fleet: None,
             },
             summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], ..Summary::default() },
+            figures: Box::new(Figures::default),
         })
     }
 
@@ -294,6 +266,11 @@ mod tests {
         let session = &body["sessions"][0];
         assert_eq!((&session["user"], &session["method"], &session["peer"]), (&"ann".into(), &"ticket".into(), &"127.0.0.1".into()));
         assert_eq!(get(&admin, "/sessions?limit=many").0, 400);
+        let (_, body) = get(&admin, "/sessions?user=bob&route=%2Fws");
+        assert_eq!((&body["total"], &body["sessions"][0]["user"]), (&1.into(), &"bob".into()));
+        assert_eq!(get(&admin, "/sessions?user=bob&route=/other").1["total"], 0);
+        let by = json!([{ "route": "/ws", "method": "ticket", "sessions": 2 }]);
+        assert_eq!(get(&admin, "/status").1["sessions_by"], by);
         assert_eq!(get(&admin, "/status").1["listeners"][0], "127.0.0.1:8443");
     }
 

@@ -177,8 +177,8 @@ fn take_parameter(uri: &mut Uri, name: &str) -> Result<Option<Secret>, Rejection
     Ok(Some(value))
 }
 
-/// A parameter's name as a form decoder would read it, so that no spelling of it slips through to the upstream.
-fn decoded(text: &str) -> Option<String> {
+/// A parameter as a form decoder would read it, so that no spelling of it slips through to the upstream.
+pub(crate) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

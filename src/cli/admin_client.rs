@@ -1,5 +1,6 @@
 //! One request to the admin listener of a running Usher.
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
@@ -69,13 +70,19 @@ impl AdminArguments {
 }
 
 impl AdminClient {
+    pub fn get(&self, target: &str) -> anyhow::Result<Answer> {
+        let answer = self.ask(format!("GET {target} HTTP/1.1\r\n"), "")?;
+        anyhow::ensure!(answer.exit() != Exit::Ok || answer.body.is_object(), "the answer is not whole, or longer than can be read");
+        Ok(answer)
+    }
+
     pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
         let body = body.to_string();
-        let mut head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n",
-            self.address,
-            body.len()
-        );
+        self.ask(format!("POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len()), &body)
+    }
+
+    fn ask(&self, mut head: String, body: &str) -> anyhow::Result<Answer> {
+        let _ = write!(head, "Host: {}\r\nConnection: close\r\n", self.address);
         if let Some(token) = self.token.as_ref().and_then(Secret::expose_str) {
             head.push_str("Authorization: Bearer ");
             head.push_str(token);

@@ -11,6 +11,8 @@ pub mod keys;
 pub mod revoke;
 pub mod run;
 pub mod schema;
+pub mod sessions;
+pub mod status;
 pub mod token;
 
 use std::io::IsTerminal;
@@ -49,6 +51,10 @@ enum Command {
     Token(token::Arguments),
     /// End sessions by user, session, token or age, and refuse their credentials
     Revoke(revoke::Arguments),
+    /// List the open sessions of a running Usher
+    Sessions(sessions::Arguments),
+    /// Show how a running Usher stands
+    Status(status::Arguments),
     /// Load-test the handshake of an endpoint on this machine
     Bench(Box<bench::Arguments>),
     /// Print the JSON schema of the configuration
@@ -72,6 +78,8 @@ pub fn main() -> ExitCode {
         Command::Keys(arguments) => keys::run(arguments),
         Command::Token(arguments) => token::run(arguments),
         Command::Revoke(arguments) => revoke::run(arguments),
+        Command::Sessions(arguments) => sessions::run(arguments),
+        Command::Status(arguments) => status::run(arguments),
         Command::Bench(arguments) => bench::run(*arguments),
         Command::Schema(arguments) => schema::run(arguments),
     };

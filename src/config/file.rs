@@ -336,6 +336,10 @@ pub struct LimitsTable {
     pub unauthenticated: Option<usize>,
     /// The same, from one address.
     pub unauthenticated_per_address: Option<usize>,
+    /// Sessions of one user at once, on this node; not limited unless written.
+    pub sessions_per_user: Option<usize>,
+    /// One more than that: refuse, or replace-oldest.
+    pub on_limit: Option<String>,
     /// The largest message of a client, as it stands on the wire.
     pub message_bytes: Option<String>,
     /// Messages of one client in a second; not limited unless written.

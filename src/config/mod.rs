@@ -30,7 +30,7 @@ use crate::auth::credential::Method;
 use crate::auth::origin::Origins;
 use crate::http::route::{HostPattern, PathPattern};
 use secret::Secret;
-pub use session::{CloseCodes, FirstMessage, Forward, Preset, Reauth, ReauthMode, RejectMode};
+pub use session::{CloseCodes, FirstMessage, Forward, OnLimit, Preset, Reauth, ReauthMode, RejectMode};
 pub use store::Store;
 
 #[derive(Debug)]
@@ -246,6 +246,9 @@ pub struct Limits {
     /// Connections that have not shown who they are: in all, and from one address.
     pub unauthenticated: usize,
     pub unauthenticated_per_address: usize,
+    /// Of one user, on this node.
+    pub sessions_per_user: Option<usize>,
+    pub on_limit: OnLimit,
     /// The largest message of a client, as it stands on the wire.
     pub message_bytes: usize,
     pub messages_per_second: Option<usize>,

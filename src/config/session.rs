@@ -77,6 +77,14 @@ pub enum RejectMode {
     Close,
 }
 
+/// What happens to a session more than a user may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLimit {
+    Refuse,
+    /// It gets in, and the user's oldest ends.
+    ReplaceOldest,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseCodes {
     /// 1008 and its neighbours in RFC 6455.

@@ -22,6 +22,7 @@ use crate::session::conversation::Conversation;
 use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle};
 use crate::session::relay::{Limits, Opening, Relay};
 use crate::session::state::{Renewing, Rules};
+use crate::session::user_limit::{UserLimit, UserPlace};
 use crate::stream::Stream;
 use crate::telemetry::event::Event;
 use crate::upstream::Place;
@@ -46,7 +47,7 @@ pub(super) struct ClientSide {
 pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, attempted: Attempted, worker: Worker) {
     let now = Now::read();
     let edge = &worker.edge;
-    let Reached { place, session_id, upstream, early, phases, .. } = reached;
+    let Reached { place, mut user_place, session_id, upstream, early, phases, .. } = reached;
     let (route, request_id, address) = (Arc::clone(grant.route()), attempted.request_id, attempted.address);
     let handle = SessionHandle {
         id: session_id,
@@ -69,6 +70,8 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
     // Who was revoked while the upstream was asked was not in the registry yet, and nobody told the session.
     if edge.revocations.find_session(session_id.as_str(), grant.principal(), now.wall).is_some() {
         record.session.close(CloseReason::Revoked);
+    } else if user_place.as_mut().is_some_and(|user_place| user_place.begin(&record.session)) {
+        Event::LimitReached { limit: UserLimit::NAME, peer: Some(address) }.emit();
     }
 
     let (keepalive, reauth) = (&edge.config.keepalive, route.reauth);
@@ -127,7 +130,7 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         limits,
     };
     let relay = Relay::new(opening, rules, Arc::clone(&record.session));
-    tokio::spawn(Running { relay, record, _place: place, _permit: client.permit });
+    tokio::spawn(Running { relay, record, _place: place, _user_place: user_place, _permit: client.permit });
 }
 
 /// A session's task. A type of its own, for an `async` block would hold the relay twice: before it is first polled, and while
@@ -136,6 +139,7 @@ struct Running {
     relay: Relay,
     record: Record,
     _place: Place,
+    _user_place: Option<Box<UserPlace>>,
     _permit: Permit,
 }
 

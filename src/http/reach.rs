@@ -1,5 +1,7 @@
 //! From a grant to an upstream that has agreed to the upgrade.
 
+use std::net::IpAddr;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response};
@@ -8,13 +10,14 @@ use tokio::time::timeout;
 use super::headers::{self, Seen};
 use super::response;
 use super::upgrade::{Request, authority_of};
-use crate::app::Worker;
+use crate::app::{Edge, Worker};
 use crate::auth::grant::Grant;
 use crate::clock::Now;
 use crate::rejection::Rejection;
 use crate::session::registry::SessionId;
+use crate::session::user_limit::{UserLimit, UserPlace};
 use crate::stream::Stream;
-use crate::telemetry::event::Phases;
+use crate::telemetry::event::{Event, Phases};
 use crate::upstream::signed_context::ContextRequest;
 use crate::upstream::upgrade::Answer;
 use crate::upstream::{self, Place};
@@ -22,6 +25,7 @@ use crate::upstream::{self, Place};
 /// An upgrade that the upstream has agreed to.
 pub(super) struct Reached {
     pub(super) place: Place,
+    pub(super) user_place: Option<Box<UserPlace>>,
     pub(super) session_id: SessionId,
     pub(super) upstream: Stream,
     pub(super) early: BytesMut,
@@ -48,6 +52,7 @@ pub(super) async fn reach(grant: &Grant, request: Request, worker: &Worker, auth
     let edge = &worker.edge;
     let Request { mut parts, host, address, peer, is_trusted, is_secure, started, request_id, .. } = request;
     let session_id = SessionId::random();
+    let user_place = enter(grant, edge, address)?;
     let upstream = edge.upstreams.of(&grant.route().upstream).ok_or(Rejection::Internal)?;
     let authority = authority_of(&parts);
     let seen = Seen { peer, trusted: is_trusted, secure: is_secure, host: &authority };
@@ -72,7 +77,7 @@ pub(super) async fn reach(grant: &Grant, request: Request, worker: &Worker, auth
                 answer: Now::read().mono - dialled.mono,
                 total: Now::read().mono - started.mono,
             };
-            Ok(Reached { place, session_id, upstream: stream, early, headers, phases })
+            Ok(Reached { place, user_place, session_id, upstream: stream, early, headers, phases })
         }
         Answer::Declined { status, mut headers, body } => {
             headers::strip_hop_by_hop(&mut headers);
@@ -85,4 +90,11 @@ pub(super) async fn reach(grant: &Grant, request: Request, worker: &Worker, auth
             Err(Refusal { rejection: Rejection::UpstreamDeclined(status), answer: Some(answer) })
         }
     }
+}
+
+/// A place among the user's own sessions, where these are limited; nobody in particular needs none.
+fn enter(grant: &Grant, edge: &Edge, peer: IpAddr) -> Result<Option<Box<UserPlace>>, Rejection> {
+    let (Some(limit), Some(principal)) = (&edge.user_limit, grant.principal()) else { return Ok(None) };
+    let told = |_: &Rejection| Event::LimitReached { limit: UserLimit::NAME, peer: Some(peer) }.emit();
+    limit.enter(principal).inspect_err(told).map(Some)
 }

@@ -65,6 +65,10 @@ impl WaitingRoom {
         self.enter((!is_trusted).then_some(peer)).inspect_err(|full| full.tell(peer))
     }
 
+    pub fn waiting(&self) -> usize {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).total
+    }
+
     fn count(&self, held: &mut Held, address: IpAddr) -> Result<(), RoomFull> {
         let count = held.by_address.entry(address).or_default();
         if *count >= self.most_per_address {

@@ -24,6 +24,8 @@ pub enum CloseReason {
     SessionExpired,
     /// Its user, login session or token was revoked, or it was itself.
     Revoked,
+    /// Its user opened another, and may have no more at once.
+    Replaced,
     /// The client was asked for a new credential and showed none that is good in time.
     ReauthTimeout,
     /// The client showed a good credential of somebody else.
@@ -50,7 +52,7 @@ pub struct Facts {
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::ClientClosed,
         Self::UpstreamClosed,
         Self::ClientGone,
@@ -60,6 +62,7 @@ impl CloseReason {
         Self::IdleTimeout,
         Self::SessionExpired,
         Self::Revoked,
+        Self::Replaced,
         Self::ReauthTimeout,
         Self::ReauthSubject,
         Self::MessageTooBig,
@@ -103,6 +106,11 @@ impl CloseReason {
             Self::Revoked => {
                 let told = Some((CloseCode::POLICY, "Session revoked"));
                 Facts { label: "revoked", to_client: told, to_upstream: told, status: 401 }
+            }
+            // The client's code for it says: do not come back, or two pages take the place from each other for ever.
+            Self::Replaced => {
+                let told = Some((CloseCode::POLICY, "Session replaced"));
+                Facts { label: "replaced", to_client: told, to_upstream: told, status: 409 }
             }
             Self::ReauthTimeout => policy("reauth_timeout", "Re-authentication timeout", 408),
             Self::ReauthSubject => policy("reauth_subject", "Invalid token", 403),

@@ -2,7 +2,7 @@
 //!
 //! `state.rs` holds the rules (no I/O, no clock), `timer.rs` the deadlines, `relay.rs` carries out what the rules ask for,
 //! `direction.rs` moves the bytes of one direction, `conversation.rs` is what Usher says and hears in the stream,
-//! `registry.rs` knows every live session, `close.rs` every way one ends.
+//! `registry.rs` knows every live session, `user_limit.rs` how many one user has, `close.rs` every way one ends.
 
 pub mod close;
 pub mod conversation;
@@ -13,3 +13,4 @@ pub mod relay;
 pub mod revoke;
 pub mod state;
 pub mod timer;
+pub mod user_limit;

@@ -3,7 +3,7 @@
 //! Drain, the admin listener and limits look at sessions through the [`Registry`]; a session's own task holds a
 //! [`SessionGuard`] and polls it for the wish that it should close.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -88,6 +88,14 @@ pub struct SessionRow {
     pub expires_at: Option<String>,
 }
 
+/// One line of `/status`; without a method on a public route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    pub route: String,
+    pub method: Option<&'static str>,
+    pub sessions: usize,
+}
+
 impl Registry {
     pub fn new() -> Arc<Self> {
         Arc::default()
@@ -136,11 +144,23 @@ impl Registry {
         closed
     }
 
-    /// At most `limit` sessions, the longest lived first.
-    pub fn snapshot(&self, limit: usize) -> Vec<SessionRow> {
+    /// How many sessions are wanted, and at most `limit` of them, the longest lived first.
+    pub fn snapshot(&self, limit: usize, is_wanted: impl Fn(&SessionHandle) -> bool) -> (usize, Vec<SessionRow>) {
         let mut handles = self.handles();
+        handles.retain(|handle| is_wanted(handle));
         handles.sort_by_key(|handle| handle.started);
-        handles.iter().take(limit).map(|handle| handle.row()).collect()
+        (handles.len(), handles.iter().take(limit).map(|handle| handle.row()).collect())
+    }
+
+    /// Open sessions for each route and method that has any.
+    pub fn tally(&self) -> Vec<Tally> {
+        let mut counts: BTreeMap<(Arc<str>, Option<&'static str>), usize> = BTreeMap::new();
+        for shard in &self.shards {
+            for handle in lock(shard).values() {
+                *counts.entry((Arc::clone(&handle.route), handle.method.map(Method::name))).or_default() += 1;
+            }
+        }
+        counts.into_iter().map(|((route, method), sessions)| Tally { route: route.to_string(), method, sessions }).collect()
     }
 
     fn shard(&self, id: SessionId) -> Option<MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>>>> {
@@ -355,7 +375,8 @@ pub(crate) mod tests {
         let registry = Registry::new();
         let guards: Vec<SessionGuard> = (0..100).map(|n| registry.open(handle(&format!("user-{n}"), 1_000 - n))).collect();
         assert_eq!((registry.len(), registry.handles().len()), (100, 100));
-        let rows = registry.snapshot(2);
+        let (total, rows) = registry.snapshot(2, |_| true);
+        assert_eq!(total, 100);
         assert_eq!(rows.iter().map(|row| row.user.as_deref().unwrap()).collect::<Vec<_>>(), ["user-99", "user-98"]);
         let id = guards[0].id;
         assert!(registry.find(id).is_some());

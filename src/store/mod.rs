@@ -155,6 +155,21 @@ impl Store {
         }
     }
 
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+        }
+    }
+
+    /// `None`: a store in this process needs none.
+    pub fn breaker(&self) -> Option<BreakerState> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(store) => Some(store.state()),
+        }
+    }
+
     pub fn presence(&self) -> Presence {
         match self {
             Self::Memory(_) => Presence::Local,

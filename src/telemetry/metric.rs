@@ -244,6 +244,7 @@ const LIMITS: &[&str] = &[
     "connections",
     "unauthenticated",
     "unauthenticated_per_address",
+    "sessions_per_user",
     "message_bytes",
     "messages_per_second",
     "inflated_bytes",

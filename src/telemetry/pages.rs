@@ -141,9 +141,10 @@ mod tests {
             Rejection::FirstMessage(FirstMessageFault::Timeout) => 28,
             Rejection::FirstMessage(FirstMessageFault::Protocol) => 29,
             Rejection::Revoked(_) => 30,
+            Rejection::TooManySessions => 31,
         };
         let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..31).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..32).collect::<Vec<_>>());
     }
 }

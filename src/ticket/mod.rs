@@ -178,6 +178,10 @@ impl Tickets {
         }
     }
 
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Housekeeping: forgets what has expired, and looks whether the store is there.
     pub async fn sweep(&self, now: Now) -> Presence {
         let count = self.store.sweep(now).await;

@@ -26,6 +26,7 @@ mod relay;
 mod revocation;
 mod revocation_fleet;
 mod seeing;
+mod sessions;
 mod store_cluster;
 mod store_failover;
 mod store_faults;

@@ -3,6 +3,8 @@
 use super::listener::socket_address;
 use super::*;
 
+const ON_LIMIT: [(&str, OnLimit); 2] = [("refuse", OnLimit::Refuse), ("replace-oldest", OnLimit::ReplaceOldest)];
+
 pub(super) fn limits(section: &Section<'_, '_>) -> Limits {
     let limits = Limits {
         connections: section.count("connections", 20_000),
@@ -19,6 +21,8 @@ pub(super) fn limits(section: &Section<'_, '_>) -> Limits {
         audit_queue: section.count("audit_queue", 10_000),
         unauthenticated: section.count("unauthenticated", 10_000),
         unauthenticated_per_address: section.count("unauthenticated_per_address", 1_000),
+        sessions_per_user: section.value("sessions_per_user").map(|_| section.count("sessions_per_user", 1)),
+        on_limit: choice(section, "on_limit", &ON_LIMIT, OnLimit::Refuse),
         message_bytes: section.size("message_bytes", 16 << 20),
         messages_per_second: section.value("messages_per_second").map(|_| section.count("messages_per_second", 1)),
         inflated_bytes: section.size("inflated_bytes", 16 << 20),

@@ -1,0 +1,129 @@
+//! `usher sessions`: who is connected to a running Usher.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::admin_client;
+use super::exit::Exit;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Sessions of this user only
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// Sessions of this route only, by its path in the configuration
+    #[arg(long, value_name = "PATH")]
+    route: Option<String>,
+    /// How many are listed, the longest lived first
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    limit: usize,
+    /// Print what the admin listener answers
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin: admin_client::AdminArguments,
+}
+
+const COLUMNS: [(&str, &str); 7] = [
+    ("USER", "user"),
+    ("ROUTE", "route"),
+    ("METHOD", "method"),
+    ("SINCE", "since"),
+    ("LAST ACTIVITY", "last_activity"),
+    ("PEER", "peer"),
+    ("ID", "id"),
+];
+
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let mut target = format!("/sessions?limit={}", arguments.limit);
+    for (name, value) in [("user", &arguments.user), ("route", &arguments.route)] {
+        if let Some(value) = value {
+            let _ = write!(target, "&{name}={}", encoded(value));
+        }
+    }
+    let answer = arguments.admin.find()?.get(&target)?;
+    let exit = answer.exit();
+    if exit != Exit::Ok {
+        eprintln!("usher: {}", answer.message());
+    } else if arguments.json {
+        println!("{}", answer.body);
+    } else {
+        let none = Vec::new();
+        let sessions = answer.body.get("sessions").and_then(Value::as_array).unwrap_or(&none);
+        let total = answer.body.get("total").and_then(Value::as_u64).unwrap_or(0);
+        let rows = sessions.iter().map(|session| COLUMNS.map(|(_, key)| shown(session.get(key))));
+        print!("{}", table(&[COLUMNS.map(|(title, _)| title.to_owned())].into_iter().chain(rows).collect::<Vec<_>>()));
+        println!("{} of {total} listed", sessions.len());
+    }
+    Ok(exit.into())
+}
+
+/// Columns as wide as what stands in them, but for the last.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A user's name comes from a token: what would steer the terminal is written out.
+fn shown(value: Option<&Value>) -> String {
+    let text = value.and_then(Value::as_str).unwrap_or("-");
+    let steers = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().fold(String::new(), |mut shown, c| {
+        if steers(c) {
+            shown.extend(c.escape_unicode())
+        } else {
+            shown.push(c)
+        }
+        shown
+    })
+}
+
+/// As a query carries it.
+fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+        encoded
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::decoded;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_encoded_is_read_back() {
+        for text in ["ada", "a b&c=d+e%", "/ws/{room}", "é\r\n\u{1b}"] {
+            assert_eq!(decoded(&encoded(text)).as_deref(), Some(text));
+        }
+    }
+
+    #[test]
+    fn a_table_lines_up_and_a_name_cannot_steer_the_terminal() {
+        let name = shown(Some(&json!("\u{1b}[2J\u{202e}")));
+        assert_eq!(name, "\\u{1b}[2J\\u{202e}");
+        let rows = [["USER", "ID"], ["ada", "1"], ["grâce", "2"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), "USER   ID\nada    1\ngrâce  2\n");
+        assert_eq!(shown(Some(&Value::Null)), "-");
+    }
+}

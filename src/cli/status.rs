@@ -1,0 +1,92 @@
+//! `usher status`: how a running Usher stands.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::admin_client;
+use super::exit::Exit;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Print what the admin listener answers
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin: admin_client::AdminArguments,
+}
+
+const LINES: [&str; 11] = [
+    "version",
+    "started",
+    "stage",
+    "connections",
+    "unauthenticated",
+    "sessions",
+    "tickets",
+    "revocations",
+    "listeners",
+    "upstreams",
+    "config",
+];
+
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let answer = arguments.admin.find()?.get("/status")?;
+    let exit = answer.exit();
+    if exit != Exit::Ok {
+        eprintln!("usher: {}", answer.message());
+    } else if arguments.json {
+        println!("{}", answer.body);
+    } else {
+        print!("{}", page(&answer.body));
+    }
+    Ok(exit.into())
+}
+
+/// One line for each figure; under the sessions, one for each route and method that has any.
+fn page(status: &Value) -> String {
+    let mut page = String::new();
+    let mut line = |name: &str, value: &str| page.push_str(&format!("{name:<16} {value}\n"));
+    for name in LINES {
+        line(name, &plain(status.get(name)));
+        if name == "sessions" {
+            for tally in status.get("sessions_by").and_then(Value::as_array).into_iter().flatten() {
+                let of = |key| plain(tally.get(key));
+                line("", &format!("{} by {} on {}", of("sessions"), of("method"), of("route")));
+            }
+        }
+    }
+    let of = |key| status.get("store").and_then(|store| store.get(key));
+    match of("breaker").and_then(Value::as_str) {
+        Some(breaker) => line("store", &format!("{}, breaker {breaker}", plain(of("kind")))),
+        None => line("store", &plain(of("kind"))),
+    }
+    page
+}
+
+fn plain(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(all)) => all.iter().map(|one| plain(Some(one))).collect::<Vec<_>>().join(", "),
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_page_has_a_line_for_each_figure() {
+        let by = json!([{ "route": "/ws", "method": "ticket", "sessions": 2 }, { "route": "/open", "method": null, "sessions": 1 }]);
+        let page = page(&json!({ "sessions": 3, "sessions_by": by, "tickets": null, "store": { "kind": "redis", "breaker": "open" } }));
+        for wanted in
+            ["sessions         3\n", "  2 by ticket on /ws\n", "  1 by - on /open\n", "tickets          -\n", "redis, breaker open\n"]
+        {
+            assert!(page.contains(wanted), "{wanted}: {page}");
+        }
+    }
+}

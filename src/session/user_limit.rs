@@ -1,0 +1,184 @@
+//! How many sessions one user may have on this node, and what gives way when there are more.
+//!
+//! An upgrade takes its place once the user is known, before an upstream is asked. With `refuse` the place counts from then
+//! on; with `replace-oldest` it counts when the session begins, so that nobody is sent away for an upgrade that fails. Off,
+//! there is no limit to ask and a session keeps nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::close::CloseReason;
+use super::registry::SessionHandle;
+use crate::auth::principal::Principal;
+use crate::config::OnLimit;
+use crate::rejection::Rejection;
+
+#[derive(Debug)]
+pub struct UserLimit {
+    most: usize,
+    on_limit: OnLimit,
+    /// Nobody stands here without a session or an upgrade under way: there are no more entries than connections.
+    users: Mutex<HashMap<User, Held>>,
+}
+
+/// Two issuers may name two people alike.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct User {
+    issuer: Arc<str>,
+    subject: Arc<str>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// With `refuse`.
+    count: usize,
+    /// With `replace-oldest`, the oldest first.
+    sessions: VecDeque<Arc<SessionHandle>>,
+}
+
+/// A user's place for one session; it is given back when this is dropped.
+#[derive(Debug)]
+pub struct UserPlace {
+    limit: Arc<UserLimit>,
+    user: User,
+    session: Option<Arc<SessionHandle>>,
+}
+
+impl UserLimit {
+    /// The key in `[limits]`, and the label of its metric.
+    pub const NAME: &str = "sessions_per_user";
+
+    pub fn new(most: usize, on_limit: OnLimit) -> Arc<Self> {
+        Arc::new(Self { most, on_limit, users: Mutex::default() })
+    }
+
+    pub fn enter(self: &Arc<Self>, principal: &Principal) -> Result<Box<UserPlace>, Rejection> {
+        let user = User { issuer: Arc::clone(&principal.issuer), subject: principal.subject.as_str().into() };
+        if self.on_limit == OnLimit::Refuse {
+            let mut users = self.lock();
+            let held = users.entry(user.clone()).or_default();
+            // At the limit somebody stands there, so nothing empty is left behind.
+            if held.count >= self.most {
+                return Err(Rejection::TooManySessions);
+            }
+            held.count += 1;
+        }
+        Ok(Box::new(UserPlace { limit: Arc::clone(self), user, session: None }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<User, Held>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UserPlace {
+    /// The session begins. Says whether another was told to end for it.
+    pub fn begin(&mut self, session: &Arc<SessionHandle>) -> bool {
+        if self.limit.on_limit == OnLimit::Refuse || self.session.is_some() {
+            return false;
+        }
+        self.session = Some(Arc::clone(session));
+        let mut users = self.limit.lock();
+        let held = users.entry(self.user.clone()).or_default();
+        held.sessions.push_back(Arc::clone(session));
+        let oldest = if held.sessions.len() > self.limit.most { held.sessions.pop_front() } else { None };
+        drop(users);
+        oldest.is_some_and(|oldest| oldest.close(CloseReason::Replaced))
+    }
+}
+
+impl Drop for UserPlace {
+    fn drop(&mut self) {
+        let mut users = self.limit.lock();
+        let Some(held) = users.get_mut(&self.user) else { return };
+        match &self.session {
+            // One that was replaced is on the list no more.
+            Some(session) => held.sessions.retain(|other| other.id != session.id),
+            None if self.limit.on_limit == OnLimit::Refuse => held.count -= 1,
+            None => {}
+        }
+        if held.count == 0 && held.sessions.is_empty() {
+            users.remove(&self.user);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::revocation::tests::principal;
+    use crate::session::registry::tests::handle;
+    use std::sync::Barrier;
+    use std::task::{Context, Poll, Waker};
+    use std::thread;
+
+    fn user(name: &str, issuer: &str) -> Principal {
+        principal(name, issuer, None, None, 0)
+    }
+
+    fn ended(session: &SessionHandle) -> bool {
+        match session.poll_close(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(reason) => reason == CloseReason::Replaced,
+            Poll::Pending => false,
+        }
+    }
+
+    #[test]
+    fn a_place_is_refused_at_the_limit_and_given_back() {
+        let limit = UserLimit::new(2, OnLimit::Refuse);
+        let ada = user("ada", "main");
+        let places = [limit.enter(&ada).unwrap(), limit.enter(&ada).unwrap()];
+        assert_eq!(limit.enter(&ada).unwrap_err(), Rejection::TooManySessions);
+        let namesake = limit.enter(&user("ada", "other")).unwrap();
+        drop(places);
+        drop((limit.enter(&ada).unwrap(), namesake));
+        assert!(limit.lock().is_empty(), "nobody is remembered");
+    }
+
+    #[test]
+    fn the_oldest_gives_way_and_those_after_it_stay() {
+        let limit = UserLimit::new(2, OnLimit::ReplaceOldest);
+        let ada = user("ada", "main");
+        let sessions: Vec<_> = (0..4).map(|at| Arc::new(handle("ada", at))).collect();
+        let mut places: Vec<_> = (0..4).map(|_| limit.enter(&ada).unwrap()).collect();
+        assert!(!places[0].begin(&sessions[0]) && !places[1].begin(&sessions[1]));
+        assert!(places[2].begin(&sessions[2]));
+        assert_eq!(sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(), [true, false, false, false]);
+        // The place of one that has ended is free, and that of the replaced one was given away already.
+        drop(places.remove(1));
+        drop(places.remove(0));
+        assert!(!places[1].begin(&sessions[3]));
+        assert_eq!(sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(), [true, false, false, false]);
+        // One who never began takes nothing along.
+        drop(limit.enter(&user("bob", "main")).unwrap());
+        drop(places);
+        assert!(limit.lock().is_empty());
+    }
+
+    #[test]
+    fn of_sixty_four_at_once_exactly_as_many_as_may_get_in() {
+        for on_limit in [OnLimit::Refuse, OnLimit::ReplaceOldest] {
+            for _ in 0..50 {
+                let (limit, start) = (UserLimit::new(5, on_limit), Barrier::new(64));
+                let entered: Vec<_> = thread::scope(|scope| {
+                    let racers: Vec<_> = (0..64)
+                        .map(|at| {
+                            let (limit, start) = (&limit, &start);
+                            scope.spawn(move || {
+                                let (session, ada) = (Arc::new(handle("ada", at)), user("ada", "main"));
+                                start.wait();
+                                let mut place = limit.enter(&ada).ok()?;
+                                place.begin(&session);
+                                Some((place, session))
+                            })
+                        })
+                        .collect();
+                    racers.into_iter().filter_map(|racer| racer.join().unwrap()).collect()
+                });
+                assert_eq!(entered.iter().filter(|(_, session)| !ended(session)).count(), 5);
+                drop(entered);
+                assert!(limit.lock().is_empty());
+            }
+        }
+    }
+}

@@ -156,6 +156,9 @@ impl App {
     pub fn build(config: Config) -> Result<Self, BuildError> {
         let telemetry = Arc::new(Telemetry::install(&config)?);
         let now = Now::read();
+        if config.bypass.is_allowed {
+            Event::BypassAllowed { routes: &config.bypass_routes() }.emit();
+        }
         let config = Arc::new(config);
         let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
         std::fs::create_dir_all(&config.state_dir).map_err(|error| BuildError::StateDir { path: config.state_dir.clone(), error })?;
@@ -168,7 +171,9 @@ impl App {
             limits: Arc::clone(&config.limits),
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))),
+            authenticator: Arc::new(
+                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations)).with_bypass(&config.bypass),
+            ),
             tickets,
             revocations,
             upstreams: Upstreams::build(&config.upstreams)?,

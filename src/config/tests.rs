@@ -62,7 +62,7 @@ fn what_would_be_unsafe_is_refused() {
         ("\"HS256\"", "\"HS256\", \"RS256\"", "another family"),
         ("audience = [\"chat\"]", "audience = []", "needs `audience`"),
         ("auth = [\"ticket\", \"message\", \"header\"]", "", "needs `auth`"),
-        ("\"ticket\",", "\"cookie\",", "not available in this version"),
+        ("\"ticket\",", "\"session\",", "not available in this version"),
         ("[[route]]", "[first_message]\npreset = \"mqtt\"\n[reauth]\nmode = \"message\"\n[[route]]", "cannot be asked for a new token"),
         ("[[route]]", "[first_message]\npreset = \"stomp\"\nforward = \"consume\"\n[[route]]", "waits for its first message"),
         ("[[route]]", "[first_message]\npreset = \"jsno\"\n[[route]]", "did you mean `json`?"),

@@ -36,6 +36,7 @@ pub struct Setup {
     drain: String,
     admin: String,
     files: Vec<(String, String)>,
+    arguments: Vec<String>,
 }
 
 pub struct Usher {
@@ -77,6 +78,7 @@ impl Setup {
             drain: "200ms".to_owned(),
             admin: String::new(),
             files: Vec::new(),
+            arguments: Vec::new(),
         }
     }
 
@@ -113,6 +115,12 @@ impl Setup {
     /// Further keys of `[admin]`.
     pub fn admin_lines(mut self, lines: &str) -> Self {
         self.admin = lines.to_owned();
+        self
+    }
+
+    /// A further argument of `usher run`.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
         self
     }
 
@@ -172,6 +180,7 @@ impl Setup {
         let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
             .args(["run", "--log-format", "json", "-c"])
             .arg(folder.join("usher.toml"))
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

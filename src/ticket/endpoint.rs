@@ -104,12 +104,14 @@ impl Tickets {
     /// whoever happens to look at it.
     fn token(&self, parts: &mut Parts, origin: Option<&str>) -> Result<Option<Secret>, Rejection> {
         let config = &self.config.tickets;
+        if let Some(token) = auth::take_bearer(&mut parts.headers)? {
+            return Ok(Some(token));
+        }
         let cookie = auth::take_cookie(&mut parts.headers, &config.token_cookie)?;
-        let bearer = auth::take_bearer(&mut parts.headers)?;
-        match (&bearer, &cookie, origin) {
-            (None, Some(_), Some(origin)) if !config.origins.names(origin) => Err(Rejection::ForbiddenOrigin),
-            (None, Some(_), None) if !parts.method.is_safe() => Err(Rejection::MissingOrigin),
-            _ => Ok(bearer.or(cookie)),
+        match origin {
+            Some(origin) if cookie.is_some() && !config.origins.names(origin) => Err(Rejection::ForbiddenOrigin),
+            None if cookie.is_some() && !parts.method.is_safe() => Err(Rejection::MissingOrigin),
+            _ => Ok(cookie),
         }
     }
 

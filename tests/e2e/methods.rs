@@ -4,8 +4,10 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 
+use crate::first_message::{auth, json as json_of};
 use crate::support::client::{self, Answer};
 use crate::support::{Backend, Echo, Raw, Recorder, Script, Setup, Usher, token, upgrade_request};
 
@@ -313,17 +315,11 @@ async fn query_cookie_and_header_open_plain_http_alike_and_other_methods_credent
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_begun_by_any_token_is_renewed_in_its_stream() {
-    use futures_util::{SinkExt, StreamExt};
-    use tokio_tungstenite::tungstenite::Message;
-
     let echo = Echo::start().await;
-    let routes: String = ["subprotocol", "query", "cookie"]
-        .map(|method| route(&format!("/{method}"), &[method]) + "reauth = { before_expiry = \"10m\" }\n")
-        .concat();
+    let routes: String = ["subprotocol", "query", "cookie"].map(|method| route(&format!("/{method}"), &[method])).concat();
     let usher = setup(echo.url(), &routes).start().await;
     for method in ["subprotocol", "query", "cookie"] {
-        // It is asked at once, for its end is nearer than `before_expiry`.
-        let token = usher.token_with("ada", json!({ "exp": token::now() + 60 }));
+        let token = usher.token_with("ada", json!({ "exp": token::now() + 4 }));
         let (target, headers) = match method {
             "query" => (format!("/query?access_token={token}"), vec![]),
             "cookie" => ("/cookie".to_owned(), vec![("cookie", format!("access_token={token}"))]),
@@ -332,12 +328,10 @@ async fn a_session_begun_by_any_token_is_renewed_in_its_stream() {
         let mut headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         headers.push(("origin", PAGE));
         let mut socket = usher.open(&target, &headers).await.unwrap();
-        let asked: Value = serde_json::from_str(socket.next().await.unwrap().unwrap().to_text().unwrap()).unwrap();
-        assert_eq!(asked["type"], "auth_required", "{method}");
+        assert_eq!(json_of(&mut socket).await["type"], "auth_required", "{method}");
         let fresh = usher.token_with("ada", json!({ "exp": token::now() + 3600 }));
-        socket.send(Message::text(json!({ "type": "auth", "payload": { "token": fresh } }).to_string())).await.unwrap();
-        let answer: Value = serde_json::from_str(socket.next().await.unwrap().unwrap().to_text().unwrap()).unwrap();
-        assert_eq!(answer["type"], "auth_ok", "{method}");
+        socket.send(auth(&fresh)).await.unwrap();
+        assert_eq!(json_of(&mut socket).await["type"], "auth_ok", "{method}");
         socket.close(None).await.unwrap();
         while let Some(Ok(_)) = socket.next().await {}
     }
@@ -425,7 +419,7 @@ async fn a_real_browser_opens_by_subprotocol_and_by_cookie() {
     let run = move || Command::new("node").args(["credentials.mjs", &base, &shown]).current_dir("tests/e2e/browser").output();
     let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}{err}\nscripts/setup-tests.sh installs what the tests need");
+    assert!(output.status.success(), "{out}{err}{}\nscripts/setup-tests.sh installs what the tests need", usher.log());
     for visit in echo.visits() {
         assert!(!format!("{visit:?}").contains(&token), "{visit:?}");
     }

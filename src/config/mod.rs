@@ -16,6 +16,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod value;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,11 +35,13 @@ pub use bypass::Bypass;
 use secret::Secret;
 pub use session::{CloseCodes, FirstMessage, Forward, OnLimit, Preset, Reauth, ReauthMode, RejectMode};
 pub use store::Store;
+pub use written::Written;
 
 #[derive(Debug)]
 pub struct Config {
     /// The file that this was read from, if it was read from one.
     pub source: Option<PathBuf>,
+    pub written: Written,
     pub state_dir: PathBuf,
     /// Runtime threads; one per core unless the file says otherwise.
     pub threads: usize,
@@ -287,7 +290,7 @@ pub struct Admin {
     pub token: Option<Secret>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
     /// A level, or a list of `target=level`.

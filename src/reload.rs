@@ -105,6 +105,9 @@ impl Reloader {
         let refused = |problem: String| Diagnostics(vec![Diagnostic::error(problem)]);
         let next = Arc::new(before.next(config, Now::read()).map_err(|error| refused(error.to_string()))?);
         self.telemetry.follow(&next.config);
+        if next.config.bypass.is_allowed {
+            Event::BypassAllowed { routes: &next.config.bypass_routes() }.emit();
+        }
         next.take_over();
         self.current.store(next);
         Ok(Applied { changed, restart, warnings })

@@ -132,13 +132,19 @@ impl Edge {
     }
 
     fn figures(&self) -> Figures {
-        let store = self.tickets.store();
+        let stores = self.tickets.stores();
+        let (store, others) = (stores.own(), stores.others());
         Figures {
             connections: self.ceiling.open(),
             unauthenticated: self.waiting_room.waiting(),
             tickets: store.held(),
             revocations: self.revocations.len(),
-            store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
+            store: StoreFigures {
+                kind: store.kind(),
+                breaker: store.breaker().map(BreakerState::name),
+                region: stores.own_name().map(str::to_owned),
+                regions: others.iter().map(|other| (other.name.to_string(), other.store.breaker().map(BreakerState::name))).collect(),
+            },
         }
     }
 

@@ -73,10 +73,10 @@ table! {
     TICKETS_EXPIRED: "usher_tickets_expired_total", Kind::Counter, [], "Tickets that nobody redeemed in time.";
     TICKETS_LOST: "usher_tickets_lost_total", Kind::Counter, [], "Tickets redeemed for a client that left before it was answered.";
     TICKETS_HELD: "usher_tickets_held", Kind::Gauge, [], "Tickets that the store holds now.";
-    STORE_OPERATIONS: "usher_store_operations_total", Kind::Counter, ["operation", "outcome"], "Operations on a store outside of this process: ok, or what was wrong.";
-    STORE_DURATION: "usher_store_operation_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["operation"], "How long operations on the store took, failed ones included.";
-    STORE_CONNECTIONS: "usher_store_connections_total", Kind::Counter, ["lane", "outcome"], "Connections to the store: ok, or why there was none.";
-    STORE_BREAKER: "usher_store_breaker_state", Kind::Gauge, ["lane"], "0 while the store is asked, 2 while it is not, 1 while it is tried.";
+    STORE_OPERATIONS: "usher_store_operations_total", Kind::Counter, ["operation", "outcome", "region"], "Operations on a store outside of this process: ok, or what was wrong.";
+    STORE_DURATION: "usher_store_operation_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["operation", "region"], "How long operations on the store took, failed ones included.";
+    STORE_CONNECTIONS: "usher_store_connections_total", Kind::Counter, ["lane", "outcome", "region"], "Connections to the store: ok, or why there was none.";
+    STORE_BREAKER: "usher_store_breaker_state", Kind::Gauge, ["lane", "region"], "0 while the store is asked, 2 while it is not, 1 while it is tried.";
     SESSIONS_ACTIVE: "usher_sessions_active", Kind::Gauge, ["route"], "Sessions open now.";
     SESSION_DURATION: "usher_session_duration_seconds", Kind::Histogram(SESSION_BUCKETS), ["route"], "How long sessions lasted.";
     SESSION_CLOSES: "usher_session_closes_total", Kind::Counter, ["code", "reason"], "Sessions ended, by the close code that the client sent or got and by the reason.";
@@ -147,7 +147,12 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn register(routes: &[&str], upstreams: &[&str], started: UnixMillis) -> Result<(Self, PrometheusHandle), InstallError> {
+    pub(super) fn register(
+        routes: &[&str],
+        upstreams: &[&str],
+        regions: &[&str],
+        started: UnixMillis,
+    ) -> Result<(Self, PrometheusHandle), InstallError> {
         let mut builder = PrometheusBuilder::new();
         for definition in ALL {
             // Without buckets of its own a histogram would be a summary, which cannot be added up over processes.
@@ -165,13 +170,13 @@ impl Metrics {
                 Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
             }
         }
-        let metrics = Self::handles(&recorder, routes, upstreams);
+        let metrics = Self::handles(&recorder, routes, upstreams, regions);
         Gauge::register(&recorder, &BUILD_INFO, vec![Label::new("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         Gauge::register(&recorder, &START_TIME, Vec::new()).set(started.0 as f64 / 1000.0);
         Ok((metrics, recorder.handle()))
     }
 
-    fn handles(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str]) -> Self {
+    fn handles(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str], regions: &[&str]) -> Self {
         let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
         let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
         let methods = Method::ALL.map(Method::name);
@@ -207,10 +212,10 @@ impl Metrics {
             tickets_expired: counter(&TICKETS_EXPIRED),
             tickets_lost: counter(&TICKETS_LOST),
             tickets_held: gauge(&TICKETS_HELD),
-            store_operations: family(&STORE_OPERATIONS, &[&redis::OPERATIONS, &store_outcomes]),
-            store_duration: Family::<Histogram>::new(recorder, &STORE_DURATION, &[&redis::OPERATIONS]),
-            store_connections: family(&STORE_CONNECTIONS, &[&redis::LANES, &store_outcomes]),
-            store_breaker: Family::<Gauge>::new(recorder, &STORE_BREAKER, &[&redis::LANES]),
+            store_operations: family(&STORE_OPERATIONS, &[&redis::OPERATIONS, &store_outcomes, regions]),
+            store_duration: Family::<Histogram>::new(recorder, &STORE_DURATION, &[&redis::OPERATIONS, regions]),
+            store_connections: family(&STORE_CONNECTIONS, &[&redis::LANES, &store_outcomes, regions]),
+            store_breaker: Family::<Gauge>::new(recorder, &STORE_BREAKER, &[&redis::LANES, regions]),
             sessions_active: Family::<Gauge>::new(recorder, &SESSIONS_ACTIVE, &[routes]).shown(),
             session_duration: histograms(&SESSION_DURATION, &[routes]),
             session_closes: family(&SESSION_CLOSES, &[&codes, &reasons]),
@@ -260,10 +265,13 @@ pub(super) const FROM_CLIENT: &str = "from_client";
 pub(super) const FROM_UPSTREAM: &str = "from_upstream";
 /// Nothing was found or shown: no route, no method, no close code.
 const NONE: &str = "none";
+/// The label that only a fleet of several regions has.
+const REGION: &str = "region";
 /// In no set that we know.
 const OTHER: &str = "other";
 
-const TICKET_FAULTS: [TicketFault; 4] = [TicketFault::Malformed, TicketFault::Unknown, TicketFault::Expired, TicketFault::Used];
+const TICKET_FAULTS: [TicketFault; 5] =
+    [TicketFault::Malformed, TicketFault::Unknown, TicketFault::Expired, TicketFault::Used, TicketFault::UnknownRegion];
 
 pub(super) fn ticket_fault_label(fault: TicketFault) -> &'static str {
     match fault {
@@ -271,6 +279,7 @@ pub(super) fn ticket_fault_label(fault: TicketFault) -> &'static str {
         TicketFault::Unknown => "unknown",
         TicketFault::Expired => "expired",
         TicketFault::Used => "used",
+        TicketFault::UnknownRegion => "unknown_region",
     }
 }
 
@@ -348,7 +357,10 @@ impl<H: Register> Family<H> {
         let slot = self.cells.get(cell)?;
         Some(slot.get_or_init(|| {
             let values = self.values_of(cell);
-            let labels = self.definition.labels.iter().zip(values).map(|(label, value)| Label::new(*label, value.to_owned()));
+            // Where there are no regions, there is nothing to tell apart by one.
+            let is_said = |(label, value): &(&&str, &str)| **label != REGION || *value != NONE;
+            let labels = self.definition.labels.iter().zip(values).filter(is_said);
+            let labels = labels.map(|(label, value)| Label::new(*label, value.to_owned()));
             H::register(&self.recorder, self.definition, labels.collect())
         }))
     }
@@ -436,7 +448,7 @@ mod tests {
 
     #[test]
     fn histograms_are_rendered_with_our_buckets() {
-        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(1_000)).unwrap();
+        let (metrics, exposition) = Metrics::register(&["/ws"], &[], &[], UnixMillis(1_000)).unwrap();
         metrics.upgrade_duration.with(["/ws"]).unwrap().record(0.0002);
         metrics.session_duration.with(["/ws"]).unwrap().record(400.0);
         let text = exposition.render();
@@ -449,7 +461,7 @@ mod tests {
 
     #[test]
     fn a_value_of_no_known_set_makes_no_new_series() {
-        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(0)).unwrap();
+        let (metrics, exposition) = Metrics::register(&["/ws"], &[], &[], UnixMillis(0)).unwrap();
         for n in 0..100 {
             metrics.upgrades.with([&format!("/made-up-{n}"), "", "accepted"]).unwrap().increment(1);
         }
@@ -459,8 +471,19 @@ mod tests {
     }
 
     #[test]
+    fn stores_are_told_apart_by_region_where_there_are_regions() {
+        let (metrics, exposition) = Metrics::register(&[], &[], &["us", "eu"], UnixMillis(0)).unwrap();
+        metrics.store_breaker.with(["tickets", "eu"]).unwrap().set(2.0);
+        metrics.store_breaker.with(["tickets", ""]).unwrap().set(1.0);
+        let text = exposition.render();
+        for line in ["usher_store_breaker_state{lane=\"tickets\",region=\"eu\"} 2\n", "usher_store_breaker_state{lane=\"tickets\"} 1\n"] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
     fn series_that_rates_are_taken_of_exist_from_the_start() {
-        let (_metrics, exposition) = Metrics::register(&["/ws"], &["chat"], UnixMillis(0)).unwrap();
+        let (_metrics, exposition) = Metrics::register(&["/ws"], &["chat"], &[], UnixMillis(0)).unwrap();
         let text = exposition.render();
         for line in [
             "usher_sessions_active{route=\"/ws\"} 0",

@@ -77,14 +77,15 @@ impl Telemetry {
             Some(path) => Some(Arc::new(Audit::open(path, config.limits.audit_queue)?)),
             None => None,
         };
-        let (metrics, exposition) = Metrics::register(&routes, &upstreams, started.wall)?;
+        let regions: Vec<&str> = config.region_names().collect();
+        let (metrics, exposition) = Metrics::register(&routes, &upstreams, &regions, started.wall)?;
         Ok(Self { started, metrics: Arc::new(metrics), exposition, audit, log })
     }
 
     /// Metrics alone, for tests that look at an exposition.
     pub fn detached(routes: &[&str]) -> Result<Self, InstallError> {
         let started = Now::read();
-        let (metrics, exposition) = Metrics::register(routes, &[], started.wall)?;
+        let (metrics, exposition) = Metrics::register(routes, &[], &[], started.wall)?;
         Ok(Self { started, metrics: Arc::new(metrics), exposition, audit: None, log: None })
     }
 

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use usher::clock::Now;
 
+use crate::store_failover::until;
 use crate::store_redis::{redeem, usher};
 use crate::support::client;
 use crate::support::redis::RedisServer;
@@ -279,15 +280,16 @@ async fn a_client_that_leaves_while_its_first_message_is_looked_up_has_lost_its_
     let auth = serde_json::json!({ "type": "auth", "payload": { "ticket": ticket } });
     socket.send(Message::text(auth.to_string())).await.unwrap();
     let heard = "usher_first_message_wait_seconds_count{route=\"/ws\"} 1\n";
-    while !usher.metrics().await.contains(heard) {
+    for _ in 0..1000 {
+        if usher.metrics().await.contains(heard) {
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     drop(socket);
     server.signal("CONT");
-    let lost = |line: &serde_json::Value| line["event"] == "ticket_lost" && line["user"] == "ada";
-    while !usher.audit().iter().any(lost) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let ended = |line: &serde_json::Value| line["event"] == "upgrade_rejected";
+    until("the upgrade has ended", || usher.audit().iter().any(ended)).await;
     let audit = usher.finish().await;
     let of = |event: &str, outcome: &str| audit.iter().filter(|line| line["event"] == event && line["outcome"] == outcome).count();
     let ends = [of("ticket_redeemed", "accepted"), of("ticket_lost", "client_gone"), of("upgrade_rejected", "client_gone")];

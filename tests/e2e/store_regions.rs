@@ -19,6 +19,21 @@ const ROUTES: &str = r#"
     identity_headers = { "X-User-Id" = "sub" }
 "#;
 const NAMES: [&str; 2] = ["us", "eu"];
+/// What `docs/fleet.md` tells a region to allow to the others.
+const GUEST: &[&str] = &[
+    "--user",
+    "guest",
+    "on",
+    ">sesame-sesame",
+    "~usher:ticket:*",
+    "~usher:multi:*",
+    "-@all",
+    "+hello",
+    "+get",
+    "+getdel",
+    "+eval",
+    "+wait",
+];
 
 struct World {
     echo: Echo,
@@ -31,16 +46,17 @@ struct World {
 impl World {
     /// A busy machine is not what is tested; a store that hangs is.
     async fn start(patience: &str) -> Self {
-        let (echo, stores) = (Echo::start().await, [RedisServer::start(&[]), RedisServer::start(&[])]);
+        let (echo, stores) = (Echo::start().await, [RedisServer::start(GUEST), RedisServer::start(GUEST)]);
         let usher = |own: usize, other: usize| {
             let store = format!(
-                "[store]\nurl = \"{}\"\nregion = \"{}\"\ntimeout = \"10s\"\n[store.regions.{}]\nurl = \"{}\"\ntimeout = \"{patience}\"\n{NO_RATES}",
+                "[store]\nurl = \"{}\"\nregion = \"{}\"\ntimeout = \"10s\"\n[store.regions.{}]\nurl = \"{}\"\ntimeout = \"{patience}\"\n\
+                 username = \"guest\"\npassword_file = \"guest-password\"\n{NO_RATES}",
                 stores[own].url(),
                 NAMES[own],
                 NAMES[other],
                 stores[other].url()
             );
-            Setup::new(echo.url()).routes(ROUTES).extra(&store).start()
+            Setup::new(echo.url()).routes(ROUTES).extra(&store).file("guest-password", "sesame-sesame".to_owned()).start()
         };
         let ushers = [usher(0, 1).await, usher(1, 0).await];
         Self { echo, book: DoorBook::default(), stores, ushers }
@@ -71,6 +87,9 @@ async fn a_ticket_of_one_region_lets_in_at_the_other_once() {
     let mut world = World::start("10s").await;
     let ticket = world.ticket(0).await;
     assert_eq!(world.stores[1].cli(&["DBSIZE"]).trim(), "0", "it is in the store that it names");
+
+    let as_guest = ["--user", "guest", "--pass", "sesame-sesame", "SET", "usher:ticket:made-up", "x"];
+    assert!(world.stores[0].cli(&as_guest).contains("NOPERM"), "who redeems elsewhere makes no tickets there");
 
     let token = world.ushers[1].token("ada");
     let look = format!(

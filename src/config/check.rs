@@ -204,6 +204,23 @@ mod tests {
     }
 
     #[test]
+    fn a_region_that_is_away_concerns_its_own_tickets_alone() {
+        let lines = "[store]\nurl = \"redis://127.0.0.1:1\"\nregion = \"us\"\n[store.regions.eu]\nurl = \"redis://127.0.0.1:1\"\n";
+        let text = format!("{}\n{lines}", include_str!("../../config/usher.toml"));
+        let config = crate::config::parse(&text, None, &|_| Some("0123456789abcdef".repeat(4))).unwrap().config;
+        let told: Vec<_> = environment(&config, Now::read())
+            .into_iter()
+            .filter(|finding| finding.subject.starts_with("store"))
+            .map(|finding| (finding.verdict, finding.subject, finding.hint.unwrap()))
+            .collect();
+        let wanted = [
+            (Verdict::Warn, "store 127.0.0.1:1", "tickets are refused until it is there"),
+            (Verdict::Warn, "store of region eu 127.0.0.1:1", "tickets of eu are refused until it is there"),
+        ];
+        assert_eq!(told, wanted.map(|(verdict, subject, hint)| (verdict, subject.to_owned(), hint.to_owned())));
+    }
+
+    #[test]
     fn a_certificate_is_held_against_its_key_and_the_date() {
         let good = finding("good", 60, true);
         assert_eq!((good.verdict, good.detail.as_str()), (Verdict::Ok, "chat.example.com, good for 60 more days, matches its key"));

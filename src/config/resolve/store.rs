@@ -91,7 +91,7 @@ pub(super) fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayou
         region: terms.region,
         layout,
         tls,
-        ca_file: ca_file.map(|(file, _)| reader.path(&file)),
+        ca_file: ca_file.map(|(file, _)| reader.file(&file)),
         username: username.map(|(name, _)| name),
         password,
         sentinel_password,

@@ -126,7 +126,7 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
     differs("state_dir", config.state_dir != running.state_dir);
     config.state_dir.clone_from(&running.state_dir);
     differs("listener.address", keep_listeners(config, running));
-    differs("store", config.store != running.store);
+    differs("store", config.store != running.store || config.regions != running.regions);
     differs("revocation.max_entries", config.revocation.max_entries != running.revocation.max_entries);
     let (limits, before) = (&config.limits, &running.limits);
     differs("limits.audit_queue", limits.audit_queue != before.audit_queue);

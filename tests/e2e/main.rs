@@ -33,6 +33,7 @@ mod store_cluster;
 mod store_failover;
 mod store_faults;
 mod store_redis;
+mod store_regions;
 mod store_storm;
 mod support;
 mod tickets;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::auth::credential::Method;
+use crate::auth::principal::Principal;
 use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::Revocation;
 use crate::clock::UnixMillis;
@@ -73,6 +74,8 @@ pub enum Event<'a> {
     },
     SessionStarted {
         session: SessionFacts<'a>,
+        /// `None` on a public route.
+        principal: Option<&'a Principal>,
         request_id: &'a str,
         server: &'a str,
         handshake: Phases,
@@ -93,6 +96,7 @@ pub enum Event<'a> {
     },
     TicketIssued {
         request_id: &'a str,
+        ticket: &'a str,
         user: &'a str,
         issuer: &'a str,
         peer: IpAddr,
@@ -106,12 +110,14 @@ pub enum Event<'a> {
     },
     TicketRedeemed {
         request_id: &'a str,
+        ticket: &'a str,
         user: &'a str,
         peer: IpAddr,
         route: &'a str,
     },
     TicketRedeemRefused {
         request_id: &'a str,
+        ticket: Option<&'a str>,
         peer: IpAddr,
         route: &'a str,
         fault: TicketFault,

@@ -141,16 +141,19 @@ impl Tickets {
         request_id: &str,
         now: Now,
     ) -> Result<Principal, Rejection> {
-        let refused = |fault| {
-            Event::TicketRedeemRefused { request_id, peer, route: &route.name, fault }.emit();
+        let refused = |fault, ticket: Option<&str>| {
+            Event::TicketRedeemRefused { request_id, ticket, peer, route: &route.name, fault }.emit();
             Rejection::InvalidTicket(fault)
         };
+        // What is no ticket may be a password: not even its hash is told.
         if !has_the_shape_of_a_ticket(ticket) {
-            return Err(refused(TicketFault::Malformed));
+            return Err(refused(TicketFault::Malformed, None));
         }
-        let record = match self.store.take(TicketHash::of(ticket), now).await {
+        let hash = TicketHash::of(ticket);
+        let name = hash.name();
+        let record = match self.store.take(hash, now).await {
             Ok(record) => record,
-            Err(TakeError::Fault(fault)) => return Err(refused(fault)),
+            Err(TakeError::Fault(fault)) => return Err(refused(fault, Some(name.as_str()))),
             Err(TakeError::Unavailable) => return Err(Rejection::StoreUnavailable),
         };
         if record.route.as_ref().is_some_and(|name| *name != route.name) {
@@ -162,7 +165,7 @@ impl Tickets {
         if record.address.is_some_and(|bound| bound != peer) {
             return Err(Rejection::TicketBinding("it was made for another address"));
         }
-        Event::TicketRedeemed { request_id, user: &record.principal.subject, peer, route: &route.name }.emit();
+        Event::TicketRedeemed { request_id, ticket: name.as_str(), user: &record.principal.subject, peer, route: &route.name }.emit();
         Ok(record.principal)
     }
 

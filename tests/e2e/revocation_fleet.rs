@@ -166,6 +166,60 @@ async fn a_stream_that_was_emptied_is_noticed_and_written_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redis_from_an_old_snapshot_learns_what_it_has_forgotten() {
+    let mut pair = Pair::start().await;
+    revoke(&pair.a, &json!({"user": "ada"})).await;
+    pair.server.cli(&["SAVE"]);
+    revoke(&pair.a, &json!({"user": "bob"})).await;
+    pair.server.start_again();
+    while !pair.server.cli(&["XRANGE", STREAM, "-", "+"]).contains("bob") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let newcomer = pair.newcomer().await;
+    is_refused(&newcomer, &newcomer.token("ada")).await;
+    is_refused(&newcomer, &newcomer.token("bob")).await;
+    newcomer.finish().await;
+    pair.finish().await;
+}
+
+/// Each node would write all of it; they begin at different places and leave to each other what is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_restore_the_same_orders_share_the_work() {
+    const ORDERS: usize = 1_000;
+    let mut pair = Pair::start().await;
+    let nodes = [pair.newcomer().await, pair.newcomer().await, pair.newcomer().await];
+    for number in 0..ORDERS {
+        revoke(&pair.a, &json!({"user": format!("user-{number}")})).await;
+    }
+    let all = async |pair: &Pair, metric: &str| {
+        let mut found = Vec::new();
+        for usher in nodes.iter().chain([&pair.a, &pair.b]) {
+            while !usher.metrics().await.contains(metric) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            found.push(usher.metrics().await);
+        }
+        found
+    };
+    pair.server.kill();
+    all(&pair, "\nusher_revocation_stream_reading 0").await;
+    pair.server.start_again();
+    // It says so once it has read the stream and written what was missing.
+    let metrics = all(&pair, "\nusher_revocation_stream_reading 1").await;
+    let told = |text: &String| text.lines().find_map(|line| line.strip_prefix("usher_revocation_stream_restored_total ")?.parse().ok());
+    let written: Vec<usize> = metrics.iter().map(|text| told(text).unwrap()).collect();
+    let all: usize = written.iter().sum();
+    assert!((ORDERS..ORDERS * written.len()).contains(&all), "{written:?}");
+    let newcomer = pair.newcomer().await;
+    is_refused(&newcomer, &newcomer.token("user-0")).await;
+    is_refused(&newcomer, &newcomer.token(&format!("user-{}", ORDERS - 1))).await;
+    for usher in nodes.into_iter().chain([newcomer]) {
+        usher.finish().await;
+    }
+    pair.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_redis_keeps_the_order_on_this_node_until_there_is_room() {
     let pair = Pair::start().await;
     let mut there = pair.b.connect("ada").await;
@@ -194,14 +248,15 @@ async fn a_node_that_starts_without_redis_hears_of_it_when_redis_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_order_in_the_stream_is_passed_over() {
     let pair = Pair::start().await;
-    for entry in [["order", "{}"], ["order", "no json"], ["other", "{}"]] {
+    let huge = format!(r#"{{"id":"{}","at":1,"until":9999999999999,"user":"bob"}}"#, "x".repeat(16 * 1024));
+    for entry in [["order", "{}"], ["order", "no json"], ["other", "{}"], ["order", &huge]] {
         pair.server.cli(&[&["XADD", STREAM, "*"], entry.as_slice()].concat());
     }
     let mut bob = pair.b.connect("bob").await;
     revoke(&pair.a, &json!({"user": "bob"})).await;
     is_closed(&mut bob).await;
     let metrics = pair.b.metrics().await;
-    assert!(metrics.contains("usher_revocation_stream_entries_total{outcome=\"unreadable\"} 3"), "{metrics}");
+    assert!(metrics.contains("usher_revocation_stream_entries_total{outcome=\"unreadable\"} 4"), "{metrics}");
     pair.finish().await;
 }
 

@@ -73,14 +73,14 @@ impl Bulletin {
     /// All of them or, where it fails, some of them. Without any it only keeps what is there for longer.
     pub async fn write(&self, orders: &[Revocation]) -> Result<(), Fault> {
         let pipeline = self.pipeline(orders)?;
-        self.lane.run("revoke", |connection| ask_all(connection, pipeline), |_| Ok(())).await
+        self.lane.run("revoke", |connection| ask_all(connection, pipeline), |answers: Vec<Value>| accepted(&answers)).await
     }
 
     /// The same by a reader's connection, which is known to be there, whatever the breaker still thinks.
     pub async fn write_by(&self, reader: &mut Reader, orders: &[Revocation]) -> Result<(), Fault> {
         let pipeline = self.pipeline(orders)?;
         let answer = timeout(self.patience, reader.connection.pipeline(&pipeline)).await.map_err(|_| Fault::Timeout)?;
-        answer.map(drop).map_err(|error| Fault::from(&error))
+        accepted(&answer.map_err(|error| Fault::from(&error))?)
     }
 
     fn pipeline(&self, orders: &[Revocation]) -> Result<Pipeline, Fault> {
@@ -148,6 +148,14 @@ impl Reader {
         let answer = timeout(self.patience, self.connection.command::<Value>(&read)).await.map_err(|_| Fault::Timeout)?;
         let answer = answer.map_err(|error| Fault::from(&error))?;
         entries(answer).ok_or(Fault::Protocol)
+    }
+}
+
+/// An id for each entry, and whether the stream is there: whoever just says yes has written nothing.
+fn accepted(answers: &[Value]) -> Result<(), Fault> {
+    match answers.split_last() {
+        Some((Value::Int(_), ids)) if ids.iter().all(|id| matches!(id, Value::BulkString(_))) => Ok(()),
+        _ => Err(Fault::Protocol),
     }
 }
 

@@ -73,16 +73,18 @@ impl Revoking {
 
     /// It is in force here. Is it everywhere?
     async fn tell(&self, order: Revocation, closed: usize) -> Response<Full<Bytes>> {
-        let mut body = json!({ "id": order.id, "kind": order.kind().name(), "closed": closed, "until": order.until.to_rfc3339() });
-        let Some(fleet) = &self.fleet else { return answer_json(StatusCode::OK, &body) };
-        let is_told = Arc::clone(fleet).tell(order).await;
-        body["fleet"] = is_told.into();
-        if is_told {
-            return answer_json(StatusCode::OK, &body);
+        let (id, kind, until) = (order.id.clone(), order.kind().name(), order.until.to_rfc3339());
+        let Some(fleet) = &self.fleet else {
+            return answer_json(StatusCode::OK, &json!({ "id": id, "kind": kind, "closed": closed, "until": until }));
+        };
+        if Arc::clone(fleet).tell(order).await {
+            return answer_json(StatusCode::OK, &json!({ "id": id, "kind": kind, "closed": closed, "until": until, "fleet": true }));
         }
-        let message = "in force on this node only: the store cannot be written to; it is told to the others as soon as it can be";
-        body["code"] = "REVOKED_HERE_ONLY".into();
-        body["message"] = message.into();
+        let (code, message) = (
+            "REVOKED_HERE_ONLY",
+            "in force on this node only: the store cannot be written to; it is told to the others as soon as it can be",
+        );
+        let body = json!({ "id": id, "kind": kind, "closed": closed, "until": until, "fleet": false, "code": code, "message": message });
         answer_json(StatusCode::SERVICE_UNAVAILABLE, &body)
     }
 

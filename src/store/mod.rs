@@ -19,6 +19,7 @@ use crate::auth::principal::Principal;
 use crate::clock::{Now, UnixMillis};
 use crate::config;
 use crate::config::secret::Secret;
+use crate::telemetry::request_id::HexId;
 use memory::MemoryStore;
 use redis::{BreakerState, RedisStore};
 
@@ -103,6 +104,13 @@ impl TicketHash {
         let mut hash = [0; 32];
         hash.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
         Self(hash)
+    }
+
+    /// Half of it: what the audit log calls the ticket. Nobody can redeem by it.
+    pub fn name(&self) -> HexId {
+        let mut half = [0; 16];
+        half.iter_mut().zip(self.0).for_each(|(to, from)| *to = from);
+        HexId::from_bytes(half)
     }
 }
 

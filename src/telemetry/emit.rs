@@ -131,7 +131,7 @@ impl Event<'_> {
                     }
                 });
             }
-            Event::SessionStarted { session, request_id, server, handshake } => {
+            Event::SessionStarted { session, principal, request_id, server, handshake } => {
                 let SessionFacts { session_id, user, route, upstream, peer, .. } = session;
                 info!(
                     target: "usher", event = "session_started", request_id, session_id, user, method = session.method.map(Method::name), route,
@@ -152,7 +152,15 @@ impl Event<'_> {
                         }
                     }
                 });
-                let line = AuditLine { event: "session_started", outcome: ACCEPTED, ..session_line(&session) };
+                let line = AuditLine {
+                    event: "session_started",
+                    outcome: ACCEPTED,
+                    issuer: principal.map(|principal| &*principal.issuer),
+                    token_id: principal.and_then(|principal| principal.token_id.as_deref()),
+                    token_session: principal.and_then(|principal| principal.issuer_session.as_deref()),
+                    token_issued_at: principal.map(|principal| principal.issued_at.to_rfc3339()),
+                    ..session_line(&session)
+                };
                 outlet.audit(|| AuditLine { request_id: Some(request_id), detail: Some(format!("server {server}")), ..line });
             }
             Event::FirstMessage { route, waited } => outlet.count(|metrics| {
@@ -162,10 +170,10 @@ impl Event<'_> {
             }),
             Event::Reauth { session, outcome } => reauth(outlet, &session, outcome),
             Event::SessionEnded { session, end } => session_ended(outlet, &session, end),
-            Event::TicketIssued { request_id, user, issuer, peer, route, ttl } => {
+            Event::TicketIssued { request_id, ticket, user, issuer, peer, route, ttl } => {
                 info!(target: "usher", event = "ticket_issued", request_id, user, issuer, %peer, route, ttl_ms = millis(ttl), "ticket issued");
                 outlet.count(|metrics| add(metrics.tickets_issued.with([route]), 1));
-                let line = ticket_line("ticket_issued", ACCEPTED, request_id, peer);
+                let line = AuditLine { ticket: Some(ticket), ..ticket_line("ticket_issued", ACCEPTED, request_id, peer) };
                 let detail = Some(format!("good for {} s", ttl.as_secs()));
                 outlet.audit(|| AuditLine { user: Some(user), issuer: Some(issuer), route: Some(route), detail, ..line });
             }
@@ -175,18 +183,18 @@ impl Event<'_> {
                 outlet.count(|metrics| add(metrics.tickets_refused.with([rejection.facts().label]), 1));
                 outlet.audit(|| rejection_line("ticket_refused", &about, rejection));
             }
-            Event::TicketRedeemed { request_id, user, peer, route, region } => {
+            Event::TicketRedeemed { request_id, ticket, user, peer, route, region } => {
                 info!(target: "usher", event = "ticket_redeemed", request_id, user, %peer, route, region, "ticket redeemed");
                 outlet.count(|metrics| add(metrics.tickets_redeemed.with([route]), 1));
-                let line = ticket_line("ticket_redeemed", ACCEPTED, request_id, peer);
+                let line = AuditLine { ticket: Some(ticket), ..ticket_line("ticket_redeemed", ACCEPTED, request_id, peer) };
                 let detail = region.map(|region| format!("region {region}"));
                 outlet.audit(|| AuditLine { user: Some(user), route: Some(route), detail, ..line });
             }
-            Event::TicketRedeemRefused { request_id, peer, route, fault } => {
+            Event::TicketRedeemRefused { request_id, ticket, peer, route, fault } => {
                 let label = ticket_fault_label(fault);
                 info!(target: "usher", event = "ticket_redeem_refused", request_id, %peer, route, fault = label, "ticket not redeemed");
                 outlet.count(|metrics| add(metrics.tickets_redeem_refused.with([route, label]), 1));
-                let line = ticket_line("ticket_redeem_refused", label, request_id, peer);
+                let line = AuditLine { ticket, ..ticket_line("ticket_redeem_refused", label, request_id, peer) };
                 outlet.audit(|| AuditLine { route: Some(route), detail: Some(fault.to_string()), ..line });
             }
             Event::TicketLost { request_id, user } => {
@@ -407,12 +415,20 @@ fn named(order: &Revocation) -> String {
 }
 
 fn revocation_line<'a>(event: &'static str, order: &'a Revocation) -> AuditLine<'a> {
-    let (user, session_id) = match &order.what {
-        What::User(user) | What::IssuedBefore { user: Some(user), .. } => (Some(user.as_str()), None),
-        What::Session(session) => (None, Some(session.as_str())),
-        What::TokenId(_) | What::IssuedBefore { user: None, .. } => (None, None),
+    let mut line = AuditLine {
+        event,
+        order: Some(&order.id),
+        ordered_at: Some(order.at.to_rfc3339()),
+        issuer: order.issuer.as_deref(),
+        ..AuditLine::default()
     };
-    AuditLine { event, user, session_id, issuer: order.issuer.as_deref(), ..AuditLine::default() }
+    match &order.what {
+        What::User(user) => line.user = Some(user),
+        What::Session(session) => line.session_id = Some(session),
+        What::TokenId(token) => line.token_id = Some(token),
+        What::IssuedBefore { before, user } => (line.issued_before, line.user) = (Some(before.to_rfc3339()), user.as_deref()),
+    }
+    line
 }
 
 fn session_line<'a>(session: &SessionFacts<'a>) -> AuditLine<'a> {
@@ -503,7 +519,8 @@ mod tests {
             from_client: Traffic { bytes: 7, messages: 1 },
             from_upstream: Traffic { bytes: 900, messages: 3 },
         };
-        let started = |session| Event::SessionStarted { session, request_id: "r1", server: "a:1", handshake: Phases::default() };
+        let started =
+            |session| Event::SessionStarted { session, principal: None, request_id: "r1", server: "a:1", handshake: Phases::default() };
         started(SESSION).emit_to(outlet);
         started(SESSION).emit_to(outlet);
         Event::SessionEnded { session: SESSION, end: &end }.emit_to(outlet);

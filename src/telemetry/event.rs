@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::auth::credential::Method;
+use crate::auth::principal::Principal;
 use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::Revocation;
 use crate::clock::UnixMillis;
@@ -85,6 +86,8 @@ pub enum Event<'a> {
     },
     SessionStarted {
         session: SessionFacts<'a>,
+        /// `None` on a public route.
+        principal: Option<&'a Principal>,
         request_id: &'a str,
         server: &'a str,
         handshake: Phases,
@@ -105,6 +108,7 @@ pub enum Event<'a> {
     },
     TicketIssued {
         request_id: &'a str,
+        ticket: &'a str,
         user: &'a str,
         issuer: &'a str,
         peer: IpAddr,
@@ -118,6 +122,7 @@ pub enum Event<'a> {
     },
     TicketRedeemed {
         request_id: &'a str,
+        ticket: &'a str,
         user: &'a str,
         peer: IpAddr,
         route: &'a str,
@@ -126,6 +131,7 @@ pub enum Event<'a> {
     },
     TicketRedeemRefused {
         request_id: &'a str,
+        ticket: Option<&'a str>,
         peer: IpAddr,
         route: &'a str,
         fault: TicketFault,

@@ -19,6 +19,7 @@ use crate::config::Route;
 use crate::config::secret::Secret;
 use crate::http::response;
 use crate::rejection::Rejection;
+use crate::store::TicketHash;
 use crate::telemetry::event::Event;
 
 /// The longest request body that is read.
@@ -141,7 +142,9 @@ impl Tickets {
         let issued = self.issue(principal, request, asking, now).await?;
         let ttl = issued.expires_at.since(issued.created_at);
         let route = issued.route.as_ref().map_or("", |route| &*route.name);
-        Event::TicketIssued { request_id: asked.request_id, user: &user, issuer: &issuer, peer: asked.peer, route, ttl }.emit();
+        let name = TicketHash::of(&issued.ticket).name();
+        let (request_id, peer) = (asked.request_id, asked.peer);
+        Event::TicketIssued { request_id, ticket: name.as_str(), user: &user, issuer: &issuer, peer, route, ttl }.emit();
         let ticket = issued.ticket.expose_str().unwrap_or_default();
         Ok(json_answer(
             StatusCode::CREATED,

@@ -149,15 +149,18 @@ impl Tickets {
         request_id: &str,
         now: Now,
     ) -> Result<Principal, Rejection> {
-        let refused = |fault| {
-            Event::TicketRedeemRefused { request_id, peer, route: &route.name, fault }.emit();
+        let refused = |fault, ticket: Option<&str>| {
+            Event::TicketRedeemRefused { request_id, ticket, peer, route: &route.name, fault }.emit();
             Rejection::InvalidTicket(fault)
         };
-        let region = form::region_of(ticket).map_err(refused)?;
-        let store = self.stores.holding(region).ok_or_else(|| refused(TicketFault::UnknownRegion))?;
-        let record = match store.take(TicketHash::of(ticket), now).await {
+        // What is no ticket may be a password: not even its hash is told.
+        let region = form::region_of(ticket).map_err(|fault| refused(fault, None))?;
+        let hash = TicketHash::of(ticket);
+        let name = hash.name();
+        let store = self.stores.holding(region).ok_or_else(|| refused(TicketFault::UnknownRegion, Some(name.as_str())))?;
+        let record = match store.take(hash, now).await {
             Ok(record) => record,
-            Err(TakeError::Fault(fault)) => return Err(refused(fault)),
+            Err(TakeError::Fault(fault)) => return Err(refused(fault, Some(name.as_str()))),
             Err(TakeError::Unavailable) => return Err(Rejection::StoreUnavailable),
         };
         if record.route.as_ref().is_some_and(|name| *name != route.name) {
@@ -169,7 +172,8 @@ impl Tickets {
         if record.address.is_some_and(|bound| bound != peer) {
             return Err(Rejection::TicketBinding("it was made for another address"));
         }
-        Event::TicketRedeemed { request_id, user: &record.principal.subject, peer, route: &route.name, region }.emit();
+        Event::TicketRedeemed { request_id, ticket: name.as_str(), user: &record.principal.subject, peer, route: &route.name, region }
+            .emit();
         Ok(record.principal)
     }
 

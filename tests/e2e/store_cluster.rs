@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use usher::clock::Now;
 
+use crate::revocation::{JSON, is_revoked, post};
 use crate::store_failover::until;
 use crate::store_faults::{Drill, NO_RATES, note};
 use crate::store_redis::{IDENTITY, RIGHTS, certificate, race, redeem, setup};
@@ -60,7 +61,13 @@ async fn a_cluster_that_lost_a_node_refuses_and_heals() {
     let mut cluster = Cluster::form().await;
     let mut drill = Drill::start("one of three nodes killed", &format!("{}\n{NO_RATES}", cluster.store())).await;
     drill.until_well().await;
-    cluster.0[0].kill();
+    let member = drill.member().await;
+    // The node that holds the orders. It may be any of the three.
+    let slot: usize = cluster.0[0].cli(&["CLUSTER", "KEYSLOT", "usher:revocations"]).trim().parse().unwrap();
+    let lost = slot * 3 / 16384;
+    cluster.0[lost].kill();
+    let (revoke, closed) = drill.revoke(member).await;
+    assert_eq!(revoke, 503);
     // Each ticket belongs to one node: among many there are some of the dead one's.
     let mut refused = 0;
     for _ in 0..64 {
@@ -78,11 +85,14 @@ async fn a_cluster_that_lost_a_node_refuses_and_heals() {
     assert!(refused > 0);
     drop(drill.usher.connect("bob").await);
     drill.book.admit("bob");
-    cluster.0[0].start_again();
+    cluster.0[lost].start_again();
     let healed = Now::read();
     cluster.until_whole().await;
     drill.until_well().await;
-    note("one of three nodes killed, then started", "503 for its tickets | 503 for its tickets", healed.mono.elapsed());
+    let recovered = healed.mono.elapsed();
+    let known = drill.until_closed(closed).await.saturating_duration_since(healed.mono);
+    let seen = "503 for its tickets | 503 for its tickets | 503 where it held the orders";
+    note("one of three nodes killed, then started", seen, Some(recovered), known);
     drill.finish().await;
 }
 
@@ -96,20 +106,32 @@ async fn tickets_follow_their_slots_to_another_node() {
     }
     let ids: Vec<_> = cluster.0.iter().map(|node| node.cli(&["CLUSTER", "MYID"]).trim().to_owned()).collect();
     let entry = format!("127.0.0.1:{}", cluster.0[0].port);
-    let (from, to) = (ids[0].clone(), ids[1].clone());
+    // The third node's, with the one of the orders.
+    let (from, to) = (ids[2].clone(), ids[1].clone());
+    let member = drill.member().await;
     let reshard = tokio::task::spawn_blocking(move || {
-        let slots = ["--cluster-slots", "1000", "--cluster-yes"];
+        let slots = ["--cluster-slots", "1500", "--cluster-yes"];
         Command::new("redis-cli").args(["--cluster", "reshard", &entry, "--cluster-from", &from, "--cluster-to", &to]).args(slots).output()
     });
     for ticket in &tickets {
         assert_eq!(redeem(&drill.usher, ticket).await, 101);
     }
+    let ordered = Now::read();
+    let (revoke, closed) = drill.revoke(member).await;
+    assert_eq!(revoke, 200);
+    let known = drill.until_closed(closed).await.saturating_duration_since(ordered.mono);
+    note(drill.row, "works | works | 200", None, known);
     let moved = reshard.await.unwrap().unwrap();
     assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stdout));
     for ticket in &tickets {
         assert_eq!(redeem(&drill.usher, ticket).await, 403);
     }
     drill.until_well().await;
+    // The orders have moved too, and both nodes have followed them.
+    let mut member = drill.other.connect("zoe").await;
+    drill.book.admit("zoe");
+    assert_eq!(post(&drill.usher, JSON, r#"{"user":"zoe"}"#).await.0, 200);
+    is_revoked(&mut member).await;
     drill.finish().await;
 }
 

@@ -1,5 +1,6 @@
 //! What every test stands on.
 
+pub mod auditor;
 pub mod backend;
 pub mod client;
 pub mod door_book;

@@ -28,6 +28,8 @@ impl Program {
             if !program.lines.lock().unwrap().is_empty() {
                 return program;
             }
+            let ended = program.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{arguments:?} does not start: {ended:?}; scripts/setup-tests.sh installs what the tests need");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("{arguments:?} does not start");

@@ -149,6 +149,8 @@ impl Setup {
             fs::write(folder.join(name), text).unwrap();
         }
         let Self { upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } = &self;
+        // At the end of most tests some client hangs on that never answers a close: nobody waits for it as long as usual.
+        let keepalive = if extra.contains("[keepalive]") { "" } else { "[keepalive]\nclose_timeout = \"500ms\"" };
         let config = format!(
             r#"
             state_dir = "state"
@@ -179,6 +181,7 @@ impl Setup {
             [drain]
             window = "{drain}"
             {extra}
+            {keepalive}
             "#
         );
         fs::write(folder.join("usher.toml"), config).unwrap();

@@ -146,7 +146,7 @@ impl Edge {
         Revoking {
             revocations: Arc::clone(&self.revocations),
             keep: self.config.revocation.keep,
-            issuers: self.config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect(),
+            issuers: self.config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).chain(self.config.certificate_issuer()).collect(),
             fleet: self.fleet.clone(),
         }
     }
@@ -168,7 +168,7 @@ impl App {
             limits: Arc::clone(&config.limits),
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))),
+            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone())),
             tickets,
             revocations,
             upstreams: Upstreams::build(&config.upstreams)?,

@@ -1,5 +1,6 @@
 //! What a client showed, before anyone has looked at whether it is any good.
 
+use super::certificate::ClientCertificate;
 use crate::config::secret::Secret;
 
 /// The ways in. The name is the same in config, metrics, logs and the signed context.
@@ -9,16 +10,18 @@ pub enum Method {
     Ticket,
     Message,
     Header,
+    Mtls,
 }
 
 impl Method {
-    pub const ALL: [Self; 3] = [Self::Ticket, Self::Message, Self::Header];
+    pub const ALL: [Self; 4] = [Self::Ticket, Self::Message, Self::Header, Self::Mtls];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Ticket => "ticket",
             Self::Message => "message",
             Self::Header => "header",
+            Self::Mtls => "mtls",
         }
     }
 }
@@ -34,6 +37,7 @@ pub struct Credential {
 pub enum Proof {
     Ticket(Secret),
     Token(Secret),
+    Certificate(ClientCertificate),
 }
 
 impl Credential {
@@ -43,6 +47,10 @@ impl Credential {
 
     pub fn bearer(token: Secret) -> Self {
         Self { method: Method::Header, proof: Proof::Token(token) }
+    }
+
+    pub fn certificate(certificate: ClientCertificate) -> Self {
+        Self { method: Method::Mtls, proof: Proof::Certificate(certificate) }
     }
 
     pub fn message(proof: Proof) -> Self {

@@ -101,7 +101,7 @@ fn usable(key: WrittenKey, pinned: &[Algorithm]) -> Option<Jwk> {
         ("RSA", _) => {
             let (modulus, exponent) = (key.n?, key.e?);
             let length = URL_SAFE_NO_PAD.decode(&modulus).ok()?.len();
-            if !(MIN_RSA_BYTES..=MAX_RSA_BYTES).contains(&length) {
+            if !(MIN_RSA_BYTES..=MAX_RSA_BYTES).contains(&length) || !is_good_exponent(&exponent) {
                 return None;
             }
             (|one| one.family() == Family::Rsa, KeyMaterial::Rsa { modulus, exponent })
@@ -114,6 +114,14 @@ fn usable(key: WrittenKey, pinned: &[Algorithm]) -> Option<Jwk> {
     let named = |one: Algorithm| key.alg.as_deref().is_none_or(|alg| alg == one.name());
     let algorithms: Vec<_> = pinned.iter().copied().filter(|&one| fits(one) && named(one)).collect();
     (!algorithms.is_empty()).then_some(Jwk { id: key.kid, algorithms, material })
+}
+
+/// With 1 every text is its own signature, and 3 has made too many verifiers stumble: FIPS 186-5 asks for more than 2^16. An
+/// even one is no exponent.
+fn is_good_exponent(exponent: &str) -> bool {
+    let Ok(bytes) = URL_SAFE_NO_PAD.decode(exponent) else { return false };
+    let digits = bytes.iter().skip_while(|byte| **byte == 0).count();
+    digits >= 3 && bytes.last().is_some_and(|last| last % 2 == 1)
 }
 
 #[cfg(test)]

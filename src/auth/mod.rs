@@ -5,12 +5,14 @@
 //! same request.
 
 pub mod algorithm;
+pub mod certificate;
 pub mod credential;
 pub mod first_message;
 pub mod grant;
 pub mod issuer_keys;
 pub mod jwt;
 pub mod origin;
+pub mod permission;
 pub mod principal;
 pub mod renewal;
 pub mod revocation;
@@ -30,9 +32,11 @@ use crate::config::secret::Secret;
 use crate::http::route::RouteMatch;
 use crate::rejection::Rejection;
 use crate::ticket::Tickets;
+use certificate::ClientCertificate;
 use credential::{Credential, Method, Proof};
 use grant::Grant;
 use jwt::{InvalidToken, Issuers};
+use permission::Required;
 use principal::Principal;
 use revocation::Revocations;
 
@@ -41,6 +45,7 @@ pub struct Authenticator {
     issuers: Arc<Issuers>,
     tickets: Arc<Tickets>,
     revocations: Arc<Revocations>,
+    mtls: config::Mtls,
 }
 
 /// What else is known of who asks.
@@ -52,8 +57,8 @@ pub struct Presented<'a> {
 }
 
 impl Authenticator {
-    pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>) -> Self {
-        Self { issuers, tickets, revocations }
+    pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>, mtls: config::Mtls) -> Self {
+        Self { issuers, tickets, revocations, mtls }
     }
 
     pub fn revocations(&self) -> &Revocations {
@@ -87,8 +92,12 @@ impl Authenticator {
         }
         let credential = credential.ok_or(Rejection::MissingCredential)?;
         let method = credential.method;
+        let is_bearer = matches!(credential.proof, Proof::Token(_));
         let principal = self.prove(route, credential, presented, now).await?;
-        Ok(Grant::to(Arc::clone(route), principal, method, now))
+        let required = Arc::new(Required::of(&route.require, &matched.parameters));
+        Grant::to(Arc::clone(route), required, principal, method, now).map_err(|missing| {
+            Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() }))
+        })
     }
 
     /// Who a credential belongs to, on this route.
@@ -104,6 +113,7 @@ impl Authenticator {
                 self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await?
             }
             Proof::Token(token) => self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?,
+            Proof::Certificate(certificate) => certificate.principal(&self.mtls, now).map_err(Rejection::InvalidCertificate)?,
         };
         match self.revocations.find(&principal, now.wall) {
             None => Ok(principal),
@@ -130,6 +140,7 @@ pub fn take_credential(route: &config::Route, parts: &mut Parts) -> Result<Optio
             Method::Header => take_bearer(&mut parts.headers)?.map(Credential::bearer),
             // It comes after the 101.
             Method::Message => None,
+            Method::Mtls => parts.extensions.get::<ClientCertificate>().cloned().map(Credential::certificate),
         };
         chosen = chosen.or(found);
     }

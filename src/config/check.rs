@@ -49,6 +49,7 @@ pub fn environment(config: &Config, now: Now) -> Vec<Finding> {
     let mut findings = Vec::new();
     for tls in config.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
         findings.extend(tls.certificates.iter().map(|files| certificate(files, now)));
+        findings.extend(tls.clients.as_ref().map(|clients| client_authorities(&clients.ca_file)));
     }
     for issuer in &config.issuers {
         if let IssuerKeySource::JwksFile(path) = &issuer.keys {
@@ -71,6 +72,15 @@ fn certificate(files: &CertificateFiles, now: Now) -> Finding {
         Ok((days, names)) if days < EXPIRES_SOON_DAYS => warn(subject, format!("{names}, expires in {days} days"), "renew it"),
         Ok((days, names)) => ok(subject, format!("{names}, good for {days} more days, matches its key")),
         Err((detail, hint)) => fail(subject, detail, hint),
+    }
+}
+
+fn client_authorities(path: &Path) -> Finding {
+    let subject = format!("client authorities {}", path.display());
+    match server::authorities(path) {
+        Ok(roots) if roots.len() == 1 => ok(subject, "one certificate".to_owned()),
+        Ok(roots) => ok(subject, format!("{} certificates", roots.len())),
+        Err(error) => fail(subject, error.problem, "a PEM file with the certificates of those who sign your clients'"),
     }
 }
 

@@ -99,6 +99,7 @@ async fn forward(
 
     let origin = origin_of(&parts.headers)?;
     auth::check_origin(&route, origin.as_deref())?;
+    client.show_certificate(&mut parts);
     let credential = auth::take_credential(&route, &mut parts)?;
     known.method = credential.as_ref().map(|credential| credential.method);
     let presented = Presented { request_id: request_id.as_str(), origin: origin.as_deref(), peer: address };

@@ -38,6 +38,14 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
         Rejection::InvalidToken(_) | Rejection::Revoked(_) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
         }
+        // RFC 6750, section 3.1; the scope is what a new token is to be asked for.
+        Rejection::MissingPermission(missing) => {
+            if let Some(scope) = &missing.scope
+                && let Ok(value) = HeaderValue::from_str(&format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""))
+            {
+                headers.insert(WWW_AUTHENTICATE, value);
+            }
+        }
         // RFC 6455, section 4.4: the answer names the versions that are spoken.
         Rejection::UpgradeVersion => {
             headers.insert(http::header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::auth::credential::Method;
 use crate::auth::jwt::Issuers;
+use crate::auth::permission::{MissingPermission, RequiredPermission};
 use crate::auth::principal::Principal;
 use crate::auth::revocation::Revocations;
 use crate::clock::{Now, UnixMillis};
@@ -111,6 +112,9 @@ impl Tickets {
             }
             principal.permissions = wanted;
         }
+        if let Some(route) = &route {
+            check_required(route, &principal)?;
+        }
         let record = TicketRecord {
             principal,
             route: route.as_ref().map(|route| Arc::clone(&route.name)),
@@ -206,6 +210,15 @@ fn lifetime(rules: &config::Tickets, wanted: Option<u64>) -> Result<Duration, Re
         Some(Duration::ZERO) => Err(Rejection::InvalidRequest("ttl_seconds is at least 1")),
         Some(ttl) if ttl > rules.max_ttl => Err(Rejection::InvalidRequest("ttl_seconds is more than this server allows")),
         Some(ttl) => Ok(ttl),
+    }
+}
+
+/// A ticket that could never open its route is not made. What the path decides is known when it is redeemed.
+fn check_required(route: &Route, principal: &Principal) -> Result<(), Rejection> {
+    let lacks = |name: &&str| !principal.permissions.iter().any(|one| one == name);
+    match route.require.iter().filter_map(RequiredPermission::fixed).find(lacks) {
+        None => Ok(()),
+        Some(name) => Err(Rejection::MissingPermission(Box::new(MissingPermission { name: name.to_owned(), scope: None }))),
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         Some(_) => section.parsed_list("subprotocols", subprotocol),
         None => preset.subprotocols().iter().map(|name| (*name).to_owned()).collect(),
     };
+    let require = required_permissions(section, path.as_ref(), &auth);
     section.finish();
     Some(Route {
         name: written?.0.into(),
@@ -63,6 +64,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         reject_mode,
         close_codes,
         subprotocols,
+        require,
     })
 }
 
@@ -81,7 +83,7 @@ fn methods(section: &Section<'_, '_>, has_issuer: bool) -> Vec<Method> {
                 section.reader.error(&span, format!("`{text}` stands twice"), "name each method once");
             }
             Some(method) => {
-                if !has_issuer {
+                if !has_issuer && method != Method::Mtls {
                     section.reader.error(&span, format!("`{text}` needs an issuer"), "add an [[issuer]] that says whose tokens are good");
                 }
                 methods.push(method);
@@ -90,13 +92,27 @@ fn methods(section: &Section<'_, '_>, has_issuer: bool) -> Vec<Method> {
                 section.reader.error(
                     &span,
                     format!("the method `{text}` is not available in this version"),
-                    "available: `ticket`, `message`, `header`",
+                    "available: `ticket`, `message`, `header`, `mtls`",
                 );
             }
             None => section.reader.error(&span, format!("`{text}` is not a method"), suggest(&text, Method::ALL.map(Method::name))),
         }
     }
     methods
+}
+
+fn required_permissions(section: &Section<'_, '_>, path: Option<&PathPattern>, auth: &[Method]) -> Vec<RequiredPermission> {
+    let Some(path) = path else {
+        section.list("require");
+        return Vec::new();
+    };
+    let require = section.parsed_list("require", |text| RequiredPermission::parse(text, path));
+    // Where `auth` is missing, that is the mistake.
+    if let Some(written) = section.value("require").filter(|_| !require.is_empty() && auth.is_empty() && section.value("auth").is_some()) {
+        let help = "name the methods that tell who may come in, or take `require` away";
+        section.reader.error(&written.span(), "a public route gives no grant that could have permissions", help);
+    }
+    require
 }
 
 pub(super) fn origins(section: &Section<'_, '_>) -> Origins {

@@ -39,7 +39,7 @@ pub enum InvalidToken {
     Signature,
     #[error("it has a critical header that nobody here understands")]
     CriticalHeader,
-    #[error("its type is not a JWT or an access token")]
+    #[error("its type is not a JWT or an access token, or it holds another token")]
     Type,
     #[error("it has expired")]
     Expired,
@@ -123,24 +123,22 @@ impl Issuers {
 impl<'a> Parts<'a> {
     fn split(token: &'a str) -> Result<Self, InvalidToken> {
         let (parts, payload) = Self::cut(token)?;
-        Ok(Self { claims: object_in(payload)?, ..parts })
+        Ok(Self { claims: strict_json::object(&payload).ok_or(InvalidToken::Malformed)?, ..parts })
     }
 
-    /// The claims are not looked at: they are the second.
-    fn cut(token: &'a str) -> Result<(Self, &'a str), InvalidToken> {
+    /// The payload is not looked at: it is the second.
+    fn cut(token: &'a str) -> Result<(Self, Vec<u8>), InvalidToken> {
         let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
         let (header, payload) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
         if payload.contains('.') || URL_SAFE_NO_PAD.decode(signature).is_err() {
             return Err(InvalidToken::Malformed);
         }
-        let parts = Self { header: object_in(header)?, claims: Map::new(), signed: message.as_bytes(), signature };
+        let decoded = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed);
+        let (header, payload) = (decoded(header)?, decoded(payload)?);
+        let header = strict_json::object(&header).ok_or(InvalidToken::Malformed)?;
+        let parts = Self { header, claims: Map::new(), signed: message.as_bytes(), signature };
         Ok((parts, payload))
     }
-}
-
-fn object_in(part: &str) -> Result<Map<String, Value>, InvalidToken> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed)?;
-    strict_json::object(&bytes).ok_or(InvalidToken::Malformed)
 }
 
 impl Issuer {
@@ -343,11 +341,11 @@ impl std::fmt::Debug for Issuer {
 }
 
 #[cfg(test)]
-#[path = "jwt_attacks.rs"]
-mod tests;
-#[cfg(test)]
 #[path = "jwt_key_attacks.rs"]
 mod key_attacks;
+#[cfg(test)]
+#[path = "jwt_attacks.rs"]
+mod tests;
 #[cfg(test)]
 #[path = "jwt_vectors.rs"]
 mod vectors;

@@ -288,7 +288,9 @@ fn permissions_are_text_a_list_or_at_the_end_of_a_path() {
         assert_eq!(found(name, claim), both, "{name}");
     }
     assert_eq!(found("scope", json!({ "scope": "room:a\u{a0}admin" })), Ok(vec!["room:a\u{a0}admin".to_owned()]), "one space parts");
-    for claim in [json!({}), json!({ "realm_access": "roles" }), json!({ "realm_access": [] }), json!({ "realm_access": { "roles": null } })] {
+    for claim in
+        [json!({}), json!({ "realm_access": "roles" }), json!({ "realm_access": [] }), json!({ "realm_access": { "roles": null } })]
+    {
         assert_eq!(found("realm_access.roles", claim), Ok(Vec::new()));
     }
     assert_eq!(

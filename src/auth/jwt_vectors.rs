@@ -14,8 +14,8 @@ const KEYS: &str = include_str!("../../tests/vectors/wycheproof/json_web_key_tes
 /// Good by the vectors, and refused here on purpose.
 const STRICTER: [(u64, InvalidToken); 6] = [
     // The key says that it is for PS256, and the token is signed by PS384.
-    (346, InvalidToken::UnknownKey),
-    (350, InvalidToken::UnknownKey),
+    (346, InvalidToken::Algorithm),
+    (350, InvalidToken::Algorithm),
     // ES512 is none of ours.
     (347, InvalidToken::Algorithm),
     (351, InvalidToken::Algorithm),
@@ -24,6 +24,12 @@ const STRICTER: [(u64, InvalidToken); 6] = [
     (373, InvalidToken::Malformed),
 ];
 
+/// Bad by the vectors, and letter for letter the same as 357, which is good: their padding was lost.
+const SAME_AS_A_GOOD_ONE: [u64; 2] = [367, 370];
+
+/// A set of secrets is none here: an issuer has one, and it stands in no set.
+const SETS_OF_SECRETS: [(u64, InvalidToken); 1] = [(2, InvalidToken::UnknownKey)];
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Count {
     accepted: usize,
@@ -31,17 +37,17 @@ struct Count {
     stricter: usize,
 }
 
-/// What an issuer would say that is pinned to what the key is for, or where the key does not tell, to what the token says.
+/// What an issuer would say that is pinned to what the key is for, or where the key does not tell, to what the token says. One
+/// secret is the operator's, everything else a published set.
 fn verdict(key: &Value, token: &str) -> Result<(), InvalidToken> {
     let (parts, _) = Parts::cut(token)?;
     let keys: Vec<_> = key["keys"].as_array().cloned().unwrap_or_else(|| vec![key.clone()]);
     let named = keys[0]["alg"].as_str().or_else(|| parts.header.get("alg")?.as_str()).unwrap_or_default();
     let pinned = Algorithm::ALL.into_iter().find(|one| one.name() == named).ok_or(InvalidToken::Algorithm)?;
-    let keys = if pinned.family() == Family::Hmac {
+    let keys = if pinned.family() == Family::Hmac && keys.len() == 1 {
         let secrets = keys.iter().filter(|key| key["kty"] == "oct");
-        let secrets = secrets.map(|key| URL_SAFE_NO_PAD.decode(key["k"].as_str().unwrap()).unwrap());
+        let secrets = secrets.filter_map(|key| URL_SAFE_NO_PAD.decode(key["k"].as_str()?).ok());
         let fit: Vec<_> = secrets.filter(|secret| secret.len() >= pinned.least_secret()).collect();
-        // The configuration takes one secret for an issuer.
         let [secret, ..] = fit.as_slice() else { return Err(InvalidToken::UnknownKey) };
         vec![Key { id: None, algorithms: vec![pinned], decoding: DecodingKey::from_secret(secret) }]
     } else {
@@ -92,10 +98,10 @@ fn hold(vectors: &str, stricter: &[(u64, InvalidToken)], looser: &[u64]) -> Coun
 
 #[test]
 fn every_signature_vector_is_judged_as_it_should_be() {
-    assert_eq!(hold(SIGNATURES, &STRICTER, &[]), Count { accepted: 37, refused: 358, stricter: 6 });
+    assert_eq!(hold(SIGNATURES, &STRICTER, &SAME_AS_A_GOOD_ONE), Count { accepted: 40, refused: 355, stricter: 6 });
 }
 
 #[test]
 fn every_key_vector_is_judged_as_it_should_be() {
-    assert_eq!(hold(KEYS, &[], &[]), Count { accepted: 5, refused: 21, stricter: 0 });
+    assert_eq!(hold(KEYS, &SETS_OF_SECRETS, &[]), Count { accepted: 4, refused: 21, stricter: 1 });
 }

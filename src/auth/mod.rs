@@ -95,9 +95,8 @@ impl Authenticator {
         let is_bearer = matches!(credential.proof, Proof::Token(_));
         let principal = self.prove(route, credential, presented, now).await?;
         let required = Arc::new(Required::of(&route.require, &matched.parameters));
-        Grant::to(Arc::clone(route), required, principal, method, now).map_err(|missing| {
-            Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() }))
-        })
+        Grant::to(Arc::clone(route), required, principal, method, now)
+            .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
     }
 
     /// Who a credential belongs to, on this route.

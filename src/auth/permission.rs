@@ -54,7 +54,9 @@ impl RequiredPermission {
                 return Err(format!("the path `{path}` has no `{{{name}}}`"));
             }
             if parts.is_empty() && before.is_empty() {
-                return Err(format!("in `{text}` a path could spell any permission; begin with text of its own, such as `room:{{{name}}}`"));
+                return Err(format!(
+                    "in `{text}` a path could spell any permission; begin with text of its own, such as `room:{{{name}}}`"
+                ));
             }
             if !before.ends_with(|c: char| c.is_ascii_punctuation()) {
                 return Err(format!("in `{text}` nothing parts `{{{name}}}` from what is before it; write `:` or the like"));
@@ -104,9 +106,8 @@ impl RequiredPermission {
     /// `room:{room}` with the room `blue:admin` would be another kind of permission, and so with whatever parts the text
     /// around. `*` is kept out for those who read it as more than a star.
     fn may_hold(&self, value: &str) -> bool {
-        let parts = |c: char| {
-            c.is_ascii_punctuation() && self.parts.iter().any(|part| matches!(part, Part::Text(text) if text.contains(c)))
-        };
+        let parts =
+            |c: char| c.is_ascii_punctuation() && self.parts.iter().any(|part| matches!(part, Part::Text(text) if text.contains(c)));
         !value.is_empty() && !value.contains(|c: char| c == '*' || c.is_whitespace() || c.is_control() || parts(c))
     }
 }

@@ -147,7 +147,12 @@ fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, tl
 }
 
 /// `None`: the client did not manage a handshake in time; that is told here.
-async fn handshake(stream: TcpStream, config: Arc<ServerConfig>, client: &Client, worker: &Worker) -> Option<(Stream, Option<ClientCertificate>)> {
+async fn handshake(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    client: &Client,
+    worker: &Worker,
+) -> Option<(Stream, Option<ClientCertificate>)> {
     let peer = client.peer.ip();
     let started = Instant::now();
     let deadline = client.deadline.min(started + worker.edge.config.limits.tls_timeout);

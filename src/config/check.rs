@@ -209,6 +209,25 @@ mod tests {
     }
 
     #[test]
+    fn authorities_of_clients_are_read_as_the_start_reads_them() {
+        let file = std::env::temp_dir().join(format!("usher-check-{}-authorities.pem", std::process::id()));
+        let one = rcgen::generate_simple_self_signed(["clients".to_owned()]).unwrap();
+        let mut found = |text: &str| {
+            fs::write(&file, text).unwrap();
+            let finding = client_authorities(&file);
+            (finding.verdict, finding.detail)
+        };
+        assert_eq!(found(&one.cert.pem()), (Verdict::Ok, "one certificate".to_owned()));
+        assert_eq!(found(&one.cert.pem().repeat(2)), (Verdict::Ok, "2 certificates".to_owned()));
+        for text in ["", "clients", &one.signing_key.serialize_pem()] {
+            assert_eq!(found(text), (Verdict::Fail, "it holds no certificate".to_owned()));
+        }
+        let (verdict, detail) = found("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        assert!(verdict == Verdict::Fail && !detail.is_empty(), "{detail}");
+        fs::remove_file(file).unwrap();
+    }
+
+    #[test]
     fn a_certificate_is_held_against_its_key_and_the_date() {
         let good = finding("good", 60, true);
         assert_eq!((good.verdict, good.detail.as_str()), (Verdict::Ok, "chat.example.com, good for 60 more days, matches its key"));

@@ -108,7 +108,7 @@ pub struct IssuerTable {
     pub required_claims: Option<Vec<String>>,
     /// The claim that names the user.
     pub user_claim: Option<String>,
-    /// The claim that lists permissions.
+    /// The claim that lists permissions; realm_access.roles leads into an object.
     pub permissions_claim: Option<String>,
     /// The claim that names the login session.
     pub session_claim: Option<String>,

@@ -31,7 +31,8 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
         headers.insert(REQUEST_ID, value);
     }
     match rejection {
-        Rejection::MissingCredential => {
+        // RFC 9110, section 15.5.2: a 401 names a way in; certificates have no scheme of their own.
+        Rejection::MissingCredential | Rejection::InvalidCertificate(_) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // RFC 6750, section 3.1: the same word for a token that is revoked.

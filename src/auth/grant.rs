@@ -33,8 +33,8 @@ enum Holder {
         method: Method,
         /// When the credential was shown.
         proved_at: UnixMillis,
-        /// What the route requires at this path; whoever renews the grant has it too.
-        required: Arc<Required>,
+        /// What the route requires at this path, if anything; whoever renews the grant has it too.
+        required: Option<Arc<Required>>,
     },
 }
 
@@ -46,12 +46,14 @@ impl Grant {
     /// Refused where the principal lacks what is required.
     pub(super) fn to(
         route: Arc<Route>,
-        required: Arc<Required>,
+        required: Option<Arc<Required>>,
         principal: Principal,
         method: Method,
         now: Now,
     ) -> Result<Self, MissingPermission> {
-        required.check(&principal.permissions)?;
+        if let Some(required) = &required {
+            required.check(&principal.permissions)?;
+        }
         Ok(Self { route, holder: Holder::Known { principal: Box::new(principal), method, proved_at: now.wall, required } })
     }
 
@@ -61,7 +63,7 @@ impl Grant {
         match &self.holder {
             Holder::Anyone => Ok(None),
             Holder::Known { method, required, .. } => {
-                Self::to(Arc::clone(&self.route), Arc::clone(required), principal, *method, now).map(Some)
+                Self::to(Arc::clone(&self.route), required.clone(), principal, *method, now).map(Some)
             }
         }
     }
@@ -106,10 +108,7 @@ impl Grant {
     #[cfg(test)]
     pub(crate) fn for_test(route: Arc<Route>, principal: Option<Principal>, method: Method) -> Self {
         match principal {
-            Some(principal) => {
-                let required = Arc::new(Required::of(&[], &[]));
-                Self::to(route, required, principal, method, Now::read()).unwrap()
-            }
+            Some(principal) => Self::to(route, None, principal, method, Now::read()).unwrap(),
             None => Self::public(route),
         }
     }

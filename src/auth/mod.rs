@@ -94,7 +94,7 @@ impl Authenticator {
         let method = credential.method;
         let is_bearer = matches!(credential.proof, Proof::Token(_));
         let principal = self.prove(route, credential, presented, now).await?;
-        let required = Arc::new(Required::of(&route.require, &matched.parameters));
+        let required = Required::of(&route.require, &matched.parameters).map(Arc::new);
         Grant::to(Arc::clone(route), required, principal, method, now)
             .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
     }

@@ -125,15 +125,16 @@ impl fmt::Display for RequiredPermission {
 }
 
 impl Required {
-    pub fn of(required: &[RequiredPermission], parameters: &[(String, String)]) -> Self {
+    /// `None`: nothing is required.
+    pub fn of(required: &[RequiredPermission], parameters: &[(String, String)]) -> Option<Self> {
         let mut names = Vec::with_capacity(required.len());
         for one in required {
             match one.filled(parameters) {
                 (name, true) => names.push(name),
-                (name, false) => return Self::Impossible(name),
+                (name, false) => return Some(Self::Impossible(name)),
             }
         }
-        Self::Permissions(names.into())
+        (!names.is_empty()).then(|| Self::Permissions(names.into()))
     }
 
     /// The first one that is not among `granted`.
@@ -164,6 +165,7 @@ fn scope(names: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn required(text: &str, path: &str) -> Result<RequiredPermission, String> {
         RequiredPermission::parse(text, &PathPattern::parse(path).unwrap())
@@ -173,7 +175,7 @@ mod tests {
         let required = required(text, "/v1/{team}/{room}").unwrap();
         let parameters = [("team".to_owned(), "ops".to_owned()), ("room".to_owned(), value.to_owned())];
         let granted: Vec<_> = granted.iter().map(|one| (*one).to_owned()).collect();
-        Required::of(&[required], &parameters).check(&granted).is_ok()
+        Required::of(&[required], &parameters).unwrap().check(&granted).is_ok()
     }
 
     #[test]
@@ -196,6 +198,29 @@ mod tests {
         }
         // The other reading of the same letters.
         assert!(!is_granted("room:{room}.{team}", "a.b", &["room:a.b.ops"]));
+    }
+
+    proptest! {
+        /// Of all that can be granted, a path asks for its own room's and for nothing else; no two paths ask for the same.
+        #[test]
+        fn no_two_paths_ask_for_the_same(one in "[ab:.*/ -]{0,4}", other in "[ab:.*/ -]{0,4}", three in "[ab:.]{0,3}") {
+            let template = required("room:{team}:{room}.x", "/{team}/{room}").unwrap();
+            let of = |team: &str, room: &str| {
+                let parameters = [("team".to_owned(), team.to_owned()), ("room".to_owned(), room.to_owned())];
+                Required::of(std::slice::from_ref(&template), &parameters).unwrap()
+            };
+            let asked = of(&one, &other);
+            if let Required::Permissions(names) = &asked {
+                prop_assert_eq!(names.to_vec(), [format!("room:{one}:{other}.x")]);
+                prop_assert!(of(&one, &three) != asked || other == three);
+                prop_assert!(of(&three, &other) != asked || one == three);
+                prop_assert!(of(&three, &one) != asked || (one == three && other == one));
+                prop_assert_eq!(names[0].matches([':', '.', '*', ' ']).count(), 3);
+            } else {
+                let odd = |value: &str| value.is_empty() || value.contains([':', '.', '*', ' ']);
+                prop_assert!(odd(&one) || odd(&other));
+            }
+        }
     }
 
     #[test]

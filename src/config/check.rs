@@ -212,7 +212,7 @@ mod tests {
     fn authorities_of_clients_are_read_as_the_start_reads_them() {
         let file = std::env::temp_dir().join(format!("usher-check-{}-authorities.pem", std::process::id()));
         let one = rcgen::generate_simple_self_signed(["clients".to_owned()]).unwrap();
-        let mut found = |text: &str| {
+        let found = |text: &str| {
             fs::write(&file, text).unwrap();
             let finding = client_authorities(&file);
             (finding.verdict, finding.detail)

@@ -113,7 +113,7 @@ impl Tickets {
             principal.permissions = wanted;
         }
         if let Some(route) = &route {
-            check_required(route, &principal)?;
+            self.check_required(route, &principal)?;
         }
         let record = TicketRecord {
             principal,
@@ -198,6 +198,21 @@ impl Tickets {
         self.store.presence()
     }
 
+    /// A ticket that could never open its route is not made. What the path decides is known when it is redeemed. Routes of several
+    /// hosts may share a name: one that it opens is enough.
+    fn check_required(&self, route: &Route, principal: &Principal) -> Result<(), Rejection> {
+        let missing = |one: &Route| {
+            let mut fixed = one.require.iter().filter_map(RequiredPermission::fixed);
+            fixed.find(|name| !principal.permissions.iter().any(|granted| granted == name)).map(str::to_owned)
+        };
+        let Some(name) = missing(route) else { return Ok(()) };
+        let same = |other: &&Arc<Route>| other.name == route.name && other.auth.contains(&Method::Ticket);
+        if self.config.routes.iter().filter(same).any(|other| missing(other).is_none()) {
+            return Ok(());
+        }
+        Err(Rejection::MissingPermission(Box::new(MissingPermission { name, scope: None })))
+    }
+
     fn ticket_route(&self, name: &str) -> Result<Arc<Route>, Rejection> {
         let route = self.config.routes.iter().find(|route| &*route.name == name && route.auth.contains(&Method::Ticket));
         route.cloned().ok_or(Rejection::InvalidRequest("there is no route of this name that takes tickets"))
@@ -210,15 +225,6 @@ fn lifetime(rules: &config::Tickets, wanted: Option<u64>) -> Result<Duration, Re
         Some(Duration::ZERO) => Err(Rejection::InvalidRequest("ttl_seconds is at least 1")),
         Some(ttl) if ttl > rules.max_ttl => Err(Rejection::InvalidRequest("ttl_seconds is more than this server allows")),
         Some(ttl) => Ok(ttl),
-    }
-}
-
-/// A ticket that could never open its route is not made. What the path decides is known when it is redeemed.
-fn check_required(route: &Route, principal: &Principal) -> Result<(), Rejection> {
-    let lacks = |name: &&str| !principal.permissions.iter().any(|one| one == name);
-    match route.require.iter().filter_map(RequiredPermission::fixed).find(lacks) {
-        None => Ok(()),
-        Some(name) => Err(Rejection::MissingPermission(Box::new(MissingPermission { name: name.to_owned(), scope: None }))),
     }
 }
 

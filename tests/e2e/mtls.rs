@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use crate::first_message::close_frame;
 use crate::revocation::{JSON, post};
 use crate::support::usher::Socket;
-use crate::support::{Echo, Setup, Usher};
+use crate::support::{Backend, Echo, Setup, Usher};
 
 const LISTENERS: &str = r#"
     [[listener]]
@@ -41,8 +41,6 @@ const LISTENERS: &str = r#"
     trusted_peers = ["127.0.0.1"]
     [mtls]
     permissions = ["chat:read"]
-    [context]
-    algorithm = "EdDSA"
 "#;
 const ROUTES: &str = r#"
     [[route]]
@@ -98,17 +96,16 @@ fn client(authority: &Authority, name: Option<&str>, seconds: i64, purpose: Exte
 
 struct Clients {
     usher: Usher,
-    short: i64,
 }
 
 impl Clients {
-    async fn start(echo: &Echo, short: i64) -> Self {
+    async fn start(upstream: &str, short: i64) -> Self {
         let (ours, others) = (authority("clients"), authority("others"));
         // It bears the name of ours, and another key.
         let twin = authority("clients");
         let (day, purpose) = (86_400, ExtendedKeyUsagePurpose::ClientAuth);
         let mut setup =
-            Setup::new(echo.url()).routes(ROUTES).extra(LISTENERS).file("clients.pem", ours.pem()).file("others.pem", others.pem());
+            Setup::new(upstream).routes(ROUTES).extra(LISTENERS).file("clients.pem", ours.pem()).file("others.pem", others.pem());
         for (file, [certificate, key]) in [
             ("ada", client(&ours, Some("ada"), day, purpose.clone())),
             ("bob", client(&ours, Some("bob"), day, purpose.clone())),
@@ -121,7 +118,7 @@ impl Clients {
         ] {
             setup = setup.file(&format!("{file}.pem"), certificate).file(&format!("{file}.key"), key);
         }
-        Self { usher: setup.start().await, short }
+        Self { usher: setup.start().await }
     }
 
     fn path(&self, file: &str) -> String {
@@ -185,7 +182,7 @@ fn claims_of(echo: &Echo) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn openssl_shows_good_and_bad_certificates_and_resumes_as_itself_in_both_versions() {
     let echo = Echo::start().await;
-    let clients = Clients::start(&echo, 86_400).await;
+    let clients = Clients::start(&echo.url(), 86_400).await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/clients/python/mtls.py");
     let ports = [OPTIONAL, REQUIRED, OTHER].map(|listener| clients.usher.listeners[listener].port().to_string());
     let folder = clients.usher.certificate_path().parent().unwrap().display().to_string();
@@ -204,8 +201,8 @@ async fn openssl_shows_good_and_bad_certificates_and_resumes_as_itself_in_both_v
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_lines_of_openssl_and_curl_are_told_the_same() {
-    let echo = Echo::start().await;
-    let clients = Clients::start(&echo, 86_400).await;
+    let backend = Backend::start().await;
+    let clients = Clients::start(&backend.url(), 86_400).await;
     let port = clients.usher.listeners[REQUIRED].port();
     let s_client = |name: &'static str, version: &'static str| {
         let (ca, cert, key) = (clients.path("cert.pem"), clients.path(&format!("{name}.pem")), clients.path(&format!("{name}.key")));
@@ -241,22 +238,26 @@ async fn the_command_lines_of_openssl_and_curl_are_told_the_same() {
             (status.parse::<u16>().unwrap(), body.to_owned(), output.status.code())
         }
     };
-    // Plain HTTP passes the same door; what is behind it speaks WebSocket only.
-    let (status, body, _) = curl(Some("ada"), OPTIONAL, "/who").await;
-    assert!(status >= 400 && !body.contains("request_id") || status == 502, "{status} {body}");
+    for listener in [OPTIONAL, REQUIRED] {
+        let (status, body, _) = curl(Some("ada"), listener, "/who").await;
+        assert_eq!((status, body.as_str()), (200, "hello"));
+        let heads = backend.heads();
+        assert_eq!(heads.last().unwrap()["x-user-id"], "ada");
+    }
     let (status, body, _) = curl(None, OPTIONAL, "/who").await;
     assert!(status == 401 && body.contains("MISSING_CREDENTIAL"), "{status} {body}");
     let (status, body, _) = curl(Some("ada"), OPTIONAL, "/admin").await;
     assert!(status == 403 && body.contains("`chat:admin`"), "{status} {body}");
     let (status, _, code) = curl(None, REQUIRED, "/who").await;
     assert!(status == 0 && code != Some(0), "the handshake ends: {code:?}");
+    assert_eq!(backend.heads().len(), 2);
     clients.usher.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_stands_in_its_place_among_the_methods() {
     let echo = Echo::start().await;
-    let clients = Clients::start(&echo, 86_400).await;
+    let clients = Clients::start(&echo.url(), 86_400).await;
     let [ada, nameless, nobody] = [Some("ada"), Some("nameless"), None].map(|name| clients.connector(name));
     let eve = clients.usher.token("eve");
     let bearer = format!("Bearer {eve}");
@@ -304,7 +305,7 @@ async fn a_certificate_stands_in_its_place_among_the_methods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_certificate_is_out_and_stays_out() {
     let echo = Echo::start().await;
-    let clients = Clients::start(&echo, 86_400).await;
+    let clients = Clients::start(&echo.url(), 86_400).await;
     let [ada, bob] = [Some("ada"), Some("bob")].map(|name| clients.connector(name));
     for (order, name, connector) in
         [(json!({ "token_id": clients.fingerprint("ada") }), "ada", &ada), (json!({ "user": "bob", "issuer": "mtls" }), "bob", &bob)]
@@ -324,8 +325,7 @@ async fn a_revoked_certificate_is_out_and_stays_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_with_its_certificate_and_a_resumed_handshake_does_not_bring_it_back() {
     let echo = Echo::start().await;
-    let clients = Clients::start(&echo, 6).await;
-    assert!(clients.short < 60);
+    let clients = Clients::start(&echo.url(), 6).await;
     let connector = clients.connector(Some("short"));
     let mut socket = clients.open(&connector, OPTIONAL, "/who", &[]).await.unwrap();
     // It is not asked for a new token: there is none to give.

@@ -25,6 +25,18 @@ const ROUTES: &str = r#"
     reject_mode = "close"
     close_codes = "http"
     [[route]]
+    path = "/twice"
+    hosts = ["one.example.com"]
+    upstream = "chat"
+    auth = ["ticket"]
+    require = ["chat:admin"]
+    [[route]]
+    path = "/twice"
+    hosts = ["two.example.com"]
+    upstream = "chat"
+    auth = ["ticket"]
+    require = ["chat:read"]
+    [[route]]
     path = "/plain"
     upstream = "chat"
     auth = ["ticket"]
@@ -125,6 +137,8 @@ async fn a_ticket_opens_what_its_own_permissions_open() {
     assert_eq!(open(ticket(r#"{"route": "/v1/chat/{room}"}"#).await, "blue").await, 101);
     assert_eq!(open(ticket("").await, "red").await, 403);
     assert_eq!(open(ticket(r#"{"permissions": ["chat:read"]}"#).await, "blue").await, 403, "the token has it, the ticket has not");
+    // It opens the route of one host.
+    ticket(r#"{"route": "/twice"}"#).await;
     // One that could never open its route is not made.
     for (body, named) in
         [(r#"{"route": "/v1/chat/{room}", "permissions": ["room:blue"]}"#, "chat:read"), (r#"{"route": "/plain"}"#, "chat:admin")]

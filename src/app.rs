@@ -190,7 +190,7 @@ impl Desk {
             revoking: Revoking {
                 revocations: Arc::clone(&edge.revocations),
                 keep: config.revocation.keep,
-                issuers: config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect(),
+                issuers: config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).chain(config.certificate_issuer()).collect(),
                 fleet: edge.fleet.clone(),
             },
             summary: Summary {

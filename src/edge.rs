@@ -89,7 +89,8 @@ impl Edge {
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
             authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations)).with_bypass(&config.bypass),
+                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone())
+                    .with_bypass(&config.bypass),
             ),
             tickets,
             upstreams: Upstreams::build(&config.upstreams, None)?,
@@ -119,7 +120,8 @@ impl Edge {
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
             authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations)).with_bypass(&config.bypass),
+                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone())
+                    .with_bypass(&config.bypass),
             ),
             tickets,
             upstreams: Upstreams::build(&config.upstreams, Some(&self.upstreams))?,

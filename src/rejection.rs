@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::auth::certificate::InvalidCertificate;
 use crate::auth::first_message::FirstMessageFault;
 use crate::auth::jwt::InvalidToken;
+use crate::auth::permission::MissingPermission;
 use crate::auth::revocation::Kind;
 use crate::config::CloseCodes;
 use crate::store::TicketFault;
@@ -32,6 +34,8 @@ pub enum Rejection {
     MissingCredential,
     InvalidToken(InvalidToken),
     InvalidTicket(TicketFault),
+    /// The handshake has verified it, and it names nobody, or its time is over.
+    InvalidCertificate(InvalidCertificate),
     /// The credential was good, and its user, login session or token is revoked.
     Revoked(Kind),
     /// After an early 101, the first message was not what it should be.
@@ -46,6 +50,8 @@ pub enum Rejection {
     },
     /// More was asked for than the credential gives.
     PermissionDenied,
+    /// The credential is good, and does not give what the route requires.
+    MissingPermission(Box<MissingPermission>),
     RateLimited {
         retry_after: Duration,
     },
@@ -105,6 +111,7 @@ impl Rejection {
             Self::MissingCredential,
             Self::InvalidToken(InvalidToken::Expired),
             Self::InvalidTicket(TicketFault::Unknown),
+            Self::InvalidCertificate(InvalidCertificate::Expired),
             Self::Revoked(Kind::TokenId),
             Self::FirstMessage(FirstMessageFault::NotAuth),
             Self::FirstMessage(FirstMessageFault::MissingToken),
@@ -115,6 +122,7 @@ impl Rejection {
             Self::InvalidRequest("the body is not what this endpoint takes"),
             Self::MethodNotAllowed { allow: "POST, OPTIONS" },
             Self::PermissionDenied,
+            Self::MissingPermission(Box::new(MissingPermission { name: "chat:read".to_owned(), scope: None })),
             Self::RateLimited { retry_after: Duration::from_secs(1) },
             Self::TooManySessions,
             Self::StoreUnavailable,
@@ -145,6 +153,7 @@ impl Rejection {
             Self::MissingCredential => row(StatusCode::UNAUTHORIZED, "MISSING_CREDENTIAL", "missing_credential", Client, true),
             Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
             Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
+            Self::InvalidCertificate(_) => row(StatusCode::UNAUTHORIZED, "INVALID_CERTIFICATE", "invalid_certificate", Client, false),
             // A user who is revoked as such gets in by no credential; everybody else may fetch a new one.
             Self::Revoked(kind) => row(StatusCode::UNAUTHORIZED, "REVOKED", "revoked", Client, *kind != Kind::User),
             Self::FirstMessage(FirstMessageFault::NotAuth) => {
@@ -166,6 +175,7 @@ impl Rejection {
             Self::InvalidRequest(_) => row(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "invalid_request", Client, false),
             Self::MethodNotAllowed { .. } => row(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method_not_allowed", Client, false),
             Self::PermissionDenied => row(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "permission_denied", Client, false),
+            Self::MissingPermission(_) => row(StatusCode::FORBIDDEN, "MISSING_PERMISSION", "missing_permission", Client, false),
             Self::RateLimited { .. } => row(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "rate_limited", Client, true),
             Self::TooManySessions => row(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SESSIONS", "too_many_sessions", Client, true),
             Self::StoreUnavailable => row(StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "store_unavailable", Store, true),
@@ -194,10 +204,12 @@ impl Rejection {
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(_) => "the token is not valid".to_owned(),
             Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
+            Self::InvalidCertificate(_) => "the client certificate is not valid".to_owned(),
             Self::Revoked(_) => "the credential is revoked".to_owned(),
             Self::FirstMessage(fault) => fault.to_string(),
             Self::MethodNotAllowed { allow } => format!("this endpoint answers {allow}"),
             Self::PermissionDenied => "the credential does not give this permission".to_owned(),
+            Self::MissingPermission(missing) => format!("the credential does not give the permission `{}`", missing.name),
             Self::RateLimited { .. } => "too many requests".to_owned(),
             Self::TooManySessions => "this user has as many sessions as one may have".to_owned(),
             Self::StoreUnavailable => "tickets cannot be checked at the moment".to_owned(),
@@ -221,6 +233,8 @@ impl Rejection {
             Self::FirstMessage(FirstMessageFault::Protocol) => return (CloseCode::PROTOCOL_ERROR, "Protocol error".to_owned()),
             Self::FirstMessage(FirstMessageFault::TooBig) => return (CloseCode::TOO_BIG, "First message too big".to_owned()),
             Self::InvalidToken(_) | Self::InvalidTicket(_) | Self::TicketBinding(_) => (CloseCode::POLICY, "Invalid token"),
+            Self::InvalidCertificate(_) => (CloseCode::POLICY, "Invalid certificate"),
+            Self::MissingPermission(_) => (CloseCode::POLICY, "Missing permission"),
             Self::Revoked(_) => (CloseCode::POLICY, "Session revoked"),
             Self::TooManySessions => (CloseCode::POLICY, "Too many sessions"),
             Self::UpstreamUnavailable | Self::UpstreamTimeout => (CloseCode::TRY_AGAIN_LATER, "Upstream unavailable"),
@@ -241,6 +255,7 @@ impl Rejection {
         match self {
             Self::InvalidToken(why) => why.to_string(),
             Self::InvalidTicket(why) => why.to_string(),
+            Self::InvalidCertificate(why) => why.to_string(),
             Self::Revoked(kind) => format!("revoked by {}", kind.name()),
             Self::TicketBinding(why) | Self::UpstreamProtocol(why) => (*why).to_owned(),
             other => other.message(),

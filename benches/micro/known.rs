@@ -63,7 +63,7 @@ pub fn grant(config: &Arc<Config>, now: Now) -> Grant {
     let revocations = Arc::new(Revocations::new(1));
     let tickets = Arc::new(Tickets::new(config, Arc::clone(&issuers), Arc::clone(&revocations)).unwrap());
     let token = sign_for_development(Algorithm::HS256, &Secret::from(SECRET), None, &claims(now)).unwrap();
-    let authenticator = Authenticator::new(issuers, tickets, revocations);
+    let authenticator = Authenticator::new(issuers, tickets, revocations, config.mtls.clone());
     let matched = RouteMatch { route: Arc::clone(&config.routes[0]), parameters: Vec::new() };
     let presented = Presented { request_id: "request", origin: None, peer: [192, 0, 2, 7].into() };
     let credential = Some(Credential { method: Method::Header, proof: Proof::Token(Secret::from(token.as_str())) });

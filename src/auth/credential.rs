@@ -1,5 +1,6 @@
 //! What a client showed, before anyone has looked at whether it is any good.
 
+use super::certificate::ClientCertificate;
 use crate::config::secret::Secret;
 
 /// The ways in. The name is the same in config, metrics, logs and the signed context.
@@ -12,11 +13,13 @@ pub enum Method {
     Subprotocol,
     Query,
     Cookie,
+    Mtls,
     Bypass,
 }
 
 impl Method {
-    pub const ALL: [Self; 7] = [Self::Ticket, Self::Message, Self::Header, Self::Subprotocol, Self::Query, Self::Cookie, Self::Bypass];
+    pub const ALL: [Self; 8] =
+        [Self::Ticket, Self::Message, Self::Header, Self::Subprotocol, Self::Query, Self::Cookie, Self::Mtls, Self::Bypass];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -26,6 +29,7 @@ impl Method {
             Self::Subprotocol => "subprotocol",
             Self::Query => "query",
             Self::Cookie => "cookie",
+            Self::Mtls => "mtls",
             Self::Bypass => "bypass",
         }
     }
@@ -47,6 +51,7 @@ pub struct Credential {
 pub enum Proof {
     Ticket(Secret),
     Token(Secret),
+    Certificate(ClientCertificate),
     /// The value of the header for test identities.
     Bypass(Secret),
 }

@@ -39,7 +39,7 @@ pub enum InvalidToken {
     Signature,
     #[error("it has a critical header that nobody here understands")]
     CriticalHeader,
-    #[error("its type is not a JWT or an access token")]
+    #[error("its type is not a JWT or an access token, or it holds another token")]
     Type,
     #[error("it has expired")]
     Expired,
@@ -124,16 +124,22 @@ impl Issuers {
 
 impl<'a> Parts<'a> {
     fn split(token: &'a str) -> Result<Self, InvalidToken> {
+        let (parts, payload) = Self::cut(token)?;
+        Ok(Self { claims: strict_json::object(&payload).ok_or(InvalidToken::Malformed)?, ..parts })
+    }
+
+    /// The payload is not looked at: it is the second.
+    fn cut(token: &'a str) -> Result<(Self, Vec<u8>), InvalidToken> {
         let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
-        let (header, claims) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
-        if claims.contains('.') || URL_SAFE_NO_PAD.decode(signature).is_err() {
+        let (header, payload) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
+        if payload.contains('.') || URL_SAFE_NO_PAD.decode(signature).is_err() {
             return Err(InvalidToken::Malformed);
         }
-        let object = |part: &str| {
-            let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed)?;
-            strict_json::object(&bytes).ok_or(InvalidToken::Malformed)
-        };
-        Ok(Self { header: object(header)?, claims: object(claims)?, signed: message.as_bytes(), signature })
+        let decoded = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed);
+        let (header, payload) = (decoded(header)?, decoded(payload)?);
+        let header = strict_json::object(&header).ok_or(InvalidToken::Malformed)?;
+        let parts = Self { header, claims: Map::new(), signed: message.as_bytes(), signature };
+        Ok((parts, payload))
     }
 }
 
@@ -146,6 +152,12 @@ impl Issuer {
         match parts.header.get("typ").map(Value::as_str) {
             None => {}
             Some(Some(kind)) if ["jwt", "at+jwt", "application/at+jwt"].contains(&kind.to_ascii_lowercase().as_str()) => {}
+            Some(_) => return Err(InvalidToken::Type),
+        }
+        // RFC 7519, section 5.2: `JWT` says that another token is inside. None is opened here.
+        match parts.header.get("cty").map(Value::as_str) {
+            None => {}
+            Some(Some(kind)) if !["jwt", "application/jwt"].contains(&kind.to_ascii_lowercase().as_str()) => {}
             Some(_) => return Err(InvalidToken::Type),
         }
         let named = parts.header.get("alg").and_then(Value::as_str).ok_or(InvalidToken::Algorithm)?;
@@ -211,7 +223,7 @@ impl Issuer {
             issuer: Arc::clone(&config.name),
             token_id: text("jti", "jti")?,
             issuer_session: text(&config.session_claim, "the session claim")?,
-            permissions: permissions(claims.get(&config.permissions_claim))?,
+            permissions: permissions(claim_at(claims, &config.permissions_claim))?,
             issued_at: claims.get("iat").and_then(numeric_date).unwrap_or_default(),
             // Inside its leeway a token is good for what is left of the leeway.
             expires_at: if expires > now.wall { expires } else { expires + config.leeway },
@@ -246,6 +258,16 @@ impl Key {
     }
 }
 
+/// The claim of this name; where there is none and the name has dots, what stands at the end of that path:
+/// `realm_access.roles`. A name such as `https://example.com/roles` is found first.
+fn claim_at<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    claims.get(name).or_else(|| {
+        let mut steps = name.split('.');
+        let first = claims.get(steps.next()?)?;
+        steps.try_fold(first, |value, step| value.as_object()?.get(step))
+    })
+}
+
 fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidToken> {
     let is_ours = |name: &str| accepted.iter().any(|one| one == name);
     match claim {
@@ -270,11 +292,12 @@ fn non_empty(value: Option<&Value>) -> Option<String> {
     value.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
+/// A list, or text as OAuth writes scopes (RFC 6749, section 3.3: "space-delimited", by that one character).
 fn permissions(claim: Option<&Value>) -> Result<Vec<String>, InvalidToken> {
     const WRONG: InvalidToken = InvalidToken::Claim("the permissions claim");
     match claim {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(text.split_whitespace().map(str::to_owned).collect()),
+        Some(Value::String(text)) => Ok(text.split(' ').filter(|one| !one.is_empty()).map(str::to_owned).collect()),
         Some(Value::Array(list)) => list.iter().map(|one| one.as_str().map(str::to_owned).ok_or(WRONG)).collect(),
         Some(_) => Err(WRONG),
     }
@@ -320,5 +343,11 @@ impl std::fmt::Debug for Issuer {
 }
 
 #[cfg(test)]
+#[path = "jwt_key_attacks.rs"]
+mod key_attacks;
+#[cfg(test)]
 #[path = "jwt_attacks.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "jwt_vectors.rs"]
+mod vectors;

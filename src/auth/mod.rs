@@ -6,6 +6,7 @@
 
 pub mod algorithm;
 pub mod bypass;
+pub mod certificate;
 pub mod credential;
 pub mod extract;
 pub mod first_message;
@@ -13,6 +14,7 @@ pub mod grant;
 pub mod issuer_keys;
 pub mod jwt;
 pub mod origin;
+pub mod permission;
 pub mod principal;
 pub mod renewal;
 pub mod revocation;
@@ -35,6 +37,7 @@ pub(crate) use extract::decoded;
 pub use extract::{take_bearer, take_cookie, take_credential};
 use grant::Grant;
 use jwt::{InvalidToken, Issuers};
+use permission::Required;
 use principal::Principal;
 use revocation::Revocations;
 
@@ -44,6 +47,7 @@ pub struct Authenticator {
     tickets: Arc<Tickets>,
     revocations: Arc<Revocations>,
     bypass: Option<config::Bypass>,
+    mtls: config::Mtls,
 }
 
 /// What else is known of who asks.
@@ -55,8 +59,8 @@ pub struct Presented<'a> {
 }
 
 impl Authenticator {
-    pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>) -> Self {
-        Self { issuers, tickets, revocations, bypass: None }
+    pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>, mtls: config::Mtls) -> Self {
+        Self { issuers, tickets, revocations, bypass: None, mtls }
     }
 
     pub fn with_bypass(self, bypass: &config::Bypass) -> Self {
@@ -94,8 +98,11 @@ impl Authenticator {
         }
         let credential = credential.ok_or(Rejection::MissingCredential)?;
         let method = credential.method;
+        let is_bearer = matches!(credential.proof, Proof::Token(_));
         let principal = self.prove(route, credential, presented, now).await?;
-        Ok(Grant::to(Arc::clone(route), principal, method, now))
+        let required = Required::of(&route.require, &matched.parameters).map(Arc::new);
+        Grant::to(Arc::clone(route), required, principal, method, now)
+            .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
     }
 
     /// Who a credential belongs to, on this route.
@@ -112,6 +119,7 @@ impl Authenticator {
             }
             Proof::Token(token) => self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?,
             Proof::Bypass(shown) => self.bypassed(route, &shown, presented, now).map_err(Rejection::InvalidToken)?,
+            Proof::Certificate(certificate) => certificate.principal(&self.mtls, now).map_err(Rejection::InvalidCertificate)?,
         };
         match self.revocations.find(&principal, now.wall) {
             None => Ok(principal),

@@ -49,6 +49,7 @@ pub fn environment(config: &Config, now: Now) -> Vec<Finding> {
     let mut findings = Vec::new();
     for tls in config.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
         findings.extend(tls.certificates.iter().map(|files| certificate(files, now)));
+        findings.extend(tls.clients.as_ref().map(|clients| client_authorities(&clients.ca_file)));
     }
     for issuer in &config.issuers {
         if let IssuerKeySource::JwksFile(path) = &issuer.keys {
@@ -72,6 +73,15 @@ fn certificate(files: &CertificateFiles, now: Now) -> Finding {
         Ok((days, names)) if days < EXPIRES_SOON_DAYS => warn(subject, format!("{names}, expires in {days} days"), "renew it"),
         Ok((days, names)) => ok(subject, format!("{names}, good for {days} more days, matches its key")),
         Err((detail, hint)) => fail(subject, detail, hint),
+    }
+}
+
+fn client_authorities(path: &Path) -> Finding {
+    let subject = format!("client authorities {}", path.display());
+    match server::authorities(path) {
+        Ok(roots) if roots.len() == 1 => ok(subject, "one certificate".to_owned()),
+        Ok(roots) => ok(subject, format!("{} certificates", roots.len())),
+        Err(error) => fail(subject, error.problem, "a PEM file with the certificates of those who sign your clients'"),
     }
 }
 
@@ -218,6 +228,25 @@ mod tests {
             (Verdict::Warn, "store of region eu 127.0.0.1:1", "tickets of eu are refused until it is there"),
         ];
         assert_eq!(told, wanted.map(|(verdict, subject, hint)| (verdict, subject.to_owned(), hint.to_owned())));
+    }
+
+    #[test]
+    fn authorities_of_clients_are_read_as_the_start_reads_them() {
+        let file = std::env::temp_dir().join(format!("usher-check-{}-authorities.pem", std::process::id()));
+        let one = rcgen::generate_simple_self_signed(["clients".to_owned()]).unwrap();
+        let found = |text: &str| {
+            fs::write(&file, text).unwrap();
+            let finding = client_authorities(&file);
+            (finding.verdict, finding.detail)
+        };
+        assert_eq!(found(&one.cert.pem()), (Verdict::Ok, "one certificate".to_owned()));
+        assert_eq!(found(&one.cert.pem().repeat(2)), (Verdict::Ok, "2 certificates".to_owned()));
+        for text in ["", "clients", &one.signing_key.serialize_pem()] {
+            assert_eq!(found(text), (Verdict::Fail, "it holds no certificate".to_owned()));
+        }
+        let (verdict, detail) = found("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        assert!(verdict == Verdict::Fail && !detail.is_empty(), "{detail}");
+        fs::remove_file(file).unwrap();
     }
 
     #[test]

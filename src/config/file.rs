@@ -32,6 +32,8 @@ pub struct File {
     pub store: Option<StoreTable>,
     /// The signed header that tells the upstream who the user is.
     pub context: Option<ContextTable>,
+    /// Who a client certificate stands for.
+    pub mtls: Option<MtlsTable>,
     /// How a client authenticates with its first message; a route can say otherwise.
     pub first_message: Option<FirstMessageTable>,
     /// How a session is renewed while it lives; a route can say otherwise.
@@ -64,6 +66,10 @@ pub struct ListenerTable {
     pub certificates: Option<Vec<CertificateTable>>,
     /// Take plain HTTP, where another proxy terminates TLS.
     pub plain: Option<bool>,
+    /// PEM file of the authorities whose client certificates are taken.
+    pub client_ca: Option<String>,
+    /// optional, or required: a handshake without a client certificate is ended.
+    pub client_auth: Option<String>,
     /// The oldest TLS version taken, 1.2 or 1.3.
     pub min_tls: Option<String>,
     /// Networks whose forwarding headers are believed.
@@ -104,7 +110,7 @@ pub struct IssuerTable {
     pub required_claims: Option<Vec<String>>,
     /// The claim that names the user.
     pub user_claim: Option<String>,
-    /// The claim that lists permissions.
+    /// The claim that lists permissions; realm_access.roles leads into an object.
     pub permissions_claim: Option<String>,
     /// The claim that names the login session.
     pub session_claim: Option<String>,
@@ -148,6 +154,8 @@ pub struct RouteTable {
     pub upstream: String,
     /// Methods in order of preference; an empty list makes the route public.
     pub auth: Vec<Method>,
+    /// Permissions that a grant must give; {name} stands for a parameter of the path.
+    pub require: Option<Vec<String>>,
     /// Web pages that may connect; not looked at unless written.
     pub origins: Option<Vec<String>>,
     /// The query parameter that carries a ticket.
@@ -330,6 +338,16 @@ pub struct ContextTable {
     pub secret_env: Option<String>,
     /// File with the shared secret, instead of secret_env.
     pub secret_file: Option<String>,
+}
+
+/// Who a client certificate stands for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MtlsTable {
+    /// Where it names the user: common-name, san-uri, san-dns or san-email.
+    pub user: Option<String>,
+    /// Permissions that every client certificate gives.
+    pub permissions: Option<Vec<String>>,
 }
 
 /// Pings and silence.

@@ -30,6 +30,7 @@ use ipnet::IpNet;
 use crate::auth::algorithm::Algorithm;
 use crate::auth::credential::Method;
 use crate::auth::origin::Origins;
+use crate::auth::permission::RequiredPermission;
 use crate::http::route::{HostPattern, PathPattern};
 pub use bypass::Bypass;
 use secret::Secret;
@@ -54,6 +55,7 @@ pub struct Config {
     /// The stores of other regions, each with its name.
     pub regions: Vec<store::Redis>,
     pub context: Context,
+    pub mtls: Mtls,
     pub keepalive: Keepalive,
     pub limits: Arc<Limits>,
     pub revocation: Revocation,
@@ -77,7 +79,17 @@ pub struct Listener {
 pub struct Tls {
     /// At least one; the first serves a client that names no host, or a host that no certificate covers.
     pub certificates: Vec<CertificateFiles>,
+    /// `None`: clients are not asked for a certificate.
+    pub clients: Option<ClientCertificates>,
     pub min_version: TlsVersion,
+}
+
+/// Whose certificates clients may show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    pub ca_file: PathBuf,
+    /// A handshake without one is ended.
+    pub is_required: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,6 +184,8 @@ pub struct Route {
     pub close_codes: CloseCodes,
     /// What an early 101 may choose from.
     pub subprotocols: Vec<String>,
+    /// What a grant must give. Empty on a public route.
+    pub require: Vec<RequiredPermission>,
 }
 
 #[derive(Debug)]
@@ -227,6 +241,23 @@ pub enum ContextSigning {
 pub enum ContextAlgorithm {
     EdDSA,
     ES256,
+}
+
+/// Who a client certificate stands for.
+#[derive(Clone, Debug)]
+pub struct Mtls {
+    pub user: CertificateUser,
+    /// What every certificate gives.
+    pub permissions: Vec<String>,
+}
+
+/// Where a certificate says whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateUser {
+    CommonName,
+    SanUri,
+    SanDns,
+    SanEmail,
 }
 
 #[derive(Debug)]
@@ -310,6 +341,12 @@ pub enum LogFormat {
 impl Config {
     pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
         self.upstreams.iter().find(|upstream| &*upstream.name == name)
+    }
+
+    /// What vouches for client certificates, where they are taken.
+    pub fn certificate_issuer(&self) -> Option<Arc<str>> {
+        let is_taken = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(|tls| tls.clients.is_some());
+        is_taken.then(|| crate::auth::certificate::ISSUER.into())
     }
 
     /// Values of closed sets that metrics use as labels.

@@ -32,12 +32,21 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
         headers.insert(REQUEST_ID, value);
     }
     match rejection {
-        Rejection::MissingCredential => {
+        // RFC 9110, section 15.5.2: a 401 names a way in; certificates have no scheme of their own.
+        Rejection::MissingCredential | Rejection::InvalidCertificate(_) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // RFC 6750, section 3.1: the same word for a token that is revoked.
         Rejection::InvalidToken(_) | Rejection::Revoked(_) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+        }
+        // RFC 6750, section 3.1; the scope is what a new token is to be asked for.
+        Rejection::MissingPermission(missing) => {
+            if let Some(scope) = &missing.scope
+                && let Ok(value) = HeaderValue::from_str(&format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""))
+            {
+                headers.insert(WWW_AUTHENTICATE, value);
+            }
         }
         // RFC 6455, section 4.4: the answer names the versions that are spoken.
         Rejection::UpgradeVersion => {

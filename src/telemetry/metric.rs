@@ -253,7 +253,7 @@ impl Metrics {
             connection_panics: counter(&CONNECTION_PANICS),
             unauthenticated: gauge(&UNAUTHENTICATED),
             limits_hit: Words::new(recorder, &LIMITS_HIT, LIMITS),
-            tls_handshakes: Words::new(recorder, &TLS_HANDSHAKES, &["full", "resumed", "timeout", "gone", "protocol"]),
+            tls_handshakes: Words::new(recorder, &TLS_HANDSHAKES, &["full", "resumed", "timeout", "gone", "protocol", "certificate"]),
             tls_duration: Histogram::register(recorder, &TLS_DURATION, Vec::new()),
             upgrades: family(&UPGRADES, &[routes, &methods, &outcomes]),
             upgrade_duration: histograms(&UPGRADE_DURATION, &[routes]),

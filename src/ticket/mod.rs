@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::auth::credential::Method;
 use crate::auth::jwt::Issuers;
+use crate::auth::permission::{MissingPermission, RequiredPermission};
 use crate::auth::principal::Principal;
 use crate::auth::revocation::Revocations;
 use crate::clock::{Now, UnixMillis};
@@ -119,6 +120,9 @@ impl Tickets {
             }
             principal.permissions = wanted;
         }
+        if let Some(route) = &route {
+            self.check_required(route, &principal)?;
+        }
         let record = TicketRecord {
             principal,
             route: route.as_ref().map(|route| Arc::clone(&route.name)),
@@ -206,6 +210,21 @@ impl Tickets {
             Event::TicketsHeld { count }.emit();
         }
         own.presence()
+    }
+
+    /// A ticket that could never open its route is not made. What the path decides is known when it is redeemed. Routes of several
+    /// hosts may share a name: one that it opens is enough.
+    fn check_required(&self, route: &Route, principal: &Principal) -> Result<(), Rejection> {
+        let missing = |one: &Route| {
+            let mut fixed = one.require.iter().filter_map(RequiredPermission::fixed);
+            fixed.find(|name| !principal.permissions.iter().any(|granted| granted == name)).map(str::to_owned)
+        };
+        let Some(name) = missing(route) else { return Ok(()) };
+        let same = |other: &&Arc<Route>| other.name == route.name && other.auth.contains(&Method::Ticket);
+        if self.config.routes.iter().filter(same).any(|other| missing(other).is_none()) {
+            return Ok(());
+        }
+        Err(Rejection::MissingPermission(Box::new(MissingPermission { name, scope: None })))
     }
 
     fn ticket_route(&self, name: &str) -> Result<Arc<Route>, Rejection> {

@@ -7,6 +7,9 @@ pub(super) fn issuer(section: &Section<'_, '_>, seen: &mut Names) -> Option<Issu
     let name = section.required("name", "such as `name = \"main\"`");
     if let Some((name, span)) = &name {
         seen.add(reader, "issuer", name, span);
+        if name == crate::auth::certificate::ISSUER {
+            reader.error(span, format!("`{name}` is the issuer of client certificates"), "give this one another name");
+        }
     }
     let issuer = section.required("issuer", "the `iss` that its tokens carry");
     let audience = section.list("audience").unwrap_or_default();
@@ -30,13 +33,15 @@ pub(super) fn issuer(section: &Section<'_, '_>, seen: &mut Names) -> Option<Issu
         (Some(false), _, None) => section.missing("jwks_file", "public-key algorithms check with the keys of a `jwks_file`"),
         _ => {}
     }
+    let least = algorithms.iter().map(|algorithm| algorithm.least_secret()).max().unwrap_or(0);
     if let (Some(true), Some(value), Some(secret)) = (hmac, secret_written, &secret)
-        && secret.len() < 32
+        && secret.len() < least
     {
+        let of = algorithms.iter().map(|algorithm| algorithm.name()).max().unwrap_or_default();
         reader.error(
             &value.span(),
-            format!("the secret has {} bytes; an HMAC secret has at least 32", secret.len()),
-            "make one: `openssl rand -hex 32`",
+            format!("the secret has {} bytes; one for {of} has at least {least}", secret.len()),
+            "make one: `openssl rand -hex 64`",
         );
     }
     let leeway = section.duration("leeway", 30 * SECOND);

@@ -7,6 +7,7 @@ mod bypass;
 mod context;
 mod issuer;
 mod listener;
+mod mtls;
 mod process;
 mod region;
 mod route;
@@ -31,7 +32,7 @@ use crate::auth::algorithm::Family;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-const LATER_METHODS: [&str; 2] = ["session", "mtls"];
+const LATER_METHODS: [&str; 1] = ["session"];
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -77,7 +78,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         reader.error(&(0..0), "no [[listener]]", "add one: `[[listener]]` with `address` and `certificates`");
     }
     let mut addresses = Names::default();
-    let listeners = listener_sections.iter().filter_map(|s| listener::listener(s, &mut addresses)).map(Arc::new).collect();
+    let listeners: Vec<_> = listener_sections.iter().filter_map(|s| listener::listener(s, &mut addresses)).map(Arc::new).collect();
 
     let mut issuer_names = Names::default();
     let issuers: Vec<_> = top.sections("issuer").iter().filter_map(|s| issuer::issuer(s, &mut issuer_names)).map(Arc::new).collect();
@@ -104,9 +105,11 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     };
     let routes: Vec<_> = route_sections.iter().filter_map(|s| route::route(s, &mut context)).map(Arc::new).collect();
 
+    mtls::check_listeners(&listener_sections, &listeners, &route_sections, &routes);
     let tickets = tickets::tickets(&top.section("tickets"), &routes);
     let (store, regions) = store::store(&top.section("store"), tickets.multi_use);
     let revocation = process::revocation(&top.section("revocation"), &issuers);
+    mtls::check_revocation(&top.section("revocation"), &routes);
     let config = Config {
         source: source.map(Path::to_path_buf),
         written: Written::new(reader.text, reader.files.take()),
@@ -120,6 +123,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         upstreams,
         routes,
         context: context::signed_context(&top.section("context")),
+        mtls: mtls::mtls(&top.section("mtls")),
         keepalive: session::keepalive(&top.section("keepalive")),
         limits: Arc::new(process::limits(&top.section("limits"))),
         revocation,

@@ -53,6 +53,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         Some(_) => section.parsed_list("subprotocols", subprotocol),
         None => preset.subprotocols().iter().map(|name| (*name).to_owned()).collect(),
     };
+    let require = required_permissions(section, path.as_ref(), &auth);
     section.finish();
     Some(Route {
         name: written?.0.into(),
@@ -71,6 +72,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         reject_mode,
         close_codes,
         subprotocols,
+        require,
     })
 }
 
@@ -98,7 +100,7 @@ fn methods(section: &Section<'_, '_>, context: &RouteContext<'_>) -> Vec<Method>
                         .help("for end-to-end tests alone; it counts only with `usher run --allow-bypass`");
                     section.reader.report(&span, warning);
                 }
-                if !context.has_issuer && !is_test {
+                if !context.has_issuer && !matches!(method, Method::Bypass | Method::Mtls) {
                     section.reader.error(&span, format!("`{text}` needs an issuer"), "add an [[issuer]] that says whose tokens are good");
                 }
                 methods.push(method);
@@ -107,7 +109,7 @@ fn methods(section: &Section<'_, '_>, context: &RouteContext<'_>) -> Vec<Method>
                 section.reader.error(
                     &span,
                     format!("the method `{text}` is not available in this version"),
-                    "available: `ticket`, `message`, `header`, `subprotocol`, `query`, `cookie`, `bypass`",
+                    "available: `ticket`, `message`, `header`, `subprotocol`, `query`, `cookie`, `mtls`, `bypass`",
                 );
             }
             None => section.reader.error(&span, format!("`{text}` is not a method"), suggest(&text, Method::ALL.map(Method::name))),
@@ -148,6 +150,20 @@ pub(super) fn token_name(section: &Section<'_, '_>, key: &'static str, default: 
         Err(_) => Err(format!("`{text}` is not the name of a cookie")),
     };
     section.parsed(key, parse).unwrap_or_else(|| default.to_owned())
+}
+
+fn required_permissions(section: &Section<'_, '_>, path: Option<&PathPattern>, auth: &[Method]) -> Vec<RequiredPermission> {
+    let Some(path) = path else {
+        section.list("require");
+        return Vec::new();
+    };
+    let require = section.parsed_list("require", |text| RequiredPermission::parse(text, path));
+    // Where `auth` is missing, that is the mistake.
+    if let Some(written) = section.value("require").filter(|_| !require.is_empty() && auth.is_empty() && section.value("auth").is_some()) {
+        let help = "name the methods that tell who may come in, or take `require` away";
+        section.reader.error(&written.span(), "a public route gives no grant that could have permissions", help);
+    }
+    require
 }
 
 pub(super) fn origins(section: &Section<'_, '_>) -> Origins {

@@ -138,6 +138,7 @@ impl Edge {
             unauthenticated: self.waiting_room.waiting(),
             tickets: store.held(),
             revocations: self.revocations.len(),
+            issuers: self.authenticator.issuers().figures(Now::read().wall),
             store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
         }
     }
@@ -157,7 +158,7 @@ impl App {
         let telemetry = Arc::new(Telemetry::install(&config)?);
         let now = Now::read();
         let config = Arc::new(config);
-        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
+        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir));
         std::fs::create_dir_all(&config.state_dir).map_err(|error| BuildError::StateDir { path: config.state_dir.clone(), error })?;
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
@@ -209,6 +210,8 @@ impl App {
         let summary = self.summary();
         let main = runtime::Builder::new_current_thread().enable_all().build()?;
         let joined = self.edge.fleet.as_ref().and_then(|fleet| main.block_on(fleet.join()));
+        let issuers = Arc::clone(self.edge.authenticator.issuers());
+        main.block_on(issuers.prefetch());
         let mut workers = Vec::new();
         for (index, sockets) in self.threads.into_iter().enumerate() {
             workers.push(spawn_worker(index, sockets, Arc::clone(&self.edge), stop.subscribe())?);
@@ -216,6 +219,7 @@ impl App {
         let outcome = main.block_on(async {
             let mut signals = Signals::listen()?;
             tokio::spawn(keep_house(Arc::clone(&self.edge), Arc::clone(&self.telemetry), Arc::clone(&self.readiness)));
+            tokio::spawn(issuers.follow());
             if let Some(fleet) = &self.edge.fleet {
                 tokio::spawn(Arc::clone(fleet).follow(joined));
             }

@@ -29,6 +29,8 @@ pub enum Rejection {
     ForbiddenOrigin,
     MissingCredential,
     InvalidToken(InvalidToken),
+    /// Nobody can say whether the token is good: its issuer's keys cannot be fetched.
+    IssuerKeysUnavailable,
     InvalidTicket(TicketFault),
     /// The credential was good, and its user, login session or token is revoked.
     Revoked(Kind),
@@ -72,6 +74,8 @@ pub enum Side {
     Client,
     Upstream,
     Store,
+    /// Whoever vouches for the client.
+    Issuer,
     Us,
 }
 
@@ -101,6 +105,7 @@ impl Rejection {
             Self::ForbiddenOrigin,
             Self::MissingCredential,
             Self::InvalidToken(InvalidToken::Expired),
+            Self::IssuerKeysUnavailable,
             Self::InvalidTicket(TicketFault::Unknown),
             Self::Revoked(Kind::TokenId),
             Self::FirstMessage(FirstMessageFault::NotAuth),
@@ -127,7 +132,7 @@ impl Rejection {
     }
 
     pub fn facts(&self) -> Facts {
-        use Side::{Client, Store, Upstream, Us};
+        use Side::{Client, Issuer, Store, Upstream, Us};
         let row = |status, code, label, side, recoverable| Facts { status, code, label, side, recoverable };
         match self {
             Self::AmbiguousRequest(_) => row(StatusCode::BAD_REQUEST, "BAD_REQUEST", "bad_request", Client, false),
@@ -140,6 +145,9 @@ impl Rejection {
             Self::ForbiddenOrigin => row(StatusCode::FORBIDDEN, "FORBIDDEN_ORIGIN", "forbidden_origin", Client, false),
             Self::MissingCredential => row(StatusCode::UNAUTHORIZED, "MISSING_CREDENTIAL", "missing_credential", Client, true),
             Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
+            Self::IssuerKeysUnavailable => {
+                row(StatusCode::SERVICE_UNAVAILABLE, "ISSUER_KEYS_UNAVAILABLE", "issuer_keys_unavailable", Issuer, true)
+            }
             Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
             // A user who is revoked as such gets in by no credential; everybody else may fetch a new one.
             Self::Revoked(kind) => row(StatusCode::UNAUTHORIZED, "REVOKED", "revoked", Client, *kind != Kind::User),
@@ -188,6 +196,7 @@ impl Rejection {
             Self::ForbiddenOrigin => "pages of this origin may not connect here".to_owned(),
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(_) => "the token is not valid".to_owned(),
+            Self::IssuerKeysUnavailable => "tokens cannot be checked at the moment".to_owned(),
             Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
             Self::Revoked(_) => "the credential is revoked".to_owned(),
             Self::FirstMessage(fault) => fault.to_string(),
@@ -235,6 +244,7 @@ impl Rejection {
     pub fn detail(&self) -> String {
         match self {
             Self::InvalidToken(why) => why.to_string(),
+            Self::IssuerKeysUnavailable => "the keys of the token's issuer could not be fetched".to_owned(),
             Self::InvalidTicket(why) => why.to_string(),
             Self::Revoked(kind) => format!("revoked by {}", kind.name()),
             Self::TicketBinding(why) | Self::UpstreamProtocol(why) => (*why).to_owned(),
@@ -251,6 +261,15 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
+impl From<InvalidToken> for Rejection {
+    fn from(why: InvalidToken) -> Self {
+        match why {
+            InvalidToken::NoKeys => Self::IssuerKeysUnavailable,
+            why => Self::InvalidToken(why),
+        }
+    }
+}
+
 impl From<FirstMessageFault> for Rejection {
     fn from(fault: FirstMessageFault) -> Self {
         Self::FirstMessage(fault)
@@ -263,6 +282,7 @@ impl Side {
             Self::Client => "client",
             Self::Upstream => "upstream",
             Self::Store => "store",
+            Self::Issuer => "issuer",
             Self::Us => "us",
         }
     }

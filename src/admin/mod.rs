@@ -149,10 +149,18 @@ impl Admin {
         match request.uri().path() {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
             "/readyz" => match self.readiness.stage() {
-                Stage::Ready => match self.readiness.store() {
-                    None => answer_json(StatusCode::OK, &json!({ "status": "ready" })),
-                    Some(store) => answer_json(StatusCode::OK, &json!({ "status": "ready", "store": store })),
-                },
+                Stage::Ready => {
+                    let mut ready = json!({ "status": "ready" });
+                    if let Some(store) = self.readiness.store() {
+                        ready["store"] = store.into();
+                    }
+                    // They are told and do not make the node unready: every one of a fleet would leave at once.
+                    let keyless: Vec<_> = (self.figures)().issuers.into_iter().filter(|one| one.keys == 0).map(|one| one.name).collect();
+                    if !keyless.is_empty() {
+                        ready["issuers_without_keys"] = json!(keyless);
+                    }
+                    answer_json(StatusCode::OK, &ready)
+                }
                 stage => answer_json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": stage.name() })),
             },
             "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.telemetry.render().into()),

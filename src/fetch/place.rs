@@ -78,7 +78,7 @@ impl Place {
         self.port
     }
 
-    pub(super) fn is_tls(&self) -> bool {
+    pub fn is_tls(&self) -> bool {
         self.is_tls
     }
 

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::InstallError;
 use crate::auth::credential::Method;
+use crate::auth::remote_keys::fetch::Fault;
 use crate::auth::revocation::Kind as Revoked;
 use crate::clock::UnixMillis;
 use crate::rejection::Rejection;
@@ -89,6 +90,9 @@ table! {
     FLEET_DELAY: "usher_revocation_stream_delay_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), [], "From another node's order to its being in force here, by the two clocks.";
     FLEET_GAPS: "usher_revocation_stream_gaps_total", Kind::Counter, [], "Times that the fleet's stream had lost entries and was read anew.";
     FLEET_TOLD: "usher_revocation_stream_restored_total", Kind::Counter, [], "Revocations in force here that the fleet's stream did not have and that were written to it.";
+    ISSUER_KEYS: "usher_issuer_keys", Kind::Gauge, ["issuer"], "Published keys of the issuer that are held; 0: its tokens are refused.";
+    ISSUER_KEYS_FETCHED: "usher_issuer_keys_fetched_timestamp_seconds", Kind::Gauge, ["issuer"], "When the keys that are held were fetched, in seconds since the Unix epoch.";
+    ISSUER_FETCHES: "usher_issuer_key_fetches_total", Kind::Counter, ["issuer", "outcome"], "Fetches of the issuer's keys: ok, or what was wrong.";
     RELAY_BYTES: "usher_relay_bytes_total", Kind::Counter, ["route", "direction"], "Bytes relayed, frame headers included; counted when a session ends.";
     RELAY_MESSAGES: "usher_relay_messages_total", Kind::Counter, ["route", "direction"], "WebSocket messages relayed; counted when a session ends.";
     HTTP_REQUESTS: "usher_http_requests_total", Kind::Counter, ["route", "status"], "Plain HTTP requests answered, by class of status.";
@@ -137,6 +141,9 @@ pub(super) struct Metrics {
     pub(super) fleet_delay: Histogram,
     pub(super) fleet_gaps: Counter,
     pub(super) fleet_told: Counter,
+    pub(super) issuer_keys: Family<Gauge>,
+    pub(super) issuer_keys_fetched: Family<Gauge>,
+    pub(super) issuer_fetches: Family<Counter>,
     pub(super) relay_bytes: Family<Counter>,
     pub(super) relay_messages: Family<Counter>,
     pub(super) http_requests: Family<Counter>,
@@ -146,8 +153,17 @@ pub(super) struct Metrics {
     log_lines_dropped: Counter,
 }
 
+/// The names from the config that are labels.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Names<'a> {
+    pub(super) routes: &'a [&'a str],
+    pub(super) upstreams: &'a [&'a str],
+    /// Those that publish their keys.
+    pub(super) issuers: &'a [&'a str],
+}
+
 impl Metrics {
-    pub(super) fn register(routes: &[&str], upstreams: &[&str], started: UnixMillis) -> Result<(Self, PrometheusHandle), InstallError> {
+    pub(super) fn register(names: Names<'_>, started: UnixMillis) -> Result<(Self, PrometheusHandle), InstallError> {
         let mut builder = PrometheusBuilder::new();
         for definition in ALL {
             // Without buckets of its own a histogram would be a summary, which cannot be added up over processes.
@@ -165,13 +181,14 @@ impl Metrics {
                 Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
             }
         }
-        let metrics = Self::handles(&recorder, routes, upstreams);
+        let metrics = Self::handles(&recorder, names);
         Gauge::register(&recorder, &BUILD_INFO, vec![Label::new("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         Gauge::register(&recorder, &START_TIME, Vec::new()).set(started.0 as f64 / 1000.0);
         Ok((metrics, recorder.handle()))
     }
 
-    fn handles(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str]) -> Self {
+    fn handles(recorder: &Arc<PrometheusRecorder>, names: Names<'_>) -> Self {
+        let Names { routes, upstreams, issuers } = names;
         let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
         let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
         let methods = Method::ALL.map(Method::name);
@@ -180,6 +197,7 @@ impl Metrics {
         let faults = TICKET_FAULTS.map(ticket_fault_label);
         let directions = [FROM_CLIENT, FROM_UPSTREAM];
         let store_outcomes: Vec<&str> = std::iter::once("ok").chain(redis::Fault::ALL.map(redis::Fault::label)).collect();
+        let fetch_outcomes: Vec<&str> = std::iter::once("ok").chain(Fault::labels()).collect();
 
         let counter = |row| Counter::register(recorder, row, Vec::new());
         let gauge = |row| Gauge::register(recorder, row, Vec::new());
@@ -223,6 +241,9 @@ impl Metrics {
             fleet_delay: Histogram::register(recorder, &FLEET_DELAY, Vec::new()),
             fleet_gaps: counter(&FLEET_GAPS),
             fleet_told: counter(&FLEET_TOLD),
+            issuer_keys: Family::<Gauge>::new(recorder, &ISSUER_KEYS, &[issuers]).shown(),
+            issuer_keys_fetched: Family::<Gauge>::new(recorder, &ISSUER_KEYS_FETCHED, &[issuers]),
+            issuer_fetches: family(&ISSUER_FETCHES, &[issuers, &fetch_outcomes]).shown(),
             relay_bytes: family(&RELAY_BYTES, &[routes, &directions]).shown(),
             relay_messages: family(&RELAY_MESSAGES, &[routes, &directions]).shown(),
             http_requests: family(&HTTP_REQUESTS, &[routes, &["1xx", "2xx", "3xx", "4xx", "5xx"]]),
@@ -436,7 +457,7 @@ mod tests {
 
     #[test]
     fn histograms_are_rendered_with_our_buckets() {
-        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(1_000)).unwrap();
+        let (metrics, exposition) = Metrics::register(Names { routes: &["/ws"], ..Names::default() }, UnixMillis(1_000)).unwrap();
         metrics.upgrade_duration.with(["/ws"]).unwrap().record(0.0002);
         metrics.session_duration.with(["/ws"]).unwrap().record(400.0);
         let text = exposition.render();
@@ -449,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_value_of_no_known_set_makes_no_new_series() {
-        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(0)).unwrap();
+        let (metrics, exposition) = Metrics::register(Names { routes: &["/ws"], ..Names::default() }, UnixMillis(0)).unwrap();
         for n in 0..100 {
             metrics.upgrades.with([&format!("/made-up-{n}"), "", "accepted"]).unwrap().increment(1);
         }
@@ -460,7 +481,8 @@ mod tests {
 
     #[test]
     fn series_that_rates_are_taken_of_exist_from_the_start() {
-        let (_metrics, exposition) = Metrics::register(&["/ws"], &["chat"], UnixMillis(0)).unwrap();
+        let (_metrics, exposition) =
+            Metrics::register(Names { routes: &["/ws"], upstreams: &["chat"], ..Names::default() }, UnixMillis(0)).unwrap();
         let text = exposition.render();
         for line in [
             "usher_sessions_active{route=\"/ws\"} 0",

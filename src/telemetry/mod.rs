@@ -23,7 +23,7 @@ use crate::clock::Now;
 use crate::config::Config;
 use audit::Audit;
 use line_sink::LineSink;
-use metric::Metrics;
+use metric::{Metrics, Names};
 
 /// What [`event::Event::emit`] writes to.
 static INSTALLED: OnceLock<Installed> = OnceLock::new();
@@ -73,18 +73,19 @@ impl Telemetry {
     fn build(config: &Config, log: Option<Arc<LineSink>>, started: Now) -> Result<Self, InstallError> {
         let routes: Vec<&str> = config.route_names().into_keys().collect();
         let upstreams: Vec<&str> = config.upstreams.iter().map(|upstream| &*upstream.name).collect();
+        let issuers: Vec<&str> = config.issuers.iter().filter(|issuer| issuer.keys.is_remote()).map(|issuer| &*issuer.name).collect();
         let audit = match &config.audit {
             Some(path) => Some(Arc::new(Audit::open(path, config.limits.audit_queue)?)),
             None => None,
         };
-        let (metrics, exposition) = Metrics::register(&routes, &upstreams, started.wall)?;
+        let (metrics, exposition) = Metrics::register(Names { routes: &routes, upstreams: &upstreams, issuers: &issuers }, started.wall)?;
         Ok(Self { started, metrics: Arc::new(metrics), exposition, audit, log })
     }
 
     /// Metrics alone, for tests that look at an exposition.
     pub fn detached(routes: &[&str]) -> Result<Self, InstallError> {
         let started = Now::read();
-        let (metrics, exposition) = Metrics::register(routes, &[], started.wall)?;
+        let (metrics, exposition) = Metrics::register(Names { routes, ..Names::default() }, started.wall)?;
         Ok(Self { started, metrics: Arc::new(metrics), exposition, audit: None, log: None })
     }
 

@@ -19,6 +19,7 @@ mod demo;
 mod drain;
 mod first_message;
 mod http_proxy;
+mod issuers;
 mod limits;
 mod presets;
 mod reauth;

@@ -169,6 +169,20 @@ impl Setup {
             "#
         );
         fs::write(folder.join("usher.toml"), config).unwrap();
+        Usher::launch(folder, connector)
+    }
+}
+
+impl Usher {
+    /// A new process in the place of this one, with the same files. Other ports, and nothing in memory.
+    pub async fn restart(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (folder, connector) = (std::mem::take(&mut self.folder), self.connector.clone());
+        tokio::task::spawn_blocking(move || Self::launch(folder, connector)).await.unwrap()
+    }
+
+    fn launch(folder: PathBuf, connector: TlsConnector) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
             .args(["run", "--log-format", "json", "-c"])
             .arg(folder.join("usher.toml"))
@@ -196,7 +210,7 @@ impl Setup {
             ready["listeners"].as_str().unwrap().trim_matches(['[', ']']).split(", ").map(|one| one.parse().unwrap()).collect();
         let admin = ready["admin"].as_str().unwrap().parse().unwrap();
         let canaries = Mutex::new(vec![SECRET.to_owned()]);
-        Usher { child, folder, tls: listeners[0], plain: listeners[1], listeners, admin, connector, log, canaries }
+        Self { child, folder, tls: listeners[0], plain: listeners[1], listeners, admin, connector, log, canaries }
     }
 }
 
@@ -272,6 +286,10 @@ impl Usher {
 
     pub fn certificate_path(&self) -> PathBuf {
         self.folder.join("cert.pem")
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("usher.toml")
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,5 +1,5 @@
 // A real OpenID provider that issues JWT access tokens to one client. It prints its address; "rotate" on its input makes it
-// sign with a new key at once and publish that one alone, and is answered with the new key's id.
+// sign with a new key at once, publish that and the one before it, and is answered with the new key's id.
 
 import { generateKeyPairSync } from "node:crypto";
 import { createServer } from "node:http";
@@ -14,11 +14,14 @@ const print = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 let issuer;
 let handle;
 let rotations = 0;
+let keys = [];
 
 function rotate() {
   rotations += 1;
   const kid = `key-${rotations}`;
   const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  // It signs with the first that fits.
+  keys = [{ ...privateKey.export({ format: "jwk" }), kid, use: "sig", alg: "ES256" }, ...keys.slice(0, 1)];
   const provider = new Provider(issuer, {
     clients: [
       {
@@ -29,7 +32,8 @@ function rotate() {
         response_types: [],
       },
     ],
-    jwks: { keys: [{ ...privateKey.export({ format: "jwk" }), kid, use: "sig", alg: "ES256" }] },
+    clientDefaults: { id_token_signed_response_alg: "ES256" },
+    jwks: { keys },
     features: {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: false },
@@ -50,6 +54,7 @@ function rotate() {
   handle = provider.callback();
   return kid;
 }
+
 
 const server = createServer((request, response) => handle(request, response));
 server.listen(0, "127.0.0.1", () => {

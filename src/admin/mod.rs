@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -150,16 +150,16 @@ impl Admin {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
             "/readyz" => match self.readiness.stage() {
                 Stage::Ready => {
-                    let mut ready = json!({ "status": "ready" });
+                    let mut ready = Map::from_iter([("status".to_owned(), json!("ready"))]);
                     if let Some(store) = self.readiness.store() {
-                        ready["store"] = store.into();
+                        ready.insert("store".to_owned(), store.into());
                     }
                     // They are told and do not make the node unready: every one of a fleet would leave at once.
                     let keyless: Vec<_> = (self.figures)().issuers.into_iter().filter(|one| one.keys == 0).map(|one| one.name).collect();
                     if !keyless.is_empty() {
-                        ready["issuers_without_keys"] = json!(keyless);
+                        ready.insert("issuers_without_keys".to_owned(), json!(keyless));
                     }
-                    answer_json(StatusCode::OK, &ready)
+                    answer_json(StatusCode::OK, &ready.into())
                 }
                 stage => answer_json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": stage.name() })),
             },

@@ -109,7 +109,7 @@ pub struct Issuer {
 pub enum IssuerKeySource {
     Secret(Secret),
     JwksFile(PathBuf),
-    Remote(RemoteKeys),
+    Remote(Box<RemoteKeys>),
 }
 
 impl IssuerKeySource {

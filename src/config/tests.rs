@@ -101,7 +101,7 @@ fn an_issuer_is_discovered_at_its_own_address() {
         let loaded = read(&text.replace("https://id.example.com", issuer)).unwrap();
         let IssuerKeySource::Remote(from) = &loaded.config.issuers[0].keys else { panic!("it is not remote") };
         let (KeyOrigin::Url(place) | KeyOrigin::Discovery(place)) = &from.origin;
-        (place.to_string(), loaded.warnings.len())
+        (place.written().to_owned(), loaded.warnings.len())
     };
     let at = |place: &str, warnings| (place.to_owned(), warnings);
     let discovery = "discovery = true";

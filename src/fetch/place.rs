@@ -61,6 +61,11 @@ impl Place {
         })
     }
 
+    /// As it was written, whole.
+    pub fn written(&self) -> &str {
+        &self.written
+    }
+
     pub(super) fn target(&self) -> &Uri {
         &self.target
     }
@@ -92,9 +97,10 @@ impl Place {
     }
 }
 
+/// Without its query: this goes into logs.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.written)
+        f.write_str(self.written.split('?').next().unwrap_or_default())
     }
 }
 
@@ -116,7 +122,7 @@ mod tests {
             "http://localhost/keys",
             "http://[::1]:80",
         ] {
-            assert_eq!(Place::parse(good, false).map(|place| place.to_string()), Ok(good.to_owned()));
+            assert_eq!(Place::parse(good, false).map(|place| place.written().to_owned()), Ok(good.to_owned()));
         }
         for bad in [
             "http://id.example.com/keys",
@@ -139,6 +145,7 @@ mod tests {
         let place = Place::parse("https://[2001:db8::1]/a/b?c", false).unwrap();
         assert_eq!((place.host(), place.port(), place.target().to_string().as_str()), ("2001:db8::1", 443, "/a/b?c"));
         assert_eq!(place.authority(), "[2001:db8::1]");
+        assert_eq!(place.to_string(), "https://[2001:db8::1]/a/b");
         assert_eq!(Place::parse("https://a", false).unwrap().target(), "/");
     }
 }

@@ -96,18 +96,22 @@ impl Source {
         if document.issuer != self.issuer.issuer {
             return Err(Fault::OtherIssuer { place: place.to_string(), found: document.issuer.chars().take(200).collect() });
         }
-        let forbidden = |why| Fault::Forbidden { place: place.to_string(), why };
-        // A document that came over https does not lead to where anybody could have written the keys.
-        match Place::parse(&document.jwks_uri, self.allow_plain).map_err(forbidden)? {
-            keys if place.is_tls() && !keys.is_tls() && !self.allow_plain => Err(forbidden(format!("`{keys}` is plain http"))),
-            keys => Ok(keys),
-        }
+        keys_place(place, &document.jwks_uri, self.allow_plain).map_err(|why| Fault::Forbidden { place: place.to_string(), why })
     }
 
     async fn get(&self, place: &Place) -> Result<Fetched, Fault> {
         let answer = self.fetcher.get(place, None).await.and_then(Fetched::success);
         answer.map_err(|error| Fault::Fetch { place: place.to_string(), error })
     }
+}
+
+/// A document that came over https does not lead to where anybody could have written the keys.
+fn keys_place(document: &Place, keys: &str, allow_plain: bool) -> Result<Place, String> {
+    let keys = Place::parse(keys, allow_plain)?;
+    if document.is_tls() && !keys.is_tls() && !allow_plain {
+        return Err(format!("`{keys}` is plain http, and the document is not"));
+    }
+    Ok(keys)
 }
 
 impl Fault {
@@ -124,6 +128,39 @@ impl Fault {
             Self::Set { .. } | Self::Document { .. } => "malformed",
             Self::OtherIssuer { .. } => "other_issuer",
             Self::Forbidden { .. } => "forbidden",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_leads_to_https_or_from_this_machine_to_itself() {
+        let leads = |document: &str, keys: &str, allow_plain| keys_place(&Place::parse(document, true).unwrap(), keys, allow_plain).is_ok();
+        assert!(leads("https://a", "https://b/keys", false));
+        assert!(leads("http://127.0.0.1:1", "http://127.0.0.1:1/keys", false));
+        assert!(leads("https://a", "http://a/keys", true));
+        for keys in ["http://a/keys", "http://127.0.0.1/keys", "http://169.254.169.254/keys", "file:///keys", "/keys", ""] {
+            assert!(!leads("https://a", keys, false), "{keys}");
+        }
+        assert!(!leads("http://127.0.0.1:1", "http://a/keys", false));
+    }
+
+    #[test]
+    fn every_fault_has_a_label_of_the_set() {
+        let place = || "https://a".to_owned();
+        let json = || serde_json::from_str::<Document>("{").map(drop).unwrap_err();
+        for fault in [
+            Fault::Set { place: place(), error: KeySetError::TooLarge },
+            Fault::Set { place: place(), error: KeySetError::NoUsableKey(String::new()) },
+            Fault::Set { place: place(), error: json().into() },
+            Fault::Document { place: place(), error: json() },
+            Fault::OtherIssuer { place: place(), found: place() },
+            Fault::Forbidden { place: place(), why: String::new() },
+        ] {
+            assert!(Fault::labels().contains(&fault.label()), "{fault}");
         }
     }
 }

@@ -259,7 +259,7 @@ impl RemoteKeys {
 
     fn keep_in(&self, state_dir: &Path) {
         let path = self.kept_at.get_or_init(|| kept::path_in(state_dir, &self.issuer.name));
-        let Some(kept) = Kept::read(path, &self.issuer.issuer, &self.source.origin().to_string()) else { return };
+        let Some(kept) = Kept::read(path, &self.issuer.issuer, self.source.origin().written()) else { return };
         // The pins may have changed since.
         let Ok(keys) = issuer_keys::parse(kept.set.as_bytes(), &self.issuer.algorithms) else { return };
         let set = KeySet::of(&keys);
@@ -272,7 +272,7 @@ impl RemoteKeys {
 
     async fn keep(&self, set: String, now: UnixMillis) {
         let Some(path) = self.kept_at.get().cloned() else { return };
-        let (issuer, origin) = (self.issuer.issuer.clone(), self.source.origin().to_string());
+        let (issuer, origin) = (self.issuer.issuer.clone(), self.source.origin().written().to_owned());
         let written = spawn_blocking(move || Kept { issuer, origin, fetched_at: now.0, set }.write(&path)).await;
         if let Ok(Err(error)) = written {
             Event::IssuerKeysNotKept { issuer: &self.issuer.name, error: &error }.emit();

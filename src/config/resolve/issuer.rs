@@ -104,7 +104,7 @@ fn public_keys(section: &Section<'_, '_>, issuer: Option<&str>) -> Option<(&'sta
     };
     let origin = origin.map_err(|message| reader.error(&span, message, "write https; plain http is for this machine, or `allow_plain`"));
     let remote = origin.ok().map(|origin| RemoteKeys { origin, refresh, timeout, ca_file, allow_plain });
-    Some((key, span, remote.map(IssuerKeySource::Remote)))
+    Some((key, span, remote.map(|remote| IssuerKeySource::Remote(Box::new(remote)))))
 }
 
 /// OpenID Connect Discovery 1.0, section 4: "If the Issuer value contains a path component, any terminating / MUST be removed

@@ -14,7 +14,7 @@ use crate::auth::credential::Method;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Where Usher keeps the keys that it makes.
+    /// Where Usher keeps the keys that it makes, and the last good ones of issuers.
     pub state_dir: Option<String>,
     /// Runtime threads; one per core unless written.
     pub threads: Option<usize>,

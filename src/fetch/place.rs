@@ -8,6 +8,9 @@ use std::net::IpAddr;
 
 use http::{HeaderValue, Uri};
 
+/// A document that names an address may be of any length, and the address goes into logs.
+const MOST_BYTES: usize = 2048;
+
 /// An address that may be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -27,6 +30,9 @@ impl Place {
     /// `allow_plain`: http to any host.
     pub fn parse(text: &str, allow_plain: bool) -> Result<Self, String> {
         let wrong = || format!("`{text}` is not an address to ask; write \"https://host/path\"");
+        if text.len() > MOST_BYTES {
+            return Err(format!("an address has {MOST_BYTES} bytes at most"));
+        }
         if text.contains('#') {
             return Err(format!("`{text}` has a fragment, which no server ever sees"));
         }
@@ -138,6 +144,7 @@ mod tests {
             assert!(Place::parse(bad, false).is_err(), "{bad}");
         }
         assert!(Place::parse("http://10.0.0.1/", true).is_ok());
+        assert!(Place::parse(&format!("https://a/{}", "a".repeat(2048)), false).is_err_and(|message| message.len() < 100));
     }
 
     #[test]

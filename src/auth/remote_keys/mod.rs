@@ -38,6 +38,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after a failure doubles from the first to the second.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Of a fault, in a log line.
+const DETAIL_CHARS: usize = 500;
 
 #[derive(Debug)]
 pub struct RemoteKeys {
@@ -254,7 +256,9 @@ impl RemoteKeys {
             health.failures
         };
         let has_keys = self.current().is_some();
-        Event::IssuerKeysFailed { issuer: &self.issuer.name, fault: fault.label(), detail: &fault.to_string(), failures, has_keys }.emit();
+        // It may quote what the server said.
+        let detail: String = fault.to_string().chars().take(DETAIL_CHARS).collect();
+        Event::IssuerKeysFailed { issuer: &self.issuer.name, fault: fault.label(), detail: &detail, failures, has_keys }.emit();
     }
 
     fn keep_in(&self, state_dir: &Path) {

@@ -78,7 +78,7 @@ impl Edge {
     pub fn open(config: Config, now: Now) -> Result<Self, EdgeError> {
         std::fs::create_dir_all(&config.state_dir).map_err(|error| EdgeError::StateDir { path: config.state_dir.clone(), error })?;
         let config = Arc::new(config);
-        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
+        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir));
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
         let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?);
@@ -110,7 +110,7 @@ impl Edge {
     /// The next one: another configuration over the same sessions, counts and store.
     pub fn next(&self, config: Config, now: Now) -> Result<Self, EdgeError> {
         let config = Arc::new(config);
-        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
+        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir));
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::clone(&self.revocations);
         let tickets = Arc::new(self.tickets.next(&config, Arc::clone(&issuers)));

@@ -33,6 +33,8 @@ pub enum Rejection {
     MissingOrigin,
     MissingCredential,
     InvalidToken(InvalidToken),
+    /// Nobody can say whether the token is good: its issuer's keys cannot be fetched.
+    IssuerKeysUnavailable,
     InvalidTicket(TicketFault),
     /// The handshake has verified it, and it names nobody, or its time is over.
     InvalidCertificate(InvalidCertificate),
@@ -80,6 +82,8 @@ pub enum Side {
     Client,
     Upstream,
     Store,
+    /// Whoever vouches for the client.
+    Issuer,
     Us,
 }
 
@@ -110,6 +114,7 @@ impl Rejection {
             Self::MissingOrigin,
             Self::MissingCredential,
             Self::InvalidToken(InvalidToken::Expired),
+            Self::IssuerKeysUnavailable,
             Self::InvalidTicket(TicketFault::Unknown),
             Self::InvalidCertificate(InvalidCertificate::Expired),
             Self::Revoked(Kind::TokenId),
@@ -138,7 +143,7 @@ impl Rejection {
     }
 
     pub fn facts(&self) -> Facts {
-        use Side::{Client, Store, Upstream, Us};
+        use Side::{Client, Issuer, Store, Upstream, Us};
         let row = |status, code, label, side, recoverable| Facts { status, code, label, side, recoverable };
         match self {
             Self::AmbiguousRequest(_) => row(StatusCode::BAD_REQUEST, "BAD_REQUEST", "bad_request", Client, false),
@@ -152,6 +157,9 @@ impl Rejection {
             Self::MissingOrigin => row(StatusCode::FORBIDDEN, "FORBIDDEN_ORIGIN", "missing_origin", Client, false),
             Self::MissingCredential => row(StatusCode::UNAUTHORIZED, "MISSING_CREDENTIAL", "missing_credential", Client, true),
             Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
+            Self::IssuerKeysUnavailable => {
+                row(StatusCode::SERVICE_UNAVAILABLE, "ISSUER_KEYS_UNAVAILABLE", "issuer_keys_unavailable", Issuer, true)
+            }
             Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
             Self::InvalidCertificate(_) => row(StatusCode::UNAUTHORIZED, "INVALID_CERTIFICATE", "invalid_certificate", Client, false),
             // A user who is revoked as such gets in by no credential; everybody else may fetch a new one.
@@ -203,6 +211,7 @@ impl Rejection {
             Self::MissingOrigin => "a cookie counts only with the Origin of a page".to_owned(),
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(_) => "the token is not valid".to_owned(),
+            Self::IssuerKeysUnavailable => "tokens cannot be checked at the moment".to_owned(),
             Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
             Self::InvalidCertificate(_) => "the client certificate is not valid".to_owned(),
             Self::Revoked(_) => "the credential is revoked".to_owned(),
@@ -254,6 +263,7 @@ impl Rejection {
     pub fn detail(&self) -> String {
         match self {
             Self::InvalidToken(why) => why.to_string(),
+            Self::IssuerKeysUnavailable => "the keys of the token's issuer could not be fetched".to_owned(),
             Self::InvalidTicket(why) => why.to_string(),
             Self::InvalidCertificate(why) => why.to_string(),
             Self::Revoked(kind) => format!("revoked by {}", kind.name()),
@@ -271,6 +281,15 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
+impl From<InvalidToken> for Rejection {
+    fn from(why: InvalidToken) -> Self {
+        match why {
+            InvalidToken::NoKeys => Self::IssuerKeysUnavailable,
+            why => Self::InvalidToken(why),
+        }
+    }
+}
+
 impl From<FirstMessageFault> for Rejection {
     fn from(fault: FirstMessageFault) -> Self {
         Self::FirstMessage(fault)
@@ -283,6 +302,7 @@ impl Side {
             Self::Client => "client",
             Self::Upstream => "upstream",
             Self::Store => "store",
+            Self::Issuer => "issuer",
             Self::Us => "us",
         }
     }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::algorithm::{Algorithm, Family};
 
-const MAX_SET_BYTES: u64 = 256 * 1024;
+pub const MAX_SET_BYTES: u64 = 256 * 1024;
 const MAX_KEYS: usize = 100;
 const MIN_RSA_BYTES: usize = 2048 / 8;
 /// What the crypto library takes; a larger modulus would cost the verifier too much.

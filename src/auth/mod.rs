@@ -16,6 +16,7 @@ pub mod jwt;
 pub mod origin;
 pub mod permission;
 pub mod principal;
+pub mod remote_keys;
 pub mod renewal;
 pub mod revocation;
 pub mod strict_json;
@@ -67,6 +68,10 @@ impl Authenticator {
         Self { bypass: Some(bypass.clone()), ..self }
     }
 
+    pub fn issuers(&self) -> &Arc<Issuers> {
+        &self.issuers
+    }
+
     pub fn revocations(&self) -> &Revocations {
         &self.revocations
     }
@@ -80,8 +85,12 @@ impl Authenticator {
         presented: Presented<'_>,
         now: Now,
     ) -> Result<Grant, Rejection> {
+        let late = match credential.as_ref().map(|credential| &credential.proof) {
+            Some(Proof::Token(_)) => Rejection::IssuerKeysUnavailable,
+            _ => Rejection::StoreUnavailable,
+        };
         let asking = self.authenticate(matched, credential, presented, now);
-        timeout_at(deadline, asking).await.map_err(|_| Rejection::StoreUnavailable)?
+        timeout_at(deadline, asking).await.map_err(|_| late)?
     }
 
     /// The only way to a grant.
@@ -117,7 +126,7 @@ impl Authenticator {
             Proof::Ticket(ticket) => {
                 self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await?
             }
-            Proof::Token(token) => self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?,
+            Proof::Token(token) => self.issuers.prove(&token, now).await?,
             Proof::Bypass(shown) => self.bypassed(route, &shown, presented, now).map_err(Rejection::InvalidToken)?,
             Proof::Certificate(certificate) => certificate.principal(&self.mtls, now).map_err(Rejection::InvalidCertificate)?,
         };

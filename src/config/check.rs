@@ -4,14 +4,16 @@
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::store::{HostPort, Redis, Store};
-use super::{CertificateFiles, Config, Issuer, IssuerKeySource, Server};
+use super::{CertificateFiles, Config, Issuer, IssuerKeySource, RemoteKeys, Server};
 use crate::auth::issuer_keys;
+use crate::auth::remote_keys::fetch::Source;
 use crate::clock::Now;
 use crate::tls::server;
 
@@ -52,8 +54,10 @@ pub fn environment(config: &Config, now: Now) -> Vec<Finding> {
         findings.extend(tls.clients.as_ref().map(|clients| client_authorities(&clients.ca_file)));
     }
     for issuer in &config.issuers {
-        if let IssuerKeySource::JwksFile(path) = &issuer.keys {
-            findings.push(jwks(issuer, path));
+        match &issuer.keys {
+            IssuerKeySource::Secret(_) => {}
+            IssuerKeySource::JwksFile(path) => findings.push(jwks(issuer, path)),
+            IssuerKeySource::Remote(from) => findings.push(published(issuer, from)),
         }
     }
     for upstream in &config.upstreams {
@@ -110,6 +114,25 @@ fn jwks(issuer: &Issuer, path: &Path) -> Finding {
         Err(error) => {
             fail(subject, format!("{}: {error}", path.display()), "a JSON Web Key Set with a public key for one of the issuer's algorithms")
         }
+    }
+}
+
+/// As the start does it.
+fn published(issuer: &Arc<Issuer>, from: &RemoteKeys) -> Finding {
+    let subject = format!("keys of issuer {}", issuer.name);
+    let hint =
+        "Usher starts without them and tries on; until it has them, or the last ones of an earlier start, this issuer's tokens are refused";
+    let source = match Source::new(issuer, from) {
+        Ok(source) => source,
+        Err(error) => return fail(subject, error, "PEM files that the user who runs Usher may read"),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(subject, error.to_string(), hint),
+    };
+    match runtime.block_on(source.fetch()) {
+        Ok(set) => ok(subject, format!("{} usable at {}", set.keys.len(), source.origin())),
+        Err(fault) => fail(subject, fault.to_string(), hint),
     }
 }
 

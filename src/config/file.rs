@@ -14,7 +14,7 @@ use crate::auth::credential::Method;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Where Usher keeps the keys that it makes.
+    /// Where Usher keeps the keys that it makes, and the last good ones of issuers.
     pub state_dir: Option<String>,
     /// Runtime threads; one per core unless written.
     pub threads: Option<usize>,
@@ -104,6 +104,18 @@ pub struct IssuerTable {
     pub secret_file: Option<String>,
     /// JSON Web Key Set with the public keys, for every other algorithm.
     pub jwks_file: Option<String>,
+    /// Where the keys are published, instead of jwks_file.
+    pub jwks_url: Option<String>,
+    /// Find the keys by OpenID discovery, from the issuer's own address.
+    pub discovery: Option<bool>,
+    /// How often published keys are fetched anew.
+    pub jwks_refresh: Option<String>,
+    /// How long one fetch may take, and how long a client with an unknown key id waits for it.
+    pub jwks_timeout: Option<String>,
+    /// PEM file of the authorities that sign the issuer's server, instead of those of the system.
+    pub ca_file: Option<String>,
+    /// Fetch keys over plain http from another machine; whoever sits in between chooses who gets in.
+    pub allow_plain: Option<bool>,
     /// How far clocks may differ.
     pub leeway: Option<String>,
     /// Claims that a token must carry besides iss, aud and exp.

@@ -31,6 +31,7 @@ use crate::auth::algorithm::Algorithm;
 use crate::auth::credential::Method;
 use crate::auth::origin::Origins;
 use crate::auth::permission::RequiredPermission;
+use crate::fetch::Place;
 use crate::http::route::{HostPattern, PathPattern};
 pub use bypass::Bypass;
 use secret::Secret;
@@ -128,6 +129,32 @@ pub struct Issuer {
 pub enum IssuerKeySource {
     Secret(Secret),
     JwksFile(PathBuf),
+    Remote(Box<RemoteKeys>),
+}
+
+impl IssuerKeySource {
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Remote(_))
+    }
+}
+
+/// Keys that the issuer publishes.
+#[derive(Debug)]
+pub struct RemoteKeys {
+    pub origin: KeyOrigin,
+    pub refresh: Duration,
+    /// For one fetch, and for a client that waits for it.
+    pub timeout: Duration,
+    pub ca_file: Option<PathBuf>,
+    pub allow_plain: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// The set itself.
+    Url(Place),
+    /// The document that says where the set is.
+    Discovery(Place),
 }
 
 #[derive(Debug)]

@@ -73,6 +73,17 @@ fn what_would_be_unsafe_is_refused() {
         let error = error_of(&MINIMAL.replace(from, to));
         assert!(error.contains(part), "{part} is not in\n{error}");
     }
+    for (keys, part) in [
+        ("", "needs `jwks_url`"),
+        ("jwks_url = \"http://id.example.com/keys\"", "plain http to another machine"),
+        ("jwks_url = \"https://id.example.com/keys\"\ndiscovery = true", "cannot stand together"),
+        ("jwks_file = \"keys.json\"\njwks_refresh = \"1h\"", "goes with `jwks_url` or `discovery`"),
+        ("discovery = true\njwks_refresh = \"10ms\"", "at least 1s"),
+        ("discovery = true\nsecret_env = \"KEY\"", "cannot stand together"),
+    ] {
+        let error = error_of(&MINIMAL.replace("\"HS256\"", "\"ES256\"").replace("secret_env = \"USHER_JWT_SECRET\"", keys));
+        assert!(error.contains(part), "{part} is not in\n{error}");
+    }
     let short = parse(MINIMAL, None, &|_| Some("short".to_owned())).unwrap_err().to_string();
     assert!(short.contains("at least 32") && !short.contains("\"short\""), "{short}");
 }
@@ -177,6 +188,23 @@ fn an_hmac_secret_is_as_long_as_its_hash() {
 fn an_open_origin_list_warns() {
     let loaded = read(&MINIMAL.replace("# origins = [\"https://app.example.com\"]", "origins = [\"*\"]")).unwrap();
     assert_eq!(loaded.warnings.len(), 1);
+}
+
+#[test]
+fn an_issuer_is_discovered_at_its_own_address() {
+    let origin = |issuer: &str, keys: &str| {
+        let text = MINIMAL.replace("\"HS256\"", "\"ES256\"").replace("secret_env = \"USHER_JWT_SECRET\"", keys);
+        let loaded = read(&text.replace("https://id.example.com", issuer)).unwrap();
+        let IssuerKeySource::Remote(from) = &loaded.config.issuers[0].keys else { panic!("it is not remote") };
+        let (KeyOrigin::Url(place) | KeyOrigin::Discovery(place)) = &from.origin;
+        (place.written().to_owned(), loaded.warnings.len())
+    };
+    let at = |place: &str, warnings| (place.to_owned(), warnings);
+    let discovery = "discovery = true";
+    assert_eq!(origin("https://a", discovery), at("https://a/.well-known/openid-configuration", 0));
+    assert_eq!(origin("https://a/realms/b/", discovery), at("https://a/realms/b/.well-known/openid-configuration", 0));
+    assert_eq!(origin("any", "jwks_url = \"https://a/keys\""), at("https://a/keys", 0));
+    assert_eq!(origin("http://a", "discovery = true\nallow_plain = true"), at("http://a/.well-known/openid-configuration", 1));
 }
 
 #[test]

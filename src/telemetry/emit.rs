@@ -14,7 +14,7 @@ use super::metric::{ACCEPTED, FROM_CLIENT, FROM_UPSTREAM, Metrics, status_class,
 use crate::auth::credential::Method;
 use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::{Revocation, What};
-use crate::clock::Now;
+use crate::clock::{Now, UnixMillis};
 use crate::rejection::{Rejection, Side};
 use crate::reload::Applied;
 use crate::session::close::{SessionEnd, Traffic};
@@ -315,6 +315,35 @@ impl Event<'_> {
                 let detail = Some(format!("by {cause}"));
                 outlet.audit(|| AuditLine { event: "config_refused", outcome: "refused", detail, ..AuditLine::default() });
             }
+            Event::IssuerKeysFetched { issuer, keys, is_new, at } => {
+                if is_new {
+                    info!(target: "usher", event = "issuer_keys", issuer, keys, "an issuer has new keys");
+                    let detail = Some(format!("{keys} keys"));
+                    let line = AuditLine { event: "issuer_keys", outcome: ACCEPTED, issuer: Some(issuer), detail, ..AuditLine::default() };
+                    outlet.audit(|| line);
+                } else {
+                    debug!(target: "usher", event = "issuer_keys_same", issuer, keys, "an issuer's keys are the same");
+                }
+                outlet.count(|metrics| add(metrics.issuer_fetches.with([issuer, "ok"]), 1));
+                outlet.hold_keys(issuer, keys, at);
+            }
+            Event::IssuerKeysFailed { issuer, fault, detail, failures, has_keys } => {
+                let then = if has_keys { "the last good ones are used" } else { "there are none, so its tokens are refused" };
+                warn!(target: "usher", event = "issuer_keys_failed", issuer, fault, detail, failures, "an issuer's keys could not be fetched: {then}");
+                outlet.count(|metrics| add(metrics.issuer_fetches.with([issuer, fault]), 1));
+            }
+            Event::IssuerKeysRestored { issuer, keys, at } => {
+                let fetched = at.to_rfc3339();
+                info!(target: "usher", event = "issuer_keys_restored", issuer, keys, fetched, "an issuer's last good keys were read from the state directory");
+                let detail = Some(format!("{keys} keys, fetched at {fetched}"));
+                let line =
+                    AuditLine { event: "issuer_keys_restored", outcome: ACCEPTED, issuer: Some(issuer), detail, ..AuditLine::default() };
+                outlet.audit(|| line);
+                outlet.hold_keys(issuer, keys, at);
+            }
+            Event::IssuerKeysNotKept { issuer, error } => {
+                warn!(target: "usher", event = "issuer_keys_not_kept", issuer, error = %error, "an issuer's keys could not be kept for the next start");
+            }
             Event::DialFailed { upstream, server, error } => {
                 warn!(target: "usher", event = "dial_failed", upstream, server, error, "an upstream server could not be reached");
                 outlet.count(|metrics| add(metrics.dial_failures.with([upstream]), 1));
@@ -385,7 +414,7 @@ fn log_rejection(event: &'static str, about: &Attempt<'_>, rejection: &Rejection
         Side::Client => {
             info!(target: "usher", event, request_id, %peer, host, path, route, method, outcome, status, side, detail, "refused");
         }
-        Side::Upstream | Side::Store | Side::Us => {
+        Side::Upstream | Side::Store | Side::Issuer | Side::Us => {
             warn!(target: "usher", event, request_id, %peer, host, path, route, method, outcome, status, side, detail, "refused");
         }
     }
@@ -455,6 +484,15 @@ impl Outlet<'_> {
         }
     }
 
+    fn hold_keys(&self, issuer: &str, keys: usize, fetched_at: UnixMillis) {
+        self.count(|metrics| {
+            if let (Some(held), Some(fetched)) = (metrics.issuer_keys.with([issuer]), metrics.issuer_keys_fetched.with([issuer])) {
+                held.set(keys as f64);
+                fetched.set(fetched_at.0 as f64 / 1000.0);
+            }
+        });
+    }
+
     fn audit<'a>(&self, line: impl FnOnce() -> AuditLine<'a>) {
         if let Some(audit) = self.audit {
             audit.write(&AuditLine { time: Now::read().wall.to_rfc3339(), ..line() });
@@ -488,7 +526,6 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::super::metric::{Exposition, Names};
     use super::*;
-    use crate::clock::UnixMillis;
     use crate::session::close::CloseReason;
     use crate::telemetry::event::Phases;
     use crate::telemetry::request_id::RequestId;

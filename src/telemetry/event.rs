@@ -198,6 +198,31 @@ pub enum Event<'a> {
         cause: &'static str,
         outcome: Result<&'a Applied, &'a str>,
     },
+    /// An issuer's published keys were fetched; `is_new`: they are not the ones that were held.
+    IssuerKeysFetched {
+        issuer: &'a str,
+        keys: usize,
+        is_new: bool,
+        at: UnixMillis,
+    },
+    /// They could not be, so often in a row. `fault` is a label of a closed set.
+    IssuerKeysFailed {
+        issuer: &'a str,
+        fault: &'static str,
+        detail: &'a str,
+        failures: u32,
+        has_keys: bool,
+    },
+    /// The last good set of an earlier process is used until one is fetched.
+    IssuerKeysRestored {
+        issuer: &'a str,
+        keys: usize,
+        at: UnixMillis,
+    },
+    IssuerKeysNotKept {
+        issuer: &'a str,
+        error: &'a std::io::Error,
+    },
     DialFailed {
         upstream: &'a str,
         server: &'a str,

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::InstallError;
 use crate::auth::credential::Method;
+use crate::auth::remote_keys::fetch::Fault;
 use crate::auth::revocation::Kind as Revoked;
 use crate::clock::UnixMillis;
 use crate::config::Config;
@@ -92,6 +93,9 @@ table! {
     FLEET_DELAY: "usher_revocation_stream_delay_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), [], "From another node's order to its being in force here, by the two clocks.";
     FLEET_GAPS: "usher_revocation_stream_gaps_total", Kind::Counter, [], "Times that the fleet's stream had lost entries and was read anew.";
     FLEET_TOLD: "usher_revocation_stream_restored_total", Kind::Counter, [], "Revocations in force here that the fleet's stream did not have and that were written to it.";
+    ISSUER_KEYS: "usher_issuer_keys", Kind::Gauge, ["issuer"], "Published keys of the issuer that are held; 0: its tokens are refused.";
+    ISSUER_KEYS_FETCHED: "usher_issuer_keys_fetched_timestamp_seconds", Kind::Gauge, ["issuer"], "When the keys that are held were fetched, in seconds since the Unix epoch.";
+    ISSUER_FETCHES: "usher_issuer_key_fetches_total", Kind::Counter, ["issuer", "outcome"], "Fetches of the issuer's keys: ok, or what was wrong.";
     RELAY_BYTES: "usher_relay_bytes_total", Kind::Counter, ["route", "direction"], "Bytes relayed, frame headers included; counted when a session ends.";
     RELAY_MESSAGES: "usher_relay_messages_total", Kind::Counter, ["route", "direction"], "WebSocket messages relayed; counted when a session ends.";
     RELOADS: "usher_reloads_total", Kind::Counter, ["outcome"], "Configurations read while running: applied or refused.";
@@ -145,6 +149,9 @@ pub(super) struct Metrics {
     pub(super) fleet_delay: Histogram,
     pub(super) fleet_gaps: Counter,
     pub(super) fleet_told: Counter,
+    pub(super) issuer_keys: Family<Gauge>,
+    pub(super) issuer_keys_fetched: Family<Gauge>,
+    pub(super) issuer_fetches: Family<Counter>,
     pub(super) relay_bytes: Family<Counter>,
     pub(super) relay_messages: Family<Counter>,
     pub(super) reloads: Family<Counter>,
@@ -163,12 +170,14 @@ pub(super) struct Names {
     pub(super) routes: BTreeSet<String>,
     pub(super) upstreams: BTreeSet<String>,
     pub(super) regions: BTreeSet<String>,
+    /// Those that publish their keys.
+    pub(super) issuers: BTreeSet<String>,
 }
 
 impl Names {
     pub(super) fn new(routes: &[&str], upstreams: &[&str]) -> Self {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Self { routes: owned(routes), upstreams: owned(upstreams), regions: BTreeSet::new() }
+        Self { routes: owned(routes), upstreams: owned(upstreams), ..Self::default() }
     }
 
     pub(super) fn of(config: &Config) -> Self {
@@ -177,15 +186,18 @@ impl Names {
             upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
             // A store is never another one while the process runs.
             regions: config.region_names().map(str::to_owned).collect(),
+            issuers: config.issuers.iter().filter(|issuer| issuer.keys.is_remote()).map(|issuer| issuer.name.to_string()).collect(),
         }
     }
 
     /// Says whether any of them is new.
     pub(super) fn add(&mut self, other: Self) -> bool {
-        let before = self.routes.len() + self.upstreams.len();
+        let count = |names: &Self| names.routes.len() + names.upstreams.len() + names.issuers.len();
+        let before = count(self);
         self.routes.extend(other.routes);
         self.upstreams.extend(other.upstreams);
-        before < self.routes.len() + self.upstreams.len()
+        self.issuers.extend(other.issuers);
+        before < count(self)
     }
 }
 
@@ -221,15 +233,15 @@ impl Exposition {
 
     /// Series that are there already go on where they stand.
     pub(super) fn metrics(&self, names: &Names) -> Metrics {
-        let routes: Vec<&str> = names.routes.iter().map(String::as_str).collect();
-        let upstreams: Vec<&str> = names.upstreams.iter().map(String::as_str).collect();
-        let regions: Vec<&str> = names.regions.iter().map(String::as_str).collect();
-        Metrics::over(&self.recorder, &routes, &upstreams, &regions)
+        Metrics::over(&self.recorder, names)
     }
 }
 
 impl Metrics {
-    fn over(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str], regions: &[&str]) -> Self {
+    fn over(recorder: &Arc<PrometheusRecorder>, names: &Names) -> Self {
+        let [routes, upstreams, regions, issuers] = [&names.routes, &names.upstreams, &names.regions, &names.issuers]
+            .map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+        let (routes, upstreams, regions, issuers) = (routes.as_slice(), upstreams.as_slice(), regions.as_slice(), issuers.as_slice());
         let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
         let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
         let methods = Method::ALL.map(Method::name);
@@ -238,6 +250,7 @@ impl Metrics {
         let faults = TICKET_FAULTS.map(ticket_fault_label);
         let directions = [FROM_CLIENT, FROM_UPSTREAM];
         let store_outcomes: Vec<&str> = std::iter::once("ok").chain(redis::Fault::ALL.map(redis::Fault::label)).collect();
+        let fetch_outcomes: Vec<&str> = std::iter::once("ok").chain(Fault::labels()).collect();
 
         let counter = |row| Counter::register(recorder, row, Vec::new());
         let gauge = |row| Gauge::register(recorder, row, Vec::new());
@@ -283,6 +296,9 @@ impl Metrics {
             fleet_delay: Histogram::register(recorder, &FLEET_DELAY, Vec::new()),
             fleet_gaps: counter(&FLEET_GAPS),
             fleet_told: counter(&FLEET_TOLD),
+            issuer_keys: Family::<Gauge>::new(recorder, &ISSUER_KEYS, &[issuers]).shown(),
+            issuer_keys_fetched: Family::<Gauge>::new(recorder, &ISSUER_KEYS_FETCHED, &[issuers]),
+            issuer_fetches: family(&ISSUER_FETCHES, &[issuers, &fetch_outcomes]).shown(),
             relay_bytes: family(&RELAY_BYTES, &[routes, &directions]).shown(),
             relay_messages: family(&RELAY_MESSAGES, &[routes, &directions]).shown(),
             reloads: family(&RELOADS, &[&["applied", "refused"]]).shown(),

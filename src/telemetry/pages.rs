@@ -145,9 +145,10 @@ mod tests {
             Rejection::MissingOrigin => 32,
             Rejection::InvalidCertificate(_) => 33,
             Rejection::MissingPermission(_) => 34,
+            Rejection::IssuerKeysUnavailable => 35,
         };
         let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..35).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..36).collect::<Vec<_>>());
     }
 }

@@ -87,7 +87,7 @@ impl Tickets {
             return Err(Rejection::MethodNotAllowed { allow });
         }
         let token = self.token(&mut parts, origin)?.ok_or(Rejection::MissingCredential)?;
-        let principal = self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?;
+        let principal = self.issuers.prove(&token, now).await?;
         if let Some(kind) = self.revocations.find(&principal, now.wall) {
             return Err(Rejection::Revoked(kind));
         }

@@ -20,6 +20,7 @@ mod drain;
 mod first_message;
 mod fleet_storm;
 mod http_proxy;
+mod issuers;
 mod limits;
 mod methods;
 mod mtls;

@@ -29,6 +29,7 @@ use super::diagnostic::{Diagnostic, Diagnostics, Severity, nearest, suggest};
 use super::reader::{Reader, Section, Span};
 use super::*;
 use crate::auth::algorithm::Family;
+use crate::fetch::Place;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);

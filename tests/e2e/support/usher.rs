@@ -48,6 +48,8 @@ pub struct Usher {
     pub listeners: Vec<SocketAddr>,
     pub admin: SocketAddr,
     connector: TlsConnector,
+    /// Further arguments of the command.
+    run: Vec<&'static str>,
     log: Arc<Mutex<String>>,
     /// Everything that must never be seen in a log, a metric or an audit line.
     canaries: Mutex<Vec<String>>,
@@ -185,10 +187,24 @@ impl Setup {
             "#
         );
         fs::write(folder.join("usher.toml"), config).unwrap();
+        Usher::launch(folder, connector, self.run)
+    }
+}
+
+impl Usher {
+    /// A new process in the place of this one, with the same files. Other ports, and nothing in memory.
+    pub async fn restart(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (folder, connector, run) = (std::mem::take(&mut self.folder), self.connector.clone(), std::mem::take(&mut self.run));
+        tokio::task::spawn_blocking(move || Self::launch(folder, connector, run)).await.unwrap()
+    }
+
+    fn launch(folder: PathBuf, connector: TlsConnector, run: Vec<&'static str>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
             .args(["run", "--log-format", "json", "-c"])
             .arg(folder.join("usher.toml"))
-            .args(&self.run)
+            .args(&run)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -213,7 +229,7 @@ impl Setup {
             ready["listeners"].as_str().unwrap().trim_matches(['[', ']']).split(", ").map(|one| one.parse().unwrap()).collect();
         let admin = ready["admin"].as_str().unwrap().parse().unwrap();
         let canaries = Mutex::new(vec![SECRET.to_owned()]);
-        Usher { child, folder, tls: listeners[0], plain: listeners[1], listeners, admin, connector, log, canaries }
+        Self { child, folder, tls: listeners[0], plain: listeners[1], listeners, admin, connector, run, log, canaries }
     }
 }
 
@@ -293,6 +309,10 @@ impl Usher {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("usher.toml")
     }
 
     pub fn pid(&self) -> u32 {

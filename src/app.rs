@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::runtime;
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::admin::{Admin, Figures, Readiness, Revoking, StoreFigures, Summary};
 use crate::auth::Authenticator;
@@ -26,6 +26,7 @@ use crate::clock::Now;
 use crate::config::{Config, Limits};
 use crate::drain::{self, Drain};
 use crate::fleet::Fleet;
+use crate::fleet::places::Places;
 use crate::http::headers::ReservedNames;
 use crate::http::route::Router;
 use crate::keyring::Keyring;
@@ -33,7 +34,6 @@ use crate::listener::waiting_room::WaitingRoom;
 use crate::listener::{self, Bound, Ceiling};
 use crate::memory::Trim;
 use crate::session::registry::Registry;
-use crate::session::user_limit::UserLimit;
 use crate::signal::Signals;
 use crate::store::redis::BreakerState;
 use crate::telemetry::Telemetry;
@@ -43,6 +43,9 @@ use crate::tls::server;
 use crate::upstream::Upstreams;
 use crate::upstream::pool::Pool;
 use crate::upstream::signed_context::{ContextRequest, SignedContext, identity_headers};
+
+/// How long a node that stops may take to say so.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What all threads share.
 #[derive(Debug)]
@@ -61,7 +64,7 @@ pub struct Edge {
     pub ceiling: Arc<Ceiling>,
     pub waiting_room: Arc<WaitingRoom>,
     /// `None`: users may have as many sessions as they like.
-    pub user_limit: Option<Arc<UserLimit>>,
+    pub places: Option<Places>,
     pub drain: Drain,
     signed_context: SignedContext,
 }
@@ -138,6 +141,7 @@ impl Edge {
             unauthenticated: self.waiting_room.waiting(),
             tickets: store.held(),
             revocations: self.revocations.len(),
+            nodes: self.fleet.as_ref().and_then(|fleet| fleet.nodes()),
             store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
         }
     }
@@ -164,6 +168,7 @@ impl App {
         let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?);
         let registry = Registry::new();
         let fleet = Fleet::open(&config, &registry, &revocations)?;
+        let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger()).cloned();
         let edge = Arc::new(Edge {
             limits: Arc::clone(&config.limits),
             router: Router::new(&config.routes),
@@ -177,7 +182,7 @@ impl App {
             fleet,
             ceiling: Ceiling::new(config.limits.connections),
             waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
-            user_limit: config.limits.sessions_per_user.map(|most| UserLimit::new(most, config.limits.on_limit)),
+            places: config.limits.sessions_per_user.map(|most| Places::new(most, config.limits.on_limit, ledger.as_ref())),
             drain: Drain::default(),
             signed_context: SignedContext::new(&config.context, keyring),
             config,
@@ -200,6 +205,7 @@ impl App {
             routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
             upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
             config: config.source.as_ref().map(|source| source.display().to_string()),
+            node: config.node.clone(),
         }
     }
 
@@ -218,6 +224,10 @@ impl App {
             tokio::spawn(keep_house(Arc::clone(&self.edge), Arc::clone(&self.telemetry), Arc::clone(&self.readiness)));
             if let Some(fleet) = &self.edge.fleet {
                 tokio::spawn(Arc::clone(fleet).follow(joined));
+                tokio::spawn(Arc::clone(fleet).beat_on());
+                if let Some(ledger) = fleet.ledger() {
+                    tokio::spawn(Arc::clone(ledger).keep());
+                }
             }
             if let Some(socket) = self.admin {
                 let counted = Arc::clone(&self.edge);
@@ -314,6 +324,10 @@ async fn leave(edge: &Edge) {
     let deadline = Instant::now() + close_timeout;
     while edge.ceiling.open() > 0 && Instant::now() < deadline {
         sleep(Duration::from_millis(10)).await;
+    }
+    if let Some(fleet) = &edge.fleet {
+        // Nobody waits for a store that is away: what it holds of ours ends by itself.
+        let _ = timeout(FAREWELL, fleet.leave()).await;
     }
 }
 

@@ -55,6 +55,7 @@ pub struct Summary {
     pub routes: Vec<String>,
     pub upstreams: Vec<String>,
     pub config: Option<String>,
+    pub node: String,
 }
 
 const CONNECTIONS: usize = 64;
@@ -64,6 +65,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REVOKE: &str = "/revoke";
+const SESSIONS: &str = "/sessions";
 
 impl Admin {
     /// Runs until it is dropped. A connection over the limit waits in the system's queue.
@@ -106,8 +108,10 @@ impl Admin {
         if let Some(refusal) = self.refuse(&request) {
             return refusal;
         }
-        if request.uri().path() != REVOKE {
-            return self.answer(&request);
+        match request.uri().path() {
+            SESSIONS => return Box::pin(self.sessions(request.uri().query().unwrap_or_default())).await,
+            REVOKE => {}
+            _ => return self.answer(&request),
         }
         let (parts, body) = request.into_parts();
         match Limited::new(body, revoke::MAX_BODY).collect().await {
@@ -129,7 +133,7 @@ impl Admin {
             let message = "without a token, ask by address or as localhost";
             return Some(answer_error(StatusCode::MISDIRECTED_REQUEST, "MISDIRECTED_REQUEST", message));
         }
-        if !matches!(path, "/livez" | "/readyz" | "/metrics" | "/sessions" | "/status" | REVOKE) {
+        if !matches!(path, "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE) {
             return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path"));
         }
         let (allowed, allow, message): (&[Method], _, _) = match path {
@@ -144,7 +148,7 @@ impl Admin {
         None
     }
 
-    /// Everything that is asked without a body.
+    /// Everything that is told at once.
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
@@ -156,7 +160,6 @@ impl Admin {
                 stage => answer_json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": stage.name() })),
             },
             "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.telemetry.render().into()),
-            "/sessions" => self.sessions(request.uri().query().unwrap_or_default()),
             _ => self.status(),
         }
     }
@@ -218,7 +221,7 @@ mod tests {
                 issuers: Vec::new(),
                 fleet: None,
             },
-            summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], ..Summary::default() },
+            summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], node: "edge-1".to_owned(), ..Summary::default() },
             figures: Box::new(Figures::default),
         })
     }
@@ -232,15 +235,24 @@ mod tests {
     }
 
     fn asked(admin: &Admin, request: &Request<()>) -> Response<Full<Bytes>> {
-        admin.refuse(request).unwrap_or_else(|| admin.answer(request))
+        let answer = || match request.uri().path() {
+            SESSIONS => at_once(admin.sessions(request.uri().query().unwrap_or_default())),
+            _ => admin.answer(request),
+        };
+        admin.refuse(request).unwrap_or_else(answer)
+    }
+
+    /// Without other nodes nothing is waited for.
+    fn at_once<T>(future: impl Future<Output = T>) -> T {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let std::task::Poll::Ready(done) = std::pin::pin!(future).poll(&mut context) else { panic!("it waits") };
+        done
     }
 
     fn get(admin: &Admin, target: &str) -> (u16, Value) {
         let response = ask(admin, "GET", target, &[]);
         let status = response.status().as_u16();
-        let mut body = Box::pin(response.into_body().collect());
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let std::task::Poll::Ready(Ok(body)) = body.as_mut().poll(&mut context) else { panic!("the body is whole") };
+        let body = at_once(response.into_body().collect()).unwrap();
         (status, serde_json::from_slice(&body.to_bytes()).unwrap())
     }
 
@@ -266,6 +278,8 @@ mod tests {
         let session = &body["sessions"][0];
         assert_eq!((&session["user"], &session["method"], &session["peer"]), (&"ann".into(), &"ticket".into(), &"127.0.0.1".into()));
         assert_eq!(get(&admin, "/sessions?limit=many").0, 400);
+        let (status, body) = get(&admin, "/sessions?fleet=true&user=ann");
+        assert_eq!((status, &body["fleet"], &body["sessions"][0]["node"]), (200, &"alone".into(), &"edge-1".into()));
         let (_, body) = get(&admin, "/sessions?user=bob&route=%2Fws");
         assert_eq!((&body["total"], &body["sessions"][0]["user"]), (&1.into(), &"bob".into()));
         assert_eq!(get(&admin, "/sessions?user=bob&route=/other").1["total"], 0);

@@ -37,6 +37,8 @@ pub use store::Store;
 pub struct Config {
     /// The file that this was read from, if it was read from one.
     pub source: Option<PathBuf>,
+    /// What people call this process.
+    pub node: String,
     pub state_dir: PathBuf,
     /// Runtime threads; one per core unless the file says otherwise.
     pub threads: usize,

@@ -88,6 +88,7 @@ table! {
     FLEET_HEARD: "usher_revocation_stream_entries_total", Kind::Counter, ["outcome"], "Entries read from the fleet's stream of revocations: new, known, over, full or unreadable.";
     FLEET_DELAY: "usher_revocation_stream_delay_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), [], "From another node's order to its being in force here, by the two clocks.";
     FLEET_GAPS: "usher_revocation_stream_gaps_total", Kind::Counter, [], "Times that the fleet's stream had lost entries and was read anew.";
+    FLEET_NODES: "usher_fleet_nodes", Kind::Gauge, [], "Nodes that share this node's store, itself included; 0 while the store does not say, or is this node's own.";
     FLEET_TOLD: "usher_revocation_stream_restored_total", Kind::Counter, [], "Revocations in force here that the fleet's stream did not have and that were written to it.";
     RELAY_BYTES: "usher_relay_bytes_total", Kind::Counter, ["route", "direction"], "Bytes relayed, frame headers included; counted when a session ends.";
     RELAY_MESSAGES: "usher_relay_messages_total", Kind::Counter, ["route", "direction"], "WebSocket messages relayed; counted when a session ends.";
@@ -136,6 +137,7 @@ pub(super) struct Metrics {
     pub(super) fleet_heard: Family<Counter>,
     pub(super) fleet_delay: Histogram,
     pub(super) fleet_gaps: Counter,
+    pub(super) fleet_nodes: Gauge,
     pub(super) fleet_told: Counter,
     pub(super) relay_bytes: Family<Counter>,
     pub(super) relay_messages: Family<Counter>,
@@ -222,6 +224,7 @@ impl Metrics {
             fleet_heard: family(&FLEET_HEARD, &[&["new", "known", "over", "full", "unreadable"]]),
             fleet_delay: Histogram::register(recorder, &FLEET_DELAY, Vec::new()),
             fleet_gaps: counter(&FLEET_GAPS),
+            fleet_nodes: gauge(&FLEET_NODES),
             fleet_told: counter(&FLEET_TOLD),
             relay_bytes: family(&RELAY_BYTES, &[routes, &directions]).shown(),
             relay_messages: family(&RELAY_MESSAGES, &[routes, &directions]).shown(),

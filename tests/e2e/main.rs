@@ -18,6 +18,7 @@ mod compression;
 mod demo;
 mod drain;
 mod first_message;
+mod fleet_sessions;
 mod http_proxy;
 mod limits;
 mod presets;

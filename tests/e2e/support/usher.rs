@@ -28,6 +28,7 @@ pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// A configuration in the making.
 pub struct Setup {
+    node: String,
     upstream: String,
     upstream_lines: String,
     routes: String,
@@ -55,6 +56,7 @@ pub struct Usher {
 impl Setup {
     pub fn new(upstream: impl Into<String>) -> Self {
         Self {
+            node: String::new(),
             upstream: format!("\"{}\"", upstream.into()),
             upstream_lines: String::new(),
             routes: r#"
@@ -78,6 +80,12 @@ impl Setup {
             admin: String::new(),
             files: Vec::new(),
         }
+    }
+
+    /// What it is called among others.
+    pub fn node(mut self, name: &str) -> Self {
+        self.node = format!("node = \"{name}\"");
+        self
     }
 
     pub fn servers(mut self, servers: &[String]) -> Self {
@@ -135,10 +143,11 @@ impl Setup {
         for (name, text) in &self.files {
             fs::write(folder.join(name), text).unwrap();
         }
-        let Self { upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } = &self;
+        let Self { node, upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } = &self;
         let config = format!(
             r#"
             state_dir = "state"
+            {node}
             [[listener]]
             address = "127.0.0.1:0"
             certificates = [{{ cert = "cert.pem", key = "key.pem" }}]

@@ -187,6 +187,13 @@ fn answer_error(status: StatusCode, code: &str, message: &str) -> Response<Full<
     answer_json(status, &json!({ "code": code, "message": message }))
 }
 
+/// One field more of an object.
+fn set(body: &mut serde_json::Value, name: &str, value: impl Into<serde_json::Value>) {
+    if let Some(fields) = body.as_object_mut() {
+        fields.insert(name.to_owned(), value.into());
+    }
+}
+
 fn answer_json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     answer(status, "application/json", format!("{body}\n").into())
 }

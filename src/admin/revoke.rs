@@ -10,7 +10,7 @@ use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{answer_error, answer_json};
+use super::{answer_error, answer_json, set};
 use crate::auth::revocation::{Fields, Revocation, Revocations};
 use crate::clock::{Now, UnixMillis};
 use crate::fleet::Fleet;
@@ -76,13 +76,13 @@ impl Revoking {
         let mut body = json!({ "id": order.id, "kind": order.kind().name(), "closed": closed, "until": order.until.to_rfc3339() });
         let Some(fleet) = &self.fleet else { return answer_json(StatusCode::OK, &body) };
         let is_told = Arc::clone(fleet).tell(order).await;
-        body["fleet"] = is_told.into();
+        set(&mut body, "fleet", is_told);
         if is_told {
             return answer_json(StatusCode::OK, &body);
         }
         let message = "in force on this node only: the store cannot be written to; it is told to the others as soon as it can be";
-        body["code"] = "REVOKED_HERE_ONLY".into();
-        body["message"] = message.into();
+        set(&mut body, "code", "REVOKED_HERE_ONLY");
+        set(&mut body, "message", message);
         answer_json(StatusCode::SERVICE_UNAVAILABLE, &body)
     }
 

@@ -6,7 +6,7 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Admin, Stage, answer_error, answer_json};
+use super::{Admin, Stage, answer_error, answer_json, set};
 use crate::auth::decoded;
 use crate::clock::Now;
 use crate::fleet::{Gathered, Whole};
@@ -53,9 +53,9 @@ impl Admin {
         let (total, sessions) = self.registry.snapshot(wanted.limit, |handle| wanted.holds(handle));
         let mut body = json!({ "total": total, "sessions": sessions });
         if is_fleet {
-            body["fleet"] = "alone".into();
+            set(&mut body, "fleet", "alone");
             for row in body.get_mut("sessions").and_then(Value::as_array_mut).into_iter().flatten() {
-                row["node"] = self.summary.node.as_str().into();
+                set(row, "node", self.summary.node.as_str());
             }
         }
         body
@@ -96,7 +96,7 @@ fn of_all_nodes(gathered: &Gathered) -> Value {
     let Gathered { whole, total, sessions, nodes } = gathered;
     let mut body = json!({ "total": total, "sessions": sessions, "fleet": whole.name(), "nodes": nodes });
     if *whole == Whole::Unknown {
-        body["message"] = "the store is away: these are the sessions of this node, those of the others are unknown".into();
+        set(&mut body, "message", "the store is away: these are the sessions of this node, those of the others are unknown");
     }
     body
 }

@@ -102,7 +102,8 @@ impl Crowd {
         let many = held.sessions.len().saturating_sub(self.limit.most);
         let oldest: Vec<_> = held.sessions.drain(..many).collect();
         drop(users);
-        oldest.iter().fold(false, |is_told, oldest| oldest.close(CloseReason::Replaced) || is_told)
+        // Each is told, so nothing that stops at the first.
+        oldest.iter().filter(|oldest| oldest.close(CloseReason::Replaced)).count() > 0
     }
 }
 

@@ -302,6 +302,9 @@ async fn what_a_limit_over_the_fleet_adds_to_an_upgrade() {
         println!("{name}: median {:?}, p99 {:?}", taken[taken.len() / 2], taken[taken.len() * 99 / 100]);
     }
     for usher in ushers {
-        drop(usher);
+        let metrics = usher.metrics().await;
+        let figures =
+            metrics.lines().filter(|line| line.starts_with("usher_store_operation_duration_seconds") && line.contains("\"place\""));
+        figures.for_each(|line| println!("{line}"));
     }
 }

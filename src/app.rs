@@ -5,80 +5,53 @@
 //! answered however busy the others are.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
-use bytes::Bytes;
-use http::HeaderMap;
 use tokio::runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::admin::{Admin, Figures, Readiness, Revoking, StoreFigures, Summary};
-use crate::auth::Authenticator;
-use crate::auth::grant::Grant;
-use crate::auth::jwt::Issuers;
-use crate::auth::revocation::Revocations;
 use crate::clock::Now;
-use crate::config::{Config, Limits};
-use crate::drain::{self, Drain};
-use crate::fleet::Fleet;
-use crate::fleet::places::Places;
-use crate::http::headers::ReservedNames;
-use crate::http::route::Router;
-use crate::keyring::Keyring;
-use crate::listener::waiting_room::WaitingRoom;
-use crate::listener::{self, Bound, Ceiling};
+use crate::config::Config;
+use crate::drain;
+use crate::edge::{Current, Edge, EdgeError};
+use crate::listener::{self, Bound};
 use crate::memory::Trim;
-use crate::session::registry::Registry;
-use crate::signal::Signals;
+use crate::reload::{self, Cause, Load, Order, Orders, Reloader};
+use crate::signal::{Asked, Signals};
 use crate::store::redis::BreakerState;
 use crate::telemetry::Telemetry;
 use crate::telemetry::event::Event;
-use crate::ticket::Tickets;
-use crate::tls::server;
-use crate::upstream::Upstreams;
 use crate::upstream::pool::Pool;
-use crate::upstream::signed_context::{ContextRequest, SignedContext, identity_headers};
 
 /// How long a node that stops may take to say so.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What all threads share.
-#[derive(Debug)]
-pub struct Edge {
-    pub config: Arc<Config>,
-    pub limits: Arc<Limits>,
-    pub router: Router,
-    pub reserved: ReservedNames,
-    pub authenticator: Arc<Authenticator>,
-    pub tickets: Arc<Tickets>,
-    pub revocations: Arc<Revocations>,
-    pub upstreams: Upstreams,
-    pub jwks: Bytes,
-    pub registry: Arc<Registry>,
-    pub fleet: Option<Arc<Fleet>>,
-    pub ceiling: Arc<Ceiling>,
-    pub waiting_room: Arc<WaitingRoom>,
-    /// `None`: users may have as many sessions as they like.
-    pub places: Option<Places>,
-    pub drain: Drain,
-    signed_context: SignedContext,
-}
-
-/// What one thread has.
+/// What one thread has, and what it serves one request by.
 #[derive(Clone, Debug)]
 pub struct Worker {
     pub edge: Arc<Edge>,
     pub pool: Arc<Pool>,
+    current: Current,
+}
+
+/// Where another configuration comes from, once this one is in force.
+#[derive(Default)]
+pub struct Reloading {
+    /// `None`: there is no file; this configuration is for good.
+    pub load: Option<Load>,
+    /// Look at the files now and then, and load them when they have changed.
+    pub watch: bool,
 }
 
 #[derive(Debug)]
 pub struct App {
-    edge: Arc<Edge>,
+    current: Current,
     /// For each thread, its sockets.
     threads: Vec<Vec<Bound>>,
     admin: Option<std::net::TcpListener>,
@@ -98,19 +71,9 @@ pub enum BuildError {
     #[error("cannot listen on {address}: {error}")]
     Bind { address: SocketAddr, error: std::io::Error },
     #[error(transparent)]
-    Tls(#[from] server::TlsError),
-    #[error(transparent)]
-    Issuer(#[from] crate::auth::jwt::LoadError),
-    #[error(transparent)]
-    Keyring(#[from] crate::keyring::KeyringError),
-    #[error(transparent)]
-    Upstream(#[from] crate::upstream::BuildError),
-    #[error(transparent)]
-    Store(#[from] crate::store::OpenError),
+    Edge(#[from] EdgeError),
     #[error(transparent)]
     Telemetry(#[from] crate::telemetry::InstallError),
-    #[error("the state directory {path} cannot be made: {error}")]
-    StateDir { path: PathBuf, error: std::io::Error },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -123,134 +86,79 @@ pub enum RunError {
     Forced,
 }
 
-impl Edge {
-    /// Says to the upstream who the client is; on a public route there is nobody to speak of.
-    pub fn set_identity(&self, headers: &mut HeaderMap, grant: &Grant, about: ContextRequest<'_>, now: Now) {
-        if let Some(value) = self.signed_context.header_value(grant, about, now) {
-            headers.insert(self.config.context.header.clone(), value);
-        }
-        for (name, value) in identity_headers(grant.route(), grant) {
-            headers.insert(name, value);
-        }
-    }
-
-    fn figures(&self) -> Figures {
-        let store = self.tickets.store();
-        Figures {
-            connections: self.ceiling.open(),
-            unauthenticated: self.waiting_room.waiting(),
-            tickets: store.held(),
-            revocations: self.revocations.len(),
-            nodes: self.fleet.as_ref().and_then(|fleet| fleet.nodes()),
-            store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
-        }
-    }
-
-    fn revoking(&self) -> Revoking {
-        Revoking {
-            revocations: Arc::clone(&self.revocations),
-            keep: self.config.revocation.keep,
-            issuers: self.config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect(),
-            fleet: self.fleet.clone(),
-        }
+impl Worker {
+    /// By what is in force now. What has begun goes on by what it began with.
+    pub fn renewed(&self) -> Self {
+        Self { edge: self.current.load_full(), pool: Arc::clone(&self.pool), current: Arc::clone(&self.current) }
     }
 }
 
 impl App {
     pub fn build(config: Config) -> Result<Self, BuildError> {
         let telemetry = Arc::new(Telemetry::install(&config)?);
-        let now = Now::read();
-        let config = Arc::new(config);
-        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
-        std::fs::create_dir_all(&config.state_dir).map_err(|error| BuildError::StateDir { path: config.state_dir.clone(), error })?;
-        let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
-        let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
-        let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?);
-        let registry = Registry::new();
-        let fleet = Fleet::open(&config, &registry, &revocations)?;
-        let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger()).cloned();
-        let edge = Arc::new(Edge {
-            limits: Arc::clone(&config.limits),
-            router: Router::new(&config.routes),
-            reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))),
-            tickets,
-            revocations,
-            upstreams: Upstreams::build(&config.upstreams)?,
-            jwks: Bytes::from(keyring.jwks().to_string()),
-            registry,
-            fleet,
-            ceiling: Ceiling::new(config.limits.connections),
-            waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
-            places: config.limits.sessions_per_user.map(|most| Places::new(most, config.limits.on_limit, ledger.as_ref())),
-            drain: Drain::default(),
-            signed_context: SignedContext::new(&config.context, keyring),
-            config,
-        });
+        let edge = Edge::open(config, Now::read())?;
         let (threads, listeners) = bind_all(&edge.config)?;
         let admin = edge.config.admin.as_ref().map(|admin| bind(admin.address)).transpose()?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let addresses = Addresses { listeners, admin: admin_address };
-        Ok(Self { edge, threads, admin, telemetry, readiness: Arc::default(), addresses })
+        let current = Arc::new(ArcSwap::from_pointee(edge));
+        Ok(Self { current, threads, admin, telemetry, readiness: Arc::default(), addresses })
     }
 
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    fn summary(&self) -> Summary {
-        let config = &self.edge.config;
-        Summary {
-            listeners: self.addresses.listeners.clone(),
-            routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
-            upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
-            config: config.source.as_ref().map(|source| source.display().to_string()),
-            node: config.node.clone(),
-        }
-    }
-
     /// Serves until SIGTERM or SIGINT, then drains.
-    pub fn run(self) -> Result<(), RunError> {
+    pub fn run(self, reloading: Reloading) -> Result<(), RunError> {
         let (stop, _) = watch::channel(false);
-        let summary = self.summary();
         let main = runtime::Builder::new_current_thread().enable_all().build()?;
-        let joined = self.edge.fleet.as_ref().and_then(|fleet| main.block_on(fleet.join()));
+        let edge = self.current.load_full();
+        let joined = edge.fleet.as_ref().and_then(|fleet| main.block_on(fleet.join()));
         let mut workers = Vec::new();
         for (index, sockets) in self.threads.into_iter().enumerate() {
-            workers.push(spawn_worker(index, sockets, Arc::clone(&self.edge), stop.subscribe())?);
+            workers.push(spawn_worker(index, sockets, Arc::clone(&self.current), stop.subscribe())?);
         }
         let outcome = main.block_on(async {
             let mut signals = Signals::listen()?;
-            tokio::spawn(keep_house(Arc::clone(&self.edge), Arc::clone(&self.telemetry), Arc::clone(&self.readiness)));
-            if let Some(fleet) = &self.edge.fleet {
+            tokio::spawn(keep_house(Arc::clone(&self.current), Arc::clone(&self.telemetry), Arc::clone(&self.readiness)));
+            if let Some(fleet) = &edge.fleet {
                 tokio::spawn(Arc::clone(fleet).follow(joined));
                 tokio::spawn(Arc::clone(fleet).beat_on());
                 if let Some(ledger) = fleet.ledger() {
                     tokio::spawn(Arc::clone(ledger).keep());
                 }
             }
+            let (orders, ordered) = Orders::channel();
+            let desk = Desk {
+                current: Arc::clone(&self.current),
+                telemetry: Arc::clone(&self.telemetry),
+                readiness: Arc::clone(&self.readiness),
+                listeners: self.addresses.listeners.clone(),
+                orders: orders.clone(),
+            };
+            let admin = Arc::new(ArcSwap::from_pointee(desk.admin()));
             if let Some(socket) = self.admin {
-                let counted = Arc::clone(&self.edge);
-                let admin = Admin {
-                    telemetry: Arc::clone(&self.telemetry),
-                    registry: Arc::clone(&self.edge.registry),
-                    readiness: Arc::clone(&self.readiness),
-                    token: self.edge.config.admin.as_ref().and_then(|admin| admin.token.clone()),
-                    revoking: self.edge.revoking(),
-                    summary,
-                    figures: Box::new(move || counted.figures()),
-                };
-                tokio::spawn(Arc::new(admin).serve(tokio::net::TcpListener::from_std(socket)?));
+                tokio::spawn(Admin::serve(Arc::clone(&admin), tokio::net::TcpListener::from_std(socket)?));
+            }
+            let can_reload = reloading.load.is_some();
+            if let (true, Some(source)) = (reloading.watch && can_reload, edge.config.source.clone()) {
+                tokio::spawn(reload::watch(source, Arc::clone(&self.current), orders.clone()));
+            }
+            if let Some(load) = reloading.load {
+                let reloader = Reloader::new(load, Arc::clone(&self.current), Arc::clone(&self.telemetry));
+                tokio::spawn(follow_orders(ordered, reloader, desk, admin));
             }
             self.readiness.set_ready();
-            let config = self.edge.config.source.as_deref();
+            let config = edge.config.source.as_deref();
             Event::Ready { listeners: &self.addresses.listeners, admin: self.addresses.admin, config }.emit();
 
-            watch_over(&mut signals, &workers).await?;
+            watch_over(&mut signals, &workers, can_reload.then_some(&orders)).await?;
             self.readiness.set_draining();
-            self.edge.drain.begin();
+            let edge = self.current.load_full();
+            edge.drain.begin();
             tokio::select! {
-                () = leave(&self.edge) => Ok(()),
+                () = leave(&edge) => Ok(()),
                 () = signals.stop() => Err(RunError::Forced),
             }
         });
@@ -265,6 +173,63 @@ impl App {
     }
 }
 
+/// What the admin listener is made of, for one edge after another.
+struct Desk {
+    current: Current,
+    telemetry: Arc<Telemetry>,
+    readiness: Arc<Readiness>,
+    listeners: Vec<SocketAddr>,
+    orders: Orders,
+}
+
+impl Desk {
+    fn admin(&self) -> Admin {
+        let edge = self.current.load_full();
+        let config = &edge.config;
+        Admin {
+            telemetry: Arc::clone(&self.telemetry),
+            registry: Arc::clone(&edge.registry),
+            readiness: Arc::clone(&self.readiness),
+            token: config.admin.as_ref().and_then(|admin| admin.token.clone()),
+            revoking: Revoking {
+                revocations: Arc::clone(&edge.revocations),
+                keep: config.revocation.keep,
+                issuers: config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect(),
+                fleet: edge.fleet.clone(),
+            },
+            summary: Summary {
+                listeners: self.listeners.clone(),
+                node: config.node.clone(),
+                routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
+                upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
+                config: config.source.as_ref().map(|source| source.display().to_string()),
+            },
+            orders: self.orders.clone(),
+            figures: Box::new(move || figures(&edge)),
+        }
+    }
+}
+
+fn figures(edge: &Edge) -> Figures {
+    let store = edge.tickets.store();
+    Figures {
+        connections: edge.ceiling.open(),
+        unauthenticated: edge.waiting_room.waiting(),
+        tickets: store.held(),
+        revocations: edge.revocations.len(),
+        nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
+        store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
+    }
+}
+
+/// One order after the other.
+async fn follow_orders(mut ordered: mpsc::Receiver<Order>, reloader: Reloader, desk: Desk, admin: Arc<ArcSwap<Admin>>) {
+    while let Some(order) = ordered.recv().await {
+        reloader.carry_out(order);
+        admin.store(Arc::new(desk.admin()));
+    }
+}
+
 fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BuildError> {
     listener::bind(address).map_err(|error| BuildError::Bind { address, error })
 }
@@ -273,8 +238,7 @@ fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BuildError> {
 fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), BuildError> {
     let mut threads: Vec<Vec<Bound>> = (0..config.threads.max(1)).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
-    for listener in &config.listeners {
-        let tls = listener.tls.as_ref().map(server::config).transpose()?;
+    for (door, listener) in config.listeners.iter().enumerate() {
         let mut address = listener.address;
         for (index, sockets) in threads.iter_mut().enumerate() {
             let socket = bind(address)?;
@@ -282,20 +246,20 @@ fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), Build
                 address = socket.local_addr().map_err(|error| BuildError::Bind { address, error })?;
                 addresses.push(address);
             }
-            sockets.push(Bound { socket, config: Arc::clone(listener), tls: tls.clone() });
+            sockets.push(Bound { socket, door });
         }
     }
     Ok((threads, addresses))
 }
 
-fn spawn_worker(index: usize, sockets: Vec<Bound>, edge: Arc<Edge>, mut stop: watch::Receiver<bool>) -> std::io::Result<JoinHandle<()>> {
+fn spawn_worker(index: usize, sockets: Vec<Bound>, current: Current, mut stop: watch::Receiver<bool>) -> std::io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("usher-{index}")).spawn(move || {
         // The random generator of a thread gathers entropy at its first use, for some tens of milliseconds. Here no handshake
         // waits for it. A failure shows again there.
         let _ = rand::fill(&mut [0]);
         runtime.block_on(async {
-            let worker = Worker { edge, pool: Arc::default() };
+            let worker = Worker { edge: current.load_full(), pool: Arc::default(), current };
             for bound in sockets {
                 tokio::spawn(listener::accept(bound, worker.clone()));
             }
@@ -306,12 +270,16 @@ fn spawn_worker(index: usize, sockets: Vec<Bound>, edge: Arc<Edge>, mut stop: wa
     })
 }
 
-/// Completes at the first signal; fails if a worker thread ends before that.
-async fn watch_over(signals: &mut Signals, workers: &[JoinHandle<()>]) -> Result<(), RunError> {
+/// Completes at the first signal to stop; fails if a worker thread ends before that. A hangup reloads, or stops us where there
+/// is nothing to load: then the terminal has gone.
+async fn watch_over(signals: &mut Signals, workers: &[JoinHandle<()>], orders: Option<&Orders>) -> Result<(), RunError> {
     let mut check = interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            () = signals.stop() => return Ok(()),
+            asked = signals.next() => match (asked, orders.cloned()) {
+                (Asked::Reload, Some(orders)) => drop(tokio::spawn(async move { orders.give(Cause::Signal).await })),
+                _ => return Ok(()),
+            },
             _ = check.tick() => if workers.iter().any(JoinHandle::is_finished) { return Err(RunError::WorkerDied) },
         }
     }
@@ -331,13 +299,13 @@ async fn leave(edge: &Edge) {
     }
 }
 
-async fn keep_house(edge: Arc<Edge>, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>) {
+async fn keep_house(current: Current, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>) {
     let mut every = interval(Telemetry::UPKEEP);
     let mut trim = Trim::default();
     loop {
         every.tick().await;
         telemetry.upkeep();
-        let now = Now::read();
+        let (edge, now) = (current.load_full(), Now::read());
         readiness.set_store(edge.tickets.sweep(now).await);
         Event::RevocationsHeld { count: edge.revocations.sweep(now.wall) }.emit();
         trim.look(edge.ceiling.open());

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -33,6 +33,12 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
     pub fn new(rate: Rate, capacity: usize) -> Self {
         let shard_capacity = (capacity / SHARDS).max(1);
         Self { rate, shard_capacity, hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+
+    /// The same one, unless it is to be another.
+    pub fn next(self: &Arc<Self>, rate: Rate, capacity: usize) -> Arc<Self> {
+        let other = Self::new(rate, capacity);
+        if other.rate == self.rate && other.shard_capacity == self.shard_capacity { Arc::clone(self) } else { Arc::new(other) }
     }
 
     /// Takes one token, or says how long until there is one.

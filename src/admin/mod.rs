@@ -4,6 +4,7 @@
 //! connections, one request each, a deadline over all of it. With a token set, everything but the two probes asks for it.
 
 mod readiness;
+mod reload;
 mod revoke;
 mod status;
 
@@ -12,10 +13,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -31,6 +33,7 @@ pub use status::{Figures, StoreFigures};
 
 use crate::clock::Now;
 use crate::config::secret::Secret;
+use crate::reload::Orders;
 use crate::session::registry::Registry;
 use crate::telemetry::Telemetry;
 use crate::telemetry::event::Event;
@@ -43,6 +46,8 @@ pub struct Admin {
     pub token: Option<Secret>,
     pub revoking: Revoking,
     pub summary: Summary,
+    /// To reload.
+    pub orders: Orders,
     /// Counts what is not in the registry.
     pub figures: Box<dyn Fn() -> Figures + Send + Sync>,
 }
@@ -66,10 +71,12 @@ const HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REVOKE: &str = "/revoke";
 const SESSIONS: &str = "/sessions";
+const RELOAD: &str = "/reload";
 
 impl Admin {
-    /// Runs until it is dropped. A connection over the limit waits in the system's queue.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+    /// Runs until it is dropped; each connection is answered by what is in force then. One over the limit waits in the
+    /// system's queue.
+    pub async fn serve(current: Arc<ArcSwap<Self>>, listener: TcpListener) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         // The semaphore is never closed: there is always a place to wait for.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
@@ -81,7 +88,7 @@ impl Admin {
                     continue;
                 }
             };
-            let admin = Arc::clone(&self);
+            let admin = current.load_full();
             tokio::spawn(async move {
                 // Whatever ends it, the asker knows; there is nobody else to tell.
                 let _ = tokio::time::timeout(CONNECTION_TIMEOUT, admin.answer_one(stream)).await;
@@ -108,12 +115,16 @@ impl Admin {
         if let Some(refusal) = self.refuse(&request) {
             return refusal;
         }
-        match request.uri().path() {
-            SESSIONS => return Box::pin(self.sessions(request.uri().query().unwrap_or_default())).await,
-            REVOKE => {}
-            _ => return self.answer(&request),
-        }
         let (parts, body) = request.into_parts();
+        if parts.uri.path() == RELOAD {
+            return self.reload(&parts.headers).await;
+        }
+        if parts.uri.path() == SESSIONS {
+            return Box::pin(self.sessions(parts.uri.query().unwrap_or_default())).await;
+        }
+        if parts.uri.path() != REVOKE {
+            return self.answer(&Request::from_parts(parts, ()));
+        }
         match Limited::new(body, revoke::MAX_BODY).collect().await {
             Ok(body) => self.revoking.answer(&self.registry, &parts.headers, &body.to_bytes(), Now::read()).await,
             Err(_) => answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "the body is broken off, or longer than an order can be"),
@@ -133,11 +144,11 @@ impl Admin {
             let message = "without a token, ask by address or as localhost";
             return Some(answer_error(StatusCode::MISDIRECTED_REQUEST, "MISDIRECTED_REQUEST", message));
         }
-        if !matches!(path, "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE) {
+        if !matches!(path, "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE | RELOAD) {
             return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path"));
         }
         let (allowed, allow, message): (&[Method], _, _) = match path {
-            REVOKE => (&[Method::POST], "POST", "this path takes orders"),
+            REVOKE | RELOAD => (&[Method::POST], "POST", "this path takes orders"),
             _ => (&[Method::GET, Method::HEAD], "GET, HEAD", "this path is for reading"),
         };
         if !allowed.contains(request.method()) {
@@ -181,6 +192,12 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
     let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+}
+
+/// Without it, any page in a browser on this machine could send a body.
+fn names_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 fn answer_error(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
@@ -229,6 +246,7 @@ mod tests {
                 fleet: None,
             },
             summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], node: "edge-1".to_owned(), ..Summary::default() },
+            orders: Orders::channel().0,
             figures: Box::new(Figures::default),
         })
     }
@@ -339,7 +357,7 @@ mod tests {
     async fn metrics_are_served_over_a_real_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(admin(None).serve(listener));
+        let server = tokio::spawn(Admin::serve(Arc::new(ArcSwap::new(admin(None))), listener));
         let mut text = String::new();
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.unwrap();

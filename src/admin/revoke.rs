@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{answer_error, answer_json, set};
+use super::{answer_error, answer_json, names_json};
 use crate::auth::revocation::{Fields, Revocation, Revocations};
 use crate::clock::{Now, UnixMillis};
 use crate::fleet::Fleet;
@@ -73,16 +72,18 @@ impl Revoking {
 
     /// It is in force here. Is it everywhere?
     async fn tell(&self, order: Revocation, closed: usize) -> Response<Full<Bytes>> {
-        let mut body = json!({ "id": order.id, "kind": order.kind().name(), "closed": closed, "until": order.until.to_rfc3339() });
-        let Some(fleet) = &self.fleet else { return answer_json(StatusCode::OK, &body) };
-        let is_told = Arc::clone(fleet).tell(order).await;
-        set(&mut body, "fleet", is_told);
-        if is_told {
-            return answer_json(StatusCode::OK, &body);
+        let (id, kind, until) = (order.id.clone(), order.kind().name(), order.until.to_rfc3339());
+        let Some(fleet) = &self.fleet else {
+            return answer_json(StatusCode::OK, &json!({ "id": id, "kind": kind, "closed": closed, "until": until }));
+        };
+        if Arc::clone(fleet).tell(order).await {
+            return answer_json(StatusCode::OK, &json!({ "id": id, "kind": kind, "closed": closed, "until": until, "fleet": true }));
         }
         let message = "in force on this node only: the store cannot be written to; it is told to the others as soon as it can be";
-        set(&mut body, "code", "REVOKED_HERE_ONLY");
-        set(&mut body, "message", message);
+        let body = json!({
+            "id": id, "kind": kind, "closed": closed, "until": until, "fleet": false,
+            "code": "REVOKED_HERE_ONLY", "message": message,
+        });
         answer_json(StatusCode::SERVICE_UNAVAILABLE, &body)
     }
 
@@ -117,11 +118,6 @@ impl Time {
             }
         }
     }
-}
-
-fn names_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use super::exit::Exit;
 use crate::clock::Now;
 use crate::config::check::{Finding, Verdict, environment};
+use crate::config::diagnostic::Diagnostic;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -35,7 +36,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let loaded = match crate::config::load(&path) {
         Ok(loaded) => loaded,
         Err(diagnostics) if matches!(arguments.format, Format::Json) => {
-            let errors: Vec<_> = diagnostics.0.iter().map(diagnostic_json).collect();
+            let errors: Vec<_> = diagnostics.0.iter().map(Diagnostic::json).collect();
             println!("{}", serde_json::json!({ "ok": false, "errors": errors, "warnings": [], "findings": [] }));
             return Ok(Exit::Config.into());
         }
@@ -47,7 +48,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let ok = !(failed || arguments.strict && warned);
     match arguments.format {
         Format::Json => {
-            let warnings: Vec<_> = loaded.warnings.iter().map(diagnostic_json).collect();
+            let warnings: Vec<_> = loaded.warnings.iter().map(Diagnostic::json).collect();
             println!("{}", serde_json::json!({ "ok": ok, "errors": [], "warnings": warnings, "findings": findings }));
         }
         Format::Text => {
@@ -66,15 +67,4 @@ fn print_finding(finding: &Finding) {
     if let Some(hint) = &finding.hint {
         println!("      {hint}");
     }
-}
-
-fn diagnostic_json(diagnostic: &crate::config::diagnostic::Diagnostic) -> serde_json::Value {
-    let place = diagnostic.place.as_ref();
-    serde_json::json!({
-        "message": diagnostic.message,
-        "file": place.map(|p| &p.file),
-        "line": place.map(|p| p.line),
-        "column": place.map(|p| p.column),
-        "help": diagnostic.help,
-    })
 }

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod exit;
 pub mod init;
 pub mod keys;
+pub mod reload;
 pub mod revoke;
 pub mod run;
 pub mod schema;
@@ -51,6 +52,8 @@ enum Command {
     Token(token::Arguments),
     /// End sessions by user, session, token or age, and refuse their credentials
     Revoke(revoke::Arguments),
+    /// Have a running Usher load its configuration anew
+    Reload(reload::Arguments),
     /// List the open sessions of a running Usher
     Sessions(sessions::Arguments),
     /// Show how a running Usher stands
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Keys(arguments) => keys::run(arguments),
         Command::Token(arguments) => token::run(arguments),
         Command::Revoke(arguments) => revoke::run(arguments),
+        Command::Reload(arguments) => reload::run(arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Bench(arguments) => bench::run(*arguments),
@@ -116,10 +120,14 @@ pub fn find_config(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 /// Finds and reads the configuration, and prints its warnings.
 pub fn load_config(given: Option<PathBuf>) -> anyhow::Result<Loaded> {
     let loaded = crate::config::load(&find_config(given)?)?;
+    print_warnings(&loaded);
+    Ok(loaded)
+}
+
+pub fn print_warnings(loaded: &Loaded) {
     for warning in &loaded.warnings {
         eprint!("{}", warning.render(std::io::stderr().is_terminal()));
     }
-    Ok(loaded)
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {

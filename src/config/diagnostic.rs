@@ -52,6 +52,17 @@ impl Diagnostic {
         self
     }
 
+    pub fn json(&self) -> serde_json::Value {
+        let place = self.place.as_ref();
+        serde_json::json!({
+            "message": self.message,
+            "file": place.map(|p| &p.file),
+            "line": place.map(|p| p.line),
+            "column": place.map(|p| p.column),
+            "help": self.help,
+        })
+    }
+
     pub fn render(&self, colour: bool) -> String {
         let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
         let (word, code) = match self.severity {

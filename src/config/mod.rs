@@ -15,6 +15,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod value;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,11 +33,13 @@ use crate::http::route::{HostPattern, PathPattern};
 use secret::Secret;
 pub use session::{CloseCodes, FirstMessage, Forward, OnLimit, Preset, Reauth, ReauthMode, RejectMode};
 pub use store::Store;
+pub use written::Written;
 
 #[derive(Debug)]
 pub struct Config {
     /// The file that this was read from, if it was read from one.
     pub source: Option<PathBuf>,
+    pub written: Written,
     /// What people call this process.
     pub node: String,
     pub state_dir: PathBuf,
@@ -278,7 +281,7 @@ pub struct Admin {
     pub token: Option<Secret>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
     /// A level, or a list of `target=level`.

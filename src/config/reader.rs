@@ -23,6 +23,8 @@ pub struct Reader<'a> {
     pub base: PathBuf,
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub found: RefCell<Vec<(Span, Diagnostic)>>,
+    /// The files that it names.
+    pub files: RefCell<Vec<PathBuf>>,
 }
 
 /// One table of the file, or an absent one, which reads as all defaults.
@@ -46,6 +48,13 @@ impl Reader<'_> {
     /// Relative paths are relative to the file that names them.
     pub fn path(&self, text: &str) -> PathBuf {
         self.base.join(Path::new(text))
+    }
+
+    /// The same for a file that is read: another content of it is another configuration.
+    pub fn file(&self, text: &str) -> PathBuf {
+        let path = self.path(text);
+        self.files.borrow_mut().push(path.clone());
+        path
     }
 }
 
@@ -209,7 +218,7 @@ impl<'r, 't> Section<'r, 't> {
             (value.into_bytes(), span)
         } else {
             let (name, span) = from_file?;
-            match std::fs::read(self.reader.path(&name)) {
+            match std::fs::read(self.reader.file(&name)) {
                 Ok(bytes) => (bytes, span),
                 Err(error) => {
                     self.reader.report(&span, Diagnostic::error(format!("cannot read `{name}`: {error}")));

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::secret::Secret;
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Store {
     Memory { max_tickets: usize },
     Redis(Box<Redis>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
     pub layout: RedisLayout,
     pub tls: bool,

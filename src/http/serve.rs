@@ -78,7 +78,8 @@ async fn plain(guard: Guard, mut client: Client, worker: Worker) {
             Box::pin(async move {
                 under_way.fetch_add(1, Ordering::AcqRel);
                 let _count = Count(under_way);
-                Ok::<_, Infallible>(forward::answer(request, &client, &worker).await)
+                // Each request is served by what is in force when it comes.
+                Ok::<_, Infallible>(forward::answer(request, &client, &worker.renewed()).await)
             })
         })
     };
@@ -117,6 +118,7 @@ async fn plain(guard: Guard, mut client: Client, worker: Worker) {
             refuse(guard, &client, &Rejection::UpgradeMalformed("an upgrade waits for the answers before it")).await;
         }
         Some(Stop::Upgrade(head)) => {
+            let worker = worker.renewed();
             // It asked for plain HTTP before, and is a stranger again.
             let Ok(waiting) = worker.edge.waiting_room.admit(client.peer.ip(), &client.listener) else {
                 return refuse(guard, &client, &Rejection::TooManyConnections).await;

@@ -32,6 +32,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Bound {
     pub socket: std::net::TcpListener,
+    /// Which of the [`Door`]s of the edge it is.
+    pub door: usize,
+}
+
+/// What a listener's address asks of those who come in, at one time.
+#[derive(Clone, Debug)]
+pub struct Door {
     pub config: Arc<config::Listener>,
     pub tls: Option<Arc<ServerConfig>>,
 }
@@ -40,7 +47,7 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct Ceiling {
     open: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
 }
 
 /// A connection's place under the ceiling. It tells its end, also when that is a panic.
@@ -49,11 +56,17 @@ pub struct Permit(Arc<Ceiling>);
 
 impl Ceiling {
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), limit })
+        Arc::new(Self { open: AtomicUsize::new(0), limit: AtomicUsize::new(limit) })
+    }
+
+    /// From now on. Who is there stays.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     fn enter(self: &Arc<Self>) -> Option<Permit> {
-        let entered = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < self.limit).then_some(open + 1));
+        let limit = self.limit.load(Ordering::Relaxed);
+        let entered = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < limit).then_some(open + 1));
         entered.is_ok().then(|| {
             Event::ConnectionOpened.emit();
             Permit(Arc::clone(self))
@@ -104,7 +117,7 @@ pub async fn accept(bound: Bound, worker: Worker) -> io::Result<()> {
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
-                admit(stream, peer, &bound.config, bound.tls.clone(), &worker);
+                admit(stream, peer, bound.door, worker.renewed());
             }
             Err(error) if is_the_peer_s(&error) => {}
             Err(error) => {
@@ -121,17 +134,17 @@ fn is_the_peer_s(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
 }
 
-fn admit(stream: TcpStream, peer: SocketAddr, config: &Arc<config::Listener>, tls: Option<Arc<ServerConfig>>, worker: &Worker) {
+fn admit(stream: TcpStream, peer: SocketAddr, door: usize, worker: Worker) {
+    let Some(Door { config, tls }) = worker.edge.doors.get(door).cloned() else { return };
     let Some(permit) = worker.edge.ceiling.enter() else {
         Event::LimitReached { limit: "connections", peer: Some(peer.ip()) }.emit();
         return;
     };
     // An IPv4 client of an IPv6 socket is an IPv4 client.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let Ok(waiting) = worker.edge.waiting_room.admit(peer.ip(), config) else { return };
+    let Ok(waiting) = worker.edge.waiting_room.admit(peer.ip(), &config) else { return };
     let deadline = Instant::now() + worker.edge.config.limits.handshake_timeout;
-    let client = Client { peer, listener: Arc::clone(config), permit, waiting: Some(waiting), deadline };
-    let worker = worker.clone();
+    let client = Client { peer, listener: config, permit, waiting: Some(waiting), deadline };
     tokio::spawn(async move {
         match tls {
             None => serve::serve(Stream::Tcp(stream), client, worker).await,
@@ -177,6 +190,8 @@ mod tests {
         assert!(first.is_some() && second.is_some() && ceiling.enter().is_none());
         drop(first);
         assert!(ceiling.enter().is_some());
+        ceiling.set_limit(1);
+        assert!(ceiling.enter().is_none() && ceiling.open() == 1, "who is there stays");
     }
 
     #[tokio::test]

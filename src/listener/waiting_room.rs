@@ -10,13 +10,13 @@ use crate::telemetry::event::Event;
 
 #[derive(Debug)]
 pub struct WaitingRoom {
-    most: usize,
-    most_per_address: usize,
     held: Mutex<Held>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
+    most: usize,
+    most_per_address: usize,
     total: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -40,18 +40,24 @@ impl RoomFull {
 
 impl WaitingRoom {
     pub fn new(most: usize, most_per_address: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_per_address, held: Mutex::default() })
+        Arc::new(Self { held: Mutex::new(Held { most, most_per_address, ..Held::default() }) })
+    }
+
+    /// From now on. Who is there stays.
+    pub fn set_limits(&self, most: usize, most_per_address: usize) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        (held.most, held.most_per_address) = (most, most_per_address);
     }
 
     /// `None`: the address says nothing yet, for a trusted peer stands for many clients.
     pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Waiting, RoomFull> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.total >= self.most {
+        if held.total >= held.most {
             return Err(RoomFull("unauthenticated"));
         }
         let address = address.map(network_of);
         if let Some(address) = address {
-            self.count(&mut held, address)?;
+            held.count(address)?;
         }
         held.total += 1;
         drop(held);
@@ -68,9 +74,11 @@ impl WaitingRoom {
     pub fn waiting(&self) -> usize {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).total
     }
+}
 
-    fn count(&self, held: &mut Held, address: IpAddr) -> Result<(), RoomFull> {
-        let count = held.by_address.entry(address).or_default();
+impl Held {
+    fn count(&mut self, address: IpAddr) -> Result<(), RoomFull> {
+        let count = self.by_address.entry(address).or_default();
         if *count >= self.most_per_address {
             return Err(RoomFull("unauthenticated_per_address"));
         }
@@ -85,7 +93,7 @@ impl Waiting {
         if self.address.is_none() {
             let network = network_of(address);
             let mut held = self.room.held.lock().unwrap_or_else(PoisonError::into_inner);
-            let counted = self.room.count(&mut held, network);
+            let counted = held.count(network);
             drop(held);
             counted.inspect_err(|full| full.tell(address))?;
             self.address = Some(network);
@@ -127,6 +135,8 @@ mod tests {
         assert_eq!(third.belongs_to(one).unwrap_err(), RoomFull("unauthenticated_per_address"));
         drop(first);
         third.belongs_to(one).unwrap();
+        room.set_limits(2, 9);
+        assert_eq!(room.enter(Some(two)).unwrap_err(), RoomFull("unauthenticated"));
         drop((second, third));
         let held = room.held.lock().unwrap();
         assert_eq!((held.total, held.by_address.len()), (0, 0));

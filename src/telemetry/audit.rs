@@ -3,11 +3,13 @@
 //! The file is only ever appended to. Each upgrade ends in exactly one line whose event is `upgrade_rejected` or
 //! `session_ended`; both carry the request id that the client was told. Nothing here is ever a credential.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -17,6 +19,14 @@ use super::line_sink::LineSink;
 
 pub struct Audit {
     sink: LineSink,
+    reopen: Arc<AtomicBool>,
+}
+
+/// The file, whatever it is called by now.
+struct AuditFile {
+    path: PathBuf,
+    file: File,
+    reopen: Arc<AtomicBool>,
 }
 
 /// One line. What an event does not know is left out.
@@ -72,14 +82,16 @@ pub struct TrafficLine {
 impl Audit {
     /// A new file is for its owner's eyes only; one that is there keeps the mode that someone gave it.
     pub fn open(path: &Path, capacity: usize) -> Result<Self, InstallError> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-        let file = file.map_err(|why| InstallError::AuditFile { path: path.to_owned(), why })?;
-        Self::start(capacity, file)
+        let file = open(path).map_err(|why| InstallError::AuditFile { path: path.to_owned(), why })?;
+        let reopen = Arc::<AtomicBool>::default();
+        let file = AuditFile { path: path.to_owned(), file, reopen: Arc::clone(&reopen) };
+        let sink = LineSink::start("usher-audit", capacity, file);
+        Ok(Self { sink: sink.map_err(|why| InstallError::Thread { purpose: "the audit log", why })?, reopen })
     }
 
-    fn start(capacity: usize, writer: impl Write + Send + 'static) -> Result<Self, InstallError> {
-        let sink = LineSink::start("usher-audit", capacity, writer);
-        Ok(Self { sink: sink.map_err(|why| InstallError::Thread { purpose: "the audit log", why })? })
+    /// The next line goes to whatever is at the path then: its file may have been moved away.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
     }
 
     pub fn write(&self, line: &AuditLine<'_>) {
@@ -98,6 +110,26 @@ impl Audit {
 
     pub fn flush(&self, patience: Duration) -> bool {
         self.sink.flush(patience)
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+impl Write for AuditFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Where it cannot be opened, the one that we have is better than none.
+        if self.reopen.swap(false, Ordering::AcqRel)
+            && let Ok(file) = open(&self.path)
+        {
+            self.file = file;
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -122,6 +154,25 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert_eq!((&lines[1]["event"], &lines[1]["user"]), (&"drain_started".into(), &"a\n\"b\"".into()));
         assert!(lines[0].get("session_id").is_none());
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_made_anew() {
+        let path = std::env::temp_dir().join(format!("usher-audit-{}", crate::telemetry::request_id::RequestId::random()));
+        let moved = path.with_extension("1");
+        let audit = Audit::open(&path, 8).unwrap();
+        let write = |event| {
+            audit.write(&AuditLine { event, ..AuditLine::default() });
+            assert!(audit.flush(Duration::from_secs(30)));
+        };
+        write("first");
+        std::fs::rename(&path, &moved).unwrap();
+        write("second");
+        audit.reopen();
+        write("third");
+        let events = |path: &Path| std::fs::read_to_string(path).unwrap().matches("event").count();
+        assert_eq!((events(&moved), events(&path)), (2, 1));
+        let _ = (std::fs::remove_file(&path), std::fs::remove_file(&moved));
     }
 
     #[test]

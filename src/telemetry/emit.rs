@@ -16,6 +16,7 @@ use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::{Revocation, What};
 use crate::clock::Now;
 use crate::rejection::{Rejection, Side};
+use crate::reload::Applied;
 use crate::session::close::{SessionEnd, Traffic};
 use crate::store::redis::BreakerState;
 
@@ -29,8 +30,9 @@ struct Outlet<'a> {
 impl Event<'_> {
     pub fn emit(self) {
         let installed = INSTALLED.get();
+        let metrics = installed.map(|installed| installed.metrics.load());
         self.emit_to(Outlet {
-            metrics: installed.map(|installed| &*installed.metrics),
+            metrics: metrics.as_deref().map(|metrics| &**metrics),
             audit: installed.and_then(|installed| installed.audit.as_deref()),
         });
     }
@@ -41,7 +43,11 @@ impl Event<'_> {
                 let admin_text = admin.map(|address| address.to_string());
                 let config = config.map(|path| path.display().to_string());
                 info!(target: "usher", event = "ready", ?listeners, admin = admin_text, config, "ready");
-                outlet.count(|metrics| metrics.ready.set(1.0));
+                outlet.count(|metrics| {
+                    metrics.ready.set(1.0);
+                    metrics.config_current.set(1.0);
+                    metrics.config_loaded.set(Now::read().wall.0 as f64 / 1000.0);
+                });
                 let detail = Some(format!("version {}", env!("CARGO_PKG_VERSION")));
                 outlet.audit(|| AuditLine { event: "ready", outcome: ACCEPTED, detail, ..AuditLine::default() });
             }
@@ -263,6 +269,29 @@ impl Event<'_> {
                 info!(target: "usher", event = "fleet_told", count, "orders that the fleet's stream did not have were written to it");
                 outlet.count(|metrics| metrics.fleet_told.increment(count as u64));
             }
+            Event::Reloaded { cause, outcome: Ok(Applied { changed, restart, .. }) } => {
+                let (changed, restart) = (changed.join(", "), restart.join(", "));
+                info!(target: "usher", event = "config_applied", cause, changed, restart, "another configuration is in force");
+                if !restart.is_empty() {
+                    warn!(target: "usher", event = "config_needs_restart", restart, "these keys take effect at the next start");
+                }
+                outlet.count(|metrics| {
+                    add(metrics.reloads.with(["applied"]), 1);
+                    metrics.config_current.set(1.0);
+                    metrics.config_loaded.set(Now::read().wall.0 as f64 / 1000.0);
+                });
+                let detail = Some(format!("by {cause}; changed: {changed}; needs a restart: {restart}"));
+                outlet.audit(|| AuditLine { event: "config_applied", outcome: ACCEPTED, detail, ..AuditLine::default() });
+            }
+            Event::Reloaded { cause, outcome: Err(why) } => {
+                error!(target: "usher", event = "config_refused", cause, why, "the configuration was refused, and nothing has changed");
+                outlet.count(|metrics| {
+                    add(metrics.reloads.with(["refused"]), 1);
+                    metrics.config_current.set(0.0);
+                });
+                let detail = Some(format!("by {cause}"));
+                outlet.audit(|| AuditLine { event: "config_refused", outcome: "refused", detail, ..AuditLine::default() });
+            }
             Event::DialFailed { upstream, server, error } => {
                 warn!(target: "usher", event = "dial_failed", upstream, server, error, "an upstream server could not be reached");
                 outlet.count(|metrics| add(metrics.dial_failures.with([upstream]), 1));
@@ -426,6 +455,7 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::metric::{Exposition, Names};
     use super::*;
     use crate::clock::UnixMillis;
     use crate::session::close::CloseReason;
@@ -446,7 +476,8 @@ mod tests {
 
     #[test]
     fn a_session_counts_and_leaves_its_lines_under_one_request_id() {
-        let (metrics, exposition) = Metrics::register(&["/ws"], &["chat"], UnixMillis(0)).unwrap();
+        let exposition = Exposition::new(UnixMillis(0)).unwrap();
+        let metrics = exposition.metrics(&Names::new(&["/ws"], &["chat"]));
         let path = std::env::temp_dir().join(format!("usher-emit-{}", RequestId::random()));
         let audit = Audit::open(&path, 100).unwrap();
         let outlet = Outlet { metrics: Some(&metrics), audit: Some(&audit) };
@@ -464,7 +495,7 @@ mod tests {
         let about = Attempt { request_id: "r2", peer: PEER, host: "h", path: "/ws", route: "/ws", method: None };
         Event::UpgradeRejected { about, rejection: &Rejection::MissingCredential }.emit_to(outlet);
 
-        let text = exposition.render();
+        let text = exposition.handle.render();
         for line in [
             "usher_sessions_active{route=\"/ws\"} 1",
             "usher_upgrades_total{route=\"/ws\",method=\"ticket\",outcome=\"accepted\"} 2",
@@ -493,13 +524,14 @@ mod tests {
 
     #[test]
     fn every_rejection_counts_under_its_own_label() {
-        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(0)).unwrap();
+        let exposition = Exposition::new(UnixMillis(0)).unwrap();
+        let metrics = exposition.metrics(&Names::new(&["/ws"], &[]));
         let outlet = Outlet { metrics: Some(&metrics), audit: None };
         for rejection in Rejection::catalogue() {
             let about = Attempt { request_id: "r", peer: PEER, host: "h", path: "/ws", route: "/ws", method: Some(Method::Header) };
             Event::UpgradeRejected { about, rejection: &rejection }.emit_to(outlet);
         }
-        let text = exposition.render();
+        let text = exposition.handle.render();
         let lines = text.lines().filter(|line| line.starts_with("usher_upgrades_total{"));
         let lines: Vec<&str> = lines.inspect(|line| assert!(line.ends_with(" 1") && !line.contains("other"), "{line}")).collect();
         assert_eq!(lines.len(), Rejection::catalogue().len());

@@ -11,6 +11,7 @@ use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::Revocation;
 use crate::clock::UnixMillis;
 use crate::rejection::Rejection;
+use crate::reload::Applied;
 use crate::session::close::SessionEnd;
 use crate::store::TicketFault;
 use crate::store::redis::BreakerState;
@@ -172,6 +173,11 @@ pub enum Event<'a> {
     /// Orders in force here were missing in the fleet's stream, and were written to it.
     FleetTold {
         count: usize,
+    },
+    /// Another configuration is in force, or was refused and nothing has changed.
+    Reloaded {
+        cause: &'static str,
+        outcome: Result<&'a Applied, &'a str>,
     },
     DialFailed {
         upstream: &'a str,

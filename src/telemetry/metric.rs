@@ -4,7 +4,7 @@
 //! reasons. What is in no set counts as `other`, so that nothing a client sends can make a new time series. Handles are
 //! taken once and held, because looking one up costs seven times what counting costs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
@@ -14,6 +14,7 @@ use super::InstallError;
 use crate::auth::credential::Method;
 use crate::auth::revocation::Kind as Revoked;
 use crate::clock::UnixMillis;
+use crate::config::Config;
 use crate::rejection::Rejection;
 use crate::session::close::CloseReason;
 use crate::store::{TicketFault, redis};
@@ -92,6 +93,9 @@ table! {
     FLEET_TOLD: "usher_revocation_stream_restored_total", Kind::Counter, [], "Revocations in force here that the fleet's stream did not have and that were written to it.";
     RELAY_BYTES: "usher_relay_bytes_total", Kind::Counter, ["route", "direction"], "Bytes relayed, frame headers included; counted when a session ends.";
     RELAY_MESSAGES: "usher_relay_messages_total", Kind::Counter, ["route", "direction"], "WebSocket messages relayed; counted when a session ends.";
+    RELOADS: "usher_reloads_total", Kind::Counter, ["outcome"], "Configurations read while running: applied or refused.";
+    CONFIG_LOADED: "usher_config_loaded_timestamp_seconds", Kind::Gauge, [], "When the configuration in force was read, in seconds since the Unix epoch.";
+    CONFIG_CURRENT: "usher_config_is_current", Kind::Gauge, [], "0 after a reload that was refused: the file is not what is in force.";
     HTTP_REQUESTS: "usher_http_requests_total", Kind::Counter, ["route", "status"], "Plain HTTP requests answered, by class of status.";
     HTTP_DURATION: "usher_http_request_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["route"], "How long forwarded plain HTTP requests took.";
     HTTP_REJECTIONS: "usher_http_requests_rejected_total", Kind::Counter, ["route", "outcome"], "Plain HTTP requests refused, by the label of the rejection.";
@@ -141,6 +145,9 @@ pub(super) struct Metrics {
     pub(super) fleet_told: Counter,
     pub(super) relay_bytes: Family<Counter>,
     pub(super) relay_messages: Family<Counter>,
+    pub(super) reloads: Family<Counter>,
+    pub(super) config_loaded: Gauge,
+    pub(super) config_current: Gauge,
     pub(super) http_requests: Family<Counter>,
     pub(super) http_duration: Family<Histogram>,
     pub(super) http_rejections: Family<Counter>,
@@ -148,8 +155,43 @@ pub(super) struct Metrics {
     log_lines_dropped: Counter,
 }
 
-impl Metrics {
-    pub(super) fn register(routes: &[&str], upstreams: &[&str], started: UnixMillis) -> Result<(Self, PrometheusHandle), InstallError> {
+/// The names of a configuration that stand in labels.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) routes: BTreeSet<String>,
+    pub(super) upstreams: BTreeSet<String>,
+}
+
+impl Names {
+    pub(super) fn new(routes: &[&str], upstreams: &[&str]) -> Self {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self { routes: owned(routes), upstreams: owned(upstreams) }
+    }
+
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
+            upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
+        }
+    }
+
+    /// Says whether any of them is new.
+    pub(super) fn add(&mut self, other: Self) -> bool {
+        let before = self.routes.len() + self.upstreams.len();
+        self.routes.extend(other.routes);
+        self.upstreams.extend(other.upstreams);
+        before < self.routes.len() + self.upstreams.len()
+    }
+}
+
+/// Where all series stand, and how they are written out.
+pub(super) struct Exposition {
+    recorder: Arc<PrometheusRecorder>,
+    pub(super) handle: PrometheusHandle,
+}
+
+impl Exposition {
+    pub(super) fn new(started: UnixMillis) -> Result<Self, InstallError> {
         let mut builder = PrometheusBuilder::new();
         for definition in ALL {
             // Without buckets of its own a histogram would be a summary, which cannot be added up over processes.
@@ -167,13 +209,21 @@ impl Metrics {
                 Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
             }
         }
-        let metrics = Self::handles(&recorder, routes, upstreams);
         Gauge::register(&recorder, &BUILD_INFO, vec![Label::new("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         Gauge::register(&recorder, &START_TIME, Vec::new()).set(started.0 as f64 / 1000.0);
-        Ok((metrics, recorder.handle()))
+        Ok(Self { handle: recorder.handle(), recorder })
     }
 
-    fn handles(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str]) -> Self {
+    /// Series that are there already go on where they stand.
+    pub(super) fn metrics(&self, names: &Names) -> Metrics {
+        let routes: Vec<&str> = names.routes.iter().map(String::as_str).collect();
+        let upstreams: Vec<&str> = names.upstreams.iter().map(String::as_str).collect();
+        Metrics::over(&self.recorder, &routes, &upstreams)
+    }
+}
+
+impl Metrics {
+    fn over(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str]) -> Self {
         let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
         let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
         let methods = Method::ALL.map(Method::name);
@@ -228,6 +278,9 @@ impl Metrics {
             fleet_told: counter(&FLEET_TOLD),
             relay_bytes: family(&RELAY_BYTES, &[routes, &directions]).shown(),
             relay_messages: family(&RELAY_MESSAGES, &[routes, &directions]).shown(),
+            reloads: family(&RELOADS, &[&["applied", "refused"]]).shown(),
+            config_loaded: gauge(&CONFIG_LOADED),
+            config_current: gauge(&CONFIG_CURRENT),
             http_requests: family(&HTTP_REQUESTS, &[routes, &["1xx", "2xx", "3xx", "4xx", "5xx"]]),
             http_duration: histograms(&HTTP_DURATION, &[routes]),
             http_rejections: family(&HTTP_REJECTIONS, &[routes, &rejections]),
@@ -439,10 +492,11 @@ mod tests {
 
     #[test]
     fn histograms_are_rendered_with_our_buckets() {
-        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(1_000)).unwrap();
+        let exposition = Exposition::new(UnixMillis(1_000)).unwrap();
+        let metrics = exposition.metrics(&Names::new(&["/ws"], &[]));
         metrics.upgrade_duration.with(["/ws"]).unwrap().record(0.0002);
         metrics.session_duration.with(["/ws"]).unwrap().record(400.0);
-        let text = exposition.render();
+        let text = exposition.handle.render();
         assert!(text.contains("usher_upgrade_duration_seconds_bucket{route=\"/ws\",le=\"0.0001\"} 0"), "{text}");
         assert!(text.contains("usher_upgrade_duration_seconds_bucket{route=\"/ws\",le=\"0.00025\"} 1"), "{text}");
         assert!(text.contains("usher_session_duration_seconds_bucket{route=\"/ws\",le=\"900\"} 1"), "{text}");
@@ -452,19 +506,21 @@ mod tests {
 
     #[test]
     fn a_value_of_no_known_set_makes_no_new_series() {
-        let (metrics, exposition) = Metrics::register(&["/ws"], &[], UnixMillis(0)).unwrap();
+        let exposition = Exposition::new(UnixMillis(0)).unwrap();
+        let metrics = exposition.metrics(&Names::new(&["/ws"], &[]));
         for n in 0..100 {
             metrics.upgrades.with([&format!("/made-up-{n}"), "", "accepted"]).unwrap().increment(1);
         }
-        let text = exposition.render();
+        let text = exposition.handle.render();
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("usher_upgrades_total{")).collect();
         assert_eq!(lines, ["usher_upgrades_total{route=\"other\",method=\"none\",outcome=\"accepted\"} 100"]);
     }
 
     #[test]
     fn series_that_rates_are_taken_of_exist_from_the_start() {
-        let (_metrics, exposition) = Metrics::register(&["/ws"], &["chat"], UnixMillis(0)).unwrap();
-        let text = exposition.render();
+        let exposition = Exposition::new(UnixMillis(0)).unwrap();
+        let _metrics = exposition.metrics(&Names::new(&["/ws"], &["chat"]));
+        let text = exposition.handle.render();
         for line in [
             "usher_sessions_active{route=\"/ws\"} 0",
             "usher_relay_bytes_total{route=\"/ws\",direction=\"from_client\"} 0",

@@ -14,29 +14,31 @@ pub mod pages;
 pub mod request_id;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use metrics_exporter_prometheus::PrometheusHandle;
+use arc_swap::ArcSwap;
 
 use crate::clock::Now;
 use crate::config::Config;
 use audit::Audit;
 use line_sink::LineSink;
-use metric::Metrics;
+use metric::{Exposition, Metrics, Names};
 
 /// What [`event::Event::emit`] writes to.
 static INSTALLED: OnceLock<Installed> = OnceLock::new();
 
 struct Installed {
-    metrics: Arc<Metrics>,
+    metrics: Arc<ArcSwap<Metrics>>,
     audit: Option<Arc<Audit>>,
 }
 
 pub struct Telemetry {
     started: Now,
-    metrics: Arc<Metrics>,
-    exposition: PrometheusHandle,
+    /// Another one where a reload brings names that are new.
+    metrics: Arc<ArcSwap<Metrics>>,
+    names: Mutex<Names>,
+    exposition: Exposition,
     audit: Option<Arc<Audit>>,
     /// `None` where another subscriber was there before us, as in tests.
     log: Option<Arc<LineSink>>,
@@ -71,21 +73,35 @@ impl Telemetry {
 
     /// Everything but the process-wide parts.
     fn build(config: &Config, log: Option<Arc<LineSink>>, started: Now) -> Result<Self, InstallError> {
-        let routes: Vec<&str> = config.route_names().into_keys().collect();
-        let upstreams: Vec<&str> = config.upstreams.iter().map(|upstream| &*upstream.name).collect();
         let audit = match &config.audit {
             Some(path) => Some(Arc::new(Audit::open(path, config.limits.audit_queue)?)),
             None => None,
         };
-        let (metrics, exposition) = Metrics::register(&routes, &upstreams, started.wall)?;
-        Ok(Self { started, metrics: Arc::new(metrics), exposition, audit, log })
+        Self::over(Names::of(config), started, audit, log)
     }
 
     /// Metrics alone, for tests that look at an exposition.
     pub fn detached(routes: &[&str]) -> Result<Self, InstallError> {
-        let started = Now::read();
-        let (metrics, exposition) = Metrics::register(routes, &[], started.wall)?;
-        Ok(Self { started, metrics: Arc::new(metrics), exposition, audit: None, log: None })
+        Self::over(Names::new(routes, &[]), Now::read(), None, None)
+    }
+
+    fn over(names: Names, started: Now, audit: Option<Arc<Audit>>, log: Option<Arc<LineSink>>) -> Result<Self, InstallError> {
+        let exposition = Exposition::new(started.wall)?;
+        let metrics = Arc::new(ArcSwap::from_pointee(exposition.metrics(&names)));
+        Ok(Self { started, metrics, names: Mutex::new(names), exposition, audit, log })
+    }
+
+    /// After a reload: new names get series of their own, and what is gone keeps its, for sessions may live on there. The
+    /// audit log is opened anew, in case that its file was moved away.
+    pub fn follow(&self, config: &Config) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.add(Names::of(config)) {
+            self.metrics.store(Arc::new(self.exposition.metrics(&names)));
+        }
+        drop(names);
+        if let Some(audit) = &self.audit {
+            audit.reopen();
+        }
     }
 
     pub fn started(&self) -> Now {
@@ -96,13 +112,13 @@ impl Telemetry {
     pub fn render(&self) -> String {
         let audit_dropped = self.audit.as_ref().map_or(0, |audit| audit.dropped());
         let log_dropped = self.log.as_ref().map_or(0, |log| log.dropped());
-        self.metrics.lines_dropped(audit_dropped, log_dropped);
-        self.exposition.render()
+        self.metrics.load().lines_dropped(audit_dropped, log_dropped);
+        self.exposition.handle.render()
     }
 
     /// Moves what histograms have gathered into their buckets. To be called every [`Self::UPKEEP`]: without it they grow.
     pub fn upkeep(&self) {
-        self.exposition.run_upkeep();
+        self.exposition.handle.run_upkeep();
     }
 
     pub const UPKEEP: Duration = Duration::from_secs(5);

@@ -33,9 +33,9 @@ pub struct Tickets {
     config: Arc<Config>,
     issuers: Arc<Issuers>,
     revocations: Arc<Revocations>,
-    store: Store,
-    per_user: RateLimiter<String>,
-    per_address: RateLimiter<IpAddr>,
+    store: Arc<Store>,
+    per_user: Arc<RateLimiter<String>>,
+    per_address: Arc<RateLimiter<IpAddr>>,
 }
 
 /// What a client asks for; every field may be absent.
@@ -73,11 +73,24 @@ impl Tickets {
         Ok(Self {
             issuers,
             revocations,
-            store: Store::open(&config.store)?,
-            per_user: RateLimiter::new(config.tickets.rate_per_user, entries),
-            per_address: RateLimiter::new(config.tickets.rate_per_address, entries),
+            store: Arc::new(Store::open(&config.store)?),
+            per_user: Arc::new(RateLimiter::new(config.tickets.rate_per_user, entries)),
+            per_address: Arc::new(RateLimiter::new(config.tickets.rate_per_address, entries)),
             config: Arc::clone(config),
         })
+    }
+
+    /// By another configuration, over the same store. Who asks is remembered unless there is another rate.
+    pub fn next(&self, config: &Arc<Config>, issuers: Arc<Issuers>) -> Self {
+        let entries = config.limits.rate_entries;
+        Self {
+            issuers,
+            revocations: Arc::clone(&self.revocations),
+            store: Arc::clone(&self.store),
+            per_user: self.per_user.next(config.tickets.rate_per_user, entries),
+            per_address: self.per_address.next(config.tickets.rate_per_address, entries),
+            config: Arc::clone(config),
+        }
     }
 
     /// Checks the rates, and counts this request against them.

@@ -26,7 +26,7 @@ pub struct Upstreams(Vec<Arc<Upstream>>);
 #[derive(Debug)]
 pub struct Upstream {
     config: Arc<config::Upstream>,
-    servers: Vec<Server>,
+    servers: Vec<Arc<Server>>,
     tls: Option<Arc<rustls::ClientConfig>>,
     /// Moves on with each pick, so that equally busy servers take turns.
     turn: AtomicUsize,
@@ -56,8 +56,13 @@ pub enum BuildError {
 }
 
 impl Upstreams {
-    pub fn build(configs: &[Arc<config::Upstream>]) -> Result<Self, BuildError> {
-        configs.iter().map(|config| Upstream::build(config).map(Arc::new)).collect::<Result<_, _>>().map(Self)
+    /// With the ones before, where there are any: a server that stays keeps its count of sessions.
+    pub fn build(configs: &[Arc<config::Upstream>], before: Option<&Self>) -> Result<Self, BuildError> {
+        let build = |config: &Arc<config::Upstream>| {
+            let before = before.and_then(|before| before.of(config));
+            Upstream::build(config, before.map_or(&[], |before| &before.servers)).map(Arc::new)
+        };
+        configs.iter().map(build).collect::<Result<_, _>>().map(Self)
     }
 
     /// The running state of a configured upstream.
@@ -67,7 +72,7 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn build(config: &Arc<config::Upstream>) -> Result<Self, BuildError> {
+    fn build(config: &Arc<config::Upstream>, before: &[Arc<Server>]) -> Result<Self, BuildError> {
         let wrong = |problem: String| BuildError::Upstream { upstream: config.name.to_string(), problem };
         let mut servers = Vec::new();
         for server in &config.servers {
@@ -78,13 +83,8 @@ impl Upstream {
                 }
                 _ => None,
             };
-            servers.push(Server {
-                server: server.clone(),
-                label: server.to_string().into(),
-                tls_name,
-                busy: AtomicUsize::new(0),
-                resolved: Mutex::new(None),
-            });
+            let same = before.iter().find(|one| one.server == *server && one.tls_name == tls_name);
+            servers.push(same.cloned().unwrap_or_else(|| Arc::new(Server::new(server, tls_name))));
         }
         let tls = if servers.iter().any(|server| server.tls_name.is_some()) {
             Some(connect::tls_config(config.ca_file.as_deref()).map_err(wrong)?)
@@ -108,6 +108,10 @@ impl Upstream {
         pick::least_busy_first(&busy, self.turn.fetch_add(1, Ordering::Relaxed))
     }
 
+    fn key(&self, index: usize) -> Option<pool::ServerKey> {
+        self.servers.get(index).map(|server| (Arc::clone(&self.config.name), Arc::clone(&server.label)))
+    }
+
     fn place(self: &Arc<Self>, index: usize) -> Place {
         if let Some(server) = self.servers.get(index) {
             server.busy.fetch_add(1, Ordering::Relaxed);
@@ -116,13 +120,15 @@ impl Upstream {
     }
 }
 
+impl Server {
+    fn new(server: &config::Server, tls_name: Option<ServerName<'static>>) -> Self {
+        Self { server: server.clone(), label: server.to_string().into(), tls_name, busy: AtomicUsize::new(0), resolved: Mutex::new(None) }
+    }
+}
+
 impl Place {
     pub fn server(&self) -> Arc<str> {
         self.upstream.servers.get(self.index).map(|server| Arc::clone(&server.label)).unwrap_or_default()
-    }
-
-    pub fn index(&self) -> usize {
-        self.index
     }
 }
 

@@ -15,9 +15,12 @@ use super::{Place, Upstream, connect};
 use crate::auth::grant::Grant;
 use crate::rejection::Rejection;
 
+/// The names of an upstream and of its server: another configuration may have them in another order.
+pub(super) type ServerKey = (Arc<str>, Arc<str>);
+
 #[derive(Debug, Default)]
 pub struct Pool {
-    idle: Mutex<HashMap<(String, usize), Vec<Idle>>>,
+    idle: Mutex<HashMap<ServerKey, Vec<Idle>>>,
 }
 
 #[derive(Debug)]
@@ -81,7 +84,7 @@ impl Pool {
         let now = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         for index in upstream.order() {
-            let Some(kept) = idle.get_mut(&(upstream.name().to_owned(), index)) else { continue };
+            let Some(kept) = upstream.key(index).and_then(|key| idle.get_mut(&key)) else { continue };
             while let Some(Idle { sender, since }) = kept.pop() {
                 if now.duration_since(since) < upstream.config.idle_timeout && sender.is_ready() {
                     return Some((sender, upstream.place(index)));
@@ -93,7 +96,7 @@ impl Pool {
 
     /// The connection is free again when the answer's body has passed.
     fn keep_when_ready(self: &Arc<Self>, mut sender: SendRequest<Incoming>, upstream: &Arc<Upstream>, place: &Place) {
-        let (pool, key, max_idle) = (Arc::clone(self), (upstream.name().to_owned(), place.index()), upstream.config.max_idle);
+        let (pool, key, max_idle) = (Arc::clone(self), (Arc::clone(&upstream.config.name), place.server()), upstream.config.max_idle);
         let idle_timeout = upstream.config.idle_timeout;
         tokio::spawn(async move {
             if sender.ready().await.is_err() {

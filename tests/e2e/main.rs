@@ -24,6 +24,7 @@ mod limits;
 mod presets;
 mod reauth;
 mod relay;
+mod reload;
 mod revocation;
 mod revocation_fleet;
 mod seeing;

@@ -21,7 +21,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use self::backend::Backend;
 use self::issuer::{AUDIENCE, DevelopmentIssuer, ISSUER};
-use crate::app::App;
+use crate::app::{App, Reloading};
 use crate::clock::Now;
 use crate::config::secret::Secret;
 
@@ -51,7 +51,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let introduction = introduction(&folder.path, ports, &text, Colours::of_stdout());
     // Whoever closed our output has read enough; the demo goes on.
     let _ = std::io::stdout().write_all(introduction.as_bytes());
-    proxy.run().context("the proxy ended badly")?;
+    proxy.run(Reloading::default()).context("the proxy ended badly")?;
     // The proxy goes first, so that nobody is sent to a backend that has gone.
     drop(backend);
     drop(folder);

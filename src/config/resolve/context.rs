@@ -8,7 +8,7 @@ pub(super) fn signed_context(section: &Section<'_, '_>) -> Context {
     let algorithm = choice(section, "algorithm", &[("EdDSA", "EdDSA"), ("ES256", "ES256"), ("HS256", "HS256")], "EdDSA");
     let secret_written = section.value("secret_env").or_else(|| section.value("secret_file"));
     let secret = section.secret("secret_env", "secret_file");
-    let files: Vec<_> = section.list("key_files").unwrap_or_default().iter().map(|(file, _)| section.reader.path(file)).collect();
+    let files: Vec<_> = section.list("key_files").unwrap_or_default().iter().map(|(file, _)| section.reader.file(file)).collect();
     let at = section.value("algorithm").or(secret_written).map_or(0..0, toml::Spanned::span);
     let reader = section.reader;
     if algorithm == "HS256" {

@@ -48,7 +48,7 @@ pub(super) fn issuer(section: &Section<'_, '_>, seen: &mut Names) -> Option<Issu
     section.finish();
     let keys = match (secret, jwks) {
         (Some(secret), _) => IssuerKeySource::Secret(secret),
-        (None, Some((file, _))) => IssuerKeySource::JwksFile(reader.path(&file)),
+        (None, Some((file, _))) => IssuerKeySource::JwksFile(reader.file(&file)),
         (None, None) => return None,
     };
     Some(Issuer {

@@ -16,7 +16,7 @@ pub(super) fn listener(section: &Section<'_, '_>, seen: &mut Names) -> Option<Li
         let key = pair.required("key", "the PEM file of the private key");
         pair.finish();
         if let (Some((cert, _)), Some((key, _))) = (cert, key) {
-            certificates.push(CertificateFiles { cert: reader.path(&cert), key: reader.path(&key) });
+            certificates.push(CertificateFiles { cert: reader.file(&cert), key: reader.file(&key) });
         }
     }
     let plain = section.boolean("plain", false);

@@ -46,7 +46,7 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
 pub fn parse(text: &str, source: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Diagnostics> {
     let file = source.map_or_else(|| "usher.toml".to_owned(), |path| path.display().to_string());
     let base = source.and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
-    let reader = Reader { file, text, base, env, found: Default::default() };
+    let reader = Reader { file, text, base, env, found: Default::default(), files: Default::default() };
     let (table, syntax) = DeTable::parse_recoverable(text);
     for error in &syntax {
         reader.report(&error.span().unwrap_or(0..0), Diagnostic::error(error.message().to_owned()));
@@ -105,6 +105,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     let revocation = process::revocation(&top.section("revocation"), &issuers);
     let config = Config {
         source: source.map(Path::to_path_buf),
+        written: Written::new(reader.text, reader.files.take()),
         node,
         state_dir,
         threads,

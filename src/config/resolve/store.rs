@@ -77,7 +77,7 @@ fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>, multi_
     Some(Redis {
         layout,
         tls,
-        ca_file: ca_file.map(|(file, _)| reader.path(&file)),
+        ca_file: ca_file.map(|(file, _)| reader.file(&file)),
         username: username.map(|(name, _)| name),
         password,
         sentinel_password,

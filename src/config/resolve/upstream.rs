@@ -17,7 +17,7 @@ pub(super) fn upstream(section: &Section<'_, '_>, seen: &mut Names) -> Option<Up
         answer_timeout: positive(section, "answer_timeout", 10 * SECOND),
         max_idle: section.count("max_idle", 32),
         idle_timeout: positive(section, "idle_timeout", 60 * SECOND),
-        ca_file: section.text("ca_file").map(|(file, _)| section.reader.path(&file)),
+        ca_file: section.text("ca_file").map(|(file, _)| section.reader.file(&file)),
         server_name: section.text("server_name").map(|(name, _)| name),
     };
     section.finish();

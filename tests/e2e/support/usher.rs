@@ -37,6 +37,7 @@ pub struct Setup {
     drain: String,
     admin: String,
     files: Vec<(String, String)>,
+    run: Vec<&'static str>,
 }
 
 pub struct Usher {
@@ -79,6 +80,7 @@ impl Setup {
             drain: "200ms".to_owned(),
             admin: String::new(),
             files: Vec::new(),
+            run: Vec::new(),
         }
     }
 
@@ -127,6 +129,11 @@ impl Setup {
     /// A file beside the configuration.
     pub fn file(mut self, name: &str, text: String) -> Self {
         self.files.push((name.to_owned(), text));
+        self
+    }
+
+    pub fn watch(mut self) -> Self {
+        self.run.push("--watch");
         self
     }
 
@@ -181,6 +188,7 @@ impl Setup {
         let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
             .args(["run", "--log-format", "json", "-c"])
             .arg(folder.join("usher.toml"))
+            .args(&self.run)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -283,6 +291,10 @@ impl Usher {
         self.folder.join("cert.pem")
     }
 
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -363,7 +375,7 @@ impl Drop for Usher {
 }
 
 /// A self-signed certificate for localhost in the folder, and a client that trusts it alone.
-fn certificate(folder: &Path) -> TlsConnector {
+pub fn certificate(folder: &Path) -> TlsConnector {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     fs::write(folder.join("cert.pem"), certified.cert.pem()).unwrap();
     fs::write(folder.join("key.pem"), certified.signing_key.serialize_pem()).unwrap();

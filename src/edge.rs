@@ -1,0 +1,160 @@
+//! What all threads share.
+//!
+//! An [`Edge`] is one configuration, ready to serve: routes, issuers' keys, certificates, upstreams. It never changes. A
+//! reload makes the next one, which takes over what outlives a configuration: sessions, counts, the deny list, the store.
+//! [`Current`] holds the one in force; whoever begins something takes it from there and keeps it to the end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::auth::Authenticator;
+use crate::auth::grant::Grant;
+use crate::auth::jwt::Issuers;
+use crate::auth::revocation::Revocations;
+use crate::clock::Now;
+use crate::config::{Config, Limits};
+use crate::drain::Drain;
+use crate::fleet::Fleet;
+use crate::fleet::places::Places;
+use crate::http::headers::ReservedNames;
+use crate::http::route::Router;
+use crate::keyring::Keyring;
+use crate::listener::waiting_room::WaitingRoom;
+use crate::listener::{Ceiling, Door};
+use crate::session::registry::Registry;
+use crate::ticket::Tickets;
+use crate::tls::server;
+use crate::upstream::Upstreams;
+use crate::upstream::signed_context::{ContextRequest, SignedContext, identity_headers};
+
+#[derive(Debug)]
+pub struct Edge {
+    pub config: Arc<Config>,
+    pub limits: Arc<Limits>,
+    /// In the order in which the addresses are bound.
+    pub doors: Vec<Door>,
+    pub router: Router,
+    pub reserved: ReservedNames,
+    pub authenticator: Arc<Authenticator>,
+    pub tickets: Arc<Tickets>,
+    pub revocations: Arc<Revocations>,
+    pub upstreams: Upstreams,
+    pub jwks: Bytes,
+    pub registry: Arc<Registry>,
+    pub fleet: Option<Arc<Fleet>>,
+    pub ceiling: Arc<Ceiling>,
+    pub waiting_room: Arc<WaitingRoom>,
+    /// `None`: users may have as many sessions as they like.
+    pub places: Option<Arc<Places>>,
+    pub drain: Arc<Drain>,
+    signed_context: SignedContext,
+}
+
+/// The edge in force.
+pub type Current = Arc<ArcSwap<Edge>>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    #[error(transparent)]
+    Tls(#[from] server::TlsError),
+    #[error(transparent)]
+    Issuer(#[from] crate::auth::jwt::LoadError),
+    #[error(transparent)]
+    Keyring(#[from] crate::keyring::KeyringError),
+    #[error(transparent)]
+    Upstream(#[from] crate::upstream::BuildError),
+    #[error(transparent)]
+    Store(#[from] crate::store::OpenError),
+    #[error("the state directory {path} cannot be made: {error}")]
+    StateDir { path: PathBuf, error: std::io::Error },
+}
+
+impl Edge {
+    /// The first one of a process.
+    pub fn open(config: Config, now: Now) -> Result<Self, EdgeError> {
+        std::fs::create_dir_all(&config.state_dir).map_err(|error| EdgeError::StateDir { path: config.state_dir.clone(), error })?;
+        let config = Arc::new(config);
+        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
+        let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
+        let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
+        let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?);
+        let registry = Registry::new();
+        let fleet = Fleet::open(&config, &registry, &revocations)?;
+        let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger()).cloned();
+        Ok(Self {
+            limits: Arc::clone(&config.limits),
+            doors: doors(&config)?,
+            router: Router::new(&config.routes),
+            reserved: ReservedNames::of(&config),
+            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))),
+            tickets,
+            upstreams: Upstreams::build(&config.upstreams, None)?,
+            jwks: Bytes::from(keyring.jwks().to_string()),
+            fleet,
+            revocations,
+            registry,
+            ceiling: Ceiling::new(config.limits.connections),
+            waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
+            places: config.limits.sessions_per_user.map(|most| Arc::new(Places::new(most, config.limits.on_limit, ledger.as_ref()))),
+            drain: Arc::default(),
+            signed_context: SignedContext::new(&config.context, keyring),
+            config,
+        })
+    }
+
+    /// The next one: another configuration over the same sessions, counts and store.
+    pub fn next(&self, config: Config, now: Now) -> Result<Self, EdgeError> {
+        let config = Arc::new(config);
+        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
+        let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
+        let revocations = Arc::clone(&self.revocations);
+        let tickets = Arc::new(self.tickets.next(&config, Arc::clone(&issuers)));
+        Ok(Self {
+            limits: Arc::clone(&config.limits),
+            doors: doors(&config)?,
+            router: Router::new(&config.routes),
+            reserved: ReservedNames::of(&config),
+            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))),
+            tickets,
+            upstreams: Upstreams::build(&config.upstreams, Some(&self.upstreams))?,
+            jwks: Bytes::from(keyring.jwks().to_string()),
+            fleet: self.fleet.clone(),
+            revocations,
+            registry: Arc::clone(&self.registry),
+            ceiling: Arc::clone(&self.ceiling),
+            waiting_room: Arc::clone(&self.waiting_room),
+            places: self.places.clone(),
+            drain: Arc::clone(&self.drain),
+            signed_context: SignedContext::new(&config.context, keyring),
+            config,
+        })
+    }
+
+    /// What is counted over all configurations has the limits of this one from now on.
+    pub fn take_over(&self) {
+        self.ceiling.set_limit(self.limits.connections);
+        self.waiting_room.set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
+    }
+
+    /// Says to the upstream who the client is; on a public route there is nobody to speak of.
+    pub fn set_identity(&self, headers: &mut HeaderMap, grant: &Grant, about: ContextRequest<'_>, now: Now) {
+        if let Some(value) = self.signed_context.header_value(grant, about, now) {
+            headers.insert(self.config.context.header.clone(), value);
+        }
+        for (name, value) in identity_headers(grant.route(), grant) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+fn doors(config: &Config) -> Result<Vec<Door>, EdgeError> {
+    let door = |listener: &Arc<crate::config::Listener>| {
+        let tls = listener.tls.as_ref().map(server::config).transpose()?;
+        Ok(Door { config: Arc::clone(listener), tls })
+    };
+    config.listeners.iter().map(door).collect()
+}

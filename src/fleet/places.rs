@@ -111,9 +111,8 @@ impl Place {
     pub fn begin(&mut self, session: &Arc<SessionHandle>) {
         let peer = session.peer;
         let Some((ledger, user)) = self.fleet.as_ref().filter(|(ledger, _)| ledger.on_limit == OnLimit::ReplaceOldest) else {
-            if self.local.begin(session) {
-                tell_limit(peer);
-            }
+            let replaced = self.local.begin(session);
+            (0..replaced).for_each(|_| tell_limit(peer));
             return;
         };
         let crowd = self.local.join(session);
@@ -128,8 +127,7 @@ impl Place {
                     }
                 }
                 Ok(Taken::Full) => {}
-                Err(_) if crowd.give_way() => tell_limit(peer),
-                Err(_) => {}
+                Err(_) => (0..crowd.give_way()).for_each(|_| tell_limit(peer)),
             }
         });
     }

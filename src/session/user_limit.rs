@@ -79,8 +79,8 @@ impl UserLimit {
 }
 
 impl UserPlace {
-    /// The session begins. Says whether another was told to end for it.
-    pub fn begin(&mut self, session: &Arc<SessionHandle>) -> bool {
+    /// The session begins. Gives back how many were told to end for it.
+    pub fn begin(&mut self, session: &Arc<SessionHandle>) -> usize {
         self.join(session).give_way()
     }
 
@@ -95,15 +95,14 @@ impl UserPlace {
 }
 
 impl Crowd {
-    /// The oldest that are too many end. Says whether anybody was told so.
-    pub fn give_way(&self) -> bool {
+    /// The oldest that are too many end. Gives back how many were told so.
+    pub fn give_way(&self) -> usize {
         let mut users = self.limit.lock();
-        let Some(held) = users.get_mut(&self.user) else { return false };
+        let Some(held) = users.get_mut(&self.user) else { return 0 };
         let many = held.sessions.len().saturating_sub(self.limit.most);
         let oldest: Vec<_> = held.sessions.drain(..many).collect();
         drop(users);
-        // Each is told, so nothing that stops at the first.
-        oldest.iter().filter(|oldest| oldest.close(CloseReason::Replaced)).count() > 0
+        oldest.iter().filter(|oldest| oldest.close(CloseReason::Replaced)).count()
     }
 }
 
@@ -161,13 +160,12 @@ mod tests {
         let ada = user("ada", "main");
         let sessions: Vec<_> = (0..4).map(|at| Arc::new(handle("ada", at))).collect();
         let mut places: Vec<_> = (0..4).map(|_| limit.enter(&ada).unwrap()).collect();
-        assert!(!places[0].begin(&sessions[0]) && !places[1].begin(&sessions[1]));
-        assert!(places[2].begin(&sessions[2]));
+        assert_eq!([0, 1, 2].map(|at| places[at].begin(&sessions[at])), [0, 0, 1]);
         assert_eq!(sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(), [true, false, false, false]);
         // The place of one that has ended is free, and that of the replaced one was given away already.
         drop(places.remove(1));
         drop(places.remove(0));
-        assert!(!places[1].begin(&sessions[3]));
+        assert_eq!(places[1].begin(&sessions[3]), 0);
         assert_eq!(sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(), [true, false, false, false]);
         // One who never began takes nothing along.
         drop(limit.enter(&user("bob", "main")).unwrap());

@@ -96,6 +96,9 @@ impl Worker {
 impl App {
     pub fn build(config: Config) -> Result<Self, BuildError> {
         let telemetry = Arc::new(Telemetry::install(&config)?);
+        if config.bypass.is_allowed {
+            Event::BypassAllowed { routes: &config.bypass_routes() }.emit();
+        }
         let edge = Edge::open(config, Now::read())?;
         let (threads, listeners) = bind_all(&edge.config)?;
         let admin = edge.config.admin.as_ref().map(|admin| bind(admin.address)).transpose()?;
@@ -211,14 +214,20 @@ impl Desk {
 }
 
 fn figures(edge: &Edge) -> Figures {
-    let store = edge.tickets.store();
+    let stores = edge.tickets.stores();
+    let (store, others) = (stores.own(), stores.others());
     Figures {
         connections: edge.ceiling.open(),
         unauthenticated: edge.waiting_room.waiting(),
         tickets: store.held(),
         revocations: edge.revocations.len(),
         nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
-        store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
+        store: StoreFigures {
+            kind: store.kind(),
+            breaker: store.breaker().map(BreakerState::name),
+            region: stores.own_name().map(str::to_owned),
+            regions: others.iter().map(|other| (other.name.to_string(), other.store.breaker().map(BreakerState::name))).collect(),
+        },
     }
 }
 

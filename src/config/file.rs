@@ -44,6 +44,8 @@ pub struct File {
     pub limits: Option<LimitsTable>,
     /// What is refused before its time.
     pub revocation: Option<RevocationTable>,
+    /// A test identity from a header, for end-to-end tests; counts only with `usher run --allow-bypass`.
+    pub bypass: Option<BypassTable>,
     /// Stopping.
     pub drain: Option<DrainTable>,
     /// The address for metrics, health and steering; off unless written.
@@ -152,6 +154,10 @@ pub struct RouteTable {
     pub origins: Option<Vec<String>>,
     /// The query parameter that carries a ticket.
     pub ticket_parameter: Option<String>,
+    /// The query parameter that carries a token, for the method query.
+    pub token_parameter: Option<String>,
+    /// The cookie that carries a token, for the method cookie.
+    pub token_cookie: Option<String>,
     /// Unsigned headers for the upstream, each with the claim it carries.
     pub identity_headers: Option<BTreeMap<String, String>>,
     /// Subprotocols that an early 101 may choose; those of the preset unless written.
@@ -226,6 +232,8 @@ pub struct TicketsTable {
     pub bind: Option<Vec<String>>,
     /// Pages that may ask for tickets; those of the ticket routes unless written.
     pub origins: Option<Vec<String>>,
+    /// The cookie that a page of these origins may show instead of a bearer token.
+    pub token_cookie: Option<String>,
     /// Tickets for one user.
     pub rate_per_user: Option<String>,
     /// Tickets for one client address.
@@ -240,6 +248,38 @@ pub struct StoreTable {
     pub url: Option<String>,
     /// Tickets alive at once, in memory.
     pub max_tickets: Option<usize>,
+    /// PEM file of the authorities that sign the servers of Redis, instead of those of the system.
+    pub ca_file: Option<String>,
+    /// The user of Redis, where it is not the default one.
+    pub username: Option<String>,
+    /// Environment variable with the password of Redis.
+    pub password_env: Option<String>,
+    /// File with the password of Redis, instead of password_env.
+    pub password_file: Option<String>,
+    /// Environment variable with the password of the sentinels.
+    pub sentinel_password_env: Option<String>,
+    /// File with the password of the sentinels, instead of sentinel_password_env.
+    pub sentinel_password_file: Option<String>,
+    /// What every key in Redis begins with.
+    pub prefix: Option<String>,
+    /// How long one operation on Redis may take.
+    pub timeout: Option<String>,
+    /// none, or how many replicas must know that a ticket is redeemed before it lets anybody in.
+    pub acknowledge: Option<Acknowledge>,
+    /// Operations on their way to Redis at once, on each thread.
+    pub max_in_flight: Option<usize>,
+    /// The name of the own region, which its tickets carry: 1 to 16 of a-z, 0-9 and -.
+    pub region: Option<String>,
+    /// Where tickets of other regions are: a table for each, by its name, with these keys but max_tickets, region and regions.
+    pub regions: Option<BTreeMap<String, RegionTable>>,
+}
+
+/// The store of another region.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegionTable {
+    /// redis://host:port/database, redis+sentinel://host:port,.../master, redis+cluster://host:port,...; rediss with TLS.
+    pub url: String,
     /// PEM file of the authorities that sign the servers of Redis, instead of those of the system.
     pub ca_file: Option<String>,
     /// The user of Redis, where it is not the default one.
@@ -358,6 +398,18 @@ pub struct RevocationTable {
     pub keep: Option<String>,
     /// Revocations in force at once.
     pub max_entries: Option<usize>,
+}
+
+/// A test identity from a header.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BypassTable {
+    /// The header: secret, user and perhaps permissions, with a space between them.
+    pub header: Option<String>,
+    /// Environment variable with the secret.
+    pub secret_env: Option<String>,
+    /// File with the secret, instead of secret_env.
+    pub secret_file: Option<String>,
 }
 
 /// Stopping.

@@ -4,6 +4,7 @@
 //! Nothing past this module ever sees the file: the program reads one `Arc<Config>`, and a session keeps the one it
 //! opened with.
 
+pub mod bypass;
 pub mod check;
 pub mod diagnostic;
 pub mod file;
@@ -30,6 +31,7 @@ use crate::auth::algorithm::Algorithm;
 use crate::auth::credential::Method;
 use crate::auth::origin::Origins;
 use crate::http::route::{HostPattern, PathPattern};
+pub use bypass::Bypass;
 use secret::Secret;
 pub use session::{CloseCodes, FirstMessage, Forward, OnLimit, Preset, Reauth, ReauthMode, RejectMode};
 pub use store::Store;
@@ -51,10 +53,13 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     pub tickets: Tickets,
     pub store: Store,
+    /// The stores of other regions, each with its name.
+    pub regions: Vec<store::Redis>,
     pub context: Context,
     pub keepalive: Keepalive,
     pub limits: Arc<Limits>,
     pub revocation: Revocation,
+    pub bypass: Bypass,
     pub drain: Drain,
     pub admin: Option<Admin>,
     pub log: Log,
@@ -155,6 +160,12 @@ pub struct Route {
     pub origins: Option<Origins>,
     /// The query parameter that carries a ticket.
     pub ticket_parameter: String,
+    /// The query parameter that carries a token.
+    pub token_parameter: String,
+    /// The cookie that carries a token.
+    pub token_cookie: String,
+    /// The same for all routes.
+    pub bypass_header: HeaderName,
     /// Unsigned convenience headers: header name to claim name.
     pub identity_headers: Vec<(HeaderName, String)>,
     pub first_message: Arc<FirstMessage>,
@@ -174,6 +185,8 @@ pub struct Tickets {
     pub bind: TicketBindings,
     /// Who may ask for tickets from a browser page; the union of the ticket routes' origins unless written.
     pub origins: Origins,
+    /// The cookie that a page may show instead of a bearer token.
+    pub token_cookie: String,
     pub rate_per_user: Rate,
     pub rate_per_address: Rate,
 }
@@ -304,6 +317,15 @@ impl Config {
     /// Values of closed sets that metrics use as labels.
     pub fn route_names(&self) -> BTreeMap<&str, &Route> {
         self.routes.iter().map(|route| (&*route.name, &**route)).collect()
+    }
+
+    /// The own region and the others; none unless the file names them.
+    pub fn region_names(&self) -> impl Iterator<Item = &str> {
+        let own = match &self.store {
+            Store::Memory { .. } => None,
+            Store::Redis(redis) => redis.region.as_deref(),
+        };
+        own.into_iter().chain(self.regions.iter().filter_map(|redis| redis.region.as_deref()))
     }
 }
 

@@ -24,6 +24,17 @@ pub enum Event<'a> {
         admin: Option<SocketAddr>,
         config: Option<&'a Path>,
     },
+    /// Test identities count in this process, on these routes.
+    BypassAllowed {
+        routes: &'a [&'a str],
+    },
+    /// A test identity was shown; without a user it was refused.
+    BypassUsed {
+        request_id: &'a str,
+        peer: IpAddr,
+        route: &'a str,
+        user: Option<&'a str>,
+    },
     DrainStarted {
         sessions: usize,
         window: Duration,
@@ -110,6 +121,8 @@ pub enum Event<'a> {
         user: &'a str,
         peer: IpAddr,
         route: &'a str,
+        /// That the ticket names.
+        region: Option<&'a str>,
     },
     TicketRedeemRefused {
         request_id: &'a str,
@@ -130,16 +143,20 @@ pub enum Event<'a> {
         count: usize,
     },
     /// One operation on a store outside of this process. `outcome` is `ok`, or the label of a fault.
+    /// Without regions the region is empty.
     StoreOperation {
+        region: &'a str,
         operation: &'static str,
         outcome: &'static str,
         duration: Option<Duration>,
     },
     StoreDialled {
+        region: &'a str,
         lane: &'static str,
         outcome: &'static str,
     },
     StoreBreaker {
+        region: &'a str,
         lane: &'static str,
         state: BreakerState,
     },

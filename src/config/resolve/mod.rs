@@ -3,10 +3,12 @@
 //! A value that is wrong is reported and stands at its default while the rest is read, and a config is given out only
 //! where nothing was reported.
 
+mod bypass;
 mod context;
 mod issuer;
 mod listener;
 mod process;
+mod region;
 mod route;
 mod session;
 mod store;
@@ -29,7 +31,7 @@ use crate::auth::algorithm::Family;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-const LATER_METHODS: [&str; 6] = ["cookie", "subprotocol", "query", "session", "bypass", "mtls"];
+const LATER_METHODS: [&str; 2] = ["session", "mtls"];
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -91,7 +93,9 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     }
     let first_message = session::first_message_table(&top.section("first_message"));
     let reauth = session::reauth_table(&top.section("reauth"));
+    let bypass = bypass::bypass(&top.section("bypass"));
     let mut context = route::RouteContext {
+        bypass: &bypass,
         upstreams: &upstreams,
         upstream_names: &upstream_names,
         has_issuer: !issuer_names.0.is_empty(),
@@ -102,6 +106,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     let routes: Vec<_> = route_sections.iter().filter_map(|s| route::route(s, &mut context)).map(Arc::new).collect();
 
     let tickets = tickets::tickets(&top.section("tickets"), &routes);
+    let (store, regions) = store::store(&top.section("store"), tickets.multi_use);
     let revocation = process::revocation(&top.section("revocation"), &issuers);
     let config = Config {
         source: source.map(Path::to_path_buf),
@@ -111,7 +116,8 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         threads,
         listeners,
         issuers,
-        store: store::store(&top.section("store"), tickets.multi_use),
+        store,
+        regions,
         tickets,
         upstreams,
         routes,
@@ -119,6 +125,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         keepalive: session::keepalive(&top.section("keepalive")),
         limits: Arc::new(process::limits(&top.section("limits"))),
         revocation,
+        bypass,
         drain: process::drain(&top.section("drain")),
         admin: process::admin(&top.section("admin")),
         log: process::log(&top.section("log")),

@@ -105,7 +105,8 @@ impl Bulletin {
             Ok(made) => made.map_err(|error| Fault::from(&error)),
             Err(_) => Err(Fault::Timeout),
         };
-        Event::StoreDialled { lane: BULLETIN_LANE, outcome: made.as_ref().map_or_else(|fault| fault.label(), |_| "ok") }.emit();
+        let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
+        Event::StoreDialled { region: self.dialer.region(), lane: BULLETIN_LANE, outcome }.emit();
         let start = || "0".to_owned();
         let (key, notices) = (self.key.clone(), self.notices.clone());
         Ok(Reader { key, notices, last_notice: start(), connection: made?, patience: self.patience, last: start(), first: None })

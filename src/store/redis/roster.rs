@@ -124,7 +124,8 @@ impl Roster {
             Ok(made) => made.map_err(|error| Fault::from(&error)),
             Err(_) => Err(Fault::Timeout),
         };
-        Event::StoreDialled { lane: FLEET_LANE, outcome: made.as_ref().map_or_else(|fault| fault.label(), |_| "ok") }.emit();
+        let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
+        Event::StoreDialled { region: self.dialer.region(), lane: FLEET_LANE, outcome }.emit();
         Ok(Answers { key: self.answers_key(question), connection: made? })
     }
 

@@ -126,6 +126,12 @@ impl Setup {
         self
     }
 
+    /// A further argument of `usher run`.
+    pub fn argument(mut self, argument: &'static str) -> Self {
+        self.run.push(argument);
+        self
+    }
+
     /// A file beside the configuration.
     pub fn file(mut self, name: &str, text: String) -> Self {
         self.files.push((name.to_owned(), text));

@@ -93,6 +93,9 @@ impl Worker {
 impl App {
     pub fn build(config: Config) -> Result<Self, BuildError> {
         let telemetry = Arc::new(Telemetry::install(&config)?);
+        if config.bypass.is_allowed {
+            Event::BypassAllowed { routes: &config.bypass_routes() }.emit();
+        }
         let edge = Edge::open(config, Now::read())?;
         let (threads, listeners) = bind_all(&edge.config)?;
         let admin = edge.config.admin.as_ref().map(|admin| bind(admin.address)).transpose()?;

@@ -88,7 +88,9 @@ impl Edge {
             doors: doors(&config)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))),
+            authenticator: Arc::new(
+                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations)).with_bypass(&config.bypass),
+            ),
             tickets,
             upstreams: Upstreams::build(&config.upstreams, None)?,
             jwks: Bytes::from(keyring.jwks().to_string()),
@@ -116,7 +118,9 @@ impl Edge {
             doors: doors(&config)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))),
+            authenticator: Arc::new(
+                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations)).with_bypass(&config.bypass),
+            ),
             tickets,
             upstreams: Upstreams::build(&config.upstreams, Some(&self.upstreams))?,
             jwks: Bytes::from(keyring.jwks().to_string()),

@@ -9,17 +9,30 @@ pub enum Method {
     Ticket,
     Message,
     Header,
+    Subprotocol,
+    Query,
+    Cookie,
+    Bypass,
 }
 
 impl Method {
-    pub const ALL: [Self; 3] = [Self::Ticket, Self::Message, Self::Header];
+    pub const ALL: [Self; 7] = [Self::Ticket, Self::Message, Self::Header, Self::Subprotocol, Self::Query, Self::Cookie, Self::Bypass];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Ticket => "ticket",
             Self::Message => "message",
             Self::Header => "header",
+            Self::Subprotocol => "subprotocol",
+            Self::Query => "query",
+            Self::Cookie => "cookie",
+            Self::Bypass => "bypass",
         }
+    }
+
+    /// Does a browser show it by itself, whichever page asks? Then the page's origin has to be known.
+    pub fn is_sent_by_browsers(self) -> bool {
+        self == Self::Cookie
     }
 }
 
@@ -34,17 +47,11 @@ pub struct Credential {
 pub enum Proof {
     Ticket(Secret),
     Token(Secret),
+    /// The value of the header for test identities.
+    Bypass(Secret),
 }
 
 impl Credential {
-    pub fn ticket(ticket: Secret) -> Self {
-        Self { method: Method::Ticket, proof: Proof::Ticket(ticket) }
-    }
-
-    pub fn bearer(token: Secret) -> Self {
-        Self { method: Method::Header, proof: Proof::Token(token) }
-    }
-
     pub fn message(proof: Proof) -> Self {
         Self { method: Method::Message, proof }
     }

@@ -5,7 +5,9 @@
 //! same request.
 
 pub mod algorithm;
+pub mod bypass;
 pub mod credential;
+pub mod extract;
 pub mod first_message;
 pub mod grant;
 pub mod issuer_keys;
@@ -19,9 +21,6 @@ pub mod strict_json;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::AUTHORIZATION;
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Uri};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Now;
@@ -29,8 +28,11 @@ use crate::config;
 use crate::config::secret::Secret;
 use crate::http::route::RouteMatch;
 use crate::rejection::Rejection;
+use crate::telemetry::event::Event;
 use crate::ticket::Tickets;
-use credential::{Credential, Method, Proof};
+use credential::{Credential, Proof};
+pub(crate) use extract::decoded;
+pub use extract::{take_bearer, take_cookie, take_credential};
 use grant::Grant;
 use jwt::{InvalidToken, Issuers};
 use principal::Principal;
@@ -41,6 +43,7 @@ pub struct Authenticator {
     issuers: Arc<Issuers>,
     tickets: Arc<Tickets>,
     revocations: Arc<Revocations>,
+    bypass: Option<config::Bypass>,
 }
 
 /// What else is known of who asks.
@@ -53,7 +56,11 @@ pub struct Presented<'a> {
 
 impl Authenticator {
     pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>) -> Self {
-        Self { issuers, tickets, revocations }
+        Self { issuers, tickets, revocations, bypass: None }
+    }
+
+    pub fn with_bypass(self, bypass: &config::Bypass) -> Self {
+        Self { bypass: Some(bypass.clone()), ..self }
     }
 
     pub fn revocations(&self) -> &Revocations {
@@ -104,11 +111,32 @@ impl Authenticator {
                 self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await?
             }
             Proof::Token(token) => self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?,
+            Proof::Bypass(shown) => self.bypassed(route, &shown, presented, now).map_err(Rejection::InvalidToken)?,
         };
         match self.revocations.find(&principal, now.wall) {
             None => Ok(principal),
             Some(kind) => Err(Rejection::Revoked(kind)),
         }
+    }
+
+    /// Loud each time: nobody should find out late that this is on.
+    fn bypassed(&self, route: &config::Route, shown: &Secret, presented: Presented<'_>, now: Now) -> Result<Principal, InvalidToken> {
+        let Presented { request_id, peer, .. } = presented;
+        let outcome = self.bypass.as_ref().ok_or(InvalidToken::Bypass).and_then(|bypass| bypass::identify(bypass, shown, now));
+        let user = outcome.as_ref().ok().map(|principal| principal.subject.as_str());
+        Event::BypassUsed { request_id, peer, route: &route.name, user }.emit();
+        outcome
+    }
+}
+
+/// A browser sends some credentials whoever asks. They count only together with the name of an allowed page, save where
+/// nothing can change and the answer is hidden from other pages: a safe method of plain HTTP, which browsers name no page for.
+pub fn check_page(route: &config::Route, credential: Option<&Credential>, origin: Option<&str>, is_safe: bool) -> Result<(), Rejection> {
+    match credential {
+        Some(credential) if credential.method.is_sent_by_browsers() && origin.is_none() && !is_safe => Err(Rejection::MissingOrigin),
+        // The config asks for a list where such a method is. None is nobody's permission.
+        Some(credential) if credential.method.is_sent_by_browsers() && route.origins.is_none() => Err(Rejection::ForbiddenOrigin),
+        _ => Ok(()),
     }
 }
 
@@ -117,121 +145,5 @@ pub fn check_origin(route: &config::Route, origin: Option<&str>) -> Result<(), R
     match (&route.origins, origin) {
         (Some(allowed), Some(origin)) if !allowed.allow(origin) => Err(Rejection::ForbiddenOrigin),
         _ => Ok(()),
-    }
-}
-
-/// Takes the credentials of the route's methods out of the request, and gives back the one of the most preferred method.
-/// The others are gone too: the upstream gets none.
-pub fn take_credential(route: &config::Route, parts: &mut Parts) -> Result<Option<Credential>, Rejection> {
-    let mut chosen = None;
-    for method in &route.auth {
-        let found = match method {
-            Method::Ticket => take_parameter(&mut parts.uri, &route.ticket_parameter)?.map(Credential::ticket),
-            Method::Header => take_bearer(&mut parts.headers)?.map(Credential::bearer),
-            // It comes after the 101.
-            Method::Message => None,
-        };
-        chosen = chosen.or(found);
-    }
-    Ok(chosen)
-}
-
-/// The token of the one `Authorization: Bearer` header. RFC 9110, section 11.1: the scheme is case-insensitive.
-pub fn take_bearer(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let token = match (values.next(), values.next()) {
-        (None, _) => return Ok(None),
-        (Some(value), None) => bearer(value),
-        _ => return Err(Rejection::AmbiguousRequest("a request has at most one Authorization")),
-    };
-    headers.remove(AUTHORIZATION);
-    token.map(Some)
-}
-
-fn bearer(value: &HeaderValue) -> Result<Secret, Rejection> {
-    let wrong = Rejection::InvalidToken(InvalidToken::Malformed);
-    let text = value.to_str().map_err(|_| wrong.clone())?;
-    let (scheme, token) = text.split_once(' ').ok_or(wrong.clone())?;
-    let token = token.trim();
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains(char::is_whitespace) {
-        return Err(wrong);
-    }
-    Ok(Secret::from(token))
-}
-
-/// Removes the query parameter `name`; every other byte of the query stays as it was.
-fn take_parameter(uri: &mut Uri, name: &str) -> Result<Option<Secret>, Rejection> {
-    let Some(query) = uri.query() else { return Ok(None) };
-    let (mut kept, mut values) = (Vec::new(), Vec::new());
-    for pair in query.split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if decoded(key).as_deref() == Some(name) { values.push(value) } else { kept.push(pair) }
-    }
-    let value = match values.as_slice() {
-        [] => return Ok(None),
-        [value] => Secret::from(*value),
-        _ => return Err(Rejection::AmbiguousRequest("the ticket stands twice")),
-    };
-    let target = if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) };
-    *uri = target.parse().map_err(|_| Rejection::AmbiguousRequest("the request target is not well formed"))?;
-    Ok(Some(value))
-}
-
-/// A parameter as a form decoder would read it, so that no spelling of it slips through to the upstream.
-pub(crate) fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-                digit(rest.next()?)? << 4 | digit(rest.next()?)?
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn take(uri: &str) -> (Option<String>, String) {
-        let mut uri: Uri = uri.parse().unwrap();
-        let ticket = take_parameter(&mut uri, "ticket").unwrap();
-        (ticket.map(|ticket| ticket.expose_str().unwrap().to_owned()), uri.to_string())
-    }
-
-    #[test]
-    fn a_ticket_is_cut_out_and_the_rest_of_the_query_stays_as_it_was() {
-        assert_eq!(take("/ws?ticket=abc"), (Some("abc".into()), "/ws".into()));
-        assert_eq!(take("/ws?b=%20&ticket=abc&a=1&"), (Some("abc".into()), "/ws?b=%20&a=1&".into()));
-        assert_eq!(take("/ws?%74icket=abc&x"), (Some("abc".into()), "/ws?x".into()));
-        assert_eq!(take("/ws?tickets=abc"), (None, "/ws?tickets=abc".into()));
-        assert_eq!(take("/ws"), (None, "/ws".into()));
-    }
-
-    #[test]
-    fn two_tickets_are_no_ticket() {
-        let mut uri: Uri = "/ws?ticket=a&ticket=b".parse().unwrap();
-        assert!(matches!(take_parameter(&mut uri, "ticket"), Err(Rejection::AmbiguousRequest(_))));
-    }
-
-    #[test]
-    fn a_bearer_token_is_taken_out_of_the_headers() {
-        let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, HeaderValue::from_static("bEaRer abc.def"));
-        assert_eq!(take_bearer(&mut headers).unwrap().unwrap().expose(), b"abc.def");
-        assert!(headers.is_empty());
-        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer a"));
-        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer b"));
-        assert!(matches!(take_bearer(&mut headers), Err(Rejection::AmbiguousRequest(_))));
-        for bad in ["Basic abc", "Bearer", "Bearer ", "Bearer a b"] {
-            let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, HeaderValue::from_str(bad).unwrap());
-            assert!(matches!(take_bearer(&mut headers), Err(Rejection::InvalidToken(_))), "{bad}");
-        }
     }
 }

@@ -1,4 +1,5 @@
 //! `usher run`: serve.
+#![allow(clippy::print_stderr, reason = "a banner is for whoever looks at the terminal")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,14 +17,21 @@ pub struct Arguments {
     /// Load the configuration anew whenever it, or a file that it names, changes
     #[arg(long)]
     watch: bool,
+    /// Take the test identities of `[bypass]`; never where real users are
+    #[arg(long)]
+    allow_bypass: bool,
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let path = cli::find_config(arguments.config)?;
-    let loaded = load(&path)?;
+    let Arguments { config, watch, allow_bypass } = arguments;
+    let path = cli::find_config(config)?;
+    let loaded = load(&path, allow_bypass)?;
     cli::print_warnings(&loaded);
+    if allow_bypass {
+        eprintln!("{}", banner(&loaded.config.bypass_routes()));
+    }
     let app = App::build(loaded.config)?;
-    let reloading = Reloading { load: Some(Box::new(move || load(&path))), watch: arguments.watch };
+    let reloading = Reloading { load: Some(Box::new(move || load(&path, allow_bypass))), watch };
     match app.run(reloading) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(RunError::Forced) => Ok(ExitCode::FAILURE),
@@ -32,10 +40,18 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// At the start and at each reload.
-fn load(path: &Path) -> Result<Loaded, Diagnostics> {
+fn load(path: &Path, allow_bypass: bool) -> Result<Loaded, Diagnostics> {
     let mut loaded = crate::config::load(path)?;
     if let Some(format) = cli::log_format() {
         loaded.config.log.format = format;
     }
+    loaded.config.allow_bypass(allow_bypass)?;
     Ok(loaded)
+}
+
+fn banner(routes: &[&str]) -> String {
+    match routes {
+        [] => "usher: --allow-bypass is given, and no route takes `bypass`".to_owned(),
+        routes => format!("usher: BYPASS IS ON: whoever knows its secret is anybody, on {}", routes.join(", ")),
+    }
 }

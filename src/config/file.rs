@@ -42,6 +42,8 @@ pub struct File {
     pub limits: Option<LimitsTable>,
     /// What is refused before its time.
     pub revocation: Option<RevocationTable>,
+    /// A test identity from a header, for end-to-end tests; counts only with `usher run --allow-bypass`.
+    pub bypass: Option<BypassTable>,
     /// Stopping.
     pub drain: Option<DrainTable>,
     /// The address for metrics, health and steering; off unless written.
@@ -150,6 +152,10 @@ pub struct RouteTable {
     pub origins: Option<Vec<String>>,
     /// The query parameter that carries a ticket.
     pub ticket_parameter: Option<String>,
+    /// The query parameter that carries a token, for the method query.
+    pub token_parameter: Option<String>,
+    /// The cookie that carries a token, for the method cookie.
+    pub token_cookie: Option<String>,
     /// Unsigned headers for the upstream, each with the claim it carries.
     pub identity_headers: Option<BTreeMap<String, String>>,
     /// Subprotocols that an early 101 may choose; those of the preset unless written.
@@ -224,6 +230,8 @@ pub struct TicketsTable {
     pub bind: Option<Vec<String>>,
     /// Pages that may ask for tickets; those of the ticket routes unless written.
     pub origins: Option<Vec<String>>,
+    /// The cookie that a page of these origins may show instead of a bearer token.
+    pub token_cookie: Option<String>,
     /// Tickets for one user.
     pub rate_per_user: Option<String>,
     /// Tickets for one client address.
@@ -356,6 +364,18 @@ pub struct RevocationTable {
     pub keep: Option<String>,
     /// Revocations in force at once.
     pub max_entries: Option<usize>,
+}
+
+/// A test identity from a header.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BypassTable {
+    /// The header: secret, user and perhaps permissions, with a space between them.
+    pub header: Option<String>,
+    /// Environment variable with the secret.
+    pub secret_env: Option<String>,
+    /// File with the secret, instead of secret_env.
+    pub secret_file: Option<String>,
 }
 
 /// Stopping.

@@ -4,6 +4,7 @@
 //! Nothing past this module ever sees the file: the program reads one `Arc<Config>`, and a session keeps the one it
 //! opened with.
 
+pub mod bypass;
 pub mod check;
 pub mod diagnostic;
 pub mod file;
@@ -30,6 +31,7 @@ use crate::auth::algorithm::Algorithm;
 use crate::auth::credential::Method;
 use crate::auth::origin::Origins;
 use crate::http::route::{HostPattern, PathPattern};
+pub use bypass::Bypass;
 use secret::Secret;
 pub use session::{CloseCodes, FirstMessage, Forward, OnLimit, Preset, Reauth, ReauthMode, RejectMode};
 pub use store::Store;
@@ -53,6 +55,7 @@ pub struct Config {
     pub keepalive: Keepalive,
     pub limits: Arc<Limits>,
     pub revocation: Revocation,
+    pub bypass: Bypass,
     pub drain: Drain,
     pub admin: Option<Admin>,
     pub log: Log,
@@ -153,6 +156,12 @@ pub struct Route {
     pub origins: Option<Origins>,
     /// The query parameter that carries a ticket.
     pub ticket_parameter: String,
+    /// The query parameter that carries a token.
+    pub token_parameter: String,
+    /// The cookie that carries a token.
+    pub token_cookie: String,
+    /// The same for all routes.
+    pub bypass_header: HeaderName,
     /// Unsigned convenience headers: header name to claim name.
     pub identity_headers: Vec<(HeaderName, String)>,
     pub first_message: Arc<FirstMessage>,
@@ -172,6 +181,8 @@ pub struct Tickets {
     pub bind: TicketBindings,
     /// Who may ask for tickets from a browser page; the union of the ticket routes' origins unless written.
     pub origins: Origins,
+    /// The cookie that a page may show instead of a bearer token.
+    pub token_cookie: String,
     pub rate_per_user: Rate,
     pub rate_per_address: Rate,
 }

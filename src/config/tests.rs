@@ -62,7 +62,7 @@ fn what_would_be_unsafe_is_refused() {
         ("\"HS256\"", "\"HS256\", \"RS256\"", "another family"),
         ("audience = [\"chat\"]", "audience = []", "needs `audience`"),
         ("auth = [\"ticket\", \"message\", \"header\"]", "", "needs `auth`"),
-        ("\"ticket\",", "\"cookie\",", "not available in this version"),
+        ("\"ticket\",", "\"session\",", "not available in this version"),
         ("[[route]]", "[first_message]\npreset = \"mqtt\"\n[reauth]\nmode = \"message\"\n[[route]]", "cannot be asked for a new token"),
         ("[[route]]", "[first_message]\npreset = \"stomp\"\nforward = \"consume\"\n[[route]]", "waits for its first message"),
         ("[[route]]", "[first_message]\npreset = \"jsno\"\n[[route]]", "did you mean `json`?"),
@@ -75,6 +75,40 @@ fn what_would_be_unsafe_is_refused() {
     }
     let short = parse(MINIMAL, None, &|_| Some("short".to_owned())).unwrap_err().to_string();
     assert!(short.contains("at least 32") && !short.contains("\"short\""), "{short}");
+}
+
+#[test]
+fn what_a_browser_sends_by_itself_needs_a_list_of_pages() {
+    let with = |auth: &str, origins: &str| read(&MINIMAL.replace("auth = [", &format!("{origins}\nauth = [{auth}, ")));
+    let error = with("\"cookie\"", "").unwrap_err();
+    assert!(error.contains("`cookie` needs `origins`"), "{error}");
+    assert!(with("\"cookie\"", "origins = [\"https://app.example.com\"]").unwrap().warnings.is_empty());
+    let loaded = with("\"cookie\"", "origins = [\"*\"]").unwrap();
+    assert!(loaded.warnings.iter().any(|warning| warning.message.contains("in the user's name")), "{:?}", loaded.warnings);
+    let error = with("\"query\"", "token_parameter = \"ticket\"").unwrap_err();
+    assert!(error.contains("the same query parameter"), "{error}");
+    let error = with("\"query\"", "token_cookie = \"a b\"").unwrap_err();
+    assert!(error.contains("not the name of a cookie"), "{error}");
+}
+
+#[test]
+fn a_test_identity_needs_a_secret_a_warning_and_the_command_line() {
+    let text = MINIMAL.replace("auth = [", "auth = [\"bypass\", ");
+    let error = error_of(&text);
+    assert!(error.contains("`bypass` needs a secret"), "{error}");
+    let text = text + "\n[bypass]\nsecret_env = \"B\"\n";
+    let mut loaded = read(&text).unwrap();
+    assert_eq!(loaded.warnings.len(), 1, "so that `usher check --strict` refuses it");
+    assert!(!loaded.config.bypass.is_allowed);
+    let refused = loaded.config.allow_bypass(false).unwrap_err().to_string();
+    assert!(refused.contains("the method `bypass` opens /ws") && refused.contains("--allow-bypass"), "{refused}");
+    loaded.config.allow_bypass(true).unwrap();
+    assert!(loaded.config.bypass.is_allowed);
+    for (secret, part) in [("short", "less than 32"), ("0123456789 0123456789 0123456789 0123456789", "not one word")] {
+        let secret_of = |name: &str| Some(if name == "B" { secret } else { TEST_SECRET }.to_owned());
+        let error = parse(&text, None, &secret_of).unwrap_err().to_string();
+        assert!(error.contains(part) && !error.contains(secret), "{error}");
+    }
 }
 
 #[test]

@@ -101,6 +101,7 @@ async fn forward(
     auth::check_origin(&route, origin.as_deref())?;
     let credential = auth::take_credential(&route, &mut parts)?;
     known.method = credential.as_ref().map(|credential| credential.method);
+    auth::check_page(&route, credential.as_ref(), origin.as_deref(), parts.method.is_safe())?;
     let presented = Presented { request_id: request_id.as_str(), origin: origin.as_deref(), peer: address };
     let deadline = now.mono + edge.limits.handshake_timeout;
     let grant = edge.authenticator.authenticate_by(deadline, &matched, credential, presented, now).await?;

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::head::tokens;
-use crate::config::Config;
+use crate::config::{Bypass, Config};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -46,7 +46,8 @@ pub struct Seen<'a> {
 
 impl ReservedNames {
     pub fn of(config: &Config) -> Self {
-        let mut names = vec![normal_form(config.context.header.as_str())];
+        let own = [&config.context.header, &config.bypass.header, &Bypass::HEADER];
+        let mut names: Vec<_> = own.map(|name| normal_form(name.as_str())).to_vec();
         for route in &config.routes {
             names.extend(route.identity_headers.iter().map(|(name, _)| normal_form(name.as_str())));
         }

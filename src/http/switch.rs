@@ -4,6 +4,8 @@ use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, S
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::response;
+use crate::auth::credential::Method;
+use crate::auth::extract;
 use crate::config::Route;
 use crate::ws::accept::accept_for;
 use crate::ws::deflate::Agreed;
@@ -15,6 +17,8 @@ pub(super) struct Switch {
     key: HeaderValue,
     /// The first of the client's offers that the route lists.
     pub(super) protocol: Option<HeaderValue>,
+    /// The offer that only says that a token stands next to it.
+    marker: Option<HeaderValue>,
 }
 
 impl Switch {
@@ -24,7 +28,16 @@ impl Switch {
         let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
         let mut offers = lines.flat_map(|line| line.split(',')).map(str::trim);
         let chosen = offers.find(|offer| route.subprotocols.iter().any(|listed| listed == offer));
-        Self { key, protocol: chosen.and_then(|name| HeaderValue::from_str(name).ok()) }
+        let marker = if route.auth.contains(&Method::Subprotocol) { extract::marker(headers) } else { None };
+        Self { key, protocol: chosen.and_then(|name| HeaderValue::from_str(name).ok()), marker }
+    }
+
+    /// A browser that offered subprotocols fails the connection where none is chosen (WebSockets standard, "establish a
+    /// WebSocket connection"), so a client that offered the marker and gets no other is given that.
+    pub(super) fn choose_marker(&self, headers: &mut HeaderMap) {
+        if let (Some(marker), false) = (&self.marker, headers.contains_key(SEC_WEBSOCKET_PROTOCOL)) {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, marker.clone());
+        }
     }
 
     pub(super) fn answer(&self, deflate: Option<Agreed>, request_id: &str) -> Vec<u8> {
@@ -37,6 +50,7 @@ impl Switch {
         if let Some(protocol) = &self.protocol {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol.clone());
         }
+        self.choose_marker(&mut headers);
         if let Some(agreed) = deflate {
             headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header());
         }

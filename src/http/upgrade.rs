@@ -86,6 +86,9 @@ pub async fn run(mut guard: Guard, head: RequestHead, mut client: Client, worker
             if grant.is_renewed_by_message() {
                 deflate::make_readable(&mut reached.headers);
             }
+            if let Some(switch) = &attempted.switch {
+                switch.choose_marker(&mut reached.headers);
+            }
             let side = ClientSide {
                 stream,
                 answer: response::head_bytes(StatusCode::SWITCHING_PROTOCOLS, &reached.headers),
@@ -130,6 +133,7 @@ fn admit(
     auth::check_origin(&route, attempted.origin.as_deref())?;
     let credential = auth::take_credential(&route, &mut parts)?;
     attempted.method = credential.as_ref().map(|credential| credential.method);
+    auth::check_page(&route, credential.as_ref(), attempted.origin.as_deref(), false)?;
     let request = Request {
         parts,
         host: head.host,

@@ -51,6 +51,19 @@ impl Event<'_> {
                 let detail = Some(format!("version {}", env!("CARGO_PKG_VERSION")));
                 outlet.audit(|| AuditLine { event: "ready", outcome: ACCEPTED, detail, ..AuditLine::default() });
             }
+            Event::BypassAllowed { routes } => {
+                warn!(target: "usher", event = "bypass_allowed", ?routes, "test identities count here: whoever knows the secret is anybody");
+                outlet.count(|metrics| metrics.bypass_allowed.set(1.0));
+                let detail = Some(routes.join(", "));
+                outlet.audit(|| AuditLine { event: "bypass_allowed", outcome: ACCEPTED, detail, ..AuditLine::default() });
+            }
+            Event::BypassUsed { request_id, peer, route, user } => {
+                let outcome = if user.is_some() { ACCEPTED } else { "refused" };
+                warn!(target: "usher", event = "bypass_used", request_id, %peer, route, user, outcome, "a test identity was shown");
+                outlet.count(|metrics| add(metrics.bypass_used.with([route, outcome]), 1));
+                let line = ticket_line("bypass_used", outcome, request_id, peer);
+                outlet.audit(|| AuditLine { method: Some(Method::Bypass.name()), user, route: Some(route), ..line });
+            }
             Event::DrainStarted { sessions, window } => {
                 info!(target: "usher", event = "drain_started", sessions, window_ms = millis(window), "drain started");
                 outlet.count(|metrics| metrics.ready.set(0.0));

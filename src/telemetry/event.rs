@@ -24,6 +24,17 @@ pub enum Event<'a> {
         admin: Option<SocketAddr>,
         config: Option<&'a Path>,
     },
+    /// Test identities count in this process, on these routes.
+    BypassAllowed {
+        routes: &'a [&'a str],
+    },
+    /// A test identity was shown; without a user it was refused.
+    BypassUsed {
+        request_id: &'a str,
+        peer: IpAddr,
+        route: &'a str,
+        user: Option<&'a str>,
+    },
     DrainStarted {
         sessions: usize,
         window: Duration,

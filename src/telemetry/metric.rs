@@ -54,6 +54,8 @@ table! {
     BUILD_INFO: "usher_build_info", Kind::Gauge, ["version"], "Always 1; the label tells the version.";
     START_TIME: "usher_start_time_seconds", Kind::Gauge, [], "When this process started, in seconds since the Unix epoch.";
     READY: "usher_ready", Kind::Gauge, [], "1 while this process takes new clients, 0 before and while it drains.";
+    BYPASS_ALLOWED: "usher_bypass_allowed", Kind::Gauge, [], "1 while test identities count in this process; 0 wherever real users are.";
+    BYPASS_USED: "usher_bypass_used_total", Kind::Counter, ["route", "outcome"], "Test identities shown: accepted or refused.";
     CONNECTIONS: "usher_connections_total", Kind::Counter, [], "Client connections accepted.";
     CONNECTIONS_OPEN: "usher_connections_open", Kind::Gauge, [], "Client connections open now.";
     ACCEPT_FAILURES: "usher_accept_failures_total", Kind::Counter, [], "Connections that the operating system could not give us, for want of descriptors or memory.";
@@ -105,6 +107,8 @@ table! {
 /// The handles, one field for each row.
 pub(super) struct Metrics {
     pub(super) ready: Gauge,
+    pub(super) bypass_allowed: Gauge,
+    pub(super) bypass_used: Family<Counter>,
     pub(super) connections: Counter,
     pub(super) connections_open: Gauge,
     pub(super) accept_failures: Counter,
@@ -237,6 +241,8 @@ impl Metrics {
         let histograms = |row, sets: &[&[&str]]| Family::<Histogram>::new(recorder, row, sets).shown();
         Self {
             ready: gauge(&READY),
+            bypass_allowed: gauge(&BYPASS_ALLOWED),
+            bypass_used: family(&BYPASS_USED, &[routes, &[ACCEPTED, "refused"]]),
             connections: counter(&CONNECTIONS),
             connections_open: gauge(&CONNECTIONS_OPEN),
             accept_failures: counter(&ACCEPT_FAILURES),

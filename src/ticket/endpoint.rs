@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL,
-    CONTENT_TYPE, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL, CONTENT_TYPE, ORIGIN, VARY,
 };
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
@@ -72,7 +73,8 @@ impl Tickets {
         if !origins.is_empty() && origin.is_some_and(|origin| !origins.allow(origin)) {
             return Err(Rejection::ForbiddenOrigin);
         }
-        let endpoint = self.endpoint(parts.uri.path()).ok_or(Rejection::NoRoute)?;
+        let path = parts.uri.path().to_owned();
+        let endpoint = self.endpoint(&path).ok_or(Rejection::NoRoute)?;
         let (method, allow, allowed) = match endpoint {
             Endpoint::Issue => (Method::POST, "POST, OPTIONS", HeaderValue::from_static("POST, OPTIONS")),
             Endpoint::Validate(_) => (Method::GET, "GET, OPTIONS", HeaderValue::from_static("GET, OPTIONS")),
@@ -83,7 +85,7 @@ impl Tickets {
         if parts.method != method {
             return Err(Rejection::MethodNotAllowed { allow });
         }
-        let token = auth::take_bearer(&mut parts.headers)?.ok_or(Rejection::MissingCredential)?;
+        let token = self.token(&mut parts, origin)?.ok_or(Rejection::MissingCredential)?;
         let principal = self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?;
         if let Some(kind) = self.revocations.find(&principal, now.wall) {
             return Err(Rejection::Revoked(kind));
@@ -95,6 +97,21 @@ impl Tickets {
                 self.issue_one(principal, &body, asking, asked, now).await
             }
             Endpoint::Validate(ticket) => self.validate_one(&Secret::from(ticket), &principal, now).await,
+        }
+    }
+
+    /// A bearer token, or a cookie from a page of ours. A page that `*` alone allows has no name, and gets no ticket for
+    /// whoever happens to look at it.
+    fn token(&self, parts: &mut Parts, origin: Option<&str>) -> Result<Option<Secret>, Rejection> {
+        let config = &self.config.tickets;
+        if let Some(token) = auth::take_bearer(&mut parts.headers)? {
+            return Ok(Some(token));
+        }
+        let cookie = auth::take_cookie(&mut parts.headers, &config.token_cookie)?;
+        match origin {
+            Some(origin) if cookie.is_some() && !config.origins.names(origin) => Err(Rejection::ForbiddenOrigin),
+            None if cookie.is_some() && !parts.method.is_safe() => Err(Rejection::MissingOrigin),
+            _ => Ok(cookie),
         }
     }
 
@@ -169,6 +186,10 @@ impl Tickets {
             && let Ok(value) = HeaderValue::from_str(origin)
         {
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, value);
+            if self.config.tickets.origins.names(origin) {
+                // The page may show its cookie.
+                headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ mod drain;
 mod first_message;
 mod http_proxy;
 mod limits;
+mod methods;
 mod presets;
 mod reauth;
 mod relay;

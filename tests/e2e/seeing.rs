@@ -1,8 +1,11 @@
 //! What operators see, and what nobody may see.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use crate::support::client::{self, Raw};
+use crate::support::token::SECRET;
 use crate::support::{Echo, Setup, upgrade_request};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,9 +37,67 @@ async fn the_admin_listener_tells_what_happens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_seen_anywhere_however_it_is_shown() {
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).extra("[log]\nfilter = \"trace\"\n").start().await;
+    let every = r#"
+        [log]
+        filter = "trace"
+        [bypass]
+        secret_file = "secret"
+        [[route]]
+        path = "/every/*"
+        upstream = "chat"
+        auth = ["ticket", "header", "subprotocol", "query", "cookie", "bypass", "message"]
+        origins = ["https://app.example.com"]
+        [[route]]
+        path = "/closed/*"
+        upstream = "chat"
+        auth = ["subprotocol", "query", "cookie", "bypass"]
+        origins = ["https://app.example.com"]
+        reject_mode = "close"
+    "#;
+    let usher = Setup::new(echo.url()).extra(every).argument("--allow-bypass").start().await;
     let token = usher.token("ada");
+    let encoded = URL_SAFE_NO_PAD.encode(&token);
+    usher.keep_secret(&encoded);
     let ticket = usher.issue_ticket(&token).await;
+    let page = "Origin: https://app.example.com\r\n";
+    // Good, spoilt, twice, half, and where they do not belong.
+    let shown = [
+        format!("Sec-WebSocket-Protocol: bearer, {token}\r\n"),
+        format!("Sec-WebSocket-Protocol: bearer.{token}x, chat\r\n"),
+        format!("Sec-WebSocket-Protocol: {token}, bearer\r\n"),
+        format!("Sec-WebSocket-Protocol: bearer.{token}, bearer.{token}\r\n"),
+        format!("Sec-WebSocket-Protocol: chat, base64url.bearer.authorization.k8s.io.{encoded}\r\n"),
+        format!("Sec-WebSocket-Protocol: base64url.bearer.authorization.{encoded}.x\r\n"),
+        format!("{page}Cookie: access_token={token}\r\n"),
+        format!("{page}Cookie: access_token={token}x; a=1\r\n"),
+        format!("{page}Cookie: access_token={token}; access_token={token}\r\n"),
+        format!("Cookie: access_token={token}\r\n"),
+        format!("X-Usher-Bypass: {SECRET} ada\r\n"),
+        format!("X-Usher-Bypass: {SECRET}x ada\r\n"),
+        format!("X_Usher_Bypass: {SECRET}\r\nX-Usher-Bypass: {SECRET}\r\n"),
+    ];
+    let queries =
+        [format!("access_token={token}"), format!("%61ccess_token={token}x"), format!("access_token={token}&access_token={token}")];
+    let mut requests: Vec<(String, String)> = Vec::new();
+    for path in ["/every/x", "/closed/x", "/none"] {
+        requests.extend(shown.iter().map(|headers| (path.to_owned(), headers.clone())));
+        requests.extend(queries.iter().map(|query| (format!("{path}?{query}"), String::new())));
+    }
+    for (target, headers) in requests {
+        let mut raw = Raw::connect(usher.plain).await;
+        raw.send(upgrade_request(&target, &headers)).await;
+        let head = raw.read_head().await;
+        assert!(!head.contains(&token) && !head.contains(&encoded) && !head.contains(SECRET), "{head}");
+        let plain = format!("GET {target} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
+        client::http(usher.plain, plain.as_bytes()).await;
+        let asked = format!("POST /websocket/ticket HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let answer: Value = serde_json::from_str(&client::http(usher.plain, asked.as_bytes()).await.body).unwrap();
+        if let Some(ticket) = answer["ticket_id"].as_str() {
+            usher.keep_secret(ticket);
+        }
+    }
+    let visits = format!("{:?}", echo.visits());
+    assert!(!visits.contains(&token) && !visits.contains(&encoded) && !visits.contains(SECRET), "{visits}");
     // Where they belong, and where they do not.
     for (target, headers) in [
         (format!("/ws?ticket={ticket}"), String::new()),

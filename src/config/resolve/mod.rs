@@ -3,6 +3,7 @@
 //! A value that is wrong is reported and stands at its default while the rest is read, and a config is given out only
 //! where nothing was reported.
 
+mod bypass;
 mod context;
 mod issuer;
 mod listener;
@@ -29,7 +30,7 @@ use crate::auth::algorithm::Family;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-const LATER_METHODS: [&str; 6] = ["cookie", "subprotocol", "query", "session", "bypass", "mtls"];
+const LATER_METHODS: [&str; 2] = ["session", "mtls"];
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -90,7 +91,9 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     }
     let first_message = session::first_message_table(&top.section("first_message"));
     let reauth = session::reauth_table(&top.section("reauth"));
+    let bypass = bypass::bypass(&top.section("bypass"));
     let mut context = route::RouteContext {
+        bypass: &bypass,
         upstreams: &upstreams,
         upstream_names: &upstream_names,
         has_issuer: !issuer_names.0.is_empty(),
@@ -117,6 +120,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         keepalive: session::keepalive(&top.section("keepalive")),
         limits: Arc::new(process::limits(&top.section("limits"))),
         revocation,
+        bypass,
         drain: process::drain(&top.section("drain")),
         admin: process::admin(&top.section("admin")),
         log: process::log(&top.section("log")),

@@ -6,6 +6,7 @@ pub(super) struct RouteContext<'a> {
     pub upstreams: &'a [Arc<Upstream>],
     pub upstream_names: &'a Names,
     pub has_issuer: bool,
+    pub bypass: &'a Bypass,
     pub first_message: &'a session::FirstMessageTable,
     pub reauth: &'a session::ReauthTable,
     pub seen: Names,
@@ -29,9 +30,13 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         reader.error(span, format!("no upstream is named `{name}`"), help);
     }
     let upstream = upstream.and_then(|(name, _)| context.upstreams.iter().find(|u| *u.name == *name).cloned());
-    let auth = methods(section, context.has_issuer);
+    let auth = methods(section, context);
     let origins = section.list("origins").map(|_| origins(section));
     let ticket_parameter = section.text_or("ticket_parameter", "ticket");
+    let token_parameter = section.text_or("token_parameter", "access_token");
+    let token_cookie = token_name(section, "token_cookie", "access_token");
+    let places = (&auth[..], origins.as_ref(), ticket_parameter == token_parameter);
+    check_places(section, places);
     let mut identity_headers = Vec::new();
     for (name, claim, span) in section.pairs("identity_headers") {
         match HeaderName::from_bytes(name.as_bytes()) {
@@ -57,6 +62,9 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         auth,
         origins,
         ticket_parameter,
+        token_parameter,
+        token_cookie,
+        bypass_header: context.bypass.header.clone(),
         identity_headers,
         first_message: Arc::new(first_message),
         reauth,
@@ -67,7 +75,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
 }
 
 /// Left out is a mistake: a public route says `auth = []`.
-fn methods(section: &Section<'_, '_>, has_issuer: bool) -> Vec<Method> {
+fn methods(section: &Section<'_, '_>, context: &RouteContext<'_>) -> Vec<Method> {
     let Some(written) = section.list("auth") else {
         if section.value("auth").is_none() {
             section.missing("auth", "such as `auth = [\"ticket\", \"header\"]`, or `auth = []` for a public route");
@@ -81,7 +89,16 @@ fn methods(section: &Section<'_, '_>, has_issuer: bool) -> Vec<Method> {
                 section.reader.error(&span, format!("`{text}` stands twice"), "name each method once");
             }
             Some(method) => {
-                if !has_issuer {
+                let is_test = method == Method::Bypass;
+                if is_test && context.bypass.secret.is_none() {
+                    let help = "add `[bypass]` with `secret_env` or `secret_file`";
+                    section.reader.error(&span, "`bypass` needs a secret", help);
+                } else if is_test {
+                    let warning = Diagnostic::warning("whoever knows the secret of `[bypass]` gets in here as anybody")
+                        .help("for end-to-end tests alone; it counts only with `usher run --allow-bypass`");
+                    section.reader.report(&span, warning);
+                }
+                if !context.has_issuer && !is_test {
                     section.reader.error(&span, format!("`{text}` needs an issuer"), "add an [[issuer]] that says whose tokens are good");
                 }
                 methods.push(method);
@@ -90,13 +107,47 @@ fn methods(section: &Section<'_, '_>, has_issuer: bool) -> Vec<Method> {
                 section.reader.error(
                     &span,
                     format!("the method `{text}` is not available in this version"),
-                    "available: `ticket`, `message`, `header`",
+                    "available: `ticket`, `message`, `header`, `subprotocol`, `query`, `cookie`, `bypass`",
                 );
             }
             None => section.reader.error(&span, format!("`{text}` is not a method"), suggest(&text, Method::ALL.map(Method::name))),
         }
     }
     methods
+}
+
+/// Where a route's credentials stand, and from whom they are taken.
+fn check_places(section: &Section<'_, '_>, (auth, origins, is_one_parameter): (&[Method], Option<&Origins>, bool)) {
+    let reader = section.reader;
+    let span_of = |key| section.value(key).map_or_else(|| section.span.clone(), toml::Spanned::span);
+    if let Some(method) = auth.iter().find(|method| method.is_sent_by_browsers()) {
+        let name = method.name();
+        match origins {
+            None => reader.error(
+                &span_of("auth"),
+                format!("`{name}` needs `origins`"),
+                "a browser sends it for every page that asks: list the origins of your own pages",
+            ),
+            Some(origins) if origins.allows_any() => {
+                let warning = Diagnostic::warning(format!("with `{name}` every web page may open a socket here in the user's name"))
+                    .help("list the origins of your own pages instead of \"*\"");
+                reader.report(&span_of("origins"), warning);
+            }
+            Some(_) => {}
+        }
+    }
+    if is_one_parameter && auth.contains(&Method::Ticket) && auth.contains(&Method::Query) {
+        reader.error(&span_of("auth"), "tickets and tokens stand in the same query parameter", "give `token_parameter` another name");
+    }
+}
+
+/// The name of a cookie is a token (RFC 6265, section 4.1.1).
+pub(super) fn token_name(section: &Section<'_, '_>, key: &'static str, default: &str) -> String {
+    let parse = |text: &str| match HeaderName::from_bytes(text.as_bytes()) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("`{text}` is not the name of a cookie")),
+    };
+    section.parsed(key, parse).unwrap_or_else(|| default.to_owned())
 }
 
 pub(super) fn origins(section: &Section<'_, '_>) -> Origins {

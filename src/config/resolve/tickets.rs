@@ -1,6 +1,6 @@
 //! `[tickets]`.
 
-use super::route::origins;
+use super::route::{self, origins};
 use super::*;
 
 pub(super) fn tickets(section: &Section<'_, '_>, routes: &[Arc<Route>]) -> Tickets {
@@ -34,6 +34,7 @@ pub(super) fn tickets(section: &Section<'_, '_>, routes: &[Arc<Route>]) -> Ticke
         multi_use: section.boolean("multi_use", false),
         bind,
         origins,
+        token_cookie: route::token_name(section, "token_cookie", "access_token"),
         rate_per_user: section.with_unit("rate_per_user", Rate { count: 60, per: 60 * SECOND }, value::rate),
         rate_per_address: section.with_unit("rate_per_address", Rate { count: 600, per: 60 * SECOND }, value::rate),
     };

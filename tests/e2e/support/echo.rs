@@ -110,10 +110,15 @@ impl Drop for Echo {
 
 #[allow(clippy::result_large_err, reason = "the library's callback has this type")]
 async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin, book: Book) {
-    let note = |request: &Request, response: Response| {
+    // A subprotocol is chosen where it is this one.
+    let note = |request: &Request, mut response: Response| {
         let headers =
             request.headers().iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         book.visits.lock().unwrap().push(Visit { target: request.uri().to_string(), headers: headers.collect() });
+        let offered = request.headers().get_all("sec-websocket-protocol").iter().filter_map(|line| line.to_str().ok());
+        if offered.flat_map(|line| line.split(',')).any(|offer| offer.trim() == "echo.v1") {
+            response.headers_mut().insert("sec-websocket-protocol", "echo.v1".parse().unwrap());
+        }
         Ok(response)
     };
     let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, note).await else { return };

@@ -36,7 +36,7 @@ pub struct Setup {
     drain: String,
     admin: String,
     files: Vec<(String, String)>,
-    run: Vec<&'static str>,
+    arguments: Vec<String>,
 }
 
 pub struct Usher {
@@ -78,7 +78,7 @@ impl Setup {
             drain: "200ms".to_owned(),
             admin: String::new(),
             files: Vec::new(),
-            run: Vec::new(),
+            arguments: Vec::new(),
         }
     }
 
@@ -118,6 +118,12 @@ impl Setup {
         self
     }
 
+    /// A further argument of `usher run`.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
     /// A file beside the configuration.
     pub fn file(mut self, name: &str, text: String) -> Self {
         self.files.push((name.to_owned(), text));
@@ -125,7 +131,7 @@ impl Setup {
     }
 
     pub fn watch(mut self) -> Self {
-        self.run.push("--watch");
+        self.arguments.push("--watch".to_owned());
         self
     }
 
@@ -179,7 +185,7 @@ impl Setup {
         let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
             .args(["run", "--log-format", "json", "-c"])
             .arg(folder.join("usher.toml"))
-            .args(&self.run)
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

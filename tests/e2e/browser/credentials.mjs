@@ -1,0 +1,83 @@
+// What a real browser does with a token among its subprotocols, and with one in a cookie.
+//
+//   node credentials.mjs HOST:PORT TOKEN
+//
+// Usher answers plain HTTP at HOST:PORT, takes a subprotocol at /protocol and a cookie at /cookie, and knows the page
+// http://localhost. Exits 0 when everything was seen, 1 with the first thing that was not. CHROMIUM names the browser where
+// it is not in PATH.
+
+import { execFileSync } from 'node:child_process';
+import { chromium } from 'playwright-core';
+
+const [base, token] = process.argv.slice(2);
+if (!token) {
+  console.error('usage: node credentials.mjs HOST:PORT TOKEN');
+  process.exit(2);
+}
+
+const executablePath = process.env.CHROMIUM ?? execFileSync('sh', ['-c', 'command -v chromium || command -v chromium-browser'], { encoding: 'utf8' }).trim();
+const browser = await chromium.launch({
+  executablePath,
+  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
+    // The pages here come from nowhere, and one from nowhere may not speak to this machine.
+    '--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets,BlockInsecurePrivateNetworkRequests'],
+});
+
+let failed = false;
+try {
+  const context = await browser.newContext();
+  const ours = await pageOf(context, 'http://localhost/');
+  const encoded = Buffer.from(token).toString('base64url');
+
+  for (const [what, offers, chosen] of [
+    ['the pair alone is answered with its marker', ['bearer', token], 'bearer'],
+    ['the pair beside what the upstream does not know too', ['bearer', token, 'chat.v9'], 'bearer'],
+    ['the pair beside what the upstream knows', ['echo.v1', 'bearer', token], 'echo.v1'],
+    ['one name with the token in it, beside a real one', ['echo.v1', `bearer.${token}`], 'echo.v1'],
+    ['the form of Kubernetes, beside a real one', ['echo.v1', `base64url.bearer.authorization.k8s.io.${encoded}`], 'echo.v1'],
+    ['one name with the token in it, alone, is not opened by the browser', [`bearer.${token}`], null],
+  ]) {
+    const got = await open(ours, `ws://${base}/protocol`, offers);
+    fact(got.protocol === chosen, `${what}: ${JSON.stringify(got)}`);
+  }
+
+  await context.addCookies([
+    { name: 'access_token', value: token, domain: 'localhost', path: '/', httpOnly: true, sameSite: 'Strict' },
+    { name: 'theme', value: 'dark', domain: 'localhost', path: '/' },
+  ]);
+  const byCookie = await open(ours, `ws://${base}/cookie`, []);
+  fact(byCookie.protocol === '', `our page is let in by its cookie: ${JSON.stringify(byCookie)}`);
+  // Same site, so that the browser sends the cookie: only the origin tells the two pages apart.
+  const evil = await pageOf(context, 'http://localhost:1/');
+  const refused = await open(evil, `ws://${base}/cookie`, []);
+  fact(refused.protocol === null, `a page of another origin is not, with the same cookie: ${JSON.stringify(refused)}`);
+} catch (error) {
+  failed = true;
+  console.error(`FAILED  ${error.message}`);
+} finally {
+  await browser.close();
+}
+process.exit(failed ? 1 : 0);
+
+// An empty page of this origin; nothing is asked over the network for it.
+async function pageOf(context, url) {
+  const page = await context.newPage();
+  await page.route(url, (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html><title>page</title>' }));
+  await page.goto(url);
+  return page;
+}
+
+// The subprotocol that was chosen, after an echo; null where the browser did not open the socket.
+async function open(page, url, offers) {
+  return page.evaluate(([url, offers]) => new Promise((resolve) => {
+    const socket = new WebSocket(url, offers);
+    socket.onopen = () => socket.send('hello');
+    socket.onmessage = () => { const protocol = socket.protocol; socket.onclose = () => resolve({ protocol }); socket.close(); };
+    socket.onclose = ({ code }) => resolve({ protocol: null, code });
+  }), [url, offers]);
+}
+
+function fact(holds, what) {
+  if (!holds) throw new Error(what);
+  console.log(`ok  ${what}`);
+}

@@ -212,6 +212,7 @@ fn figures(edge: &Edge) -> Figures {
         unauthenticated: edge.waiting_room.waiting(),
         tickets: store.held(),
         revocations: edge.revocations.len(),
+        legacy: edge.ledger.lines(),
         store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
     }
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{Admin, Stage, answer_error, answer_json};
 use crate::auth::decoded;
 use crate::clock::Now;
+use crate::migration::ledger::LegacyUse;
 use crate::session::registry::SessionHandle;
 
 /// What is counted outside of the registry.
@@ -20,6 +21,8 @@ pub struct Figures {
     pub tickets: Option<usize>,
     pub revocations: usize,
     pub store: StoreFigures,
+    /// Who still uses methods that are to go.
+    pub legacy: Vec<LegacyUse>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -53,7 +56,7 @@ impl Admin {
         let started = self.telemetry.started();
         let uptime = Now::read().mono.saturating_duration_since(started.mono);
         let stage = self.readiness.stage();
-        let Figures { connections, unauthenticated, tickets, revocations, store } = (self.figures)();
+        let Figures { connections, unauthenticated, tickets, revocations, store, legacy } = (self.figures)();
         answer_json(
             StatusCode::OK,
             &json!({
@@ -69,6 +72,7 @@ impl Admin {
                 "tickets": tickets,
                 "revocations": revocations,
                 "store": store,
+                "legacy": legacy,
                 "listeners": self.summary.listeners,
                 "routes": self.summary.routes,
                 "upstreams": self.summary.upstreams,

@@ -80,6 +80,19 @@ impl Authenticator {
         timeout_at(deadline, asking).await.map_err(|_| Rejection::StoreUnavailable)?
     }
 
+    /// Who would be let in by this credential, and why nobody would: for looks that have no consequence.
+    pub async fn judge_by(
+        &self,
+        deadline: Instant,
+        matched: &RouteMatch,
+        credential: Credential,
+        presented: Presented<'_>,
+        now: Now,
+    ) -> Result<Principal, Rejection> {
+        let asking = self.prove(&matched.route, credential, presented, now);
+        timeout_at(deadline, asking).await.map_err(|_| Rejection::StoreUnavailable)?
+    }
+
     /// The only way to a grant.
     async fn authenticate(
         &self,

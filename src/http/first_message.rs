@@ -25,6 +25,8 @@ use crate::auth::first_message::{Accepted, AuthMessage, Dialect, FirstMessageFau
 use crate::auth::grant::Grant;
 use crate::clock::Now;
 use crate::config::Route;
+use crate::migration;
+use crate::migration::shadow::Actual;
 use crate::rejection::{Rejection, Side};
 use crate::stream::{Stream, read_behind};
 use crate::telemetry::event::Event;
@@ -102,6 +104,7 @@ async fn enter(
     Event::FirstMessage { route: &route.name, waited: switched_at.elapsed() }.emit();
     attempted.method = Some(Method::Message);
 
+    request.cast_shadow(worker, attempted, Actual::Open);
     offer(&mut request.parts.headers, &switch, door.deflate);
     let by_ticket = matches!(proof, Proof::Ticket(_));
     let credential = Credential::message(proof);
@@ -114,6 +117,7 @@ async fn enter(
         let presented = Presented { request_id: request_id.as_str(), origin: origin.as_deref(), peer: request.address };
         let limit = now.mono + worker.edge.limits.handshake_timeout;
         let grant = worker.edge.authenticator.authenticate_by(limit, &request.matched, Some(credential), presented, now).await?;
+        migration::admit(&grant, request.address, &worker.edge.ledger, now.wall)?;
         drop(waiting);
         let grant = redeemed.insert(grant);
         reach(grant, request, worker, Now::read()).await.map_err(|refusal| refusal.rejection)

@@ -141,11 +141,12 @@ mod tests {
             Rejection::FirstMessage(FirstMessageFault::Timeout) => 28,
             Rejection::FirstMessage(FirstMessageFault::Protocol) => 29,
             Rejection::Revoked(_) => 30,
+            Rejection::LegacyMethod(_) => 33,
             Rejection::TooManySessions => 31,
             Rejection::MissingOrigin => 32,
         };
         let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..33).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..34).collect::<Vec<_>>());
     }
 }

@@ -53,6 +53,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         Some(_) => section.parsed_list("subprotocols", subprotocol),
         None => preset.subprotocols().iter().map(|name| (*name).to_owned()).collect(),
     };
+    let migration = migration::migration(section, &auth);
     section.finish();
     Some(Route {
         name: written?.0.into(),
@@ -71,6 +72,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         reject_mode,
         close_codes,
         subprotocols,
+        migration,
     })
 }
 

@@ -206,14 +206,20 @@ impl Desk {
 }
 
 fn figures(edge: &Edge) -> Figures {
-    let store = edge.tickets.store();
+    let stores = edge.tickets.stores();
+    let (store, others) = (stores.own(), stores.others());
     Figures {
         connections: edge.ceiling.open(),
         unauthenticated: edge.waiting_room.waiting(),
         tickets: store.held(),
         revocations: edge.revocations.len(),
         legacy: edge.ledger.lines(),
-        store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
+        store: StoreFigures {
+            kind: store.kind(),
+            breaker: store.breaker().map(BreakerState::name),
+            region: stores.own_name().map(str::to_owned),
+            regions: others.iter().map(|other| (other.name.to_string(), other.store.breaker().map(BreakerState::name))).collect(),
+        },
     }
 }
 

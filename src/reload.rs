@@ -105,6 +105,9 @@ impl Reloader {
         let refused = |problem: String| Diagnostics(vec![Diagnostic::error(problem)]);
         let next = Arc::new(before.next(config, Now::read()).map_err(|error| refused(error.to_string()))?);
         self.telemetry.follow(&next.config);
+        if next.config.bypass.is_allowed {
+            Event::BypassAllowed { routes: &next.config.bypass_routes() }.emit();
+        }
         next.take_over();
         self.current.store(next);
         Ok(Applied { changed, restart, warnings })
@@ -123,7 +126,7 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
     differs("state_dir", config.state_dir != running.state_dir);
     config.state_dir.clone_from(&running.state_dir);
     differs("listener.address", keep_listeners(config, running));
-    differs("store", config.store != running.store);
+    differs("store", config.store != running.store || config.regions != running.regions);
     differs("revocation.max_entries", config.revocation.max_entries != running.revocation.max_entries);
     let (limits, before) = (&config.limits, &running.limits);
     differs("limits.audit_queue", limits.audit_queue != before.audit_queue);

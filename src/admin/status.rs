@@ -1,5 +1,7 @@
 //! `/status` and `/sessions`: how this node stands, and who is connected.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
@@ -30,6 +32,10 @@ pub struct StoreFigures {
     pub kind: &'static str,
     /// `None`: it is in this process, and has none.
     pub breaker: Option<&'static str>,
+    /// What the own region is called, where there are regions.
+    pub region: Option<String>,
+    /// The breakers of the others' stores.
+    pub regions: BTreeMap<String, Option<&'static str>>,
 }
 
 const SESSIONS_LISTED: usize = 1000;

@@ -62,6 +62,9 @@ fn page(status: &Value) -> String {
         Some(breaker) => line("store", &format!("{}, breaker {breaker}", plain(of("kind")))),
         None => line("store", &plain(of("kind"))),
     }
+    for (region, breaker) in of("regions").and_then(Value::as_object).into_iter().flatten() {
+        line("", &format!("region {region}, breaker {}", plain(Some(breaker))));
+    }
     page
 }
 
@@ -82,10 +85,17 @@ mod tests {
     #[test]
     fn a_page_has_a_line_for_each_figure() {
         let by = json!([{ "route": "/ws", "method": "ticket", "sessions": 2 }, { "route": "/open", "method": null, "sessions": 1 }]);
-        let page = page(&json!({ "sessions": 3, "sessions_by": by, "tickets": null, "store": { "kind": "redis", "breaker": "open" } }));
-        for wanted in
-            ["sessions         3\n", "  2 by ticket on /ws\n", "  1 by - on /open\n", "tickets          -\n", "redis, breaker open\n"]
-        {
+        let page = page(
+            &json!({ "sessions": 3, "sessions_by": by, "tickets": null, "store": { "kind": "redis", "breaker": "open", "regions": { "eu": "closed" } } }),
+        );
+        for wanted in [
+            "sessions         3\n",
+            "  2 by ticket on /ws\n",
+            "  1 by - on /open\n",
+            "tickets          -\n",
+            "redis, breaker open\n",
+            "  region eu, breaker closed\n",
+        ] {
             assert!(page.contains(wanted), "{wanted}: {page}");
         }
     }

@@ -59,8 +59,9 @@ pub fn environment(config: &Config, now: Now) -> Vec<Finding> {
         findings.extend(upstream.servers.iter().map(|server| reach(&upstream.name, server)));
     }
     if let Store::Redis(redis) = &config.store {
-        findings.extend(store(redis));
+        findings.extend(store(redis, false));
     }
+    findings.extend(config.regions.iter().flat_map(|redis| store(redis, true)));
     findings.push(state_dir(&config.state_dir));
     findings
 }
@@ -115,20 +116,24 @@ fn reach(upstream: &str, server: &Server) -> Finding {
 }
 
 /// Usher starts without its store, so one that is away is a warning; a file that is missing keeps it from starting.
-fn store(redis: &Redis) -> Vec<Finding> {
+fn store(redis: &Redis, is_another_region: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let (of, hint) = match redis.region.as_deref().filter(|_| is_another_region) {
+        Some(region) => (format!(" of region {region}"), format!("tickets of {region} are refused until it is there")),
+        None => (String::new(), "tickets are refused until it is there".to_owned()),
+    };
     if let Some(path) = &redis.ca_file {
-        let subject = format!("store authorities {}", path.display());
+        let subject = format!("store{of} authorities {}", path.display());
         findings.push(match std::fs::read(path) {
             Ok(_) => ok(subject, "there".to_owned()),
             Err(error) => fail(subject, error.to_string(), "a PEM file that the user who runs Usher may read"),
         });
     }
     for HostPort { host, port } in redis.layout.addresses() {
-        let subject = format!("store {host}:{port}");
+        let subject = format!("store{of} {host}:{port}");
         findings.push(match reach_tcp(host, *port) {
             Ok(()) => ok(subject, "reachable".to_owned()),
-            Err(error) => warn(subject, error.to_string(), "tickets are refused until it is there"),
+            Err(error) => warn(subject, error.to_string(), &hint),
         });
     }
     findings
@@ -196,6 +201,23 @@ mod tests {
         let found = certificate(&files, now);
         fs::remove_dir_all(folder).unwrap();
         found
+    }
+
+    #[test]
+    fn a_region_that_is_away_concerns_its_own_tickets_alone() {
+        let lines = "[store]\nurl = \"redis://127.0.0.1:1\"\nregion = \"us\"\n[store.regions.eu]\nurl = \"redis://127.0.0.1:1\"\n";
+        let text = format!("{}\n{lines}", include_str!("../../config/usher.toml"));
+        let config = crate::config::parse(&text, None, &|_| Some("0123456789abcdef".repeat(4))).unwrap().config;
+        let told: Vec<_> = environment(&config, Now::read())
+            .into_iter()
+            .filter(|finding| finding.subject.starts_with("store"))
+            .map(|finding| (finding.verdict, finding.subject, finding.hint.unwrap()))
+            .collect();
+        let wanted = [
+            (Verdict::Warn, "store 127.0.0.1:1", "tickets are refused until it is there"),
+            (Verdict::Warn, "store of region eu 127.0.0.1:1", "tickets of eu are refused until it is there"),
+        ];
+        assert_eq!(told, wanted.map(|(verdict, subject, hint)| (verdict, subject.to_owned(), hint.to_owned())));
     }
 
     #[test]

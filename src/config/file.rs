@@ -280,6 +280,38 @@ pub struct StoreTable {
     pub acknowledge: Option<Acknowledge>,
     /// Operations on their way to Redis at once, on each thread.
     pub max_in_flight: Option<usize>,
+    /// The name of the own region, which its tickets carry: 1 to 16 of a-z, 0-9 and -.
+    pub region: Option<String>,
+    /// Where tickets of other regions are: a table for each, by its name, with these keys but max_tickets, region and regions.
+    pub regions: Option<BTreeMap<String, RegionTable>>,
+}
+
+/// The store of another region.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegionTable {
+    /// redis://host:port/database, redis+sentinel://host:port,.../master, redis+cluster://host:port,...; rediss with TLS.
+    pub url: String,
+    /// PEM file of the authorities that sign the servers of Redis, instead of those of the system.
+    pub ca_file: Option<String>,
+    /// The user of Redis, where it is not the default one.
+    pub username: Option<String>,
+    /// Environment variable with the password of Redis.
+    pub password_env: Option<String>,
+    /// File with the password of Redis, instead of password_env.
+    pub password_file: Option<String>,
+    /// Environment variable with the password of the sentinels.
+    pub sentinel_password_env: Option<String>,
+    /// File with the password of the sentinels, instead of sentinel_password_env.
+    pub sentinel_password_file: Option<String>,
+    /// What every key in Redis begins with.
+    pub prefix: Option<String>,
+    /// How long one operation on Redis may take.
+    pub timeout: Option<String>,
+    /// none, or how many replicas must know that a ticket is redeemed before it lets anybody in.
+    pub acknowledge: Option<Acknowledge>,
+    /// Operations on their way to Redis at once, on each thread.
+    pub max_in_flight: Option<usize>,
 }
 
 /// none, or a number of replicas.

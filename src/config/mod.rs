@@ -53,6 +53,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     pub tickets: Tickets,
     pub store: Store,
+    /// The stores of other regions, each with its name.
+    pub regions: Vec<store::Redis>,
     pub context: Context,
     pub keepalive: Keepalive,
     pub limits: Arc<Limits>,
@@ -327,6 +329,15 @@ impl Config {
     /// Values of closed sets that metrics use as labels.
     pub fn route_names(&self) -> BTreeMap<&str, &Route> {
         self.routes.iter().map(|route| (&*route.name, &**route)).collect()
+    }
+
+    /// The own region and the others; none unless the file names them.
+    pub fn region_names(&self) -> impl Iterator<Item = &str> {
+        let own = match &self.store {
+            Store::Memory { .. } => None,
+            Store::Redis(redis) => redis.region.as_deref(),
+        };
+        own.into_iter().chain(self.regions.iter().filter_map(|redis| redis.region.as_deref()))
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod contract;
 pub mod memory;
 pub mod redis;
+pub mod regions;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use memory::MemoryStore;
 use redis::{BreakerState, RedisStore};
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
+#[allow(clippy::large_enum_variant, reason = "there are a few in a process")]
 pub enum Store {
     Memory(MemoryStore),
     Redis(RedisStore),
@@ -60,6 +61,8 @@ pub enum TicketFault {
     Expired,
     #[error("it was redeemed before")]
     Used,
+    #[error("it names a region that is not known here")]
+    UnknownRegion,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +108,7 @@ impl TicketHash {
 
 impl Store {
     /// Connects to nothing yet: a store that is away keeps nobody from starting.
-    pub fn open(config: &config::Store) -> Result<Self, OpenError> {
+    fn open(config: &config::Store) -> Result<Self, OpenError> {
         Ok(match config {
             config::Store::Memory { max_tickets } => Self::Memory(MemoryStore::new(*max_tickets)),
             config::Store::Redis(redis) => Self::Redis(RedisStore::open(redis)?),

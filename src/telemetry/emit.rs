@@ -175,11 +175,12 @@ impl Event<'_> {
                 outlet.count(|metrics| add(metrics.tickets_refused.with([rejection.facts().label]), 1));
                 outlet.audit(|| rejection_line("ticket_refused", &about, rejection));
             }
-            Event::TicketRedeemed { request_id, user, peer, route } => {
-                info!(target: "usher", event = "ticket_redeemed", request_id, user, %peer, route, "ticket redeemed");
+            Event::TicketRedeemed { request_id, user, peer, route, region } => {
+                info!(target: "usher", event = "ticket_redeemed", request_id, user, %peer, route, region, "ticket redeemed");
                 outlet.count(|metrics| add(metrics.tickets_redeemed.with([route]), 1));
                 let line = ticket_line("ticket_redeemed", ACCEPTED, request_id, peer);
-                outlet.audit(|| AuditLine { user: Some(user), route: Some(route), ..line });
+                let detail = region.map(|region| format!("region {region}"));
+                outlet.audit(|| AuditLine { user: Some(user), route: Some(route), detail, ..line });
             }
             Event::TicketRedeemRefused { request_id, peer, route, fault } => {
                 let label = ticket_fault_label(fault);
@@ -201,37 +202,39 @@ impl Event<'_> {
                 outlet.audit(|| AuditLine { event: "tickets_expired", outcome: "expired", detail, ..AuditLine::default() });
             }
             Event::TicketsHeld { count } => outlet.count(|metrics| metrics.tickets_held.set(count as f64)),
-            Event::StoreOperation { operation, outcome, duration } => {
-                let duration_ms = duration.map(millis);
+            Event::StoreOperation { region, operation, outcome, duration } => {
+                let (duration_ms, of) = (duration.map(millis), said(region));
                 match outcome {
                     "ok" | "breaker_open" => {
-                        debug!(target: "usher", event = "store_operation", operation, outcome, duration_ms, "store operation");
+                        debug!(target: "usher", event = "store_operation", region = of, operation, outcome, duration_ms, "store operation");
                     }
-                    _ => warn!(target: "usher", event = "store_failed", operation, outcome, duration_ms, "the store failed"),
+                    _ => warn!(target: "usher", event = "store_failed", region = of, operation, outcome, duration_ms, "the store failed"),
                 }
                 outlet.count(|metrics| {
-                    add(metrics.store_operations.with([operation, outcome]), 1);
-                    if let (Some(histogram), Some(duration)) = (metrics.store_duration.with([operation]), duration) {
+                    add(metrics.store_operations.with([operation, outcome, region]), 1);
+                    if let (Some(histogram), Some(duration)) = (metrics.store_duration.with([operation, region]), duration) {
                         histogram.record(duration);
                     }
                 });
             }
-            Event::StoreDialled { lane, outcome } => {
+            Event::StoreDialled { region, lane, outcome } => {
+                let of = said(region);
                 match outcome {
-                    "ok" => info!(target: "usher", event = "store_connected", lane, "connected to the store"),
-                    _ => warn!(target: "usher", event = "store_unreachable", lane, outcome, "the store could not be reached"),
+                    "ok" => info!(target: "usher", event = "store_connected", region = of, lane, "connected to the store"),
+                    _ => warn!(target: "usher", event = "store_unreachable", region = of, lane, outcome, "the store could not be reached"),
                 }
-                outlet.count(|metrics| add(metrics.store_connections.with([lane, outcome]), 1));
+                outlet.count(|metrics| add(metrics.store_connections.with([lane, outcome, region]), 1));
             }
-            Event::StoreBreaker { lane, state } => {
+            Event::StoreBreaker { region, lane, state } => {
+                let of = said(region);
                 match state {
                     BreakerState::Open => {
-                        warn!(target: "usher", event = "store_breaker", lane, state = state.name(), "the store is not asked for now");
+                        warn!(target: "usher", event = "store_breaker", region = of, lane, state = state.name(), "the store is not asked for now");
                     }
-                    _ => info!(target: "usher", event = "store_breaker", lane, state = state.name(), "store breaker"),
+                    _ => info!(target: "usher", event = "store_breaker", region = of, lane, state = state.name(), "store breaker"),
                 }
                 outlet.count(|metrics| {
-                    if let Some(gauge) = metrics.store_breaker.with([lane]) {
+                    if let Some(gauge) = metrics.store_breaker.with([lane, region]) {
                         gauge.set(f64::from(state.number()));
                     }
                 });

@@ -123,6 +123,8 @@ pub enum Event<'a> {
         user: &'a str,
         peer: IpAddr,
         route: &'a str,
+        /// That the ticket names.
+        region: Option<&'a str>,
     },
     TicketRedeemRefused {
         request_id: &'a str,
@@ -143,16 +145,20 @@ pub enum Event<'a> {
         count: usize,
     },
     /// One operation on a store outside of this process. `outcome` is `ok`, or the label of a fault.
+    /// Without regions the region is empty.
     StoreOperation {
+        region: &'a str,
         operation: &'static str,
         outcome: &'static str,
         duration: Option<Duration>,
     },
     StoreDialled {
+        region: &'a str,
         lane: &'static str,
         outcome: &'static str,
     },
     StoreBreaker {
+        region: &'a str,
         lane: &'static str,
         state: BreakerState,
     },

@@ -78,10 +78,10 @@ table! {
     TICKETS_EXPIRED: "usher_tickets_expired_total", Kind::Counter, [], "Tickets that nobody redeemed in time.";
     TICKETS_LOST: "usher_tickets_lost_total", Kind::Counter, [], "Tickets redeemed for a client that left before it was answered.";
     TICKETS_HELD: "usher_tickets_held", Kind::Gauge, [], "Tickets that the store holds now.";
-    STORE_OPERATIONS: "usher_store_operations_total", Kind::Counter, ["operation", "outcome"], "Operations on a store outside of this process: ok, or what was wrong.";
-    STORE_DURATION: "usher_store_operation_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["operation"], "How long operations on the store took, failed ones included.";
-    STORE_CONNECTIONS: "usher_store_connections_total", Kind::Counter, ["lane", "outcome"], "Connections to the store: ok, or why there was none.";
-    STORE_BREAKER: "usher_store_breaker_state", Kind::Gauge, ["lane"], "0 while the store is asked, 2 while it is not, 1 while it is tried.";
+    STORE_OPERATIONS: "usher_store_operations_total", Kind::Counter, ["operation", "outcome", "region"], "Operations on a store outside of this process: ok, or what was wrong.";
+    STORE_DURATION: "usher_store_operation_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["operation", "region"], "How long operations on the store took, failed ones included.";
+    STORE_CONNECTIONS: "usher_store_connections_total", Kind::Counter, ["lane", "outcome", "region"], "Connections to the store: ok, or why there was none.";
+    STORE_BREAKER: "usher_store_breaker_state", Kind::Gauge, ["lane", "region"], "0 while the store is asked, 2 while it is not, 1 while it is tried.";
     SESSIONS_ACTIVE: "usher_sessions_active", Kind::Gauge, ["route"], "Sessions open now.";
     SESSION_DURATION: "usher_session_duration_seconds", Kind::Histogram(SESSION_BUCKETS), ["route"], "How long sessions lasted.";
     SESSION_CLOSES: "usher_session_closes_total", Kind::Counter, ["code", "reason"], "Sessions ended, by the close code that the client sent or got and by the reason.";
@@ -172,18 +172,21 @@ pub(super) struct Metrics {
 pub(super) struct Names {
     pub(super) routes: BTreeSet<String>,
     pub(super) upstreams: BTreeSet<String>,
+    pub(super) regions: BTreeSet<String>,
 }
 
 impl Names {
     pub(super) fn new(routes: &[&str], upstreams: &[&str]) -> Self {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Self { routes: owned(routes), upstreams: owned(upstreams) }
+        Self { routes: owned(routes), upstreams: owned(upstreams), regions: BTreeSet::new() }
     }
 
     pub(super) fn of(config: &Config) -> Self {
         Self {
             routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
             upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
+            // A store is never another one while the process runs.
+            regions: config.region_names().map(str::to_owned).collect(),
         }
     }
 
@@ -230,12 +233,13 @@ impl Exposition {
     pub(super) fn metrics(&self, names: &Names) -> Metrics {
         let routes: Vec<&str> = names.routes.iter().map(String::as_str).collect();
         let upstreams: Vec<&str> = names.upstreams.iter().map(String::as_str).collect();
-        Metrics::over(&self.recorder, &routes, &upstreams)
+        let regions: Vec<&str> = names.regions.iter().map(String::as_str).collect();
+        Metrics::over(&self.recorder, &routes, &upstreams, &regions)
     }
 }
 
 impl Metrics {
-    fn over(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str]) -> Self {
+    fn over(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str], regions: &[&str]) -> Self {
         let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
         let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
         let methods = Method::ALL.map(Method::name);
@@ -274,10 +278,10 @@ impl Metrics {
             tickets_expired: counter(&TICKETS_EXPIRED),
             tickets_lost: counter(&TICKETS_LOST),
             tickets_held: gauge(&TICKETS_HELD),
-            store_operations: family(&STORE_OPERATIONS, &[&redis::OPERATIONS, &store_outcomes]),
-            store_duration: Family::<Histogram>::new(recorder, &STORE_DURATION, &[&redis::OPERATIONS]),
-            store_connections: family(&STORE_CONNECTIONS, &[&redis::LANES, &store_outcomes]),
-            store_breaker: Family::<Gauge>::new(recorder, &STORE_BREAKER, &[&redis::LANES]),
+            store_operations: family(&STORE_OPERATIONS, &[&redis::OPERATIONS, &store_outcomes, regions]),
+            store_duration: Family::<Histogram>::new(recorder, &STORE_DURATION, &[&redis::OPERATIONS, regions]),
+            store_connections: family(&STORE_CONNECTIONS, &[&redis::LANES, &store_outcomes, regions]),
+            store_breaker: Family::<Gauge>::new(recorder, &STORE_BREAKER, &[&redis::LANES, regions]),
             sessions_active: Family::<Gauge>::new(recorder, &SESSIONS_ACTIVE, &[routes]).shown(),
             session_duration: histograms(&SESSION_DURATION, &[routes]),
             session_closes: family(&SESSION_CLOSES, &[&codes, &reasons]),
@@ -334,10 +338,13 @@ pub(super) const FROM_CLIENT: &str = "from_client";
 pub(super) const FROM_UPSTREAM: &str = "from_upstream";
 /// Nothing was found or shown: no route, no method, no close code.
 const NONE: &str = "none";
+/// The label that only a fleet of several regions has.
+const REGION: &str = "region";
 /// In no set that we know.
 const OTHER: &str = "other";
 
-const TICKET_FAULTS: [TicketFault; 4] = [TicketFault::Malformed, TicketFault::Unknown, TicketFault::Expired, TicketFault::Used];
+const TICKET_FAULTS: [TicketFault; 5] =
+    [TicketFault::Malformed, TicketFault::Unknown, TicketFault::Expired, TicketFault::Used, TicketFault::UnknownRegion];
 
 pub(super) fn ticket_fault_label(fault: TicketFault) -> &'static str {
     match fault {
@@ -345,6 +352,7 @@ pub(super) fn ticket_fault_label(fault: TicketFault) -> &'static str {
         TicketFault::Unknown => "unknown",
         TicketFault::Expired => "expired",
         TicketFault::Used => "used",
+        TicketFault::UnknownRegion => "unknown_region",
     }
 }
 
@@ -422,7 +430,10 @@ impl<H: Register> Family<H> {
         let slot = self.cells.get(cell)?;
         Some(slot.get_or_init(|| {
             let values = self.values_of(cell);
-            let labels = self.definition.labels.iter().zip(values).map(|(label, value)| Label::new(*label, value.to_owned()));
+            // Where there are no regions, there is nothing to tell apart by one.
+            let is_said = |(label, value): &(&&str, &str)| **label != REGION || *value != NONE;
+            let labels = self.definition.labels.iter().zip(values).filter(is_said);
+            let labels = labels.map(|(label, value)| Label::new(*label, value.to_owned()));
             H::register(&self.recorder, self.definition, labels.collect())
         }))
     }
@@ -532,6 +543,19 @@ mod tests {
         let text = exposition.handle.render();
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("usher_upgrades_total{")).collect();
         assert_eq!(lines, ["usher_upgrades_total{route=\"other\",method=\"none\",outcome=\"accepted\"} 100"]);
+    }
+
+    #[test]
+    fn stores_are_told_apart_by_region_where_there_are_regions() {
+        let exposition = Exposition::new(UnixMillis(0)).unwrap();
+        let regions = ["us", "eu"].map(str::to_owned).into();
+        let metrics = exposition.metrics(&Names { regions, ..Names::default() });
+        metrics.store_breaker.with(["tickets", "eu"]).unwrap().set(2.0);
+        metrics.store_breaker.with(["tickets", ""]).unwrap().set(1.0);
+        let text = exposition.handle.render();
+        for line in ["usher_store_breaker_state{lane=\"tickets\",region=\"eu\"} 2\n", "usher_store_breaker_state{lane=\"tickets\"} 1\n"] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub fn metrics_page() -> String {
          Generated from `src/telemetry/metric.rs` by `USHER_WRITE_DOCS=1 cargo test --lib pages`.\n\n\
          `GET /metrics` on the admin listener answers in the text format of Prometheus, version 0.0.4.\n\
          Labels are closed sets: never a user, a ticket, a path or an origin. `none` means that nothing was found or shown,\n\
-         `other` that the value is in no set that Usher knows.\n\n\
+         `other` that the value is in no set that Usher knows. `region` is there only where the file names regions.\n\n\
          | metric | kind | labels | meaning |\n|---|---|---|---|\n",
     );
     let mut buckets = String::new();

@@ -12,10 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use usher::clock::Now;
 
+use crate::store_failover::until;
 use crate::store_redis::{redeem, usher};
 use crate::support::client;
 use crate::support::redis::RedisServer;
-use crate::support::{DoorBook, Echo, Usher};
+use crate::support::{DoorBook, Echo, Recorder, Script, Setup, Usher};
 
 /// Statuses while the fault lasts, and whether the ticket from before it may still be good afterwards.
 struct Seen {
@@ -80,7 +81,8 @@ impl Drill {
             let refusal = self.ask_raw().await;
             assert_eq!(refusal.status, want.issue, "{}, round {round}: {}", self.row, refusal.body);
             if want.issue == 503 {
-                assert!(refusal.header("retry-after").is_some() && refusal.body.contains("STORE_UNAVAILABLE"), "{}", refusal.body);
+                let wait: u64 = refusal.header("retry-after").unwrap().parse().unwrap();
+                assert!((1..=10).contains(&wait) && refusal.body.contains("STORE_UNAVAILABLE"), "{}", refusal.body);
             }
             // The one that was redeemed before: wherever the store answers, it is known to be used.
             let again = redeem(&self.usher, &spent).await;
@@ -264,6 +266,34 @@ async fn usher_starts_without_redis_and_says_so() {
     tells("\"store\":\"here\"").await;
     drill.until_well().await;
     drill.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_while_its_first_message_is_looked_up_has_lost_its_ticket() {
+    let (silent, server) = (Recorder::start(Script::Silent).await, RedisServer::start(&[]));
+    let route = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"ticket\", \"message\"]\n";
+    let store = format!("[store]\nurl = \"{}\"\ntimeout = \"10s\"\n", server.url());
+    let usher = Setup::new(format!("http://{}", silent.address)).routes(route).extra(&store).start().await;
+    let ticket = usher.issue_ticket(&usher.token("ada")).await;
+    let mut socket = usher.open("/ws", &[]).await.unwrap();
+    server.signal("STOP");
+    let auth = serde_json::json!({ "type": "auth", "payload": { "ticket": ticket } });
+    socket.send(Message::text(auth.to_string())).await.unwrap();
+    let heard = "usher_first_message_wait_seconds_count{route=\"/ws\"} 1\n";
+    for _ in 0..1000 {
+        if usher.metrics().await.contains(heard) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(socket);
+    server.signal("CONT");
+    let ended = |line: &serde_json::Value| line["event"] == "upgrade_rejected";
+    until("the upgrade has ended", || usher.audit().iter().any(ended)).await;
+    let audit = usher.finish().await;
+    let of = |event: &str, outcome: &str| audit.iter().filter(|line| line["event"] == event && line["outcome"] == outcome).count();
+    let ends = [of("ticket_redeemed", "accepted"), of("ticket_lost", "client_gone"), of("upgrade_rejected", "client_gone")];
+    assert_eq!(ends, [1, 1, 1], "{audit:#?}");
 }
 
 /// Says the same to everybody, once for each time that it is spoken to.

@@ -9,6 +9,7 @@ mod issuer;
 mod listener;
 mod migration;
 mod process;
+mod region;
 mod route;
 mod session;
 mod store;
@@ -105,6 +106,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     let routes: Vec<_> = route_sections.iter().filter_map(|s| route::route(s, &mut context)).map(Arc::new).collect();
 
     let tickets = tickets::tickets(&top.section("tickets"), &routes);
+    let (store, regions) = store::store(&top.section("store"), tickets.multi_use);
     let revocation = process::revocation(&top.section("revocation"), &issuers);
     let config = Config {
         source: source.map(Path::to_path_buf),
@@ -113,7 +115,8 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         threads,
         listeners,
         issuers,
-        store: store::store(&top.section("store"), tickets.multi_use),
+        store,
+        regions,
         tickets,
         upstreams,
         routes,

@@ -84,7 +84,8 @@ impl Bulletin {
             Ok(made) => made.map_err(|error| Fault::from(&error)),
             Err(_) => Err(Fault::Timeout),
         };
-        Event::StoreDialled { lane: BULLETIN_LANE, outcome: made.as_ref().map_or_else(|fault| fault.label(), |_| "ok") }.emit();
+        let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
+        Event::StoreDialled { region: self.dialer.region(), lane: BULLETIN_LANE, outcome }.emit();
         Ok(Reader { key: self.key.clone(), connection: made?, patience: self.patience, last: "0".to_owned(), first: None })
     }
 }

@@ -36,7 +36,7 @@ pub struct Setup {
     drain: String,
     admin: String,
     files: Vec<(String, String)>,
-    arguments: Vec<String>,
+    run: Vec<&'static str>,
 }
 
 pub struct Usher {
@@ -78,7 +78,7 @@ impl Setup {
             drain: "200ms".to_owned(),
             admin: String::new(),
             files: Vec::new(),
-            arguments: Vec::new(),
+            run: Vec::new(),
         }
     }
 
@@ -119,19 +119,14 @@ impl Setup {
     }
 
     /// A further argument of `usher run`.
-    pub fn argument(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.to_owned());
+    pub fn argument(mut self, argument: &'static str) -> Self {
+        self.run.push(argument);
         self
     }
 
     /// A file beside the configuration.
     pub fn file(mut self, name: &str, text: String) -> Self {
         self.files.push((name.to_owned(), text));
-        self
-    }
-
-    pub fn watch(mut self) -> Self {
-        self.arguments.push("--watch".to_owned());
         self
     }
 
@@ -185,7 +180,7 @@ impl Setup {
         let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
             .args(["run", "--log-format", "json", "-c"])
             .arg(folder.join("usher.toml"))
-            .args(&self.arguments)
+            .args(&self.run)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -13,6 +13,7 @@ use crate::auth::decoded;
 use crate::auth::remote_keys::IssuerFigures;
 use crate::clock::Now;
 use crate::fleet::{Gathered, Whole};
+use crate::migration::ledger::LegacyUse;
 use crate::session::wanted::Wanted;
 
 /// What is counted outside of the registry.
@@ -28,6 +29,8 @@ pub struct Figures {
     pub store: StoreFigures,
     /// Those that publish their keys.
     pub issuers: Vec<IssuerFigures>,
+    /// Who still uses methods that are to go.
+    pub legacy: Vec<LegacyUse>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -74,7 +77,7 @@ impl Admin {
         let started = self.telemetry.started();
         let uptime = Now::read().mono.saturating_duration_since(started.mono);
         let stage = self.readiness.stage();
-        let Figures { connections, unauthenticated, tickets, revocations, nodes, store, issuers } = (self.figures)();
+        let Figures { connections, unauthenticated, tickets, revocations, nodes, store, issuers, legacy } = (self.figures)();
         answer_json(
             StatusCode::OK,
             &json!({
@@ -93,6 +96,7 @@ impl Admin {
                 "revocations": revocations,
                 "store": store,
                 "issuers": issuers,
+                "legacy": legacy,
                 "listeners": self.summary.listeners,
                 "routes": self.summary.routes,
                 "upstreams": self.summary.upstreams,

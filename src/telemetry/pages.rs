@@ -146,9 +146,10 @@ mod tests {
             Rejection::InvalidCertificate(_) => 33,
             Rejection::MissingPermission(_) => 34,
             Rejection::IssuerKeysUnavailable => 35,
+            Rejection::LegacyMethod(_) => 36,
         };
         let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..36).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..37).collect::<Vec<_>>());
     }
 }

@@ -70,10 +70,7 @@ impl Tickets {
         now: Now,
     ) -> Result<Response<Bytes>, Rejection> {
         let (mut parts, body) = request.into_parts();
-        let origins = &self.config.tickets.origins;
-        if !origins.is_empty() && origin.is_some_and(|origin| !origins.allow(origin)) {
-            return Err(Rejection::ForbiddenOrigin);
-        }
+        self.check_origin(origin)?;
         let path = parts.uri.path().to_owned();
         let endpoint = self.endpoint(&path).ok_or(Rejection::NoRoute)?;
         let (method, allow, allowed) = match endpoint {
@@ -86,11 +83,7 @@ impl Tickets {
         if parts.method != method {
             return Err(Rejection::MethodNotAllowed { allow });
         }
-        let token = self.token(&mut parts, origin)?.ok_or(Rejection::MissingCredential)?;
-        let principal = self.issuers.prove(&token, now).await?;
-        if let Some(kind) = self.revocations.find(&principal, now.wall) {
-            return Err(Rejection::Revoked(kind));
-        }
+        let principal = self.asker(&mut parts, origin, now).await?.ok_or(Rejection::MissingCredential)?;
         match endpoint {
             Endpoint::Issue => {
                 let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
@@ -98,6 +91,24 @@ impl Tickets {
                 self.issue_one(principal, &body, asking, asked, now).await
             }
             Endpoint::Validate(ticket) => self.validate_one(&Secret::from(ticket), &principal, now).await,
+        }
+    }
+
+    pub(crate) fn check_origin(&self, origin: Option<&str>) -> Result<(), Rejection> {
+        let origins = &self.config.tickets.origins;
+        match origin {
+            Some(origin) if !origins.is_empty() && !origins.allow(origin) => Err(Rejection::ForbiddenOrigin),
+            _ => Ok(()),
+        }
+    }
+
+    /// Who asks, where a credential says so.
+    pub(crate) async fn asker(&self, parts: &mut Parts, origin: Option<&str>, now: Now) -> Result<Option<Principal>, Rejection> {
+        let Some(token) = self.token(parts, origin)? else { return Ok(None) };
+        let principal = self.issuers.prove(&token, now).await?;
+        match self.revocations.find(&principal, now.wall) {
+            None => Ok(Some(principal)),
+            Some(kind) => Err(Rejection::Revoked(kind)),
         }
     }
 
@@ -161,7 +172,7 @@ impl Tickets {
 
     /// A URL that can be opened as it is, where the config leaves no doubt about the path.
     fn websocket_url(&self, issued: &Issued, ticket: &str, asked: Asked<'_>) -> Option<String> {
-        let opens = |route: &&std::sync::Arc<Route>| route.auth.contains(&credential::Method::Ticket) && route.path.is_literal();
+        let opens = |route: &&std::sync::Arc<Route>| route.looks_at(credential::Method::Ticket) && route.path.is_literal();
         let route = match &issued.route {
             Some(route) => Some(route).filter(opens),
             None => self.config.routes.iter().find(opens),
@@ -182,7 +193,7 @@ impl Tickets {
         ))
     }
 
-    fn allow_origin(&self, origin: Option<&str>, headers: &mut HeaderMap) {
+    pub(crate) fn allow_origin(&self, origin: Option<&str>, headers: &mut HeaderMap) {
         headers.append(VARY, HeaderValue::from_static("Origin"));
         if let Some(origin) = origin
             && self.config.tickets.origins.allow(origin)
@@ -197,7 +208,7 @@ impl Tickets {
     }
 }
 
-fn preflight(methods: HeaderValue) -> Response<Bytes> {
+pub(crate) fn preflight(methods: HeaderValue) -> Response<Bytes> {
     let mut answer = Response::new(Bytes::new());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();

@@ -54,6 +54,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         None => preset.subprotocols().iter().map(|name| (*name).to_owned()).collect(),
     };
     let require = required_permissions(section, path.as_ref(), &auth);
+    let migration = migration::migration(section, &auth);
     section.finish();
     Some(Route {
         name: written?.0.into(),
@@ -73,6 +74,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         close_codes,
         subprotocols,
         require,
+        migration,
     })
 }
 

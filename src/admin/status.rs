@@ -49,7 +49,7 @@ const SESSIONS_LISTED: usize = 1000;
 impl Admin {
     pub(super) async fn sessions(&self, query: &str) -> Response<Full<Bytes>> {
         let Some((wanted, is_fleet)) = read(query) else {
-            let message = "the parameters are `limit`, a number, `user`, `route` and `fleet`, true or false, each at most once";
+            let message = "the parameters are `limit`, a number, `user`, `route`, `method` and `fleet`, true or false, each at most once";
             return answer_error(StatusCode::BAD_REQUEST, "BAD_REQUEST", message);
         };
         match &self.revoking.fleet {
@@ -117,7 +117,7 @@ fn of_all_nodes(gathered: &Gathered) -> Value {
 
 /// What is asked for, and whether all nodes are asked.
 fn read(query: &str) -> Option<(Wanted, bool)> {
-    let (mut limit, mut user, mut route, mut fleet) = (None, None, None, None);
+    let (mut limit, mut user, mut route, mut method, mut fleet) = (None, None, None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=')?;
         let value = decoded(value)?;
@@ -125,6 +125,7 @@ fn read(query: &str) -> Option<(Wanted, bool)> {
             "limit" => limit.replace(value.parse().ok()?).is_some(),
             "user" => user.replace(value).is_some(),
             "route" => route.replace(value).is_some(),
+            "method" => method.replace(value).is_some(),
             "fleet" => fleet.replace(value.parse().ok()?).is_some(),
             _ => return None,
         };
@@ -132,7 +133,7 @@ fn read(query: &str) -> Option<(Wanted, bool)> {
             return None;
         }
     }
-    Some((Wanted { limit: limit.unwrap_or(SESSIONS_LISTED), user, route }, fleet.unwrap_or(false)))
+    Some((Wanted { limit: limit.unwrap_or(SESSIONS_LISTED), user, route, method }, fleet.unwrap_or(false)))
 }
 
 #[cfg(test)]
@@ -141,9 +142,9 @@ mod tests {
 
     #[test]
     fn a_query_is_read_as_a_form_and_refused_where_it_is_not_clear() {
-        let (wanted, is_fleet) = read("user=a%26b+c%2F%C3%A9&route=%2Fws&limit=7&fleet=true").unwrap();
+        let (wanted, is_fleet) = read("user=a%26b+c%2F%C3%A9&route=%2Fws&method=header&limit=7&fleet=true").unwrap();
         assert!(is_fleet && !read("fleet=false").unwrap().1);
-        assert_eq!(wanted, Wanted { limit: 7, user: Some("a&b c/é".into()), route: Some("/ws".into()) });
+        assert_eq!(wanted, Wanted { limit: 7, user: Some("a&b c/é".into()), route: Some("/ws".into()), method: Some("header".into()) });
         assert_eq!(read("").unwrap().0.limit, SESSIONS_LISTED);
         for query in ["limit=many", "limit", "user=a&user=b", "users=a", "user=%f", "user=%ff", "fleet=yes", "fleet"] {
             assert_eq!(read(query), None, "{query}");

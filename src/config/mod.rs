@@ -19,7 +19,6 @@ mod tests;
 pub mod value;
 pub mod written;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -392,11 +391,6 @@ impl Config {
         is_taken.then(|| crate::auth::certificate::ISSUER.into())
     }
 
-    /// Values of closed sets that metrics use as labels.
-    pub fn route_names(&self) -> BTreeMap<&str, &Route> {
-        self.routes.iter().map(|route| (&*route.name, &**route)).collect()
-    }
-
     /// The own region and the others; none unless the file names them.
     pub fn region_names(&self) -> impl Iterator<Item = &str> {
         let own = match &self.store {
@@ -417,7 +411,7 @@ impl std::fmt::Display for Server {
     }
 }
 
-pub use resolve::{Loaded, load, parse};
+pub use resolve::{Loaded, load, load_admin, parse};
 
 /// A config with one issuer, one upstream and one route of these lines, for tests of what stands behind it.
 #[cfg(test)]

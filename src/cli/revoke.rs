@@ -43,7 +43,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             count => format!("{count} sessions closed"),
         };
         let until = answer.body.get("until").and_then(Value::as_str).unwrap_or_default();
-        println!("revoked until {until}; {sessions}");
+        // With a shared store `closed` counts this node alone, and an operator would look for the rest.
+        let others = match answer.body.get("fleet").and_then(Value::as_bool) {
+            Some(true) => " on this node, and the other nodes are told",
+            _ => "",
+        };
+        println!("revoked until {until}; {sessions}{others}");
     } else {
         eprintln!("usher: {}", answer.message());
     }

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::first_message::{auth, json as json_of, text};
 use crate::support::client::Answer;
 use crate::support::usher::Socket;
-use crate::support::{Echo, KeyServer, Program, Raw, Setup, Signer, Usher, client, upgrade_request};
+use crate::support::{Echo, KeyServer, Program, Setup, Signer, Usher, client};
 
 const ROUTE: &str = r#"
     [[route]]
@@ -26,15 +26,7 @@ const ROUTE: &str = r#"
 
 async fn attempt(usher: &Usher, token: &str) -> Answer {
     usher.keep_secret(token);
-    let mut raw = Raw::connect(usher.plain).await;
-    raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\nConnection: close\r\n"))).await;
-    let head = raw.read_head().await;
-    if head.starts_with("HTTP/1.1 101 ") {
-        return Answer::parse(head.as_bytes());
-    }
-    let mut bytes = head.into_bytes();
-    bytes.extend(raw.read_to_close().await);
-    Answer::parse(&bytes)
+    client::attempt(usher.plain, "/ws", &format!("Authorization: Bearer {token}\r\nConnection: close\r\n")).await
 }
 
 async fn bearer(usher: &Usher, token: &str) -> Socket {

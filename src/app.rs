@@ -225,7 +225,7 @@ fn figures(edge: &Edge) -> Figures {
         revocations: edge.revocations.len(),
         issuers: edge.authenticator.issuers().figures(Now::read().wall),
         nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
-        legacy: edge.ledger.lines(),
+        legacy: edge.legacy_uses.lines(),
         store: StoreFigures {
             kind: store.kind(),
             breaker: store.breaker().map(BreakerState::name),

@@ -1,6 +1,6 @@
 //! The configuration as it is meant.
 //!
-//! `file.rs` holds what was written, `resolve.rs` turns it into the [`Config`] below and reports every mistake at once.
+//! `resolve/` turns the text into the [`Config`] below and reports every mistake at once; `file.rs` is its JSON schema.
 //! Nothing past this module ever sees the file: the program reads one `Arc<Config>`, and a session keeps the one it
 //! opened with.
 

@@ -35,6 +35,14 @@ fn an_unknown_key_is_shown_in_its_line_with_the_nearest_known_one() {
 }
 
 #[test]
+fn what_is_known_is_told_once() {
+    let error = error_of(&(MINIMAL.to_owned() + "\n[drain]\nzzzzzzzz = 1\n"));
+    assert!(error.contains("known here: `window`"), "{error}");
+    let error = error_of(&MINIMAL.replace("path = \"/ws\"", "path = \"/ws\"\nzzzzzzzz = 1"));
+    assert_eq!((error.matches("`path`").count(), error.matches("`sunset`").count()), (1, 1), "{error}");
+}
+
+#[test]
 fn every_mistake_is_told_at_once() {
     let text = MINIMAL.replace("upstream = \"chat\"", "upstream = \"chta\"").replace("HS256\"]", "HS265\"]")
         + "\n[keepalive]\nping = 25\n[tickets]\nttl = \"10m\"\n";

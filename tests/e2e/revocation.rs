@@ -320,8 +320,8 @@ async fn the_command_line_revokes_and_its_exit_code_says_what_came_of_it() {
     let mut bob = usher.connect("bob").await;
     let at = ["--admin", &admin, "--admin-token-env", "REVOKE_TOKEN"];
     for (arguments, wrong, code, part) in [
-        (&["--user", "ada"][..], &["--admin", &admin][..], 77, "the admin token is required"),
-        (&["--user", "ada"], &["--admin", &admin, "--admin-token-env", "WRONG_TOKEN"], 77, "the admin token is required"),
+        (&["--user", "ada"][..], &["--admin", &admin][..], 77, "the admin token is missing or wrong"),
+        (&["--user", "ada"], &["--admin", &admin, "--admin-token-env", "WRONG_TOKEN"], 77, "the admin token is missing or wrong"),
         (&["--user", "ada"], &["--admin", "127.0.0.1:1", "--admin-token-env", "REVOKE_TOKEN"], 69, "no answer from the admin listener"),
         (&["--user", "ada", "--session", "s"], &at, 2, "cannot be used with"),
         (&[], &at, 2, "required"),

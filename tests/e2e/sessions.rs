@@ -261,8 +261,8 @@ async fn the_command_line_lists_sessions_and_shows_how_the_node_stands() {
     }
     for name in ["sessions", "status"] {
         for (arguments, code, part) in [
-            (&["--admin", &address][..], 77, "the admin token is required"),
-            (&["--admin", &address, "--admin-token-env", "WRONG_TOKEN"], 77, "the admin token is required"),
+            (&["--admin", &address][..], 77, "the admin token is missing or wrong"),
+            (&["--admin", &address, "--admin-token-env", "WRONG_TOKEN"], 77, "the admin token is missing or wrong"),
             (&["--admin", "127.0.0.1:1"], 69, "no answer from the admin listener"),
             (&["--limits"], 2, "unexpected argument"),
         ] {

@@ -20,7 +20,7 @@
 //! - towards the client: [`listener`], [`tls`], [`http`], [`auth`], [`ticket`], [`store`]
 //! - towards the upstream: [`upstream`], [`keyring`]
 //! - between them: [`session`], [`ws`]
-//! - beside it, the other nodes: [`fleet`]
+//! - beside it, the other nodes: [`fleet`], and whom we ask about credentials: [`fetch`]
 //! - the whole: [`app`] builds and runs it, [`drain`] and [`signal`] stop it, [`memory`] gives back, [`telemetry`] and [`admin`] show it, [`cli`]
 //!   is how a person meets it
 
@@ -32,6 +32,7 @@ pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod edge;
+pub mod fetch;
 pub mod fleet;
 pub mod http;
 pub mod keyring;

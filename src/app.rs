@@ -190,7 +190,12 @@ impl Desk {
             revoking: Revoking {
                 revocations: Arc::clone(&edge.revocations),
                 keep: config.revocation.keep,
-                issuers: config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect(),
+                issuers: config
+                    .issuers
+                    .iter()
+                    .map(|issuer| Arc::clone(&issuer.name))
+                    .chain(config.verifiers.iter().map(|verifier| Arc::clone(&verifier.name)))
+                    .collect(),
                 fleet: edge.fleet.clone(),
             },
             summary: Summary {

@@ -15,6 +15,7 @@ use crate::auth::Authenticator;
 use crate::auth::grant::Grant;
 use crate::auth::jwt::Issuers;
 use crate::auth::revocation::Revocations;
+use crate::auth::verifier::Verifiers;
 use crate::clock::Now;
 use crate::config::{Config, Limits};
 use crate::drain::Drain;
@@ -41,6 +42,7 @@ pub struct Edge {
     pub reserved: ReservedNames,
     pub authenticator: Arc<Authenticator>,
     pub tickets: Arc<Tickets>,
+    pub verifiers: Arc<Verifiers>,
     pub revocations: Arc<Revocations>,
     pub upstreams: Upstreams,
     pub jwks: Bytes,
@@ -64,6 +66,8 @@ pub enum EdgeError {
     #[error(transparent)]
     Issuer(#[from] crate::auth::jwt::LoadError),
     #[error(transparent)]
+    Verifier(#[from] crate::auth::verifier::OpenError),
+    #[error(transparent)]
     Keyring(#[from] crate::keyring::KeyringError),
     #[error(transparent)]
     Upstream(#[from] crate::upstream::BuildError),
@@ -81,7 +85,9 @@ impl Edge {
         let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
-        let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?);
+        let verifiers = Arc::new(Verifiers::open(&config, None)?);
+        let tickets = Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?;
+        let tickets = Arc::new(tickets.with_verifiers(Arc::clone(&verifiers)));
         let registry = Registry::new();
         Ok(Self {
             limits: Arc::clone(&config.limits),
@@ -89,9 +95,12 @@ impl Edge {
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
             authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations)).with_bypass(&config.bypass),
+                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))
+                    .with_bypass(&config.bypass)
+                    .with_verifiers(Arc::clone(&verifiers)),
             ),
             tickets,
+            verifiers,
             upstreams: Upstreams::build(&config.upstreams, None)?,
             jwks: Bytes::from(keyring.jwks().to_string()),
             fleet: Fleet::open(&config, &registry, &revocations)?,
@@ -112,16 +121,20 @@ impl Edge {
         let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::clone(&self.revocations);
-        let tickets = Arc::new(self.tickets.next(&config, Arc::clone(&issuers)));
+        let verifiers = Arc::new(Verifiers::open(&config, Some(&self.verifiers))?);
+        let tickets = Arc::new(self.tickets.next(&config, Arc::clone(&issuers)).with_verifiers(Arc::clone(&verifiers)));
         Ok(Self {
             limits: Arc::clone(&config.limits),
             doors: doors(&config)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
             authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations)).with_bypass(&config.bypass),
+                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))
+                    .with_bypass(&config.bypass)
+                    .with_verifiers(Arc::clone(&verifiers)),
             ),
             tickets,
+            verifiers,
             upstreams: Upstreams::build(&config.upstreams, Some(&self.upstreams))?,
             jwks: Bytes::from(keyring.jwks().to_string()),
             fleet: self.fleet.clone(),

@@ -11,6 +11,7 @@ use http::StatusCode;
 use crate::auth::first_message::FirstMessageFault;
 use crate::auth::jwt::InvalidToken;
 use crate::auth::revocation::Kind;
+use crate::auth::verifier::Fault;
 use crate::config::CloseCodes;
 use crate::store::TicketFault;
 use crate::ws::close_code::CloseCode;
@@ -31,6 +32,8 @@ pub enum Rejection {
     MissingOrigin,
     MissingCredential,
     InvalidToken(InvalidToken),
+    /// Nobody can say whether the credential is good: its verifier gives no answer.
+    VerifierUnavailable(Fault),
     InvalidTicket(TicketFault),
     /// The credential was good, and its user, login session or token is revoked.
     Revoked(Kind),
@@ -104,6 +107,7 @@ impl Rejection {
             Self::MissingOrigin,
             Self::MissingCredential,
             Self::InvalidToken(InvalidToken::Expired),
+            Self::VerifierUnavailable(Fault::Timeout),
             Self::InvalidTicket(TicketFault::Unknown),
             Self::Revoked(Kind::TokenId),
             Self::FirstMessage(FirstMessageFault::NotAuth),
@@ -144,6 +148,9 @@ impl Rejection {
             Self::MissingOrigin => row(StatusCode::FORBIDDEN, "FORBIDDEN_ORIGIN", "missing_origin", Client, false),
             Self::MissingCredential => row(StatusCode::UNAUTHORIZED, "MISSING_CREDENTIAL", "missing_credential", Client, true),
             Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
+            Self::VerifierUnavailable(_) => {
+                row(StatusCode::SERVICE_UNAVAILABLE, "VERIFIER_UNAVAILABLE", "verifier_unavailable", Issuer, true)
+            }
             Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
             // A user who is revoked as such gets in by no credential; everybody else may fetch a new one.
             Self::Revoked(kind) => row(StatusCode::UNAUTHORIZED, "REVOKED", "revoked", Client, *kind != Kind::User),
@@ -193,6 +200,7 @@ impl Rejection {
             Self::MissingOrigin => "a cookie counts only with the Origin of a page".to_owned(),
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(_) => "the token is not valid".to_owned(),
+            Self::VerifierUnavailable(_) => "credentials cannot be checked at the moment".to_owned(),
             Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
             Self::Revoked(_) => "the credential is revoked".to_owned(),
             Self::FirstMessage(fault) => fault.to_string(),
@@ -240,6 +248,7 @@ impl Rejection {
     pub fn detail(&self) -> String {
         match self {
             Self::InvalidToken(why) => why.to_string(),
+            Self::VerifierUnavailable(fault) => format!("the verifier gives no answer: {fault}"),
             Self::InvalidTicket(why) => why.to_string(),
             Self::Revoked(kind) => format!("revoked by {}", kind.name()),
             Self::TicketBinding(why) | Self::UpstreamProtocol(why) => (*why).to_owned(),

@@ -12,11 +12,13 @@ pub enum Method {
     Subprotocol,
     Query,
     Cookie,
+    Session,
     Bypass,
 }
 
 impl Method {
-    pub const ALL: [Self; 7] = [Self::Ticket, Self::Message, Self::Header, Self::Subprotocol, Self::Query, Self::Cookie, Self::Bypass];
+    pub const ALL: [Self; 8] =
+        [Self::Ticket, Self::Message, Self::Header, Self::Subprotocol, Self::Query, Self::Cookie, Self::Session, Self::Bypass];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -26,13 +28,14 @@ impl Method {
             Self::Subprotocol => "subprotocol",
             Self::Query => "query",
             Self::Cookie => "cookie",
+            Self::Session => "session",
             Self::Bypass => "bypass",
         }
     }
 
     /// Does a browser show it by itself, whichever page asks? Then the page's origin has to be known.
     pub fn is_sent_by_browsers(self) -> bool {
-        self == Self::Cookie
+        matches!(self, Self::Cookie | Self::Session)
     }
 }
 
@@ -47,6 +50,8 @@ pub struct Credential {
 pub enum Proof {
     Ticket(Secret),
     Token(Secret),
+    /// An opaque session id, as its cookie has it.
+    Session(Secret),
     /// The value of the header for test identities.
     Bypass(Secret),
 }

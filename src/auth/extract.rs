@@ -36,6 +36,7 @@ pub fn take_credential(route: &config::Route, parts: &mut Parts) -> Result<Optio
                 None => None,
             },
             Method::Cookie => take_cookie(&mut parts.headers, &route.token_cookie)?.map(Proof::Token),
+            Method::Session => take_cookie(&mut parts.headers, &route.session_cookie)?.map(Proof::Session),
             Method::Bypass => take_bypass(&mut parts.headers, &route.bypass_header)?.map(Proof::Bypass),
             // It comes after the 101.
             Method::Message => None,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::credential::Method;
 use super::principal::Principal;
+use super::verifier::{Proved, Vouched};
 use crate::clock::{Now, UnixMillis};
 use crate::config::{ReauthMode, Route};
 
@@ -32,6 +33,8 @@ enum Holder {
         method: Method,
         /// When the credential was shown.
         proved_at: UnixMillis,
+        /// Who can be asked whether it is still good.
+        vouched: Option<Arc<Vouched>>,
     },
 }
 
@@ -40,14 +43,15 @@ impl Grant {
         Self { route, holder: Holder::Anyone }
     }
 
-    pub(super) fn to(route: Arc<Route>, principal: Principal, method: Method, now: Now) -> Self {
-        Self { route, holder: Holder::Known { principal: Box::new(principal), method, proved_at: now.wall } }
+    pub(super) fn to(route: Arc<Route>, proved: Proved, method: Method, now: Now) -> Self {
+        let Proved { principal, vouched } = proved;
+        Self { route, holder: Holder::Known { principal: Box::new(principal), method, proved_at: now.wall, vouched } }
     }
 
     /// The same session's grant by a new credential. The method stays the one that it began with.
-    pub(super) fn renewed(&self, principal: Principal, now: Now) -> Self {
+    pub(super) fn renewed(&self, proved: Proved, now: Now) -> Self {
         let method = self.method().unwrap_or(Method::Message);
-        Self::to(Arc::clone(&self.route), principal, method, now)
+        Self::to(Arc::clone(&self.route), proved, method, now)
     }
 
     pub fn route(&self) -> &Arc<Route> {
@@ -73,10 +77,23 @@ impl Grant {
     pub fn expires_at(&self) -> Option<UnixMillis> {
         match &self.holder {
             Holder::Anyone => None,
-            Holder::Known { principal, proved_at, .. } => {
-                let oldest = self.route.reauth.max_age.map(|age| *proved_at + age);
-                Some(oldest.map_or(principal.expires_at, |oldest| oldest.min(principal.expires_at)))
-            }
+            Holder::Known { principal, .. } => Some(self.latest().map_or(principal.expires_at, |latest| latest.min(principal.expires_at))),
+        }
+    }
+
+    /// What the route's `max_age` makes of the moment when the credential was shown.
+    pub fn latest(&self) -> Option<UnixMillis> {
+        match &self.holder {
+            Holder::Anyone => None,
+            Holder::Known { proved_at, .. } => self.route.reauth.max_age.map(|age| *proved_at + age),
+        }
+    }
+
+    /// The verifier's word that it rests on, where that is asked for again while the session lives.
+    pub fn vouched(&self) -> Option<&Arc<Vouched>> {
+        match &self.holder {
+            Holder::Anyone => None,
+            Holder::Known { vouched, .. } => vouched.as_ref(),
         }
     }
 
@@ -89,7 +106,7 @@ impl Grant {
     #[cfg(test)]
     pub(crate) fn for_test(route: Arc<Route>, principal: Option<Principal>, method: Method) -> Self {
         match principal {
-            Some(principal) => Self::to(route, principal, method, Now::read()),
+            Some(principal) => Self::to(route, principal.into(), method, Now::read()),
             None => Self::public(route),
         }
     }

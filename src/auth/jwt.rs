@@ -41,6 +41,8 @@ pub enum InvalidToken {
     CriticalHeader,
     #[error("its type is not a JWT or an access token")]
     Type,
+    #[error("its verifier refuses it")]
+    Refused,
     #[error("it has expired")]
     Expired,
     #[error("it is not valid yet")]
@@ -120,6 +122,11 @@ impl Issuers {
         issuer.check_signature(&parts)?;
         issuer.check_claims(&parts.claims, now, &self.carried_claims)
     }
+}
+
+/// Is it a compact JWS with a header and claims, whatever they say?
+pub fn has_the_shape_of_a_jwt(token: &Secret) -> bool {
+    token.expose_str().is_some_and(|text| Parts::split(text).is_ok())
 }
 
 impl<'a> Parts<'a> {
@@ -246,7 +253,7 @@ impl Key {
     }
 }
 
-fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidToken> {
+pub(super) fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidToken> {
     let is_ours = |name: &str| accepted.iter().any(|one| one == name);
     match claim {
         Value::String(name) => Ok(is_ours(name)),
@@ -260,17 +267,17 @@ fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidTok
 
 /// RFC 7519, section 2: "A JSON numeric value representing the number of seconds from 1970-01-01T00:00:00Z UTC", which may
 /// have a fraction. Text that looks like a number is no number.
-fn numeric_date(value: &Value) -> Option<UnixMillis> {
+pub(super) fn numeric_date(value: &Value) -> Option<UnixMillis> {
     const LATEST: f64 = 253_402_300_800.0;
     let seconds = value.as_f64()?;
     (0.0..LATEST).contains(&seconds).then_some(UnixMillis((seconds * 1000.0) as u64))
 }
 
-fn non_empty(value: Option<&Value>) -> Option<String> {
+pub(super) fn non_empty(value: Option<&Value>) -> Option<String> {
     value.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
-fn permissions(claim: Option<&Value>) -> Result<Vec<String>, InvalidToken> {
+pub(super) fn permissions(claim: Option<&Value>) -> Result<Vec<String>, InvalidToken> {
     const WRONG: InvalidToken = InvalidToken::Claim("the permissions claim");
     match claim {
         None | Some(Value::Null) => Ok(Vec::new()),

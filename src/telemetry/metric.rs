@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use super::InstallError;
 use crate::auth::credential::Method;
 use crate::auth::revocation::Kind as Revoked;
+use crate::auth::verifier::Fault as VerifierFault;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::rejection::Rejection;
@@ -84,6 +85,12 @@ table! {
     SESSION_DURATION: "usher_session_duration_seconds", Kind::Histogram(SESSION_BUCKETS), ["route"], "How long sessions lasted.";
     SESSION_CLOSES: "usher_session_closes_total", Kind::Counter, ["code", "reason"], "Sessions ended, by the close code that the client sent or got and by the reason.";
     REAUTH: "usher_reauth_total", Kind::Counter, ["route", "outcome"], "Re-authentication in the stream: clients asked, grants renewed, credentials refused.";
+    VERIFIER_QUESTIONS: "usher_verifier_questions_total", Kind::Counter, ["verifier", "outcome"], "Questions to a verifier: good, bad, or why there was no answer.";
+    VERIFIER_DURATION: "usher_verifier_question_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["verifier"], "How long questions to a verifier took, the wait for a place and failed ones included.";
+    VERIFIER_MEMORY: "usher_verifier_memory_total", Kind::Counter, ["verifier", "outcome"], "Credentials looked for among remembered answers: good, bad, joined (being asked about) or miss.";
+    VERIFIER_IN_FLIGHT: "usher_verifier_in_flight", Kind::Gauge, ["verifier"], "Questions to a verifier on their way now.";
+    VERIFIER_BREAKER: "usher_verifier_breaker_state", Kind::Gauge, ["verifier"], "0 while the verifier is asked, 2 while it is not, 1 while it is tried.";
+    REVALIDATIONS: "usher_revalidations_total", Kind::Counter, ["verifier", "outcome"], "Times that a verifier was asked again about a live session: good, revoked, away or away_too_long.";
     REVOCATIONS: "usher_revocations_total", Kind::Counter, ["kind"], "Revocations carried out here, by what they name.";
     REVOCATIONS_HELD: "usher_revocations_held", Kind::Gauge, [], "Revocations in force, as far as this node knows.";
     REVOKED_SESSIONS: "usher_revoked_sessions_total", Kind::Counter, [], "Live sessions that a revocation told to end.";
@@ -137,6 +144,12 @@ pub(super) struct Metrics {
     pub(super) session_duration: Family<Histogram>,
     pub(super) session_closes: Family<Counter>,
     pub(super) reauth: Family<Counter>,
+    pub(super) verifier_questions: Family<Counter>,
+    pub(super) verifier_duration: Family<Histogram>,
+    pub(super) verifier_memory: Family<Counter>,
+    pub(super) verifier_in_flight: Family<Gauge>,
+    pub(super) verifier_breaker: Family<Gauge>,
+    pub(super) revalidations: Family<Counter>,
     pub(super) revocations: Family<Counter>,
     pub(super) revocations_held: Gauge,
     pub(super) revoked_sessions: Counter,
@@ -233,6 +246,7 @@ impl Metrics {
         let codes: Vec<&str> = (1000..=1014).chain([3000, 4000]).map(|code| CloseCode(code).label()).collect();
         let faults = TICKET_FAULTS.map(ticket_fault_label);
         let directions = [FROM_CLIENT, FROM_UPSTREAM];
+        let verifier_outcomes: Vec<&str> = ["good", "bad"].into_iter().chain(VerifierFault::LABELS).collect();
         let store_outcomes: Vec<&str> = std::iter::once("ok").chain(redis::Fault::ALL.map(redis::Fault::label)).collect();
 
         let counter = |row| Counter::register(recorder, row, Vec::new());
@@ -271,6 +285,12 @@ impl Metrics {
             session_duration: histograms(&SESSION_DURATION, &[routes]),
             session_closes: family(&SESSION_CLOSES, &[&codes, &reasons]),
             reauth: family(&REAUTH, &[routes, &["asked", "renewed", "refused", "other_subject", "no_longer"]]).shown(),
+            verifier_questions: family(&VERIFIER_QUESTIONS, &[verifiers, &verifier_outcomes]).shown(),
+            verifier_duration: histograms(&VERIFIER_DURATION, &[verifiers]),
+            verifier_memory: family(&VERIFIER_MEMORY, &[verifiers, &["good", "bad", "joined", "miss"]]).shown(),
+            verifier_in_flight: Family::<Gauge>::new(recorder, &VERIFIER_IN_FLIGHT, &[verifiers]).shown(),
+            verifier_breaker: Family::<Gauge>::new(recorder, &VERIFIER_BREAKER, &[verifiers]).shown(),
+            revalidations: family(&REVALIDATIONS, &[verifiers, &["good", "revoked", "away", "away_too_long"]]).shown(),
             revocations: family(&REVOCATIONS, &[&Revoked::ALL.map(Revoked::name)]).shown(),
             revocations_held: gauge(&REVOCATIONS_HELD),
             revoked_sessions: counter(&REVOKED_SESSIONS),
@@ -308,6 +328,8 @@ const LIMITS: &[&str] = &[
     "messages_per_second",
     "inflated_bytes",
     "store_in_flight",
+    "verifier_concurrency",
+    "verifier_max_waiting",
     "tickets",
     "tickets_per_user",
     "tickets_per_address",

@@ -12,8 +12,9 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
 use super::{Asking, Issued, Request, Tickets};
+use crate::auth;
+use crate::auth::credential::{self, Credential, Proof};
 use crate::auth::principal::Principal;
-use crate::auth::{self, credential};
 use crate::clock::Now;
 use crate::config::Route;
 use crate::config::secret::Secret;
@@ -85,8 +86,15 @@ impl Tickets {
         if parts.method != method {
             return Err(Rejection::MethodNotAllowed { allow });
         }
-        let token = self.token(&mut parts, origin)?.ok_or(Rejection::MissingCredential)?;
-        let principal = self.issuers.verify(&token, now).map_err(Rejection::InvalidToken)?;
+        let Credential { method, proof } = self.credential(&mut parts, origin)?.ok_or(Rejection::MissingCredential)?;
+        let judges = &self.config.tickets.judges;
+        let asking = auth::Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges, place: &self.place };
+        let proved = match proof {
+            Proof::Token(token) => asking.token(method, &token, asked.peer, now).await?,
+            Proof::Session(id) => asking.session(&id, asked.peer).await?,
+            Proof::Ticket(_) | Proof::Bypass(_) => return Err(Rejection::MissingCredential),
+        };
+        let principal = proved.principal;
         if let Some(kind) = self.revocations.find(&principal, now.wall) {
             return Err(Rejection::Revoked(kind));
         }
@@ -100,14 +108,18 @@ impl Tickets {
         }
     }
 
-    /// A bearer token, or a cookie from a page of ours. A page that `*` alone allows has no name, and gets no ticket for
+    /// A bearer token, or a cookie from a page of ours: with a token, or with a session id. A page that `*` alone allows has no name, and gets no ticket for
     /// whoever happens to look at it.
-    fn token(&self, parts: &mut Parts, origin: Option<&str>) -> Result<Option<Secret>, Rejection> {
+    fn credential(&self, parts: &mut Parts, origin: Option<&str>) -> Result<Option<Credential>, Rejection> {
+        use credential::Method::{Cookie, Header, Session};
         let config = &self.config.tickets;
         if let Some(token) = auth::take_bearer(&mut parts.headers)? {
-            return Ok(Some(token));
+            return Ok(Some(Credential { method: Header, proof: Proof::Token(token) }));
         }
-        let cookie = auth::take_cookie(&mut parts.headers, &config.token_cookie)?;
+        let token = auth::take_cookie(&mut parts.headers, &config.token_cookie)?;
+        let session = config.judges.sessions.as_ref().map(|_| auth::take_cookie(&mut parts.headers, &config.session_cookie));
+        let session = session.transpose()?.flatten().map(|id| Credential { method: Session, proof: Proof::Session(id) });
+        let cookie = token.map(|token| Credential { method: Cookie, proof: Proof::Token(token) }).or(session);
         match origin {
             Some(origin) if cookie.is_some() && !config.origins.names(origin) => Err(Rejection::ForbiddenOrigin),
             None if cookie.is_some() && !parts.method.is_safe() => Err(Rejection::MissingOrigin),

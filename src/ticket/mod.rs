@@ -17,6 +17,7 @@ use crate::auth::credential::Method;
 use crate::auth::jwt::Issuers;
 use crate::auth::principal::Principal;
 use crate::auth::revocation::Revocations;
+use crate::auth::verifier::Verifiers;
 use crate::clock::{Now, UnixMillis};
 use crate::config::secret::Secret;
 use crate::config::{self, Config, Route};
@@ -32,6 +33,9 @@ const TICKET_LENGTH: usize = 43;
 pub struct Tickets {
     config: Arc<Config>,
     issuers: Arc<Issuers>,
+    verifiers: Arc<Verifiers>,
+    /// The endpoint's path, as verifiers hear it.
+    place: Arc<str>,
     revocations: Arc<Revocations>,
     store: Arc<Store>,
     per_user: Arc<RateLimiter<String>>,
@@ -72,6 +76,8 @@ impl Tickets {
         let entries = config.limits.rate_entries;
         Ok(Self {
             issuers,
+            verifiers: Arc::default(),
+            place: config.tickets.path.as_str().into(),
             revocations,
             store: Arc::new(Store::open(&config.store)?),
             per_user: Arc::new(RateLimiter::new(config.tickets.rate_per_user, entries)),
@@ -85,12 +91,18 @@ impl Tickets {
         let entries = config.limits.rate_entries;
         Self {
             issuers,
+            verifiers: Arc::default(),
+            place: config.tickets.path.as_str().into(),
             revocations: Arc::clone(&self.revocations),
             store: Arc::clone(&self.store),
             per_user: self.per_user.next(config.tickets.rate_per_user, entries),
             per_address: self.per_address.next(config.tickets.rate_per_address, entries),
             config: Arc::clone(config),
         }
+    }
+
+    pub fn with_verifiers(self, verifiers: Arc<Verifiers>) -> Self {
+        Self { verifiers, ..self }
     }
 
     /// Checks the rates, and counts this request against them.

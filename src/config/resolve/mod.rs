@@ -13,6 +13,7 @@ mod session;
 mod store;
 mod tickets;
 mod upstream;
+mod verifier;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,7 +31,7 @@ use crate::auth::algorithm::Family;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-const LATER_METHODS: [&str; 2] = ["session", "mtls"];
+const LATER_METHODS: [&str; 1] = ["mtls"];
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -81,6 +82,16 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     let mut issuer_names = Names::default();
     let issuers: Vec<_> = top.sections("issuer").iter().filter_map(|s| issuer::issuer(s, &mut issuer_names)).map(Arc::new).collect();
 
+    let tickets_section = top.section("tickets");
+    let mut store = store::store(&top.section("store"));
+    let mut verifier_names = Names::default();
+    let verifiers: Vec<_> = top
+        .sections("verifier")
+        .iter()
+        .filter_map(|s| verifier::verifier(s, &mut verifier_names, &issuer_names, &store))
+        .map(Arc::new)
+        .collect();
+
     let mut upstream_names = Names::default();
     let upstreams: Vec<_> =
         top.sections("upstream").iter().filter_map(|s| upstream::upstream(s, &mut upstream_names)).map(Arc::new).collect();
@@ -97,14 +108,19 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         upstreams: &upstreams,
         upstream_names: &upstream_names,
         has_issuer: !issuer_names.0.is_empty(),
+        verifier_names: &verifier_names,
+        has_ticket_judge: tickets_section.value("verifier").or_else(|| tickets_section.value("session_verifier")).is_some(),
         first_message: &first_message,
         reauth: &reauth,
         seen: Names::default(),
     };
     let routes: Vec<_> = route_sections.iter().filter_map(|s| route::route(s, &mut context)).map(Arc::new).collect();
 
-    let tickets = tickets::tickets(&top.section("tickets"), &routes);
-    let revocation = process::revocation(&top.section("revocation"), &issuers);
+    let tickets = tickets::tickets(&tickets_section, &routes, &verifier_names);
+    if let Store::Redis(redis) = &mut store {
+        redis.multi_use = tickets.multi_use;
+    }
+    let revocation = process::revocation(&top.section("revocation"), &issuers, &verifiers);
     let config = Config {
         source: source.map(Path::to_path_buf),
         written: Written::new(reader.text, reader.files.take()),
@@ -112,7 +128,8 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         threads,
         listeners,
         issuers,
-        store: store::store(&top.section("store"), tickets.multi_use),
+        verifiers,
+        store,
         tickets,
         upstreams,
         routes,

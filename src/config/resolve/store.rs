@@ -3,7 +3,8 @@
 use super::*;
 use crate::config::store::{HostPort, Redis, RedisLayout};
 
-pub(super) fn store(section: &Section<'_, '_>, multi_use: bool) -> Store {
+/// Whether tickets may work more than once is said by `[tickets]`.
+pub(super) fn store(section: &Section<'_, '_>) -> Store {
     let url = section.text("url").filter(|(url, _)| url != "memory");
     let max_tickets = section.count("max_tickets", 100_000);
     let written = url.as_ref().and_then(|(url, span)| match parse_url(url) {
@@ -13,7 +14,7 @@ pub(super) fn store(section: &Section<'_, '_>, multi_use: bool) -> Store {
             None
         }
     });
-    let store = redis(section, written, multi_use);
+    let store = redis(section, written);
     if url.is_none() {
         for key in REDIS_KEYS {
             if let Some(value) = section.value(key) {
@@ -38,7 +39,7 @@ const REDIS_KEYS: [&str; 10] = [
     "max_in_flight",
 ];
 
-fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>, multi_use: bool) -> Option<Redis> {
+fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>) -> Option<Redis> {
     let reader = section.reader;
     let ca_file = section.text("ca_file");
     let username = section.text("username");
@@ -65,15 +66,8 @@ fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>, multi_
     if let Some(value) = sentinel_written.filter(|_| !matches!(layout, RedisLayout::Sentinel { .. })) {
         reader.error(&value.span(), "there are no sentinels to show it to", "write `url = \"redis+sentinel://...\"`, or remove it");
     }
-    let text_only = |secret: &Option<Secret>, value: Option<&toml::Spanned<toml::de::DeValue<'_>>>| {
-        if let (Some(secret), Some(value)) = (secret, value)
-            && secret.expose_str().is_none()
-        {
-            reader.report(&value.span(), Diagnostic::error("the password is not UTF-8"));
-        }
-    };
-    text_only(&password, password_written);
-    text_only(&sentinel_password, sentinel_written);
+    text_only(section, password.as_ref(), password_written);
+    text_only(section, sentinel_password.as_ref(), sentinel_written);
     Some(Redis {
         layout,
         tls,
@@ -85,8 +79,16 @@ fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>, multi_
         timeout,
         acknowledge,
         max_in_flight,
-        multi_use,
+        multi_use: false,
     })
+}
+
+pub(super) fn text_only(section: &Section<'_, '_>, secret: Option<&Secret>, value: Option<&toml::Spanned<toml::de::DeValue<'_>>>) {
+    if let (Some(secret), Some(value)) = (secret, value)
+        && secret.expose_str().is_none()
+    {
+        section.reader.report(&value.span(), Diagnostic::error("the password is not UTF-8"));
+    }
 }
 
 fn acknowledge(section: &Section<'_, '_>) -> Option<usize> {
@@ -101,7 +103,7 @@ fn acknowledge(section: &Section<'_, '_>) -> Option<usize> {
 }
 
 /// TLS or not, and where the servers are.
-fn parse_url(url: &str) -> Result<(bool, RedisLayout), (String, String)> {
+pub(super) fn parse_url(url: &str) -> Result<(bool, RedisLayout), (String, String)> {
     const SCHEMES: [&str; 6] = ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
     let wrong = |message: String| {
         (

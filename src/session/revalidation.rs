@@ -1,0 +1,109 @@
+//! A session whose verifier is asked again and again whether its credential is still good.
+//!
+//! The relay polls it beside its bytes. Only sessions that rest on a verifier's word have one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::auth::grant::Grant;
+use crate::auth::principal::Principal;
+use crate::auth::verifier::Vouched;
+use crate::clock::UnixMillis;
+use crate::rejection::Rejection;
+
+#[derive(Debug)]
+pub struct Revalidation {
+    vouched: Arc<Vouched>,
+    /// Whatever the verifier says, the session does not outlive this moment without another credential.
+    latest: Option<UnixMillis>,
+    /// When the verifier last said that all is well.
+    heard: Instant,
+    step: Step,
+}
+
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The same user, until then.
+    Good { expires_at: UnixMillis },
+    /// It is refused now, or is somebody else's.
+    Revoked,
+    /// Nobody answers; `too_long`: for longer than the session may go on.
+    Away { too_long: bool },
+}
+
+enum Step {
+    Waiting(Pin<Box<Sleep>>),
+    Asking(Pin<Box<dyn Future<Output = Result<Arc<Principal>, Rejection>> + Send>>),
+}
+
+impl Revalidation {
+    /// `None`: the grant does not rest on a verifier's word, or is not asked about again.
+    pub fn of(grant: &Grant, now: Instant) -> Option<Self> {
+        let vouched = Arc::clone(grant.vouched()?);
+        let step = Step::waiting(&vouched, now);
+        Some(Self { vouched, latest: grant.latest(), heard: now, step })
+    }
+
+    pub fn verifier(&self) -> &str {
+        self.vouched.verifier()
+    }
+
+    /// Completes after each question, and is to be polled on.
+    pub fn poll(&mut self, cx: &mut Context<'_>, user: Option<&str>, now: Instant) -> Poll<Heard> {
+        loop {
+            match &mut self.step {
+                Step::Waiting(sleep) => match sleep.as_mut().poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(()) => self.step = Step::Asking(Box::pin(Arc::clone(&self.vouched).ask_again())),
+                },
+                Step::Asking(asking) => {
+                    let Poll::Ready(answer) = asking.as_mut().poll(cx) else { return Poll::Pending };
+                    self.step = Step::waiting(&self.vouched, now);
+                    let heard = self.judge(answer, user, now);
+                    // The sleep that has just been made has to know whom to wake.
+                    if let Step::Waiting(sleep) = &mut self.step
+                        && sleep.as_mut().poll(cx).is_ready()
+                    {
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Ready(heard);
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, answer: Result<Arc<Principal>, Rejection>, user: Option<&str>, now: Instant) -> Heard {
+        match answer {
+            Ok(principal) if Some(principal.subject.as_str()) == user => {
+                self.heard = now;
+                let expires_at = self.latest.map_or(principal.expires_at, |latest| latest.min(principal.expires_at));
+                Heard::Good { expires_at }
+            }
+            Ok(_) => Heard::Revoked,
+            Err(rejection) if rejection.facts().status.is_server_error() => {
+                Heard::Away { too_long: self.vouched.grace().is_some_and(|grace| now.saturating_duration_since(self.heard) >= grace) }
+            }
+            Err(_) => Heard::Revoked,
+        }
+    }
+}
+
+impl Step {
+    fn waiting(vouched: &Vouched, now: Instant) -> Self {
+        Self::Waiting(Box::pin(sleep_until(now + vouched.pause())))
+    }
+}
+
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Waiting(_) => "Waiting",
+            Self::Asking(_) => "Asking",
+        })
+    }
+}

@@ -77,6 +77,8 @@ pub enum Side {
     Client,
     Upstream,
     Store,
+    /// Whoever vouches for the client.
+    Issuer,
     Us,
 }
 
@@ -134,7 +136,7 @@ impl Rejection {
     }
 
     pub fn facts(&self) -> Facts {
-        use Side::{Client, Store, Upstream, Us};
+        use Side::{Client, Issuer, Store, Upstream, Us};
         let row = |status, code, label, side, recoverable| Facts { status, code, label, side, recoverable };
         match self {
             Self::AmbiguousRequest(_) => row(StatusCode::BAD_REQUEST, "BAD_REQUEST", "bad_request", Client, false),
@@ -277,6 +279,7 @@ impl Side {
             Self::Client => "client",
             Self::Upstream => "upstream",
             Self::Store => "store",
+            Self::Issuer => "issuer",
             Self::Us => "us",
         }
     }

@@ -437,7 +437,7 @@ fn log_rejection(event: &'static str, about: &Attempt<'_>, rejection: &Rejection
         Side::Client => {
             info!(target: "usher", event, request_id, %peer, host, path, route, method, outcome, status, side, detail, "refused");
         }
-        Side::Upstream | Side::Store | Side::Us => {
+        Side::Upstream | Side::Store | Side::Issuer | Side::Us => {
             warn!(target: "usher", event, request_id, %peer, host, path, route, method, outcome, status, side, detail, "refused");
         }
     }

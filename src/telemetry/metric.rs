@@ -175,27 +175,30 @@ pub(super) struct Metrics {
 pub(super) struct Names {
     pub(super) routes: BTreeSet<String>,
     pub(super) upstreams: BTreeSet<String>,
+    pub(super) verifiers: BTreeSet<String>,
 }
 
 impl Names {
     pub(super) fn new(routes: &[&str], upstreams: &[&str]) -> Self {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Self { routes: owned(routes), upstreams: owned(upstreams) }
+        Self { routes: owned(routes), upstreams: owned(upstreams), ..Self::default() }
     }
 
     pub(super) fn of(config: &Config) -> Self {
         Self {
             routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
             upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
+            verifiers: config.verifiers.iter().map(|verifier| verifier.name.to_string()).collect(),
         }
     }
 
     /// Says whether any of them is new.
     pub(super) fn add(&mut self, other: Self) -> bool {
-        let before = self.routes.len() + self.upstreams.len();
+        let before = self.routes.len() + self.upstreams.len() + self.verifiers.len();
         self.routes.extend(other.routes);
         self.upstreams.extend(other.upstreams);
-        before < self.routes.len() + self.upstreams.len()
+        self.verifiers.extend(other.verifiers);
+        before < self.routes.len() + self.upstreams.len() + self.verifiers.len()
     }
 }
 
@@ -233,12 +236,13 @@ impl Exposition {
     pub(super) fn metrics(&self, names: &Names) -> Metrics {
         let routes: Vec<&str> = names.routes.iter().map(String::as_str).collect();
         let upstreams: Vec<&str> = names.upstreams.iter().map(String::as_str).collect();
-        Metrics::over(&self.recorder, &routes, &upstreams)
+        let verifiers: Vec<&str> = names.verifiers.iter().map(String::as_str).collect();
+        Metrics::over(&self.recorder, &routes, &upstreams, &verifiers)
     }
 }
 
 impl Metrics {
-    fn over(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str]) -> Self {
+    fn over(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str], verifiers: &[&str]) -> Self {
         let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
         let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
         let methods = Method::ALL.map(Method::name);

@@ -143,9 +143,10 @@ mod tests {
             Rejection::Revoked(_) => 30,
             Rejection::TooManySessions => 31,
             Rejection::MissingOrigin => 32,
+            Rejection::VerifierUnavailable(_) => 33,
         };
         let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..33).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..34).collect::<Vec<_>>());
     }
 }

@@ -115,6 +115,7 @@ impl App {
         let main = runtime::Builder::new_current_thread().enable_all().build()?;
         let edge = self.current.load_full();
         let joined = edge.fleet.as_ref().and_then(|fleet| main.block_on(fleet.join()));
+        main.block_on(edge.authenticator.issuers().prefetch());
         let mut workers = Vec::new();
         for (index, sockets) in self.threads.into_iter().enumerate() {
             workers.push(spawn_worker(index, sockets, Arc::clone(&self.current), stop.subscribe())?);
@@ -122,6 +123,7 @@ impl App {
         let outcome = main.block_on(async {
             let mut signals = Signals::listen()?;
             tokio::spawn(keep_house(Arc::clone(&self.current), Arc::clone(&self.telemetry), Arc::clone(&self.readiness)));
+            let following = tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow());
             if let Some(fleet) = &edge.fleet {
                 tokio::spawn(Arc::clone(fleet).follow(joined));
             }
@@ -143,7 +145,7 @@ impl App {
             }
             if let Some(load) = reloading.load {
                 let reloader = Reloader::new(load, Arc::clone(&self.current), Arc::clone(&self.telemetry));
-                tokio::spawn(follow_orders(ordered, reloader, desk, admin));
+                tokio::spawn(follow_orders(ordered, reloader, desk, admin, following));
             }
             self.readiness.set_ready();
             let config = edge.config.source.as_deref();
@@ -195,6 +197,7 @@ impl Desk {
                     .iter()
                     .map(|issuer| Arc::clone(&issuer.name))
                     .chain(config.verifiers.iter().map(|verifier| Arc::clone(&verifier.name)))
+                    .chain(config.certificate_issuer())
                     .collect(),
                 fleet: edge.fleet.clone(),
             },
@@ -211,21 +214,40 @@ impl Desk {
 }
 
 fn figures(edge: &Edge) -> Figures {
-    let store = edge.tickets.store();
+    let stores = edge.tickets.stores();
+    let (store, others) = (stores.own(), stores.others());
     Figures {
         connections: edge.ceiling.open(),
         unauthenticated: edge.waiting_room.waiting(),
         tickets: store.held(),
         revocations: edge.revocations.len(),
-        store: StoreFigures { kind: store.kind(), breaker: store.breaker().map(BreakerState::name) },
+        issuers: edge.authenticator.issuers().figures(Now::read().wall),
+        store: StoreFigures {
+            kind: store.kind(),
+            breaker: store.breaker().map(BreakerState::name),
+            region: stores.own_name().map(str::to_owned),
+            regions: others.iter().map(|other| (other.name.to_string(), other.store.breaker().map(BreakerState::name))).collect(),
+        },
     }
 }
 
-/// One order after the other.
-async fn follow_orders(mut ordered: mpsc::Receiver<Order>, reloader: Reloader, desk: Desk, admin: Arc<ArcSwap<Admin>>) {
+/// One order after the other. `following` keeps up with what the issuers of the edge in force publish.
+async fn follow_orders(
+    mut ordered: mpsc::Receiver<Order>,
+    reloader: Reloader,
+    desk: Desk,
+    admin: Arc<ArcSwap<Admin>>,
+    mut following: tokio::task::JoinHandle<()>,
+) {
     while let Some(order) = ordered.recv().await {
-        reloader.carry_out(order);
-        admin.store(Arc::new(desk.admin()));
+        let before = desk.current.load_full();
+        reloader.carry_out(order).await;
+        let edge = desk.current.load_full();
+        if !Arc::ptr_eq(&before, &edge) {
+            following.abort();
+            following = tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow());
+            admin.store(Arc::new(desk.admin()));
+        }
     }
 }
 

@@ -82,7 +82,7 @@ impl Edge {
     pub fn open(config: Config, now: Now) -> Result<Self, EdgeError> {
         std::fs::create_dir_all(&config.state_dir).map_err(|error| EdgeError::StateDir { path: config.state_dir.clone(), error })?;
         let config = Arc::new(config);
-        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
+        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir));
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
         let verifiers = Arc::new(Verifiers::open(&config, None)?);
@@ -95,7 +95,7 @@ impl Edge {
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
             authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))
+                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone())
                     .with_bypass(&config.bypass)
                     .with_verifiers(Arc::clone(&verifiers)),
             ),
@@ -118,7 +118,7 @@ impl Edge {
     /// The next one: another configuration over the same sessions, counts and store.
     pub fn next(&self, config: Config, now: Now) -> Result<Self, EdgeError> {
         let config = Arc::new(config);
-        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?);
+        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir));
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::clone(&self.revocations);
         let verifiers = Arc::new(Verifiers::open(&config, Some(&self.verifiers))?);
@@ -129,7 +129,7 @@ impl Edge {
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
             authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations))
+                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone())
                     .with_bypass(&config.bypass)
                     .with_verifiers(Arc::clone(&verifiers)),
             ),

@@ -19,6 +19,7 @@ use crate::session::revoke::hear;
 use crate::store::OpenError;
 use crate::store::redis::{Bulletin, Fault, Reader};
 use crate::telemetry::event::Event;
+use crate::telemetry::request_id::HexId;
 
 /// A node that starts waits no longer for what was revoked before it came.
 const START: Duration = Duration::from_secs(2);
@@ -26,8 +27,10 @@ const START: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Between two attempts to write what could not be written, while it can be read.
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Reading the stream from its beginning takes at most one part in so many of the time, however often it has lost entries or
+/// cannot be written: a stream that is trimmed all the time would be read all the time.
+const REST: u32 = 20;
+const LONGEST_REST: Duration = Duration::from_secs(30);
 /// Orders written by one operation.
 const PAGE: usize = 64;
 
@@ -109,7 +112,7 @@ impl Fleet {
 
     /// Gives back why it ended.
     async fn keep_up(&self, mut reader: Reader) -> Fault {
-        let (mut look, mut retry, mut pause) = (Instant::now() + LOOK, Instant::now(), LOOK);
+        let (mut look, mut next) = (Instant::now() + LOOK, Instant::now());
         loop {
             match reader.wait().await {
                 Ok(entries) => self.hear(&entries, None),
@@ -124,17 +127,16 @@ impl Fleet {
                 Ok(has_gap) => has_gap,
                 Err(fault) => return fault,
             };
+            if now < next || !(has_gap || self.unwritten.load(Ordering::SeqCst)) {
+                continue;
+            }
             if has_gap {
                 Event::FleetGap.emit();
-            }
-            if !has_gap && (!self.unwritten.load(Ordering::SeqCst) || now < retry) {
-                continue;
             }
             if let Err(fault) = self.agree(&mut reader).await {
                 return fault;
             }
-            pause = if self.unwritten.load(Ordering::SeqCst) { (pause * 2).min(LONGEST_RETRY) } else { LOOK };
-            retry = now + pause;
+            next = Instant::now() + (now.elapsed() * REST).min(LONGEST_REST);
         }
     }
 
@@ -156,13 +158,19 @@ impl Fleet {
         self.read_all(reader, &found).await?;
         let now = Now::read().wall;
         let mut written = 0;
-        for page in self.revocations.snapshot(now).chunks(PAGE) {
+        let mut orders = self.revocations.snapshot(now);
+        // All nodes may be doing this now. Each begins somewhere else, and meets what the next one has written.
+        let begin = orders.len() / 16 * HexId::random().first_digit();
+        orders.rotate_left(begin);
+        for page in orders.chunks(PAGE) {
             let missing = page.iter().filter(|order| found.apply((*order).clone(), now) == Ok(Applied::New));
             let missing: Vec<Revocation> = missing.cloned().collect();
             if missing.is_empty() {
                 continue;
             }
-            if let Err(fault) = self.bulletin.write(&missing).await {
+            if self.bulletin.write_by(reader, &missing).await.is_err()
+                && let Err(fault) = self.bulletin.write(&missing).await
+            {
                 return Ok(Err(fault));
             }
             written += missing.len();
@@ -171,11 +179,9 @@ impl Fleet {
         }
         if written > 0 {
             Event::FleetTold { count: written }.emit();
-        } else if was_unwritten {
-            // It had arrived after all. Nothing else would ask the breaker to close.
-            return Ok(self.bulletin.write(&[]).await);
         }
-        Ok(Ok(()))
+        // Nothing else would ask the breaker to close.
+        Ok(if was_unwritten { self.bulletin.write(&[]).await } else { Ok(()) })
     }
 
     async fn read_all(&self, reader: &mut Reader, found: &Revocations) -> Result<(), Fault> {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::auth::certificate::InvalidCertificate;
 use crate::auth::first_message::FirstMessageFault;
 use crate::auth::jwt::InvalidToken;
+use crate::auth::permission::MissingPermission;
 use crate::auth::revocation::Kind;
 use crate::auth::verifier::Fault;
 use crate::config::CloseCodes;
@@ -32,9 +34,13 @@ pub enum Rejection {
     MissingOrigin,
     MissingCredential,
     InvalidToken(InvalidToken),
+    /// Nobody can say whether the token is good: its issuer's keys cannot be fetched.
+    IssuerKeysUnavailable,
     /// Nobody can say whether the credential is good: its verifier gives no answer.
     VerifierUnavailable(Fault),
     InvalidTicket(TicketFault),
+    /// The handshake has verified it, and it names nobody, or its time is over.
+    InvalidCertificate(InvalidCertificate),
     /// The credential was good, and its user, login session or token is revoked.
     Revoked(Kind),
     /// After an early 101, the first message was not what it should be.
@@ -49,6 +55,8 @@ pub enum Rejection {
     },
     /// More was asked for than the credential gives.
     PermissionDenied,
+    /// The credential is good, and does not give what the route requires.
+    MissingPermission(Box<MissingPermission>),
     RateLimited {
         retry_after: Duration,
     },
@@ -109,8 +117,10 @@ impl Rejection {
             Self::MissingOrigin,
             Self::MissingCredential,
             Self::InvalidToken(InvalidToken::Expired),
+            Self::IssuerKeysUnavailable,
             Self::VerifierUnavailable(Fault::Timeout),
             Self::InvalidTicket(TicketFault::Unknown),
+            Self::InvalidCertificate(InvalidCertificate::Expired),
             Self::Revoked(Kind::TokenId),
             Self::FirstMessage(FirstMessageFault::NotAuth),
             Self::FirstMessage(FirstMessageFault::MissingToken),
@@ -121,6 +131,7 @@ impl Rejection {
             Self::InvalidRequest("the body is not what this endpoint takes"),
             Self::MethodNotAllowed { allow: "POST, OPTIONS" },
             Self::PermissionDenied,
+            Self::MissingPermission(Box::new(MissingPermission { name: "chat:read".to_owned(), scope: None })),
             Self::RateLimited { retry_after: Duration::from_secs(1) },
             Self::TooManySessions,
             Self::StoreUnavailable,
@@ -150,10 +161,14 @@ impl Rejection {
             Self::MissingOrigin => row(StatusCode::FORBIDDEN, "FORBIDDEN_ORIGIN", "missing_origin", Client, false),
             Self::MissingCredential => row(StatusCode::UNAUTHORIZED, "MISSING_CREDENTIAL", "missing_credential", Client, true),
             Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
+            Self::IssuerKeysUnavailable => {
+                row(StatusCode::SERVICE_UNAVAILABLE, "ISSUER_KEYS_UNAVAILABLE", "issuer_keys_unavailable", Issuer, true)
+            }
             Self::VerifierUnavailable(_) => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "VERIFIER_UNAVAILABLE", "verifier_unavailable", Issuer, true)
             }
             Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
+            Self::InvalidCertificate(_) => row(StatusCode::UNAUTHORIZED, "INVALID_CERTIFICATE", "invalid_certificate", Client, false),
             // A user who is revoked as such gets in by no credential; everybody else may fetch a new one.
             Self::Revoked(kind) => row(StatusCode::UNAUTHORIZED, "REVOKED", "revoked", Client, *kind != Kind::User),
             Self::FirstMessage(FirstMessageFault::NotAuth) => {
@@ -175,6 +190,7 @@ impl Rejection {
             Self::InvalidRequest(_) => row(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "invalid_request", Client, false),
             Self::MethodNotAllowed { .. } => row(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method_not_allowed", Client, false),
             Self::PermissionDenied => row(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "permission_denied", Client, false),
+            Self::MissingPermission(_) => row(StatusCode::FORBIDDEN, "MISSING_PERMISSION", "missing_permission", Client, false),
             Self::RateLimited { .. } => row(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "rate_limited", Client, true),
             Self::TooManySessions => row(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_SESSIONS", "too_many_sessions", Client, true),
             Self::StoreUnavailable => row(StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE", "store_unavailable", Store, true),
@@ -202,12 +218,15 @@ impl Rejection {
             Self::MissingOrigin => "a cookie counts only with the Origin of a page".to_owned(),
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(_) => "the token is not valid".to_owned(),
+            Self::IssuerKeysUnavailable => "tokens cannot be checked at the moment".to_owned(),
             Self::VerifierUnavailable(_) => "credentials cannot be checked at the moment".to_owned(),
             Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
+            Self::InvalidCertificate(_) => "the client certificate is not valid".to_owned(),
             Self::Revoked(_) => "the credential is revoked".to_owned(),
             Self::FirstMessage(fault) => fault.to_string(),
             Self::MethodNotAllowed { allow } => format!("this endpoint answers {allow}"),
             Self::PermissionDenied => "the credential does not give this permission".to_owned(),
+            Self::MissingPermission(missing) => format!("the credential does not give the permission `{}`", missing.name),
             Self::RateLimited { .. } => "too many requests".to_owned(),
             Self::TooManySessions => "this user has as many sessions as one may have".to_owned(),
             Self::StoreUnavailable => "tickets cannot be checked at the moment".to_owned(),
@@ -231,6 +250,8 @@ impl Rejection {
             Self::FirstMessage(FirstMessageFault::Protocol) => return (CloseCode::PROTOCOL_ERROR, "Protocol error".to_owned()),
             Self::FirstMessage(FirstMessageFault::TooBig) => return (CloseCode::TOO_BIG, "First message too big".to_owned()),
             Self::InvalidToken(_) | Self::InvalidTicket(_) | Self::TicketBinding(_) => (CloseCode::POLICY, "Invalid token"),
+            Self::InvalidCertificate(_) => (CloseCode::POLICY, "Invalid certificate"),
+            Self::MissingPermission(_) => (CloseCode::POLICY, "Missing permission"),
             Self::Revoked(_) => (CloseCode::POLICY, "Session revoked"),
             Self::TooManySessions => (CloseCode::POLICY, "Too many sessions"),
             Self::UpstreamUnavailable | Self::UpstreamTimeout => (CloseCode::TRY_AGAIN_LATER, "Upstream unavailable"),
@@ -250,8 +271,10 @@ impl Rejection {
     pub fn detail(&self) -> String {
         match self {
             Self::InvalidToken(why) => why.to_string(),
+            Self::IssuerKeysUnavailable => "the keys of the token's issuer could not be fetched".to_owned(),
             Self::VerifierUnavailable(fault) => format!("the verifier gives no answer: {fault}"),
             Self::InvalidTicket(why) => why.to_string(),
+            Self::InvalidCertificate(why) => why.to_string(),
             Self::Revoked(kind) => format!("revoked by {}", kind.name()),
             Self::TicketBinding(why) | Self::UpstreamProtocol(why) => (*why).to_owned(),
             other => other.message(),
@@ -266,6 +289,15 @@ impl fmt::Display for Rejection {
 }
 
 impl std::error::Error for Rejection {}
+
+impl From<InvalidToken> for Rejection {
+    fn from(why: InvalidToken) -> Self {
+        match why {
+            InvalidToken::NoKeys => Self::IssuerKeysUnavailable,
+            why => Self::InvalidToken(why),
+        }
+    }
+}
 
 impl From<FirstMessageFault> for Rejection {
     fn from(fault: FirstMessageFault) -> Self {

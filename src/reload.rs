@@ -19,7 +19,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::event::Event;
 
 /// Reads the configuration as the command line said.
-pub type Load = Box<dyn Fn() -> Result<Loaded, Diagnostics> + Send>;
+pub type Load = Box<dyn Fn() -> Result<Loaded, Diagnostics> + Send + Sync>;
 
 /// Between two looks at the files. A change counts when two looks in a row have seen the same.
 const LOOK: Duration = Duration::from_secs(1);
@@ -89,15 +89,15 @@ impl Reloader {
         Self { load, current, telemetry }
     }
 
-    pub fn carry_out(&self, order: Order) {
-        let outcome = self.reload();
+    pub async fn carry_out(&self, order: Order) {
+        let outcome = self.reload().await;
         let text = outcome.as_ref().map_err(|diagnostics| diagnostics.render(false));
         Event::Reloaded { cause: order.cause.name(), outcome: text.as_ref().copied().map_err(String::as_str) }.emit();
         // Whoever asked may be gone; it is done all the same.
         let _ = order.outcome.send(outcome);
     }
 
-    fn reload(&self) -> Result<Applied, Diagnostics> {
+    async fn reload(&self) -> Result<Applied, Diagnostics> {
         let before = self.current.load_full();
         let Loaded { mut config, warnings } = (self.load)()?;
         let changed = before.config.written.differences(&config.written);
@@ -105,6 +105,11 @@ impl Reloader {
         let refused = |problem: String| Diagnostics(vec![Diagnostic::error(problem)]);
         let next = Arc::new(before.next(config, Now::read()).map_err(|error| refused(error.to_string()))?);
         self.telemetry.follow(&next.config);
+        // So that nobody is refused for keys that have not come yet. Where they do not come, those of before go on.
+        next.authenticator.issuers().prefetch().await;
+        if next.config.bypass.is_allowed {
+            Event::BypassAllowed { routes: &next.config.bypass_routes() }.emit();
+        }
         next.take_over();
         self.current.store(next);
         Ok(Applied { changed, restart, warnings })
@@ -123,7 +128,7 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
     differs("state_dir", config.state_dir != running.state_dir);
     config.state_dir.clone_from(&running.state_dir);
     differs("listener.address", keep_listeners(config, running));
-    differs("store", config.store != running.store);
+    differs("store", config.store != running.store || config.regions != running.regions);
     differs("revocation.max_entries", config.revocation.max_entries != running.revocation.max_entries);
     let (limits, before) = (&config.limits, &running.limits);
     differs("limits.audit_queue", limits.audit_queue != before.audit_queue);

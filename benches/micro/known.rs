@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use usher::auth::algorithm::Algorithm;
-use usher::auth::credential::Credential;
+use usher::auth::credential::{Credential, Method, Proof};
 use usher::auth::grant::Grant;
 use usher::auth::jwt::{Issuers, sign_for_development};
 use usher::auth::revocation::Revocations;
@@ -63,10 +63,10 @@ pub fn grant(config: &Arc<Config>, now: Now) -> Grant {
     let revocations = Arc::new(Revocations::new(1));
     let tickets = Arc::new(Tickets::new(config, Arc::clone(&issuers), Arc::clone(&revocations)).unwrap());
     let token = sign_for_development(Algorithm::HS256, &Secret::from(SECRET), None, &claims(now)).unwrap();
-    let authenticator = Authenticator::new(issuers, tickets, revocations);
+    let authenticator = Authenticator::new(issuers, tickets, revocations, config.mtls.clone());
     let matched = RouteMatch { route: Arc::clone(&config.routes[0]), parameters: Vec::new() };
     let presented = Presented { request_id: "request", origin: None, peer: [192, 0, 2, 7].into() };
-    let credential = Some(Credential::bearer(Secret::from(token.as_str())));
+    let credential = Some(Credential { method: Method::Header, proof: Proof::Token(Secret::from(token.as_str())) });
     let deadline = now.mono + std::time::Duration::from_secs(60);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(authenticator.authenticate_by(deadline, &matched, credential, presented, now)).unwrap()

@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -159,10 +159,18 @@ impl Admin {
         match request.uri().path() {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
             "/readyz" => match self.readiness.stage() {
-                Stage::Ready => match self.readiness.store() {
-                    None => answer_json(StatusCode::OK, &json!({ "status": "ready" })),
-                    Some(store) => answer_json(StatusCode::OK, &json!({ "status": "ready", "store": store })),
-                },
+                Stage::Ready => {
+                    let mut ready = Map::from_iter([("status".to_owned(), json!("ready"))]);
+                    if let Some(store) = self.readiness.store() {
+                        ready.insert("store".to_owned(), store.into());
+                    }
+                    // They are told and do not make the node unready: every one of a fleet would leave at once.
+                    let keyless: Vec<_> = (self.figures)().issuers.into_iter().filter(|one| one.keys == 0).map(|one| one.name).collect();
+                    if !keyless.is_empty() {
+                        ready.insert("issuers_without_keys".to_owned(), json!(keyless));
+                    }
+                    answer_json(StatusCode::OK, &ready.into())
+                }
                 stage => answer_json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": stage.name() })),
             },
             "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.telemetry.render().into()),

@@ -1,5 +1,7 @@
 //! `/status` and `/sessions`: how this node stands, and who is connected.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
@@ -8,6 +10,7 @@ use serde_json::json;
 
 use super::{Admin, Stage, answer_error, answer_json};
 use crate::auth::decoded;
+use crate::auth::remote_keys::IssuerFigures;
 use crate::clock::Now;
 use crate::session::registry::SessionHandle;
 
@@ -20,6 +23,8 @@ pub struct Figures {
     pub tickets: Option<usize>,
     pub revocations: usize,
     pub store: StoreFigures,
+    /// Those that publish their keys.
+    pub issuers: Vec<IssuerFigures>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -27,6 +32,10 @@ pub struct StoreFigures {
     pub kind: &'static str,
     /// `None`: it is in this process, and has none.
     pub breaker: Option<&'static str>,
+    /// What the own region is called, where there are regions.
+    pub region: Option<String>,
+    /// The breakers of the others' stores.
+    pub regions: BTreeMap<String, Option<&'static str>>,
 }
 
 const SESSIONS_LISTED: usize = 1000;
@@ -53,7 +62,7 @@ impl Admin {
         let started = self.telemetry.started();
         let uptime = Now::read().mono.saturating_duration_since(started.mono);
         let stage = self.readiness.stage();
-        let Figures { connections, unauthenticated, tickets, revocations, store } = (self.figures)();
+        let Figures { connections, unauthenticated, tickets, revocations, store, issuers } = (self.figures)();
         answer_json(
             StatusCode::OK,
             &json!({
@@ -69,6 +78,7 @@ impl Admin {
                 "tickets": tickets,
                 "revocations": revocations,
                 "store": store,
+                "issuers": issuers,
                 "listeners": self.summary.listeners,
                 "routes": self.summary.routes,
                 "upstreams": self.summary.upstreams,

@@ -61,6 +61,17 @@ impl Algorithm {
         }
     }
 
+    /// RFC 7518, section 3.2: "A key of the same size as the hash output [...] or larger MUST be used". Public-key algorithms
+    /// have none.
+    pub fn least_secret(self) -> usize {
+        match self {
+            Self::HS256 => 32,
+            Self::HS384 => 48,
+            Self::HS512 => 64,
+            _ => 0,
+        }
+    }
+
     pub fn family(self) -> Family {
         match self {
             Self::HS256 | Self::HS384 | Self::HS512 => Family::Hmac,

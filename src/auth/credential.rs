@@ -1,5 +1,6 @@
 //! What a client showed, before anyone has looked at whether it is any good.
 
+use super::certificate::ClientCertificate;
 use crate::config::secret::Secret;
 
 /// The ways in. The name is the same in config, metrics, logs and the signed context.
@@ -13,12 +14,13 @@ pub enum Method {
     Query,
     Cookie,
     Session,
+    Mtls,
     Bypass,
 }
 
 impl Method {
-    pub const ALL: [Self; 8] =
-        [Self::Ticket, Self::Message, Self::Header, Self::Subprotocol, Self::Query, Self::Cookie, Self::Session, Self::Bypass];
+    pub const ALL: [Self; 9] =
+        [Self::Ticket, Self::Message, Self::Header, Self::Subprotocol, Self::Query, Self::Cookie, Self::Session, Self::Mtls, Self::Bypass];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -29,6 +31,7 @@ impl Method {
             Self::Query => "query",
             Self::Cookie => "cookie",
             Self::Session => "session",
+            Self::Mtls => "mtls",
             Self::Bypass => "bypass",
         }
     }
@@ -52,6 +55,7 @@ pub enum Proof {
     Token(Secret),
     /// An opaque session id, as its cookie has it.
     Session(Secret),
+    Certificate(ClientCertificate),
     /// The value of the header for test identities.
     Bypass(Secret),
 }

@@ -9,6 +9,7 @@ use http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
+use super::certificate::ClientCertificate;
 use super::credential::{Credential, Method, Proof};
 use super::jwt::InvalidToken;
 use crate::config;
@@ -38,6 +39,7 @@ pub fn take_credential(route: &config::Route, parts: &mut Parts) -> Result<Optio
             Method::Cookie => take_cookie(&mut parts.headers, &route.token_cookie)?.map(Proof::Token),
             Method::Session => take_cookie(&mut parts.headers, &route.session_cookie)?.map(Proof::Session),
             Method::Bypass => take_bypass(&mut parts.headers, &route.bypass_header)?.map(Proof::Bypass),
+            Method::Mtls => parts.extensions.get::<ClientCertificate>().cloned().map(Proof::Certificate),
             // It comes after the 101.
             Method::Message => None,
         };

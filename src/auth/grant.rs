@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use super::credential::Method;
+use super::permission::{MissingPermission, Required};
 use super::principal::Principal;
 use super::verifier::{Proved, Vouched};
 use crate::clock::{Now, UnixMillis};
@@ -33,6 +34,8 @@ enum Holder {
         method: Method,
         /// When the credential was shown.
         proved_at: UnixMillis,
+        /// What the route requires at this path, if anything; whoever renews the grant has it too.
+        required: Option<Arc<Required>>,
         /// Who can be asked whether it is still good.
         vouched: Option<Arc<Vouched>>,
     },
@@ -43,15 +46,28 @@ impl Grant {
         Self { route, holder: Holder::Anyone }
     }
 
-    pub(super) fn to(route: Arc<Route>, proved: Proved, method: Method, now: Now) -> Self {
+    /// Refused where the principal lacks what is required.
+    pub(super) fn to(
+        route: Arc<Route>,
+        required: Option<Arc<Required>>,
+        proved: Proved,
+        method: Method,
+        now: Now,
+    ) -> Result<Self, MissingPermission> {
         let Proved { principal, vouched } = proved;
-        Self { route, holder: Holder::Known { principal: Box::new(principal), method, proved_at: now.wall, vouched } }
+        if let Some(required) = &required {
+            required.check(&principal.permissions)?;
+        }
+        Ok(Self { route, holder: Holder::Known { principal: Box::new(principal), method, proved_at: now.wall, required, vouched } })
     }
 
     /// The same session's grant by a new credential. The method stays the one that it began with.
-    pub(super) fn renewed(&self, proved: Proved, now: Now) -> Self {
-        let method = self.method().unwrap_or(Method::Message);
-        Self::to(Arc::clone(&self.route), proved, method, now)
+    /// `Ok(None)`: nobody in particular has nothing to renew.
+    pub(super) fn renewed(&self, proved: Proved, now: Now) -> Result<Option<Self>, MissingPermission> {
+        match &self.holder {
+            Holder::Anyone => Ok(None),
+            Holder::Known { method, required, .. } => Self::to(Arc::clone(&self.route), required.clone(), proved, *method, now).map(Some),
+        }
     }
 
     pub fn route(&self) -> &Arc<Route> {
@@ -99,14 +115,15 @@ impl Grant {
 
     /// Will its holder be asked in the stream, and the stream be read for answers?
     pub fn is_renewed_by_message(&self) -> bool {
-        self.route.reauth.mode == ReauthMode::Message && self.principal().is_some()
+        // A certificate is shown in the handshake, not in a message.
+        self.route.reauth.mode == ReauthMode::Message && self.method().is_some_and(|method| method != Method::Mtls)
     }
 
     /// Tests of what stands behind a grant need one without the way that leads to it.
     #[cfg(test)]
     pub(crate) fn for_test(route: Arc<Route>, principal: Option<Principal>, method: Method) -> Self {
         match principal {
-            Some(principal) => Self::to(route, principal.into(), method, Now::read()),
+            Some(principal) => Self::to(route, None, principal.into(), method, Now::read()).unwrap(),
             None => Self::public(route),
         }
     }

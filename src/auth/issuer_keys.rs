@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::algorithm::{Algorithm, Family};
 
-const MAX_SET_BYTES: u64 = 256 * 1024;
+pub const MAX_SET_BYTES: u64 = 256 * 1024;
 const MAX_KEYS: usize = 100;
 const MIN_RSA_BYTES: usize = 2048 / 8;
 /// What the crypto library takes; a larger modulus would cost the verifier too much.
@@ -100,8 +100,8 @@ fn usable(key: WrittenKey, pinned: &[Algorithm]) -> Option<Jwk> {
     let (fits, material): (fn(Algorithm) -> bool, _) = match (key.kty.as_str(), key.crv.as_deref()) {
         ("RSA", _) => {
             let (modulus, exponent) = (key.n?, key.e?);
-            let length = URL_SAFE_NO_PAD.decode(&modulus).ok()?.len();
-            if !(MIN_RSA_BYTES..=MAX_RSA_BYTES).contains(&length) {
+            let number = URL_SAFE_NO_PAD.decode(&modulus).ok()?;
+            if !(MIN_RSA_BYTES..=MAX_RSA_BYTES).contains(&number.len()) || !is_good_exponent(&exponent) || has_guessable_primes(&number) {
                 return None;
             }
             (|one| one.family() == Family::Rsa, KeyMaterial::Rsa { modulus, exponent })
@@ -114,6 +114,36 @@ fn usable(key: WrittenKey, pinned: &[Algorithm]) -> Option<Jwk> {
     let named = |one: Algorithm| key.alg.as_deref().is_none_or(|alg| alg == one.name());
     let algorithms: Vec<_> = pinned.iter().copied().filter(|&one| fits(one) && named(one)).collect();
     (!algorithms.is_empty()).then_some(Jwk { id: key.kid, algorithms, material })
+}
+
+/// With 1 every text is its own signature, and 3 has made too many verifiers stumble: FIPS 186-5 asks for more than 2^16. An
+/// even one is no exponent.
+fn is_good_exponent(exponent: &str) -> bool {
+    let Ok(bytes) = URL_SAFE_NO_PAD.decode(exponent) else { return false };
+    let digits = bytes.iter().skip_while(|byte| **byte == 0).count();
+    digits >= 3 && bytes.last().is_some_and(|last| last % 2 == 1)
+}
+
+/// CVE-2017-15361: smart cards whose primes were powers of 65537 modulo small primes. The modulus shows it, and can be
+/// factored. Of other keys one in some hundred million looks so.
+fn has_guessable_primes(modulus: &[u8]) -> bool {
+    const PRIMES: [u32; 38] = [
+        3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131,
+        137, 139, 149, 151, 157, 163, 167,
+    ];
+    let is_power = |rest: u32, prime: u32| {
+        let mut power = 1;
+        loop {
+            if power == rest {
+                return true;
+            }
+            power = power * 65_537 % prime;
+            if power == 1 {
+                return false;
+            }
+        }
+    };
+    PRIMES.iter().all(|&prime| is_power(modulus.iter().fold(0, |rest, &byte| (rest * 256 + u32::from(byte)) % prime), prime))
 }
 
 #[cfg(test)]

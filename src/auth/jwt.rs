@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use super::algorithm::{Algorithm, Family};
 use super::issuer_keys::{self, Jwk, KeyMaterial};
 use super::principal::Principal;
+use super::remote_keys::RemoteKeys;
 use super::strict_json;
 use crate::clock::{Now, UnixMillis};
 use crate::config;
@@ -35,11 +36,14 @@ pub enum InvalidToken {
     Algorithm,
     #[error("no key of the issuer has its key id")]
     UnknownKey,
+    /// Not the token's fault: it may be good.
+    #[error("the issuer's keys could not be fetched yet")]
+    NoKeys,
     #[error("its signature does not verify")]
     Signature,
     #[error("it has a critical header that nobody here understands")]
     CriticalHeader,
-    #[error("its type is not a JWT or an access token")]
+    #[error("its type is not a JWT or an access token, or it holds another token")]
     Type,
     #[error("its verifier refuses it")]
     Refused,
@@ -60,15 +64,23 @@ pub enum InvalidToken {
 /// Every issuer whose tokens are accepted.
 #[derive(Debug)]
 pub struct Issuers {
-    by_name: HashMap<String, Issuer>,
+    pub(super) by_name: HashMap<String, Issuer>,
     carried_claims: Vec<String>,
     longest_token: usize,
 }
 
-struct Issuer {
-    config: Arc<config::Issuer>,
-    keys: Vec<Key>,
+pub(super) struct Issuer {
+    pub(super) config: Arc<config::Issuer>,
+    keys: Keys,
 }
+
+enum Keys {
+    Fixed(KeySet),
+    Remote(Arc<RemoteKeys>),
+}
+
+/// The keys of one issuer, ready to verify.
+pub(super) struct KeySet(Vec<Key>);
 
 struct Key {
     id: Option<String>,
@@ -81,6 +93,8 @@ struct Key {
 pub enum LoadError {
     #[error("issuer '{issuer}': {file}: {problem}", file = file.display())]
     Jwks { issuer: String, file: PathBuf, problem: String },
+    #[error("issuer '{issuer}': {problem}")]
+    Remote { issuer: String, problem: String },
     #[error("two issuers say that they are '{0}'")]
     Twice(String),
 }
@@ -113,14 +127,35 @@ impl Issuers {
         }
         let text = token.expose_str().ok_or(InvalidToken::Malformed)?;
         let parts = Parts::split(text)?;
-        // The unverified name only chooses which issuer's keys and rules the token has to satisfy.
-        let named = parts.claims.get("iss").and_then(Value::as_str).ok_or(InvalidToken::Claim("iss"))?;
-        let issuer = self.by_name.get(named).ok_or(InvalidToken::UnknownIssuer)?;
+        let issuer = self.issuer_of(&parts)?;
         if token.len() > issuer.config.max_token_bytes {
             return Err(InvalidToken::TooLong);
         }
         issuer.check_signature(&parts)?;
         issuer.check_claims(&parts.claims, now, &self.carried_claims)
+    }
+
+    /// The unverified name only chooses which issuer's keys and rules the token has to satisfy.
+    fn issuer_of(&self, parts: &Parts<'_>) -> Result<&Issuer, InvalidToken> {
+        let named = parts.claims.get("iss").and_then(Value::as_str).ok_or(InvalidToken::Claim("iss"))?;
+        self.by_name.get(named).ok_or(InvalidToken::UnknownIssuer)
+    }
+
+    /// Whom to ask for the key of a token that nothing but its key is missing to. One that would be refused whoever signed it
+    /// is worth no question.
+    pub(super) fn who_may_have_its_key(&self, token: &Secret, now: Now) -> Option<&Arc<RemoteKeys>> {
+        let parts = Parts::split(token.expose_str()?).ok()?;
+        let issuer = self.issuer_of(&parts).ok()?;
+        let Keys::Remote(remote) = &issuer.keys else { return None };
+        issuer.check_claims(&parts.claims, now, &self.carried_claims).ok().map(|_| remote)
+    }
+
+    /// The issuers that publish their keys.
+    pub(super) fn remote(&self) -> impl Iterator<Item = &Arc<RemoteKeys>> {
+        self.by_name.values().filter_map(|issuer| match &issuer.keys {
+            Keys::Remote(remote) => Some(remote),
+            Keys::Fixed(_) => None,
+        })
     }
 }
 
@@ -131,16 +166,22 @@ pub fn has_the_shape_of_a_jwt(token: &Secret) -> bool {
 
 impl<'a> Parts<'a> {
     fn split(token: &'a str) -> Result<Self, InvalidToken> {
+        let (parts, payload) = Self::cut(token)?;
+        Ok(Self { claims: strict_json::object(&payload).ok_or(InvalidToken::Malformed)?, ..parts })
+    }
+
+    /// The payload is not looked at: it is the second.
+    fn cut(token: &'a str) -> Result<(Self, Vec<u8>), InvalidToken> {
         let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
-        let (header, claims) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
-        if claims.contains('.') || URL_SAFE_NO_PAD.decode(signature).is_err() {
+        let (header, payload) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
+        if payload.contains('.') || URL_SAFE_NO_PAD.decode(signature).is_err() {
             return Err(InvalidToken::Malformed);
         }
-        let object = |part: &str| {
-            let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed)?;
-            strict_json::object(&bytes).ok_or(InvalidToken::Malformed)
-        };
-        Ok(Self { header: object(header)?, claims: object(claims)?, signed: message.as_bytes(), signature })
+        let decoded = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed);
+        let (header, payload) = (decoded(header)?, decoded(payload)?);
+        let header = strict_json::object(&header).ok_or(InvalidToken::Malformed)?;
+        let parts = Self { header, claims: Map::new(), signed: message.as_bytes(), signature };
+        Ok((parts, payload))
     }
 }
 
@@ -155,6 +196,12 @@ impl Issuer {
             Some(Some(kind)) if ["jwt", "at+jwt", "application/at+jwt"].contains(&kind.to_ascii_lowercase().as_str()) => {}
             Some(_) => return Err(InvalidToken::Type),
         }
+        // RFC 7519, section 5.2: `JWT` says that another token is inside. None is opened here.
+        match parts.header.get("cty").map(Value::as_str) {
+            None => {}
+            Some(Some(kind)) if !["jwt", "application/jwt"].contains(&kind.to_ascii_lowercase().as_str()) => {}
+            Some(_) => return Err(InvalidToken::Type),
+        }
         let named = parts.header.get("alg").and_then(Value::as_str).ok_or(InvalidToken::Algorithm)?;
         let algorithm = self.config.algorithms.iter().copied().find(|one| one.name() == named).ok_or(InvalidToken::Algorithm)?;
         let key_id = match parts.header.get("kid") {
@@ -162,21 +209,9 @@ impl Issuer {
             Some(Value::String(id)) => Some(id.as_str()),
             Some(_) => return Err(InvalidToken::UnknownKey),
         };
-        let fits = |key: &&Key| key.algorithms.contains(&algorithm);
-        let key = match key_id {
-            // A shared secret has no name of its own: any `kid` means it.
-            Some(_) if algorithm.family() == Family::Hmac => self.keys.iter().find(fits),
-            Some(id) => self.keys.iter().filter(fits).find(|key| key.id.as_deref() == Some(id)),
-            // Without a name the key must be the only one that it can be.
-            None => {
-                let mut fitting = self.keys.iter().filter(fits);
-                fitting.next().filter(|_| fitting.next().is_none())
-            }
-        };
-        let key = key.ok_or(InvalidToken::UnknownKey)?;
-        match crypto::verify(parts.signature, parts.signed, &key.decoding, library(algorithm)) {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(InvalidToken::Signature),
+        match &self.keys {
+            Keys::Fixed(set) => set.check(parts, algorithm, key_id),
+            Keys::Remote(remote) => remote.current().ok_or(InvalidToken::NoKeys)?.check(parts, algorithm, key_id),
         }
     }
 
@@ -218,7 +253,7 @@ impl Issuer {
             issuer: Arc::clone(&config.name),
             token_id: text("jti", "jti")?,
             issuer_session: text(&config.session_claim, "the session claim")?,
-            permissions: permissions(claims.get(&config.permissions_claim))?,
+            permissions: permissions(claim_at(claims, &config.permissions_claim))?,
             issued_at: claims.get("iat").and_then(numeric_date).unwrap_or_default(),
             // Inside its leeway a token is good for what is left of the leeway.
             expires_at: if expires > now.wall { expires } else { expires + config.leeway },
@@ -228,29 +263,74 @@ impl Issuer {
     }
 }
 
-fn load_keys(config: &config::Issuer) -> Result<Vec<Key>, LoadError> {
+impl KeySet {
+    /// Keys whose bytes are not what they say are left out.
+    pub(super) fn of(set: &[Jwk]) -> Self {
+        Self(set.iter().filter_map(|jwk| Key::from_jwk(jwk).ok()).collect())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn check(&self, parts: &Parts<'_>, algorithm: Algorithm, key_id: Option<&str>) -> Result<(), InvalidToken> {
+        let fits = |key: &&Key| key.algorithms.contains(&algorithm);
+        let key = match key_id {
+            // A shared secret has no name of its own: any `kid` means it.
+            Some(_) if algorithm.family() == Family::Hmac => self.0.iter().find(fits),
+            Some(id) => self.0.iter().filter(fits).find(|key| key.id.as_deref() == Some(id)),
+            // Without a name the key must be the only one that it can be.
+            None => {
+                let mut fitting = self.0.iter().filter(fits);
+                fitting.next().filter(|_| fitting.next().is_none())
+            }
+        };
+        let key = key.ok_or(InvalidToken::UnknownKey)?;
+        match crypto::verify(parts.signature, parts.signed, &key.decoding, library(algorithm)) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(InvalidToken::Signature),
+        }
+    }
+}
+
+fn load_keys(config: &Arc<config::Issuer>) -> Result<Keys, LoadError> {
     match &config.keys {
         IssuerKeySource::Secret(secret) => {
             let decoding = DecodingKey::from_secret(secret.expose());
-            Ok(vec![Key { id: None, algorithms: config.algorithms.clone(), decoding }])
+            Ok(Keys::Fixed(KeySet(vec![Key { id: None, algorithms: config.algorithms.clone(), decoding }])))
         }
         IssuerKeySource::JwksFile(file) => {
             let wrong = |problem: String| LoadError::Jwks { issuer: config.name.to_string(), file: file.clone(), problem };
             let set = issuer_keys::read(file, &config.algorithms).map_err(|error| wrong(error.to_string()))?;
-            set.into_iter().map(|jwk| Key::from_jwk(jwk).map_err(|error| wrong(error.to_string()))).collect()
+            let keys = set.iter().map(|jwk| Key::from_jwk(jwk).map_err(|error| wrong(error.to_string())));
+            Ok(Keys::Fixed(KeySet(keys.collect::<Result<_, _>>()?)))
+        }
+        IssuerKeySource::Remote(from) => {
+            let wrong = |problem| LoadError::Remote { issuer: config.name.to_string(), problem };
+            Ok(Keys::Remote(Arc::new(RemoteKeys::new(config, from).map_err(wrong)?)))
         }
     }
 }
 
 impl Key {
-    fn from_jwk(jwk: Jwk) -> Result<Self, jsonwebtoken::errors::Error> {
+    fn from_jwk(jwk: &Jwk) -> Result<Self, jsonwebtoken::errors::Error> {
         let decoding = match &jwk.material {
             KeyMaterial::Rsa { modulus, exponent } => DecodingKey::from_rsa_components(modulus, exponent)?,
             KeyMaterial::Ec { x, y } => DecodingKey::from_ec_components(x, y)?,
             KeyMaterial::Ed { x } => DecodingKey::from_ed_components(x)?,
         };
-        Ok(Self { id: jwk.id, algorithms: jwk.algorithms, decoding })
+        Ok(Self { id: jwk.id.clone(), algorithms: jwk.algorithms.clone(), decoding })
     }
+}
+
+/// The claim of this name; where there is none and the name has dots, what stands at the end of that path:
+/// `realm_access.roles`. A name such as `https://example.com/roles` is found first.
+pub(super) fn claim_at<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    claims.get(name).or_else(|| {
+        let mut steps = name.split('.');
+        let first = claims.get(steps.next()?)?;
+        steps.try_fold(first, |value, step| value.as_object()?.get(step))
+    })
 }
 
 pub(super) fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidToken> {
@@ -277,11 +357,12 @@ pub(super) fn non_empty(value: Option<&Value>) -> Option<String> {
     value.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
+/// A list, or text as OAuth writes scopes (RFC 6749, section 3.3: "space-delimited", by that one character).
 pub(super) fn permissions(claim: Option<&Value>) -> Result<Vec<String>, InvalidToken> {
     const WRONG: InvalidToken = InvalidToken::Claim("the permissions claim");
     match claim {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(text.split_whitespace().map(str::to_owned).collect()),
+        Some(Value::String(text)) => Ok(text.split(' ').filter(|one| !one.is_empty()).map(str::to_owned).collect()),
         Some(Value::Array(list)) => list.iter().map(|one| one.as_str().map(str::to_owned).ok_or(WRONG)).collect(),
         Some(_) => Err(WRONG),
     }
@@ -322,10 +403,16 @@ pub fn sign_for_development(algorithm: Algorithm, key: &Secret, key_id: Option<&
 
 impl std::fmt::Debug for Issuer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Issuer").field("name", &self.config.name).field("keys", &self.keys.len()).finish()
+        f.debug_struct("Issuer").field("name", &self.config.name).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
+#[path = "jwt_key_attacks.rs"]
+mod key_attacks;
+#[cfg(test)]
 #[path = "jwt_attacks.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "jwt_vectors.rs"]
+mod vectors;

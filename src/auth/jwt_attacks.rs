@@ -8,13 +8,13 @@ use serde_json::json;
 use super::*;
 
 const SECRET: &[u8] = b"a secret of more than thirty-two bytes";
-const NOW: u64 = 1_700_000_000;
+pub(super) const NOW: u64 = 1_700_000_000;
 
-fn now() -> Now {
+pub(super) fn now() -> Now {
     Now { wall: UnixMillis::from_secs(NOW), ..Now::read() }
 }
 
-fn issuer(name: &str, algorithms: &[Algorithm], keys: IssuerKeySource) -> config::Issuer {
+pub(super) fn issuer(name: &str, algorithms: &[Algorithm], keys: IssuerKeySource) -> config::Issuer {
     config::Issuer {
         name: name.into(),
         issuer: format!("https://{name}.example.com"),
@@ -36,7 +36,7 @@ fn hmac_issuers() -> Issuers {
     Issuers::load(&[Arc::new(main)], &["tenant".to_owned()]).unwrap()
 }
 
-fn claims(changes: &Value) -> Value {
+pub(super) fn claims(changes: &Value) -> Value {
     let mut claims = json!({
         "iss": "https://main.example.com", "aud": ["other", "chat"], "sub": "ada", "exp": NOW + 600, "iat": NOW, "jti": "t1",
         "permissions": "chat:read chat:write", "sid": "s1", "tenant": "blue",
@@ -51,13 +51,13 @@ fn claims(changes: &Value) -> Value {
 }
 
 /// Signs whatever header and payload are given.
-fn raw(header: &str, payload: &str, key: &EncodingKey, algorithm: jsonwebtoken::Algorithm) -> String {
+pub(super) fn raw(header: &str, payload: &str, key: &EncodingKey, algorithm: jsonwebtoken::Algorithm) -> String {
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
     let signature = crypto::sign(message.as_bytes(), key, algorithm).unwrap();
     format!("{message}.{signature}")
 }
 
-fn hs256(header: &str, payload: &str) -> String {
+pub(super) fn hs256(header: &str, payload: &str) -> String {
     raw(header, payload, &EncodingKey::from_secret(SECRET), jsonwebtoken::Algorithm::HS256)
 }
 
@@ -71,7 +71,7 @@ fn header(header: &str) -> String {
     hs256(header, &claims(&json!({})).to_string())
 }
 
-fn verify(issuers: &Issuers, token: &str) -> Result<Principal, InvalidToken> {
+pub(super) fn verify(issuers: &Issuers, token: &str) -> Result<Principal, InvalidToken> {
     issuers.verify(&Secret::from(token), now())
 }
 
@@ -118,10 +118,32 @@ fn each_attack_is_refused_for_its_own_reason() {
         ("a megabyte", format!("{good}{}", "A".repeat(1 << 20)), TooLong),
         ("alg none", header(r#"{"alg":"none"}"#), Algorithm),
         ("alg none, no signature", format!("{}.", header(r#"{"alg":"none"}"#).rsplit_once('.').unwrap().0), Algorithm),
+        ("alg None", header(r#"{"alg":"None"}"#), Algorithm),
+        ("alg NONE", header(r#"{"alg":"NONE"}"#), Algorithm),
+        ("alg nOnE", header(r#"{"alg":"nOnE"}"#), Algorithm),
+        ("alg none in escapes", header(r#"{"alg":"\u006eone"}"#), Algorithm),
+        ("alg none with a space", header(r#"{"alg":"none "}"#), Algorithm),
+        ("alg none with a NUL", header(r#"{"alg":"none\u0000"}"#), Algorithm),
+        ("alg that is empty", header(r#"{"alg":""}"#), Algorithm),
+        ("alg that is null", header(r#"{"alg":null}"#), Algorithm),
+        ("alg that is a list", header(r#"{"alg":["HS256"]}"#), Algorithm),
+        ("alg that stands twice", header(r#"{"alg":"HS256","alg":"none"}"#), Malformed),
         ("alg in lower case", header(r#"{"alg":"hs256"}"#), Algorithm),
         ("alg that is not pinned", header(r#"{"alg":"HS512"}"#), Algorithm),
         ("no alg", header("{}"), Algorithm),
         ("crit", header(r#"{"alg":"HS256","crit":["exp"]}"#), CriticalHeader),
+        ("an empty crit", header(r#"{"alg":"HS256","crit":[]}"#), CriticalHeader),
+        ("a crit that is text", header(r#"{"alg":"HS256","crit":"exp"}"#), CriticalHeader),
+        ("a crit that is null", header(r#"{"alg":"HS256","crit":null}"#), CriticalHeader),
+        ("a crit that names what is not there", header(r#"{"alg":"HS256","crit":["b65"]}"#), CriticalHeader),
+        ("crit and b64", header(r#"{"alg":"HS256","crit":["b64"],"b64":false}"#), CriticalHeader),
+        ("a payload that is not encoded", unencoded(r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, &plain), Malformed),
+        ("a token inside, as it says", header(r#"{"alg":"HS256","cty":"JWT"}"#), Type),
+        ("a token inside, in other letters", header(r#"{"alg":"HS256","cty":"application/jwt"}"#), Type),
+        ("a content type that is a number", header(r#"{"alg":"HS256","cty":1}"#), Type),
+        ("a token inside", hs256(r#"{"alg":"HS256","cty":"JWT"}"#, &good), Malformed),
+        ("a token inside, in quotes", hs256(HEADER, &format!("\"{good}\"")), Malformed),
+        ("an encrypted token", "eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..AAAA.AAAA.AAAA".to_owned(), Malformed),
         ("b64", header(r#"{"alg":"HS256","b64":false}"#), CriticalHeader),
         ("another type", header(r#"{"alg":"HS256","typ":"JWE"}"#), Type),
         ("a type that is a number", header(r#"{"alg":"HS256","typ":1}"#), Type),
@@ -137,8 +159,47 @@ fn each_attack_is_refused_for_its_own_reason() {
             ),
             Signature,
         ),
+        ("a file of zeros for a key", forged(r#""kid":"../../../../dev/zero""#, &[0; 32]), Signature),
+        ("an empty file for a key", forged(r#""kid":"../../../../dev/null""#, b""), Signature),
+        ("a key from a question to a database", forged(r#""kid":"x' UNION SELECT 'secret' -- ""#, b"secret"), Signature),
+        ("a key from a command", forged(r#""kid":"key|/bin/echo secret""#, b"secret\n"), Signature),
+        ("a key from a URL", forged(r#""kid":"https://evil.example.com/key""#, b"secret"), Signature),
+        ("a key that is in the header", forged(r#""jwk":{"kty":"oct","k":"c2VjcmV0"}"#, b"secret"), Signature),
+        ("a key set of the attacker's", forged(r#""jku":"https://evil.example.com/jwks.json","kid":"1""#, b"secret"), Signature),
+        ("a certificate of the attacker's", forged(r#""x5c":["c2VjcmV0"],"x5t":"AAAA""#, b"secret"), Signature),
+        ("a certificate's address", forged(r#""x5u":"https://evil.example.com/c.pem""#, b"secret"), Signature),
         ("a changed signature", format!("{message}.{flipped}"), Signature),
         ("no signature", format!("{message}."), Signature),
+        ("a signature with spaces", format!("{message}. {signature}"), Malformed),
+        ("a line feed inside", format!("{message}.{}\n{}", &signature[..9], &signature[9..]), Malformed),
+        ("bits behind the signature's end", format!("{message}.{}", with_spare_bits(signature)), Malformed),
+        ("the other alphabet", hs256(HEADER, &plain).replace(['-', '_'], "+") + "+", Malformed),
+        ("bits behind the header's end", spare_bits_in_header(&plain), Malformed),
+        ("half a signature", format!("{message}.{}", &signature[..20]), Signature),
+        ("two signatures", format!("{message}.{signature}{signature}"), Malformed),
+        ("only dots", "..".to_owned(), Malformed),
+        ("many parts", ".".repeat(4000), Malformed),
+        ("a name that stands twice, deep down", numbers(r#""realm_access":{"roles":[],"roles":["admin"]}"#), Malformed),
+        ("a name that stands twice, in escapes", numbers(r#""s\u0075b":"eve""#), Malformed),
+        ("an expiry of infinity", exp("1e400"), Malformed),
+        ("an expiry that is no number", exp("NaN"), Malformed),
+        ("an expiry of more than all digits", exp(&"9".repeat(400)), Malformed),
+        ("an expiry of 1e308", exp("1e308"), Claim("exp")),
+        ("an expiry of 2^63", exp("9223372036854775808"), Claim("exp")),
+        ("an expiry of 2^64", exp("18446744073709551616"), Claim("exp")),
+        ("an expiry of -2^63", exp("-9223372036854775808"), Claim("exp")),
+        ("an expiry just below zero", exp("-0.001"), Claim("exp")),
+        ("an expiry that is true", exp("true"), Claim("exp")),
+        ("an expiry that is a list", exp("[1700000600]"), Claim("exp")),
+        ("an expiry that is an object", exp(r#"{"$numberLong":"1700000600"}"#), Claim("exp")),
+        ("an expiry in milliseconds", exp("1700000600000"), Claim("exp")),
+        ("a fraction at the leeway's edge", exp("1699999970.0"), Expired),
+        ("a fraction of a second before it", exp("1699999969.999"), Expired),
+        ("an expiry of zero", exp("0"), Expired),
+        ("nbf of infinity", numbers(r#""nbf":1e400"#), Malformed),
+        ("nbf of 2^63", numbers(r#""nbf":9223372036854775808"#), Claim("nbf")),
+        ("nbf that is negative", numbers(r#""nbf":-5"#), Claim("nbf")),
+        ("nbf a moment beyond the leeway", numbers(r#""nbf":1700000030.001"#), NotYetValid),
         ("no issuer", with(json!({ "iss": null })), Claim("iss")),
         ("an issuer that is a number", with(json!({ "iss": 1 })), Claim("iss")),
         ("another issuer", with(json!({ "iss": "https://evil.example.com" })), UnknownIssuer),
@@ -169,6 +230,75 @@ fn each_attack_is_refused_for_its_own_reason() {
     }
 }
 
+/// Signed by a secret of the attacker's, who says in the header where it would be found.
+fn forged(where_from: &str, secret: &[u8]) -> String {
+    let key = EncodingKey::from_secret(secret);
+    raw(&format!(r#"{{"alg":"HS256",{where_from}}}"#), &claims(&json!({})).to_string(), &key, jsonwebtoken::Algorithm::HS256)
+}
+
+/// A good token, with something written in front of its claims as it is.
+fn numbers(text: &str) -> String {
+    hs256(HEADER, &claims(&json!({})).to_string().replacen('{', &format!("{{{text},"), 1))
+}
+
+fn exp(text: &str) -> String {
+    hs256(HEADER, &claims(&json!({ "exp": null })).to_string().replacen('{', &format!(r#"{{"exp":{text},"#), 1))
+}
+
+/// RFC 7797: the payload stands in the token as it is, and is signed so.
+fn unencoded(header: &str, payload: &str) -> String {
+    let message = format!("{}.{payload}", URL_SAFE_NO_PAD.encode(header));
+    let signature = crypto::sign(message.as_bytes(), &EncodingKey::from_secret(SECRET), jsonwebtoken::Algorithm::HS256).unwrap();
+    format!("{message}.{signature}")
+}
+
+/// The same bytes to a decoder that does not look at the bits behind the last one.
+fn with_spare_bits(text: &str) -> String {
+    const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (rest, last) = text.split_at(text.len() - 1);
+    let at = ALPHABET.find(last).unwrap();
+    format!("{rest}{}", &ALPHABET[at + 1..at + 2])
+}
+
+fn spare_bits_in_header(payload: &str) -> String {
+    let header = with_spare_bits(&URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256" }"#));
+    let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(payload));
+    let signature = crypto::sign(message.as_bytes(), &EncodingKey::from_secret(SECRET), jsonwebtoken::Algorithm::HS256).unwrap();
+    format!("{message}.{signature}")
+}
+
+#[test]
+fn permissions_are_text_a_list_or_at_the_end_of_a_path() {
+    let found = |name: &str, claim: Value| {
+        let mut main = issuer("main", &[Algorithm::HS256], IssuerKeySource::Secret(Secret::new(SECRET)));
+        main.permissions_claim = name.to_owned();
+        let issuers = Issuers::load(&[Arc::new(main)], &[]).unwrap();
+        verify(&issuers, &with(claim)).map(|principal| principal.permissions)
+    };
+    let both = Ok(vec!["chat:read".to_owned(), "chat:write".to_owned()]);
+    for (name, claim) in [
+        ("scope", json!({ "scope": "chat:read chat:write" })),
+        ("scope", json!({ "scope": " chat:read  chat:write " })),
+        ("roles", json!({ "roles": ["chat:read", "chat:write"] })),
+        ("realm_access.roles", json!({ "realm_access": { "roles": ["chat:read", "chat:write"] } })),
+        ("resource_access.chat.roles", json!({ "resource_access": { "chat": { "roles": "chat:read chat:write" } } })),
+        ("https://example.com/roles", json!({ "https://example.com/roles": ["chat:read", "chat:write"] })),
+        ("a.b", json!({ "a.b": ["chat:read", "chat:write"], "a": { "b": ["admin"] } })),
+    ] {
+        assert_eq!(found(name, claim), both, "{name}");
+    }
+    assert_eq!(found("scope", json!({ "scope": "room:a\u{a0}admin" })), Ok(vec!["room:a\u{a0}admin".to_owned()]), "one space parts");
+    for claim in
+        [json!({}), json!({ "realm_access": "roles" }), json!({ "realm_access": [] }), json!({ "realm_access": { "roles": null } })]
+    {
+        assert_eq!(found("realm_access.roles", claim), Ok(Vec::new()));
+    }
+    assert_eq!(
+        found("realm_access.roles", json!({ "realm_access": { "roles": { "admin": true } } })),
+        Err(InvalidToken::Claim("the permissions claim"))
+    );
+}
+
 #[test]
 fn what_is_unusual_and_right_is_accepted() {
     let issuers = hmac_issuers();
@@ -177,6 +307,11 @@ fn what_is_unusual_and_right_is_accepted() {
     for token in [
         with(json!({ "exp": (NOW + 60) as f64 + 0.5, "nbf": 0, "iat": 0 })),
         with(json!({ "aud": "chat", "permissions": null, "jti": null })),
+        with(json!({ "nbf": NOW + 30, "iat": NOW + 30 })),
+        exp("1699999970.001"),
+        exp("1.7000006e9"),
+        header(r#"{"alg":"HS256","jku":"https://evil.example.com","jwk":{},"x5c":[]}"#),
+        header(r#"{"alg":"HS256","cty":"json"}"#),
         header(r#"{"alg":"HS256","typ":"at+JWT","kid":"any"}"#),
         header(r#"{"alg":"HS256"}"#),
     ] {
@@ -194,16 +329,20 @@ fn a_required_claim_is_required() {
 }
 
 /// A key set in a file of its own, removed at the end.
-struct KeySet(std::path::PathBuf);
+pub(super) struct KeySet(std::path::PathBuf);
 
 impl KeySet {
-    fn write(name: &str, keys: Value) -> Self {
+    pub(super) fn write(name: &str, keys: Value) -> Self {
         let path = std::env::temp_dir().join(format!("usher-jwks-{}-{name}.json", std::process::id()));
         std::fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
         Self(path)
     }
 
-    fn issuer(&self, name: &str, algorithm: Algorithm) -> Arc<config::Issuer> {
+    pub(super) fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    pub(super) fn issuer(&self, name: &str, algorithm: Algorithm) -> Arc<config::Issuer> {
         Arc::new(issuer(name, &[algorithm], IssuerKeySource::JwksFile(self.0.clone())))
     }
 }
@@ -215,7 +354,7 @@ impl Drop for KeySet {
 }
 
 /// A P-256 key: what signs, and its public half as a set writes it.
-fn ec_key(kid: &str) -> (EncodingKey, Value) {
+pub(super) fn ec_key(kid: &str) -> (EncodingKey, Value) {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let point = pair.public_key().as_ref();
     let jwk = json!({ "kty": "EC", "crv": "P-256", "kid": kid, "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..]) });

@@ -6,6 +6,7 @@
 
 pub mod algorithm;
 pub mod bypass;
+pub mod certificate;
 pub mod credential;
 pub mod extract;
 pub mod first_message;
@@ -13,7 +14,9 @@ pub mod grant;
 pub mod issuer_keys;
 pub mod jwt;
 pub mod origin;
+pub mod permission;
 pub mod principal;
+pub mod remote_keys;
 pub mod renewal;
 pub mod revocation;
 pub mod strict_json;
@@ -36,6 +39,7 @@ pub(crate) use extract::decoded;
 pub use extract::{take_bearer, take_cookie, take_credential};
 use grant::Grant;
 use jwt::{InvalidToken, Issuers};
+use permission::Required;
 use principal::Principal;
 use revocation::Revocations;
 use verifier::{Fault, Proved, Verifiers};
@@ -47,6 +51,7 @@ pub struct Authenticator {
     revocations: Arc<Revocations>,
     bypass: Option<config::Bypass>,
     verifiers: Arc<Verifiers>,
+    mtls: config::Mtls,
 }
 
 /// What else is known of who asks.
@@ -58,8 +63,8 @@ pub struct Presented<'a> {
 }
 
 impl Authenticator {
-    pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>) -> Self {
-        Self { issuers, tickets, revocations, bypass: None, verifiers: Arc::default() }
+    pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>, mtls: config::Mtls) -> Self {
+        Self { issuers, tickets, revocations, bypass: None, verifiers: Arc::default(), mtls }
     }
 
     pub fn with_bypass(self, bypass: &config::Bypass) -> Self {
@@ -68,6 +73,10 @@ impl Authenticator {
 
     pub fn with_verifiers(self, verifiers: Arc<Verifiers>) -> Self {
         Self { verifiers, ..self }
+    }
+
+    pub fn issuers(&self) -> &Arc<Issuers> {
+        &self.issuers
     }
 
     pub fn revocations(&self) -> &Revocations {
@@ -86,6 +95,7 @@ impl Authenticator {
         let late = match credential.as_ref().map(|credential| &credential.proof) {
             Some(Proof::Token(_)) if matched.route.judges.tokens.is_some() => Rejection::VerifierUnavailable(Fault::Timeout),
             Some(Proof::Session(_)) => Rejection::VerifierUnavailable(Fault::Timeout),
+            Some(Proof::Token(_)) => Rejection::IssuerKeysUnavailable,
             _ => Rejection::StoreUnavailable,
         };
         let asking = self.authenticate(matched, credential, presented, now);
@@ -106,8 +116,11 @@ impl Authenticator {
         }
         let credential = credential.ok_or(Rejection::MissingCredential)?;
         let method = credential.method;
+        let is_bearer = matches!(credential.proof, Proof::Token(_));
         let proved = self.prove(route, credential, presented, now).await?;
-        Ok(Grant::to(Arc::clone(route), proved, method, now))
+        let required = Required::of(&route.require, &matched.parameters).map(Arc::new);
+        Grant::to(Arc::clone(route), required, proved, method, now)
+            .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
     }
 
     /// Who a credential belongs to, on this route.
@@ -120,6 +133,7 @@ impl Authenticator {
             Proof::Token(token) => asking.token(credential.method, &token, presented.peer, now).await?,
             Proof::Session(id) => asking.session(&id, presented.peer).await?,
             Proof::Bypass(shown) => self.bypassed(route, &shown, presented, now).map_err(Rejection::InvalidToken)?.into(),
+            Proof::Certificate(certificate) => certificate.principal(&self.mtls, now).map_err(Rejection::InvalidCertificate)?.into(),
         };
         match self.revocations.find(&proved.principal, now.wall) {
             None => Ok(proved),
@@ -153,7 +167,7 @@ impl Asking<'_> {
             Some(verifier) if !(self.judges.opaque_only && jwt::has_the_shape_of_a_jwt(token)) => {
                 Box::pin(self.verifiers.prove(verifier, method, token, self.place, peer)).await
             }
-            _ => Ok(self.issuers.verify(token, now).map_err(Rejection::InvalidToken)?.into()),
+            _ => Ok(self.issuers.prove(token, now).await?.into()),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::credential::Credential;
 use super::grant::Grant;
 use super::jwt::InvalidToken;
+use super::permission::MissingPermission;
 use super::{Authenticator, Presented};
 use crate::clock::Now;
 use crate::rejection::Rejection;
@@ -46,7 +47,9 @@ impl Renewal {
         if principal.in_leeway {
             return Err(NotRenewed::Refused(Rejection::InvalidToken(InvalidToken::Expired)));
         }
-        let renewed = self.grant.renewed(proved, now);
+        let missing = |missing: MissingPermission| NotRenewed::Refused(Rejection::MissingPermission(Box::new(missing.without_scope())));
+        // Whoever came in with more may not stay with less than the route requires.
+        let Some(renewed) = self.grant.renewed(proved, now).map_err(missing)? else { return Err(NotRenewed::OtherSubject) };
         if renewed.expires_at() <= self.grant.expires_at() {
             return Err(NotRenewed::NoLonger);
         }

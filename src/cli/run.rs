@@ -14,28 +14,35 @@ pub struct Arguments {
     /// The configuration file; without it, `usher.toml` here, then in the system's configuration folder.
     #[arg(short, long, value_name = "FILE", env = "USHER_CONFIG")]
     config: Option<PathBuf>,
-    /// Load the configuration anew whenever it, or a file that it names, changes
-    #[arg(long)]
-    watch: bool,
     /// Take the test identities of `[bypass]`; never where real users are
     #[arg(long)]
     allow_bypass: bool,
+    /// Load the configuration anew whenever it, or a file that it names, changes
+    #[arg(long)]
+    watch: bool,
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let Arguments { config, watch, allow_bypass } = arguments;
-    let path = cli::find_config(config)?;
+    let allow_bypass = arguments.allow_bypass;
+    let path = cli::find_config(arguments.config)?;
     let loaded = load(&path, allow_bypass)?;
     cli::print_warnings(&loaded);
     if allow_bypass {
         eprintln!("{}", banner(&loaded.config.bypass_routes()));
     }
     let app = App::build(loaded.config)?;
-    let reloading = Reloading { load: Some(Box::new(move || load(&path, allow_bypass))), watch };
+    let reloading = Reloading { load: Some(Box::new(move || load(&path, allow_bypass))), watch: arguments.watch };
     match app.run(reloading) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(RunError::Forced) => Ok(ExitCode::FAILURE),
         Err(error) => Err(error.into()),
+    }
+}
+
+fn banner(routes: &[&str]) -> String {
+    match routes {
+        [] => "usher: --allow-bypass is given, and no route takes `bypass`".to_owned(),
+        routes => format!("usher: BYPASS IS ON: whoever knows its secret is anybody, on {}", routes.join(", ")),
     }
 }
 
@@ -47,11 +54,4 @@ fn load(path: &Path, allow_bypass: bool) -> Result<Loaded, Diagnostics> {
     }
     loaded.config.allow_bypass(allow_bypass)?;
     Ok(loaded)
-}
-
-fn banner(routes: &[&str]) -> String {
-    match routes {
-        [] => "usher: --allow-bypass is given, and no route takes `bypass`".to_owned(),
-        routes => format!("usher: BYPASS IS ON: whoever knows its secret is anybody, on {}", routes.join(", ")),
-    }
 }

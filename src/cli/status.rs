@@ -62,6 +62,14 @@ fn page(status: &Value) -> String {
         Some(breaker) => line("store", &format!("{}, breaker {breaker}", plain(of("kind")))),
         None => line("store", &plain(of("kind"))),
     }
+    for (region, breaker) in of("regions").and_then(Value::as_object).into_iter().flatten() {
+        line("", &format!("region {region}, breaker {}", plain(Some(breaker))));
+    }
+    for issuer in status.get("issuers").and_then(Value::as_array).into_iter().flatten() {
+        let of = |key| plain(issuer.get(key));
+        let fault = issuer.get("fault").and_then(Value::as_str).map(|fault| format!(", last fetch: {fault}")).unwrap_or_default();
+        line("issuer", &format!("{}, {} keys, {}, {} s old{fault}", of("name"), of("keys"), of("state"), of("age_seconds")));
+    }
     page
 }
 
@@ -82,10 +90,18 @@ mod tests {
     #[test]
     fn a_page_has_a_line_for_each_figure() {
         let by = json!([{ "route": "/ws", "method": "ticket", "sessions": 2 }, { "route": "/open", "method": null, "sessions": 1 }]);
-        let page = page(&json!({ "sessions": 3, "sessions_by": by, "tickets": null, "store": { "kind": "redis", "breaker": "open" } }));
-        for wanted in
-            ["sessions         3\n", "  2 by ticket on /ws\n", "  1 by - on /open\n", "tickets          -\n", "redis, breaker open\n"]
-        {
+        let page = page(&json!({ "sessions": 3, "sessions_by": by, "tickets": null,
+            "store": { "kind": "redis", "breaker": "open", "regions": { "eu": "closed" } },
+            "issuers": [{ "name": "main", "state": "stale", "keys": 2, "age_seconds": 700, "fault": "timeout" }] }));
+        for wanted in [
+            "sessions         3\n",
+            "  2 by ticket on /ws\n",
+            "  1 by - on /open\n",
+            "tickets          -\n",
+            "redis, breaker open\n",
+            "  region eu, breaker closed\n",
+            "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",
+        ] {
             assert!(page.contains(wanted), "{wanted}: {page}");
         }
     }

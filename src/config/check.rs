@@ -4,14 +4,16 @@
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::store::{HostPort, Redis, Store};
-use super::{CertificateFiles, Config, Issuer, IssuerKeySource, Server};
+use super::{CertificateFiles, Config, Issuer, IssuerKeySource, RemoteKeys, Server};
 use crate::auth::issuer_keys;
+use crate::auth::remote_keys::fetch::Source;
 use crate::clock::Now;
 use crate::tls::server;
 
@@ -49,18 +51,22 @@ pub fn environment(config: &Config, now: Now) -> Vec<Finding> {
     let mut findings = Vec::new();
     for tls in config.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
         findings.extend(tls.certificates.iter().map(|files| certificate(files, now)));
+        findings.extend(tls.clients.as_ref().map(|clients| client_authorities(&clients.ca_file)));
     }
     for issuer in &config.issuers {
-        if let IssuerKeySource::JwksFile(path) = &issuer.keys {
-            findings.push(jwks(issuer, path));
+        match &issuer.keys {
+            IssuerKeySource::Secret(_) => {}
+            IssuerKeySource::JwksFile(path) => findings.push(jwks(issuer, path)),
+            IssuerKeySource::Remote(from) => findings.push(published(issuer, from)),
         }
     }
     for upstream in &config.upstreams {
         findings.extend(upstream.servers.iter().map(|server| reach(&upstream.name, server)));
     }
     if let Store::Redis(redis) = &config.store {
-        findings.extend(store(redis));
+        findings.extend(store(redis, false));
     }
+    findings.extend(config.regions.iter().flat_map(|redis| store(redis, true)));
     findings.push(state_dir(&config.state_dir));
     findings
 }
@@ -71,6 +77,15 @@ fn certificate(files: &CertificateFiles, now: Now) -> Finding {
         Ok((days, names)) if days < EXPIRES_SOON_DAYS => warn(subject, format!("{names}, expires in {days} days"), "renew it"),
         Ok((days, names)) => ok(subject, format!("{names}, good for {days} more days, matches its key")),
         Err((detail, hint)) => fail(subject, detail, hint),
+    }
+}
+
+fn client_authorities(path: &Path) -> Finding {
+    let subject = format!("client authorities {}", path.display());
+    match server::authorities(path) {
+        Ok(roots) if roots.len() == 1 => ok(subject, "one certificate".to_owned()),
+        Ok(roots) => ok(subject, format!("{} certificates", roots.len())),
+        Err(error) => fail(subject, error.problem, "a PEM file with the certificates of those who sign your clients'"),
     }
 }
 
@@ -102,6 +117,25 @@ fn jwks(issuer: &Issuer, path: &Path) -> Finding {
     }
 }
 
+/// As the start does it.
+fn published(issuer: &Arc<Issuer>, from: &RemoteKeys) -> Finding {
+    let subject = format!("keys of issuer {}", issuer.name);
+    let hint =
+        "Usher starts without them and tries on; until it has them, or the last ones of an earlier start, this issuer's tokens are refused";
+    let source = match Source::new(issuer, from) {
+        Ok(source) => source,
+        Err(error) => return fail(subject, error, "PEM files that the user who runs Usher may read"),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(subject, error.to_string(), hint),
+    };
+    match runtime.block_on(source.fetch()) {
+        Ok(set) => ok(subject, format!("{} usable at {}", set.keys.len(), source.origin())),
+        Err(fault) => fail(subject, fault.to_string(), hint),
+    }
+}
+
 fn reach(upstream: &str, server: &Server) -> Finding {
     let subject = format!("upstream {upstream}, {server}");
     let reached = match server {
@@ -115,20 +149,24 @@ fn reach(upstream: &str, server: &Server) -> Finding {
 }
 
 /// Usher starts without its store, so one that is away is a warning; a file that is missing keeps it from starting.
-fn store(redis: &Redis) -> Vec<Finding> {
+fn store(redis: &Redis, is_another_region: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let (of, hint) = match redis.region.as_deref().filter(|_| is_another_region) {
+        Some(region) => (format!(" of region {region}"), format!("tickets of {region} are refused until it is there")),
+        None => (String::new(), "tickets are refused until it is there".to_owned()),
+    };
     if let Some(path) = &redis.ca_file {
-        let subject = format!("store authorities {}", path.display());
+        let subject = format!("store{of} authorities {}", path.display());
         findings.push(match std::fs::read(path) {
             Ok(_) => ok(subject, "there".to_owned()),
             Err(error) => fail(subject, error.to_string(), "a PEM file that the user who runs Usher may read"),
         });
     }
     for HostPort { host, port } in redis.layout.addresses() {
-        let subject = format!("store {host}:{port}");
+        let subject = format!("store{of} {host}:{port}");
         findings.push(match reach_tcp(host, *port) {
             Ok(()) => ok(subject, "reachable".to_owned()),
-            Err(error) => warn(subject, error.to_string(), "tickets are refused until it is there"),
+            Err(error) => warn(subject, error.to_string(), &hint),
         });
     }
     findings
@@ -196,6 +234,42 @@ mod tests {
         let found = certificate(&files, now);
         fs::remove_dir_all(folder).unwrap();
         found
+    }
+
+    #[test]
+    fn a_region_that_is_away_concerns_its_own_tickets_alone() {
+        let lines = "[store]\nurl = \"redis://127.0.0.1:1\"\nregion = \"us\"\n[store.regions.eu]\nurl = \"redis://127.0.0.1:1\"\n";
+        let text = format!("{}\n{lines}", include_str!("../../config/usher.toml"));
+        let config = crate::config::parse(&text, None, &|_| Some("0123456789abcdef".repeat(4))).unwrap().config;
+        let told: Vec<_> = environment(&config, Now::read())
+            .into_iter()
+            .filter(|finding| finding.subject.starts_with("store"))
+            .map(|finding| (finding.verdict, finding.subject, finding.hint.unwrap()))
+            .collect();
+        let wanted = [
+            (Verdict::Warn, "store 127.0.0.1:1", "tickets are refused until it is there"),
+            (Verdict::Warn, "store of region eu 127.0.0.1:1", "tickets of eu are refused until it is there"),
+        ];
+        assert_eq!(told, wanted.map(|(verdict, subject, hint)| (verdict, subject.to_owned(), hint.to_owned())));
+    }
+
+    #[test]
+    fn authorities_of_clients_are_read_as_the_start_reads_them() {
+        let file = std::env::temp_dir().join(format!("usher-check-{}-authorities.pem", std::process::id()));
+        let one = rcgen::generate_simple_self_signed(["clients".to_owned()]).unwrap();
+        let found = |text: &str| {
+            fs::write(&file, text).unwrap();
+            let finding = client_authorities(&file);
+            (finding.verdict, finding.detail)
+        };
+        assert_eq!(found(&one.cert.pem()), (Verdict::Ok, "one certificate".to_owned()));
+        assert_eq!(found(&one.cert.pem().repeat(2)), (Verdict::Ok, "2 certificates".to_owned()));
+        for text in ["", "clients", &one.signing_key.serialize_pem()] {
+            assert_eq!(found(text), (Verdict::Fail, "it holds no certificate".to_owned()));
+        }
+        let (verdict, detail) = found("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        assert!(verdict == Verdict::Fail && !detail.is_empty(), "{detail}");
+        fs::remove_file(file).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::auth::credential::Method;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Where Usher keeps the keys that it makes.
+    /// Where Usher keeps the keys that it makes, and the last good ones of issuers.
     pub state_dir: Option<String>,
     /// Runtime threads; one per core unless written.
     pub threads: Option<usize>,
@@ -34,6 +34,8 @@ pub struct File {
     pub store: Option<StoreTable>,
     /// The signed header that tells the upstream who the user is.
     pub context: Option<ContextTable>,
+    /// Who a client certificate stands for.
+    pub mtls: Option<MtlsTable>,
     /// How a client authenticates with its first message; a route can say otherwise.
     pub first_message: Option<FirstMessageTable>,
     /// How a session is renewed while it lives; a route can say otherwise.
@@ -66,6 +68,10 @@ pub struct ListenerTable {
     pub certificates: Option<Vec<CertificateTable>>,
     /// Take plain HTTP, where another proxy terminates TLS.
     pub plain: Option<bool>,
+    /// PEM file of the authorities whose client certificates are taken.
+    pub client_ca: Option<String>,
+    /// optional, or required: a handshake without a client certificate is ended.
+    pub client_auth: Option<String>,
     /// The oldest TLS version taken, 1.2 or 1.3.
     pub min_tls: Option<String>,
     /// Networks whose forwarding headers are believed.
@@ -100,13 +106,25 @@ pub struct IssuerTable {
     pub secret_file: Option<String>,
     /// JSON Web Key Set with the public keys, for every other algorithm.
     pub jwks_file: Option<String>,
+    /// Where the keys are published, instead of jwks_file.
+    pub jwks_url: Option<String>,
+    /// Find the keys by OpenID discovery, from the issuer's own address.
+    pub discovery: Option<bool>,
+    /// How often published keys are fetched anew.
+    pub jwks_refresh: Option<String>,
+    /// How long one fetch may take, and how long a client with an unknown key id waits for it.
+    pub jwks_timeout: Option<String>,
+    /// PEM file of the authorities that sign the issuer's server, instead of those of the system.
+    pub ca_file: Option<String>,
+    /// Fetch keys over plain http from another machine; whoever sits in between chooses who gets in.
+    pub allow_plain: Option<bool>,
     /// How far clocks may differ.
     pub leeway: Option<String>,
     /// Claims that a token must carry besides iss, aud and exp.
     pub required_claims: Option<Vec<String>>,
     /// The claim that names the user.
     pub user_claim: Option<String>,
-    /// The claim that lists permissions.
+    /// The claim that lists permissions; realm_access.roles leads into an object.
     pub permissions_claim: Option<String>,
     /// The claim that names the login session.
     pub session_claim: Option<String>,
@@ -222,6 +240,8 @@ pub struct RouteTable {
     pub upstream: String,
     /// Methods in order of preference; an empty list makes the route public.
     pub auth: Vec<Method>,
+    /// Permissions that a grant must give; {name} stands for a parameter of the path.
+    pub require: Option<Vec<String>>,
     /// Web pages that may connect; not looked at unless written.
     pub origins: Option<Vec<String>>,
     /// The query parameter that carries a ticket.
@@ -356,6 +376,38 @@ pub struct StoreTable {
     pub acknowledge: Option<Acknowledge>,
     /// Operations on their way to Redis at once, on each thread.
     pub max_in_flight: Option<usize>,
+    /// The name of the own region, which its tickets carry: 1 to 16 of a-z, 0-9 and -.
+    pub region: Option<String>,
+    /// Where tickets of other regions are: a table for each, by its name, with these keys but max_tickets, region and regions.
+    pub regions: Option<BTreeMap<String, RegionTable>>,
+}
+
+/// The store of another region.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegionTable {
+    /// redis://host:port/database, redis+sentinel://host:port,.../master, redis+cluster://host:port,...; rediss with TLS.
+    pub url: String,
+    /// PEM file of the authorities that sign the servers of Redis, instead of those of the system.
+    pub ca_file: Option<String>,
+    /// The user of Redis, where it is not the default one.
+    pub username: Option<String>,
+    /// Environment variable with the password of Redis.
+    pub password_env: Option<String>,
+    /// File with the password of Redis, instead of password_env.
+    pub password_file: Option<String>,
+    /// Environment variable with the password of the sentinels.
+    pub sentinel_password_env: Option<String>,
+    /// File with the password of the sentinels, instead of sentinel_password_env.
+    pub sentinel_password_file: Option<String>,
+    /// What every key in Redis begins with.
+    pub prefix: Option<String>,
+    /// How long one operation on Redis may take.
+    pub timeout: Option<String>,
+    /// none, or how many replicas must know that a ticket is redeemed before it lets anybody in.
+    pub acknowledge: Option<Acknowledge>,
+    /// Operations on their way to Redis at once, on each thread.
+    pub max_in_flight: Option<usize>,
 }
 
 /// none, or a number of replicas.
@@ -388,6 +440,16 @@ pub struct ContextTable {
     pub secret_env: Option<String>,
     /// File with the shared secret, instead of secret_env.
     pub secret_file: Option<String>,
+}
+
+/// Who a client certificate stands for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MtlsTable {
+    /// Where it names the user: common-name, san-uri, san-dns or san-email.
+    pub user: Option<String>,
+    /// Permissions that every client certificate gives.
+    pub permissions: Option<Vec<String>>,
 }
 
 /// Pings and silence.

@@ -31,6 +31,8 @@ use ipnet::IpNet;
 use crate::auth::algorithm::Algorithm;
 use crate::auth::credential::Method;
 use crate::auth::origin::Origins;
+use crate::auth::permission::RequiredPermission;
+use crate::fetch::Place;
 use crate::http::route::{HostPattern, PathPattern};
 pub use bypass::Bypass;
 use secret::Secret;
@@ -54,7 +56,10 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     pub tickets: Tickets,
     pub store: Store,
+    /// The stores of other regions, each with its name.
+    pub regions: Vec<store::Redis>,
     pub context: Context,
+    pub mtls: Mtls,
     pub keepalive: Keepalive,
     pub limits: Arc<Limits>,
     pub revocation: Revocation,
@@ -78,7 +83,17 @@ pub struct Listener {
 pub struct Tls {
     /// At least one; the first serves a client that names no host, or a host that no certificate covers.
     pub certificates: Vec<CertificateFiles>,
+    /// `None`: clients are not asked for a certificate.
+    pub clients: Option<ClientCertificates>,
     pub min_version: TlsVersion,
+}
+
+/// Whose certificates clients may show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    pub ca_file: PathBuf,
+    /// A handshake without one is ended.
+    pub is_required: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +132,32 @@ pub struct Issuer {
 pub enum IssuerKeySource {
     Secret(Secret),
     JwksFile(PathBuf),
+    Remote(Box<RemoteKeys>),
+}
+
+impl IssuerKeySource {
+    pub fn is_remote(&self) -> bool {
+        matches!(self, Self::Remote(_))
+    }
+}
+
+/// Keys that the issuer publishes.
+#[derive(Debug)]
+pub struct RemoteKeys {
+    pub origin: KeyOrigin,
+    pub refresh: Duration,
+    /// For one fetch, and for a client that waits for it.
+    pub timeout: Duration,
+    pub ca_file: Option<PathBuf>,
+    pub allow_plain: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// The set itself.
+    Url(Place),
+    /// The document that says where the set is.
+    Discovery(Place),
 }
 
 #[derive(Debug)]
@@ -177,6 +218,8 @@ pub struct Route {
     pub close_codes: CloseCodes,
     /// What an early 101 may choose from.
     pub subprotocols: Vec<String>,
+    /// What a grant must give. Empty on a public route.
+    pub require: Vec<RequiredPermission>,
 }
 
 #[derive(Debug)]
@@ -235,6 +278,23 @@ pub enum ContextSigning {
 pub enum ContextAlgorithm {
     EdDSA,
     ES256,
+}
+
+/// Who a client certificate stands for.
+#[derive(Clone, Debug)]
+pub struct Mtls {
+    pub user: CertificateUser,
+    /// What every certificate gives.
+    pub permissions: Vec<String>,
+}
+
+/// Where a certificate says whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateUser {
+    CommonName,
+    SanUri,
+    SanDns,
+    SanEmail,
 }
 
 #[derive(Debug)]
@@ -320,9 +380,24 @@ impl Config {
         self.upstreams.iter().find(|upstream| &*upstream.name == name)
     }
 
+    /// What vouches for client certificates, where they are taken.
+    pub fn certificate_issuer(&self) -> Option<Arc<str>> {
+        let is_taken = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(|tls| tls.clients.is_some());
+        is_taken.then(|| crate::auth::certificate::ISSUER.into())
+    }
+
     /// Values of closed sets that metrics use as labels.
     pub fn route_names(&self) -> BTreeMap<&str, &Route> {
         self.routes.iter().map(|route| (&*route.name, &**route)).collect()
+    }
+
+    /// The own region and the others; none unless the file names them.
+    pub fn region_names(&self) -> impl Iterator<Item = &str> {
+        let own = match &self.store {
+            Store::Memory { .. } => None,
+            Store::Redis(redis) => redis.region.as_deref(),
+        };
+        own.into_iter().chain(self.regions.iter().filter_map(|redis| redis.region.as_deref()))
     }
 }
 

@@ -188,6 +188,23 @@ impl<'r, 't> Section<'r, 't> {
         sections
     }
 
+    /// A table with free keys and a table behind each, such as regions: their names, and where those stand.
+    pub fn tables(&self, key: &'static str) -> Vec<(String, Span, Self)> {
+        let outer = self.section(key);
+        let mut tables = Vec::new();
+        for (name, value) in outer.table.into_iter().flatten() {
+            let title = format!("[{}.{key}.{}]", self.title.trim_matches(['[', ']']), name.get_ref());
+            match value.get_ref().as_table() {
+                Some(table) => {
+                    let section = Section::new(self.reader, title, name.span(), Some(table));
+                    tables.push((name.get_ref().to_string(), name.span(), section));
+                }
+                None => self.wrong_type(name.get_ref(), value, "a table"),
+            }
+        }
+        tables
+    }
+
     /// A table with free keys and string values, such as header names.
     pub fn pairs(&self, key: &'static str) -> Vec<(String, String, Span)> {
         let section = self.section(key);
@@ -244,7 +261,7 @@ impl<'r, 't> Section<'r, 't> {
                 continue;
             }
             let place = if self.title.is_empty() { "at the top level".to_owned() } else { format!("in {}", self.title) };
-            if matches!(key, "require" | "legacy" | "rollout" | "shadow") {
+            if matches!(key, "legacy" | "rollout" | "shadow") {
                 self.reader.error(&name.span(), format!("`{key}` is not available in this version"), "remove it");
             } else if matches!(key, "secret" | "token" | "password") {
                 let help = format!("a secret is never written in the file: use `{key}_env` or `{key}_file`");

@@ -1,6 +1,7 @@
 //! The configuration of the store.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::secret::Secret;
@@ -13,6 +14,8 @@ pub enum Store {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
+    /// Which region it serves; `None` where the file names no regions.
+    pub region: Option<Arc<str>>,
     pub layout: RedisLayout,
     pub tls: bool,
     /// The authorities that sign the servers, instead of those of the system.
@@ -47,6 +50,11 @@ pub struct HostPort {
     /// Without the brackets that an IPv6 address has in a URL.
     pub host: String,
     pub port: u16,
+}
+
+/// May a region be called this? Its name is the beginning of its tickets.
+pub fn is_region_name(name: &str) -> bool {
+    (1..=16).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 impl RedisLayout {

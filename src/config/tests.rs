@@ -73,6 +73,17 @@ fn what_would_be_unsafe_is_refused() {
         let error = error_of(&MINIMAL.replace(from, to));
         assert!(error.contains(part), "{part} is not in\n{error}");
     }
+    for (keys, part) in [
+        ("", "needs `jwks_url`"),
+        ("jwks_url = \"http://id.example.com/keys\"", "plain http to another machine"),
+        ("jwks_url = \"https://id.example.com/keys\"\ndiscovery = true", "cannot stand together"),
+        ("jwks_file = \"keys.json\"\njwks_refresh = \"1h\"", "goes with `jwks_url` or `discovery`"),
+        ("discovery = true\njwks_refresh = \"10ms\"", "at least 1s"),
+        ("discovery = true\nsecret_env = \"KEY\"", "cannot stand together"),
+    ] {
+        let error = error_of(&MINIMAL.replace("\"HS256\"", "\"ES256\"").replace("secret_env = \"USHER_JWT_SECRET\"", keys));
+        assert!(error.contains(part), "{part} is not in\n{error}");
+    }
     let short = parse(MINIMAL, None, &|_| Some("short".to_owned())).unwrap_err().to_string();
     assert!(short.contains("at least 32") && !short.contains("\"short\""), "{short}");
 }
@@ -112,9 +123,88 @@ fn a_test_identity_needs_a_secret_a_warning_and_the_command_line() {
 }
 
 #[test]
+fn what_a_route_requires_is_held_against_its_path() {
+    let with = |lines: &str| MINIMAL.replace("path = \"/ws\"", lines);
+    let room = |require: &str| with(&format!("path = \"/chat/{{room}}\"\nrequire = {require}"));
+    let loaded = read(&room("[\"chat:read\", \"room:{room}\"]")).unwrap();
+    let names: Vec<_> = loaded.config.routes[0].require.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["chat:read", "room:{room}"]);
+    for (require, part) in [
+        ("[\"room:{rom}\"]", "has no `{rom}`"),
+        ("[\"\"]", "not empty"),
+        ("[\"chat:read chat:write\"]", "white space"),
+        ("[\"{room}\"]", "any permission"),
+        ("\"chat:read\"", "a list"),
+    ] {
+        let error = error_of(&room(require));
+        assert!(error.contains(part), "{part} is not in\n{error}");
+    }
+    let public = with("path = \"/ws\"\nrequire = [\"chat:read\"]").replace("[\"ticket\", \"message\", \"header\"]", "[]");
+    assert!(error_of(&public).contains("a public route gives no grant"));
+}
+
+#[test]
+fn client_certificates_want_an_authority_where_they_are_shown() {
+    let route = MINIMAL.replace("\"header\"]", "\"mtls\"]");
+    assert!(error_of(&route).contains("no listener asks for client certificates"));
+    let asking = route.replace("certificates =", "client_ca = \"clients.pem\"\ncertificates =");
+    let loaded = read(&asking).unwrap();
+    assert!(loaded.warnings.len() == 1 && loaded.warnings[0].to_string().contains("comes back to life"), "{:?}", loaded.warnings);
+    assert_eq!(loaded.config.listeners[0].tls.as_ref().unwrap().clients.as_ref().map(|clients| clients.is_required), Some(false));
+    let asking = asking + "\n[revocation]\nkeep = \"90d\"\n";
+    assert!(read(&asking).unwrap().warnings.is_empty());
+    let second = "\n[[listener]]\naddress = \"127.0.0.1:8080\"\nplain = true\n";
+    let warned = read(&(asking.clone() + second)).unwrap().warnings;
+    assert!(warned.len() == 1 && warned[0].to_string().contains("nobody can show one here"), "{warned:?}");
+    for (from, to, part) in [
+        ("client_ca = \"clients.pem\"", "client_auth = \"required\"", "`client_auth` needs `client_ca`"),
+        ("client_ca =", "client_auth = \"always\"\nclient_ca =", "is not a value of `client_auth`"),
+        ("[[route]]", "[mtls]\nuser = \"cn\"\n[[route]]", "is not a value of `user`"),
+        ("name = \"main\"", "name = \"mtls\"", "is the issuer of client certificates"),
+        ("[[upstream]]", "[[listener]]\naddress = \"127.0.0.1:1\"\nplain = true\nclient_ca = \"x\"\n[[upstream]]", "come with TLS"),
+    ] {
+        let error = error_of(&asking.replace(from, to));
+        assert!(error.contains(part), "{part} is not in\n{error}");
+    }
+    // A route of certificates alone needs no issuer.
+    let alone = asking.replace("[\"ticket\", \"message\", \"mtls\"]", "[\"mtls\"]");
+    let (before, rest) = alone.split_once("[[issuer]]").unwrap();
+    let (_, after) = rest.split_once("[[upstream]]").unwrap();
+    read(&format!("{before}[[upstream]]{after}")).unwrap();
+}
+
+#[test]
+fn an_hmac_secret_is_as_long_as_its_hash() {
+    let of = |algorithm: &str, length: usize| {
+        parse(&MINIMAL.replace("HS256", algorithm), None, &|_| Some("x".repeat(length))).map(drop).map_err(|errors| errors.to_string())
+    };
+    for (algorithm, least) in [("HS256", 32), ("HS384", 48), ("HS512", 64)] {
+        assert!(of(algorithm, least).is_ok());
+        assert!(of(algorithm, least - 1).unwrap_err().contains(&format!("at least {least}")));
+    }
+}
+
+#[test]
 fn an_open_origin_list_warns() {
     let loaded = read(&MINIMAL.replace("# origins = [\"https://app.example.com\"]", "origins = [\"*\"]")).unwrap();
     assert_eq!(loaded.warnings.len(), 1);
+}
+
+#[test]
+fn an_issuer_is_discovered_at_its_own_address() {
+    let origin = |issuer: &str, keys: &str| {
+        let text = MINIMAL.replace("\"HS256\"", "\"ES256\"").replace("secret_env = \"USHER_JWT_SECRET\"", keys);
+        let loaded = read(&text.replace("https://id.example.com", issuer)).unwrap();
+        let IssuerKeySource::Remote(from) = &loaded.config.issuers[0].keys else { panic!("it is not remote") };
+        let (KeyOrigin::Url(place) | KeyOrigin::Discovery(place)) = &from.origin;
+        (place.written().to_owned(), loaded.warnings.len())
+    };
+    let at = |place: &str, warnings| (place.to_owned(), warnings);
+    let discovery = "discovery = true";
+    assert_eq!(origin("https://a", discovery), at("https://a/.well-known/openid-configuration", 0));
+    assert_eq!(origin("https://a/realms/b/", discovery), at("https://a/realms/b/.well-known/openid-configuration", 0));
+    assert_eq!(origin("any", "jwks_url = \"https://a/keys\""), at("https://a/keys", 0));
+    assert_eq!(origin("http://a", "discovery = true\nallow_plain = true"), at("http://a/.well-known/openid-configuration", 1));
 }
 
 #[test]

@@ -83,7 +83,10 @@ pub enum FetchError {
 
 /// Connections that wait for the next question, by server.
 #[derive(Debug, Default)]
-struct Idle(Mutex<HashMap<String, Vec<(SendRequest<Full<Bytes>>, Instant)>>>);
+struct Idle(Mutex<HashMap<String, Vec<Kept>>>);
+
+/// A connection, and since when it waits.
+type Kept = (SendRequest<Full<Bytes>>, Instant);
 
 impl Fetcher {
     /// Fails where `ca_file` holds no authorities.

@@ -8,6 +8,9 @@ use std::net::IpAddr;
 
 use http::{HeaderValue, Uri};
 
+/// A document that names an address may be of any length, and the address goes into logs.
+const MOST_BYTES: usize = 2048;
+
 /// An address that may be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -27,6 +30,9 @@ impl Place {
     /// `allow_plain`: http to any host.
     pub fn parse(text: &str, allow_plain: bool) -> Result<Self, String> {
         let wrong = || format!("`{text}` is not an address to ask; write \"https://host/path\"");
+        if text.len() > MOST_BYTES {
+            return Err(format!("an address has {MOST_BYTES} bytes at most"));
+        }
         if text.contains('#') {
             return Err(format!("`{text}` has a fragment, which no server ever sees"));
         }
@@ -61,6 +67,11 @@ impl Place {
         })
     }
 
+    /// As it was written, whole.
+    pub fn written(&self) -> &str {
+        &self.written
+    }
+
     pub(super) fn target(&self) -> &Uri {
         &self.target
     }
@@ -78,7 +89,7 @@ impl Place {
         self.port
     }
 
-    pub(super) fn is_tls(&self) -> bool {
+    pub fn is_tls(&self) -> bool {
         self.is_tls
     }
 
@@ -92,9 +103,10 @@ impl Place {
     }
 }
 
+/// Without its query: this goes into logs.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.written)
+        f.write_str(self.written.split('?').next().unwrap_or_default())
     }
 }
 
@@ -116,7 +128,7 @@ mod tests {
             "http://localhost/keys",
             "http://[::1]:80",
         ] {
-            assert_eq!(Place::parse(good, false).map(|place| place.to_string()), Ok(good.to_owned()));
+            assert_eq!(Place::parse(good, false).map(|place| place.written().to_owned()), Ok(good.to_owned()));
         }
         for bad in [
             "http://id.example.com/keys",
@@ -132,6 +144,7 @@ mod tests {
             assert!(Place::parse(bad, false).is_err(), "{bad}");
         }
         assert!(Place::parse("http://10.0.0.1/", true).is_ok());
+        assert!(Place::parse(&format!("https://a/{}", "a".repeat(2048)), false).is_err_and(|message| message.len() < 100));
     }
 
     #[test]
@@ -139,6 +152,7 @@ mod tests {
         let place = Place::parse("https://[2001:db8::1]/a/b?c", false).unwrap();
         assert_eq!((place.host(), place.port(), place.target().to_string().as_str()), ("2001:db8::1", 443, "/a/b?c"));
         assert_eq!(place.authority(), "[2001:db8::1]");
+        assert_eq!(place.to_string(), "https://[2001:db8::1]/a/b");
         assert_eq!(Place::parse("https://a", false).unwrap().target(), "/");
     }
 }

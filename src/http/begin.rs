@@ -66,7 +66,8 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         signal: CloseSignal::default(),
     };
     let session = edge.registry.open(handle);
-    Event::SessionStarted { session: session.facts(), request_id: request_id.as_str(), server: &session.server, handshake: phases }.emit();
+    let (facts, principal, server) = (session.facts(), grant.principal(), &session.server);
+    Event::SessionStarted { session: facts, principal, request_id: request_id.as_str(), server, handshake: phases }.emit();
     let mut record = Record { session, end: None };
     // Who was revoked while the upstream was asked was not in the registry yet, and nobody told the session.
     if edge.revocations.find_session(session_id.as_str(), grant.principal(), now.wall).is_some() {

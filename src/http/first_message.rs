@@ -4,6 +4,7 @@
 //! queued, up to a limit, and delivered in order; beyond the limit nothing is read, which is backpressure. A refusal is said
 //! in the client's own dialect and ends with a close frame.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
@@ -107,34 +108,45 @@ async fn enter(
     let credential = Credential::message(proof);
     let waiting = client.waiting.take();
     let origin = attempted.origin.clone();
-    let request_id = attempted.request_id;
-    let mut redeemed = None;
-    let opening = async {
+    let (request_id, most) = (attempted.request_id, worker.edge.limits.buffered_bytes);
+    let proven = {
         let now = Now::read();
         let presented = Presented { request_id: request_id.as_str(), origin: origin.as_deref(), peer: request.address };
         let limit = now.mono + worker.edge.limits.handshake_timeout;
-        let grant = worker.edge.authenticator.authenticate_by(limit, &request.matched, Some(credential), presented, now).await?;
-        drop(waiting);
-        let grant = redeemed.insert(grant);
-        reach(grant, request, worker, Now::read()).await.map_err(|refusal| refusal.rejection)
+        let mut proving = pin!(worker.edge.authenticator.authenticate_by(limit, &request.matched, Some(credential), presented, now));
+        tokio::select! {
+            biased;
+            proven = &mut proving => proven,
+            () = door.queue(most) => {
+                // What was sent to the store is not called back: the ticket is spent, and that is told.
+                if by_ticket && let Ok(grant) = proving.await {
+                    ticket_lost(&grant, request_id);
+                }
+                Err(Rejection::ClientGone)
+            }
+        }
     };
-    let outcome = tokio::select! {
+    drop(waiting);
+    let grant = match proven {
+        Ok(grant) => grant,
+        Err(rejection) => return Err((rejection, id)),
+    };
+    let reached = tokio::select! {
         biased;
-        outcome = opening => outcome,
-        () = door.queue(worker.edge.limits.buffered_bytes) => Err(Rejection::ClientGone),
+        reached = reach(&grant, request, worker, Now::read()) => reached.map_err(|refusal| refusal.rejection),
+        () = door.queue(most) => Err(Rejection::ClientGone),
     };
-    match (outcome, redeemed) {
-        (Ok(reached), Some(grant)) => {
+    match reached {
+        Ok(reached) => {
             let ahead = [forward, rest].into_iter().flatten().flat_map(|message| message.to_wire(Sender::Client)).collect();
             Ok(Entered { grant, reached, id, ahead })
         }
-        (Err(rejection), redeemed) => {
-            if let Some(grant) = redeemed.filter(|_| by_ticket && rejection == Rejection::ClientGone) {
+        Err(rejection) => {
+            if by_ticket && rejection == Rejection::ClientGone {
                 ticket_lost(&grant, request_id);
             }
             Err((rejection, id))
         }
-        (Ok(_), None) => Err((Rejection::Internal, id)),
     }
 }
 

@@ -99,6 +99,7 @@ async fn forward(
 
     let origin = origin_of(&parts.headers)?;
     auth::check_origin(&route, origin.as_deref())?;
+    client.show_certificate(&mut parts);
     let credential = auth::take_credential(&route, &mut parts)?;
     known.method = credential.as_ref().map(|credential| credential.method);
     auth::check_page(&route, credential.as_ref(), origin.as_deref(), parts.method.is_safe())?;

@@ -1,5 +1,6 @@
 //! The answers that Usher writes itself.
 
+use aws_lc_rs::rand;
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -31,12 +32,21 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
         headers.insert(REQUEST_ID, value);
     }
     match rejection {
-        Rejection::MissingCredential => {
+        // RFC 9110, section 15.5.2: a 401 names a way in; certificates have no scheme of their own.
+        Rejection::MissingCredential | Rejection::InvalidCertificate(_) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // RFC 6750, section 3.1: the same word for a token that is revoked.
         Rejection::InvalidToken(_) | Rejection::Revoked(_) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+        }
+        // RFC 6750, section 3.1; the scope is what a new token is to be asked for.
+        Rejection::MissingPermission(missing) => {
+            if let Some(scope) = &missing.scope
+                && let Ok(value) = HeaderValue::from_str(&format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""))
+            {
+                headers.insert(WWW_AUTHENTICATE, value);
+            }
         }
         // RFC 6455, section 4.4: the answer names the versions that are spoken.
         Rejection::UpgradeVersion => {
@@ -52,12 +62,21 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
         Rejection::RateLimited { retry_after } => {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
         }
-        Rejection::StoreUnavailable | Rejection::TooManyConnections | Rejection::Draining => {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        Rejection::StoreUnavailable | Rejection::IssuerKeysUnavailable | Rejection::TooManyConnections | Rejection::Draining => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds_apart()));
         }
         _ => {}
     }
     response
+}
+
+/// From 1 to 10: clients that were refused together do not come back together.
+fn seconds_apart() -> u64 {
+    let mut random = [0];
+    // Without randomness all of them wait for a while.
+    let _ = rand::fill(&mut random);
+    let [random] = random;
+    1 + u64::from(random) * 10 / 256
 }
 
 /// Writes an answer by hand, where no HTTP library is in the path, and says that the connection closes.
@@ -94,4 +113,19 @@ pub fn write_fields(wire: &mut Vec<u8>, headers: &HeaderMap) {
         wire.extend_from_slice(b"\r\n");
     }
     wire.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_that_are_refused_together_are_spread_over_ten_seconds() {
+        let wait = || {
+            let answer = problem(&Rejection::StoreUnavailable, "r");
+            answer.headers()[RETRY_AFTER].to_str().unwrap().parse::<u64>().unwrap()
+        };
+        let waits: std::collections::BTreeSet<u64> = (0..2000).map(|_| wait()).collect();
+        assert_eq!(waits, (1..=10).collect());
+    }
 }

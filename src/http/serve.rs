@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::request::Parts;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::guard::{Guard, Next, Stop};
 use super::{forward, response, upgrade};
 use crate::app::Worker;
+use crate::auth::certificate::ClientCertificate;
 use crate::config;
 use crate::listener::Permit;
 use crate::listener::waiting_room::Waiting;
@@ -35,11 +37,20 @@ pub struct Client {
     pub waiting: Option<Waiting>,
     /// By when it must have shown who it is.
     pub deadline: Instant,
+    /// What it has shown in the handshake.
+    pub certificate: Option<ClientCertificate>,
 }
 
 impl Client {
     pub fn is_secure(&self) -> bool {
         self.listener.tls.is_some()
+    }
+
+    /// Puts the certificate where the methods look for credentials. That of a trusted peer is its own, not its clients'.
+    pub fn show_certificate(&self, parts: &mut Parts) {
+        if let Some(certificate) = self.certificate.as_ref().filter(|_| !self.is_trusted_proxy()) {
+            parts.extensions.insert(certificate.clone());
+        }
     }
 
     pub fn is_trusted_proxy(&self) -> bool {

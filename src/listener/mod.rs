@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::app::Worker;
+use crate::auth::certificate::ClientCertificate;
 use crate::config;
 use crate::http::serve::{self, Client};
 use crate::stream::Stream;
@@ -144,12 +145,13 @@ fn admit(stream: TcpStream, peer: SocketAddr, door: usize, worker: Worker) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let Ok(waiting) = worker.edge.waiting_room.admit(peer.ip(), &config) else { return };
     let deadline = Instant::now() + worker.edge.config.limits.handshake_timeout;
-    let client = Client { peer, listener: config, permit, waiting: Some(waiting), deadline };
+    let mut client = Client { peer, listener: config, permit, waiting: Some(waiting), deadline, certificate: None };
     tokio::spawn(async move {
         match tls {
             None => serve::serve(Stream::Tcp(stream), client, worker).await,
             Some(tls) => {
-                if let Some(stream) = handshake(stream, tls, &client, &worker).await {
+                if let Some((stream, certificate)) = handshake(stream, tls, &client, &worker).await {
+                    client.certificate = certificate;
                     serve::serve(stream, client, worker).await;
                 }
             }
@@ -158,17 +160,26 @@ fn admit(stream: TcpStream, peer: SocketAddr, door: usize, worker: Worker) {
 }
 
 /// `None`: the client did not manage a handshake in time; that is told here.
-async fn handshake(stream: TcpStream, config: Arc<ServerConfig>, client: &Client, worker: &Worker) -> Option<Stream> {
+async fn handshake(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    client: &Client,
+    worker: &Worker,
+) -> Option<(Stream, Option<ClientCertificate>)> {
     let peer = client.peer.ip();
     let started = Instant::now();
     let deadline = client.deadline.min(started + worker.edge.config.limits.tls_timeout);
     match timeout_at(deadline, Box::pin(tls::accept(stream, config))).await {
-        Ok(Ok(Established { stream, resumed })) => {
+        Ok(Ok(Established { stream, resumed, certificate })) => {
             Event::TlsEstablished { resumed, duration: started.elapsed() }.emit();
-            Some(Stream::Tls(Box::new(stream)))
+            Some((Stream::Tls(Box::new(stream)), certificate))
         }
         Ok(Err(error)) => {
-            let reason = if matches!(error, HandshakeError::Protocol(_)) { "protocol" } else { "gone" };
+            let reason = match error {
+                HandshakeError::Protocol(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => "certificate",
+                HandshakeError::Protocol(_) => "protocol",
+                HandshakeError::Gone(_) => "gone",
+            };
             Event::TlsFailed { peer, reason, detail: &error.to_string() }.emit();
             None
         }

@@ -76,7 +76,7 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
         close_codes: CloseCodes::Rfc,
     };
     let renewal = Renewal {
-        authenticator: Arc::new(Authenticator::new(issuers, tickets, revocations)),
+        authenticator: Arc::new(Authenticator::new(issuers, tickets, revocations, config.mtls.clone())),
         grant,
         request_id: RequestId::random(),
         origin: None,

@@ -7,6 +7,7 @@
 pub mod contract;
 pub mod memory;
 pub mod redis;
+pub mod regions;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -18,11 +19,12 @@ use crate::auth::principal::Principal;
 use crate::clock::{Now, UnixMillis};
 use crate::config;
 use crate::config::secret::Secret;
+use crate::telemetry::request_id::HexId;
 use memory::MemoryStore;
 use redis::{BreakerState, RedisStore};
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
+#[allow(clippy::large_enum_variant, reason = "there are a few in a process")]
 pub enum Store {
     Memory(MemoryStore),
     Redis(RedisStore),
@@ -60,6 +62,8 @@ pub enum TicketFault {
     Expired,
     #[error("it was redeemed before")]
     Used,
+    #[error("it names a region that is not known here")]
+    UnknownRegion,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,11 +105,18 @@ impl TicketHash {
         hash.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
         Self(hash)
     }
+
+    /// Half of it: what the audit log calls the ticket. Nobody can redeem by it.
+    pub fn name(&self) -> HexId {
+        let mut half = [0; 16];
+        half.iter_mut().zip(self.0).for_each(|(to, from)| *to = from);
+        HexId::from_bytes(half)
+    }
 }
 
 impl Store {
     /// Connects to nothing yet: a store that is away keeps nobody from starting.
-    pub fn open(config: &config::Store) -> Result<Self, OpenError> {
+    fn open(config: &config::Store) -> Result<Self, OpenError> {
         Ok(match config {
             config::Store::Memory { max_tickets } => Self::Memory(MemoryStore::new(*max_tickets)),
             config::Store::Redis(redis) => Self::Redis(RedisStore::open(redis)?),

@@ -40,8 +40,25 @@ pub struct AuditLine<'a> {
     pub request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<&'a str>,
+    /// A name for the ticket, the same wherever it is shown: half of its hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<&'a str>,
+    /// The `jti`, the login session and the `iat` of a token; of an order, the token that it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_session: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_issued_at: Option<String>,
+    /// An order to revoke, by its id, and when some node was given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordered_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued_before: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

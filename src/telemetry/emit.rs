@@ -15,7 +15,7 @@ use crate::auth::credential::Method;
 use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::{Revocation, What};
 use crate::breaker::BreakerState;
-use crate::clock::Now;
+use crate::clock::{Now, UnixMillis};
 use crate::rejection::{Rejection, Side};
 use crate::reload::Applied;
 use crate::session::close::{SessionEnd, Traffic};
@@ -132,7 +132,7 @@ impl Event<'_> {
                     }
                 });
             }
-            Event::SessionStarted { session, request_id, server, handshake } => {
+            Event::SessionStarted { session, principal, request_id, server, handshake } => {
                 let SessionFacts { session_id, user, route, upstream, peer, .. } = session;
                 info!(
                     target: "usher", event = "session_started", request_id, session_id, user, method = session.method.map(Method::name), route,
@@ -153,7 +153,15 @@ impl Event<'_> {
                         }
                     }
                 });
-                let line = AuditLine { event: "session_started", outcome: ACCEPTED, ..session_line(&session) };
+                let line = AuditLine {
+                    event: "session_started",
+                    outcome: ACCEPTED,
+                    issuer: principal.map(|principal| &*principal.issuer),
+                    token_id: principal.and_then(|principal| principal.token_id.as_deref()),
+                    token_session: principal.and_then(|principal| principal.issuer_session.as_deref()),
+                    token_issued_at: principal.map(|principal| principal.issued_at.to_rfc3339()),
+                    ..session_line(&session)
+                };
                 outlet.audit(|| AuditLine { request_id: Some(request_id), detail: Some(format!("server {server}")), ..line });
             }
             Event::FirstMessage { route, waited } => outlet.count(|metrics| {
@@ -163,10 +171,10 @@ impl Event<'_> {
             }),
             Event::Reauth { session, outcome } => reauth(outlet, &session, outcome),
             Event::SessionEnded { session, end } => session_ended(outlet, &session, end),
-            Event::TicketIssued { request_id, user, issuer, peer, route, ttl } => {
+            Event::TicketIssued { request_id, ticket, user, issuer, peer, route, ttl } => {
                 info!(target: "usher", event = "ticket_issued", request_id, user, issuer, %peer, route, ttl_ms = millis(ttl), "ticket issued");
                 outlet.count(|metrics| add(metrics.tickets_issued.with([route]), 1));
-                let line = ticket_line("ticket_issued", ACCEPTED, request_id, peer);
+                let line = AuditLine { ticket: Some(ticket), ..ticket_line("ticket_issued", ACCEPTED, request_id, peer) };
                 let detail = Some(format!("good for {} s", ttl.as_secs()));
                 outlet.audit(|| AuditLine { user: Some(user), issuer: Some(issuer), route: Some(route), detail, ..line });
             }
@@ -176,17 +184,18 @@ impl Event<'_> {
                 outlet.count(|metrics| add(metrics.tickets_refused.with([rejection.facts().label]), 1));
                 outlet.audit(|| rejection_line("ticket_refused", &about, rejection));
             }
-            Event::TicketRedeemed { request_id, user, peer, route } => {
-                info!(target: "usher", event = "ticket_redeemed", request_id, user, %peer, route, "ticket redeemed");
+            Event::TicketRedeemed { request_id, ticket, user, peer, route, region } => {
+                info!(target: "usher", event = "ticket_redeemed", request_id, user, %peer, route, region, "ticket redeemed");
                 outlet.count(|metrics| add(metrics.tickets_redeemed.with([route]), 1));
-                let line = ticket_line("ticket_redeemed", ACCEPTED, request_id, peer);
-                outlet.audit(|| AuditLine { user: Some(user), route: Some(route), ..line });
+                let line = AuditLine { ticket: Some(ticket), ..ticket_line("ticket_redeemed", ACCEPTED, request_id, peer) };
+                let detail = region.map(|region| format!("region {region}"));
+                outlet.audit(|| AuditLine { user: Some(user), route: Some(route), detail, ..line });
             }
-            Event::TicketRedeemRefused { request_id, peer, route, fault } => {
+            Event::TicketRedeemRefused { request_id, ticket, peer, route, fault } => {
                 let label = ticket_fault_label(fault);
                 info!(target: "usher", event = "ticket_redeem_refused", request_id, %peer, route, fault = label, "ticket not redeemed");
                 outlet.count(|metrics| add(metrics.tickets_redeem_refused.with([route, label]), 1));
-                let line = ticket_line("ticket_redeem_refused", label, request_id, peer);
+                let line = AuditLine { ticket, ..ticket_line("ticket_redeem_refused", label, request_id, peer) };
                 outlet.audit(|| AuditLine { route: Some(route), detail: Some(fault.to_string()), ..line });
             }
             Event::TicketLost { request_id, user } => {
@@ -202,37 +211,39 @@ impl Event<'_> {
                 outlet.audit(|| AuditLine { event: "tickets_expired", outcome: "expired", detail, ..AuditLine::default() });
             }
             Event::TicketsHeld { count } => outlet.count(|metrics| metrics.tickets_held.set(count as f64)),
-            Event::StoreOperation { operation, outcome, duration } => {
-                let duration_ms = duration.map(millis);
+            Event::StoreOperation { region, operation, outcome, duration } => {
+                let (duration_ms, of) = (duration.map(millis), said(region));
                 match outcome {
                     "ok" | "breaker_open" => {
-                        debug!(target: "usher", event = "store_operation", operation, outcome, duration_ms, "store operation");
+                        debug!(target: "usher", event = "store_operation", region = of, operation, outcome, duration_ms, "store operation");
                     }
-                    _ => warn!(target: "usher", event = "store_failed", operation, outcome, duration_ms, "the store failed"),
+                    _ => warn!(target: "usher", event = "store_failed", region = of, operation, outcome, duration_ms, "the store failed"),
                 }
                 outlet.count(|metrics| {
-                    add(metrics.store_operations.with([operation, outcome]), 1);
-                    if let (Some(histogram), Some(duration)) = (metrics.store_duration.with([operation]), duration) {
+                    add(metrics.store_operations.with([operation, outcome, region]), 1);
+                    if let (Some(histogram), Some(duration)) = (metrics.store_duration.with([operation, region]), duration) {
                         histogram.record(duration);
                     }
                 });
             }
-            Event::StoreDialled { lane, outcome } => {
+            Event::StoreDialled { region, lane, outcome } => {
+                let of = said(region);
                 match outcome {
-                    "ok" => info!(target: "usher", event = "store_connected", lane, "connected to the store"),
-                    _ => warn!(target: "usher", event = "store_unreachable", lane, outcome, "the store could not be reached"),
+                    "ok" => info!(target: "usher", event = "store_connected", region = of, lane, "connected to the store"),
+                    _ => warn!(target: "usher", event = "store_unreachable", region = of, lane, outcome, "the store could not be reached"),
                 }
-                outlet.count(|metrics| add(metrics.store_connections.with([lane, outcome]), 1));
+                outlet.count(|metrics| add(metrics.store_connections.with([lane, outcome, region]), 1));
             }
-            Event::StoreBreaker { lane, state } => {
+            Event::StoreBreaker { region, lane, state } => {
+                let of = said(region);
                 match state {
                     BreakerState::Open => {
-                        warn!(target: "usher", event = "store_breaker", lane, state = state.name(), "the store is not asked for now");
+                        warn!(target: "usher", event = "store_breaker", region = of, lane, state = state.name(), "the store is not asked for now");
                     }
-                    _ => info!(target: "usher", event = "store_breaker", lane, state = state.name(), "store breaker"),
+                    _ => info!(target: "usher", event = "store_breaker", region = of, lane, state = state.name(), "store breaker"),
                 }
                 outlet.count(|metrics| {
-                    if let Some(gauge) = metrics.store_breaker.with([lane]) {
+                    if let Some(gauge) = metrics.store_breaker.with([lane, region]) {
                         gauge.set(f64::from(state.number()));
                     }
                 });
@@ -337,6 +348,35 @@ impl Event<'_> {
                 });
                 let detail = Some(format!("by {cause}"));
                 outlet.audit(|| AuditLine { event: "config_refused", outcome: "refused", detail, ..AuditLine::default() });
+            }
+            Event::IssuerKeysFetched { issuer, keys, is_new, at } => {
+                if is_new {
+                    info!(target: "usher", event = "issuer_keys", issuer, keys, "an issuer has new keys");
+                    let detail = Some(format!("{keys} keys"));
+                    let line = AuditLine { event: "issuer_keys", outcome: ACCEPTED, issuer: Some(issuer), detail, ..AuditLine::default() };
+                    outlet.audit(|| line);
+                } else {
+                    debug!(target: "usher", event = "issuer_keys_same", issuer, keys, "an issuer's keys are the same");
+                }
+                outlet.count(|metrics| add(metrics.issuer_fetches.with([issuer, "ok"]), 1));
+                outlet.hold_keys(issuer, keys, at);
+            }
+            Event::IssuerKeysFailed { issuer, fault, detail, failures, has_keys } => {
+                let then = if has_keys { "the last good ones are used" } else { "there are none, so its tokens are refused" };
+                warn!(target: "usher", event = "issuer_keys_failed", issuer, fault, detail, failures, "an issuer's keys could not be fetched: {then}");
+                outlet.count(|metrics| add(metrics.issuer_fetches.with([issuer, fault]), 1));
+            }
+            Event::IssuerKeysRestored { issuer, keys, at } => {
+                let fetched = at.to_rfc3339();
+                info!(target: "usher", event = "issuer_keys_restored", issuer, keys, fetched, "an issuer's last good keys were read from the state directory");
+                let detail = Some(format!("{keys} keys, fetched at {fetched}"));
+                let line =
+                    AuditLine { event: "issuer_keys_restored", outcome: ACCEPTED, issuer: Some(issuer), detail, ..AuditLine::default() };
+                outlet.audit(|| line);
+                outlet.hold_keys(issuer, keys, at);
+            }
+            Event::IssuerKeysNotKept { issuer, error } => {
+                warn!(target: "usher", event = "issuer_keys_not_kept", issuer, error = %error, "an issuer's keys could not be kept for the next start");
             }
             Event::DialFailed { upstream, server, error } => {
                 warn!(target: "usher", event = "dial_failed", upstream, server, error, "an upstream server could not be reached");
@@ -467,12 +507,20 @@ fn named(order: &Revocation) -> String {
 }
 
 fn revocation_line<'a>(event: &'static str, order: &'a Revocation) -> AuditLine<'a> {
-    let (user, session_id) = match &order.what {
-        What::User(user) | What::IssuedBefore { user: Some(user), .. } => (Some(user.as_str()), None),
-        What::Session(session) => (None, Some(session.as_str())),
-        What::TokenId(_) | What::IssuedBefore { user: None, .. } => (None, None),
+    let mut line = AuditLine {
+        event,
+        order: Some(&order.id),
+        ordered_at: Some(order.at.to_rfc3339()),
+        issuer: order.issuer.as_deref(),
+        ..AuditLine::default()
     };
-    AuditLine { event, user, session_id, issuer: order.issuer.as_deref(), ..AuditLine::default() }
+    match &order.what {
+        What::User(user) => line.user = Some(user),
+        What::Session(session) => line.session_id = Some(session),
+        What::TokenId(token) => line.token_id = Some(token),
+        What::IssuedBefore { before, user } => (line.issued_before, line.user) = (Some(before.to_rfc3339()), user.as_deref()),
+    }
+    line
 }
 
 fn session_line<'a>(session: &SessionFacts<'a>) -> AuditLine<'a> {
@@ -497,6 +545,15 @@ impl Outlet<'_> {
         if let Some(metrics) = self.metrics {
             count(metrics);
         }
+    }
+
+    fn hold_keys(&self, issuer: &str, keys: usize, fetched_at: UnixMillis) {
+        self.count(|metrics| {
+            if let (Some(held), Some(fetched)) = (metrics.issuer_keys.with([issuer]), metrics.issuer_keys_fetched.with([issuer])) {
+                held.set(keys as f64);
+                fetched.set(fetched_at.0 as f64 / 1000.0);
+            }
+        });
     }
 
     fn audit<'a>(&self, line: impl FnOnce() -> AuditLine<'a>) {
@@ -532,7 +589,6 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::super::metric::{Exposition, Names};
     use super::*;
-    use crate::clock::UnixMillis;
     use crate::session::close::CloseReason;
     use crate::telemetry::event::Phases;
     use crate::telemetry::request_id::RequestId;
@@ -563,7 +619,8 @@ mod tests {
             from_client: Traffic { bytes: 7, messages: 1 },
             from_upstream: Traffic { bytes: 900, messages: 3 },
         };
-        let started = |session| Event::SessionStarted { session, request_id: "r1", server: "a:1", handshake: Phases::default() };
+        let started =
+            |session| Event::SessionStarted { session, principal: None, request_id: "r1", server: "a:1", handshake: Phases::default() };
         started(SESSION).emit_to(outlet);
         started(SESSION).emit_to(outlet);
         Event::SessionEnded { session: SESSION, end: &end }.emit_to(outlet);

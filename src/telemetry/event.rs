@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::auth::credential::Method;
+use crate::auth::principal::Principal;
 use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::Revocation;
 use crate::breaker::BreakerState;
@@ -86,6 +87,8 @@ pub enum Event<'a> {
     },
     SessionStarted {
         session: SessionFacts<'a>,
+        /// `None` on a public route.
+        principal: Option<&'a Principal>,
         request_id: &'a str,
         server: &'a str,
         handshake: Phases,
@@ -106,6 +109,7 @@ pub enum Event<'a> {
     },
     TicketIssued {
         request_id: &'a str,
+        ticket: &'a str,
         user: &'a str,
         issuer: &'a str,
         peer: IpAddr,
@@ -119,12 +123,16 @@ pub enum Event<'a> {
     },
     TicketRedeemed {
         request_id: &'a str,
+        ticket: &'a str,
         user: &'a str,
         peer: IpAddr,
         route: &'a str,
+        /// That the ticket names.
+        region: Option<&'a str>,
     },
     TicketRedeemRefused {
         request_id: &'a str,
+        ticket: Option<&'a str>,
         peer: IpAddr,
         route: &'a str,
         fault: TicketFault,
@@ -142,16 +150,20 @@ pub enum Event<'a> {
         count: usize,
     },
     /// One operation on a store outside of this process. `outcome` is `ok`, or the label of a fault.
+    /// Without regions the region is empty.
     StoreOperation {
+        region: &'a str,
         operation: &'static str,
         outcome: &'static str,
         duration: Option<Duration>,
     },
     StoreDialled {
+        region: &'a str,
         lane: &'static str,
         outcome: &'static str,
     },
     StoreBreaker {
+        region: &'a str,
         lane: &'static str,
         state: BreakerState,
     },
@@ -213,6 +225,31 @@ pub enum Event<'a> {
     Reloaded {
         cause: &'static str,
         outcome: Result<&'a Applied, &'a str>,
+    },
+    /// An issuer's published keys were fetched; `is_new`: they are not the ones that were held.
+    IssuerKeysFetched {
+        issuer: &'a str,
+        keys: usize,
+        is_new: bool,
+        at: UnixMillis,
+    },
+    /// They could not be, so often in a row. `fault` is a label of a closed set.
+    IssuerKeysFailed {
+        issuer: &'a str,
+        fault: &'static str,
+        detail: &'a str,
+        failures: u32,
+        has_keys: bool,
+    },
+    /// The last good set of an earlier process is used until one is fetched.
+    IssuerKeysRestored {
+        issuer: &'a str,
+        keys: usize,
+        at: UnixMillis,
+    },
+    IssuerKeysNotKept {
+        issuer: &'a str,
+        error: &'a std::io::Error,
     },
     DialFailed {
         upstream: &'a str,

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::InstallError;
 use crate::auth::credential::Method;
+use crate::auth::remote_keys::fetch::Fault;
 use crate::auth::revocation::Kind as Revoked;
 use crate::auth::verifier::Fault as VerifierFault;
 use crate::clock::UnixMillis;
@@ -77,10 +78,10 @@ table! {
     TICKETS_EXPIRED: "usher_tickets_expired_total", Kind::Counter, [], "Tickets that nobody redeemed in time.";
     TICKETS_LOST: "usher_tickets_lost_total", Kind::Counter, [], "Tickets redeemed for a client that left before it was answered.";
     TICKETS_HELD: "usher_tickets_held", Kind::Gauge, [], "Tickets that the store holds now.";
-    STORE_OPERATIONS: "usher_store_operations_total", Kind::Counter, ["operation", "outcome"], "Operations on a store outside of this process: ok, or what was wrong.";
-    STORE_DURATION: "usher_store_operation_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["operation"], "How long operations on the store took, failed ones included.";
-    STORE_CONNECTIONS: "usher_store_connections_total", Kind::Counter, ["lane", "outcome"], "Connections to the store: ok, or why there was none.";
-    STORE_BREAKER: "usher_store_breaker_state", Kind::Gauge, ["lane"], "0 while the store is asked, 2 while it is not, 1 while it is tried.";
+    STORE_OPERATIONS: "usher_store_operations_total", Kind::Counter, ["operation", "outcome", "region"], "Operations on a store outside of this process: ok, or what was wrong.";
+    STORE_DURATION: "usher_store_operation_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["operation", "region"], "How long operations on the store took, failed ones included.";
+    STORE_CONNECTIONS: "usher_store_connections_total", Kind::Counter, ["lane", "outcome", "region"], "Connections to the store: ok, or why there was none.";
+    STORE_BREAKER: "usher_store_breaker_state", Kind::Gauge, ["lane", "region"], "0 while the store is asked, 2 while it is not, 1 while it is tried.";
     SESSIONS_ACTIVE: "usher_sessions_active", Kind::Gauge, ["route"], "Sessions open now.";
     SESSION_DURATION: "usher_session_duration_seconds", Kind::Histogram(SESSION_BUCKETS), ["route"], "How long sessions lasted.";
     SESSION_CLOSES: "usher_session_closes_total", Kind::Counter, ["code", "reason"], "Sessions ended, by the close code that the client sent or got and by the reason.";
@@ -99,6 +100,9 @@ table! {
     FLEET_DELAY: "usher_revocation_stream_delay_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), [], "From another node's order to its being in force here, by the two clocks.";
     FLEET_GAPS: "usher_revocation_stream_gaps_total", Kind::Counter, [], "Times that the fleet's stream had lost entries and was read anew.";
     FLEET_TOLD: "usher_revocation_stream_restored_total", Kind::Counter, [], "Revocations in force here that the fleet's stream did not have and that were written to it.";
+    ISSUER_KEYS: "usher_issuer_keys", Kind::Gauge, ["issuer"], "Published keys of the issuer that are held; 0: its tokens are refused.";
+    ISSUER_KEYS_FETCHED: "usher_issuer_keys_fetched_timestamp_seconds", Kind::Gauge, ["issuer"], "When the keys that are held were fetched, in seconds since the Unix epoch.";
+    ISSUER_FETCHES: "usher_issuer_key_fetches_total", Kind::Counter, ["issuer", "outcome"], "Fetches of the issuer's keys: ok, or what was wrong.";
     RELAY_BYTES: "usher_relay_bytes_total", Kind::Counter, ["route", "direction"], "Bytes relayed, frame headers included; counted when a session ends.";
     RELAY_MESSAGES: "usher_relay_messages_total", Kind::Counter, ["route", "direction"], "WebSocket messages relayed; counted when a session ends.";
     RELOADS: "usher_reloads_total", Kind::Counter, ["outcome"], "Configurations read while running: applied or refused.";
@@ -158,6 +162,9 @@ pub(super) struct Metrics {
     pub(super) fleet_delay: Histogram,
     pub(super) fleet_gaps: Counter,
     pub(super) fleet_told: Counter,
+    pub(super) issuer_keys: Family<Gauge>,
+    pub(super) issuer_keys_fetched: Family<Gauge>,
+    pub(super) issuer_fetches: Family<Counter>,
     pub(super) relay_bytes: Family<Counter>,
     pub(super) relay_messages: Family<Counter>,
     pub(super) reloads: Family<Counter>,
@@ -175,6 +182,9 @@ pub(super) struct Metrics {
 pub(super) struct Names {
     pub(super) routes: BTreeSet<String>,
     pub(super) upstreams: BTreeSet<String>,
+    pub(super) regions: BTreeSet<String>,
+    /// Those that publish their keys.
+    pub(super) issuers: BTreeSet<String>,
     pub(super) verifiers: BTreeSet<String>,
 }
 
@@ -188,17 +198,22 @@ impl Names {
         Self {
             routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
             upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
+            // A store is never another one while the process runs.
+            regions: config.region_names().map(str::to_owned).collect(),
+            issuers: config.issuers.iter().filter(|issuer| issuer.keys.is_remote()).map(|issuer| issuer.name.to_string()).collect(),
             verifiers: config.verifiers.iter().map(|verifier| verifier.name.to_string()).collect(),
         }
     }
 
     /// Says whether any of them is new.
     pub(super) fn add(&mut self, other: Self) -> bool {
-        let before = self.routes.len() + self.upstreams.len() + self.verifiers.len();
+        let count = |names: &Self| names.routes.len() + names.upstreams.len() + names.issuers.len() + names.verifiers.len();
+        let before = count(self);
         self.routes.extend(other.routes);
         self.upstreams.extend(other.upstreams);
+        self.issuers.extend(other.issuers);
         self.verifiers.extend(other.verifiers);
-        before < self.routes.len() + self.upstreams.len() + self.verifiers.len()
+        before < count(self)
     }
 }
 
@@ -234,15 +249,17 @@ impl Exposition {
 
     /// Series that are there already go on where they stand.
     pub(super) fn metrics(&self, names: &Names) -> Metrics {
-        let routes: Vec<&str> = names.routes.iter().map(String::as_str).collect();
-        let upstreams: Vec<&str> = names.upstreams.iter().map(String::as_str).collect();
-        let verifiers: Vec<&str> = names.verifiers.iter().map(String::as_str).collect();
-        Metrics::over(&self.recorder, &routes, &upstreams, &verifiers)
+        Metrics::over(&self.recorder, names)
     }
 }
 
 impl Metrics {
-    fn over(recorder: &Arc<PrometheusRecorder>, routes: &[&str], upstreams: &[&str], verifiers: &[&str]) -> Self {
+    fn over(recorder: &Arc<PrometheusRecorder>, names: &Names) -> Self {
+        let [routes, upstreams, regions, issuers, verifiers] =
+            [&names.routes, &names.upstreams, &names.regions, &names.issuers, &names.verifiers]
+                .map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+        let (routes, upstreams, regions, issuers) = (routes.as_slice(), upstreams.as_slice(), regions.as_slice(), issuers.as_slice());
+        let verifiers = verifiers.as_slice();
         let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
         let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
         let methods = Method::ALL.map(Method::name);
@@ -252,6 +269,7 @@ impl Metrics {
         let directions = [FROM_CLIENT, FROM_UPSTREAM];
         let verifier_outcomes: Vec<&str> = ["good", "bad"].into_iter().chain(VerifierFault::LABELS).collect();
         let store_outcomes: Vec<&str> = std::iter::once("ok").chain(redis::Fault::ALL.map(redis::Fault::label)).collect();
+        let fetch_outcomes: Vec<&str> = std::iter::once("ok").chain(Fault::labels()).collect();
 
         let counter = |row| Counter::register(recorder, row, Vec::new());
         let gauge = |row| Gauge::register(recorder, row, Vec::new());
@@ -267,7 +285,7 @@ impl Metrics {
             connection_panics: counter(&CONNECTION_PANICS),
             unauthenticated: gauge(&UNAUTHENTICATED),
             limits_hit: Words::new(recorder, &LIMITS_HIT, LIMITS),
-            tls_handshakes: Words::new(recorder, &TLS_HANDSHAKES, &["full", "resumed", "timeout", "gone", "protocol"]),
+            tls_handshakes: Words::new(recorder, &TLS_HANDSHAKES, &["full", "resumed", "timeout", "gone", "protocol", "certificate"]),
             tls_duration: Histogram::register(recorder, &TLS_DURATION, Vec::new()),
             upgrades: family(&UPGRADES, &[routes, &methods, &outcomes]),
             upgrade_duration: histograms(&UPGRADE_DURATION, &[routes]),
@@ -281,10 +299,10 @@ impl Metrics {
             tickets_expired: counter(&TICKETS_EXPIRED),
             tickets_lost: counter(&TICKETS_LOST),
             tickets_held: gauge(&TICKETS_HELD),
-            store_operations: family(&STORE_OPERATIONS, &[&redis::OPERATIONS, &store_outcomes]),
-            store_duration: Family::<Histogram>::new(recorder, &STORE_DURATION, &[&redis::OPERATIONS]),
-            store_connections: family(&STORE_CONNECTIONS, &[&redis::LANES, &store_outcomes]),
-            store_breaker: Family::<Gauge>::new(recorder, &STORE_BREAKER, &[&redis::LANES]),
+            store_operations: family(&STORE_OPERATIONS, &[&redis::OPERATIONS, &store_outcomes, regions]),
+            store_duration: Family::<Histogram>::new(recorder, &STORE_DURATION, &[&redis::OPERATIONS, regions]),
+            store_connections: family(&STORE_CONNECTIONS, &[&redis::LANES, &store_outcomes, regions]),
+            store_breaker: Family::<Gauge>::new(recorder, &STORE_BREAKER, &[&redis::LANES, regions]),
             sessions_active: Family::<Gauge>::new(recorder, &SESSIONS_ACTIVE, &[routes]).shown(),
             session_duration: histograms(&SESSION_DURATION, &[routes]),
             session_closes: family(&SESSION_CLOSES, &[&codes, &reasons]),
@@ -303,6 +321,9 @@ impl Metrics {
             fleet_delay: Histogram::register(recorder, &FLEET_DELAY, Vec::new()),
             fleet_gaps: counter(&FLEET_GAPS),
             fleet_told: counter(&FLEET_TOLD),
+            issuer_keys: Family::<Gauge>::new(recorder, &ISSUER_KEYS, &[issuers]).shown(),
+            issuer_keys_fetched: Family::<Gauge>::new(recorder, &ISSUER_KEYS_FETCHED, &[issuers]),
+            issuer_fetches: family(&ISSUER_FETCHES, &[issuers, &fetch_outcomes]).shown(),
             relay_bytes: family(&RELAY_BYTES, &[routes, &directions]).shown(),
             relay_messages: family(&RELAY_MESSAGES, &[routes, &directions]).shown(),
             reloads: family(&RELOADS, &[&["applied", "refused"]]).shown(),
@@ -345,10 +366,13 @@ pub(super) const FROM_CLIENT: &str = "from_client";
 pub(super) const FROM_UPSTREAM: &str = "from_upstream";
 /// Nothing was found or shown: no route, no method, no close code.
 const NONE: &str = "none";
+/// The label that only a fleet of several regions has.
+const REGION: &str = "region";
 /// In no set that we know.
 const OTHER: &str = "other";
 
-const TICKET_FAULTS: [TicketFault; 4] = [TicketFault::Malformed, TicketFault::Unknown, TicketFault::Expired, TicketFault::Used];
+const TICKET_FAULTS: [TicketFault; 5] =
+    [TicketFault::Malformed, TicketFault::Unknown, TicketFault::Expired, TicketFault::Used, TicketFault::UnknownRegion];
 
 pub(super) fn ticket_fault_label(fault: TicketFault) -> &'static str {
     match fault {
@@ -356,6 +380,7 @@ pub(super) fn ticket_fault_label(fault: TicketFault) -> &'static str {
         TicketFault::Unknown => "unknown",
         TicketFault::Expired => "expired",
         TicketFault::Used => "used",
+        TicketFault::UnknownRegion => "unknown_region",
     }
 }
 
@@ -433,7 +458,10 @@ impl<H: Register> Family<H> {
         let slot = self.cells.get(cell)?;
         Some(slot.get_or_init(|| {
             let values = self.values_of(cell);
-            let labels = self.definition.labels.iter().zip(values).map(|(label, value)| Label::new(*label, value.to_owned()));
+            // Where there are no regions, there is nothing to tell apart by one.
+            let is_said = |(label, value): &(&&str, &str)| **label != REGION || *value != NONE;
+            let labels = self.definition.labels.iter().zip(values).filter(is_said);
+            let labels = labels.map(|(label, value)| Label::new(*label, value.to_owned()));
             H::register(&self.recorder, self.definition, labels.collect())
         }))
     }
@@ -543,6 +571,19 @@ mod tests {
         let text = exposition.handle.render();
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("usher_upgrades_total{")).collect();
         assert_eq!(lines, ["usher_upgrades_total{route=\"other\",method=\"none\",outcome=\"accepted\"} 100"]);
+    }
+
+    #[test]
+    fn stores_are_told_apart_by_region_where_there_are_regions() {
+        let exposition = Exposition::new(UnixMillis(0)).unwrap();
+        let regions = ["us", "eu"].map(str::to_owned).into();
+        let metrics = exposition.metrics(&Names { regions, ..Names::default() });
+        metrics.store_breaker.with(["tickets", "eu"]).unwrap().set(2.0);
+        metrics.store_breaker.with(["tickets", ""]).unwrap().set(1.0);
+        let text = exposition.handle.render();
+        for line in ["usher_store_breaker_state{lane=\"tickets\",region=\"eu\"} 2\n", "usher_store_breaker_state{lane=\"tickets\"} 1\n"] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub fn metrics_page() -> String {
          Generated from `src/telemetry/metric.rs` by `USHER_WRITE_DOCS=1 cargo test --lib pages`.\n\n\
          `GET /metrics` on the admin listener answers in the text format of Prometheus, version 0.0.4.\n\
          Labels are closed sets: never a user, a ticket, a path or an origin. `none` means that nothing was found or shown,\n\
-         `other` that the value is in no set that Usher knows.\n\n\
+         `other` that the value is in no set that Usher knows. `region` is there only where the file names regions.\n\n\
          | metric | kind | labels | meaning |\n|---|---|---|---|\n",
     );
     let mut buckets = String::new();
@@ -143,10 +143,13 @@ mod tests {
             Rejection::Revoked(_) => 30,
             Rejection::TooManySessions => 31,
             Rejection::MissingOrigin => 32,
-            Rejection::VerifierUnavailable(_) => 33,
+            Rejection::InvalidCertificate(_) => 33,
+            Rejection::MissingPermission(_) => 34,
+            Rejection::IssuerKeysUnavailable => 35,
+            Rejection::VerifierUnavailable(_) => 36,
         };
         let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..34).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..37).collect::<Vec<_>>());
     }
 }

@@ -20,6 +20,7 @@ use crate::config::Route;
 use crate::config::secret::Secret;
 use crate::http::response;
 use crate::rejection::Rejection;
+use crate::store::TicketHash;
 use crate::telemetry::event::Event;
 
 /// The longest request body that is read.
@@ -92,7 +93,7 @@ impl Tickets {
         let proved = match proof {
             Proof::Token(token) => asking.token(method, &token, asked.peer, now).await?,
             Proof::Session(id) => asking.session(&id, asked.peer).await?,
-            Proof::Ticket(_) | Proof::Bypass(_) => return Err(Rejection::MissingCredential),
+            Proof::Ticket(_) | Proof::Bypass(_) | Proof::Certificate(_) => return Err(Rejection::MissingCredential),
         };
         let principal = proved.principal;
         if let Some(kind) = self.revocations.find(&principal, now.wall) {
@@ -153,7 +154,9 @@ impl Tickets {
         let issued = self.issue(principal, request, asking, now).await?;
         let ttl = issued.expires_at.since(issued.created_at);
         let route = issued.route.as_ref().map_or("", |route| &*route.name);
-        Event::TicketIssued { request_id: asked.request_id, user: &user, issuer: &issuer, peer: asked.peer, route, ttl }.emit();
+        let name = TicketHash::of(&issued.ticket).name();
+        let (request_id, peer) = (asked.request_id, asked.peer);
+        Event::TicketIssued { request_id, ticket: name.as_str(), user: &user, issuer: &issuer, peer, route, ttl }.emit();
         let ticket = issued.ticket.expose_str().unwrap_or_default();
         Ok(json_answer(
             StatusCode::CREATED,

@@ -1,20 +1,18 @@
 //! Tickets: issued to who has a token, redeemed once by who opens a socket.
 //!
 //! A ticket is 256 random bits. The store keeps its hash and what it stands for; the ticket itself is nowhere but in the
-//! client's hands. `endpoint.rs` is the HTTP face.
+//! client's hands. Where there are regions it names the one whose store that is (`form.rs`). `endpoint.rs` is the HTTP face.
 
 pub mod endpoint;
+mod form;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use crate::auth::credential::Method;
 use crate::auth::jwt::Issuers;
+use crate::auth::permission::{MissingPermission, RequiredPermission};
 use crate::auth::principal::Principal;
 use crate::auth::revocation::Revocations;
 use crate::auth::verifier::Verifiers;
@@ -23,11 +21,9 @@ use crate::config::secret::Secret;
 use crate::config::{self, Config, Route};
 use crate::limits::{RateLimiter, network_of};
 use crate::rejection::Rejection;
-use crate::store::{OpenError, Presence, Store, TakeError, TicketFault, TicketHash, TicketRecord};
+use crate::store::regions::Stores;
+use crate::store::{OpenError, Presence, TakeError, TicketFault, TicketHash, TicketRecord};
 use crate::telemetry::event::Event;
-
-/// 32 bytes in base64url.
-const TICKET_LENGTH: usize = 43;
 
 #[derive(Debug)]
 pub struct Tickets {
@@ -37,7 +33,7 @@ pub struct Tickets {
     /// The endpoint's path, as verifiers hear it.
     place: Arc<str>,
     revocations: Arc<Revocations>,
-    store: Arc<Store>,
+    stores: Arc<Stores>,
     per_user: Arc<RateLimiter<String>>,
     per_address: Arc<RateLimiter<IpAddr>>,
 }
@@ -79,14 +75,14 @@ impl Tickets {
             verifiers: Arc::default(),
             place: config.tickets.path.as_str().into(),
             revocations,
-            store: Arc::new(Store::open(&config.store)?),
+            stores: Arc::new(Stores::open(config)?),
             per_user: Arc::new(RateLimiter::new(config.tickets.rate_per_user, entries)),
             per_address: Arc::new(RateLimiter::new(config.tickets.rate_per_address, entries)),
             config: Arc::clone(config),
         })
     }
 
-    /// By another configuration, over the same store. Who asks is remembered unless there is another rate.
+    /// By another configuration, over the same stores. Who asks is remembered unless there is another rate.
     pub fn next(&self, config: &Arc<Config>, issuers: Arc<Issuers>) -> Self {
         let entries = config.limits.rate_entries;
         Self {
@@ -94,7 +90,7 @@ impl Tickets {
             verifiers: Arc::default(),
             place: config.tickets.path.as_str().into(),
             revocations: Arc::clone(&self.revocations),
-            store: Arc::clone(&self.store),
+            stores: Arc::clone(&self.stores),
             per_user: self.per_user.next(config.tickets.rate_per_user, entries),
             per_address: self.per_address.next(config.tickets.rate_per_address, entries),
             config: Arc::clone(config),
@@ -136,6 +132,9 @@ impl Tickets {
             }
             principal.permissions = wanted;
         }
+        if let Some(route) = &route {
+            self.check_required(route, &principal)?;
+        }
         let record = TicketRecord {
             principal,
             route: route.as_ref().map(|route| Arc::clone(&route.name)),
@@ -146,8 +145,8 @@ impl Tickets {
             single_use,
             traceparent: asking.traceparent.map(str::to_owned),
         };
-        let ticket = random_ticket()?;
-        self.store.put(TicketHash::of(&ticket), record, now).await.map_err(|error| {
+        let ticket = form::random(self.stores.own_name()).ok_or(Rejection::Internal)?;
+        self.stores.own().put(TicketHash::of(&ticket), record, now).await.map_err(|error| {
             if error == crate::store::PutError::Full {
                 Event::LimitReached { limit: "tickets", peer: None }.emit();
             }
@@ -166,16 +165,18 @@ impl Tickets {
         request_id: &str,
         now: Now,
     ) -> Result<Principal, Rejection> {
-        let refused = |fault| {
-            Event::TicketRedeemRefused { request_id, peer, route: &route.name, fault }.emit();
+        let refused = |fault, ticket: Option<&str>| {
+            Event::TicketRedeemRefused { request_id, ticket, peer, route: &route.name, fault }.emit();
             Rejection::InvalidTicket(fault)
         };
-        if !has_the_shape_of_a_ticket(ticket) {
-            return Err(refused(TicketFault::Malformed));
-        }
-        let record = match self.store.take(TicketHash::of(ticket), now).await {
+        // What is no ticket may be a password: not even its hash is told.
+        let region = form::region_of(ticket).map_err(|fault| refused(fault, None))?;
+        let hash = TicketHash::of(ticket);
+        let name = hash.name();
+        let store = self.stores.holding(region).ok_or_else(|| refused(TicketFault::UnknownRegion, Some(name.as_str())))?;
+        let record = match store.take(hash, now).await {
             Ok(record) => record,
-            Err(TakeError::Fault(fault)) => return Err(refused(fault)),
+            Err(TakeError::Fault(fault)) => return Err(refused(fault, Some(name.as_str()))),
             Err(TakeError::Unavailable) => return Err(Rejection::StoreUnavailable),
         };
         if record.route.as_ref().is_some_and(|name| *name != route.name) {
@@ -187,13 +188,16 @@ impl Tickets {
         if record.address.is_some_and(|bound| bound != peer) {
             return Err(Rejection::TicketBinding("it was made for another address"));
         }
-        Event::TicketRedeemed { request_id, user: &record.principal.subject, peer, route: &route.name }.emit();
+        Event::TicketRedeemed { request_id, ticket: name.as_str(), user: &record.principal.subject, peer, route: &route.name, region }
+            .emit();
         Ok(record.principal)
     }
 
     /// Looks at a ticket on behalf of its owner; `None` for anybody else's, and for one that is no longer good.
     pub async fn validate(&self, ticket: &Secret, owner: &Principal, now: Now) -> Result<Option<TicketRecord>, Rejection> {
-        match self.store.peek(TicketHash::of(ticket), now).await {
+        let store = form::region_of(ticket).ok().and_then(|region| self.stores.holding(region));
+        let Some(store) = store else { return Ok(None) };
+        match store.peek(TicketHash::of(ticket), now).await {
             Ok(record) => {
                 let theirs = record.principal.subject == owner.subject && record.principal.issuer == owner.issuer;
                 Ok(Some(record).filter(|_| theirs))
@@ -203,20 +207,36 @@ impl Tickets {
         }
     }
 
-    pub fn store(&self) -> &Store {
-        &self.store
+    pub fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     /// Housekeeping: forgets what has expired, and looks whether the store is there.
     pub async fn sweep(&self, now: Now) -> Presence {
-        let count = self.store.sweep(now).await;
+        let count = self.stores.sweep(now).await;
         if count > 0 {
             Event::TicketsExpired { count }.emit();
         }
-        if let Some(count) = self.store.held() {
+        let own = self.stores.own();
+        if let Some(count) = own.held() {
             Event::TicketsHeld { count }.emit();
         }
-        self.store.presence()
+        own.presence()
+    }
+
+    /// A ticket that could never open its route is not made. What the path decides is known when it is redeemed. Routes of several
+    /// hosts may share a name: one that it opens is enough.
+    fn check_required(&self, route: &Route, principal: &Principal) -> Result<(), Rejection> {
+        let missing = |one: &Route| {
+            let mut fixed = one.require.iter().filter_map(RequiredPermission::fixed);
+            fixed.find(|name| !principal.permissions.iter().any(|granted| granted == name)).map(str::to_owned)
+        };
+        let Some(name) = missing(route) else { return Ok(()) };
+        let same = |other: &&Arc<Route>| other.name == route.name && other.auth.contains(&Method::Ticket);
+        if self.config.routes.iter().filter(same).any(|other| missing(other).is_none()) {
+            return Ok(());
+        }
+        Err(Rejection::MissingPermission(Box::new(MissingPermission { name, scope: None })))
     }
 
     fn ticket_route(&self, name: &str) -> Result<Arc<Route>, Rejection> {
@@ -232,14 +252,4 @@ fn lifetime(rules: &config::Tickets, wanted: Option<u64>) -> Result<Duration, Re
         Some(ttl) if ttl > rules.max_ttl => Err(Rejection::InvalidRequest("ttl_seconds is more than this server allows")),
         Some(ttl) => Ok(ttl),
     }
-}
-
-fn random_ticket() -> Result<Secret, Rejection> {
-    let mut bits = [0; 32];
-    rand::fill(&mut bits).map_err(|_| Rejection::Internal)?;
-    Ok(Secret::new(URL_SAFE_NO_PAD.encode(bits)))
-}
-
-fn has_the_shape_of_a_ticket(ticket: &Secret) -> bool {
-    ticket.len() == TICKET_LENGTH && ticket.expose().iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }

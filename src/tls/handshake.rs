@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::record::{HEADER, MOST_BODY};
 use super::stream::{Beginning, TlsStream};
+use crate::auth::certificate::ClientCertificate;
 use crate::stream::{read_behind, with_scratch};
 
 /// No handshake is longer: rustls refuses a message of 64 KiB.
@@ -31,11 +32,13 @@ pub enum HandshakeError {
     Gone(#[from] io::Error),
 }
 
-/// An established connection, and whether it goes on from an earlier one.
+/// An established connection, whether it goes on from an earlier one, and what the client has shown there or here.
 #[derive(Debug)]
 pub struct Established {
     pub stream: TlsStream,
     pub resumed: bool,
+    /// Verified. A resumed connection has that of the full handshake, for its ticket carries it.
+    pub certificate: Option<ClientCertificate>,
 }
 
 enum Step {
@@ -92,6 +95,8 @@ pub async fn accept(mut tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Est
         }
     }
     let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    let leaf = connection.peer_certificates().and_then(|chain| chain.first());
+    let certificate = leaf.map(|leaf| ClientCertificate::new(leaf.clone().into_owned()));
     let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
     if connection.protocol_version() != rustls::ProtocolVersion::TLSv1_3 {
         // The client waits for the end of the handshake. In TLS 1.3 nothing but the ticket for the next time is left, and that
@@ -100,7 +105,7 @@ pub async fn accept(mut tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Est
     }
     let beginning = Beginning { sealed: incoming, outgoing };
     let stream = TlsStream::new(tcp, secrets, connection, &beginning).map_err(|error| rustls::Error::General(error.to_string()))?;
-    Ok(Established { stream, resumed })
+    Ok(Established { stream, resumed, certificate })
 }
 
 /// Where the record at the start ends, once it is whole. What cannot be one is shown as it is: rustls says what is wrong.

@@ -79,7 +79,7 @@ async fn what_comes_with_the_clients_last_word_is_neither_lost_nor_doubled() {
                 (data, connection.handshake_kind())
             };
             let hear = async {
-                let Established { mut stream, resumed } = accept(server, Arc::clone(&ours)).await.unwrap();
+                let Established { mut stream, resumed, .. } = accept(server, Arc::clone(&ours)).await.unwrap();
                 let mut came = vec![0; said.len()];
                 stream.read_exact(&mut came).await.unwrap();
                 if goodbye {

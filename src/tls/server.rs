@@ -13,13 +13,14 @@ use rustls::crypto::aws_lc_rs::cipher_suite::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, SupportedCipherSuite};
+use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::{CertificateFiles, Tls, TlsVersion};
+use crate::config::{CertificateFiles, ClientCertificates, Tls, TlsVersion};
 
 /// What is taken of a client's offers, the first that it has.
 const SUITES: [SupportedCipherSuite; 9] = [
@@ -70,14 +71,19 @@ pub fn config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
         TlsVersion::Tls13 => &[&rustls::version::TLS13],
     };
     let provider = Arc::new(CryptoProvider { cipher_suites: SUITES.to_vec(), ..aws_lc_rs::default_provider() });
+    let verifier = match &tls.clients {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(clients) => verifier(clients, &provider)?,
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
         .map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?
-        .with_client_cert_verifier(WebPkiClientVerifier::no_client_auth())
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // The client keeps its session, sealed under keys that change every six hours: a store here would grow, and be locked and
-    // searched in each handshake.
+    // searched in each handshake. A ticket carries the client's certificate, and is good for this config alone: whose authority
+    // is taken out does not come back by a ticket from before.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?;
     // One is enough for a browser that opens one socket; the second costs time on every handshake.
@@ -90,6 +96,25 @@ pub fn config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     // Early data can be replayed; a ticket must not ride in it.
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
+}
+
+/// Who has no certificate is let through where the listener says so; who has a wrong one is not.
+fn verifier(clients: &ClientCertificates, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(&clients.ca_file)?), Arc::clone(provider));
+    let builder = if clients.is_required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| TlsError { file: clients.ca_file.display().to_string(), problem: error.to_string() })
+}
+
+pub fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
+    let wrong = |problem: String| TlsError { file: file.display().to_string(), problem };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.to_string()))? {
+        roots.add(certificate.map_err(|error| wrong(error.to_string()))?).map_err(|error| wrong(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong("it holds no certificate".to_owned()));
+    }
+    Ok(roots)
 }
 
 /// A certificate chain with its key, and the names (lower case) that it is made for.

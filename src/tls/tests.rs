@@ -256,7 +256,7 @@ async fn the_second_session_is_resumed() {
         for turn in 0..3 {
             let (server, client) = sockets().await;
             let (accepted, connected) = tokio::join!(accept(server, Arc::clone(&ours)), theirs.connect(localhost(), client));
-            let (Established { mut stream, resumed }, mut client) = (accepted.unwrap(), connected.unwrap());
+            let (Established { mut stream, resumed, .. }, mut client) = (accepted.unwrap(), connected.unwrap());
             stream.write_all(b"hello").await.unwrap();
             stream.shutdown().await.unwrap();
             client.read_to_end(&mut Vec::new()).await.unwrap();

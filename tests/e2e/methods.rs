@@ -382,6 +382,29 @@ async fn a_test_identity_is_loud_and_is_removed_in_every_spelling() {
     assert_eq!(audit.iter().filter(|line| line["event"] == "bypass_used").count(), 3);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_cannot_turn_test_identities_on() {
+    let upstream = Recorder::start(Script::Accept(Vec::new())).await;
+    let plain = Setup::new(upstream.url()).routes(&route("/ws", &["header"]));
+    let bypass = "[bypass]\nsecret_file = \"bypass-secret\"\n";
+    let usher = plain.extra(bypass).file("bypass-secret", BYPASS_SECRET.to_owned()).start().await;
+    usher.keep_secret(BYPASS_SECRET);
+    let path = usher.folder().join("usher.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, text.replace("auth = [\"header\"]", "auth = [\"header\", \"bypass\"]")).unwrap();
+    let order = format!(
+        "POST /reload HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}",
+        usher.admin
+    );
+    let answer = client::http(usher.admin, order.as_bytes()).await;
+    assert!(answer.status == 422 && answer.body.contains("--allow-bypass"), "{}", answer.body);
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send(upgrade_request("/ws", &format!("X-Usher-Bypass: {BYPASS_SECRET} ada\r\n"))).await;
+    assert!(raw.read_head().await.starts_with("HTTP/1.1 401 "));
+    assert!(usher.metrics().await.contains("usher_bypass_allowed 0"));
+    usher.finish().await;
+}
+
 #[test]
 fn without_the_command_line_s_word_a_test_identity_keeps_usher_from_starting() {
     let folder = std::env::temp_dir().join(format!("usher-bypass-{}", std::process::id()));

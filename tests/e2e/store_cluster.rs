@@ -5,20 +5,31 @@ use std::time::Duration;
 
 use usher::clock::Now;
 
+use crate::revocation::{JSON, is_revoked, post};
+use crate::store_failover::until;
 use crate::store_faults::{Drill, NO_RATES, note};
-use crate::store_redis::{IDENTITY, RIGHTS, race, redeem};
-use crate::support::Echo;
-use crate::support::redis::RedisServer;
+use crate::store_redis::{IDENTITY, RIGHTS, certificate, race, redeem, setup};
+use crate::support::redis::{RedisServer, TLS, TLS_CLI};
+use crate::support::{DoorBook, Echo};
 
 struct Cluster(Vec<RedisServer>);
 
 impl Cluster {
     async fn form() -> Self {
-        let rights = [RIGHTS, &["+cluster", "+asking", "+ping"]].concat();
-        let cluster = Self((0..3).map(|_| RedisServer::cluster_node(&rights)).collect());
+        Self::of(3, &[], &[], &[]).await
+    }
+
+    /// Six nodes are three masters with a replica each.
+    async fn of(count: usize, extra: &[&str], files: &[(&str, &str)], cli: &[&str]) -> Self {
+        let rights = [extra, RIGHTS, &["+cluster", "+asking", "+ping"]].concat();
+        let cluster = Self((0..count).map(|_| RedisServer::cluster_node(&rights, files, cli)).collect());
         let nodes: Vec<_> = cluster.0.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        let made = Command::new("redis-cli").args(["--cluster", "create"]).args(&nodes).arg("--cluster-yes").output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        let replicas = if count < 6 { "0" } else { "1" };
+        let mut create = vec!["--cluster", "create"];
+        create.extend(nodes.iter().map(String::as_str));
+        create.extend(["--cluster-replicas", replicas, "--cluster-yes"]);
+        let made = cluster.0[0].cli(&create);
+        assert!(made.contains("[OK] All 16384 slots covered"), "{made}");
         cluster.until_whole().await;
         cluster
     }
@@ -50,7 +61,13 @@ async fn a_cluster_that_lost_a_node_refuses_and_heals() {
     let mut cluster = Cluster::form().await;
     let mut drill = Drill::start("one of three nodes killed", &format!("{}\n{NO_RATES}", cluster.store())).await;
     drill.until_well().await;
-    cluster.0[0].kill();
+    let member = drill.member().await;
+    // The node that holds the orders. It may be any of the three.
+    let slot: usize = cluster.0[0].cli(&["CLUSTER", "KEYSLOT", "usher:revocations"]).trim().parse().unwrap();
+    let lost = slot * 3 / 16384;
+    cluster.0[lost].kill();
+    let (revoke, closed) = drill.revoke(member).await;
+    assert_eq!(revoke, 503);
     // Each ticket belongs to one node: among many there are some of the dead one's.
     let mut refused = 0;
     for _ in 0..64 {
@@ -68,11 +85,14 @@ async fn a_cluster_that_lost_a_node_refuses_and_heals() {
     assert!(refused > 0);
     drop(drill.usher.connect("bob").await);
     drill.book.admit("bob");
-    cluster.0[0].start_again();
+    cluster.0[lost].start_again();
     let healed = Now::read();
     cluster.until_whole().await;
     drill.until_well().await;
-    note("one of three nodes killed, then started", "503 for its tickets | 503 for its tickets", healed.mono.elapsed());
+    let recovered = healed.mono.elapsed();
+    let known = drill.until_closed(closed).await.saturating_duration_since(healed.mono);
+    let seen = "503 for its tickets | 503 for its tickets | 503 where it held the orders";
+    note("one of three nodes killed, then started", seen, Some(recovered), known);
     drill.finish().await;
 }
 
@@ -86,20 +106,32 @@ async fn tickets_follow_their_slots_to_another_node() {
     }
     let ids: Vec<_> = cluster.0.iter().map(|node| node.cli(&["CLUSTER", "MYID"]).trim().to_owned()).collect();
     let entry = format!("127.0.0.1:{}", cluster.0[0].port);
-    let (from, to) = (ids[0].clone(), ids[1].clone());
+    // The third node's, with the one of the orders.
+    let (from, to) = (ids[2].clone(), ids[1].clone());
+    let member = drill.member().await;
     let reshard = tokio::task::spawn_blocking(move || {
-        let slots = ["--cluster-slots", "1000", "--cluster-yes"];
+        let slots = ["--cluster-slots", "1500", "--cluster-yes"];
         Command::new("redis-cli").args(["--cluster", "reshard", &entry, "--cluster-from", &from, "--cluster-to", &to]).args(slots).output()
     });
     for ticket in &tickets {
         assert_eq!(redeem(&drill.usher, ticket).await, 101);
     }
+    let ordered = Now::read();
+    let (revoke, closed) = drill.revoke(member).await;
+    assert_eq!(revoke, 200);
+    let known = drill.until_closed(closed).await.saturating_duration_since(ordered.mono);
+    note(drill.row, "works | works | 200", None, known);
     let moved = reshard.await.unwrap().unwrap();
     assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stdout));
     for ticket in &tickets {
         assert_eq!(redeem(&drill.usher, ticket).await, 403);
     }
     drill.until_well().await;
+    // The orders have moved too, and both nodes have followed them.
+    let mut member = drill.other.connect("zoe").await;
+    drill.book.admit("zoe");
+    assert_eq!(post(&drill.usher, JSON, r#"{"user":"zoe"}"#).await.0, 200);
+    is_revoked(&mut member).await;
     drill.finish().await;
 }
 
@@ -112,4 +144,50 @@ async fn a_cluster_without_replicas_acknowledges_nothing() {
     // Spent all the same: the cluster holds nothing more.
     assert!(cluster.0.iter().all(|node| node.cli(&["DBSIZE"]).trim() == "0"));
     drill.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_of_a_cluster_acknowledge_what_is_redeemed() {
+    let cluster = Cluster::of(6, &["--repl-diskless-sync-delay", "0"], &[], &[]).await;
+    let is_replica = |node: &&RedisServer| node.cli(&["ROLE"]).starts_with("slave");
+    let replicas: Vec<_> = cluster.0.iter().filter(is_replica).collect();
+    let masters: Vec<_> = cluster.0.iter().filter(|node| !is_replica(node)).collect();
+    assert_eq!((masters.len(), replicas.len()), (3, 3));
+    for master in &masters {
+        until("its replica is online", || master.cli(&["INFO", "replication"]).contains("state=online")).await;
+    }
+    let store = format!("{}\nacknowledge = 1\ntimeout = \"5s\"\n{NO_RATES}", cluster.store());
+    let mut drill = Drill::start("acknowledged in a cluster", &store).await;
+    // Enough that each master has some.
+    for _ in 0..20 {
+        let ticket = drill.spare_ticket().await;
+        assert_eq!((redeem(&drill.usher, &ticket).await, redeem(&drill.usher, &ticket).await), (101, 403));
+    }
+    let ticket = drill.spare_ticket().await;
+    replicas.iter().for_each(|replica| replica.signal("STOP"));
+    assert_eq!(redeem(&drill.usher, &ticket).await, 503);
+    assert!(masters.iter().all(|master| master.cli(&["KEYS", "usher:ticket:*"]).trim().is_empty()), "refused and spent");
+    replicas.iter().for_each(|replica| replica.signal("CONT"));
+    drill.until_well().await;
+    drill.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_behind_tls_is_known_by_its_certificate() {
+    let (cert, key) = certificate();
+    let cluster = Cluster::of(3, TLS, &[("cert.pem", &cert), ("key.pem", &key)], TLS_CLI).await;
+    let store = cluster.store().replace("redis+cluster://", "rediss+cluster://");
+    let (echo, mut book) = (Echo::start().await, DoorBook::default());
+    let with = |lines: &str| setup(&echo, &format!("{store}\ntimeout = \"10s\"\n{lines}\n{NO_RATES}")).file("redis-ca.pem", cert.clone());
+    let usher = with("ca_file = \"redis-ca.pem\"").start().await;
+    for _ in 0..20 {
+        let ticket = usher.issue_ticket(&usher.token("ada")).await;
+        book.admit("ada");
+        assert_eq!((redeem(&usher, &ticket).await, redeem(&usher, &ticket).await), (101, 403));
+    }
+    usher.finish().await;
+    let usher = with("").start().await;
+    assert_eq!(usher.ask_ticket(&usher.token("ada"), "", "").await.0, 503);
+    usher.finish().await;
+    assert_eq!(book.verdict(&echo.visits()), Vec::<String>::new());
 }

@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use usher::clock::Now;
 
 use crate::store_faults::{Drill, NO_RATES, note};
-use crate::store_redis::{IDENTITY, RIGHTS, redeem, usher};
-use crate::support::redis::RedisServer;
+use crate::store_redis::{IDENTITY, RIGHTS, certificate, redeem, setup, usher};
+use crate::support::redis::{RedisServer, TLS, TLS_CLI};
 use crate::support::{DoorBook, Echo};
 
 /// Polls: Redis tells nobody when replication has come so far.
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if is_so() {
             return;
@@ -129,15 +129,50 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
     let spent = drill.until_well().await;
     let spare = drill.spare_ticket().await;
     until("the replica has the ticket", || replica.cli(&["KEYS", "*"]) == master.cli(&["KEYS", "*"])).await;
+    let member = drill.member().await;
     master.kill();
     let killed = Now::read();
     assert_eq!(redeem(&drill.usher, &spent).await, 503);
+    let (revoke, closed) = drill.revoke(member).await;
+    assert_eq!(revoke, 503);
     drop(drill.usher.connect("bob").await);
     drill.book.admit("bob");
     drill.until_well().await;
-    note("master killed, Sentinel promotes (down-after 1 s)", "503 | 503", killed.mono.elapsed());
+    let recovered = killed.mono.elapsed();
+    let known = drill.until_closed(closed).await.saturating_duration_since(killed.mono);
+    note("master killed, Sentinel promotes (down-after 1 s)", "503 | 503 | 503", Some(recovered), known);
     // What was replicated is as good, or as spent, as before.
     assert_eq!((redeem(&drill.usher, &spare).await, redeem(&drill.usher, &spent).await), (101, 403));
+    drill.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_and_their_servers_behind_tls_are_known_by_their_certificate() {
+    let (cert, key) = certificate();
+    let files = [("cert.pem", cert.as_str()), ("key.pem", key.as_str())];
+    let start = |extra: &[&str]| RedisServer::start_with(&[TLS, extra, RIGHTS, &["+role"]].concat(), &files, TLS_CLI);
+    let mut master = start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    until("the replica is online", || master.cli(&["INFO", "replication"]).contains("state=online")).await;
+    let sentinel = RedisServer::sentinel_with(master.port, &files);
+    let known = || sentinel.cli(&["SENTINEL", "REPLICAS", "chat"]).contains(&replica.port.to_string());
+    until("the sentinel knows the replica", known).await;
+
+    let (echo, mut book) = (Echo::start().await, DoorBook::default());
+    let url = format!("url = \"rediss+sentinel://127.0.0.1:{}/chat\"\ntimeout = \"2s\"\n{IDENTITY}", sentinel.port);
+    let with = |lines: &str| setup(&echo, &format!("{url}\n{lines}\n{NO_RATES}")).file("redis-ca.pem", cert.clone());
+    let stranger = with("").start().await;
+    assert_eq!(stranger.ask_ticket(&stranger.token("ada"), "", "").await.0, 503);
+    stranger.finish().await;
+
+    let trusting = || with("ca_file = \"redis-ca.pem\"").start();
+    let (usher, other) = (trusting().await, trusting().await);
+    let ticket = usher.issue_ticket(&usher.token("ada")).await;
+    book.admit("ada");
+    assert_eq!((redeem(&usher, &ticket).await, redeem(&usher, &ticket).await), (101, 403));
+    master.kill();
+    let mut drill = Drill { echo, usher, other, book, row: "master killed, Sentinel promotes, over TLS" };
+    drill.until_well().await;
     drill.finish().await;
 }
 
@@ -148,14 +183,19 @@ async fn a_socket_that_leads_nowhere_is_given_up() {
     let store = format!("url = \"redis://127.0.0.1:{}\"\n{NO_RATES}", cable.port);
     let mut drill = Drill::start("host vanished, sockets left open", &store).await;
     let spent = drill.until_well().await;
+    let member = drill.member().await;
     cable.cut.send_replace(true);
     for _ in 0..4 {
         assert_eq!(redeem(&drill.usher, &spent).await, 503);
     }
+    let (revoke, closed) = drill.revoke(member).await;
+    assert_eq!(revoke, 503);
     cable.cut.send_replace(false);
     let mended = Now::read();
     drill.until_well().await;
-    note("host vanished, sockets left open", "503 | 503", mended.mono.elapsed());
+    let recovered = mended.mono.elapsed();
+    let known = drill.until_closed(closed).await.saturating_duration_since(mended.mono);
+    note("host vanished, sockets left open", "503 | 503 | 503", Some(recovered), known);
     drill.finish().await;
 }
 

@@ -1,4 +1,5 @@
-//! What each fault of Redis does to tickets: nobody gets in by it, everything else goes on, and it heals without a restart.
+//! What each fault of Redis does to tickets and revocations: nobody gets in by it, no order is lost, everything else goes on,
+//! and it heals without a restart.
 //!
 //! `USHER_FAULT_TABLE=file` writes what clients saw and how long recovery took, as rows of the table in `docs/fleet.md`.
 
@@ -9,25 +10,33 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 use usher::clock::Now;
 
+use crate::revocation::{JSON, is_refused, is_revoked, post};
+use crate::store_failover::until;
 use crate::store_redis::{redeem, usher};
 use crate::support::client;
 use crate::support::redis::RedisServer;
-use crate::support::{DoorBook, Echo, Usher};
+use crate::support::usher::Socket;
+use crate::support::{DoorBook, Echo, Recorder, Script, Setup, Usher};
 
 /// Statuses while the fault lasts, and whether the ticket from before it may still be good afterwards.
 struct Seen {
     issue: u16,
     redeem: u16,
+    revoke: u16,
 }
 
-const REFUSED: Seen = Seen { issue: 503, redeem: 503 };
+const REFUSED: Seen = Seen { issue: 503, redeem: 503, revoke: 503 };
 
 pub struct Drill {
     pub echo: Echo,
     pub usher: Usher,
+    /// Another node, which hears of orders.
+    pub other: Usher,
     pub book: DoorBook,
     pub row: &'static str,
 }
@@ -35,12 +44,31 @@ pub struct Drill {
 impl Drill {
     pub async fn start(row: &'static str, store: &str) -> Self {
         let echo = Echo::start().await;
-        let usher = usher(&echo, store).await;
-        Self { echo, usher, book: DoorBook::default(), row }
+        let (usher, other) = (usher(&echo, store).await, usher(&echo, store).await);
+        Self { echo, usher, other, book: DoorBook::default(), row }
     }
 
     async fn ask(&self) -> (u16, serde_json::Value) {
         self.usher.ask_ticket(&self.usher.token("ada"), "", "").await
+    }
+
+    /// Somebody who is in at the other node, and is to be revoked at this one.
+    pub async fn member(&mut self) -> Socket {
+        self.book.admit("eva");
+        self.other.connect("eva").await
+    }
+
+    /// Revokes them; gives back the status, and when they were closed.
+    pub async fn revoke(&self, mut member: Socket) -> (u16, JoinHandle<Instant>) {
+        let (status, answer) = post(&self.usher, JSON, r#"{"user":"eva"}"#).await;
+        assert_eq!(answer["fleet"], status == 200, "{}: {answer}", self.row);
+        // Here it is in force whatever the store does.
+        is_refused(&self.usher, &self.usher.token("eva")).await;
+        let closed = tokio::spawn(async move {
+            is_revoked(&mut member).await;
+            Now::read().mono
+        });
+        (status, closed)
     }
 
     /// Until a ticket is issued and lets its owner in. A machine that is busy may need more than one.
@@ -74,13 +102,15 @@ impl Drill {
         let spare = self.spare_ticket().await;
         let mut live = self.usher.connect("ann").await;
         self.book.admit("ann");
+        let member = self.member().await;
         fault().await;
 
         for round in 0..8 {
             let refusal = self.ask_raw().await;
             assert_eq!(refusal.status, want.issue, "{}, round {round}: {}", self.row, refusal.body);
             if want.issue == 503 {
-                assert!(refusal.header("retry-after").is_some() && refusal.body.contains("STORE_UNAVAILABLE"), "{}", refusal.body);
+                let wait: u64 = refusal.header("retry-after").unwrap().parse().unwrap();
+                assert!((1..=10).contains(&wait) && refusal.body.contains("STORE_UNAVAILABLE"), "{}", refusal.body);
             }
             // The one that was redeemed before: wherever the store answers, it is known to be used.
             let again = redeem(&self.usher, &spent).await;
@@ -93,20 +123,33 @@ impl Drill {
         live.send(Message::text("still here")).await.unwrap();
         assert_eq!(live.next().await.unwrap().unwrap(), Message::text("still here"));
 
+        let (revoke, closed) = self.revoke(member).await;
+        assert_eq!(revoke, want.revoke, "{}", self.row);
+
         heal().await;
         let healed = Now::read();
         self.until_well().await;
         let recovered = healed.mono.elapsed();
+        let known = self.until_closed(closed).await.saturating_duration_since(healed.mono);
         let _ = redeem(&self.usher, &spare).await;
         assert_eq!(redeem(&self.usher, &spent).await, 403, "{}", self.row);
-        note(self.row, &format!("{} | {}", want.issue, want.redeem), recovered);
+        note(self.row, &format!("{} | {} | {revoke}", want.issue, want.redeem), Some(recovered), known);
         drop(live);
         self.finish().await;
+    }
+
+    pub async fn until_closed(&self, closed: JoinHandle<Instant>) -> Instant {
+        let patience = Duration::from_secs(30);
+        let closed = tokio::time::timeout(patience, closed).await;
+        let closed = closed.unwrap_or_else(|_| panic!("{}: the other node does not hear\n{}", self.row, self.other.log()));
+        is_refused(&self.other, &self.other.token("eva")).await;
+        closed.unwrap()
     }
 
     pub async fn finish(self) {
         assert_eq!(self.book.verdict(&self.echo.visits()), Vec::<String>::new());
         self.usher.finish().await;
+        self.other.finish().await;
     }
 
     async fn ask_raw(&self) -> client::Answer {
@@ -118,11 +161,13 @@ impl Drill {
     }
 }
 
-/// A row of the fault table, where one is asked for.
-pub fn note(row: &str, seen: &str, recovered: Duration) {
+/// A row of the fault table, where one is asked for: how long until tickets worked again, where they did not all the time,
+/// and until the other node had heard of an order.
+pub fn note(row: &str, seen: &str, recovered: Option<Duration>, known: Duration) {
     if let Ok(path) = std::env::var("USHER_FAULT_TABLE") {
         let mut table = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
-        writeln!(table, "| {row} | {seen} | {} ms |", recovered.as_millis()).unwrap();
+        let recovered = recovered.map_or_else(|| "never stopped".to_owned(), |recovered| format!("{} ms", recovered.as_millis()));
+        writeln!(table, "| {row} | {seen} | {recovered} | {} ms |", known.as_millis()).unwrap();
     }
 }
 
@@ -159,7 +204,7 @@ async fn redis_has_become_a_replica() {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_full() {
     let (server, drill) = against("OOM (`maxmemory` reached)", "5s").await;
-    let seen = Seen { issue: 503, redeem: 101 };
+    let seen = Seen { issue: 503, redeem: 101, revoke: 503 };
     drill
         .run(
             seen,
@@ -205,7 +250,7 @@ async fn redis_speaks_nonsense() {
             server.borrow_mut().start_again();
         };
         // One that says yes to everything has taken the ticket, as far as anybody can tell, and cannot give it back.
-        let seen = if row == "yes to everything" { Seen { issue: 201, redeem: 503 } } else { REFUSED };
+        let seen = if row == "yes to everything" { Seen { issue: 201, redeem: 503, revoke: 503 } } else { REFUSED };
         drill.run(seen, fault, heal).await;
     }
 }
@@ -235,6 +280,12 @@ async fn a_redis_that_takes_a_tenth_of_a_second_is_slow_and_no_more() {
     let mut drill = Drill::start("slow (100 ms)", &store).await;
     let ticket = drill.until_well().await;
     assert_eq!(redeem(&drill.usher, &ticket).await, 403);
+    let member = drill.member().await;
+    let ordered = Now::read();
+    let (revoke, closed) = drill.revoke(member).await;
+    assert_eq!(revoke, 200);
+    let known = drill.until_closed(closed).await.saturating_duration_since(ordered.mono);
+    note(drill.row, "works | works | 200", None, known);
     drill.finish().await;
 }
 
@@ -266,7 +317,35 @@ async fn usher_starts_without_redis_and_says_so() {
     drill.finish().await;
 }
 
-/// Says the same to everybody, once for each time that it is spoken to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_while_its_first_message_is_looked_up_has_lost_its_ticket() {
+    let (silent, server) = (Recorder::start(Script::Silent).await, RedisServer::start(&[]));
+    let route = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"ticket\", \"message\"]\n";
+    let store = format!("[store]\nurl = \"{}\"\ntimeout = \"10s\"\n", server.url());
+    let usher = Setup::new(format!("http://{}", silent.address)).routes(route).extra(&store).start().await;
+    let ticket = usher.issue_ticket(&usher.token("ada")).await;
+    let mut socket = usher.open("/ws", &[]).await.unwrap();
+    server.signal("STOP");
+    let auth = serde_json::json!({ "type": "auth", "payload": { "ticket": ticket } });
+    socket.send(Message::text(auth.to_string())).await.unwrap();
+    let heard = "usher_first_message_wait_seconds_count{route=\"/ws\"} 1\n";
+    for _ in 0..1000 {
+        if usher.metrics().await.contains(heard) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(socket);
+    server.signal("CONT");
+    let ended = |line: &serde_json::Value| line["event"] == "upgrade_rejected";
+    until("the upgrade has ended", || usher.audit().iter().any(ended)).await;
+    let audit = usher.finish().await;
+    let of = |event: &str, outcome: &str| audit.iter().filter(|line| line["event"] == event && line["outcome"] == outcome).count();
+    let ends = [of("ticket_redeemed", "accepted"), of("ticket_lost", "client_gone"), of("upgrade_rejected", "client_gone")];
+    assert_eq!(ends, [1, 1, 1], "{audit:#?}");
+}
+
+/// Says the same to everybody, once for each command.
 struct Stub(tokio::task::JoinHandle<()>);
 
 impl Stub {
@@ -278,8 +357,9 @@ impl Stub {
                 // They end with the set, and the set with the task.
                 connections.lock().unwrap().spawn(async move {
                     let mut buffer = [0; 4096];
-                    while let Ok(1..) = stream.read(&mut buffer).await {
-                        if stream.write_all(says.as_bytes()).await.is_err() {
+                    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                        let commands = buffer[..count].windows(2).filter(|two| two[0] == b'*' && two[1].is_ascii_digit()).count();
+                        if stream.write_all(says.repeat(commands.max(1)).as_bytes()).await.is_err() {
                             return;
                         }
                     }

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisServer, TLS, TLS_CLI};
 use crate::support::{DoorBook, Echo, Raw, Setup, Usher, upgrade_request};
 
 pub const ROUTES: &str = r#"
@@ -88,14 +88,19 @@ pub const RIGHTS: &[&str] = &[
     "+pexpire",
 ];
 
+/// A certificate for loopback that is its own authority, and its key.
+pub fn certificate() -> (String, String) {
+    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    (certified.cert.pem(), certified.signing_key.serialize_pem())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_a_user_with_few_rights_is_enough() {
-    let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let (cert, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
-    let mut extra = vec!["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-ca-cert-file", "cert.pem"];
-    extra.extend(["--tls-auth-clients", "no", "--user", "default", "on", ">root", "~*", "&*", "+@all"]);
+    let (cert, key) = certificate();
+    let mut extra = TLS.to_vec();
+    extra.extend(["--user", "default", "on", ">root", "~*", "&*", "+@all"]);
     extra.extend(RIGHTS);
-    let cli = ["--tls", "--cacert", "cert.pem", "-a", "root"];
+    let cli = [TLS_CLI, &["-a", "root"]].concat();
     let server = RedisServer::start_with(&extra, &[("cert.pem", &cert), ("key.pem", &key)], &cli);
     let echo = Echo::start().await;
     let url = format!("url = \"rediss://127.0.0.1:{}\"\ntimeout = \"10s\"", server.port);

@@ -63,5 +63,7 @@ fn redacted(frame: &str) -> String {
 
 pub(super) fn refused(about: &Refused<'_>) -> Message {
     let Refused { code, message, request_id, .. } = about;
+    // STOMP 1.2, "Value Encoding"; a permission's name may have a colon in it.
+    let message = message.replace('\\', "\\\\").replace(':', "\\c").replace('\n', "\\n");
     Message::text(format!("ERROR\nmessage:{message}\ncode:{code}\nrequest-id:{request_id}\ncontent-length:0\n\n\0"))
 }

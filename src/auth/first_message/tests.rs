@@ -27,6 +27,7 @@ fn auth(heard: Result<Heard, Rejection>) -> AuthMessage {
 fn token(proof: &Proof) -> &str {
     match proof {
         Proof::Token(secret) | Proof::Ticket(secret) | Proof::Session(secret) | Proof::Bypass(secret) => secret.expose_str().unwrap(),
+        Proof::Certificate(_) => panic!("a certificate is in no message"),
     }
 }
 
@@ -186,6 +187,8 @@ fn stomp_hides_the_secret_wherever_it_may_stand() {
     assert_eq!(hear(&mut dialect, "CONNECT\n\n\0").unwrap_err(), Rejection::FirstMessage(FirstMessageFault::MissingToken));
     assert_eq!(hear(&mut dialect, "SEND\n\n\0").unwrap_err(), Rejection::FirstMessage(FirstMessageFault::NotAuth));
     assert!(text(dialect.refused(&REFUSED)).starts_with("ERROR\nmessage:the token is not valid\n"));
+    let refused = text(dialect.refused(&Refused { message: "lacks `room:a\\b`", ..REFUSED }));
+    assert!(refused.starts_with("ERROR\nmessage:lacks `room\\ca\\\\b`\n"), "{refused}");
     assert!(dialect.ask(&QUESTION).is_none());
 }
 

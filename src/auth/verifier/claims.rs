@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::Answer;
-use crate::auth::jwt::{InvalidToken, non_empty, numeric_date, permissions};
+use crate::auth::jwt::{InvalidToken, claim_at, non_empty, numeric_date, permissions};
 use crate::auth::principal::Principal;
 use crate::clock::UnixMillis;
 use crate::config;
@@ -61,9 +61,10 @@ fn principal(
     })
 }
 
-/// A name at the top, or a JSON pointer (RFC 6901), which begins with a slash.
+/// A name, dotted where it leads inside, as the claims of issuers are named; or a JSON pointer (RFC 6901), which begins with a
+/// slash.
 pub(super) fn find<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
-    let found = if name.starts_with('/') { claims.pointer(name) } else { claims.get(name) };
+    let found = if name.starts_with('/') { claims.pointer(name) } else { claim_at(claims.as_object()?, name) };
     found.filter(|value| !value.is_null())
 }
 

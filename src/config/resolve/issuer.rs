@@ -7,6 +7,9 @@ pub(super) fn issuer(section: &Section<'_, '_>, seen: &mut Names) -> Option<Issu
     let name = section.required("name", "such as `name = \"main\"`");
     if let Some((name, span)) = &name {
         seen.add(reader, "issuer", name, span);
+        if name == crate::auth::certificate::ISSUER {
+            reader.error(span, format!("`{name}` is the issuer of client certificates"), "give this one another name");
+        }
     }
     let issuer = section.required("issuer", "the `iss` that its tokens carry");
     let audience = section.list("audience").unwrap_or_default();
@@ -16,27 +19,31 @@ pub(super) fn issuer(section: &Section<'_, '_>, seen: &mut Names) -> Option<Issu
     let algorithms = algorithms(section);
     let secret_written = section.value("secret_env").or_else(|| section.value("secret_file"));
     let secret = section.secret("secret_env", "secret_file");
-    let jwks = section.text("jwks_file");
+    let public = public_keys(section, issuer.as_ref().map(|(issuer, _)| issuer.as_str()));
     let hmac = algorithms.first().map(|a| a.family() == Family::Hmac);
-    match (hmac, secret_written, &jwks) {
-        (_, Some(_), Some((_, span))) => reader.error(
+    match (hmac, secret_written, &public) {
+        (_, Some(_), Some((key, span, _))) => reader.error(
             span,
-            "a secret and `jwks_file` cannot stand together",
-            "HS* takes a secret, every other algorithm takes `jwks_file`",
+            format!("a secret and `{key}` cannot stand together"),
+            "HS* takes a secret, every other algorithm takes `jwks_file`, `jwks_url` or `discovery`",
         ),
         (Some(true), None, _) => {
             section.missing("secret_env", "HS256, HS384 and HS512 check with a shared secret: `secret_env` or `secret_file`");
         }
-        (Some(false), _, None) => section.missing("jwks_file", "public-key algorithms check with the keys of a `jwks_file`"),
+        (Some(false), _, None) => {
+            section.missing("jwks_url", "public-key algorithms check with published keys: `jwks_url`, `discovery = true` or `jwks_file`");
+        }
         _ => {}
     }
+    let least = algorithms.iter().map(|algorithm| algorithm.least_secret()).max().unwrap_or(0);
     if let (Some(true), Some(value), Some(secret)) = (hmac, secret_written, &secret)
-        && secret.len() < 32
+        && secret.len() < least
     {
+        let of = algorithms.iter().map(|algorithm| algorithm.name()).max().unwrap_or_default();
         reader.error(
             &value.span(),
-            format!("the secret has {} bytes; an HMAC secret has at least 32", secret.len()),
-            "make one: `openssl rand -hex 32`",
+            format!("the secret has {} bytes; one for {of} has at least {least}", secret.len()),
+            "make one: `openssl rand -hex 64`",
         );
     }
     let leeway = section.duration("leeway", 30 * SECOND);
@@ -46,9 +53,9 @@ pub(super) fn issuer(section: &Section<'_, '_>, seen: &mut Names) -> Option<Issu
     let max_token_bytes = section.size("max_token_bytes", 8 << 10);
     let max_lifetime = positive(section, "max_lifetime", 30 * 86_400 * SECOND);
     section.finish();
-    let keys = match (secret, jwks) {
+    let keys = match (secret, public) {
         (Some(secret), _) => IssuerKeySource::Secret(secret),
-        (None, Some((file, _))) => IssuerKeySource::JwksFile(reader.file(&file)),
+        (None, Some((_, _, source))) => source?,
         (None, None) => return None,
     };
     Some(Issuer {
@@ -65,6 +72,53 @@ pub(super) fn issuer(section: &Section<'_, '_>, seen: &mut Names) -> Option<Issu
         max_token_bytes,
         max_lifetime,
     })
+}
+
+/// Where public keys come from: the key that says so, its place, and what it means where that is good.
+fn public_keys(section: &Section<'_, '_>, issuer: Option<&str>) -> Option<(&'static str, Span, Option<IssuerKeySource>)> {
+    let reader = section.reader;
+    let file = section.text("jwks_file").map(|(file, span)| ("jwks_file", span, file));
+    let url = section.text("jwks_url").map(|(url, span)| ("jwks_url", span, url));
+    let discovers = section.boolean("discovery", false);
+    let discovery = section.value("discovery").filter(|_| discovers).map(|value| ("discovery", value.span(), String::new()));
+    let is_remote = url.is_some() || discovery.is_some();
+    for key in ["jwks_refresh", "jwks_timeout", "ca_file", "allow_plain"] {
+        if let Some(value) = section.value(key).filter(|_| !is_remote) {
+            reader.error(&value.span(), format!("`{key}` is about keys that are fetched"), "it goes with `jwks_url` or `discovery`");
+        }
+    }
+    let (refresh, timeout) = (section.duration("jwks_refresh", 600 * SECOND), positive(section, "jwks_timeout", 5 * SECOND));
+    if let Some(value) = section.value("jwks_refresh").filter(|_| refresh < SECOND) {
+        reader.error(&value.span(), "`jwks_refresh` is at least 1s", "the issuer is asked so often by every node; 10m is usual");
+    }
+    let ca_file = section.text("ca_file").map(|(file, _)| reader.file(&file));
+    let allow_plain = section.boolean("allow_plain", false);
+    if let Some(value) = section.value("allow_plain").filter(|_| allow_plain && is_remote) {
+        let message = "keys are fetched over plain http: whoever sits in between chooses who gets in";
+        reader.report(&value.span(), Diagnostic::warning(message));
+    }
+    let mut written: Vec<_> = [file, url, discovery].into_iter().flatten().collect();
+    if let [_, (key, span, _), ..] = written.as_slice() {
+        reader.error(span, format!("`{key}` and another source of keys cannot stand together"), "keep one of them");
+    }
+    let (key, span, text) = if written.is_empty() { return None } else { written.remove(0) };
+    let origin = match key {
+        "jwks_file" => return Some((key, span, Some(IssuerKeySource::JwksFile(reader.file(&text))))),
+        "jwks_url" => Place::parse(&text, allow_plain).map(KeyOrigin::Url),
+        _ => discovery_place(issuer?, allow_plain).map(KeyOrigin::Discovery),
+    };
+    let origin = origin.map_err(|message| reader.error(&span, message, "write https; plain http is for this machine, or `allow_plain`"));
+    let remote = origin.ok().map(|origin| RemoteKeys { origin, refresh, timeout, ca_file, allow_plain });
+    Some((key, span, remote.map(|remote| IssuerKeySource::Remote(Box::new(remote)))))
+}
+
+/// OpenID Connect Discovery 1.0, section 4: "If the Issuer value contains a path component, any terminating / MUST be removed
+/// before appending /.well-known/openid-configuration".
+fn discovery_place(issuer: &str, allow_plain: bool) -> Result<Place, String> {
+    if issuer.contains('?') {
+        return Err(format!("`{issuer}` has a query, so it cannot be discovered"));
+    }
+    Place::parse(&format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')), allow_plain)
 }
 
 fn algorithms(section: &Section<'_, '_>) -> Vec<Algorithm> {

@@ -22,6 +22,17 @@ pub(super) fn listener(section: &Section<'_, '_>, seen: &mut Names) -> Option<Li
     let plain = section.boolean("plain", false);
     let min_version = choice(section, "min_tls", &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)], TlsVersion::Tls12);
     let trusted_peers = section.parsed_list("trusted_peers", network);
+    let clients = section.text("client_ca").map(|(file, _)| reader.path(&file));
+    let is_required = choice(section, "client_auth", &[("optional", false), ("required", true)], false);
+    if let Some(written) = section.value("client_ca").or_else(|| section.value("client_auth")).filter(|_| plain || clients.is_none()) {
+        let (message, help) = if plain {
+            ("client certificates come with TLS", "take `client_ca` and `client_auth` away, or give this listener `certificates`")
+        } else {
+            ("`client_auth` needs `client_ca`", "name the authorities whose client certificates are taken: `client_ca = \"clients.pem\"`")
+        };
+        reader.error(&written.span(), message, help);
+    }
+    let clients = clients.map(|ca_file| ClientCertificates { ca_file, is_required });
     let has_certificates = section.value("certificates").is_some();
     section.finish();
     if plain && has_certificates {
@@ -32,7 +43,7 @@ pub(super) fn listener(section: &Section<'_, '_>, seen: &mut Names) -> Option<Li
             "add `certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]`, or `plain = true` behind a proxy that terminates TLS";
         reader.error(&section.span, "[[listener]] has no certificates", help);
     }
-    let tls = (!plain).then_some(Tls { certificates, min_version });
+    let tls = (!plain).then_some(Tls { certificates, clients, min_version });
     Some(Listener { address: address?, tls, trusted_peers })
 }
 

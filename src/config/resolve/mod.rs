@@ -7,7 +7,9 @@ mod bypass;
 mod context;
 mod issuer;
 mod listener;
+mod mtls;
 mod process;
+mod region;
 mod route;
 mod session;
 mod store;
@@ -28,10 +30,10 @@ use super::diagnostic::{Diagnostic, Diagnostics, Severity, nearest, suggest};
 use super::reader::{Reader, Section, Span};
 use super::*;
 use crate::auth::algorithm::Family;
+use crate::fetch::Place;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-const LATER_METHODS: [&str; 1] = ["mtls"];
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -77,13 +79,14 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         reader.error(&(0..0), "no [[listener]]", "add one: `[[listener]]` with `address` and `certificates`");
     }
     let mut addresses = Names::default();
-    let listeners = listener_sections.iter().filter_map(|s| listener::listener(s, &mut addresses)).map(Arc::new).collect();
+    let listeners: Vec<_> = listener_sections.iter().filter_map(|s| listener::listener(s, &mut addresses)).map(Arc::new).collect();
 
     let mut issuer_names = Names::default();
     let issuers: Vec<_> = top.sections("issuer").iter().filter_map(|s| issuer::issuer(s, &mut issuer_names)).map(Arc::new).collect();
 
     let tickets_section = top.section("tickets");
-    let mut store = store::store(&top.section("store"));
+    let multi_use = tickets_section.boolean("multi_use", false);
+    let (store, regions) = store::store(&top.section("store"), multi_use);
     let mut verifier_names = Names::default();
     let verifiers: Vec<_> = top
         .sections("verifier")
@@ -116,11 +119,10 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     };
     let routes: Vec<_> = route_sections.iter().filter_map(|s| route::route(s, &mut context)).map(Arc::new).collect();
 
-    let tickets = tickets::tickets(&tickets_section, &routes, &verifier_names);
-    if let Store::Redis(redis) = &mut store {
-        redis.multi_use = tickets.multi_use;
-    }
+    mtls::check_listeners(&listener_sections, &listeners, &route_sections, &routes);
+    let tickets = tickets::tickets(&tickets_section, &routes, &verifier_names, multi_use);
     let revocation = process::revocation(&top.section("revocation"), &issuers, &verifiers);
+    mtls::check_revocation(&top.section("revocation"), &routes);
     let config = Config {
         source: source.map(Path::to_path_buf),
         written: Written::new(reader.text, reader.files.take()),
@@ -130,10 +132,12 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         issuers,
         verifiers,
         store,
+        regions,
         tickets,
         upstreams,
         routes,
         context: context::signed_context(&top.section("context")),
+        mtls: mtls::mtls(&top.section("mtls")),
         keepalive: session::keepalive(&top.section("keepalive")),
         limits: Arc::new(process::limits(&top.section("limits"))),
         revocation,

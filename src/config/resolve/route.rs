@@ -62,6 +62,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         Some(_) => section.parsed_list("subprotocols", subprotocol),
         None => preset.subprotocols().iter().map(|name| (*name).to_owned()).collect(),
     };
+    let require = required_permissions(section, path.as_ref(), &auth);
     section.finish();
     Some(Route {
         name: written?.0.into(),
@@ -82,6 +83,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         reject_mode,
         close_codes,
         subprotocols,
+        require,
     })
 }
 
@@ -111,7 +113,7 @@ fn methods(section: &Section<'_, '_>, context: &RouteContext<'_>, judges: &Judge
                 }
                 let is_judged = context.has_issuer
                     || match method {
-                        Method::Session | Method::Bypass => true,
+                        Method::Session | Method::Bypass | Method::Mtls => true,
                         Method::Ticket => context.has_ticket_judge,
                         _ => judges.tokens.is_some(),
                     };
@@ -123,13 +125,6 @@ fn methods(section: &Section<'_, '_>, context: &RouteContext<'_>, judges: &Judge
                     section.reader.error(&span, "`session` needs a verifier", help);
                 }
                 methods.push(method);
-            }
-            None if LATER_METHODS.contains(&text.as_str()) => {
-                section.reader.error(
-                    &span,
-                    format!("the method `{text}` is not available in this version"),
-                    "available: `ticket`, `message`, `header`, `subprotocol`, `query`, `cookie`, `session`, `bypass`",
-                );
             }
             None => section.reader.error(&span, format!("`{text}` is not a method"), suggest(&text, Method::ALL.map(Method::name))),
         }
@@ -169,6 +164,20 @@ pub(super) fn token_name(section: &Section<'_, '_>, key: &'static str, default: 
         Err(_) => Err(format!("`{text}` is not the name of a cookie")),
     };
     section.parsed(key, parse).unwrap_or_else(|| default.to_owned())
+}
+
+fn required_permissions(section: &Section<'_, '_>, path: Option<&PathPattern>, auth: &[Method]) -> Vec<RequiredPermission> {
+    let Some(path) = path else {
+        section.list("require");
+        return Vec::new();
+    };
+    let require = section.parsed_list("require", |text| RequiredPermission::parse(text, path));
+    // Where `auth` is missing, that is the mistake.
+    if let Some(written) = section.value("require").filter(|_| !require.is_empty() && auth.is_empty() && section.value("auth").is_some()) {
+        let help = "name the methods that tell who may come in, or take `require` away";
+        section.reader.error(&written.span(), "a public route gives no grant that could have permissions", help);
+    }
+    require
 }
 
 pub(super) fn origins(section: &Section<'_, '_>) -> Origins {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::config::store::{HostPort, Redis, RedisLayout};
 
-/// Whether tickets may work more than once is said by `[tickets]`.
-pub(super) fn store(section: &Section<'_, '_>) -> Store {
+/// The own store, and those of other regions.
+pub(super) fn store(section: &Section<'_, '_>, multi_use: bool) -> (Store, Vec<Redis>) {
     let url = section.text("url").filter(|(url, _)| url != "memory");
     let max_tickets = section.count("max_tickets", 100_000);
     let written = url.as_ref().and_then(|(url, span)| match parse_url(url) {
@@ -14,7 +14,9 @@ pub(super) fn store(section: &Section<'_, '_>) -> Store {
             None
         }
     });
-    let store = redis(section, written);
+    let own = region::own(section);
+    let regions = region::others(section, own.as_deref(), multi_use);
+    let store = redis(section, written, Terms { region: own, timeout: 250 * MILLISECOND, multi_use });
     if url.is_none() {
         for key in REDIS_KEYS {
             if let Some(value) = section.value(key) {
@@ -23,10 +25,10 @@ pub(super) fn store(section: &Section<'_, '_>) -> Store {
         }
     }
     section.finish();
-    store.map_or(Store::Memory { max_tickets }, |redis| Store::Redis(Box::new(redis)))
+    (store.map_or(Store::Memory { max_tickets }, |redis| Store::Redis(Box::new(redis))), regions)
 }
 
-const REDIS_KEYS: [&str; 10] = [
+const REDIS_KEYS: [&str; 12] = [
     "ca_file",
     "username",
     "password_env",
@@ -37,9 +39,19 @@ const REDIS_KEYS: [&str; 10] = [
     "timeout",
     "acknowledge",
     "max_in_flight",
+    "region",
+    "regions",
 ];
 
-fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>) -> Option<Redis> {
+/// What its table does not say of a store.
+pub(super) struct Terms {
+    pub(super) region: Option<Arc<str>>,
+    /// Unless it is written.
+    pub(super) timeout: Duration,
+    pub(super) multi_use: bool,
+}
+
+pub(super) fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>, terms: Terms) -> Option<Redis> {
     let reader = section.reader;
     let ca_file = section.text("ca_file");
     let username = section.text("username");
@@ -51,7 +63,7 @@ fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>) -> Opt
         let fine = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{' && byte != b'}');
         if fine { Ok(text.to_owned()) } else { Err("`prefix` is 1 to 64 visible ASCII characters without braces".to_owned()) }
     });
-    let timeout = positive(section, "timeout", 250 * MILLISECOND);
+    let timeout = positive(section, "timeout", terms.timeout);
     let acknowledge = acknowledge(section);
     let max_in_flight = section.count("max_in_flight", 256);
 
@@ -69,6 +81,7 @@ fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>) -> Opt
     text_only(section, password.as_ref(), password_written);
     text_only(section, sentinel_password.as_ref(), sentinel_written);
     Some(Redis {
+        region: terms.region,
         layout,
         tls,
         ca_file: ca_file.map(|(file, _)| reader.file(&file)),
@@ -79,7 +92,7 @@ fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayout)>) -> Opt
         timeout,
         acknowledge,
         max_in_flight,
-        multi_use: false,
+        multi_use: terms.multi_use,
     })
 }
 

@@ -169,6 +169,7 @@ fn redis(section: &Section<'_, '_>, store: &Store, timeout: Duration, concurrenc
         (Some((url, span)), _) => {
             let (tls, layout) = parse_url(&url).map_err(|(message, help)| reader.error(&span, message, help)).ok()?;
             Redis {
+                region: None,
                 layout,
                 tls,
                 ca_file: ca_file.map(|(file, _)| reader.file(&file)),

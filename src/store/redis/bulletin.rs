@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Value, cmd, pipe};
+use redis::{Pipeline, Value, cmd, pipe};
 use tokio::time::timeout;
 
 use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
@@ -25,6 +25,8 @@ pub const BLOCK: Duration = Duration::from_secs(1);
 /// Entries of one read.
 const PAGE: usize = 500;
 const FIELD: &str = "order";
+/// No order that a node gives is longer: its names have a kilobyte each, and JSON may write a byte as six.
+const LONGEST: usize = 16 * 1024;
 
 #[derive(Debug)]
 pub struct Bulletin {
@@ -70,13 +72,25 @@ impl Bulletin {
 
     /// All of them or, where it fails, some of them. Without any it only keeps what is there for longer.
     pub async fn write(&self, orders: &[Revocation]) -> Result<(), Fault> {
+        let pipeline = self.pipeline(orders)?;
+        self.lane.run("revoke", |connection| ask_all(connection, pipeline), |answers: Vec<Value>| accepted(&answers)).await
+    }
+
+    /// The same by a reader's connection, which is known to be there, whatever the breaker still thinks.
+    pub async fn write_by(&self, reader: &mut Reader, orders: &[Revocation]) -> Result<(), Fault> {
+        let pipeline = self.pipeline(orders)?;
+        let answer = timeout(self.patience, reader.connection.pipeline(&pipeline)).await.map_err(|_| Fault::Timeout)?;
+        accepted(&answer.map_err(|error| Fault::from(&error))?)
+    }
+
+    fn pipeline(&self, orders: &[Revocation]) -> Result<Pipeline, Fault> {
         let mut pipeline = pipe();
         for order in orders {
             let json = serde_json::to_string(order).map_err(|_| Fault::Other)?;
             pipeline.cmd("XADD").arg(&self.key).arg("MAXLEN").arg("~").arg(self.length).arg("*").arg(FIELD).arg(json);
         }
         pipeline.cmd("PEXPIRE").arg(&self.key).arg(millis(self.keep));
-        self.lane.run("revoke", |connection| ask_all(connection, pipeline), |_| Ok(())).await
+        Ok(pipeline)
     }
 
     pub async fn connect(&self) -> Result<Reader, Fault> {
@@ -84,7 +98,8 @@ impl Bulletin {
             Ok(made) => made.map_err(|error| Fault::from(&error)),
             Err(_) => Err(Fault::Timeout),
         };
-        Event::StoreDialled { lane: BULLETIN_LANE, outcome: made.as_ref().map_or_else(|fault| fault.label(), |_| "ok") }.emit();
+        let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
+        Event::StoreDialled { region: self.dialer.region(), lane: BULLETIN_LANE, outcome }.emit();
         Ok(Reader { key: self.key.clone(), connection: made?, patience: self.patience, last: "0".to_owned(), first: None })
     }
 }
@@ -137,6 +152,14 @@ impl Reader {
     }
 }
 
+/// An id for each entry, and whether the stream is there: whoever just says yes has written nothing.
+fn accepted(answers: &[Value]) -> Result<(), Fault> {
+    match answers.split_last() {
+        Some((Value::Int(_), ids)) if ids.iter().all(|id| matches!(id, Value::BulkString(_))) => Ok(()),
+        _ => Err(Fault::Protocol),
+    }
+}
+
 /// The entries of the one stream that was asked for, in either version of the protocol. Nobody's is an empty one.
 fn entries(answer: Value) -> Option<Vec<(String, Entry)>> {
     let entries = match answer {
@@ -157,7 +180,9 @@ fn entry(entry: Value) -> Option<(String, Entry)> {
     let [Value::BulkString(id), fields] = <[Value; 2]>::try_from(parts).ok()? else { return None };
     let order = match fields {
         Value::Array(fields) => match <[Value; 2]>::try_from(fields) {
-            Ok([Value::BulkString(name), Value::BulkString(json)]) if name == FIELD.as_bytes() => serde_json::from_slice(&json).ok(),
+            Ok([Value::BulkString(name), Value::BulkString(json)]) if name == FIELD.as_bytes() && json.len() <= LONGEST => {
+                serde_json::from_slice(&json).ok()
+            }
             _ => None,
         },
         _ => None,

@@ -51,6 +51,11 @@ impl Dialer {
         Self { config, ca, is_old: AtomicBool::new(false) }
     }
 
+    /// A label: the region of the servers, nothing where there are no regions.
+    pub fn region(&self) -> &str {
+        self.config.region.as_deref().unwrap_or_default()
+    }
+
     pub async fn dial(&self) -> RedisResult<Connection> {
         let was_old = self.is_old.load(Ordering::Relaxed);
         let made = self.dial_once().await;

@@ -60,7 +60,7 @@ enum Link {
 
 impl Lane {
     pub fn new(name: &'static str, dialer: &Arc<Dialer>, limit: Duration, max_in_flight: usize) -> Self {
-        Event::StoreBreaker { lane: name, state: BreakerState::Closed }.emit();
+        Event::StoreBreaker { region: dialer.region(), lane: name, state: BreakerState::Closed }.emit();
         let (breaker, berths) = (Mutex::default(), Mutex::default());
         Self { name, dialer: Arc::clone(dialer), limit, max_in_flight, breaker, berths }
     }
@@ -79,9 +79,9 @@ impl Lane {
     where
         F: Future<Output = RedisResult<A>>,
     {
-        let began = Now::read().mono;
+        let (began, region) = (Now::read().mono, self.dialer.region());
         if !self.change(|breaker| breaker.admit(began)) {
-            Event::StoreOperation { operation, outcome: Fault::BreakerOpen.label(), duration: None }.emit();
+            Event::StoreOperation { region, operation, outcome: Fault::BreakerOpen.label(), duration: None }.emit();
             return Err(Fault::BreakerOpen);
         }
         let berth = self.berth();
@@ -90,7 +90,8 @@ impl Lane {
         let ended = Now::read().mono;
         self.judge(&berth, outcome.as_ref().err().copied(), ended);
         let label = outcome.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
-        Event::StoreOperation { operation, outcome: label, duration: Some(ended.saturating_duration_since(began)) }.emit();
+        let duration = Some(ended.saturating_duration_since(began));
+        Event::StoreOperation { region, operation, outcome: label, duration }.emit();
         outcome
     }
 
@@ -134,7 +135,7 @@ impl Lane {
         let state = breaker.state();
         if state != before {
             // Under the lock, so that the metric's last value is the last state.
-            Event::StoreBreaker { lane: self.name, state }.emit();
+            Event::StoreBreaker { region: self.dialer.region(), lane: self.name, state }.emit();
         }
         result
     }
@@ -173,7 +174,8 @@ impl Lane {
                 Ok(made) => made.map_err(|error| Fault::from(&error)),
                 Err(_) => Err(Fault::Timeout),
             };
-            Event::StoreDialled { lane, outcome: made.as_ref().map_or_else(|fault| fault.label(), |_| "ok") }.emit();
+            let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
+            Event::StoreDialled { region: dialer.region(), lane, outcome }.emit();
             let mut mooring = lock(&berth.mooring);
             if mooring.generation == generation {
                 mooring.link = made.as_ref().map_or(Link::Absent, |connection| Link::Up(connection.clone()));

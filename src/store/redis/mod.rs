@@ -215,6 +215,7 @@ mod tests {
 
     fn config(port: u16) -> Redis {
         Redis {
+            region: None,
             layout: RedisLayout::Single { server: HostPort { host: "127.0.0.1".to_owned(), port }, database: 0 },
             tls: false,
             ca_file: None,

@@ -1,9 +1,11 @@
 //! What every test stands on.
 
+pub mod auditor;
 pub mod backend;
 pub mod client;
 pub mod door_book;
 pub mod echo;
+pub mod key_server;
 pub mod ledger;
 pub mod program;
 pub mod recorder;
@@ -16,6 +18,7 @@ pub use backend::Backend;
 pub use client::{Raw, upgrade_request};
 pub use door_book::DoorBook;
 pub use echo::Echo;
+pub use key_server::{KeyServer, Signer};
 pub use ledger::Ledger;
 pub use program::Program;
 pub use recorder::{Recorder, Script};

@@ -1,6 +1,6 @@
 //! A server in another language, as a child process, and the lines that it prints.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,9 +28,16 @@ impl Program {
             if !program.lines.lock().unwrap().is_empty() {
                 return program;
             }
+            let ended = program.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{arguments:?} does not start: {ended:?}; scripts/setup-tests.sh installs what the tests need");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("{arguments:?} does not start");
+    }
+
+    /// Writes a line to its input.
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
     }
 
     pub fn lines(&self) -> Vec<String> {

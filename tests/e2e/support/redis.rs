@@ -22,6 +22,23 @@ pub struct RedisServer {
     cli: Vec<String>,
 }
 
+/// TLS and nothing else, also among servers, with the files `cert.pem` and `key.pem`.
+pub const TLS: &[&str] = &[
+    "--tls-cert-file",
+    "cert.pem",
+    "--tls-key-file",
+    "key.pem",
+    "--tls-ca-cert-file",
+    "cert.pem",
+    "--tls-auth-clients",
+    "no",
+    "--tls-replication",
+    "yes",
+    "--tls-cluster",
+    "yes",
+];
+pub const TLS_CLI: &[&str] = &["--tls", "--cacert", "cert.pem"];
+
 impl RedisServer {
     pub fn start(extra: &[&str]) -> Self {
         Self::start_with(extra, &[], &[])
@@ -43,8 +60,7 @@ impl RedisServer {
             arguments.extend(extra);
             let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
             if let Some(child) = spawn(&folder, &arguments) {
-                let cli = cli.iter().map(|one| (*one).to_owned()).collect();
-                return Self { child, folder, port, arguments, cli };
+                return Self { child, folder, port, arguments, cli: owned(cli) };
             }
         }
         panic!("redis-server does not start; scripts/setup-tests.sh installs what the tests need");
@@ -52,27 +68,39 @@ impl RedisServer {
 
     /// Watches over the master on this port, under the name `chat`, with a quorum of one.
     pub fn sentinel(master: u16) -> Self {
+        Self::sentinel_with(master, &[])
+    }
+
+    /// With TLS, where there are files for it.
+    pub fn sentinel_with(master: u16, files: &[(&str, &str)]) -> Self {
         let folder = folder();
+        for (name, text) in files {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+        let (tls, cli) = if files.is_empty() { (String::new(), &[][..]) } else { (tls_lines(), TLS_CLI) };
         for _ in 0..10 {
             let port = free_port();
             let config = format!(
-                "sentinel monitor chat 127.0.0.1 {master} 1\nsentinel down-after-milliseconds chat 1000\nsentinel failover-timeout chat 5000\n"
+                "{tls}sentinel monitor chat 127.0.0.1 {master} 1\nsentinel down-after-milliseconds chat 1000\nsentinel failover-timeout chat 5000\n"
             );
             std::fs::write(folder.join("sentinel.conf"), config).unwrap();
-            let arguments = ["sentinel.conf", "--sentinel", "--port", &port.to_string(), "--bind", "127.0.0.1"].map(str::to_owned).to_vec();
+            let (number, is_tls) = (port.to_string(), !files.is_empty());
+            let ports = if is_tls { ["--port", "0", "--tls-port", &number].to_vec() } else { ["--port", &number].to_vec() };
+            let arguments = [&["sentinel.conf", "--sentinel", "--bind", "127.0.0.1"], &ports[..]].concat();
+            let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
             if let Some(child) = spawn(&folder, &arguments) {
-                return Self { child, folder, port, arguments, cli: Vec::new() };
+                return Self { child, folder, port, arguments, cli: owned(cli) };
             }
         }
         panic!("the sentinel does not start");
     }
 
     /// One node of a cluster that is not yet formed.
-    pub fn cluster_node(extra: &[&str]) -> Self {
+    pub fn cluster_node(extra: &[&str], files: &[(&str, &str)], cli: &[&str]) -> Self {
         // The usual offset of the bus may lie beyond the last port.
         let bus = free_port().to_string();
         let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
-        Self::start(&[&cluster, extra].concat())
+        Self::start_with(&[&cluster, extra].concat(), files, cli)
     }
 
     pub fn url(&self) -> String {
@@ -112,6 +140,15 @@ impl Drop for RedisServer {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+fn owned(arguments: &[&str]) -> Vec<String> {
+    arguments.iter().map(|one| (*one).to_owned()).collect()
+}
+
+/// The arguments for TLS as lines of a configuration.
+fn tls_lines() -> String {
+    TLS.chunks(2).map(|pair| format!("{}\n", pair.join(" ").trim_start_matches("--"))).collect()
 }
 
 pub fn free_port() -> u16 {

@@ -36,7 +36,7 @@ pub struct Setup {
     drain: String,
     admin: String,
     files: Vec<(String, String)>,
-    arguments: Vec<String>,
+    run: Vec<&'static str>,
 }
 
 pub struct Usher {
@@ -48,6 +48,8 @@ pub struct Usher {
     pub listeners: Vec<SocketAddr>,
     pub admin: SocketAddr,
     connector: TlsConnector,
+    /// Further arguments of the command.
+    run: Vec<&'static str>,
     log: Arc<Mutex<String>>,
     /// Everything that must never be seen in a log, a metric or an audit line.
     canaries: Mutex<Vec<String>>,
@@ -78,7 +80,7 @@ impl Setup {
             drain: "200ms".to_owned(),
             admin: String::new(),
             files: Vec::new(),
-            arguments: Vec::new(),
+            run: Vec::new(),
         }
     }
 
@@ -119,8 +121,8 @@ impl Setup {
     }
 
     /// A further argument of `usher run`.
-    pub fn argument(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.to_owned());
+    pub fn argument(mut self, argument: &'static str) -> Self {
+        self.run.push(argument);
         self
     }
 
@@ -131,7 +133,7 @@ impl Setup {
     }
 
     pub fn watch(mut self) -> Self {
-        self.arguments.push("--watch".to_owned());
+        self.run.push("--watch");
         self
     }
 
@@ -149,6 +151,8 @@ impl Setup {
             fs::write(folder.join(name), text).unwrap();
         }
         let Self { upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } = &self;
+        // At the end of most tests some client hangs on that never answers a close: nobody waits for it as long as usual.
+        let keepalive = if extra.contains("[keepalive]") { "" } else { "[keepalive]\nclose_timeout = \"500ms\"" };
         let config = format!(
             r#"
             state_dir = "state"
@@ -179,13 +183,28 @@ impl Setup {
             [drain]
             window = "{drain}"
             {extra}
+            {keepalive}
             "#
         );
         fs::write(folder.join("usher.toml"), config).unwrap();
+        Usher::launch(folder, connector, self.run)
+    }
+}
+
+impl Usher {
+    /// A new process in the place of this one, with the same files. Other ports, and nothing in memory.
+    pub async fn restart(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (folder, connector, run) = (std::mem::take(&mut self.folder), self.connector.clone(), std::mem::take(&mut self.run));
+        tokio::task::spawn_blocking(move || Self::launch(folder, connector, run)).await.unwrap()
+    }
+
+    fn launch(folder: PathBuf, connector: TlsConnector, run: Vec<&'static str>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
             .args(["run", "--log-format", "json", "-c"])
             .arg(folder.join("usher.toml"))
-            .args(&self.arguments)
+            .args(&run)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -210,7 +229,7 @@ impl Setup {
             ready["listeners"].as_str().unwrap().trim_matches(['[', ']']).split(", ").map(|one| one.parse().unwrap()).collect();
         let admin = ready["admin"].as_str().unwrap().parse().unwrap();
         let canaries = Mutex::new(vec![SECRET.to_owned()]);
-        Usher { child, folder, tls: listeners[0], plain: listeners[1], listeners, admin, connector, log, canaries }
+        Self { child, folder, tls: listeners[0], plain: listeners[1], listeners, admin, connector, run, log, canaries }
     }
 }
 
@@ -290,6 +309,10 @@ impl Usher {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("usher.toml")
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,0 +1,166 @@
+//! Fetching an issuer's set, and what can be wrong with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use crate::auth::issuer_keys::{self, Jwk, KeySetError};
+use crate::config::{Issuer, KeyOrigin, RemoteKeys};
+use crate::fetch::{FetchConfig, FetchError, Fetched, Fetcher, Place};
+
+/// Of a set, and of a discovery document.
+const MOST_BYTES: usize = issuer_keys::MAX_SET_BYTES as usize;
+
+/// What fetches the keys of one issuer.
+#[derive(Debug)]
+pub struct Source {
+    issuer: Arc<Issuer>,
+    origin: KeyOrigin,
+    fetcher: Fetcher,
+    timeout: Duration,
+    allow_plain: bool,
+}
+
+/// A set that can be used, as it was sent and as it is understood.
+#[derive(Debug)]
+pub struct FetchedSet {
+    pub text: String,
+    pub keys: Vec<Jwk>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    #[error("{place}: {error}")]
+    Fetch { place: String, error: FetchError },
+    #[error("{place}: {error}")]
+    Set { place: String, error: KeySetError },
+    #[error("{place} is not a discovery document: {error}")]
+    Document { place: String, error: serde_json::Error },
+    #[error("{place} speaks for the issuer '{found}', not for the one of the config, character by character")]
+    OtherIssuer { place: String, found: String },
+    #[error("{place} points to keys that are not fetched: {why}")]
+    Forbidden { place: String, why: String },
+}
+
+/// OpenID Connect Discovery 1.0, section 3; what else it says is not asked for.
+#[derive(Deserialize)]
+struct Document {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl Source {
+    pub fn new(issuer: &Arc<Issuer>, from: &RemoteKeys) -> Result<Self, String> {
+        let config = FetchConfig { ca_file: from.ca_file.clone(), timeout: from.timeout, max_body: MOST_BYTES, max_idle: 1 };
+        let (issuer, origin) = (Arc::clone(issuer), from.origin.clone());
+        Ok(Self { issuer, origin, fetcher: Fetcher::new(config)?, timeout: from.timeout, allow_plain: from.allow_plain })
+    }
+
+    /// What the config names.
+    pub fn origin(&self) -> &Place {
+        match &self.origin {
+            KeyOrigin::Url(place) | KeyOrigin::Discovery(place) => place,
+        }
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub async fn fetch(&self) -> Result<FetchedSet, Fault> {
+        timeout(self.timeout, Box::pin(self.ask())).await.unwrap_or_else(|_| Err(self.late(self.timeout)))
+    }
+
+    pub fn late(&self, after: Duration) -> Fault {
+        Fault::Fetch { place: self.origin().to_string(), error: FetchError::Timeout(after) }
+    }
+
+    async fn ask(&self) -> Result<FetchedSet, Fault> {
+        let place = match &self.origin {
+            KeyOrigin::Url(place) => place.clone(),
+            KeyOrigin::Discovery(document) => self.discover(document).await?,
+        };
+        let answer = self.get(&place).await?;
+        let wrong = |error| Fault::Set { place: place.to_string(), error };
+        let keys = issuer_keys::parse(&answer.body, &self.issuer.algorithms).map_err(wrong)?;
+        Ok(FetchedSet { text: String::from_utf8_lossy(&answer.body).into_owned(), keys })
+    }
+
+    async fn discover(&self, place: &Place) -> Result<Place, Fault> {
+        let answer = self.get(place).await?;
+        let document: Document =
+            serde_json::from_slice(&answer.body).map_err(|error| Fault::Document { place: place.to_string(), error })?;
+        // Section 4.3: "The issuer value returned MUST be identical to the Issuer URL".
+        if document.issuer != self.issuer.issuer {
+            return Err(Fault::OtherIssuer { place: place.to_string(), found: document.issuer.chars().take(200).collect() });
+        }
+        keys_place(place, &document.jwks_uri, self.allow_plain).map_err(|why| Fault::Forbidden { place: place.to_string(), why })
+    }
+
+    async fn get(&self, place: &Place) -> Result<Fetched, Fault> {
+        let answer = self.fetcher.get(place, None).await.and_then(Fetched::success);
+        answer.map_err(|error| Fault::Fetch { place: place.to_string(), error })
+    }
+}
+
+/// A document that came over https does not lead to where anybody could have written the keys.
+fn keys_place(document: &Place, keys: &str, allow_plain: bool) -> Result<Place, String> {
+    let keys = Place::parse(keys, allow_plain)?;
+    if document.is_tls() && !keys.is_tls() && !allow_plain {
+        return Err(format!("`{keys}` is plain http, and the document is not"));
+    }
+    Ok(keys)
+}
+
+impl Fault {
+    /// The closed set of [`Fault::label`].
+    pub fn labels() -> Vec<&'static str> {
+        [&FetchError::LABELS[..], &["no_usable_key", "other_issuer", "forbidden"]].concat()
+    }
+
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Fetch { error, .. } => error.label(),
+            Self::Set { error: KeySetError::TooLarge | KeySetError::TooManyKeys, .. } => "too_large",
+            Self::Set { error: KeySetError::NoUsableKey(_), .. } => "no_usable_key",
+            Self::Set { .. } | Self::Document { .. } => "malformed",
+            Self::OtherIssuer { .. } => "other_issuer",
+            Self::Forbidden { .. } => "forbidden",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_leads_to_https_or_from_this_machine_to_itself() {
+        let leads = |document: &str, keys: &str, allow_plain| keys_place(&Place::parse(document, true).unwrap(), keys, allow_plain).is_ok();
+        assert!(leads("https://a", "https://b/keys", false));
+        assert!(leads("http://127.0.0.1:1", "http://127.0.0.1:1/keys", false));
+        assert!(leads("https://a", "http://a/keys", true));
+        for keys in ["http://a/keys", "http://127.0.0.1/keys", "http://169.254.169.254/keys", "file:///keys", "/keys", ""] {
+            assert!(!leads("https://a", keys, false), "{keys}");
+        }
+        assert!(!leads("http://127.0.0.1:1", "http://a/keys", false));
+    }
+
+    #[test]
+    fn every_fault_has_a_label_of_the_set() {
+        let place = || "https://a".to_owned();
+        let json = || serde_json::from_str::<Document>("{").map(drop).unwrap_err();
+        for fault in [
+            Fault::Set { place: place(), error: KeySetError::TooLarge },
+            Fault::Set { place: place(), error: KeySetError::NoUsableKey(String::new()) },
+            Fault::Set { place: place(), error: json().into() },
+            Fault::Document { place: place(), error: json() },
+            Fault::OtherIssuer { place: place(), found: place() },
+            Fault::Forbidden { place: place(), why: String::new() },
+        ] {
+            assert!(Fault::labels().contains(&fault.label()), "{fault}");
+        }
+    }
+}

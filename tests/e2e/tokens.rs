@@ -1,0 +1,117 @@
+//! Attacks on tokens at the door: one answer for the client, and each its own reason in the audit log.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
+use rcgen::PublicKeyData as _;
+use serde_json::{Value, json};
+
+use crate::support::client::Answer;
+use crate::support::{Echo, Raw, Setup, Usher, token, upgrade_request};
+
+fn raw(header: &Value, payload: &Value, key: &EncodingKey, algorithm: Algorithm) -> String {
+    let encoded = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let message = format!("{}.{}", encoded(header), encoded(payload));
+    let signature = crypto::sign(message.as_bytes(), key, algorithm).unwrap();
+    format!("{message}.{signature}")
+}
+
+async fn attempt(usher: &Usher, token: &str) -> Answer {
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n"))).await;
+    Answer::parse(&raw.read_to_close().await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_learns_nothing_and_the_audit_log_why() {
+    let echo = Echo::start().await;
+    let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let spki = rsa.subject_public_key_info();
+    let (_, parsed) = x509_parser::prelude::FromDer::from_der(&spki).unwrap();
+    let parsed: x509_parser::x509::SubjectPublicKeyInfo<'_> = parsed;
+    let x509_parser::public_key::PublicKey::RSA(public) = parsed.parsed().unwrap() else { panic!("not RSA") };
+    let modulus = public.modulus.strip_prefix(&[0]).unwrap_or(public.modulus);
+    let jwks = json!({ "keys": [{ "kty": "RSA", "kid": "one", "n": URL_SAFE_NO_PAD.encode(modulus), "e": "AQAB" }] });
+    let issuer = r#"
+        [[issuer]]
+        name = "rsa"
+        issuer = "https://rsa.example.com"
+        audience = ["chat"]
+        algorithms = ["RS256", "PS256"]
+        jwks_file = "jwks.json"
+    "#;
+    let usher = Setup::new(echo.url()).issuer(issuer).file("jwks.json", jwks.to_string()).start().await;
+
+    let (hmac, signs) =
+        (EncodingKey::from_secret(token::SECRET.as_bytes()), EncodingKey::from_rsa_pem(rsa.serialize_pem().as_bytes()).unwrap());
+    let claims = |changes: Value| token::claims("eve", changes);
+    let rsa_claims = claims(json!({ "iss": "https://rsa.example.com" }));
+    let hs = |header: Value, changes: Value| raw(&header, &claims(changes), &hmac, Algorithm::HS256);
+    let usual = || json!({ "alg": "HS256" });
+    let pem = EncodingKey::from_secret(rsa.public_key_pem().as_bytes());
+    let attackers = EncodingKey::from_secret(b"secret");
+    let fine = hs(usual(), json!({}));
+    let attacks = [
+        ("alg none", hs(json!({ "alg": "nOnE" }), json!({})), "its algorithm is not one that the issuer is pinned to"),
+        (
+            "the public key as a secret",
+            raw(&json!({ "alg": "HS256", "kid": "one" }), &rsa_claims, &pem, Algorithm::HS256),
+            "its algorithm is not one that the issuer is pinned to",
+        ),
+        ("the other padding", raw(&json!({ "alg": "RS256" }), &rsa_claims, &signs, Algorithm::PS256), "its signature does not verify"),
+        (
+            "a key id that is a path",
+            raw(&json!({ "alg": "RS256", "kid": "../../dev/null" }), &rsa_claims, &signs, Algorithm::RS256),
+            "no key of the issuer has its key id",
+        ),
+        (
+            "a key set of its own",
+            raw(&json!({ "alg": "HS256", "jku": "https://evil.example.com" }), &claims(json!({})), &attackers, Algorithm::HS256),
+            "its signature does not verify",
+        ),
+        (
+            "crit",
+            hs(json!({ "alg": "HS256", "crit": ["b64"], "b64": false }), json!({})),
+            "it has a critical header that nobody here understands",
+        ),
+        (
+            "a token inside",
+            hs(json!({ "alg": "HS256", "cty": "JWT" }), json!({})),
+            "its type is not a JWT or an access token, or it holds another token",
+        ),
+        ("five parts", "eyJhbGciOiJkaXIifQ..AAAA.AAAA.AAAA".to_owned(), "it is not a compact JWS"),
+        ("padding", format!("{fine}="), "it is not a compact JWS"),
+        ("no signature", format!("{}.", fine.rsplit_once('.').unwrap().0), "its signature does not verify"),
+        ("expired", hs(usual(), json!({ "exp": token::now() - 1 })), "it has expired"),
+        ("not yet", hs(usual(), json!({ "nbf": token::now() + 60 })), "it is not valid yet"),
+        ("2^63", hs(usual(), json!({ "exp": 1_u64 << 63 })), "a claim is missing or has the wrong type: exp"),
+        (
+            "another's name",
+            hs(usual(), json!({ "iss": "https://rsa.example.com" })),
+            "its algorithm is not one that the issuer is pinned to",
+        ),
+        ("nobody's name", hs(usual(), json!({ "iss": "https://evil.example.com" })), "no issuer of ours made it"),
+        ("another audience", hs(usual(), json!({ "aud": "other" })), "it was made for another audience"),
+        (
+            "for ever",
+            hs(usual(), json!({ "exp": token::now() + 400 * 86_400 })),
+            "it would be good for longer than the issuer's max_lifetime",
+        ),
+        ("too long", hs(usual(), json!({ "x": "x".repeat(9000) })), "the token is longer than the issuer allows"),
+    ];
+    for (what, token, _) in &attacks {
+        let answer = attempt(&usher, token).await;
+        assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("bearer error=\"invalid_token\"")), "{what}");
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!((&body["code"], &body["detail"]), (&json!("INVALID_TOKEN"), &json!("the token is not valid")), "{what}");
+    }
+    let good = raw(&json!({ "alg": "PS256" }), &rsa_claims, &signs, Algorithm::PS256);
+    drop(usher.open("/ws", &[("authorization", &format!("Bearer {good}"))]).await.unwrap());
+    assert_eq!(echo.visits().len(), 1);
+    let audit = usher.finish().await;
+    let lines: Vec<_> = audit.iter().filter(|line| line["event"] == "upgrade_rejected").collect();
+    assert_eq!(lines.len(), attacks.len());
+    for ((what, _, reason), line) in attacks.iter().zip(lines) {
+        assert_eq!((&line["outcome"], &line["detail"]), (&json!("invalid_token"), &json!(reason)), "{what}");
+    }
+}

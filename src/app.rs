@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::admin::{Admin, Figures, Readiness, Revoking, StoreFigures, Summary};
 use crate::clock::Now;
@@ -28,6 +28,9 @@ use crate::store::redis::BreakerState;
 use crate::telemetry::Telemetry;
 use crate::telemetry::event::Event;
 use crate::upstream::pool::Pool;
+
+/// How long a node that stops may take to say so.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What one thread has, and what it serves one request by.
 #[derive(Clone, Debug)]
@@ -126,6 +129,10 @@ impl App {
             let following = tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow());
             if let Some(fleet) = &edge.fleet {
                 tokio::spawn(Arc::clone(fleet).follow(joined));
+                tokio::spawn(Arc::clone(fleet).beat_on());
+                if let Some(ledger) = fleet.ledger() {
+                    tokio::spawn(Arc::clone(ledger).keep());
+                }
             }
             let (orders, ordered) = Orders::channel();
             let desk = Desk {
@@ -203,6 +210,7 @@ impl Desk {
             },
             summary: Summary {
                 listeners: self.listeners.clone(),
+                node: config.node.clone(),
                 routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
                 upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
                 config: config.source.as_ref().map(|source| source.display().to_string()),
@@ -222,6 +230,7 @@ fn figures(edge: &Edge) -> Figures {
         tickets: store.held(),
         revocations: edge.revocations.len(),
         issuers: edge.authenticator.issuers().figures(Now::read().wall),
+        nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
         store: StoreFigures {
             kind: store.kind(),
             breaker: store.breaker().map(BreakerState::name),
@@ -313,6 +322,10 @@ async fn leave(edge: &Edge) {
     let deadline = Instant::now() + close_timeout;
     while edge.ceiling.open() > 0 && Instant::now() < deadline {
         sleep(Duration::from_millis(10)).await;
+    }
+    if let Some(fleet) = &edge.fleet {
+        // Nobody waits for a store that is away: what it holds of ours ends by itself.
+        let _ = timeout(FAREWELL, fleet.leave()).await;
     }
 }
 

@@ -20,13 +20,13 @@ use crate::clock::Now;
 use crate::config::{Config, Limits};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
+use crate::fleet::places::Places;
 use crate::http::headers::ReservedNames;
 use crate::http::route::Router;
 use crate::keyring::Keyring;
 use crate::listener::waiting_room::WaitingRoom;
 use crate::listener::{Ceiling, Door};
 use crate::session::registry::Registry;
-use crate::session::user_limit::UserLimit;
 use crate::ticket::Tickets;
 use crate::tls::server;
 use crate::upstream::Upstreams;
@@ -51,7 +51,7 @@ pub struct Edge {
     pub ceiling: Arc<Ceiling>,
     pub waiting_room: Arc<WaitingRoom>,
     /// `None`: users may have as many sessions as they like.
-    pub user_limit: Option<Arc<UserLimit>>,
+    pub places: Option<Arc<Places>>,
     pub drain: Arc<Drain>,
     signed_context: SignedContext,
 }
@@ -89,6 +89,8 @@ impl Edge {
         let tickets = Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?;
         let tickets = Arc::new(tickets.with_verifiers(Arc::clone(&verifiers)));
         let registry = Registry::new();
+        let fleet = Fleet::open(&config, &registry, &revocations)?;
+        let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger()).cloned();
         Ok(Self {
             limits: Arc::clone(&config.limits),
             doors: doors(&config)?,
@@ -103,12 +105,12 @@ impl Edge {
             verifiers,
             upstreams: Upstreams::build(&config.upstreams, None)?,
             jwks: Bytes::from(keyring.jwks().to_string()),
-            fleet: Fleet::open(&config, &registry, &revocations)?,
+            fleet,
             revocations,
             registry,
             ceiling: Ceiling::new(config.limits.connections),
             waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
-            user_limit: config.limits.sessions_per_user.map(|most| UserLimit::new(most, config.limits.on_limit)),
+            places: config.limits.sessions_per_user.map(|most| Arc::new(Places::new(most, config.limits.on_limit, ledger.as_ref()))),
             drain: Arc::default(),
             signed_context: SignedContext::new(&config.context, keyring),
             config,
@@ -142,7 +144,7 @@ impl Edge {
             registry: Arc::clone(&self.registry),
             ceiling: Arc::clone(&self.ceiling),
             waiting_room: Arc::clone(&self.waiting_room),
-            user_limit: self.user_limit.clone(),
+            places: self.places.clone(),
             drain: Arc::clone(&self.drain),
             signed_context: SignedContext::new(&config.context, keyring),
             config,

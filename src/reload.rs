@@ -125,6 +125,8 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
         }
     };
     differs("threads", config.threads != running.threads);
+    differs("node", config.node != running.node);
+    config.node.clone_from(&running.node);
     differs("state_dir", config.state_dir != running.state_dir);
     config.state_dir.clone_from(&running.state_dir);
     differs("listener.address", keep_listeners(config, running));

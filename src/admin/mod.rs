@@ -60,6 +60,7 @@ pub struct Summary {
     pub routes: Vec<String>,
     pub upstreams: Vec<String>,
     pub config: Option<String>,
+    pub node: String,
 }
 
 const CONNECTIONS: usize = 64;
@@ -69,6 +70,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REVOKE: &str = "/revoke";
+const SESSIONS: &str = "/sessions";
 const RELOAD: &str = "/reload";
 
 impl Admin {
@@ -117,6 +119,9 @@ impl Admin {
         if parts.uri.path() == RELOAD {
             return self.reload(&parts.headers).await;
         }
+        if parts.uri.path() == SESSIONS {
+            return Box::pin(self.sessions(parts.uri.query().unwrap_or_default())).await;
+        }
         if parts.uri.path() != REVOKE {
             return self.answer(&Request::from_parts(parts, ()));
         }
@@ -139,7 +144,7 @@ impl Admin {
             let message = "without a token, ask by address or as localhost";
             return Some(answer_error(StatusCode::MISDIRECTED_REQUEST, "MISDIRECTED_REQUEST", message));
         }
-        if !matches!(path, "/livez" | "/readyz" | "/metrics" | "/sessions" | "/status" | REVOKE | RELOAD) {
+        if !matches!(path, "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE | RELOAD) {
             return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path"));
         }
         let (allowed, allow, message): (&[Method], _, _) = match path {
@@ -154,7 +159,7 @@ impl Admin {
         None
     }
 
-    /// Everything that is asked without a body.
+    /// Everything that is told at once.
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
@@ -174,7 +179,6 @@ impl Admin {
                 stage => answer_json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": stage.name() })),
             },
             "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.telemetry.render().into()),
-            "/sessions" => self.sessions(request.uri().query().unwrap_or_default()),
             _ => self.status(),
         }
     }
@@ -206,6 +210,13 @@ fn names_json(headers: &HeaderMap) -> bool {
 
 fn answer_error(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
     answer_json(status, &json!({ "code": code, "message": message }))
+}
+
+/// One field more of an object.
+fn set(body: &mut serde_json::Value, name: &str, value: impl Into<serde_json::Value>) {
+    if let Some(fields) = body.as_object_mut() {
+        fields.insert(name.to_owned(), value.into());
+    }
 }
 
 fn answer_json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
@@ -242,7 +253,7 @@ mod tests {
                 issuers: Vec::new(),
                 fleet: None,
             },
-            summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], ..Summary::default() },
+            summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], node: "edge-1".to_owned(), ..Summary::default() },
             orders: Orders::channel().0,
             figures: Box::new(Figures::default),
         })
@@ -257,15 +268,24 @@ mod tests {
     }
 
     fn asked(admin: &Admin, request: &Request<()>) -> Response<Full<Bytes>> {
-        admin.refuse(request).unwrap_or_else(|| admin.answer(request))
+        let answer = || match request.uri().path() {
+            SESSIONS => at_once(admin.sessions(request.uri().query().unwrap_or_default())),
+            _ => admin.answer(request),
+        };
+        admin.refuse(request).unwrap_or_else(answer)
+    }
+
+    /// Without other nodes nothing is waited for.
+    fn at_once<T>(future: impl Future<Output = T>) -> T {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let std::task::Poll::Ready(done) = std::pin::pin!(future).poll(&mut context) else { panic!("it waits") };
+        done
     }
 
     fn get(admin: &Admin, target: &str) -> (u16, Value) {
         let response = ask(admin, "GET", target, &[]);
         let status = response.status().as_u16();
-        let mut body = Box::pin(response.into_body().collect());
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let std::task::Poll::Ready(Ok(body)) = body.as_mut().poll(&mut context) else { panic!("the body is whole") };
+        let body = at_once(response.into_body().collect()).unwrap();
         (status, serde_json::from_slice(&body.to_bytes()).unwrap())
     }
 
@@ -291,6 +311,8 @@ mod tests {
         let session = &body["sessions"][0];
         assert_eq!((&session["user"], &session["method"], &session["peer"]), (&"ann".into(), &"ticket".into(), &"127.0.0.1".into()));
         assert_eq!(get(&admin, "/sessions?limit=many").0, 400);
+        let (status, body) = get(&admin, "/sessions?fleet=true&user=ann");
+        assert_eq!((status, &body["fleet"], &body["sessions"][0]["node"]), (200, &"alone".into(), &"edge-1".into()));
         let (_, body) = get(&admin, "/sessions?user=bob&route=%2Fws");
         assert_eq!((&body["total"], &body["sessions"][0]["user"]), (&1.into(), &"bob".into()));
         assert_eq!(get(&admin, "/sessions?user=bob&route=/other").1["total"], 0);

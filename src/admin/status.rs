@@ -1,4 +1,4 @@
-//! `/status` and `/sessions`: how this node stands, and who is connected.
+//! `/status` and `/sessions`: how this node stands, and who is connected here, or to all nodes.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,14 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Admin, Stage, answer_error, answer_json};
+use super::{Admin, Stage, answer_error, answer_json, set};
 use crate::auth::decoded;
 use crate::auth::remote_keys::IssuerFigures;
 use crate::clock::Now;
-use crate::session::registry::SessionHandle;
+use crate::fleet::{Gathered, Whole};
+use crate::session::wanted::Wanted;
 
 /// What is counted outside of the registry.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -22,6 +23,8 @@ pub struct Figures {
     /// `None`: only the store itself knows.
     pub tickets: Option<usize>,
     pub revocations: usize,
+    /// `None`: this node is alone, or cannot know.
+    pub nodes: Option<Vec<String>>,
     pub store: StoreFigures,
     /// Those that publish their keys.
     pub issuers: Vec<IssuerFigures>,
@@ -40,33 +43,44 @@ pub struct StoreFigures {
 
 const SESSIONS_LISTED: usize = 1000;
 
-/// What `/sessions` is asked for.
-#[derive(Debug, PartialEq, Eq)]
-struct Wanted {
-    limit: usize,
-    user: Option<String>,
-    route: Option<String>,
-}
-
 impl Admin {
-    pub(super) fn sessions(&self, query: &str) -> Response<Full<Bytes>> {
-        let Some(wanted) = Wanted::read(query) else {
-            let message = "the parameters are `limit`, a number, `user` and `route`, each at most once";
+    pub(super) async fn sessions(&self, query: &str) -> Response<Full<Bytes>> {
+        let Some((wanted, is_fleet)) = read(query) else {
+            let message = "the parameters are `limit`, a number, `user`, `route` and `fleet`, true or false, each at most once";
             return answer_error(StatusCode::BAD_REQUEST, "BAD_REQUEST", message);
         };
+        match &self.revoking.fleet {
+            Some(fleet) if is_fleet => match fleet.sessions(&wanted).await {
+                Some(gathered) => answer_json(StatusCode::OK, &of_all_nodes(&gathered)),
+                None => answer_error(StatusCode::SERVICE_UNAVAILABLE, "BUSY", "too many ask the whole fleet at once"),
+            },
+            _ => answer_json(StatusCode::OK, &self.own_sessions(&wanted, is_fleet)),
+        }
+    }
+
+    fn own_sessions(&self, wanted: &Wanted, is_fleet: bool) -> Value {
         let (total, sessions) = self.registry.snapshot(wanted.limit, |handle| wanted.holds(handle));
-        answer_json(StatusCode::OK, &json!({ "total": total, "sessions": sessions }))
+        let mut body = json!({ "total": total, "sessions": sessions });
+        if is_fleet {
+            set(&mut body, "fleet", "alone");
+            for row in body.get_mut("sessions").and_then(Value::as_array_mut).into_iter().flatten() {
+                set(row, "node", self.summary.node.as_str());
+            }
+        }
+        body
     }
 
     pub(super) fn status(&self) -> Response<Full<Bytes>> {
         let started = self.telemetry.started();
         let uptime = Now::read().mono.saturating_duration_since(started.mono);
         let stage = self.readiness.stage();
-        let Figures { connections, unauthenticated, tickets, revocations, store, issuers } = (self.figures)();
+        let Figures { connections, unauthenticated, tickets, revocations, nodes, store, issuers } = (self.figures)();
         answer_json(
             StatusCode::OK,
             &json!({
                 "version": env!("CARGO_PKG_VERSION"),
+                "node": self.summary.node,
+                "nodes": nodes,
                 "started": started.wall.to_rfc3339(),
                 "uptime_seconds": uptime.as_secs(),
                 "stage": stage.name(),
@@ -88,29 +102,33 @@ impl Admin {
     }
 }
 
-impl Wanted {
-    fn read(query: &str) -> Option<Self> {
-        let (mut limit, mut user, mut route) = (None, None, None);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=')?;
-            let value = decoded(value)?;
-            let is_second = match name {
-                "limit" => limit.replace(value.parse().ok()?).is_some(),
-                "user" => user.replace(value).is_some(),
-                "route" => route.replace(value).is_some(),
-                _ => return None,
-            };
-            if is_second {
-                return None;
-            }
-        }
-        Some(Self { limit: limit.unwrap_or(SESSIONS_LISTED), user, route })
+fn of_all_nodes(gathered: &Gathered) -> Value {
+    let Gathered { whole, total, sessions, nodes } = gathered;
+    let mut body = json!({ "total": total, "sessions": sessions, "fleet": whole.name(), "nodes": nodes });
+    if *whole == Whole::Unknown {
+        set(&mut body, "message", "the store is away: these are the sessions of this node, those of the others are unknown");
     }
+    body
+}
 
-    fn holds(&self, handle: &SessionHandle) -> bool {
-        let is_user = self.user.as_ref().is_none_or(|user| handle.user.as_deref() == Some(user));
-        is_user && self.route.as_ref().is_none_or(|route| *handle.route == **route)
+/// What is asked for, and whether all nodes are asked.
+fn read(query: &str) -> Option<(Wanted, bool)> {
+    let (mut limit, mut user, mut route, mut fleet) = (None, None, None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        let value = decoded(value)?;
+        let is_second = match name {
+            "limit" => limit.replace(value.parse().ok()?).is_some(),
+            "user" => user.replace(value).is_some(),
+            "route" => route.replace(value).is_some(),
+            "fleet" => fleet.replace(value.parse().ok()?).is_some(),
+            _ => return None,
+        };
+        if is_second {
+            return None;
+        }
     }
+    Some((Wanted { limit: limit.unwrap_or(SESSIONS_LISTED), user, route }, fleet.unwrap_or(false)))
 }
 
 #[cfg(test)]
@@ -119,11 +137,12 @@ mod tests {
 
     #[test]
     fn a_query_is_read_as_a_form_and_refused_where_it_is_not_clear() {
-        let wanted = Wanted::read("user=a%26b+c%2F%C3%A9&route=%2Fws&limit=7").unwrap();
+        let (wanted, is_fleet) = read("user=a%26b+c%2F%C3%A9&route=%2Fws&limit=7&fleet=true").unwrap();
+        assert!(is_fleet && !read("fleet=false").unwrap().1);
         assert_eq!(wanted, Wanted { limit: 7, user: Some("a&b c/é".into()), route: Some("/ws".into()) });
-        assert_eq!(Wanted::read("").unwrap().limit, SESSIONS_LISTED);
-        for query in ["limit=many", "limit", "user=a&user=b", "users=a", "user=%f", "user=%ff"] {
-            assert_eq!(Wanted::read(query), None, "{query}");
+        assert_eq!(read("").unwrap().0.limit, SESSIONS_LISTED);
+        for query in ["limit=many", "limit", "user=a&user=b", "users=a", "user=%f", "user=%ff", "fleet=yes", "fleet"] {
+            assert_eq!(read(query), None, "{query}");
         }
     }
 }

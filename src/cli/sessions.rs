@@ -17,6 +17,9 @@ pub struct Arguments {
     /// Sessions of this route only, by its path in the configuration
     #[arg(long, value_name = "PATH")]
     route: Option<String>,
+    /// Sessions of all nodes that share the store
+    #[arg(long)]
+    all: bool,
     /// How many are listed, the longest lived first
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     limit: usize,
@@ -27,7 +30,8 @@ pub struct Arguments {
     admin: admin_client::AdminArguments,
 }
 
-const COLUMNS: [(&str, &str); 7] = [
+const COLUMNS: [(&str, &str); 8] = [
+    ("NODE", "node"),
     ("USER", "user"),
     ("ROUTE", "route"),
     ("METHOD", "method"),
@@ -44,8 +48,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let _ = write!(target, "&{name}={}", encoded(value));
         }
     }
+    if arguments.all {
+        target.push_str("&fleet=true");
+    }
     let answer = arguments.admin.find()?.get(&target)?;
-    let exit = answer.exit();
+    let mut exit = answer.exit();
     if exit != Exit::Ok {
         eprintln!("usher: {}", answer.message());
     } else if arguments.json {
@@ -54,16 +61,36 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let none = Vec::new();
         let sessions = answer.body.get("sessions").and_then(Value::as_array).unwrap_or(&none);
         let total = answer.body.get("total").and_then(Value::as_u64).unwrap_or(0);
-        let rows = sessions.iter().map(|session| COLUMNS.map(|(_, key)| shown(session.get(key))));
-        print!("{}", table(&[COLUMNS.map(|(title, _)| title.to_owned())].into_iter().chain(rows).collect::<Vec<_>>()));
+        let columns: Vec<_> = COLUMNS.into_iter().filter(|(_, key)| arguments.all || *key != "node").collect();
+        let head = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+        let rows = sessions.iter().map(|session| columns.iter().map(|(_, key)| shown(session.get(key))).collect());
+        print!("{}", table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
         println!("{} of {total} listed", sessions.len());
+    }
+    if exit == Exit::Ok && arguments.all {
+        for gap in gaps(&answer.body) {
+            eprintln!("usher: {gap}");
+            exit = Exit::Unavailable;
+        }
     }
     Ok(exit.into())
 }
 
+/// What the list does not have.
+fn gaps(answer: &Value) -> Vec<String> {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let nodes = answer.get("nodes").and_then(Value::as_array).into_iter().flatten();
+    let silent = nodes.filter(|node| node.get("answered").and_then(Value::as_bool) == Some(false));
+    let mut gaps: Vec<String> = silent.map(|node| format!("no answer from node {}", shown(node.get("node")))).collect();
+    if answer.get("fleet").and_then(Value::as_str) == Some("unknown") {
+        gaps.push(text(answer.get("message")).unwrap_or_else(|| "the other nodes are unknown".to_owned()));
+    }
+    gaps
+}
+
 /// Columns as wide as what stands in them, but for the last.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
+fn table(rows: &[Vec<String>]) -> String {
+    let mut widths = vec![0; rows.first().map_or(0, Vec::len)];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -71,7 +98,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     }
     let mut text = String::new();
     for row in rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -122,8 +149,16 @@ mod tests {
     fn a_table_lines_up_and_a_name_cannot_steer_the_terminal() {
         let name = shown(Some(&json!("\u{1b}[2J\u{202e}")));
         assert_eq!(name, "\\u{1b}[2J\\u{202e}");
-        let rows = [["USER", "ID"], ["ada", "1"], ["grâce", "2"]].map(|row| row.map(str::to_owned));
+        let rows = [["USER", "ID"], ["ada", "1"], ["grâce", "2"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "USER   ID\nada    1\ngrâce  2\n");
         assert_eq!(shown(Some(&Value::Null)), "-");
+    }
+
+    #[test]
+    fn a_list_says_which_nodes_are_not_in_it() {
+        let nodes = json!([{ "node": "edge-1", "answered": true }, { "node": "edge-2", "answered": false }]);
+        assert_eq!(gaps(&json!({ "fleet": "partial", "nodes": nodes })), ["no answer from node edge-2"]);
+        assert_eq!(gaps(&json!({ "fleet": "unknown", "message": "the store is away" })), ["the store is away"]);
+        assert!(gaps(&json!({ "fleet": "alone" })).is_empty());
     }
 }

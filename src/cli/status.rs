@@ -17,8 +17,10 @@ pub struct Arguments {
     admin: admin_client::AdminArguments,
 }
 
-const LINES: [&str; 11] = [
+const LINES: [&str; 13] = [
     "version",
+    "node",
+    "nodes",
     "started",
     "stage",
     "connections",

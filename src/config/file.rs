@@ -14,6 +14,8 @@ use crate::auth::credential::Method;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
+    /// What this node is called where nodes are listed; the host's name unless written.
+    pub node: Option<String>,
     /// Where Usher keeps the keys that it makes, and the last good ones of issuers.
     pub state_dir: Option<String>,
     /// Runtime threads; one per core unless written.
@@ -496,7 +498,7 @@ pub struct LimitsTable {
     pub unauthenticated: Option<usize>,
     /// The same, from one address.
     pub unauthenticated_per_address: Option<usize>,
-    /// Sessions of one user at once, on this node; not limited unless written.
+    /// Sessions of one user at once, on all nodes that share a store; not limited unless written.
     pub sessions_per_user: Option<usize>,
     /// One more than that: refuse, or replace-oldest.
     pub on_limit: Option<String>,

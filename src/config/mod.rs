@@ -46,6 +46,8 @@ pub struct Config {
     /// The file that this was read from, if it was read from one.
     pub source: Option<PathBuf>,
     pub written: Written,
+    /// What people call this process.
+    pub node: String,
     pub state_dir: PathBuf,
     /// Runtime threads; one per core unless the file says otherwise.
     pub threads: usize,

@@ -16,6 +16,7 @@ use crate::auth::renewal::Renewal;
 use crate::auth::revocation::Identity;
 use crate::clock::Now;
 use crate::config::ReauthMode;
+use crate::fleet::places;
 use crate::listener::Permit;
 use crate::session::close::{CloseReason, SessionEnd};
 use crate::session::conversation::Conversation;
@@ -23,7 +24,6 @@ use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle};
 use crate::session::relay::{Limits, Opening, Relay};
 use crate::session::revalidation::Revalidation;
 use crate::session::state::{Renewing, Rules};
-use crate::session::user_limit::{UserLimit, UserPlace};
 use crate::stream::Stream;
 use crate::telemetry::event::Event;
 use crate::upstream::Place;
@@ -72,8 +72,8 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
     // Who was revoked while the upstream was asked was not in the registry yet, and nobody told the session.
     if edge.revocations.find_session(session_id.as_str(), grant.principal(), now.wall).is_some() {
         record.session.close(CloseReason::Revoked);
-    } else if user_place.as_mut().is_some_and(|user_place| user_place.begin(&record.session)) {
-        Event::LimitReached { limit: UserLimit::NAME, peer: Some(address) }.emit();
+    } else if let Some(user_place) = &mut user_place {
+        user_place.begin(&record.session);
     }
 
     let (keepalive, reauth) = (&edge.config.keepalive, route.reauth);
@@ -143,7 +143,7 @@ struct Running {
     relay: Relay,
     record: Record,
     _place: Place,
-    _user_place: Option<Box<UserPlace>>,
+    _user_place: Option<Box<places::Place>>,
     _permit: Permit,
 }
 

@@ -14,9 +14,10 @@ use crate::app::Worker;
 use crate::auth::grant::Grant;
 use crate::clock::Now;
 use crate::edge::Edge;
+use crate::fleet::places;
 use crate::rejection::Rejection;
 use crate::session::registry::SessionId;
-use crate::session::user_limit::{UserLimit, UserPlace};
+use crate::session::user_limit::UserLimit;
 use crate::stream::Stream;
 use crate::telemetry::event::{Event, Phases};
 use crate::upstream::signed_context::ContextRequest;
@@ -26,7 +27,7 @@ use crate::upstream::{self, Place};
 /// An upgrade that the upstream has agreed to.
 pub(super) struct Reached {
     pub(super) place: Place,
-    pub(super) user_place: Option<Box<UserPlace>>,
+    pub(super) user_place: Option<Box<places::Place>>,
     pub(super) session_id: SessionId,
     pub(super) upstream: Stream,
     pub(super) early: BytesMut,
@@ -53,7 +54,7 @@ pub(super) async fn reach(grant: &Grant, request: Request, worker: &Worker, auth
     let edge = &worker.edge;
     let Request { mut parts, host, address, peer, is_trusted, is_secure, started, request_id, .. } = request;
     let session_id = SessionId::random();
-    let user_place = enter(grant, edge, address)?;
+    let user_place = Box::pin(enter(grant, edge, session_id, address)).await?;
     let upstream = edge.upstreams.of(&grant.route().upstream).ok_or(Rejection::Internal)?;
     let authority = authority_of(&parts);
     let seen = Seen { peer, trusted: is_trusted, secure: is_secure, host: &authority };
@@ -94,8 +95,8 @@ pub(super) async fn reach(grant: &Grant, request: Request, worker: &Worker, auth
 }
 
 /// A place among the user's own sessions, where these are limited; nobody in particular needs none.
-fn enter(grant: &Grant, edge: &Edge, peer: IpAddr) -> Result<Option<Box<UserPlace>>, Rejection> {
-    let (Some(limit), Some(principal)) = (&edge.user_limit, grant.principal()) else { return Ok(None) };
+async fn enter(grant: &Grant, edge: &Edge, session: SessionId, peer: IpAddr) -> Result<Option<Box<places::Place>>, Rejection> {
+    let (Some(places), Some(principal)) = (&edge.places, grant.principal()) else { return Ok(None) };
     let told = |_: &Rejection| Event::LimitReached { limit: UserLimit::NAME, peer: Some(peer) }.emit();
-    limit.enter(principal).inspect_err(told).map(Some)
+    places.enter(principal, session).await.inspect_err(told).map(Some)
 }

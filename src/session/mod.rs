@@ -16,3 +16,4 @@ pub mod revoke;
 pub mod state;
 pub mod timer;
 pub mod user_limit;
+pub mod wanted;

@@ -254,6 +254,12 @@ impl SessionId {
         Self(HexId::random())
     }
 
+    /// As it is written; `None`: it is no id.
+    pub fn read(text: &str) -> Option<Self> {
+        let bits = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
+        Some(Self(HexId::from_bytes(bits.to_be_bytes())))
+    }
+
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -379,6 +385,7 @@ pub(crate) mod tests {
         assert_eq!(total, 100);
         assert_eq!(rows.iter().map(|row| row.user.as_deref().unwrap()).collect::<Vec<_>>(), ["user-99", "user-98"]);
         let id = guards[0].id;
+        assert_eq!((SessionId::read(id.as_str()), SessionId::read("7")), (Some(id), None));
         assert!(registry.find(id).is_some());
         drop(guards);
         assert!(registry.find(id).is_none() && registry.is_empty() && registry.handles().is_empty());

@@ -1,4 +1,4 @@
-//! How many sessions one user may have on this node, and what gives way when there are more.
+//! How many sessions one user may have on this node, and what gives way when there are more. `fleet/places.rs` asks here first.
 //!
 //! An upgrade takes its place once the user is known, before an upstream is asked. With `refuse` the place counts from then
 //! on; with `replace-oldest` it counts when the session begins, so that nobody is sent away for an upgrade that fails. Off,
@@ -44,6 +44,13 @@ pub struct UserPlace {
     session: Option<Arc<SessionHandle>>,
 }
 
+/// All sessions of one user on this node.
+#[derive(Debug)]
+pub struct Crowd {
+    limit: Arc<UserLimit>,
+    user: User,
+}
+
 impl UserLimit {
     /// The key in `[limits]`, and the label of its metric.
     pub const NAME: &str = "sessions_per_user";
@@ -72,18 +79,30 @@ impl UserLimit {
 }
 
 impl UserPlace {
-    /// The session begins. Says whether another was told to end for it.
-    pub fn begin(&mut self, session: &Arc<SessionHandle>) -> bool {
-        if self.limit.on_limit == OnLimit::Refuse || self.session.is_some() {
-            return false;
+    /// The session begins. Gives back how many were told to end for it.
+    pub fn begin(&mut self, session: &Arc<SessionHandle>) -> usize {
+        self.join(session).give_way()
+    }
+
+    /// The session begins, and who has to go for it is not decided here.
+    pub fn join(&mut self, session: &Arc<SessionHandle>) -> Crowd {
+        if self.limit.on_limit == OnLimit::ReplaceOldest && self.session.is_none() {
+            self.session = Some(Arc::clone(session));
+            self.limit.lock().entry(self.user.clone()).or_default().sessions.push_back(Arc::clone(session));
         }
-        self.session = Some(Arc::clone(session));
+        Crowd { limit: Arc::clone(&self.limit), user: self.user.clone() }
+    }
+}
+
+impl Crowd {
+    /// The oldest that are too many end. Gives back how many were told so.
+    pub fn give_way(&self) -> usize {
         let mut users = self.limit.lock();
-        let held = users.entry(self.user.clone()).or_default();
-        held.sessions.push_back(Arc::clone(session));
-        let oldest = if held.sessions.len() > self.limit.most { held.sessions.pop_front() } else { None };
+        let Some(held) = users.get_mut(&self.user) else { return 0 };
+        let many = held.sessions.len().saturating_sub(self.limit.most);
+        let oldest: Vec<_> = held.sessions.drain(..many).collect();
         drop(users);
-        oldest.is_some_and(|oldest| oldest.close(CloseReason::Replaced))
+        oldest.iter().filter(|oldest| oldest.close(CloseReason::Replaced)).count()
     }
 }
 
@@ -141,13 +160,12 @@ mod tests {
         let ada = user("ada", "main");
         let sessions: Vec<_> = (0..4).map(|at| Arc::new(handle("ada", at))).collect();
         let mut places: Vec<_> = (0..4).map(|_| limit.enter(&ada).unwrap()).collect();
-        assert!(!places[0].begin(&sessions[0]) && !places[1].begin(&sessions[1]));
-        assert!(places[2].begin(&sessions[2]));
+        assert_eq!([0, 1, 2].map(|at| places[at].begin(&sessions[at])), [0, 0, 1]);
         assert_eq!(sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(), [true, false, false, false]);
         // The place of one that has ended is free, and that of the replaced one was given away already.
         drop(places.remove(1));
         drop(places.remove(0));
-        assert!(!places[1].begin(&sessions[3]));
+        assert_eq!(places[1].begin(&sessions[3]), 0);
         assert_eq!(sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(), [true, false, false, false]);
         // One who never began takes nothing along.
         drop(limit.enter(&user("bob", "main")).unwrap());

@@ -322,6 +322,7 @@ impl Event<'_> {
                 warn!(target: "usher", event = "fleet_gap", "the fleet's stream has lost entries; reading it anew");
                 outlet.count(|metrics| metrics.fleet_gaps.increment(1));
             }
+            Event::FleetNodes { count } => outlet.count(|metrics| metrics.fleet_nodes.set(count as f64)),
             Event::FleetTold { count } => {
                 info!(target: "usher", event = "fleet_told", count, "orders that the fleet's stream did not have were written to it");
                 outlet.count(|metrics| metrics.fleet_told.increment(count as u64));

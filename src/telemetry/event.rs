@@ -217,6 +217,10 @@ pub enum Event<'a> {
     },
     /// The fleet's stream has lost entries: it was trimmed, emptied or is another one.
     FleetGap,
+    /// So many nodes beat lately, this one among them; 0 where nobody says so.
+    FleetNodes {
+        count: usize,
+    },
     /// Orders in force here were missing in the fleet's stream, and were written to it.
     FleetTold {
         count: usize,

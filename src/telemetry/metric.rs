@@ -99,6 +99,7 @@ table! {
     FLEET_HEARD: "usher_revocation_stream_entries_total", Kind::Counter, ["outcome"], "Entries read from the fleet's stream of revocations: new, known, over, full or unreadable.";
     FLEET_DELAY: "usher_revocation_stream_delay_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), [], "From another node's order to its being in force here, by the two clocks.";
     FLEET_GAPS: "usher_revocation_stream_gaps_total", Kind::Counter, [], "Times that the fleet's stream had lost entries and was read anew.";
+    FLEET_NODES: "usher_fleet_nodes", Kind::Gauge, [], "Nodes that share this node's store, itself included; 0 while the store does not say, or is this node's own.";
     FLEET_TOLD: "usher_revocation_stream_restored_total", Kind::Counter, [], "Revocations in force here that the fleet's stream did not have and that were written to it.";
     ISSUER_KEYS: "usher_issuer_keys", Kind::Gauge, ["issuer"], "Published keys of the issuer that are held; 0: its tokens are refused.";
     ISSUER_KEYS_FETCHED: "usher_issuer_keys_fetched_timestamp_seconds", Kind::Gauge, ["issuer"], "When the keys that are held were fetched, in seconds since the Unix epoch.";
@@ -161,6 +162,7 @@ pub(super) struct Metrics {
     pub(super) fleet_heard: Family<Counter>,
     pub(super) fleet_delay: Histogram,
     pub(super) fleet_gaps: Counter,
+    pub(super) fleet_nodes: Gauge,
     pub(super) fleet_told: Counter,
     pub(super) issuer_keys: Family<Gauge>,
     pub(super) issuer_keys_fetched: Family<Gauge>,
@@ -320,6 +322,7 @@ impl Metrics {
             fleet_heard: family(&FLEET_HEARD, &[&["new", "known", "over", "full", "unreadable"]]),
             fleet_delay: Histogram::register(recorder, &FLEET_DELAY, Vec::new()),
             fleet_gaps: counter(&FLEET_GAPS),
+            fleet_nodes: gauge(&FLEET_NODES),
             fleet_told: counter(&FLEET_TOLD),
             issuer_keys: Family::<Gauge>::new(recorder, &ISSUER_KEYS, &[issuers]).shown(),
             issuer_keys_fetched: Family::<Gauge>::new(recorder, &ISSUER_KEYS_FETCHED, &[issuers]),

@@ -18,6 +18,7 @@ mod compression;
 mod demo;
 mod drain;
 mod first_message;
+mod fleet_sessions;
 mod fleet_storm;
 mod http_proxy;
 mod issuers;

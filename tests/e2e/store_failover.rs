@@ -85,7 +85,7 @@ async fn replay(acknowledge: &str) -> (u16, u16) {
 
     let ticket = before.issue_ticket(&before.token("ada")).await;
     book.admit("ada");
-    until("the replica has the ticket", || replica.cli(&["KEYS", "*"]) == master.cli(&["KEYS", "*"])).await;
+    until("the replica has the ticket", || replica.cli(&["KEYS", "usher:ticket:*"]) == master.cli(&["KEYS", "usher:ticket:*"])).await;
     cable.cut.send_replace(true);
     let first = redeem(&before, &ticket).await;
     master.kill();
@@ -128,7 +128,7 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
     .await;
     let spent = drill.until_well().await;
     let spare = drill.spare_ticket().await;
-    until("the replica has the ticket", || replica.cli(&["KEYS", "*"]) == master.cli(&["KEYS", "*"])).await;
+    until("the replica has the ticket", || replica.cli(&["KEYS", "usher:ticket:*"]) == master.cli(&["KEYS", "usher:ticket:*"])).await;
     let member = drill.member().await;
     master.kill();
     let killed = Now::read();

@@ -86,6 +86,14 @@ pub const RIGHTS: &[&str] = &[
     "+xadd",
     "+xread",
     "+pexpire",
+    "+zadd",
+    "+zrem",
+    "+zcard",
+    "+zrange",
+    "+zrangebyscore",
+    "+zremrangebyscore",
+    "+rpush",
+    "+blpop",
 ];
 
 /// A certificate for loopback that is its own authority, and its key.

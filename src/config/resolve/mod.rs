@@ -70,6 +70,7 @@ pub fn parse(text: &str, source: Option<&Path>, env: &dyn Fn(&str) -> Option<Str
 
 fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>) -> Option<Config> {
     let top = Section::new(reader, "", 0..0, Some(table));
+    let node = top.parsed("node", process::node).unwrap_or_else(process::host_name);
     let state_dir = reader.path(&top.text_or("state_dir", "./usher-state"));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = top.count("threads", cores);
@@ -126,6 +127,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     let config = Config {
         source: source.map(Path::to_path_buf),
         written: Written::new(reader.text, reader.files.take()),
+        node,
         state_dir,
         threads,
         listeners,

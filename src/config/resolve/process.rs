@@ -5,6 +5,16 @@ use super::*;
 
 const ON_LIMIT: [(&str, OnLimit); 2] = [("refuse", OnLimit::Refuse), ("replace-oldest", OnLimit::ReplaceOldest)];
 
+pub(super) fn node(text: &str) -> Result<String, String> {
+    let fine = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fine { Ok(text.to_owned()) } else { Err("`node` is 1 to 64 visible ASCII characters".to_owned()) }
+}
+
+pub(super) fn host_name() -> String {
+    let written = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
+    written.ok().and_then(|name| node(name.trim()).ok()).unwrap_or_else(|| "usher".to_owned())
+}
+
 pub(super) fn limits(section: &Section<'_, '_>) -> Limits {
     let limits = Limits {
         connections: section.count("connections", 20_000),

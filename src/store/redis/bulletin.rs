@@ -1,5 +1,8 @@
 //! The stream through which the nodes of a fleet tell each other what is revoked.
 //!
+//! Beside it stands a shorter one for notices, which are of use now or never: `roster.rs` writes them, and the one connection
+//! that waits for revocations hears them too. In a cluster both are in one slot.
+//!
 //! Writing has a lane like every other operation. Reading blocks its connection until there is something to read, so a reader
 //! has a connection of its own, with more time than the others. The stream is bounded and leaves by itself.
 
@@ -7,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Pipeline, Value, cmd, pipe};
+use redis::{Cmd, Pipeline, Value, cmd, pipe};
 use tokio::time::timeout;
 
 use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
@@ -27,10 +30,12 @@ const PAGE: usize = 500;
 const FIELD: &str = "order";
 /// No order that a node gives is longer: its names have a kilobyte each, and JSON may write a byte as six.
 const LONGEST: usize = 16 * 1024;
+pub(super) const NOTICE: &str = "notice";
 
 #[derive(Debug)]
 pub struct Bulletin {
     key: String,
+    notices: String,
     keep: Duration,
     length: usize,
     lane: Lane,
@@ -43,6 +48,8 @@ pub struct Bulletin {
 #[derive(Debug)]
 pub struct Reader {
     key: String,
+    notices: String,
+    last_notice: String,
     connection: Connection,
     patience: Duration,
     last: String,
@@ -53,6 +60,19 @@ pub struct Reader {
 /// What one entry says; `None`: it is not an order, or of a version that we do not know.
 pub type Entry = Option<Revocation>;
 
+/// What came while a reader waited.
+#[derive(Debug, Default)]
+pub struct Heard {
+    pub orders: Vec<Entry>,
+    /// As they were written. Those of the last minute are heard again on a new connection.
+    pub notices: Vec<String>,
+}
+
+/// Its hash tag is the other stream's whole key.
+pub(super) fn notices_key(prefix: &str) -> String {
+    format!("{prefix}notices:{{{prefix}revocations}}")
+}
+
 impl Bulletin {
     pub fn open(config: &Redis, revocation: &config::Revocation) -> Result<Self, OpenError> {
         let read = |path: &PathBuf| std::fs::read(path).map_err(|error| OpenError { path: path.clone(), error });
@@ -61,6 +81,7 @@ impl Bulletin {
         let patience = BLOCK + config.timeout;
         Ok(Self {
             key: format!("{}revocations", config.prefix),
+            notices: notices_key(&config.prefix),
             keep: revocation.keep,
             // Nodes that write the same at once leave room for each other.
             length: revocation.max_entries.saturating_mul(2),
@@ -100,7 +121,9 @@ impl Bulletin {
         };
         let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
         Event::StoreDialled { region: self.dialer.region(), lane: BULLETIN_LANE, outcome }.emit();
-        Ok(Reader { key: self.key.clone(), connection: made?, patience: self.patience, last: "0".to_owned(), first: None })
+        let start = || "0".to_owned();
+        let (key, notices) = (self.key.clone(), self.notices.clone());
+        Ok(Reader { key, notices, last_notice: start(), connection: made?, patience: self.patience, last: start(), first: None })
     }
 }
 
@@ -113,42 +136,53 @@ impl Reader {
 
     /// What is there and not read yet, a page of it; nothing at its end.
     pub async fn read(&mut self) -> Result<Vec<Entry>, Fault> {
-        self.advance(None).await
+        let mut read = cmd("XREAD");
+        read.arg("COUNT").arg(PAGE).arg("STREAMS").arg(&self.key).arg(&self.last);
+        let streams = self.ask(&read).await?;
+        Ok(self.note(streams).orders)
     }
 
     /// The same, and waits for it; nothing after a while.
-    pub async fn wait(&mut self) -> Result<Vec<Entry>, Fault> {
-        self.advance(Some(BLOCK)).await
+    pub async fn wait(&mut self) -> Result<Heard, Fault> {
+        let mut read = cmd("XREAD");
+        read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS");
+        read.arg(&self.key).arg(&self.notices).arg(&self.last).arg(&self.last_notice);
+        let streams = self.ask(&read).await?;
+        Ok(self.note(streams))
     }
 
     /// Has the stream lost entries since it was read from its beginning: trimmed, emptied, or another one?
     pub async fn has_gap(&mut self) -> Result<bool, Fault> {
-        let oldest = self.ask("0", 1, None).await?.into_iter().next().map(|(id, _)| id);
+        let mut read = cmd("XREAD");
+        read.arg("COUNT").arg(1).arg("STREAMS").arg(&self.key).arg("0");
+        let oldest = self.ask(&read).await?.into_iter().flat_map(|stream| stream.entries).next().map(|entry| entry.id);
         Ok(self.first.is_some() && oldest != self.first)
     }
 
-    async fn advance(&mut self, block: Option<Duration>) -> Result<Vec<Entry>, Fault> {
-        let from = self.last.clone();
-        let entries = self.ask(&from, PAGE, block).await?;
-        if self.first.is_none() {
-            self.first = entries.first().map(|(id, _)| id.clone());
+    /// How far it has read, and what is said there.
+    fn note(&mut self, streams: Vec<Stream>) -> Heard {
+        let mut heard = Heard::default();
+        for Stream { key, entries } in streams {
+            let last = entries.last().map(|entry| entry.id.clone());
+            if key == self.notices {
+                heard.notices.extend(entries.into_iter().filter_map(|entry| entry.value(NOTICE)));
+                self.last_notice = last.unwrap_or_else(|| self.last_notice.clone());
+                continue;
+            }
+            if self.first.is_none() {
+                self.first = entries.first().map(|entry| entry.id.clone());
+            }
+            let order = |entry: Line| serde_json::from_str(&entry.value(FIELD).filter(|json| json.len() <= LONGEST)?).ok();
+            heard.orders.extend(entries.into_iter().map(order));
+            self.last = last.unwrap_or_else(|| self.last.clone());
         }
-        if let Some((id, _)) = entries.last() {
-            self.last.clone_from(id);
-        }
-        Ok(entries.into_iter().map(|(_, entry)| entry).collect())
+        heard
     }
 
-    async fn ask(&mut self, from: &str, count: usize, block: Option<Duration>) -> Result<Vec<(String, Entry)>, Fault> {
-        let mut read = cmd("XREAD");
-        read.arg("COUNT").arg(count);
-        if let Some(block) = block {
-            read.arg("BLOCK").arg(millis(block));
-        }
-        read.arg("STREAMS").arg(&self.key).arg(from);
-        let answer = timeout(self.patience, self.connection.command::<Value>(&read)).await.map_err(|_| Fault::Timeout)?;
+    async fn ask(&mut self, read: &Cmd) -> Result<Vec<Stream>, Fault> {
+        let answer = timeout(self.patience, self.connection.command::<Value>(read)).await.map_err(|_| Fault::Timeout)?;
         let answer = answer.map_err(|error| Fault::from(&error))?;
-        entries(answer).ok_or(Fault::Protocol)
+        streams(answer).ok_or(Fault::Protocol)
     }
 }
 
@@ -160,32 +194,61 @@ fn accepted(answers: &[Value]) -> Result<(), Fault> {
     }
 }
 
-/// The entries of the one stream that was asked for, in either version of the protocol. Nobody's is an empty one.
-fn entries(answer: Value) -> Option<Vec<(String, Entry)>> {
-    let entries = match answer {
-        Value::Nil => return Some(Vec::new()),
-        Value::Map(streams) => streams.into_iter().next()?.1,
+#[derive(Debug)]
+struct Stream {
+    key: String,
+    entries: Vec<Line>,
+}
+
+/// One entry of a stream, with its one field.
+#[derive(Debug)]
+struct Line {
+    id: String,
+    /// `None`: it has another number of fields, or is not text.
+    field: Option<(String, String)>,
+}
+
+impl Line {
+    fn value(self, name: &str) -> Option<String> {
+        self.field.filter(|(field, _)| field == name).map(|(_, value)| value)
+    }
+}
+
+/// In either version of the protocol. A stream that has nothing new is not there.
+fn streams(answer: Value) -> Option<Vec<Stream>> {
+    let pairs: Vec<(Value, Value)> = match answer {
+        Value::Nil => Vec::new(),
+        Value::Map(streams) => streams,
         Value::Array(streams) => {
-            let Some(Value::Array(stream)) = streams.into_iter().next() else { return Some(Vec::new()) };
-            stream.into_iter().nth(1)?
+            let pair = |stream| {
+                let Value::Array(parts) = stream else { return None };
+                <[Value; 2]>::try_from(parts).ok().map(|[key, entries]| (key, entries))
+            };
+            streams.into_iter().map(pair).collect::<Option<_>>()?
         }
         _ => return None,
     };
-    let Value::Array(entries) = entries else { return None };
-    entries.into_iter().map(entry).collect()
+    let stream = |(key, entries)| {
+        let Value::Array(entries) = entries else { return None };
+        Some(Stream { key: text(key)?, entries: entries.into_iter().map(line).collect::<Option<_>>()? })
+    };
+    pairs.into_iter().map(stream).collect()
 }
 
-fn entry(entry: Value) -> Option<(String, Entry)> {
+fn line(entry: Value) -> Option<Line> {
     let Value::Array(parts) = entry else { return None };
-    let [Value::BulkString(id), fields] = <[Value; 2]>::try_from(parts).ok()? else { return None };
-    let order = match fields {
+    let [id, fields] = <[Value; 2]>::try_from(parts).ok()?;
+    let field = match fields {
         Value::Array(fields) => match <[Value; 2]>::try_from(fields) {
-            Ok([Value::BulkString(name), Value::BulkString(json)]) if name == FIELD.as_bytes() && json.len() <= LONGEST => {
-                serde_json::from_slice(&json).ok()
-            }
-            _ => None,
+            Ok([name, value]) => text(name).zip(text(value)),
+            Err(_) => None,
         },
         _ => None,
     };
-    Some((String::from_utf8(id).ok()?, order))
+    Some(Line { id: text(id)?, field })
+}
+
+fn text(value: Value) -> Option<String> {
+    let Value::BulkString(bytes) = value else { return None };
+    String::from_utf8(bytes).ok()
 }

@@ -202,6 +202,10 @@ impl Connection {
         self.lost.load(Ordering::Relaxed)
     }
 
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.wire, Wire::Cluster(_))
+    }
+
     pub async fn command<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
         match &mut self.wire {
             Wire::Single(connection) => command.query_async(connection).await,

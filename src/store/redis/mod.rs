@@ -10,7 +10,9 @@ mod dial;
 mod fault;
 mod lane;
 mod lookup;
+mod places;
 mod record;
+mod roster;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,16 +21,19 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Value, cmd, pipe};
+use tokio::task::JoinSet;
 
 use super::{OpenError, PutError, TakeError, TicketFault, TicketHash, TicketRecord};
 pub use crate::breaker::BreakerState;
 use crate::clock::UnixMillis;
 use crate::config::store::Redis;
-pub use bulletin::{Bulletin, Reader};
+pub use bulletin::{Bulletin, Heard, Reader};
 use dial::{Connection, Dialer, is_unknown_command};
 pub use fault::Fault;
 use lane::Lane;
 pub use lookup::{Found, Lookup};
+pub use places::{Held, LEASE, PAGE, PlaceBook, Taken, UserHash};
+pub use roster::{Beats, Roster};
 
 /// How long after its end a ticket is still known to have expired.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -38,9 +43,11 @@ const TAKE_SCRIPT: &str = "local v=redis.call('GET',KEYS[1]) if v then redis.cal
 const TICKETS_LANE: &str = "tickets";
 const ACKNOWLEDGED_LANE: &str = "acknowledged";
 const BULLETIN_LANE: &str = "revocations";
+const FLEET_LANE: &str = "fleet";
 const SESSIONS_LANE: &str = "sessions";
-pub const LANES: [&str; 4] = [TICKETS_LANE, ACKNOWLEDGED_LANE, BULLETIN_LANE, SESSIONS_LANE];
-pub const OPERATIONS: [&str; 6] = ["put", "take", "peek", "probe", "revoke", "session"];
+pub const LANES: [&str; 5] = [TICKETS_LANE, ACKNOWLEDGED_LANE, BULLETIN_LANE, FLEET_LANE, SESSIONS_LANE];
+pub const OPERATIONS: [&str; 12] =
+    ["put", "take", "peek", "probe", "revoke", "beat", "notify", "answer", "place", "renew", "give_back", "session"];
 
 #[derive(Debug)]
 pub struct RedisStore {
@@ -198,6 +205,25 @@ async fn ask_all(mut connection: Connection, pipeline: Pipeline) -> RedisResult<
     connection.pipeline(&pipeline).await
 }
 
+/// Each of them is about one key. A server takes all together; in a cluster each finds its own, at the same time.
+async fn ask_each(connection: Connection, pipelines: Vec<Pipeline>) -> RedisResult<()> {
+    if !connection.is_cluster() {
+        let mut all = pipe();
+        for command in pipelines.iter().flat_map(Pipeline::cmd_iter) {
+            all.add_command(command.clone());
+        }
+        return ask_all(connection, all).await.map(|_| ());
+    }
+    let mut asked = JoinSet::new();
+    for pipeline in pipelines {
+        asked.spawn(ask_all(connection.clone(), pipeline));
+    }
+    while let Some(answer) = asked.join_next().await {
+        let _ = answer.unwrap_or(Ok(Vec::new()))?;
+    }
+    Ok(())
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -213,7 +239,7 @@ mod tests {
     use crate::config::store::{HostPort, RedisLayout};
     use crate::store::{Store, contract};
 
-    fn config(port: u16) -> Redis {
+    pub(super) fn config(port: u16) -> Redis {
         Redis {
             region: None,
             layout: RedisLayout::Single { server: HostPort { host: "127.0.0.1".to_owned(), port }, database: 0 },

@@ -28,6 +28,7 @@ pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// A configuration in the making.
 pub struct Setup {
+    node: String,
     upstream: String,
     upstream_lines: String,
     routes: String,
@@ -58,6 +59,7 @@ pub struct Usher {
 impl Setup {
     pub fn new(upstream: impl Into<String>) -> Self {
         Self {
+            node: String::new(),
             upstream: format!("\"{}\"", upstream.into()),
             upstream_lines: String::new(),
             routes: r#"
@@ -82,6 +84,12 @@ impl Setup {
             files: Vec::new(),
             run: Vec::new(),
         }
+    }
+
+    /// What it is called among others.
+    pub fn node(mut self, name: &str) -> Self {
+        self.node = format!("node = \"{name}\"");
+        self
     }
 
     pub fn servers(mut self, servers: &[String]) -> Self {
@@ -150,12 +158,13 @@ impl Setup {
         for (name, text) in &self.files {
             fs::write(folder.join(name), text).unwrap();
         }
-        let Self { upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } = &self;
+        let Self { node, upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } = &self;
         // At the end of most tests some client hangs on that never answers a close: nobody waits for it as long as usual.
         let keepalive = if extra.contains("[keepalive]") { "" } else { "[keepalive]\nclose_timeout = \"500ms\"" };
         let config = format!(
             r#"
             state_dir = "state"
+            {node}
             [[listener]]
             address = "127.0.0.1:0"
             certificates = [{{ cert = "cert.pem", key = "key.pem" }}]

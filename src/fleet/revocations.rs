@@ -1,4 +1,4 @@
-//! The other nodes: what is revoked on one is revoked on all.
+//! One deny list on all nodes.
 //!
 //! An order is in force where it was given first, then it is written to a stream that all nodes read. Each holds in memory
 //! what is in force, so nothing has to be queued: whenever a node has read the stream from its beginning, it writes what it
@@ -6,18 +6,16 @@
 //! that lost its memory learns again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::Fleet;
 use crate::auth::revocation::{Applied, Revocation, Revocations};
 use crate::clock::Now;
-use crate::config::{self, Config};
-use crate::session::registry::Registry;
 use crate::session::revoke::hear;
-use crate::store::OpenError;
-use crate::store::redis::{Bulletin, Fault, Reader};
+use crate::store::redis::{Fault, Reader};
 use crate::telemetry::event::Event;
 use crate::telemetry::request_id::HexId;
 
@@ -34,27 +32,7 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 /// Orders written by one operation.
 const PAGE: usize = 64;
 
-#[derive(Debug)]
-pub struct Fleet {
-    bulletin: Bulletin,
-    registry: Arc<Registry>,
-    revocations: Arc<Revocations>,
-    /// Something is in force here that the stream may not have.
-    unwritten: AtomicBool,
-}
-
 impl Fleet {
-    /// `None`: the store is in this process, which is alone.
-    pub fn open(config: &Config, registry: &Arc<Registry>, revocations: &Arc<Revocations>) -> Result<Option<Arc<Self>>, OpenError> {
-        let config::Store::Redis(redis) = &config.store else { return Ok(None) };
-        Ok(Some(Arc::new(Self {
-            bulletin: Bulletin::open(redis, &config.revocation)?,
-            registry: Arc::clone(registry),
-            revocations: Arc::clone(revocations),
-            unwritten: AtomicBool::new(false),
-        })))
-    }
-
     /// Tells the others of an order that is in force here. When it fails, they are told later.
     pub async fn tell(self: Arc<Self>, order: Revocation) -> bool {
         // In a task of its own: whoever gave the order may be gone before it is written.
@@ -111,11 +89,14 @@ impl Fleet {
     }
 
     /// Gives back why it ended.
-    async fn keep_up(&self, mut reader: Reader) -> Fault {
+    async fn keep_up(self: &Arc<Self>, mut reader: Reader) -> Fault {
         let (mut look, mut next) = (Instant::now() + LOOK, Instant::now());
         loop {
             match reader.wait().await {
-                Ok(entries) => self.hear(&entries, None),
+                Ok(heard) => {
+                    self.hear(&heard.orders, None);
+                    self.hear_notices(&heard.notices);
+                }
                 Err(fault) => return fault,
             }
             let now = Instant::now();

@@ -1,0 +1,301 @@
+//! How many sessions one user may have, on this node and with a shared store on all nodes.
+//!
+//! Each node counts its own (`session/user_limit.rs`), and that goes on whatever happens. With a shared store a place is taken
+//! there too: it decides over the fleet, and where it does not answer in time the node's own count decides. So with the store
+//! away n nodes may let in n times as many, and nobody is refused because of it. Places are a lease: the node moves its end
+//! on, gives it back when the session is over, and puts it back where the store has lost it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{Notice, lock};
+use crate::auth::principal::Principal;
+use crate::clock::{Now, UnixMillis};
+use crate::config::OnLimit;
+use crate::rejection::Rejection;
+use crate::session::close::CloseReason;
+use crate::session::registry::{Registry, SessionHandle, SessionId};
+use crate::session::user_limit::{UserLimit, UserPlace};
+use crate::store::redis::{Fault, Held, LEASE, PAGE, PlaceBook, Roster, Taken, UserHash};
+use crate::telemetry::event::Event;
+
+/// A third of the lease: two renewals may fail.
+const RENEW: Duration = Duration::from_secs(20);
+/// Between two looks at what is to be renewed.
+const LOOK: Duration = Duration::from_secs(1);
+/// What waits for the store, at most; beyond it a lease ends by itself.
+const MOST_WAITING: usize = 100_000;
+
+#[derive(Debug)]
+pub struct Places {
+    local: Arc<UserLimit>,
+    ledger: Option<Arc<Ledger>>,
+}
+
+/// A user's place for one session; it is given back when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    local: Box<UserPlace>,
+    fleet: Option<(Arc<Ledger>, UserHash)>,
+    /// With `refuse` from the start, with `replace-oldest` once the session has begun.
+    seat: Option<Arc<Seat>>,
+}
+
+/// The places of this node as the store should know them.
+#[derive(Debug)]
+pub struct Ledger {
+    book: PlaceBook,
+    roster: Arc<Roster>,
+    registry: Arc<Registry>,
+    most: usize,
+    on_limit: OnLimit,
+    /// By session. No more than there are sessions and upgrades under way.
+    standing: Mutex<HashMap<String, Standing>>,
+    /// Given back here and not yet in the store, with the time at which the lease ends by itself.
+    left: Mutex<Vec<(Held, Instant)>>,
+    /// Sessions of other nodes that lost their place and have not been told.
+    replaced: Mutex<Vec<String>>,
+    /// What was renewed before this may be lost.
+    doubted: Mutex<Option<Instant>>,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct Standing {
+    user: UserHash,
+    since: UnixMillis,
+    renewed: Instant,
+}
+
+/// One place in the fleet. Whoever takes it and whoever has it hold it together: it goes back after both.
+#[derive(Debug)]
+struct Seat {
+    ledger: Arc<Ledger>,
+    held: Held,
+}
+
+impl Places {
+    pub fn new(most: usize, on_limit: OnLimit, ledger: Option<&Arc<Ledger>>) -> Self {
+        Self { local: UserLimit::new(most, on_limit), ledger: ledger.cloned() }
+    }
+
+    /// Before an upstream is asked. With `refuse` it decides here, and the store has its time to say so.
+    pub async fn enter(&self, principal: &Principal, session: SessionId) -> Result<Box<Place>, Rejection> {
+        // Who is at the limit on this node is at the fleet's.
+        let local = self.local.enter(principal)?;
+        let mut place = Place { local, fleet: None, seat: None };
+        if let Some(ledger) = &self.ledger {
+            let user = UserHash::of(&principal.issuer, &principal.subject);
+            place.fleet = Some((Arc::clone(ledger), user));
+            if ledger.on_limit == OnLimit::Refuse {
+                let seat = ledger.sit(user, session);
+                place.seat = Some(Arc::clone(&seat));
+                // In a task of its own: the client may leave before it is answered, and then the place goes back after it.
+                let taken = tokio::spawn(async move { seat.take().await }).await;
+                if matches!(taken, Ok(Ok(Taken::Full))) {
+                    return Err(Rejection::TooManySessions);
+                }
+            }
+        }
+        Ok(Box::new(place))
+    }
+}
+
+impl Place {
+    /// The session begins. With `replace-oldest` another may have to end for it, and nothing waits for that.
+    pub fn begin(&mut self, session: &Arc<SessionHandle>) {
+        let peer = session.peer;
+        let Some((ledger, user)) = self.fleet.as_ref().filter(|(ledger, _)| ledger.on_limit == OnLimit::ReplaceOldest) else {
+            let replaced = self.local.begin(session);
+            (0..replaced).for_each(|_| tell_limit(peer));
+            return;
+        };
+        let crowd = self.local.join(session);
+        let seat = ledger.sit(*user, session.id);
+        self.seat = Some(Arc::clone(&seat));
+        tokio::spawn(async move {
+            match seat.take().await {
+                Ok(Taken::Place { replaced }) => {
+                    for session in replaced {
+                        tell_limit(peer);
+                        seat.ledger.replace(session);
+                    }
+                }
+                Ok(Taken::Full) => {}
+                Err(_) => (0..crowd.give_way()).for_each(|_| tell_limit(peer)),
+            }
+        });
+    }
+}
+
+fn tell_limit(peer: IpAddr) {
+    Event::LimitReached { limit: UserLimit::NAME, peer: Some(peer) }.emit();
+}
+
+impl Seat {
+    async fn take(&self) -> Result<Taken, Fault> {
+        let Ledger { book, most, on_limit, .. } = &*self.ledger;
+        let taken = book.take(&self.held, *most, *on_limit, Now::read().wall).await;
+        if taken.is_err() {
+            self.ledger.doubt();
+        }
+        taken
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.ledger.forget(&self.held.session);
+        let mut left = lock(&self.ledger.left);
+        if left.len() < MOST_WAITING {
+            left.push((self.held.clone(), Now::read().mono + LEASE));
+        }
+        drop(left);
+        self.ledger.wake.notify_one();
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(roster: &Arc<Roster>, registry: &Arc<Registry>, most: usize, on_limit: OnLimit) -> Arc<Self> {
+        Arc::new(Self {
+            book: roster.places(),
+            roster: Arc::clone(roster),
+            registry: Arc::clone(registry),
+            most,
+            on_limit,
+            standing: Mutex::default(),
+            left: Mutex::default(),
+            replaced: Mutex::default(),
+            doubted: Mutex::default(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Keeps the store's count true, for ever.
+    pub async fn keep(self: Arc<Self>) {
+        let mut every = interval(LOOK);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = every.tick() => self.renew().await,
+                () = self.wake.notified() => {}
+            }
+            // After the renewal, never beside it: what has ended must not come back.
+            self.give_back().await;
+            self.tell_replaced().await;
+        }
+    }
+
+    /// The store may have lost what it was told: it is told again when it answers.
+    pub(super) fn doubt(&self) {
+        *lock(&self.doubted) = Some(Now::read().mono);
+    }
+
+    /// A session of this node lost its place. Says whether it is one of this node.
+    pub(super) fn end(&self, session: &str) -> bool {
+        self.forget(session);
+        let found = SessionId::read(session).and_then(|id| self.registry.find(id));
+        found.is_some_and(|found| {
+            found.close(CloseReason::Replaced);
+            true
+        })
+    }
+
+    pub(super) async fn give_back(&self) {
+        loop {
+            let now = Now::read().mono;
+            let page: Vec<(Held, Instant)> = {
+                let mut left = lock(&self.left);
+                left.retain(|(_, end)| *end > now);
+                let count = left.len().min(PAGE);
+                left.drain(..count).collect()
+            };
+            if page.is_empty() {
+                return;
+            }
+            let held: Vec<Held> = page.iter().map(|(held, _)| held.clone()).collect();
+            if self.book.give_back(&held).await.is_err() {
+                let mut left = lock(&self.left);
+                let room = MOST_WAITING.saturating_sub(left.len());
+                left.extend(page.into_iter().take(room));
+                return;
+            }
+        }
+    }
+
+    fn sit(self: &Arc<Self>, user: UserHash, session: SessionId) -> Arc<Seat> {
+        let (now, session) = (Now::read(), session.to_string());
+        lock(&self.standing).insert(session.clone(), Standing { user, since: now.wall, renewed: now.mono });
+        Arc::new(Seat { ledger: Arc::clone(self), held: Held { user, since: now.wall, session } })
+    }
+
+    fn forget(&self, session: &str) {
+        lock(&self.standing).remove(session);
+    }
+
+    fn replace(&self, session: String) {
+        if self.end(&session) {
+            return;
+        }
+        let mut replaced = lock(&self.replaced);
+        if replaced.len() < MOST_WAITING {
+            replaced.push(session);
+        }
+        drop(replaced);
+        self.wake.notify_one();
+    }
+
+    async fn renew(&self) {
+        let (now, doubted) = (Now::read().mono, *lock(&self.doubted));
+        let is_due =
+            |one: &Standing| now.saturating_duration_since(one.renewed) >= RENEW || doubted.is_some_and(|doubted| one.renewed <= doubted);
+        let due: Vec<String> = lock(&self.standing).iter().filter(|(_, one)| is_due(one)).map(|(session, _)| session.clone()).collect();
+        for page in due.chunks(PAGE) {
+            let now = Now::read();
+            let held = |session: &String| {
+                // It may have ended since.
+                let standing = lock(&self.standing);
+                standing.get(session).map(|one| Held { user: one.user, since: one.since, session: session.clone() })
+            };
+            let held: Vec<Held> = page.iter().filter_map(held).collect();
+            if held.is_empty() {
+                continue;
+            }
+            if self.book.renew(&held, now.wall).await.is_err() {
+                self.doubt();
+                return;
+            }
+            let mut standing = lock(&self.standing);
+            for Held { session, .. } in held {
+                if let Some(one) = standing.get_mut(&session) {
+                    one.renewed = now.mono;
+                }
+            }
+        }
+    }
+
+    async fn tell_replaced(&self) {
+        loop {
+            let page: Vec<String> = {
+                let mut replaced = lock(&self.replaced);
+                let count = replaced.len().min(PAGE);
+                replaced.drain(..count).collect()
+            };
+            if page.is_empty() {
+                return;
+            }
+            let notices: Vec<String> =
+                page.iter().filter_map(|session| serde_json::to_string(&Notice::Replaced(session.clone())).ok()).collect();
+            if self.roster.notify(&notices).await.is_err() {
+                // Their own node puts them back meanwhile, and the next who comes replaces them again.
+                lock(&self.replaced).extend(page);
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Who is connected, on all nodes: asked when somebody wants to know.
+//!
+//! Nothing is written while nobody asks, and nothing can be out of date. A question goes to all nodes, each pushes a page of
+//! its rows, and whoever asked waits a moment and says who did not answer. Rows, bytes and questions at once are bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Fleet, Node, Notice};
+use crate::clock::{Now, UnixMillis};
+use crate::session::wanted::Wanted;
+use crate::store::redis::Fault;
+use crate::telemetry::request_id::HexId;
+
+/// Questions that are asked, or answered, at once.
+pub(super) const AT_ONCE: usize = 8;
+/// The others have so long to answer.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Whoever asked so long ago waits no more. Clocks may differ by a second.
+const OLD: Duration = Duration::from_secs(4);
+/// What one node answers, and what is read of all answers.
+const ANSWER_BYTES: usize = 1 << 20;
+const MOST_BYTES: usize = 8 << 20;
+/// Rows of one answer, whatever is asked for.
+const MOST_ROWS: usize = 10_000;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Question {
+    id: String,
+    /// The node that asks.
+    from: String,
+    at: u64,
+    #[serde(flatten)]
+    wanted: Wanted,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    node: String,
+    total: usize,
+    /// As its node writes them: another version may have more columns.
+    sessions: Vec<Value>,
+}
+
+/// What is known of all nodes' sessions.
+#[derive(Debug)]
+pub struct Gathered {
+    pub whole: Whole,
+    pub total: usize,
+    /// The longest lived first; each names its `node`.
+    pub sessions: Vec<Value>,
+    pub nodes: Vec<Asked>,
+}
+
+/// Is it everybody?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    Whole,
+    /// Some node did not answer.
+    Partial,
+    /// The store is away: this node speaks for itself alone.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Asked {
+    pub node: String,
+    pub id: String,
+    pub answered: bool,
+    /// How many it has, listed or not.
+    pub sessions: Option<usize>,
+}
+
+impl Whole {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Partial => "partial",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Fleet {
+    /// `None`: as many are asking already as may.
+    pub async fn sessions(&self, wanted: &Wanted) -> Option<Gathered> {
+        let _place = self.asking.try_acquire().ok()?;
+        let mut answers = vec![self.own(wanted, usize::MAX)];
+        let Some(mut nodes) = self.beat().await else {
+            return Some(gathered(Whole::Unknown, std::slice::from_ref(&self.node), answers, wanted.limit));
+        };
+        if !nodes.contains(&self.node) {
+            nodes.push(self.node.clone());
+        }
+        let whole = match self.ask(wanted, &nodes, &mut answers).await {
+            Ok(()) if answers.len() == nodes.len() => Whole::Whole,
+            Ok(()) => Whole::Partial,
+            Err(_) => Whole::Unknown,
+        };
+        Some(gathered(whole, &nodes, answers, wanted.limit))
+    }
+
+    async fn ask(&self, wanted: &Wanted, nodes: &[Node], answers: &mut Vec<Answer>) -> Result<(), Fault> {
+        if nodes.len() < 2 {
+            return Ok(());
+        }
+        let id = HexId::random().as_str().to_owned();
+        let mut line = Box::pin(self.roster.answers(&id)).await?;
+        let question = Question { id, from: self.node.id.clone(), at: Now::read().wall.0, wanted: wanted.clone() };
+        let notice = serde_json::to_string(&Notice::Question(question)).map_err(|_| Fault::Other)?;
+        self.roster.notify(&[notice]).await?;
+        let (deadline, mut bytes) = (Instant::now() + PATIENCE, 0);
+        while answers.len() < nodes.len() && bytes < MOST_BYTES {
+            let Ok(next) = timeout_at(deadline, line.next()).await else { break };
+            let Some(text) = next? else { continue };
+            bytes += text.len();
+            let Ok(answer) = serde_json::from_slice::<Answer>(&text) else { continue };
+            let is_asked = nodes.iter().any(|node| node.id == answer.node);
+            if is_asked && answers.iter().all(|other| other.node != answer.node) {
+                answers.push(answer);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn hear_question(self: &Arc<Self>, question: Question) {
+        let age = Now::read().wall.since(UnixMillis(question.at));
+        if question.from == self.node.id || age > OLD {
+            return;
+        }
+        // Whoever asks says which nodes did not answer.
+        let Ok(place) = Arc::clone(&self.answering).try_acquire_owned() else { return };
+        let fleet = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Ok(text) = serde_json::to_string(&fleet.own(&question.wanted, ANSWER_BYTES)) {
+                let _ = fleet.roster.answer(&question.id, &text).await;
+            }
+            drop(place);
+        });
+    }
+
+    fn own(&self, wanted: &Wanted, most_bytes: usize) -> Answer {
+        let (total, rows) = self.registry.snapshot(wanted.limit.min(MOST_ROWS), |handle| wanted.holds(handle));
+        let mut bytes = 0;
+        let rows = rows.iter().filter_map(|row| serde_json::to_value(row).ok());
+        let sessions = rows.take_while(|row| {
+            bytes += row.to_string().len();
+            bytes <= most_bytes
+        });
+        Answer { node: self.node.id.clone(), total, sessions: sessions.collect() }
+    }
+}
+
+fn gathered(whole: Whole, nodes: &[Node], answers: Vec<Answer>, limit: usize) -> Gathered {
+    let asked = |node: &Node| {
+        let total = answers.iter().find(|answer| answer.node == node.id).map(|answer| answer.total);
+        Asked { node: node.label(nodes), id: node.id.clone(), answered: total.is_some(), sessions: total }
+    };
+    let asked: Vec<Asked> = nodes.iter().map(asked).collect();
+    let total = answers.iter().map(|answer| answer.total).sum();
+    let mut sessions = Vec::new();
+    for answer in answers {
+        let label = asked.iter().find(|node| node.id == answer.node).map(|node| node.node.clone());
+        sessions.extend(answer.sessions.into_iter().filter_map(|mut row| {
+            row.as_object_mut()?.insert("node".to_owned(), label.clone().into());
+            Some(row)
+        }));
+    }
+    let since = |row: &Value| row.get("since").and_then(Value::as_str).unwrap_or_default().to_owned();
+    sessions.sort_by_cached_key(since);
+    sessions.truncate(limit);
+    Gathered { whole, total, sessions, nodes: asked }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn rows_of_all_nodes_are_one_list_with_the_oldest_first() {
+        let node = |id: &str| Node { id: id.to_owned(), name: format!("node-{id}") };
+        let answer = |node: &str, since: &[&str]| Answer {
+            node: node.to_owned(),
+            total: 5,
+            sessions: since.iter().map(|since| json!({ "since": since })).collect(),
+        };
+        let answers = vec![answer("a", &["2026-01-02", "2026-01-04"]), answer("b", &["2026-01-01", "2026-01-03"])];
+        let found = gathered(Whole::Partial, &[node("a"), node("b"), node("c")], answers, 3);
+        let rows: Vec<_> = found.sessions.iter().map(|row| (row["since"].as_str().unwrap(), row["node"].as_str().unwrap())).collect();
+        assert_eq!(rows, [("2026-01-01", "node-b"), ("2026-01-02", "node-a"), ("2026-01-03", "node-b")]);
+        assert_eq!(found.total, 10);
+        assert_eq!(
+            found.nodes.iter().map(|node| (node.answered, node.sessions)).collect::<Vec<_>>()[1..],
+            [(true, Some(5)), (false, None)]
+        );
+    }
+
+    #[test]
+    fn a_question_is_one_flat_object() {
+        let wanted = Wanted { limit: 7, user: Some("ada".into()), route: None };
+        let question = Question { id: "q".into(), from: "n".into(), at: 1, wanted };
+        let text = serde_json::to_string(&Notice::Question(question)).unwrap();
+        assert_eq!(text, r#"{"question":{"id":"q","from":"n","at":1,"limit":7,"user":"ada"}}"#);
+        assert!(matches!(serde_json::from_str(&text), Ok(Notice::Question(question)) if question.wanted.limit == 7));
+    }
+}

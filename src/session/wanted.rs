@@ -1,0 +1,23 @@
+//! Which sessions somebody asks for. Nodes ask each other in these words.
+
+use serde::{Deserialize, Serialize};
+
+use super::registry::SessionHandle;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// How many are listed at most.
+    pub limit: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// By its path in the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+}
+
+impl Wanted {
+    pub fn holds(&self, handle: &SessionHandle) -> bool {
+        let is_user = self.user.as_ref().is_none_or(|user| handle.user.as_deref() == Some(user));
+        is_user && self.route.as_ref().is_none_or(|route| *handle.route == **route)
+    }
+}

@@ -1,0 +1,148 @@
+//! Which nodes there are, and what they ask each other.
+//!
+//! Each node beats into one sorted set, and who has not beaten lately is not there. A question goes into a short stream that
+//! the nodes read beside the revocations (`bulletin.rs`); what they answer is pushed to a list that lives for seconds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{FromRedisValue, Value, cmd, pipe};
+use tokio::time::timeout;
+
+use super::bulletin::{NOTICE, notices_key};
+use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
+use super::fault::Fault;
+use super::lane::Lane;
+use super::places::PlaceBook;
+use super::{FLEET_LANE, ask, ask_all, millis};
+use crate::clock::UnixMillis;
+use crate::config::store::Redis;
+use crate::store::OpenError;
+use crate::telemetry::event::Event;
+
+/// A node that has not beaten for so long is not asked.
+const LATE: Duration = Duration::from_secs(10);
+/// One that has not for so long is forgotten.
+const GONE: Duration = Duration::from_secs(60);
+/// Nodes that are read.
+const MOST_NODES: usize = 1000;
+/// Notices are for those who listen now, or were cut off for a moment.
+const NOTICE_KEPT: Duration = Duration::from_secs(60);
+const MOST_NOTICES: usize = 10_000;
+const ANSWER_KEPT: Duration = Duration::from_secs(10);
+/// One wait for an answer, in whole seconds: older servers know no others.
+const WAIT_SECONDS: u64 = 2;
+
+#[derive(Debug)]
+pub struct Roster {
+    prefix: String,
+    lane: Arc<Lane>,
+    dialer: Dialer,
+}
+
+/// What the set says: nodes that have beaten lately, as they wrote themselves.
+#[derive(Debug)]
+pub struct Beats {
+    /// We were not in it. The first time it is so; later the store has lost its memory.
+    pub is_new: bool,
+    pub members: Vec<(String, UnixMillis)>,
+}
+
+/// A connection that waits for the answers to one question.
+#[derive(Debug)]
+pub struct Answers {
+    key: String,
+    connection: Connection,
+}
+
+impl Roster {
+    pub fn open(config: &Redis) -> Result<Self, OpenError> {
+        let ca =
+            config.ca_file.as_ref().map(|path| std::fs::read(path).map_err(|error| OpenError { path: path.clone(), error })).transpose()?;
+        let dialer = Arc::new(Dialer::new(config.clone(), ca.clone()));
+        let patience = Duration::from_secs(WAIT_SECONDS) + config.timeout;
+        Ok(Self {
+            prefix: config.prefix.clone(),
+            lane: Arc::new(Lane::new(FLEET_LANE, &dialer, config.timeout, config.max_in_flight)),
+            dialer: Dialer::new(Redis { timeout: patience, ..config.clone() }, ca),
+        })
+    }
+
+    /// Places of users, over the same connections.
+    pub fn places(&self) -> PlaceBook {
+        PlaceBook::new(&self.prefix, &self.lane)
+    }
+
+    /// Says that we are here, and hears who is.
+    pub async fn beat(&self, member: &str, now: UnixMillis) -> Result<Beats, Fault> {
+        let (key, late) = (self.key("nodes"), now.0.saturating_sub(millis(LATE)));
+        let mut pipeline = pipe();
+        pipeline.cmd("ZADD").arg(&key).arg(now.0).arg(member);
+        pipeline.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(now.0.saturating_sub(millis(GONE)));
+        pipeline.cmd("PEXPIRE").arg(&key).arg(millis(GONE));
+        pipeline.cmd("ZRANGEBYSCORE").arg(&key).arg(late).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(MOST_NODES);
+        let read = |answers: Vec<Value>| {
+            let [added, _, _, members] = <[Value; 4]>::try_from(answers).map_err(|_| Fault::Protocol)?;
+            let added = u64::from_redis_value(added).map_err(|_| Fault::Protocol)?;
+            let members = Vec::<(String, f64)>::from_redis_value(members).map_err(|_| Fault::Protocol)?;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds fit a double for ages")]
+            let members = members.into_iter().map(|(member, at)| (member, UnixMillis(at as u64))).collect();
+            Ok(Beats { is_new: added > 0, members })
+        };
+        self.lane.run("beat", |connection| ask_all(connection, pipeline), read).await
+    }
+
+    /// Says that we are gone.
+    pub async fn leave(&self, member: &str) -> Result<(), Fault> {
+        let command = cmd("ZREM").arg(self.key("nodes")).arg(member).clone();
+        self.lane.run("beat", |connection| ask::<()>(connection, command), Ok).await
+    }
+
+    /// Puts notices before all nodes. They are heard at once or not at all.
+    pub async fn notify(&self, notices: &[String]) -> Result<(), Fault> {
+        let key = notices_key(&self.prefix);
+        let mut pipeline = pipe();
+        for notice in notices {
+            pipeline.cmd("XADD").arg(&key).arg("MAXLEN").arg("~").arg(MOST_NOTICES).arg("*").arg(NOTICE).arg(notice);
+        }
+        pipeline.cmd("PEXPIRE").arg(&key).arg(millis(NOTICE_KEPT));
+        self.lane.run("notify", |connection| ask_all(connection, pipeline), |_| Ok(())).await
+    }
+
+    /// Answers another node's question.
+    pub async fn answer(&self, question: &str, text: &str) -> Result<(), Fault> {
+        let key = self.answers_key(question);
+        let mut pipeline = pipe();
+        pipeline.cmd("RPUSH").arg(&key).arg(text);
+        pipeline.cmd("PEXPIRE").arg(&key).arg(millis(ANSWER_KEPT));
+        self.lane.run("answer", |connection| ask_all(connection, pipeline), |_| Ok(())).await
+    }
+
+    /// Made before the question is asked: waiting blocks a connection, so it has one of its own.
+    pub async fn answers(&self, question: &str) -> Result<Answers, Fault> {
+        let made = match timeout(DIAL_TIMEOUT, self.dialer.dial()).await {
+            Ok(made) => made.map_err(|error| Fault::from(&error)),
+            Err(_) => Err(Fault::Timeout),
+        };
+        let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
+        Event::StoreDialled { region: self.dialer.region(), lane: FLEET_LANE, outcome }.emit();
+        Ok(Answers { key: self.answers_key(question), connection: made? })
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn answers_key(&self, question: &str) -> String {
+        format!("{}answers:{question}", self.prefix)
+    }
+}
+
+impl Answers {
+    /// The next one; `None`: there was none for a while.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+        let command = cmd("BLPOP").arg(&self.key).arg(WAIT_SECONDS).clone();
+        let popped = self.connection.command::<Option<(String, Vec<u8>)>>(&command).await;
+        popped.map(|popped| popped.map(|(_, answer)| answer)).map_err(|error| Fault::from(&error))
+    }
+}

@@ -105,6 +105,14 @@ impl Grant {
         }
     }
 
+    /// What the route requires at its path.
+    pub fn required(&self) -> Option<&Arc<Required>> {
+        match &self.holder {
+            Holder::Anyone => None,
+            Holder::Known { required, .. } => required.as_ref(),
+        }
+    }
+
     /// The verifier's word that it rests on, where that is asked for again while the session lives.
     pub fn vouched(&self) -> Option<&Arc<Vouched>> {
         match &self.holder {

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::auth::grant::Grant;
+use crate::auth::permission::Required;
 use crate::auth::principal::Principal;
 use crate::auth::verifier::Vouched;
 use crate::clock::UnixMillis;
@@ -20,6 +21,8 @@ pub struct Revalidation {
     vouched: Arc<Vouched>,
     /// Whatever the verifier says, the session does not outlive this moment without another credential.
     latest: Option<UnixMillis>,
+    /// What its user has to be permitted, now as then.
+    required: Option<Arc<Required>>,
     /// When the verifier last said that all is well.
     heard: Instant,
     step: Step,
@@ -30,7 +33,7 @@ pub struct Revalidation {
 pub enum Heard {
     /// The same user, until then.
     Good { expires_at: UnixMillis },
-    /// It is refused now, or is somebody else's.
+    /// It is refused now, is somebody else's, or no longer permits what the route requires.
     Revoked,
     /// Nobody answers; `too_long`: for longer than the session may go on.
     Away { too_long: bool },
@@ -46,7 +49,7 @@ impl Revalidation {
     pub fn of(grant: &Grant, now: Instant) -> Option<Self> {
         let vouched = Arc::clone(grant.vouched()?);
         let step = Step::waiting(&vouched, now);
-        Some(Self { vouched, latest: grant.latest(), heard: now, step })
+        Some(Self { vouched, latest: grant.latest(), required: grant.required().cloned(), heard: now, step })
     }
 
     pub fn verifier(&self) -> &str {
@@ -77,9 +80,13 @@ impl Revalidation {
         }
     }
 
+    fn permits(&self, principal: &Principal) -> bool {
+        self.required.as_ref().is_none_or(|required| required.check(&principal.permissions).is_ok())
+    }
+
     fn judge(&mut self, answer: Result<Arc<Principal>, Rejection>, user: Option<&str>, now: Instant) -> Heard {
         match answer {
-            Ok(principal) if Some(principal.subject.as_str()) == user => {
+            Ok(principal) if Some(principal.subject.as_str()) == user && self.permits(&principal) => {
                 self.heard = now;
                 let expires_at = self.latest.map_or(principal.expires_at, |latest| latest.min(principal.expires_at));
                 Heard::Good { expires_at }

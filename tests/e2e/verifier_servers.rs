@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::first_message::{auth, close_frame, json as json_of, text};
 use crate::support::client::{self, Answer};
 use crate::support::verifier_server::{Mood, VerifierServer};
-use crate::support::{Echo, Raw, Recorder, Script, Setup, Usher, token, upgrade_request};
+use crate::support::{Echo, Program, Raw, Recorder, Script, Setup, Usher, token, upgrade_request};
 
 const OPAQUE: &str = "opaque-canary-1234567890";
 const PAGE: &str = "https://app.example.com";
@@ -72,7 +72,7 @@ async fn an_opaque_token_opens_by_every_method_when_its_verifier_says_so() {
             (&claims["sub"], &claims["auth"]["method"], &claims["auth"]["issuer"]),
             (&json!("ada"), &json!(method), &json!("login"))
         );
-        assert_eq!((&claims["permissions"], &claims["tenant"]), (&json!(["chat:read", "chat:write"]), &json!("t1")), "{claims}");
+        assert_eq!((&claims["permissions"], &claims["claims"]["tenant"]), (&json!(["chat:read", "chat:write"]), &json!("t1")), "{claims}");
         let (head, body) = verifier.asked().pop().unwrap();
         let kind = if method == "session" { "session" } else { "token" };
         let told: Value = serde_json::from_str(&body).unwrap();
@@ -431,5 +431,52 @@ async fn a_reload_keeps_what_a_verifier_remembers_unless_it_is_another() {
         assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 101);
         assert_eq!(verifier.asked().len(), asked);
     }
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_openid_provider_is_asked_about_its_opaque_tokens_and_its_revocation_ends_the_socket() {
+    let provider = Program::node(&["tests/e2e/clients/oidc/provider.mjs"]).await;
+    let issuer = serde_json::from_str::<Value>(&provider.lines()[0]).unwrap()["issuer"].as_str().unwrap().to_owned();
+    let address = issuer.strip_prefix("http://").unwrap().parse().unwrap();
+    let post = async |path: &str, form: &str| {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Basic YWRhOmElMjBzZWNyZXQlMjBvZiUyMHRoZSUyMHRlc3Q=\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{form}",
+            form.len()
+        );
+        client::http(address, request.as_bytes()).await
+    };
+    let answer = post("/token", "grant_type=client_credentials&scope=chat%3Aread&resource=urn%3Aopaque").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let token = serde_json::from_str::<Value>(&answer.body).unwrap()["access_token"].as_str().unwrap().to_owned();
+    let echo = Echo::start().await;
+    let extra = format!(
+        "[[verifier]]\nname = \"oidc\"\nkind = \"introspection\"\nurl = \"{issuer}/token/introspection\"\nclient_id = \"ada\"\nclient_secret_file = \"client-secret\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\nuser_claim = \"client_id\"\nrevalidate = \"1s\"\ntimeout = \"10s\"\n"
+    );
+    let routes = route("/ws", &["header"], "verifier = \"oidc\"\nrequire = [\"chat:read\"]")
+        + &route("/write", &["header"], "verifier = \"oidc\"\nrequire = [\"chat:write\"]");
+    let usher = Setup::new(echo.url()).routes(&routes).extra(&extra).file("client-secret", "a secret of the test".to_owned()).start().await;
+    usher.keep_secret(&token);
+    usher.keep_secret("a secret of the test");
+    let mut socket = usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap();
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(text(&mut socket).await, "hello");
+    assert_eq!(bearer(&usher, "/write", &token).await.0, 403);
+    assert_eq!(bearer(&usher, "/ws", "made-up-token-0123456789").await.0, 401);
+    assert_eq!(post("/token/revocation", &format!("token={token}")).await.status, 200);
+    assert_eq!(close_frame(&mut socket).await, (1008, "Session revoked".to_owned()));
+    assert_eq!(bearer(&usher, "/ws", &token).await.0, 401);
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_when_its_user_may_no_longer_do_what_the_route_requires() {
+    let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
+    let routes = route("/ws", &["header"], "verifier = \"login\"\nrequire = [\"chat:read\"]");
+    let usher = Setup::new(echo.url()).routes(&routes).extra(&verifier.table("login", "http", "revalidate = \"1s\"")).start().await;
+    verifier.knows(OPAQUE, "ada");
+    let mut ada = usher.open("/ws", &[("authorization", &format!("Bearer {OPAQUE}"))]).await.unwrap();
+    verifier.answers(OPAQUE, 200, json!({ "sub": "ada", "exp": token::now() + 600, "permissions": ["chat:write"] }));
+    assert_eq!(close_frame(&mut ada).await, (1008, "Session revoked".to_owned()));
     usher.finish().await;
 }

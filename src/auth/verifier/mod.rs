@@ -7,6 +7,7 @@
 
 mod cache;
 mod claims;
+mod fault;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -27,11 +28,10 @@ use crate::breaker::Breaker;
 use crate::clock::Now;
 use crate::config::secret::Secret;
 use crate::config::{self, VerifierKind};
-use crate::fetch::FetchError;
 use crate::rejection::Rejection;
-use crate::store::redis;
 use crate::telemetry::event::Event;
 use cache::{Cache, Key};
+pub use fault::Fault;
 use source::Source;
 
 /// Every verifier of a configuration, by its name.
@@ -84,33 +84,6 @@ pub struct Vouched {
 enum Answer {
     Good(Arc<Principal>),
     No(InvalidToken),
-}
-
-/// Why there is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    #[error("too many questions are on their way")]
-    Busy,
-    #[error("it was away a moment ago")]
-    BreakerOpen,
-    #[error("no answer in time")]
-    Timeout,
-    #[error("it cannot be reached")]
-    Unreachable,
-    #[error("TLS failed")]
-    Tls,
-    #[error("it answered a status that is neither yes nor no")]
-    Status(u16),
-    #[error("it answered with a redirect")]
-    Redirect,
-    #[error("its answer is too large")]
-    TooLarge,
-    #[error("its answer cannot be read")]
-    Malformed,
-    #[error("Redis does not answer as it should")]
-    Store(redis::Fault),
-    #[error("the question was lost")]
-    Lost,
 }
 
 /// Answers that are believed, and questions on their way.
@@ -385,53 +358,6 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         Event::VerifierInFlight { verifier: self.0, change: -1.0 }.emit();
-    }
-}
-
-impl Fault {
-    /// The closed set of [`Fault::label`]s.
-    pub const LABELS: [&'static str; 11] =
-        ["busy", "breaker_open", "timeout", "unreachable", "tls", "status", "redirect", "too_large", "malformed", "store", "lost"];
-
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Busy => "busy",
-            Self::BreakerOpen => "breaker_open",
-            Self::Timeout => "timeout",
-            Self::Unreachable => "unreachable",
-            Self::Tls => "tls",
-            Self::Status(_) => "status",
-            Self::Redirect => "redirect",
-            Self::TooLarge => "too_large",
-            Self::Malformed => "malformed",
-            Self::Store(_) => "store",
-            Self::Lost => "lost",
-        }
-    }
-
-    /// Does it say that the verifier is away? Not what a client can bring about by what it shows.
-    fn counts_against_the_verifier(self) -> bool {
-        match self {
-            Self::Timeout | Self::Unreachable | Self::Tls => true,
-            Self::Status(status) => status >= 500 || status == 429,
-            // It has a breaker of its own.
-            Self::Store(_) => false,
-            Self::Busy | Self::BreakerOpen | Self::Redirect | Self::TooLarge | Self::Malformed | Self::Lost => false,
-        }
-    }
-}
-
-impl From<FetchError> for Fault {
-    fn from(error: FetchError) -> Self {
-        match error {
-            FetchError::Timeout(_) => Self::Timeout,
-            FetchError::Unreachable(_) => Self::Unreachable,
-            FetchError::Tls(_) => Self::Tls,
-            FetchError::Status(status) => Self::Status(status.as_u16()),
-            FetchError::Redirect(_) => Self::Redirect,
-            FetchError::TooLarge(_) => Self::TooLarge,
-            FetchError::Malformed(_) => Self::Malformed,
-        }
     }
 }
 

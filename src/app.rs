@@ -230,6 +230,7 @@ fn figures(edge: &Edge) -> Figures {
         tickets: store.held(),
         revocations: edge.revocations.len(),
         issuers: edge.authenticator.issuers().figures(Now::read().wall),
+        verifiers: edge.verifiers.figures(),
         nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
         store: StoreFigures {
             kind: store.kind(),

@@ -98,7 +98,7 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         inflated_bytes: client.inflates.then_some(edge.limits.inflated_bytes as u64),
     };
     let close_timeout = keepalive.close_timeout;
-    let revalidation = Revalidation::of(&grant, now.mono);
+    let revalidation = Revalidation::of(&grant, now);
     let renewal = renews.then(|| Renewal {
         authenticator: Arc::clone(&edge.authenticator),
         grant,

@@ -172,7 +172,7 @@ impl Relay {
         let Poll::Ready(told) = conversation.poll_verdict(cx, &mut self.state, &self.session) else { return false };
         if let Some(grant) = conversation.take_renewed() {
             // Another credential, perhaps of another kind.
-            self.revalidation = Revalidation::of(grant, Instant::now()).map(Box::new);
+            self.revalidation = Revalidation::of(grant, Now::read()).map(Box::new);
         }
         self.say(told);
         true
@@ -184,7 +184,7 @@ impl Relay {
         if !self.state.is_open() {
             return false;
         }
-        let Poll::Ready(heard) = revalidation.poll(cx, self.session.user.as_deref(), Instant::now()) else { return false };
+        let Poll::Ready(heard) = revalidation.poll(cx, self.session.user.as_deref(), self.session.expires_at()) else { return false };
         let now = Now::read();
         Event::Revalidated { session: self.session.facts(), verifier: revalidation.verifier(), heard: &heard }.emit();
         match heard {

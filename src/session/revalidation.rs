@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -13,8 +14,11 @@ use crate::auth::grant::Grant;
 use crate::auth::permission::Required;
 use crate::auth::principal::Principal;
 use crate::auth::verifier::Vouched;
-use crate::clock::UnixMillis;
+use crate::clock::{Now, UnixMillis};
 use crate::rejection::Rejection;
+
+/// No verifier is asked more often about one session, however near its end is.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Revalidation {
@@ -46,10 +50,10 @@ enum Step {
 
 impl Revalidation {
     /// `None`: the grant does not rest on a verifier's word, or is not asked about again.
-    pub fn of(grant: &Grant, now: Instant) -> Option<Self> {
+    pub fn of(grant: &Grant, now: Now) -> Option<Self> {
         let vouched = Arc::clone(grant.vouched()?);
-        let step = Step::waiting(&vouched, now);
-        Some(Self { vouched, latest: grant.latest(), required: grant.required().cloned(), heard: now, step })
+        let step = Step::waiting(&vouched, grant.expires_at(), now);
+        Some(Self { vouched, latest: grant.latest(), required: grant.required().cloned(), heard: now.mono, step })
     }
 
     pub fn verifier(&self) -> &str {
@@ -57,7 +61,7 @@ impl Revalidation {
     }
 
     /// Completes after each question, and is to be polled on.
-    pub fn poll(&mut self, cx: &mut Context<'_>, user: Option<&str>, now: Instant) -> Poll<Heard> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, user: Option<&str>, expires_at: Option<UnixMillis>) -> Poll<Heard> {
         loop {
             match &mut self.step {
                 Step::Waiting(sleep) => match sleep.as_mut().poll(cx) {
@@ -66,8 +70,10 @@ impl Revalidation {
                 },
                 Step::Asking(asking) => {
                     let Poll::Ready(answer) = asking.as_mut().poll(cx) else { return Poll::Pending };
-                    self.step = Step::waiting(&self.vouched, now);
-                    let heard = self.judge(answer, user, now);
+                    let now = Now::read();
+                    let heard = self.judge(answer, user, now.mono);
+                    let expires_at = if let Heard::Good { expires_at } = heard { Some(expires_at) } else { expires_at };
+                    self.step = Step::waiting(&self.vouched, expires_at, now);
                     // The sleep that has just been made has to know whom to wake.
                     if let Step::Waiting(sleep) = &mut self.step
                         && sleep.as_mut().poll(cx).is_ready()
@@ -101,8 +107,11 @@ impl Revalidation {
 }
 
 impl Step {
-    fn waiting(vouched: &Vouched, now: Instant) -> Self {
-        Self::Waiting(Box::pin(sleep_until(now + vouched.pause())))
+    /// In good time before the client would be asked for what the verifier may know.
+    fn waiting(vouched: &Vouched, expires_at: Option<UnixMillis>, now: Now) -> Self {
+        let in_good_time = expires_at.map_or(Duration::MAX, |end| end.since(now.wall).mul_f64(0.4));
+        let pause = vouched.pause().min(in_good_time.max(LEAST_PAUSE));
+        Self::Waiting(Box::pin(sleep_until(now.mono + pause)))
     }
 }
 

@@ -214,7 +214,9 @@ impl SessionState {
         let Some(before) = self.rules.expires.filter(|_| self.is_open()) else { return };
         if self.asking == Asking::Asked {
             if expires <= before {
-                return;
+                // It has to answer all the same, and perhaps sooner.
+                self.rules.expires = Some(expires);
+                return self.timers.hasten(Timer::Answer, expires);
             }
             // The client was asked for nothing: its answer, if one comes, is taken out of the stream all the same.
             let grace = self.rules.renewing.map_or(Duration::ZERO, |renewing| renewing.grace);

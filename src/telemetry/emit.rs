@@ -259,7 +259,7 @@ impl Event<'_> {
                 outcome_of_question(outlet, verifier, outcome, duration);
             }
             Event::VerifierRemembers { verifier, outcome } => {
-                outlet.count(|metrics| add(metrics.verifier_memory.with([verifier, outcome]), 1));
+                outlet.count(|metrics| add(metrics.verifier_cache.with([verifier, outcome]), 1));
             }
             Event::VerifierInFlight { verifier, change } => outlet.count(|metrics| {
                 if let Some(gauge) = metrics.verifier_in_flight.with([verifier]) {

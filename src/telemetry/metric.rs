@@ -88,7 +88,7 @@ table! {
     REAUTH: "usher_reauth_total", Kind::Counter, ["route", "outcome"], "Re-authentication in the stream: clients asked, grants renewed, credentials refused.";
     VERIFIER_QUESTIONS: "usher_verifier_questions_total", Kind::Counter, ["verifier", "outcome"], "Questions to a verifier: good, bad, or why there was no answer.";
     VERIFIER_DURATION: "usher_verifier_question_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["verifier"], "How long questions to a verifier took, the wait for a place and failed ones included.";
-    VERIFIER_MEMORY: "usher_verifier_memory_total", Kind::Counter, ["verifier", "outcome"], "Credentials looked for among remembered answers: good, bad, joined (being asked about) or miss.";
+    VERIFIER_CACHE: "usher_verifier_cache_total", Kind::Counter, ["verifier", "outcome"], "Credentials looked for among remembered answers: good or bad was remembered, joined waited for a question on its way, miss asked.";
     VERIFIER_IN_FLIGHT: "usher_verifier_in_flight", Kind::Gauge, ["verifier"], "Questions to a verifier on their way now.";
     VERIFIER_BREAKER: "usher_verifier_breaker_state", Kind::Gauge, ["verifier"], "0 while the verifier is asked, 2 while it is not, 1 while it is tried.";
     REVALIDATIONS: "usher_revalidations_total", Kind::Counter, ["verifier", "outcome"], "Times that a verifier was asked again about a live session: good, revoked, away or away_too_long.";
@@ -151,7 +151,7 @@ pub(super) struct Metrics {
     pub(super) reauth: Family<Counter>,
     pub(super) verifier_questions: Family<Counter>,
     pub(super) verifier_duration: Family<Histogram>,
-    pub(super) verifier_memory: Family<Counter>,
+    pub(super) verifier_cache: Family<Counter>,
     pub(super) verifier_in_flight: Family<Gauge>,
     pub(super) verifier_breaker: Family<Gauge>,
     pub(super) revalidations: Family<Counter>,
@@ -311,7 +311,7 @@ impl Metrics {
             reauth: family(&REAUTH, &[routes, &["asked", "renewed", "refused", "other_subject", "no_longer"]]).shown(),
             verifier_questions: family(&VERIFIER_QUESTIONS, &[verifiers, &verifier_outcomes]).shown(),
             verifier_duration: histograms(&VERIFIER_DURATION, &[verifiers]),
-            verifier_memory: family(&VERIFIER_MEMORY, &[verifiers, &["good", "bad", "joined", "miss"]]).shown(),
+            verifier_cache: family(&VERIFIER_CACHE, &[verifiers, &["good", "bad", "joined", "miss"]]).shown(),
             verifier_in_flight: Family::<Gauge>::new(recorder, &VERIFIER_IN_FLIGHT, &[verifiers]).shown(),
             verifier_breaker: Family::<Gauge>::new(recorder, &VERIFIER_BREAKER, &[verifiers]).shown(),
             revalidations: family(&REVALIDATIONS, &[verifiers, &["good", "revoked", "away", "away_too_long"]]).shown(),

@@ -1,11 +1,13 @@
 //! Opaque credentials, and the servers that are asked about them: good ones, slow ones, dead ones and liars.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -26,6 +28,7 @@ async fn bearer(usher: &Usher, path: &str, token: &str) -> (u16, String) {
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request(path, &format!("Authorization: Bearer {token}\r\n"))).await;
     let head = Answer::parse(raw.read_head().await.as_bytes());
+    assert_eq!(head.status == 503, head.header("retry-after").is_some(), "{}", head.head);
     if head.status == 101 {
         return (101, String::new());
     }
@@ -210,7 +213,7 @@ async fn a_verifier_that_hangs_holds_up_its_own_route_alone() {
         .collect();
     slow.asked_times(4).await;
     eventually(&usher, "usher_verifier_in_flight{verifier=\"slow\"} 4").await;
-    eventually(&usher, "usher_verifier_memory_total{verifier=\"slow\",outcome=\"miss\"} 10").await;
+    eventually(&usher, "usher_verifier_cache_total{verifier=\"slow\",outcome=\"miss\"} 10").await;
     // No room for more: refused at once, and what is asked about already costs no place.
     assert_eq!(bearer(&usher, "/slow", "one-too-many").await, (503, "VERIFIER_UNAVAILABLE".to_owned()));
     for number in 0..50 {
@@ -243,7 +246,7 @@ async fn a_hundred_clients_with_one_credential_are_one_question_and_a_refusal_is
             tokio::spawn(async move { bearer(&usher, "/ws", OPAQUE).await.0 })
         })
         .collect();
-    eventually(&usher, "usher_verifier_memory_total{verifier=\"login\",outcome=\"joined\"} 99").await;
+    eventually(&usher, "usher_verifier_cache_total{verifier=\"login\",outcome=\"joined\"} 99").await;
     verifier.is(Mood::Answers);
     for one in waiting {
         assert_eq!(one.await.unwrap(), 101);
@@ -478,5 +481,26 @@ async fn a_session_ends_when_its_user_may_no_longer_do_what_the_route_requires()
     let mut ada = usher.open("/ws", &[("authorization", &format!("Bearer {OPAQUE}"))]).await.unwrap();
     verifier.answers(OPAQUE, 200, json!({ "sub": "ada", "exp": token::now() + 600, "permissions": ["chat:write"] }));
     assert_eq!(close_frame(&mut ada).await, (1008, "Session revoked".to_owned()));
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_the_page_lets_its_user_in_and_nobody_else() {
+    let mut python = tokio::process::Command::new("python3")
+        .args(["examples/verifier/verify.py", "0"])
+        .env("USERS", json!({ OPAQUE: "ada" }).to_string())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut url = String::new();
+    BufReader::new(python.stdout.take().unwrap()).read_line(&mut url).await.unwrap();
+    let echo = Echo::start().await;
+    let extra = format!("[[verifier]]\nname = \"login\"\nkind = \"http\"\nurl = \"{}\"\ntimeout = \"10s\"\n", url.trim());
+    let usher = Setup::new(echo.url()).routes(&route("/ws", &["header"], "verifier = \"login\"")).extra(&extra).start().await;
+    for _ in 0..3 {
+        assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 101);
+        assert_eq!(bearer(&usher, "/ws", "nobody-knows-it").await.0, 401);
+    }
     usher.finish().await;
 }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::{digest, rand};
+use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -111,6 +112,16 @@ enum Memory {
     PassedOver,
 }
 
+/// How one verifier stands, for `/status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifierFigures {
+    pub name: String,
+    pub kind: &'static str,
+    pub breaker: &'static str,
+    /// Questions on their way, those that wait for a place included.
+    pub asking: usize,
+}
+
 impl Verifiers {
     /// Connects to nothing yet. What another configuration had and this one has unchanged goes on as it is.
     pub fn open(config: &config::Config, before: Option<&Self>) -> Result<Self, OpenError> {
@@ -126,6 +137,12 @@ impl Verifiers {
             by_name.insert(Arc::clone(&verifier.name), opened);
         }
         Ok(Self(by_name))
+    }
+
+    pub fn figures(&self) -> Vec<VerifierFigures> {
+        let mut figures: Vec<_> = self.0.values().map(|verifier| verifier.figures()).collect();
+        figures.sort_by(|one, other| one.name.cmp(&other.name));
+        figures
     }
 
     /// Who a credential belongs to, by the verifier of this name.
@@ -158,6 +175,15 @@ impl Verifier {
             breaker: Mutex::default(),
             config: Arc::clone(config),
         })
+    }
+
+    fn figures(&self) -> VerifierFigures {
+        let breaker = match &self.source {
+            Source::Redis(lookup) => lookup.state(),
+            Source::Http(_) | Source::Introspection(_) => lock(&self.breaker).state(),
+        };
+        let asking = lock(&self.desk).flights.len();
+        VerifierFigures { name: self.config.name.to_string(), kind: self.config.kind.name(), breaker: breaker.name(), asking }
     }
 
     async fn prove(self: &Arc<Self>, question: &Arc<Question>, memory: Memory) -> Result<Arc<Principal>, Rejection> {

@@ -8,6 +8,7 @@ use redis::{FromRedisValue, Value, pipe};
 use super::dial::Dialer;
 use super::lane::Lane;
 use super::{Fault, OpenError, SESSIONS_LANE, ask_all, authorities};
+use crate::breaker::BreakerState;
 use crate::config::store::Redis;
 
 #[derive(Debug)]
@@ -25,6 +26,10 @@ impl Lookup {
     pub fn open(config: &Redis) -> Result<Self, OpenError> {
         let dialer = Arc::new(Dialer::new(config.clone(), authorities(config)?));
         Ok(Self { lane: Lane::new(SESSIONS_LANE, &dialer, config.timeout, config.max_in_flight) })
+    }
+
+    pub fn state(&self) -> BreakerState {
+        self.lane.state()
     }
 
     pub async fn read(&self, key: &str) -> Result<Option<Found>, Fault> {

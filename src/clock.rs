@@ -90,6 +90,13 @@ impl UnixMillis {
     }
 }
 
+impl UnixMillis {
+    /// `Mon, 01 Mar 2027 00:00:00 GMT`, as headers of HTTP write it.
+    pub fn to_http_date(self) -> String {
+        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(self.as_secs().min(253_402_300_799)))
+    }
+}
+
 impl std::ops::Add<Duration> for UnixMillis {
     type Output = Self;
 

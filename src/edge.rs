@@ -26,6 +26,8 @@ use crate::http::route::Router;
 use crate::keyring::Keyring;
 use crate::listener::waiting_room::WaitingRoom;
 use crate::listener::{Ceiling, Door};
+use crate::migration::ledger::Ledger;
+use crate::migration::shadow::Shadows;
 use crate::session::registry::Registry;
 use crate::ticket::Tickets;
 use crate::tls::server;
@@ -53,6 +55,9 @@ pub struct Edge {
     /// `None`: users may have as many sessions as they like.
     pub places: Option<Arc<Places>>,
     pub drain: Arc<Drain>,
+    /// Who still uses what.
+    pub ledger: Arc<Ledger>,
+    pub shadows: Arc<Shadows>,
     signed_context: SignedContext,
 }
 
@@ -112,6 +117,8 @@ impl Edge {
             waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
             places: config.limits.sessions_per_user.map(|most| Arc::new(Places::new(most, config.limits.on_limit, ledger.as_ref()))),
             drain: Arc::default(),
+            ledger: Arc::default(),
+            shadows: Shadows::new(config.limits.shadow_checks),
             signed_context: SignedContext::new(&config.context, keyring),
             config,
         })
@@ -146,6 +153,8 @@ impl Edge {
             waiting_room: Arc::clone(&self.waiting_room),
             places: self.places.clone(),
             drain: Arc::clone(&self.drain),
+            ledger: Arc::clone(&self.ledger),
+            shadows: Arc::clone(&self.shadows),
             signed_context: SignedContext::new(&config.context, keyring),
             config,
         })
@@ -154,6 +163,7 @@ impl Edge {
     /// What is counted over all configurations has the limits of this one from now on.
     pub fn take_over(&self) {
         self.ceiling.set_limit(self.limits.connections);
+        self.shadows.set_most(self.limits.shadow_checks);
         self.waiting_room.set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
     }
 

@@ -40,6 +40,7 @@ pub mod keyring;
 pub mod limits;
 pub mod listener;
 pub mod memory;
+pub mod migration;
 pub mod rejection;
 pub mod reload;
 pub mod session;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::auth::certificate::InvalidCertificate;
+use crate::auth::credential::Method;
 use crate::auth::first_message::FirstMessageFault;
 use crate::auth::jwt::InvalidToken;
 use crate::auth::permission::MissingPermission;
@@ -53,6 +54,8 @@ pub enum Rejection {
     MethodNotAllowed {
         allow: &'static str,
     },
+    /// The credential was good, and its client is to come by this method instead.
+    LegacyMethod(Method),
     /// More was asked for than the credential gives.
     PermissionDenied,
     /// The credential is good, and does not give what the route requires.
@@ -130,6 +133,7 @@ impl Rejection {
             Self::TicketBinding("the ticket was made for another route, page or address"),
             Self::InvalidRequest("the body is not what this endpoint takes"),
             Self::MethodNotAllowed { allow: "POST, OPTIONS" },
+            Self::LegacyMethod(Method::Ticket),
             Self::PermissionDenied,
             Self::MissingPermission(Box::new(MissingPermission { name: "chat:read".to_owned(), scope: None })),
             Self::RateLimited { retry_after: Duration::from_secs(1) },
@@ -189,6 +193,7 @@ impl Rejection {
             Self::TicketBinding(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "ticket_binding", Client, true),
             Self::InvalidRequest(_) => row(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "invalid_request", Client, false),
             Self::MethodNotAllowed { .. } => row(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "method_not_allowed", Client, false),
+            Self::LegacyMethod(_) => row(StatusCode::FORBIDDEN, "LEGACY_METHOD", "legacy_method", Client, true),
             Self::PermissionDenied => row(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "permission_denied", Client, false),
             Self::MissingPermission(_) => row(StatusCode::FORBIDDEN, "MISSING_PERMISSION", "missing_permission", Client, false),
             Self::RateLimited { .. } => row(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "rate_limited", Client, true),
@@ -225,6 +230,7 @@ impl Rejection {
             Self::Revoked(_) => "the credential is revoked".to_owned(),
             Self::FirstMessage(fault) => fault.to_string(),
             Self::MethodNotAllowed { allow } => format!("this endpoint answers {allow}"),
+            Self::LegacyMethod(instead) => format!("this client is to log in by {} now", instead.name()),
             Self::PermissionDenied => "the credential does not give this permission".to_owned(),
             Self::MissingPermission(missing) => format!("the credential does not give the permission `{}`", missing.name),
             Self::RateLimited { .. } => "too many requests".to_owned(),

@@ -14,6 +14,7 @@ use crate::auth::remote_keys::IssuerFigures;
 use crate::auth::verifier::VerifierFigures;
 use crate::clock::Now;
 use crate::fleet::{Gathered, Whole};
+use crate::migration::ledger::LegacyUse;
 use crate::session::wanted::Wanted;
 
 /// What is counted outside of the registry.
@@ -30,6 +31,8 @@ pub struct Figures {
     /// Those that publish their keys.
     pub issuers: Vec<IssuerFigures>,
     pub verifiers: Vec<VerifierFigures>,
+    /// Who still uses methods that are to go.
+    pub legacy: Vec<LegacyUse>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -48,7 +51,7 @@ const SESSIONS_LISTED: usize = 1000;
 impl Admin {
     pub(super) async fn sessions(&self, query: &str) -> Response<Full<Bytes>> {
         let Some((wanted, is_fleet)) = read(query) else {
-            let message = "the parameters are `limit`, a number, `user`, `route` and `fleet`, true or false, each at most once";
+            let message = "the parameters are `limit`, a number, `user`, `route`, `method` and `fleet`, true or false, each at most once";
             return answer_error(StatusCode::BAD_REQUEST, "BAD_REQUEST", message);
         };
         match &self.revoking.fleet {
@@ -76,7 +79,7 @@ impl Admin {
         let started = self.telemetry.started();
         let uptime = Now::read().mono.saturating_duration_since(started.mono);
         let stage = self.readiness.stage();
-        let Figures { connections, unauthenticated, tickets, revocations, nodes, store, issuers, verifiers } = (self.figures)();
+        let Figures { connections, unauthenticated, tickets, revocations, nodes, store, issuers, verifiers, legacy } = (self.figures)();
         answer_json(
             StatusCode::OK,
             &json!({
@@ -96,6 +99,7 @@ impl Admin {
                 "store": store,
                 "issuers": issuers,
                 "verifiers": verifiers,
+                "legacy": legacy,
                 "listeners": self.summary.listeners,
                 "routes": self.summary.routes,
                 "upstreams": self.summary.upstreams,
@@ -116,7 +120,7 @@ fn of_all_nodes(gathered: &Gathered) -> Value {
 
 /// What is asked for, and whether all nodes are asked.
 fn read(query: &str) -> Option<(Wanted, bool)> {
-    let (mut limit, mut user, mut route, mut fleet) = (None, None, None, None);
+    let (mut limit, mut user, mut route, mut method, mut fleet) = (None, None, None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=')?;
         let value = decoded(value)?;
@@ -124,6 +128,7 @@ fn read(query: &str) -> Option<(Wanted, bool)> {
             "limit" => limit.replace(value.parse().ok()?).is_some(),
             "user" => user.replace(value).is_some(),
             "route" => route.replace(value).is_some(),
+            "method" => method.replace(value).is_some(),
             "fleet" => fleet.replace(value.parse().ok()?).is_some(),
             _ => return None,
         };
@@ -131,7 +136,7 @@ fn read(query: &str) -> Option<(Wanted, bool)> {
             return None;
         }
     }
-    Some((Wanted { limit: limit.unwrap_or(SESSIONS_LISTED), user, route }, fleet.unwrap_or(false)))
+    Some((Wanted { limit: limit.unwrap_or(SESSIONS_LISTED), user, route, method }, fleet.unwrap_or(false)))
 }
 
 #[cfg(test)]
@@ -140,9 +145,9 @@ mod tests {
 
     #[test]
     fn a_query_is_read_as_a_form_and_refused_where_it_is_not_clear() {
-        let (wanted, is_fleet) = read("user=a%26b+c%2F%C3%A9&route=%2Fws&limit=7&fleet=true").unwrap();
+        let (wanted, is_fleet) = read("user=a%26b+c%2F%C3%A9&route=%2Fws&method=header&limit=7&fleet=true").unwrap();
         assert!(is_fleet && !read("fleet=false").unwrap().1);
-        assert_eq!(wanted, Wanted { limit: 7, user: Some("a&b c/é".into()), route: Some("/ws".into()) });
+        assert_eq!(wanted, Wanted { limit: 7, user: Some("a&b c/é".into()), route: Some("/ws".into()), method: Some("header".into()) });
         assert_eq!(read("").unwrap().0.limit, SESSIONS_LISTED);
         for query in ["limit=many", "limit", "user=a&user=b", "users=a", "user=%f", "user=%ff", "fleet=yes", "fleet"] {
             assert_eq!(read(query), None, "{query}");

@@ -28,24 +28,30 @@ const KUBERNETES: &str = "k8s.io.";
 pub fn take_credential(route: &config::Route, parts: &mut Parts) -> Result<Option<Credential>, Rejection> {
     let mut chosen = None;
     for method in &route.auth {
-        let proof = match method {
-            Method::Ticket => take_parameter(&mut parts.uri, &route.ticket_parameter)?.map(Proof::Ticket),
-            Method::Header => take_bearer(&mut parts.headers)?.map(Proof::Token),
-            Method::Subprotocol => take_subprotocol(&mut parts.headers)?.map(Proof::Token),
-            Method::Query => match take_parameter(&mut parts.uri, &route.token_parameter)? {
-                Some(written) => Some(Proof::Token(parameter_value(&written)?)),
-                None => None,
-            },
-            Method::Cookie => take_cookie(&mut parts.headers, &route.token_cookie)?.map(Proof::Token),
-            Method::Session => take_cookie(&mut parts.headers, &route.session_cookie)?.map(Proof::Session),
-            Method::Bypass => take_bypass(&mut parts.headers, &route.bypass_header)?.map(Proof::Bypass),
-            Method::Mtls => parts.extensions.get::<ClientCertificate>().cloned().map(Proof::Certificate),
-            // It comes after the 101.
-            Method::Message => None,
-        };
-        chosen = chosen.or(proof.map(|proof| Credential { method: *method, proof }));
+        let found = take(*method, route, parts)?;
+        chosen = chosen.or(found);
     }
     Ok(chosen)
+}
+
+/// Takes one method's credential out of the request.
+pub fn take(method: Method, route: &config::Route, parts: &mut Parts) -> Result<Option<Credential>, Rejection> {
+    let proof = match method {
+        Method::Ticket => take_parameter(&mut parts.uri, &route.ticket_parameter)?.map(Proof::Ticket),
+        Method::Header => take_bearer(&mut parts.headers)?.map(Proof::Token),
+        Method::Subprotocol => take_subprotocol(&mut parts.headers)?.map(Proof::Token),
+        Method::Query => match take_parameter(&mut parts.uri, &route.token_parameter)? {
+            Some(written) => Some(Proof::Token(parameter_value(&written)?)),
+            None => None,
+        },
+        Method::Cookie => take_cookie(&mut parts.headers, &route.token_cookie)?.map(Proof::Token),
+        Method::Session => take_cookie(&mut parts.headers, &route.session_cookie)?.map(Proof::Session),
+        Method::Bypass => take_bypass(&mut parts.headers, &route.bypass_header)?.map(Proof::Bypass),
+        Method::Mtls => parts.extensions.get::<ClientCertificate>().cloned().map(Proof::Certificate),
+        // It comes after the 101.
+        Method::Message => None,
+    };
+    Ok(proof.map(|proof| Credential { method, proof }))
 }
 
 /// The token of the one `Authorization: Bearer` header. RFC 9110, section 11.1: the scheme is case-insensitive.

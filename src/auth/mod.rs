@@ -102,6 +102,25 @@ impl Authenticator {
         timeout_at(deadline, asking).await.map_err(|_| late)?
     }
 
+    /// Who would be let in by this credential, and why nobody would: for looks that have no consequence.
+    pub async fn judge_by(
+        &self,
+        deadline: Instant,
+        matched: &RouteMatch,
+        credential: Credential,
+        presented: Presented<'_>,
+        now: Now,
+    ) -> Result<Principal, Rejection> {
+        let asking = async {
+            if matched.route.auth.is_empty() {
+                return Ok(self.prove(&matched.route, credential, presented, now).await?.principal);
+            }
+            let grant = self.authenticate(matched, Some(credential), presented, now).await?;
+            grant.principal().cloned().ok_or(Rejection::Internal)
+        };
+        timeout_at(deadline, asking).await.map_err(|_| Rejection::StoreUnavailable)?
+    }
+
     /// The only way to a grant.
     async fn authenticate(
         &self,

@@ -17,6 +17,9 @@ pub struct Arguments {
     /// Sessions of this route only, by its path in the configuration
     #[arg(long, value_name = "PATH")]
     route: Option<String>,
+    /// Sessions that began by this method only: ticket, message, header, ...
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
     /// Sessions of all nodes that share the store
     #[arg(long)]
     all: bool,
@@ -43,7 +46,7 @@ const COLUMNS: [(&str, &str); 8] = [
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut target = format!("/sessions?limit={}", arguments.limit);
-    for (name, value) in [("user", &arguments.user), ("route", &arguments.route)] {
+    for (name, value) in [("user", &arguments.user), ("route", &arguments.route), ("method", &arguments.method)] {
         if let Some(value) = value {
             let _ = write!(target, "&{name}={}", encoded(value));
         }
@@ -106,7 +109,7 @@ fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// A user's name comes from a token: what would steer the terminal is written out.
-fn shown(value: Option<&Value>) -> String {
+pub(super) fn shown(value: Option<&Value>) -> String {
     let text = value.and_then(Value::as_str).unwrap_or("-");
     let steers = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().fold(String::new(), |mut shown, c| {

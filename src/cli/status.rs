@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::admin_client;
 use super::exit::Exit;
+use super::sessions::shown;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -67,6 +68,12 @@ fn page(status: &Value) -> String {
     for (region, breaker) in of("regions").and_then(Value::as_object).into_iter().flatten() {
         line("", &format!("region {region}, breaker {}", plain(Some(breaker))));
     }
+    for legacy in status.get("legacy").and_then(Value::as_array).into_iter().flatten() {
+        let of = |key| plain(legacy.get(key));
+        line("legacy", &format!("{} uses of {} on {}, last {}", of("uses"), of("method"), of("route"), of("last_used")));
+        let users = legacy.get("recent_users").and_then(Value::as_array).into_iter().flatten();
+        line("", &format!("by {}", users.map(|user| shown(Some(user))).collect::<Vec<_>>().join(", ")));
+    }
     for issuer in status.get("issuers").and_then(Value::as_array).into_iter().flatten() {
         let of = |key| plain(issuer.get(key));
         let fault = issuer.get("fault").and_then(Value::as_str).map(|fault| format!(", last fetch: {fault}")).unwrap_or_default();
@@ -98,6 +105,7 @@ mod tests {
         let by = json!([{ "route": "/ws", "method": "ticket", "sessions": 2 }, { "route": "/open", "method": null, "sessions": 1 }]);
         let page = page(&json!({ "sessions": 3, "sessions_by": by, "tickets": null,
             "store": { "kind": "redis", "breaker": "open", "regions": { "eu": "closed" } },
+            "legacy": [{ "route": "/ws", "method": "header", "uses": 7, "last_used": "2026-11-21T10:00:00.000Z", "recent_users": ["ada", "b\u{7}"] }],
             "issuers": [{ "name": "main", "state": "stale", "keys": 2, "age_seconds": 700, "fault": "timeout" }],
             "verifiers": [{ "name": "login", "kind": "http", "breaker": "open", "asking": 2 }] }));
         for wanted in [
@@ -106,6 +114,7 @@ mod tests {
             "  1 by - on /open\n",
             "tickets          -\n",
             "redis, breaker open\n",
+            "legacy           7 uses of header on /ws, last 2026-11-21T10:00:00.000Z\n                 by ada, b\\u{7}\n",
             "  region eu, breaker closed\n",
             "verifier         login, http, breaker open, 2 questions on their way\n",
             "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",

@@ -50,6 +50,8 @@ pub struct File {
     pub revocation: Option<RevocationTable>,
     /// A test identity from a header, for end-to-end tests; counts only with `usher run --allow-bypass`.
     pub bypass: Option<BypassTable>,
+    /// Where clients ask which method they are to use.
+    pub migration: Option<MigrationTable>,
     /// Stopping.
     pub drain: Option<DrainTable>,
     /// The address for metrics, health and steering; off unless written.
@@ -268,6 +270,18 @@ pub struct RouteTable {
     pub reject_mode: Option<String>,
     /// Close codes: rfc (1008) or http (4401, 4403, 4408).
     pub close_codes: Option<String>,
+    /// Methods of this route that are to go: they work, and clients and operators are told.
+    pub legacy: Option<Vec<Method>>,
+    /// The day since which the legacy methods are not to be used.
+    pub deprecated: Option<String>,
+    /// The day on which they are to be gone.
+    pub sunset: Option<String>,
+    /// A page about the change, for the answers to legacy clients.
+    pub migration_link: Option<String>,
+    /// Methods that are looked at and counted, and nothing else.
+    pub shadow: Option<Vec<Method>>,
+    /// Which share of the clients is to use a new method.
+    pub rollout: Option<RolloutTable>,
     /// As the table first_message, for this route.
     pub first_message: Option<FirstMessageTable>,
     /// As the table reauth, for this route.
@@ -508,6 +522,30 @@ pub struct LimitsTable {
     pub messages_per_second: Option<usize>,
     /// The largest message that is inflated for an upstream that takes no compression.
     pub inflated_bytes: Option<String>,
+    /// Looks at shadow methods at once.
+    pub shadow_checks: Option<usize>,
+}
+
+/// Moving clients from old methods to new ones.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutTable {
+    /// Percent of the clients that are to authenticate with their first message.
+    pub message: Option<u8>,
+    /// Percent of the clients that are to use a ticket.
+    pub ticket: Option<u8>,
+    /// What decides who is in a share: user or address.
+    pub sticky: Option<String>,
+    /// Refuse the legacy methods to clients in a share.
+    pub enforce: Option<bool>,
+}
+
+/// Where clients ask which method they are to use.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationTable {
+    /// The path of the question.
+    pub config_path: Option<String>,
 }
 
 /// What is refused before its time.

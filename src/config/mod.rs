@@ -8,6 +8,7 @@ pub mod bypass;
 pub mod check;
 pub mod diagnostic;
 pub mod file;
+pub mod migration;
 pub mod reader;
 pub mod resolve;
 pub mod secret;
@@ -35,6 +36,7 @@ use crate::auth::permission::RequiredPermission;
 use crate::fetch::Place;
 use crate::http::route::{HostPattern, PathPattern};
 pub use bypass::Bypass;
+pub use migration::{Migration, Rollout, Sticky};
 use secret::Secret;
 pub use session::{CloseCodes, FirstMessage, Forward, OnLimit, Preset, Reauth, ReauthMode, RejectMode};
 pub use store::Store;
@@ -67,6 +69,8 @@ pub struct Config {
     pub revocation: Revocation,
     pub bypass: Bypass,
     pub drain: Drain,
+    /// Where clients ask which way in they are to use.
+    pub config_path: String,
     pub admin: Option<Admin>,
     pub log: Log,
     pub audit: Option<PathBuf>,
@@ -222,6 +226,7 @@ pub struct Route {
     pub subprotocols: Vec<String>,
     /// What a grant must give. Empty on a public route.
     pub require: Vec<RequiredPermission>,
+    pub migration: Migration,
 }
 
 #[derive(Debug)]
@@ -340,6 +345,8 @@ pub struct Limits {
     pub messages_per_second: Option<usize>,
     /// The largest message that is inflated for an upstream that takes no compression.
     pub inflated_bytes: usize,
+    /// Looks at shadow methods at once.
+    pub shadow_checks: usize,
 }
 
 #[derive(Debug)]
@@ -375,6 +382,13 @@ pub enum LogFormat {
     Auto,
     Json,
     Text,
+}
+
+impl Route {
+    /// Is it one of its methods, if only in the shadow?
+    pub fn looks_at(&self, method: Method) -> bool {
+        self.auth.contains(&method) || self.migration.shadow.contains(&method)
+    }
 }
 
 impl Config {

@@ -261,9 +261,7 @@ impl<'r, 't> Section<'r, 't> {
                 continue;
             }
             let place = if self.title.is_empty() { "at the top level".to_owned() } else { format!("in {}", self.title) };
-            if matches!(key, "legacy" | "rollout" | "shadow") {
-                self.reader.error(&name.span(), format!("`{key}` is not available in this version"), "remove it");
-            } else if matches!(key, "secret" | "token" | "password") {
+            if matches!(key, "secret" | "token" | "password") {
                 let help = format!("a secret is never written in the file: use `{key}_env` or `{key}_file`");
                 self.reader.error(&name.span(), format!("unknown key `{key}` {place}"), help);
             } else {

@@ -100,6 +100,7 @@ fn what_would_be_unsafe_is_refused() {
         ("[[route]]", "[[route]]\nverifier = \"lgoin\"", "login", "did you mean `login`?"),
         ("[[route]]", "[[route]]\nverifier_for = \"opaque\"", "login", "needs `verifier`"),
         ("\"ticket\",", "\"session\",", "login", "`session` needs a verifier"),
+        ("[[route]]", "[[route]]\nshadow = [\"session\"]", "login", "in the shadow too"),
         ("[\"ticket\",", "[\"session\",", "main", "an issuer is named `main` already"),
         (
             "auth = [\"ticket\", \"message\", \"header\"]",

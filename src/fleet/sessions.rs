@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_question_is_one_flat_object() {
-        let wanted = Wanted { limit: 7, user: Some("ada".into()), route: None };
+        let wanted = Wanted { limit: 7, user: Some("ada".into()), route: None, method: None };
         let question = Question { id: "q".into(), from: "n".into(), at: 1, wanted };
         let text = serde_json::to_string(&Notice::Question(question)).unwrap();
         assert_eq!(text, r#"{"question":{"id":"q","from":"n","at":1,"limit":7,"user":"ada"}}"#);

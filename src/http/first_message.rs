@@ -26,6 +26,8 @@ use crate::auth::first_message::{Accepted, AuthMessage, Dialect, FirstMessageFau
 use crate::auth::grant::Grant;
 use crate::clock::Now;
 use crate::config::Route;
+use crate::migration;
+use crate::migration::shadow::Actual;
 use crate::rejection::{Rejection, Side};
 use crate::stream::{Stream, read_behind};
 use crate::telemetry::event::Event;
@@ -103,6 +105,7 @@ async fn enter(
     Event::FirstMessage { route: &route.name, waited: switched_at.elapsed() }.emit();
     attempted.method = Some(Method::Message);
 
+    request.cast_shadow(worker, attempted, Actual::Open);
     offer(&mut request.parts.headers, &switch, door.deflate);
     let by_ticket = matches!(proof, Proof::Ticket(_));
     let credential = Credential::message(proof);
@@ -131,6 +134,9 @@ async fn enter(
         Ok(grant) => grant,
         Err(rejection) => return Err((rejection, id)),
     };
+    if let Err(rejection) = migration::admit(&grant, request.address, &worker.edge.ledger, Now::read().wall) {
+        return Err((rejection, id));
+    }
     let reached = tokio::select! {
         biased;
         reached = reach(&grant, request, worker, Now::read()) => reached.map_err(|refusal| refusal.rejection),

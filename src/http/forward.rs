@@ -19,6 +19,7 @@ use super::upgrade::{authority_of, origin_of};
 use crate::app::Worker;
 use crate::auth::{self, Presented, credential};
 use crate::clock::Now;
+use crate::migration;
 use crate::rejection::Rejection;
 use crate::telemetry::event::{Attempt, Event};
 use crate::telemetry::request_id::RequestId;
@@ -53,6 +54,10 @@ pub async fn answer(request: Request<Incoming>, client: &Client, worker: &Worker
     if worker.edge.tickets.owns(&path) {
         let asked = Asked { peer: address, request_id: request_id.as_str(), host: &authority, secure: client.is_secure() };
         return Box::pin(ticket(parts, body, asked, worker, started)).await.map(|body| AnswerBody::Whole(Full::new(body)));
+    }
+    if path == worker.edge.config.config_path {
+        let asked = Asked { peer: address, request_id: request_id.as_str(), host: &authority, secure: client.is_secure() };
+        return migration::endpoint::answer(&worker.edge, parts, asked, started).await.map(|body| AnswerBody::Whole(Full::new(body)));
     }
     if path == worker.edge.config.context.jwks_path && matches!(parts.method, Method::GET | Method::HEAD) {
         return jwks(worker).map(|body| AnswerBody::Whole(Full::new(body)));

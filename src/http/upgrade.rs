@@ -27,6 +27,8 @@ use crate::auth::grant::Grant;
 use crate::auth::{self, Presented, credential};
 use crate::clock::Now;
 use crate::config::{RejectMode, Route};
+use crate::migration;
+use crate::migration::shadow::{Actual, Scene, Shadow};
 use crate::rejection::Rejection;
 use crate::stream::Stream;
 use crate::telemetry::event::{Attempt, Event};
@@ -60,6 +62,7 @@ pub(super) struct Request {
     pub(super) is_secure: bool,
     pub(super) started: Now,
     pub(super) request_id: RequestId,
+    pub(super) shadow: Shadow,
 }
 
 pub async fn run(mut guard: Guard, head: RequestHead, mut client: Client, worker: Worker) {
@@ -86,6 +89,7 @@ pub async fn run(mut guard: Guard, head: RequestHead, mut client: Client, worker
             if grant.is_renewed_by_message() {
                 deflate::make_readable(&mut reached.headers);
             }
+            grant.route().migration.mark(grant.method(), &mut reached.headers);
             if let Some(switch) = &attempted.switch {
                 switch.choose_marker(&mut reached.headers);
             }
@@ -135,8 +139,10 @@ fn admit(
     let credential = auth::take_credential(&route, &mut parts)?;
     attempted.method = credential.as_ref().map(|credential| credential.method);
     auth::check_page(&route, credential.as_ref(), attempted.origin.as_deref(), false)?;
+    let shadow = Shadow::look(&route, &mut parts);
     let request = Request {
         parts,
+        shadow,
         host: head.host,
         matched,
         address: attempted.address,
@@ -160,7 +166,10 @@ async fn open(
     let request_id = request.request_id;
     let presented = Presented { request_id: request_id.as_str(), origin: attempted.origin.as_deref(), peer: request.address };
     let authenticator = &worker.edge.authenticator;
-    let grant = authenticator.authenticate_by(client.deadline, &request.matched, credential, presented, request.started).await?;
+    let outcome = authenticator.authenticate_by(client.deadline, &request.matched, credential, presented, request.started).await;
+    request.cast_shadow(worker, attempted, Actual::of(&outcome));
+    let grant = outcome?;
+    migration::admit(&grant, request.address, &worker.edge.ledger, request.started.wall)?;
     client.waiting = None;
     if grant.is_renewed_by_message() {
         deflate::keep_readable_offers(&mut request.parts.headers);
@@ -177,6 +186,27 @@ async fn open(
         }
     };
     Ok((grant, reached))
+}
+
+impl Request {
+    /// What the shadow methods would have said, beside what was said.
+    pub(super) fn cast_shadow(&mut self, worker: &Worker, attempted: &Attempted, actual: Actual) {
+        let shadow = std::mem::take(&mut self.shadow);
+        if shadow.is_empty() {
+            return;
+        }
+        let edge = &worker.edge;
+        let scene = Scene {
+            authenticator: Arc::clone(&edge.authenticator),
+            matched: self.matched.clone(),
+            request_id: self.request_id,
+            origin: attempted.origin.clone(),
+            peer: self.address,
+            actual,
+            deadline: Now::read().mono + edge.limits.handshake_timeout,
+        };
+        edge.shadows.judge(shadow, scene);
+    }
 }
 
 /// A ticket was redeemed for a client that has left.
@@ -212,7 +242,10 @@ impl Attempted {
             wire.extend(frame::close(code, &format!("{reason} ({request_id})"), Sender::Upstream));
             return write_and_linger(stream, &wire).await;
         }
-        let answer = refusal.answer.unwrap_or_else(|| response::problem(&refusal.rejection, request_id));
+        let mut answer = refusal.answer.unwrap_or_else(|| response::problem(&refusal.rejection, request_id));
+        if let Some(route) = &self.route {
+            route.migration.mark(self.method, answer.headers_mut());
+        }
         answer_and_close(stream, &answer).await;
     }
 }

@@ -13,11 +13,15 @@ pub struct Wanted {
     /// By its path in the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// By its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
 }
 
 impl Wanted {
     pub fn holds(&self, handle: &SessionHandle) -> bool {
         let is_user = self.user.as_ref().is_none_or(|user| handle.user.as_deref() == Some(user));
-        is_user && self.route.as_ref().is_none_or(|route| *handle.route == **route)
+        let is_method = self.method.as_ref().is_none_or(|method| handle.method.is_some_and(|one| one.name() == method));
+        is_user && is_method && self.route.as_ref().is_none_or(|route| *handle.route == **route)
     }
 }

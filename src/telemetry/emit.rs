@@ -379,6 +379,25 @@ impl Event<'_> {
             Event::IssuerKeysNotKept { issuer, error } => {
                 warn!(target: "usher", event = "issuer_keys_not_kept", issuer, error = %error, "an issuer's keys could not be kept for the next start");
             }
+            Event::LegacyUsed { route, method, user, deprecated, sunset } => {
+                let day = |at: Option<UnixMillis>| at.map(UnixMillis::to_rfc3339);
+                let (deprecated, sunset) = (day(deprecated), day(sunset));
+                info!(target: "usher", event = "legacy_method", route, method = method.name(), user, deprecated, sunset, "a method that is to go was used");
+                outlet.count(|metrics| add(metrics.legacy_upgrades.with([route, method.name()]), 1));
+            }
+            Event::RolledOut { route, standing } => outlet.count(|metrics| add(metrics.rollout_upgrades.with([route, standing.name()]), 1)),
+            Event::Shadowed { route, method, verdict, mismatch } => {
+                if let Some(mismatch) = mismatch {
+                    let (method, mismatch) = (method.name(), mismatch.name());
+                    info!(target: "usher", event = "shadow_mismatch", route, method, verdict, mismatch, "the shadow disagrees");
+                }
+                outlet.count(|metrics| {
+                    add(metrics.shadow_verdicts.with([route, method.name(), verdict]), 1);
+                    if let Some(mismatch) = mismatch {
+                        add(metrics.shadow_mismatches.with([route, method.name(), mismatch.name()]), 1);
+                    }
+                });
+            }
             Event::DialFailed { upstream, server, error } => {
                 warn!(target: "usher", event = "dial_failed", upstream, server, error, "an upstream server could not be reached");
                 outlet.count(|metrics| add(metrics.dial_failures.with([upstream]), 1));

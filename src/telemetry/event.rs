@@ -12,6 +12,8 @@ use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::Revocation;
 use crate::breaker::BreakerState;
 use crate::clock::UnixMillis;
+use crate::migration::Standing;
+use crate::migration::shadow::Mismatch;
 use crate::rejection::Rejection;
 use crate::reload::Applied;
 use crate::session::close::SessionEnd;
@@ -254,6 +256,26 @@ pub enum Event<'a> {
     IssuerKeysNotKept {
         issuer: &'a str,
         error: &'a std::io::Error,
+    },
+    /// Somebody came in by a method that is to go.
+    LegacyUsed {
+        route: &'a str,
+        method: Method,
+        user: &'a str,
+        deprecated: Option<UnixMillis>,
+        sunset: Option<UnixMillis>,
+    },
+    /// Somebody came in on a route with a rollout.
+    RolledOut {
+        route: &'a str,
+        standing: Standing,
+    },
+    /// What a shadow method would have said; `verdict` is of a closed set.
+    Shadowed {
+        route: &'a str,
+        method: Method,
+        verdict: &'static str,
+        mismatch: Option<Mismatch>,
     },
     DialFailed {
         upstream: &'a str,

@@ -17,6 +17,8 @@ use crate::auth::revocation::Kind as Revoked;
 use crate::auth::verifier::Fault as VerifierFault;
 use crate::clock::UnixMillis;
 use crate::config::Config;
+use crate::migration::Standing;
+use crate::migration::shadow::{Mismatch, Shadow};
 use crate::rejection::Rejection;
 use crate::session::close::CloseReason;
 use crate::store::{TicketFault, redis};
@@ -109,6 +111,10 @@ table! {
     RELOADS: "usher_reloads_total", Kind::Counter, ["outcome"], "Configurations read while running: applied or refused.";
     CONFIG_LOADED: "usher_config_loaded_timestamp_seconds", Kind::Gauge, [], "When the configuration in force was read, in seconds since the Unix epoch.";
     CONFIG_CURRENT: "usher_config_is_current", Kind::Gauge, [], "0 after a reload that was refused: the file is not what is in force.";
+    LEGACY_UPGRADES: "usher_legacy_upgrades_total", Kind::Counter, ["route", "method"], "Upgrades let in by a method that is to go.";
+    ROLLOUT_UPGRADES: "usher_rollout_upgrades_total", Kind::Counter, ["route", "standing"], "Upgrades let in on a route with a rollout: in a share and by the new way (followed), in a share and by a legacy method (lagging), or outside of every share.";
+    SHADOW_VERDICTS: "usher_shadow_verdicts_total", Kind::Counter, ["route", "method", "verdict"], "What methods in the shadow said: accepted, the label of a rejection, absent, or skipped for want of room.";
+    SHADOW_MISMATCHES: "usher_shadow_mismatches_total", Kind::Counter, ["route", "method", "mismatch"], "Verdicts of the shadow that do not fit what really happened.";
     HTTP_REQUESTS: "usher_http_requests_total", Kind::Counter, ["route", "status"], "Plain HTTP requests answered, by class of status.";
     HTTP_DURATION: "usher_http_request_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["route"], "How long forwarded plain HTTP requests took.";
     HTTP_REJECTIONS: "usher_http_requests_rejected_total", Kind::Counter, ["route", "outcome"], "Plain HTTP requests refused, by the label of the rejection.";
@@ -172,6 +178,10 @@ pub(super) struct Metrics {
     pub(super) reloads: Family<Counter>,
     pub(super) config_loaded: Gauge,
     pub(super) config_current: Gauge,
+    pub(super) legacy_upgrades: Family<Counter>,
+    pub(super) rollout_upgrades: Family<Counter>,
+    pub(super) shadow_verdicts: Family<Counter>,
+    pub(super) shadow_mismatches: Family<Counter>,
     pub(super) http_requests: Family<Counter>,
     pub(super) http_duration: Family<Histogram>,
     pub(super) http_rejections: Family<Counter>,
@@ -265,6 +275,7 @@ impl Metrics {
         let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
         let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
         let methods = Method::ALL.map(Method::name);
+        let verdicts: Vec<&str> = outcomes.iter().copied().chain([Shadow::ABSENT, Shadow::SKIPPED]).collect();
         let reasons = CloseReason::ALL.map(|reason| reason.facts().label);
         let codes: Vec<&str> = (1000..=1014).chain([3000, 4000]).map(|code| CloseCode(code).label()).collect();
         let faults = TICKET_FAULTS.map(ticket_fault_label);
@@ -332,6 +343,10 @@ impl Metrics {
             reloads: family(&RELOADS, &[&["applied", "refused"]]).shown(),
             config_loaded: gauge(&CONFIG_LOADED),
             config_current: gauge(&CONFIG_CURRENT),
+            legacy_upgrades: family(&LEGACY_UPGRADES, &[routes, &methods]),
+            rollout_upgrades: family(&ROLLOUT_UPGRADES, &[routes, &Standing::ALL.map(Standing::name)]),
+            shadow_verdicts: family(&SHADOW_VERDICTS, &[routes, &methods, &verdicts]),
+            shadow_mismatches: family(&SHADOW_MISMATCHES, &[routes, &methods, &Mismatch::ALL.map(Mismatch::name)]),
             http_requests: family(&HTTP_REQUESTS, &[routes, &["1xx", "2xx", "3xx", "4xx", "5xx"]]),
             http_duration: histograms(&HTTP_DURATION, &[routes]),
             http_rejections: family(&HTTP_REJECTIONS, &[routes, &rejections]),

@@ -146,10 +146,11 @@ mod tests {
             Rejection::InvalidCertificate(_) => 33,
             Rejection::MissingPermission(_) => 34,
             Rejection::IssuerKeysUnavailable => 35,
-            Rejection::VerifierUnavailable(_) => 36,
+            Rejection::LegacyMethod(_) => 36,
+            Rejection::VerifierUnavailable(_) => 37,
         };
         let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..37).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..38).collect::<Vec<_>>());
     }
 }

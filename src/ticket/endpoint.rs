@@ -71,10 +71,7 @@ impl Tickets {
         now: Now,
     ) -> Result<Response<Bytes>, Rejection> {
         let (mut parts, body) = request.into_parts();
-        let origins = &self.config.tickets.origins;
-        if !origins.is_empty() && origin.is_some_and(|origin| !origins.allow(origin)) {
-            return Err(Rejection::ForbiddenOrigin);
-        }
+        self.check_origin(origin)?;
         let path = parts.uri.path().to_owned();
         let endpoint = self.endpoint(&path).ok_or(Rejection::NoRoute)?;
         let (method, allow, allowed) = match endpoint {
@@ -87,18 +84,7 @@ impl Tickets {
         if parts.method != method {
             return Err(Rejection::MethodNotAllowed { allow });
         }
-        let Credential { method, proof } = self.credential(&mut parts, origin)?.ok_or(Rejection::MissingCredential)?;
-        let judges = &self.config.tickets.judges;
-        let asking = auth::Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges, place: &self.place };
-        let proved = match proof {
-            Proof::Token(token) => asking.token(method, &token, asked.peer, now).await?,
-            Proof::Session(id) => asking.session(&id, asked.peer).await?,
-            Proof::Ticket(_) | Proof::Bypass(_) | Proof::Certificate(_) => return Err(Rejection::MissingCredential),
-        };
-        let principal = proved.principal;
-        if let Some(kind) = self.revocations.find(&principal, now.wall) {
-            return Err(Rejection::Revoked(kind));
-        }
+        let principal = self.asker(&mut parts, origin, asked.peer, now).await?.ok_or(Rejection::MissingCredential)?;
         match endpoint {
             Endpoint::Issue => {
                 let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
@@ -109,8 +95,38 @@ impl Tickets {
         }
     }
 
-    /// A bearer token, or a cookie from a page of ours: with a token, or with a session id. A page that `*` alone allows has no name, and gets no ticket for
-    /// whoever happens to look at it.
+    pub(crate) fn check_origin(&self, origin: Option<&str>) -> Result<(), Rejection> {
+        let origins = &self.config.tickets.origins;
+        match origin {
+            Some(origin) if !origins.is_empty() && !origins.allow(origin) => Err(Rejection::ForbiddenOrigin),
+            _ => Ok(()),
+        }
+    }
+
+    /// Who asks, where a credential says so.
+    pub(crate) async fn asker(
+        &self,
+        parts: &mut Parts,
+        origin: Option<&str>,
+        peer: IpAddr,
+        now: Now,
+    ) -> Result<Option<Principal>, Rejection> {
+        let Some(Credential { method, proof }) = self.credential(parts, origin)? else { return Ok(None) };
+        let judges = &self.config.tickets.judges;
+        let asking = auth::Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges, place: &self.place };
+        let principal = match proof {
+            Proof::Token(token) => asking.token(method, &token, peer, now).await?.principal,
+            Proof::Session(id) => asking.session(&id, peer).await?.principal,
+            Proof::Ticket(_) | Proof::Bypass(_) | Proof::Certificate(_) => return Ok(None),
+        };
+        match self.revocations.find(&principal, now.wall) {
+            None => Ok(Some(principal)),
+            Some(kind) => Err(Rejection::Revoked(kind)),
+        }
+    }
+
+    /// A bearer token, or a cookie from a page of ours: with a token, or with a session id. A page that `*` alone allows has
+    /// no name, and gets no ticket for whoever happens to look at it.
     fn credential(&self, parts: &mut Parts, origin: Option<&str>) -> Result<Option<Credential>, Rejection> {
         use credential::Method::{Cookie, Header, Session};
         let config = &self.config.tickets;
@@ -173,7 +189,7 @@ impl Tickets {
 
     /// A URL that can be opened as it is, where the config leaves no doubt about the path.
     fn websocket_url(&self, issued: &Issued, ticket: &str, asked: Asked<'_>) -> Option<String> {
-        let opens = |route: &&std::sync::Arc<Route>| route.auth.contains(&credential::Method::Ticket) && route.path.is_literal();
+        let opens = |route: &&std::sync::Arc<Route>| route.looks_at(credential::Method::Ticket) && route.path.is_literal();
         let route = match &issued.route {
             Some(route) => Some(route).filter(opens),
             None => self.config.routes.iter().find(opens),
@@ -194,7 +210,7 @@ impl Tickets {
         ))
     }
 
-    fn allow_origin(&self, origin: Option<&str>, headers: &mut HeaderMap) {
+    pub(crate) fn allow_origin(&self, origin: Option<&str>, headers: &mut HeaderMap) {
         headers.append(VARY, HeaderValue::from_static("Origin"));
         if let Some(origin) = origin
             && self.config.tickets.origins.allow(origin)
@@ -209,7 +225,7 @@ impl Tickets {
     }
 }
 
-fn preflight(methods: HeaderValue) -> Response<Bytes> {
+pub(crate) fn preflight(methods: HeaderValue) -> Response<Bytes> {
     let mut answer = Response::new(Bytes::new());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let headers = answer.headers_mut();

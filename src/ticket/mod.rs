@@ -240,7 +240,7 @@ impl Tickets {
     }
 
     fn ticket_route(&self, name: &str) -> Result<Arc<Route>, Rejection> {
-        let route = self.config.routes.iter().find(|route| &*route.name == name && route.auth.contains(&Method::Ticket));
+        let route = self.config.routes.iter().find(|route| &*route.name == name && route.looks_at(Method::Ticket));
         route.cloned().ok_or(Rejection::InvalidRequest("there is no route of this name that takes tickets"))
     }
 }

@@ -24,6 +24,7 @@ mod http_proxy;
 mod issuers;
 mod limits;
 mod methods;
+mod migration;
 mod mtls;
 mod permissions;
 mod presets;

@@ -142,7 +142,7 @@ async fn a_signal_loads_new_certificates_and_names_what_needs_a_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_watches_loads_a_change_of_a_named_file_once() {
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).watch().start().await;
+    let usher = Setup::new(echo.url()).argument("--watch").start().await;
     let token = format!("Bearer {}", usher.token("ada"));
     drop(usher.open("/ws", &[("authorization", &token)]).await.unwrap());
     std::fs::write(usher.folder().join("secret"), "another secret that is long enough for HS256").unwrap();

@@ -7,6 +7,7 @@ mod bypass;
 mod context;
 mod issuer;
 mod listener;
+mod migration;
 mod mtls;
 mod process;
 mod region;
@@ -145,6 +146,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         revocation,
         bypass,
         drain: process::drain(&top.section("drain")),
+        config_path: process::config_path(&top.section("migration")),
         admin: process::admin(&top.section("admin")),
         log: process::log(&top.section("log")),
         audit: process::audit(reader, &top.section("audit")),

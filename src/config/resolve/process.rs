@@ -36,6 +36,7 @@ pub(super) fn limits(section: &Section<'_, '_>) -> Limits {
         message_bytes: section.size("message_bytes", 16 << 20),
         messages_per_second: section.value("messages_per_second").map(|_| section.count("messages_per_second", 1)),
         inflated_bytes: section.size("inflated_bytes", 16 << 20),
+        shadow_checks: section.count("shadow_checks", 1_000),
     };
     section.finish();
     limits
@@ -62,6 +63,12 @@ pub(super) fn drain(section: &Section<'_, '_>) -> Drain {
     let drain = Drain { window: section.duration("window", 30 * SECOND) };
     section.finish();
     drain
+}
+
+pub(super) fn config_path(section: &Section<'_, '_>) -> String {
+    let path = absolute_path(section, "config_path", "/websocket/config");
+    section.finish();
+    path
 }
 
 pub(super) fn admin(section: &Section<'_, '_>) -> Option<Admin> {

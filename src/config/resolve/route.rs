@@ -63,6 +63,11 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         None => preset.subprotocols().iter().map(|name| (*name).to_owned()).collect(),
     };
     let require = required_permissions(section, path.as_ref(), &auth);
+    let migration = migration::migration(section, &auth);
+    if let Some(value) = section.value("shadow").filter(|_| migration.shadow.contains(&Method::Session) && judges.sessions.is_none()) {
+        let help = "name the [[verifier]] that knows sessions: `session_verifier = \"...\"`";
+        reader.error(&value.span(), "`session` needs a verifier, in the shadow too", help);
+    }
     section.finish();
     Some(Route {
         name: written?.0.into(),
@@ -84,6 +89,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         close_codes,
         subprotocols,
         require,
+        migration,
     })
 }
 

@@ -140,11 +140,6 @@ impl Setup {
         self
     }
 
-    pub fn watch(mut self) -> Self {
-        self.run.push("--watch");
-        self
-    }
-
     pub async fn start(self) -> Usher {
         tokio::task::spawn_blocking(move || self.start_blocking()).await.unwrap()
     }

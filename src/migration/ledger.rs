@@ -1,0 +1,77 @@
+//! Who still uses what: for each route and legacy method a count, the last time, and some names to talk to.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use crate::auth::credential::Method;
+use crate::clock::UnixMillis;
+
+/// Names kept for each route and method.
+const NAMES: usize = 20;
+
+/// No larger than the routes that were ever configured, times the methods.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<BTreeMap<(Arc<str>, &'static str), Uses>>);
+
+#[derive(Debug, Default)]
+struct Uses {
+    count: u64,
+    last: UnixMillis,
+    /// The latest at the end, each once.
+    users: VecDeque<String>,
+}
+
+/// A line of `/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LegacyUse {
+    pub route: String,
+    pub method: &'static str,
+    pub uses: u64,
+    pub last_used: String,
+    pub recent_users: Vec<String>,
+}
+
+impl Ledger {
+    pub fn note(&self, route: &Arc<str>, method: Method, user: &str, now: UnixMillis) {
+        let mut ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let uses = ledger.entry((Arc::clone(route), method.name())).or_default();
+        uses.count += 1;
+        uses.last = now;
+        uses.users.retain(|other| other != user);
+        if uses.users.len() == NAMES {
+            uses.users.pop_front();
+        }
+        uses.users.push_back(user.to_owned());
+    }
+
+    pub fn lines(&self) -> Vec<LegacyUse> {
+        let ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = |((route, method), uses): (&(Arc<str>, &'static str), &Uses)| LegacyUse {
+            route: route.to_string(),
+            method,
+            uses: uses.count,
+            last_used: uses.last.to_rfc3339(),
+            recent_users: uses.users.iter().rev().cloned().collect(),
+        };
+        ledger.iter().map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_names_are_kept_each_once() {
+        let ledger = Ledger::default();
+        let route: Arc<str> = "/ws".into();
+        for at in 0..30_u64 {
+            ledger.note(&route, Method::Header, &format!("user {}", at % 25), UnixMillis(at));
+        }
+        let [line] = <[LegacyUse; 1]>::try_from(ledger.lines()).unwrap();
+        assert_eq!((line.uses, line.recent_users.len(), line.recent_users[0].as_str()), (30, NAMES, "user 4"));
+        assert_eq!(line.recent_users.iter().filter(|user| *user == "user 0").count(), 1);
+    }
+}

@@ -1,0 +1,155 @@
+//! From old ways in to new ones, share by share, with a look at what would happen first.
+//!
+//! A route says which of its methods are to go (`legacy`), which share of its clients is to use a new one (`rollout`), and
+//! which methods are only to be looked at (`shadow`). `share.rs` decides who is in a share, `shadow.rs` judges without
+//! consequences, `ledger.rs` remembers who still uses what, `endpoint.rs` tells a client what it should use.
+
+pub mod endpoint;
+pub mod ledger;
+pub mod shadow;
+pub mod share;
+
+use std::net::IpAddr;
+
+use http::header::LINK;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::auth::credential::Method;
+use crate::auth::grant::Grant;
+use crate::clock::UnixMillis;
+use crate::config::{Migration, Route};
+use crate::rejection::Rejection;
+use crate::telemetry::event::Event;
+use share::Client;
+
+const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
+const SUNSET: HeaderName = HeaderName::from_static("sunset");
+
+/// How an upgrade stands to the route's rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// In a share, and by the method that it is to use, or by another that is not to go.
+    Followed,
+    /// In a share, and by a method that is to go.
+    Lagging,
+    /// In no share.
+    Outside,
+}
+
+impl Standing {
+    pub const ALL: [Self; 3] = [Self::Followed, Self::Lagging, Self::Outside];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Followed => "followed",
+            Self::Lagging => "lagging",
+            Self::Outside => "outside",
+        }
+    }
+}
+
+impl Migration {
+    /// Which method this client is to use, where it is in a share.
+    pub fn assigned(&self, route: &str, client: &Client<'_>) -> Option<Method> {
+        share::assigned(&self.rollout.shares, share::place(route, client))
+    }
+
+    pub fn is_legacy(&self, method: Method) -> bool {
+        self.legacy.contains(&method)
+    }
+
+    /// Tells the client that its method is to go: RFC 9745 and RFC 8594.
+    pub fn mark(&self, method: Option<Method>, headers: &mut HeaderMap) {
+        let Some(deprecated) = self.deprecated.filter(|_| method.is_some_and(|method| self.is_legacy(method))) else { return };
+        headers.insert(DEPRECATION, HeaderValue::try_from(format!("@{}", deprecated.as_secs())).unwrap_or(HeaderValue::from_static("@0")));
+        if let Some(Ok(sunset)) = self.sunset.map(|sunset| HeaderValue::try_from(sunset.to_http_date())) {
+            headers.insert(SUNSET, sunset);
+        }
+        if let Some(link) = &self.link {
+            headers.append(LINK, link.clone());
+        }
+    }
+}
+
+/// Looks at a grant by the rollout of its route. Only here is a client refused for the way in which it came.
+pub fn admit(grant: &Grant, peer: IpAddr, ledger: &ledger::Ledger, now: UnixMillis) -> Result<(), Rejection> {
+    let route: &Route = grant.route();
+    let migration = &route.migration;
+    let (Some(method), Some(principal)) = (grant.method(), grant.principal()) else { return Ok(()) };
+    if migration.legacy.is_empty() && migration.rollout.shares.is_empty() {
+        return Ok(());
+    }
+    let is_legacy = migration.is_legacy(method);
+    let client = Client::of(migration.rollout.sticky, principal, peer);
+    let assigned = migration.assigned(&route.name, &client);
+    if let Some(assigned) = assigned.filter(|_| is_legacy && migration.rollout.enforce) {
+        return Err(Rejection::LegacyMethod(assigned));
+    }
+    let standing = match assigned {
+        None => Standing::Outside,
+        Some(_) if is_legacy => Standing::Lagging,
+        Some(_) => Standing::Followed,
+    };
+    if !migration.rollout.shares.is_empty() {
+        Event::RolledOut { route: &route.name, standing }.emit();
+    }
+    if is_legacy {
+        ledger.note(&route.name, method, &principal.subject, now);
+        Event::LegacyUsed {
+            route: &route.name,
+            method,
+            user: &principal.subject,
+            deprecated: migration.deprecated,
+            sunset: migration.sunset,
+        }
+        .emit();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::revocation::tests::principal;
+    use crate::config;
+    use std::sync::Arc;
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn admitted(route: &str, method: Method) -> Result<(), Rejection> {
+        let config = config::for_test(route);
+        let grant = Grant::for_test(Arc::clone(&config.routes[0]), Some(principal("ada", "main", None, None, 0)), method);
+        admit(&grant, PEER, &ledger::Ledger::default(), UnixMillis(0))
+    }
+
+    #[test]
+    fn only_those_in_an_enforced_share_are_refused_and_only_by_a_legacy_method() {
+        let route = |ticket: u8, enforce: bool| {
+            format!(
+                "auth = [\"ticket\", \"header\", \"query\"]\nlegacy = [\"header\"]\ndeprecated = \"2026-11-01\"\nrollout = {{ ticket = {ticket}, enforce = {enforce} }}"
+            )
+        };
+        assert_eq!(admitted(&route(100, true), Method::Header), Err(Rejection::LegacyMethod(Method::Ticket)));
+        assert_eq!(admitted(&route(100, true), Method::Ticket), Ok(()));
+        assert_eq!(admitted(&route(100, true), Method::Query), Ok(()), "another method, and not one that is to go");
+        assert_eq!(admitted(&route(100, false), Method::Header), Ok(()));
+        assert_eq!(admitted(&route(0, true), Method::Header), Ok(()));
+    }
+
+    #[test]
+    fn a_legacy_method_is_marked_with_its_dates() {
+        let config = config::for_test(
+            "auth = [\"ticket\", \"header\"]\nlegacy = [\"header\"]\ndeprecated = \"2026-11-01\"\nsunset = \"2027-03-01\"\nmigration_link = \"https://example.com/login\"",
+        );
+        let marked = |method| {
+            let mut headers = HeaderMap::new();
+            config.routes[0].migration.mark(Some(method), &mut headers);
+            headers
+        };
+        let headers = marked(Method::Header);
+        assert_eq!(headers[DEPRECATION], "@1793491200");
+        assert_eq!(headers[SUNSET], "Mon, 01 Mar 2027 00:00:00 GMT");
+        assert_eq!(headers[LINK], "<https://example.com/login>; rel=\"deprecation\"; type=\"text/html\"");
+        assert!(marked(Method::Ticket).is_empty());
+    }
+}

@@ -1,0 +1,194 @@
+//! Methods that are looked at and have no consequence: what would they have said?
+//!
+//! The client is answered first, by what the route really asks for. What the shadow finds then is counted, beside whether it
+//! agrees. A ticket that is looked at is redeemed: the look is real.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::request::Parts;
+use tokio::time::Instant;
+
+use crate::auth::credential::{Credential, Method};
+use crate::auth::grant::Grant;
+use crate::auth::principal::Principal;
+use crate::auth::{self, Authenticator, Presented, extract};
+use crate::clock::Now;
+use crate::config::Route;
+use crate::http::route::RouteMatch;
+use crate::rejection::Rejection;
+use crate::telemetry::event::Event;
+use crate::telemetry::request_id::RequestId;
+
+/// What the shadow methods of a route found in a request.
+#[derive(Debug, Default)]
+pub struct Shadow(Vec<(Method, Result<Option<Credential>, Rejection>)>);
+
+/// Judgements under way, and how many there may be.
+#[derive(Debug)]
+pub struct Shadows {
+    running: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// What the route really said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actual {
+    /// The issuer and the name; `None` on a public route, where somebody else decides.
+    Accepted(Option<(Arc<str>, String)>),
+    Refused,
+    /// Not yet: the first message decides.
+    Open,
+}
+
+/// A verdict that does not fit what really happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    WouldRefuse,
+    WouldAccept,
+    OtherUser,
+}
+
+impl Actual {
+    pub fn of(outcome: &Result<Grant, Rejection>) -> Self {
+        let user = |principal: &Principal| (Arc::clone(&principal.issuer), principal.subject.clone());
+        outcome.as_ref().map_or(Self::Refused, |grant| Self::Accepted(grant.principal().map(user)))
+    }
+}
+
+impl Mismatch {
+    pub const ALL: [Self; 3] = [Self::WouldRefuse, Self::WouldAccept, Self::OtherUser];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WouldRefuse => "would_refuse",
+            Self::WouldAccept => "would_accept",
+            Self::OtherUser => "other_user",
+        }
+    }
+}
+
+impl Shadow {
+    /// The words for a verdict that is neither `accepted` nor the label of a rejection.
+    pub const ABSENT: &str = "absent";
+    pub const SKIPPED: &str = "skipped";
+
+    /// Takes what the shadow methods are about out of the request, behind the real ones. On a public route it stays: somebody
+    /// else checks it there.
+    pub fn look(route: &Route, parts: &mut Parts) -> Self {
+        let shadow = &route.migration.shadow;
+        if shadow.is_empty() {
+            return Self::default();
+        }
+        let mut copy = None;
+        let parts = if route.auth.is_empty() { copy.insert(parts.clone()) } else { parts };
+        Self(shadow.iter().map(|method| (*method, extract::take(*method, route, parts))).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What a judgement is made of, beside the credentials.
+#[derive(Debug)]
+pub struct Scene {
+    pub authenticator: Arc<Authenticator>,
+    pub matched: RouteMatch,
+    pub request_id: RequestId,
+    pub origin: Option<String>,
+    pub peer: IpAddr,
+    pub actual: Actual,
+    pub deadline: Instant,
+}
+
+impl Shadows {
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { running: AtomicUsize::new(0), most: AtomicUsize::new(most) })
+    }
+
+    pub fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// Beside the client's way, which does not wait for it.
+    pub fn judge(self: &Arc<Self>, shadow: Shadow, scene: Scene) {
+        if shadow.is_empty() {
+            return;
+        }
+        if self.running.fetch_add(1, Ordering::AcqRel) >= self.most.load(Ordering::Relaxed) {
+            self.running.fetch_sub(1, Ordering::AcqRel);
+            for (method, _) in shadow.0 {
+                Event::Shadowed { route: &scene.matched.route.name, method, verdict: Shadow::SKIPPED, mismatch: None }.emit();
+            }
+            return;
+        }
+        let running = Running(Arc::clone(self));
+        tokio::spawn(async move {
+            for (method, found) in shadow.0 {
+                scene.judge(method, found).await;
+            }
+            drop(running);
+        });
+    }
+}
+
+struct Running(Arc<Shadows>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Scene {
+    async fn judge(&self, method: Method, found: Result<Option<Credential>, Rejection>) {
+        let route = &self.matched.route;
+        let verdict = match found {
+            Ok(None) => {
+                return Event::Shadowed { route: &route.name, method, verdict: Shadow::ABSENT, mismatch: None }.emit();
+            }
+            Ok(Some(credential)) => self.ask(credential).await,
+            Err(rejection) => Err(rejection),
+        };
+        let label = verdict.as_ref().map_or_else(|rejection| rejection.facts().label, |_| "accepted");
+        Event::Shadowed { route: &route.name, method, verdict: label, mismatch: mismatch(&self.actual, &verdict) }.emit();
+    }
+
+    async fn ask(&self, credential: Credential) -> Result<(Arc<str>, String), Rejection> {
+        let origin = self.origin.as_deref();
+        auth::check_page(&self.matched.route, Some(&credential), origin, false)?;
+        let presented = Presented { request_id: self.request_id.as_str(), origin, peer: self.peer };
+        let principal = self.authenticator.judge_by(self.deadline, &self.matched, credential, presented, Now::read()).await?;
+        Ok((principal.issuer, principal.subject))
+    }
+}
+
+fn mismatch(actual: &Actual, verdict: &Result<(Arc<str>, String), Rejection>) -> Option<Mismatch> {
+    match (actual, verdict) {
+        (Actual::Accepted(_), Err(_)) => Some(Mismatch::WouldRefuse),
+        (Actual::Accepted(Some(user)), Ok(other)) if user != other => Some(Mismatch::OtherUser),
+        (Actual::Refused, Ok(_)) => Some(Mismatch::WouldAccept),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_held_against_what_really_happened() {
+        let user = |name: &str| (Arc::<str>::from("main"), name.to_owned());
+        let (ada, nobody) = (Ok(user("ada")), Err(Rejection::MissingCredential));
+        let accepted = Actual::Accepted(Some(user("ada")));
+        assert_eq!(mismatch(&accepted, &ada), None);
+        assert_eq!(mismatch(&accepted, &Ok(user("bob"))), Some(Mismatch::OtherUser));
+        assert_eq!(mismatch(&accepted, &nobody), Some(Mismatch::WouldRefuse));
+        assert_eq!(mismatch(&Actual::Refused, &ada), Some(Mismatch::WouldAccept));
+        assert_eq!(mismatch(&Actual::Refused, &nobody), None);
+        assert_eq!(mismatch(&Actual::Accepted(None), &ada), None);
+        assert_eq!(mismatch(&Actual::Open, &nobody), None);
+    }
+}

@@ -64,6 +64,7 @@ pub struct SessionKeys {
     pub after: String,
     /// The cookie is signed as `cookie-signature` does it.
     pub cookie_secret: Option<Secret>,
+    pub max_answer_bytes: usize,
 }
 
 /// Who judges what a client shows. Issuers judge tokens unless a verifier is named.

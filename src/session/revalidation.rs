@@ -123,3 +123,16 @@ impl std::fmt::Debug for Step {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::verifier::Question;
+
+    /// Paid by sessions that rest on a verifier's word alone, beside the credential and the timer.
+    #[test]
+    fn a_session_that_is_asked_about_pays_little_for_it() {
+        let sizes = [size_of::<Revalidation>(), size_of::<Vouched>(), size_of::<Question>(), size_of::<Sleep>()];
+        assert!(sizes.iter().sum::<usize>() <= 400, "{sizes:?}");
+    }
+}

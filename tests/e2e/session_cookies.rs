@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 use crate::first_message::close_frame;
 use crate::support::client::{self, Answer};
 use crate::support::redis::RedisServer;
-use crate::support::{Echo, Raw, Recorder, Script, Setup, Usher, upgrade_request};
+use crate::support::{Echo, Program, Raw, Recorder, Script, Setup, Usher, upgrade_request};
 
 const PAGE: &str = "https://app.example.com";
 const ID: &str = "Zm9vYmFy-canary_0123456789";
 const COOKIE_SECRET: &str = "keyboard canary";
+
 /// Of `ID` under that secret, as express-session writes it: `encodeURIComponent("s:" + id + "." + signature)`.
 fn signed(id: &str) -> String {
     use base64::Engine as _;
@@ -73,6 +74,8 @@ async fn a_session_in_redis_opens_for_as_long_as_its_key_lives() {
         redis.cli(&["SET", &format!("sess:{ID}"), value, "EX", "600"]);
         assert_eq!(upgrade(&usher, ID).await, status, "{value}");
     }
+    redis.cli(&["SET", &format!("sess:{ID}"), &session(42).replace("chat:read", &"x".repeat(70_000)), "EX", "600"]);
+    assert_eq!(upgrade(&usher, ID).await, 503, "larger than max_answer_bytes");
     redis.cli(&["DEL", &format!("sess:{ID}")]);
     redis.cli(&["LPUSH", &format!("sess:{ID}"), "a list"]);
     assert_eq!(upgrade(&usher, ID).await, 503);
@@ -127,4 +130,32 @@ async fn a_signed_cookie_counts_by_its_signature_and_logging_out_ends_the_socket
     redis.kill();
     assert_eq!(upgrade(&usher, &cookie).await, 503);
     usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_logs_in_at_a_real_web_application_comes_in_and_who_logs_out_is_out() {
+    let (redis, echo) = (RedisServer::start(&[]), Echo::start().await);
+    let app = Program::node(&["tests/e2e/clients/sessions/app.mjs", &redis.url(), COOKIE_SECRET]).await;
+    let address = format!("127.0.0.1:{}", app.lines()[0]).parse().unwrap();
+    let post = async |path: &str, headers: &str| {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: app\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        let mut raw = Raw::connect(address).await;
+        raw.send(request).await;
+        String::from_utf8(raw.read_to_close().await).unwrap()
+    };
+    let welcome = post("/login?user=42", "").await;
+    let cookie = welcome.split("Set-Cookie: connect.sid=").nth(1).and_then(|rest| rest.split(';').next()).expect(&welcome).to_owned();
+    let lines = format!("url = \"{}\"\nrevalidate = \"1s\"\ncookie_secret_file = \"cookie-secret\"", redis.url());
+    let usher = setup(echo.url(), &lines).file("cookie-secret", COOKIE_SECRET.to_owned()).start().await;
+    usher.keep_secret(&cookie);
+    usher.keep_secret(COOKIE_SECRET);
+    let header = format!("connect.sid={cookie}");
+    let mut socket = usher.open("/ws", &[("origin", PAGE), ("cookie", &header)]).await.unwrap();
+    let metrics = usher.metrics().await;
+    assert!(metrics.contains("usher_upgrades_total{route=\"/ws\",method=\"session\",outcome=\"accepted\"} 1"), "{metrics}");
+    assert!(post("/logout", &format!("Cookie: {header}\r\n")).await.ends_with("goodbye"));
+    assert_eq!(close_frame(&mut socket).await, (1008, "Session revoked".to_owned()));
+    assert_eq!(upgrade(&usher, &cookie).await, 401);
+    let audit = usher.finish().await;
+    assert!(audit.iter().any(|line| line["event"] == "session_ended" && line["user"] == "42" && line["outcome"] == "revoked"), "{audit:?}");
 }

@@ -88,7 +88,12 @@ impl Source {
             (Self::Redis(lookup), VerifierKind::Redis(keys)) => {
                 let id = question.credential.expose_str().unwrap_or_default();
                 let key = Zeroizing::new(format!("{}{id}{}", keys.before, keys.after));
-                let Some(found) = lookup.read(&key).await.map_err(Fault::Store)? else { return Ok(Answer::No(InvalidToken::Refused)) };
+                let Some(found) = lookup.read(&key, keys.max_answer_bytes).await.map_err(Fault::Store)? else {
+                    return Ok(Answer::No(InvalidToken::Refused));
+                };
+                if found.value.len() > keys.max_answer_bytes {
+                    return Err(Fault::TooLarge);
+                }
                 (strict_json::object(&found.value).ok_or(Fault::Malformed)?, found.left)
             }
             _ => return Err(Fault::Lost),

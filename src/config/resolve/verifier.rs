@@ -10,7 +10,7 @@ use crate::config::store::Redis;
 use crate::fetch::Place;
 
 /// Keys that one kind has and others do not.
-const HTTP_KEYS: [&str; 5] = ["allow_plain", "token_env", "token_file", "max_answer_bytes", "ca_file"];
+const HTTP_KEYS: [&str; 3] = ["allow_plain", "token_env", "token_file"];
 const INTROSPECTION_KEYS: [&str; 5] = ["client_id", "client_secret_env", "client_secret_file", "issuer", "audience"];
 const REDIS_KEYS: [&str; 6] = ["key", "username", "password_env", "password_file", "cookie_secret_env", "cookie_secret_file"];
 
@@ -42,8 +42,7 @@ pub(super) fn verifier(section: &Section<'_, '_>, seen: &mut Names, issuers: &Na
         _ => &[&HTTP_KEYS, &INTROSPECTION_KEYS, &REDIS_KEYS],
     };
     for key in foreign.iter().copied().flatten() {
-        let is_shared = *key == "ca_file" && kind == Some("redis");
-        if let (Some(value), Some(kind), false) = (section.value(key), kind, is_shared) {
+        if let (Some(value), Some(kind)) = (section.value(key), kind) {
             reader.error(&value.span(), format!("`{key}` has no use with `kind = \"{kind}\"`"), "remove it");
         }
     }
@@ -153,6 +152,7 @@ fn redis(section: &Section<'_, '_>, store: &Store, timeout: Duration, concurrenc
     let password_written = section.value("password_env").or_else(|| section.value("password_file"));
     let password = section.secret("password_env", "password_file");
     text_only(section, password.as_ref(), password_written);
+    let max_answer_bytes = section.size("max_answer_bytes", 64 << 10);
     let cookie_secret = section.secret("cookie_secret_env", "cookie_secret_file");
     let key = section.parsed("key", |text| {
         let parts = text.split_once("{id}").filter(|(before, after)| !before.is_empty() && !after.contains("{id}"));
@@ -199,7 +199,7 @@ fn redis(section: &Section<'_, '_>, store: &Store, timeout: Duration, concurrenc
             return None;
         }
     };
-    Some(SessionKeys { redis, before, after, cookie_secret })
+    Some(SessionKeys { redis, before, after, cookie_secret, max_answer_bytes })
 }
 
 /// `verifier`, `verifier_for` and `session_verifier`.

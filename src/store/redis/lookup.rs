@@ -16,7 +16,7 @@ pub struct Lookup {
     lane: Lane,
 }
 
-/// A value, and how long its key has to live; `None`: for ever.
+/// A value, or as much of it as is too much, and how long its key has to live; `None`: for ever.
 pub struct Found {
     pub value: Vec<u8>,
     pub left: Option<Duration>,
@@ -32,17 +32,18 @@ impl Lookup {
         self.lane.state()
     }
 
-    pub async fn read(&self, key: &str) -> Result<Option<Found>, Fault> {
-        let both = pipe().cmd("GET").arg(key).cmd("PTTL").arg(key).clone();
+    /// Reads one byte more than `most` where there are so many.
+    pub async fn read(&self, key: &str, most: usize) -> Result<Option<Found>, Fault> {
+        let both = pipe().cmd("GETRANGE").arg(key).arg(0).arg(most).cmd("PTTL").arg(key).clone();
         let read = |answers: Vec<Value>| {
             let [value, left] = <[Value; 2]>::try_from(answers).map_err(|_| Fault::Protocol)?;
-            let value: Option<Vec<u8>> = Option::from_redis_value(value).map_err(|_| Fault::Protocol)?;
+            let value = Vec::<u8>::from_redis_value(value).map_err(|_| Fault::Protocol)?;
             let left = i64::from_redis_value(left).map_err(|_| Fault::Protocol)?;
-            Ok(match (value, u64::try_from(left)) {
-                (Some(value), Ok(left)) => Some(Found { value, left: Some(Duration::from_millis(left)) }),
+            Ok(match u64::try_from(left) {
+                Ok(left) => Some(Found { value, left: Some(Duration::from_millis(left)) }),
                 // -1 is a key without an end; -2 is one that is gone since.
-                (Some(value), Err(_)) if left == -1 => Some(Found { value, left: None }),
-                _ => None,
+                Err(_) if left == -1 => Some(Found { value, left: None }),
+                Err(_) => None,
             })
         };
         self.lane.run("session", move |connection| ask_all(connection, both), read).await

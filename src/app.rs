@@ -232,7 +232,7 @@ fn figures(edge: &Edge) -> Figures {
         issuers: edge.authenticator.issuers().figures(Now::read().wall),
         verifiers: edge.verifiers.figures(),
         nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
-        legacy: edge.ledger.lines(),
+        legacy: edge.legacy_uses.lines(),
         store: StoreFigures {
             kind: store.kind(),
             breaker: store.breaker().map(BreakerState::name),

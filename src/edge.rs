@@ -26,8 +26,8 @@ use crate::http::route::Router;
 use crate::keyring::Keyring;
 use crate::listener::waiting_room::WaitingRoom;
 use crate::listener::{Ceiling, Door};
-use crate::migration::ledger::Ledger;
 use crate::migration::shadow::Shadows;
+use crate::migration::uses::LegacyUses;
 use crate::session::registry::Registry;
 use crate::ticket::Tickets;
 use crate::tls::server;
@@ -56,7 +56,7 @@ pub struct Edge {
     pub places: Option<Arc<Places>>,
     pub drain: Arc<Drain>,
     /// Who still uses what.
-    pub ledger: Arc<Ledger>,
+    pub legacy_uses: Arc<LegacyUses>,
     pub shadows: Arc<Shadows>,
     signed_context: SignedContext,
 }
@@ -82,79 +82,74 @@ pub enum EdgeError {
     StateDir { path: PathBuf, error: std::io::Error },
 }
 
+/// What outlives a configuration.
+struct Lasting {
+    revocations: Arc<Revocations>,
+    registry: Arc<Registry>,
+    fleet: Option<Arc<Fleet>>,
+    ceiling: Arc<Ceiling>,
+    waiting_room: Arc<WaitingRoom>,
+    places: Option<Arc<Places>>,
+    drain: Arc<Drain>,
+    legacy_uses: Arc<LegacyUses>,
+    shadows: Arc<Shadows>,
+}
+
 impl Edge {
     /// The first one of a process.
     pub fn open(config: Config, now: Now) -> Result<Self, EdgeError> {
         std::fs::create_dir_all(&config.state_dir).map_err(|error| EdgeError::StateDir { path: config.state_dir.clone(), error })?;
         let config = Arc::new(config);
-        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir));
-        let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
-        let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
+        let issuers = issuers(&config)?;
         let verifiers = Arc::new(Verifiers::open(&config, None)?);
-        let tickets = Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?;
-        let tickets = Arc::new(tickets.with_verifiers(Arc::clone(&verifiers)));
-        let registry = Registry::new();
-        let fleet = Fleet::open(&config, &registry, &revocations)?;
-        let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger()).cloned();
-        Ok(Self {
-            limits: Arc::clone(&config.limits),
-            doors: doors(&config)?,
-            router: Router::new(&config.routes),
-            reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone())
-                    .with_bypass(&config.bypass)
-                    .with_verifiers(Arc::clone(&verifiers)),
-            ),
-            tickets,
-            verifiers,
-            upstreams: Upstreams::build(&config.upstreams, None)?,
-            jwks: Bytes::from(keyring.jwks().to_string()),
-            fleet,
-            revocations,
-            registry,
-            ceiling: Ceiling::new(config.limits.connections),
-            waiting_room: WaitingRoom::new(config.limits.unauthenticated, config.limits.unauthenticated_per_address),
-            places: config.limits.sessions_per_user.map(|most| Arc::new(Places::new(most, config.limits.on_limit, ledger.as_ref()))),
-            drain: Arc::default(),
-            ledger: Arc::default(),
-            shadows: Shadows::new(config.limits.shadow_checks),
-            signed_context: SignedContext::new(&config.context, keyring),
-            config,
-        })
+        let lasting = Lasting::new(&config)?;
+        let tickets = Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&lasting.revocations))?;
+        let upstreams = Upstreams::build(&config.upstreams, None)?;
+        Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)
     }
 
     /// The next one: another configuration over the same sessions, counts and store.
     pub fn next(&self, config: Config, now: Now) -> Result<Self, EdgeError> {
         let config = Arc::new(config);
-        let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir));
-        let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
-        let revocations = Arc::clone(&self.revocations);
+        let issuers = issuers(&config)?;
         let verifiers = Arc::new(Verifiers::open(&config, Some(&self.verifiers))?);
-        let tickets = Arc::new(self.tickets.next(&config, Arc::clone(&issuers)).with_verifiers(Arc::clone(&verifiers)));
+        let tickets = self.tickets.next(&config, Arc::clone(&issuers));
+        let upstreams = Upstreams::build(&config.upstreams, Some(&self.upstreams))?;
+        Self::build(config, issuers, verifiers, tickets, upstreams, Lasting::of(self), now)
+    }
+
+    fn build(
+        config: Arc<Config>,
+        issuers: Arc<Issuers>,
+        verifiers: Arc<Verifiers>,
+        tickets: Tickets,
+        upstreams: Upstreams,
+        lasting: Lasting,
+        now: Now,
+    ) -> Result<Self, EdgeError> {
+        let Lasting { revocations, registry, fleet, ceiling, waiting_room, places, drain, legacy_uses, shadows } = lasting;
+        let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
+        let tickets = Arc::new(tickets.with_verifiers(Arc::clone(&verifiers)));
+        let authenticator = Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone());
         Ok(Self {
             limits: Arc::clone(&config.limits),
             doors: doors(&config)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone())
-                    .with_bypass(&config.bypass)
-                    .with_verifiers(Arc::clone(&verifiers)),
-            ),
+            authenticator: Arc::new(authenticator.with_bypass(&config.bypass).with_verifiers(Arc::clone(&verifiers))),
             tickets,
             verifiers,
-            upstreams: Upstreams::build(&config.upstreams, Some(&self.upstreams))?,
-            jwks: Bytes::from(keyring.jwks().to_string()),
-            fleet: self.fleet.clone(),
             revocations,
-            registry: Arc::clone(&self.registry),
-            ceiling: Arc::clone(&self.ceiling),
-            waiting_room: Arc::clone(&self.waiting_room),
-            places: self.places.clone(),
-            drain: Arc::clone(&self.drain),
-            ledger: Arc::clone(&self.ledger),
-            shadows: Arc::clone(&self.shadows),
+            upstreams,
+            jwks: Bytes::from(keyring.jwks().to_string()),
+            registry,
+            fleet,
+            ceiling,
+            waiting_room,
+            places,
+            drain,
+            legacy_uses,
+            shadows,
             signed_context: SignedContext::new(&config.context, keyring),
             config,
         })
@@ -164,6 +159,9 @@ impl Edge {
     pub fn take_over(&self) {
         self.ceiling.set_limit(self.limits.connections);
         self.shadows.set_most(self.limits.shadow_checks);
+        if let Some(fleet) = &self.fleet {
+            fleet.keep_revocations_for(self.config.revocation.keep);
+        }
         self.waiting_room.set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
     }
 
@@ -176,6 +174,45 @@ impl Edge {
             headers.insert(name, value);
         }
     }
+}
+
+impl Lasting {
+    fn new(config: &Config) -> Result<Self, EdgeError> {
+        let limits = &config.limits;
+        let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
+        let registry = Registry::new();
+        let fleet = Fleet::open(config, &registry, &revocations)?;
+        let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger());
+        Ok(Self {
+            places: limits.sessions_per_user.map(|most| Arc::new(Places::new(most, limits.on_limit, ledger))),
+            revocations,
+            registry,
+            fleet,
+            ceiling: Ceiling::new(limits.connections),
+            waiting_room: WaitingRoom::new(limits.unauthenticated, limits.unauthenticated_per_address),
+            drain: Arc::default(),
+            legacy_uses: Arc::default(),
+            shadows: Shadows::new(limits.shadow_checks),
+        })
+    }
+
+    fn of(edge: &Edge) -> Self {
+        Self {
+            revocations: Arc::clone(&edge.revocations),
+            registry: Arc::clone(&edge.registry),
+            fleet: edge.fleet.clone(),
+            ceiling: Arc::clone(&edge.ceiling),
+            waiting_room: Arc::clone(&edge.waiting_room),
+            places: edge.places.clone(),
+            drain: Arc::clone(&edge.drain),
+            legacy_uses: Arc::clone(&edge.legacy_uses),
+            shadows: Arc::clone(&edge.shadows),
+        }
+    }
+}
+
+fn issuers(config: &Config) -> Result<Arc<Issuers>, EdgeError> {
+    Ok(Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir)))
 }
 
 fn doors(config: &Config) -> Result<Vec<Door>, EdgeError> {

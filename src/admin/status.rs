@@ -14,7 +14,7 @@ use crate::auth::remote_keys::IssuerFigures;
 use crate::auth::verifier::VerifierFigures;
 use crate::clock::Now;
 use crate::fleet::{Gathered, Whole};
-use crate::migration::ledger::LegacyUse;
+use crate::migration::uses::LegacyUse;
 use crate::session::wanted::Wanted;
 
 /// What is counted outside of the registry.

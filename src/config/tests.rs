@@ -310,3 +310,18 @@ fn the_readme_s_configuration_is_good() {
         read(block).unwrap();
     }
 }
+
+#[test]
+fn routes_that_nobody_could_reach_are_told() {
+    let second = |path: &str| format!("{MINIMAL}\n[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = []\n");
+    let first = |path: &str| MINIMAL.replace("path = \"/ws\"", &format!("path = \"{path}\""));
+    let error = error_of(&second("/ws"));
+    assert!(error.contains("route `/ws` stands twice"), "{error}");
+    let error = error_of(&format!("{}\n[[route]]\npath = \"/a/{{y}}\"\nupstream = \"chat\"\nauth = []\n", first("/a/{x}")));
+    assert!(error.contains("route `/a/{}` stands twice"), "{error}");
+    for own in ["/websocket/ticket", "/websocket/config", "/.well-known/usher/jwks.json"] {
+        let warnings = read(&second(own)).unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].to_string().contains("Usher's own"), "{warnings:?}");
+    }
+    assert!(read(&second("/websocket/*")).unwrap().warnings.is_empty());
+}

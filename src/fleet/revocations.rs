@@ -33,6 +33,10 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 const PAGE: usize = 64;
 
 impl Fleet {
+    pub fn keep_revocations_for(&self, keep: Duration) {
+        self.bulletin.set_keep(keep);
+    }
+
     /// Tells the others of an order that is in force here. When it fails, they are told later.
     pub async fn tell(self: Arc<Self>, order: Revocation) -> bool {
         // In a task of its own: whoever gave the order may be gone before it is written.

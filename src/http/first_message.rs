@@ -134,7 +134,7 @@ async fn enter(
         Ok(grant) => grant,
         Err(rejection) => return Err((rejection, id)),
     };
-    if let Err(rejection) = migration::admit(&grant, request.address, &worker.edge.ledger, Now::read().wall) {
+    if let Err(rejection) = migration::admit(&grant, request.address, &worker.edge.legacy_uses, Now::read().wall) {
         return Err((rejection, id));
     }
     let reached = tokio::select! {

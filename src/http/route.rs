@@ -167,6 +167,16 @@ impl PathPattern {
         !self.open_ended && self.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)))
     }
 
+    /// The same text for patterns that match the same paths.
+    pub fn without_names(&self) -> String {
+        let segments = self.segments.iter().map(|segment| match segment {
+            Segment::Literal(literal) => literal.as_str(),
+            Segment::Parameter(_) => "{}",
+        });
+        let path = segments.fold(String::new(), |path, segment| path + "/" + segment);
+        if self.open_ended { path + "/*" } else { path }
+    }
+
     pub fn parameter_names(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|segment| match segment {
             Segment::Parameter(name) => Some(name.as_str()),

@@ -169,7 +169,7 @@ async fn open(
     let outcome = authenticator.authenticate_by(client.deadline, &request.matched, credential, presented, request.started).await;
     request.cast_shadow(worker, attempted, Actual::of(&outcome));
     let grant = outcome?;
-    migration::admit(&grant, request.address, &worker.edge.ledger, request.started.wall)?;
+    migration::admit(&grant, request.address, &worker.edge.legacy_uses, request.started.wall)?;
     client.waiting = None;
     if grant.is_renewed_by_message() {
         deflate::keep_readable_offers(&mut request.parts.headers);

@@ -2,12 +2,12 @@
 //!
 //! A route says which of its methods are to go (`legacy`), which share of its clients is to use a new one (`rollout`), and
 //! which methods are only to be looked at (`shadow`). `share.rs` decides who is in a share, `shadow.rs` judges without
-//! consequences, `ledger.rs` remembers who still uses what, `endpoint.rs` tells a client what it should use.
+//! consequences, `uses.rs` remembers who still uses what, `endpoint.rs` tells a client what it should use.
 
 pub mod endpoint;
-pub mod ledger;
 pub mod shadow;
 pub mod share;
+pub mod uses;
 
 use std::net::IpAddr;
 
@@ -21,6 +21,7 @@ use crate::config::{Migration, Route};
 use crate::rejection::Rejection;
 use crate::telemetry::event::Event;
 use share::Client;
+use uses::LegacyUses;
 
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 const SUNSET: HeaderName = HeaderName::from_static("sunset");
@@ -72,7 +73,7 @@ impl Migration {
 }
 
 /// Looks at a grant by the rollout of its route. Only here is a client refused for the way in which it came.
-pub fn admit(grant: &Grant, peer: IpAddr, ledger: &ledger::Ledger, now: UnixMillis) -> Result<(), Rejection> {
+pub fn admit(grant: &Grant, peer: IpAddr, uses: &LegacyUses, now: UnixMillis) -> Result<(), Rejection> {
     let route: &Route = grant.route();
     let migration = &route.migration;
     let (Some(method), Some(principal)) = (grant.method(), grant.principal()) else { return Ok(()) };
@@ -94,7 +95,7 @@ pub fn admit(grant: &Grant, peer: IpAddr, ledger: &ledger::Ledger, now: UnixMill
         Event::RolledOut { route: &route.name, standing }.emit();
     }
     if is_legacy {
-        ledger.note(&route.name, method, &principal.subject, now);
+        uses.note(&route.name, method, &principal.subject, now);
         Event::LegacyUsed {
             route: &route.name,
             method,
@@ -119,7 +120,7 @@ mod tests {
     fn admitted(route: &str, method: Method) -> Result<(), Rejection> {
         let config = config::for_test(route);
         let grant = Grant::for_test(Arc::clone(&config.routes[0]), Some(principal("ada", "main", None, None, 0)), method);
-        admit(&grant, PEER, &ledger::Ledger::default(), UnixMillis(0))
+        admit(&grant, PEER, &LegacyUses::default(), UnixMillis(0))
     }
 
     #[test]

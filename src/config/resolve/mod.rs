@@ -123,6 +123,11 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
 
     mtls::check_listeners(&listener_sections, &listeners, &route_sections, &routes);
     let tickets = tickets::tickets(&tickets_section, &routes, &verifier_names, multi_use);
+    let context_table = context::signed_context(&top.section("context"));
+    let config_path = process::config_path(&top.section("migration"));
+    for own in [tickets.path.as_str(), &context_table.jwks_path, &config_path] {
+        check_own_path(&route_sections, own);
+    }
     let revocation = process::revocation(&top.section("revocation"), &issuers, &verifiers);
     mtls::check_revocation(&top.section("revocation"), &routes);
     let config = Config {
@@ -139,20 +144,29 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         tickets,
         upstreams,
         routes,
-        context: context::signed_context(&top.section("context")),
+        context: context_table,
         mtls: mtls::mtls(&top.section("mtls")),
         keepalive: session::keepalive(&top.section("keepalive")),
         limits: Arc::new(process::limits(&top.section("limits"))),
         revocation,
         bypass,
         drain: process::drain(&top.section("drain")),
-        config_path: process::config_path(&top.section("migration")),
+        config_path,
         admin: process::admin(&top.section("admin")),
         log: process::log(&top.section("log")),
         audit: process::audit(reader, &top.section("audit")),
     };
     top.finish();
     Some(config)
+}
+
+/// Usher answers there itself, whatever the routes say.
+fn check_own_path(routes: &[Section<'_, '_>], own: &str) {
+    for (route, span) in routes.iter().filter_map(|route| Some((route, route.text("path").filter(|(path, _)| path == own)?.1))) {
+        let warning = Diagnostic::warning(format!("`{own}` is a path of Usher's own, and this route is never asked"))
+            .help("give the route another path, or Usher's: `tickets.path`, `context.jwks_path`, `migration.config_path`");
+        route.reader.report(&span, warning);
+    }
 }
 
 /// Names that may stand once, and where they stood first.

@@ -20,10 +20,11 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
     let written = section.required("path", "`/exact`, `/prefix/*`, or with `{name}` segments");
     let path = section.parsed("path", PathPattern::parse);
     let hosts = section.parsed_list("hosts", HostPattern::parse);
-    if let Some((path, span)) = &written {
+    if let (Some((_, span)), Some(path)) = (&written, &path) {
         let hosts: Vec<_> = if hosts.is_empty() { vec![String::new()] } else { hosts.iter().map(|host| format!("{host}")).collect() };
         for host in hosts {
-            context.seen.add(reader, "route", &format!("{host}{path}"), span);
+            // What a segment is called makes no difference to a request.
+            context.seen.add(reader, "route", &format!("{host}{}", path.without_names()), span);
         }
     }
     let upstream = section.required("upstream", "the `name` of an [[upstream]]");

@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::{Cmd, Pipeline, Value, cmd, pipe};
@@ -36,7 +37,8 @@ pub(super) const NOTICE: &str = "notice";
 pub struct Bulletin {
     key: String,
     notices: String,
-    keep: Duration,
+    /// In milliseconds; a reload may change it.
+    keep: AtomicU64,
     length: usize,
     lane: Lane,
     dialer: Dialer,
@@ -82,13 +84,18 @@ impl Bulletin {
         Ok(Self {
             key: format!("{}revocations", config.prefix),
             notices: notices_key(&config.prefix),
-            keep: revocation.keep,
+            keep: AtomicU64::new(millis(revocation.keep)),
             // Nodes that write the same at once leave room for each other.
             length: revocation.max_entries.saturating_mul(2),
             lane: Lane::new(BULLETIN_LANE, &dialer, config.timeout, config.max_in_flight),
             dialer: Dialer::new(Redis { timeout: patience, ..config.clone() }, ca),
             patience,
         })
+    }
+
+    /// How long the stream stays when nothing is written: as long as an order may be in force.
+    pub fn set_keep(&self, keep: Duration) {
+        self.keep.store(millis(keep), Ordering::Relaxed);
     }
 
     /// All of them or, where it fails, some of them. Without any it only keeps what is there for longer.
@@ -110,7 +117,7 @@ impl Bulletin {
             let json = serde_json::to_string(order).map_err(|_| Fault::Other)?;
             pipeline.cmd("XADD").arg(&self.key).arg("MAXLEN").arg("~").arg(self.length).arg("*").arg(FIELD).arg(json);
         }
-        pipeline.cmd("PEXPIRE").arg(&self.key).arg(millis(self.keep));
+        pipeline.cmd("PEXPIRE").arg(&self.key).arg(self.keep.load(Ordering::Relaxed));
         Ok(pipeline)
     }
 

@@ -13,7 +13,7 @@ const NAMES: usize = 20;
 
 /// No larger than the routes that were ever configured, times the methods.
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<BTreeMap<(Arc<str>, &'static str), Uses>>);
+pub struct LegacyUses(Mutex<BTreeMap<(Arc<str>, &'static str), Uses>>);
 
 #[derive(Debug, Default)]
 struct Uses {
@@ -33,10 +33,10 @@ pub struct LegacyUse {
     pub recent_users: Vec<String>,
 }
 
-impl Ledger {
+impl LegacyUses {
     pub fn note(&self, route: &Arc<str>, method: Method, user: &str, now: UnixMillis) {
-        let mut ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let uses = ledger.entry((Arc::clone(route), method.name())).or_default();
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let uses = lines.entry((Arc::clone(route), method.name())).or_default();
         uses.count += 1;
         uses.last = now;
         uses.users.retain(|other| other != user);
@@ -47,7 +47,7 @@ impl Ledger {
     }
 
     pub fn lines(&self) -> Vec<LegacyUse> {
-        let ledger = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let line = |((route, method), uses): (&(Arc<str>, &'static str), &Uses)| LegacyUse {
             route: route.to_string(),
             method,
@@ -55,7 +55,7 @@ impl Ledger {
             last_used: uses.last.to_rfc3339(),
             recent_users: uses.users.iter().rev().cloned().collect(),
         };
-        ledger.iter().map(line).collect()
+        lines.iter().map(line).collect()
     }
 }
 
@@ -65,12 +65,12 @@ mod tests {
 
     #[test]
     fn the_latest_names_are_kept_each_once() {
-        let ledger = Ledger::default();
+        let uses = LegacyUses::default();
         let route: Arc<str> = "/ws".into();
         for at in 0..30_u64 {
-            ledger.note(&route, Method::Header, &format!("user {}", at % 25), UnixMillis(at));
+            uses.note(&route, Method::Header, &format!("user {}", at % 25), UnixMillis(at));
         }
-        let [line] = <[LegacyUse; 1]>::try_from(ledger.lines()).unwrap();
+        let [line] = <[LegacyUse; 1]>::try_from(uses.lines()).unwrap();
         assert_eq!((line.uses, line.recent_users.len(), line.recent_users[0].as_str()), (30, NAMES, "user 4"));
         assert_eq!(line.recent_users.iter().filter(|user| *user == "user 0").count(), 1);
     }

@@ -163,6 +163,7 @@ impl Edge {
             fleet.keep_revocations_for(self.config.revocation.keep);
         }
         self.waiting_room.set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
+        self.verifiers.tell_breakers();
     }
 
     /// Says to the upstream who the client is; on a public route there is nobody to speak of.

@@ -139,6 +139,14 @@ impl Verifiers {
         Ok(Self(by_name))
     }
 
+    /// A verifier that takes the place of another has a breaker of its own under the same name.
+    pub fn tell_breakers(&self) {
+        for verifier in self.0.values() {
+            let state = lock(&verifier.breaker).state();
+            Event::VerifierBreaker { verifier: &verifier.config.name, state, fault: None }.emit();
+        }
+    }
+
     pub fn figures(&self) -> Vec<VerifierFigures> {
         let mut figures: Vec<_> = self.0.values().map(|verifier| verifier.figures()).collect();
         figures.sort_by(|one, other| one.name.cmp(&other.name));

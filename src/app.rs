@@ -199,7 +199,13 @@ impl Desk {
             revoking: Revoking {
                 revocations: Arc::clone(&edge.revocations),
                 keep: config.revocation.keep,
-                issuers: config.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).chain(config.certificate_issuer()).collect(),
+                issuers: config
+                    .issuers
+                    .iter()
+                    .map(|issuer| Arc::clone(&issuer.name))
+                    .chain(config.verifiers.iter().map(|verifier| Arc::clone(&verifier.name)))
+                    .chain(config.certificate_issuer())
+                    .collect(),
                 fleet: edge.fleet.clone(),
             },
             summary: Summary {
@@ -224,6 +230,7 @@ fn figures(edge: &Edge) -> Figures {
         tickets: store.held(),
         revocations: edge.revocations.len(),
         issuers: edge.authenticator.issuers().figures(Now::read().wall),
+        verifiers: edge.verifiers.figures(),
         nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
         legacy: edge.legacy_uses.lines(),
         store: StoreFigures {

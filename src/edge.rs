@@ -15,6 +15,7 @@ use crate::auth::Authenticator;
 use crate::auth::grant::Grant;
 use crate::auth::jwt::Issuers;
 use crate::auth::revocation::Revocations;
+use crate::auth::verifier::Verifiers;
 use crate::clock::Now;
 use crate::config::{Config, Limits};
 use crate::drain::Drain;
@@ -43,6 +44,7 @@ pub struct Edge {
     pub reserved: ReservedNames,
     pub authenticator: Arc<Authenticator>,
     pub tickets: Arc<Tickets>,
+    pub verifiers: Arc<Verifiers>,
     pub revocations: Arc<Revocations>,
     pub upstreams: Upstreams,
     pub jwks: Bytes,
@@ -68,6 +70,8 @@ pub enum EdgeError {
     Tls(#[from] server::TlsError),
     #[error(transparent)]
     Issuer(#[from] crate::auth::jwt::LoadError),
+    #[error(transparent)]
+    Verifier(#[from] crate::auth::verifier::OpenError),
     #[error(transparent)]
     Keyring(#[from] crate::keyring::KeyringError),
     #[error(transparent)]
@@ -97,24 +101,27 @@ impl Edge {
         std::fs::create_dir_all(&config.state_dir).map_err(|error| EdgeError::StateDir { path: config.state_dir.clone(), error })?;
         let config = Arc::new(config);
         let issuers = issuers(&config)?;
+        let verifiers = Arc::new(Verifiers::open(&config, None)?);
         let lasting = Lasting::new(&config)?;
         let tickets = Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&lasting.revocations))?;
         let upstreams = Upstreams::build(&config.upstreams, None)?;
-        Self::build(config, issuers, tickets, upstreams, lasting, now)
+        Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)
     }
 
     /// The next one: another configuration over the same sessions, counts and store.
     pub fn next(&self, config: Config, now: Now) -> Result<Self, EdgeError> {
         let config = Arc::new(config);
         let issuers = issuers(&config)?;
+        let verifiers = Arc::new(Verifiers::open(&config, Some(&self.verifiers))?);
         let tickets = self.tickets.next(&config, Arc::clone(&issuers));
         let upstreams = Upstreams::build(&config.upstreams, Some(&self.upstreams))?;
-        Self::build(config, issuers, tickets, upstreams, Lasting::of(self), now)
+        Self::build(config, issuers, verifiers, tickets, upstreams, Lasting::of(self), now)
     }
 
     fn build(
         config: Arc<Config>,
         issuers: Arc<Issuers>,
+        verifiers: Arc<Verifiers>,
         tickets: Tickets,
         upstreams: Upstreams,
         lasting: Lasting,
@@ -122,15 +129,16 @@ impl Edge {
     ) -> Result<Self, EdgeError> {
         let Lasting { revocations, registry, fleet, ceiling, waiting_room, places, drain, legacy_uses, shadows } = lasting;
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
-        let tickets = Arc::new(tickets);
+        let tickets = Arc::new(tickets.with_verifiers(Arc::clone(&verifiers)));
         let authenticator = Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone());
         Ok(Self {
             limits: Arc::clone(&config.limits),
             doors: doors(&config)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(authenticator.with_bypass(&config.bypass)),
+            authenticator: Arc::new(authenticator.with_bypass(&config.bypass).with_verifiers(Arc::clone(&verifiers))),
             tickets,
+            verifiers,
             revocations,
             upstreams,
             jwks: Bytes::from(keyring.jwks().to_string()),
@@ -155,6 +163,7 @@ impl Edge {
             fleet.keep_revocations_for(self.config.revocation.keep);
         }
         self.waiting_room.set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
+        self.verifiers.tell_breakers();
     }
 
     /// Says to the upstream who the client is; on a public route there is nobody to speak of.

@@ -27,6 +27,7 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod breaker;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -14,6 +14,7 @@ use crate::auth::first_message::FirstMessageFault;
 use crate::auth::jwt::InvalidToken;
 use crate::auth::permission::MissingPermission;
 use crate::auth::revocation::Kind;
+use crate::auth::verifier::Fault;
 use crate::config::CloseCodes;
 use crate::store::TicketFault;
 use crate::ws::close_code::CloseCode;
@@ -36,6 +37,8 @@ pub enum Rejection {
     InvalidToken(InvalidToken),
     /// Nobody can say whether the token is good: its issuer's keys cannot be fetched.
     IssuerKeysUnavailable,
+    /// Nobody can say whether the credential is good: its verifier gives no answer.
+    VerifierUnavailable(Fault),
     InvalidTicket(TicketFault),
     /// The handshake has verified it, and it names nobody, or its time is over.
     InvalidCertificate(InvalidCertificate),
@@ -118,6 +121,7 @@ impl Rejection {
             Self::MissingCredential,
             Self::InvalidToken(InvalidToken::Expired),
             Self::IssuerKeysUnavailable,
+            Self::VerifierUnavailable(Fault::Timeout),
             Self::InvalidTicket(TicketFault::Unknown),
             Self::InvalidCertificate(InvalidCertificate::Expired),
             Self::Revoked(Kind::TokenId),
@@ -163,6 +167,9 @@ impl Rejection {
             Self::InvalidToken(_) => row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true),
             Self::IssuerKeysUnavailable => {
                 row(StatusCode::SERVICE_UNAVAILABLE, "ISSUER_KEYS_UNAVAILABLE", "issuer_keys_unavailable", Issuer, true)
+            }
+            Self::VerifierUnavailable(_) => {
+                row(StatusCode::SERVICE_UNAVAILABLE, "VERIFIER_UNAVAILABLE", "verifier_unavailable", Issuer, true)
             }
             Self::InvalidTicket(_) => row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true),
             Self::InvalidCertificate(_) => row(StatusCode::UNAUTHORIZED, "INVALID_CERTIFICATE", "invalid_certificate", Client, false),
@@ -217,6 +224,7 @@ impl Rejection {
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(_) => "the token is not valid".to_owned(),
             Self::IssuerKeysUnavailable => "tokens cannot be checked at the moment".to_owned(),
+            Self::VerifierUnavailable(_) => "credentials cannot be checked at the moment".to_owned(),
             Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
             Self::InvalidCertificate(_) => "the client certificate is not valid".to_owned(),
             Self::Revoked(_) => "the credential is revoked".to_owned(),
@@ -270,6 +278,7 @@ impl Rejection {
         match self {
             Self::InvalidToken(why) => why.to_string(),
             Self::IssuerKeysUnavailable => "the keys of the token's issuer could not be fetched".to_owned(),
+            Self::VerifierUnavailable(fault) => format!("the verifier gives no answer: {fault}"),
             Self::InvalidTicket(why) => why.to_string(),
             Self::InvalidCertificate(why) => why.to_string(),
             Self::Revoked(kind) => format!("revoked by {}", kind.name()),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Admin, Stage, answer_error, answer_json, set};
 use crate::auth::decoded;
 use crate::auth::remote_keys::IssuerFigures;
+use crate::auth::verifier::VerifierFigures;
 use crate::clock::Now;
 use crate::fleet::{Gathered, Whole};
 use crate::migration::uses::LegacyUse;
@@ -29,6 +30,7 @@ pub struct Figures {
     pub store: StoreFigures,
     /// Those that publish their keys.
     pub issuers: Vec<IssuerFigures>,
+    pub verifiers: Vec<VerifierFigures>,
     /// Who still uses methods that are to go.
     pub legacy: Vec<LegacyUse>,
 }
@@ -77,7 +79,7 @@ impl Admin {
         let started = self.telemetry.started();
         let uptime = Now::read().mono.saturating_duration_since(started.mono);
         let stage = self.readiness.stage();
-        let Figures { connections, unauthenticated, tickets, revocations, nodes, store, issuers, legacy } = (self.figures)();
+        let Figures { connections, unauthenticated, tickets, revocations, nodes, store, issuers, verifiers, legacy } = (self.figures)();
         answer_json(
             StatusCode::OK,
             &json!({
@@ -96,6 +98,7 @@ impl Admin {
                 "revocations": revocations,
                 "store": store,
                 "issuers": issuers,
+                "verifiers": verifiers,
                 "legacy": legacy,
                 "listeners": self.summary.listeners,
                 "routes": self.summary.routes,

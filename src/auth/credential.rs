@@ -13,13 +13,14 @@ pub enum Method {
     Subprotocol,
     Query,
     Cookie,
+    Session,
     Mtls,
     Bypass,
 }
 
 impl Method {
-    pub const ALL: [Self; 8] =
-        [Self::Ticket, Self::Message, Self::Header, Self::Subprotocol, Self::Query, Self::Cookie, Self::Mtls, Self::Bypass];
+    pub const ALL: [Self; 9] =
+        [Self::Ticket, Self::Message, Self::Header, Self::Subprotocol, Self::Query, Self::Cookie, Self::Session, Self::Mtls, Self::Bypass];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -29,6 +30,7 @@ impl Method {
             Self::Subprotocol => "subprotocol",
             Self::Query => "query",
             Self::Cookie => "cookie",
+            Self::Session => "session",
             Self::Mtls => "mtls",
             Self::Bypass => "bypass",
         }
@@ -36,7 +38,7 @@ impl Method {
 
     /// Does a browser show it by itself, whichever page asks? Then the page's origin has to be known.
     pub fn is_sent_by_browsers(self) -> bool {
-        self == Self::Cookie
+        matches!(self, Self::Cookie | Self::Session)
     }
 }
 
@@ -51,6 +53,8 @@ pub struct Credential {
 pub enum Proof {
     Ticket(Secret),
     Token(Secret),
+    /// An opaque session id, as its cookie has it.
+    Session(Secret),
     Certificate(ClientCertificate),
     /// The value of the header for test identities.
     Bypass(Secret),

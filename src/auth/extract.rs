@@ -45,6 +45,7 @@ pub fn take(method: Method, route: &config::Route, parts: &mut Parts) -> Result<
             None => None,
         },
         Method::Cookie => take_cookie(&mut parts.headers, &route.token_cookie)?.map(Proof::Token),
+        Method::Session => take_cookie(&mut parts.headers, &route.session_cookie)?.map(Proof::Session),
         Method::Bypass => take_bypass(&mut parts.headers, &route.bypass_header)?.map(Proof::Bypass),
         Method::Mtls => parts.extensions.get::<ClientCertificate>().cloned().map(Proof::Certificate),
         // It comes after the 101.

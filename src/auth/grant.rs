@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::credential::Method;
 use super::permission::{MissingPermission, Required};
 use super::principal::Principal;
+use super::verifier::{Proved, Vouched};
 use crate::clock::{Now, UnixMillis};
 use crate::config::{ReauthMode, Route};
 
@@ -35,6 +36,8 @@ enum Holder {
         proved_at: UnixMillis,
         /// What the route requires at this path, if anything; whoever renews the grant has it too.
         required: Option<Arc<Required>>,
+        /// Who can be asked whether it is still good.
+        vouched: Option<Arc<Vouched>>,
     },
 }
 
@@ -47,24 +50,23 @@ impl Grant {
     pub(super) fn to(
         route: Arc<Route>,
         required: Option<Arc<Required>>,
-        principal: Principal,
+        proved: Proved,
         method: Method,
         now: Now,
     ) -> Result<Self, MissingPermission> {
+        let Proved { principal, vouched } = proved;
         if let Some(required) = &required {
             required.check(&principal.permissions)?;
         }
-        Ok(Self { route, holder: Holder::Known { principal: Box::new(principal), method, proved_at: now.wall, required } })
+        Ok(Self { route, holder: Holder::Known { principal: Box::new(principal), method, proved_at: now.wall, required, vouched } })
     }
 
     /// The same session's grant by a new credential. The method stays the one that it began with.
     /// `Ok(None)`: nobody in particular has nothing to renew.
-    pub(super) fn renewed(&self, principal: Principal, now: Now) -> Result<Option<Self>, MissingPermission> {
+    pub(super) fn renewed(&self, proved: Proved, now: Now) -> Result<Option<Self>, MissingPermission> {
         match &self.holder {
             Holder::Anyone => Ok(None),
-            Holder::Known { method, required, .. } => {
-                Self::to(Arc::clone(&self.route), required.clone(), principal, *method, now).map(Some)
-            }
+            Holder::Known { method, required, .. } => Self::to(Arc::clone(&self.route), required.clone(), proved, *method, now).map(Some),
         }
     }
 
@@ -91,10 +93,31 @@ impl Grant {
     pub fn expires_at(&self) -> Option<UnixMillis> {
         match &self.holder {
             Holder::Anyone => None,
-            Holder::Known { principal, proved_at, .. } => {
-                let oldest = self.route.reauth.max_age.map(|age| *proved_at + age);
-                Some(oldest.map_or(principal.expires_at, |oldest| oldest.min(principal.expires_at)))
-            }
+            Holder::Known { principal, .. } => Some(self.latest().map_or(principal.expires_at, |latest| latest.min(principal.expires_at))),
+        }
+    }
+
+    /// What the route's `max_age` makes of the moment when the credential was shown.
+    pub fn latest(&self) -> Option<UnixMillis> {
+        match &self.holder {
+            Holder::Anyone => None,
+            Holder::Known { proved_at, .. } => self.route.reauth.max_age.map(|age| *proved_at + age),
+        }
+    }
+
+    /// What the route requires at its path.
+    pub fn required(&self) -> Option<&Arc<Required>> {
+        match &self.holder {
+            Holder::Anyone => None,
+            Holder::Known { required, .. } => required.as_ref(),
+        }
+    }
+
+    /// The verifier's word that it rests on, where that is asked for again while the session lives.
+    pub fn vouched(&self) -> Option<&Arc<Vouched>> {
+        match &self.holder {
+            Holder::Anyone => None,
+            Holder::Known { vouched, .. } => vouched.as_ref(),
         }
     }
 
@@ -108,7 +131,7 @@ impl Grant {
     #[cfg(test)]
     pub(crate) fn for_test(route: Arc<Route>, principal: Option<Principal>, method: Method) -> Self {
         match principal {
-            Some(principal) => Self::to(route, None, principal, method, Now::read()).unwrap(),
+            Some(principal) => Self::to(route, None, principal.into(), method, Now::read()).unwrap(),
             None => Self::public(route),
         }
     }

@@ -45,6 +45,8 @@ pub enum InvalidToken {
     CriticalHeader,
     #[error("its type is not a JWT or an access token, or it holds another token")]
     Type,
+    #[error("its verifier refuses it")]
+    Refused,
     #[error("it has expired")]
     Expired,
     #[error("it is not valid yet")]
@@ -155,6 +157,11 @@ impl Issuers {
             Keys::Fixed(_) => None,
         })
     }
+}
+
+/// Is it a compact JWS with a header and claims, whatever they say?
+pub fn has_the_shape_of_a_jwt(token: &Secret) -> bool {
+    token.expose_str().is_some_and(|text| Parts::split(text).is_ok())
 }
 
 impl<'a> Parts<'a> {
@@ -318,7 +325,7 @@ impl Key {
 
 /// The claim of this name; where there is none and the name has dots, what stands at the end of that path:
 /// `realm_access.roles`. A name such as `https://example.com/roles` is found first.
-fn claim_at<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+pub(super) fn claim_at<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     claims.get(name).or_else(|| {
         let mut steps = name.split('.');
         let first = claims.get(steps.next()?)?;
@@ -326,7 +333,7 @@ fn claim_at<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value>
     })
 }
 
-fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidToken> {
+pub(super) fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidToken> {
     let is_ours = |name: &str| accepted.iter().any(|one| one == name);
     match claim {
         Value::String(name) => Ok(is_ours(name)),
@@ -340,18 +347,18 @@ fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidTok
 
 /// RFC 7519, section 2: "A JSON numeric value representing the number of seconds from 1970-01-01T00:00:00Z UTC", which may
 /// have a fraction. Text that looks like a number is no number.
-fn numeric_date(value: &Value) -> Option<UnixMillis> {
+pub(super) fn numeric_date(value: &Value) -> Option<UnixMillis> {
     const LATEST: f64 = 253_402_300_800.0;
     let seconds = value.as_f64()?;
     (0.0..LATEST).contains(&seconds).then_some(UnixMillis((seconds * 1000.0) as u64))
 }
 
-fn non_empty(value: Option<&Value>) -> Option<String> {
+pub(super) fn non_empty(value: Option<&Value>) -> Option<String> {
     value.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 /// A list, or text as OAuth writes scopes (RFC 6749, section 3.3: "space-delimited", by that one character).
-fn permissions(claim: Option<&Value>) -> Result<Vec<String>, InvalidToken> {
+pub(super) fn permissions(claim: Option<&Value>) -> Result<Vec<String>, InvalidToken> {
     const WRONG: InvalidToken = InvalidToken::Claim("the permissions claim");
     match claim {
         None | Some(Value::Null) => Ok(Vec::new()),

@@ -20,6 +20,7 @@ pub mod remote_keys;
 pub mod renewal;
 pub mod revocation;
 pub mod strict_json;
+pub mod verifier;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use crate::http::route::RouteMatch;
 use crate::rejection::Rejection;
 use crate::telemetry::event::Event;
 use crate::ticket::Tickets;
-use credential::{Credential, Proof};
+use credential::{Credential, Method, Proof};
 pub(crate) use extract::decoded;
 pub use extract::{take_bearer, take_cookie, take_credential};
 use grant::Grant;
@@ -41,6 +42,7 @@ use jwt::{InvalidToken, Issuers};
 use permission::Required;
 use principal::Principal;
 use revocation::Revocations;
+use verifier::{Fault, Proved, Verifiers};
 
 #[derive(Debug)]
 pub struct Authenticator {
@@ -48,6 +50,7 @@ pub struct Authenticator {
     tickets: Arc<Tickets>,
     revocations: Arc<Revocations>,
     bypass: Option<config::Bypass>,
+    verifiers: Arc<Verifiers>,
     mtls: config::Mtls,
 }
 
@@ -61,11 +64,15 @@ pub struct Presented<'a> {
 
 impl Authenticator {
     pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>, mtls: config::Mtls) -> Self {
-        Self { issuers, tickets, revocations, bypass: None, mtls }
+        Self { issuers, tickets, revocations, bypass: None, verifiers: Arc::default(), mtls }
     }
 
     pub fn with_bypass(self, bypass: &config::Bypass) -> Self {
         Self { bypass: Some(bypass.clone()), ..self }
+    }
+
+    pub fn with_verifiers(self, verifiers: Arc<Verifiers>) -> Self {
+        Self { verifiers, ..self }
     }
 
     pub fn issuers(&self) -> &Arc<Issuers> {
@@ -86,6 +93,8 @@ impl Authenticator {
         now: Now,
     ) -> Result<Grant, Rejection> {
         let late = match credential.as_ref().map(|credential| &credential.proof) {
+            Some(Proof::Token(_)) if matched.route.judges.tokens.is_some() => Rejection::VerifierUnavailable(Fault::Timeout),
+            Some(Proof::Session(_)) => Rejection::VerifierUnavailable(Fault::Timeout),
             Some(Proof::Token(_)) => Rejection::IssuerKeysUnavailable,
             _ => Rejection::StoreUnavailable,
         };
@@ -104,7 +113,7 @@ impl Authenticator {
     ) -> Result<Principal, Rejection> {
         let asking = async {
             if matched.route.auth.is_empty() {
-                return self.prove(&matched.route, credential, presented, now).await;
+                return Ok(self.prove(&matched.route, credential, presented, now).await?.principal);
             }
             let grant = self.authenticate(matched, Some(credential), presented, now).await?;
             grant.principal().cloned().ok_or(Rejection::Internal)
@@ -127,30 +136,26 @@ impl Authenticator {
         let credential = credential.ok_or(Rejection::MissingCredential)?;
         let method = credential.method;
         let is_bearer = matches!(credential.proof, Proof::Token(_));
-        let principal = self.prove(route, credential, presented, now).await?;
+        let proved = self.prove(route, credential, presented, now).await?;
         let required = Required::of(&route.require, &matched.parameters).map(Arc::new);
-        Grant::to(Arc::clone(route), required, principal, method, now)
+        Grant::to(Arc::clone(route), required, proved, method, now)
             .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
     }
 
     /// Who a credential belongs to, on this route.
-    async fn prove(
-        &self,
-        route: &config::Route,
-        credential: Credential,
-        presented: Presented<'_>,
-        now: Now,
-    ) -> Result<Principal, Rejection> {
-        let principal = match credential.proof {
+    async fn prove(&self, route: &config::Route, credential: Credential, presented: Presented<'_>, now: Now) -> Result<Proved, Rejection> {
+        let asking = Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges: &route.judges, place: &route.name };
+        let proved = match credential.proof {
             Proof::Ticket(ticket) => {
-                self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await?
+                self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await?.into()
             }
-            Proof::Token(token) => self.issuers.prove(&token, now).await?,
-            Proof::Bypass(shown) => self.bypassed(route, &shown, presented, now).map_err(Rejection::InvalidToken)?,
-            Proof::Certificate(certificate) => certificate.principal(&self.mtls, now).map_err(Rejection::InvalidCertificate)?,
+            Proof::Token(token) => asking.token(credential.method, &token, presented.peer, now).await?,
+            Proof::Session(id) => asking.session(&id, presented.peer).await?,
+            Proof::Bypass(shown) => self.bypassed(route, &shown, presented, now).map_err(Rejection::InvalidToken)?.into(),
+            Proof::Certificate(certificate) => certificate.principal(&self.mtls, now).map_err(Rejection::InvalidCertificate)?.into(),
         };
-        match self.revocations.find(&principal, now.wall) {
-            None => Ok(principal),
+        match self.revocations.find(&proved.principal, now.wall) {
+            None => Ok(proved),
             Some(kind) => Err(Rejection::Revoked(kind)),
         }
     }
@@ -162,6 +167,33 @@ impl Authenticator {
         let user = outcome.as_ref().ok().map(|principal| principal.subject.as_str());
         Event::BypassUsed { request_id, peer, route: &route.name, user }.emit();
         outcome
+    }
+}
+
+/// Whoever judges what is shown at one place: a route, or the ticket endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asking<'a> {
+    pub(crate) issuers: &'a Issuers,
+    pub(crate) verifiers: &'a Verifiers,
+    pub(crate) judges: &'a config::Judges,
+    pub(crate) place: &'a Arc<str>,
+}
+
+impl Asking<'_> {
+    /// One judge alone: what that refuses is not shown to another.
+    pub(crate) async fn token(self, method: Method, token: &Secret, peer: IpAddr, now: Now) -> Result<Proved, Rejection> {
+        match &self.judges.tokens {
+            Some(verifier) if !(self.judges.opaque_only && jwt::has_the_shape_of_a_jwt(token)) => {
+                Box::pin(self.verifiers.prove(verifier, method, token, self.place, peer)).await
+            }
+            _ => Ok(self.issuers.prove(token, now).await?.into()),
+        }
+    }
+
+    pub(crate) async fn session(self, id: &Secret, peer: IpAddr) -> Result<Proved, Rejection> {
+        // The config is not taken where nobody knows sessions.
+        let verifier = self.judges.sessions.as_ref().ok_or(Rejection::Internal)?;
+        Box::pin(self.verifiers.prove(verifier, Method::Session, id, self.place, peer)).await
     }
 }
 

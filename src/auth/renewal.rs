@@ -36,7 +36,8 @@ impl Renewal {
     pub async fn judge(self: Arc<Self>, credential: Credential, now: Now) -> Result<Grant, NotRenewed> {
         let presented = Presented { request_id: self.request_id.as_str(), origin: self.origin.as_deref(), peer: self.peer };
         let route = self.grant.route();
-        let principal = self.authenticator.prove(route, credential, presented, now).await.map_err(NotRenewed::Refused)?;
+        let proved = self.authenticator.prove(route, credential, presented, now).await.map_err(NotRenewed::Refused)?;
+        let principal = &proved.principal;
         // Two issuers may name two people alike.
         let is_the_same = self.grant.principal().is_some_and(|old| old.subject == principal.subject && old.issuer == principal.issuer);
         if !is_the_same {
@@ -48,7 +49,7 @@ impl Renewal {
         }
         let missing = |missing: MissingPermission| NotRenewed::Refused(Rejection::MissingPermission(Box::new(missing.without_scope())));
         // Whoever came in with more may not stay with less than the route requires.
-        let Some(renewed) = self.grant.renewed(principal, now).map_err(missing)? else { return Err(NotRenewed::OtherSubject) };
+        let Some(renewed) = self.grant.renewed(proved, now).map_err(missing)? else { return Err(NotRenewed::OtherSubject) };
         if renewed.expires_at() <= self.grant.expires_at() {
             return Err(NotRenewed::NoLonger);
         }

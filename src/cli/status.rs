@@ -83,6 +83,10 @@ fn page(status: &Value) -> String {
         };
         line("issuer", &format!("{}, {keys}, {}, {} s old{fault}", of("name"), of("state"), of("age_seconds")));
     }
+    for verifier in status.get("verifiers").and_then(Value::as_array).into_iter().flatten() {
+        let of = |key| plain(verifier.get(key));
+        line("verifier", &format!("{}, {}, breaker {}, {} questions on their way", of("name"), of("kind"), of("breaker"), of("asking")));
+    }
     page
 }
 
@@ -106,7 +110,8 @@ mod tests {
         let page = page(&json!({ "sessions": 3, "sessions_by": by, "tickets": null,
             "store": { "kind": "redis", "breaker": "open", "regions": { "eu": "closed" } },
             "legacy": [{ "route": "/ws", "method": "header", "uses": 7, "last_used": "2026-11-21T10:00:00.000Z", "recent_users": ["ada", "b\u{7}"] }],
-            "issuers": [{ "name": "main", "state": "stale", "keys": 2, "age_seconds": 700, "fault": "timeout" }] }));
+            "issuers": [{ "name": "main", "state": "stale", "keys": 2, "age_seconds": 700, "fault": "timeout" }],
+            "verifiers": [{ "name": "login", "kind": "http", "breaker": "open", "asking": 2 }] }));
         for wanted in [
             "sessions         3\n",
             "  2 by ticket on /ws\n",
@@ -115,6 +120,7 @@ mod tests {
             "redis, breaker open\n",
             "legacy           7 uses of header on /ws, last 2026-11-21T10:00:00.000Z\n                 by ada, b\\u{7}\n",
             "  region eu, breaker closed\n",
+            "verifier         login, http, breaker open, 2 questions on their way\n",
             "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",
         ] {
             assert!(page.contains(wanted), "{wanted}: {page}");

@@ -11,9 +11,9 @@ use serde::Serialize;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::store::{HostPort, Redis, Store};
-use super::{CertificateFiles, Config, Issuer, IssuerKeySource, RemoteKeys, Server};
-use crate::auth::issuer_keys;
+use super::{CertificateFiles, Config, Issuer, IssuerKeySource, RemoteKeys, Server, Verifier, VerifierKind};
 use crate::auth::remote_keys::fetch::Source;
+use crate::auth::{self, issuer_keys};
 use crate::clock::Now;
 use crate::tls::server::{self, TlsError};
 
@@ -59,6 +59,9 @@ pub fn environment(config: &Config, now: Now) -> Vec<Finding> {
             IssuerKeySource::JwksFile(path) => findings.push(jwks(issuer, path)),
             IssuerKeySource::Remote(from) => findings.push(published(issuer, from)),
         }
+    }
+    for one in &config.verifiers {
+        findings.extend(verifier(one));
     }
     for upstream in &config.upstreams {
         findings.extend(upstream.servers.iter().map(|server| reach(&upstream.name, server)));
@@ -172,6 +175,26 @@ fn store(redis: &Redis, is_another_region: bool) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// As with the store: one that is away keeps Usher from nothing, a file that is missing does.
+fn verifier(verifier: &Arc<Verifier>) -> Vec<Finding> {
+    let subject = format!("verifier {}", verifier.name);
+    if let Err(error) = auth::verifier::Verifier::open(verifier, &[]) {
+        return vec![fail(subject, error.to_string(), "PEM files that the user who runs Usher may read")];
+    }
+    let addresses = match &verifier.kind {
+        VerifierKind::Http(asked) | VerifierKind::Introspection { asked, .. } => vec![(asked.place.host(), asked.place.port())],
+        VerifierKind::Redis(keys) => keys.redis.layout.addresses().iter().map(|HostPort { host, port }| (host.as_str(), *port)).collect(),
+    };
+    let reach = |(host, port)| {
+        let subject = format!("{subject}, {host}:{port}");
+        match reach_tcp(host, port) {
+            Ok(()) => ok(subject, "reachable; nothing was asked".to_owned()),
+            Err(error) => warn(subject, error.to_string(), "what it judges is answered 503 until it is there"),
+        }
+    };
+    addresses.into_iter().map(reach).collect()
 }
 
 fn reach_tcp(host: &str, port: u16) -> std::io::Result<()> {

@@ -24,6 +24,8 @@ pub struct File {
     pub listener: Option<Vec<ListenerTable>>,
     /// Whose tokens are good.
     pub issuer: Option<Vec<IssuerTable>>,
+    /// Who is asked whether an opaque token or a session is good.
+    pub verifier: Option<Vec<VerifierTable>>,
     /// The servers behind Usher.
     pub upstream: Option<Vec<UpstreamTable>>,
     /// Which path goes to which upstream, and who may use it; at least one.
@@ -136,6 +138,78 @@ pub struct IssuerTable {
     pub max_lifetime: Option<String>,
 }
 
+/// Who is asked whether an opaque token or a session is good.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifierTable {
+    /// Its name in routes, logs and metrics.
+    pub name: String,
+    /// http (the credential as JSON, claims back), introspection (RFC 7662) or redis (sessions under a key).
+    pub kind: String,
+    /// Where it is asked; for redis where the sessions are, those of the store unless written.
+    pub url: Option<String>,
+    /// Ask over plain http on another machine; whoever sits in between has the credentials.
+    pub allow_plain: Option<bool>,
+    /// PEM file of the authorities that sign its server, instead of those of the system.
+    pub ca_file: Option<String>,
+    /// The client that Usher is to an introspection endpoint.
+    pub client_id: Option<String>,
+    /// Environment variable with that client's secret.
+    pub client_secret_env: Option<String>,
+    /// File with that client's secret, instead of client_secret_env.
+    pub client_secret_file: Option<String>,
+    /// Environment variable with a bearer token that Usher shows of itself.
+    pub token_env: Option<String>,
+    /// File with that token, instead of token_env.
+    pub token_file: Option<String>,
+    /// The iss that an introspected token must have; not looked at unless written.
+    pub issuer: Option<String>,
+    /// An introspected token carries at least one of these as aud; not looked at unless written.
+    pub audience: Option<Vec<String>>,
+    /// The user of Redis, where it is not the default one.
+    pub username: Option<String>,
+    /// Environment variable with the password of Redis.
+    pub password_env: Option<String>,
+    /// File with the password of Redis, instead of password_env.
+    pub password_file: Option<String>,
+    /// The key in Redis that holds a session, with {id} in it.
+    pub key: Option<String>,
+    /// Environment variable with the secret that session cookies are signed with, as express-session does it.
+    pub cookie_secret_env: Option<String>,
+    /// File with that secret, instead of cookie_secret_env.
+    pub cookie_secret_file: Option<String>,
+    /// How long one answer may take, the wait for a place included.
+    pub timeout: Option<String>,
+    /// Questions on their way at once.
+    pub concurrency: Option<usize>,
+    /// Questions that wait for a place among them.
+    pub max_waiting: Option<usize>,
+    /// How long a good answer is believed, never past its own end.
+    pub cache_ttl: Option<String>,
+    /// How long a refusal is believed.
+    pub negative_cache_ttl: Option<String>,
+    /// Answers remembered, good ones and refusals each.
+    pub cache_entries: Option<usize>,
+    /// The claim that names the user: a name, or a JSON pointer.
+    pub user_claim: Option<String>,
+    /// The claim that lists permissions; scope for introspection.
+    pub permissions_claim: Option<String>,
+    /// The claim that names the login session.
+    pub session_claim: Option<String>,
+    /// The claim that says when the credential ends.
+    pub expiry_claim: Option<String>,
+    /// A longer credential is refused.
+    pub max_token_bytes: Option<String>,
+    /// The longest answer that is read.
+    pub max_answer_bytes: Option<String>,
+    /// How long an answer is good at most.
+    pub max_lifetime: Option<String>,
+    /// How often it is asked again about live sessions; not at all unless written.
+    pub revalidate: Option<String>,
+    /// How long a live session goes on while it gives no answer; to the end of its grant unless written.
+    pub revalidate_grace: Option<String>,
+}
+
 /// Servers of one kind.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -180,6 +254,14 @@ pub struct RouteTable {
     pub token_parameter: Option<String>,
     /// The cookie that carries a token, for the method cookie.
     pub token_cookie: Option<String>,
+    /// The cookie that carries a session id, for the method session.
+    pub session_cookie: Option<String>,
+    /// The verifier that is asked about tokens; the issuers judge them unless written.
+    pub verifier: Option<String>,
+    /// Which tokens it is asked about: all, or opaque (those in the shape of a JWT go to the issuers).
+    pub verifier_for: Option<String>,
+    /// The verifier that is asked about sessions; the one of verifier unless written.
+    pub session_verifier: Option<String>,
     /// Unsigned headers for the upstream, each with the claim it carries.
     pub identity_headers: Option<BTreeMap<String, String>>,
     /// Subprotocols that an early 101 may choose; those of the preset unless written.
@@ -268,6 +350,14 @@ pub struct TicketsTable {
     pub origins: Option<Vec<String>>,
     /// The cookie that a page of these origins may show instead of a bearer token.
     pub token_cookie: Option<String>,
+    /// The cookie with a session id that it may show, where there is a verifier for it.
+    pub session_cookie: Option<String>,
+    /// The verifier that is asked about tokens; the issuers judge them unless written.
+    pub verifier: Option<String>,
+    /// Which tokens it is asked about: all, or opaque (those in the shape of a JWT go to the issuers).
+    pub verifier_for: Option<String>,
+    /// The verifier that is asked about sessions; the one of verifier unless written.
+    pub session_verifier: Option<String>,
     /// Tickets for one user.
     pub rate_per_user: Option<String>,
     /// Tickets for one client address.

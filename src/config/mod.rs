@@ -17,6 +17,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod value;
+pub mod verifier;
 pub mod written;
 
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ pub use migration::{Migration, Rollout, Sticky};
 use secret::Secret;
 pub use session::{CloseCodes, FirstMessage, Forward, OnLimit, Preset, Reauth, ReauthMode, RejectMode};
 pub use store::Store;
+pub use verifier::{Asked, Judges, SessionKeys, Verifier, VerifierKind};
 pub use written::Written;
 
 #[derive(Debug)]
@@ -52,6 +54,7 @@ pub struct Config {
     pub threads: usize,
     pub listeners: Vec<Arc<Listener>>,
     pub issuers: Vec<Arc<Issuer>>,
+    pub verifiers: Vec<Arc<Verifier>>,
     pub upstreams: Vec<Arc<Upstream>>,
     pub routes: Vec<Arc<Route>>,
     pub tickets: Tickets,
@@ -198,6 +201,8 @@ pub struct Route {
     pub upstream: Arc<Upstream>,
     /// In order of preference. Empty: public on purpose.
     pub auth: Vec<Method>,
+    /// Who judges what is shown.
+    pub judges: Judges,
     /// `None`: the Origin header is not looked at.
     pub origins: Option<Origins>,
     /// The query parameter that carries a ticket.
@@ -206,6 +211,8 @@ pub struct Route {
     pub token_parameter: String,
     /// The cookie that carries a token.
     pub token_cookie: String,
+    /// The cookie that carries a session id.
+    pub session_cookie: String,
     /// The same for all routes.
     pub bypass_header: HeaderName,
     /// Unsigned convenience headers: header name to claim name.
@@ -232,6 +239,9 @@ pub struct Tickets {
     pub origins: Origins,
     /// The cookie that a page may show instead of a bearer token.
     pub token_cookie: String,
+    /// The cookie with a session id, which counts where a verifier judges those.
+    pub session_cookie: String,
+    pub judges: Judges,
     pub rate_per_user: Rate,
     pub rate_per_address: Rate,
 }

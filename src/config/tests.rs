@@ -84,7 +84,7 @@ fn what_would_be_unsafe_is_refused() {
         ("\"HS256\"", "\"HS256\", \"RS256\"", "another family"),
         ("audience = [\"chat\"]", "audience = []", "needs `audience`"),
         ("auth = [\"ticket\", \"message\", \"header\"]", "", "needs `auth`"),
-        ("\"ticket\",", "\"session\",", "not available in this version"),
+        ("\"ticket\",", "\"session\",", "`session` needs a verifier"),
         ("[[route]]", "[first_message]\npreset = \"mqtt\"\n[reauth]\nmode = \"message\"\n[[route]]", "cannot be asked for a new token"),
         ("[[route]]", "[first_message]\npreset = \"stomp\"\nforward = \"consume\"\n[[route]]", "waits for its first message"),
         ("[[route]]", "[first_message]\npreset = \"jsno\"\n[[route]]", "did you mean `json`?"),
@@ -93,6 +93,45 @@ fn what_would_be_unsafe_is_refused() {
         ("[[route]]", "[first_message]\ntoken_pointer = \"token\"\n[[route]]", "not a JSON pointer"),
     ] {
         let error = error_of(&MINIMAL.replace(from, to));
+        assert!(error.contains(part), "{part} is not in\n{error}");
+    }
+    let verifier = |lines: &str| error_of(&format!("{MINIMAL}\n[[verifier]]\nname = \"login\"\n{lines}\n"));
+    let introspection = "kind = \"introspection\"\nurl = \"https://a/\"\n";
+    for (lines, part) in [
+        ("", "needs `kind`".to_owned()),
+        ("kind = \"oauth\"", "`oauth` is not a value of `kind`".to_owned()),
+        ("kind = \"http\"", "needs `url`".to_owned()),
+        ("kind = \"http\"\nurl = \"http://login.example.com\"", "plain http to another machine".to_owned()),
+        ("kind = \"http\"\nurl = \"https://a/\"\nkey = \"x:{id}\"", "`key` has no use with `kind = \"http\"`".to_owned()),
+        ("kind = \"http\"\nurl = \"https://a/\"\nrevalidate = \"10ms\"", "at least 1s".to_owned()),
+        ("kind = \"http\"\nurl = \"https://a/\"\nrevalidate_grace = \"1m\"", "needs `revalidate`".to_owned()),
+        (introspection, "needs `client_id`".to_owned()),
+        (&format!("{introspection}client_id = \"a\""), "`client_id` needs its secret".to_owned()),
+        (&format!("{introspection}client_secret_env = \"A\""), "needs `client_id`".to_owned()),
+        (&format!("{introspection}client_id = \"a\"\nclient_secret_env = \"A\"\ntoken_env = \"A\""), "cannot stand together".to_owned()),
+        ("kind = \"redis\"\nkey = \"sess:{id}\"", "needs `url`".to_owned()),
+        ("kind = \"redis\"\nurl = \"redis://a\"", "needs `key`".to_owned()),
+        ("kind = \"redis\"\nurl = \"redis://a\"\nkey = \"{id}\"", "behind a prefix".to_owned()),
+        ("kind = \"redis\"\nurl = \"redis://a\"\nkey = \"sess:id\"", "holds {id} once".to_owned()),
+    ] {
+        let error = verifier(lines);
+        assert!(error.contains(&part), "{part} is not in\n{error}");
+    }
+    let good = "\n[[verifier]]\nname = \"NAME\"\nkind = \"http\"\nurl = \"https://a/\"\n";
+    for (from, to, name, part) in [
+        ("[[route]]", "[[route]]\nverifier = \"lgoin\"", "login", "did you mean `login`?"),
+        ("[[route]]", "[[route]]\nverifier_for = \"opaque\"", "login", "needs `verifier`"),
+        ("\"ticket\",", "\"session\",", "login", "`session` needs a verifier"),
+        ("[[route]]", "[[route]]\nshadow = [\"session\"]", "login", "in the shadow too"),
+        ("[\"ticket\",", "[\"session\",", "main", "an issuer is named `main` already"),
+        (
+            "auth = [\"ticket\", \"message\", \"header\"]",
+            "auth = [\"session\"]\nverifier = \"login\"",
+            "login",
+            "`session` needs `origins`",
+        ),
+    ] {
+        let error = error_of(&(MINIMAL.replace(from, to) + &good.replace("NAME", name)));
         assert!(error.contains(part), "{part} is not in\n{error}");
     }
     for (keys, part) in [
@@ -257,7 +296,8 @@ fn the_reference_holds_exactly_the_keys_of_the_schema() {
     let mut section = String::new();
     let mut written = BTreeSet::new();
     for line in REFERENCE.lines() {
-        if let Some(name) = line.strip_prefix('[') {
+        // A table that has no default is commented out as a whole.
+        if let Some(name) = line.trim_start_matches('#').strip_prefix('[') {
             section = format!("{}.", name.trim_matches(['[', ']']));
         } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with("# ")) {
             written.insert(format!("{section}{}", key.trim_start_matches('#')));

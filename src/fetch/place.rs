@@ -81,11 +81,11 @@ impl Place {
     }
 
     /// Without the brackets that an IPv6 address has in a URL.
-    pub(super) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         &self.host
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 

@@ -22,6 +22,7 @@ use crate::session::close::{CloseReason, SessionEnd};
 use crate::session::conversation::Conversation;
 use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle};
 use crate::session::relay::{Limits, Opening, Relay};
+use crate::session::revalidation::Revalidation;
 use crate::session::state::{Renewing, Rules};
 use crate::stream::Stream;
 use crate::telemetry::event::Event;
@@ -97,6 +98,7 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         inflated_bytes: client.inflates.then_some(edge.limits.inflated_bytes as u64),
     };
     let close_timeout = keepalive.close_timeout;
+    let revalidation = Revalidation::of(&grant, now);
     let renewal = renews.then(|| Renewal {
         authenticator: Arc::clone(&edge.authenticator),
         grant,
@@ -128,6 +130,7 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         early_out: early.to_vec(),
         welcome: client.welcome,
         conversation,
+        revalidation,
         limits,
     };
     let relay = Relay::new(opening, rules, Arc::clone(&record.session));

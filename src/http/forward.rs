@@ -53,7 +53,7 @@ pub async fn answer(request: Request<Incoming>, client: &Client, worker: &Worker
 
     if worker.edge.tickets.owns(&path) {
         let asked = Asked { peer: address, request_id: request_id.as_str(), host: &authority, secure: client.is_secure() };
-        return ticket(parts, body, asked, worker, started).await.map(|body| AnswerBody::Whole(Full::new(body)));
+        return Box::pin(ticket(parts, body, asked, worker, started)).await.map(|body| AnswerBody::Whole(Full::new(body)));
     }
     if path == worker.edge.config.config_path {
         let asked = Asked { peer: address, request_id: request_id.as_str(), host: &authority, secure: client.is_secure() };

@@ -62,7 +62,11 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
         Rejection::RateLimited { retry_after } => {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
         }
-        Rejection::StoreUnavailable | Rejection::IssuerKeysUnavailable | Rejection::TooManyConnections | Rejection::Draining => {
+        Rejection::StoreUnavailable
+        | Rejection::IssuerKeysUnavailable
+        | Rejection::VerifierUnavailable(_)
+        | Rejection::TooManyConnections
+        | Rejection::Draining => {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds_apart()));
         }
         _ => {}

@@ -37,7 +37,7 @@ async fn respond(edge: &Edge, parts: &mut Parts, origin: Option<&str>, asked: As
         _ => return Err(Rejection::MethodNotAllowed { allow: "GET, OPTIONS" }),
     }
     let route = route_asked_for(edge, parts.uri.query().unwrap_or_default())?;
-    let principal = edge.tickets.asker(parts, origin, now).await?;
+    let principal = edge.tickets.asker(parts, origin, asked.peer, now).await?;
     let body = told(edge, route, principal.as_ref(), asked)?;
     let mut answer = Response::new(Bytes::from(body.to_string()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -30,6 +30,8 @@ pub struct Conversation {
     /// The upstream's greeting is still to come, and the client had it from us.
     awaits_greeting: bool,
     judging: Option<Judging>,
+    /// The grant is a new one, and nobody has looked at it yet.
+    was_renewed: bool,
 }
 
 /// What becomes of a message of the client.
@@ -55,7 +57,7 @@ impl std::fmt::Debug for Judging {
 
 impl Conversation {
     pub fn new(dialect: Dialect, renewal: Option<Renewal>, awaits_greeting: bool) -> Self {
-        Self { dialect, renewal: renewal.map(Arc::new), awaits_greeting, judging: None }
+        Self { dialect, renewal: renewal.map(Arc::new), awaits_greeting, judging: None, was_renewed: false }
     }
 
     /// The longest message that can be meant for us.
@@ -152,9 +154,16 @@ impl Conversation {
             // The future that judged is gone, so this is the only one who holds it.
             if let Some(renewal) = Arc::get_mut(renewal) {
                 renewal.grant = grant;
+                self.was_renewed = true;
             }
         }
         message
+    }
+
+    /// The new grant, once after it was renewed.
+    pub fn take_renewed(&mut self) -> Option<&Grant> {
+        let was_renewed = std::mem::take(&mut self.was_renewed);
+        self.renewal.as_ref().filter(|_| was_renewed).map(|renewal| &renewal.grant)
     }
 
     fn refuse(&self, why: &NotRenewed, id: Option<&str>, state: &mut SessionState, session: &SessionHandle, now: Now) -> Option<Message> {

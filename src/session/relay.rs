@@ -14,9 +14,11 @@ use super::conversation::Conversation;
 use super::direction::{Direction, Ears, PING, Pumped, flush, pump};
 use super::message_rate::MessageRate;
 use super::registry::SessionHandle;
+use super::revalidation::{Heard, Revalidation};
 use super::state::{Action, Rules, SessionState};
 use crate::clock::Now;
 use crate::stream::Stream;
+use crate::telemetry::event::Event;
 use crate::ws::follow;
 use crate::ws::frame::{self, Message, Sender};
 
@@ -33,6 +35,8 @@ pub struct Relay {
     state: SessionState,
     /// Boxed: most sessions of a busy server need none, or have nothing to say for hours.
     conversation: Option<Box<Conversation>>,
+    /// Boxed: few sessions rest on a verifier's word.
+    revalidation: Option<Box<Revalidation>>,
     sleep: Pin<Box<Sleep>>,
     asleep_until: Option<Instant>,
     session: Arc<SessionHandle>,
@@ -54,6 +58,7 @@ pub struct Opening {
     /// What the client hears first.
     pub welcome: Option<Message>,
     pub conversation: Option<Conversation>,
+    pub revalidation: Option<Revalidation>,
     pub limits: Limits,
 }
 
@@ -70,7 +75,7 @@ pub struct Limits {
 impl Relay {
     pub fn new(opening: Opening, rules: Rules, session: Arc<SessionHandle>) -> Self {
         let started = Instant::now();
-        let Opening { client, upstream, ahead, early_in, early_out, welcome, conversation, limits } = opening;
+        let Opening { client, upstream, ahead, early_in, early_out, welcome, conversation, revalidation, limits } = opening;
         let follow_client = follow::Rules {
             message_bytes: limits.message_bytes,
             takes_out_compressed: limits.inflated_bytes.is_some(),
@@ -96,6 +101,7 @@ impl Relay {
             outbound,
             state: SessionState::new(rules, started),
             conversation: conversation.map(Box::new),
+            revalidation: revalidation.map(Box::new),
             sleep: Box::pin(tokio::time::sleep_until(started + Duration::from_secs(3600))),
             asleep_until: None,
             session,
@@ -164,7 +170,32 @@ impl Relay {
     fn hear_verdict(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(conversation) = &mut self.conversation else { return false };
         let Poll::Ready(told) = conversation.poll_verdict(cx, &mut self.state, &self.session) else { return false };
+        if let Some(grant) = conversation.take_renewed() {
+            // Another credential, perhaps of another kind.
+            self.revalidation = Revalidation::of(grant, Now::read()).map(Box::new);
+        }
         self.say(told);
+        true
+    }
+
+    /// What the verifier says of the credential by now; true if it was asked.
+    fn hear_verifier(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(revalidation) = &mut self.revalidation else { return false };
+        if !self.state.is_open() {
+            return false;
+        }
+        let Poll::Ready(heard) = revalidation.poll(cx, self.session.user.as_deref(), self.session.expires_at()) else { return false };
+        let now = Now::read();
+        Event::Revalidated { session: self.session.facts(), verifier: revalidation.verifier(), heard: &heard }.emit();
+        match heard {
+            Heard::Good { expires_at } => {
+                self.state.handle_revalidated(now.instant_of(expires_at), now.mono);
+                self.session.set_expires_at(Some(expires_at));
+            }
+            Heard::Revoked => self.state.handle_close_request(CloseReason::Revoked, now.mono),
+            Heard::Away { too_long: true } => self.state.handle_close_request(CloseReason::SessionExpired, now.mono),
+            Heard::Away { too_long: false } => {}
+        }
         true
     }
 
@@ -218,6 +249,7 @@ impl Future for Relay {
                 this.session.touch(now.wall);
             }
             let mut acted = this.hear_verdict(cx);
+            acted |= this.hear_verifier(cx);
             while let Some(action) = this.state.poll_action() {
                 if let Action::End(reason) = action {
                     // The last frames go out first, as long as the linger timer runs.

@@ -92,6 +92,7 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
         early_out: Vec::new(),
         welcome: None,
         conversation: Some(Conversation::new(Dialect::new(&route.first_message), Some(renewal), false)),
+        revalidation: None,
         limits: Limits { buffered_bytes: 64 * 1024, message_bytes: 1 << 24, messages_per_second: None, inflated_bytes },
     };
     let registry = Registry::new();

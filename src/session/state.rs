@@ -208,6 +208,25 @@ impl SessionState {
         matches!(self.phase, Phase::Open)
     }
 
+    /// The grant goes on until then without the client's doing, perhaps not as long as before.
+    pub fn handle_revalidated(&mut self, expires: Instant, now: Instant) {
+        // Who may outlive a grant is not bound to another.
+        let Some(before) = self.rules.expires.filter(|_| self.is_open()) else { return };
+        if self.asking == Asking::Asked {
+            if expires <= before {
+                // It has to answer all the same, and perhaps sooner.
+                self.rules.expires = Some(expires);
+                return self.timers.hasten(Timer::Answer, expires);
+            }
+            // The client was asked for nothing: its answer, if one comes, is taken out of the stream all the same.
+            let grace = self.rules.renewing.map_or(Duration::ZERO, |renewing| renewing.grace);
+            self.asking = Asking::Settling;
+            self.timers.set(Timer::Answer, now + grace);
+            self.ask_due = false;
+        }
+        self.live_until(Some(expires), now);
+    }
+
     /// The client sent something. The timers are not moved here, for this is the hot path: a timer that finds that
     /// the client was heard meanwhile goes back to sleep.
     pub fn handle_client_bytes(&mut self, now: Instant) {

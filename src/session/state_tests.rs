@@ -195,12 +195,39 @@ fn a_client_may_come_early_only_where_the_route_says_so() {
     assert_eq!(seconds(&mut state, start, 1740), [Action::Ask]);
 }
 
+#[test]
+fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    // Later, and sooner.
+    let mut state = SessionState::new(Rules { expires: Some(at(60)), ..RULES }, start);
+    state.handle_client_bytes(at(200));
+    state.handle_revalidated(at(120), at(30));
+    assert_eq!(seconds(&mut state, start, 60), []);
+    state.handle_revalidated(at(100), at(70));
+    assert_eq!(seconds(&mut state, start, 100), [Action::Close(CloseReason::SessionExpired)]);
+    // Who may outlive a grant does.
+    let mut state = SessionState::new(RULES, start);
+    state.handle_revalidated(at(1), start);
+    assert_eq!(seconds(&mut state, start, 2), []);
+
+    let mut state = renewing(start, 900);
+    state.handle_client_bytes(at(2000));
+    assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+    state.handle_revalidated(at(1800), at(850));
+    assert_eq!(seconds(&mut state, start, 870), [], "nobody has to answer any more");
+    assert!(state.listens() && state.handle_auth_message() == Hearing::Ignore, "and an answer does not reach the upstream");
+    assert_eq!(seconds(&mut state, start, 1740), [Action::Ask]);
+    state.handle_revalidated(at(1745), at(1742));
+    assert_eq!(seconds(&mut state, start, 1745), [Action::Close(CloseReason::ReauthTimeout)]);
+}
+
 proptest! {
     /// Whatever happens in whatever order: the session tells the sides at most once, it ends within the close timeout
     /// of the first sign of an end, it never outlives its grant, and after the end it only repeats it.
     #[test]
     fn any_sequence_of_events_ends_once_and_in_time(
-        events in prop::collection::vec((0u8..13, 0u64..20), 1..80),
+        events in prop::collection::vec((0u8..14, 0u64..20), 1..80),
         renews in any::<bool>(),
         proactive in any::<bool>(),
     ) {
@@ -229,6 +256,10 @@ proptest! {
                     if state.handle_verdict(Verdict::Renewed { expires: Some(later) }, at) { expires = later; }
                 }
                 11 if judging => { judging = false; state.handle_verdict(Verdict::Wrong, at); }
+                13 if state.is_open() => {
+                    expires = at + Duration::from_secs(pause * 4 + 1);
+                    state.handle_revalidated(expires, at);
+                }
                 12 if judging => { judging = false; state.handle_verdict(Verdict::OtherSubject, at); }
                 _ => {}
             }

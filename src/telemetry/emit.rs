@@ -14,11 +14,12 @@ use super::metric::{ACCEPTED, FROM_CLIENT, FROM_UPSTREAM, Metrics, status_class,
 use crate::auth::credential::Method;
 use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::{Revocation, What};
+use crate::breaker::BreakerState;
 use crate::clock::{Now, UnixMillis};
 use crate::rejection::{Rejection, Side};
 use crate::reload::Applied;
 use crate::session::close::{SessionEnd, Traffic};
-use crate::store::redis::BreakerState;
+use crate::session::revalidation::Heard;
 
 /// Where metrics and audit lines go; nowhere before telemetry is installed.
 #[derive(Clone, Copy)]
@@ -247,6 +248,39 @@ impl Event<'_> {
                     }
                 });
             }
+            Event::VerifierAsked { verifier, outcome, duration } => {
+                let duration_ms = duration.map(millis);
+                match (outcome, duration) {
+                    ("good" | "bad", _) | (_, None) => {
+                        debug!(target: "usher", event = "verifier_asked", verifier, outcome, duration_ms, "verifier asked");
+                    }
+                    _ => warn!(target: "usher", event = "verifier_failed", verifier, outcome, duration_ms, "the verifier gives no answer"),
+                }
+                outcome_of_question(outlet, verifier, outcome, duration);
+            }
+            Event::VerifierRemembers { verifier, outcome } => {
+                outlet.count(|metrics| add(metrics.verifier_cache.with([verifier, outcome]), 1));
+            }
+            Event::VerifierInFlight { verifier, change } => outlet.count(|metrics| {
+                if let Some(gauge) = metrics.verifier_in_flight.with([verifier]) {
+                    gauge.increment(change);
+                }
+            }),
+            Event::VerifierBreaker { verifier, state, fault } => {
+                match state {
+                    BreakerState::Open => {
+                        let state = state.name();
+                        warn!(target: "usher", event = "verifier_breaker", verifier, state, fault, "the verifier is not asked for now");
+                    }
+                    _ => info!(target: "usher", event = "verifier_breaker", verifier, state = state.name(), "verifier breaker"),
+                }
+                outlet.count(|metrics| {
+                    if let Some(gauge) = metrics.verifier_breaker.with([verifier]) {
+                        gauge.set(f64::from(state.number()));
+                    }
+                });
+            }
+            Event::Revalidated { session, verifier, heard } => revalidated(outlet, &session, verifier, heard),
             Event::Revoked { order, closed } => {
                 let (kind, until) = (order.kind().name(), order.until.to_rfc3339());
                 let (named, issuer) = (named(order), order.issuer.as_deref());
@@ -389,6 +423,35 @@ fn reauth(outlet: Outlet<'_>, session: &SessionFacts<'_>, outcome: ReauthOutcome
     info!(target: "usher", event, request_id, session_id, user, route, %peer, outcome = label, detail, "re-authentication");
     outlet.count(|metrics| add(metrics.reauth.with([route, label]), 1));
     outlet.audit(|| AuditLine { event, outcome: label, detail, ..session_line(session) });
+}
+
+fn outcome_of_question(outlet: Outlet<'_>, verifier: &str, outcome: &'static str, duration: Option<Duration>) {
+    outlet.count(|metrics| {
+        add(metrics.verifier_questions.with([verifier, outcome]), 1);
+        if let (Some(histogram), Some(duration)) = (metrics.verifier_duration.with([verifier]), duration) {
+            histogram.record(duration);
+        }
+    });
+}
+
+/// That all is well is no news: there is a line of the audit log only where the session may end.
+fn revalidated(outlet: Outlet<'_>, session: &SessionFacts<'_>, verifier: &str, heard: &Heard) {
+    let SessionFacts { request_id, session_id, user, route, peer, .. } = *session;
+    let outcome = match heard {
+        Heard::Good { .. } => "good",
+        Heard::Revoked => "revoked",
+        Heard::Away { too_long: false } => "away",
+        Heard::Away { too_long: true } => "away_too_long",
+    };
+    let event = "revalidated";
+    match heard {
+        Heard::Good { .. } => debug!(target: "usher", event, request_id, session_id, user, route, %peer, verifier, outcome, "asked again"),
+        _ => info!(target: "usher", event, request_id, session_id, user, route, %peer, verifier, outcome, "asked again"),
+    }
+    outlet.count(|metrics| add(metrics.revalidations.with([verifier, outcome]), 1));
+    if !matches!(heard, Heard::Good { .. }) {
+        outlet.audit(|| AuditLine { event, outcome, issuer: Some(verifier), ..session_line(session) });
+    }
 }
 
 fn session_ended(outlet: Outlet<'_>, session: &SessionFacts<'_>, end: &SessionEnd) {

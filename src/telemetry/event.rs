@@ -10,14 +10,15 @@ use crate::auth::credential::Method;
 use crate::auth::principal::Principal;
 use crate::auth::renewal::NotRenewed;
 use crate::auth::revocation::Revocation;
+use crate::breaker::BreakerState;
 use crate::clock::UnixMillis;
 use crate::migration::Standing;
 use crate::migration::shadow::Mismatch;
 use crate::rejection::Rejection;
 use crate::reload::Applied;
 use crate::session::close::SessionEnd;
+use crate::session::revalidation::Heard;
 use crate::store::TicketFault;
-use crate::store::redis::BreakerState;
 
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -167,6 +168,33 @@ pub enum Event<'a> {
         region: &'a str,
         lane: &'static str,
         state: BreakerState,
+    },
+    /// One question to a verifier: `good`, `bad`, or the label of a fault. Without a duration it was not sent.
+    VerifierAsked {
+        verifier: &'a str,
+        outcome: &'static str,
+        duration: Option<Duration>,
+    },
+    /// What was remembered of a credential: `good`, `bad`, `joined` (it is being asked about) or `miss`.
+    VerifierRemembers {
+        verifier: &'a str,
+        outcome: &'static str,
+    },
+    VerifierInFlight {
+        verifier: &'a str,
+        change: f64,
+    },
+    /// `fault` is what brought it about, where a fault did.
+    VerifierBreaker {
+        verifier: &'a str,
+        state: BreakerState,
+        fault: Option<&'static str>,
+    },
+    /// A verifier was asked again about a live session.
+    Revalidated {
+        session: SessionFacts<'a>,
+        verifier: &'a str,
+        heard: &'a Heard,
     },
     /// An order is in force, and so many live sessions were told to end.
     Revoked {

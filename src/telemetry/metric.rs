@@ -14,6 +14,7 @@ use super::InstallError;
 use crate::auth::credential::Method;
 use crate::auth::remote_keys::fetch::Fault;
 use crate::auth::revocation::Kind as Revoked;
+use crate::auth::verifier::Fault as VerifierFault;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::migration::Standing;
@@ -87,6 +88,12 @@ table! {
     SESSION_DURATION: "usher_session_duration_seconds", Kind::Histogram(SESSION_BUCKETS), ["route"], "How long sessions lasted.";
     SESSION_CLOSES: "usher_session_closes_total", Kind::Counter, ["code", "reason"], "Sessions ended, by the close code that the client sent or got and by the reason.";
     REAUTH: "usher_reauth_total", Kind::Counter, ["route", "outcome"], "Re-authentication in the stream: clients asked, grants renewed, credentials refused.";
+    VERIFIER_QUESTIONS: "usher_verifier_questions_total", Kind::Counter, ["verifier", "outcome"], "Questions to a verifier: good, bad, or why there was no answer.";
+    VERIFIER_DURATION: "usher_verifier_question_duration_seconds", Kind::Histogram(HANDSHAKE_BUCKETS), ["verifier"], "How long questions to a verifier took, the wait for a place and failed ones included.";
+    VERIFIER_CACHE: "usher_verifier_cache_total", Kind::Counter, ["verifier", "outcome"], "Credentials looked for among remembered answers: good or bad was remembered, joined waited for a question on its way, miss asked.";
+    VERIFIER_IN_FLIGHT: "usher_verifier_in_flight", Kind::Gauge, ["verifier"], "Questions to a verifier on their way now.";
+    VERIFIER_BREAKER: "usher_verifier_breaker_state", Kind::Gauge, ["verifier"], "0 while the verifier is asked, 2 while it is not, 1 while it is tried.";
+    REVALIDATIONS: "usher_revalidations_total", Kind::Counter, ["verifier", "outcome"], "Times that a verifier was asked again about a live session: good, revoked, away or away_too_long.";
     REVOCATIONS: "usher_revocations_total", Kind::Counter, ["kind"], "Revocations carried out here, by what they name.";
     REVOCATIONS_HELD: "usher_revocations_held", Kind::Gauge, [], "Revocations in force, as far as this node knows.";
     REVOKED_SESSIONS: "usher_revoked_sessions_total", Kind::Counter, [], "Live sessions that a revocation told to end.";
@@ -148,6 +155,12 @@ pub(super) struct Metrics {
     pub(super) session_duration: Family<Histogram>,
     pub(super) session_closes: Family<Counter>,
     pub(super) reauth: Family<Counter>,
+    pub(super) verifier_questions: Family<Counter>,
+    pub(super) verifier_duration: Family<Histogram>,
+    pub(super) verifier_cache: Family<Counter>,
+    pub(super) verifier_in_flight: Family<Gauge>,
+    pub(super) verifier_breaker: Family<Gauge>,
+    pub(super) revalidations: Family<Counter>,
     pub(super) revocations: Family<Counter>,
     pub(super) revocations_held: Gauge,
     pub(super) revoked_sessions: Counter,
@@ -184,6 +197,7 @@ pub(super) struct Names {
     pub(super) regions: BTreeSet<String>,
     /// Those that publish their keys.
     pub(super) issuers: BTreeSet<String>,
+    pub(super) verifiers: BTreeSet<String>,
 }
 
 impl Names {
@@ -199,16 +213,18 @@ impl Names {
             // A store is never another one while the process runs.
             regions: config.region_names().map(str::to_owned).collect(),
             issuers: config.issuers.iter().filter(|issuer| issuer.keys.is_remote()).map(|issuer| issuer.name.to_string()).collect(),
+            verifiers: config.verifiers.iter().map(|verifier| verifier.name.to_string()).collect(),
         }
     }
 
     /// Says whether any of them is new.
     pub(super) fn add(&mut self, other: Self) -> bool {
-        let count = |names: &Self| names.routes.len() + names.upstreams.len() + names.issuers.len();
+        let count = |names: &Self| names.routes.len() + names.upstreams.len() + names.issuers.len() + names.verifiers.len();
         let before = count(self);
         self.routes.extend(other.routes);
         self.upstreams.extend(other.upstreams);
         self.issuers.extend(other.issuers);
+        self.verifiers.extend(other.verifiers);
         before < count(self)
     }
 }
@@ -251,9 +267,11 @@ impl Exposition {
 
 impl Metrics {
     fn over(recorder: &Arc<PrometheusRecorder>, names: &Names) -> Self {
-        let [routes, upstreams, regions, issuers] = [&names.routes, &names.upstreams, &names.regions, &names.issuers]
-            .map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+        let [routes, upstreams, regions, issuers, verifiers] =
+            [&names.routes, &names.upstreams, &names.regions, &names.issuers, &names.verifiers]
+                .map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
         let (routes, upstreams, regions, issuers) = (routes.as_slice(), upstreams.as_slice(), regions.as_slice(), issuers.as_slice());
+        let verifiers = verifiers.as_slice();
         let rejections: Vec<&str> = Rejection::catalogue().iter().map(|rejection| rejection.facts().label).collect();
         let outcomes: Vec<&str> = std::iter::once(ACCEPTED).chain(rejections.iter().copied()).collect();
         let methods = Method::ALL.map(Method::name);
@@ -262,6 +280,7 @@ impl Metrics {
         let codes: Vec<&str> = (1000..=1014).chain([3000, 4000]).map(|code| CloseCode(code).label()).collect();
         let faults = TICKET_FAULTS.map(ticket_fault_label);
         let directions = [FROM_CLIENT, FROM_UPSTREAM];
+        let verifier_outcomes: Vec<&str> = ["good", "bad"].into_iter().chain(VerifierFault::LABELS).collect();
         let store_outcomes: Vec<&str> = std::iter::once("ok").chain(redis::Fault::ALL.map(redis::Fault::label)).collect();
         let fetch_outcomes: Vec<&str> = std::iter::once("ok").chain(Fault::labels()).collect();
 
@@ -301,6 +320,12 @@ impl Metrics {
             session_duration: histograms(&SESSION_DURATION, &[routes]),
             session_closes: family(&SESSION_CLOSES, &[&codes, &reasons]),
             reauth: family(&REAUTH, &[routes, &["asked", "renewed", "refused", "other_subject", "no_longer"]]).shown(),
+            verifier_questions: family(&VERIFIER_QUESTIONS, &[verifiers, &verifier_outcomes]).shown(),
+            verifier_duration: histograms(&VERIFIER_DURATION, &[verifiers]),
+            verifier_cache: family(&VERIFIER_CACHE, &[verifiers, &["good", "bad", "joined", "miss"]]).shown(),
+            verifier_in_flight: Family::<Gauge>::new(recorder, &VERIFIER_IN_FLIGHT, &[verifiers]).shown(),
+            verifier_breaker: Family::<Gauge>::new(recorder, &VERIFIER_BREAKER, &[verifiers]).shown(),
+            revalidations: family(&REVALIDATIONS, &[verifiers, &["good", "revoked", "away", "away_too_long"]]).shown(),
             revocations: family(&REVOCATIONS, &[&Revoked::ALL.map(Revoked::name)]).shown(),
             revocations_held: gauge(&REVOCATIONS_HELD),
             revoked_sessions: counter(&REVOKED_SESSIONS),
@@ -346,6 +371,8 @@ const LIMITS: &[&str] = &[
     "messages_per_second",
     "inflated_bytes",
     "store_in_flight",
+    "verifier_concurrency",
+    "verifier_max_waiting",
     "tickets",
     "tickets_per_user",
     "tickets_per_address",

@@ -147,9 +147,10 @@ mod tests {
             Rejection::MissingPermission(_) => 34,
             Rejection::IssuerKeysUnavailable => 35,
             Rejection::LegacyMethod(_) => 36,
+            Rejection::VerifierUnavailable(_) => 37,
         };
         let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..37).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..38).collect::<Vec<_>>());
     }
 }

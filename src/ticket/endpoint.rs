@@ -12,8 +12,9 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
 use super::{Asking, Issued, Request, Tickets};
+use crate::auth;
+use crate::auth::credential::{self, Credential, Proof};
 use crate::auth::principal::Principal;
-use crate::auth::{self, credential};
 use crate::clock::Now;
 use crate::config::Route;
 use crate::config::secret::Secret;
@@ -83,7 +84,7 @@ impl Tickets {
         if parts.method != method {
             return Err(Rejection::MethodNotAllowed { allow });
         }
-        let principal = self.asker(&mut parts, origin, now).await?.ok_or(Rejection::MissingCredential)?;
+        let principal = self.asker(&mut parts, origin, asked.peer, now).await?.ok_or(Rejection::MissingCredential)?;
         match endpoint {
             Endpoint::Issue => {
                 let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
@@ -103,23 +104,39 @@ impl Tickets {
     }
 
     /// Who asks, where a credential says so.
-    pub(crate) async fn asker(&self, parts: &mut Parts, origin: Option<&str>, now: Now) -> Result<Option<Principal>, Rejection> {
-        let Some(token) = self.token(parts, origin)? else { return Ok(None) };
-        let principal = self.issuers.prove(&token, now).await?;
+    pub(crate) async fn asker(
+        &self,
+        parts: &mut Parts,
+        origin: Option<&str>,
+        peer: IpAddr,
+        now: Now,
+    ) -> Result<Option<Principal>, Rejection> {
+        let Some(Credential { method, proof }) = self.credential(parts, origin)? else { return Ok(None) };
+        let judges = &self.config.tickets.judges;
+        let asking = auth::Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges, place: &self.place };
+        let principal = match proof {
+            Proof::Token(token) => asking.token(method, &token, peer, now).await?.principal,
+            Proof::Session(id) => asking.session(&id, peer).await?.principal,
+            Proof::Ticket(_) | Proof::Bypass(_) | Proof::Certificate(_) => return Ok(None),
+        };
         match self.revocations.find(&principal, now.wall) {
             None => Ok(Some(principal)),
             Some(kind) => Err(Rejection::Revoked(kind)),
         }
     }
 
-    /// A bearer token, or a cookie from a page of ours. A page that `*` alone allows has no name, and gets no ticket for
-    /// whoever happens to look at it.
-    fn token(&self, parts: &mut Parts, origin: Option<&str>) -> Result<Option<Secret>, Rejection> {
+    /// A bearer token, or a cookie from a page of ours: with a token, or with a session id. A page that `*` alone allows has
+    /// no name, and gets no ticket for whoever happens to look at it.
+    fn credential(&self, parts: &mut Parts, origin: Option<&str>) -> Result<Option<Credential>, Rejection> {
+        use credential::Method::{Cookie, Header, Session};
         let config = &self.config.tickets;
         if let Some(token) = auth::take_bearer(&mut parts.headers)? {
-            return Ok(Some(token));
+            return Ok(Some(Credential { method: Header, proof: Proof::Token(token) }));
         }
-        let cookie = auth::take_cookie(&mut parts.headers, &config.token_cookie)?;
+        let token = auth::take_cookie(&mut parts.headers, &config.token_cookie)?;
+        let session = config.judges.sessions.as_ref().map(|_| auth::take_cookie(&mut parts.headers, &config.session_cookie));
+        let session = session.transpose()?.flatten().map(|id| Credential { method: Session, proof: Proof::Session(id) });
+        let cookie = token.map(|token| Credential { method: Cookie, proof: Proof::Token(token) }).or(session);
         match origin {
             Some(origin) if cookie.is_some() && !config.origins.names(origin) => Err(Rejection::ForbiddenOrigin),
             None if cookie.is_some() && !parts.method.is_safe() => Err(Rejection::MissingOrigin),

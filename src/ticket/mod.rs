@@ -15,6 +15,7 @@ use crate::auth::jwt::Issuers;
 use crate::auth::permission::{MissingPermission, RequiredPermission};
 use crate::auth::principal::Principal;
 use crate::auth::revocation::Revocations;
+use crate::auth::verifier::Verifiers;
 use crate::clock::{Now, UnixMillis};
 use crate::config::secret::Secret;
 use crate::config::{self, Config, Route};
@@ -28,6 +29,9 @@ use crate::telemetry::event::Event;
 pub struct Tickets {
     config: Arc<Config>,
     issuers: Arc<Issuers>,
+    verifiers: Arc<Verifiers>,
+    /// The endpoint's path, as verifiers hear it.
+    place: Arc<str>,
     revocations: Arc<Revocations>,
     stores: Arc<Stores>,
     per_user: Arc<RateLimiter<String>>,
@@ -68,6 +72,8 @@ impl Tickets {
         let entries = config.limits.rate_entries;
         Ok(Self {
             issuers,
+            verifiers: Arc::default(),
+            place: config.tickets.path.as_str().into(),
             revocations,
             stores: Arc::new(Stores::open(config)?),
             per_user: Arc::new(RateLimiter::new(config.tickets.rate_per_user, entries)),
@@ -81,12 +87,18 @@ impl Tickets {
         let entries = config.limits.rate_entries;
         Self {
             issuers,
+            verifiers: Arc::default(),
+            place: config.tickets.path.as_str().into(),
             revocations: Arc::clone(&self.revocations),
             stores: Arc::clone(&self.stores),
             per_user: self.per_user.next(config.tickets.rate_per_user, entries),
             per_address: self.per_address.next(config.tickets.rate_per_address, entries),
             config: Arc::clone(config),
         }
+    }
+
+    pub fn with_verifiers(self, verifiers: Arc<Verifiers>) -> Self {
+        Self { verifiers, ..self }
     }
 
     /// Checks the rates, and counts this request against them.

@@ -68,7 +68,7 @@ async fn upgrade(usher: &Usher, path: &str, shown: &[&Shown]) -> Answer {
 }
 
 /// What the signed context of a request says.
-fn context(seen: &str) -> Value {
+pub fn context(seen: &str) -> Value {
     let line = seen.lines().find_map(|line| line.strip_prefix("x-user-context: ")).unwrap_or_else(|| panic!("no context in {seen}"));
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(line.split('.').nth(1).unwrap()).unwrap()).unwrap()
 }

@@ -26,7 +26,7 @@ fn auth(heard: Result<Heard, Rejection>) -> AuthMessage {
 
 fn token(proof: &Proof) -> &str {
     match proof {
-        Proof::Token(secret) | Proof::Ticket(secret) | Proof::Bypass(secret) => secret.expose_str().unwrap(),
+        Proof::Token(secret) | Proof::Ticket(secret) | Proof::Session(secret) | Proof::Bypass(secret) => secret.expose_str().unwrap(),
         Proof::Certificate(_) => panic!("a certificate is in no message"),
     }
 }

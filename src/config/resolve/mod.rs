@@ -16,6 +16,7 @@ mod session;
 mod store;
 mod tickets;
 mod upstream;
+mod verifier;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,7 +35,6 @@ use crate::fetch::Place;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
-const LATER_METHODS: [&str; 1] = ["session"];
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -101,6 +101,17 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     let mut issuer_names = Names::default();
     let issuers: Vec<_> = top.sections("issuer").iter().filter_map(|s| issuer::issuer(s, &mut issuer_names)).map(Arc::new).collect();
 
+    let tickets_section = top.section("tickets");
+    let multi_use = tickets_section.boolean("multi_use", false);
+    let (store, regions) = store::store(&top.section("store"), multi_use);
+    let mut verifier_names = Names::default();
+    let verifiers: Vec<_> = top
+        .sections("verifier")
+        .iter()
+        .filter_map(|s| verifier::verifier(s, &mut verifier_names, &issuer_names, &store))
+        .map(Arc::new)
+        .collect();
+
     let mut upstream_names = Names::default();
     let upstreams: Vec<_> =
         top.sections("upstream").iter().filter_map(|s| upstream::upstream(s, &mut upstream_names)).map(Arc::new).collect();
@@ -117,6 +128,8 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         upstreams: &upstreams,
         upstream_names: &upstream_names,
         has_issuer: !issuer_names.0.is_empty(),
+        verifier_names: &verifier_names,
+        has_ticket_judge: tickets_section.value("verifier").or_else(|| tickets_section.value("session_verifier")).is_some(),
         first_message: &first_message,
         reauth: &reauth,
         seen: Names::default(),
@@ -124,14 +137,13 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
     let routes: Vec<_> = route_sections.iter().filter_map(|s| route::route(s, &mut context)).map(Arc::new).collect();
 
     mtls::check_listeners(&listener_sections, &listeners, &route_sections, &routes);
-    let tickets = tickets::tickets(&top.section("tickets"), &routes);
+    let tickets = tickets::tickets(&tickets_section, &routes, &verifier_names, multi_use);
     let context_table = context::signed_context(&top.section("context"));
     let config_path = process::config_path(&top.section("migration"));
     for own in [tickets.path.as_str(), &context_table.jwks_path, &config_path] {
         check_own_path(&route_sections, own);
     }
-    let (store, regions) = store::store(&top.section("store"), tickets.multi_use);
-    let revocation = process::revocation(&top.section("revocation"), &issuers);
+    let revocation = process::revocation(&top.section("revocation"), &issuers, &verifiers);
     mtls::check_revocation(&top.section("revocation"), &routes);
     let config = Config {
         source: source.map(Path::to_path_buf),
@@ -141,6 +153,7 @@ fn top<'r>(reader: &'r Reader<'r>, table: &'r DeTable<'r>, source: Option<&Path>
         threads,
         listeners,
         issuers,
+        verifiers,
         store,
         regions,
         tickets,

@@ -42,9 +42,10 @@ pub(super) fn limits(section: &Section<'_, '_>) -> Limits {
     limits
 }
 
-pub(super) fn revocation(section: &Section<'_, '_>, issuers: &[Arc<Issuer>]) -> Revocation {
+pub(super) fn revocation(section: &Section<'_, '_>, issuers: &[Arc<Issuer>], verifiers: &[Arc<Verifier>]) -> Revocation {
     // What was revoked as a token's youngest day stays so until its last.
-    let longest = issuers.iter().map(|issuer| issuer.max_lifetime + issuer.leeway).max().unwrap_or(86_400 * SECOND);
+    let lifetimes = issuers.iter().map(|issuer| issuer.max_lifetime + issuer.leeway).chain(verifiers.iter().map(|one| one.max_lifetime));
+    let longest = lifetimes.max().unwrap_or(86_400 * SECOND);
     let revocation = Revocation { keep: positive(section, "keep", longest), max_entries: section.count("max_entries", 100_000) };
     if let Some(written) = section.value("keep").filter(|_| revocation.keep < longest) {
         let message = "a token that is good for longer than `keep` comes back to life when its revocation ends";

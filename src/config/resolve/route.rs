@@ -6,6 +6,9 @@ pub(super) struct RouteContext<'a> {
     pub upstreams: &'a [Arc<Upstream>],
     pub upstream_names: &'a Names,
     pub has_issuer: bool,
+    pub verifier_names: &'a Names,
+    /// The ticket endpoint has a verifier of its own.
+    pub has_ticket_judge: bool,
     pub bypass: &'a Bypass,
     pub first_message: &'a session::FirstMessageTable,
     pub reauth: &'a session::ReauthTable,
@@ -31,11 +34,17 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         reader.error(span, format!("no upstream is named `{name}`"), help);
     }
     let upstream = upstream.and_then(|(name, _)| context.upstreams.iter().find(|u| *u.name == *name).cloned());
-    let auth = methods(section, context);
+    let judges = verifier::judges(section, context.verifier_names);
+    let auth = methods(section, context, &judges);
     let origins = section.list("origins").map(|_| origins(section));
     let ticket_parameter = section.text_or("ticket_parameter", "ticket");
     let token_parameter = section.text_or("token_parameter", "access_token");
     let token_cookie = token_name(section, "token_cookie", "access_token");
+    let session_cookie = token_name(section, "session_cookie", "session");
+    if token_cookie == session_cookie && auth.contains(&Method::Cookie) && auth.contains(&Method::Session) {
+        let span = section.value("auth").map_or_else(|| section.span.clone(), toml::Spanned::span);
+        reader.error(&span, "tokens and sessions stand in the same cookie", "give `session_cookie` another name");
+    }
     let places = (&auth[..], origins.as_ref(), ticket_parameter == token_parameter);
     check_places(section, places);
     let mut identity_headers = Vec::new();
@@ -56,6 +65,10 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
     };
     let require = required_permissions(section, path.as_ref(), &auth);
     let migration = migration::migration(section, &auth);
+    if let Some(value) = section.value("shadow").filter(|_| migration.shadow.contains(&Method::Session) && judges.sessions.is_none()) {
+        let help = "name the [[verifier]] that knows sessions: `session_verifier = \"...\"`";
+        reader.error(&value.span(), "`session` needs a verifier, in the shadow too", help);
+    }
     section.finish();
     Some(Route {
         name: written?.0.into(),
@@ -63,10 +76,12 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
         path: path?,
         upstream: upstream?,
         auth,
+        judges,
         origins,
         ticket_parameter,
         token_parameter,
         token_cookie,
+        session_cookie,
         bypass_header: context.bypass.header.clone(),
         identity_headers,
         first_message: Arc::new(first_message),
@@ -80,7 +95,7 @@ pub(super) fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -
 }
 
 /// Left out is a mistake: a public route says `auth = []`.
-fn methods(section: &Section<'_, '_>, context: &RouteContext<'_>) -> Vec<Method> {
+fn methods(section: &Section<'_, '_>, context: &RouteContext<'_>, judges: &Judges) -> Vec<Method> {
     let Some(written) = section.list("auth") else {
         if section.value("auth").is_none() {
             section.missing("auth", "such as `auth = [\"ticket\", \"header\"]`, or `auth = []` for a public route");
@@ -103,17 +118,20 @@ fn methods(section: &Section<'_, '_>, context: &RouteContext<'_>) -> Vec<Method>
                         .help("for end-to-end tests alone; it counts only with `usher run --allow-bypass`");
                     section.reader.report(&span, warning);
                 }
-                if !context.has_issuer && !matches!(method, Method::Bypass | Method::Mtls) {
+                let is_judged = context.has_issuer
+                    || match method {
+                        Method::Session | Method::Bypass | Method::Mtls => true,
+                        Method::Ticket => context.has_ticket_judge,
+                        _ => judges.tokens.is_some(),
+                    };
+                if !is_judged {
                     section.reader.error(&span, format!("`{text}` needs an issuer"), "add an [[issuer]] that says whose tokens are good");
                 }
+                if method == Method::Session && judges.sessions.is_none() {
+                    let help = "name the [[verifier]] that knows sessions: `session_verifier = \"...\"`";
+                    section.reader.error(&span, "`session` needs a verifier", help);
+                }
                 methods.push(method);
-            }
-            None if LATER_METHODS.contains(&text.as_str()) => {
-                section.reader.error(
-                    &span,
-                    format!("the method `{text}` is not available in this version"),
-                    "available: `ticket`, `message`, `header`, `subprotocol`, `query`, `cookie`, `mtls`, `bypass`",
-                );
             }
             None => section.reader.error(&span, format!("`{text}` is not a method"), suggest(&text, Method::ALL.map(Method::name))),
         }

@@ -78,15 +78,8 @@ pub(super) fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayou
     if let Some(value) = sentinel_written.filter(|_| !matches!(layout, RedisLayout::Sentinel { .. })) {
         reader.error(&value.span(), "there are no sentinels to show it to", "write `url = \"redis+sentinel://...\"`, or remove it");
     }
-    let text_only = |secret: &Option<Secret>, value: Option<&toml::Spanned<toml::de::DeValue<'_>>>| {
-        if let (Some(secret), Some(value)) = (secret, value)
-            && secret.expose_str().is_none()
-        {
-            reader.report(&value.span(), Diagnostic::error("the password is not UTF-8"));
-        }
-    };
-    text_only(&password, password_written);
-    text_only(&sentinel_password, sentinel_written);
+    text_only(section, password.as_ref(), password_written);
+    text_only(section, sentinel_password.as_ref(), sentinel_written);
     Some(Redis {
         region: terms.region,
         layout,
@@ -101,6 +94,14 @@ pub(super) fn redis(section: &Section<'_, '_>, written: Option<(bool, RedisLayou
         max_in_flight,
         multi_use: terms.multi_use,
     })
+}
+
+pub(super) fn text_only(section: &Section<'_, '_>, secret: Option<&Secret>, value: Option<&toml::Spanned<toml::de::DeValue<'_>>>) {
+    if let (Some(secret), Some(value)) = (secret, value)
+        && secret.expose_str().is_none()
+    {
+        section.reader.report(&value.span(), Diagnostic::error("the password is not UTF-8"));
+    }
 }
 
 fn acknowledge(section: &Section<'_, '_>) -> Option<usize> {

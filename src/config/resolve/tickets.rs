@@ -3,7 +3,7 @@
 use super::route::{self, origins};
 use super::*;
 
-pub(super) fn tickets(section: &Section<'_, '_>, routes: &[Arc<Route>]) -> Tickets {
+pub(super) fn tickets(section: &Section<'_, '_>, routes: &[Arc<Route>], verifiers: &Names, multi_use: bool) -> Tickets {
     let path = absolute_path(section, "path", "/websocket/ticket");
     let (ttl, max_ttl) = (positive(section, "ttl", 30 * SECOND), positive(section, "max_ttl", 300 * SECOND));
     if ttl > max_ttl {
@@ -31,10 +31,12 @@ pub(super) fn tickets(section: &Section<'_, '_>, routes: &[Arc<Route>]) -> Ticke
         path,
         ttl,
         max_ttl,
-        multi_use: section.boolean("multi_use", false),
+        multi_use,
         bind,
         origins,
         token_cookie: route::token_name(section, "token_cookie", "access_token"),
+        session_cookie: route::token_name(section, "session_cookie", "session"),
+        judges: verifier::judges(section, verifiers),
         rate_per_user: section.with_unit("rate_per_user", Rate { count: 60, per: 60 * SECOND }, value::rate),
         rate_per_address: section.with_unit("rate_per_address", Rate { count: 600, per: 60 * SECOND }, value::rate),
     };

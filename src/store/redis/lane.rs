@@ -15,9 +15,9 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
-use super::breaker::{Breaker, BreakerState};
 use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
 use super::fault::Fault;
+use crate::breaker::{Breaker, BreakerState};
 use crate::clock::Now;
 use crate::telemetry::event::Event;
 

@@ -5,11 +5,11 @@
 //! ticket a minute after its end; until then Usher's own clock judges it, so that an expired one can be told from an
 //! unknown one. Whatever Redis does not answer in time is a refusal.
 
-mod breaker;
 mod bulletin;
 mod dial;
 mod fault;
 mod lane;
+mod lookup;
 mod places;
 mod record;
 mod roster;
@@ -24,13 +24,14 @@ use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Value, cmd, pipe};
 use tokio::task::JoinSet;
 
 use super::{OpenError, PutError, TakeError, TicketFault, TicketHash, TicketRecord};
+pub use crate::breaker::BreakerState;
 use crate::clock::UnixMillis;
 use crate::config::store::Redis;
-pub use breaker::BreakerState;
 pub use bulletin::{Bulletin, Heard, Reader};
 use dial::{Connection, Dialer, is_unknown_command};
 pub use fault::Fault;
 use lane::Lane;
+pub use lookup::{Found, Lookup};
 pub use places::{Held, LEASE, PAGE, PlaceBook, Taken, UserHash};
 pub use roster::{Beats, Roster};
 
@@ -43,8 +44,10 @@ const TICKETS_LANE: &str = "tickets";
 const ACKNOWLEDGED_LANE: &str = "acknowledged";
 const BULLETIN_LANE: &str = "revocations";
 const FLEET_LANE: &str = "fleet";
-pub const LANES: [&str; 4] = [TICKETS_LANE, ACKNOWLEDGED_LANE, BULLETIN_LANE, FLEET_LANE];
-pub const OPERATIONS: [&str; 11] = ["put", "take", "peek", "probe", "revoke", "beat", "notify", "answer", "place", "renew", "give_back"];
+const SESSIONS_LANE: &str = "sessions";
+pub const LANES: [&str; 5] = [TICKETS_LANE, ACKNOWLEDGED_LANE, BULLETIN_LANE, FLEET_LANE, SESSIONS_LANE];
+pub const OPERATIONS: [&str; 12] =
+    ["put", "take", "peek", "probe", "revoke", "beat", "notify", "answer", "place", "renew", "give_back", "session"];
 
 #[derive(Debug)]
 pub struct RedisStore {
@@ -67,9 +70,7 @@ struct Acknowledged {
 
 impl RedisStore {
     pub fn open(config: &Redis) -> Result<Self, OpenError> {
-        let ca =
-            config.ca_file.as_ref().map(|path| std::fs::read(path).map_err(|error| OpenError { path: path.clone(), error })).transpose()?;
-        let dialer = Arc::new(Dialer::new(config.clone(), ca));
+        let dialer = Arc::new(Dialer::new(config.clone(), authorities(config)?));
         let lane = |name| Lane::new(name, &dialer, config.timeout, config.max_in_flight);
         Ok(Self {
             prefix: config.prefix.clone(),
@@ -179,6 +180,12 @@ impl RedisStore {
         let kind = if single_use { "ticket" } else { "multi" };
         format!("{}{kind}:{}", self.prefix, URL_SAFE_NO_PAD.encode(hash.0))
     }
+}
+
+/// Those of `ca_file`, where there is one.
+fn authorities(config: &Redis) -> Result<Option<Vec<u8>>, OpenError> {
+    let read = |path: &std::path::PathBuf| std::fs::read(path).map_err(|error| OpenError { path: path.clone(), error });
+    config.ca_file.as_ref().map(read).transpose()
 }
 
 fn readable(found: Option<Vec<u8>>) -> Result<Option<TicketRecord>, Fault> {

@@ -12,6 +12,7 @@ pub mod recorder;
 pub mod redis;
 pub mod token;
 pub mod usher;
+pub mod verifier_server;
 
 pub use backend::Backend;
 pub use client::{Raw, upgrade_request};

@@ -1,4 +1,5 @@
-// A real OpenID provider that issues JWT access tokens to one client. It prints its address; "rotate" on its input makes it
+// A real OpenID provider that issues access tokens to one client, as JWT or, for the resource urn:opaque, opaque ones that can
+// be introspected and revoked. It prints its address; "rotate" on its input makes it
 // sign with a new key at once, publish that and the one before it, and is answered with the new key's id.
 
 import { generateKeyPairSync } from "node:crypto";
@@ -37,14 +38,16 @@ function rotate() {
     features: {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: false },
+      introspection: { enabled: true },
+      revocation: { enabled: true },
       resourceIndicators: {
         enabled: true,
         defaultResource: () => "urn:chat",
         useGrantedResource: () => true,
-        getResourceServerInfo: () => ({
+        getResourceServerInfo: (_, resource) => ({
           audience: AUDIENCE,
           scope: "chat:read chat:write",
-          accessTokenFormat: "jwt",
+          accessTokenFormat: resource === "urn:opaque" ? "opaque" : "jwt",
           accessTokenTTL: TOKEN_SECONDS,
           jwt: { sign: { alg: "ES256" } },
         }),

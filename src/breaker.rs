@@ -1,4 +1,4 @@
-//! When to stop asking a store that does not answer, and when to ask it again.
+//! When to stop asking a service that does not answer, and when to ask it again.
 //!
 //! Without I/O and without a clock: the time is given. Closed, it lets everything through and counts failures in a row.
 //! Open, it lets nothing through, so that clients are refused at once. Half open, one operation is the probe.
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 pub const FAILURES: u32 = 5;
 /// The first pause; each probe that fails doubles it.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Never longer than this, so that a store that is back is found within it.
+/// Never longer than this, so that a service that is back is found within it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]

@@ -1,0 +1,85 @@
+//! What a verifier's claims make of a client.
+//!
+//! An answer that is readable and does not say who the client is, or until when in a way that can be read, is a refusal:
+//! nobody gets in by it, and it does not count against the verifier, or a client could choose when that counts as away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::Answer;
+use crate::auth::jwt::{InvalidToken, claim_at, non_empty, numeric_date, permissions};
+use crate::auth::principal::Principal;
+use crate::clock::UnixMillis;
+use crate::config;
+
+/// `kept_for`: what the source itself says about how long it is good.
+pub(super) fn judge(
+    config: &config::Verifier,
+    carried: &[String],
+    claims: Map<String, Value>,
+    kept_for: Option<Duration>,
+    now: UnixMillis,
+) -> Answer {
+    principal(config, carried, claims, kept_for, now).map_or_else(Answer::No, |principal| Answer::Good(Arc::new(principal)))
+}
+
+fn principal(
+    config: &config::Verifier,
+    carried: &[String],
+    claims: Map<String, Value>,
+    kept_for: Option<Duration>,
+    now: UnixMillis,
+) -> Result<Principal, InvalidToken> {
+    let claims = Value::Object(claims);
+    let text = |name: &str, label| match find(&claims, name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(InvalidToken::Claim(label)),
+    };
+    let mut expires_at = now + config.max_lifetime;
+    if let Some(kept_for) = kept_for {
+        expires_at = expires_at.min(now + kept_for);
+    }
+    if let Some(value) = find(&claims, &config.expiry_claim) {
+        expires_at = expires_at.min(moment(value).ok_or(InvalidToken::Claim("the expiry claim"))?);
+    }
+    if expires_at <= now {
+        return Err(InvalidToken::Expired);
+    }
+    Ok(Principal {
+        subject: subject(find(&claims, &config.user_claim)).ok_or(InvalidToken::Claim("the user claim"))?,
+        issuer: Arc::clone(&config.name),
+        token_id: text("jti", "jti")?,
+        issuer_session: text(&config.session_claim, "the session claim")?,
+        permissions: permissions(find(&claims, &config.permissions_claim))?,
+        issued_at: find(&claims, "iat").and_then(numeric_date).unwrap_or_default(),
+        expires_at,
+        in_leeway: false,
+        claims: carried.iter().filter_map(|name| claims.get(name).map(|value| (name.clone(), value.clone()))).collect(),
+    })
+}
+
+/// A name, dotted where it leads inside, as the claims of issuers are named; or a JSON pointer (RFC 6901), which begins with a
+/// slash.
+pub(super) fn find<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
+    let found = if name.starts_with('/') { claims.pointer(name) } else { claim_at(claims.as_object()?, name) };
+    found.filter(|value| !value.is_null())
+}
+
+/// Databases name users by whole numbers too.
+fn subject(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
+        value => non_empty(Some(value)),
+    }
+}
+
+/// Seconds since the epoch as in a JWT, or a time as cookies' own sessions write it.
+fn moment(value: &Value) -> Option<UnixMillis> {
+    match value {
+        Value::String(text) => UnixMillis::from_rfc3339(text),
+        value => numeric_date(value),
+    }
+}

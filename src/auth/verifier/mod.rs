@@ -1,0 +1,400 @@
+//! Verifiers: others who are asked whether a credential is good.
+//!
+//! Each has everything of its own: a bounded number of questions on their way, a bounded memory of answers, a breaker. So one
+//! that is slow or away costs its own routes, and nobody else. Questions about the same credential are one question: it is
+//! asked by a task of its own, so that a client that leaves takes nothing from those who wait for the same answer. Whatever
+//! is not a clear answer lets nobody in.
+
+mod cache;
+mod claims;
+mod fault;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::{digest, rand};
+use serde::Serialize;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::credential::Method;
+use super::jwt::InvalidToken;
+use super::principal::Principal;
+use crate::breaker::Breaker;
+use crate::clock::Now;
+use crate::config::secret::Secret;
+use crate::config::{self, VerifierKind};
+use crate::rejection::Rejection;
+use crate::telemetry::event::Event;
+use cache::{Cache, Key};
+pub use fault::Fault;
+use source::Source;
+
+/// Every verifier of a configuration, by its name.
+#[derive(Debug, Default)]
+pub struct Verifiers(HashMap<Arc<str>, Arc<Verifier>>);
+
+#[derive(Debug)]
+pub struct Verifier {
+    config: Arc<config::Verifier>,
+    /// Claims that are kept with the principal, for the signed context.
+    carried: Vec<String>,
+    source: Source,
+    places: Semaphore,
+    desk: Mutex<Desk>,
+    breaker: Mutex<Breaker>,
+}
+
+/// What is asked about.
+#[derive(Debug)]
+pub struct Question {
+    pub credential: Secret,
+    pub method: Method,
+    /// The route's name, or the path of the ticket endpoint.
+    pub route: Arc<str>,
+    pub address: IpAddr,
+}
+
+/// A principal, and who may be asked about it again.
+#[derive(Debug)]
+pub struct Proved {
+    pub principal: Principal,
+    pub vouched: Option<Arc<Vouched>>,
+}
+
+impl From<Principal> for Proved {
+    fn from(principal: Principal) -> Self {
+        Self { principal, vouched: None }
+    }
+}
+
+/// A verifier's word that a live session rests on. Keeps the credential.
+#[derive(Debug)]
+pub struct Vouched {
+    verifier: Arc<Verifier>,
+    question: Arc<Question>,
+    every: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Answer {
+    Good(Arc<Principal>),
+    No(InvalidToken),
+}
+
+/// Answers that are believed, and questions on their way.
+#[derive(Debug)]
+struct Desk {
+    good: Cache<Arc<Principal>>,
+    /// Apart from the good ones: a flood of made-up credentials drives out nothing that is in use.
+    bad: Cache<InvalidToken>,
+    flights: HashMap<Key, Flight>,
+}
+
+type Flight = watch::Receiver<Option<Result<Answer, Fault>>>;
+
+#[derive(Debug, thiserror::Error)]
+#[error("verifier '{name}': {problem}")]
+pub struct OpenError {
+    name: String,
+    problem: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    Used,
+    /// Somebody wants to know it anew.
+    PassedOver,
+}
+
+/// How one verifier stands, for `/status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifierFigures {
+    pub name: String,
+    pub kind: &'static str,
+    pub breaker: &'static str,
+    /// Questions on their way, those that wait for a place included.
+    pub asking: usize,
+}
+
+impl Verifiers {
+    /// Connects to nothing yet. What another configuration had and this one has unchanged goes on as it is.
+    pub fn open(config: &config::Config, before: Option<&Self>) -> Result<Self, OpenError> {
+        let mut by_name = HashMap::new();
+        for verifier in &config.verifiers {
+            let same = before
+                .and_then(|before| before.0.get(&verifier.name))
+                .filter(|one| *one.config == **verifier && one.carried == config.context.claims);
+            let opened = match same {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(Verifier::open(verifier, &config.context.claims)?),
+            };
+            by_name.insert(Arc::clone(&verifier.name), opened);
+        }
+        Ok(Self(by_name))
+    }
+
+    /// A verifier that takes the place of another has a breaker of its own under the same name.
+    pub fn tell_breakers(&self) {
+        for verifier in self.0.values() {
+            let state = lock(&verifier.breaker).state();
+            Event::VerifierBreaker { verifier: &verifier.config.name, state, fault: None }.emit();
+        }
+    }
+
+    pub fn figures(&self) -> Vec<VerifierFigures> {
+        let mut figures: Vec<_> = self.0.values().map(|verifier| verifier.figures()).collect();
+        figures.sort_by(|one, other| one.name.cmp(&other.name));
+        figures
+    }
+
+    /// Who a credential belongs to, by the verifier of this name.
+    pub async fn prove(&self, name: &str, method: Method, shown: &Secret, route: &Arc<str>, address: IpAddr) -> Result<Proved, Rejection> {
+        // The config is not taken where it names one that is not there.
+        let verifier = self.0.get(name).ok_or(Rejection::Internal)?;
+        let credential = source::credential(&verifier.config, method, shown).map_err(Rejection::InvalidToken)?;
+        let question = Arc::new(Question { credential, method, route: Arc::clone(route), address });
+        let principal = verifier.prove(&question, Memory::Used).await?;
+        let vouched = verifier.config.revalidate.map(|every| {
+            let verifier = Arc::clone(verifier);
+            Arc::new(Vouched { verifier, question, every })
+        });
+        Ok(Proved { principal: Principal::clone(&principal), vouched })
+    }
+}
+
+impl Verifier {
+    pub fn open(config: &Arc<config::Verifier>, carried: &[String]) -> Result<Self, OpenError> {
+        let source = Source::open(config).map_err(|problem| OpenError { name: config.name.to_string(), problem })?;
+        Ok(Self {
+            carried: carried.to_vec(),
+            source,
+            places: Semaphore::new(config.concurrency.min(Semaphore::MAX_PERMITS)),
+            desk: Mutex::new(Desk {
+                good: Cache::new(config.cache_entries),
+                bad: Cache::new(config.cache_entries),
+                flights: HashMap::new(),
+            }),
+            breaker: Mutex::default(),
+            config: Arc::clone(config),
+        })
+    }
+
+    fn figures(&self) -> VerifierFigures {
+        let breaker = match &self.source {
+            Source::Redis(lookup) => lookup.state(),
+            Source::Http(_) | Source::Introspection(_) => lock(&self.breaker).state(),
+        };
+        let asking = lock(&self.desk).flights.len();
+        VerifierFigures { name: self.config.name.to_string(), kind: self.config.kind.name(), breaker: breaker.name(), asking }
+    }
+
+    async fn prove(self: &Arc<Self>, question: &Arc<Question>, memory: Memory) -> Result<Arc<Principal>, Rejection> {
+        match self.answer(question, memory, Now::read()).await {
+            Ok(Answer::Good(principal)) => Ok(principal),
+            Ok(Answer::No(why)) => Err(Rejection::InvalidToken(why)),
+            Err(fault) => Err(Rejection::VerifierUnavailable(fault)),
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, question: &Arc<Question>, memory: Memory, now: Now) -> Result<Answer, Fault> {
+        let key = self.key_of(question);
+        let (outcome, flight) = self.find_or_ask(key, question, memory, now.mono);
+        Event::VerifierRemembers { verifier: &self.config.name, outcome }.emit();
+        let mut flight = match flight {
+            Ok(answer) => return Ok(answer),
+            Err(Ok(flight)) => flight,
+            Err(Err(fault)) => {
+                Event::VerifierAsked { verifier: &self.config.name, outcome: fault.label(), duration: None }.emit();
+                return Err(fault);
+            }
+        };
+        // Its sender is gone where the runtime that asked has stopped.
+        let landed = flight.wait_for(Option::is_some).await.map_err(|_| Fault::Lost)?;
+        landed.clone().unwrap_or(Err(Fault::Lost))
+    }
+
+    /// The answer that is believed, or the question that will bring one: for a metric, and itself.
+    #[allow(clippy::type_complexity, reason = "taken apart by its one caller")]
+    fn find_or_ask(
+        self: &Arc<Self>,
+        key: Key,
+        question: &Arc<Question>,
+        memory: Memory,
+        now: Instant,
+    ) -> (&'static str, Result<Answer, Result<Flight, Fault>>) {
+        let mut desk = lock(&self.desk);
+        if memory == Memory::Used {
+            if let Some(principal) = desk.good.recall(&key, now) {
+                return ("good", Ok(Answer::Good(principal)));
+            }
+            if let Some(why) = desk.bad.recall(&key, now) {
+                return ("bad", Ok(Answer::No(why)));
+            }
+        }
+        if let Some(flight) = desk.flights.get(&key) {
+            return ("joined", Err(Ok(flight.clone())));
+        }
+        if desk.flights.len() >= self.config.concurrency.saturating_add(self.config.max_waiting) {
+            Event::LimitReached { limit: "verifier_max_waiting", peer: None }.emit();
+            return ("miss", Err(Err(Fault::Busy)));
+        }
+        if !self.change_breaker(None, |breaker| breaker.admit(now)) {
+            return ("miss", Err(Err(Fault::BreakerOpen)));
+        }
+        let (tell, flight) = watch::channel(None);
+        desk.flights.insert(key, flight.clone());
+        let landing = Landing { verifier: Arc::clone(self), key };
+        let question = Arc::clone(question);
+        tokio::spawn(async move {
+            let outcome = landing.verifier.ask(&question).await;
+            landing.verifier.remember(key, &outcome);
+            drop(landing);
+            tell.send_replace(Some(outcome));
+        });
+        ("miss", Err(Ok(flight)))
+    }
+
+    /// One question, from the wait for a place to what its answer means.
+    async fn ask(&self, question: &Question) -> Result<Answer, Fault> {
+        let began = Now::read();
+        let deadline = began.mono + self.config.timeout;
+        let name = &self.config.name;
+        let Ok(Ok(place)) = timeout_at(deadline, self.places.acquire()).await else {
+            // Those on their way tell the breaker themselves.
+            Event::LimitReached { limit: "verifier_concurrency", peer: None }.emit();
+            Event::VerifierAsked { verifier: name, outcome: Fault::Busy.label(), duration: None }.emit();
+            return Err(Fault::Busy);
+        };
+        let on_its_way = InFlight::begin(name);
+        let asking = Box::pin(self.source.ask(&self.config, &self.carried, question, began.wall));
+        let outcome = timeout_at(deadline, asking).await.unwrap_or(Err(Fault::Timeout));
+        drop((on_its_way, place));
+        let ended = Now::read().mono;
+        let fault = outcome.as_ref().err().copied();
+        self.change_breaker(fault, |breaker| {
+            if fault.is_some_and(Fault::counts_against_the_verifier) { breaker.failed(ended) } else { breaker.succeeded() }
+        });
+        let label = match &outcome {
+            Ok(Answer::Good(_)) => "good",
+            Ok(Answer::No(_)) => "bad",
+            Err(fault) => fault.label(),
+        };
+        Event::VerifierAsked { verifier: name, outcome: label, duration: Some(ended.saturating_duration_since(began.mono)) }.emit();
+        outcome
+    }
+
+    /// A good answer is never believed past its own end.
+    fn remember(&self, key: Key, outcome: &Result<Answer, Fault>) {
+        let now = Now::read();
+        let mut desk = lock(&self.desk);
+        match outcome {
+            Ok(Answer::Good(principal)) => {
+                desk.bad.forget(&key);
+                let until = (now.mono + self.config.cache_ttl).min(now.instant_of(principal.expires_at));
+                if until > now.mono {
+                    desk.good.remember(key, Arc::clone(principal), until);
+                }
+            }
+            Ok(Answer::No(why)) => {
+                desk.good.forget(&key);
+                if !self.config.negative_cache_ttl.is_zero() {
+                    desk.bad.remember(key, *why, now.mono + self.config.negative_cache_ttl);
+                }
+            }
+            // Nobody knows what it would say now. What was good is good for the rest of its time.
+            Err(_) => {}
+        }
+    }
+
+    fn change_breaker<T>(&self, fault: Option<Fault>, change: impl FnOnce(&mut Breaker) -> T) -> T {
+        let mut breaker = lock(&self.breaker);
+        let before = breaker.state();
+        let result = change(&mut breaker);
+        let state = breaker.state();
+        if state != before {
+            // Under the lock, so that the metric's last value is the last state.
+            Event::VerifierBreaker { verifier: &self.config.name, state, fault: fault.map(Fault::label) }.emit();
+        }
+        result
+    }
+
+    /// The hash of everything that the answer may depend on; a service over HTTP is told more than the credential.
+    fn key_of(&self, question: &Question) -> Key {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut part = |bytes: &[u8]| {
+            context.update(&(bytes.len() as u64).to_be_bytes());
+            context.update(bytes);
+        };
+        part(question.credential.expose());
+        if matches!(self.config.kind, VerifierKind::Http(_)) {
+            part(question.method.name().as_bytes());
+            part(question.route.as_bytes());
+            part(question.address.to_string().as_bytes());
+        }
+        let mut key = [0; 32];
+        key.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
+        key
+    }
+}
+
+impl Vouched {
+    pub fn verifier(&self) -> &str {
+        &self.verifier.config.name
+    }
+
+    /// Until the next question: up to a fifth earlier than `revalidate`, so that sessions that began together do not ask
+    /// together.
+    pub fn pause(&self) -> Duration {
+        let mut byte = [0];
+        let _ = rand::fill(&mut byte);
+        self.every.mul_f64(1.0 - f64::from(byte.first().copied().unwrap_or_default()) / 255.0 * 0.2)
+    }
+
+    /// How long a session goes on while nobody answers.
+    pub fn grace(&self) -> Option<Duration> {
+        self.verifier.config.revalidate_grace
+    }
+
+    /// Asks anew, whatever is remembered.
+    pub async fn ask_again(self: Arc<Self>) -> Result<Arc<Principal>, Rejection> {
+        self.verifier.prove(&self.question, Memory::PassedOver).await
+    }
+}
+
+/// Takes the question off the desk, also when its task is dropped.
+struct Landing {
+    verifier: Arc<Verifier>,
+    key: Key,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        lock(&self.verifier.desk).flights.remove(&self.key);
+    }
+}
+
+/// A question that is being answered, for the metric.
+struct InFlight<'a>(&'a str);
+
+impl<'a> InFlight<'a> {
+    fn begin(verifier: &'a str) -> Self {
+        Event::VerifierInFlight { verifier, change: 1.0 }.emit();
+        Self(verifier)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        Event::VerifierInFlight { verifier: self.0, change: -1.0 }.emit();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

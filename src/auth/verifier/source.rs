@@ -1,0 +1,192 @@
+//! Where a verifier's word comes from: a service over HTTP, an introspection endpoint (RFC 7662), or a key in Redis.
+//!
+//! Whatever is neither a clear yes nor a clear no is a [`Fault`].
+
+use std::net::IpAddr;
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::{Answer, Fault, Question, claims};
+use crate::auth::credential::Method;
+use crate::auth::jwt::{InvalidToken, names_audience};
+use crate::auth::{decoded, strict_json};
+use crate::clock::UnixMillis;
+use crate::config::secret::Secret;
+use crate::config::{self, Asked, SessionKeys, VerifierKind};
+use crate::fetch::{FetchConfig, FetchError, Fetched, Fetcher};
+use crate::store::redis::Lookup;
+
+/// An id is at least this long: a short one can be guessed, or be the name of something else.
+const SHORTEST_ID: usize = 16;
+
+#[derive(Debug)]
+pub(super) enum Source {
+    Http(Fetcher),
+    Introspection(Fetcher),
+    Redis(Box<Lookup>),
+}
+
+/// What a verifier over HTTP is told.
+#[derive(Serialize)]
+struct Told<'a> {
+    credential: &'a str,
+    /// `token` or `session`.
+    kind: &'static str,
+    method: &'static str,
+    route: &'a str,
+    client_address: IpAddr,
+}
+
+impl Source {
+    pub(super) fn open(config: &config::Verifier) -> Result<Self, String> {
+        let fetcher = |asked: &Asked| {
+            Fetcher::new(FetchConfig {
+                ca_file: asked.ca_file.clone(),
+                timeout: config.timeout,
+                max_body: asked.max_answer_bytes,
+                max_idle: config.concurrency.min(32),
+            })
+        };
+        Ok(match &config.kind {
+            VerifierKind::Http(asked) => Self::Http(fetcher(asked)?),
+            VerifierKind::Introspection { asked, .. } => Self::Introspection(fetcher(asked)?),
+            VerifierKind::Redis(keys) => Self::Redis(Box::new(Lookup::open(&keys.redis).map_err(|error| error.to_string())?)),
+        })
+    }
+
+    pub(super) async fn ask(
+        &self,
+        config: &config::Verifier,
+        carried: &[String],
+        question: &Question,
+        now: UnixMillis,
+    ) -> Result<Answer, Fault> {
+        let (claims, kept_for) = match (self, &config.kind) {
+            (Self::Http(fetcher), VerifierKind::Http(asked)) => {
+                let answer = fetcher.post(&asked.place, json_type(), asked.authorization.as_ref(), told(question)?).await?;
+                if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+                    return Ok(Answer::No(InvalidToken::Refused));
+                }
+                (object(&answer)?, None)
+            }
+            (Self::Introspection(fetcher), VerifierKind::Introspection { asked, issuer, audience }) => {
+                let body = form(question.credential.expose());
+                let answer = fetcher.post(&asked.place, form_type(), asked.authorization.as_ref(), body).await?;
+                let claims = object(&answer)?;
+                if let Some(why) = introspected(&claims, issuer.as_deref(), audience)? {
+                    return Ok(Answer::No(why));
+                }
+                (claims, None)
+            }
+            (Self::Redis(lookup), VerifierKind::Redis(keys)) => {
+                let id = question.credential.expose_str().unwrap_or_default();
+                let key = Zeroizing::new(format!("{}{id}{}", keys.before, keys.after));
+                let Some(found) = lookup.read(&key, keys.max_answer_bytes).await.map_err(Fault::Store)? else {
+                    return Ok(Answer::No(InvalidToken::Refused));
+                };
+                if found.value.len() > keys.max_answer_bytes {
+                    return Err(Fault::TooLarge);
+                }
+                (strict_json::object(&found.value).ok_or(Fault::Malformed)?, found.left)
+            }
+            _ => return Err(Fault::Lost),
+        };
+        Ok(claims::judge(config, carried, claims, kept_for, now))
+    }
+}
+
+/// What is asked about, from what the client showed; wrong where no verifier of this kind could know it.
+pub(super) fn credential(config: &config::Verifier, method: Method, shown: &Secret) -> Result<Secret, InvalidToken> {
+    if shown.len() > config.max_token_bytes {
+        return Err(InvalidToken::TooLong);
+    }
+    if shown.is_empty() || !shown.expose().iter().all(u8::is_ascii_graphic) {
+        return Err(InvalidToken::Malformed);
+    }
+    let VerifierKind::Redis(keys) = &config.kind else { return Ok(shown.clone()) };
+    let id = match &keys.cookie_secret {
+        Some(secret) if method == Method::Session => signed_id(shown, secret)?,
+        _ => shown.clone(),
+    };
+    // Nothing that has a meaning in a key, or in a cluster's choice of a slot.
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_,".contains(byte);
+    if id.len() < SHORTEST_ID || id.len() > SessionKeys::LONGEST_ID || !id.expose().iter().all(fits) {
+        return Err(InvalidToken::Malformed);
+    }
+    Ok(id)
+}
+
+/// The id in `s:<id>.<signature>`, as express-session writes its cookie: HMAC-SHA256 in base64 without padding.
+fn signed_id(shown: &Secret, secret: &Secret) -> Result<Secret, InvalidToken> {
+    let written = Zeroizing::new(shown.expose_str().and_then(decoded).ok_or(InvalidToken::Malformed)?);
+    let (id, signature) = written.strip_prefix("s:").and_then(|rest| rest.rsplit_once('.')).ok_or(InvalidToken::Malformed)?;
+    let signature = STANDARD_NO_PAD.decode(signature).map_err(|_| InvalidToken::Signature)?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
+    hmac::verify(&key, id.as_bytes(), &signature).map_err(|_| InvalidToken::Signature)?;
+    Ok(Secret::from(id))
+}
+
+fn told(question: &Question) -> Result<Bytes, Fault> {
+    let told = Told {
+        credential: question.credential.expose_str().unwrap_or_default(),
+        kind: if question.method == Method::Session { "session" } else { "token" },
+        method: question.method.name(),
+        route: &question.route,
+        client_address: question.address,
+    };
+    // It is wiped when it has been sent.
+    Ok(Bytes::from_owner(Zeroizing::new(serde_json::to_vec(&told).map_err(|_| Fault::Malformed)?)))
+}
+
+/// RFC 7662, section 2.1: the token as a form. No `token_type_hint`: servers may look further anyway.
+fn form(token: &[u8]) -> Bytes {
+    let mut body = Zeroizing::new(Vec::with_capacity(6 + 3 * token.len()));
+    body.extend_from_slice(b"token=");
+    for byte in token {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            body.push(*byte);
+        } else {
+            body.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    Bytes::from_owner(body)
+}
+
+fn object(answer: &Fetched) -> Result<Map<String, Value>, Fault> {
+    if answer.status != StatusCode::OK {
+        return Err(FetchError::Status(answer.status).into());
+    }
+    strict_json::object(&answer.body).ok_or(Fault::Malformed)
+}
+
+/// Why the token is refused, if it is.
+fn introspected(claims: &Map<String, Value>, issuer: Option<&str>, audience: &[String]) -> Result<Option<InvalidToken>, Fault> {
+    match claims.get("active") {
+        Some(Value::Bool(true)) => {}
+        Some(Value::Bool(false)) => return Ok(Some(InvalidToken::Refused)),
+        _ => return Err(Fault::Malformed),
+    }
+    if issuer.is_some_and(|issuer| claims.get("iss").and_then(Value::as_str) != Some(issuer)) {
+        return Ok(Some(InvalidToken::UnknownIssuer));
+    }
+    let is_ours = |claim: &Value| names_audience(claim, audience).unwrap_or(false);
+    if !audience.is_empty() && !claims.get("aud").is_some_and(is_ours) {
+        return Ok(Some(InvalidToken::Audience));
+    }
+    Ok(None)
+}
+
+fn json_type() -> HeaderValue {
+    HeaderValue::from_static("application/json")
+}
+
+fn form_type() -> HeaderValue {
+    HeaderValue::from_static("application/x-www-form-urlencoded")
+}

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
 
-use crate::first_message::{auth, json as json_of, text};
+use crate::first_message::{auth, json as json_of};
 use crate::support::client::Answer;
-use crate::support::usher::Socket;
+use crate::support::usher::{Socket, is_alive};
 use crate::support::{Echo, KeyServer, Program, Setup, Signer, Usher, client};
 
 const ROUTE: &str = r#"
@@ -32,12 +31,6 @@ async fn attempt(usher: &Usher, token: &str) -> Answer {
 async fn bearer(usher: &Usher, token: &str) -> Socket {
     usher.keep_secret(token);
     usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap()
-}
-
-/// Through Usher and back.
-async fn echoes(socket: &mut Socket) {
-    socket.send(Message::text("hello")).await.unwrap();
-    assert_eq!(text(socket).await, "hello");
 }
 
 /// What the admin listener says of the first issuer that publishes its keys.
@@ -60,7 +53,7 @@ where
                 while goes_on.load(Ordering::SeqCst) {
                     let token = token().await;
                     let mut socket = bearer(&usher, &token).await;
-                    echoes(&mut socket).await;
+                    is_alive(&mut socket).await;
                     count.fetch_add(1, Ordering::SeqCst);
                 }
             })
@@ -115,8 +108,8 @@ async fn a_real_openid_provider_is_discovered_and_rotates_its_key_under_load() {
     .await;
     assert!(count >= 160, "{count}");
     assert_eq!(figures(&usher).await["keys"], 2);
-    echoes(&mut bearer(&usher, &before).await).await;
-    echoes(&mut bearer(&usher, &token().await).await).await;
+    is_alive(&mut bearer(&usher, &before).await).await;
+    is_alive(&mut bearer(&usher, &token().await).await).await;
     let metrics = usher.metrics().await;
     assert!(metrics.contains("usher_issuer_key_fetches_total{issuer=\"oidc\",outcome=\"ok\"} 2"), "{metrics}");
     assert!(!metrics.contains("outcome=\"invalid_token\""), "{metrics}");
@@ -155,7 +148,7 @@ async fn keys_change_under_load_and_an_old_one_is_refused_once_it_is_gone() {
     server.asked_times(server.asked() + 2).await;
     assert_eq!(attempt(&usher, &signers[0].token(&server, "ada", json!({}))).await.status, 401);
     assert_eq!(attempt(&usher, &signers[2].token(&server, "ada", json!({}))).await.status, 101);
-    echoes(&mut live).await;
+    is_alive(&mut live).await;
     drop(live);
     Arc::try_unwrap(usher).unwrap_or_else(|_| panic!("a client holds it")).finish().await;
 }
@@ -174,16 +167,16 @@ async fn a_new_key_is_found_wherever_a_token_is_shown() {
     servers.iter().for_each(|server| server.publish(&[&new]));
 
     let issued = usher.issue_ticket(&new.token(ticket, "ada", json!({}))).await;
-    echoes(&mut usher.connect_ticket(&issued).await.unwrap()).await;
+    is_alive(&mut usher.connect_ticket(&issued).await.unwrap()).await;
 
     let mut first = usher.open("/ws", &[]).await.unwrap();
     first.send(auth(&new.token(message, "ada", json!({})))).await.unwrap();
     assert_eq!(json_of(&mut first).await["type"], "auth_ok");
-    echoes(&mut first).await;
+    is_alive(&mut first).await;
 
     live.send(auth(&new.token(renewal, "ada", json!({ "exp": crate::support::token::now() + 900 })))).await.unwrap();
     assert_eq!(json_of(&mut live).await["type"], "auth_ok");
-    echoes(&mut live).await;
+    is_alive(&mut live).await;
     assert!(servers.iter().all(|server| server.asked() == 2));
     drop((live, first));
     usher.finish().await;

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use usher::ws::accept::accept_for;
 
-use crate::first_message::{auth, close_frame, json as json_of, text};
+use crate::first_message::{auth, close_frame, json as json_of};
 use crate::support::client::{self, Answer, Raw};
-use crate::support::usher::Socket;
+use crate::support::usher::{Socket, is_alive};
 use crate::support::{Echo, Setup, Usher, token, upgrade_request};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -81,11 +81,6 @@ pub async fn refused(usher: &Usher, target: &str, headers: &str) -> (u16, String
 
 pub async fn is_refused(usher: &Usher, token: &str) {
     assert_eq!(refused(usher, "/ws", &format!("Authorization: Bearer {token}\r\n")).await, (401, "REVOKED".to_owned()));
-}
-
-async fn is_alive(socket: &mut Socket) {
-    socket.send(Message::text("still here")).await.unwrap();
-    assert_eq!(text(socket).await, "still here");
 }
 
 /// The client hears 1008 `Session revoked`.

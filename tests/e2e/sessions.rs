@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::first_message::{auth, close_frame, text};
 use crate::support::client::{self, Answer, Raw};
-use crate::support::usher::Socket;
+use crate::support::usher::{Socket, is_alive};
 use crate::support::{Echo, Setup, Usher, upgrade_request};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -55,11 +55,6 @@ pub async fn refused(usher: &Usher, token: &str) -> (u16, String) {
     let answer = Answer::parse(&raw.read_to_close().await);
     let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
     (answer.status, body["code"].as_str().unwrap_or_default().to_owned())
-}
-
-pub async fn is_alive(socket: &mut Socket) {
-    socket.send(Message::text("still here")).await.unwrap();
-    assert_eq!(text(socket).await, "still here");
 }
 
 pub async fn is_replaced(socket: &mut Socket, code: u16) {

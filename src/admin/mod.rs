@@ -136,7 +136,7 @@ impl Admin {
         let path = request.uri().path();
         let is_probe = matches!(path, "/livez" | "/readyz");
         if !is_probe && !self.may_ask(request) {
-            let mut response = answer_error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the admin token is required");
+            let mut response = answer_error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the admin token is missing or wrong");
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"usher admin\""));
             return Some(response);
         }

@@ -54,7 +54,10 @@ pub struct Unavailable(SocketAddr, std::io::Error);
 impl AdminArguments {
     pub fn find(self) -> anyhow::Result<AdminClient> {
         let Some(written) = self.admin else {
-            let admin = super::load_config(self.config)?.config.admin.context("the configuration has no [admin]")?;
+            let file = super::find_config(self.config)?;
+            let admin = crate::config::load_admin(&file)?.with_context(|| {
+                format!("{} has no [admin]: a running Usher is reached at its address, or with --admin HOST:PORT", file.display())
+            })?;
             return Ok(AdminClient { address: admin.address, token: admin.token });
         };
         let address = written.strip_prefix("http://").unwrap_or(&written).trim_end_matches('/');

@@ -68,7 +68,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Action::Rotate(place) => {
             show(&place.folder()?.rotate(now)?);
-            println!("\nA running Usher signs with the new current key after its next start.");
+            println!("\nA running Usher signs with the new current key after `usher reload`, or its next start.");
         }
     }
     Ok(ExitCode::SUCCESS)

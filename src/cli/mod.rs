@@ -117,13 +117,6 @@ pub fn find_config(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     Ok(usual.ok_or(NoConfig)?.to_path_buf())
 }
 
-/// Finds and reads the configuration, and prints its warnings.
-pub fn load_config(given: Option<PathBuf>) -> anyhow::Result<Loaded> {
-    let loaded = crate::config::load(&find_config(given)?)?;
-    print_warnings(&loaded);
-    Ok(loaded)
-}
-
 pub fn print_warnings(loaded: &Loaded) {
     for warning in &loaded.warnings {
         eprint!("{}", warning.render(std::io::stderr().is_terminal()));

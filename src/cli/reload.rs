@@ -40,7 +40,7 @@ fn applied(body: &Value) -> String {
         items.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
     };
     let mut page = match list("changed") {
-        changed if changed.is_empty() => "applied: nothing has changed\n".to_owned(),
+        changed if changed.is_empty() => "applied: the file is as it was; keys and certificates were read anew\n".to_owned(),
         changed => format!("applied: {changed}\n"),
     };
     for warning in body.get("warnings").and_then(Value::as_array).into_iter().flatten() {
@@ -65,6 +65,6 @@ mod tests {
     fn what_waits_for_a_start_is_said_apart() {
         let body = json!({ "changed": ["route", "threads"], "needs_restart": ["threads"], "warnings": [{ "message": "m" }] });
         assert_eq!(applied(&body), "applied: route, threads\nwarning: m\nat the next start only: threads\n");
-        assert_eq!(applied(&json!({ "changed": [] })), "applied: nothing has changed\n");
+        assert_eq!(applied(&json!({ "changed": [] })), "applied: the file is as it was; keys and certificates were read anew\n");
     }
 }

@@ -38,16 +38,25 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let answer = arguments.admin.find()?.post("/revoke", &order)?;
     let exit = answer.exit();
     if exit == Exit::Ok {
-        let sessions = match answer.body.get("closed").and_then(Value::as_u64).unwrap_or(0) {
-            1 => "1 session closed".to_owned(),
-            count => format!("{count} sessions closed"),
-        };
-        let until = answer.body.get("until").and_then(Value::as_str).unwrap_or_default();
-        println!("revoked until {until}; {sessions}");
+        println!("{}", carried_out(&answer.body));
     } else {
         eprintln!("usher: {}", answer.message());
     }
     Ok(exit.into())
+}
+
+fn carried_out(answer: &Value) -> String {
+    let until = answer.get("until").and_then(Value::as_str).unwrap_or_default();
+    let sessions = match answer.get("closed").and_then(Value::as_u64).unwrap_or(0) {
+        1 => "1 session closed".to_owned(),
+        count => format!("{count} sessions closed"),
+    };
+    // With a shared store `closed` counts this node alone, and an operator would look for the rest.
+    let others = match answer.get("fleet").and_then(Value::as_bool) {
+        Some(true) => " on this node, and the other nodes are told",
+        _ => "",
+    };
+    format!("revoked until {until}; {sessions}{others}")
 }
 
 fn order(arguments: &Arguments) -> Value {
@@ -65,4 +74,18 @@ fn order(arguments: &Arguments) -> Value {
     ];
     let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Value::Object(given.collect::<Map<_, _>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_is_of_this_node_where_there_are_others() {
+        let until = "2026-12-21T13:42:46.954Z";
+        let alone = carried_out(&json!({ "until": until, "closed": 3 }));
+        assert_eq!(alone, format!("revoked until {until}; 3 sessions closed"));
+        let among_others = carried_out(&json!({ "until": until, "closed": 1, "fleet": true }));
+        assert_eq!(among_others, format!("revoked until {until}; 1 session closed on this node, and the other nodes are told"));
+    }
 }

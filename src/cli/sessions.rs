@@ -4,10 +4,12 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 
 use super::admin_client;
 use super::exit::Exit;
+use crate::auth::credential::Method;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -17,8 +19,8 @@ pub struct Arguments {
     /// Sessions of this route only, by its path in the configuration
     #[arg(long, value_name = "PATH")]
     route: Option<String>,
-    /// Sessions that began by this method only: ticket, message, header, ...
-    #[arg(long, value_name = "METHOD")]
+    /// Sessions that began by this method only
+    #[arg(long, value_name = "METHOD", value_parser = PossibleValuesParser::new(Method::ALL.map(Method::name)))]
     method: Option<String>,
     /// Sessions of all nodes that share the store
     #[arg(long)]

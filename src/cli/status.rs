@@ -77,7 +77,11 @@ fn page(status: &Value) -> String {
     for issuer in status.get("issuers").and_then(Value::as_array).into_iter().flatten() {
         let of = |key| plain(issuer.get(key));
         let fault = issuer.get("fault").and_then(Value::as_str).map(|fault| format!(", last fetch: {fault}")).unwrap_or_default();
-        line("issuer", &format!("{}, {} keys, {}, {} s old{fault}", of("name"), of("keys"), of("state"), of("age_seconds")));
+        let keys = match of("keys").as_str() {
+            "1" => "1 key".to_owned(),
+            count => format!("{count} keys"),
+        };
+        line("issuer", &format!("{}, {keys}, {}, {} s old{fault}", of("name"), of("state"), of("age_seconds")));
     }
     for verifier in status.get("verifiers").and_then(Value::as_array).into_iter().flatten() {
         let of = |key| plain(verifier.get(key));

@@ -35,7 +35,7 @@ pub struct Arguments {
 enum Action {
     /// Sign a token as an issuer would
     Mint(Box<Mint>),
-    /// Show what a token says; its signature is not checked
+    /// Show what a token says; its signature is not checked. It comes from standard input: `echo "$TOKEN" | usher token inspect`
     Inspect {
         /// A file that holds the token; without it, standard input
         #[arg(long, value_name = "FILE")]
@@ -58,15 +58,19 @@ struct Mint {
     /// The private key (PEM) for RS, PS, ES and EdDSA
     #[arg(long, value_name = "FILE", group = "key")]
     key_file: Option<PathBuf>,
+    /// HS256, HS384, HS512, RS256 to RS512, PS256 to PS512, ES256, ES384 or EdDSA
     #[arg(long, default_value = "HS256", value_parser = algorithm)]
     algorithm: Algorithm,
     /// `kid` in the header
     #[arg(long, value_name = "ID")]
     key_id: Option<String>,
+    /// Who it is: the claim `sub`
     #[arg(long)]
     subject: String,
+    /// The claim `iss`, exactly as the `[[issuer]]` has it in `issuer`
     #[arg(long)]
     issuer: String,
+    /// The claim `aud`; may be given more than once
     #[arg(long, required = true)]
     audience: Vec<String>,
     /// How long it is good for
@@ -106,8 +110,9 @@ impl Mint {
             bail!("{} takes {}", self.algorithm.name(), if is_shared { "a shared secret" } else { "a private key: --key-file" });
         }
         let key = self.key()?;
-        if is_shared && key.len() < 32 {
-            bail!("the secret has {} bytes; Usher accepts issuers with 32 and more", key.len());
+        let least = self.algorithm.least_secret();
+        if key.len() < least {
+            bail!("the secret has {} bytes; one for {} has at least {least}: `openssl rand -hex 64`", key.len(), self.algorithm.name());
         }
         let claims = Value::Object(self.claims(now)?);
         Ok(sign_for_development(self.algorithm, &key, self.key_id.as_deref(), &claims)?)

@@ -15,7 +15,7 @@ use super::{CertificateFiles, Config, Issuer, IssuerKeySource, RemoteKeys, Serve
 use crate::auth::remote_keys::fetch::Source;
 use crate::auth::{self, issuer_keys};
 use crate::clock::Now;
-use crate::tls::server;
+use crate::tls::server::{self, TlsError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const EXPIRES_SOON_DAYS: i64 = 14;
@@ -95,7 +95,9 @@ fn client_authorities(path: &Path) -> Finding {
 /// The days that are left, and the names. Loads the pair as the start does.
 fn inspect(files: &CertificateFiles, now: Now) -> Result<(i64, String), (String, &'static str)> {
     let hint = "PEM files: the certificate first and its chain after it, and the private key that belongs to it";
-    let (names, certified) = server::load(files).map_err(|error| (error.to_string(), hint))?;
+    // The finding names the certificate already; a key is named.
+    let what = |error: TlsError| if error.file == files.cert.display().to_string() { error.problem } else { error.to_string() };
+    let (names, certified) = server::load(files).map_err(|error| (what(error), hint))?;
     let leaf = certified.end_entity_cert().map_err(|error| (error.to_string(), hint))?;
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| (error.to_string(), hint))?;
     let validity = parsed.validity();

@@ -1,6 +1,6 @@
 //! The configuration as it is written: the source of the JSON schema.
 //!
-//! `resolve.rs` reads the same keys with their places; a test holds the two together through `config/reference.toml`.
+//! `resolve/` reads the same keys with their places; a test holds the two together through `config/reference.toml`.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! The configuration as it is meant.
 //!
-//! `file.rs` holds what was written, `resolve.rs` turns it into the [`Config`] below and reports every mistake at once.
+//! `resolve/` turns the text into the [`Config`] below and reports every mistake at once; `file.rs` is its JSON schema.
 //! Nothing past this module ever sees the file: the program reads one `Arc<Config>`, and a session keeps the one it
 //! opened with.
 
@@ -20,7 +20,6 @@ pub mod value;
 pub mod verifier;
 pub mod written;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -402,11 +401,6 @@ impl Config {
         is_taken.then(|| crate::auth::certificate::ISSUER.into())
     }
 
-    /// Values of closed sets that metrics use as labels.
-    pub fn route_names(&self) -> BTreeMap<&str, &Route> {
-        self.routes.iter().map(|route| (&*route.name, &**route)).collect()
-    }
-
     /// The own region and the others; none unless the file names them.
     pub fn region_names(&self) -> impl Iterator<Item = &str> {
         let own = match &self.store {
@@ -427,7 +421,7 @@ impl std::fmt::Display for Server {
     }
 }
 
-pub use resolve::{Loaded, load, parse};
+pub use resolve::{Loaded, load, load_admin, parse};
 
 /// A config with one issuer, one upstream and one route of these lines, for tests of what stands behind it.
 #[cfg(test)]

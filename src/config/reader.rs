@@ -36,7 +36,21 @@ pub struct Section<'r, 't> {
     known: RefCell<Vec<&'static str>>,
 }
 
+impl<'a> Reader<'a> {
+    pub fn new(text: &'a str, source: Option<&Path>, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        let file = source.map_or_else(|| "usher.toml".to_owned(), |path| path.display().to_string());
+        let base = source.and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
+        Self { file, text, base, env, found: Default::default(), files: Default::default() }
+    }
+}
+
 impl Reader<'_> {
+    pub fn report_syntax(&self, errors: &[toml::de::Error]) {
+        for error in errors {
+            self.report(&error.span().unwrap_or(0..0), Diagnostic::error(error.message().to_owned()));
+        }
+    }
+
     pub fn report(&self, span: &Span, diagnostic: Diagnostic) {
         self.found.borrow_mut().push((span.clone(), diagnostic.at(&self.file, self.text, span.clone())));
     }
@@ -68,7 +82,12 @@ impl<'r, 't> Section<'r, 't> {
     }
 
     pub fn value(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
-        self.known.borrow_mut().push(key);
+        // Some keys are read more than once.
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&key) {
+            known.push(key);
+        }
+        drop(known);
         self.table?.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
     }
 

@@ -11,6 +11,10 @@ fn read(text: &str) -> Result<Loaded, String> {
     parse(text, None, &|_| Some("0123456789abcdef0123456789abcdef".to_owned())).map_err(|diagnostics| diagnostics.to_string())
 }
 
+fn load_admin_from(text: &str) -> Result<Option<Admin>, diagnostic::Diagnostics> {
+    resolve::parse_admin(text, std::path::Path::new("usher.toml"), &|_| None)
+}
+
 fn error_of(text: &str) -> String {
     read(text).unwrap_err()
 }
@@ -31,6 +35,14 @@ fn an_unknown_key_is_shown_in_its_line_with_the_nearest_known_one() {
 }
 
 #[test]
+fn what_is_known_is_told_once() {
+    let error = error_of(&(MINIMAL.to_owned() + "\n[drain]\nzzzzzzzz = 1\n"));
+    assert!(error.contains("known here: `window`"), "{error}");
+    let error = error_of(&MINIMAL.replace("path = \"/ws\"", "path = \"/ws\"\nzzzzzzzz = 1"));
+    assert_eq!((error.matches("`path`").count(), error.matches("`sunset`").count()), (1, 1), "{error}");
+}
+
+#[test]
 fn every_mistake_is_told_at_once() {
     let text = MINIMAL.replace("upstream = \"chat\"", "upstream = \"chta\"").replace("HS256\"]", "HS265\"]")
         + "\n[keepalive]\nping = 25\n[tickets]\nttl = \"10m\"\n";
@@ -45,6 +57,16 @@ fn every_mistake_is_told_at_once() {
     ] {
         assert!(error.contains(part), "{part} is not in\n{error}");
     }
+}
+
+#[test]
+fn who_steers_needs_the_admin_table_alone() {
+    let admin = |text: &str| load_admin_from(text).map(|admin| admin.map(|admin| admin.address.to_string())).map_err(|e| e.to_string());
+    let broken = MINIMAL.replace("auth =", "auht =");
+    assert_eq!(admin(&broken), Ok(Some("127.0.0.1:9090".into())), "no secret is set, a key is unknown");
+    assert_eq!(admin("[[route]]\npath = \"/ws\"\n"), Ok(None));
+    assert!(admin(&MINIMAL.replace("\"127.0.0.1:9090\"", "9090")).unwrap_err().contains("`address` is"));
+    assert!(admin("[admin\n").unwrap_err().contains("usher.toml:1:"));
 }
 
 #[test]

@@ -180,7 +180,7 @@ async fn handshake(
                 HandshakeError::Protocol(_) => "protocol",
                 HandshakeError::Gone(_) => "gone",
             };
-            Event::TlsFailed { peer, reason, detail: &error.to_string() }.emit();
+            Event::TlsFailed { peer, reason, detail: &detail(&error) }.emit();
             None
         }
         Err(_) => {
@@ -190,9 +190,32 @@ async fn handshake(
     }
 }
 
+/// What the certificate library says about a client's certificate, in words.
+fn detail(error: &HandshakeError) -> String {
+    let HandshakeError::Protocol(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(fault))) = error else {
+        return error.to_string();
+    };
+    let fault = fault.to_string();
+    let words = match fault.as_str() {
+        "UnsupportedCertVersion" => "it is no X.509 certificate of version 3: it was made without extensions",
+        "CaUsedAsEndEntity" => "it is the certificate of an authority",
+        other => other,
+    };
+    format!("invalid peer certificate: {words}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_certificate_is_told_in_words() {
+        let openssl_without_extensions = rustls::OtherError(Arc::new(io::Error::other("UnsupportedCertVersion")));
+        let error = rustls::Error::InvalidCertificate(rustls::CertificateError::Other(openssl_without_extensions));
+        assert!(detail(&HandshakeError::Protocol(error)).ends_with("of version 3: it was made without extensions"));
+        let other = HandshakeError::Protocol(rustls::Error::DecryptError);
+        assert_eq!(detail(&other), other.to_string());
+    }
 
     #[test]
     fn the_ceiling_holds_and_a_place_is_given_back() {

@@ -241,7 +241,7 @@ impl Tickets {
 
     fn ticket_route(&self, name: &str) -> Result<Arc<Route>, Rejection> {
         let route = self.config.routes.iter().find(|route| &*route.name == name && route.looks_at(Method::Ticket));
-        route.cloned().ok_or(Rejection::InvalidRequest("there is no route of this name that takes tickets"))
+        route.cloned().ok_or(Rejection::InvalidRequest("`route` is the path of a route that takes tickets, as the configuration writes it"))
     }
 }
 

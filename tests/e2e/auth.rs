@@ -6,8 +6,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-use crate::support::client::Answer;
-use crate::support::{DoorBook, Echo, Raw, Setup, Usher, token, upgrade_request};
+use crate::support::client::{self, Answer};
+use crate::support::{DoorBook, Echo, Setup, Usher, token};
 
 const ROUTE: &str = r#"
     [[route]]
@@ -19,15 +19,7 @@ const ROUTE: &str = r#"
 "#;
 
 async fn attempt(usher: &Usher, headers: &str) -> Answer {
-    let mut raw = Raw::connect(usher.plain).await;
-    raw.send(upgrade_request("/ws", &format!("{headers}Connection: close\r\n"))).await;
-    let head = raw.read_head().await;
-    if head.starts_with("HTTP/1.1 101 ") {
-        return Answer::parse(head.as_bytes());
-    }
-    let mut bytes = head.into_bytes();
-    bytes.extend(raw.read_to_close().await);
-    Answer::parse(&bytes)
+    client::attempt(usher.plain, "/ws", &format!("{headers}Connection: close\r\n")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

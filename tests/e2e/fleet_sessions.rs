@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::sessions::{command, is_alive, is_replaced, refused};
+use crate::sessions::{command, is_replaced, refused};
 use crate::store_redis::setup;
 use crate::support::redis::RedisServer;
-use crate::support::usher::Socket;
+use crate::support::usher::{Socket, is_alive};
 use crate::support::{Echo, Usher, client};
 
 const PATIENCE: Duration = Duration::from_secs(30);

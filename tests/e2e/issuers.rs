@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use futures_util::SinkExt;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
 
-use crate::first_message::{auth, json as json_of, text};
+use crate::first_message::{auth, json as json_of};
 use crate::support::client::Answer;
-use crate::support::usher::Socket;
-use crate::support::{Echo, KeyServer, Program, Raw, Setup, Signer, Usher, client, upgrade_request};
+use crate::support::usher::{Socket, is_alive};
+use crate::support::{Echo, KeyServer, Program, Setup, Signer, Usher, client};
 
 const ROUTE: &str = r#"
     [[route]]
@@ -26,26 +25,12 @@ const ROUTE: &str = r#"
 
 async fn attempt(usher: &Usher, token: &str) -> Answer {
     usher.keep_secret(token);
-    let mut raw = Raw::connect(usher.plain).await;
-    raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\nConnection: close\r\n"))).await;
-    let head = raw.read_head().await;
-    if head.starts_with("HTTP/1.1 101 ") {
-        return Answer::parse(head.as_bytes());
-    }
-    let mut bytes = head.into_bytes();
-    bytes.extend(raw.read_to_close().await);
-    Answer::parse(&bytes)
+    client::attempt(usher.plain, "/ws", &format!("Authorization: Bearer {token}\r\nConnection: close\r\n")).await
 }
 
 async fn bearer(usher: &Usher, token: &str) -> Socket {
     usher.keep_secret(token);
     usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap()
-}
-
-/// Through Usher and back.
-async fn echoes(socket: &mut Socket) {
-    socket.send(Message::text("hello")).await.unwrap();
-    assert_eq!(text(socket).await, "hello");
 }
 
 /// What the admin listener says of the first issuer that publishes its keys.
@@ -68,7 +53,7 @@ where
                 while goes_on.load(Ordering::SeqCst) {
                     let token = token().await;
                     let mut socket = bearer(&usher, &token).await;
-                    echoes(&mut socket).await;
+                    is_alive(&mut socket).await;
                     count.fetch_add(1, Ordering::SeqCst);
                 }
             })
@@ -123,8 +108,8 @@ async fn a_real_openid_provider_is_discovered_and_rotates_its_key_under_load() {
     .await;
     assert!(count >= 160, "{count}");
     assert_eq!(figures(&usher).await["keys"], 2);
-    echoes(&mut bearer(&usher, &before).await).await;
-    echoes(&mut bearer(&usher, &token().await).await).await;
+    is_alive(&mut bearer(&usher, &before).await).await;
+    is_alive(&mut bearer(&usher, &token().await).await).await;
     let metrics = usher.metrics().await;
     assert!(metrics.contains("usher_issuer_key_fetches_total{issuer=\"oidc\",outcome=\"ok\"} 2"), "{metrics}");
     assert!(!metrics.contains("outcome=\"invalid_token\""), "{metrics}");
@@ -163,7 +148,7 @@ async fn keys_change_under_load_and_an_old_one_is_refused_once_it_is_gone() {
     server.asked_times(server.asked() + 2).await;
     assert_eq!(attempt(&usher, &signers[0].token(&server, "ada", json!({}))).await.status, 401);
     assert_eq!(attempt(&usher, &signers[2].token(&server, "ada", json!({}))).await.status, 101);
-    echoes(&mut live).await;
+    is_alive(&mut live).await;
     drop(live);
     Arc::try_unwrap(usher).unwrap_or_else(|_| panic!("a client holds it")).finish().await;
 }
@@ -182,16 +167,16 @@ async fn a_new_key_is_found_wherever_a_token_is_shown() {
     servers.iter().for_each(|server| server.publish(&[&new]));
 
     let issued = usher.issue_ticket(&new.token(ticket, "ada", json!({}))).await;
-    echoes(&mut usher.connect_ticket(&issued).await.unwrap()).await;
+    is_alive(&mut usher.connect_ticket(&issued).await.unwrap()).await;
 
     let mut first = usher.open("/ws", &[]).await.unwrap();
     first.send(auth(&new.token(message, "ada", json!({})))).await.unwrap();
     assert_eq!(json_of(&mut first).await["type"], "auth_ok");
-    echoes(&mut first).await;
+    is_alive(&mut first).await;
 
     live.send(auth(&new.token(renewal, "ada", json!({ "exp": crate::support::token::now() + 900 })))).await.unwrap();
     assert_eq!(json_of(&mut live).await["type"], "auth_ok");
-    echoes(&mut live).await;
+    is_alive(&mut live).await;
     assert!(servers.iter().all(|server| server.asked() == 2));
     drop((live, first));
     usher.finish().await;

@@ -52,15 +52,7 @@ fn holder(usher: &Usher, permissions: Value) -> String {
 }
 
 async fn attempt(usher: &Usher, target: &str, token: &str) -> Answer {
-    let mut raw = Raw::connect(usher.plain).await;
-    raw.send(upgrade_request(target, &format!("Authorization: Bearer {token}\r\n"))).await;
-    let head = raw.read_head().await;
-    if head.starts_with("HTTP/1.1 101 ") {
-        return Answer::parse(head.as_bytes());
-    }
-    let mut bytes = head.into_bytes();
-    bytes.extend(raw.read_to_close().await);
-    Answer::parse(&bytes)
+    client::attempt(usher.plain, target, &format!("Authorization: Bearer {token}\r\n")).await
 }
 
 async fn get(usher: &Usher, target: &str, token: &str) -> Answer {

@@ -3,13 +3,11 @@
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::{self, Answer, Raw};
-use crate::support::usher::{Socket, certificate};
+use crate::support::usher::{certificate, is_alive};
 use crate::support::{Echo, Setup, Usher};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -33,12 +31,6 @@ async fn post(usher: &Usher, content_type: &str) -> Answer {
     let mut raw = Raw::connect(usher.admin).await;
     raw.send(format!("POST /reload HTTP/1.1\r\nhost: {}\r\n{content_type}content-length: 2\r\n\r\n{{}}", usher.admin)).await;
     Answer::parse(&raw.read_to_close().await)
-}
-
-async fn is_alive(socket: &mut Socket) {
-    socket.send(Message::text("still here")).await.unwrap();
-    let heard = timeout(PATIENCE, socket.next()).await.expect("silence").unwrap().unwrap();
-    assert_eq!(heard, Message::text("still here"));
 }
 
 async fn metric(usher: &Usher, line: &str) -> bool {

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use usher::ws::accept::accept_for;
 
-use crate::first_message::{auth, close_frame, json as json_of, text};
+use crate::first_message::{auth, close_frame, json as json_of};
 use crate::support::client::{self, Answer, Raw};
-use crate::support::usher::Socket;
+use crate::support::usher::{Socket, is_alive};
 use crate::support::{Echo, Setup, Usher, token, upgrade_request};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -81,11 +81,6 @@ pub async fn refused(usher: &Usher, target: &str, headers: &str) -> (u16, String
 
 pub async fn is_refused(usher: &Usher, token: &str) {
     assert_eq!(refused(usher, "/ws", &format!("Authorization: Bearer {token}\r\n")).await, (401, "REVOKED".to_owned()));
-}
-
-async fn is_alive(socket: &mut Socket) {
-    socket.send(Message::text("still here")).await.unwrap();
-    assert_eq!(text(socket).await, "still here");
 }
 
 /// The client hears 1008 `Session revoked`.
@@ -320,8 +315,8 @@ async fn the_command_line_revokes_and_its_exit_code_says_what_came_of_it() {
     let mut bob = usher.connect("bob").await;
     let at = ["--admin", &admin, "--admin-token-env", "REVOKE_TOKEN"];
     for (arguments, wrong, code, part) in [
-        (&["--user", "ada"][..], &["--admin", &admin][..], 77, "the admin token is required"),
-        (&["--user", "ada"], &["--admin", &admin, "--admin-token-env", "WRONG_TOKEN"], 77, "the admin token is required"),
+        (&["--user", "ada"][..], &["--admin", &admin][..], 77, "the admin token is missing or wrong"),
+        (&["--user", "ada"], &["--admin", &admin, "--admin-token-env", "WRONG_TOKEN"], 77, "the admin token is missing or wrong"),
         (&["--user", "ada"], &["--admin", "127.0.0.1:1", "--admin-token-env", "REVOKE_TOKEN"], 69, "no answer from the admin listener"),
         (&["--user", "ada", "--session", "s"], &at, 2, "cannot be used with"),
         (&[], &at, 2, "required"),

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::first_message::{auth, close_frame, text};
 use crate::support::client::{self, Answer, Raw};
-use crate::support::usher::Socket;
+use crate::support::usher::{Socket, is_alive};
 use crate::support::{Echo, Setup, Usher, upgrade_request};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -55,11 +55,6 @@ pub async fn refused(usher: &Usher, token: &str) -> (u16, String) {
     let answer = Answer::parse(&raw.read_to_close().await);
     let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
     (answer.status, body["code"].as_str().unwrap_or_default().to_owned())
-}
-
-pub async fn is_alive(socket: &mut Socket) {
-    socket.send(Message::text("still here")).await.unwrap();
-    assert_eq!(text(socket).await, "still here");
 }
 
 pub async fn is_replaced(socket: &mut Socket, code: u16) {
@@ -261,8 +256,8 @@ async fn the_command_line_lists_sessions_and_shows_how_the_node_stands() {
     }
     for name in ["sessions", "status"] {
         for (arguments, code, part) in [
-            (&["--admin", &address][..], 77, "the admin token is required"),
-            (&["--admin", &address, "--admin-token-env", "WRONG_TOKEN"], 77, "the admin token is required"),
+            (&["--admin", &address][..], 77, "the admin token is missing or wrong"),
+            (&["--admin", &address, "--admin-token-env", "WRONG_TOKEN"], 77, "the admin token is missing or wrong"),
             (&["--admin", "127.0.0.1:1"], 69, "no answer from the admin listener"),
             (&["--limits"], 2, "unexpected argument"),
         ] {

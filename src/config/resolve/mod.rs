@@ -43,19 +43,34 @@ pub struct Loaded {
 }
 
 pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Diagnostics(vec![Diagnostic::error(format!("cannot read {}: {error}", path.display()))]))?;
-    parse(&text, Some(path), &|name| std::env::var(name).ok())
+    parse(&read(path)?, Some(path), &|name| std::env::var(name).ok())
+}
+
+fn read(path: &Path) -> Result<String, Diagnostics> {
+    std::fs::read_to_string(path).map_err(|error| Diagnostics(vec![Diagnostic::error(format!("cannot read {}: {error}", path.display()))]))
+}
+
+/// The table `[admin]` alone. Who steers a running Usher needs neither its secrets nor a file without mistakes elsewhere: the
+/// process reads the file itself, and says what it thinks of it.
+pub fn load_admin(path: &Path) -> Result<Option<Admin>, Diagnostics> {
+    parse_admin(&read(path)?, path, &|name| std::env::var(name).ok())
+}
+
+pub(super) fn parse_admin(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Admin>, Diagnostics> {
+    let reader = Reader::new(text, Some(path), env);
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    let admin = process::admin(&Section::new(&reader, "", 0..0, Some(table.get_ref())).section("admin"));
+    if admin.is_none() {
+        reader.report_syntax(&syntax);
+    }
+    let errors: Vec<_> = reader.found.into_inner().into_iter().map(|(_, found)| found).filter(|d| d.severity == Severity::Error).collect();
+    if errors.is_empty() { Ok(admin) } else { Err(Diagnostics(errors)) }
 }
 
 pub fn parse(text: &str, source: Option<&Path>, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Diagnostics> {
-    let file = source.map_or_else(|| "usher.toml".to_owned(), |path| path.display().to_string());
-    let base = source.and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
-    let reader = Reader { file, text, base, env, found: Default::default(), files: Default::default() };
+    let reader = Reader::new(text, source, env);
     let (table, syntax) = DeTable::parse_recoverable(text);
-    for error in &syntax {
-        reader.report(&error.span().unwrap_or(0..0), Diagnostic::error(error.message().to_owned()));
-    }
+    reader.report_syntax(&syntax);
     // Past broken syntax the rest would be guesswork.
     let config = if syntax.is_empty() { top(&reader, table.get_ref(), source) } else { None };
     let mut found = reader.found.into_inner();

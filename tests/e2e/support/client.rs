@@ -84,6 +84,19 @@ impl Answer {
     }
 }
 
+/// Asks for an upgrade: the head of a 101, the whole of a refusal.
+pub async fn attempt(address: SocketAddr, target: &str, headers: &str) -> Answer {
+    let mut raw = Raw::connect(address).await;
+    raw.send(upgrade_request(target, headers)).await;
+    let head = raw.read_head().await;
+    if head.starts_with("HTTP/1.1 101 ") {
+        return Answer::parse(head.as_bytes());
+    }
+    let mut bytes = head.into_bytes();
+    bytes.extend(raw.read_to_close().await);
+    Answer::parse(&bytes)
+}
+
 /// A correct upgrade, for tests to bend.
 pub fn upgrade_request(target: &str, headers: &str) -> String {
     format!(

@@ -9,22 +9,34 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::client;
 use super::token::{self, SECRET};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// The machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+/// A message through Usher to the echo server, and back.
+pub async fn is_alive(socket: &mut Socket) {
+    socket.send(Message::text("still here")).await.expect("the session has ended");
+    let heard = timeout(PATIENCE, socket.next()).await.expect("silence").expect("the session has ended").unwrap();
+    assert_eq!(heard, Message::text("still here"));
+}
 
 /// A configuration in the making.
 pub struct Setup {

@@ -7,7 +7,9 @@
 pub mod algorithm;
 pub mod bypass;
 pub mod certificate;
+pub mod checks;
 pub mod credential;
+pub mod explain;
 pub mod extract;
 pub mod first_message;
 pub mod grant;
@@ -128,9 +130,7 @@ impl Authenticator {
         let method = credential.method;
         let is_bearer = matches!(credential.proof, Proof::Token(_));
         let principal = self.prove(route, credential, presented, now).await?;
-        let required = Required::of(&route.require, &matched.parameters).map(Arc::new);
-        Grant::to(Arc::clone(route), required, principal, method, now)
-            .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
+        entitle(matched, principal, method, is_bearer, now)
     }
 
     /// Who a credential belongs to, on this route.
@@ -163,6 +163,13 @@ impl Authenticator {
         Event::BypassUsed { request_id, peer, route: &route.name, user }.emit();
         outcome
     }
+}
+
+/// Does what the credential gives open this route at this path?
+fn entitle(matched: &RouteMatch, principal: Principal, method: credential::Method, is_bearer: bool, now: Now) -> Result<Grant, Rejection> {
+    let required = Required::of(&matched.route.require, &matched.parameters).map(Arc::new);
+    Grant::to(Arc::clone(&matched.route), required, principal, method, now)
+        .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
 }
 
 /// A browser sends some credentials whoever asks. They count only together with the name of an allowed page, save where

@@ -217,13 +217,13 @@ impl Issuer {
             return Err(InvalidToken::UnknownIssuer);
         }
         witness.passes(Check::Audience, check_audience(claims, &config.audience))?;
-        let expires = claims.get("exp").and_then(numeric_date).ok_or(InvalidToken::Claim("exp"));
+        let expires = claims.get("exp").and_then(date_of).ok_or(InvalidToken::Claim("exp"));
         let expires = witness.saw(Check::Expires, expires)?;
         witness.passes(Check::Expires, unless(now.wall >= expires + config.leeway, InvalidToken::Expired))?;
         witness.passes(Check::Lifetime, unless(expires.since(now.wall) > config.max_lifetime, InvalidToken::Lifetime))?;
         for (name, check) in [("nbf", Check::NotBefore), ("iat", Check::IssuedAt)] {
             if let Some(value) = claims.get(name) {
-                let begins = numeric_date(value).ok_or(InvalidToken::Claim(name));
+                let begins = date_of(value).ok_or(InvalidToken::Claim(name));
                 let is_good = begins.and_then(|begins| unless(begins > now.wall + config.leeway, InvalidToken::NotYetValid));
                 witness.passes(check, is_good)?;
             }
@@ -246,7 +246,7 @@ impl Issuer {
             token_id: witness.saw(Check::Names, text("jti", "jti"))?,
             issuer_session: witness.saw(Check::Names, text(&config.session_claim, "the session claim"))?,
             permissions: witness.saw(Check::Permissions, permissions(claim_at(claims, &config.permissions_claim)))?,
-            issued_at: claims.get("iat").and_then(numeric_date).unwrap_or_default(),
+            issued_at: claims.get("iat").and_then(date_of).unwrap_or_default(),
             // Inside its leeway a token is good for what is left of the leeway.
             expires_at: if expires > now.wall { expires } else { expires + config.leeway },
             in_leeway: expires <= now.wall,
@@ -388,7 +388,7 @@ fn check_audience(claims: &Map<String, Value>, accepted: &[String]) -> Result<()
 
 /// RFC 7519, section 2: "A JSON numeric value representing the number of seconds from 1970-01-01T00:00:00Z UTC", which may
 /// have a fraction. Text that looks like a number is no number.
-pub(super) fn numeric_date(value: &Value) -> Option<UnixMillis> {
+pub fn date_of(value: &Value) -> Option<UnixMillis> {
     const LATEST: f64 = 253_402_300_800.0;
     let seconds = value.as_f64()?;
     (0.0..LATEST).contains(&seconds).then_some(UnixMillis((seconds * 1000.0) as u64))

@@ -74,6 +74,9 @@ impl Pen {
         }
         if let Some(upstream) = &told.upstream {
             self.line("", "upstream", &format!("{} gets {}", upstream.name, upstream.headers.join(", ")));
+            if !upstream.removed.is_empty() {
+                self.line("", "", &format!("and does not get {}", upstream.removed.join(", ")));
+            }
             if let Some(Value::Object(context)) = &upstream.context {
                 for (index, (name, value)) in context.iter().enumerate() {
                     self.line("", if index == 0 { "context" } else { "" }, &format!("{name:<12} {}", words(value)));

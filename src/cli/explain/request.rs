@@ -20,7 +20,6 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
 
-#[derive(Debug)]
 pub struct Asked {
     pub scheme: Scheme,
     pub authority: String,
@@ -172,11 +171,10 @@ fn is_stdin(file: &Path) -> bool {
 }
 
 fn read(file: Option<&PathBuf>) -> anyhow::Result<Option<String>> {
-    match file {
-        None => Ok(None),
-        Some(file) if is_stdin(file) => read_stdin().map(Some),
-        Some(file) => read_file(file).map(Some),
-    }
+    let Some(file) = file else { return Ok(None) };
+    let text = if is_stdin(file) { read_stdin() } else { read_file(file) };
+    // Not the exit code of a refusal.
+    text.map(Some).map_err(|error| Usage(format!("{error:#}")).into())
 }
 
 /// The request line of a head that was copied whole has no colon behind its first word.

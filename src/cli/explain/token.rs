@@ -15,7 +15,10 @@ use crate::config::{Issuer, IssuerKeySource, KeyOrigin};
 const SHOWN: [&str; 7] = ["iss", "aud", "sub", "exp", "nbf", "iat", "jti"];
 
 /// Checks that are told only where they fail: they pass for every token of a usual library.
-const QUIET: [Check; 4] = [Check::Size, Check::Critical, Check::Type, Check::Names];
+const QUIET: [Check; 5] = [Check::Size, Check::Critical, Check::Type, Check::Subject, Check::Names];
+
+/// Checks whose words do not say by themselves what is wrong.
+const UNSPOKEN: [Check; 6] = [Check::Shape, Check::Critical, Check::Type, Check::Signature, Check::Names, Check::Permissions];
 
 pub struct Words<'a> {
     pub look: &'a TokenLook,
@@ -37,7 +40,8 @@ impl Words<'_> {
             let (mark, detail) = match outcome {
                 None => (Mark::Skipped, "not looked at: something before it is missing".to_owned()),
                 Some(Ok(())) => (Mark::Ok, self.detail(check)),
-                Some(Err(why)) => (Mark::Fail, format!("{}; {why}", self.detail(check)).trim_start_matches("; ").to_owned()),
+                Some(Err(why)) if UNSPOKEN.contains(&check) => (Mark::Fail, why.to_string()),
+                Some(Err(_)) => (Mark::Fail, self.detail(check)),
             };
             let is_quiet = QUIET.contains(&check) && mark != Mark::Fail || mark == Mark::Skipped && check != Check::Signature;
             steps.push(Step { is_quiet, ..Step::new(check.name(), mark, detail) });
@@ -64,8 +68,8 @@ impl Words<'_> {
                     let known: Vec<_> = self.issuers.iter().map(|issuer| format!("{} is {}", issuer.name, issuer.issuer)).collect();
                     format!("iss is {}; known here: {}", claim("iss"), known.join(", "))
                 }
-                Check::Shape if !claims.is_empty() => format!("a compact JWS of {} bytes", self.look.bytes),
-                _ => String::new(),
+                Check::Size => format!("{} bytes are more than any issuer here allows", self.look.bytes),
+                _ => format!("a compact JWS of {} bytes", self.look.bytes),
             };
         };
         match check {
@@ -79,7 +83,7 @@ impl Words<'_> {
                 format!("alg is {}, pinned is {}", value(header.get("alg")), pinned.join(", "))
             }
             Check::Key => key(issuer, header, keys.as_ref(), self.now),
-            Check::Signature => "over header and claims".to_owned(),
+            Check::Signature => "it verifies".to_owned(),
             Check::Audience => format!("aud is {}, wanted is {}", claim("aud"), issuer.audience.join(" or ")),
             Check::Expires => format!("{}, leeway {}", self.time("exp"), span(issuer.leeway.as_secs())),
             Check::Lifetime => format!("at most {} from now", span(issuer.max_lifetime.as_secs())),
@@ -121,7 +125,7 @@ impl Words<'_> {
         let others: Vec<_> = self.look.claims.keys().filter(|name| !SHOWN.contains(&name.as_str())).map(|name| shown(name)).collect();
         let jti = value(self.look.claims.get("jti"));
         let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
-        format!("sub {}, jti {jti}; claims not shown: {others}", value(self.look.claims.get("sub")))
+        format!("jti {jti}; claims not shown: {others}")
     }
 }
 

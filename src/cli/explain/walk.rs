@@ -26,6 +26,7 @@ use crate::cli::words::{distance, shown};
 use crate::clock::{Now, UnixMillis};
 use crate::config::{Config, Listener, RejectMode, Route};
 use crate::edge::EdgeError;
+use crate::http::head::RequestHead;
 use crate::http::headers::{self, ReservedNames, Seen};
 use crate::http::route::{RouteMatch, Router};
 use crate::http::upgrade;
@@ -104,8 +105,6 @@ pub struct Verdict {
     pub user: Option<String>,
     pub issuer: Option<String>,
     pub expires_at: Option<String>,
-    #[serde(skip)]
-    pub rejection: Option<Rejection>,
 }
 
 /// What the upstream would get.
@@ -136,6 +135,8 @@ struct Walk<'a> {
     now: Now,
     /// The handshake was answered with a 101 before the credential.
     is_early: bool,
+    /// It was an upgrade on a route of ours when it was refused: the route says how.
+    is_routed: bool,
 }
 
 impl World {
@@ -150,12 +151,13 @@ impl World {
     }
 
     pub async fn explain(&self, asked: &Asked, now: Now) -> Explanation {
-        let mut walk = Walk { told: Explanation::default(), rejection: None, asked, now, is_early: false };
+        let mut walk = Walk { told: Explanation::default(), rejection: None, asked, now, is_early: false, is_routed: false };
         walk.told.at = clock(now.wall);
-        let Ok((listener, head)) = self.begin(&mut walk) else { return walk.end(None) };
+        let Some((listener, head)) = self.begin(&mut walk) else { return walk.end(None) };
         let path = head.parts.uri.path().to_owned();
         let is_upgrade = head.parts.headers.contains_key(http::header::UPGRADE);
         walk.told.url = format!("{}://{}{}", asked.scheme.name, shown(&asked.authority), shown(self.tickets.shown_path(&path)));
+        walk.is_routed = is_upgrade;
         if is_upgrade {
             walk.station("upgrade", upgrade::check(&head.parts), "well formed");
         } else if self.is_own(&path) {
@@ -172,7 +174,7 @@ impl World {
             Ok((head, message)) => (head.parts, message),
             Err(rejection) => {
                 walk.station("request", Err(rejection), "");
-                return walk.end(Some(&route));
+                return walk.end(None);
             }
         };
         let address = headers::client_address(&parts.headers, asked.peer, &listener.trusted_peers);
@@ -193,7 +195,7 @@ impl World {
         }
         let credential = credential.or(message.filter(|_| is_message));
         if walk.is_early && credential.is_none() {
-            return walk.waits(&route);
+            return walk.waits();
         }
         if !asked.offline {
             self.fetch(credential.as_ref(), &shadow).await;
@@ -238,7 +240,7 @@ impl World {
     }
 
     /// The listener, and the head as it would be read there.
-    fn begin(&self, walk: &mut Walk<'_>) -> Result<(Arc<Listener>, crate::http::head::RequestHead), ()> {
+    fn begin(&self, walk: &mut Walk<'_>) -> Option<(Arc<Listener>, RequestHead)> {
         let asked = walk.asked;
         walk.told.url = format!("{}://{}", asked.scheme.name, shown(&asked.authority));
         let by_port = |one: &&Arc<Listener>| one.address.port() == asked.port && one.tls.is_some() == asked.scheme.is_tls;
@@ -256,7 +258,7 @@ impl World {
         let Some((listener, aside)) = listener else {
             let addresses: Vec<_> = listeners.iter().map(|one| one.address.to_string()).collect();
             walk.told.steps.push(Step::new("listener", Mark::Fail, format!("there is none of this address; {}", addresses.join(", "))));
-            return Err(());
+            return None;
         };
         let host = asked.authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(&*asked.authority, |(host, _)| host);
         let (mark, how) = match &listener.tls {
@@ -268,10 +270,10 @@ impl World {
         };
         walk.told.steps.push(Step::new("listener", mark, format!("{}, {how}{aside}", listener.address)));
         match asked.head(&self.config.limits) {
-            Ok(head) => Ok((Arc::clone(listener), head)),
+            Ok(head) => Some((Arc::clone(listener), head)),
             Err(rejection) => {
                 walk.station("request", Err(rejection), "");
-                Err(())
+                None
             }
         }
     }
@@ -587,7 +589,10 @@ impl Walk<'_> {
     }
 
     fn refuse(&mut self, rejection: Option<Rejection>) {
-        self.rejection = self.rejection.take().or(rejection);
+        if self.rejection.is_none() && rejection.is_some() {
+            self.is_routed &= self.told.route.is_some();
+            self.rejection = rejection;
+        }
     }
 
     /// What stands in the arguments is in the shell's history and in the list of processes.
@@ -607,8 +612,7 @@ impl Walk<'_> {
     }
 
     /// Everything depends on what the client says next.
-    fn waits(mut self, route: &Route) -> Explanation {
-        let _ = route;
+    fn waits(mut self) -> Explanation {
         self.told.verdict.status = Some(101);
         self.told.verdict.message = "the first message decides: give what it would carry with --token-file or --ticket-file".to_owned();
         self.told
@@ -644,7 +648,7 @@ impl Walk<'_> {
             return self.told;
         };
         let facts = rejection.facts();
-        let is_close = self.is_early || route.is_some_and(|route| route.reject_mode == RejectMode::Close && self.asked.scheme.is_upgrade);
+        let is_close = self.is_early || self.is_routed && route.is_some_and(|route| route.reject_mode == RejectMode::Close);
         let close = route.filter(|_| is_close).map(|route| rejection.close(route.close_codes));
         let about = About { route, token, origin, now: self.now.wall };
         self.told.verdict = Verdict {
@@ -657,7 +661,6 @@ impl Walk<'_> {
             message: rejection.message(),
             detail: Some(rejection.detail()),
             advice: Some(advice(&rejection, about)),
-            rejection: Some(rejection),
             ..Verdict::default()
         };
         self.told

@@ -24,7 +24,8 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
     match rejection {
         Rejection::AmbiguousRequest(why) => format!("Change what the client sends: {why}, and two servers could read that in two ways."),
         Rejection::HeadTooLarge => {
-            "Send less in the head (cookies are most of it as a rule), or raise head_bytes, head_fields or target_bytes in [limits].".to_owned()
+            "Send less in the head (cookies are most of it as a rule), or raise head_bytes, head_fields or target_bytes in [limits]."
+                .to_owned()
         }
         Rejection::UpgradeMethod => "Have the client open the WebSocket with GET.".to_owned(),
         Rejection::UpgradeMalformed(why) => {
@@ -37,7 +38,8 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
             None => "List the pages that may connect in the route's origins.".to_owned(),
         },
         Rejection::MissingOrigin => {
-            "A browser sends its Origin by itself; another client names an allowed one, or logs in by another method than a cookie.".to_owned()
+            "A browser sends its Origin by itself; another client names an allowed one, or logs in by another method than a cookie."
+                .to_owned()
         }
         Rejection::MissingCredential => format!("Show a credential in the way of one of the route's methods: {methods}."),
         Rejection::InvalidToken(why) => token(*why, about),
@@ -51,9 +53,7 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
         Rejection::InvalidTicket(TicketFault::Unknown | TicketFault::Used) => {
             "Ask for a new ticket before each connect, reconnects included: one opens one connection.".to_owned()
         }
-        Rejection::InvalidTicket(TicketFault::Expired) => {
-            "Connect at once when the ticket is there, or raise ttl in [tickets].".to_owned()
-        }
+        Rejection::InvalidTicket(TicketFault::Expired) => "Connect at once when the ticket is there, or raise ttl in [tickets].".to_owned(),
         Rejection::InvalidTicket(TicketFault::UnknownRegion) => {
             "Name the region in [store.regions], or send the client to its own region.".to_owned()
         }
@@ -95,10 +95,12 @@ fn token(why: InvalidToken, about: About<'_>) -> String {
             format!("Use a token of an issuer that is known here, or write an [[issuer]] with issuer = \"{}\".", value(claim("iss")))
         }
         InvalidToken::Algorithm => match issuer {
-            Some(issuer) if header("alg").starts_with("HS") && !issuer.algorithms.iter().any(|one| one.name().starts_with("HS")) => format!(
-                "Never add {} here: {name} has public keys, and whoever knows them could sign such a token; find out who made this one.",
-                header("alg")
-            ),
+            Some(issuer) if header("alg").starts_with("HS") && !issuer.algorithms.iter().any(|one| one.name().starts_with("HS")) => {
+                format!(
+                    "Never add {} here: {name} has public keys, and whoever knows them could sign such a token; find out who made this one.",
+                    header("alg")
+                )
+            }
             Some(issuer) => {
                 let pinned: Vec<_> = issuer.algorithms.iter().map(|one| one.name()).collect();
                 format!("Have {name} sign by {}, or pin the algorithm that it is meant to sign by.", pinned.join(" or "))
@@ -106,7 +108,11 @@ fn token(why: InvalidToken, about: About<'_>) -> String {
             None => "Have the issuer sign by an algorithm that is pinned.".to_owned(),
         },
         InvalidToken::UnknownKey => match issuer {
-            Some(issuer) => format!("Have {name} publish the key {} at {}, or fetch a token that one of the held keys signs.", header("kid"), origin(issuer)),
+            Some(issuer) => format!(
+                "Have {name} publish the key {} at {}, or fetch a token that one of the held keys signs.",
+                header("kid"),
+                origin(issuer)
+            ),
             None => "Have the issuer publish the key.".to_owned(),
         },
         InvalidToken::NoKeys => "Make the place reachable that the issuer's keys come from.".to_owned(),
@@ -129,9 +135,14 @@ fn token(why: InvalidToken, about: About<'_>) -> String {
         }
         InvalidToken::Audience => {
             let wanted = issuer.map(|issuer| issuer.audience.join(" or ")).unwrap_or_default();
-            format!("Ask {name} for a token with the audience {wanted}; add {} to audience only if tokens for it are meant for this chat.", value(claim("aud")))
+            format!(
+                "Ask {name} for a token with the audience {wanted}; add {} to audience only if tokens for it are meant for this chat.",
+                value(claim("aud"))
+            )
         }
-        InvalidToken::Claim(what) => format!("Have {name} put it into its tokens in the right form ({what}), or change what the [[issuer]] asks for."),
+        InvalidToken::Claim(what) => {
+            format!("Have {name} put it into its tokens in the right form ({what}), or change what the [[issuer]] asks for.")
+        }
         InvalidToken::Lifetime => format!("Have {name} make tokens that end sooner, or raise max_lifetime."),
         InvalidToken::Bypass => {
             "Write the header as 'SECRET USER [PERMISSIONS]', with the secret of [bypass], and start with --allow-bypass.".to_owned()

@@ -55,7 +55,11 @@ impl Pen {
                 self.line(YELLOW, "undecided", &format!("{status}{}", verdict.message));
             }
             Some(true) => {
-                self.line(GREEN, "let in", &format!("{}{}", status.map(|status| format!("{status}, ")).unwrap_or_default(), verdict.message));
+                self.line(
+                    GREEN,
+                    "let in",
+                    &format!("{}{}", status.map(|status| format!("{status}, ")).unwrap_or_default(), verdict.message),
+                );
             }
             Some(false) => {
                 let close = match (verdict.close_code, &verdict.close_reason) {

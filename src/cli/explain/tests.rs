@@ -201,7 +201,10 @@ fn what_is_secret_or_personal_is_not_shown() {
     let mut secrets = vec!["hidden-in-a-cookie", "dark", "Lovelace", SECRET, "\u{1b}[2J", "\u{202e}"];
     secrets.extend(token.split('.'));
     for secret in secrets {
-        assert!(!page::page(&told, true).contains(secret) && (secret.starts_with('\u{202e}') || !text.contains(secret)), "{secret:?}: {text}");
+        assert!(
+            !page::page(&told, true).contains(secret) && (secret.starts_with('\u{202e}') || !text.contains(secret)),
+            "{secret:?}: {text}"
+        );
     }
     assert!(told.warnings.iter().any(|warning| warning.contains("--header cookie")), "{:?}", told.warnings);
     let told = scene.explain(&format!("wss://chat.example.com/old?access_token={token}"), None, &[]);

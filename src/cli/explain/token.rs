@@ -43,7 +43,8 @@ impl Words<'_> {
                 Some(Err(why)) if UNSPOKEN.contains(&check) => (Mark::Fail, why.to_string()),
                 Some(Err(_)) => (Mark::Fail, self.detail(check)),
             };
-            let is_quiet = QUIET.contains(&check) && mark != Mark::Fail || mark == Mark::Skipped && check != Check::Signature;
+            let says_nothing = QUIET.contains(&check) || check == Check::Permissions && self.look.verdict.is_err();
+            let is_quiet = says_nothing && mark != Mark::Fail || mark == Mark::Skipped && check != Check::Signature;
             steps.push(Step { is_quiet, ..Step::new(check.name(), mark, detail) });
         }
         if !self.look.claims.is_empty() {

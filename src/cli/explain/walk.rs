@@ -305,7 +305,8 @@ impl World {
         let parameters = if parameters.is_empty() { String::new() } else { format!(" with {}", parameters.join(", ")) };
         let others = self.router.others(host, path);
         let others: Vec<_> = others.iter().map(|other| &*other.name).collect();
-        let why = if others.is_empty() { "the only one that matches".to_owned() } else { format!("more specific than {}", others.join(", ")) };
+        let why =
+            if others.is_empty() { "the only one that matches".to_owned() } else { format!("more specific than {}", others.join(", ")) };
         walk.told.steps.push(Step::new("route", Mark::Ok, format!("{}{parameters}, {why}", route.name)));
         let servers: Vec<_> = route.upstream.servers.iter().map(ToString::to_string).collect();
         walk.note("upstream", format!("{}: {}", route.upstream.name, servers.join(", ")));
@@ -415,7 +416,7 @@ impl World {
         if let Some(required) = Required::of(&matched.route.require, &matched.parameters) {
             let names = list(required.names());
             let step = match &granted {
-                None => Step::new("permissions", Mark::Skipped, format!("required {names}; nothing is granted")),
+                None => Step::new("permissions", Mark::Skipped, format!("required {names}; nobody is known to have them")),
                 Some(granted) => match required.check(granted) {
                     Ok(()) => Step::new("permissions", Mark::Ok, format!("required {names}; all are granted")),
                     Err(missing) => {
@@ -463,7 +464,8 @@ impl World {
                     step("store", Mark::Skipped, "not looked at: the running process holds its tickets in its memory".to_owned()),
                 ],
                 Some(record) => {
-                    let ends = format!("good until {} ({}), and looked at only", clock(record.expires_at), distance(record.expires_at, now));
+                    let ends =
+                        format!("good until {} ({}), and looked at only", clock(record.expires_at), distance(record.expires_at, now));
                     vec![
                         shape(),
                         in_region(),
@@ -545,6 +547,9 @@ impl World {
         about: ContextRequest<'_>,
         walk: &Walk<'_>,
     ) -> Forwarded {
+        // What belongs to the connection goes nowhere, and is written anew.
+        let mut sent = sent.clone();
+        headers::strip_hop_by_hop(&mut sent);
         let removed = sent.keys().filter(|name| !passed.contains_key(*name)).map(|name| shown(name.as_str())).collect();
         let mut names: Vec<String> = passed.keys().map(|name| shown(name.as_str())).collect();
         let mut context = signed_context::claims(&self.config.context, grant, about, "made for each request", walk.now);
@@ -599,14 +604,18 @@ impl Walk<'_> {
     fn warn_of_secrets(&mut self, route: &Route, parts: &Parts) {
         let secrets = ["authorization", "cookie", "sec-websocket-protocol", route.bypass_header.as_str()];
         for name in self.asked.on_command_line.iter().filter(|name| secrets.contains(&name.as_str())) {
-            self.told.warnings.push(format!("--header {name} stands where others can read it; take --headers-file, --token-file or --cookie-file"));
+            self.told
+                .warnings
+                .push(format!("--header {name} stands where others can read it; take --headers-file, --token-file or --cookie-file"));
         }
         let given = self.asked.credential.as_ref().and_then(|_| self.asked.method_for(route));
         for (method, parameter) in [(Method::Ticket, &route.ticket_parameter), (Method::Query, &route.token_parameter)] {
             let query = parts.uri.query().unwrap_or_default();
             let is_there = query.split('&').any(|pair| pair.split('=').next().and_then(auth::decoded).as_deref() == Some(parameter));
             if is_there && given != Some(method) {
-                self.told.warnings.push(format!("?{parameter}= in the URL stands where others can read it; take --token-file or --ticket-file"));
+                self.told
+                    .warnings
+                    .push(format!("?{parameter}= in the URL stands where others can read it; take --token-file or --ticket-file"));
             }
         }
     }
@@ -696,7 +705,20 @@ fn certificate_words(leaf: Option<&rustls::pki_types::CertificateDer<'_>>, host:
     let covers = names.iter().any(|name| *name == host || Some(name) == parent.as_ref());
     let ends = UnixMillis::from_secs(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0));
     let aside = if covers { "" } else { "; not made for this host" };
-    let mark = if ends <= now { Mark::Fail } else if covers { Mark::Ok } else { Mark::Note };
+    let mark = if ends <= now {
+        Mark::Fail
+    } else if covers {
+        Mark::Ok
+    } else {
+        Mark::Note
+    };
     let names = if names.is_empty() { "without a host name".to_owned() } else { names.join(", ") };
-    (mark, format!("TLS with the certificate {names}, until {} ({}){aside}", clock(ends).chars().take(10).collect::<String>(), distance(ends, now)))
+    (
+        mark,
+        format!(
+            "TLS with the certificate {names}, until {} ({}){aside}",
+            clock(ends).chars().take(10).collect::<String>(),
+            distance(ends, now)
+        ),
+    )
 }

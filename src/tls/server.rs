@@ -12,7 +12,7 @@ use rustls::crypto::aws_lc_rs::cipher_suite::{
     TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -91,6 +91,18 @@ fn verifier(clients: &ClientCertificates, provider: &Arc<CryptoProvider>) -> Res
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(&clients.ca_file)?), Arc::clone(provider));
     let builder = if clients.is_required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|error| TlsError { file: clients.ca_file.display().to_string(), problem: error.to_string() })
+}
+
+/// What the handshake says of a client's certificate, the leaf first.
+pub fn check_client(clients: &ClientCertificates, chain: &[CertificateDer<'_>], at: UnixTime) -> Result<(), TlsError> {
+    let file = || clients.ca_file.display().to_string();
+    let Some((leaf, others)) = chain.split_first() else {
+        let problem = "a certificate of these authorities is required, and none is shown".to_owned();
+        return if clients.is_required { Err(TlsError { file: file(), problem }) } else { Ok(()) };
+    };
+    let verifier = verifier(clients, &Arc::new(aws_lc_rs::default_provider()))?;
+    verifier.verify_client_cert(leaf, others, at).map_err(|error| TlsError { file: file(), problem: error.to_string() })?;
+    Ok(())
 }
 
 pub fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {

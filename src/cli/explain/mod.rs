@@ -46,6 +46,9 @@ pub struct Arguments {
     /// A file with the value of a Cookie header, or `-`
     #[arg(long, value_name = "FILE")]
     cookie_file: Option<PathBuf>,
+    /// A file with the client's certificate and its chain, in PEM
+    #[arg(long, value_name = "FILE")]
+    certificate_file: Option<PathBuf>,
     /// By which method the token or ticket is shown, where it is not the first of the route that can carry it
     #[arg(long = "as", value_name = "METHOD", value_parser = method)]
     method_wanted: Option<Method>,

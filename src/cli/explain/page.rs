@@ -67,7 +67,8 @@ impl Pen {
                     _ => String::new(),
                 };
                 let code = verdict.code.unwrap_or_default();
-                self.line(RED, "refused", &format!("{} {code}: {}{close}", status.unwrap_or_default(), verdict.message));
+                let answer = status.map(|status| format!("{status} {code}: ")).unwrap_or_default();
+                self.line(RED, "refused", &format!("{answer}{}{close}", verdict.message));
             }
         }
         if let Some(detail) = verdict.detail.as_ref().filter(|detail| **detail != verdict.message) {

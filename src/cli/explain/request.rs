@@ -3,6 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
 use super::{Arguments, Usage};
 use crate::auth::credential::{Credential, Method, Proof};
 use crate::cli::token::{read_file, read_stdin};
@@ -29,6 +32,8 @@ pub struct Asked {
     headers: Vec<(String, String)>,
     pub credential: Option<Given>,
     pub wanted: Option<Method>,
+    /// The leaf first.
+    pub certificate: Vec<CertificateDer<'static>>,
     pub peer: IpAddr,
     pub listener: Option<SocketAddr>,
     pub offline: bool,
@@ -92,6 +97,7 @@ impl Asked {
             headers,
             credential: token.or(ticket),
             wanted: arguments.method_wanted,
+            certificate: certificate(arguments.certificate_file.as_deref())?,
             peer: arguments.peer,
             listener: arguments.listener,
             offline: arguments.offline,
@@ -164,6 +170,14 @@ impl Asked {
         }
         head::parse_request(text.as_bytes(), limits)
     }
+}
+
+fn certificate(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, Usage> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    let wrong = |why: String| Usage(format!("{}: {why}", file.display()));
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let chain = chain.map_err(|error| wrong(error.to_string()))?;
+    if chain.is_empty() { Err(wrong("it holds no certificate".to_owned())) } else { Ok(chain) }
 }
 
 fn is_stdin(file: &Path) -> bool {

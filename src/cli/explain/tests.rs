@@ -213,6 +213,46 @@ fn what_is_secret_or_personal_is_not_shown() {
 }
 
 #[test]
+fn a_required_certificate_is_asked_for_before_anything_else() {
+    let scene = Scene::new("certificate");
+    let signed_by = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = authority.self_signed(&key).unwrap().pem();
+        let mut client = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        client.distinguished_name.push(rcgen::DnType::CommonName, "ada");
+        client.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let issuer = rcgen::Issuer::new(authority, key);
+        let leaf = client.signed_by(&rcgen::KeyPair::generate().unwrap(), &issuer).unwrap().pem();
+        let file = scene.folder.join(name);
+        fs::write(&file, leaf).unwrap();
+        (pem, file)
+    };
+    let ((ours, good), (_, bad)) = (signed_by("good.pem"), signed_by("bad.pem"));
+    fs::write(scene.folder.join("ca.pem"), ours).unwrap();
+    let more = format!(
+        r#"
+            [[route]]
+            path = "/certified"
+            upstream = "chat"
+            auth = ["mtls"]
+            [[listener]]
+            address = "0.0.0.0:8443"
+            certificates = [{{ cert = "{0}/cert.pem", key = "{0}/key.pem" }}]
+            client_ca = "{0}/ca.pem"
+            client_auth = "required"
+        "#,
+        scene.folder.display()
+    );
+    let told = |arguments: &[&str]| scene.explain_with(&more, "wss://chat.example.com:8443/certified", None, arguments).verdict;
+    assert_eq!((told(&[]).let_in, told(&[]).status), (Some(false), None));
+    assert_eq!(told(&["--certificate-file", bad.to_str().unwrap()]).let_in, Some(false));
+    let verdict = told(&["--certificate-file", good.to_str().unwrap()]);
+    assert_eq!((verdict.let_in, verdict.user.as_deref()), (Some(true), Some("ada")), "{verdict:?}");
+}
+
+#[test]
 fn near_misses_are_named_where_no_route_matches() {
     let scene = Scene::new("near");
     let near = |url: &str| {

@@ -5,8 +5,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
+use rustls::pki_types::UnixTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -14,6 +16,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::advice::{About, advice};
 use super::request::Asked;
 use super::token::{Words, clock, list};
+use crate::auth::certificate::ClientCertificate;
 use crate::auth::credential::{Credential, Method, Proof};
 use crate::auth::explain::{Look, Outcome, Shown, TicketLook, TokenLook};
 use crate::auth::grant::Grant;
@@ -154,6 +157,9 @@ impl World {
         let mut walk = Walk { told: Explanation::default(), rejection: None, asked, now, is_early: false, is_routed: false };
         walk.told.at = clock(now.wall);
         let Some((listener, head)) = self.begin(&mut walk) else { return walk.end(None) };
+        if !self.shakes_hands(&mut walk, &listener) {
+            return walk.told;
+        }
         let path = head.parts.uri.path().to_owned();
         let is_upgrade = head.parts.headers.contains_key(http::header::UPGRADE);
         walk.told.url = format!("{}://{}{}", asked.scheme.name, shown(&asked.authority), shown(self.tickets.shown_path(&path)));
@@ -182,6 +188,9 @@ impl World {
             walk.note("client", format!("{address}, as the trusted peer {} says", asked.peer));
         }
         let sent = parts.headers.clone();
+        if let Some(leaf) = asked.certificate.first().filter(|_| asks_for_certificates(&listener) && !listener.trusts(asked.peer)) {
+            parts.extensions.insert(ClientCertificate::new(leaf.clone()));
+        }
         walk.warn_of_secrets(&route, &parts);
         let origin = self.origin(&mut walk, &route, &parts);
         let credential = self.credential(&mut walk, &route, &mut parts, origin.as_deref(), is_upgrade);
@@ -217,12 +226,8 @@ impl World {
         }
         match grant.filter(|_| walk.rejection.is_none()) {
             Some(grant) => {
-                let seen = Seen {
-                    peer: asked.peer,
-                    trusted: listener.trusted_peers.iter().any(|network| network.contains(&asked.peer)),
-                    secure: listener.tls.is_some(),
-                    host: &asked.authority,
-                };
+                let seen =
+                    Seen { peer: asked.peer, trusted: listener.trusts(asked.peer), secure: listener.tls.is_some(), host: &asked.authority };
                 let about = ContextRequest {
                     session_id: "made for each session",
                     upstream: &route.upstream.name,
@@ -276,6 +281,36 @@ impl World {
                 None
             }
         }
+    }
+
+    /// Without the certificate that a listener requires, or with a wrong one, there is no request.
+    fn shakes_hands(&self, walk: &mut Walk<'_>, listener: &Listener) -> bool {
+        let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let is_shown = !walk.asked.certificate.is_empty();
+        let Some(clients) = clients else {
+            if is_shown {
+                walk.note("handshake", "this listener asks for no certificate, so the client shows none");
+            }
+            return true;
+        };
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(walk.now.wall.0));
+        match server::check_client(clients, &walk.asked.certificate, at) {
+            Ok(()) if is_shown => {
+                walk.told.steps.push(Step::new("handshake", Mark::Ok, "the certificate is of the listener's authorities"))
+            }
+            Ok(()) => walk.note("handshake", "a certificate may be shown, and none is"),
+            Err(error) => {
+                walk.told.steps.push(Step::new("handshake", Mark::Fail, error.to_string()));
+                walk.told.verdict = Verdict {
+                    let_in: Some(false),
+                    message: "the TLS handshake ends with an alert, before any request".to_owned(),
+                    advice: Some("Give the client a certificate that these authorities have signed, with its chain, good now.".to_owned()),
+                    ..Verdict::default()
+                };
+                return false;
+            }
+        }
+        true
     }
 
     fn is_own(&self, path: &str) -> bool {
@@ -674,6 +709,10 @@ impl Walk<'_> {
         };
         self.told
     }
+}
+
+fn asks_for_certificates(listener: &Listener) -> bool {
+    listener.tls.as_ref().is_some_and(|tls| tls.clients.is_some())
 }
 
 fn token_of(look: &Look) -> Option<&TokenLook> {

@@ -191,6 +191,8 @@ async fn it_says_what_a_running_usher_does() {
             assert!(!told.to_string().contains(secret.rsplit('.').next().unwrap()), "a signature at {target}");
         }
     }
+    let own = explained(&usher, "http://chat.example.com/websocket/ticket", &["--method", "POST"], "").await;
+    assert_eq!(own["verdict"]["let_in"], Value::Null, "{own:#}");
     for (path, headers) in [("/ws", bearer(&ada)), ("/ws", String::new()), ("/none", String::new()), ("/ws", with(json!({ "aud": "x" })))] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: chat.example.com\r\n{headers}Connection: close\r\n\r\n");
         let answer = client::http(usher.plain, request.as_bytes()).await;

@@ -299,6 +299,8 @@ fn a_first_message_decides_where_nothing_else_is_shown() {
     assert_eq!((told.verdict.let_in, told.verdict.status), (None, Some(101)));
     let told = scene.explain(url, Some(&scene.token("2026-11", json!({}))), &[]);
     assert_eq!((told.verdict.let_in, told.method), (Some(true), Some("message")));
+    let told = scene.explain(url, None, &["--header", "Sec-WebSocket-Version: 8"]);
+    assert_eq!((told.verdict.code, mark(&told, "credential")), (Some("UPGRADE_VERSION"), Some(walk::Mark::Note)));
     let told = scene.explain(url, Some("x"), &[]);
     assert_eq!((told.verdict.let_in, told.verdict.status, told.verdict.close_code), (Some(false), Some(101), Some(1008)));
 }

@@ -165,11 +165,12 @@ impl World {
         walk.told.url = format!("{}://{}{}", asked.scheme.name, shown(&asked.authority), shown(self.tickets.shown_path(&path)));
         walk.is_routed = is_upgrade;
         if is_upgrade {
-            walk.station("upgrade", upgrade::check(&head.parts), "well formed");
+            let outcome = upgrade::check(&head.parts);
+            let detail = if outcome.is_ok() { "well formed" } else { "" };
+            walk.station("upgrade", outcome, detail);
         } else if self.is_own(&path) {
-            walk.note("request", "plain HTTP, answered by Usher itself: its own endpoints are not explained");
-            walk.told.verdict.message = "Usher answers this path itself".to_owned();
-            walk.told.verdict.let_in = Some(true);
+            walk.note("request", "plain HTTP, answered by Usher itself");
+            walk.told.verdict.message = "Usher answers this path itself, and its own endpoints are not explained".to_owned();
             return walk.told;
         } else {
             walk.note("request", format!("{} in plain HTTP, passed on where it is let in", head.parts.method));
@@ -203,8 +204,8 @@ impl World {
             walk.note("message", format!("101 at once, then {seconds} s for a first message ({preset})"));
         }
         let credential = credential.or(message.filter(|_| is_message));
-        if walk.is_early && credential.is_none() {
-            return walk.waits();
+        if is_message && credential.is_none() {
+            return if walk.is_early { walk.waits() } else { walk.end_with(Some(&route), None, origin.as_deref()) };
         }
         if !asked.offline {
             self.fetch(credential.as_ref(), &shadow).await;
@@ -214,6 +215,9 @@ impl World {
         walk.told.method = method.map(Method::name);
         let look = Box::pin(self.authenticator.look_at(&matched, credential, presented, now)).await;
         self.judge(&mut walk, &matched, &look);
+        if asked.offline && walk.rejection == Some(Rejection::IssuerKeysUnavailable) {
+            walk.told.warnings.push("--offline: nothing was fetched, and state_dir keeps no keys of this issuer".to_owned());
+        }
         self.shadows(&mut walk, &matched, &shadow, presented).await;
         let grant = match &look.outcome {
             Outcome::Known(Ok(grant)) => Some(grant),
@@ -329,7 +333,7 @@ impl World {
                     walk.note("near", format!("{}: {why}", route.name));
                 }
                 if is_absent && near.is_empty() {
-                    let names: Vec<_> = self.config.routes.iter().map(|route| route.name.to_string()).collect();
+                    let names: Vec<_> = self.config.routes.iter().take(10).map(|route| route.name.to_string()).collect();
                     walk.note("routes", names.join(", "));
                 }
                 return None;
@@ -358,11 +362,11 @@ impl World {
                 return None;
             }
         };
-        let named = origin.as_deref().map_or_else(|| "none, as clients send that are no browsers".to_owned(), shown);
+        let named = origin.as_deref().map_or_else(|| "none in the request".to_owned(), shown);
         let rule = match &route.origins {
-            None => "the route looks at none",
+            None => "the route looks at no Origin",
             Some(origins) if origins.allows_any() => "the route takes every page",
-            Some(_) => "the route has a list",
+            Some(_) => "the route lists its pages",
         };
         walk.station("origin", check_origin(route, origin.as_deref()), format!("{named}; {rule}"));
         origin
@@ -387,19 +391,19 @@ impl World {
         let credential = match taken {
             Ok(credential) => credential,
             Err(rejection) => {
-                walk.station("credential", Err(rejection), format!("of {listed}"));
+                walk.station("credential", Err(rejection), format!("the route takes {listed}"));
                 return None;
             }
         };
         let Some(chosen) = &credential else {
-            walk.note("credential", format!("none in the request, of {listed}"));
+            walk.note("credential", format!("none in the request; the route takes {listed}"));
             return None;
         };
         let others: Vec<_> = found.into_iter().filter(|name| *name != chosen.method.name()).collect();
         let others = if others.is_empty() { String::new() } else { format!("; found beside it and removed: {}", others.join(", ")) };
         let is_safe = !is_upgrade && parts.method.is_safe();
         let outcome = check_page(route, credential.as_ref(), origin, is_safe);
-        walk.station("credential", outcome, format!("by {}, of {listed}{others}", chosen.method.name()));
+        walk.station("credential", outcome, format!("by {}; the route takes {listed}{others}", chosen.method.name()));
         credential
     }
 
@@ -427,7 +431,7 @@ impl World {
                 if !walk.told.steps.iter().any(|step| step.name == "credential" && step.result == Mark::Fail) {
                     walk.told.steps.retain(|step| step.name != "credential");
                     let listed: Vec<_> = matched.route.auth.iter().map(|method| method.name()).collect();
-                    walk.station("credential", Err(Rejection::MissingCredential), format!("of {}", listed.join(", ")));
+                    walk.station("credential", Err(Rejection::MissingCredential), format!("the route takes {}", listed.join(", ")));
                 }
                 return;
             }

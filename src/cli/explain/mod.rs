@@ -1,16 +1,20 @@
 //! `usher explain`: what would become of a request, check by check, and what to change.
 //!
 //! It builds from the configuration what serving is built from and asks the functions that serve: `walk.rs` goes the way of an
-//! upgrade, `request.rs` makes the bytes that a client would send, `token.rs` puts a token's checks into words, `advice.rs` says
+//! upgrade (`door.rs`, `credential.rs`, `rollout.rs` are its stations, `told.rs` gathers what they say), `request.rs` makes the bytes that a client would send, `token.rs` puts a token's checks into words, `advice.rs` says
 //! what to do about a refusal, `page.rs` writes it all down. Nothing is spent, dialled or written.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
 
 mod advice;
+mod credential;
+mod door;
 mod page;
 mod request;
+mod rollout;
 #[cfg(test)]
 mod tests;
 mod token;
+mod told;
 mod walk;
 
 use std::io::IsTerminal;
@@ -95,17 +99,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let now = Now { wall: arguments.at.unwrap_or(now.wall), ..now };
     let asked = Asked::read(&arguments)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let explanation = runtime.block_on(async {
-        let world = World::open(config).map_err(|error| Usage(error.to_string()))?;
-        anyhow::Ok(Box::pin(world.explain(&asked, now)).await)
-    });
-    let explanation = match explanation {
-        Ok(explanation) => explanation,
+    let within = runtime.enter();
+    let world = match World::open(config) {
+        Ok(world) => world,
         Err(error) => {
             eprintln!("usher: {error}");
             return Ok(Exit::Config.into());
         }
     };
+    drop(within);
+    let explanation = runtime.block_on(Box::pin(world.explain(&asked, now)));
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {

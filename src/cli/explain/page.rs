@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::walk::{Explanation, Mark, Step};
+use super::told::{Explanation, Mark, Step};
 use crate::cli::words::shown;
 
 const GREEN: &str = "\u{1b}[32m";

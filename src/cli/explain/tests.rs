@@ -12,7 +12,7 @@ use clap::Parser as _;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 
-use super::walk::Explanation;
+use super::told::{Explanation, Mark};
 use super::*;
 
 /// 2026-11-21T15:00:00Z.
@@ -143,7 +143,7 @@ fn claims(changes: Value) -> Value {
 }
 
 /// The mark of a step.
-fn mark(told: &Explanation, name: &str) -> Option<walk::Mark> {
+fn mark(told: &Explanation, name: &str) -> Option<Mark> {
     told.steps.iter().find(|step| step.name == name).map(|step| step.result)
 }
 
@@ -186,9 +186,9 @@ fn a_second_mistake_is_found_behind_the_first() {
     let told = scene.explain(URL, Some(&token), &["--origin", "https://evil.example.com"]);
     assert_eq!(told.verdict.code, Some("FORBIDDEN_ORIGIN"), "the first one answers");
     for name in ["origin", "key id", "audience", "expires"] {
-        assert_eq!(mark(&told, name), Some(walk::Mark::Fail), "{name}");
+        assert_eq!(mark(&told, name), Some(Mark::Fail), "{name}");
     }
-    assert_eq!(mark(&told, "signature"), Some(walk::Mark::Skipped));
+    assert_eq!(mark(&told, "signature"), Some(Mark::Skipped));
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn a_first_message_decides_where_nothing_else_is_shown() {
     let told = scene.explain(url, Some(&scene.token("2026-11", json!({}))), &[]);
     assert_eq!((told.verdict.let_in, told.method), (Some(true), Some("message")));
     let told = scene.explain(url, None, &["--header", "Sec-WebSocket-Version: 8"]);
-    assert_eq!((told.verdict.code, mark(&told, "credential")), (Some("UPGRADE_VERSION"), Some(walk::Mark::Note)));
+    assert_eq!((told.verdict.code, mark(&told, "credential")), (Some("UPGRADE_VERSION"), Some(Mark::Note)));
     let told = scene.explain(url, Some("x"), &[]);
     assert_eq!((told.verdict.let_in, told.verdict.status, told.verdict.close_code), (Some(false), Some(101), Some(1008)));
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::walk::{Mark, Step};
+use super::told::{Mark, Step};
 use crate::auth::algorithm::Family;
 use crate::auth::checks::{Check, Seen};
 use crate::auth::explain::{KeysHeld, TokenLook};

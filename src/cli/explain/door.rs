@@ -71,7 +71,8 @@ impl World {
         let at = UnixTime::since_unix_epoch(Duration::from_millis(walk.now.wall.0));
         match server::check_client(clients, &walk.asked.certificate, at) {
             Ok(()) if is_shown => {
-                walk.told.steps.push(Step::new("handshake", Mark::Ok, "the certificate is of the listener's authorities"))
+                let detail = "the certificate is of the listener's authorities";
+                walk.told.steps.push(Step::new("handshake", Mark::Ok, detail));
             }
             Ok(()) => walk.note("handshake", "a certificate may be shown, and none is"),
             Err(error) => {

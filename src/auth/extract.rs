@@ -26,9 +26,17 @@ const KUBERNETES: &str = "k8s.io.";
 /// Takes the credentials of the route's methods out of the request, and gives back the one of the most preferred method.
 /// The others are gone too: the upstream gets none.
 pub fn take_credential(route: &config::Route, parts: &mut Parts) -> Result<Option<Credential>, Rejection> {
+    take_and_tell(route, parts, |_| {})
+}
+
+/// The same, and tells which methods found one.
+pub fn take_and_tell(route: &config::Route, parts: &mut Parts, mut tell: impl FnMut(Method)) -> Result<Option<Credential>, Rejection> {
     let mut chosen = None;
     for method in &route.auth {
         let found = take(*method, route, parts)?;
+        if found.is_some() {
+            tell(*method);
+        }
         chosen = chosen.or(found);
     }
     Ok(chosen)

@@ -14,6 +14,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey, Header, crypto};
 use serde_json::{Map, Value};
 
 use super::algorithm::{Algorithm, Family};
+use super::checks::{Check, Unwatched, Witness};
 use super::issuer_keys::{self, Jwk, KeyMaterial};
 use super::principal::Principal;
 use super::remote_keys::RemoteKeys;
@@ -71,10 +72,10 @@ pub struct Issuers {
 
 pub(super) struct Issuer {
     pub(super) config: Arc<config::Issuer>,
-    keys: Keys,
+    pub(super) keys: Keys,
 }
 
-enum Keys {
+pub(super) enum Keys {
     Fixed(KeySet),
     Remote(Arc<RemoteKeys>),
 }
@@ -122,22 +123,24 @@ impl Issuers {
     }
 
     pub fn verify(&self, token: &Secret, now: Now) -> Result<Principal, InvalidToken> {
-        if token.len() > self.longest_token {
-            return Err(InvalidToken::TooLong);
-        }
-        let text = token.expose_str().ok_or(InvalidToken::Malformed)?;
-        let parts = Parts::split(text)?;
-        let issuer = self.issuer_of(&parts)?;
-        if token.len() > issuer.config.max_token_bytes {
-            return Err(InvalidToken::TooLong);
-        }
-        issuer.check_signature(&parts)?;
-        issuer.check_claims(&parts.claims, now, &self.carried_claims)
+        self.verify_before(&mut Unwatched, token, now)
+    }
+
+    /// The same before a witness. Whose witness goes on after a failure gets what would follow, and no verdict.
+    pub(super) fn verify_before<W: Witness>(&self, witness: &mut W, token: &Secret, now: Now) -> Result<Principal, InvalidToken> {
+        witness.passes(Check::Size, fits(token, self.longest_token))?;
+        let parts = token.expose_str().ok_or(InvalidToken::Malformed).and_then(Parts::split);
+        let parts = witness.saw(Check::Shape, parts)?;
+        let issuer = witness.saw(Check::Issuer, self.issuer_of(&parts.claims))?;
+        witness.passes(Check::Size, fits(token, issuer.config.max_token_bytes))?;
+        let signature = issuer.check_signature(&parts, witness);
+        witness.go_on(signature)?;
+        issuer.check_claims(&parts.claims, now, &self.carried_claims, witness)
     }
 
     /// The unverified name only chooses which issuer's keys and rules the token has to satisfy.
-    fn issuer_of(&self, parts: &Parts<'_>) -> Result<&Issuer, InvalidToken> {
-        let named = parts.claims.get("iss").and_then(Value::as_str).ok_or(InvalidToken::Claim("iss"))?;
+    pub(super) fn issuer_of(&self, claims: &Map<String, Value>) -> Result<&Issuer, InvalidToken> {
+        let named = claims.get("iss").and_then(Value::as_str).ok_or(InvalidToken::Claim("iss"))?;
         self.by_name.get(named).ok_or(InvalidToken::UnknownIssuer)
     }
 
@@ -145,9 +148,9 @@ impl Issuers {
     /// is worth no question.
     pub(super) fn who_may_have_its_key(&self, token: &Secret, now: Now) -> Option<&Arc<RemoteKeys>> {
         let parts = Parts::split(token.expose_str()?).ok()?;
-        let issuer = self.issuer_of(&parts).ok()?;
+        let issuer = self.issuer_of(&parts.claims).ok()?;
         let Keys::Remote(remote) = &issuer.keys else { return None };
-        issuer.check_claims(&parts.claims, now, &self.carried_claims).ok().map(|_| remote)
+        issuer.check_claims(&parts.claims, now, &self.carried_claims, &mut Unwatched).ok().map(|_| remote)
     }
 
     /// The issuers that publish their keys.
@@ -186,63 +189,59 @@ impl<'a> Parts<'a> {
 }
 
 impl Issuer {
-    fn check_signature(&self, parts: &Parts<'_>) -> Result<(), InvalidToken> {
-        // RFC 7515, section 4.1.11: extensions listed in `crit` must be understood; none is. `b64` is one of them.
-        if parts.header.contains_key("crit") || parts.header.contains_key("b64") {
-            return Err(InvalidToken::CriticalHeader);
-        }
-        match parts.header.get("typ").map(Value::as_str) {
-            None => {}
-            Some(Some(kind)) if ["jwt", "at+jwt", "application/at+jwt"].contains(&kind.to_ascii_lowercase().as_str()) => {}
-            Some(_) => return Err(InvalidToken::Type),
-        }
-        // RFC 7519, section 5.2: `JWT` says that another token is inside. None is opened here.
-        match parts.header.get("cty").map(Value::as_str) {
-            None => {}
-            Some(Some(kind)) if !["jwt", "application/jwt"].contains(&kind.to_ascii_lowercase().as_str()) => {}
-            Some(_) => return Err(InvalidToken::Type),
-        }
-        let named = parts.header.get("alg").and_then(Value::as_str).ok_or(InvalidToken::Algorithm)?;
-        let algorithm = self.config.algorithms.iter().copied().find(|one| one.name() == named).ok_or(InvalidToken::Algorithm)?;
-        let key_id = match parts.header.get("kid") {
-            None => None,
-            Some(Value::String(id)) => Some(id.as_str()),
-            Some(_) => return Err(InvalidToken::UnknownKey),
+    fn check_signature<W: Witness>(&self, parts: &Parts<'_>, witness: &mut W) -> Result<(), InvalidToken> {
+        witness.passes(Check::Critical, check_critical(&parts.header))?;
+        witness.passes(Check::Type, check_type(&parts.header))?;
+        let algorithm = witness.saw(Check::Algorithm, self.pinned(&parts.header))?;
+        let key_id = witness.saw(Check::Key, key_id(&parts.header))?;
+        let remote;
+        let set = match &self.keys {
+            Keys::Fixed(set) => set,
+            Keys::Remote(keys) => {
+                remote = witness.saw(Check::Key, keys.current().ok_or(InvalidToken::NoKeys))?;
+                &*remote
+            }
         };
-        match &self.keys {
-            Keys::Fixed(set) => set.check(parts, algorithm, key_id),
-            Keys::Remote(remote) => remote.current().ok_or(InvalidToken::NoKeys)?.check(parts, algorithm, key_id),
-        }
+        let key = witness.saw(Check::Key, set.find(algorithm, key_id).ok_or(InvalidToken::UnknownKey))?;
+        witness.passes(Check::Signature, key.check(parts, algorithm))
     }
 
-    fn check_claims(&self, claims: &Map<String, Value>, now: Now, carried: &[String]) -> Result<Principal, InvalidToken> {
+    /// The token's algorithm, where it is one of the pins.
+    fn pinned(&self, header: &Map<String, Value>) -> Result<Algorithm, InvalidToken> {
+        let named = header.get("alg").and_then(Value::as_str).ok_or(InvalidToken::Algorithm)?;
+        self.config.algorithms.iter().copied().find(|one| one.name() == named).ok_or(InvalidToken::Algorithm)
+    }
+
+    fn check_claims<W: Witness>(
+        &self,
+        claims: &Map<String, Value>,
+        now: Now,
+        carried: &[String],
+        witness: &mut W,
+    ) -> Result<Principal, InvalidToken> {
         let config = &self.config;
         if claims.get("iss").and_then(Value::as_str) != Some(&config.issuer) {
             return Err(InvalidToken::UnknownIssuer);
         }
-        if !names_audience(claims.get("aud").ok_or(InvalidToken::Claim("aud"))?, &config.audience)? {
-            return Err(InvalidToken::Audience);
-        }
-        let expires = numeric_date(claims.get("exp").ok_or(InvalidToken::Claim("exp"))?).ok_or(InvalidToken::Claim("exp"))?;
-        if now.wall >= expires + config.leeway {
-            return Err(InvalidToken::Expired);
-        }
-        if expires.since(now.wall) > config.max_lifetime {
-            return Err(InvalidToken::Lifetime);
-        }
-        for (name, claim) in [("nbf", claims.get("nbf")), ("iat", claims.get("iat"))] {
-            if let Some(value) = claim
-                && numeric_date(value).ok_or(InvalidToken::Claim(name))? > now.wall + config.leeway
-            {
-                return Err(InvalidToken::NotYetValid);
+        witness.passes(Check::Audience, check_audience(claims, &config.audience))?;
+        let expires = claims.get("exp").and_then(date_of).ok_or(InvalidToken::Claim("exp"));
+        let expires = witness.saw(Check::Expires, expires)?;
+        witness.passes(Check::Expires, unless(now.wall >= expires + config.leeway, InvalidToken::Expired))?;
+        witness.passes(Check::Lifetime, unless(expires.since(now.wall) > config.max_lifetime, InvalidToken::Lifetime))?;
+        for (name, check) in [("nbf", Check::NotBefore), ("iat", Check::IssuedAt)] {
+            if let Some(value) = claims.get(name) {
+                let begins = date_of(value).ok_or(InvalidToken::Claim(name));
+                let is_good = begins.and_then(|begins| unless(begins > now.wall + config.leeway, InvalidToken::NotYetValid));
+                witness.passes(check, is_good)?;
             }
         }
-        if config.required_claims.iter().any(|name| claims.get(name).is_none_or(Value::is_null)) {
-            return Err(InvalidToken::Claim("a required claim"));
-        }
+        let lacks_one = config.required_claims.iter().any(|name| claims.get(name).is_none_or(Value::is_null));
+        witness.passes(Check::RequiredClaims, unless(lacks_one, InvalidToken::Claim("a required claim")))?;
         // The subject is required whichever claim names the user (RFC 9068, section 2.2).
-        non_empty(claims.get("sub")).ok_or(InvalidToken::Claim("sub"))?;
-        let subject = non_empty(claims.get(&config.user_claim)).ok_or(InvalidToken::Claim("the user claim"))?;
+        let subject = non_empty(claims.get("sub")).map(drop).ok_or(InvalidToken::Claim("sub"));
+        witness.passes(Check::Subject, subject)?;
+        let user = non_empty(claims.get(&config.user_claim)).map(str::to_owned).ok_or(InvalidToken::Claim("the user claim"));
+        let subject = witness.saw(Check::User, user)?;
         let text = |name: &str, label| match claims.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -251,10 +250,10 @@ impl Issuer {
         Ok(Principal {
             subject,
             issuer: Arc::clone(&config.name),
-            token_id: text("jti", "jti")?,
-            issuer_session: text(&config.session_claim, "the session claim")?,
-            permissions: permissions(claim_at(claims, &config.permissions_claim))?,
-            issued_at: claims.get("iat").and_then(numeric_date).unwrap_or_default(),
+            token_id: witness.saw(Check::Names, text("jti", "jti"))?,
+            issuer_session: witness.saw(Check::Names, text(&config.session_claim, "the session claim"))?,
+            permissions: witness.saw(Check::Permissions, permissions(claim_at(claims, &config.permissions_claim)))?,
+            issued_at: claims.get("iat").and_then(date_of).unwrap_or_default(),
             // Inside its leeway a token is good for what is left of the leeway.
             expires_at: if expires > now.wall { expires } else { expires + config.leeway },
             in_leeway: expires <= now.wall,
@@ -273,9 +272,14 @@ impl KeySet {
         self.0.len()
     }
 
-    fn check(&self, parts: &Parts<'_>, algorithm: Algorithm, key_id: Option<&str>) -> Result<(), InvalidToken> {
+    /// Each key's id and what it may verify.
+    pub(super) fn names(&self) -> impl Iterator<Item = (Option<&str>, &[Algorithm])> {
+        self.0.iter().map(|key| (key.id.as_deref(), key.algorithms.as_slice()))
+    }
+
+    fn find(&self, algorithm: Algorithm, key_id: Option<&str>) -> Option<&Key> {
         let fits = |key: &&Key| key.algorithms.contains(&algorithm);
-        let key = match key_id {
+        match key_id {
             // A shared secret has no name of its own: any `kid` means it.
             Some(_) if algorithm.family() == Family::Hmac => self.0.iter().find(fits),
             Some(id) => self.0.iter().filter(fits).find(|key| key.id.as_deref() == Some(id)),
@@ -284,11 +288,6 @@ impl KeySet {
                 let mut fitting = self.0.iter().filter(fits);
                 fitting.next().filter(|_| fitting.next().is_none())
             }
-        };
-        let key = key.ok_or(InvalidToken::UnknownKey)?;
-        match crypto::verify(parts.signature, parts.signed, &key.decoding, library(algorithm)) {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(InvalidToken::Signature),
         }
     }
 }
@@ -321,6 +320,54 @@ impl Key {
         };
         Ok(Self { id: jwk.id.clone(), algorithms: jwk.algorithms.clone(), decoding })
     }
+
+    fn check(&self, parts: &Parts<'_>, algorithm: Algorithm) -> Result<(), InvalidToken> {
+        match crypto::verify(parts.signature, parts.signed, &self.decoding, library(algorithm)) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(InvalidToken::Signature),
+        }
+    }
+}
+
+/// A token's header and claims as they stand there; nothing of them is believed.
+pub(super) fn opened(token: &Secret) -> Option<(Map<String, Value>, Map<String, Value>)> {
+    let parts = Parts::split(token.expose_str()?).ok()?;
+    Some((parts.header, parts.claims))
+}
+
+fn unless(is_wrong: bool, why: InvalidToken) -> Result<(), InvalidToken> {
+    if is_wrong { Err(why) } else { Ok(()) }
+}
+
+fn fits(token: &Secret, longest: usize) -> Result<(), InvalidToken> {
+    unless(token.len() > longest, InvalidToken::TooLong)
+}
+
+fn check_critical(header: &Map<String, Value>) -> Result<(), InvalidToken> {
+    // RFC 7515, section 4.1.11: extensions listed in `crit` must be understood; none is. `b64` is one of them.
+    unless(header.contains_key("crit") || header.contains_key("b64"), InvalidToken::CriticalHeader)
+}
+
+fn check_type(header: &Map<String, Value>) -> Result<(), InvalidToken> {
+    match header.get("typ").map(Value::as_str) {
+        None => {}
+        Some(Some(kind)) if ["jwt", "at+jwt", "application/at+jwt"].contains(&kind.to_ascii_lowercase().as_str()) => {}
+        Some(_) => return Err(InvalidToken::Type),
+    }
+    // RFC 7519, section 5.2: `JWT` says that another token is inside. None is opened here.
+    match header.get("cty").map(Value::as_str) {
+        None => Ok(()),
+        Some(Some(kind)) if !["jwt", "application/jwt"].contains(&kind.to_ascii_lowercase().as_str()) => Ok(()),
+        Some(_) => Err(InvalidToken::Type),
+    }
+}
+
+fn key_id(header: &Map<String, Value>) -> Result<Option<&str>, InvalidToken> {
+    match header.get("kid") {
+        None => Ok(None),
+        Some(Value::String(id)) => Ok(Some(id)),
+        Some(_) => Err(InvalidToken::UnknownKey),
+    }
 }
 
 /// The claim of this name; where there is none and the name has dots, what stands at the end of that path:
@@ -331,6 +378,11 @@ pub(super) fn claim_at<'a>(claims: &'a Map<String, Value>, name: &str) -> Option
         let first = claims.get(steps.next()?)?;
         steps.try_fold(first, |value, step| value.as_object()?.get(step))
     })
+}
+
+fn check_audience(claims: &Map<String, Value>, accepted: &[String]) -> Result<(), InvalidToken> {
+    let names_us = names_audience(claims.get("aud").ok_or(InvalidToken::Claim("aud"))?, accepted)?;
+    unless(!names_us, InvalidToken::Audience)
 }
 
 pub(super) fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidToken> {
@@ -347,14 +399,14 @@ pub(super) fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool,
 
 /// RFC 7519, section 2: "A JSON numeric value representing the number of seconds from 1970-01-01T00:00:00Z UTC", which may
 /// have a fraction. Text that looks like a number is no number.
-pub(super) fn numeric_date(value: &Value) -> Option<UnixMillis> {
+pub fn date_of(value: &Value) -> Option<UnixMillis> {
     const LATEST: f64 = 253_402_300_800.0;
     let seconds = value.as_f64()?;
     (0.0..LATEST).contains(&seconds).then_some(UnixMillis((seconds * 1000.0) as u64))
 }
 
-pub(super) fn non_empty(value: Option<&Value>) -> Option<String> {
-    value.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+pub(super) fn non_empty(value: Option<&Value>) -> Option<&str> {
+    value.and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
 /// A list, or text as OAuth writes scopes (RFC 6749, section 3.3: "space-delimited", by that one character).

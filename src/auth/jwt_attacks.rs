@@ -72,7 +72,13 @@ fn header(header: &str) -> String {
 }
 
 pub(super) fn verify(issuers: &Issuers, token: &str) -> Result<Principal, InvalidToken> {
-    issuers.verify(&Secret::from(token), now())
+    let token = Secret::from(token);
+    let verdict = issuers.verify(&token, now());
+    // What is told check by check has the same verdict: its first failure, if any.
+    let told = issuers.look_at(&token, now());
+    let first = told.checks.iter().find_map(|seen| seen.outcome.err());
+    assert_eq!((told.verdict.map(drop), first), (verdict.as_ref().map(drop).map_err(|why| *why), verdict.as_ref().err().copied()));
+    verdict
 }
 
 #[test]

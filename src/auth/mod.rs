@@ -7,7 +7,9 @@
 pub mod algorithm;
 pub mod bypass;
 pub mod certificate;
+pub mod checks;
 pub mod credential;
+pub mod explain;
 pub mod extract;
 pub mod first_message;
 pub mod grant;
@@ -137,14 +139,12 @@ impl Authenticator {
         let method = credential.method;
         let is_bearer = matches!(credential.proof, Proof::Token(_));
         let proved = self.prove(route, credential, presented, now).await?;
-        let required = Required::of(&route.require, &matched.parameters).map(Arc::new);
-        Grant::to(Arc::clone(route), required, proved, method, now)
-            .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
+        entitle(matched, proved, method, is_bearer, now)
     }
 
     /// Who a credential belongs to, on this route.
     async fn prove(&self, route: &config::Route, credential: Credential, presented: Presented<'_>, now: Now) -> Result<Proved, Rejection> {
-        let asking = Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges: &route.judges, place: &route.name };
+        let asking = self.asking(route);
         let proved = match credential.proof {
             Proof::Ticket(ticket) => {
                 self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await?.into()
@@ -160,6 +160,10 @@ impl Authenticator {
         }
     }
 
+    fn asking<'a>(&'a self, route: &'a config::Route) -> Asking<'a> {
+        Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges: &route.judges, place: &route.name }
+    }
+
     /// Loud each time: nobody should find out late that this is on.
     fn bypassed(&self, route: &config::Route, shown: &Secret, presented: Presented<'_>, now: Now) -> Result<Principal, InvalidToken> {
         let Presented { request_id, peer, .. } = presented;
@@ -168,6 +172,19 @@ impl Authenticator {
         Event::BypassUsed { request_id, peer, route: &route.name, user }.emit();
         outcome
     }
+}
+
+/// Does what the credential gives open this route at this path?
+fn entitle(
+    matched: &RouteMatch,
+    proved: impl Into<Proved>,
+    method: credential::Method,
+    is_bearer: bool,
+    now: Now,
+) -> Result<Grant, Rejection> {
+    let required = Required::of(&matched.route.require, &matched.parameters).map(Arc::new);
+    Grant::to(Arc::clone(&matched.route), required, proved.into(), method, now)
+        .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
 }
 
 /// Whoever judges what is shown at one place: a route, or the ticket endpoint.
@@ -182,12 +199,15 @@ pub(crate) struct Asking<'a> {
 impl Asking<'_> {
     /// One judge alone: what that refuses is not shown to another.
     pub(crate) async fn token(self, method: Method, token: &Secret, peer: IpAddr, now: Now) -> Result<Proved, Rejection> {
-        match &self.judges.tokens {
-            Some(verifier) if !(self.judges.opaque_only && jwt::has_the_shape_of_a_jwt(token)) => {
-                Box::pin(self.verifiers.prove(verifier, method, token, self.place, peer)).await
-            }
-            _ => Ok(self.issuers.prove(token, now).await?.into()),
+        match self.verifier_of(token) {
+            Some(verifier) => Box::pin(self.verifiers.prove(verifier, method, token, self.place, peer)).await,
+            None => Ok(self.issuers.prove(token, now).await?.into()),
         }
+    }
+
+    /// Who is asked about this token; `None`: the issuers' keys tell.
+    fn verifier_of(&self, token: &Secret) -> Option<&Arc<str>> {
+        self.judges.tokens.as_ref().filter(|_| !(self.judges.opaque_only && jwt::has_the_shape_of_a_jwt(token)))
     }
 
     pub(crate) async fn session(self, id: &Secret, peer: IpAddr) -> Result<Proved, Rejection> {

@@ -137,6 +137,14 @@ impl Required {
         (!names.is_empty()).then(|| Self::Permissions(names.into()))
     }
 
+    /// All of them by name, the impossible one too.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::Permissions(names) => names,
+            Self::Impossible(name) => std::slice::from_ref(name),
+        }
+    }
+
     /// The first one that is not among `granted`.
     pub fn check(&self, granted: &[String]) -> Result<(), MissingPermission> {
         match self {

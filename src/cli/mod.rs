@@ -6,6 +6,7 @@ pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod exit;
+pub mod explain;
 pub mod init;
 pub mod keys;
 pub mod reload;
@@ -15,6 +16,7 @@ pub mod schema;
 pub mod sessions;
 pub mod status;
 pub mod token;
+pub mod words;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Make and read tokens
     Token(token::Arguments),
+    /// Say what would become of a request, check by check, and why
+    Explain(Box<explain::Arguments>),
     /// End sessions by user, session, token or age, and refuse their credentials
     Revoke(revoke::Arguments),
     /// Have a running Usher load its configuration anew
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Init(arguments) => init::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),
         Command::Token(arguments) => token::run(arguments),
+        Command::Explain(arguments) => explain::run(*arguments),
         Command::Revoke(arguments) => revoke::run(arguments),
         Command::Reload(arguments) => reload::run(arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
@@ -127,7 +132,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     if error.is::<NoConfig>() {
         return Exit::Config;
     }
-    if error.is::<bench::Usage>() {
+    if error.is::<bench::Usage>() || error.is::<explain::Usage>() {
         return Exit::Usage;
     }
     if error.is::<admin_client::Unavailable>() {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::admin_client;
 use super::exit::Exit;
+use super::words::{self, encoded};
 use crate::auth::credential::Method;
 
 #[derive(Debug, clap::Args)]
@@ -110,31 +111,8 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A user's name comes from a token: what would steer the terminal is written out.
 pub(super) fn shown(value: Option<&Value>) -> String {
-    let text = value.and_then(Value::as_str).unwrap_or("-");
-    let steers = |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().fold(String::new(), |mut shown, c| {
-        if steers(c) {
-            shown.extend(c.escape_unicode());
-        } else {
-            shown.push(c);
-        }
-        shown
-    })
-}
-
-/// As a query carries it.
-fn encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            _ => {
-                let _ = write!(encoded, "%{byte:02X}");
-            }
-        }
-        encoded
-    })
+    words::shown(value.and_then(Value::as_str).unwrap_or("-"))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
+use super::words::distance;
 use crate::auth::algorithm::{Algorithm, Family};
 use crate::auth::jwt::sign_for_development;
 use crate::clock::{Now, UnixMillis};
@@ -171,20 +172,6 @@ fn inspect(token: &str, now: Now) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn distance(at: UnixMillis, now: UnixMillis) -> String {
-    let (ahead, behind) = (at.since(now).as_secs(), now.since(at).as_secs());
-    if ahead > 0 { format!("in {}", words(ahead)) } else { format!("{} ago", words(behind)) }
-}
-
-fn words(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
 pub fn read_file(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
@@ -192,7 +179,7 @@ pub fn read_file(path: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn read_stdin() -> anyhow::Result<String> {
+pub fn read_stdin() -> anyhow::Result<String> {
     let mut text = String::new();
     std::io::stdin().take(MAX_INPUT).read_to_string(&mut text).context("standard input")?;
     Ok(text)

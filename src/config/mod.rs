@@ -20,7 +20,7 @@ pub mod value;
 pub mod verifier;
 pub mod written;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -381,6 +381,13 @@ pub enum LogFormat {
     Auto,
     Json,
     Text,
+}
+
+impl Listener {
+    /// Is this a proxy whose forwarded headers are believed, and whose certificate is its own and not its clients'?
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_peers.iter().any(|network| network.contains(&peer))
+    }
 }
 
 impl Route {

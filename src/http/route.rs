@@ -92,13 +92,42 @@ impl Router {
     }
 
     fn find_canonical(&self, host: &str, path: &CanonicalPath) -> Option<RouteMatch> {
-        self.routes.iter().find_map(|(pattern, route)| {
+        self.fitting(host, path).next()
+    }
+
+    /// Every route that matches, the most specific first.
+    fn fitting(&self, host: &str, path: &CanonicalPath) -> impl Iterator<Item = RouteMatch> {
+        self.routes.iter().filter_map(move |(pattern, route)| {
             if !pattern.as_ref().is_none_or(|pattern| pattern.matches(host)) {
                 return None;
             }
             let parameters = route.path.matches(path)?;
             Some(RouteMatch { route: Arc::clone(route), parameters })
         })
+    }
+
+    /// Routes that match too, and are less specific than the one that [`Router::find`] gives.
+    pub fn others(&self, host: &str, path: &str) -> Vec<Arc<Route>> {
+        let Ok(path) = CanonicalPath::parse(path) else { return Vec::new() };
+        self.fitting(host, &path).skip(1).map(|matched| matched.route).collect()
+    }
+
+    /// Routes that would match if the host, the last slash or the case were another.
+    pub fn near_misses(&self, host: &str, path: &str) -> Vec<(Arc<Route>, String)> {
+        let slash = path.strip_suffix('/').map_or_else(|| format!("{path}/"), str::to_owned);
+        let bent = [(slash, "with the last slash the other way"), (path.to_lowercase(), "in lower case")];
+        let matches = |route: &Route, path: &str| CanonicalPath::parse(path).is_ok_and(|path| route.path.matches(&path).is_some());
+        let miss = |(pattern, route): &(Option<HostPattern>, Arc<Route>)| {
+            let path_why = match bent.iter().find(|(path, _)| matches(route, path)) {
+                _ if matches(route, path) => None,
+                Some((_, why)) => Some(format!("the path matches {why}")),
+                None => return None,
+            };
+            let host_why = pattern.as_ref().filter(|pattern| !pattern.matches(host)).map(|pattern| format!("it is for the host {pattern}"));
+            let why: Vec<String> = host_why.into_iter().chain(path_why).collect();
+            Some((Arc::clone(route), why.join(", and ")))
+        };
+        self.routes.iter().filter_map(miss).collect()
     }
 }
 

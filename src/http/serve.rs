@@ -54,7 +54,7 @@ impl Client {
     }
 
     pub fn is_trusted_proxy(&self) -> bool {
-        self.listener.trusted_peers.iter().any(|network| network.contains(&self.peer.ip()))
+        self.listener.trusts(self.peer.ip())
     }
 }
 

@@ -251,7 +251,7 @@ impl Attempted {
 }
 
 /// RFC 6455, section 4.2.1, with nothing left to taste. There is no option to loosen it.
-fn check(parts: &Parts) -> Result<(), Rejection> {
+pub fn check(parts: &Parts) -> Result<(), Rejection> {
     let malformed = |why| Err(Rejection::UpgradeMalformed(why));
     let headers = &parts.headers;
     if parts.method != Method::GET {

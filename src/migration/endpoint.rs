@@ -1,5 +1,7 @@
 //! `GET /websocket/config?route=`: tells a client which way in it is to use now.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
 use http::request::Parts;
@@ -11,7 +13,7 @@ use crate::auth::credential::Method;
 use crate::auth::decoded;
 use crate::auth::principal::Principal;
 use crate::clock::Now;
-use crate::config::{Route, Sticky};
+use crate::config::{Config, Route, Sticky};
 use crate::edge::Edge;
 use crate::rejection::Rejection;
 use crate::telemetry::event::{Attempt, Event};
@@ -38,7 +40,7 @@ async fn respond(edge: &Edge, parts: &mut Parts, origin: Option<&str>, asked: As
     }
     let route = route_asked_for(edge, parts.uri.query().unwrap_or_default())?;
     let principal = edge.tickets.asker(parts, origin, asked.peer, now).await?;
-    let body = told(edge, route, principal.as_ref(), asked)?;
+    let body = told(&edge.config, route, principal.as_ref(), asked.peer)?;
     let mut answer = Response::new(Bytes::from(body.to_string()));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -63,13 +65,14 @@ fn route_asked_for<'a>(edge: &'a Edge, query: &str) -> Result<&'a Route, Rejecti
     }
 }
 
-fn told(edge: &Edge, route: &Route, principal: Option<&Principal>, asked: Asked<'_>) -> Result<serde_json::Value, Rejection> {
+/// What the client at this address is told.
+pub fn told(config: &Config, route: &Route, principal: Option<&Principal>, peer: IpAddr) -> Result<serde_json::Value, Rejection> {
     let migration = &route.migration;
     let assigned = match (migration.rollout.sticky, principal) {
         _ if migration.rollout.shares.iter().all(|(_, percent)| *percent == 0) => None,
         (Sticky::User, None) => return Err(Rejection::MissingCredential),
         (Sticky::User, Some(principal)) => migration.assigned(&route.name, &Client::User(principal)),
-        (Sticky::Address, _) => migration.assigned(&route.name, &Client::at(asked.peer)),
+        (Sticky::Address, _) => migration.assigned(&route.name, &Client::at(peer)),
     };
     let first = |is_wanted: &dyn Fn(Method) -> bool| route.auth.iter().copied().find(|method| is_wanted(*method));
     // Outside of every share a client goes on as before. Without any share the preferred way that is not to go is for all.
@@ -89,7 +92,7 @@ fn told(edge: &Edge, route: &Route, principal: Option<&Principal>, asked: Asked<
         "enforced": migration.rollout.enforce,
         "deprecated": day(migration.deprecated),
         "sunset": day(migration.sunset),
-        "ticket_path": edge.config.tickets.path,
+        "ticket_path": config.tickets.path,
         "first_message": route.first_message.preset.name(),
     }))
 }

@@ -86,6 +86,11 @@ impl Shadow {
         Self(shadow.iter().map(|method| (*method, extract::take(*method, route, parts))).collect())
     }
 
+    /// What each of them found.
+    pub fn found(&self) -> impl Iterator<Item = (Method, &Result<Option<Credential>, Rejection>)> {
+        self.0.iter().map(|(method, found)| (*method, found))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

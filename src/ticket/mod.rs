@@ -22,7 +22,7 @@ use crate::config::{self, Config, Route};
 use crate::limits::{RateLimiter, network_of};
 use crate::rejection::Rejection;
 use crate::store::regions::Stores;
-use crate::store::{OpenError, Presence, TakeError, TicketFault, TicketHash, TicketRecord};
+use crate::store::{OpenError, Presence, Store, TakeError, TicketFault, TicketHash, TicketRecord};
 use crate::telemetry::event::Event;
 
 #[derive(Debug)]
@@ -179,18 +179,38 @@ impl Tickets {
             Err(TakeError::Fault(fault)) => return Err(refused(fault, Some(name.as_str()))),
             Err(TakeError::Unavailable) => return Err(Rejection::StoreUnavailable),
         };
-        if record.route.as_ref().is_some_and(|name| *name != route.name) {
-            return Err(Rejection::TicketBinding("it was made for another route"));
-        }
-        if record.origin.as_deref().is_some_and(|bound| origin != Some(bound)) {
-            return Err(Rejection::TicketBinding("it was made for another page"));
-        }
-        if record.address.is_some_and(|bound| bound != peer) {
-            return Err(Rejection::TicketBinding("it was made for another address"));
-        }
+        check_bindings(&record, route, origin, peer)?;
         Event::TicketRedeemed { request_id, ticket: name.as_str(), user: &record.principal.subject, peer, route: &route.name, region }
             .emit();
         Ok(record.principal)
+    }
+
+    /// What [`Tickets::redeem`] would say, and redeems nothing. `Ok(None)`: the store is the memory of another process.
+    pub async fn look_at(
+        &self,
+        ticket: &Secret,
+        route: &Route,
+        origin: Option<&str>,
+        peer: IpAddr,
+        now: Now,
+    ) -> Result<Option<TicketRecord>, Rejection> {
+        let region = form::region_of(ticket).map_err(Rejection::InvalidTicket)?;
+        let store = self.stores.holding(region).ok_or(Rejection::InvalidTicket(TicketFault::UnknownRegion))?;
+        if matches!(store, Store::Memory(_)) {
+            return Ok(None);
+        }
+        let record = match store.peek(TicketHash::of(ticket), now).await {
+            Ok(record) => record,
+            Err(TakeError::Fault(fault)) => return Err(Rejection::InvalidTicket(fault)),
+            Err(TakeError::Unavailable) => return Err(Rejection::StoreUnavailable),
+        };
+        check_bindings(&record, route, origin, peer)?;
+        Ok(Some(record))
+    }
+
+    /// The region that a ticket names; `None`: it names none, or is no ticket.
+    pub fn region_of<'a>(&self, ticket: &'a Secret) -> Option<&'a str> {
+        form::region_of(ticket).ok().flatten()
     }
 
     /// Looks at a ticket on behalf of its owner; `None` for anybody else's, and for one that is no longer good.
@@ -243,6 +263,19 @@ impl Tickets {
         let route = self.config.routes.iter().find(|route| &*route.name == name && route.looks_at(Method::Ticket));
         route.cloned().ok_or(Rejection::InvalidRequest("`route` is the path of a route that takes tickets, as the configuration writes it"))
     }
+}
+
+fn check_bindings(record: &TicketRecord, route: &Route, origin: Option<&str>, peer: IpAddr) -> Result<(), Rejection> {
+    if record.route.as_ref().is_some_and(|name| *name != route.name) {
+        return Err(Rejection::TicketBinding("it was made for another route"));
+    }
+    if record.origin.as_deref().is_some_and(|bound| origin != Some(bound)) {
+        return Err(Rejection::TicketBinding("it was made for another page"));
+    }
+    if record.address.is_some_and(|bound| bound != peer) {
+        return Err(Rejection::TicketBinding("it was made for another address"));
+    }
+    Ok(())
 }
 
 fn lifetime(rules: &config::Tickets, wanted: Option<u64>) -> Result<Duration, Rejection> {

@@ -12,7 +12,7 @@ use rustls::crypto::aws_lc_rs::cipher_suite::{
     TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -53,19 +53,7 @@ struct Certificates {
 }
 
 pub fn config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
-    let none = || TlsError { file: "certificates".to_owned(), problem: "there is none".to_owned() };
-    let mut loaded = tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?.into_iter();
-    let (first_names, first) = loaded.next().ok_or_else(none)?;
-    let mut certificates = Certificates { exact: HashMap::new(), wildcard: HashMap::new(), first: Arc::clone(&first) };
-    for (names, key) in std::iter::once((first_names, first)).chain(loaded) {
-        for name in names {
-            let (map, name) = match name.strip_prefix("*.") {
-                Some(parent) => (&mut certificates.wildcard, parent.to_owned()),
-                None => (&mut certificates.exact, name),
-            };
-            map.entry(name).or_insert_with(|| Arc::clone(&key));
-        }
-    }
+    let certificates = Certificates::load(tls)?;
     let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
         TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::Tls13 => &[&rustls::version::TLS13],
@@ -105,6 +93,18 @@ fn verifier(clients: &ClientCertificates, provider: &Arc<CryptoProvider>) -> Res
     builder.build().map_err(|error| TlsError { file: clients.ca_file.display().to_string(), problem: error.to_string() })
 }
 
+/// What the handshake says of a client's certificate, the leaf first.
+pub fn check_client(clients: &ClientCertificates, chain: &[CertificateDer<'_>], at: UnixTime) -> Result<(), TlsError> {
+    let file = || clients.ca_file.display().to_string();
+    let Some((leaf, others)) = chain.split_first() else {
+        let problem = "a certificate of these authorities is required, and none is shown".to_owned();
+        return if clients.is_required { Err(TlsError { file: file(), problem }) } else { Ok(()) };
+    };
+    let verifier = verifier(clients, &Arc::new(aws_lc_rs::default_provider()))?;
+    verifier.verify_client_cert(leaf, others, at).map_err(|error| TlsError { file: file(), problem: error.to_string() })?;
+    Ok(())
+}
+
 pub fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
     let wrong = |problem: String| TlsError { file: file.display().to_string(), problem };
     let mut roots = RootCertStore::empty();
@@ -133,7 +133,7 @@ pub fn load(files: &CertificateFiles) -> Result<(Vec<String>, Arc<CertifiedKey>)
     Ok((names, Arc::new(certified)))
 }
 
-fn names_of(leaf: &CertificateDer<'_>) -> Result<Vec<String>, String> {
+pub fn names_of(leaf: &CertificateDer<'_>) -> Result<Vec<String>, String> {
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
     let extension = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
     let names = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
@@ -153,7 +153,30 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
+/// The certificate that a client gets who names this host.
+pub fn certificate_for(tls: &Tls, host: &str) -> Result<Arc<CertifiedKey>, TlsError> {
+    let certificates = Certificates::load(tls)?;
+    Ok(Arc::clone(certificates.find(host).unwrap_or(&certificates.first)))
+}
+
 impl Certificates {
+    fn load(tls: &Tls) -> Result<Self, TlsError> {
+        let none = || TlsError { file: "certificates".to_owned(), problem: "there is none".to_owned() };
+        let mut loaded = tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?.into_iter();
+        let (first_names, first) = loaded.next().ok_or_else(none)?;
+        let mut certificates = Self { exact: HashMap::new(), wildcard: HashMap::new(), first: Arc::clone(&first) };
+        for (names, key) in std::iter::once((first_names, first)).chain(loaded) {
+            for name in names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(parent) => (&mut certificates.wildcard, parent.to_owned()),
+                    None => (&mut certificates.exact, name),
+                };
+                map.entry(name).or_insert_with(|| Arc::clone(&key));
+            }
+        }
+        Ok(certificates)
+    }
+
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         self.exact.get(name).or_else(|| name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent)))
     }

@@ -80,14 +80,31 @@ impl SignedContext {
 
     /// `None` for a public grant: there is nobody to speak of.
     pub fn header_value(&self, grant: &Grant, about: ContextRequest<'_>, now: Now) -> Option<HeaderValue> {
+        let id = random_id()?;
+        let claims = Claims::of(&self.issuer, self.ttl, grant, about, &id, now)?;
+        let mut token = self.prefix.clone();
+        URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(&claims).ok()?, &mut token);
+        let signature = self.keyring.sign(token.as_bytes())?;
+        write!(token, ".{}", URL_SAFE_NO_PAD.encode(signature)).ok()?;
+        HeaderValue::try_from(token).ok()
+    }
+}
+
+/// The claims without a signature, for who only wants to read them. `None` for a public grant.
+pub fn claims(context: &config::Context, grant: &Grant, about: ContextRequest<'_>, id: &str, now: Now) -> Option<Value> {
+    serde_json::to_value(Claims::of(&context.issuer, context.ttl, grant, about, id, now)?).ok()
+}
+
+impl<'a> Claims<'a> {
+    fn of(issuer: &'a str, ttl: Duration, grant: &'a Grant, about: ContextRequest<'a>, id: &'a str, now: Now) -> Option<Self> {
         let principal = grant.principal()?;
-        let claims = Claims {
-            iss: &self.issuer,
+        Some(Self {
+            iss: issuer,
             aud: about.upstream,
             sub: &principal.subject,
             iat: now.wall.as_secs(),
-            exp: (now.wall + self.ttl).as_secs(),
-            jti: &random_id()?,
+            exp: (now.wall + ttl).as_secs(),
+            jti: id,
             sid: about.session_id,
             session_exp: principal.expires_at.as_secs(),
             auth: Auth { method: grant.method()?.name(), issuer: &principal.issuer, token_id: principal.token_id.as_deref() },
@@ -95,12 +112,7 @@ impl SignedContext {
             claims: &principal.claims,
             client: about.client,
             req: Req { host: about.host, path: about.path },
-        };
-        let mut token = self.prefix.clone();
-        URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(&claims).ok()?, &mut token);
-        let signature = self.keyring.sign(token.as_bytes())?;
-        write!(token, ".{}", URL_SAFE_NO_PAD.encode(signature)).ok()?;
-        HeaderValue::try_from(token).ok()
+        })
     }
 }
 

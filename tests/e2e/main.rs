@@ -17,6 +17,7 @@ mod clients;
 mod compression;
 mod demo;
 mod drain;
+mod explain;
 mod first_message;
 mod fleet_sessions;
 mod fleet_storm;

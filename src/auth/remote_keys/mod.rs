@@ -111,14 +111,21 @@ impl Issuers {
                 outcome => return outcome.map_err(Rejection::from),
             }
         }
-        // While the issuer does not answer, nobody knows whether the key is one of its own.
-        Err(if remote.health().fault.is_some() { Rejection::IssuerKeysUnavailable } else { InvalidToken::UnknownKey.into() })
+        Err(remote.missing())
     }
 
     /// Reads the last good sets of an earlier process, and keeps those to come there.
     pub fn kept_in(self, state_dir: &Path) -> Self {
         for remote in self.remote() {
             remote.keep_in(state_dir);
+        }
+        self
+    }
+
+    /// The same, and writes nothing there: for who only looks.
+    pub fn restored_from(self, state_dir: &Path) -> Self {
+        for remote in self.remote() {
+            remote.restore(&kept::path_in(state_dir, &remote.issuer.name));
         }
         self
     }
@@ -163,6 +170,18 @@ impl RemoteKeys {
         held.as_ref().map(|held| Arc::clone(&held.set))
     }
 
+    /// When that was fetched, and why the last attempt failed, if it did.
+    pub(super) fn standing(&self) -> (Option<UnixMillis>, Option<&'static str>) {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        (held.as_ref().map(|held| held.fetched_at), self.health().fault)
+    }
+
+    /// What becomes of a token whose key is not here, and cannot be had. While the issuer does not answer, nobody knows
+    /// whether the key is one of its own.
+    pub(super) fn missing(&self) -> Rejection {
+        if self.health().fault.is_some() { Rejection::IssuerKeysUnavailable } else { InvalidToken::UnknownKey.into() }
+    }
+
     fn health(&self) -> Health {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,7 +201,7 @@ impl RemoteKeys {
         timeout_at(patience, finished.wait_for(|count| *count >= attempt)).await.is_ok_and(|outcome| outcome.is_ok())
     }
 
-    async fn prefetch(self: Arc<Self>) {
+    pub(super) async fn prefetch(self: Arc<Self>) {
         if timeout(START_TIMEOUT, self.refresh()).await.is_err() {
             self.failed(&self.source.late(START_TIMEOUT));
         }
@@ -262,7 +281,10 @@ impl RemoteKeys {
     }
 
     fn keep_in(&self, state_dir: &Path) {
-        let path = self.kept_at.get_or_init(|| kept::path_in(state_dir, &self.issuer.name));
+        self.restore(self.kept_at.get_or_init(|| kept::path_in(state_dir, &self.issuer.name)));
+    }
+
+    fn restore(&self, path: &Path) {
         let Some(kept) = Kept::read(path, &self.issuer.issuer, self.source.origin().written()) else { return };
         // The pins may have changed since.
         let Ok(keys) = issuer_keys::parse(kept.set.as_bytes(), &self.issuer.algorithms) else { return };

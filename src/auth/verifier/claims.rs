@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::Answer;
-use crate::auth::jwt::{InvalidToken, claim_at, non_empty, numeric_date, permissions};
+use crate::auth::jwt::{InvalidToken, claim_at, date_of, non_empty, permissions};
 use crate::auth::principal::Principal;
 use crate::clock::UnixMillis;
 use crate::config;
@@ -54,7 +54,7 @@ fn principal(
         token_id: text("jti", "jti")?,
         issuer_session: text(&config.session_claim, "the session claim")?,
         permissions: permissions(find(&claims, &config.permissions_claim))?,
-        issued_at: find(&claims, "iat").and_then(numeric_date).unwrap_or_default(),
+        issued_at: find(&claims, "iat").and_then(date_of).unwrap_or_default(),
         expires_at,
         in_leeway: false,
         claims: carried.iter().filter_map(|name| claims.get(name).map(|value| (name.clone(), value.clone()))).collect(),
@@ -72,7 +72,7 @@ pub(super) fn find<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
 fn subject(value: Option<&Value>) -> Option<String> {
     match value? {
         Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
-        value => non_empty(Some(value)),
+        value => non_empty(Some(value)).map(str::to_owned),
     }
 }
 
@@ -80,6 +80,6 @@ fn subject(value: Option<&Value>) -> Option<String> {
 fn moment(value: &Value) -> Option<UnixMillis> {
     match value {
         Value::String(text) => UnixMillis::from_rfc3339(text),
-        value => numeric_date(value),
+        value => date_of(value),
     }
 }

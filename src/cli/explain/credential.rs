@@ -114,7 +114,7 @@ impl World {
                     (Some(user), _) => walk.station("verifier", Ok(()), format!("{verifier} knows it: {}", shown(user))),
                     (None, Outcome::NotAsked) => walk.note("verifier", format!("{verifier} was not asked")),
                     (None, _) => {
-                        walk.station("verifier", Err(rejection.clone().unwrap_or(Rejection::Internal)), format!("{verifier} was asked"))
+                        walk.station("verifier", Err(rejection.clone().unwrap_or(Rejection::Internal)), format!("{verifier} was asked"));
                     }
                 }
                 if let Outcome::Known(Ok(grant)) = &look.outcome {

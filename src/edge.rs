@@ -42,6 +42,8 @@ pub struct Edge {
     pub router: Router,
     pub reserved: ReservedNames,
     pub authenticator: Arc<Authenticator>,
+    /// That of the edge in force, for those who live longer than the one that they began with.
+    pub in_force: Arc<ArcSwap<Authenticator>>,
     pub tickets: Arc<Tickets>,
     pub revocations: Arc<Revocations>,
     pub upstreams: Upstreams,
@@ -87,6 +89,9 @@ impl Edge {
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
         let tickets = Arc::new(Tickets::new(&config, Arc::clone(&issuers), Arc::clone(&revocations))?);
+        let authenticator = Arc::new(
+            Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone()).with_bypass(&config.bypass),
+        );
         let registry = Registry::new();
         let fleet = Fleet::open(&config, &registry, &revocations)?;
         let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger()).cloned();
@@ -95,10 +100,8 @@ impl Edge {
             doors: doors(&config)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone())
-                    .with_bypass(&config.bypass),
-            ),
+            in_force: Arc::new(ArcSwap::new(Arc::clone(&authenticator))),
+            authenticator,
             tickets,
             upstreams: Upstreams::build(&config.upstreams, None)?,
             jwks: Bytes::from(keyring.jwks().to_string()),
@@ -123,15 +126,16 @@ impl Edge {
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::clone(&self.revocations);
         let tickets = Arc::new(self.tickets.next(&config, Arc::clone(&issuers)));
+        let authenticator = Arc::new(
+            Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone()).with_bypass(&config.bypass),
+        );
         Ok(Self {
             limits: Arc::clone(&config.limits),
             doors: doors(&config)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(
-                Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone())
-                    .with_bypass(&config.bypass),
-            ),
+            authenticator,
+            in_force: Arc::clone(&self.in_force),
             tickets,
             upstreams: Upstreams::build(&config.upstreams, Some(&self.upstreams))?,
             jwks: Bytes::from(keyring.jwks().to_string()),
@@ -149,8 +153,9 @@ impl Edge {
         })
     }
 
-    /// What is counted over all configurations has the limits of this one from now on.
+    /// What is counted over all configurations has the limits of this one from now on, and renewals are judged by its issuers.
     pub fn take_over(&self) {
+        self.in_force.store(Arc::clone(&self.authenticator));
         self.ceiling.set_limit(self.limits.connections);
         self.shadows.set_most(self.limits.shadow_checks);
         self.waiting_room.set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);

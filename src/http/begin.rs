@@ -97,13 +97,8 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
         inflated_bytes: client.inflates.then_some(edge.limits.inflated_bytes as u64),
     };
     let close_timeout = keepalive.close_timeout;
-    let renewal = renews.then(|| Renewal {
-        authenticator: Arc::clone(&edge.authenticator),
-        grant,
-        request_id,
-        origin: attempted.origin,
-        peer: address,
-    });
+    let renewal =
+        renews.then(|| Renewal { authenticator: Arc::clone(&edge.in_force), grant, request_id, origin: attempted.origin, peer: address });
     let speaks = renews || client.awaits_greeting;
     let conversation = speaks.then(|| Conversation::new(client.dialect, renewal, client.awaits_greeting));
 

@@ -125,21 +125,38 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
         }
     };
     differs("threads", config.threads != running.threads);
+    config.threads = running.threads;
     differs("node", config.node != running.node);
     config.node.clone_from(&running.node);
     differs("state_dir", config.state_dir != running.state_dir);
     config.state_dir.clone_from(&running.state_dir);
     differs("listener.address", keep_listeners(config, running));
     differs("store", config.store != running.store || config.regions != running.regions);
+    config.store.clone_from(&running.store);
+    config.regions.clone_from(&running.regions);
     differs("revocation.max_entries", config.revocation.max_entries != running.revocation.max_entries);
+    config.revocation.max_entries = running.revocation.max_entries;
     let (limits, before) = (&config.limits, &running.limits);
     differs("limits.audit_queue", limits.audit_queue != before.audit_queue);
     differs("limits.sessions_per_user", limits.sessions_per_user != before.sessions_per_user);
     differs("limits.on_limit", limits.on_limit != before.on_limit);
+    // Nobody else holds them yet.
+    if let Some(limits) = Arc::get_mut(&mut config.limits) {
+        limits.audit_queue = before.audit_queue;
+        limits.sessions_per_user = before.sessions_per_user;
+        limits.on_limit = before.on_limit;
+    }
     let address = |config: &Config| config.admin.as_ref().map(|admin| admin.address);
-    differs("admin.address", address(config) != address(running));
+    if address(config) != address(running) {
+        differs("admin.address", true);
+        // The socket stays as it is bound, and so does who may speak to it: a token that the new address could do without is
+        // still asked for at the old one.
+        config.admin.clone_from(&running.admin);
+    }
     differs("log", config.log != running.log);
+    config.log.clone_from(&running.log);
     differs("audit", config.audit != running.audit);
+    config.audit.clone_from(&running.audit);
     restart
 }
 

@@ -60,6 +60,11 @@ const ROUTES: &str = r#"
     auth = ["header", "mtls"]
     identity_headers = { "X-User-Id" = "sub" }
     [[route]]
+    path = "/pages"
+    upstream = "chat"
+    auth = ["mtls"]
+    origins = ["https://app.example.com"]
+    [[route]]
     path = "/admin"
     upstream = "chat"
     auth = ["mtls"]
@@ -338,4 +343,30 @@ async fn a_session_ends_with_its_certificate_and_a_resumed_handshake_does_not_br
     assert!(metrics.contains("usher_tls_handshakes_total{outcome=\"resumed\"} 1"), "{metrics}");
     let audit = clients.usher.finish().await;
     assert!(audit.iter().any(|line| line.to_string().contains("the certificate has expired")), "{audit:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_does_not_open_a_socket_with_the_certificate_that_its_browser_shows() {
+    let echo = Echo::start().await;
+    let clients = Clients::start(&echo.url(), 86_400).await;
+    let ada = clients.connector(Some("ada"));
+    let page = ("origin", "https://app.example.com");
+    for (target, origin, is_in) in [
+        ("/who", None, true),
+        ("/who", Some(page.1), false),
+        ("/who", Some("null"), false),
+        ("/pages", Some(page.1), true),
+        ("/pages", None, true),
+        ("/pages", Some("https://evil.example"), false),
+    ] {
+        let headers: Vec<_> = origin.map(|origin| (page.0, origin)).into_iter().collect();
+        match clients.open(&ada, OPTIONAL, target, &headers).await {
+            Ok(_) => assert!(is_in, "{target} {origin:?}"),
+            Err(refused) => assert!(!is_in && refused["code"] == "FORBIDDEN_ORIGIN", "{target} {origin:?} {refused}"),
+        }
+    }
+    // Where the token is what counts, whoever shows it has it.
+    let bearer = format!("Bearer {}", clients.usher.token("eve"));
+    drop(clients.open(&ada, OPTIONAL, "/token-first", &[page, ("authorization", &bearer)]).await.unwrap());
+    clients.usher.finish().await;
 }

@@ -174,8 +174,10 @@ impl Edge {
 
 fn doors(config: &Config) -> Result<Vec<Door>, EdgeError> {
     let door = |listener: &Arc<crate::config::Listener>| {
-        let tls = listener.tls.as_ref().map(server::config).transpose()?;
-        Ok(Door { config: Arc::clone(listener), tls })
+        let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let authorities = clients.map(|clients| server::authorities(&clients.ca_file)).transpose()?.map(Arc::new);
+        let tls = listener.tls.as_ref().map(|tls| server::config(tls, authorities.as_ref())).transpose()?;
+        Ok(Door { config: Arc::clone(listener), tls, authorities })
     };
     config.listeners.iter().map(door).collect()
 }

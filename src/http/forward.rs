@@ -152,7 +152,7 @@ fn jwks(worker: &Worker) -> Response<Bytes> {
 }
 
 /// The name in an authority that the guard has let pass: lower case, without port.
-fn host_of(authority: &str) -> String {
+pub fn host_of(authority: &str) -> String {
     let name = match authority.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => name,
         _ => authority,

@@ -123,6 +123,7 @@ impl Edge {
     pub fn next(&self, config: Config, now: Now) -> Result<Self, EdgeError> {
         let config = Arc::new(config);
         let issuers = Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir));
+        issuers.go_on_from(self.authenticator.issuers());
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let revocations = Arc::clone(&self.revocations);
         let tickets = Arc::new(self.tickets.next(&config, Arc::clone(&issuers)));

@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::{Cmd, Pipeline, Value, cmd, pipe};
@@ -18,6 +19,7 @@ use super::fault::Fault;
 use super::lane::Lane;
 use super::{BULLETIN_LANE, ask_all, millis};
 use crate::auth::revocation::Revocation;
+use crate::clock::{Now, UnixMillis};
 use crate::config;
 use crate::config::store::Redis;
 use crate::store::OpenError;
@@ -28,6 +30,8 @@ pub const BLOCK: Duration = Duration::from_secs(1);
 /// Entries of one read.
 const PAGE: usize = 500;
 const FIELD: &str = "order";
+/// A hundred years: an order may name any end, and Redis has no numbers for all of them.
+const LONGEST_KEPT: Duration = Duration::from_secs(100 * 366 * 86_400);
 /// No order that a node gives is longer: its names have a kilobyte each, and JSON may write a byte as six.
 const LONGEST: usize = 16 * 1024;
 pub(super) const NOTICE: &str = "notice";
@@ -37,6 +41,8 @@ pub struct Bulletin {
     key: String,
     notices: String,
     keep: Duration,
+    /// The latest end of an order that was written or heard.
+    latest: AtomicU64,
     length: usize,
     lane: Lane,
     dialer: Dialer,
@@ -83,6 +89,7 @@ impl Bulletin {
             key: format!("{}revocations", config.prefix),
             notices: notices_key(&config.prefix),
             keep: revocation.keep,
+            latest: AtomicU64::new(0),
             // Nodes that write the same at once leave room for each other.
             length: revocation.max_entries.saturating_mul(2),
             lane: Lane::new(BULLETIN_LANE, &dialer, config.timeout, config.max_in_flight),
@@ -104,13 +111,20 @@ impl Bulletin {
         accepted(&answer.map_err(|error| Fault::from(&error))?)
     }
 
+    /// The stream stays for as long as this order is in force, for who starts then has nobody else to hear it from.
+    pub fn outlive(&self, order: &Revocation) {
+        self.latest.fetch_max(order.until.0, Ordering::Relaxed);
+    }
+
     fn pipeline(&self, orders: &[Revocation]) -> Result<Pipeline, Fault> {
         let mut pipeline = pipe();
         for order in orders {
+            self.outlive(order);
             let json = serde_json::to_string(order).map_err(|_| Fault::Other)?;
             pipeline.cmd("XADD").arg(&self.key).arg("MAXLEN").arg("~").arg(self.length).arg("*").arg(FIELD).arg(json);
         }
-        pipeline.cmd("PEXPIRE").arg(&self.key).arg(millis(self.keep));
+        let left = UnixMillis(self.latest.load(Ordering::Relaxed)).since(Now::read().wall);
+        pipeline.cmd("PEXPIRE").arg(&self.key).arg(millis(self.keep.max(left).min(LONGEST_KEPT)));
         Ok(pipeline)
     }
 

@@ -434,3 +434,19 @@ async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, request: &
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_hears_that_an_authority_was_taken_out() {
+    let echo = Echo::start().await;
+    let (ours, others) = (authority("clients"), authority("others"));
+    let table = "[[listener]]\naddress = \"127.0.0.1:0\"\ncertificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]\nclient_ca = \"clients.pem\"\n";
+    let usher = Setup::new(echo.url()).extra(table).file("clients.pem", ours.pem() + &others.pem()).argument("--watch").start().await;
+    std::fs::write(usher.folder().join("clients.pem"), others.pem()).unwrap();
+    let heard = async {
+        while !usher.metrics().await.contains("usher_reloads_total{outcome=\"applied\"} 1") {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), heard).await.expect("nobody looked");
+    usher.finish().await;
+}

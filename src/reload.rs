@@ -4,7 +4,7 @@
 //! is served by the new one. A few keys are built into the process; a new value of theirs waits for the next start, and the
 //! answer names it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,18 +174,17 @@ fn keep_listeners(config: &mut Config, running: &Config) -> bool {
 
 /// Gives an order whenever the configuration or a file that it names has changed. For ever.
 pub async fn watch(source: PathBuf, current: Current, orders: Orders) {
-    let look = |source: &Path, edge: &Edge| edge.config.written.on_disk(source);
-    let mut known = look(&source, &current.load());
+    let look = |edge: &Edge| edge.config.written.on_disk(&source);
+    // As it was read, not as it is now: a start may take seconds.
+    let mut known = current.load().config.written.as_read(&source);
     let mut last = known.clone();
     loop {
         sleep(LOOK).await;
-        let seen = look(&source, &current.load());
+        let seen = look(&current.load());
         if seen == last && seen != known {
-            orders.give(Cause::Watch).await;
-            let after = look(&source, &current.load());
-            // Where it names other files now, they have just been read. Of the same ones, what was seen is what counts: they may
-            // have changed again.
-            known = if after.keys().eq(seen.keys()) { seen } else { after };
+            let outcome = orders.give(Cause::Watch).await;
+            // What was refused is not tried again until it is another.
+            known = if matches!(outcome, Some(Ok(_))) { current.load().config.written.as_read(&source) } else { seen };
             last.clone_from(&known);
             continue;
         }

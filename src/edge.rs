@@ -43,6 +43,8 @@ pub struct Edge {
     pub router: Router,
     pub reserved: ReservedNames,
     pub authenticator: Arc<Authenticator>,
+    /// That of the edge in force, for those who live longer than the one that they began with.
+    pub in_force: Arc<ArcSwap<Authenticator>>,
     pub tickets: Arc<Tickets>,
     pub verifiers: Arc<Verifiers>,
     pub revocations: Arc<Revocations>,
@@ -84,6 +86,8 @@ pub enum EdgeError {
 
 /// What outlives a configuration.
 struct Lasting {
+    /// `None`: before the first one.
+    in_force: Option<Arc<ArcSwap<Authenticator>>>,
     revocations: Arc<Revocations>,
     registry: Arc<Registry>,
     fleet: Option<Arc<Fleet>>,
@@ -112,6 +116,7 @@ impl Edge {
     pub fn next(&self, config: Config, now: Now) -> Result<Self, EdgeError> {
         let config = Arc::new(config);
         let issuers = issuers(&config)?;
+        issuers.go_on_from(self.authenticator.issuers());
         let verifiers = Arc::new(Verifiers::open(&config, Some(&self.verifiers))?);
         let tickets = self.tickets.next(&config, Arc::clone(&issuers));
         let upstreams = Upstreams::build(&config.upstreams, Some(&self.upstreams))?;
@@ -127,16 +132,19 @@ impl Edge {
         lasting: Lasting,
         now: Now,
     ) -> Result<Self, EdgeError> {
-        let Lasting { revocations, registry, fleet, ceiling, waiting_room, places, drain, legacy_uses, shadows } = lasting;
+        let Lasting { in_force, revocations, registry, fleet, ceiling, waiting_room, places, drain, legacy_uses, shadows } = lasting;
         let keyring = Arc::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let tickets = Arc::new(tickets.with_verifiers(Arc::clone(&verifiers)));
         let authenticator = Authenticator::new(issuers, Arc::clone(&tickets), Arc::clone(&revocations), config.mtls.clone());
+        let authenticator = Arc::new(authenticator.with_bypass(&config.bypass).with_verifiers(Arc::clone(&verifiers)));
+        let in_force = in_force.unwrap_or_else(|| Arc::new(ArcSwap::new(Arc::clone(&authenticator))));
         Ok(Self {
             limits: Arc::clone(&config.limits),
             doors: doors(&config)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
-            authenticator: Arc::new(authenticator.with_bypass(&config.bypass).with_verifiers(Arc::clone(&verifiers))),
+            authenticator,
+            in_force,
             tickets,
             verifiers,
             revocations,
@@ -155,8 +163,9 @@ impl Edge {
         })
     }
 
-    /// What is counted over all configurations has the limits of this one from now on.
+    /// What is counted over all configurations has the limits of this one from now on, and renewals are judged by its issuers.
     pub fn take_over(&self) {
+        self.in_force.store(Arc::clone(&self.authenticator));
         self.ceiling.set_limit(self.limits.connections);
         self.shadows.set_most(self.limits.shadow_checks);
         if let Some(fleet) = &self.fleet {
@@ -185,6 +194,7 @@ impl Lasting {
         let fleet = Fleet::open(config, &registry, &revocations)?;
         let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger());
         Ok(Self {
+            in_force: None,
             places: limits.sessions_per_user.map(|most| Arc::new(Places::new(most, limits.on_limit, ledger))),
             revocations,
             registry,
@@ -199,6 +209,7 @@ impl Lasting {
 
     fn of(edge: &Edge) -> Self {
         Self {
+            in_force: Some(Arc::clone(&edge.in_force)),
             revocations: Arc::clone(&edge.revocations),
             registry: Arc::clone(&edge.registry),
             fleet: edge.fleet.clone(),
@@ -218,8 +229,10 @@ fn issuers(config: &Config) -> Result<Arc<Issuers>, EdgeError> {
 
 fn doors(config: &Config) -> Result<Vec<Door>, EdgeError> {
     let door = |listener: &Arc<crate::config::Listener>| {
-        let tls = listener.tls.as_ref().map(server::config).transpose()?;
-        Ok(Door { config: Arc::clone(listener), tls })
+        let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let authorities = clients.map(|clients| server::authorities(&clients.ca_file)).transpose()?.map(Arc::new);
+        let tls = listener.tls.as_ref().map(|tls| server::config(tls, authorities.as_ref())).transpose()?;
+        Ok(Door { config: Arc::clone(listener), tls, authorities })
     };
     config.listeners.iter().map(door).collect()
 }

@@ -4,7 +4,7 @@
 //! is served by the new one. A few keys are built into the process; a new value of theirs waits for the next start, and the
 //! answer names it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,21 +125,38 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
         }
     };
     differs("threads", config.threads != running.threads);
+    config.threads = running.threads;
     differs("node", config.node != running.node);
     config.node.clone_from(&running.node);
     differs("state_dir", config.state_dir != running.state_dir);
     config.state_dir.clone_from(&running.state_dir);
     differs("listener.address", keep_listeners(config, running));
     differs("store", config.store != running.store || config.regions != running.regions);
+    config.store.clone_from(&running.store);
+    config.regions.clone_from(&running.regions);
     differs("revocation.max_entries", config.revocation.max_entries != running.revocation.max_entries);
+    config.revocation.max_entries = running.revocation.max_entries;
     let (limits, before) = (&config.limits, &running.limits);
     differs("limits.audit_queue", limits.audit_queue != before.audit_queue);
     differs("limits.sessions_per_user", limits.sessions_per_user != before.sessions_per_user);
     differs("limits.on_limit", limits.on_limit != before.on_limit);
+    // Nobody else holds them yet.
+    if let Some(limits) = Arc::get_mut(&mut config.limits) {
+        limits.audit_queue = before.audit_queue;
+        limits.sessions_per_user = before.sessions_per_user;
+        limits.on_limit = before.on_limit;
+    }
     let address = |config: &Config| config.admin.as_ref().map(|admin| admin.address);
-    differs("admin.address", address(config) != address(running));
+    if address(config) != address(running) {
+        differs("admin.address", true);
+        // The socket stays as it is bound, and so does who may speak to it: a token that the new address could do without is
+        // still asked for at the old one.
+        config.admin.clone_from(&running.admin);
+    }
     differs("log", config.log != running.log);
+    config.log.clone_from(&running.log);
     differs("audit", config.audit != running.audit);
+    config.audit.clone_from(&running.audit);
     restart
 }
 
@@ -157,18 +174,17 @@ fn keep_listeners(config: &mut Config, running: &Config) -> bool {
 
 /// Gives an order whenever the configuration or a file that it names has changed. For ever.
 pub async fn watch(source: PathBuf, current: Current, orders: Orders) {
-    let look = |source: &Path, edge: &Edge| edge.config.written.on_disk(source);
-    let mut known = look(&source, &current.load());
+    let look = |edge: &Edge| edge.config.written.on_disk(&source);
+    // As it was read, not as it is now: a start may take seconds.
+    let mut known = current.load().config.written.as_read(&source);
     let mut last = known.clone();
     loop {
         sleep(LOOK).await;
-        let seen = look(&source, &current.load());
+        let seen = look(&current.load());
         if seen == last && seen != known {
-            orders.give(Cause::Watch).await;
-            let after = look(&source, &current.load());
-            // Where it names other files now, they have just been read. Of the same ones, what was seen is what counts: they may
-            // have changed again.
-            known = if after.keys().eq(seen.keys()) { seen } else { after };
+            let outcome = orders.give(Cause::Watch).await;
+            // What was refused is not tried again until it is another.
+            known = if matches!(outcome, Some(Ok(_))) { current.load().config.written.as_read(&source) } else { seen };
             last.clone_from(&known);
             continue;
         }

@@ -23,10 +23,16 @@ const LONGEST_USER: usize = 1024;
 
 /// What a client has shown in its handshake, and proved to be its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate(Arc<CertificateDer<'static>>);
+pub struct ClientCertificate {
+    leaf: Arc<CertificateDer<'static>>,
+    /// Those who verified it are among the authorities of now.
+    is_believed: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCertificate {
+    #[error("an authority that verified it has been taken out since; connect anew")]
+    Authority,
     #[error("the certificate cannot be read")]
     Malformed,
     #[error("the certificate has expired")]
@@ -43,11 +49,19 @@ pub enum InvalidCertificate {
 
 impl ClientCertificate {
     pub fn new(leaf: CertificateDer<'static>) -> Self {
-        Self(Arc::new(leaf))
+        Self { leaf: Arc::new(leaf), is_believed: true }
+    }
+
+    /// The connection has outlived the authorities by which it was verified.
+    pub fn no_longer_believed(self) -> Self {
+        Self { is_believed: false, ..self }
     }
 
     pub fn principal(&self, rules: &Mtls, now: Now) -> Result<Principal, InvalidCertificate> {
-        let (rest, certificate) = X509Certificate::from_der(&self.0).map_err(|_| InvalidCertificate::Malformed)?;
+        if !self.is_believed {
+            return Err(InvalidCertificate::Authority);
+        }
+        let (rest, certificate) = X509Certificate::from_der(&self.leaf).map_err(|_| InvalidCertificate::Malformed)?;
         if !rest.is_empty() {
             return Err(InvalidCertificate::Malformed);
         }
@@ -76,7 +90,7 @@ impl ClientCertificate {
 
     /// SHA-256 of the certificate, in lower-case hex.
     fn fingerprint(&self) -> String {
-        digest(&SHA256, &self.0).as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
+        digest(&SHA256, &self.leaf).as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");
             text
         })

@@ -1,7 +1,8 @@
 //! Takes credentials out of a request.
 //!
 //! Each method of a route has one place where its credential stands. What is found there leaves the request, so that the
-//! upstream gets none, whichever of them counts. What could be read as two credentials, or as none, is refused here.
+//! upstream gets none, whichever of them counts. What could be read as two credentials, or as none, is refused here, and leaves
+//! the request as well: a method that is only looked at in the shadow does not end it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -68,7 +69,7 @@ pub fn take_bearer(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection>
     let token = match (values.next(), values.next()) {
         (None, _) => return Ok(None),
         (Some(value), None) => bearer(value),
-        _ => return Err(Rejection::AmbiguousRequest("a request has at most one Authorization")),
+        _ => Err(Rejection::AmbiguousRequest("a request has at most one Authorization")),
     };
     headers.remove(AUTHORIZATION);
     token.map(Some)
@@ -88,40 +89,43 @@ fn bearer(value: &HeaderValue) -> Result<Secret, Rejection> {
 ///
 /// RFC 6455 has subprotocols compared by case. A secret is one in every spelling, so these are not.
 fn take_subprotocol(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection> {
-    let (kept, tokens) = sorted(headers)?;
-    let token = one_of(tokens, "two subprotocols carry a token")?;
-    if token.is_some() {
-        headers.remove(SEC_WEBSOCKET_PROTOCOL);
-        if let Some(value) = HeaderValue::from_str(&kept).ok().filter(|_| !kept.is_empty()) {
-            headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
-        }
+    let (kept, tokens) = sorted(headers);
+    if tokens.is_empty() {
+        return Ok(None);
     }
-    match token {
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if let Some(value) = HeaderValue::from_str(&kept).ok().filter(|_| !kept.is_empty()) {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
+    }
+    match one_of(tokens.into_iter().collect::<Result<_, _>>()?, "two subprotocols carry a token")? {
         Some(token) if token.is_empty() => Err(malformed()),
         token => Ok(token),
     }
 }
 
 /// What is left of the list, and the tokens in it.
-fn sorted(headers: &HeaderMap) -> Result<(String, Vec<Secret>), Rejection> {
+fn sorted(headers: &HeaderMap) -> (String, Vec<Result<Secret, Rejection>>) {
     let (mut kept, mut tokens, mut lines) = (Vec::new(), Vec::new(), Vec::new());
     for line in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
-        lines.push(line.to_str().map_err(|_| Rejection::AmbiguousRequest("a subprotocol is not a token"))?);
+        match line.to_str() {
+            Ok(line) => lines.push(line),
+            Err(_) => tokens.push(Err(Rejection::AmbiguousRequest("a subprotocol is not a token"))),
+        }
     }
     let mut offers = offers(lines);
     while let Some(offer) = offers.next() {
         if offer.eq_ignore_ascii_case(MARKER) {
-            tokens.push(Secret::from(offers.next().ok_or_else(malformed)?));
+            tokens.push(offers.next().map(Secret::from).ok_or_else(malformed));
         } else if let Some(token) = behind(offer, PREFIX) {
-            tokens.push(Secret::from(token));
+            tokens.push(Ok(Secret::from(token)));
         } else if let Some(encoded) = behind(offer, ENCODED_PREFIX) {
             let encoded = behind(encoded, KUBERNETES).unwrap_or(encoded).trim_end_matches('=');
-            tokens.push(Secret::new(URL_SAFE_NO_PAD.decode(encoded).map_err(|_| malformed())?));
+            tokens.push(URL_SAFE_NO_PAD.decode(encoded).map(Secret::new).map_err(|_| malformed()));
         } else {
             kept.push(offer);
         }
     }
-    Ok((kept.join(", "), tokens))
+    (kept.join(", "), tokens)
 }
 
 /// The word `bearer` as the client offered it: what can be answered to a client whose other offers nobody takes.
@@ -162,14 +166,13 @@ pub fn take_cookie(headers: &mut HeaderMap, name: &str) -> Result<Option<Secret>
         let kept = kept.join(&b';');
         lines.extend(HeaderValue::from_bytes(kept.trim_ascii_start()).ok().filter(|line| !line.is_empty()));
     }
-    let value = one_of(values, "the cookie with the token stands twice")?;
-    if value.is_some() {
+    if !values.is_empty() {
         headers.remove(COOKIE);
         for line in lines {
             headers.append(COOKIE, line);
         }
     }
-    Ok(value)
+    one_of(values, "the cookie with the token stands twice")
 }
 
 /// RFC 6265, section 4.1.1: a value may stand in quotes, which are not part of it.
@@ -180,9 +183,8 @@ fn unquoted(value: &[u8]) -> &[u8] {
 /// The value of the one test identity. Other spellings of the header are removed with those of our own headers.
 fn take_bypass(headers: &mut HeaderMap, name: &HeaderName) -> Result<Option<Secret>, Rejection> {
     let values = headers.get_all(name).iter().map(|value| Secret::new(value.as_bytes())).collect();
-    let value = one_of(values, "a request has at most one test identity")?;
     headers.remove(name);
-    Ok(value)
+    one_of(values, "a request has at most one test identity")
 }
 
 /// Removes the query parameter `name`; every other byte of the query stays as it was.
@@ -193,10 +195,12 @@ fn take_parameter(uri: &mut Uri, name: &str) -> Result<Option<Secret>, Rejection
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if decoded(key).as_deref() == Some(name) { values.push(Secret::from(value)) } else { kept.push(pair) }
     }
-    let Some(value) = one_of(values, "a credential stands twice in the query")? else { return Ok(None) };
+    if values.is_empty() {
+        return Ok(None);
+    }
     let target = if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) };
     *uri = target.parse().map_err(|_| Rejection::AmbiguousRequest("the request target is not well formed"))?;
-    Ok(Some(value))
+    one_of(values, "a credential stands twice in the query")
 }
 
 fn parameter_value(written: &Secret) -> Result<Secret, Rejection> {
@@ -374,5 +378,34 @@ mod tests {
         headers.insert(COOKIE, HeaderValue::from_bytes(b"name=J\xfcrgen; access_token=t; x=\xff").unwrap());
         assert_eq!(text(take_cookie(&mut headers, "access_token").unwrap()).as_deref(), Some("t"));
         assert_eq!(headers[COOKIE].as_bytes(), b"name=J\xfcrgen; x=\xff");
+    }
+
+    #[test]
+    fn what_is_refused_leaves_the_request_too() {
+        let config = crate::config::for_test("auth = [\"header\"]");
+        let route = &config.routes[0];
+        let (head, _) =
+            http::Request::builder().uri("/ws?access_token=a&x=1&access_token=b&ticket=c&ticket=d").body(()).unwrap().into_parts();
+        for (method, fields) in [
+            (Method::Header, &[("authorization", "Bearer s3cret"), ("authorization", "Bearer s3cret")][..]),
+            (Method::Header, &[("authorization", "Digest s3cret")]),
+            (Method::Subprotocol, &[("sec-websocket-protocol", "bearer.s3cret, chat, bearer.s3cret")]),
+            (Method::Subprotocol, &[("sec-websocket-protocol", "bearer.s3cret, bearer")]),
+            (Method::Subprotocol, &[("sec-websocket-protocol", "base64url.bearer.authorization.s3cret!")]),
+            (Method::Cookie, &[("cookie", "a=b; access_token=s3cret; access_token=s3cret")]),
+            (Method::Bypass, &[("x-usher-bypass", "s3cret ada"), ("x-usher-bypass", "s3cret bob")]),
+            (Method::Query, &[]),
+            (Method::Ticket, &[]),
+        ] {
+            let mut parts = head.clone();
+            parts.headers = headers(fields);
+            assert!(super::take(method, route, &mut parts).is_err(), "{method:?}");
+            assert!(!format!("{:?}", parts.headers).contains("s3cret"), "{method:?} {:?}", parts.headers);
+            match method {
+                Method::Query => assert_eq!(parts.uri, "/ws?x=1&ticket=c&ticket=d"),
+                Method::Ticket => assert_eq!(parts.uri, "/ws?access_token=a&x=1&access_token=b"),
+                _ => assert_eq!(parts.uri, head.uri),
+            }
+        }
     }
 }

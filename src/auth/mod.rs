@@ -222,6 +222,10 @@ impl Asking<'_> {
 pub fn check_page(route: &config::Route, credential: Option<&Credential>, origin: Option<&str>, is_safe: bool) -> Result<(), Rejection> {
     match credential {
         Some(credential) if credential.method.is_sent_by_browsers() && origin.is_none() && !is_safe => Err(Rejection::MissingOrigin),
+        // A certificate comes from browsers and from devices. A browser names the page, which has to be one of ours.
+        Some(credential) if credential.method == Method::Mtls && origin.is_some() && route.origins.is_none() => {
+            Err(Rejection::ForbiddenOrigin)
+        }
         // The config asks for a list where such a method is. None is nobody's permission.
         Some(credential) if credential.method.is_sent_by_browsers() && route.origins.is_none() => Err(Rejection::ForbiddenOrigin),
         _ => Ok(()),

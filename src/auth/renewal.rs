@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::credential::Credential;
 use super::grant::Grant;
 use super::jwt::InvalidToken;
@@ -15,7 +17,8 @@ use crate::telemetry::request_id::RequestId;
 /// What a session needs to judge a new credential: the same rules, and the grant that it lives by.
 #[derive(Debug)]
 pub struct Renewal {
-    pub authenticator: Arc<Authenticator>,
+    /// Of the configuration in force: a session may live for weeks, and an issuer's keys change, or are taken back.
+    pub authenticator: Arc<ArcSwap<Authenticator>>,
     pub grant: Grant,
     pub request_id: RequestId,
     pub origin: Option<String>,
@@ -36,7 +39,8 @@ impl Renewal {
     pub async fn judge(self: Arc<Self>, credential: Credential, now: Now) -> Result<Grant, NotRenewed> {
         let presented = Presented { request_id: self.request_id.as_str(), origin: self.origin.as_deref(), peer: self.peer };
         let route = self.grant.route();
-        let proved = self.authenticator.prove(route, credential, presented, now).await.map_err(NotRenewed::Refused)?;
+        let authenticator = self.authenticator.load_full();
+        let proved = authenticator.prove(route, credential, presented, now).await.map_err(NotRenewed::Refused)?;
         let principal = &proved.principal;
         // Two issuers may name two people alike.
         let is_the_same = self.grant.principal().is_some_and(|old| old.subject == principal.subject && old.issuer == principal.issuer);

@@ -361,7 +361,7 @@ pub struct Drain {
     pub window: Duration,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Admin {
     pub address: SocketAddr,
     /// Required unless the address is loopback.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::secret::Secret;
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
     Memory { max_tickets: usize },
     Redis(Box<Redis>),

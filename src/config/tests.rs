@@ -222,6 +222,7 @@ fn client_certificates_want_an_authority_where_they_are_shown() {
         ("client_ca =", "client_auth = \"always\"\nclient_ca =", "is not a value of `client_auth`"),
         ("[[route]]", "[mtls]\nuser = \"cn\"\n[[route]]", "is not a value of `user`"),
         ("name = \"main\"", "name = \"mtls\"", "is the issuer of client certificates"),
+        ("name = \"main\"", "name = \"bypass\"", "is the issuer of test identities"),
         ("[[upstream]]", "[[listener]]\naddress = \"127.0.0.1:1\"\nplain = true\nclient_ca = \"x\"\n[[upstream]]", "come with TLS"),
     ] {
         let error = error_of(&asking.replace(from, to));

@@ -14,6 +14,8 @@ const LONGEST: u64 = 4 << 20;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Written {
     tables: toml::Table,
+    /// Of the whole text.
+    text: Fingerprint,
     files: BTreeMap<PathBuf, Fingerprint>,
 }
 
@@ -23,7 +25,7 @@ type Fingerprint = Option<Vec<u8>>;
 impl Written {
     pub fn new(text: &str, files: impl IntoIterator<Item = PathBuf>) -> Self {
         let files = files.into_iter().map(|path| (path.clone(), fingerprint(&path))).collect();
-        Self { tables: text.parse().unwrap_or_default(), files }
+        Self { tables: text.parse().unwrap_or_default(), text: Some(digest(&SHA256, text.as_bytes()).as_ref().to_vec()), files }
     }
 
     /// Top-level keys and files that are not the same in both.
@@ -33,6 +35,13 @@ impl Written {
         let both = self.files.iter().filter_map(|(path, fingerprint)| Some((path, fingerprint, other.files.get(path)?)));
         let files = both.filter(|(_, ours, theirs)| ours != theirs).map(|(path, ..)| path.display().to_string());
         keys.chain(files).collect()
+    }
+
+    /// The files as they were when they were read, the configuration's own among them.
+    pub fn as_read(&self, source: &Path) -> BTreeMap<PathBuf, Fingerprint> {
+        let mut files = self.files.clone();
+        files.insert(source.to_owned(), self.text.clone());
+        files
     }
 
     /// The same files as they are now, and the configuration's own.

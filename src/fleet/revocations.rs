@@ -188,6 +188,7 @@ impl Fleet {
                 Event::FleetHeard { outcome: "unreadable", delay: None }.emit();
                 continue;
             };
+            self.bulletin.outlive(order);
             let outcome = match hear(&self.registry, &self.revocations, order, now) {
                 Ok(Applied::New) => "new",
                 Ok(Applied::Known) => "known",

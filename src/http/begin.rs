@@ -99,13 +99,8 @@ pub(super) async fn begin(client: ClientSide, grant: Grant, reached: Reached, at
     };
     let close_timeout = keepalive.close_timeout;
     let revalidation = Revalidation::of(&grant, now);
-    let renewal = renews.then(|| Renewal {
-        authenticator: Arc::clone(&edge.authenticator),
-        grant,
-        request_id,
-        origin: attempted.origin,
-        peer: address,
-    });
+    let renewal =
+        renews.then(|| Renewal { authenticator: Arc::clone(&edge.in_force), grant, request_id, origin: attempted.origin, peer: address });
     let speaks = renews || client.awaits_greeting;
     let conversation = speaks.then(|| Conversation::new(client.dialect, renewal, client.awaits_greeting));
 

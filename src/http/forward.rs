@@ -75,7 +75,8 @@ pub async fn answer(request: Request<Incoming>, client: &Client, worker: &Worker
         Err(rejection) => {
             Event::RequestRejected { about, rejection: &rejection }.emit();
             let mut answer = response::problem(&rejection, request_id.as_str());
-            if matches!(rejection, Rejection::AmbiguousRequest(_)) {
+            // Another certificate takes another handshake.
+            if matches!(rejection, Rejection::AmbiguousRequest(_) | Rejection::InvalidCertificate(_)) {
                 answer.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
             }
             answer.map(|body| AnswerBody::Whole(Full::new(body)))
@@ -104,7 +105,7 @@ async fn forward(
 
     let origin = origin_of(&parts.headers)?;
     auth::check_origin(&route, origin.as_deref())?;
-    client.show_certificate(&mut parts);
+    client.show_certificate(edge, &mut parts);
     let credential = auth::take_credential(&route, &mut parts)?;
     known.method = credential.as_ref().map(|credential| credential.method);
     auth::check_page(&route, credential.as_ref(), origin.as_deref(), parts.method.is_safe())?;
@@ -151,7 +152,7 @@ fn jwks(worker: &Worker) -> Response<Bytes> {
 }
 
 /// The name in an authority that the guard has let pass: lower case, without port.
-fn host_of(authority: &str) -> String {
+pub fn host_of(authority: &str) -> String {
     let name = match authority.rsplit_once(':') {
         Some((name, port)) if !port.ends_with(']') => name,
         _ => authority,

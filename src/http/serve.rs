@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
+use rustls::RootCertStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -20,6 +21,7 @@ use super::{forward, response, upgrade};
 use crate::app::Worker;
 use crate::auth::certificate::ClientCertificate;
 use crate::config;
+use crate::edge::Edge;
 use crate::listener::Permit;
 use crate::listener::waiting_room::Waiting;
 use crate::rejection::Rejection;
@@ -39,6 +41,9 @@ pub struct Client {
     pub deadline: Instant,
     /// What it has shown in the handshake.
     pub certificate: Option<ClientCertificate>,
+    /// Which of the edge's doors it came in by, and who verified certificates there.
+    pub door: usize,
+    pub authorities: Option<Arc<RootCertStore>>,
 }
 
 impl Client {
@@ -47,10 +52,18 @@ impl Client {
     }
 
     /// Puts the certificate where the methods look for credentials. That of a trusted peer is its own, not its clients'.
-    pub fn show_certificate(&self, parts: &mut Parts) {
-        if let Some(certificate) = self.certificate.as_ref().filter(|_| !self.is_trusted_proxy()) {
-            parts.extensions.insert(certificate.clone());
+    pub fn show_certificate(&self, edge: &Edge, parts: &mut Parts) {
+        if let Some(certificate) = self.certificate.clone().filter(|_| !self.is_trusted_proxy()) {
+            let shown = if self.is_still_believed(edge) { certificate } else { certificate.no_longer_believed() };
+            parts.extensions.insert(shown);
         }
+    }
+
+    /// A connection may live on while an authority is taken out. One that was added changes nothing for it.
+    fn is_still_believed(&self, edge: &Edge) -> bool {
+        let Some(then) = &self.authorities else { return true };
+        let now = edge.doors.get(self.door).and_then(|door| door.authorities.as_ref());
+        now.is_some_and(|now| Arc::ptr_eq(then, now) || then.roots.iter().all(|root| now.roots.contains(root)))
     }
 
     pub fn is_trusted_proxy(&self) -> bool {

@@ -135,7 +135,7 @@ fn admit(
     }
     attempted.origin = origin_of(&parts.headers)?;
     auth::check_origin(&route, attempted.origin.as_deref())?;
-    client.show_certificate(&mut parts);
+    client.show_certificate(edge, &mut parts);
     let credential = auth::take_credential(&route, &mut parts)?;
     attempted.method = credential.as_ref().map(|credential| credential.method);
     auth::check_page(&route, credential.as_ref(), attempted.origin.as_deref(), false)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::{RootCertStore, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -42,6 +42,8 @@ pub struct Bound {
 pub struct Door {
     pub config: Arc<config::Listener>,
     pub tls: Option<Arc<ServerConfig>>,
+    /// Who may sign clients' certificates, where these are asked for.
+    pub authorities: Option<Arc<RootCertStore>>,
 }
 
 /// How many client connections there are, and may be.
@@ -136,7 +138,7 @@ fn is_the_peer_s(error: &io::Error) -> bool {
 }
 
 fn admit(stream: TcpStream, peer: SocketAddr, door: usize, worker: Worker) {
-    let Some(Door { config, tls }) = worker.edge.doors.get(door).cloned() else { return };
+    let Some(Door { config, tls, authorities }) = worker.edge.doors.get(door).cloned() else { return };
     let Some(permit) = worker.edge.ceiling.enter() else {
         Event::LimitReached { limit: "connections", peer: Some(peer.ip()) }.emit();
         return;
@@ -145,7 +147,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, door: usize, worker: Worker) {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let Ok(waiting) = worker.edge.waiting_room.admit(peer.ip(), &config) else { return };
     let deadline = Instant::now() + worker.edge.config.limits.handshake_timeout;
-    let mut client = Client { peer, listener: config, permit, waiting: Some(waiting), deadline, certificate: None };
+    let mut client = Client { peer, listener: config, permit, waiting: Some(waiting), deadline, certificate: None, door, authorities };
     tokio::spawn(async move {
         match tls {
             None => serve::serve(Stream::Tcp(stream), client, worker).await,

@@ -15,6 +15,7 @@ use crate::auth::principal::Principal;
 use crate::clock::Now;
 use crate::config::{Config, Route, Sticky};
 use crate::edge::Edge;
+use crate::http::forward::host_of;
 use crate::rejection::Rejection;
 use crate::telemetry::event::{Attempt, Event};
 use crate::ticket::endpoint::{Asked, preflight, refusal};
@@ -38,7 +39,7 @@ async fn respond(edge: &Edge, parts: &mut Parts, origin: Option<&str>, asked: As
         HttpMethod::GET => {}
         _ => return Err(Rejection::MethodNotAllowed { allow: "GET, OPTIONS" }),
     }
-    let route = route_asked_for(edge, parts.uri.query().unwrap_or_default())?;
+    let route = route_asked_for(edge, asked.host, parts.uri.query().unwrap_or_default())?;
     let principal = edge.tickets.asker(parts, origin, asked.peer, now).await?;
     let body = told(&edge.config, route, principal.as_ref(), asked.peer)?;
     let mut answer = Response::new(Bytes::from(body.to_string()));
@@ -47,15 +48,19 @@ async fn respond(edge: &Edge, parts: &mut Parts, origin: Option<&str>, asked: As
     Ok(answer)
 }
 
-/// By its path as the configuration writes it; without a name, the only one that asks for a credential.
-fn route_asked_for<'a>(edge: &'a Edge, query: &str) -> Result<&'a Route, Rejection> {
+/// By its path as the configuration writes it; without a name, the only one that asks for a credential. Where several hosts
+/// have a route of this name, it is that of the host at which the client asks.
+fn route_asked_for<'a>(edge: &'a Edge, authority: &str, query: &str) -> Result<&'a Route, Rejection> {
     let mut names = query.split('&').filter_map(|pair| pair.split_once('=')).filter(|(key, _)| *key == "route");
     let routes = edge.config.routes.iter().filter(|route| !route.auth.is_empty());
     let mut found: Vec<_> = match (names.next(), names.next()) {
         (None, _) => routes.collect(),
         (Some((_, name)), None) => {
             let name = decoded(name).ok_or(Rejection::InvalidRequest("the route is not well written"))?;
-            routes.filter(|route| *route.name == *name).take(1).collect()
+            let same: Vec<_> = routes.filter(|route| *route.name == *name).collect();
+            let host = host_of(authority);
+            let here = same.iter().find(|route| route.hosts.iter().any(|pattern| pattern.matches(&host)));
+            here.or_else(|| same.iter().find(|route| route.hosts.is_empty())).or(same.first()).copied().into_iter().collect()
         }
         _ => return Err(Rejection::InvalidRequest("one route at a time")),
     };
@@ -74,20 +79,22 @@ pub fn told(config: &Config, route: &Route, principal: Option<&Principal>, peer:
         (Sticky::User, Some(principal)) => migration.assigned(&route.name, &Client::User(principal)),
         (Sticky::Address, _) => migration.assigned(&route.name, &Client::at(peer)),
     };
-    let first = |is_wanted: &dyn Fn(Method) -> bool| route.auth.iter().copied().find(|method| is_wanted(*method));
+    // Test identities are nobody's way in, and nothing to tell strangers of.
+    let offered = || route.auth.iter().copied().filter(|method| *method != Method::Bypass);
+    let first = |is_wanted: &dyn Fn(Method) -> bool| offered().find(|method| is_wanted(*method));
     // Outside of every share a client goes on as before. Without any share the preferred way that is not to go is for all.
     let method = match assigned {
         Some(method) => Some(method),
         None if migration.rollout.shares.is_empty() => first(&|method| !migration.is_legacy(method)),
         None => first(&|method| migration.is_legacy(method)),
     };
-    let method = method.or_else(|| route.auth.first().copied()).ok_or(Rejection::NoRoute)?;
+    let method = method.or_else(|| offered().next()).ok_or(Rejection::NoRoute)?;
     let day = |at: Option<crate::clock::UnixMillis>| at.map(crate::clock::UnixMillis::to_rfc3339);
     Ok(json!({
         "route": &*route.name,
         "method": method.name(),
         "legacy": migration.is_legacy(method),
-        "methods": route.auth.iter().map(|method| method.name()).collect::<Vec<_>>(),
+        "methods": offered().map(Method::name).collect::<Vec<_>>(),
         "legacy_methods": migration.legacy.iter().map(|method| method.name()).collect::<Vec<_>>(),
         "enforced": migration.rollout.enforce,
         "deprecated": day(migration.deprecated),

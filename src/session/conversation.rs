@@ -142,7 +142,7 @@ impl Conversation {
         if let (Some(renewal), Some(principal)) = (&self.renewal, grant.principal()) {
             session.identity.renew(principal);
             // It may have been revoked since it was judged, when the session did not bear its name yet.
-            if renewal.authenticator.revocations().find(principal, now.wall).is_some() {
+            if renewal.authenticator.load().revocations().find(principal, now.wall).is_some() {
                 session.close(CloseReason::Revoked);
             }
         }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use arc_swap::ArcSwap;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -76,7 +77,7 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
         close_codes: CloseCodes::Rfc,
     };
     let renewal = Renewal {
-        authenticator: Arc::new(Authenticator::new(issuers, tickets, revocations, config.mtls.clone())),
+        authenticator: Arc::new(ArcSwap::from_pointee(Authenticator::new(issuers, tickets, revocations, config.mtls.clone()))),
         grant,
         request_id: RequestId::random(),
         origin: None,

@@ -52,16 +52,18 @@ struct Certificates {
     first: Arc<CertifiedKey>,
 }
 
-pub fn config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+/// `authorities`: those of [`Tls::clients`].
+pub fn config(tls: &Tls, authorities: Option<&Arc<RootCertStore>>) -> Result<Arc<ServerConfig>, TlsError> {
     let certificates = Certificates::load(tls)?;
     let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
         TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::Tls13 => &[&rustls::version::TLS13],
     };
     let provider = Arc::new(CryptoProvider { cipher_suites: SUITES.to_vec(), ..aws_lc_rs::default_provider() });
-    let verifier = match &tls.clients {
-        None => WebPkiClientVerifier::no_client_auth(),
-        Some(clients) => verifier(clients, &provider)?,
+    let verifier = match (&tls.clients, authorities) {
+        (None, _) => WebPkiClientVerifier::no_client_auth(),
+        (Some(clients), Some(authorities)) => verifier(clients, authorities, &provider)?,
+        (Some(clients), None) => return Err(no_authority(&clients.ca_file)),
     };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -87,8 +89,12 @@ pub fn config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
 }
 
 /// Who has no certificate is let through where the listener says so; who has a wrong one is not.
-fn verifier(clients: &ClientCertificates, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(&clients.ca_file)?), Arc::clone(provider));
+fn verifier(
+    clients: &ClientCertificates,
+    authorities: &Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), Arc::clone(provider));
     let builder = if clients.is_required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|error| TlsError { file: clients.ca_file.display().to_string(), problem: error.to_string() })
 }
@@ -100,7 +106,8 @@ pub fn check_client(clients: &ClientCertificates, chain: &[CertificateDer<'_>], 
         let problem = "a certificate of these authorities is required, and none is shown".to_owned();
         return if clients.is_required { Err(TlsError { file: file(), problem }) } else { Ok(()) };
     };
-    let verifier = verifier(clients, &Arc::new(aws_lc_rs::default_provider()))?;
+    let authorities = Arc::new(authorities(&clients.ca_file)?);
+    let verifier = verifier(clients, &authorities, &Arc::new(aws_lc_rs::default_provider()))?;
     verifier.verify_client_cert(leaf, others, at).map_err(|error| TlsError { file: file(), problem: error.to_string() })?;
     Ok(())
 }
@@ -111,10 +118,11 @@ pub fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
     for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.to_string()))? {
         roots.add(certificate.map_err(|error| wrong(error.to_string()))?).map_err(|error| wrong(error.to_string()))?;
     }
-    if roots.is_empty() {
-        return Err(wrong("it holds no certificate".to_owned()));
-    }
-    Ok(roots)
+    if roots.is_empty() { Err(no_authority(file)) } else { Ok(roots) }
+}
+
+fn no_authority(file: &Path) -> TlsError {
+    TlsError { file: file.display().to_string(), problem: "it holds no certificate".to_owned() }
 }
 
 /// A certificate chain with its key, and the names (lower case) that it is made for.

@@ -32,6 +32,28 @@ async fn config(usher: &Usher, query: &str, token: Option<&str>) -> (u16, Value)
     (answer.status, serde_json::from_str(&answer.body).unwrap())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_told_the_way_in_at_its_own_host_and_never_that_of_tests() {
+    let echo = Echo::start().await;
+    let lines = |host: &str, auth: &str| routes(&format!("hosts = [\"{host}\"]\nauth = {auth}\norigins = [\"https://app.example.com\"]"));
+    let all = [
+        lines("a.example.com", "[\"bypass\", \"ticket\", \"header\"]"),
+        lines("*.other.example.com", "[\"cookie\"]"),
+        "[bypass]\nsecret_file = \"bypass\"\n".to_owned(),
+    ];
+    let usher = Setup::new(echo.url()).routes(&all.concat()).file("bypass", "b".repeat(40)).argument("--allow-bypass").start().await;
+    for (host, method, methods) in [
+        ("a.example.com", "ticket", json!(["ticket", "header"])),
+        ("b.other.example.com:8443", "cookie", json!(["cookie"])),
+        ("api.example.com", "ticket", json!(["ticket", "header"])),
+    ] {
+        let request = format!("GET /websocket/config?route=/ws HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let told: Value = serde_json::from_str(&client::http(usher.plain, request.as_bytes()).await.body).unwrap();
+        assert_eq!((&told["method"], &told["methods"]), (&json!(method), &methods), "{host} {told}");
+    }
+    usher.finish().await;
+}
+
 /// As `Usher::issue_ticket`, but so many are not all looked for in the logs.
 async fn ticket(usher: &Usher, token: &str) -> String {
     let request = format!(

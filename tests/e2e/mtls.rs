@@ -10,6 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -18,7 +19,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use crate::first_message::close_frame;
 use crate::revocation::{JSON, post};
 use crate::support::usher::Socket;
-use crate::support::{Backend, Echo, Setup, Usher};
+use crate::support::{Backend, Echo, Setup, Usher, upgrade_request};
 
 const LISTENERS: &str = r#"
     [[listener]]
@@ -59,6 +60,11 @@ const ROUTES: &str = r#"
     upstream = "chat"
     auth = ["header", "mtls"]
     identity_headers = { "X-User-Id" = "sub" }
+    [[route]]
+    path = "/pages"
+    upstream = "chat"
+    auth = ["mtls"]
+    origins = ["https://app.example.com"]
     [[route]]
     path = "/admin"
     upstream = "chat"
@@ -119,6 +125,15 @@ impl Clients {
             setup = setup.file(&format!("{file}.pem"), certificate).file(&format!("{file}.key"), key);
         }
         Self { usher: setup.start().await }
+    }
+
+    /// The so many-th of this process.
+    async fn reload(&self, number: usize) {
+        self.usher.signal("HUP");
+        let line = format!("usher_reloads_total{{outcome=\"applied\"}} {number}");
+        while !self.usher.metrics().await.contains(&line) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 
     fn path(&self, file: &str) -> String {
@@ -338,4 +353,100 @@ async fn a_session_ends_with_its_certificate_and_a_resumed_handshake_does_not_br
     assert!(metrics.contains("usher_tls_handshakes_total{outcome=\"resumed\"} 1"), "{metrics}");
     let audit = clients.usher.finish().await;
     assert!(audit.iter().any(|line| line.to_string().contains("the certificate has expired")), "{audit:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_does_not_open_a_socket_with_the_certificate_that_its_browser_shows() {
+    let echo = Echo::start().await;
+    let clients = Clients::start(&echo.url(), 86_400).await;
+    let ada = clients.connector(Some("ada"));
+    let page = ("origin", "https://app.example.com");
+    for (target, origin, is_in) in [
+        ("/who", None, true),
+        ("/who", Some(page.1), false),
+        ("/who", Some("null"), false),
+        ("/pages", Some(page.1), true),
+        ("/pages", None, true),
+        ("/pages", Some("https://evil.example"), false),
+    ] {
+        let headers: Vec<_> = origin.map(|origin| (page.0, origin)).into_iter().collect();
+        match clients.open(&ada, OPTIONAL, target, &headers).await {
+            Ok(_) => assert!(is_in, "{target} {origin:?}"),
+            Err(refused) => assert!(!is_in && refused["code"] == "FORBIDDEN_ORIGIN", "{target} {origin:?} {refused}"),
+        }
+    }
+    // Where the token is what counts, whoever shows it has it.
+    let bearer = format!("Bearer {}", clients.usher.token("eve"));
+    drop(clients.open(&ada, OPTIONAL, "/token-first", &[page, ("authorization", &bearer)]).await.unwrap());
+    clients.usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_does_not_outlive_the_authority_of_its_certificate() {
+    let backend = Backend::start().await;
+    let clients = Clients::start(&backend.url(), 86_400).await;
+    let ada = clients.connector(Some("ada"));
+    let address = clients.usher.listeners[OPTIONAL];
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let tcp = TcpStream::connect(address).await.unwrap();
+        kept.push(ada.connect("localhost".try_into().unwrap(), tcp).await.unwrap());
+    }
+    let get = format!("GET /who HTTP/1.1\r\nHost: localhost:{}\r\n\r\n", address.port());
+    let upgrade = upgrade_request("/who", "");
+    for stream in &mut kept {
+        assert!(ask(stream, &get).await.starts_with("HTTP/1.1 200 "));
+    }
+    // Another one beside it changes nothing.
+    let (ours, others) = (clients.path("clients.pem"), clients.path("others.pem"));
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    std::fs::write(&ours, read(&ours) + &read(&others)).unwrap();
+    clients.reload(1).await;
+    for stream in &mut kept {
+        assert!(ask(stream, &get).await.starts_with("HTTP/1.1 200 "));
+    }
+    std::fs::write(&ours, read(&others)).unwrap();
+    clients.reload(2).await;
+    for (stream, request) in kept.iter_mut().zip([&get, &upgrade, &get.replace("/who", "/token-first")]) {
+        let answer = ask(stream, request).await;
+        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("INVALID_CERTIFICATE"), "{request} {answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+    clients.usher.finish().await;
+}
+
+/// Sends a request and reads what comes of it: a head, and the body that it promises.
+async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, request: &str) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    loop {
+        if let Some((head, body)) = heard.split_once("\r\n\r\n") {
+            let head = head.to_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
+            if body.len() >= length {
+                return heard;
+            }
+        }
+        let mut bytes = [0; 4096];
+        match stream.read(&mut bytes).await.unwrap() {
+            0 => return heard,
+            count => heard.push_str(std::str::from_utf8(&bytes[..count]).unwrap()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_hears_that_an_authority_was_taken_out() {
+    let echo = Echo::start().await;
+    let (ours, others) = (authority("clients"), authority("others"));
+    let table = "[[listener]]\naddress = \"127.0.0.1:0\"\ncertificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]\nclient_ca = \"clients.pem\"\n";
+    let usher = Setup::new(echo.url()).extra(table).file("clients.pem", ours.pem() + &others.pem()).argument("--watch").start().await;
+    std::fs::write(usher.folder().join("clients.pem"), others.pem()).unwrap();
+    let heard = async {
+        while !usher.metrics().await.contains("usher_reloads_total{outcome=\"applied\"} 1") {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), heard).await.expect("nobody looked");
+    usher.finish().await;
 }

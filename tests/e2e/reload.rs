@@ -3,12 +3,14 @@
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use futures_util::SinkExt;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
+use crate::first_message::{auth, json as json_of};
 use crate::support::client::{self, Answer, Raw};
 use crate::support::usher::{certificate, is_alive};
-use crate::support::{Echo, Setup, Usher};
+use crate::support::{Echo, KeyServer, Setup, Signer, Usher, token};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -187,4 +189,73 @@ async fn reloads_under_load_cost_nobody_anything() {
     }
     drop(kept);
     std::sync::Arc::into_inner(usher).unwrap().finish().await;
+}
+
+/// A session outlives keys: what its client gets from the issuer meanwhile is signed with those of today.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_is_judged_by_the_keys_in_force_and_not_by_those_of_the_session_s_start() {
+    let echo = Echo::start().await;
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let published = KeyServer::publishing(&[&old]).await;
+    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"header\"]\n[route.reauth]\nproactive = true\n";
+    let usher = Setup::new(echo.url()).routes(routes).issuer(&published.table("other", "")).start().await;
+    let of = |signer: &Signer, seconds: u64| {
+        let made = signer.token(&published, "ada", json!({ "exp": token::now() + seconds, "jti": seconds.to_string() }));
+        usher.keep_secret(&made);
+        made
+    };
+    let open = async |token: &str| usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap();
+    let (mut remote, mut shared) = (open(&of(&old, 600)).await, usher.connect("ada").await);
+
+    // The issuer's keys turn after a reload that had nothing to do with them.
+    edit(&usher, "path = \"/ws\"", "path = \"/v2\"");
+    std::fs::write(usher.folder().join("secret"), "a secret that nobody had before this day").unwrap();
+    assert_eq!(usher_reload(&usher).await.0, 0);
+    published.publish(&[&new]);
+    remote.send(auth(&of(&new, 1200))).await.unwrap();
+    assert_eq!(json_of(&mut remote).await["type"], "auth_ok");
+    remote.send(auth(&of(&old, 1800))).await.unwrap();
+    assert_eq!(json_of(&mut remote).await["type"], "error", "its key has gone");
+
+    // What an operator took back does not keep anybody in.
+    shared.send(auth(&usher.token_with("ada", json!({ "exp": token::now() + 1800 })))).await.unwrap();
+    assert_eq!(json_of(&mut shared).await["type"], "error");
+    for socket in [&mut remote, &mut shared] {
+        is_alive(socket).await;
+    }
+    drop((remote, shared));
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_listener_that_is_taken_out_of_the_file_still_asks_for_its_token() {
+    let echo = Echo::start().await;
+    let token = "0123456789abcdef";
+    let setup = Setup::new(echo.url()).file("admin-token", token.to_owned()).admin_lines("token_file = \"admin-token\"");
+    let usher = setup.start().await;
+    let ask = async |authorization: &str| {
+        let mut raw = Raw::connect(usher.admin).await;
+        raw.send(format!("GET /status HTTP/1.1\r\nhost: {}\r\n{authorization}\r\n", usher.admin)).await;
+        Answer::parse(&raw.read_to_close().await).status
+    };
+    let bearer = format!("authorization: Bearer {token}\r\n");
+    assert_eq!((ask("").await, ask(&bearer).await), (401, 200));
+
+    // Elsewhere, on loopback, it could do without a token. Here it is still bound where it was. What waits is named each time.
+    let path = usher.folder().join("usher.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("[admin]").unwrap();
+    let behind = rest.split_once("[audit]").unwrap().1;
+    for (turn, table) in ["[admin]\naddress = \"127.0.0.1:9\"\n", "", ""].into_iter().enumerate() {
+        std::fs::write(&path, format!("{before}{table}[audit]{behind}")).unwrap();
+        usher.signal("HUP");
+        let named = async {
+            while usher.log().lines().filter(|line| line.contains("config_needs_restart") && line.contains("admin.address")).count() <= turn
+            {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, named).await.expect("it is not named");
+        assert_eq!((ask("").await, ask(&bearer).await), (401, 200), "{table}");
+    }
 }

@@ -105,6 +105,27 @@ async fn what_is_revoked_at_one_node_ends_at_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_order_for_longer_than_keep_stays_in_the_stream_until_it_ends() {
+    let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
+    let short = format!("{}\n[revocation]\nkeep = \"2s\"", store(&server));
+    let first = usher(&echo, &short).await;
+    let left = || server.cli(&["PTTL", STREAM]).trim().parse::<u64>().unwrap();
+    let hour = 3_600_000;
+    revoke(&first, &json!({"user": "ada", "until": (token::now() + 3600) * 1000})).await;
+    assert!((hour - 60_000..=hour).contains(&left()), "{}", left());
+    // Neither a shorter one nor another process that has only heard of it takes that back.
+    revoke(&first, &json!({"user": "bob"})).await;
+    let second = usher(&echo, &short).await;
+    revoke(&second, &json!({"user": "eve"})).await;
+    assert!((hour - 60_000..=hour).contains(&left()), "{}", left());
+    // An end without measure is one that Redis can hold.
+    revoke(&second, &json!({"user": "eve", "until": u64::MAX})).await;
+    assert!(left() > hour);
+    first.finish().await;
+    second.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_starts_later_has_heard_of_it_before_it_lets_anybody_in() {
     let pair = Pair::start().await;
     revoke(&pair.a, &json!({"user": "ada"})).await;

@@ -56,9 +56,10 @@ pub struct RemoteKeys {
     finished: watch::Sender<u64>,
 }
 
+#[derive(Clone)]
 struct Held {
     set: Arc<KeySet>,
-    keys: Vec<Jwk>,
+    keys: Arc<[Jwk]>,
     fetched_at: UnixMillis,
 }
 
@@ -130,6 +131,16 @@ impl Issuers {
         self
     }
 
+    /// What those of before the reload hold is held here too, where it is the set of the same issuer at the same address: it
+    /// may be on no disk, and the issuer may be away.
+    pub fn go_on_from(&self, before: &Self) {
+        for remote in self.remote() {
+            if let Some(same) = before.remote().find(|other| remote.has_the_set_of(other)) {
+                remote.take_over(same);
+            }
+        }
+    }
+
     /// Fetches every set once, for as long as a start may take.
     pub async fn prefetch(&self) {
         let mut all: JoinSet<()> = self.remote().cloned().map(RemoteKeys::prefetch).collect();
@@ -162,6 +173,19 @@ impl RemoteKeys {
             wanted: Notify::new(),
             finished: watch::Sender::new(0),
         })
+    }
+
+    fn has_the_set_of(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.issuer, &other.issuer);
+        ours.issuer == theirs.issuer && ours.algorithms == theirs.algorithms && self.source.origin() == other.source.origin()
+    }
+
+    fn take_over(&self, before: &Self) {
+        let theirs = before.held.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if theirs.as_ref().map(|held| held.fetched_at) > held.as_ref().map(|held| held.fetched_at) {
+            *held = theirs;
+        }
     }
 
     /// What verifies tokens now.
@@ -263,8 +287,8 @@ impl RemoteKeys {
     /// Says whether it differs from what was held.
     fn hold(&self, set: KeySet, keys: Vec<Jwk>, fetched_at: UnixMillis) -> bool {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = held.as_ref().is_none_or(|held| held.keys != keys);
-        *held = Some(Held { set: Arc::new(set), keys, fetched_at });
+        let is_new = held.as_ref().is_none_or(|held| *held.keys != *keys);
+        *held = Some(Held { set: Arc::new(set), keys: keys.into(), fetched_at });
         is_new
     }
 

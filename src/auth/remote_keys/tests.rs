@@ -310,3 +310,26 @@ async fn the_last_good_set_outlives_the_process_and_a_fetched_one_replaces_it() 
     assert!(later.verify(&new.token(&published.base, 60), Now::read()).is_ok());
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[tokio::test]
+async fn a_reload_while_the_issuer_is_away_and_the_disk_is_full_loses_no_key() {
+    let (good, other) = (Signer::new("good"), Signer::new("other"));
+    let published = Published::start(set(&[&good])).await;
+    let before = published.by_url();
+    before.prefetch().await;
+    published.say(Answers::Nothing);
+    let after = published.by_url();
+    after.go_on_from(&before);
+    after.prefetch().await;
+    assert_eq!(after.figures(Now::read().wall)[0].state, "stale");
+    assert!(after.verify(&good.token(&published.base, 60), Now::read()).is_ok());
+    assert_eq!(after.verify(&other.token(&published.base, 60), Now::read()), Err(InvalidToken::UnknownKey));
+    // What came later is not replaced by what was there before, and another address is another issuer's.
+    published.say(set(&[&other]));
+    after.prefetch().await;
+    after.go_on_from(&before);
+    assert!(after.verify(&other.token(&published.base, 60), Now::read()).is_ok());
+    let elsewhere = published.issuers(&format!("jwks_url = \"{}/others\"", published.base), "");
+    elsewhere.go_on_from(&before);
+    assert_eq!(elsewhere.verify(&good.token(&published.base, 60), Now::read()), Err(InvalidToken::NoKeys));
+}

@@ -10,6 +10,9 @@ pub(super) fn issuer(section: &Section<'_, '_>, seen: &mut Names) -> Option<Issu
         if name == crate::auth::certificate::ISSUER {
             reader.error(span, format!("`{name}` is the issuer of client certificates"), "give this one another name");
         }
+        if name == crate::auth::bypass::ISSUER {
+            reader.error(span, format!("`{name}` is the issuer of test identities"), "give this one another name");
+        }
     }
     let issuer = section.required("issuer", "the `iss` that its tokens carry");
     let audience = section.list("audience").unwrap_or_default();

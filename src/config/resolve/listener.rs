@@ -22,7 +22,7 @@ pub(super) fn listener(section: &Section<'_, '_>, seen: &mut Names) -> Option<Li
     let plain = section.boolean("plain", false);
     let min_version = choice(section, "min_tls", &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)], TlsVersion::Tls12);
     let trusted_peers = section.parsed_list("trusted_peers", network);
-    let clients = section.text("client_ca").map(|(file, _)| reader.path(&file));
+    let clients = section.text("client_ca").map(|(file, _)| reader.file(&file));
     let is_required = choice(section, "client_auth", &[("optional", false), ("required", true)], false);
     if let Some(written) = section.value("client_ca").or_else(|| section.value("client_auth")).filter(|_| plain || clients.is_none()) {
         let (message, help) = if plain {

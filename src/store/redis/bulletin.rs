@@ -19,6 +19,7 @@ use super::fault::Fault;
 use super::lane::Lane;
 use super::{BULLETIN_LANE, ask_all, millis};
 use crate::auth::revocation::Revocation;
+use crate::clock::{Now, UnixMillis};
 use crate::config;
 use crate::config::store::Redis;
 use crate::store::OpenError;
@@ -29,6 +30,8 @@ pub const BLOCK: Duration = Duration::from_secs(1);
 /// Entries of one read.
 const PAGE: usize = 500;
 const FIELD: &str = "order";
+/// A hundred years: an order may name any end, and Redis has no numbers for all of them.
+const LONGEST_KEPT: Duration = Duration::from_secs(100 * 366 * 86_400);
 /// No order that a node gives is longer: its names have a kilobyte each, and JSON may write a byte as six.
 const LONGEST: usize = 16 * 1024;
 pub(super) const NOTICE: &str = "notice";
@@ -39,6 +42,8 @@ pub struct Bulletin {
     notices: String,
     /// In milliseconds; a reload may change it.
     keep: AtomicU64,
+    /// The latest end of an order that was written or heard.
+    latest: AtomicU64,
     length: usize,
     lane: Lane,
     dialer: Dialer,
@@ -85,6 +90,7 @@ impl Bulletin {
             key: format!("{}revocations", config.prefix),
             notices: notices_key(&config.prefix),
             keep: AtomicU64::new(millis(revocation.keep)),
+            latest: AtomicU64::new(0),
             // Nodes that write the same at once leave room for each other.
             length: revocation.max_entries.saturating_mul(2),
             lane: Lane::new(BULLETIN_LANE, &dialer, config.timeout, config.max_in_flight),
@@ -111,13 +117,21 @@ impl Bulletin {
         accepted(&answer.map_err(|error| Fault::from(&error))?)
     }
 
+    /// The stream stays for as long as this order is in force, for who starts then has nobody else to hear it from.
+    pub fn outlive(&self, order: &Revocation) {
+        self.latest.fetch_max(order.until.0, Ordering::Relaxed);
+    }
+
     fn pipeline(&self, orders: &[Revocation]) -> Result<Pipeline, Fault> {
         let mut pipeline = pipe();
         for order in orders {
+            self.outlive(order);
             let json = serde_json::to_string(order).map_err(|_| Fault::Other)?;
             pipeline.cmd("XADD").arg(&self.key).arg("MAXLEN").arg("~").arg(self.length).arg("*").arg(FIELD).arg(json);
         }
-        pipeline.cmd("PEXPIRE").arg(&self.key).arg(self.keep.load(Ordering::Relaxed));
+        let left = UnixMillis(self.latest.load(Ordering::Relaxed)).since(Now::read().wall);
+        let keep = self.keep.load(Ordering::Relaxed).max(millis(left)).min(millis(LONGEST_KEPT));
+        pipeline.cmd("PEXPIRE").arg(&self.key).arg(keep);
         Ok(pipeline)
     }
 

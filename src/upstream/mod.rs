@@ -11,13 +11,15 @@ pub mod signed_context;
 pub mod upgrade;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
 use crate::config;
+
+static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// All upstreams, shared by all threads: how busy a server is counts for everyone.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Upstream {
     config: Arc<config::Upstream>,
     servers: Vec<Arc<Server>>,
     tls: Option<Arc<rustls::ClientConfig>>,
+    /// Another one for each that verifies servers.
+    generation: u64,
     /// Moves on with each pick, so that equally busy servers take turns.
     turn: AtomicUsize,
 }
@@ -91,7 +95,8 @@ impl Upstream {
         } else {
             None
         };
-        Ok(Self { config: Arc::clone(config), servers, tls, turn: AtomicUsize::new(0) })
+        let generation = if tls.is_some() { GENERATION.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        Ok(Self { config: Arc::clone(config), servers, tls, generation, turn: AtomicUsize::new(0) })
     }
 
     pub fn name(&self) -> &str {
@@ -109,7 +114,7 @@ impl Upstream {
     }
 
     fn key(&self, index: usize) -> Option<pool::ServerKey> {
-        self.servers.get(index).map(|server| (Arc::clone(&self.config.name), Arc::clone(&server.label)))
+        self.servers.get(index).map(|server| (Arc::clone(&self.config.name), Arc::clone(&server.label), self.generation))
     }
 
     fn place(self: &Arc<Self>, index: usize) -> Place {

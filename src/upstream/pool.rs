@@ -15,8 +15,9 @@ use super::{Place, Upstream, connect};
 use crate::auth::grant::Grant;
 use crate::rejection::Rejection;
 
-/// The names of an upstream and of its server: another configuration may have them in another order.
-pub(super) type ServerKey = (Arc<str>, Arc<str>);
+/// The names of an upstream and of its server, for another configuration may have them in another order; and whom that
+/// configuration believes, for what was verified by another is not used again.
+pub(super) type ServerKey = (Arc<str>, Arc<str>, u64);
 
 #[derive(Debug, Default)]
 pub struct Pool {
@@ -26,7 +27,7 @@ pub struct Pool {
 #[derive(Debug)]
 struct Idle {
     sender: SendRequest<Incoming>,
-    since: Instant,
+    until: Instant,
 }
 
 impl Pool {
@@ -85,8 +86,8 @@ impl Pool {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         for index in upstream.order() {
             let Some(kept) = upstream.key(index).and_then(|key| idle.get_mut(&key)) else { continue };
-            while let Some(Idle { sender, since }) = kept.pop() {
-                if now.duration_since(since) < upstream.config.idle_timeout && sender.is_ready() {
+            while let Some(Idle { sender, until }) = kept.pop() {
+                if now < until && sender.is_ready() {
                     return Some((sender, upstream.place(index)));
                 }
             }
@@ -96,7 +97,8 @@ impl Pool {
 
     /// The connection is free again when the answer's body has passed.
     fn keep_when_ready(self: &Arc<Self>, mut sender: SendRequest<Incoming>, upstream: &Arc<Upstream>, place: &Place) {
-        let (pool, key, max_idle) = (Arc::clone(self), (Arc::clone(&upstream.config.name), place.server()), upstream.config.max_idle);
+        let Some(key) = upstream.key(place.index) else { return };
+        let (pool, max_idle) = (Arc::clone(self), upstream.config.max_idle);
         let idle_timeout = upstream.config.idle_timeout;
         tokio::spawn(async move {
             if sender.ready().await.is_err() {
@@ -104,10 +106,14 @@ impl Pool {
             }
             let now = Instant::now();
             let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those of servers that another configuration took out are asked for by nobody.
+            idle.retain(|_, kept| {
+                kept.retain(|one| now < one.until && one.sender.is_ready());
+                !kept.is_empty()
+            });
             let kept = idle.entry(key).or_default();
-            kept.retain(|one| now.duration_since(one.since) < idle_timeout && one.sender.is_ready());
             if kept.len() < max_idle {
-                kept.push(Idle { sender, since: now });
+                kept.push(Idle { sender, until: now + idle_timeout });
             }
         });
     }

@@ -259,3 +259,47 @@ async fn an_admin_listener_that_is_taken_out_of_the_file_still_asks_for_its_toke
         assert_eq!((ask("").await, ask(&bearer).await), (401, 200), "{table}");
     }
 }
+
+/// Answers everything, on connections that are kept.
+async fn tls_server(certified: &rcgen::CertifiedKey<rcgen::KeyPair>) -> (String, tokio::task::JoinHandle<()>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config = config.with_single_cert(vec![certified.cert.der().clone()], key.into()).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut head = [0; 4096];
+                while stream.read(&mut head).await.is_ok_and(|count| count > 0) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                }
+            });
+        }
+    });
+    (url, serving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_to_a_server_that_is_believed_no_more_is_not_used_again() {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (url, serving) = tls_server(&certified).await;
+    let usher = Setup::new(url).upstream_lines("ca_file = \"ca.pem\"").file("ca.pem", certified.cert.pem()).start().await;
+    // Every thread of it has one now.
+    for _ in 0..20 {
+        assert_eq!(client::get(usher.plain, "/public/x").await.status, 200);
+    }
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(usher.folder().join("ca.pem"), other.cert.pem()).unwrap();
+    assert_eq!(usher_reload(&usher).await.0, 0);
+    for _ in 0..20 {
+        assert_eq!(client::get(usher.plain, "/public/x").await.status, 502);
+    }
+    usher.finish().await;
+    serving.abort();
+}

@@ -137,7 +137,7 @@ async fn ticket(parts: Parts, body: Incoming, asked: Asked<'_>, worker: &Worker,
         Ok(Ok(whole)) => whole.to_bytes(),
         _ => {
             let rejection = Rejection::AmbiguousRequest("the body is too long, or did not arrive");
-            Event::TicketRefused { request_id: asked.request_id, peer: asked.peer, rejection: &rejection }.emit();
+            worker.edge.tickets.tell_refused(asked, &rejection);
             return endpoint::refusal(&rejection, asked.request_id);
         }
     };

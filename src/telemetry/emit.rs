@@ -178,8 +178,7 @@ impl Event<'_> {
                 let detail = Some(format!("good for {} s", ttl.as_secs()));
                 outlet.audit(|| AuditLine { user: Some(user), issuer: Some(issuer), route: Some(route), detail, ..line });
             }
-            Event::TicketRefused { request_id, peer, rejection } => {
-                let about = Attempt { request_id, peer, host: "", path: "", route: "", method: None };
+            Event::TicketRefused { about, rejection } => {
                 log_rejection("ticket_refused", &about, rejection);
                 outlet.count(|metrics| add(metrics.tickets_refused.with([rejection.facts().label]), 1));
                 outlet.audit(|| rejection_line("ticket_refused", &about, rejection));
@@ -671,7 +670,8 @@ mod tests {
     #[test]
     fn events_before_telemetry_is_installed_are_harmless() {
         Event::ConnectionOpened.emit();
-        Event::TicketRefused { request_id: "r", peer: PEER, rejection: &Rejection::Internal }.emit();
+        let about = Attempt { request_id: "r", peer: PEER, host: "h", path: "/websocket/ticket", route: "", method: None };
+        Event::TicketRefused { about, rejection: &Rejection::Internal }.emit();
     }
 
     #[test]

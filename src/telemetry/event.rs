@@ -119,8 +119,7 @@ pub enum Event<'a> {
         ttl: Duration,
     },
     TicketRefused {
-        request_id: &'a str,
-        peer: IpAddr,
+        about: Attempt<'a>,
         rejection: &'a Rejection,
     },
     TicketRedeemed {

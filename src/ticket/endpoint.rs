@@ -21,7 +21,7 @@ use crate::config::secret::Secret;
 use crate::http::response;
 use crate::rejection::Rejection;
 use crate::store::TicketHash;
-use crate::telemetry::event::Event;
+use crate::telemetry::event::{Attempt, Event};
 
 /// The longest request body that is read.
 pub const MAX_BODY: usize = 4096;
@@ -56,7 +56,7 @@ impl Tickets {
         let origin = request.headers().get(ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
         let outcome = self.respond(request, origin.as_deref(), asked, now).await;
         let mut answer = outcome.unwrap_or_else(|rejection| {
-            Event::TicketRefused { request_id: asked.request_id, peer: asked.peer, rejection: &rejection }.emit();
+            self.tell_refused(asked, &rejection);
             refusal(&rejection, asked.request_id)
         });
         self.allow_origin(origin.as_deref(), answer.headers_mut());
@@ -93,6 +93,12 @@ impl Tickets {
             }
             Endpoint::Validate(ticket) => self.validate_one(&Secret::from(ticket), &principal, now).await,
         }
+    }
+
+    pub(crate) fn tell_refused(&self, asked: Asked<'_>, rejection: &Rejection) {
+        let Asked { request_id, peer, host, .. } = asked;
+        let about = Attempt { request_id, peer, host, path: &self.config.tickets.path, route: "", method: None };
+        Event::TicketRefused { about, rejection }.emit();
     }
 
     pub(crate) fn check_origin(&self, origin: Option<&str>) -> Result<(), Rejection> {

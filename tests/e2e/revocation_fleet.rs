@@ -2,14 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::revocation::{JSON, is_refused, is_revoked, post};
 use crate::store_redis::{setup, usher};
@@ -282,64 +276,6 @@ async fn what_is_no_order_in_the_stream_is_passed_over() {
     let metrics = pair.b.metrics().await;
     assert!(metrics.contains("usher_revocation_stream_entries_total{outcome=\"unreadable\"} 4"), "{metrics}");
     pair.finish().await;
-}
-
-/// Prints how long it takes from the order to the close frames at the node that was asked and at another one:
-/// `--ignored --nocapture`. It needs 11,000 descriptors.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "it measures"]
-async fn from_the_order_to_the_close_frames_here_and_there() {
-    let pair = Pair::start().await;
-    for (sessions, rounds) in [(1_usize, 20), (100, 10), (1000, 5), (2500, 4)] {
-        let mut taken = [Vec::new(), Vec::new()];
-        for round in 0..rounds {
-            let user = format!("u{sessions}-{round}");
-            let token = token::mint(&user, json!({}));
-            let mut closing = Vec::new();
-            let (begin, _) = tokio::sync::broadcast::channel(1);
-            for (node, usher) in [&pair.a, &pair.b].into_iter().enumerate() {
-                for batch in 0..sessions.div_ceil(50) {
-                    let count = 50.min(sessions - batch * 50);
-                    for mut socket in join_all((0..count).map(|_| plain(usher, &token))).await {
-                        let mut begin = begin.subscribe();
-                        closing.push((
-                            node,
-                            tokio::spawn(async move {
-                                let closed = socket.next().await;
-                                assert!(matches!(closed, Some(Ok(Message::Close(Some(_))))), "{closed:?}");
-                                let at = tokio::time::Instant::now();
-                                while let Some(Ok(Message::Close(_))) = socket.next().await {}
-                                at - begin.recv().await.unwrap()
-                            }),
-                        ));
-                    }
-                }
-            }
-            let began = tokio::time::Instant::now();
-            revoke(&pair.a, &json!({ "user": user })).await;
-            begin.send(began).unwrap();
-            for (node, one) in closing {
-                taken[node].push(one.await.unwrap());
-            }
-        }
-        for (place, mut taken) in ["here", "there"].into_iter().zip(taken) {
-            taken.sort_unstable();
-            println!(
-                "{sessions} sessions, {place}: first {:?}, median {:?}, last {:?}",
-                taken[0],
-                taken[taken.len() / 2],
-                taken[taken.len() - 1]
-            );
-        }
-    }
-    pair.finish().await;
-}
-
-async fn plain(usher: &Usher, token: &str) -> WebSocketStream<TcpStream> {
-    let mut request = format!("ws://{}/ws", usher.plain).into_client_request().unwrap();
-    request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-    let stream = TcpStream::connect(usher.plain).await.unwrap();
-    tokio_tungstenite::client_async(request, stream).await.unwrap().0
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,9 +150,13 @@ impl App {
             if let (true, Some(source)) = (reloading.watch && can_reload, edge.config.source.clone()) {
                 tokio::spawn(reload::watch(source, Arc::clone(&self.current), orders.clone()));
             }
-            if let Some(load) = reloading.load {
-                let reloader = Reloader::new(load, Arc::clone(&self.current), Arc::clone(&self.telemetry));
-                tokio::spawn(follow_orders(ordered, reloader, desk, admin, following));
+            match reloading.load {
+                Some(load) => {
+                    let reloader = Reloader::new(load, Arc::clone(&self.current), Arc::clone(&self.telemetry));
+                    tokio::spawn(follow_orders(ordered, reloader, desk, admin, following));
+                }
+                // Whoever gives an order hears that nobody takes it.
+                None => drop(ordered),
             }
             self.readiness.set_ready();
             let config = edge.config.source.as_deref();

@@ -98,12 +98,12 @@ async fn plain(guard: Guard, mut client: Client, worker: Worker) {
     let service = {
         let (client, worker, under_way) = (Arc::clone(&client), worker.clone(), Arc::clone(&under_way));
         service_fn(move |request: http::Request<Incoming>| {
-            let (client, worker, under_way) = (Arc::clone(&client), worker.clone(), Arc::clone(&under_way));
+            // Each request is served by what is in force when it comes.
+            let (client, worker, under_way) = (Arc::clone(&client), worker.renewed(), Arc::clone(&under_way));
             Box::pin(async move {
                 under_way.fetch_add(1, Ordering::AcqRel);
                 let _count = Count(under_way);
-                // Each request is served by what is in force when it comes.
-                Ok::<_, Infallible>(forward::answer(request, &client, &worker.renewed()).await)
+                Ok::<_, Infallible>(forward::answer(request, &client, &worker).await)
             })
         })
     };

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::header::ORIGIN;
 use http::request::Parts;
-use http::{HeaderValue, Method as HttpMethod, Response};
+use http::{HeaderValue, Method as HttpMethod, Response, StatusCode};
 use serde_json::json;
 
 use super::share::Client;
@@ -18,7 +18,7 @@ use crate::edge::Edge;
 use crate::http::forward::host_of;
 use crate::rejection::Rejection;
 use crate::telemetry::event::{Attempt, Event};
-use crate::ticket::endpoint::{Asked, preflight, refusal};
+use crate::ticket::endpoint::{Asked, json_answer, preflight, refusal};
 
 pub async fn answer(edge: &Edge, mut parts: Parts, asked: Asked<'_>, now: Now) -> Response<Bytes> {
     let origin = parts.headers.get(ORIGIN).map(|origin| String::from_utf8_lossy(origin.as_bytes()).into_owned());
@@ -42,10 +42,7 @@ async fn respond(edge: &Edge, parts: &mut Parts, origin: Option<&str>, asked: As
     let route = route_asked_for(edge, asked.host, parts.uri.query().unwrap_or_default())?;
     let principal = edge.tickets.asker(parts, origin, asked.peer, now).await?;
     let body = told(&edge.config, route, principal.as_ref(), asked.peer)?;
-    let mut answer = Response::new(Bytes::from(body.to_string()));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(answer)
+    Ok(json_answer(StatusCode::OK, &body))
 }
 
 /// By its path as the configuration writes it; without a name, the only one that asks for a credential. Where several hosts

@@ -261,7 +261,7 @@ pub fn refusal(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
     answer
 }
 
-fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
+pub(crate) fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
     let mut answer = Response::new(Bytes::from(body.to_string()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -6,7 +6,6 @@
 //! Writing has a lane like every other operation. Reading blocks its connection until there is something to read, so a reader
 //! has a connection of its own, with more time than the others. The stream is bounded and leaves by itself.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use tokio::time::timeout;
 use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
 use super::fault::Fault;
 use super::lane::Lane;
-use super::{BULLETIN_LANE, ask_all, millis};
+use super::{BULLETIN_LANE, ask_all, authorities, millis};
 use crate::auth::revocation::Revocation;
 use crate::clock::{Now, UnixMillis};
 use crate::config;
@@ -82,8 +81,7 @@ pub(super) fn notices_key(prefix: &str) -> String {
 
 impl Bulletin {
     pub fn open(config: &Redis, revocation: &config::Revocation) -> Result<Self, OpenError> {
-        let read = |path: &PathBuf| std::fs::read(path).map_err(|error| OpenError { path: path.clone(), error });
-        let ca = config.ca_file.as_ref().map(read).transpose()?;
+        let ca = authorities(config)?;
         let dialer = Arc::new(Dialer::new(config.clone(), ca.clone()));
         let patience = BLOCK + config.timeout;
         Ok(Self {

@@ -14,7 +14,7 @@ use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
 use super::fault::Fault;
 use super::lane::Lane;
 use super::places::PlaceBook;
-use super::{FLEET_LANE, ask, ask_all, millis};
+use super::{FLEET_LANE, ask, ask_all, authorities, millis};
 use crate::clock::UnixMillis;
 use crate::config::store::Redis;
 use crate::store::OpenError;
@@ -57,8 +57,7 @@ pub struct Answers {
 
 impl Roster {
     pub fn open(config: &Redis) -> Result<Self, OpenError> {
-        let ca =
-            config.ca_file.as_ref().map(|path| std::fs::read(path).map_err(|error| OpenError { path: path.clone(), error })).transpose()?;
+        let ca = authorities(config)?;
         let dialer = Arc::new(Dialer::new(config.clone(), ca.clone()));
         let patience = Duration::from_secs(WAIT_SECONDS) + config.timeout;
         Ok(Self {

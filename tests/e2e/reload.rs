@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::first_message::{auth, json as json_of};
 use crate::support::client::{self, Answer, Raw};
-use crate::support::usher::{certificate, is_alive};
+use crate::support::usher::{acceptor, certificate, is_alive};
 use crate::support::{Echo, KeyServer, Setup, Signer, Usher, token};
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -263,11 +263,7 @@ async fn an_admin_listener_that_is_taken_out_of_the_file_still_asks_for_its_toke
 /// Answers everything, on connections that are kept.
 async fn tls_server(certified: &rcgen::CertifiedKey<rcgen::KeyPair>) -> (String, tokio::task::JoinHandle<()>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    let config = config.with_single_cert(vec![certified.cert.der().clone()], key.into()).unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let acceptor = acceptor(certified);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     let serving = tokio::spawn(async move {

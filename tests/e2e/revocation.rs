@@ -15,6 +15,7 @@ use usher::ws::accept::accept_for;
 
 use crate::first_message::{auth, close_frame, json as json_of};
 use crate::support::client::{self, Answer, Raw};
+use crate::support::usher::OTHER_ISSUER;
 use crate::support::usher::{Socket, is_alive};
 use crate::support::{Echo, Setup, Usher, token, upgrade_request};
 
@@ -33,16 +34,6 @@ const ROUTES: &str = r#"
     path = "/public/*"
     upstream = "chat"
     auth = []
-"#;
-
-/// Tokens of another issuer, under the same secret.
-const OTHER_ISSUER: &str = r#"
-    [[issuer]]
-    name = "other"
-    issuer = "https://other.example.com"
-    audience = ["chat"]
-    algorithms = ["HS256"]
-    secret_file = "secret"
 "#;
 
 async fn start(upstream: String) -> Usher {

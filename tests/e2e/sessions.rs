@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::first_message::{auth, close_frame, text};
 use crate::support::client::{self, Answer, Raw};
+use crate::support::usher::OTHER_ISSUER;
 use crate::support::usher::{Socket, is_alive};
 use crate::support::{Echo, Setup, Usher, upgrade_request};
 
@@ -32,15 +33,6 @@ const ROUTES: &str = r#"
     upstream = "chat"
     auth = []
 "#;
-const OTHER_ISSUER: &str = r#"
-    [[issuer]]
-    name = "other"
-    issuer = "https://other.example.com"
-    audience = ["chat"]
-    algorithms = ["HS256"]
-    secret_file = "secret"
-"#;
-
 async fn start(upstream: String, limits: &str) -> Usher {
     Setup::new(upstream).routes(ROUTES).issuer(OTHER_ISSUER).extra(&format!("[limits]\n{limits}\n")).start().await
 }

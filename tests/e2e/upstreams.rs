@@ -1,13 +1,10 @@
 //! Reaching an upstream, and what happens when that fails.
 
-use std::sync::Arc;
-
 use futures_util::{SinkExt, StreamExt};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::Answer;
+use crate::support::usher::acceptor;
 use crate::support::{Echo, Raw, Recorder, Script, Setup, Usher, upgrade_request};
 
 async fn status(usher: &Usher) -> Answer {
@@ -32,15 +29,7 @@ async fn dead() -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tls_upstream_is_verified_against_its_own_roots() {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)
-        .unwrap();
-    let echo = Echo::start_tls(TlsAcceptor::from(Arc::new(config))).await;
+    let echo = Echo::start_tls(acceptor(&certified)).await;
     let usher = Setup::new(echo.url()).upstream_lines("ca_file = \"ca.pem\"").file("ca.pem", certified.cert.pem()).start().await;
     speaks(&usher).await;
     usher.finish().await;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::first_message::{auth, close_frame, json as json_of, text};
 use crate::support::client::{self, Answer};
+use crate::support::usher::acceptor;
 use crate::support::verifier_server::{Mood, VerifierServer};
 use crate::support::{Echo, Program, Raw, Recorder, Script, Setup, Usher, token, upgrade_request};
 
@@ -328,15 +327,7 @@ async fn introspection_shows_who_asks_and_looks_at_what_the_file_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verifier_over_tls_is_asked_under_its_own_authority_alone() {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)
-        .unwrap();
-    let verifier = VerifierServer::start_with(Some(TlsAcceptor::from(Arc::new(config))), 0).await;
+    let verifier = VerifierServer::start_with(Some(acceptor(&certified)), 0).await;
     verifier.knows(OPAQUE, "ada");
     let echo = Echo::start().await;
     let extra = verifier.table("trusted", "http", "ca_file = \"ca.pem\"\ntimeout = \"10s\"")

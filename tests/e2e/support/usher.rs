@@ -10,19 +10,29 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::client;
 use super::token::{self, SECRET};
+
+/// Tokens of another issuer, under the same secret.
+pub const OTHER_ISSUER: &str = r#"
+    [[issuer]]
+    name = "other"
+    issuer = "https://other.example.com"
+    audience = ["chat"]
+    algorithms = ["HS256"]
+    secret_file = "secret"
+"#;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -416,6 +426,14 @@ pub fn certificate(folder: &Path) -> TlsConnector {
     fs::write(folder.join("cert.pem"), certified.cert.pem()).unwrap();
     fs::write(folder.join("key.pem"), certified.signing_key.serialize_pem()).unwrap();
     connector_for(certified.cert.der().clone())
+}
+
+/// A TLS server with this certificate, which is for localhost.
+pub fn acceptor(certified: &rcgen::CertifiedKey<rcgen::KeyPair>) -> TlsAcceptor {
+    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certified.cert.der().clone()], key.into()).unwrap()))
 }
 
 pub fn connector_for(certificate: CertificateDer<'static>) -> TlsConnector {

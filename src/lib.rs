@@ -19,10 +19,10 @@
 //! - the words everyone uses: [`clock`], [`config`], [`rejection`], [`limits`], [`stream`]
 //! - towards the client: [`listener`], [`tls`], [`http`], [`auth`], [`ticket`], [`store`]
 //! - towards the upstream: [`upstream`], [`keyring`]
-//! - between them: [`session`], [`ws`]
+//! - between them: [`session`], [`ws`]; from old ways in to new ones: [`migration`]
 //! - beside it, the other nodes: [`fleet`], and whom we ask about credentials: [`fetch`]
-//! - the whole: [`app`] builds and runs it, [`drain`] and [`signal`] stop it, [`memory`] gives back, [`telemetry`] and [`admin`] show it, [`cli`]
-//!   is how a person meets it
+//! - the whole: [`edge`] is one configuration ready to serve, [`reload`] makes the next; [`app`] builds and runs it, [`drain`]
+//!   and [`signal`] stop it, [`memory`] gives back, [`telemetry`] and [`admin`] show it, [`cli`] is how a person meets it
 
 pub mod admin;
 pub mod app;
@@ -39,6 +39,7 @@ pub mod http;
 pub mod keyring;
 pub mod limits;
 pub mod listener;
+mod lock;
 pub mod memory;
 pub mod migration;
 pub mod rejection;

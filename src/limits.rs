@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::Rate;
+use crate::lock::lock;
 
 const SHARDS: usize = 16;
 
@@ -48,7 +49,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
         let refilled = |bucket: &Bucket| (bucket.tokens + now.saturating_duration_since(bucket.at).as_secs_f64() * per_second).min(full);
         let index = usize::try_from(self.hasher.hash_one(&key)).unwrap_or(usize::MAX) % SHARDS;
         let Some(shard) = self.shards.get(index) else { return Ok(()) };
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = lock(shard);
         if shard.len() >= self.shard_capacity && !shard.contains_key(&key) {
             shard.retain(|_, bucket| refilled(bucket) < full);
             if shard.len() >= self.shard_capacity {

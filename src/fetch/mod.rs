@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use crate::config::secret::Secret;
+use crate::lock::lock;
 use dial::Dialler;
 pub use place::Place;
 
@@ -194,7 +195,7 @@ impl FetchError {
 impl Idle {
     fn take(&self, server: &str) -> Option<SendRequest<Full<Bytes>>> {
         let now = Instant::now();
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.0);
         let kept = idle.get_mut(server)?;
         while let Some((sender, since)) = kept.pop() {
             if now.duration_since(since) < KEPT_FOR && sender.is_ready() {
@@ -212,7 +213,7 @@ impl Idle {
                 return;
             }
             let now = Instant::now();
-            let mut idle = idle.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = lock(&idle.0);
             let kept = idle.entry(server).or_default();
             kept.retain(|(sender, since)| now.duration_since(*since) < KEPT_FOR && sender.is_ready());
             if kept.len() < most {

@@ -9,7 +9,7 @@ mod revocations;
 mod sessions;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::auth::revocation::Revocations;
 use crate::clock::Now;
 use crate::config::{self, Config};
+use crate::lock::lock;
 use crate::session::registry::Registry;
 use crate::store::OpenError;
 use crate::store::redis::{Beats, Bulletin, Roster};
@@ -158,11 +159,6 @@ impl Node {
         let is_shared = nodes.iter().any(|other| other.name == self.name && other.id != self.id);
         if is_shared { format!("{}/{}", self.name, self.id.get(..6).unwrap_or(&self.id)) } else { self.name.clone() }
     }
-}
-
-/// A panic elsewhere leaves whole values behind.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -13,10 +13,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Notice, lock};
+use super::Notice;
 use crate::auth::principal::Principal;
 use crate::clock::{Now, UnixMillis};
 use crate::config::OnLimit;
+use crate::lock::lock;
 use crate::rejection::Rejection;
 use crate::session::close::CloseReason;
 use crate::session::registry::{Registry, SessionHandle, SessionId};

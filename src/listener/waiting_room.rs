@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::config;
 use crate::limits::network_of;
+use crate::lock::lock;
 use crate::telemetry::event::Event;
 
 #[derive(Debug)]
@@ -45,13 +46,13 @@ impl WaitingRoom {
 
     /// From now on. Who is there stays.
     pub fn set_limits(&self, most: usize, most_per_address: usize) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held);
         (held.most, held.most_per_address) = (most, most_per_address);
     }
 
     /// `None`: the address says nothing yet, for a trusted peer stands for many clients.
     pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Waiting, RoomFull> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.held);
         if held.total >= held.most {
             return Err(RoomFull("unauthenticated"));
         }
@@ -72,7 +73,7 @@ impl WaitingRoom {
     }
 
     pub fn waiting(&self) -> usize {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).total
+        lock(&self.held).total
     }
 }
 
@@ -92,7 +93,7 @@ impl Waiting {
     pub fn belongs_to(&mut self, address: IpAddr) -> Result<(), RoomFull> {
         if self.address.is_none() {
             let network = network_of(address);
-            let mut held = self.room.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut held = lock(&self.room.held);
             let counted = held.count(network);
             drop(held);
             counted.inspect_err(|full| full.tell(address))?;
@@ -104,7 +105,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut held = self.room.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.room.held);
         held.total = held.total.saturating_sub(1);
         if let Some(address) = self.address
             && let Some(count) = held.by_address.get_mut(&address)

@@ -1,12 +1,13 @@
 //! Who still uses what: for each route and legacy method a count, the last time, and some names to talk to.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
 use crate::auth::credential::Method;
 use crate::clock::UnixMillis;
+use crate::lock::lock;
 
 /// Names kept for each route and method.
 const NAMES: usize = 20;
@@ -35,7 +36,7 @@ pub struct LegacyUse {
 
 impl LegacyUses {
     pub fn note(&self, route: &Arc<str>, method: Method, user: &str, now: UnixMillis) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = lock(&self.0);
         let uses = lines.entry((Arc::clone(route), method.name())).or_default();
         uses.count += 1;
         uses.last = now;
@@ -47,7 +48,7 @@ impl LegacyUses {
     }
 
     pub fn lines(&self) -> Vec<LegacyUse> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lock(&self.0);
         let line = |((route, method), uses): (&(Arc<str>, &'static str), &Uses)| LegacyUse {
             route: route.to_string(),
             method,

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use serde::Serialize;
@@ -17,6 +17,7 @@ use super::close::CloseReason;
 use crate::auth::credential::Method;
 use crate::auth::revocation::{Identity, Revocation};
 use crate::clock::UnixMillis;
+use crate::lock::lock;
 use crate::telemetry::event::SessionFacts;
 use crate::telemetry::request_id::{HexId, RequestId};
 
@@ -293,11 +294,6 @@ impl Drop for SessionGuard {
             self.registry.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
-}
-
-/// A panic elsewhere leaves whole entries behind: the data is good whatever happened to its last holder.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@
 //! there is no limit to ask and a session keeps nothing.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::close::CloseReason;
 use super::registry::SessionHandle;
 use crate::auth::principal::Principal;
 use crate::config::OnLimit;
+use crate::lock::lock;
 use crate::rejection::Rejection;
 
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl UserLimit {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<User, Held>> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.users)
     }
 }
 

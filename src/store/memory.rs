@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{PutError, TicketFault, TicketHash, TicketRecord};
 use crate::clock::UnixMillis;
+use crate::lock::lock;
 
 const SHARDS: usize = 16;
 /// How long after its end a ticket's fate is remembered, for the audit log.
@@ -82,7 +83,7 @@ impl MemoryStore {
     pub fn sweep(&self, now: UnixMillis) -> u64 {
         let mut expired = 0;
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = lock(shard);
             for entry in shard.values_mut() {
                 if let Entry::Live(record) = entry
                     && record.expires_at <= now

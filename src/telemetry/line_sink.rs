@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::lock::lock;
+
 pub struct LineSink {
     shared: Arc<Shared>,
 }
@@ -78,7 +80,7 @@ impl Drop for LineSink {
 impl Shared {
     /// A panic elsewhere leaves whole lines behind: the state is good whatever happened to its last holder.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn write_all(&self, mut writer: impl Write) {

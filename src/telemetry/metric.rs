@@ -5,7 +5,7 @@
 //! taken once and held, because looking one up costs seven times what counting costs.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -17,6 +17,7 @@ use crate::auth::revocation::Kind as Revoked;
 use crate::auth::verifier::Fault as VerifierFault;
 use crate::clock::UnixMillis;
 use crate::config::Config;
+use crate::lock::lock;
 use crate::migration::Standing;
 use crate::migration::shadow::{Mismatch, Shadow};
 use crate::rejection::Rejection;
@@ -513,7 +514,7 @@ impl Words {
     }
 
     pub(super) fn with(&self, word: &'static str) -> Counter {
-        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counters = lock(&self.counters);
         let make = || {
             let labels = self.definition.labels.iter().map(|label| Label::new(*label, word));
             Counter::register(&self.recorder, self.definition, labels.collect())

@@ -14,13 +14,14 @@ pub mod pages;
 pub mod request_id;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use crate::clock::Now;
 use crate::config::Config;
+use crate::lock::lock;
 use audit::Audit;
 use line_sink::LineSink;
 use metric::{Exposition, Metrics, Names};
@@ -94,7 +95,7 @@ impl Telemetry {
     /// After a reload: new names get series of their own, and what is gone keeps its, for sessions may live on there. The
     /// audit log is opened anew, in case that its file was moved away.
     pub fn follow(&self, config: &Config) {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = lock(&self.names);
         if names.add(Names::of(config)) {
             self.metrics.store(Arc::new(self.exposition.metrics(&names)));
         }

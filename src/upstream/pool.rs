@@ -3,7 +3,7 @@
 //! One pool for each thread, so an exchange never leaves its core.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Place, Upstream, connect};
 use crate::auth::grant::Grant;
+use crate::lock::lock;
 use crate::rejection::Rejection;
 
 /// The names of an upstream and of its server, for another configuration may have them in another order; and whom that
@@ -83,7 +84,7 @@ impl Pool {
 
     fn take(&self, upstream: &Arc<Upstream>) -> Option<(SendRequest<Incoming>, Place)> {
         let now = Instant::now();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.idle);
         for index in upstream.order() {
             let Some(kept) = upstream.key(index).and_then(|key| idle.get_mut(&key)) else { continue };
             while let Some(Idle { sender, until }) = kept.pop() {
@@ -105,7 +106,7 @@ impl Pool {
                 return;
             }
             let now = Instant::now();
-            let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = lock(&pool.idle);
             // Those of servers that another configuration took out are asked for by nobody.
             idle.retain(|_, kept| {
                 kept.retain(|one| now < one.until && one.sender.is_ready());

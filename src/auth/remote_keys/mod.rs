@@ -27,6 +27,7 @@ use super::principal::Principal;
 use crate::clock::{Now, UnixMillis};
 use crate::config::secret::Secret;
 use crate::config::{self, Issuer};
+use crate::lock::lock;
 use crate::rejection::Rejection;
 use crate::telemetry::event::Event;
 use asking::{Answer, Asking};
@@ -207,12 +208,12 @@ impl RemoteKeys {
     }
 
     fn health(&self) -> Health {
-        *self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.health)
     }
 
     /// Waits for an attempt that may bring what is missing. False: there is none, or it takes too long.
     async fn await_fetch(&self, now: Instant, patience: Instant) -> bool {
-        let answer = self.asking.lock().unwrap_or_else(PoisonError::into_inner).ask(now);
+        let answer = lock(&self.asking).ask(now);
         let attempt = match answer {
             Answer::TooSoon => return false,
             Answer::Wait(attempt) => attempt,
@@ -237,7 +238,7 @@ impl RemoteKeys {
                 () = sleep(self.pause()) => {}
                 () = self.wanted.notified() => {
                     // Somebody else may have fetched since.
-                    if !self.asking.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
+                    if !lock(&self.asking).is_due() {
                         continue;
                     }
                 }
@@ -279,7 +280,7 @@ impl RemoteKeys {
         }
         let now = Now::read().wall;
         let is_new = self.hold(set, keys, now);
-        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = Health { has_fetched: true, ..Health::default() };
+        *lock(&self.health) = Health { has_fetched: true, ..Health::default() };
         Event::IssuerKeysFetched { issuer: &self.issuer.name, keys: count, is_new, at: now }.emit();
         self.keep(text, now).await;
     }
@@ -294,7 +295,7 @@ impl RemoteKeys {
 
     fn failed(&self, fault: &Fault) {
         let failures = {
-            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut health = lock(&self.health);
             *health = Health { failures: health.failures.saturating_add(1), fault: Some(fault.label()), ..*health };
             health.failures
         };
@@ -352,14 +353,14 @@ struct Attempt<'a>(&'a RemoteKeys);
 
 impl<'a> Attempt<'a> {
     fn begin(keys: &'a RemoteKeys) -> Self {
-        keys.asking.lock().unwrap_or_else(PoisonError::into_inner).begin();
+        lock(&keys.asking).begin();
         Self(keys)
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        let finished = self.0.asking.lock().unwrap_or_else(PoisonError::into_inner).finish();
+        let finished = lock(&self.0.asking).finish();
         self.0.finished.send_replace(finished);
     }
 }

@@ -14,7 +14,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_lc_rs::{digest, rand};
@@ -29,6 +29,7 @@ use crate::breaker::Breaker;
 use crate::clock::Now;
 use crate::config::secret::Secret;
 use crate::config::{self, VerifierKind};
+use crate::lock::lock;
 use crate::rejection::Rejection;
 use crate::telemetry::event::Event;
 use cache::{Cache, Key};
@@ -393,8 +394,4 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         Event::VerifierInFlight { verifier: self.0, change: -1.0 }.emit();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::RedisResult;
@@ -19,6 +19,7 @@ use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
 use super::fault::Fault;
 use crate::breaker::{Breaker, BreakerState};
 use crate::clock::Now;
+use crate::lock::lock;
 use crate::telemetry::event::Event;
 
 /// So many timeouts in a row end a connection.
@@ -203,8 +204,4 @@ impl Berth {
             mooring.link = Link::Absent;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

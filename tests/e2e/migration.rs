@@ -120,8 +120,7 @@ async fn a_legacy_method_works_is_marked_and_told_to_the_operator() {
     assert_eq!((&legacy["route"], &legacy["method"], &legacy["uses"]), (&json!("/ws"), &json!("header"), &json!(1)));
     assert_eq!(legacy["recent_users"], json!(["ada"]));
     assert_eq!(value(&usher.metrics().await, "usher_legacy_upgrades_total{route=\"/ws\",method=\"header\"}"), 1);
-    let log = usher.log();
-    let line = log.lines().find(|line| line.contains("\"event\":\"legacy_method\"")).expect(&log);
+    let line = usher.logged(&["\"event\":\"legacy_method\""]).await;
     assert!(line.contains("2026-11-01") && line.contains("2027-03-01"), "{line}");
     usher.finish().await;
 }

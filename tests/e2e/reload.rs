@@ -127,8 +127,7 @@ async fn a_signal_loads_new_certificates_and_names_what_needs_a_start() {
     usher.signal("HUP");
     eventually(&usher, "usher_reloads_total{outcome=\"applied\"} 1").await;
     connect().await.expect("the new certificate is in force");
-    let log = usher.log();
-    let line = log.lines().find(|line| line.contains("config_needs_restart")).expect(&log);
+    let line = usher.logged(&["config_needs_restart"]).await;
     assert!(line.contains("threads, state_dir"), "{line}");
     usher.finish().await;
 }

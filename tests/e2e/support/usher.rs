@@ -355,6 +355,18 @@ impl Usher {
         self.log.lock().unwrap().clone()
     }
 
+    /// The first log line that has all of these parts. Lines come by a thread and a pipe, so they may be a moment late.
+    pub async fn logged(&self, parts: &[&str]) -> String {
+        for _ in 0..1500 {
+            let log = self.log();
+            if let Some(line) = log.lines().find(|line| parts.iter().all(|part| line.contains(part))) {
+                return line.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{parts:?} is not in\n{}", self.log());
+    }
+
     /// The audit lines so far. They are written by a thread of their own: after the end they are all there.
     pub fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default();

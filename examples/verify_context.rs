@@ -5,8 +5,13 @@
 //! verify_context --secret FILE AUDIENCE [ISSUER]        HS256, with the secret shared with Usher
 //! ```
 //!
-//! reads the header's value from standard input and prints its claims. Exits 1 with the reason when it is not valid.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+//! reads the header's value from standard input and prints its claims. Exits 1 with the reason when
+//! it is not valid.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's product is what it prints"
+)]
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,8 +36,14 @@ pub enum Keys {
     Shared(Vec<u8>),
 }
 
-/// The claims of a header's value. `audience` is your upstream's name in Usher's config, `issuer` its `[context] issuer`.
-pub fn verify(header_value: &str, keys: &Keys, audience: &str, issuer: &str) -> Result<Map<String, Value>, Error> {
+/// The claims of a header's value. `audience` is your upstream's name in Usher's config, `issuer`
+/// its `[context] issuer`.
+pub fn verify(
+    header_value: &str,
+    keys: &Keys,
+    audience: &str,
+    issuer: &str,
+) -> Result<Map<String, Value>, Error> {
     let header = decode_header(header_value)?;
     if header.crit.is_some() {
         return Err("it has a critical header that is not understood".into());
@@ -42,10 +53,17 @@ pub fn verify(header_value: &str, keys: &Keys, audience: &str, issuer: &str) -> 
     let (key, algorithm) = match keys {
         Keys::Published(set) => {
             let jwk = set.find(kid).ok_or("no published key has its key id")?;
-            (DecodingKey::from_jwk(jwk)?, algorithm_of(jwk).ok_or("the key is not one of EdDSA, ES256")?)
+            (
+                DecodingKey::from_jwk(jwk)?,
+                algorithm_of(jwk).ok_or("the key is not one of EdDSA, ES256")?,
+            )
         }
-        Keys::Shared(_) if kid != "shared" => return Err("its key id is not that of the shared secret".into()),
-        Keys::Shared(secret) if secret.len() < 32 => return Err("a shared secret has at least 32 bytes".into()),
+        Keys::Shared(_) if kid != "shared" => {
+            return Err("its key id is not that of the shared secret".into());
+        }
+        Keys::Shared(secret) if secret.len() < 32 => {
+            return Err("a shared secret has at least 32 bytes".into());
+        }
         Keys::Shared(secret) => (DecodingKey::from_secret(secret), Algorithm::HS256),
     };
     let mut validation = Validation::new(algorithm);
@@ -55,7 +73,8 @@ pub fn verify(header_value: &str, keys: &Keys, audience: &str, issuer: &str) -> 
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     let claims = decode::<Map<String, Value>>(header_value, &key, &validation)?.claims;
 
-    // The library takes a list of audiences as well. Usher writes one name, so a list is not of its making.
+    // The library takes a list of audiences as well. Usher writes one name, so a list is not of its
+    // making.
     if claims.get("aud").and_then(Value::as_str) != Some(audience) {
         return Err("it was made for another audience".into());
     }
@@ -67,13 +86,18 @@ pub fn verify(header_value: &str, keys: &Keys, audience: &str, issuer: &str) -> 
 
 fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     match &jwk.algorithm {
-        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => Some(Algorithm::EdDSA),
-        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Some(Algorithm::ES256),
+        AlgorithmParameters::OctetKeyPair(pair) if pair.curve == EllipticCurve::Ed25519 => {
+            Some(Algorithm::EdDSA)
+        }
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            Some(Algorithm::ES256)
+        }
         _ => None,
     }
 }
 
-/// From a file or a plain `http://` URL. Keep the result; fetch it again when a key id is unknown, at most once a minute.
+/// From a file or a plain `http://` URL. Keep the result; fetch it again when a key id is unknown,
+/// at most once a minute.
 async fn read_jwks(place: &str) -> Result<JwkSet, Error> {
     if place.starts_with("https://") {
         return Err("this example speaks plain HTTP alone; fetch the key set with your own HTTPS client, then give the file".into());
@@ -90,7 +114,9 @@ async fn read_jwks(place: &str) -> Result<JwkSet, Error> {
         let body = Limited::new(answer.into_body(), JWKS_BYTES).collect().await?.to_bytes();
         Ok::<_, Error>(serde_json::from_slice(&body)?)
     };
-    tokio::time::timeout(JWKS_TIMEOUT, fetch).await.map_err(|_| format!("{place} did not answer"))?
+    tokio::time::timeout(JWKS_TIMEOUT, fetch)
+        .await
+        .map_err(|_| format!("{place} did not answer"))?
 }
 
 /// Without the one line's end that editors add: what Usher reads as well.
@@ -100,8 +126,17 @@ fn read_secret(path: &str) -> Result<Vec<u8>, Error> {
     Ok(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
 }
 
-async fn claims_of_input(shared: bool, place: &str, audience: &str, issuer: &str) -> Result<String, Error> {
-    let keys = if shared { Keys::Shared(read_secret(place)?) } else { Keys::Published(read_jwks(place).await?) };
+async fn claims_of_input(
+    shared: bool,
+    place: &str,
+    audience: &str,
+    issuer: &str,
+) -> Result<String, Error> {
+    let keys = if shared {
+        Keys::Shared(read_secret(place)?)
+    } else {
+        Keys::Published(read_jwks(place).await?)
+    };
     let header_value = std::io::read_to_string(std::io::stdin())?;
     let claims = verify(header_value.trim(), &keys, audience, issuer)?;
     Ok(serde_json::to_string_pretty(&claims)?)

@@ -1,0 +1,38 @@
+// A chat on Socket.IO behind Usher. It has no login: each request comes with a signed header that says who it is.
+//
+//   node server.mjs PORT KEYS
+//
+// KEYS is where Usher publishes its public keys, such as http://127.0.0.1:8080/.well-known/usher/jwks.json.
+
+import { createServer } from "node:http";
+import { Server } from "socket.io";
+import { readJwks, verify } from "../verify-node/verify.mjs";
+
+const [port = "9000", keys = "http://127.0.0.1:8080/.well-known/usher/jwks.json"] = process.argv.slice(2);
+const http = createServer();
+const io = new Server(http, { serveClient: false });
+let jwks;
+
+// Every request of the polling transport and every upgrade comes by here.
+io.engine.use(async (request, response, next) => {
+  try {
+    jwks ??= await readJwks(keys);
+    request.user = verify(request.headers["x-user-context"], jwks, "chat").sub;
+  } catch {
+    return response.writeHead(401).end();
+  }
+  // An Engine.IO session belongs to the user that began it, whoever knows its id.
+  const session = io.engine.clients[request._query.sid];
+  if (session && session.request.user !== request.user) return response.writeHead(403).end();
+  next();
+});
+
+io.on("connection", (socket) => {
+  const { user } = socket.request;
+  socket.on("chat", (text, acknowledge) => {
+    io.emit("chat", { user, text });
+    acknowledge(user);
+  });
+});
+
+http.listen(Number(port), "127.0.0.1", () => console.log(`listening on ${http.address().port}`));

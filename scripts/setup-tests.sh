@@ -1,39 +1,63 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests need and do not find: a browser, Python and Node, and pinned packages for both.
-# Installs nothing that is there already, so a second run takes no time and needs no network.
+# Installs what the end-to-end tests need and do not find: browsers, Java, Go, Python and Node, and pinned packages for both.
+# Says first what that is and why. Where all of it is there it installs nothing, asks nothing and needs no network. Where
+# Debian packages are missing it asks a person at a terminal, and nobody else (with CI set, it never asks).
+# `setup-tests.sh coverage` does the same for `scripts/coverage.sh`, which needs less.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf 'setup-tests: %s\n' "$*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# 1. Debian packages, only for the commands that are missing.
+# What is missing, and what it is for.
 packages=()
-have chromium || have chromium-browser || have google-chrome || packages+=(chromium)
-have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3 python3-venv)
-have node || packages+=(nodejs)
-have npm || packages+=(npm)
-# Debian keeps it where not every PATH looks.
-have redis-server || packages+=(redis-server)
-have redis-sentinel || packages+=(redis-sentinel)
-have redis-cli || packages+=(redis-tools)
-have mosquitto || [ -x /usr/sbin/mosquitto ] || packages+=(mosquitto)
+plan=()
+need() { packages+=("$1"); plan+=("$(printf 'Debian   %-36s %s' "$1" "$2")"); }
 
-if [ "${#packages[@]}" -gt 0 ]; then
-    if ! have apt-get; then
-        say "please install by hand: ${packages[*]}" >&2
-        exit 1
+# 1. Debian packages, only for the commands that are missing.
+need_redis() {
+    have redis-server || need redis-server "the store that several nodes share"
+    have redis-sentinel || need redis-sentinel "its failover"
+    have redis-cli || need redis-tools "its faults"
+}
+
+need_for_tests() {
+    have chromium || have chromium-browser || have google-chrome || need chromium "a browser: the demo's page, credentials of pages"
+    have firefox-esr || have firefox || need firefox-esr "another browser"
+    # WebKitGTK stands for Safari. It has no headless mode, so it draws on a virtual display.
+    have WebKitWebDriver || need webkit2gtk-driver "a third one, in place of Safari"
+    have Xvfb || need xvfb "the display that it draws on"
+    if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        need python3 "clients, the public WebSocket suite"
+        need python3-venv "their packages, apart from the system's"
     fi
-    as_root=()
-    if [ "$(id -u)" -ne 0 ]; then
-        as_root=(sudo)
-        if [ -n "${CI:-}" ]; then as_root=(sudo --non-interactive); fi
-    fi
-    say "installing ${packages[*]}"
-    ${as_root[@]+"${as_root[@]}"} apt-get update -qq </dev/null
-    ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null
-fi
+    have node || need nodejs "clients, and servers of other protocols"
+    have npm || need npm "their packages"
+    # With the compiler: the client is run from its source.
+    have javac || need default-jdk-headless "a client in Java"
+    have go || need golang-go "a verifier of the signed header"
+    [ -d /usr/share/gocode/src/github.com/gorilla/websocket ] || need golang-github-gorilla-websocket-dev "a client in Go"
+    have openssl || need openssl "certificates, and a judge of those of Usher"
+    # Debian keeps it where not every PATH looks.
+    have mosquitto || [ -x /usr/sbin/mosquitto ] || need mosquitto "a broker of MQTT"
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || need rabbitmq-server "a broker of STOMP and MQTT"
+    need_redis
+}
+
+# rustc writes counts that only the LLVM of its own version reads for certain.
+need_for_coverage() {
+    local major
+    major=$(rustc --version --verbose | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    have "llvm-cov-$major" || need "llvm-$major" "reads the counts of covered lines"
+    need_redis
+}
+
+scope=${1:-tests}
+case "$scope" in
+    tests) need_for_tests ;;
+    coverage) need_for_coverage ;;
+    *) say "usage: scripts/setup-tests.sh [coverage]" >&2; exit 2 ;;
+esac
 
 # The stamp holds the checksum of the list that was installed: another list is installed again.
 fresh() { [ -f "$2" ] && [ "$(cat "$2")" = "$(sha256sum <"$1")" ]; }
@@ -42,7 +66,55 @@ stamp() { sha256sum <"$1" >"$2"; }
 # 2. Python packages, in an environment of their own.
 requirements=tests/e2e/clients/python/requirements.txt
 venv=target/e2e-tools/venv
-if [ -f "$requirements" ] && ! fresh "$requirements" "$venv/.installed"; then
+needs_venv=
+if [ "$scope" = tests ] && [ -f "$requirements" ] && ! fresh "$requirements" "$venv/.installed"; then
+    needs_venv=yes
+    plan+=("PyPI     $venv, as $requirements lists it")
+fi
+
+# 3. Node packages, exactly as locked.
+locks=()
+for lock in tests/e2e/clients/*/package-lock.json tests/e2e/browser/package-lock.json clients/js/package-lock.json examples/*/package-lock.json; do
+    [ "$scope" = tests ] && [ -f "$lock" ] || continue
+    if ! fresh "$lock" "$(dirname "$lock")/node_modules/.installed"; then
+        locks+=("$lock")
+        plan+=("npm      $(dirname "$lock")/node_modules, as locked")
+    fi
+done
+
+if [ "${#plan[@]}" -gt 0 ]; then
+    say "the tests hold Usher against programs that are not ours. These are missing:"
+    printf '  %s\n' "${plan[@]}"
+fi
+
+if [ "${#packages[@]}" -gt 0 ]; then
+    if ! have apt-get; then
+        say "there is no apt-get here: please install by hand what stands for ${packages[*]}" >&2
+        exit 1
+    fi
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        as_root=(sudo)
+        if [ -n "${CI:-}" ]; then as_root=(sudo --non-interactive); fi
+    fi
+    if [ -t 0 ] && [ -z "${CI:-}" ]; then
+        read -r -p "setup-tests: ${as_root[*]}${as_root:+ }apt-get installs the Debian packages for the whole system. Go on? [Y/n] " answer
+        case "$answer" in [nN]*) say "nothing was installed"; exit 1 ;; esac
+    fi
+    ${as_root[@]+"${as_root[@]}"} apt-get update -qq </dev/null
+    # Debian starts each server that it installs, RabbitMQ on every address of the machine. The tests start their own, on
+    # loopback; this file keeps the others from starting, while the installation runs.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap '${as_root[@]+"${as_root[@]}"} rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | ${as_root[@]+"${as_root[@]}"} tee "$policy" >/dev/null
+        ${as_root[@]+"${as_root[@]}"} chmod 755 "$policy"
+    fi
+    ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null
+fi
+
+if [ -n "$needs_venv" ]; then
     say "python packages into $venv"
     mkdir -p "$(dirname "$venv")"
     python3 -m venv --clear "$venv"
@@ -50,19 +122,10 @@ if [ -f "$requirements" ] && ! fresh "$requirements" "$venv/.installed"; then
     stamp "$requirements" "$venv/.installed"
 fi
 
-# 3. Node packages, exactly as locked.
-for lock in tests/e2e/clients/*/package-lock.json tests/e2e/browser/package-lock.json; do
-    [ -f "$lock" ] || continue
+for lock in ${locks[@]+"${locks[@]}"}; do
     folder=$(dirname "$lock")
-    if ! fresh "$lock" "$folder/node_modules/.installed"; then
-        say "node packages into $folder/node_modules"
-        npm ci --prefix "$folder" --no-audit --no-fund --loglevel=error </dev/null
-        mkdir -p "$folder/node_modules"
-        stamp "$lock" "$folder/node_modules/.installed"
-    fi
+    say "node packages into $folder/node_modules"
+    npm ci --prefix "$folder" --no-audit --no-fund --loglevel=error </dev/null
+    mkdir -p "$folder/node_modules"
+    stamp "$lock" "$folder/node_modules/.installed"
 done
-
-# 4. What the tests themselves want on top.
-if [ -f tests/e2e/install.sh ]; then
-    bash tests/e2e/install.sh </dev/null
-fi

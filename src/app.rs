@@ -1,9 +1,10 @@
 //! The whole program: built from a config, then run until it is told to stop.
 //!
-//! `build` binds every socket and opens everything that can fail, so that `run` has only to serve. Each core gets a thread
-//! with a runtime of its own; one more serves the admin listener, the signals and the housekeeping, so that probes are
-//! answered however busy the others are.
+//! `build` binds every socket and opens everything that can fail, so that `run` has only to serve.
+//! Each core gets a thread with a runtime of its own; one more serves the admin listener, the
+//! signals and the housekeeping, so that probes are answered however busy the others are.
 
+use crate::edge::worker::Worker;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,32 +14,31 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use crate::admin::{Admin, Figures, Readiness, Revoking, StoreFigures, Summary};
-use crate::clock::Now;
-use crate::config::Config;
-use crate::drain;
+use crate::auth::events::BypassAllowed;
+use crate::auth::revocation::events::RevocationsHeld;
+use crate::base::clock::Now;
+use crate::base::memory::Trim;
+use crate::base::signal::{Asked, Signals};
+use crate::config::{AdminAddress, Config};
+use crate::edge::drain;
+use crate::edge::events::Ready;
+use crate::edge::reload::{Cause, Load, Order, Orders, Reloader};
+use crate::edge::watch::Watcher;
 use crate::edge::{Current, Edge, EdgeError};
 use crate::listener::{self, Bound};
-use crate::memory::Trim;
-use crate::reload::{self, Cause, Load, Order, Orders, Reloader};
-use crate::signal::{Asked, Signals};
+use crate::net::admin_socket::{AdminBindError, AdminSocket};
+use crate::net::bind::{BindError, bind};
 use crate::store::redis::BreakerState;
+use crate::telemetry::Event;
 use crate::telemetry::Telemetry;
-use crate::telemetry::event::Event;
-use crate::upstream::pool::Pool;
+use crate::telemetry_setup;
+use crate::upstream::keyring::Rotation;
 
 /// How long a node that stops may take to say so.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What one thread has, and what it serves one request by.
-#[derive(Clone, Debug)]
-pub struct Worker {
-    pub edge: Arc<Edge>,
-    pub pool: Arc<Pool>,
-    current: Current,
-}
 
 /// Where another configuration comes from, once this one is in force.
 #[derive(Default)]
@@ -54,7 +54,7 @@ pub struct App {
     current: Current,
     /// For each thread, its sockets.
     threads: Vec<Vec<Bound>>,
-    admin: Option<std::net::TcpListener>,
+    admin: Option<AdminSocket>,
     telemetry: Arc<Telemetry>,
     readiness: Arc<Readiness>,
     addresses: Addresses,
@@ -63,13 +63,15 @@ pub struct App {
 #[derive(Clone, Debug)]
 pub struct Addresses {
     pub listeners: Vec<SocketAddr>,
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<AdminAddress>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("cannot listen on {address}: {error}")]
-    Bind { address: SocketAddr, error: std::io::Error },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Admin(#[from] AdminBindError),
     #[error(transparent)]
     Edge(#[from] EdgeError),
     #[error(transparent)]
@@ -86,23 +88,21 @@ pub enum RunError {
     Forced,
 }
 
-impl Worker {
-    /// By what is in force now. What has begun goes on by what it began with.
-    pub fn renewed(&self) -> Self {
-        Self { edge: self.current.load_full(), pool: Arc::clone(&self.pool), current: Arc::clone(&self.current) }
-    }
-}
-
 impl App {
     pub fn build(config: Config) -> Result<Self, BuildError> {
-        let telemetry = Arc::new(Telemetry::install(&config)?);
+        let telemetry = Arc::new(telemetry_setup::install(&config)?);
         if config.bypass.is_allowed {
-            Event::BypassAllowed { routes: &config.bypass_routes() }.emit();
+            BypassAllowed { routes: &config.bypass_routes() }.emit();
         }
         let edge = Edge::open(config, Now::read())?;
         let (threads, listeners) = bind_all(&edge.config)?;
-        let admin = edge.config.admin.as_ref().map(|admin| bind(admin.address)).transpose()?;
-        let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
+        let admin = edge
+            .config
+            .admin
+            .as_ref()
+            .map(|admin| AdminSocket::bind(&admin.address))
+            .transpose()?;
+        let admin_address = admin.as_ref().and_then(|socket| socket.address().ok());
         let addresses = Addresses { listeners, admin: admin_address };
         let current = Arc::new(ArcSwap::from_pointee(edge));
         Ok(Self { current, threads, admin, telemetry, readiness: Arc::default(), addresses })
@@ -121,11 +121,20 @@ impl App {
         main.block_on(edge.authenticator.issuers().prefetch());
         let mut workers = Vec::new();
         for (index, sockets) in self.threads.into_iter().enumerate() {
-            workers.push(spawn_worker(index, sockets, Arc::clone(&self.current), stop.subscribe())?);
+            workers.push(spawn_worker(
+                index,
+                sockets,
+                Arc::clone(&self.current),
+                stop.subscribe(),
+            )?);
         }
         let outcome = main.block_on(async {
             let mut signals = Signals::listen()?;
-            tokio::spawn(keep_house(Arc::clone(&self.current), Arc::clone(&self.telemetry), Arc::clone(&self.readiness)));
+            tokio::spawn(keep_house(
+                Arc::clone(&self.current),
+                Arc::clone(&self.telemetry),
+                Arc::clone(&self.readiness),
+            ));
             let following = tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow());
             if let Some(fleet) = &edge.fleet {
                 tokio::spawn(Arc::clone(fleet).follow(joined));
@@ -144,15 +153,20 @@ impl App {
             };
             let admin = Arc::new(ArcSwap::from_pointee(desk.admin()));
             if let Some(socket) = self.admin {
-                tokio::spawn(Admin::serve(Arc::clone(&admin), tokio::net::TcpListener::from_std(socket)?));
+                tokio::spawn(Admin::serve(Arc::clone(&admin), socket.listen()?));
             }
             let can_reload = reloading.load.is_some();
-            if let (true, Some(source)) = (reloading.watch && can_reload, edge.config.source.clone()) {
-                tokio::spawn(reload::watch(source, Arc::clone(&self.current), orders.clone()));
+            if let (true, Some(source)) =
+                (reloading.watch && can_reload, edge.config.source.clone())
+            {
+                // It watches before the process says that it is ready: no change is missed.
+                let watcher = Watcher::new(source, self.current.load_full());
+                tokio::spawn(watcher.run(Arc::clone(&self.current), orders.clone()));
             }
             match reloading.load {
                 Some(load) => {
-                    let reloader = Reloader::new(load, Arc::clone(&self.current), Arc::clone(&self.telemetry));
+                    let reloader =
+                        Reloader::new(load, Arc::clone(&self.current), Arc::clone(&self.telemetry));
                     tokio::spawn(follow_orders(ordered, reloader, desk, admin, following));
                 }
                 // Whoever gives an order hears that nobody takes it.
@@ -160,7 +174,12 @@ impl App {
             }
             self.readiness.set_ready();
             let config = edge.config.source.as_deref();
-            Event::Ready { listeners: &self.addresses.listeners, admin: self.addresses.admin, config }.emit();
+            Ready {
+                listeners: &self.addresses.listeners,
+                admin: self.addresses.admin.as_ref(),
+                config,
+            }
+            .emit();
 
             watch_over(&mut signals, &workers, can_reload.then_some(&orders)).await?;
             self.readiness.set_draining();
@@ -216,7 +235,11 @@ impl Desk {
                 listeners: self.listeners.clone(),
                 node: config.node.clone(),
                 routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
-                upstreams: config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect(),
+                upstreams: config
+                    .upstreams
+                    .iter()
+                    .map(|upstream| upstream.name.to_string())
+                    .collect(),
                 config: config.source.as_ref().map(|source| source.display().to_string()),
             },
             orders: self.orders.clone(),
@@ -241,12 +264,18 @@ fn figures(edge: &Edge) -> Figures {
             kind: store.kind(),
             breaker: store.breaker().map(BreakerState::name),
             region: stores.own_name().map(str::to_owned),
-            regions: others.iter().map(|other| (other.name.to_string(), other.store.breaker().map(BreakerState::name))).collect(),
+            regions: others
+                .iter()
+                .map(|other| {
+                    (other.name.to_string(), other.store.breaker().map(BreakerState::name))
+                })
+                .collect(),
         },
     }
 }
 
-/// One order after the other. `following` keeps up with what the issuers of the edge in force publish.
+/// One order after the other. `following` keeps up with what the issuers of the edge in force
+/// publish.
 async fn follow_orders(
     mut ordered: mpsc::Receiver<Order>,
     reloader: Reloader,
@@ -266,38 +295,39 @@ async fn follow_orders(
     }
 }
 
-fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BuildError> {
-    listener::bind(address).map_err(|error| BuildError::Bind { address, error })
-}
-
-/// One socket for each listener on each thread. The first thread's decides the port where the config leaves it open.
-fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), BuildError> {
-    let mut threads: Vec<Vec<Bound>> = (0..config.threads.max(1)).map(|_| Vec::new()).collect();
+/// Binds a socket for each listener on each thread.
+fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), BindError> {
+    let count = config.threads.max(1);
+    let mut threads: Vec<Vec<Bound>> = (0..count).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
     for (door, listener) in config.listeners.iter().enumerate() {
-        let mut address = listener.address;
-        for (index, sockets) in threads.iter_mut().enumerate() {
-            let socket = bind(address)?;
-            if index == 0 {
-                address = socket.local_addr().map_err(|error| BuildError::Bind { address, error })?;
-                addresses.push(address);
-            }
+        let bound = bind(listener.address, count, listener.sharing)?;
+        let address = bound.first().and_then(|socket| socket.local_addr().ok());
+        addresses.push(address.unwrap_or(listener.address));
+        for (sockets, socket) in threads.iter_mut().zip(bound) {
             sockets.push(Bound { socket, door });
         }
     }
     Ok((threads, addresses))
 }
 
-fn spawn_worker(index: usize, sockets: Vec<Bound>, current: Current, mut stop: watch::Receiver<bool>) -> std::io::Result<JoinHandle<()>> {
+fn spawn_worker(
+    index: usize,
+    sockets: Vec<Bound>,
+    current: Current,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let drain = &current.load().drain;
+    let sockets: Vec<_> = sockets.into_iter().map(|bound| (bound, drain.accepting())).collect();
     std::thread::Builder::new().name(format!("usher-{index}")).spawn(move || {
-        // The random generator of a thread gathers entropy at its first use, for some tens of milliseconds. Here no handshake
-        // waits for it. A failure shows again there.
+        // The random generator of a thread gathers entropy at its first use, for some tens of
+        // milliseconds. Here no handshake waits for it. A failure shows again there.
         let _ = rand::fill(&mut [0]);
-        runtime.block_on(async {
+        runtime.block_on(async move {
             let worker = Worker { edge: current.load_full(), pool: Arc::default(), current };
-            for bound in sockets {
-                tokio::spawn(listener::accept(bound, worker.clone()));
+            for (bound, accepting) in sockets {
+                tokio::spawn(listener::accept(bound, worker.clone(), accepting));
             }
             // A sender that is gone stops us too.
             let _ = stop.wait_for(|stop| *stop).await;
@@ -306,9 +336,13 @@ fn spawn_worker(index: usize, sockets: Vec<Bound>, current: Current, mut stop: w
     })
 }
 
-/// Completes at the first signal to stop; fails if a worker thread ends before that. A hangup reloads, or stops us where there
-/// is nothing to load: then the terminal has gone.
-async fn watch_over(signals: &mut Signals, workers: &[JoinHandle<()>], orders: Option<&Orders>) -> Result<(), RunError> {
+/// Completes at the first signal to stop; fails if a worker thread ends before that. A hangup
+/// reloads, or stops us where there is nothing to load: then the terminal has gone.
+async fn watch_over(
+    signals: &mut Signals,
+    workers: &[JoinHandle<()>],
+    orders: Option<&Orders>,
+) -> Result<(), RunError> {
     let mut check = interval(Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -321,12 +355,16 @@ async fn watch_over(signals: &mut Signals, workers: &[JoinHandle<()>], orders: O
     }
 }
 
-/// Sessions first, then what plain HTTP is still being answered.
+/// Closes the sessions, and waits for what plain HTTP is still being answered: as long as a session
+/// would have had.
 async fn leave(edge: &Edge) {
     let close_timeout = edge.config.keepalive.close_timeout;
+    let window_ends = Now::read().mono + edge.config.drain.window;
     drain::close_sessions(&edge.registry, edge.config.drain.window, close_timeout).await;
-    let deadline = Instant::now() + close_timeout;
-    while edge.ceiling.open() > 0 && Instant::now() < deadline {
+    // What was in the queue counts as open only once it is accepted.
+    let _ = timeout(close_timeout, edge.drain.all_closed()).await;
+    let deadline = window_ends.max(Now::read().mono) + close_timeout;
+    while edge.ceiling.open() > 0 && Now::read().mono < deadline {
         sleep(Duration::from_millis(10)).await;
     }
     if let Some(fleet) = &edge.fleet {
@@ -338,12 +376,15 @@ async fn leave(edge: &Edge) {
 async fn keep_house(current: Current, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>) {
     let mut every = interval(Telemetry::UPKEEP);
     let mut trim = Trim::default();
+    let mut rotation = Rotation::default();
     loop {
         every.tick().await;
         telemetry.upkeep();
         let (edge, now) = (current.load_full(), Now::read());
         readiness.set_store(edge.tickets.sweep(now).await);
-        Event::RevocationsHeld { count: edge.revocations.sweep(now.wall) }.emit();
+        RevocationsHeld { count: edge.revocations.sweep(now) }.emit();
         trim.look(edge.ceiling.open());
+        let config = &edge.config;
+        rotation.tend(&config.context, &config.state_dir, &edge.signing_keys, now);
     }
 }

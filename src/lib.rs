@@ -2,54 +2,57 @@
 //!
 //! # The life of a connection
 //!
-//! A thread of its own core accepts it ([`listener`]) and ends its TLS. Its first bytes are read as a request head by
-//! a reader that knows one reading only ([`http::head`]); what could be read in two ways is refused there and then. Plain
-//! HTTP goes on through a guard to the HTTP library and is forwarded ([`http::forward`]). An upgrade stays with us
-//! ([`http::upgrade`]): the route is found, the credential is taken out of the request and becomes a principal, and the
-//! principal a [`auth::grant::Grant`]. A client that shows none there may say it in its first message, in one of several
-//! dialects ([`auth::first_message`]). Only with a grant can an upstream be dialled ([`upstream::connect`]); it gets the
-//! upgrade with a signed context that says who the client is, and only its correct 101 opens the way. From then on the two
-//! sockets are a session: its rules are a state machine without I/O ([`session::state`]), its bytes move through one
-//! future that owns no buffer while it is idle ([`session::relay`]). Near the grant's end the client is asked for a new
-//! credential inside its stream ([`session::conversation`]). It ends once, for one reason, and that is told once
-//! ([`telemetry::event`]).
+//! A thread of its own core accepts it ([`listener`]) and ends its TLS. Its first bytes are read as
+//! a request head by a reader that knows one reading only ([`http::head`]); what could be read in
+//! two ways is refused there and then. Plain HTTP goes on through a guard to the HTTP library and
+//! is forwarded ([`http::forward`]). An upgrade stays with us ([`http::upgrade`]): the route is
+//! found, the credential is taken out of the request and becomes a principal, and the principal a
+//! [`auth::grant::Grant`]. A client that shows none there may say it in its first message, in one
+//! of several dialects ([`auth::first_message`]). Only with a grant can an upstream be dialled
+//! ([`upstream::connect`]); it gets the upgrade with a signed context that says who the client is,
+//! and only its correct 101 opens the way. From then on the two sockets are a session: its rules
+//! are a state machine without I/O ([`session::state`]), its bytes move through one future that
+//! owns no buffer while it is idle ([`session::relay`]). Near the grant's end the client is asked
+//! for a new credential inside its stream ([`session::conversation`]). It ends once, for one
+//! reason, and that is told once ([`telemetry::Event`]).
 //!
 //! # The map
 //!
-//! - the words everyone uses: [`clock`], [`config`], [`rejection`], [`limits`], [`stream`]
-//! - towards the client: [`listener`], [`tls`], [`http`], [`auth`], [`ticket`], [`store`]
-//! - towards the upstream: [`upstream`], [`keyring`]
-//! - between them: [`session`], [`ws`]; from old ways in to new ones: [`migration`]
-//! - beside it, the other nodes: [`fleet`], and whom we ask about credentials: [`fetch`]
-//! - the whole: [`edge`] is one configuration ready to serve, [`reload`] makes the next; [`app`] builds and runs it, [`drain`]
-//!   and [`signal`] stop it, [`memory`] gives back, [`telemetry`] and [`admin`] show it, [`cli`] is how a person meets it
+//! A module imports only from the floors below its own; `tests/floors.rs` holds that. From the
+//! ground up:
+//!
+//! - [`base`] and [`ws`] know nothing of ours: the clock, locks, rates; WebSocket frames
+//! - [`model`] is the vocabulary, [`rejection`] every refusal and close reason, [`telemetry`] what
+//!   counts and logs, [`config`] from text to meaning
+//! - [`net`] moves bytes, [`store`] keeps tickets, [`auth`] makes a credential a grant
+//! - [`upstream`] dials with a grant, [`session`] is the live connection, [`fleet`] the other nodes,
+//!   [`migration`] the way from old methods to new ones
+//! - [`edge`] is one configuration ready to serve, [`http`] a client's connection, [`listener`]
+//!   accepts it, [`admin`] is what operators ask
+//! - [`app`] builds and runs the whole, [`cli`] is how a person meets it
 
 pub mod admin;
+pub mod admin_client;
 pub mod app;
 pub mod auth;
-pub mod breaker;
+pub mod base;
+pub mod bench;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod drain;
+pub mod demo;
 pub mod edge;
-pub mod fetch;
+pub mod exit;
+pub mod explain;
 pub mod fleet;
 pub mod http;
-pub mod keyring;
-pub mod limits;
 pub mod listener;
-mod lock;
-pub mod memory;
 pub mod migration;
+pub mod model;
+pub mod net;
 pub mod rejection;
-pub mod reload;
 pub mod session;
-pub mod signal;
 pub mod store;
-pub mod stream;
 pub mod telemetry;
-pub mod ticket;
-pub mod tls;
+pub mod telemetry_setup;
 pub mod upstream;
 pub mod ws;

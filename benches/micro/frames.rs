@@ -13,7 +13,10 @@ pub fn run(runner: &mut Runner) {
         let reads = [
             ("one text of 128 B", vec![small.clone()]),
             ("64 texts of 128 B, one read", vec![small.repeat(64)]),
-            ("binary of 1 MiB, reads of 16 KiB", pieces(&Message::binary(vec![7; 1 << 20]).to_wire(sender), 16 * 1024)),
+            (
+                "binary of 1 MiB, reads of 16 KiB",
+                pieces(&Message::binary(vec![7; 1 << 20]).to_wire(sender), 16 * 1024),
+            ),
             ("16 fragments of 64 B, one read", vec![fragments(16, sender)]),
             ("text of 128 B, byte by byte", pieces(&small, 1)),
         ];

@@ -4,9 +4,12 @@ use std::hint::black_box;
 
 use http::{HeaderValue, Uri};
 use usher::auth;
-use usher::clock::Now;
-use usher::http::head;
-use usher::http::headers::{self, ReservedNames, Seen};
+use usher::base::clock::Now;
+use usher::http::forwarding::Forwarding;
+use usher::http::headers;
+use usher::net::http1::head;
+use usher::net::http1::host::Authority;
+use usher::upstream::reserved_names::ReservedNames;
 use usher::upstream::signed_context::identity_headers;
 use usher::upstream::upgrade;
 
@@ -29,21 +32,34 @@ pub fn run(runner: &mut Runner) {
     let config = known::config("");
     let heads = [("small", SMALL), ("browser", BROWSER)];
     for (name, text) in heads {
-        runner.measure(&format!("head: parse, {name}"), || head::parse_request(black_box(text.as_bytes()), &config.limits).unwrap());
+        runner.measure(&format!("head: parse, {name}"), || {
+            head::parse_request(black_box(text.as_bytes()), &config.limits).unwrap()
+        });
     }
     let reserved = ReservedNames::of(&config);
     let grant = known::grant(&config, Now::read());
-    let seen = Seen { peer: [192, 0, 2, 7].into(), trusted: false, secure: true, host: "chat.example.com" };
+    let host = Authority::parse("chat.example.com");
+    let listener = config.listeners.first().unwrap();
     let context = HeaderValue::try_from("x".repeat(700)).unwrap();
     for (name, text) in heads {
         let parse = || head::parse_request(text.as_bytes(), &config.limits).unwrap().parts;
-        // From the client's headers to the upstream's request; the signed context's value is there already.
+        // From the client's headers to the upstream's request; the signed context's value is there
+        // already.
         runner.measure_with(
             &format!("head: rewrite, {name}"),
             |rounds| (0..rounds).map(|_| parse()).collect(),
             |mut parts| {
-                let credential = auth::take_credential(grant.route(), &mut parts).unwrap();
-                headers::prepare(&mut parts.headers, &reserved, seen);
+                let credential = auth::take_tried(grant.route(), &mut parts, |_| ()).1.unwrap();
+                let forwarding =
+                    Forwarding::of(&parts.headers, host.as_ref(), [192, 0, 2, 7].into(), listener);
+                let request_id = headers::request_id(&parts.headers, forwarding.is_trusted());
+                headers::prepare(
+                    &mut parts.headers,
+                    grant.route(),
+                    &reserved,
+                    &forwarding,
+                    &request_id,
+                );
                 parts.headers.insert(config.context.header.clone(), context.clone());
                 for (name, value) in identity_headers(grant.route(), &grant) {
                     parts.headers.insert(name, value);

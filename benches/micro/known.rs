@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use usher::auth::algorithm::Algorithm;
-use usher::auth::credential::{Credential, Method, Proof};
+use usher::auth::credential::{Credential, Proof};
 use usher::auth::grant::Grant;
 use usher::auth::jwt::{Issuers, sign_for_development};
+use usher::auth::prover::Redeeming;
 use usher::auth::revocation::Revocations;
+use usher::auth::ticket::Tickets;
 use usher::auth::{Authenticator, Presented};
-use usher::clock::Now;
-use usher::config::secret::Secret;
+use usher::base::clock::Now;
 use usher::config::{self, Config};
-use usher::http::route::RouteMatch;
-use usher::ticket::Tickets;
+use usher::edge::router::Router;
+use usher::model::algorithm::Algorithm;
+use usher::model::method::Method;
+use usher::model::secret::Secret;
 
 pub const SECRET: &str = "0123456789012345678901234567890123456789";
 
@@ -61,13 +63,26 @@ pub fn claims(now: Now) -> serde_json::Value {
 pub fn grant(config: &Arc<Config>, now: Now) -> Grant {
     let issuers = Arc::new(Issuers::load(&config.issuers, &[]).unwrap());
     let revocations = Arc::new(Revocations::new(1));
-    let tickets = Arc::new(Tickets::new(config, Arc::clone(&issuers), Arc::clone(&revocations)).unwrap());
-    let token = sign_for_development(Algorithm::HS256, &Secret::from(SECRET), None, &claims(now)).unwrap();
+    let tickets = Arc::new(Tickets::new(config).unwrap());
+    let token =
+        sign_for_development(Algorithm::HS256, &Secret::from(SECRET), None, &claims(now)).unwrap();
     let authenticator = Authenticator::new(issuers, tickets, revocations, config.mtls.clone());
-    let matched = RouteMatch { route: Arc::clone(&config.routes[0]), parameters: Vec::new() };
-    let presented = Presented { request_id: "request", origin: None, peer: [192, 0, 2, 7].into() };
-    let credential = Some(Credential { method: Method::Header, proof: Proof::Token(Secret::from(token.as_str())) });
+    let matched = Router::new(&config.routes).find("chat.example.com", "/ws").unwrap().unwrap();
     let deadline = now.mono + std::time::Duration::from_secs(60);
+    let peer = [192, 0, 2, 7].into();
+    let presented = Presented { request_id: "request", origin: None, peer, now };
+    let credential = Some(Credential {
+        method: Method::Header,
+        proof: Proof::Token(Secret::from(token.as_str())),
+    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(authenticator.authenticate_by(deadline, &matched, credential, presented, now)).unwrap()
+    runtime
+        .block_on(authenticator.authenticate(
+            &mut Redeeming,
+            &matched,
+            credential,
+            presented,
+            deadline,
+        ))
+        .unwrap()
 }

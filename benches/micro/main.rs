@@ -10,6 +10,7 @@
     reason = "a bench prints its result, and may stop at a mistake"
 )]
 
+mod events;
 mod frames;
 mod heads;
 mod known;
@@ -28,5 +29,6 @@ fn main() {
         tickets::run(runner);
         signed_contexts::run(runner);
         frames::run(runner);
+        events::run(runner);
     });
 }

@@ -1,8 +1,9 @@
-//! Reading a path and finding its pattern among a few dozen: every request pays it, before anything is known of its client.
+//! Reading a path and finding its pattern among a few dozen: every request pays it, before anything
+//! is known of its client.
 
 use std::hint::black_box;
 
-use usher::http::route::{CanonicalPath, PathPattern};
+use usher::model::path::{CanonicalPath, PathPattern};
 
 use crate::support::Runner;
 

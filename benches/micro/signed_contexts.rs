@@ -1,9 +1,7 @@
 //! The signed context, with every algorithm that it can be configured with.
 
-use std::sync::Arc;
-
-use usher::clock::Now;
-use usher::keyring::Keyring;
+use usher::base::clock::Now;
+use usher::upstream::keyring::{Keyring, SigningKeys};
 use usher::upstream::signed_context::{ContextRequest, SignedContext};
 
 use crate::known;
@@ -25,10 +23,13 @@ pub fn run(runner: &mut Runner) {
     ] {
         let config = known::config(lines);
         let grant = known::grant(&config, now);
-        let folder = std::env::temp_dir().join(format!("usher-bench-{}-{name}", std::process::id()));
-        let keyring = Arc::new(Keyring::open(&config.context, &folder, now).unwrap());
+        let folder =
+            std::env::temp_dir().join(format!("usher-bench-{}-{name}", std::process::id()));
+        let keyring = SigningKeys::new(Keyring::open(&config.context, &folder, now).unwrap());
         let _ = std::fs::remove_dir_all(&folder);
         let signed = SignedContext::new(&config.context, keyring);
-        runner.measure(&format!("signed context: {name}"), || signed.header_value(&grant, about, now).unwrap());
+        runner.measure(&format!("signed context: {name}"), || {
+            signed.header_value(&grant, about, now).unwrap()
+        });
     }
 }

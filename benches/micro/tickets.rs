@@ -1,15 +1,12 @@
 //! A ticket, issued and redeemed; the store is this process's memory.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use usher::auth::jwt::Issuers;
-use usher::auth::revocation::Revocations;
-use usher::clock::Now;
-use usher::config::secret::Secret;
-use usher::ticket::{Asking, Request, Tickets};
+use usher::auth::ticket::{Asking, Request, Tickets};
+use usher::base::clock::Now;
+use usher::model::secret::Secret;
 
 use crate::known;
 use crate::support::Runner;
@@ -22,10 +19,14 @@ pub fn run(runner: &mut Runner) {
     let now = Now::read();
     let grant = known::grant(&config, now);
     let principal = grant.principal().unwrap();
-    let tickets = Tickets::new(&config, Arc::new(Issuers::load(&config.issuers, &[]).unwrap()), Arc::new(Revocations::new(1))).unwrap();
+    let tickets = Tickets::new(&config).unwrap();
     let asking = Asking { origin: None, peer: [192, 0, 2, 7].into(), traceparent: None };
-    let issue = |principal| at_once(tickets.issue(principal, Request::default(), asking, now)).unwrap().ticket;
-    let redeem = |ticket: Secret| at_once(tickets.redeem(&ticket, grant.route(), None, asking.peer, "request", now)).unwrap();
+    let issue = |principal| {
+        at_once(tickets.issue(principal, Request::default(), asking, now)).unwrap().ticket
+    };
+    let redeem = |ticket: Secret| {
+        at_once(tickets.redeem(&ticket, grant.route(), None, asking.peer, "request", now)).unwrap()
+    };
     // What is issued is forgotten between two batches, so that each finds the same store.
     let forget = || {
         for hours in [3, 6] {

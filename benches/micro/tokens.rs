@@ -10,11 +10,11 @@ use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use usher::auth::algorithm::{Algorithm, Family};
 use usher::auth::jwt::{Issuers, sign_for_development};
-use usher::clock::Now;
-use usher::config::secret::Secret;
+use usher::base::clock::Now;
 use usher::config::{Issuer, IssuerKeySource};
+use usher::model::algorithm::{Algorithm, Family};
+use usher::model::secret::Secret;
 
 use crate::known;
 use crate::support::Runner;
@@ -44,8 +44,14 @@ pub fn run(runner: &mut Runner) {
         };
         let issuers = Issuers::load(&[Arc::new(issuer(algorithm, keys))], &[]).unwrap();
         let private = key.map_or(Secret::from(known::SECRET), |key| key.private.clone());
-        let token = Secret::from(sign_for_development(algorithm, &private, Some("bench"), &known::claims(now)).unwrap().as_str());
-        runner.measure(&format!("token: verify, {}", algorithm.name()), || issuers.verify(&token, now).unwrap());
+        let token = Secret::from(
+            sign_for_development(algorithm, &private, Some("bench"), &known::claims(now))
+                .unwrap()
+                .as_str(),
+        );
+        runner.measure(&format!("token: verify, {}", algorithm.name()), || {
+            issuers.verify(&token, now).unwrap()
+        });
     }
     remove(&file);
 }
@@ -70,7 +76,10 @@ fn issuer(algorithm: Algorithm, keys: IssuerKeySource) -> Issuer {
 fn rsa_key() -> Key {
     let pair = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
     let der = pair.as_der().unwrap();
-    let private = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));
+    let private = format!(
+        "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+        STANDARD.encode(der.as_ref())
+    );
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let (modulus, exponent) = (pair.public_key().modulus(), pair.public_key().exponent());
     let modulus = encode(modulus.big_endian_without_leading_zero());
@@ -88,7 +97,9 @@ fn curve_key(algorithm: Algorithm) -> Key {
     let point = rcgen::PublicKeyData::der_bytes(&pair);
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let public = match algorithm {
-        Algorithm::EdDSA => json!({ "kty": "OKP", "crv": "Ed25519", "kid": "bench", "x": encode(point) }),
+        Algorithm::EdDSA => {
+            json!({ "kty": "OKP", "crv": "Ed25519", "kid": "bench", "x": encode(point) })
+        }
         _ => {
             // An uncompressed point: 4, x, y.
             let (x, y) = point[1..].split_at((point.len() - 1) / 2);

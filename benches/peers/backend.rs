@@ -1,13 +1,18 @@
-//! What stands behind every proxy of the comparison: a WebSocket echo, and the responder of forward authentication.
+//! What stands behind every proxy of the comparison: a WebSocket echo, and the responder of forward
+//! authentication.
 //!
-//! A request with a `Sec-WebSocket-Key` becomes an echo. One for `/auth` is answered 200 where its `Authorization` is the
-//! expected one and 401 otherwise. It has one thread, and its CPU time is nobody's.
+//! A request with a `Sec-WebSocket-Key` becomes an echo. One for `/auth` is answered 200 where its
+//! `Authorization` is the expected one and 401 otherwise. It has one thread, and its CPU time is
+//! nobody's.
 //!
 //! ```text
 //! peers-backend LISTEN [TOKEN_FILE]
 //! ```
 #![allow(clippy::print_stderr, reason = "the only way that it has to say why it did not start")]
-#![allow(clippy::indexing_slicing, reason = "offsets come from the frame header that was just read")]
+#![allow(
+    clippy::indexing_slicing,
+    reason = "offsets come from the frame header that was just read"
+)]
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -45,7 +50,9 @@ fn main() -> ExitCode {
 fn start(arguments: &[String]) -> io::Result<()> {
     let (listen, token) = match arguments {
         [listen] => (listen, None),
-        [listen, token] => (listen, Some(format!("Bearer {}", std::fs::read_to_string(token)?.trim()))),
+        [listen, token] => {
+            (listen, Some(format!("Bearer {}", std::fs::read_to_string(token)?.trim())))
+        }
         _ => return Err(invalid("peers-backend LISTEN [TOKEN_FILE]")),
     };
     let listen: SocketAddr = listen.parse().map_err(io::Error::other)?;
@@ -80,24 +87,42 @@ async fn serve(mut stream: TcpStream, token: Option<Rc<str>>) -> io::Result<()> 
                 stream.write_all(format!("{head}{accept}\r\n\r\n").as_bytes()).await?;
                 return echo(stream, buffer).await;
             }
-            Request::Plain { allowed: true } => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?,
-            Request::Plain { allowed: false } => stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await?,
+            Request::Plain { allowed: true } => {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+            }
+            Request::Plain { allowed: false } => {
+                stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await?;
+            }
         }
     }
     Ok(())
 }
 
 /// Takes the head of a request without a body. None: the peer is gone.
-async fn next_request(stream: &mut TcpStream, buffer: &mut BytesMut, token: Option<&str>) -> io::Result<Option<Request>> {
+async fn next_request(
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+    token: Option<&str>,
+) -> io::Result<Option<Request>> {
     loop {
         let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS];
         let mut head = httparse::Request::new(&mut fields);
         if let httparse::Status::Complete(length) = head.parse(buffer).map_err(io::Error::other)? {
-            let field = |name: &str| head.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value);
+            let field = |name: &str| {
+                head.headers
+                    .iter()
+                    .find(|field| field.name.eq_ignore_ascii_case(name))
+                    .map(|field| field.value)
+            };
             let request = match field("sec-websocket-key") {
                 // The question is a copy of the request that it is about.
-                Some(key) if head.path != Some(AUTH_PATH) => Request::Upgrade { accept: accept(key) },
-                _ => Request::Plain { allowed: token.is_some_and(|token| field("authorization") == Some(token.as_bytes())) },
+                Some(key) if head.path != Some(AUTH_PATH) => {
+                    Request::Upgrade { accept: accept(key) }
+                }
+                _ => Request::Plain {
+                    allowed: token
+                        .is_some_and(|token| field("authorization") == Some(token.as_bytes())),
+                },
             };
             buffer.advance(length);
             return Ok(Some(request));
@@ -128,10 +153,16 @@ struct Frame {
 /// Frames go back as they came, each in one write, unmasked where they lie.
 async fn echo(mut stream: TcpStream, mut buffer: BytesMut) -> io::Result<()> {
     loop {
-        while let Some(frame) = Frame::read(&buffer).filter(|frame| buffer.len() >= frame.header + frame.payload) {
+        while let Some(frame) =
+            Frame::read(&buffer).filter(|frame| buffer.len() >= frame.header + frame.payload)
+        {
             let (opcode, end) = (frame.first_byte & 0xf, frame.header + frame.payload);
             unmask(&mut buffer[frame.header..end], frame.mask);
-            let answer = frame.answer(if opcode == PING { frame.first_byte & 0xf0 | PONG } else { frame.first_byte });
+            let answer = frame.answer(if opcode == PING {
+                frame.first_byte & 0xf0 | PONG
+            } else {
+                frame.first_byte
+            });
             let start = frame.header - answer.len();
             buffer[start..frame.header].copy_from_slice(&answer);
             stream.write_all(&buffer[start..end]).await?;
@@ -145,7 +176,10 @@ async fn echo(mut stream: TcpStream, mut buffer: BytesMut) -> io::Result<()> {
             buffer = BytesMut::new();
             stream.readable().await?;
         }
-        let room = Frame::read(&buffer).map_or(4096, |frame| frame.header + frame.payload).saturating_sub(buffer.len()).max(4096);
+        let room = Frame::read(&buffer)
+            .map_or(4096, |frame| frame.header + frame.payload)
+            .saturating_sub(buffer.len())
+            .max(4096);
         buffer.reserve(room);
         match stream.try_read_buf(&mut buffer) {
             Ok(0) => return Ok(()),
@@ -162,7 +196,9 @@ impl Frame {
         let (first_byte, second) = (*bytes.first()?, *bytes.get(1)?);
         let (payload, at) = match second & 0x7f {
             126 => (usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)), 4),
-            127 => (usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?, 10),
+            127 => {
+                (usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?, 10)
+            }
             short => (usize::from(short), 2),
         };
         // RFC 6455, section 5.1: "a client MUST mask all frames".
@@ -180,7 +216,9 @@ impl Frame {
 }
 
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
-    let wide = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
+    let wide = u64::from_ne_bytes([
+        mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
+    ]);
     let (words, rest) = payload.as_chunks_mut::<8>();
     for word in words {
         *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();

@@ -1,8 +1,10 @@
-//! The floor of the comparison: TLS ends here and bytes are copied to the backend, and nothing else is done.
+//! The floor of the comparison: TLS ends here and bytes are copied to the backend, and nothing else
+//! is done.
 //!
-//! The same TLS library and runtime as Usher, one thread and one `SO_REUSEPORT` listener for each core that it is given, no
-//! HTTP, no authentication. What a proxy needs beyond this is what its other duties cost. TLS settings are the library's own
-//! (two tickets, 256 sessions kept); the copy has a buffer of 8 KiB for each direction, as `copy_bidirectional` has it.
+//! The same TLS library and runtime as Usher, one thread and one `SO_REUSEPORT` listener for each
+//! core that it is given, no HTTP, no authentication. What a proxy needs beyond this is what its
+//! other duties cost. TLS settings are the library's own (two tickets, 256 sessions kept); the copy
+//! has a buffer of 8 KiB for each direction, as `copy_bidirectional` has it.
 //!
 //! ```text
 //! peers-floor LISTEN UPSTREAM CERT KEY THREADS
@@ -42,12 +44,19 @@ fn start(arguments: &[String]) -> Result<(), Error> {
         return Err("peers-floor LISTEN UPSTREAM CERT KEY THREADS".into());
     };
     let chain = CertificateDer::pem_file_iter(cert)?.collect::<Result<Vec<_>, _>>()?;
-    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let (acceptor, listen, upstream) = (TlsAcceptor::from(Arc::new(config)), listen.parse()?, upstream.parse()?);
+    let (acceptor, listen, upstream) =
+        (TlsAcceptor::from(Arc::new(config)), listen.parse()?, upstream.parse()?);
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.parse()?).map(|_| scope.spawn(|| serve(listen, upstream, &acceptor))).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a thread ended".into())))
+        let threads: Vec<_> = (0..threads.parse()?)
+            .map(|_| scope.spawn(|| serve(listen, upstream, &acceptor)))
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a thread ended".into())))
     })
 }
 
@@ -69,7 +78,11 @@ fn serve(listen: SocketAddr, upstream: SocketAddr, acceptor: &TlsAcceptor) -> Re
 }
 
 /// A failure ends the connection; the load generator counts it.
-async fn pass_on(client: TcpStream, upstream: SocketAddr, acceptor: TlsAcceptor) -> std::io::Result<()> {
+async fn pass_on(
+    client: TcpStream,
+    upstream: SocketAddr,
+    acceptor: TlsAcceptor,
+) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     let mut client = Box::new(acceptor.accept(client).await?);
     let mut upstream = TcpStream::connect(upstream).await?;

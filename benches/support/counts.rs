@@ -27,7 +27,10 @@ pub fn run(names: &[String], filter: Option<&str>, save: bool) {
         let _ = writeln!(table, "{name:<44} {each:>12.0}");
         match earlier.get(name) {
             Some(before) if *before > 0.0 => {
-                println!("{name:<44} {each:>12.0} {before:>12.0} {:>+8.2}%", (each / before - 1.0) * 100.0);
+                println!(
+                    "{name:<44} {each:>12.0} {before:>12.0} {:>+8.2}%",
+                    (each / before - 1.0) * 100.0
+                );
             }
             _ => println!("{name:<44} {each:>12.0}"),
         }
@@ -39,12 +42,22 @@ pub fn run(names: &[String], filter: Option<&str>, save: bool) {
     }
 }
 
-/// The counts of every run, in the order in which they were made; `None` where callgrind is not there.
+/// The counts of every run, in the order in which they were made; `None` where callgrind is not
+/// there.
 fn count(folder: &Path, filter: Option<&str>) -> Option<Vec<f64>> {
     let out = folder.join("out");
     let mut command = Command::new("valgrind");
-    command.args(["--tool=callgrind", "--quiet", "--toggle-collect=*measured*", "--dump-after=*support*measured*"]);
-    command.arg(format!("--callgrind-out-file={}", out.display())).arg(std::env::current_exe().unwrap()).arg("--counted").args(filter);
+    command.args([
+        "--tool=callgrind",
+        "--quiet",
+        "--toggle-collect=*measured*",
+        "--dump-after=*support*measured*",
+    ]);
+    command
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(std::env::current_exe().unwrap())
+        .arg("--counted")
+        .args(filter);
     match command.stdout(Stdio::null()).status() {
         Ok(status) if status.success() => {}
         Ok(status) => {
@@ -56,12 +69,16 @@ fn count(folder: &Path, filter: Option<&str>) -> Option<Vec<f64>> {
             return None;
         }
     }
-    let dumps = (1..).map(|number| folder.join(format!("out.{number}"))).map_while(|dump| fs::read_to_string(dump).ok());
+    let dumps = (1..)
+        .map(|number| folder.join(format!("out.{number}")))
+        .map_while(|dump| fs::read_to_string(dump).ok());
     Some(dumps.filter_map(|dump| total(&dump)).collect())
 }
 
 fn total(dump: &str) -> Option<f64> {
-    let line = dump.lines().find_map(|line| line.strip_prefix("totals:").or_else(|| line.strip_prefix("summary:")))?;
+    let line = dump
+        .lines()
+        .find_map(|line| line.strip_prefix("totals:").or_else(|| line.strip_prefix("summary:")))?;
     line.split_whitespace().next()?.parse().ok().filter(|total| *total > 0.0)
 }
 

@@ -1,8 +1,9 @@
 //! The loop that every micro bench shares.
 //!
-//! By default it tells CPU time: the median of batches, on this thread's own clock, so that what else the machine does
-//! counts little. With `--instructions` the program starts itself under callgrind, which counts exactly: each operation
-//! runs a few rounds and many rounds, and the difference is told, so that set-up and loop cancel out.
+//! By default it tells CPU time: the median of batches, on this thread's own clock, so that what
+//! else the machine does counts little. With `--instructions` the program starts itself under
+//! callgrind, which counts exactly: each operation runs a few rounds and many rounds, and the
+//! difference is told, so that set-up and loop cancel out.
 
 mod counts;
 
@@ -53,8 +54,14 @@ impl Runner {
         self.measure_with(name, |rounds| vec![(); rounds], |()| work());
     }
 
-    /// An operation that uses something up; `prepare` makes that for so many rounds, outside of what is told.
-    pub fn measure_with<In, Out>(&mut self, name: &str, mut prepare: impl FnMut(usize) -> Vec<In>, mut work: impl FnMut(In) -> Out) {
+    /// An operation that uses something up; `prepare` makes that for so many rounds, outside of
+    /// what is told.
+    pub fn measure_with<In, Out>(
+        &mut self,
+        name: &str,
+        mut prepare: impl FnMut(usize) -> Vec<In>,
+        mut work: impl FnMut(In) -> Out,
+    ) {
         if self.filter.as_ref().is_some_and(|filter| !name.contains(filter.as_str())) {
             return;
         }
@@ -115,5 +122,5 @@ fn cpu_nanos() -> u64 {
     use std::sync::OnceLock;
     use tokio::time::Instant;
     static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_nanos() as u64
+    START.get_or_init(|| usher::base::clock::Now::read().mono).elapsed().as_nanos() as u64
 }

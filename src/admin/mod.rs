@@ -1,10 +1,13 @@
-//! The operators' listener: is it alive, is it ready, what does it count, who is connected, and who is to go.
+//! The operators' listener: is it alive, is it ready, what does it count, who is connected, and who
+//! is to go.
 //!
-//! It has a socket of its own, loopback unless the config says otherwise, and is bounded like everything else: so many
-//! connections, one request each, a deadline over all of it. With a token set, everything but the two probes asks for it.
+//! It has a socket of its own, loopback unless the config says otherwise, and is bounded like
+//! everything else: so many connections, one request each, a deadline over all of it. With a token
+//! set, everything but the two probes asks for it.
 
 mod readiness;
 mod reload;
+mod reserve;
 mod revoke;
 mod status;
 
@@ -24,19 +27,23 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::{Map, json};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::net::admin_socket;
+use crate::net::admin_socket::Listening;
 pub use readiness::{Readiness, Stage};
+use reserve::Reserve;
 pub use revoke::Revoking;
 pub use status::{Figures, StoreFigures};
 
-use crate::clock::Now;
-use crate::config::secret::Secret;
-use crate::reload::Orders;
+use crate::base::clock::Now;
+use crate::edge::reload::Orders;
+use crate::listener::events::AcceptFailed;
+use crate::model::secret::Secret;
+use crate::net::stream::Stream;
 use crate::session::registry::Registry;
+use crate::telemetry::Event;
 use crate::telemetry::Telemetry;
-use crate::telemetry::event::Event;
 
 pub struct Admin {
     pub telemetry: Arc<Telemetry>,
@@ -74,33 +81,37 @@ const SESSIONS: &str = "/sessions";
 const RELOAD: &str = "/reload";
 
 impl Admin {
-    /// Runs until it is dropped; each connection is answered by what is in force then. One over the limit waits in the
-    /// system's queue.
-    pub async fn serve(current: Arc<ArcSwap<Self>>, listener: TcpListener) {
+    /// Runs until it is dropped; each connection is answered by what is in force then. One over the
+    /// limit waits in the system's queue.
+    pub async fn serve(current: Arc<ArcSwap<Self>>, listener: Listening) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let reserve = Arc::new(Reserve::new());
         // The semaphore is never closed: there is always a place to wait for.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
+                Err(error) if reserve::is_shortage(&error) && reserve.release() => continue,
                 Err(error) => {
-                    Event::AcceptFailed { error: &error }.emit();
+                    AcceptFailed { error: &error }.emit();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let admin = current.load_full();
+            let (admin, reserve) = (current.load_full(), Arc::clone(&reserve));
             tokio::spawn(async move {
                 // Whatever ends it, the asker knows; there is nobody else to tell.
                 let _ = tokio::time::timeout(CONNECTION_TIMEOUT, admin.answer_one(stream)).await;
+                reserve.refill();
                 drop(place);
             });
         }
     }
 
-    async fn answer_one(self: Arc<Self>, stream: TcpStream) -> hyper::Result<()> {
+    async fn answer_one(self: Arc<Self>, stream: Stream) -> hyper::Result<()> {
+        let is_file = admin_socket::is_file(&stream);
         let service = service_fn(move |request| {
             let admin = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(admin.respond(request).await) }
+            async move { Ok::<_, Infallible>(admin.respond(request, is_file).await) }
         });
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -111,8 +122,8 @@ impl Admin {
             .await
     }
 
-    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if let Some(refusal) = self.refuse(&request) {
+    async fn respond(&self, request: Request<Incoming>, is_file: bool) -> Response<Full<Bytes>> {
+        if let Some(refusal) = self.refuse(&request, is_file) {
             return refusal;
         }
         let (parts, body) = request.into_parts();
@@ -126,33 +137,60 @@ impl Admin {
             return self.answer(&Request::from_parts(parts, ()));
         }
         match Limited::new(body, revoke::MAX_BODY).collect().await {
-            Ok(body) => self.revoking.answer(&self.registry, &parts.headers, &body.to_bytes(), Now::read()).await,
-            Err(_) => answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "the body is broken off, or longer than an order can be"),
+            Ok(body) => {
+                self.revoking
+                    .answer(&self.registry, &parts.headers, &body.to_bytes(), Now::read())
+                    .await
+            }
+            Err(_) => answer_error(
+                StatusCode::BAD_REQUEST,
+                "INVALID_REQUEST",
+                "the body is broken off, or longer than an order can be",
+            ),
         }
     }
 
-    /// Who may not ask, and what cannot be asked.
-    fn refuse<B>(&self, request: &Request<B>) -> Option<Response<Full<Bytes>>> {
+    /// Who may not ask, and what cannot be asked. No page in a browser reaches a file, whatever the
+    /// Host says.
+    fn refuse<B>(&self, request: &Request<B>, is_file: bool) -> Option<Response<Full<Bytes>>> {
         let path = request.uri().path();
         let is_probe = matches!(path, "/livez" | "/readyz");
         if !is_probe && !self.may_ask(request) {
-            let mut response = answer_error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the admin token is missing or wrong");
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"usher admin\""));
+            let mut response = answer_error(
+                StatusCode::UNAUTHORIZED,
+                "UNAUTHORIZED",
+                "the admin token is missing or wrong",
+            );
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"usher admin\""));
             return Some(response);
         }
-        if !is_probe && self.token.is_none() && !names_this_machine(request) {
+        if !is_probe && !is_file && self.token.is_none() && !names_this_machine(request) {
             let message = "without a token, ask by address or as localhost";
-            return Some(answer_error(StatusCode::MISDIRECTED_REQUEST, "MISDIRECTED_REQUEST", message));
+            return Some(answer_error(
+                StatusCode::MISDIRECTED_REQUEST,
+                "MISDIRECTED_REQUEST",
+                message,
+            ));
         }
-        if !matches!(path, "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE | RELOAD) {
-            return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path"));
+        if !matches!(
+            path,
+            "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE | RELOAD
+        ) {
+            return Some(answer_error(
+                StatusCode::NOT_FOUND,
+                "NOT_FOUND",
+                "there is nothing at this path",
+            ));
         }
         let (allowed, allow, message): (&[Method], _, _) = match path {
             REVOKE | RELOAD => (&[Method::POST], "POST", "this path takes orders"),
             _ => (&[Method::GET, Method::HEAD], "GET, HEAD", "this path is for reading"),
         };
         if !allowed.contains(request.method()) {
-            let mut response = answer_error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message);
+            let mut response =
+                answer_error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message);
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             return Some(response);
         }
@@ -169,16 +207,32 @@ impl Admin {
                     if let Some(store) = self.readiness.store() {
                         ready.insert("store".to_owned(), store.into());
                     }
-                    // They are told and do not make the node unready: every one of a fleet would leave at once.
-                    let keyless: Vec<_> = (self.figures)().issuers.into_iter().filter(|one| one.keys == 0).map(|one| one.name).collect();
+                    // They are told and do not make the node unready: every one of a fleet would
+                    // leave at once.
+                    let keyless: Vec<_> = (self.figures)()
+                        .issuers
+                        .into_iter()
+                        .filter(|one| one.keys == 0)
+                        .map(|one| one.name)
+                        .collect();
                     if !keyless.is_empty() {
                         ready.insert("issuers_without_keys".to_owned(), json!(keyless));
                     }
                     answer_json(StatusCode::OK, &ready.into())
                 }
-                stage => answer_json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": stage.name() })),
+                stage => answer_json(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &json!({ "status": "not ready", "reason": stage.name() }),
+                ),
             },
-            "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.telemetry.render().into()),
+            "/metrics" => {
+                self.registry.count_traffic();
+                answer(
+                    StatusCode::OK,
+                    "text/plain; version=0.0.4; charset=utf-8",
+                    self.telemetry.render().into(),
+                )
+            }
             _ => self.status(),
         }
     }
@@ -187,14 +241,16 @@ impl Admin {
         let Some(token) = &self.token else { return true };
         let mut shown = request.headers().get_all(AUTHORIZATION).iter();
         let (Some(value), None) = (shown.next(), shown.next()) else { return false };
-        let Some((scheme, credential)) = value.as_bytes().split_at_checked("bearer ".len()) else { return false };
+        let Some((scheme, credential)) = value.as_bytes().split_at_checked("bearer ".len()) else {
+            return false;
+        };
         // `Secret` compares in constant time.
         scheme.eq_ignore_ascii_case(b"bearer ") && Secret::new(credential) == *token
     }
 }
 
-/// A page in a browser on this machine can have its own name resolve to loopback and so read what it finds there. It
-/// cannot choose the Host header: that still carries the name.
+/// A page in a browser on this machine can have its own name resolve to loopback and so read what
+/// it finds there. It cannot choose the Host header: that still carries the name.
 fn names_this_machine<B>(request: &Request<B>) -> bool {
     let Some(value) = request.headers().get(HOST) else { return true };
     let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
@@ -204,7 +260,9 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
 
 /// Without it, any page in a browser on this machine could send a body.
 fn names_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
     value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
@@ -236,14 +294,21 @@ mod tests {
     use super::*;
     use crate::auth::revocation::Revocations;
     use crate::session::registry::tests::handle;
+    use crate::telemetry::family::LabelNames;
     use http_body_util::BodyExt;
     use serde_json::Value;
     use std::future::Future;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    fn telemetry() -> Telemetry {
+        let names = LabelNames::default().with("route", ["/ws"]);
+        Telemetry::detached(crate::telemetry_setup::families(), names).unwrap()
+    }
 
     fn admin(token: Option<&str>) -> Arc<Admin> {
         Arc::new(Admin {
-            telemetry: Arc::new(Telemetry::detached(&["/ws"]).unwrap()),
+            telemetry: Arc::new(telemetry()),
             registry: Registry::new(),
             readiness: Arc::default(),
             token: token.map(Secret::from),
@@ -253,13 +318,22 @@ mod tests {
                 issuers: Vec::new(),
                 fleet: None,
             },
-            summary: Summary { listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))], node: "edge-1".to_owned(), ..Summary::default() },
+            summary: Summary {
+                listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))],
+                node: "edge-1".to_owned(),
+                ..Summary::default()
+            },
             orders: Orders::channel().0,
             figures: Box::new(Figures::default),
         })
     }
 
-    fn ask(admin: &Admin, method: &str, target: &str, authorization: &[&str]) -> Response<Full<Bytes>> {
+    fn ask(
+        admin: &Admin,
+        method: &str,
+        target: &str,
+        authorization: &[&str],
+    ) -> Response<Full<Bytes>> {
         let mut request = Request::builder().method(method).uri(target);
         for value in authorization {
             request = request.header(AUTHORIZATION, *value);
@@ -272,13 +346,15 @@ mod tests {
             SESSIONS => at_once(admin.sessions(request.uri().query().unwrap_or_default())),
             _ => admin.answer(request),
         };
-        admin.refuse(request).unwrap_or_else(answer)
+        admin.refuse(request, false).unwrap_or_else(answer)
     }
 
     /// Without other nodes nothing is waited for.
     fn at_once<T>(future: impl Future<Output = T>) -> T {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let std::task::Poll::Ready(done) = std::pin::pin!(future).poll(&mut context) else { panic!("it waits") };
+        let std::task::Poll::Ready(done) = std::pin::pin!(future).poll(&mut context) else {
+            panic!("it waits")
+        };
         done
     }
 
@@ -292,12 +368,18 @@ mod tests {
     #[test]
     fn readiness_follows_the_life_of_the_process() {
         let admin = admin(None);
-        assert_eq!(get(&admin, "/readyz"), (503, json!({ "status": "not ready", "reason": "starting" })));
+        assert_eq!(
+            get(&admin, "/readyz"),
+            (503, json!({ "status": "not ready", "reason": "starting" }))
+        );
         admin.readiness.set_ready();
         assert_eq!(get(&admin, "/readyz").0, 200);
         admin.readiness.set_draining();
         admin.readiness.set_ready();
-        assert_eq!(get(&admin, "/readyz"), (503, json!({ "status": "not ready", "reason": "draining" })));
+        assert_eq!(
+            get(&admin, "/readyz"),
+            (503, json!({ "status": "not ready", "reason": "draining" }))
+        );
         assert_eq!(get(&admin, "/livez").0, 200);
         assert_eq!(get(&admin, "/status").1["draining"], true);
     }
@@ -305,14 +387,24 @@ mod tests {
     #[test]
     fn sessions_are_listed_up_to_the_limit() {
         let admin = admin(None);
-        let _guards = [admin.registry.open(handle("ann", 1)), admin.registry.open(handle("bob", 2))];
+        let _guards =
+            [admin.registry.open(handle("ann", 1)), admin.registry.open(handle("bob", 2))];
         let (status, body) = get(&admin, "/sessions?limit=1");
-        assert_eq!((status, &body["total"], body["sessions"].as_array().unwrap().len()), (200, &2.into(), 1));
+        assert_eq!(
+            (status, &body["total"], body["sessions"].as_array().unwrap().len()),
+            (200, &2.into(), 1)
+        );
         let session = &body["sessions"][0];
-        assert_eq!((&session["user"], &session["method"], &session["peer"]), (&"ann".into(), &"ticket".into(), &"127.0.0.1".into()));
+        assert_eq!(
+            (&session["user"], &session["method"], &session["peer"]),
+            (&"ann".into(), &"ticket".into(), &"127.0.0.1".into())
+        );
         assert_eq!(get(&admin, "/sessions?limit=many").0, 400);
         let (status, body) = get(&admin, "/sessions?fleet=true&user=ann");
-        assert_eq!((status, &body["fleet"], &body["sessions"][0]["node"]), (200, &"alone".into(), &"edge-1".into()));
+        assert_eq!(
+            (status, &body["fleet"], &body["sessions"][0]["node"]),
+            (200, &"alone".into(), &"edge-1".into())
+        );
         let (_, body) = get(&admin, "/sessions?user=bob&route=%2Fws");
         assert_eq!((&body["total"], &body["sessions"][0]["user"]), (&1.into(), &"bob".into()));
         assert_eq!(get(&admin, "/sessions?user=bob&route=/other").1["total"], 0);
@@ -324,12 +416,16 @@ mod tests {
     #[test]
     fn everything_but_the_probes_asks_for_the_token() {
         let admin = admin(Some("0123456789abcdef"));
-        let status = |target: &str, shown: &[&str]| ask(&admin, "GET", target, shown).status().as_u16();
+        let status =
+            |target: &str, shown: &[&str]| ask(&admin, "GET", target, shown).status().as_u16();
         for target in ["/metrics", "/sessions", "/status", "/revoke", "/nothing"] {
             assert_eq!(status(target, &[]), 401);
             assert_eq!(status(target, &["Bearer 0123456789abcdeX"]), 401);
             assert_eq!(status(target, &["Bearer"]), 401);
-            assert_eq!(status(target, &["Bearer 0123456789abcdef", "Bearer 0123456789abcdef"]), 401);
+            assert_eq!(
+                status(target, &["Bearer 0123456789abcdef", "Bearer 0123456789abcdef"]),
+                401
+            );
         }
         assert_eq!(status("/metrics", &["bearer 0123456789abcdef"]), 200);
         assert_eq!(status("/livez", &[]), 200);
@@ -340,15 +436,24 @@ mod tests {
         let admin = admin(None);
         assert_eq!(get(&admin, "/nothing").0, 404);
         let response = ask(&admin, "POST", "/metrics", &[]);
-        assert_eq!((response.status().as_u16(), &response.headers()[ALLOW]), (405, &HeaderValue::from_static("GET, HEAD")));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[ALLOW]),
+            (405, &HeaderValue::from_static("GET, HEAD"))
+        );
         let response = ask(&admin, "GET", "/revoke", &[]);
-        assert_eq!((response.status().as_u16(), &response.headers()[ALLOW]), (405, &HeaderValue::from_static("POST")));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[ALLOW]),
+            (405, &HeaderValue::from_static("POST"))
+        );
     }
 
     #[test]
     fn without_a_token_a_foreign_host_name_is_refused() {
         let status = |admin: &Admin, host: &str| {
-            let request = Request::builder().uri("/sessions").header(HOST, host).header(AUTHORIZATION, "Bearer t");
+            let request = Request::builder()
+                .uri("/sessions")
+                .header(HOST, host)
+                .header(AUTHORIZATION, "Bearer t");
             asked(admin, &request.body(()).unwrap()).status().as_u16()
         };
         let open = admin(None);
@@ -365,7 +470,10 @@ mod tests {
     async fn metrics_are_served_over_a_real_socket() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(Admin::serve(Arc::new(ArcSwap::new(admin(None))), listener));
+        let server = tokio::spawn(Admin::serve(
+            Arc::new(ArcSwap::new(admin(None))),
+            Listening::Tcp(listener),
+        ));
         let mut text = String::new();
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.unwrap();

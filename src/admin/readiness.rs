@@ -1,7 +1,8 @@
 //! May a load balancer send clients here?
 //!
-//! The process goes from starting to ready to draining and never back. A store that is away is told and does not make it
-//! unready: every node of a fleet would leave at once, and with it the clients that need no ticket.
+//! The process goes from starting to ready to draining and never back. A store that is away is told
+//! and does not make it unready: every node of a fleet would leave at once, and with it the clients
+//! that need no ticket.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

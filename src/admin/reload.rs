@@ -7,17 +7,25 @@ use serde_json::json;
 
 use super::{Admin, answer_error, answer_json, names_json};
 use crate::config::diagnostic::Diagnostic;
-use crate::reload::{Applied, Cause};
+use crate::edge::reload::{Applied, Cause};
 
 impl Admin {
     pub(super) async fn reload(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
         // A page of another site can have a browser send this, but not under this type.
         if !names_json(headers) {
             let message = "an order says: Content-Type: application/json";
-            return answer_error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message);
+            return answer_error(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "UNSUPPORTED_MEDIA_TYPE",
+                message,
+            );
         }
         match self.orders.give(Cause::Admin).await {
-            None => answer_error(StatusCode::CONFLICT, "NO_RELOAD", "there is nothing to reload: no file, or the process is about to end"),
+            None => answer_error(
+                StatusCode::CONFLICT,
+                "NO_RELOAD",
+                "there is nothing to reload: no file, or the process is about to end",
+            ),
             Some(Ok(Applied { changed, restart, warnings })) => {
                 let warnings: Vec<_> = warnings.iter().map(Diagnostic::json).collect();
                 let body = json!({ "outcome": "applied", "changed": changed, "needs_restart": restart, "warnings": warnings });

@@ -10,9 +10,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{answer_error, answer_json, names_json};
-use crate::auth::revocation::{Fields, Revocation, Revocations};
-use crate::clock::{Now, UnixMillis};
+use crate::auth::revocation::Revocations;
+use crate::base::clock::{Now, UnixMillis};
+use crate::base::strict_json;
 use crate::fleet::Fleet;
+use crate::model::revocation::{Fields, Revocation};
 use crate::session::registry::Registry;
 use crate::session::revoke::revoke;
 
@@ -47,26 +49,45 @@ struct Asked {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a time is a number of milliseconds since 1970, or text such as \"2026-01-31T12:00:00Z\" or \"now\"")]
+#[serde(
+    untagged,
+    expecting = "a time is a number of milliseconds since 1970, or text such as \"2026-01-31T12:00:00Z\" or \"now\""
+)]
 enum Time {
     Millis(u64),
     Text(String),
 }
 
 impl Revoking {
-    pub(super) async fn answer(&self, registry: &Registry, headers: &HeaderMap, body: &[u8], now: Now) -> Response<Full<Bytes>> {
+    pub(super) async fn answer(
+        &self,
+        registry: &Registry,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: Now,
+    ) -> Response<Full<Bytes>> {
         // A page of another site can have a browser send any body here, but not under this type.
         if !names_json(headers) {
             let message = "the body is JSON and says so: Content-Type: application/json";
-            return answer_error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message);
+            return answer_error(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "UNSUPPORTED_MEDIA_TYPE",
+                message,
+            );
         }
         let order = match self.order(body, now.wall) {
             Ok(order) => order,
-            Err(message) => return answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", &message),
+            Err(message) => {
+                return answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", &message);
+            }
         };
         match revoke(registry, &self.revocations, &order, now) {
             Ok(closed) => self.tell(order, closed).await,
-            Err(full) => answer_error(StatusCode::SERVICE_UNAVAILABLE, "REVOCATIONS_FULL", &format!("nothing was revoked: {full}")),
+            Err(full) => answer_error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "REVOCATIONS_FULL",
+                &format!("nothing was revoked: {full}"),
+            ),
         }
     }
 
@@ -74,10 +95,16 @@ impl Revoking {
     async fn tell(&self, order: Revocation, closed: usize) -> Response<Full<Bytes>> {
         let (id, kind, until) = (order.id.clone(), order.kind().name(), order.until.to_rfc3339());
         let Some(fleet) = &self.fleet else {
-            return answer_json(StatusCode::OK, &json!({ "id": id, "kind": kind, "closed": closed, "until": until }));
+            return answer_json(
+                StatusCode::OK,
+                &json!({ "id": id, "kind": kind, "closed": closed, "until": until }),
+            );
         };
         if Arc::clone(fleet).tell(order).await {
-            return answer_json(StatusCode::OK, &json!({ "id": id, "kind": kind, "closed": closed, "until": until, "fleet": true }));
+            return answer_json(
+                StatusCode::OK,
+                &json!({ "id": id, "kind": kind, "closed": closed, "until": until, "fleet": true }),
+            );
         }
         let message = "in force on this node only: the store cannot be written to; it is told to the others as soon as it can be";
         let body = json!({
@@ -88,9 +115,11 @@ impl Revoking {
     }
 
     fn order(&self, body: &[u8], now: UnixMillis) -> Result<Revocation, String> {
-        let asked: Asked = serde_json::from_slice(body).map_err(|error| format!("the body is not an order: {error}"))?;
+        let asked: Asked = strict_json::record(body)
+            .map_err(|error| format!("the body is not an order: {error}"))?;
         let Asked { user, session, token_id, issued_before, issuer, until } = asked;
-        let issued_before = issued_before.map(|time| time.read("issued_before", now)).transpose()?;
+        let issued_before =
+            issued_before.map(|time| time.read("issued_before", now)).transpose()?;
         if issued_before.is_some_and(|before| before > now + AHEAD) {
             return Err("issued_before lies in the future".to_owned());
         }
@@ -98,8 +127,13 @@ impl Revoking {
         if until.is_some_and(|until| until <= now) {
             return Err("until lies in the past".to_owned());
         }
-        if let Some(issuer) = issuer.as_deref().filter(|issuer| !self.issuers.iter().any(|known| **known == **issuer)) {
-            return Err(format!("no issuer is named {issuer:?}; there is {}", self.issuers.join(", ")));
+        if let Some(issuer) =
+            issuer.as_deref().filter(|issuer| !self.issuers.iter().any(|known| **known == **issuer))
+        {
+            return Err(format!(
+                "no issuer is named {issuer:?}; there is {}",
+                self.issuers.join(", ")
+            ));
         }
         let what = Fields { user, session, token_id, issued_before }.meant()?;
         let order = Revocation::new(what, issuer, now, self.keep);
@@ -110,12 +144,14 @@ impl Revoking {
 impl Time {
     fn read(self, field: &str, now: UnixMillis) -> Result<UnixMillis, String> {
         match self {
-            Self::Millis(millis) if millis < YEAR_2000 => Err(format!("{field} counts milliseconds since 1970; {millis} is before 2000")),
+            Self::Millis(millis) if millis < YEAR_2000 => {
+                Err(format!("{field} counts milliseconds since 1970; {millis} is before 2000"))
+            }
             Self::Millis(millis) => Ok(UnixMillis(millis)),
             Self::Text(text) if text == "now" => Ok(now),
-            Self::Text(text) => {
-                UnixMillis::from_rfc3339(&text).ok_or_else(|| format!("{field}: {text:?} is not a time such as 2026-01-31T12:00:00Z"))
-            }
+            Self::Text(text) => UnixMillis::from_rfc3339(&text).ok_or_else(|| {
+                format!("{field}: {text:?} is not a time such as 2026-01-31T12:00:00Z")
+            }),
         }
     }
 }
@@ -123,13 +159,19 @@ impl Time {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::revocation::What;
+    use crate::model::revocation::What;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
     fn order(body: &str) -> Result<Revocation, String> {
         let revocations = Arc::new(Revocations::new(1));
-        Revoking { revocations, keep: Duration::from_secs(60), issuers: vec!["main".into()], fleet: None }.order(body.as_bytes(), NOW)
+        Revoking {
+            revocations,
+            keep: Duration::from_secs(60),
+            issuers: vec!["main".into()],
+            fleet: None,
+        }
+        .order(body.as_bytes(), NOW)
     }
 
     #[test]
@@ -146,7 +188,10 @@ mod tests {
             let order = order(body).unwrap();
             assert_eq!((order.what, order.until), (what, NOW + Duration::from_secs(60)), "{body}");
         }
-        assert_eq!(order(r#"{"user":"ada","until":1800000005000}"#).unwrap().until, UnixMillis(1_800_000_005_000));
+        assert_eq!(
+            order(r#"{"user":"ada","until":1800000005000}"#).unwrap().until,
+            UnixMillis(1_800_000_005_000)
+        );
     }
 
     #[test]
@@ -155,7 +200,8 @@ mod tests {
             ("", "not an order"),
             (r#"{"usr":"ada"}"#, "unknown field `usr`, expected one of `user`, `session`"),
             (r#"{"user":7}"#, "invalid type"),
-            (r#"{"user":"a","user":"b"}"#, "duplicate field"),
+            (r#"{"user":"a","user":"b"}"#, "stands twice"),
+            (r#"["ada"]"#, "not a JSON object"),
             ("{}", "one of user, session"),
             (r#"{"user":"a","session":"b"}"#, "only one of"),
             (r#"{"issued_before":1700000000}"#, "counts milliseconds"),

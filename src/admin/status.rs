@@ -12,7 +12,7 @@ use super::{Admin, Stage, answer_error, answer_json, set};
 use crate::auth::decoded;
 use crate::auth::remote_keys::IssuerFigures;
 use crate::auth::verifier::VerifierFigures;
-use crate::clock::Now;
+use crate::base::clock::Now;
 use crate::fleet::{Gathered, Whole};
 use crate::migration::uses::LegacyUse;
 use crate::session::wanted::Wanted;
@@ -57,7 +57,11 @@ impl Admin {
         match &self.revoking.fleet {
             Some(fleet) if is_fleet => match fleet.sessions(&wanted).await {
                 Some(gathered) => answer_json(StatusCode::OK, &of_all_nodes(&gathered)),
-                None => answer_error(StatusCode::SERVICE_UNAVAILABLE, "BUSY", "too many ask the whole fleet at once"),
+                None => answer_error(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "BUSY",
+                    "too many ask the whole fleet at once",
+                ),
             },
             _ => answer_json(StatusCode::OK, &self.own_sessions(&wanted, is_fleet)),
         }
@@ -68,7 +72,8 @@ impl Admin {
         let mut body = json!({ "total": total, "sessions": sessions });
         if is_fleet {
             set(&mut body, "fleet", "alone");
-            for row in body.get_mut("sessions").and_then(Value::as_array_mut).into_iter().flatten() {
+            for row in body.get_mut("sessions").and_then(Value::as_array_mut).into_iter().flatten()
+            {
                 set(row, "node", self.summary.node.as_str());
             }
         }
@@ -79,7 +84,17 @@ impl Admin {
         let started = self.telemetry.started();
         let uptime = Now::read().mono.saturating_duration_since(started.mono);
         let stage = self.readiness.stage();
-        let Figures { connections, unauthenticated, tickets, revocations, nodes, store, issuers, verifiers, legacy } = (self.figures)();
+        let Figures {
+            connections,
+            unauthenticated,
+            tickets,
+            revocations,
+            nodes,
+            store,
+            issuers,
+            verifiers,
+            legacy,
+        } = (self.figures)();
         answer_json(
             StatusCode::OK,
             &json!({
@@ -111,9 +126,14 @@ impl Admin {
 
 fn of_all_nodes(gathered: &Gathered) -> Value {
     let Gathered { whole, total, sessions, nodes } = gathered;
-    let mut body = json!({ "total": total, "sessions": sessions, "fleet": whole.name(), "nodes": nodes });
+    let mut body =
+        json!({ "total": total, "sessions": sessions, "fleet": whole.name(), "nodes": nodes });
     if *whole == Whole::Unknown {
-        set(&mut body, "message", "the store is away: these are the sessions of this node, those of the others are unknown");
+        set(
+            &mut body,
+            "message",
+            "the store is away: these are the sessions of this node, those of the others are unknown",
+        );
     }
     body
 }
@@ -136,7 +156,10 @@ fn read(query: &str) -> Option<(Wanted, bool)> {
             return None;
         }
     }
-    Some((Wanted { limit: limit.unwrap_or(SESSIONS_LISTED), user, route, method }, fleet.unwrap_or(false)))
+    Some((
+        Wanted { limit: limit.unwrap_or(SESSIONS_LISTED), user, route, method },
+        fleet.unwrap_or(false),
+    ))
 }
 
 #[cfg(test)]
@@ -145,11 +168,29 @@ mod tests {
 
     #[test]
     fn a_query_is_read_as_a_form_and_refused_where_it_is_not_clear() {
-        let (wanted, is_fleet) = read("user=a%26b+c%2F%C3%A9&route=%2Fws&method=header&limit=7&fleet=true").unwrap();
+        let (wanted, is_fleet) =
+            read("user=a%26b+c%2F%C3%A9&route=%2Fws&method=header&limit=7&fleet=true").unwrap();
         assert!(is_fleet && !read("fleet=false").unwrap().1);
-        assert_eq!(wanted, Wanted { limit: 7, user: Some("a&b c/é".into()), route: Some("/ws".into()), method: Some("header".into()) });
+        assert_eq!(
+            wanted,
+            Wanted {
+                limit: 7,
+                user: Some("a&b c/é".into()),
+                route: Some("/ws".into()),
+                method: Some("header".into())
+            }
+        );
         assert_eq!(read("").unwrap().0.limit, SESSIONS_LISTED);
-        for query in ["limit=many", "limit", "user=a&user=b", "users=a", "user=%f", "user=%ff", "fleet=yes", "fleet"] {
+        for query in [
+            "limit=many",
+            "limit",
+            "user=a&user=b",
+            "users=a",
+            "user=%f",
+            "user=%ff",
+            "fleet=yes",
+            "fleet",
+        ] {
             assert_eq!(read(query), None, "{query}");
         }
     }

@@ -1,28 +1,35 @@
 //! A test identity, for end-to-end tests that have no issuer to ask.
 //!
-//! Whoever knows the secret says who they are: `X-Usher-Bypass: <secret> <user> [<permission>,<permission>]`. It counts only
-//! in a process that was started with `--allow-bypass`, whatever the file says.
+//! Whoever knows the secret says who they are: `X-Usher-Bypass: <secret> <user>
+//! [<permission>,<permission>]`. It counts only in a process that was started with
+//! `--allow-bypass`, whatever the file says.
 
+use crate::model::principal::BYPASS_ISSUER;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Map;
 
-use super::jwt::InvalidToken;
-use super::principal::Principal;
-use crate::clock::Now;
+use crate::base::clock::Now;
 use crate::config;
-use crate::config::secret::Secret;
+use crate::model::faults::InvalidToken;
+use crate::model::principal::Principal;
+use crate::model::secret::Secret;
 
-/// The name of an issuer that there is not.
-pub const ISSUER: &str = "bypass";
 const LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Who asks, by a header's value. The client learns no more than that it is wrong.
-pub fn identify(bypass: &config::Bypass, shown: &Secret, now: Now) -> Result<Principal, InvalidToken> {
-    let secret = bypass.secret.as_ref().filter(|_| bypass.is_allowed).ok_or(InvalidToken::Bypass)?;
+pub fn identify(
+    bypass: &config::Bypass,
+    shown: &Secret,
+    now: Now,
+) -> Result<Principal, InvalidToken> {
+    let secret =
+        bypass.secret.as_ref().filter(|_| bypass.is_allowed).ok_or(InvalidToken::Bypass)?;
     let mut words = shown.expose_str().ok_or(InvalidToken::Bypass)?.split(' ');
-    let (Some(first), Some(user), permissions, None) = (words.next(), words.next(), words.next(), words.next()) else {
+    let (Some(first), Some(user), permissions, None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
         return Err(InvalidToken::Bypass);
     };
     if Secret::from(first) != *secret || user.is_empty() {
@@ -30,10 +37,15 @@ pub fn identify(bypass: &config::Bypass, shown: &Secret, now: Now) -> Result<Pri
     }
     Ok(Principal {
         subject: user.to_owned(),
-        issuer: Arc::from(ISSUER),
+        issuer: Arc::from(BYPASS_ISSUER),
         token_id: None,
         issuer_session: None,
-        permissions: permissions.into_iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+        permissions: permissions
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect(),
         issued_at: now.wall,
         expires_at: now.wall + LIFETIME,
         in_leeway: false,
@@ -57,7 +69,10 @@ mod tests {
     #[test]
     fn who_knows_the_secret_says_who_they_are() {
         let ada = identify_with(true, &format!("{SECRET} ada")).unwrap();
-        assert_eq!((ada.subject.as_str(), &*ada.issuer, ada.permissions.len()), ("ada", "bypass", 0));
+        assert_eq!(
+            (ada.subject.as_str(), &*ada.issuer, ada.permissions.len()),
+            ("ada", "bypass", 0)
+        );
         let ada = identify_with(true, &format!("{SECRET} ada chat:read,chat:write")).unwrap();
         assert_eq!(ada.permissions, ["chat:read", "chat:write"]);
     }
@@ -67,7 +82,16 @@ mod tests {
         let longer = format!("{SECRET}x ada");
         let shorter = format!("{} ada", SECRET.split_at(39).0);
         let good = format!("{SECRET} ada");
-        for bad in [SECRET, &format!("{SECRET} "), &format!("{SECRET}  ada"), &format!("{good} a b"), &longer, &shorter, " ada", ""] {
+        for bad in [
+            SECRET,
+            &format!("{SECRET} "),
+            &format!("{SECRET}  ada"),
+            &format!("{good} a b"),
+            &longer,
+            &shorter,
+            " ada",
+            "",
+        ] {
             assert_eq!(identify_with(true, bad), Err(InvalidToken::Bypass), "{bad:?}");
         }
         assert_eq!(identify_with(false, &good), Err(InvalidToken::Bypass), "not allowed");

@@ -1,74 +1,41 @@
 //! A client certificate, and who it stands for.
 //!
-//! The handshake has verified the chain, the signature and the purpose against the listener's authorities before anything
-//! here sees it. A resumed session carries the certificate of the full handshake, which may have ended since: so the dates
-//! are looked at again whenever it is shown.
+//! The handshake has verified the chain, the signature and the purpose against the listener's
+//! authorities before anything here sees it. A resumed session carries the certificate of the full
+//! handshake, which may have ended since: so the dates are looked at again whenever it is shown.
 
+use crate::model::client_certificate::ClientCertificate;
+use crate::model::faults::InvalidCertificate;
+use crate::model::principal::CERTIFICATE_ISSUER;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::pki_types::CertificateDer;
 use serde_json::Map;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::principal::Principal;
-use crate::clock::{Now, UnixMillis};
+use crate::base::clock::{Now, UnixMillis};
 use crate::config::{CertificateUser, Mtls};
+use crate::model::principal::Principal;
 
-/// The issuer of everybody who shows a certificate, in the signed context, in revocations and in logs.
-pub const ISSUER: &str = "mtls";
 const LONGEST_USER: usize = 1024;
 
-/// What a client has shown in its handshake, and proved to be its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    leaf: Arc<CertificateDer<'static>>,
-    /// Those who verified it are among the authorities of now.
-    is_believed: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidCertificate {
-    #[error("an authority that verified it has been taken out since; connect anew")]
-    Authority,
-    #[error("the certificate cannot be read")]
-    Malformed,
-    #[error("the certificate has expired")]
-    Expired,
-    #[error("the certificate is not valid yet")]
-    NotYetValid,
-    #[error("the certificate does not name a user where [mtls] user looks")]
-    NoUser,
-    #[error("the certificate names more than one user where [mtls] user looks")]
-    ManyUsers,
-    #[error("the user's name in the certificate is not text that can be passed on")]
-    UserName,
-}
-
 impl ClientCertificate {
-    pub fn new(leaf: CertificateDer<'static>) -> Self {
-        Self { leaf: Arc::new(leaf), is_believed: true }
-    }
-
-    /// The connection has outlived the authorities by which it was verified.
-    pub fn no_longer_believed(self) -> Self {
-        Self { is_believed: false, ..self }
-    }
-
     pub fn principal(&self, rules: &Mtls, now: Now) -> Result<Principal, InvalidCertificate> {
-        if !self.is_believed {
+        if !self.is_believed() {
             return Err(InvalidCertificate::Authority);
         }
-        let (rest, certificate) = X509Certificate::from_der(&self.leaf).map_err(|_| InvalidCertificate::Malformed)?;
+        let (rest, certificate) =
+            X509Certificate::from_der(self.leaf()).map_err(|_| InvalidCertificate::Malformed)?;
         if !rest.is_empty() {
             return Err(InvalidCertificate::Malformed);
         }
         let validity = certificate.validity();
         let at = |seconds: i64| UnixMillis::from_secs(u64::try_from(seconds).unwrap_or(0));
-        let (begins, ends) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
-        // RFC 5280, section 4.1.2.5: "from notBefore through notAfter, inclusive"; the second itself is left to the clocks.
+        let (begins, ends) =
+            (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
+        // RFC 5280, section 4.1.2.5: "from notBefore through notAfter, inclusive"; the second
+        // itself is left to the clocks.
         if now.wall >= ends {
             return Err(InvalidCertificate::Expired);
         }
@@ -77,7 +44,7 @@ impl ClientCertificate {
         }
         Ok(Principal {
             subject: user(&certificate, rules.user)?,
-            issuer: ISSUER.into(),
+            issuer: CERTIFICATE_ISSUER.into(),
             token_id: Some(self.fingerprint()),
             issuer_session: None,
             permissions: rules.permissions.clone(),
@@ -90,15 +57,21 @@ impl ClientCertificate {
 
     /// SHA-256 of the certificate, in lower-case hex.
     fn fingerprint(&self) -> String {
-        digest(&SHA256, &self.leaf).as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        digest(&SHA256, self.leaf()).as_ref().iter().fold(
+            String::with_capacity(64),
+            |mut text, byte| {
+                let _ = write!(text, "{byte:02x}");
+                text
+            },
+        )
     }
 }
 
 /// The one name of that kind. Of two it would be left to chance which one is believed.
-fn user(certificate: &X509Certificate<'_>, kind: CertificateUser) -> Result<String, InvalidCertificate> {
+fn user(
+    certificate: &X509Certificate<'_>,
+    kind: CertificateUser,
+) -> Result<String, InvalidCertificate> {
     let names: Vec<&str> = match kind {
         CertificateUser::CommonName => certificate
             .subject()
@@ -106,8 +79,12 @@ fn user(certificate: &X509Certificate<'_>, kind: CertificateUser) -> Result<Stri
             .map(|name| name.as_str().map_err(|_| InvalidCertificate::UserName))
             .collect::<Result<_, _>>()?,
         _ => {
-            let extension = certificate.subject_alternative_name().map_err(|_| InvalidCertificate::Malformed)?;
-            let names = extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+            let extension = certificate
+                .subject_alternative_name()
+                .map_err(|_| InvalidCertificate::Malformed)?;
+            let names = extension
+                .map(|extension| extension.value.general_names.as_slice())
+                .unwrap_or_default();
             names
                 .iter()
                 .filter_map(|name| match (kind, name) {
@@ -121,7 +98,11 @@ fn user(certificate: &X509Certificate<'_>, kind: CertificateUser) -> Result<Stri
     };
     match names.as_slice() {
         [] => Err(InvalidCertificate::NoUser),
-        [name] if name.is_empty() || name.len() > LONGEST_USER || name.contains(char::is_control) => Err(InvalidCertificate::UserName),
+        [name]
+            if name.is_empty() || name.len() > LONGEST_USER || name.contains(char::is_control) =>
+        {
+            Err(InvalidCertificate::UserName)
+        }
         [name] => Ok((*name).to_owned()),
         _ => Err(InvalidCertificate::ManyUsers),
     }
@@ -138,10 +119,16 @@ mod tests {
         params.not_before = time::OffsetDateTime::from_unix_timestamp(1_000).unwrap();
         params.not_after = time::OffsetDateTime::from_unix_timestamp(2_000).unwrap();
         change(&mut params);
-        ClientCertificate::new(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone())
+        ClientCertificate::new(
+            params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone(),
+        )
     }
 
-    fn shown(certificate: &ClientCertificate, user: CertificateUser, at: u64) -> Result<Principal, InvalidCertificate> {
+    fn shown(
+        certificate: &ClientCertificate,
+        user: CertificateUser,
+        at: u64,
+    ) -> Result<Principal, InvalidCertificate> {
         let rules = Mtls { user, permissions: vec!["chat:read".to_owned()] };
         certificate.principal(&rules, Now { wall: UnixMillis(at), ..Now::read() })
     }
@@ -150,10 +137,19 @@ mod tests {
     fn a_certificate_becomes_its_principal_from_its_first_moment_to_its_last() {
         let ada = certificate(|params| params.distinguished_name.push(DnType::CommonName, "ada"));
         let principal = shown(&ada, CertificateUser::CommonName, 1_500_000).unwrap();
-        assert_eq!((principal.subject.as_str(), &*principal.issuer, principal.issuer_session), ("ada", "mtls", None));
-        assert_eq!((principal.issued_at, principal.expires_at), (UnixMillis(1_000_000), UnixMillis(2_000_000)));
+        assert_eq!(
+            (principal.subject.as_str(), &*principal.issuer, principal.issuer_session),
+            ("ada", "mtls", None)
+        );
+        assert_eq!(
+            (principal.issued_at, principal.expires_at),
+            (UnixMillis(1_000_000), UnixMillis(2_000_000))
+        );
         assert_eq!(principal.permissions, ["chat:read"]);
-        assert!(principal.token_id.is_some_and(|id| id.len() == 64 && id.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())));
+        assert!(
+            principal.token_id.is_some_and(|id| id.len() == 64
+                && id.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()))
+        );
         let at = |at| shown(&ada, CertificateUser::CommonName, at).map(drop);
         assert_eq!(at(999_999), Err(InvalidCertificate::NotYetValid));
         assert_eq!((at(1_000_000), at(1_999_999)), (Ok(()), Ok(())));
@@ -179,15 +175,35 @@ mod tests {
             assert_eq!(shown(&all, kind, 1_500_000).unwrap().subject, user);
         }
         let nobody = certificate(|_| {});
-        let two = certificate(|params| params.subject_alt_names = ["a", "b"].map(|one| SanType::DnsName(one.try_into().unwrap())).into());
-        assert_eq!(shown(&nobody, CertificateUser::CommonName, 1_500_000), Err(InvalidCertificate::NoUser));
-        assert_eq!(shown(&two, CertificateUser::SanUri, 1_500_000), Err(InvalidCertificate::NoUser));
-        assert_eq!(shown(&two, CertificateUser::SanDns, 1_500_000), Err(InvalidCertificate::ManyUsers));
+        let two = certificate(|params| {
+            params.subject_alt_names =
+                ["a", "b"].map(|one| SanType::DnsName(one.try_into().unwrap())).into();
+        });
+        assert_eq!(
+            shown(&nobody, CertificateUser::CommonName, 1_500_000),
+            Err(InvalidCertificate::NoUser)
+        );
+        assert_eq!(
+            shown(&two, CertificateUser::SanUri, 1_500_000),
+            Err(InvalidCertificate::NoUser)
+        );
+        assert_eq!(
+            shown(&two, CertificateUser::SanDns, 1_500_000),
+            Err(InvalidCertificate::ManyUsers)
+        );
         for name in ["", "ada\nX-User-Id: eve", "ada\u{0}", &"a".repeat(1025)] {
-            let odd = certificate(|params| params.distinguished_name.push(DnType::CommonName, name));
-            assert_eq!(shown(&odd, CertificateUser::CommonName, 1_500_000), Err(InvalidCertificate::UserName), "{name:?}");
+            let odd =
+                certificate(|params| params.distinguished_name.push(DnType::CommonName, name));
+            assert_eq!(
+                shown(&odd, CertificateUser::CommonName, 1_500_000),
+                Err(InvalidCertificate::UserName),
+                "{name:?}"
+            );
         }
         let garbage = ClientCertificate::new(vec![0x30, 0x03, 1, 2, 3].into());
-        assert_eq!(shown(&garbage, CertificateUser::CommonName, 0), Err(InvalidCertificate::Malformed));
+        assert_eq!(
+            shown(&garbage, CertificateUser::CommonName, 0),
+            Err(InvalidCertificate::Malformed)
+        );
     }
 }

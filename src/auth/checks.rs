@@ -1,12 +1,12 @@
-//! What is asked of a token, one check after the other, and who watches.
+//! The checks of a token, and the witness that sees their outcomes.
 //!
-//! `jwt.rs` makes the checks. Whoever only wants the verdict watches with [`Unwatched`], which the compiler turns into nothing;
-//! `usher explain` watches with a [`Recorder`], which writes each outcome down and lets what follows be looked at too. So there
-//! is one list of checks for both.
+//! `jwt.rs` makes the checks. Requests that are served have the witness [`Unwatched`], which the
+//! compiler removes. `usher explain` has a [`Recorder`], which writes each outcome down and lets
+//! the next check be made. So there is one list of checks for both.
 
-use super::jwt::InvalidToken;
+use crate::model::faults::InvalidToken;
 
-/// In the order in which they are made.
+/// A check of a token, in the order in which they are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
     Shape,
@@ -22,6 +22,7 @@ pub enum Check {
     Lifetime,
     NotBefore,
     IssuedAt,
+    Bound,
     RequiredClaims,
     Subject,
     User,
@@ -30,7 +31,7 @@ pub enum Check {
 }
 
 impl Check {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Shape,
         Self::Size,
         Self::Issuer,
@@ -44,6 +45,7 @@ impl Check {
         Self::Lifetime,
         Self::NotBefore,
         Self::IssuedAt,
+        Self::Bound,
         Self::RequiredClaims,
         Self::Subject,
         Self::User,
@@ -66,6 +68,7 @@ impl Check {
             Self::Lifetime => "lifetime",
             Self::NotBefore => "not before",
             Self::IssuedAt => "issued",
+            Self::Bound => "bound",
             Self::RequiredClaims => "claims",
             Self::Subject => "subject",
             Self::User => "user",
@@ -75,23 +78,28 @@ impl Check {
     }
 }
 
-/// Sees the outcome of each check, and says whether the next one is made.
+/// Sees the outcome of each check, and decides whether the next one is made.
 pub(super) trait Witness {
-    /// Gives the outcome back: without it there is nothing to go on with.
-    fn saw<T>(&mut self, check: Check, outcome: Result<T, InvalidToken>) -> Result<T, InvalidToken>;
+    /// Sees a check whose result the next ones need. A failure is the end.
+    fn saw<T>(&mut self, check: Check, outcome: Result<T, InvalidToken>)
+    -> Result<T, InvalidToken>;
 
-    /// Of several checks together, which were seen one by one.
+    /// Decides whether to go on after several checks that were seen one by one.
     fn go_on(&mut self, outcome: Result<(), InvalidToken>) -> Result<(), InvalidToken>;
 
-    /// One that the next does not build upon.
+    /// Sees a check that the next ones can do without.
     #[inline]
-    fn passes(&mut self, check: Check, outcome: Result<(), InvalidToken>) -> Result<(), InvalidToken> {
+    fn passes(
+        &mut self,
+        check: Check,
+        outcome: Result<(), InvalidToken>,
+    ) -> Result<(), InvalidToken> {
         let outcome = self.saw(check, outcome);
         self.go_on(outcome)
     }
 }
 
-/// Nobody looks: the first failure is the end.
+/// The witness of tokens that are verified: the first failure is the end.
 pub(super) struct Unwatched;
 
 impl Witness for Unwatched {
@@ -106,11 +114,12 @@ impl Witness for Unwatched {
     }
 }
 
-/// Writes everything down, and goes on wherever it can. What comes out at the end of that is no verdict.
+/// Writes every outcome down, and goes on wherever that is possible. The result behind a failure is
+/// not a verdict.
 #[derive(Debug, Default)]
 pub(super) struct Recorder(pub(super) Vec<Seen>);
 
-/// One check and what came of it.
+/// A check and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub check: Check,
@@ -118,7 +127,11 @@ pub struct Seen {
 }
 
 impl Witness for Recorder {
-    fn saw<T>(&mut self, check: Check, outcome: Result<T, InvalidToken>) -> Result<T, InvalidToken> {
+    fn saw<T>(
+        &mut self,
+        check: Check,
+        outcome: Result<T, InvalidToken>,
+    ) -> Result<T, InvalidToken> {
         self.0.push(Seen { check, outcome: outcome.as_ref().map(drop).map_err(|why| *why) });
         outcome
     }

@@ -1,38 +1,40 @@
-//! What would become of a credential, check by check, with nothing spent and nobody let in.
+//! Looks at a credential for `usher explain`, check by check, without consequences.
 //!
-//! For `usher explain`. The verdict comes from the functions that serve: [`Issuers::verify`], the ticket's rules, `entitle`. A
-//! ticket is looked at where it is kept and stays there. The grant that a good credential leads to is for reading: nothing is
-//! dialled with it.
+//! The verdict comes from the functions that serve: [`Issuers::verify`] and the rules of tickets. A
+//! ticket stays where it is kept. The grant that a good credential leads to is for reading: nothing
+//! is dialled with it.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::algorithm::Algorithm;
 use super::checks::{Recorder, Seen};
-use super::credential::{Credential, Method, Proof};
-use super::jwt::{InvalidToken, Issuers, Keys, opened};
-use super::principal::Principal;
+use super::credential::{Credential, Proof};
+use super::jwt::{Issuers, Keys, opened};
+use super::prover::Prover;
 use super::verifier::Proved;
-use super::{Authenticator, Grant, Presented, RouteMatch, bypass, entitle};
-use crate::clock::{Now, UnixMillis};
+use super::{Authenticator, Presented, bypass};
+use crate::base::clock::{Now, UnixMillis};
 use crate::config;
-use crate::config::secret::Secret;
+use crate::model::algorithm::Algorithm;
+use crate::model::faults::InvalidToken;
+use crate::model::principal::Principal;
+use crate::model::secret::Secret;
 use crate::rejection::Rejection;
 use crate::store::TicketRecord;
 
-/// A token, and what was found at each check.
+/// A token, and the outcome of each check.
 #[derive(Debug)]
 pub struct TokenLook {
     pub header: Map<String, Value>,
     pub claims: Map<String, Value>,
     pub bytes: usize,
-    /// The one of ours that the token names.
+    /// The configured issuer that the token names.
     pub issuer: Option<Arc<config::Issuer>>,
     pub keys: Option<KeysHeld>,
     pub checks: Vec<Seen>,
-    /// Of the function that serves.
+    /// The verdict of the function that serves.
     pub verdict: Result<Principal, InvalidToken>,
 }
 
@@ -40,27 +42,29 @@ pub struct TokenLook {
 #[derive(Debug)]
 pub struct KeysHeld {
     pub keys: Vec<(Option<String>, Vec<Algorithm>)>,
-    /// Where they can change without a reload.
+    /// When the keys were fetched, if the issuer publishes them.
     pub fetched_at: Option<UnixMillis>,
     /// Why the last fetch failed, if it did.
     pub fault: Option<&'static str>,
 }
 
-/// A credential, and what would become of it.
+/// A credential that was looked at.
 #[derive(Debug)]
 pub struct Look {
-    pub shown: Shown,
-    pub outcome: Outcome,
+    pub finding: Finding,
+    /// The rejection that the credential would get.
+    pub rejection: Option<Rejection>,
+    pub undecided: Option<Undecided>,
 }
 
+/// The result of a look.
 #[derive(Debug)]
-pub enum Shown {
-    Nothing,
+pub enum Finding {
     Token(Box<TokenLook>),
     Ticket(Box<TicketLook>),
-    /// A certificate, or a test identity: whose it is.
+    /// The user of a certificate or of a test identity.
     Name(Option<String>),
-    /// What a verifier was asked about, and whose it is.
+    /// The user that a verifier knows the credential of.
     Vouched {
         verifier: Arc<str>,
         user: Option<String>,
@@ -73,13 +77,13 @@ pub struct TicketLook {
     pub record: Option<TicketRecord>,
 }
 
-#[derive(Debug)]
-pub enum Outcome {
-    Known(Result<Grant, Rejection>),
-    /// Tickets in the memory of another process: only that one can say.
-    OnlyThere,
-    /// A verifier has to say, and nobody is to be asked.
-    NotAsked,
+/// Why a look leads to no verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecided {
+    /// The ticket is in the memory of the running process.
+    TicketInMemory,
+    /// The verifier would decide, and is not asked.
+    VerifierNotAsked,
 }
 
 impl Issuers {
@@ -93,9 +97,10 @@ impl Issuers {
         }
     }
 
+    /// Makes every check of a token, also behind a failure.
     pub fn look_at(&self, token: &Secret, now: Now) -> TokenLook {
         let mut recorder = Recorder::default();
-        // What comes out behind a failure is no verdict, so it is not used.
+        // The result behind a failure is not a verdict.
         let _ = self.verify_before(&mut recorder, token, now);
         let (header, claims) = opened(token).unwrap_or_default();
         let issuer = self.issuer_of(&claims).ok();
@@ -117,13 +122,15 @@ impl Issuers {
         }
     }
 
-    /// What a client is told whose token was judged so, after all that could be fetched was fetched.
+    /// Returns the rejection of a token, after all keys that can be fetched were fetched.
     pub fn rejection(&self, why: InvalidToken, token: &Secret, now: Now) -> Rejection {
         match why {
-            InvalidToken::UnknownKey | InvalidToken::NoKeys => match self.who_may_have_its_key(token, now) {
-                Some(remote) if remote.standing().1.is_some() => remote.missing(),
-                _ => why.into(),
-            },
+            InvalidToken::UnknownKey | InvalidToken::NoKeys => {
+                match self.who_may_have_its_key(token, now) {
+                    Some(remote) if remote.standing().1.is_some() => remote.missing(),
+                    _ => why.into(),
+                }
+            }
             why => why.into(),
         }
     }
@@ -133,92 +140,122 @@ fn owned((id, algorithms): (Option<&str>, &[Algorithm])) -> (Option<String>, Vec
     (id.map(str::to_owned), algorithms.to_vec())
 }
 
-impl Authenticator {
-    pub fn asks_a_verifier(&self, route: &config::Route, token: &Secret) -> bool {
-        self.asking(route).verifier_of(token).is_some()
+/// Looks at credentials and changes nothing: a ticket stays where it is kept. The deny list is not
+/// looked at: only a running process has it.
+#[derive(Debug)]
+pub struct Looker {
+    /// Fetches keys and asks verifiers, as for a client.
+    may_ask: bool,
+    /// The credential that was looked at.
+    pub look: Option<Look>,
+}
+
+impl Looker {
+    pub fn new(may_ask: bool) -> Self {
+        Self { may_ask, look: None }
     }
 
-    /// The same questions as for a client, in the same order. The deny list is not looked at: only a running process has it.
-    /// `may_ask`: verifiers are asked as for a client.
-    pub async fn look_at(
-        &self,
-        matched: &RouteMatch,
-        credential: Option<Credential>,
-        presented: Presented<'_>,
-        may_ask: bool,
-        now: Now,
-    ) -> Look {
-        let route = &matched.route;
-        let known = |shown, outcome| Look { shown, outcome: Outcome::Known(outcome) };
-        if route.auth.is_empty() {
-            return known(Shown::Nothing, Ok(Grant::public(Arc::clone(route))));
+    /// Returns true if the credential cannot be decided about here.
+    pub fn is_undecided(&self) -> bool {
+        self.look.as_ref().is_some_and(|look| look.undecided.is_some())
+    }
+
+    fn keep(
+        &mut self,
+        finding: Finding,
+        proved: Result<Proved, Rejection>,
+    ) -> Result<Proved, Rejection> {
+        let rejection = proved.as_ref().err().cloned();
+        self.look = Some(Look { finding, rejection, undecided: None });
+        proved
+    }
+
+    /// Refuses what cannot be decided here. The refusal is not a verdict.
+    fn undecided(&mut self, finding: Finding, why: Undecided) -> Result<Proved, Rejection> {
+        self.look = Some(Look { finding, rejection: None, undecided: Some(why) });
+        Err(Rejection::Internal)
+    }
+
+    async fn vouched(
+        &mut self,
+        verifier: Arc<str>,
+        answer: impl Future<Output = Result<Proved, Rejection>> + Send,
+    ) -> Result<Proved, Rejection> {
+        if !self.may_ask {
+            let finding = Finding::Vouched { verifier, user: None };
+            return self.undecided(finding, Undecided::VerifierNotAsked);
         }
-        let Some(Credential { method, proof }) = credential else {
-            return known(Shown::Nothing, Err(Rejection::MissingCredential));
-        };
-        let asking = self.asking(route);
+        let proved = answer.await;
+        let user = proved.as_ref().ok().map(|proved| proved.principal.subject.clone());
+        self.keep(Finding::Vouched { verifier, user }, proved)
+    }
+
+    fn named(&mut self, principal: Result<Principal, Rejection>) -> Result<Proved, Rejection> {
+        let name = principal.as_ref().ok().map(|principal| principal.subject.clone());
+        self.keep(Finding::Name(name), principal.map(Into::into))
+    }
+}
+
+impl Prover for Looker {
+    async fn prove(
+        &mut self,
+        authenticator: &Authenticator,
+        route: &config::Route,
+        credential: Credential,
+        presented: Presented<'_>,
+    ) -> Result<Proved, Rejection> {
+        let Authenticator { issuers, tickets, bypass, mtls, .. } = authenticator;
+        let Presented { origin, peer, now, .. } = presented;
+        let Credential { method, proof } = credential;
+        let asking = authenticator.asking(route);
         match proof {
-            Proof::Token(token) if asking.verifier_of(&token).is_some() => {
-                let verifier = asking.verifier_of(&token).cloned().unwrap_or_default();
-                let answer = async { asking.token(method, &token, presented.peer, now).await };
-                vouched(matched, verifier, may_ask.then_some(answer), method, true, now).await
-            }
+            Proof::Token(token) => match asking.verifier_of(&token).cloned() {
+                Some(verifier) => {
+                    self.vouched(verifier, asking.token(method, &token, peer, now)).await
+                }
+                None => {
+                    if self.may_ask {
+                        issuers.fetch_for(&token).await;
+                    }
+                    let look = issuers.look_at(&token, now);
+                    let principal = look.verdict.clone();
+                    let principal = principal.map_err(|why| issuers.rejection(why, &token, now));
+                    self.keep(Finding::Token(Box::new(look)), principal.map(Into::into))
+                }
+            },
             Proof::Session(id) => {
                 let verifier = route.judges.sessions.clone().unwrap_or_default();
-                let answer = async { asking.session(&id, presented.peer).await };
-                vouched(matched, verifier, may_ask.then_some(answer), method, false, now).await
-            }
-            Proof::Token(token) => {
-                let look = self.issuers.look_at(&token, now);
-                let principal = look.verdict.clone().map_err(|why| self.issuers.rejection(why, &token, now));
-                let outcome = principal.and_then(|principal| entitle(matched, principal, method, true, now));
-                known(Shown::Token(Box::new(look)), outcome)
+                self.vouched(verifier, asking.session(&id, peer)).await
             }
             Proof::Ticket(ticket) => {
-                let region = self.tickets.region_of(&ticket).map(str::to_owned);
-                let found = self.tickets.look_at(&ticket, route, presented.origin, presented.peer, now).await;
+                let region = tickets.region_of(&ticket).map(str::to_owned);
+                let found = tickets.look_at(&ticket, route, origin, peer, now).await;
                 let record = found.as_ref().ok().cloned().flatten();
-                let outcome = match found {
-                    Ok(None) => Outcome::OnlyThere,
-                    Ok(Some(record)) => Outcome::Known(entitle(matched, record.principal, method, false, now)),
-                    Err(rejection) => Outcome::Known(Err(rejection)),
-                };
-                Look { shown: Shown::Ticket(Box::new(TicketLook { region, record })), outcome }
+                let finding = Finding::Ticket(Box::new(TicketLook { region, record }));
+                match found {
+                    Ok(None) => self.undecided(finding, Undecided::TicketInMemory),
+                    Ok(Some(record)) => self.keep(finding, Ok(record.principal.into())),
+                    Err(rejection) => self.keep(finding, Err(rejection)),
+                }
             }
-            Proof::Bypass(shown) => {
-                let bypass = self.bypass.as_ref().ok_or(InvalidToken::Bypass);
-                let principal = bypass.and_then(|bypass| bypass::identify(bypass, &shown, now)).map_err(Rejection::InvalidToken);
-                let name = principal.as_ref().ok().map(|principal| principal.subject.clone());
-                known(Shown::Name(name), principal.and_then(|principal| entitle(matched, principal, method, false, now)))
+            Proof::Bypass(identity) => {
+                let bypass = bypass.as_ref().ok_or(InvalidToken::Bypass);
+                let principal = bypass.and_then(|bypass| bypass::identify(bypass, &identity, now));
+                self.named(principal.map_err(Rejection::InvalidToken))
             }
             Proof::Certificate(certificate) => {
-                let principal = certificate.principal(&self.mtls, now).map_err(Rejection::InvalidCertificate);
-                let name = principal.as_ref().ok().map(|principal| principal.subject.clone());
-                known(Shown::Name(name), principal.and_then(|principal| entitle(matched, principal, method, false, now)))
+                let principal = certificate.principal(mtls, now);
+                self.named(principal.map_err(Rejection::InvalidCertificate))
             }
         }
     }
 }
 
-/// By what a verifier answers; `None`: it is not asked.
-async fn vouched(
-    matched: &RouteMatch,
-    verifier: Arc<str>,
-    answer: Option<impl Future<Output = Result<Proved, Rejection>>>,
-    method: Method,
-    is_bearer: bool,
-    now: Now,
-) -> Look {
-    let Some(answer) = answer else {
-        return Look { shown: Shown::Vouched { verifier, user: None }, outcome: Outcome::NotAsked };
-    };
-    let proved = answer.await;
-    let user = proved.as_ref().ok().map(|proved| proved.principal.subject.clone());
-    let outcome = proved.and_then(|proved| entitle(matched, proved, method, is_bearer, now));
-    Look { shown: Shown::Vouched { verifier, user }, outcome: Outcome::Known(outcome) }
-}
-
-/// The issuers of a configuration, for who looks on: with the sets that a running process keeps, and nothing written.
-pub fn issuers(config: &config::Config, state_dir: &Path) -> Result<Issuers, super::jwt::LoadError> {
+/// Loads the issuers of a configuration with the key sets that a running process keeps in its state
+/// directory. Writes nothing.
+pub fn issuers(
+    config: &config::Config,
+    state_dir: &Path,
+) -> Result<Issuers, super::jwt::LoadError> {
     Ok(Issuers::load(&config.issuers, &config.context.claims)?.restored_from(state_dir))
 }

@@ -1,8 +1,9 @@
 //! Takes credentials out of a request.
 //!
-//! Each method of a route has one place where its credential stands. What is found there leaves the request, so that the
-//! upstream gets none, whichever of them counts. What could be read as two credentials, or as none, is refused here, and leaves
-//! the request as well: a method that is only looked at in the shadow does not end it.
+//! Each method of a route has one place where its credential stands. What is found there leaves the
+//! request, so that the upstream gets none, whichever of them counts. What could be read as two
+//! credentials, or as none, is refused here, and leaves the request as well: a method that is only
+//! looked at in the shadow does not end it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,43 +11,58 @@ use http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use super::certificate::ClientCertificate;
-use super::credential::{Credential, Method, Proof};
-use super::jwt::InvalidToken;
+use super::credential::{Credential, Proof};
 use crate::config;
-use crate::config::secret::Secret;
+use crate::model::client_certificate::ClientCertificate;
+use crate::model::faults::InvalidToken;
+use crate::model::method::Method;
+use crate::model::secret::Secret;
 use crate::rejection::Rejection;
 
-/// The subprotocol whose next neighbour in the list is a token. It is no secret and may be answered.
+/// The subprotocol whose next neighbour in the list is a token. It is no secret and may be
+/// answered.
 const MARKER: &str = "bearer";
 const PREFIX: &str = "bearer.";
 const ENCODED_PREFIX: &str = "base64url.bearer.authorization.";
 /// Kubernetes puts its own name between that prefix and the token.
 const KUBERNETES: &str = "k8s.io.";
 
-/// Takes the credentials of the route's methods out of the request, and gives back the one of the most preferred method.
-/// The others are gone too: the upstream gets none.
-pub fn take_credential(route: &config::Route, parts: &mut Parts) -> Result<Option<Credential>, Rejection> {
-    take_and_tell(route, parts, |_| {})
-}
-
-/// The same, and tells which methods found one.
-pub fn take_and_tell(route: &config::Route, parts: &mut Parts, mut tell: impl FnMut(Method)) -> Result<Option<Credential>, Rejection> {
-    let mut chosen = None;
+/// Takes the credentials of the route's methods out of the request, and returns the one of the most
+/// preferred method. The others are gone too: the upstream gets none. Also returns the method that
+/// the client tried, even if its credential cannot be taken. `found` gets each method that found a
+/// credential, good or not.
+pub fn take_tried(
+    route: &config::Route,
+    parts: &mut Parts,
+    mut found: impl FnMut(Method),
+) -> (Option<Method>, Result<Option<Credential>, Rejection>) {
+    let mut chosen: Option<Credential> = None;
     for method in &route.auth {
-        let found = take(*method, route, parts)?;
-        if found.is_some() {
-            tell(*method);
+        match take(*method, route, parts) {
+            Ok(None) => {}
+            Ok(Some(credential)) => {
+                found(*method);
+                chosen = chosen.or(Some(credential));
+            }
+            Err(rejection) => {
+                found(*method);
+                return (Some(*method), Err(rejection));
+            }
         }
-        chosen = chosen.or(found);
     }
-    Ok(chosen)
+    (chosen.as_ref().map(|credential| credential.method), Ok(chosen))
 }
 
 /// Takes one method's credential out of the request.
-pub fn take(method: Method, route: &config::Route, parts: &mut Parts) -> Result<Option<Credential>, Rejection> {
+pub fn take(
+    method: Method,
+    route: &config::Route,
+    parts: &mut Parts,
+) -> Result<Option<Credential>, Rejection> {
     let proof = match method {
-        Method::Ticket => take_parameter(&mut parts.uri, &route.ticket_parameter)?.map(Proof::Ticket),
+        Method::Ticket => {
+            take_parameter(&mut parts.uri, &route.ticket_parameter)?.map(Proof::Ticket)
+        }
         Method::Header => take_bearer(&mut parts.headers)?.map(Proof::Token),
         Method::Subprotocol => take_subprotocol(&mut parts.headers)?.map(Proof::Token),
         Method::Query => match take_parameter(&mut parts.uri, &route.token_parameter)? {
@@ -54,16 +70,21 @@ pub fn take(method: Method, route: &config::Route, parts: &mut Parts) -> Result<
             None => None,
         },
         Method::Cookie => take_cookie(&mut parts.headers, &route.token_cookie)?.map(Proof::Token),
-        Method::Session => take_cookie(&mut parts.headers, &route.session_cookie)?.map(Proof::Session),
+        Method::Session => {
+            take_cookie(&mut parts.headers, &route.session_cookie)?.map(Proof::Session)
+        }
         Method::Bypass => take_bypass(&mut parts.headers, &route.bypass_header)?.map(Proof::Bypass),
-        Method::Mtls => parts.extensions.get::<ClientCertificate>().cloned().map(Proof::Certificate),
+        Method::Mtls => {
+            parts.extensions.get::<ClientCertificate>().cloned().map(Proof::Certificate)
+        }
         // It comes after the 101.
         Method::Message => None,
     };
     Ok(proof.map(|proof| Credential { method, proof }))
 }
 
-/// The token of the one `Authorization: Bearer` header. RFC 9110, section 11.1: the scheme is case-insensitive.
+/// The token of the one `Authorization: Bearer` header. RFC 9110, section 11.1: the scheme is
+/// case-insensitive.
 pub fn take_bearer(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let token = match (values.next(), values.next()) {
@@ -79,13 +100,17 @@ fn bearer(value: &HeaderValue) -> Result<Secret, Rejection> {
     let text = value.to_str().map_err(|_| malformed())?;
     let (scheme, token) = text.split_once(' ').ok_or_else(malformed)?;
     let token = token.trim();
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains(char::is_whitespace) {
+    if !scheme.eq_ignore_ascii_case("bearer")
+        || token.is_empty()
+        || token.contains(char::is_whitespace)
+    {
         return Err(malformed());
     }
     Ok(Secret::from(token))
 }
 
-/// The token among the subprotocols that are offered, in any of its three forms. The others stay, in their order.
+/// The token among the subprotocols that are offered, in any of its three forms. The others stay,
+/// in their order.
 ///
 /// RFC 6455 has subprotocols compared by case. A secret is one in every spelling, so these are not.
 fn take_subprotocol(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection> {
@@ -128,16 +153,22 @@ fn sorted(headers: &HeaderMap) -> (String, Vec<Result<Secret, Rejection>>) {
     (kept.join(", "), tokens)
 }
 
-/// The word `bearer` as the client offered it: what can be answered to a client whose other offers nobody takes.
+/// The word `bearer` as the client offered it: what can be answered to a client whose other offers
+/// nobody takes.
 pub fn marker(headers: &HeaderMap) -> Option<HeaderValue> {
-    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
+    let lines =
+        headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
     let offered = offers(lines).find(|offer| offer.eq_ignore_ascii_case(MARKER))?;
     HeaderValue::from_str(offered).ok()
 }
 
 /// RFC 9110, section 5.6.1: lines are one list, and empty elements count for nothing.
 fn offers<'a>(lines: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
-    lines.into_iter().flat_map(|line| line.split(',')).map(str::trim).filter(|offer| !offer.is_empty())
+    lines
+        .into_iter()
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|offer| !offer.is_empty())
 }
 
 /// What stands behind `prefix`, in whatever case that is written.
@@ -153,18 +184,25 @@ pub fn take_cookie(headers: &mut HeaderMap, name: &str) -> Result<Option<Secret>
         let mut kept = Vec::new();
         let before = values.len();
         for pair in line.as_bytes().split(|byte| *byte == b';') {
-            let (key, value) = pair.iter().position(|byte| *byte == b'=').map_or((pair, &b""[..]), |at| {
-                let (key, value) = pair.split_at(at);
-                (key, value.get(1..).unwrap_or_default())
-            });
-            if key.trim_ascii() == name.as_bytes() { values.push(Secret::new(unquoted(value.trim_ascii()))) } else { kept.push(pair) }
+            let (key, value) =
+                pair.iter().position(|byte| *byte == b'=').map_or((pair, &b""[..]), |at| {
+                    let (key, value) = pair.split_at(at);
+                    (key, value.get(1..).unwrap_or_default())
+                });
+            if key.trim_ascii() == name.as_bytes() {
+                values.push(Secret::new(unquoted(value.trim_ascii())));
+            } else {
+                kept.push(pair);
+            }
         }
         if values.len() == before {
             lines.push(line.clone());
             continue;
         }
         let kept = kept.join(&b';');
-        lines.extend(HeaderValue::from_bytes(kept.trim_ascii_start()).ok().filter(|line| !line.is_empty()));
+        lines.extend(
+            HeaderValue::from_bytes(kept.trim_ascii_start()).ok().filter(|line| !line.is_empty()),
+        );
     }
     if !values.is_empty() {
         headers.remove(COOKIE);
@@ -180,7 +218,8 @@ fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// The value of the one test identity. Other spellings of the header are removed with those of our own headers.
+/// The value of the one test identity. Other spellings of the header are removed with those of our
+/// own headers.
 fn take_bypass(headers: &mut HeaderMap, name: &HeaderName) -> Result<Option<Secret>, Rejection> {
     let values = headers.get_all(name).iter().map(|value| Secret::new(value.as_bytes())).collect();
     headers.remove(name);
@@ -193,13 +232,23 @@ fn take_parameter(uri: &mut Uri, name: &str) -> Result<Option<Secret>, Rejection
     let (mut kept, mut values) = (Vec::new(), Vec::new());
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if decoded(key).as_deref() == Some(name) { values.push(Secret::from(value)) } else { kept.push(pair) }
+        if decoded(key).as_deref() == Some(name) {
+            values.push(Secret::from(value));
+        } else {
+            kept.push(pair);
+        }
     }
     if values.is_empty() {
         return Ok(None);
     }
-    let target = if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) };
-    *uri = target.parse().map_err(|_| Rejection::AmbiguousRequest("the request target is not well formed"))?;
+    let target = if kept.is_empty() {
+        uri.path().to_owned()
+    } else {
+        format!("{}?{}", uri.path(), kept.join("&"))
+    };
+    *uri = target
+        .parse()
+        .map_err(|_| Rejection::AmbiguousRequest("the request target is not well formed"))?;
     one_of(values, "a credential stands twice in the query")
 }
 
@@ -207,7 +256,8 @@ fn parameter_value(written: &Secret) -> Result<Secret, Rejection> {
     written.expose_str().and_then(decoded).map(Secret::new).ok_or_else(malformed)
 }
 
-/// A parameter as a form decoder would read it, so that no spelling of it slips through to the upstream.
+/// A parameter as a form decoder would read it, so that no spelling of it slips through to the
+/// upstream.
 pub(crate) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -215,7 +265,9 @@ pub(crate) fn decoded(text: &str) -> Option<String> {
         bytes.push(match byte {
             b'+' => b' ',
             b'%' => {
-                let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                let digit = |byte: u8| {
+                    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+                };
                 digit(rest.next()?)? << 4 | digit(rest.next()?)?
             }
             other => other,
@@ -260,7 +312,10 @@ mod tests {
     #[test]
     fn a_ticket_is_cut_out_and_the_rest_of_the_query_stays_as_it_was() {
         assert_eq!(take("/ws?ticket=abc"), (Some("abc".into()), "/ws".into()));
-        assert_eq!(take("/ws?b=%20&ticket=abc&a=1&"), (Some("abc".into()), "/ws?b=%20&a=1&".into()));
+        assert_eq!(
+            take("/ws?b=%20&ticket=abc&a=1&"),
+            (Some("abc".into()), "/ws?b=%20&a=1&".into())
+        );
         assert_eq!(take("/ws?%74icket=abc&x"), (Some("abc".into()), "/ws?x".into()));
         assert_eq!(take("/ws?tickets=abc"), (None, "/ws?tickets=abc".into()));
         assert_eq!(take("/ws?ticket"), (Some(String::new()), "/ws".into()));
@@ -275,9 +330,15 @@ mod tests {
 
     #[test]
     fn a_token_in_the_query_is_read_as_a_form_decoder_reads_it() {
-        assert_eq!(text(parameter_value(&Secret::from("a%2Eb%2ec")).ok()).as_deref(), Some("a.b.c"));
+        assert_eq!(
+            text(parameter_value(&Secret::from("a%2Eb%2ec")).ok()).as_deref(),
+            Some("a.b.c")
+        );
         for bad in ["%", "%2", "%zz", "%ff"] {
-            assert!(matches!(parameter_value(&Secret::from(bad)), Err(Rejection::InvalidToken(_))), "{bad}");
+            assert!(
+                matches!(parameter_value(&Secret::from(bad)), Err(Rejection::InvalidToken(_))),
+                "{bad}"
+            );
         }
     }
 
@@ -308,40 +369,73 @@ mod tests {
             (&["chat, bearer,, a.b.c,"], Some("a.b.c"), &["chat"]),
             (&["base64url.bearer.authorization.YS5iLmM"], Some("a.b.c"), &[]),
             (&["base64url.bearer.authorization.YS5iLmM1Ng=="], Some("a.b.c56"), &[]),
-            (&["base64url.bearer.authorization.k8s.io.YS5iLmM, v4.channel.k8s.io"], Some("a.b.c"), &["v4.channel.k8s.io"]),
+            (
+                &["base64url.bearer.authorization.k8s.io.YS5iLmM, v4.channel.k8s.io"],
+                Some("a.b.c"),
+                &["v4.channel.k8s.io"],
+            ),
             (&["BASE64URL.Bearer.Authorization.K8s.IO.YS5iLmM"], Some("a.b.c"), &[]),
             // Nothing of ours: every byte stays.
             (&["chat ,  superchat", "bearers"], None, &["chat ,  superchat", "bearers"]),
-            (&["base64url.bearer.phx.YS5iLmM", "phoenix"], None, &["base64url.bearer.phx.YS5iLmM", "phoenix"]),
+            (
+                &["base64url.bearer.phx.YS5iLmM", "phoenix"],
+                None,
+                &["base64url.bearer.phx.YS5iLmM", "phoenix"],
+            ),
             (&[], None, &[]),
         ] {
-            let fields: Vec<_> = lines.iter().map(|line| ("sec-websocket-protocol", *line)).collect();
+            let fields: Vec<_> =
+                lines.iter().map(|line| ("sec-websocket-protocol", *line)).collect();
             let mut headers = headers(&fields);
-            assert_eq!(text(take_subprotocol(&mut headers).unwrap()).as_deref(), token, "{lines:?}");
+            assert_eq!(
+                text(take_subprotocol(&mut headers).unwrap()).as_deref(),
+                token,
+                "{lines:?}"
+            );
             assert_eq!(left(&headers, SEC_WEBSOCKET_PROTOCOL), rest, "{lines:?}");
         }
     }
 
     #[test]
     fn a_subprotocol_that_is_half_a_credential_or_two_is_refused() {
-        for bad in
-            ["bearer", "chat, bearer", "bearer.", "base64url.bearer.authorization.", "base64url.bearer.authorization.!", "a.b.c, bearer"]
-        {
+        for bad in [
+            "bearer",
+            "chat, bearer",
+            "bearer.",
+            "base64url.bearer.authorization.",
+            "base64url.bearer.authorization.!",
+            "a.b.c, bearer",
+        ] {
             let mut headers = headers(&[("sec-websocket-protocol", bad)]);
-            assert!(matches!(take_subprotocol(&mut headers), Err(Rejection::InvalidToken(_))), "{bad}");
+            assert!(
+                matches!(take_subprotocol(&mut headers), Err(Rejection::InvalidToken(_))),
+                "{bad}"
+            );
         }
-        for bad in ["bearer.a, bearer.b", "bearer.a, bearer.a", "bearer, a, bearer, a", "bearer, a, base64url.bearer.authorization.YQ"] {
+        for bad in [
+            "bearer.a, bearer.b",
+            "bearer.a, bearer.a",
+            "bearer, a, bearer, a",
+            "bearer, a, base64url.bearer.authorization.YQ",
+        ] {
             let mut headers = headers(&[("sec-websocket-protocol", bad)]);
-            assert!(matches!(take_subprotocol(&mut headers), Err(Rejection::AmbiguousRequest(_))), "{bad}");
+            assert!(
+                matches!(take_subprotocol(&mut headers), Err(Rejection::AmbiguousRequest(_))),
+                "{bad}"
+            );
         }
         let mut headers = HeaderMap::new();
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_bytes(b"chat, bearer.\xe4").unwrap());
+        headers
+            .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_bytes(b"chat, bearer.\xe4").unwrap());
         assert!(matches!(take_subprotocol(&mut headers), Err(Rejection::AmbiguousRequest(_))));
     }
 
     #[test]
     fn the_marker_is_answered_as_it_was_offered_and_the_token_never() {
-        let of = |line| marker(&headers(&[("sec-websocket-protocol", line)])).map(|value| value.to_str().unwrap().to_owned());
+        let of = |line| {
+            marker(&headers(&[("sec-websocket-protocol", line)]))
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
         assert_eq!(of("chat, Bearer, a.b.c").as_deref(), Some("Bearer"));
         assert_eq!(of("chat, bearer.a.b.c"), None);
     }
@@ -357,25 +451,44 @@ mod tests {
             (&["a=1; access_token = a.b.c"], Some("a.b.c"), &["a=1"]),
             (&["a = 1 ;;  b=2", "access_token=a=b", "c=3"], Some("a=b"), &["a = 1 ;;  b=2", "c=3"]),
             (&["access_token="], Some(""), &[]),
-            (&["Access_Token=x; access_token2=y; xaccess_token=z"], None, &["Access_Token=x; access_token2=y; xaccess_token=z"]),
+            (
+                &["Access_Token=x; access_token2=y; xaccess_token=z"],
+                None,
+                &["Access_Token=x; access_token2=y; xaccess_token=z"],
+            ),
             (&["a=access_token=x"], None, &["a=access_token=x"]),
             (&[], None, &[]),
         ] {
             let fields: Vec<_> = lines.iter().map(|line| ("cookie", *line)).collect();
             let mut headers = headers(&fields);
-            assert_eq!(text(take_cookie(&mut headers, "access_token").unwrap()).as_deref(), token, "{lines:?}");
+            assert_eq!(
+                text(take_cookie(&mut headers, "access_token").unwrap()).as_deref(),
+                token,
+                "{lines:?}"
+            );
             assert_eq!(left(&headers, COOKIE), rest, "{lines:?}");
         }
-        for twice in [&["access_token=a; access_token=a"][..], &["access_token=a", "b=1; access_token=b"]] {
+        for twice in
+            [&["access_token=a; access_token=a"][..], &["access_token=a", "b=1; access_token=b"]]
+        {
             let fields: Vec<_> = twice.iter().map(|line| ("cookie", *line)).collect();
-            assert!(matches!(take_cookie(&mut headers(&fields), "access_token"), Err(Rejection::AmbiguousRequest(_))), "{twice:?}");
+            assert!(
+                matches!(
+                    take_cookie(&mut headers(&fields), "access_token"),
+                    Err(Rejection::AmbiguousRequest(_))
+                ),
+                "{twice:?}"
+            );
         }
     }
 
     #[test]
     fn a_cookie_that_is_not_text_stays_what_it_was() {
         let mut headers = HeaderMap::new();
-        headers.insert(COOKIE, HeaderValue::from_bytes(b"name=J\xfcrgen; access_token=t; x=\xff").unwrap());
+        headers.insert(
+            COOKIE,
+            HeaderValue::from_bytes(b"name=J\xfcrgen; access_token=t; x=\xff").unwrap(),
+        );
         assert_eq!(text(take_cookie(&mut headers, "access_token").unwrap()).as_deref(), Some("t"));
         assert_eq!(headers[COOKIE].as_bytes(), b"name=J\xfcrgen; x=\xff");
     }
@@ -384,14 +497,26 @@ mod tests {
     fn what_is_refused_leaves_the_request_too() {
         let config = crate::config::for_test("auth = [\"header\"]");
         let route = &config.routes[0];
-        let (head, _) =
-            http::Request::builder().uri("/ws?access_token=a&x=1&access_token=b&ticket=c&ticket=d").body(()).unwrap().into_parts();
+        let (head, _) = http::Request::builder()
+            .uri("/ws?access_token=a&x=1&access_token=b&ticket=c&ticket=d")
+            .body(())
+            .unwrap()
+            .into_parts();
         for (method, fields) in [
-            (Method::Header, &[("authorization", "Bearer s3cret"), ("authorization", "Bearer s3cret")][..]),
+            (
+                Method::Header,
+                &[("authorization", "Bearer s3cret"), ("authorization", "Bearer s3cret")][..],
+            ),
             (Method::Header, &[("authorization", "Digest s3cret")]),
-            (Method::Subprotocol, &[("sec-websocket-protocol", "bearer.s3cret, chat, bearer.s3cret")]),
+            (
+                Method::Subprotocol,
+                &[("sec-websocket-protocol", "bearer.s3cret, chat, bearer.s3cret")],
+            ),
             (Method::Subprotocol, &[("sec-websocket-protocol", "bearer.s3cret, bearer")]),
-            (Method::Subprotocol, &[("sec-websocket-protocol", "base64url.bearer.authorization.s3cret!")]),
+            (
+                Method::Subprotocol,
+                &[("sec-websocket-protocol", "base64url.bearer.authorization.s3cret!")],
+            ),
             (Method::Cookie, &[("cookie", "a=b; access_token=s3cret; access_token=s3cret")]),
             (Method::Bypass, &[("x-usher-bypass", "s3cret ada"), ("x-usher-bypass", "s3cret bob")]),
             (Method::Query, &[]),
@@ -400,7 +525,11 @@ mod tests {
             let mut parts = head.clone();
             parts.headers = headers(fields);
             assert!(super::take(method, route, &mut parts).is_err(), "{method:?}");
-            assert!(!format!("{:?}", parts.headers).contains("s3cret"), "{method:?} {:?}", parts.headers);
+            assert!(
+                !format!("{:?}", parts.headers).contains("s3cret"),
+                "{method:?} {:?}",
+                parts.headers
+            );
             match method {
                 Method::Query => assert_eq!(parts.uri, "/ws?x=1&ticket=c&ticket=d"),
                 Method::Ticket => assert_eq!(parts.uri, "/ws?access_token=a&x=1&access_token=b"),

@@ -1,7 +1,7 @@
 //! What may be opened, for whom and until when.
 //!
-//! A [`Grant`] can be made only inside `auth`, and dialling an upstream takes one: code that would let the
-//! unauthenticated reach an upstream does not compile.
+//! A [`Grant`] can be made only inside `auth`, and dialling an upstream takes one: code that would
+//! let the unauthenticated reach an upstream does not compile.
 //!
 //! ```compile_fail,E0624
 //! fn open_to_anyone(route: std::sync::Arc<usher::config::Route>) -> usher::auth::grant::Grant {
@@ -11,12 +11,12 @@
 
 use std::sync::Arc;
 
-use super::credential::Method;
-use super::permission::{MissingPermission, Required};
-use super::principal::Principal;
 use super::verifier::{Proved, Vouched};
-use crate::clock::{Now, UnixMillis};
+use crate::base::clock::{Now, UnixMillis};
 use crate::config::{ReauthMode, Route};
+use crate::model::method::Method;
+use crate::model::permission::{MissingPermission, Required};
+use crate::model::principal::Principal;
 
 #[derive(Clone, Debug)]
 pub struct Grant {
@@ -58,15 +58,30 @@ impl Grant {
         if let Some(required) = &required {
             required.check(&principal.permissions)?;
         }
-        Ok(Self { route, holder: Holder::Known { principal: Box::new(principal), method, proved_at: now.wall, required, vouched } })
+        Ok(Self {
+            route,
+            holder: Holder::Known {
+                principal: Box::new(principal),
+                method,
+                proved_at: now.wall,
+                required,
+                vouched,
+            },
+        })
     }
 
     /// The same session's grant by a new credential. The method stays the one that it began with.
     /// `Ok(None)`: nobody in particular has nothing to renew.
-    pub(super) fn renewed(&self, proved: Proved, now: Now) -> Result<Option<Self>, MissingPermission> {
+    pub(super) fn renewed(
+        &self,
+        proved: Proved,
+        now: Now,
+    ) -> Result<Option<Self>, MissingPermission> {
         match &self.holder {
             Holder::Anyone => Ok(None),
-            Holder::Known { method, required, .. } => Self::to(Arc::clone(&self.route), required.clone(), proved, *method, now).map(Some),
+            Holder::Known { method, required, .. } => {
+                Self::to(Arc::clone(&self.route), required.clone(), proved, *method, now).map(Some)
+            }
         }
     }
 
@@ -89,11 +104,15 @@ impl Grant {
         }
     }
 
-    /// The end of the token, or of what the route's `max_age` makes of it. `None`: a public session has no end of its own.
+    /// The end of the token, or of what the route's `max_age` makes of it. `None`: a public session
+    /// has no end of its own.
     pub fn expires_at(&self) -> Option<UnixMillis> {
         match &self.holder {
             Holder::Anyone => None,
-            Holder::Known { principal, .. } => Some(self.latest().map_or(principal.expires_at, |latest| latest.min(principal.expires_at))),
+            Holder::Known { principal, .. } => Some(
+                self.latest()
+                    .map_or(principal.expires_at, |latest| latest.min(principal.expires_at)),
+            ),
         }
     }
 
@@ -101,7 +120,9 @@ impl Grant {
     pub fn latest(&self) -> Option<UnixMillis> {
         match &self.holder {
             Holder::Anyone => None,
-            Holder::Known { proved_at, .. } => self.route.reauth.max_age.map(|age| *proved_at + age),
+            Holder::Known { proved_at, .. } => {
+                self.route.reauth.max_age.map(|age| *proved_at + age)
+            }
         }
     }
 
@@ -124,14 +145,21 @@ impl Grant {
     /// Will its holder be asked in the stream, and the stream be read for answers?
     pub fn is_renewed_by_message(&self) -> bool {
         // A certificate is shown in the handshake, not in a message.
-        self.route.reauth.mode == ReauthMode::Message && self.method().is_some_and(|method| method != Method::Mtls)
+        self.route.reauth.mode == ReauthMode::Message
+            && self.method().is_some_and(|method| method != Method::Mtls)
     }
 
     /// Tests of what stands behind a grant need one without the way that leads to it.
     #[cfg(test)]
-    pub(crate) fn for_test(route: Arc<Route>, principal: Option<Principal>, method: Method) -> Self {
+    pub(crate) fn for_test(
+        route: Arc<Route>,
+        principal: Option<Principal>,
+        method: Method,
+    ) -> Self {
         match principal {
-            Some(principal) => Self::to(route, None, principal.into(), method, Now::read()).unwrap(),
+            Some(principal) => {
+                Self::to(route, None, principal.into(), method, Now::read()).unwrap()
+            }
             None => Self::public(route),
         }
     }

@@ -1,7 +1,8 @@
 //! An issuer's public keys, from a JWK set.
 //!
-//! A set may hold keys for other purposes; only keys that can verify one of the issuer's pinned algorithms are taken, and
-//! never a symmetric one: whoever can write to a published set must not be able to choose a shared secret.
+//! A set may hold keys for other purposes; only keys that can verify one of the issuer's pinned
+//! algorithms are taken, and never a symmetric one: whoever can write to a published set must not
+//! be able to choose a shared secret.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,8 +10,10 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use super::algorithm::{Algorithm, Family};
+use crate::base::strict_json;
+use crate::model::algorithm::{Algorithm, Family};
 
 pub const MAX_SET_BYTES: u64 = 256 * 1024;
 const MAX_KEYS: usize = 100;
@@ -50,7 +53,8 @@ pub enum KeySetError {
 
 #[derive(Deserialize)]
 struct WrittenSet {
-    keys: Vec<WrittenKey>,
+    /// Objects, because a key that is an array would be read by position.
+    keys: Vec<Map<String, Value>>,
 }
 
 #[derive(Deserialize)]
@@ -78,11 +82,13 @@ pub fn parse(set: &[u8], pinned: &[Algorithm]) -> Result<Vec<Jwk>, KeySetError> 
     if set.len() as u64 > MAX_SET_BYTES {
         return Err(KeySetError::TooLarge);
     }
-    let written: WrittenSet = serde_json::from_slice(set)?;
+    let written: WrittenSet = strict_json::record(set)?;
     if written.keys.len() > MAX_KEYS {
         return Err(KeySetError::TooManyKeys);
     }
-    let keys: Vec<_> = written.keys.into_iter().filter_map(|key| usable(key, pinned)).collect();
+    let read = |key| serde_json::from_value(Value::Object(key));
+    let written: Vec<WrittenKey> = written.keys.into_iter().map(read).collect::<Result<_, _>>()?;
+    let keys: Vec<_> = written.into_iter().filter_map(|key| usable(key, pinned)).collect();
     if keys.is_empty() {
         let names: Vec<_> = pinned.iter().map(|algorithm| algorithm.name()).collect();
         return Err(KeySetError::NoUsableKey(names.join(", ")));
@@ -94,42 +100,55 @@ fn usable(key: WrittenKey, pinned: &[Algorithm]) -> Option<Jwk> {
     if key.purpose.as_deref().is_some_and(|purpose| purpose != "sig") {
         return None;
     }
-    if key.key_ops.as_ref().is_some_and(|operations| !operations.iter().any(|operation| operation == "verify")) {
+    if key
+        .key_ops
+        .as_ref()
+        .is_some_and(|operations| !operations.iter().any(|operation| operation == "verify"))
+    {
         return None;
     }
-    let (fits, material): (fn(Algorithm) -> bool, _) = match (key.kty.as_str(), key.crv.as_deref()) {
+    let (fits, material): (fn(Algorithm) -> bool, _) = match (key.kty.as_str(), key.crv.as_deref())
+    {
         ("RSA", _) => {
             let (modulus, exponent) = (key.n?, key.e?);
             let number = URL_SAFE_NO_PAD.decode(&modulus).ok()?;
-            if !(MIN_RSA_BYTES..=MAX_RSA_BYTES).contains(&number.len()) || !is_good_exponent(&exponent) || has_guessable_primes(&number) {
+            if !(MIN_RSA_BYTES..=MAX_RSA_BYTES).contains(&number.len())
+                || !is_good_exponent(&exponent)
+                || has_guessable_primes(&number)
+            {
                 return None;
             }
             (|one| one.family() == Family::Rsa, KeyMaterial::Rsa { modulus, exponent })
         }
-        ("EC", Some("P-256")) => (|one| one == Algorithm::ES256, KeyMaterial::Ec { x: key.x?, y: key.y? }),
-        ("EC", Some("P-384")) => (|one| one == Algorithm::ES384, KeyMaterial::Ec { x: key.x?, y: key.y? }),
+        ("EC", Some("P-256")) => {
+            (|one| one == Algorithm::ES256, KeyMaterial::Ec { x: key.x?, y: key.y? })
+        }
+        ("EC", Some("P-384")) => {
+            (|one| one == Algorithm::ES384, KeyMaterial::Ec { x: key.x?, y: key.y? })
+        }
         ("OKP", Some("Ed25519")) => (|one| one == Algorithm::EdDSA, KeyMaterial::Ed { x: key.x? }),
         _ => return None,
     };
     let named = |one: Algorithm| key.alg.as_deref().is_none_or(|alg| alg == one.name());
-    let algorithms: Vec<_> = pinned.iter().copied().filter(|&one| fits(one) && named(one)).collect();
+    let algorithms: Vec<_> =
+        pinned.iter().copied().filter(|&one| fits(one) && named(one)).collect();
     (!algorithms.is_empty()).then_some(Jwk { id: key.kid, algorithms, material })
 }
 
-/// With 1 every text is its own signature, and 3 has made too many verifiers stumble: FIPS 186-5 asks for more than 2^16. An
-/// even one is no exponent.
+/// With 1 every text is its own signature, and 3 has made too many verifiers stumble: FIPS 186-5
+/// asks for more than 2^16. An even one is no exponent.
 fn is_good_exponent(exponent: &str) -> bool {
     let Ok(bytes) = URL_SAFE_NO_PAD.decode(exponent) else { return false };
     let digits = bytes.iter().skip_while(|byte| **byte == 0).count();
     digits >= 3 && bytes.last().is_some_and(|last| last % 2 == 1)
 }
 
-/// CVE-2017-15361: smart cards whose primes were powers of 65537 modulo small primes. The modulus shows it, and can be
-/// factored. Of other keys one in some hundred million looks so.
+/// CVE-2017-15361: smart cards whose primes were powers of 65537 modulo small primes. The modulus
+/// shows it, and can be factored. Of other keys one in some hundred million looks so.
 fn has_guessable_primes(modulus: &[u8]) -> bool {
     const PRIMES: [u32; 38] = [
-        3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131,
-        137, 139, 149, 151, 157, 163, 167,
+        3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89,
+        97, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
     ];
     let is_power = |rest: u32, prime: u32| {
         let mut power = 1;
@@ -143,7 +162,12 @@ fn has_guessable_primes(modulus: &[u8]) -> bool {
             }
         }
     };
-    PRIMES.iter().all(|&prime| is_power(modulus.iter().fold(0, |rest, &byte| (rest * 256 + u32::from(byte)) % prime), prime))
+    PRIMES.iter().all(|&prime| {
+        is_power(
+            modulus.iter().fold(0, |rest, &byte| (rest * 256 + u32::from(byte)) % prime),
+            prime,
+        )
+    })
 }
 
 #[cfg(test)]
@@ -159,7 +183,10 @@ mod tests {
     #[test]
     fn a_key_is_taken_for_the_pinned_algorithms_that_fit_it() {
         let keys = parsed(ED, &[Algorithm::EdDSA]).unwrap();
-        assert_eq!((keys[0].id.as_deref(), keys[0].algorithms.as_slice()), (Some("ed"), &[Algorithm::EdDSA][..]));
+        assert_eq!(
+            (keys[0].id.as_deref(), keys[0].algorithms.as_slice()),
+            (Some("ed"), &[Algorithm::EdDSA][..])
+        );
         assert!(matches!(parsed(ED, &[Algorithm::ES256]), Err(KeySetError::NoUsableKey(_))));
     }
 
@@ -179,7 +206,10 @@ mod tests {
 
     #[test]
     fn a_set_that_is_too_large_is_refused() {
-        assert!(matches!(parse(&vec![b' '; 300 * 1024], &[Algorithm::EdDSA]), Err(KeySetError::TooLarge)));
+        assert!(matches!(
+            parse(&vec![b' '; 300 * 1024], &[Algorithm::EdDSA]),
+            Err(KeySetError::TooLarge)
+        ));
         let many = vec![ED; 101].join(",");
         assert!(matches!(parsed(&many, &[Algorithm::EdDSA]), Err(KeySetError::TooManyKeys)));
     }

@@ -1,9 +1,11 @@
 //! Verifying a bearer token: the one place that meets the JWT library.
 //!
-//! The library is used for its signatures alone. What a token's header and claims must be is checked here, because the
-//! usual defaults are traps: an absent `aud` that passes, an `exp` of the wrong type that counts as none, `crit` ignored.
-//! The algorithm comes from the config and the key, never from the token.
+//! The library is used for its signatures alone. What a token's header and claims must be is
+//! checked here, because the usual defaults are traps: an absent `aud` that passes, an `exp` of the
+//! wrong type that counts as none, `crit` ignored. The algorithm comes from the config and the key,
+//! never from the token.
 
+use crate::model::faults::InvalidToken;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,54 +15,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, crypto};
 use serde_json::{Map, Value};
 
-use super::algorithm::{Algorithm, Family};
 use super::checks::{Check, Unwatched, Witness};
 use super::issuer_keys::{self, Jwk, KeyMaterial};
-use super::principal::Principal;
 use super::remote_keys::RemoteKeys;
-use super::strict_json;
-use crate::clock::{Now, UnixMillis};
+use crate::base::clock::{Now, UnixMillis};
+use crate::base::strict_json;
 use crate::config;
 use crate::config::IssuerKeySource;
-use crate::config::secret::Secret;
-
-/// Why a token is refused. The client learns only that it was; log and audit name the reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidToken {
-    #[error("the token is longer than the issuer allows")]
-    TooLong,
-    #[error("it is not a compact JWS")]
-    Malformed,
-    #[error("no issuer of ours made it")]
-    UnknownIssuer,
-    #[error("its algorithm is not one that the issuer is pinned to")]
-    Algorithm,
-    #[error("no key of the issuer has its key id")]
-    UnknownKey,
-    /// Not the token's fault: it may be good.
-    #[error("the issuer's keys could not be fetched yet")]
-    NoKeys,
-    #[error("its signature does not verify")]
-    Signature,
-    #[error("it has a critical header that nobody here understands")]
-    CriticalHeader,
-    #[error("its type is not a JWT or an access token, or it holds another token")]
-    Type,
-    #[error("its verifier refuses it")]
-    Refused,
-    #[error("it has expired")]
-    Expired,
-    #[error("it is not valid yet")]
-    NotYetValid,
-    #[error("it was made for another audience")]
-    Audience,
-    #[error("a claim is missing or has the wrong type: {0}")]
-    Claim(&'static str),
-    #[error("it would be good for longer than the issuer's max_lifetime")]
-    Lifetime,
-    #[error("it is no test identity that counts here")]
-    Bypass,
-}
+use crate::model::algorithm::{Algorithm, Family};
+use crate::model::principal::Principal;
+use crate::model::secret::Secret;
 
 /// Every issuer whose tokens are accepted.
 #[derive(Debug)]
@@ -110,7 +74,10 @@ struct Parts<'a> {
 
 impl Issuers {
     /// `carried_claims` are kept with the principal, for the signed context.
-    pub fn load(issuers: &[Arc<config::Issuer>], carried_claims: &[String]) -> Result<Self, LoadError> {
+    pub fn load(
+        issuers: &[Arc<config::Issuer>],
+        carried_claims: &[String],
+    ) -> Result<Self, LoadError> {
         let mut by_name = HashMap::new();
         for config in issuers {
             let issuer = Issuer { config: Arc::clone(config), keys: load_keys(config)? };
@@ -126,8 +93,14 @@ impl Issuers {
         self.verify_before(&mut Unwatched, token, now)
     }
 
-    /// The same before a witness. Whose witness goes on after a failure gets what would follow, and no verdict.
-    pub(super) fn verify_before<W: Witness>(&self, witness: &mut W, token: &Secret, now: Now) -> Result<Principal, InvalidToken> {
+    /// The same before a witness. Whose witness goes on after a failure gets what would follow, and
+    /// no verdict.
+    pub(super) fn verify_before<W: Witness>(
+        &self,
+        witness: &mut W,
+        token: &Secret,
+        now: Now,
+    ) -> Result<Principal, InvalidToken> {
         witness.passes(Check::Size, fits(token, self.longest_token))?;
         let parts = token.expose_str().ok_or(InvalidToken::Malformed).and_then(Parts::split);
         let parts = witness.saw(Check::Shape, parts)?;
@@ -144,13 +117,20 @@ impl Issuers {
         self.by_name.get(named).ok_or(InvalidToken::UnknownIssuer)
     }
 
-    /// Whom to ask for the key of a token that nothing but its key is missing to. One that would be refused whoever signed it
-    /// is worth no question.
-    pub(super) fn who_may_have_its_key(&self, token: &Secret, now: Now) -> Option<&Arc<RemoteKeys>> {
+    /// Whom to ask for the key of a token that nothing but its key is missing to. One that would be
+    /// refused whoever signed it is worth no question.
+    pub(super) fn who_may_have_its_key(
+        &self,
+        token: &Secret,
+        now: Now,
+    ) -> Option<&Arc<RemoteKeys>> {
         let parts = Parts::split(token.expose_str()?).ok()?;
         let issuer = self.issuer_of(&parts.claims).ok()?;
         let Keys::Remote(remote) = &issuer.keys else { return None };
-        issuer.check_claims(&parts.claims, now, &self.carried_claims, &mut Unwatched).ok().map(|_| remote)
+        issuer
+            .check_claims(&parts.claims, now, &self.carried_claims, &mut Unwatched)
+            .ok()
+            .map(|_| remote)
     }
 
     /// The issuers that publish their keys.
@@ -189,7 +169,11 @@ impl<'a> Parts<'a> {
 }
 
 impl Issuer {
-    fn check_signature<W: Witness>(&self, parts: &Parts<'_>, witness: &mut W) -> Result<(), InvalidToken> {
+    fn check_signature<W: Witness>(
+        &self,
+        parts: &Parts<'_>,
+        witness: &mut W,
+    ) -> Result<(), InvalidToken> {
         witness.passes(Check::Critical, check_critical(&parts.header))?;
         witness.passes(Check::Type, check_type(&parts.header))?;
         let algorithm = witness.saw(Check::Algorithm, self.pinned(&parts.header))?;
@@ -202,14 +186,20 @@ impl Issuer {
                 &*remote
             }
         };
-        let key = witness.saw(Check::Key, set.find(algorithm, key_id).ok_or(InvalidToken::UnknownKey))?;
+        let key =
+            witness.saw(Check::Key, set.find(algorithm, key_id).ok_or(InvalidToken::UnknownKey))?;
         witness.passes(Check::Signature, key.check(parts, algorithm))
     }
 
     /// The token's algorithm, where it is one of the pins.
     fn pinned(&self, header: &Map<String, Value>) -> Result<Algorithm, InvalidToken> {
         let named = header.get("alg").and_then(Value::as_str).ok_or(InvalidToken::Algorithm)?;
-        self.config.algorithms.iter().copied().find(|one| one.name() == named).ok_or(InvalidToken::Algorithm)
+        self.config
+            .algorithms
+            .iter()
+            .copied()
+            .find(|one| one.name() == named)
+            .ok_or(InvalidToken::Algorithm)
     }
 
     fn check_claims<W: Witness>(
@@ -226,21 +216,36 @@ impl Issuer {
         witness.passes(Check::Audience, check_audience(claims, &config.audience))?;
         let expires = claims.get("exp").and_then(date_of).ok_or(InvalidToken::Claim("exp"));
         let expires = witness.saw(Check::Expires, expires)?;
-        witness.passes(Check::Expires, unless(now.wall >= expires + config.leeway, InvalidToken::Expired))?;
-        witness.passes(Check::Lifetime, unless(expires.since(now.wall) > config.max_lifetime, InvalidToken::Lifetime))?;
+        witness.passes(
+            Check::Expires,
+            unless(now.wall >= expires + config.leeway, InvalidToken::Expired),
+        )?;
+        witness.passes(
+            Check::Lifetime,
+            unless(expires.since(now.wall) > config.max_lifetime, InvalidToken::Lifetime),
+        )?;
         for (name, check) in [("nbf", Check::NotBefore), ("iat", Check::IssuedAt)] {
             if let Some(value) = claims.get(name) {
                 let begins = date_of(value).ok_or(InvalidToken::Claim(name));
-                let is_good = begins.and_then(|begins| unless(begins > now.wall + config.leeway, InvalidToken::NotYetValid));
+                let is_good = begins.and_then(|begins| {
+                    unless(begins > now.wall + config.leeway, InvalidToken::NotYetValid)
+                });
                 witness.passes(check, is_good)?;
             }
         }
-        let lacks_one = config.required_claims.iter().any(|name| claims.get(name).is_none_or(Value::is_null));
-        witness.passes(Check::RequiredClaims, unless(lacks_one, InvalidToken::Claim("a required claim")))?;
+        witness.passes(Check::Bound, check_unbound(claims))?;
+        let lacks_one =
+            config.required_claims.iter().any(|name| claims.get(name).is_none_or(Value::is_null));
+        witness.passes(
+            Check::RequiredClaims,
+            unless(lacks_one, InvalidToken::Claim("a required claim")),
+        )?;
         // The subject is required whichever claim names the user (RFC 9068, section 2.2).
         let subject = non_empty(claims.get("sub")).map(drop).ok_or(InvalidToken::Claim("sub"));
         witness.passes(Check::Subject, subject)?;
-        let user = non_empty(claims.get(&config.user_claim)).map(str::to_owned).ok_or(InvalidToken::Claim("the user claim"));
+        let user = non_empty(claims.get(&config.user_claim))
+            .map(str::to_owned)
+            .ok_or(InvalidToken::Claim("the user claim"));
         let subject = witness.saw(Check::User, user)?;
         let text = |name: &str, label| match claims.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -251,13 +256,20 @@ impl Issuer {
             subject,
             issuer: Arc::clone(&config.name),
             token_id: witness.saw(Check::Names, text("jti", "jti"))?,
-            issuer_session: witness.saw(Check::Names, text(&config.session_claim, "the session claim"))?,
-            permissions: witness.saw(Check::Permissions, permissions(claim_at(claims, &config.permissions_claim)))?,
+            issuer_session: witness
+                .saw(Check::Names, text(&config.session_claim, "the session claim"))?,
+            permissions: witness.saw(
+                Check::Permissions,
+                permissions(claim_at(claims, &config.permissions_claim)),
+            )?,
             issued_at: claims.get("iat").and_then(date_of).unwrap_or_default(),
             // Inside its leeway a token is good for what is left of the leeway.
             expires_at: if expires > now.wall { expires } else { expires + config.leeway },
             in_leeway: expires <= now.wall,
-            claims: carried.iter().filter_map(|name| claims.get(name).map(|value| (name.clone(), value.clone()))).collect(),
+            claims: carried
+                .iter()
+                .filter_map(|name| claims.get(name).map(|value| (name.clone(), value.clone())))
+                .collect(),
         })
     }
 }
@@ -296,12 +308,22 @@ fn load_keys(config: &Arc<config::Issuer>) -> Result<Keys, LoadError> {
     match &config.keys {
         IssuerKeySource::Secret(secret) => {
             let decoding = DecodingKey::from_secret(secret.expose());
-            Ok(Keys::Fixed(KeySet(vec![Key { id: None, algorithms: config.algorithms.clone(), decoding }])))
+            Ok(Keys::Fixed(KeySet(vec![Key {
+                id: None,
+                algorithms: config.algorithms.clone(),
+                decoding,
+            }])))
         }
         IssuerKeySource::JwksFile(file) => {
-            let wrong = |problem: String| LoadError::Jwks { issuer: config.name.to_string(), file: file.clone(), problem };
-            let set = issuer_keys::read(file, &config.algorithms).map_err(|error| wrong(error.to_string()))?;
-            let keys = set.iter().map(|jwk| Key::from_jwk(jwk).map_err(|error| wrong(error.to_string())));
+            let wrong = |problem: String| LoadError::Jwks {
+                issuer: config.name.to_string(),
+                file: file.clone(),
+                problem,
+            };
+            let set = issuer_keys::read(file, &config.algorithms)
+                .map_err(|error| wrong(error.to_string()))?;
+            let keys =
+                set.iter().map(|jwk| Key::from_jwk(jwk).map_err(|error| wrong(error.to_string())));
             Ok(Keys::Fixed(KeySet(keys.collect::<Result<_, _>>()?)))
         }
         IssuerKeySource::Remote(from) => {
@@ -314,7 +336,9 @@ fn load_keys(config: &Arc<config::Issuer>) -> Result<Keys, LoadError> {
 impl Key {
     fn from_jwk(jwk: &Jwk) -> Result<Self, jsonwebtoken::errors::Error> {
         let decoding = match &jwk.material {
-            KeyMaterial::Rsa { modulus, exponent } => DecodingKey::from_rsa_components(modulus, exponent)?,
+            KeyMaterial::Rsa { modulus, exponent } => {
+                DecodingKey::from_rsa_components(modulus, exponent)?
+            }
             KeyMaterial::Ec { x, y } => DecodingKey::from_ec_components(x, y)?,
             KeyMaterial::Ed { x } => DecodingKey::from_ed_components(x)?,
         };
@@ -343,21 +367,34 @@ fn fits(token: &Secret, longest: usize) -> Result<(), InvalidToken> {
     unless(token.len() > longest, InvalidToken::TooLong)
 }
 
+/// Rejects a confirmation of any kind, also one that is null: which proof it asks for is not looked
+/// at.
+pub(super) fn check_unbound(claims: &Map<String, Value>) -> Result<(), InvalidToken> {
+    unless(claims.contains_key("cnf"), InvalidToken::Bound)
+}
+
 fn check_critical(header: &Map<String, Value>) -> Result<(), InvalidToken> {
-    // RFC 7515, section 4.1.11: extensions listed in `crit` must be understood; none is. `b64` is one of them.
+    // RFC 7515, section 4.1.11: extensions listed in `crit` must be understood; none is. `b64` is
+    // one of them.
     unless(header.contains_key("crit") || header.contains_key("b64"), InvalidToken::CriticalHeader)
 }
 
 fn check_type(header: &Map<String, Value>) -> Result<(), InvalidToken> {
     match header.get("typ").map(Value::as_str) {
         None => {}
-        Some(Some(kind)) if ["jwt", "at+jwt", "application/at+jwt"].contains(&kind.to_ascii_lowercase().as_str()) => {}
+        Some(Some(kind))
+            if ["jwt", "at+jwt", "application/at+jwt"]
+                .contains(&kind.to_ascii_lowercase().as_str()) => {}
         Some(_) => return Err(InvalidToken::Type),
     }
     // RFC 7519, section 5.2: `JWT` says that another token is inside. None is opened here.
     match header.get("cty").map(Value::as_str) {
         None => Ok(()),
-        Some(Some(kind)) if !["jwt", "application/jwt"].contains(&kind.to_ascii_lowercase().as_str()) => Ok(()),
+        Some(Some(kind))
+            if !["jwt", "application/jwt"].contains(&kind.to_ascii_lowercase().as_str()) =>
+        {
+            Ok(())
+        }
         Some(_) => Err(InvalidToken::Type),
     }
 }
@@ -370,8 +407,8 @@ fn key_id(header: &Map<String, Value>) -> Result<Option<&str>, InvalidToken> {
     }
 }
 
-/// The claim of this name; where there is none and the name has dots, what stands at the end of that path:
-/// `realm_access.roles`. A name such as `https://example.com/roles` is found first.
+/// The claim of this name; where there is none and the name has dots, what stands at the end of
+/// that path: `realm_access.roles`. A name such as `https://example.com/roles` is found first.
 pub(super) fn claim_at<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     claims.get(name).or_else(|| {
         let mut steps = name.split('.');
@@ -397,8 +434,9 @@ pub(super) fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool,
     }
 }
 
-/// RFC 7519, section 2: "A JSON numeric value representing the number of seconds from 1970-01-01T00:00:00Z UTC", which may
-/// have a fraction. Text that looks like a number is no number.
+/// RFC 7519, section 2: "A JSON numeric value representing the number of seconds from
+/// 1970-01-01T00:00:00Z UTC", which may have a fraction. Text that looks like a number is no
+/// number.
 pub fn date_of(value: &Value) -> Option<UnixMillis> {
     const LATEST: f64 = 253_402_300_800.0;
     let seconds = value.as_f64()?;
@@ -409,13 +447,18 @@ pub(super) fn non_empty(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-/// A list, or text as OAuth writes scopes (RFC 6749, section 3.3: "space-delimited", by that one character).
+/// A list, or text as OAuth writes scopes (RFC 6749, section 3.3: "space-delimited", by that one
+/// character).
 pub(super) fn permissions(claim: Option<&Value>) -> Result<Vec<String>, InvalidToken> {
     const WRONG: InvalidToken = InvalidToken::Claim("the permissions claim");
     match claim {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(text.split(' ').filter(|one| !one.is_empty()).map(str::to_owned).collect()),
-        Some(Value::Array(list)) => list.iter().map(|one| one.as_str().map(str::to_owned).ok_or(WRONG)).collect(),
+        Some(Value::String(text)) => {
+            Ok(text.split(' ').filter(|one| !one.is_empty()).map(str::to_owned).collect())
+        }
+        Some(Value::Array(list)) => {
+            list.iter().map(|one| one.as_str().map(str::to_owned).ok_or(WRONG)).collect()
+        }
         Some(_) => Err(WRONG),
     }
 }
@@ -441,8 +484,14 @@ fn library(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
 #[error("the token cannot be signed: {0}")]
 pub struct SignError(#[from] jsonwebtoken::errors::Error);
 
-/// Signs a token as an issuer would, for `usher token mint` and the demo. `key` is the HMAC secret, or a private key in PEM.
-pub fn sign_for_development(algorithm: Algorithm, key: &Secret, key_id: Option<&str>, claims: &Value) -> Result<String, SignError> {
+/// Signs a token as an issuer would, for `usher token mint` and the demo. `key` is the HMAC secret,
+/// or a private key in PEM.
+pub fn sign_for_development(
+    algorithm: Algorithm,
+    key: &Secret,
+    key_id: Option<&str>,
+    claims: &Value,
+) -> Result<String, SignError> {
     let encoding = match algorithm.family() {
         Family::Hmac => EncodingKey::from_secret(key.expose()),
         Family::Rsa => EncodingKey::from_rsa_pem(key.expose())?,

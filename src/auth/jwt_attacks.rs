@@ -14,7 +14,11 @@ pub(super) fn now() -> Now {
     Now { wall: UnixMillis::from_secs(NOW), ..Now::read() }
 }
 
-pub(super) fn issuer(name: &str, algorithms: &[Algorithm], keys: IssuerKeySource) -> config::Issuer {
+pub(super) fn issuer(
+    name: &str,
+    algorithms: &[Algorithm],
+    keys: IssuerKeySource,
+) -> config::Issuer {
     config::Issuer {
         name: name.into(),
         issuer: format!("https://{name}.example.com"),
@@ -51,7 +55,12 @@ pub(super) fn claims(changes: &Value) -> Value {
 }
 
 /// Signs whatever header and payload are given.
-pub(super) fn raw(header: &str, payload: &str, key: &EncodingKey, algorithm: jsonwebtoken::Algorithm) -> String {
+pub(super) fn raw(
+    header: &str,
+    payload: &str,
+    key: &EncodingKey,
+    algorithm: jsonwebtoken::Algorithm,
+) -> String {
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
     let signature = crypto::sign(message.as_bytes(), key, algorithm).unwrap();
     format!("{message}.{signature}")
@@ -77,7 +86,10 @@ pub(super) fn verify(issuers: &Issuers, token: &str) -> Result<Principal, Invali
     // What is told check by check has the same verdict: its first failure, if any.
     let told = issuers.look_at(&token, now());
     let first = told.checks.iter().find_map(|seen| seen.outcome.err());
-    assert_eq!((told.verdict.map(drop), first), (verdict.as_ref().map(drop).map_err(|why| *why), verdict.as_ref().err().copied()));
+    assert_eq!(
+        (told.verdict.map(drop), first),
+        (verdict.as_ref().map(drop).map_err(|why| *why), verdict.as_ref().err().copied())
+    );
     verdict
 }
 
@@ -101,8 +113,8 @@ fn a_good_token_becomes_its_principal() {
 #[test]
 fn each_attack_is_refused_for_its_own_reason() {
     use InvalidToken::{
-        Algorithm, Audience, Claim, CriticalHeader, Expired, Lifetime, Malformed, NotYetValid, Signature, TooLong, Type, UnknownIssuer,
-        UnknownKey,
+        Algorithm, Audience, Claim, CriticalHeader, Expired, Lifetime, Malformed, NotYetValid,
+        Signature, TooLong, Type, UnknownIssuer, UnknownKey,
     };
     let good = with(json!({}));
     let (message, signature) = good.rsplit_once('.').unwrap();
@@ -123,7 +135,11 @@ fn each_attack_is_refused_for_its_own_reason() {
         ("very deep claims", hs256(HEADER, &deep), Malformed),
         ("a megabyte", format!("{good}{}", "A".repeat(1 << 20)), TooLong),
         ("alg none", header(r#"{"alg":"none"}"#), Algorithm),
-        ("alg none, no signature", format!("{}.", header(r#"{"alg":"none"}"#).rsplit_once('.').unwrap().0), Algorithm),
+        (
+            "alg none, no signature",
+            format!("{}.", header(r#"{"alg":"none"}"#).rsplit_once('.').unwrap().0),
+            Algorithm,
+        ),
         ("alg None", header(r#"{"alg":"None"}"#), Algorithm),
         ("alg NONE", header(r#"{"alg":"NONE"}"#), Algorithm),
         ("alg nOnE", header(r#"{"alg":"nOnE"}"#), Algorithm),
@@ -141,20 +157,40 @@ fn each_attack_is_refused_for_its_own_reason() {
         ("an empty crit", header(r#"{"alg":"HS256","crit":[]}"#), CriticalHeader),
         ("a crit that is text", header(r#"{"alg":"HS256","crit":"exp"}"#), CriticalHeader),
         ("a crit that is null", header(r#"{"alg":"HS256","crit":null}"#), CriticalHeader),
-        ("a crit that names what is not there", header(r#"{"alg":"HS256","crit":["b65"]}"#), CriticalHeader),
+        (
+            "a crit that names what is not there",
+            header(r#"{"alg":"HS256","crit":["b65"]}"#),
+            CriticalHeader,
+        ),
         ("crit and b64", header(r#"{"alg":"HS256","crit":["b64"],"b64":false}"#), CriticalHeader),
-        ("a payload that is not encoded", unencoded(r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, &plain), Malformed),
+        (
+            "a payload that is not encoded",
+            unencoded(r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, &plain),
+            Malformed,
+        ),
         ("a token inside, as it says", header(r#"{"alg":"HS256","cty":"JWT"}"#), Type),
-        ("a token inside, in other letters", header(r#"{"alg":"HS256","cty":"application/jwt"}"#), Type),
+        (
+            "a token inside, in other letters",
+            header(r#"{"alg":"HS256","cty":"application/jwt"}"#),
+            Type,
+        ),
         ("a content type that is a number", header(r#"{"alg":"HS256","cty":1}"#), Type),
         ("a token inside", hs256(r#"{"alg":"HS256","cty":"JWT"}"#, &good), Malformed),
         ("a token inside, in quotes", hs256(HEADER, &format!("\"{good}\"")), Malformed),
-        ("an encrypted token", "eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..AAAA.AAAA.AAAA".to_owned(), Malformed),
+        (
+            "an encrypted token",
+            "eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..AAAA.AAAA.AAAA".to_owned(),
+            Malformed,
+        ),
         ("b64", header(r#"{"alg":"HS256","b64":false}"#), CriticalHeader),
         ("another type", header(r#"{"alg":"HS256","typ":"JWE"}"#), Type),
         ("a type that is a number", header(r#"{"alg":"HS256","typ":1}"#), Type),
         ("a key id that is a list", header(r#"{"alg":"HS256","kid":[]}"#), UnknownKey),
-        ("another secret", raw(HEADER, &plain, &attackers, jsonwebtoken::Algorithm::HS256), Signature),
+        (
+            "another secret",
+            raw(HEADER, &plain, &attackers, jsonwebtoken::Algorithm::HS256),
+            Signature,
+        ),
         (
             "a key that it brings itself",
             raw(
@@ -165,27 +201,67 @@ fn each_attack_is_refused_for_its_own_reason() {
             ),
             Signature,
         ),
-        ("a file of zeros for a key", forged(r#""kid":"../../../../dev/zero""#, &[0; 32]), Signature),
+        (
+            "a file of zeros for a key",
+            forged(r#""kid":"../../../../dev/zero""#, &[0; 32]),
+            Signature,
+        ),
         ("an empty file for a key", forged(r#""kid":"../../../../dev/null""#, b""), Signature),
-        ("a key from a question to a database", forged(r#""kid":"x' UNION SELECT 'secret' -- ""#, b"secret"), Signature),
+        (
+            "a key from a question to a database",
+            forged(r#""kid":"x' UNION SELECT 'secret' -- ""#, b"secret"),
+            Signature,
+        ),
         ("a key from a command", forged(r#""kid":"key|/bin/echo secret""#, b"secret\n"), Signature),
-        ("a key from a URL", forged(r#""kid":"https://evil.example.com/key""#, b"secret"), Signature),
-        ("a key that is in the header", forged(r#""jwk":{"kty":"oct","k":"c2VjcmV0"}"#, b"secret"), Signature),
-        ("a key set of the attacker's", forged(r#""jku":"https://evil.example.com/jwks.json","kid":"1""#, b"secret"), Signature),
-        ("a certificate of the attacker's", forged(r#""x5c":["c2VjcmV0"],"x5t":"AAAA""#, b"secret"), Signature),
-        ("a certificate's address", forged(r#""x5u":"https://evil.example.com/c.pem""#, b"secret"), Signature),
+        (
+            "a key from a URL",
+            forged(r#""kid":"https://evil.example.com/key""#, b"secret"),
+            Signature,
+        ),
+        (
+            "a key that is in the header",
+            forged(r#""jwk":{"kty":"oct","k":"c2VjcmV0"}"#, b"secret"),
+            Signature,
+        ),
+        (
+            "a key set of the attacker's",
+            forged(r#""jku":"https://evil.example.com/jwks.json","kid":"1""#, b"secret"),
+            Signature,
+        ),
+        (
+            "a certificate of the attacker's",
+            forged(r#""x5c":["c2VjcmV0"],"x5t":"AAAA""#, b"secret"),
+            Signature,
+        ),
+        (
+            "a certificate's address",
+            forged(r#""x5u":"https://evil.example.com/c.pem""#, b"secret"),
+            Signature,
+        ),
         ("a changed signature", format!("{message}.{flipped}"), Signature),
         ("no signature", format!("{message}."), Signature),
         ("a signature with spaces", format!("{message}. {signature}"), Malformed),
-        ("a line feed inside", format!("{message}.{}\n{}", &signature[..9], &signature[9..]), Malformed),
-        ("bits behind the signature's end", format!("{message}.{}", with_spare_bits(signature)), Malformed),
+        (
+            "a line feed inside",
+            format!("{message}.{}\n{}", &signature[..9], &signature[9..]),
+            Malformed,
+        ),
+        (
+            "bits behind the signature's end",
+            format!("{message}.{}", with_spare_bits(signature)),
+            Malformed,
+        ),
         ("the other alphabet", hs256(HEADER, &plain).replace(['-', '_'], "+") + "+", Malformed),
         ("bits behind the header's end", spare_bits_in_header(&plain), Malformed),
         ("half a signature", format!("{message}.{}", &signature[..20]), Signature),
         ("two signatures", format!("{message}.{signature}{signature}"), Malformed),
         ("only dots", "..".to_owned(), Malformed),
         ("many parts", ".".repeat(4000), Malformed),
-        ("a name that stands twice, deep down", numbers(r#""realm_access":{"roles":[],"roles":["admin"]}"#), Malformed),
+        (
+            "a name that stands twice, deep down",
+            numbers(r#""realm_access":{"roles":[],"roles":["admin"]}"#),
+            Malformed,
+        ),
         ("a name that stands twice, in escapes", numbers(r#""s\u0075b":"eve""#), Malformed),
         ("an expiry of infinity", exp("1e400"), Malformed),
         ("an expiry that is no number", exp("NaN"), Malformed),
@@ -226,8 +302,16 @@ fn each_attack_is_refused_for_its_own_reason() {
         ("no subject", with(json!({ "sub": null })), Claim("sub")),
         ("an empty subject", with(json!({ "sub": "" })), Claim("sub")),
         ("a subject that is a number", with(json!({ "sub": 1 })), Claim("sub")),
-        ("permissions that are a number", with(json!({ "permissions": 7 })), Claim("the permissions claim")),
-        ("permissions with a number", with(json!({ "permissions": ["a", 7] })), Claim("the permissions claim")),
+        (
+            "permissions that are a number",
+            with(json!({ "permissions": 7 })),
+            Claim("the permissions claim"),
+        ),
+        (
+            "permissions with a number",
+            with(json!({ "permissions": ["a", 7] })),
+            Claim("the permissions claim"),
+        ),
         ("a token id that is a list", with(json!({ "jti": [] })), Claim("jti")),
     ];
     let issuers = hmac_issuers();
@@ -239,7 +323,12 @@ fn each_attack_is_refused_for_its_own_reason() {
 /// Signed by a secret of the attacker's, who says in the header where it would be found.
 fn forged(where_from: &str, secret: &[u8]) -> String {
     let key = EncodingKey::from_secret(secret);
-    raw(&format!(r#"{{"alg":"HS256",{where_from}}}"#), &claims(&json!({})).to_string(), &key, jsonwebtoken::Algorithm::HS256)
+    raw(
+        &format!(r#"{{"alg":"HS256",{where_from}}}"#),
+        &claims(&json!({})).to_string(),
+        &key,
+        jsonwebtoken::Algorithm::HS256,
+    )
 }
 
 /// A good token, with something written in front of its claims as it is.
@@ -248,13 +337,25 @@ fn numbers(text: &str) -> String {
 }
 
 fn exp(text: &str) -> String {
-    hs256(HEADER, &claims(&json!({ "exp": null })).to_string().replacen('{', &format!(r#"{{"exp":{text},"#), 1))
+    hs256(
+        HEADER,
+        &claims(&json!({ "exp": null })).to_string().replacen(
+            '{',
+            &format!(r#"{{"exp":{text},"#),
+            1,
+        ),
+    )
 }
 
 /// RFC 7797: the payload stands in the token as it is, and is signed so.
 fn unencoded(header: &str, payload: &str) -> String {
     let message = format!("{}.{payload}", URL_SAFE_NO_PAD.encode(header));
-    let signature = crypto::sign(message.as_bytes(), &EncodingKey::from_secret(SECRET), jsonwebtoken::Algorithm::HS256).unwrap();
+    let signature = crypto::sign(
+        message.as_bytes(),
+        &EncodingKey::from_secret(SECRET),
+        jsonwebtoken::Algorithm::HS256,
+    )
+    .unwrap();
     format!("{message}.{signature}")
 }
 
@@ -269,14 +370,20 @@ fn with_spare_bits(text: &str) -> String {
 fn spare_bits_in_header(payload: &str) -> String {
     let header = with_spare_bits(&URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256" }"#));
     let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(payload));
-    let signature = crypto::sign(message.as_bytes(), &EncodingKey::from_secret(SECRET), jsonwebtoken::Algorithm::HS256).unwrap();
+    let signature = crypto::sign(
+        message.as_bytes(),
+        &EncodingKey::from_secret(SECRET),
+        jsonwebtoken::Algorithm::HS256,
+    )
+    .unwrap();
     format!("{message}.{signature}")
 }
 
 #[test]
 fn permissions_are_text_a_list_or_at_the_end_of_a_path() {
     let found = |name: &str, claim: Value| {
-        let mut main = issuer("main", &[Algorithm::HS256], IssuerKeySource::Secret(Secret::new(SECRET)));
+        let mut main =
+            issuer("main", &[Algorithm::HS256], IssuerKeySource::Secret(Secret::new(SECRET)));
         main.permissions_claim = name.to_owned();
         let issuers = Issuers::load(&[Arc::new(main)], &[]).unwrap();
         verify(&issuers, &with(claim)).map(|principal| principal.permissions)
@@ -287,16 +394,29 @@ fn permissions_are_text_a_list_or_at_the_end_of_a_path() {
         ("scope", json!({ "scope": " chat:read  chat:write " })),
         ("roles", json!({ "roles": ["chat:read", "chat:write"] })),
         ("realm_access.roles", json!({ "realm_access": { "roles": ["chat:read", "chat:write"] } })),
-        ("resource_access.chat.roles", json!({ "resource_access": { "chat": { "roles": "chat:read chat:write" } } })),
-        ("https://example.com/roles", json!({ "https://example.com/roles": ["chat:read", "chat:write"] })),
+        (
+            "resource_access.chat.roles",
+            json!({ "resource_access": { "chat": { "roles": "chat:read chat:write" } } }),
+        ),
+        (
+            "https://example.com/roles",
+            json!({ "https://example.com/roles": ["chat:read", "chat:write"] }),
+        ),
         ("a.b", json!({ "a.b": ["chat:read", "chat:write"], "a": { "b": ["admin"] } })),
     ] {
         assert_eq!(found(name, claim), both, "{name}");
     }
-    assert_eq!(found("scope", json!({ "scope": "room:a\u{a0}admin" })), Ok(vec!["room:a\u{a0}admin".to_owned()]), "one space parts");
-    for claim in
-        [json!({}), json!({ "realm_access": "roles" }), json!({ "realm_access": [] }), json!({ "realm_access": { "roles": null } })]
-    {
+    assert_eq!(
+        found("scope", json!({ "scope": "room:a\u{a0}admin" })),
+        Ok(vec!["room:a\u{a0}admin".to_owned()]),
+        "one space parts"
+    );
+    for claim in [
+        json!({}),
+        json!({ "realm_access": "roles" }),
+        json!({ "realm_access": [] }),
+        json!({ "realm_access": { "roles": null } }),
+    ] {
         assert_eq!(found("realm_access.roles", claim), Ok(Vec::new()));
     }
     assert_eq!(
@@ -327,11 +447,15 @@ fn what_is_unusual_and_right_is_accepted() {
 
 #[test]
 fn a_required_claim_is_required() {
-    let mut main = issuer("main", &[Algorithm::HS256], IssuerKeySource::Secret(Secret::new(SECRET)));
+    let mut main =
+        issuer("main", &[Algorithm::HS256], IssuerKeySource::Secret(Secret::new(SECRET)));
     main.required_claims = vec!["tenant".to_owned()];
     let issuers = Issuers::load(&[Arc::new(main)], &[]).unwrap();
     assert!(verify(&issuers, &with(json!({}))).is_ok());
-    assert_eq!(verify(&issuers, &with(json!({ "tenant": null }))), Err(InvalidToken::Claim("a required claim")));
+    assert_eq!(
+        verify(&issuers, &with(json!({ "tenant": null }))),
+        Err(InvalidToken::Claim("a required claim"))
+    );
 }
 
 /// A key set in a file of its own, removed at the end.
@@ -339,7 +463,8 @@ pub(super) struct KeySet(std::path::PathBuf);
 
 impl KeySet {
     pub(super) fn write(name: &str, keys: Value) -> Self {
-        let path = std::env::temp_dir().join(format!("usher-jwks-{}-{name}.json", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("usher-jwks-{}-{name}.json", std::process::id()));
         std::fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
         Self(path)
     }
@@ -371,21 +496,37 @@ pub(super) fn ec_key(kid: &str) -> (EncodingKey, Value) {
 fn a_public_key_verifies_its_own_issuer_s_tokens_and_nothing_else() {
     let (mine, my_jwk) = ec_key("one");
     let (theirs, their_jwk) = ec_key("one");
-    let oct = json!({ "kty": "oct", "kid": "one", "k": URL_SAFE_NO_PAD.encode(SECRET), "alg": "HS256" });
-    let (my_set, their_set) = (KeySet::write("mine", json!([my_jwk, oct])), KeySet::write("theirs", json!([their_jwk])));
-    let issuers = Issuers::load(&[my_set.issuer("main", Algorithm::ES256), their_set.issuer("other", Algorithm::ES256)], &[]).unwrap();
+    let oct =
+        json!({ "kty": "oct", "kid": "one", "k": URL_SAFE_NO_PAD.encode(SECRET), "alg": "HS256" });
+    let (my_set, their_set) =
+        (KeySet::write("mine", json!([my_jwk, oct])), KeySet::write("theirs", json!([their_jwk])));
+    let issuers = Issuers::load(
+        &[my_set.issuer("main", Algorithm::ES256), their_set.issuer("other", Algorithm::ES256)],
+        &[],
+    )
+    .unwrap();
     let plain = claims(&json!({})).to_string();
-    let es256 = |kid: &str, key: &EncodingKey| raw(&format!(r#"{{"alg":"ES256"{kid}}}"#), &plain, key, jsonwebtoken::Algorithm::ES256);
+    let es256 = |kid: &str, key: &EncodingKey| {
+        raw(&format!(r#"{{"alg":"ES256"{kid}}}"#), &plain, key, jsonwebtoken::Algorithm::ES256)
+    };
     assert!(verify(&issuers, &es256(r#","kid":"one""#, &mine)).is_ok());
     assert!(verify(&issuers, &es256("", &mine)).is_ok(), "the only key that it can be");
     assert_eq!(verify(&issuers, &es256(r#","kid":"two""#, &mine)), Err(InvalidToken::UnknownKey));
-    assert_eq!(verify(&issuers, &es256(r#","kid":"one""#, &theirs)), Err(InvalidToken::Signature), "the other issuer's key of the same id");
+    assert_eq!(
+        verify(&issuers, &es256(r#","kid":"one""#, &theirs)),
+        Err(InvalidToken::Signature),
+        "the other issuer's key of the same id"
+    );
     assert_eq!(
         verify(&issuers, &hs256(r#"{"alg":"HS256","kid":"one"}"#, &plain)),
         Err(InvalidToken::Algorithm),
         "a published secret is none"
     );
-    let zeros = format!("{}.{}", es256("", &mine).rsplit_once('.').unwrap().0, URL_SAFE_NO_PAD.encode([0; 64]));
+    let zeros = format!(
+        "{}.{}",
+        es256("", &mine).rsplit_once('.').unwrap().0,
+        URL_SAFE_NO_PAD.encode([0; 64])
+    );
     assert_eq!(verify(&issuers, &zeros), Err(InvalidToken::Signature));
 }
 
@@ -394,7 +535,12 @@ fn a_token_without_key_id_must_leave_no_choice() {
     let ((one, one_jwk), (_, two_jwk)) = (ec_key("one"), ec_key("two"));
     let set = KeySet::write("choice", json!([one_jwk, two_jwk]));
     let issuers = Issuers::load(&[set.issuer("main", Algorithm::ES256)], &[]).unwrap();
-    let token = raw(r#"{"alg":"ES256"}"#, &claims(&json!({})).to_string(), &one, jsonwebtoken::Algorithm::ES256);
+    let token = raw(
+        r#"{"alg":"ES256"}"#,
+        &claims(&json!({})).to_string(),
+        &one,
+        jsonwebtoken::Algorithm::ES256,
+    );
     assert_eq!(verify(&issuers, &token), Err(InvalidToken::UnknownKey));
 }
 
@@ -409,41 +555,83 @@ fn a_set_without_a_usable_key_does_not_load() {
 fn every_algorithm_verifies_its_own_signatures_alone() {
     use rcgen::PublicKeyData as _;
     use x509_parser::prelude::FromDer as _;
-    let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)
+        .unwrap();
     let spki = rsa.subject_public_key_info();
     let (_, public) = x509_parser::x509::SubjectPublicKeyInfo::from_der(&spki).unwrap();
-    let x509_parser::public_key::PublicKey::RSA(public) = public.parsed().unwrap() else { panic!("not RSA") };
+    let x509_parser::public_key::PublicKey::RSA(public) = public.parsed().unwrap() else {
+        panic!("not RSA")
+    };
     let modulus = public.modulus.strip_prefix(&[0]).unwrap_or(public.modulus);
     let rsa_jwk = json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(modulus), "e": URL_SAFE_NO_PAD.encode(public.exponent) });
-    let p384 = EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+    let p384 =
+        EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
     let point = p384.public_key().as_ref();
-    let p384_jwk =
-        json!({ "kty": "EC", "crv": "P-384", "x": URL_SAFE_NO_PAD.encode(&point[1..49]), "y": URL_SAFE_NO_PAD.encode(&point[49..]) });
+    let p384_jwk = json!({ "kty": "EC", "crv": "P-384", "x": URL_SAFE_NO_PAD.encode(&point[1..49]), "y": URL_SAFE_NO_PAD.encode(&point[49..]) });
     let (p256, p256_jwk) = ec_key("p256");
     let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-    let ed_jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(ed.public_key_raw()) });
+    let ed_jwk =
+        json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(ed.public_key_raw()) });
     let set = KeySet::write("all", json!([rsa_jwk, p384_jwk, p256_jwk, ed_jwk]));
     let signing = |algorithm: Algorithm| match algorithm {
         Algorithm::ES256 => p256.clone(),
         Algorithm::ES384 => EncodingKey::from_ec_der(p384.to_pkcs8v1().unwrap().as_ref()),
         Algorithm::EdDSA => EncodingKey::from_ed_der(&ed.serialize_der()),
-        other if other.family() == Family::Rsa => EncodingKey::from_rsa_pem(rsa.serialize_pem().as_bytes()).unwrap(),
+        other if other.family() == Family::Rsa => {
+            EncodingKey::from_rsa_pem(rsa.serialize_pem().as_bytes()).unwrap()
+        }
         _ => EncodingKey::from_secret(SECRET),
     };
     let plain = claims(&json!({})).to_string();
     let tokens: Vec<_> = Algorithm::ALL
         .iter()
-        .map(|&one| (one, raw(&format!(r#"{{"alg":"{}"}}"#, one.name()), &plain, &signing(one), library(one))))
+        .map(|&one| {
+            (
+                one,
+                raw(&format!(r#"{{"alg":"{}"}}"#, one.name()), &plain, &signing(one), library(one)),
+            )
+        })
         .collect();
     for pinned in Algorithm::ALL {
         let issuer = match pinned.family() {
-            Family::Hmac => Arc::new(issuer("main", &[pinned], IssuerKeySource::Secret(Secret::new(SECRET)))),
+            Family::Hmac => {
+                Arc::new(issuer("main", &[pinned], IssuerKeySource::Secret(Secret::new(SECRET))))
+            }
             _ => set.issuer("main", pinned),
         };
         let issuers = Issuers::load(&[issuer], &[]).unwrap();
         for (algorithm, token) in &tokens {
             let expected = if *algorithm == pinned { Ok(()) } else { Err(InvalidToken::Algorithm) };
-            assert_eq!(verify(&issuers, token).map(drop), expected, "{algorithm:?} where {pinned:?} is pinned");
+            assert_eq!(
+                verify(&issuers, token).map(drop),
+                expected,
+                "{algorithm:?} where {pinned:?} is pinned"
+            );
         }
     }
+}
+
+#[test]
+fn a_token_that_is_bound_to_a_key_is_no_bearer_token() {
+    let issuers = hmac_issuers();
+    for cnf in [
+        json!({"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}),
+        json!({"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"}),
+        json!({"kid": "k1"}),
+        json!({"jwk": {}}),
+        json!({"unheard-of": true}),
+        json!({}),
+        json!([]),
+        json!("text"),
+        json!(false),
+    ] {
+        let token = with(json!({ "cnf": cnf }));
+        assert_eq!(verify(&issuers, &token), Err(InvalidToken::Bound), "{cnf}");
+    }
+    let null = claims(&json!({})).to_string().replace("\"tenant\"", "\"cnf\":null,\"tenant\"");
+    assert_eq!(verify(&issuers, &hs256(HEADER, &null)), Err(InvalidToken::Bound));
+    assert!(
+        verify(&issuers, &with(json!({"Cnf": {"jkt": "x"}}))).is_ok(),
+        "claims are told apart by case"
+    );
 }

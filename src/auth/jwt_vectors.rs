@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::*;
 
-const SIGNATURES: &str = include_str!("../../tests/vectors/wycheproof/json_web_signature_test.json");
+const SIGNATURES: &str =
+    include_str!("../../tests/vectors/wycheproof/json_web_signature_test.json");
 const KEYS: &str = include_str!("../../tests/vectors/wycheproof/json_web_key_test.json");
 
 /// Good by the vectors, and refused here on purpose.
@@ -24,7 +25,8 @@ const STRICTER: [(u64, InvalidToken); 6] = [
     (373, InvalidToken::Malformed),
 ];
 
-/// Bad by the vectors, and letter for letter the same as 357, which is good: their padding was lost.
+/// Bad by the vectors, and letter for letter the same as 357, which is good: their padding was
+/// lost.
 const SAME_AS_A_GOOD_ONE: [u64; 2] = [367, 370];
 
 /// A set of secrets is none here: an issuer has one, and it stands in no set.
@@ -37,13 +39,17 @@ struct Count {
     stricter: usize,
 }
 
-/// What an issuer would say that is pinned to what the key is for, or where the key does not tell, to what the token says. One
-/// secret is the operator's, everything else a published set.
+/// What an issuer would say that is pinned to what the key is for, or where the key does not tell,
+/// to what the token says. One secret is the operator's, everything else a published set.
 fn verdict(key: &Value, token: &str) -> Result<(), InvalidToken> {
     let (parts, _) = Parts::cut(token)?;
     let keys: Vec<_> = key["keys"].as_array().cloned().unwrap_or_else(|| vec![key.clone()]);
-    let named = keys[0]["alg"].as_str().or_else(|| parts.header.get("alg")?.as_str()).unwrap_or_default();
-    let pinned = Algorithm::ALL.into_iter().find(|one| one.name() == named).ok_or(InvalidToken::Algorithm)?;
+    let named =
+        keys[0]["alg"].as_str().or_else(|| parts.header.get("alg")?.as_str()).unwrap_or_default();
+    let pinned = Algorithm::ALL
+        .into_iter()
+        .find(|one| one.name() == named)
+        .ok_or(InvalidToken::Algorithm)?;
     let keys = if pinned.family() == Family::Hmac && keys.len() == 1 {
         let secrets = keys.iter().filter(|key| key["kty"] == "oct");
         let secrets = secrets.filter_map(|key| URL_SAFE_NO_PAD.decode(key["k"].as_str()?).ok());
@@ -52,8 +58,12 @@ fn verdict(key: &Value, token: &str) -> Result<(), InvalidToken> {
         vec![Key { id: None, algorithms: vec![pinned], decoding: DecodingKey::from_secret(secret) }]
     } else {
         let set = json!({ "keys": keys }).to_string();
-        let set = issuer_keys::parse(set.as_bytes(), &[pinned]).map_err(|_| InvalidToken::UnknownKey)?;
-        set.iter().map(Key::from_jwk).collect::<Result<_, _>>().map_err(|_| InvalidToken::UnknownKey)?
+        let set =
+            issuer_keys::parse(set.as_bytes(), &[pinned]).map_err(|_| InvalidToken::UnknownKey)?;
+        set.iter()
+            .map(Key::from_jwk)
+            .collect::<Result<_, _>>()
+            .map_err(|_| InvalidToken::UnknownKey)?
     };
     let config = config::Issuer {
         name: "main".into(),
@@ -69,7 +79,8 @@ fn verdict(key: &Value, token: &str) -> Result<(), InvalidToken> {
         max_token_bytes: 0,
         max_lifetime: Duration::ZERO,
     };
-    Issuer { config: Arc::new(config), keys: Keys::Fixed(KeySet(keys)) }.check_signature(&parts, &mut Unwatched)
+    Issuer { config: Arc::new(config), keys: Keys::Fixed(KeySet(keys)) }
+        .check_signature(&parts, &mut Unwatched)
 }
 
 fn hold(vectors: &str, stricter: &[(u64, InvalidToken)], looser: &[u64]) -> Count {
@@ -84,7 +95,9 @@ fn hold(vectors: &str, stricter: &[(u64, InvalidToken)], looser: &[u64]) -> Coun
             let said = verdict(key, &token);
             let is_valid = test["result"] == "valid";
             match (&said, stricter.iter().find(|(one, _)| *one == id)) {
-                (Err(reason), Some((_, expected))) if is_valid && reason == expected => count.stricter += 1,
+                (Err(reason), Some((_, expected))) if is_valid && reason == expected => {
+                    count.stricter += 1;
+                }
                 (Ok(()), None) if is_valid || looser.contains(&id) => count.accepted += 1,
                 (Err(_), None) if !is_valid => count.refused += 1,
                 _ => wrong.push(format!("{id} {} {}: {said:?}", group["comment"], test["comment"])),
@@ -92,13 +105,19 @@ fn hold(vectors: &str, stricter: &[(u64, InvalidToken)], looser: &[u64]) -> Coun
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(Some((count.accepted + count.refused + count.stricter) as u64), vectors["numberOfTests"].as_u64());
+    assert_eq!(
+        Some((count.accepted + count.refused + count.stricter) as u64),
+        vectors["numberOfTests"].as_u64()
+    );
     count
 }
 
 #[test]
 fn every_signature_vector_is_judged_as_it_should_be() {
-    assert_eq!(hold(SIGNATURES, &STRICTER, &SAME_AS_A_GOOD_ONE), Count { accepted: 42, refused: 353, stricter: 6 });
+    assert_eq!(
+        hold(SIGNATURES, &STRICTER, &SAME_AS_A_GOOD_ONE),
+        Count { accepted: 42, refused: 353, stricter: 6 }
+    );
 }
 
 #[test]

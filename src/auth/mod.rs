@@ -1,27 +1,26 @@
 //! Who the client is, and what it may open.
 //!
-//! A credential is taken out of the request once, by the first method of the route that finds one; it becomes a principal,
-//! and the principal a [`Grant`]. A credential that is present and wrong is a rejection: no weaker method is tried with the
-//! same request.
+//! A credential is taken out of the request once, by the first method of the route that finds one;
+//! it becomes a principal, and the principal a [`Grant`]. A credential that is present and wrong is
+//! a rejection: no weaker method is tried with the same request.
 
-pub mod algorithm;
 pub mod bypass;
 pub mod certificate;
 pub mod checks;
 pub mod credential;
+pub mod events;
 pub mod explain;
 pub mod extract;
 pub mod first_message;
 pub mod grant;
+pub mod identity_header;
 pub mod issuer_keys;
 pub mod jwt;
-pub mod origin;
-pub mod permission;
-pub mod principal;
+pub mod prover;
 pub mod remote_keys;
 pub mod renewal;
 pub mod revocation;
-pub mod strict_json;
+pub mod ticket;
 pub mod verifier;
 
 use std::net::IpAddr;
@@ -29,22 +28,27 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::clock::Now;
+use self::events::BypassUsed;
+use crate::auth::ticket::Tickets;
+use crate::base::clock::Now;
 use crate::config;
-use crate::config::secret::Secret;
-use crate::http::route::RouteMatch;
+use crate::config::RouteMatch;
+use crate::model::faults::InvalidToken;
+use crate::model::method::Method;
+use crate::model::permission::Required;
+use crate::model::principal::Principal;
+use crate::model::secret::Secret;
+use crate::model::verifier_fault::VerifierFault;
 use crate::rejection::Rejection;
-use crate::telemetry::event::Event;
-use crate::ticket::Tickets;
-use credential::{Credential, Method, Proof};
+use crate::telemetry::Event;
+use credential::{Credential, Proof};
 pub(crate) use extract::decoded;
-pub use extract::{take_bearer, take_cookie, take_credential};
+pub use extract::{take_bearer, take_cookie, take_tried};
 use grant::Grant;
-use jwt::{InvalidToken, Issuers};
-use permission::Required;
-use principal::Principal;
+use jwt::Issuers;
+use prover::Prover;
 use revocation::Revocations;
-use verifier::{Fault, Proved, Verifiers};
+use verifier::{Proved, Verifiers};
 
 #[derive(Debug)]
 pub struct Authenticator {
@@ -56,16 +60,22 @@ pub struct Authenticator {
     mtls: config::Mtls,
 }
 
-/// What else is known of who asks.
+/// The circumstances in which a credential was shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     pub request_id: &'a str,
     pub origin: Option<&'a str>,
     pub peer: IpAddr,
+    pub now: Now,
 }
 
 impl Authenticator {
-    pub fn new(issuers: Arc<Issuers>, tickets: Arc<Tickets>, revocations: Arc<Revocations>, mtls: config::Mtls) -> Self {
+    pub fn new(
+        issuers: Arc<Issuers>,
+        tickets: Arc<Tickets>,
+        revocations: Arc<Revocations>,
+        mtls: config::Mtls,
+    ) -> Self {
         Self { issuers, tickets, revocations, bypass: None, verifiers: Arc::default(), mtls }
     }
 
@@ -85,51 +95,76 @@ impl Authenticator {
         &self.revocations
     }
 
-    /// The same within a time: a credential that cannot be looked at is not let in.
-    pub async fn authenticate_by(
+    /// Verifies a credential and makes the grant for its route. A credential that is not verified by
+    /// the deadline is refused.
+    pub async fn authenticate<P: Prover>(
         &self,
-        deadline: Instant,
+        prover: &mut P,
         matched: &RouteMatch,
         credential: Option<Credential>,
         presented: Presented<'_>,
-        now: Now,
+        deadline: Instant,
     ) -> Result<Grant, Rejection> {
         let late = match credential.as_ref().map(|credential| &credential.proof) {
-            Some(Proof::Token(_)) if matched.route.judges.tokens.is_some() => Rejection::VerifierUnavailable(Fault::Timeout),
-            Some(Proof::Session(_)) => Rejection::VerifierUnavailable(Fault::Timeout),
+            Some(Proof::Token(_)) if matched.route.judges.tokens.is_some() => {
+                Rejection::VerifierUnavailable(VerifierFault::Timeout)
+            }
+            Some(Proof::Session(_)) => Rejection::VerifierUnavailable(VerifierFault::Timeout),
             Some(Proof::Token(_)) => Rejection::IssuerKeysUnavailable,
             _ => Rejection::StoreUnavailable,
         };
-        let asking = self.authenticate(matched, credential, presented, now);
-        timeout_at(deadline, asking).await.map_err(|_| late)?
+        let granting = self.grant(prover, matched, credential, presented);
+        timeout_at(deadline, granting).await.map_err(|_| late)?
     }
 
-    /// Who would be let in by this credential, and why nobody would: for looks that have no consequence.
-    pub async fn judge_by(
+    /// Returns the user whom a credential would let in, for judgements without consequences.
+    pub async fn judge<P: Prover>(
         &self,
-        deadline: Instant,
+        prover: &mut P,
         matched: &RouteMatch,
         credential: Credential,
         presented: Presented<'_>,
-        now: Now,
+        deadline: Instant,
     ) -> Result<Principal, Rejection> {
-        let asking = async {
+        let judging = async {
             if matched.route.auth.is_empty() {
-                return Ok(self.prove(&matched.route, credential, presented, now).await?.principal);
+                let proved = prover.prove(self, &matched.route, credential, presented).await?;
+                return Ok(proved.principal);
             }
-            let grant = self.authenticate(matched, Some(credential), presented, now).await?;
+            let grant = self.grant(prover, matched, Some(credential), presented).await?;
             grant.principal().cloned().ok_or(Rejection::Internal)
         };
-        timeout_at(deadline, asking).await.map_err(|_| Rejection::StoreUnavailable)?
+        timeout_at(deadline, judging).await.map_err(|_| Rejection::StoreUnavailable)?
+    }
+
+    /// Identifies the user of a credential at an endpoint of Usher's own. It opens no route, so it
+    /// is not a grant.
+    pub async fn identify(
+        &self,
+        endpoint: (&config::Judges, &Arc<str>),
+        credential: Credential,
+        peer: IpAddr,
+        now: Now,
+    ) -> Result<Principal, Rejection> {
+        let (judges, place) = endpoint;
+        let asking = Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges, place };
+        let proved = match credential.proof {
+            Proof::Token(token) => asking.token(credential.method, &token, peer, now).await?,
+            Proof::Session(id) => asking.session(&id, peer).await?,
+            Proof::Ticket(_) | Proof::Bypass(_) | Proof::Certificate(_) => {
+                return Err(Rejection::MissingCredential);
+            }
+        };
+        Ok(self.unless_revoked(proved, now)?.principal)
     }
 
     /// The only way to a grant.
-    async fn authenticate(
+    async fn grant<P: Prover>(
         &self,
+        prover: &mut P,
         matched: &RouteMatch,
         credential: Option<Credential>,
         presented: Presented<'_>,
-        now: Now,
     ) -> Result<Grant, Rejection> {
         let route = &matched.route;
         if route.auth.is_empty() {
@@ -138,38 +173,71 @@ impl Authenticator {
         let credential = credential.ok_or(Rejection::MissingCredential)?;
         let method = credential.method;
         let is_bearer = matches!(credential.proof, Proof::Token(_));
-        let proved = self.prove(route, credential, presented, now).await?;
-        entitle(matched, proved, method, is_bearer, now)
+        let proved = prover.prove(self, route, credential, presented).await?;
+        entitle(matched, proved, method, is_bearer, presented.now)
     }
 
-    /// Who a credential belongs to, on this route.
-    async fn prove(&self, route: &config::Route, credential: Credential, presented: Presented<'_>, now: Now) -> Result<Proved, Rejection> {
+    /// Proves whose credential it is, on this route. A ticket is redeemed.
+    async fn prove(
+        &self,
+        route: &config::Route,
+        credential: Credential,
+        presented: Presented<'_>,
+    ) -> Result<Proved, Rejection> {
+        let now = presented.now;
         let asking = self.asking(route);
         let proved = match credential.proof {
-            Proof::Ticket(ticket) => {
-                self.tickets.redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now).await?.into()
+            Proof::Ticket(ticket) => self
+                .tickets
+                .redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now)
+                .await?
+                .into(),
+            Proof::Token(token) => {
+                asking.token(credential.method, &token, presented.peer, now).await?
             }
-            Proof::Token(token) => asking.token(credential.method, &token, presented.peer, now).await?,
             Proof::Session(id) => asking.session(&id, presented.peer).await?,
-            Proof::Bypass(shown) => self.bypassed(route, &shown, presented, now).map_err(Rejection::InvalidToken)?.into(),
-            Proof::Certificate(certificate) => certificate.principal(&self.mtls, now).map_err(Rejection::InvalidCertificate)?.into(),
+            Proof::Bypass(shown) => {
+                self.bypassed(route, &shown, presented).map_err(Rejection::InvalidToken)?.into()
+            }
+            Proof::Certificate(certificate) => certificate
+                .principal(&self.mtls, now)
+                .map_err(Rejection::InvalidCertificate)?
+                .into(),
         };
-        match self.revocations.find(&proved.principal, now.wall) {
+        self.unless_revoked(proved, now)
+    }
+
+    fn unless_revoked(&self, proved: Proved, now: Now) -> Result<Proved, Rejection> {
+        match self.revocations.find(&proved.principal, now) {
             None => Ok(proved),
             Some(kind) => Err(Rejection::Revoked(kind)),
         }
     }
 
     fn asking<'a>(&'a self, route: &'a config::Route) -> Asking<'a> {
-        Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges: &route.judges, place: &route.name }
+        Asking {
+            issuers: &self.issuers,
+            verifiers: &self.verifiers,
+            judges: &route.judges,
+            place: &route.name,
+        }
     }
 
     /// Loud each time: nobody should find out late that this is on.
-    fn bypassed(&self, route: &config::Route, shown: &Secret, presented: Presented<'_>, now: Now) -> Result<Principal, InvalidToken> {
-        let Presented { request_id, peer, .. } = presented;
-        let outcome = self.bypass.as_ref().ok_or(InvalidToken::Bypass).and_then(|bypass| bypass::identify(bypass, shown, now));
+    fn bypassed(
+        &self,
+        route: &config::Route,
+        shown: &Secret,
+        presented: Presented<'_>,
+    ) -> Result<Principal, InvalidToken> {
+        let Presented { request_id, peer, now, .. } = presented;
+        let outcome = self
+            .bypass
+            .as_ref()
+            .ok_or(InvalidToken::Bypass)
+            .and_then(|bypass| bypass::identify(bypass, shown, now));
         let user = outcome.as_ref().ok().map(|principal| principal.subject.as_str());
-        Event::BypassUsed { request_id, peer, route: &route.name, user }.emit();
+        BypassUsed { request_id, peer, route: &route.name, user }.emit();
         outcome
     }
 }
@@ -178,13 +246,20 @@ impl Authenticator {
 fn entitle(
     matched: &RouteMatch,
     proved: impl Into<Proved>,
-    method: credential::Method,
+    method: Method,
     is_bearer: bool,
     now: Now,
 ) -> Result<Grant, Rejection> {
     let required = Required::of(&matched.route.require, &matched.parameters).map(Arc::new);
-    Grant::to(Arc::clone(&matched.route), required, proved.into(), method, now)
-        .map_err(|missing| Rejection::MissingPermission(Box::new(if is_bearer { missing } else { missing.without_scope() })))
+    let proved = proved.into();
+    identity_header::values(&matched.route, &proved.principal)?;
+    Grant::to(Arc::clone(&matched.route), required, proved, method, now).map_err(|missing| {
+        Rejection::MissingPermission(Box::new(if is_bearer {
+            missing
+        } else {
+            missing.without_scope()
+        }))
+    })
 }
 
 /// Whoever judges what is shown at one place: a route, or the ticket endpoint.
@@ -198,16 +273,27 @@ pub(crate) struct Asking<'a> {
 
 impl Asking<'_> {
     /// One judge alone: what that refuses is not shown to another.
-    pub(crate) async fn token(self, method: Method, token: &Secret, peer: IpAddr, now: Now) -> Result<Proved, Rejection> {
+    pub(crate) async fn token(
+        self,
+        method: Method,
+        token: &Secret,
+        peer: IpAddr,
+        now: Now,
+    ) -> Result<Proved, Rejection> {
         match self.verifier_of(token) {
-            Some(verifier) => Box::pin(self.verifiers.prove(verifier, method, token, self.place, peer)).await,
+            Some(verifier) => {
+                Box::pin(self.verifiers.prove(verifier, method, token, self.place, peer)).await
+            }
             None => Ok(self.issuers.prove(token, now).await?.into()),
         }
     }
 
     /// Who is asked about this token; `None`: the issuers' keys tell.
     fn verifier_of(&self, token: &Secret) -> Option<&Arc<str>> {
-        self.judges.tokens.as_ref().filter(|_| !(self.judges.opaque_only && jwt::has_the_shape_of_a_jwt(token)))
+        self.judges
+            .tokens
+            .as_ref()
+            .filter(|_| !(self.judges.opaque_only && jwt::has_the_shape_of_a_jwt(token)))
     }
 
     pub(crate) async fn session(self, id: &Secret, peer: IpAddr) -> Result<Proved, Rejection> {
@@ -217,22 +303,38 @@ impl Asking<'_> {
     }
 }
 
-/// A browser sends some credentials whoever asks. They count only together with the name of an allowed page, save where
-/// nothing can change and the answer is hidden from other pages: a safe method of plain HTTP, which browsers name no page for.
-pub fn check_page(route: &config::Route, credential: Option<&Credential>, origin: Option<&str>, is_safe: bool) -> Result<(), Rejection> {
+/// A browser sends some credentials whoever asks. They count only together with the name of an
+/// allowed page, save where nothing can change and the answer is hidden from other pages: a safe
+/// method of plain HTTP, which browsers name no page for.
+pub fn check_page(
+    route: &config::Route,
+    credential: Option<&Credential>,
+    origin: Option<&str>,
+    is_safe: bool,
+) -> Result<(), Rejection> {
     match credential {
-        Some(credential) if credential.method.is_sent_by_browsers() && origin.is_none() && !is_safe => Err(Rejection::MissingOrigin),
-        // A certificate comes from browsers and from devices. A browser names the page, which has to be one of ours.
-        Some(credential) if credential.method == Method::Mtls && origin.is_some() && route.origins.is_none() => {
+        Some(credential)
+            if credential.method.is_sent_by_browsers() && origin.is_none() && !is_safe =>
+        {
+            Err(Rejection::MissingOrigin)
+        }
+        // A certificate comes from browsers and from devices. A browser names the page, which has
+        // to be one of ours.
+        Some(credential)
+            if credential.method == Method::Mtls && origin.is_some() && route.origins.is_none() =>
+        {
             Err(Rejection::ForbiddenOrigin)
         }
         // The config asks for a list where such a method is. None is nobody's permission.
-        Some(credential) if credential.method.is_sent_by_browsers() && route.origins.is_none() => Err(Rejection::ForbiddenOrigin),
+        Some(credential) if credential.method.is_sent_by_browsers() && route.origins.is_none() => {
+            Err(Rejection::ForbiddenOrigin)
+        }
         _ => Ok(()),
     }
 }
 
-/// A browser names the page's origin; other clients name none, and hold no credential that a browser would send by itself.
+/// A browser names the page's origin; other clients name none, and hold no credential that a
+/// browser would send by itself.
 pub fn check_origin(route: &config::Route, origin: Option<&str>) -> Result<(), Rejection> {
     match (&route.origins, origin) {
         (Some(allowed), Some(origin)) if !allowed.allow(origin) => Err(Rejection::ForbiddenOrigin),

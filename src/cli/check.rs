@@ -1,27 +1,45 @@
-//! `usher check`: is the configuration good, and is what it names there?
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+//! `usher check`: would Usher start with this configuration, and are its servers there?
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's product is what it prints"
+)]
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::exit::Exit;
-use crate::clock::Now;
-use crate::config::check::{Finding, Verdict, environment};
+use crate::admin_client::AdminClient;
+use crate::config::Config;
 use crate::config::diagnostic::Diagnostic;
+use crate::edge::inspect::{Finding, Verdict, reach};
+use crate::edge::judge::{Judgement, Terms, judge};
+use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The configuration; `usher.toml` here or in /etc/usher unless given
+    #[arg(conflicts_with = "config")]
     file: Option<PathBuf>,
-    /// Look at the file alone, not at certificates, keys and upstreams
+    /// The same, as the other commands take it [env: USHER_CONFIG]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Look at the file alone: not at certificates, keys, folders, ports and servers
     #[arg(long)]
     offline: bool,
     /// Let warnings fail the check
     #[arg(long)]
     strict: bool,
-    #[arg(long, value_enum, default_value = "text")]
+    /// Judge as `usher run --allow-bypass` does
+    #[arg(long)]
+    allow_bypass: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// As --json, from before
+    #[arg(long, value_enum, default_value = "text", hide = true)]
     format: Format,
 }
 
@@ -32,39 +50,65 @@ enum Format {
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let path = super::find_config(arguments.file)?;
-    let loaded = match crate::config::load(&path) {
-        Ok(loaded) => loaded,
-        Err(diagnostics) if matches!(arguments.format, Format::Json) => {
-            let errors: Vec<_> = diagnostics.0.iter().map(Diagnostic::json).collect();
-            println!("{}", serde_json::json!({ "ok": false, "errors": errors, "warnings": [], "findings": [] }));
-            return Ok(Exit::Config.into());
-        }
-        Err(diagnostics) => return Err(diagnostics.into()),
+    let path = crate::admin_client::find_config(arguments.file.or(arguments.config))?;
+    let is_json = arguments.json || matches!(arguments.format, Format::Json);
+    let terms = Terms {
+        allow_bypass: arguments.allow_bypass,
+        looks_around: !arguments.offline,
+        held: &held,
     };
-    let findings = if arguments.offline { Vec::new() } else { environment(&loaded.config, Now::read()) };
-    let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
-    let warned = !loaded.warnings.is_empty() || findings.iter().any(|finding| finding.verdict == Verdict::Warn);
-    let ok = !(failed || arguments.strict && warned);
-    match arguments.format {
-        Format::Json => {
-            let warnings: Vec<_> = loaded.warnings.iter().map(Diagnostic::json).collect();
-            println!("{}", serde_json::json!({ "ok": ok, "errors": [], "warnings": warnings, "findings": findings }));
-        }
-        Format::Text => {
-            for warning in &loaded.warnings {
-                print!("{warning}");
+    let Judgement { outcome, mut findings } = judge(&path, &terms);
+    let (mut warnings, errors) = match outcome {
+        Ok(loaded) => {
+            let mut warnings = loaded.warnings;
+            if !arguments.offline {
+                let reached = reach::servers(&loaded.config);
+                warnings.extend(reached.iter().filter_map(Finding::diagnostic));
+                findings.extend(reached);
             }
-            println!("ok    {}: the configuration is well formed", path.display());
-            findings.iter().for_each(print_finding);
+            (warnings, None)
         }
+        Err(errors) => (Vec::new(), Some(errors)),
+    };
+    warnings.sort_by_key(|warning| warning.place.as_ref().map(|place| (place.line, place.column)));
+    let exit = match &errors {
+        Some(errors) => errors.fault().into(),
+        None if arguments.strict && !warnings.is_empty() => Exit::Failed,
+        None => Exit::Ok,
+    };
+    if is_json {
+        let list = |found: &[Diagnostic]| found.iter().map(Diagnostic::json).collect::<Vec<_>>();
+        let errors = errors.as_ref().map_or(&[][..], |errors| &errors.0);
+        println!(
+            "{}",
+            serde_json::json!({
+                "ok": exit == Exit::Ok, "errors": list(errors), "warnings": list(&warnings), "findings": findings,
+            })
+        );
+        return Ok(exit.into());
     }
-    Ok(if ok { Exit::Ok } else { Exit::Failed }.into())
+    if errors.is_none() {
+        println!("ok    {}: the configuration is well formed", path.display());
+    }
+    for finding in findings.iter().filter(|finding| finding.verdict == Verdict::Ok) {
+        println!("ok    {}: {}", finding.subject, finding.detail);
+    }
+    super::print_warnings(&warnings);
+    match errors {
+        Some(errors) => Err(errors.into()),
+        None => Ok(exit.into()),
+    }
 }
 
-fn print_finding(finding: &Finding) {
-    println!("{:<5} {}: {}", finding.verdict.word(), finding.subject, finding.detail);
-    if let Some(hint) = &finding.hint {
-        println!("      {hint}");
-    }
+/// Asks the admin listener of this configuration what it has bound: a port that the running Usher
+/// holds is free for the next one.
+fn held(config: &Config) -> Vec<SocketAddr> {
+    let Some(admin) = &config.admin else { return Vec::new() };
+    let Ok(answer) = AdminClient::of(admin).get("/status") else { return Vec::new() };
+    let listeners = answer.body.get("listeners").and_then(serde_json::Value::as_array);
+    let Some(listeners) = listeners.filter(|_| answer.exit() == Exit::Ok) else {
+        return Vec::new();
+    };
+    let addresses = listeners.iter().filter_map(|one| one.as_str()?.parse().ok());
+    addresses.chain(admin.address.tcp()).collect()
 }

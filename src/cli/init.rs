@@ -1,31 +1,157 @@
-//! `usher init`: a commented starting configuration. A file that is there is never overwritten.
+//! `usher init`: a commented starting configuration, and a secret to try it with. Files that are
+//! there are never overwritten.
 #![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use aws_lc_rs::rand;
 
-use super::exit::Exit;
+use crate::exit::Exit;
 
 pub const STARTING_CONFIG: &str = include_str!("../../config/usher.toml");
+
+/// The lines of [`STARTING_CONFIG`] that a choice replaces.
+const TLS: &str = r#"address = "0.0.0.0:8443"
+certificates = [{ cert = "cert.pem", key = "key.pem" }]
+# `usher cert` makes these two for this machine. Without TLS: `usher init --plain`.
+"#;
+const PLAIN: &str = r#"# Without TLS: for this machine alone, or behind a proxy that terminates TLS. Then list the addresses of the proxy, whose
+# forwarding headers are believed: trusted_peers = ["127.0.0.1"]
+address = "127.0.0.1:8080"
+plain = true
+"#;
+const SECRET_FROM_ENVIRONMENT: &str = r#"secret_env = "USHER_JWT_SECRET"
+"#;
+const SECRET_FROM_FILE: &str = r#"# Made by `usher init`, to try with: put the one that your tokens are signed with in its place.
+secret_file = "jwt-secret"
+"#;
+
+const VARIABLE: &str = "USHER_JWT_SECRET";
+const SECRET_FILE: &str = "jwt-secret";
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Where to write it
     #[arg(default_value = "usher.toml")]
     path: PathBuf,
+    /// Listen without TLS, on loopback: for a first try, or behind a proxy that terminates TLS
+    #[arg(long)]
+    plain: bool,
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let shown = arguments.path.display();
-    let mut file = std::fs::OpenOptions::new()
+    let Arguments { path, plain } = arguments;
+    let shown = path.display();
+    let has_variable = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
+    let text = starting_config(plain, has_variable);
+    write_new(&path, &text, 0o644).map_err(|error| {
+        let hint = if error.kind() == ErrorKind::AlreadyExists {
+            " (a file that is there is never overwritten)"
+        } else {
+            ""
+        };
+        anyhow::Error::new(error).context(format!("{shown} was not written{hint}"))
+    })?;
+    println!("wrote {shown}");
+    let mint = if has_variable {
+        println!("its secret is read from the environment: {VARIABLE}");
+        format!("--secret-env {VARIABLE}")
+    } else {
+        let file = path.with_file_name(SECRET_FILE);
+        make_secret(&file)?;
+        format!("--secret-file {}", file.display())
+    };
+    let named =
+        if path == Path::new("usher.toml") { String::new() } else { format!(" -c {shown}") };
+    println!(
+        "\nSay in it where your backend listens (`servers`), whose tokens are good (`[[issuer]]`) and which pages may connect (`origins`)."
+    );
+    println!("\nNext:");
+    if !plain {
+        println!(
+            "  {:<26} # or your own certificate, as cert.pem and key.pem beside {shown}",
+            cert_command(&path)
+        );
+    }
+    println!("  usher check{named}");
+    println!("  usher run{named}");
+    println!(
+        "  usher token mint {mint} --issuer https://id.example.com --audience chat --subject ada"
+    );
+    Ok(Exit::Ok.into())
+}
+
+/// The configuration names its files relative to its own folder.
+fn cert_command(config: &Path) -> String {
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| config.with_file_name(name));
+    if cert == Path::new("cert.pem") {
+        "usher cert".to_owned()
+    } else {
+        format!("usher cert --cert {} --key {}", cert.display(), key.display())
+    }
+}
+
+fn starting_config(plain: bool, has_variable: bool) -> String {
+    let mut text = STARTING_CONFIG.to_owned();
+    if plain {
+        text = text.replacen(TLS, PLAIN, 1);
+    }
+    if !has_variable {
+        text = text.replacen(SECRET_FROM_ENVIRONMENT, SECRET_FROM_FILE, 1);
+    }
+    text
+}
+
+/// One that is there is kept: tokens may be signed with it.
+fn make_secret(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes)?;
+    let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    match write_new(path, &format!("{hex}\n"), 0o600) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            println!("kept {shown}: a secret is there already");
+        }
+        written => {
+            written.with_context(|| format!("{shown} was not written"))?;
+            println!("wrote {shown}: a secret to try with, which only you can read");
+        }
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
-        .open(&arguments.path)
-        .with_context(|| format!("{shown} was not written (a file that is there is never overwritten)"))?;
-    file.write_all(STARTING_CONFIG.as_bytes()).with_context(|| format!("writing {shown}"))?;
-    println!("wrote {shown}; edit it, then: usher check {shown}");
-    Ok(Exit::Ok.into())
+        .mode(mode)
+        .open(path)?
+        .write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    #[test]
+    fn every_form_is_whole_and_warns_of_nothing() {
+        assert_eq!(starting_config(false, true), STARTING_CONFIG);
+        for (plain, has_variable) in [(false, true), (true, true), (false, false), (true, false)] {
+            let text = starting_config(plain, has_variable);
+            assert_eq!(
+                (text.contains("plain = true"), text.contains("secret_env = ")),
+                (plain, has_variable),
+                "{text}"
+            );
+            if has_variable {
+                let loaded = parse(&text, None, &|_| Some("0123456789abcdef".repeat(4))).unwrap();
+                assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+            }
+        }
+    }
 }

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::clock::Now;
+use crate::base::clock::Now;
 use crate::config::{self, ContextAlgorithm};
-use crate::keyring::{Entry, Folder, Index};
+use crate::upstream::keyring::{Entry, Folder, Index};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -26,7 +26,13 @@ enum Action {
         algorithm: Algorithm,
     },
     /// Show which keys there are
-    List(Place),
+    List {
+        #[command(flatten)]
+        place: Place,
+        /// Print the index as JSON; null where there are no keys
+        #[arg(long)]
+        json: bool,
+    },
     /// Next becomes current, current previous, and a new next is made
     Rotate(Place),
 }
@@ -59,16 +65,24 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             };
             show(&place.folder()?.generate(algorithm, now)?);
         }
-        Action::List(place) => {
+        Action::List { place, json: true } => {
+            println!("{}", serde_json::to_string(&place.folder()?.index()?)?);
+        }
+        Action::List { place, json: false } => {
             let folder = place.folder()?;
             match folder.index()? {
                 Some(index) => show(&index),
-                None => println!("no keys in {}; the first start makes them, or `usher keys generate`", folder.path().display()),
+                None => println!(
+                    "no keys in {}; the first start makes them, or `usher keys generate`",
+                    folder.path().display()
+                ),
             }
         }
         Action::Rotate(place) => {
             show(&place.folder()?.rotate(now)?);
-            println!("\nA running Usher signs with the new current key after `usher reload`, or its next start.");
+            println!(
+                "\nA running Usher signs with the new current key after `usher reload`, or its next start."
+            );
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -86,7 +100,9 @@ impl Place {
 
 fn show(index: &Index) {
     println!("{:<10} {:<18} {:<10} created", "role", "kid", "algorithm");
-    let row = |role: &str, entry: &Entry| println!("{role:<10} {:<18} {:<10} {}", entry.kid, index.algorithm, entry.created);
+    let row = |role: &str, entry: &Entry| {
+        println!("{role:<10} {:<18} {:<10} {}", entry.kid, index.algorithm, entry.created);
+    };
     if let Some(previous) = &index.previous {
         row("previous", previous);
     }

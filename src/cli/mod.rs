@@ -1,12 +1,12 @@
 //! One file per command.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's product is what it prints"
+)]
 
-pub mod admin_client;
-pub mod bench;
+pub mod cert;
 pub mod check;
-pub mod demo;
-pub mod exit;
-pub mod explain;
 pub mod init;
 pub mod keys;
 pub mod reload;
@@ -16,20 +16,25 @@ pub mod schema;
 pub mod sessions;
 pub mod status;
 pub mod token;
-pub mod words;
 
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::diagnostic::Diagnostics;
-use crate::config::{Loaded, LogFormat};
-use exit::Exit;
+use crate::app::BuildError;
+use crate::base::terminal::is_coloured;
+use crate::config::LogFormat;
+use crate::config::diagnostic::{Diagnostic, Diagnostics, Fault};
+use crate::exit::Exit;
+use crate::telemetry::InstallError;
+use crate::{admin_client, bench, demo, explain};
 
 #[derive(Debug, Parser)]
-#[command(name = "usher", version, about = "An edge reverse proxy that terminates WebSocket authentication")]
+#[command(
+    name = "usher",
+    version,
+    about = "An edge reverse proxy that terminates WebSocket authentication"
+)]
 struct CommandLine {
     /// How log lines are written, whatever the file says
     #[arg(long, global = true, value_enum, env = "USHER_LOG_FORMAT")]
@@ -48,6 +53,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Write a commented starting configuration
     Init(init::Arguments),
+    /// Make a certificate for this machine
+    Cert(cert::Arguments),
     /// Make and show keys
     Keys(keys::Arguments),
     /// Make and read tokens
@@ -71,7 +78,8 @@ enum Command {
 static LOG_FORMAT: std::sync::OnceLock<LogFormat> = std::sync::OnceLock::new();
 
 pub fn main() -> ExitCode {
-    // Everything that speaks TLS uses this one provider; an error only means that one is installed already.
+    // Everything that speaks TLS uses this one provider; an error only means that one is installed
+    // already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let command_line = CommandLine::parse();
     if let Some(format) = command_line.log_format {
@@ -82,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Init(arguments) => init::run(arguments),
+        Command::Cert(arguments) => cert::run(arguments),
         Command::Keys(arguments) => keys::run(arguments),
         Command::Token(arguments) => token::run(arguments),
         Command::Explain(arguments) => explain::run(*arguments),
@@ -94,8 +103,8 @@ pub fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         if let Some(diagnostics) = error.downcast_ref::<Diagnostics>() {
-            eprint!("{}", diagnostics.render(std::io::stderr().is_terminal()));
-            return Exit::Config.into();
+            eprint!("{}", diagnostics.render(is_coloured(&std::io::stderr())));
+            return Exit::from(diagnostics.fault()).into();
         }
         eprintln!("usher: {error:#}");
         exit_of(&error).into()
@@ -107,29 +116,14 @@ pub fn log_format() -> Option<LogFormat> {
     LOG_FORMAT.get().copied()
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "no configuration: neither ./usher.toml nor /etc/usher/usher.toml is there\n  try it without one:   usher demo\n  write a first one:    usher init"
-)]
-pub struct NoConfig;
-
-/// The path given, or `usher.toml` here, or the one of the system.
-pub fn find_config(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path);
-    }
-    let usual = ["usher.toml", "/etc/usher/usher.toml"].into_iter().map(Path::new).find(|path| path.is_file());
-    Ok(usual.ok_or(NoConfig)?.to_path_buf())
-}
-
-pub fn print_warnings(loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        eprint!("{}", warning.render(std::io::stderr().is_terminal()));
+pub fn print_warnings(warnings: &[Diagnostic]) {
+    for warning in warnings {
+        eprint!("{}", warning.render(is_coloured(&std::io::stderr())));
     }
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {
-    if error.is::<NoConfig>() {
+    if error.is::<admin_client::NoConfig>() {
         return Exit::Config;
     }
     if error.is::<bench::Usage>() || error.is::<explain::Usage>() {
@@ -138,19 +132,165 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     if error.is::<admin_client::Unavailable>() {
         return Exit::Unavailable;
     }
-    match error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind) {
+    // What the judgement of the configuration could not foresee: it changed a moment ago.
+    match error.downcast_ref::<BuildError>() {
+        Some(BuildError::Bind(failed)) => return Fault::of(&failed.error).into(),
+        Some(BuildError::Admin(failed)) => return Fault::of(failed.io()).into(),
+        Some(BuildError::Telemetry(InstallError::AuditFile { why, .. })) => {
+            return Fault::of(why).into();
+        }
+        Some(BuildError::Edge(_) | BuildError::Telemetry(InstallError::LogFilter { .. })) => {
+            return Exit::Config;
+        }
+        _ => {}
+    }
+    match error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind)
+    {
         Some(std::io::ErrorKind::PermissionDenied) => Exit::Permission,
-        Some(std::io::ErrorKind::AddrInUse | std::io::ErrorKind::ConnectionRefused) => Exit::Unavailable,
+        Some(std::io::ErrorKind::AddrInUse | std::io::ErrorKind::ConnectionRefused) => {
+            Exit::Unavailable
+        }
         _ => Exit::Failed,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
         <CommandLine as clap::CommandFactory>::command().debug_assert();
+    }
+
+    /// The commands of a shell script, each as its words. Enough of a shell for documents: what a
+    /// command in `$(...)` prints is `1`.
+    fn commands(script: &str) -> Vec<Vec<String>> {
+        let (mut all, mut command, mut word) = (Vec::new(), Vec::new(), None::<String>);
+        let mut quote = None;
+        let mut chars = script.chars().peekable();
+        while let Some(c) = chars.next() {
+            match (quote, c) {
+                (None | Some('"'), '$') if chars.next_if_eq(&'(').is_some() => {
+                    let mut depth = 1;
+                    let inner = chars.by_ref().take_while(|c| {
+                        depth += i32::from(*c == '(') - i32::from(*c == ')');
+                        depth > 0
+                    });
+                    all.extend(commands(&(inner.collect::<String>() + "\n")));
+                    word.get_or_insert_default().push('1');
+                }
+                (Some(end), c) if c == end => quote = None,
+                (Some(_), c) => word.get_or_insert_default().push(c),
+                (None, '"' | '\'') => {
+                    quote = Some(c);
+                    word.get_or_insert_default();
+                }
+                (None, '\\') => drop(chars.next_if_eq(&'\n')),
+                (None, '#') if word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
+                (None, ' ') => command.extend(word.take()),
+                (None, '\n' | ';' | '|' | '&' | '(' | ')' | '<' | '>') => {
+                    command.extend(word.take());
+                    all.push(std::mem::take(&mut command));
+                }
+                (None, c) => word.get_or_insert_default().push(c),
+            }
+        }
+        all
+    }
+
+    /// What is wrong with the commands of this program in the scripts of a page, and how many there
+    /// are.
+    fn faults_of(page: &str) -> (Vec<String>, usize) {
+        let (mut faults, mut count) = (Vec::new(), 0);
+        let scripts = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for command in scripts.flat_map(commands) {
+            let words = command.iter().skip_while(|word| word.contains('='));
+            if words.clone().next().is_some_and(|word| word == "usher" || word.ends_with("/usher"))
+            {
+                count += 1;
+                let parsed = CommandLine::try_parse_from(words);
+                faults.extend(
+                    parsed
+                        .err()
+                        .filter(clap::Error::use_stderr)
+                        .map(|error| format!("{command:?}: {error}")),
+                );
+            }
+        }
+        (faults, count)
+    }
+
+    #[test]
+    fn every_command_of_the_documents_is_one() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let mut total = 0;
+        for path in docs.chain([root.join("README.md")]) {
+            let (faults, count) = faults_of(&std::fs::read_to_string(&path).unwrap());
+            assert!(faults.is_empty(), "{}: {}", path.display(), faults.join("\n"));
+            total += count;
+        }
+        assert!(total >= 30, "{total}");
+    }
+
+    #[test]
+    fn readme_has_a_line_for_each_command_with_options_that_there_are() {
+        let readme = include_str!("../../README.md");
+        let (_, table) = readme.split_once("| command | does |").unwrap();
+        let lines: Vec<_> =
+            table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+        let program = <CommandLine as clap::CommandFactory>::command();
+        let names: Vec<_> = program.get_subcommands().map(clap::Command::get_name).collect();
+        for name in &names {
+            assert!(
+                lines.iter().any(|line| line.starts_with(&format!("| `usher {name}"))),
+                "{name}"
+            );
+        }
+        for line in lines {
+            let mut words = line
+                .split(|c: char| !(c.is_alphanumeric() || "-_".contains(c)))
+                .skip_while(|word| *word != "usher")
+                .skip(1);
+            let command = words
+                .next()
+                .and_then(|name| program.find_subcommand(name))
+                .unwrap_or_else(|| panic!("{line}"));
+            let below = command.get_subcommands().flat_map(clap::Command::get_arguments);
+            let options: Vec<_> =
+                command.get_arguments().chain(below).filter_map(clap::Arg::get_long).collect();
+            for option in words.filter_map(|word| word.strip_prefix("--")) {
+                assert!(options.contains(&option), "--{option} of {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_none_is_found_wherever_it_stands() {
+        let faults = |script: &str| faults_of(&format!("```sh\n{script}\n```\n")).0.len();
+        for good in [
+            "usher check --offline   # usher chekc",
+            "echo 'usher chekc'",
+            "TOKEN=$(usher token inspect)",
+            "x \"$(usher check)\"",
+            "usher \\\n  check",
+        ] {
+            assert_eq!(faults(good), 0, "{good}");
+        }
+        for bad in [
+            "usher chekc",
+            "A=b usher check --nope",
+            "true | ./target/debug/usher check --nope",
+            "TOKEN=$(usher token mint)",
+            "x \"$(usher chekc)\"",
+        ] {
+            assert_eq!(faults(bad), 1, "{bad}");
+        }
     }
 }

@@ -1,12 +1,17 @@
 //! `usher reload`: have a running Usher load its configuration anew.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's product is what it prints"
+)]
 
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::admin_client;
-use super::exit::Exit;
+use crate::admin_client;
+use crate::config::diagnostic::Fault;
+use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -20,7 +25,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let answer = arguments.admin.find()?.post("/reload", &json!({}))?;
     let is_refused = answer.body.get("outcome").is_some_and(|outcome| outcome == "refused");
-    let exit = if is_refused { Exit::Config } else { answer.exit() };
+    let exit = if is_refused { refusal_exit(&answer.body) } else { answer.exit() };
     if arguments.json {
         println!("{}", answer.body);
     } else if is_refused {
@@ -34,13 +39,22 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(exit.into())
 }
 
+/// As `usher check` and `usher run` exit.
+fn refusal_exit(body: &Value) -> Exit {
+    let errors = body.get("errors").and_then(Value::as_array).into_iter().flatten();
+    let faults = errors.filter_map(|error| Fault::named(text(error, "kind")));
+    faults.max().unwrap_or_default().into()
+}
+
 fn applied(body: &Value) -> String {
     let list = |key| {
         let items = body.get(key).and_then(Value::as_array).into_iter().flatten();
         items.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
     };
     let mut page = match list("changed") {
-        changed if changed.is_empty() => "applied: the file is as it was; keys and certificates were read anew\n".to_owned(),
+        changed if changed.is_empty() => {
+            "applied: the file is as it was; keys and certificates were read anew\n".to_owned()
+        }
         changed => format!("applied: {changed}\n"),
     };
     for warning in body.get("warnings").and_then(Value::as_array).into_iter().flatten() {
@@ -64,7 +78,13 @@ mod tests {
     #[test]
     fn what_waits_for_a_start_is_said_apart() {
         let body = json!({ "changed": ["route", "threads"], "needs_restart": ["threads"], "warnings": [{ "message": "m" }] });
-        assert_eq!(applied(&body), "applied: route, threads\nwarning: m\nat the next start only: threads\n");
-        assert_eq!(applied(&json!({ "changed": [] })), "applied: the file is as it was; keys and certificates were read anew\n");
+        assert_eq!(
+            applied(&body),
+            "applied: route, threads\nwarning: m\nat the next start only: threads\n"
+        );
+        assert_eq!(
+            applied(&json!({ "changed": [] })),
+            "applied: the file is as it was; keys and certificates were read anew\n"
+        );
     }
 }

@@ -1,12 +1,16 @@
 //! `usher revoke`: end sessions and refuse their credentials, on a running Usher.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's product is what it prints"
+)]
 
 use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
-use super::admin_client;
-use super::exit::Exit;
+use crate::admin_client;
+use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["user", "session", "token_id", "issued_before"]))]
@@ -26,9 +30,12 @@ pub struct Arguments {
     /// Tokens of this issuer only, by its name in the configuration
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
-    /// When the revocation ends; `revocation.keep` from now unless given
+    /// When the revocation ends; `revocation.ttl` from now unless given
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
+    /// Print what the admin listener answers
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     admin: admin_client::AdminArguments,
 }
@@ -37,7 +44,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let order = order(&arguments);
     let answer = arguments.admin.find()?.post("/revoke", &order)?;
     let exit = answer.exit();
-    if exit == Exit::Ok {
+    if arguments.json {
+        println!("{}", answer.body);
+    } else if exit == Exit::Ok {
         println!("{}", carried_out(&answer.body));
     } else {
         eprintln!("usher: {}", answer.message());
@@ -62,8 +71,11 @@ fn carried_out(answer: &Value) -> String {
 fn order(arguments: &Arguments) -> Value {
     let text = |value: &Option<String>| value.as_ref().map(|value| json!(value));
     // A number is milliseconds; everything else is for the listener to read.
-    let time =
-        |value: &Option<String>| value.as_ref().map(|value| value.parse::<u64>().map_or_else(|_| json!(value), |millis| json!(millis)));
+    let time = |value: &Option<String>| {
+        value
+            .as_ref()
+            .map(|value| value.parse::<u64>().map_or_else(|_| json!(value), |millis| json!(millis)))
+    };
     let fields = [
         ("user", text(&arguments.user)),
         ("session", text(&arguments.session)),
@@ -86,6 +98,11 @@ mod tests {
         let alone = carried_out(&json!({ "until": until, "closed": 3 }));
         assert_eq!(alone, format!("revoked until {until}; 3 sessions closed"));
         let among_others = carried_out(&json!({ "until": until, "closed": 1, "fleet": true }));
-        assert_eq!(among_others, format!("revoked until {until}; 1 session closed on this node, and the other nodes are told"));
+        assert_eq!(
+            among_others,
+            format!(
+                "revoked until {until}; 1 session closed on this node, and the other nodes are told"
+            )
+        );
     }
 }

@@ -3,13 +3,13 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use super::exit::Exit;
-use crate::config::file::File;
+use crate::config::schema::schema;
+use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {}
 
 pub fn run(_arguments: Arguments) -> anyhow::Result<ExitCode> {
-    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&schemars::schema_for!(File))?)?;
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&schema())?)?;
     Ok(Exit::Ok.into())
 }

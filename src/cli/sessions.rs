@@ -1,5 +1,9 @@
 //! `usher sessions`: who is connected to a running Usher.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's product is what it prints"
+)]
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -7,10 +11,10 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 
-use super::admin_client;
-use super::exit::Exit;
-use super::words::{self, encoded};
-use crate::auth::credential::Method;
+use crate::admin_client;
+use crate::base::text::{self, encoded};
+use crate::exit::Exit;
+use crate::model::method::Method;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -49,7 +53,9 @@ const COLUMNS: [(&str, &str); 8] = [
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut target = format!("/sessions?limit={}", arguments.limit);
-    for (name, value) in [("user", &arguments.user), ("route", &arguments.route), ("method", &arguments.method)] {
+    for (name, value) in
+        [("user", &arguments.user), ("route", &arguments.route), ("method", &arguments.method)]
+    {
         if let Some(value) = value {
             let _ = write!(target, "&{name}={}", encoded(value));
         }
@@ -67,9 +73,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let none = Vec::new();
         let sessions = answer.body.get("sessions").and_then(Value::as_array).unwrap_or(&none);
         let total = answer.body.get("total").and_then(Value::as_u64).unwrap_or(0);
-        let columns: Vec<_> = COLUMNS.into_iter().filter(|(_, key)| arguments.all || *key != "node").collect();
+        let columns: Vec<_> =
+            COLUMNS.into_iter().filter(|(_, key)| arguments.all || *key != "node").collect();
         let head = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
-        let rows = sessions.iter().map(|session| columns.iter().map(|(_, key)| shown(session.get(key))).collect());
+        let rows = sessions
+            .iter()
+            .map(|session| columns.iter().map(|(_, key)| shown(session.get(key))).collect());
         print!("{}", table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
         println!("{} of {total} listed", sessions.len());
     }
@@ -87,9 +96,12 @@ fn gaps(answer: &Value) -> Vec<String> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let nodes = answer.get("nodes").and_then(Value::as_array).into_iter().flatten();
     let silent = nodes.filter(|node| node.get("answered").and_then(Value::as_bool) == Some(false));
-    let mut gaps: Vec<String> = silent.map(|node| format!("no answer from node {}", shown(node.get("node")))).collect();
+    let mut gaps: Vec<String> =
+        silent.map(|node| format!("no answer from node {}", shown(node.get("node")))).collect();
     if answer.get("fleet").and_then(Value::as_str) == Some("unknown") {
-        gaps.push(text(answer.get("message")).unwrap_or_else(|| "the other nodes are unknown".to_owned()));
+        gaps.push(
+            text(answer.get("message")).unwrap_or_else(|| "the other nodes are unknown".to_owned()),
+        );
     }
     gaps
 }
@@ -104,7 +116,11 @@ fn table(rows: &[Vec<String>]) -> String {
     }
     let mut text = String::new();
     for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}", width = *width))
+            .collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -112,7 +128,7 @@ fn table(rows: &[Vec<String>]) -> String {
 }
 
 pub(super) fn shown(value: Option<&Value>) -> String {
-    words::shown(value.and_then(Value::as_str).unwrap_or("-"))
+    text::shown(value.and_then(Value::as_str).unwrap_or("-"))
 }
 
 #[cfg(test)]
@@ -132,7 +148,8 @@ mod tests {
     fn a_table_lines_up_and_a_name_cannot_steer_the_terminal() {
         let name = shown(Some(&json!("\u{1b}[2J\u{202e}")));
         assert_eq!(name, "\\u{1b}[2J\\u{202e}");
-        let rows = [["USER", "ID"], ["ada", "1"], ["grâce", "2"]].map(|row| row.map(str::to_owned).to_vec());
+        let rows = [["USER", "ID"], ["ada", "1"], ["grâce", "2"]]
+            .map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "USER   ID\nada    1\ngrâce  2\n");
         assert_eq!(shown(Some(&Value::Null)), "-");
     }
@@ -140,8 +157,14 @@ mod tests {
     #[test]
     fn a_list_says_which_nodes_are_not_in_it() {
         let nodes = json!([{ "node": "edge-1", "answered": true }, { "node": "edge-2", "answered": false }]);
-        assert_eq!(gaps(&json!({ "fleet": "partial", "nodes": nodes })), ["no answer from node edge-2"]);
-        assert_eq!(gaps(&json!({ "fleet": "unknown", "message": "the store is away" })), ["the store is away"]);
+        assert_eq!(
+            gaps(&json!({ "fleet": "partial", "nodes": nodes })),
+            ["no answer from node edge-2"]
+        );
+        assert_eq!(
+            gaps(&json!({ "fleet": "unknown", "message": "the store is away" })),
+            ["the store is away"]
+        );
         assert!(gaps(&json!({ "fleet": "alone" })).is_empty());
     }
 }

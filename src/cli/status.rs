@@ -1,13 +1,17 @@
 //! `usher status`: how a running Usher stands.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's product is what it prints")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's product is what it prints"
+)]
 
 use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::admin_client;
-use super::exit::Exit;
 use super::sessions::shown;
+use crate::admin_client;
+use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -70,22 +74,50 @@ fn page(status: &Value) -> String {
     }
     for legacy in status.get("legacy").and_then(Value::as_array).into_iter().flatten() {
         let of = |key| plain(legacy.get(key));
-        line("legacy", &format!("{} uses of {} on {}, last {}", of("uses"), of("method"), of("route"), of("last_used")));
+        line(
+            "legacy",
+            &format!(
+                "{} uses of {} on {}, last {}",
+                of("uses"),
+                of("method"),
+                of("route"),
+                of("last_used")
+            ),
+        );
         let users = legacy.get("recent_users").and_then(Value::as_array).into_iter().flatten();
-        line("", &format!("by {}", users.map(|user| shown(Some(user))).collect::<Vec<_>>().join(", ")));
+        line(
+            "",
+            &format!("by {}", users.map(|user| shown(Some(user))).collect::<Vec<_>>().join(", ")),
+        );
     }
     for issuer in status.get("issuers").and_then(Value::as_array).into_iter().flatten() {
         let of = |key| plain(issuer.get(key));
-        let fault = issuer.get("fault").and_then(Value::as_str).map(|fault| format!(", last fetch: {fault}")).unwrap_or_default();
+        let fault = issuer
+            .get("fault")
+            .and_then(Value::as_str)
+            .map(|fault| format!(", last fetch: {fault}"))
+            .unwrap_or_default();
         let keys = match of("keys").as_str() {
             "1" => "1 key".to_owned(),
             count => format!("{count} keys"),
         };
-        line("issuer", &format!("{}, {keys}, {}, {} s old{fault}", of("name"), of("state"), of("age_seconds")));
+        line(
+            "issuer",
+            &format!("{}, {keys}, {}, {} s old{fault}", of("name"), of("state"), of("age_seconds")),
+        );
     }
     for verifier in status.get("verifiers").and_then(Value::as_array).into_iter().flatten() {
         let of = |key| plain(verifier.get(key));
-        line("verifier", &format!("{}, {}, breaker {}, {} questions on their way", of("name"), of("kind"), of("breaker"), of("asking")));
+        line(
+            "verifier",
+            &format!(
+                "{}, {}, breaker {}, {} questions on their way",
+                of("name"),
+                of("kind"),
+                of("breaker"),
+                of("asking")
+            ),
+        );
     }
     page
 }
@@ -94,7 +126,9 @@ fn plain(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(all)) => all.iter().map(|one| plain(Some(one))).collect::<Vec<_>>().join(", "),
+        Some(Value::Array(all)) => {
+            all.iter().map(|one| plain(Some(one))).collect::<Vec<_>>().join(", ")
+        }
         Some(other) => other.to_string(),
     }
 }

@@ -1,11 +1,12 @@
 //! `usher token`: make and read tokens, for development.
 //!
-//! Secrets come from standard input, a file or the environment, never from the arguments: those are in the shell's history
-//! and in the process list.
+//! Secrets come from standard input, a file or the environment, never from the arguments: those are
+//! in the shell's history and in the process list.
 #![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use crate::base::input::read_file;
+use crate::base::input::read_stdin;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,15 +17,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::words::distance;
-use crate::auth::algorithm::{Algorithm, Family};
 use crate::auth::jwt::sign_for_development;
-use crate::clock::{Now, UnixMillis};
-use crate::config::secret::Secret;
+use crate::base::clock::{Now, UnixMillis};
+use crate::base::text::distance;
 use crate::config::value;
-
-/// The longest thing that is read as a secret or a token.
-const MAX_INPUT: u64 = 64 * 1024;
+use crate::model::algorithm::{Algorithm, Family};
+use crate::model::secret::Secret;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -36,7 +34,8 @@ pub struct Arguments {
 enum Action {
     /// Sign a token as an issuer would
     Mint(Box<Mint>),
-    /// Show what a token says; its signature is not checked. It comes from standard input: `echo "$TOKEN" | usher token inspect`
+    /// Show what a token says; its signature is not checked. It comes from standard input: `echo
+    /// "$TOKEN" | usher token inspect`
     Inspect {
         /// A file that holds the token; without it, standard input
         #[arg(long, value_name = "FILE")]
@@ -101,19 +100,30 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 fn algorithm(text: &str) -> Result<Algorithm, String> {
     let names: Vec<_> = Algorithm::ALL.iter().map(|one| one.name()).collect();
-    Algorithm::ALL.into_iter().find(|one| one.name() == text).ok_or_else(|| format!("one of {}", names.join(", ")))
+    Algorithm::ALL
+        .into_iter()
+        .find(|one| one.name() == text)
+        .ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
 impl Mint {
     fn sign(&self, now: Now) -> anyhow::Result<String> {
         let is_shared = self.algorithm.family() == Family::Hmac;
         if is_shared == self.key_file.is_some() {
-            bail!("{} takes {}", self.algorithm.name(), if is_shared { "a shared secret" } else { "a private key: --key-file" });
+            bail!(
+                "{} takes {}",
+                self.algorithm.name(),
+                if is_shared { "a shared secret" } else { "a private key: --key-file" }
+            );
         }
         let key = self.key()?;
         let least = self.algorithm.least_secret();
         if key.len() < least {
-            bail!("the secret has {} bytes; one for {} has at least {least}: `openssl rand -hex 64`", key.len(), self.algorithm.name());
+            bail!(
+                "the secret has {} bytes; one for {} has at least {least}: `openssl rand -hex 64`",
+                key.len(),
+                self.algorithm.name()
+            );
         }
         let claims = Value::Object(self.claims(now)?);
         Ok(sign_for_development(self.algorithm, &key, self.key_id.as_deref(), &claims)?)
@@ -121,7 +131,9 @@ impl Mint {
 
     fn key(&self) -> anyhow::Result<Secret> {
         let text = match (&self.secret_env, self.secret_file.as_ref().or(self.key_file.as_ref())) {
-            (Some(name), _) => std::env::var(name).with_context(|| format!("the environment has no {name}"))?,
+            (Some(name), _) => {
+                std::env::var(name).with_context(|| format!("the environment has no {name}"))?
+            }
             (None, Some(file)) => read_file(file)?,
             (None, None) => read_stdin()?,
         };
@@ -133,7 +145,10 @@ impl Mint {
         rand::fill(&mut id)?;
         let mut claims = Map::new();
         claims.insert("iss".to_owned(), json!(self.issuer));
-        claims.insert("aud".to_owned(), if let [one] = self.audience.as_slice() { json!(one) } else { json!(self.audience) });
+        claims.insert(
+            "aud".to_owned(),
+            if let [one] = self.audience.as_slice() { json!(one) } else { json!(self.audience) },
+        );
         claims.insert("sub".to_owned(), json!(self.subject));
         claims.insert("iat".to_owned(), json!(now.wall.as_secs()));
         claims.insert("exp".to_owned(), json!((now.wall + self.ttl).as_secs()));
@@ -142,8 +157,13 @@ impl Mint {
             claims.insert("permissions".to_owned(), json!(self.permissions));
         }
         for claim in &self.claims {
-            let (name, value) = claim.split_once('=').with_context(|| format!("--claim {claim}: write NAME=VALUE"))?;
-            claims.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| json!(value)));
+            let (name, value) = claim
+                .split_once('=')
+                .with_context(|| format!("--claim {claim}: write NAME=VALUE"))?;
+            claims.insert(
+                name.to_owned(),
+                serde_json::from_str(value).unwrap_or_else(|_| json!(value)),
+            );
         }
         Ok(claims)
     }
@@ -152,11 +172,15 @@ impl Mint {
 /// What a token says, in words.
 fn inspect(token: &str, now: Now) -> anyhow::Result<String> {
     let mut parts = token.split('.');
-    let (Some(header), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(header), Some(claims), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         bail!("this is not a compact JWS: three parts with dots between them");
     };
     let object = |part: &str, what: &str| -> anyhow::Result<Map<String, Value>> {
-        let bytes = URL_SAFE_NO_PAD.decode(part).with_context(|| format!("the {what} is not base64url without padding"))?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(part)
+            .with_context(|| format!("the {what} is not base64url without padding"))?;
         serde_json::from_slice(&bytes).with_context(|| format!("the {what} is not a JSON object"))
     };
     let (header, claims) = (object(header, "header")?, object(claims, "payload")?);
@@ -165,23 +189,14 @@ fn inspect(token: &str, now: Now) -> anyhow::Result<String> {
     for (name, words) in [("iat", "issued"), ("nbf", "not valid before"), ("exp", "expires")] {
         if let Some(seconds) = claims.get(name).and_then(Value::as_u64) {
             let at = UnixMillis::from_secs(seconds);
-            text.push_str(&format!("{words:<17} {} ({})\n", at.to_rfc3339(), distance(at, now.wall)));
+            text.push_str(&format!(
+                "{words:<17} {} ({})\n",
+                at.to_rfc3339(),
+                distance(at, now.wall)
+            ));
         }
     }
     text.push_str("The signature was not checked: anybody can write such a token.\n");
-    Ok(text)
-}
-
-pub fn read_file(path: &Path) -> anyhow::Result<String> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    file.take(MAX_INPUT).read_to_string(&mut text).with_context(|| path.display().to_string())?;
-    Ok(text)
-}
-
-pub fn read_stdin() -> anyhow::Result<String> {
-    let mut text = String::new();
-    std::io::stdin().take(MAX_INPUT).read_to_string(&mut text).context("standard input")?;
     Ok(text)
 }
 
@@ -191,9 +206,11 @@ mod tests {
 
     #[test]
     fn a_token_is_told_in_words() {
-        let now = Now { wall: UnixMillis(1_700_000_000_000), mono: tokio::time::Instant::now() };
+        let now = Now { wall: UnixMillis(1_700_000_000_000), ..Now::read() };
         let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"ada","exp":1700000600}"#);
-        let text = inspect(&format!("{}.{claims}.x", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#)), now).unwrap();
+        let text =
+            inspect(&format!("{}.{claims}.x", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#)), now)
+                .unwrap();
         assert!(text.contains("expires           2023-11-14T22:23:20.000Z (in 10 min)"), "{text}");
         assert!(text.contains("not checked"));
         assert!(inspect("a.b", now).is_err());

@@ -1,18 +1,22 @@
-//! `[bypass]`: a test identity from a header, which a process takes only where its command line says so too.
+//! `[bypass]`: a test identity from a header. A process accepts it only if its command line allows
+//! it too.
+
+use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::Config;
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::secret::Secret;
-use crate::auth::credential::Method;
+use super::locate::Locator;
+use super::{Config, Route};
+use crate::model::method::Method;
+use crate::model::secret::Secret;
 
 #[derive(Clone, Debug)]
 pub struct Bypass {
-    /// Never passed on, whether it counts or not.
+    /// Never passed on to an upstream.
     pub header: HeaderName,
     pub secret: Option<Secret>,
-    /// Said by the command line, never by the file.
+    /// Set by the command line, never by the file.
     pub is_allowed: bool,
 }
 
@@ -21,18 +25,36 @@ impl Bypass {
 }
 
 impl Config {
-    /// The routes that a test identity opens.
+    /// Returns the routes that a test identity opens.
     pub fn bypass_routes(&self) -> Vec<&str> {
-        self.routes.iter().filter(|route| route.auth.contains(&Method::Bypass)).map(|route| &*route.name).collect()
+        self.routes
+            .iter()
+            .filter(|route| route.auth.contains(&Method::Bypass))
+            .map(|route| &*route.name)
+            .collect()
     }
 
-    /// What the command line says about it. Every way to a running config leads through here.
+    /// Applies the command line. Every config that serves has passed this function.
     pub fn allow_bypass(&mut self, is_allowed: bool) -> Result<(), Diagnostics> {
         let routes = self.bypass_routes();
         if !is_allowed && !routes.is_empty() {
-            let message = format!("the method `bypass` opens {}, and this process may not take it", routes.join(", "));
-            let help = "take `bypass` out of `auth`; where only tests run, start with `usher run --allow-bypass`";
-            return Err(Diagnostics(vec![Diagnostic::error(message).help(help)]));
+            let message = format!(
+                "the method `bypass` opens {}, and this process may not take it",
+                routes.join(", ")
+            );
+            let help = "take `bypass` out of `auth`; for tests alone, start with \
+                        `usher run --allow-bypass`";
+            let locator = Locator::new(self.source.as_deref(), self.written.text());
+            let is_opened = |route: &Arc<Route>| route.auth.contains(&Method::Bypass);
+            let place = self
+                .routes
+                .iter()
+                .position(is_opened)
+                .and_then(|index| locator.location(&format!("route.{index}.auth")));
+            return Err(Diagnostics(vec![Diagnostic {
+                place,
+                ..Diagnostic::error(message).help(help)
+            }]));
         }
         self.bypass.is_allowed = is_allowed;
         Ok(())

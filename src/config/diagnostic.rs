@@ -1,6 +1,6 @@
-//! What is wrong with a file, where, and what to write instead.
+//! Errors and warnings about a file: the fault, its place, and the remedy.
 //!
-//! A diagnostic holds all that it prints, so that it outlives the text it was made from.
+//! A diagnostic holds all that it prints, so that it outlives the text that it was made from.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,17 +11,29 @@ pub enum Severity {
     Warning,
 }
 
+/// The kind of thing that has to change. It decides the exit code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Something outside the configuration: a port that is in use.
+    Unavailable,
+    /// A permission of the user that runs Usher, or of others.
+    Permission,
+    #[default]
+    Config,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
+    pub fault: Fault,
     pub message: String,
-    pub place: Option<Place>,
+    pub place: Option<Location>,
     pub help: Option<String>,
 }
 
 /// A run of characters on one line of a file. Lines and columns count from one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     pub file: String,
     pub line: usize,
     pub column: usize,
@@ -29,13 +41,19 @@ pub struct Place {
     pub width: usize,
 }
 
-/// Every mistake of one file, in the order in which they stand there. Never empty.
+/// Every error of one file, in the order of the file. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostic {
     pub fn error(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), place: None, help: None }
+        Self {
+            severity: Severity::Error,
+            fault: Fault::Config,
+            message: message.into(),
+            place: None,
+            help: None,
+        }
     }
 
     pub fn warning(message: impl Into<String>) -> Self {
@@ -43,7 +61,7 @@ impl Diagnostic {
     }
 
     pub fn at(mut self, file: &str, text: &str, span: Range<usize>) -> Self {
-        self.place = Some(Place::of(file, text, span));
+        self.place = Some(Location::of(file, text, span));
         self
     }
 
@@ -52,10 +70,15 @@ impl Diagnostic {
         self
     }
 
+    pub fn because(self, error: &std::io::Error) -> Self {
+        Self { fault: Fault::of(error), ..self }
+    }
+
     pub fn json(&self) -> serde_json::Value {
         let place = self.place.as_ref();
         serde_json::json!({
             "message": self.message,
+            "kind": self.fault.name(),
             "file": place.map(|p| &p.file),
             "line": place.map(|p| p.line),
             "column": place.map(|p| p.column),
@@ -64,7 +87,9 @@ impl Diagnostic {
     }
 
     pub fn render(&self, colour: bool) -> String {
-        let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
+        let paint = |code: &str, text: &str| {
+            if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        };
         let (word, code) = match self.severity {
             Severity::Error => ("error", "1;31"),
             Severity::Warning => ("warning", "1;33"),
@@ -78,8 +103,17 @@ impl Diagnostic {
             let number = place.line.to_string();
             let gutter = " ".repeat(number.len());
             // Tabs are kept, so that the carets stand under the span however wide a tab is shown.
-            let indent: String = place.text.chars().take(place.column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
-            out += &format!("  {number} | {}\n  {gutter} | {indent}{}\n", place.text, paint(code, &"^".repeat(place.width)));
+            let indent: String = place
+                .text
+                .chars()
+                .take(place.column - 1)
+                .map(|c| if c == '\t' { c } else { ' ' })
+                .collect();
+            out += &format!(
+                "  {number} | {}\n  {gutter} | {indent}{}\n",
+                place.text,
+                paint(code, &"^".repeat(place.width))
+            );
         }
         if let Some(help) = &self.help {
             out += &format!("  {}: {help}\n", paint("1;36", "help"));
@@ -88,8 +122,35 @@ impl Diagnostic {
     }
 }
 
-impl Place {
-    fn of(file: &str, text: &str, span: Range<usize>) -> Self {
+impl Fault {
+    const ALL: [Self; 3] = [Self::Unavailable, Self::Permission, Self::Config];
+
+    pub fn of(error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Self::Permission,
+            std::io::ErrorKind::AddrInUse | std::io::ErrorKind::AddrNotAvailable => {
+                Self::Unavailable
+            }
+            _ => Self::Config,
+        }
+    }
+
+    /// Returns the name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Permission => "permission",
+            Self::Config => "config",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.name() == name)
+    }
+}
+
+impl Location {
+    pub fn of(file: &str, text: &str, span: Range<usize>) -> Self {
         let before = text.get(..span.start).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let line = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
@@ -106,6 +167,11 @@ impl Place {
 }
 
 impl Diagnostics {
+    /// Returns the gravest fault: while the file is wrong, no other fault decides.
+    pub fn fault(&self) -> Fault {
+        self.0.iter().map(|diagnostic| diagnostic.fault).max().unwrap_or_default()
+    }
+
     pub fn render(&self, colour: bool) -> String {
         let all: Vec<_> = self.0.iter().map(|diagnostic| diagnostic.render(colour)).collect();
         all.join("\n")
@@ -126,17 +192,25 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// The known word that `word` was most likely meant to be.
+/// Returns the known word that is most like `word`.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = known.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
-    scored.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+    let scored =
+        known.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
+    scored
+        .filter(|(score, _)| *score > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
 }
 
-/// "did you mean `x`?" where something is near, else the whole choice.
+/// Returns "did you mean `x`?" if a known word is near, else all known words.
 pub fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     if let Some(near) = nearest(word, known.clone()) {
         return format!("did you mean `{near}`?");
     }
     let all: Vec<_> = known.into_iter().map(|word| format!("`{word}`")).collect();
-    if all.is_empty() { "nothing is known here".to_owned() } else { format!("known here: {}", all.join(", ")) }
+    if all.is_empty() {
+        "nothing is known here".to_owned()
+    } else {
+        format!("known here: {}", all.join(", "))
+    }
 }

@@ -1,34 +1,35 @@
-//! How a route is moved from old ways in to new ones.
+//! How a route moves from old methods to new ones.
 
 use http::HeaderValue;
 
-use crate::auth::credential::Method;
-use crate::clock::UnixMillis;
+use crate::base::clock::UnixMillis;
+use crate::model::method::Method;
 
 #[derive(Debug, Default, PartialEq)]
 pub struct Migration {
-    /// Methods of the route that are to go.
+    /// Methods of the route that will be removed.
     pub legacy: Vec<Method>,
-    /// Since when they are, and until when they are meant to work. The first is there where `legacy` is.
+    /// Since when the legacy methods are deprecated, and when they stop working. `deprecated` is
+    /// set if `legacy` is not empty.
     pub deprecated: Option<UnixMillis>,
     pub sunset: Option<UnixMillis>,
-    /// A page for whoever finds the headers.
+    /// A page about the change, for readers of the headers.
     pub link: Option<HeaderValue>,
     pub rollout: Rollout,
-    /// Looked at and counted, and nothing else.
+    /// Checked and counted, without consequence.
     pub shadow: Vec<Method>,
 }
 
 #[derive(Debug, Default, PartialEq)]
 pub struct Rollout {
-    /// Percent of the clients, in the order in which they are cut off the whole. Their sum is at most 100.
+    /// Percent of the clients for each method, in order. The sum is at most 100.
     pub shares: Vec<(Method, u8)>,
     pub sticky: Sticky,
-    /// Refuse a legacy method to those who are in a share.
+    /// Refuse legacy methods to clients in a share.
     pub enforce: bool,
 }
 
-/// What decides who is in a share.
+/// What decides which clients are in a share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sticky {
     #[default]

@@ -1,19 +1,28 @@
-//! The configuration as it is meant.
+//! The configuration: what the file means.
 //!
-//! `resolve/` turns the text into the [`Config`] below and reports every mistake at once; `file.rs` is its JSON schema.
-//! Nothing past this module ever sees the file: the program reads one `Arc<Config>`, and a session keeps the one it
-//! opened with.
+//! `tables/` declares each key once: what the parser reads, the JSON schema (`schema.rs`), the
+//! reference and the tables of the documents (`pages.rs`) come from there. `load.rs` turns the text
+//! into the [`Config`] below and reports every mistake at once. No other module sees the file: the
+//! program reads one `Arc<Config>`, and a session keeps the one that it opened with.
 
+mod admin;
 pub mod bypass;
-pub mod check;
+pub mod declare;
 pub mod diagnostic;
-pub mod file;
+pub mod header_name;
+pub mod key_type;
+pub mod label_names;
+mod load;
+pub mod locate;
 pub mod migration;
+#[cfg(test)]
+mod pages;
 pub mod reader;
-pub mod resolve;
-pub mod secret;
+mod route_match;
+pub mod schema;
 pub mod session;
 pub mod store;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 pub mod value;
@@ -28,29 +37,42 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
-use crate::auth::algorithm::Algorithm;
-use crate::auth::credential::Method;
-use crate::auth::origin::Origins;
-use crate::auth::permission::RequiredPermission;
-use crate::fetch::Place;
-use crate::http::route::{HostPattern, PathPattern};
+use crate::model::algorithm::Algorithm;
+use crate::model::host_pattern::HostPattern;
+use crate::model::listening_address::PortSharing;
+use crate::model::method::Method;
+use crate::model::origin::Origins;
+use crate::model::path::PathPattern;
+use crate::model::permission::RequiredPermission;
+use crate::model::secret::Secret;
+use crate::model::service_url::ServiceUrl;
+use crate::model::upstream_path::UpstreamPath;
+use crate::rejection::close::CloseCodes;
 pub use bypass::Bypass;
 pub use migration::{Migration, Rollout, Sticky};
-use secret::Secret;
-pub use session::{CloseCodes, FirstMessage, Forward, OnLimit, Preset, Reauth, ReauthMode, RejectMode};
+pub use route_match::RouteMatch;
+pub use session::{FirstMessage, Forward, Preset, Reauth, ReauthMode, RejectMode, UpstreamLogin};
 pub use store::Store;
-pub use verifier::{Asked, Judges, SessionKeys, Verifier, VerifierKind};
+pub use tables::context::{Context, ContextAlgorithm, ContextSigning};
+pub use tables::drain::Drain;
+pub use tables::keepalive::Keepalive;
+pub use tables::limits::{Limits, OnLimit};
+pub use tables::log::{Log, LogFormat, RefusalLevel};
+pub use tables::mtls::{CertificateUser, Mtls};
+pub use tables::revocation::Revocation;
+pub use tables::tickets::{TicketBindings, Tickets};
+pub use verifier::{Judges, SessionKeys, Verifier, VerifierEndpoint, VerifierKind};
 pub use written::Written;
 
 #[derive(Debug)]
 pub struct Config {
-    /// The file that this was read from, if it was read from one.
+    /// The file that this was read from, if any.
     pub source: Option<PathBuf>,
     pub written: Written,
-    /// What people call this process.
+    /// The name of this process among the nodes.
     pub node: String,
     pub state_dir: PathBuf,
-    /// Runtime threads; one per core unless the file says otherwise.
+    /// Runtime threads.
     pub threads: usize,
     pub listeners: Vec<Arc<Listener>>,
     pub issuers: Vec<Arc<Issuer>>,
@@ -59,7 +81,7 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     pub tickets: Tickets,
     pub store: Store,
-    /// The stores of other regions, each with its name.
+    /// The stores of other regions; each has a region.
     pub regions: Vec<store::Redis>,
     pub context: Context,
     pub mtls: Mtls,
@@ -68,7 +90,7 @@ pub struct Config {
     pub revocation: Revocation,
     pub bypass: Bypass,
     pub drain: Drain,
-    /// Where clients ask which way in they are to use.
+    /// The path where clients ask which method to use.
     pub config_path: String,
     pub admin: Option<Admin>,
     pub log: Log,
@@ -78,26 +100,39 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Listener {
     pub address: SocketAddr,
-    /// `None` only where the file says `plain = true`.
+    /// Whether other processes may listen at this address.
+    pub sharing: PortSharing,
+    /// `None` only if the file says `plain = true`.
     pub tls: Option<Tls>,
-    /// Peers whose `X-Forwarded-*` and `Forwarded` headers are believed.
+    /// Proxies whose `X-Forwarded-*` or `Forwarded` names the client.
     pub trusted_peers: Vec<IpNet>,
+    pub forwarding_header: ForwardingHeader,
+}
+
+/// The header in which trusted peers name the client. The other one may come from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardingHeader {
+    /// `X-Forwarded-For`, or `Forwarded` in a request without it.
+    Auto,
+    XForwardedFor,
+    Forwarded,
 }
 
 #[derive(Debug)]
 pub struct Tls {
-    /// At least one; the first serves a client that names no host, or a host that no certificate covers.
+    /// Never empty. The first serves a client that names no host, or a host that no certificate
+    /// covers.
     pub certificates: Vec<CertificateFiles>,
     /// `None`: clients are not asked for a certificate.
     pub clients: Option<ClientCertificates>,
     pub min_version: TlsVersion,
 }
 
-/// Whose certificates clients may show.
+/// The client certificates that a listener accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificates {
     pub ca_file: PathBuf,
-    /// A handshake without one is ended.
+    /// Whether a handshake without a certificate ends.
     pub is_required: bool,
 }
 
@@ -129,7 +164,7 @@ pub struct Issuer {
     pub permissions_claim: String,
     pub session_claim: String,
     pub max_token_bytes: usize,
-    /// A token that says it is good for longer than this from now is refused.
+    /// A token that is valid for longer than this from now is refused.
     pub max_lifetime: Duration,
 }
 
@@ -146,12 +181,12 @@ impl IssuerKeySource {
     }
 }
 
-/// Keys that the issuer publishes.
+/// The keys that an issuer publishes.
 #[derive(Debug)]
 pub struct RemoteKeys {
     pub origin: KeyOrigin,
     pub refresh: Duration,
-    /// For one fetch, and for a client that waits for it.
+    /// How long one fetch may take, and a client may wait for it.
     pub timeout: Duration,
     pub ca_file: Option<PathBuf>,
     pub allow_plain: bool,
@@ -160,9 +195,9 @@ pub struct RemoteKeys {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyOrigin {
     /// The set itself.
-    Url(Place),
+    Url(ServiceUrl),
     /// The document that says where the set is.
-    Discovery(Place),
+    Discovery(ServiceUrl),
 }
 
 #[derive(Debug)]
@@ -171,13 +206,18 @@ pub struct Upstream {
     /// Never empty.
     pub servers: Vec<Server>,
     pub dial_timeout: Duration,
-    /// How long a server may take to answer an upgrade, or to begin an HTTP answer.
+    /// How long a server may take to answer an upgrade.
+    pub upgrade_timeout: Duration,
+    /// How long all attempts for one client may take together.
+    pub reach_timeout: Duration,
+    /// How long a server may take to begin an HTTP answer once it has the request, or to read none
+    /// of it.
     pub answer_timeout: Duration,
     /// Idle HTTP connections kept for each server on each thread.
     pub max_idle: usize,
     pub idle_timeout: Duration,
     pub ca_file: Option<PathBuf>,
-    /// The name to ask for and to verify, where it is not the host in the server's URL.
+    /// The name to request and to verify, if it is not the host in the server's URL.
     pub server_name: Option<String>,
 }
 
@@ -199,11 +239,12 @@ pub struct Route {
     pub hosts: Vec<HostPattern>,
     pub path: PathPattern,
     pub upstream: Arc<Upstream>,
+    pub upstream_path: UpstreamPath,
     /// In order of preference. Empty: public on purpose.
     pub auth: Vec<Method>,
-    /// Who judges what is shown.
+    /// Which verifiers judge credentials.
     pub judges: Judges,
-    /// `None`: the Origin header is not looked at.
+    /// `None`: the `Origin` header is not checked.
     pub origins: Option<Origins>,
     /// The query parameter that carries a ticket.
     pub ticket_parameter: String,
@@ -221,177 +262,34 @@ pub struct Route {
     pub reauth: Reauth,
     pub reject_mode: RejectMode,
     pub close_codes: CloseCodes,
-    /// What an early 101 may choose from.
+    /// The subprotocols that an early 101 may choose from.
     pub subprotocols: Vec<String>,
-    /// What a grant must give. Empty on a public route.
+    /// The permissions that a grant must give. Empty on a public route.
     pub require: Vec<RequiredPermission>,
     pub migration: Migration,
 }
 
-#[derive(Debug)]
-pub struct Tickets {
-    pub path: String,
-    pub ttl: Duration,
-    pub max_ttl: Duration,
-    pub multi_use: bool,
-    pub bind: TicketBindings,
-    /// Who may ask for tickets from a browser page; the union of the ticket routes' origins unless written.
-    pub origins: Origins,
-    /// The cookie that a page may show instead of a bearer token.
-    pub token_cookie: String,
-    /// The cookie with a session id, which counts where a verifier judges those.
-    pub session_cookie: String,
-    pub judges: Judges,
-    pub rate_per_user: Rate,
-    pub rate_per_address: Rate,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TicketBindings {
-    pub origin: bool,
-    pub ip: bool,
-}
-
-/// `"30/1m"`: thirty at once, thirty a minute in the long run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    pub count: u32,
-    pub per: Duration,
-}
-
-#[derive(Debug)]
-pub struct Context {
-    pub header: HeaderName,
-    pub issuer: String,
-    pub ttl: Duration,
-    /// Claims of the token that the signed context carries on.
-    pub claims: Vec<String>,
-    pub signing: ContextSigning,
-    pub jwks_path: String,
-}
-
-#[derive(Debug)]
-pub enum ContextSigning {
-    /// Keys made by Usher and kept in `state_dir`.
-    Generated { algorithm: ContextAlgorithm },
-    /// PKCS#8 PEM files: current first, then next and previous ones to publish.
-    Files { algorithm: ContextAlgorithm, files: Vec<PathBuf> },
-    /// HS256: one secret shared with the upstream, never published.
-    Shared { secret: Secret },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContextAlgorithm {
-    EdDSA,
-    ES256,
-}
-
-/// Who a client certificate stands for.
-#[derive(Clone, Debug)]
-pub struct Mtls {
-    pub user: CertificateUser,
-    /// What every certificate gives.
-    pub permissions: Vec<String>,
-}
-
-/// Where a certificate says whose it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CertificateUser {
-    CommonName,
-    SanUri,
-    SanDns,
-    SanEmail,
-}
-
-#[derive(Debug)]
-pub struct Keepalive {
-    /// A client that has sent nothing for this long is pinged.
-    pub ping: Duration,
-    /// A client that has sent nothing, not even a pong, for this long is closed.
-    pub idle_timeout: Duration,
-    /// How long a close handshake, or the last bytes to a peer that is leaving, may take.
-    pub close_timeout: Duration,
-}
-
-#[derive(Debug)]
-pub struct Limits {
-    /// Client connections in all.
-    pub connections: usize,
-    pub tls_timeout: Duration,
-    pub head_timeout: Duration,
-    /// From accept to a grant, whatever the stages in between.
-    pub handshake_timeout: Duration,
-    pub head_bytes: usize,
-    pub head_fields: usize,
-    pub target_bytes: usize,
-    pub http_idle_timeout: Duration,
-    /// Bytes of an upstream's refusal that are passed on to the client.
-    pub refusal_bytes: usize,
-    /// Bytes held for one direction of one session while the other side does not take them.
-    pub buffered_bytes: usize,
-    /// Users and addresses whose ticket rate is remembered.
-    pub rate_entries: usize,
-    /// Audit and log lines waiting for a slow disk.
-    pub audit_queue: usize,
-    /// Connections that have not shown who they are: in all, and from one address.
-    pub unauthenticated: usize,
-    pub unauthenticated_per_address: usize,
-    /// Of one user, on this node.
-    pub sessions_per_user: Option<usize>,
-    pub on_limit: OnLimit,
-    /// The largest message of a client, as it stands on the wire.
-    pub message_bytes: usize,
-    pub messages_per_second: Option<usize>,
-    /// The largest message that is inflated for an upstream that takes no compression.
-    pub inflated_bytes: usize,
-    /// Looks at shadow methods at once.
-    pub shadow_checks: usize,
-}
-
-#[derive(Debug)]
-pub struct Revocation {
-    /// How long an order is in force; as long as a token can live unless written.
-    pub keep: Duration,
-    /// Orders in force at once.
-    pub max_entries: usize,
-}
-
-#[derive(Debug)]
-pub struct Drain {
-    pub window: Duration,
-}
-
-#[derive(Clone, Debug)]
-pub struct Admin {
-    pub address: SocketAddr,
-    /// Required unless the address is loopback.
-    pub token: Option<Secret>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    pub format: LogFormat,
-    /// A level, or a list of `target=level`.
-    pub filter: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    Json,
-    Text,
-}
-
 impl Listener {
-    /// Is this a proxy whose forwarded headers are believed, and whose certificate is its own and not its clients'?
+    /// Returns true for a proxy whose forwarded headers are trusted, and whose certificate is its
+    /// own and not its client's.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_peers.iter().any(|network| network.contains(&peer))
     }
 }
 
 impl Route {
-    /// Is it one of its methods, if only in the shadow?
+    /// Returns true if the other route would accept every request that this one accepts. Compares
+    /// methods, verifiers, permissions and origins.
+    pub fn asks_for_as_much_as(&self, other: &Self) -> bool {
+        let is_known = self.auth.iter().all(|method| other.auth.contains(method))
+            && !self.auth.is_empty()
+            && self.judges == other.judges;
+        let is_permitted = other.require.iter().all(|permission| self.require.contains(permission));
+        let is_from_a_page_of_theirs = other.origins.is_none() || self.origins == other.origins;
+        (other.auth.is_empty() || is_known) && is_permitted && is_from_a_page_of_theirs
+    }
+
+    /// Returns true for a method of the route, if only in the shadow.
     pub fn looks_at(&self, method: Method) -> bool {
         self.auth.contains(&method) || self.migration.shadow.contains(&method)
     }
@@ -402,13 +300,17 @@ impl Config {
         self.upstreams.iter().find(|upstream| &*upstream.name == name)
     }
 
-    /// What vouches for client certificates, where they are taken.
+    /// Returns the issuer of client certificates, if a listener accepts them.
     pub fn certificate_issuer(&self) -> Option<Arc<str>> {
-        let is_taken = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).any(|tls| tls.clients.is_some());
-        is_taken.then(|| crate::auth::certificate::ISSUER.into())
+        let is_taken = self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.tls.as_ref())
+            .any(|tls| tls.clients.is_some());
+        is_taken.then(|| crate::model::principal::CERTIFICATE_ISSUER.into())
     }
 
-    /// The own region and the others; none unless the file names them.
+    /// Returns the region of this node and the others; none unless the file names them.
     pub fn region_names(&self) -> impl Iterator<Item = &str> {
         let own = match &self.store {
             Store::Memory { .. } => None,
@@ -428,9 +330,10 @@ impl std::fmt::Display for Server {
     }
 }
 
-pub use resolve::{Loaded, load, load_admin, parse};
+pub use admin::{Admin, AdminAddress};
+pub use load::{Loaded, load, load_admin, parse};
 
-/// A config with one issuer, one upstream and one route of these lines, for tests of what stands behind it.
+/// Returns a config with one issuer, one upstream and one route of these lines.
 #[cfg(test)]
 pub(crate) fn for_test(route: &str) -> Config {
     let text = format!(

@@ -1,19 +1,17 @@
 //! Reads typed values out of a spanned TOML table and goes on after a mistake.
 //!
-//! Each read notes its key as known; [`Section::finish`] reports the keys that nobody asked for. So the known keys are
-//! exactly those that are read.
+//! A table is read key by key as it is declared ([`table!`](super::declare)); a key that is read is
+//! known, and [`Section::finish`] reports the others.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, suggest};
-use super::secret::Secret;
-use super::value;
+use super::diagnostic::{Diagnostic, nearest, suggest};
+use super::key_type::KeyType;
 
 pub type Span = Range<usize>;
 
@@ -33,30 +31,194 @@ pub struct Section<'r, 't> {
     pub title: String,
     pub span: Span,
     table: Option<&'t DeTable<'t>>,
+    /// Where keys come from that `table` leaves out.
+    base: Option<&'t DeTable<'t>>,
     known: RefCell<Vec<&'static str>>,
+    /// New names of keys with the old ones.
+    old_names: RefCell<Vec<(&'static str, &'static str)>>,
+    is_finished: Cell<bool>,
+    /// Keys that are there under a wrong name.
+    misspelt: RefCell<Vec<String>>,
+}
+
+/// A value and the key that it belongs to.
+pub struct Entry<'e> {
+    pub reader: &'e Reader<'e>,
+    pub key: &'e str,
+    pub value: &'e Spanned<DeValue<'e>>,
+}
+
+impl Entry<'_> {
+    pub fn span(&self) -> Span {
+        self.value.span()
+    }
+
+    pub fn report(&self, diagnostic: Diagnostic) {
+        self.reader.report(&self.span(), diagnostic);
+    }
+
+    pub fn error(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.reader.error(&self.span(), message, help);
+    }
+
+    /// Reports a value of another type than the key has.
+    pub fn wrong_type(&self, wanted: &str) {
+        let found = self.value.get_ref().type_str();
+        let message = format!("`{}` is {wanted}, not {} {found}", self.key, article(found));
+        self.report(Diagnostic::error(message));
+    }
+
+    pub fn text(&self) -> Option<String> {
+        let text = self.value.get_ref().as_str();
+        if text.is_none() {
+            self.wrong_type("a string");
+        }
+        Some(text?.to_owned())
+    }
+
+    /// Returns a whole number, in any notation of TOML; reports nothing.
+    pub fn integer(&self) -> Option<usize> {
+        let number = self.value.get_ref().as_integer()?;
+        usize::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
+    }
+
+    /// Reads a string with a unit, and tells the unit that a bare number lacks.
+    pub fn with_unit<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        if self.value.get_ref().is_integer() {
+            let digits = self.reader.text.get(self.span()).unwrap_or_default();
+            let message = parse(digits)
+                .err()
+                .unwrap_or_else(|| format!("`{}` is a string with a unit", self.key));
+            self.report(Diagnostic::error(message));
+            return None;
+        }
+        parse(&self.text()?).map_err(|message| self.report(Diagnostic::error(message))).ok()
+    }
+
+    /// Returns the strings of a list.
+    pub fn texts(&self) -> Option<Vec<Entry<'_>>> {
+        let Some(items) = self.value.get_ref().as_array() else {
+            match self.value.get_ref().as_str() {
+                Some(text) => self.error(
+                    format!("`{}` is a list of strings, not a string", self.key),
+                    format!("write `{} = [\"{text}\"]`", self.key),
+                ),
+                None => self.wrong_type("a list of strings"),
+            }
+            return None;
+        };
+        let items = items.iter().map(|value| Entry { reader: self.reader, key: self.key, value });
+        let (texts, others): (Vec<_>, Vec<_>) =
+            items.partition(|item| item.value.get_ref().as_str().is_some());
+        for other in others {
+            other.wrong_type("a list of strings");
+        }
+        Some(texts)
+    }
+}
+
+impl<'e> Entry<'e> {
+    /// Returns the tables of a list of tables.
+    pub fn sections(&self) -> Option<Vec<Section<'e, 'e>>> {
+        let title = format!("[[{}]]", self.key);
+        let Some(items) = self.value.get_ref().as_array() else {
+            self.error(format!("`{}` is a list of tables", self.key), format!("write `{title}`"));
+            return None;
+        };
+        let mut sections = Vec::new();
+        for value in items.iter() {
+            match value.get_ref().as_table() {
+                Some(table) => {
+                    let span = value.span();
+                    sections.push(Section::new(self.reader, title.as_str(), span, Some(table)));
+                }
+                None => Entry { value, ..*self }.wrong_type("a list of tables"),
+            }
+        }
+        Some(sections)
+    }
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(text: &'a str, source: Option<&Path>, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        let file = source.map_or_else(|| "usher.toml".to_owned(), |path| path.display().to_string());
+    pub fn new(
+        text: &'a str,
+        source: Option<&Path>,
+        env: &'a dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        let file =
+            source.map_or_else(|| "usher.toml".to_owned(), |path| path.display().to_string());
         let base = source.and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
         Self { file, text, base, env, found: Default::default(), files: Default::default() }
     }
 }
 
 impl Reader<'_> {
+    /// Reports the first error of the syntax alone: what follows it is read in the wrong context.
     pub fn report_syntax(&self, errors: &[toml::de::Error]) {
-        for error in errors {
-            self.report(&error.span().unwrap_or(0..0), Diagnostic::error(error.message().to_owned()));
+        let Some(first) =
+            errors.iter().min_by_key(|error| error.span().map_or(0, |span| span.start))
+        else {
+            return;
+        };
+        let span = first.span().unwrap_or(0..0);
+        let is_unclosed = errors.iter().any(|error| error.message().starts_with("unclosed"));
+        match self.open_bracket(span.start).filter(|_| is_unclosed) {
+            Some(at) => {
+                let bracket = self.text.get(at..=at).unwrap_or("[");
+                let closing = if bracket == "[" { "]" } else { "}" };
+                self.error(
+                    &(at..at + 1),
+                    format!("`{bracket}` is not closed"),
+                    format!("add `{closing}`"),
+                );
+            }
+            None => self.report(&span, Diagnostic::error(first.message().to_owned())),
         }
     }
 
+    /// Returns where the last bracket stands that is open at this place, within its own statement.
+    fn open_bracket(&self, end: usize) -> Option<usize> {
+        let before = self.text.get(..end)?;
+        // A statement starts on a line of its own with a key and an equals sign.
+        let mut start = before.len();
+        for line in before.split_inclusive('\n').rev() {
+            start -= line.len();
+            if line.split_once('=').is_some_and(|(key, _)| key.trim().chars().all(is_of_a_key)) {
+                break;
+            }
+        }
+        let (mut open, mut quote, mut is_comment) = (Vec::new(), None, false);
+        for (at, c) in before.get(start..)?.char_indices() {
+            match (quote, c) {
+                _ if is_comment => is_comment = c != '\n',
+                (Some(end), c) if c == end => quote = None,
+                (Some(_), _) => {}
+                (None, '"' | '\'') => quote = Some(c),
+                (None, '#') => is_comment = true,
+                (None, '[' | '{') => open.push(start + at),
+                (None, ']' | '}') => drop(open.pop()),
+                _ => {}
+            }
+        }
+        open.pop()
+    }
+
     pub fn report(&self, span: &Span, diagnostic: Diagnostic) {
-        self.found.borrow_mut().push((span.clone(), diagnostic.at(&self.file, self.text, span.clone())));
+        self.found
+            .borrow_mut()
+            .push((span.clone(), diagnostic.at(&self.file, self.text, span.clone())));
     }
 
     pub fn error(&self, span: &Span, message: impl Into<String>, help: impl Into<String>) {
         self.report(span, Diagnostic::error(message).help(help));
+    }
+
+    /// Reads a value that the program names itself.
+    fn read_toml<K: KeyType>(&self, key: &str, text: &str) -> K::Value {
+        DeValue::parse(text)
+            .ok()
+            .and_then(|value| K::read(&Entry { reader: self, key, value: &value }))
+            .unwrap_or_else(|| unreachable!("`{key}` is declared with {text}: not of its type"))
     }
 
     /// Relative paths are relative to the file that names them.
@@ -73,221 +235,254 @@ impl Reader<'_> {
 }
 
 impl<'r, 't> Section<'r, 't> {
-    pub fn new(reader: &'r Reader<'r>, title: impl Into<String>, span: Span, table: Option<&'t DeTable<'t>>) -> Self {
-        Self { reader, title: title.into(), span, table, known: RefCell::default() }
+    pub fn new(
+        reader: &'r Reader<'r>,
+        title: impl Into<String>,
+        span: Span,
+        table: Option<&'t DeTable<'t>>,
+    ) -> Self {
+        let title = title.into();
+        Self {
+            reader,
+            title,
+            span,
+            table,
+            base: None,
+            known: RefCell::default(),
+            old_names: RefCell::default(),
+            is_finished: Cell::default(),
+            misspelt: RefCell::default(),
+        }
     }
 
     pub fn is_written(&self) -> bool {
         self.table.is_some()
     }
 
+    /// Returns the value of a key as it is written. Until the table is [finished](Self::finish)
+    /// this makes the key known; after that the key must be one of those.
     pub fn value(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
-        // Some keys are read more than once.
-        let mut known = self.known.borrow_mut();
-        if !known.contains(&key) {
-            known.push(key);
+        let is_known = self.known.borrow().contains(&key);
+        debug_assert!(is_known || !self.is_finished.get(), "`{key}` is not declared");
+        if !is_known {
+            self.known.borrow_mut().push(key);
         }
-        drop(known);
-        self.table?.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
+        let old_names = self.old_names.borrow();
+        let old_name = old_names.iter().find(|(new, _)| *new == key).map(|(_, old)| *old);
+        let tables = self.table.into_iter().chain(self.base);
+        let mut keys = tables.flat_map(|table| table.iter());
+        keys.find(|(name, _)| {
+            name.get_ref() == key || old_name.is_some_and(|old| name.get_ref() == old)
+        })
+        .map(|(_, value)| value)
+    }
+
+    /// Reads a key by its old name too, and warns of that.
+    pub fn accept_old_name(&self, new: &'static str, old: &'static str, until: &str) {
+        self.old_names.borrow_mut().push((new, old));
+        let Some(table) = self.table else { return };
+        let name_of = |key: &str| table.keys().find(|name| name.get_ref() == key);
+        match (name_of(old), name_of(new)) {
+            (Some(written), None) => {
+                let message = format!("`{old}` is now called `{new}`");
+                let help = format!("rename it: version {until} does not read `{old}` any more");
+                let warning = Diagnostic::warning(message).help(help);
+                self.reader.report(&written.span(), warning);
+            }
+            (Some(written), Some(_)) => {
+                let message = format!("`{old}` and `{new}` are one key");
+                let help = format!("keep `{new}`: `{old}` is its old name");
+                self.reader.error(&written.span(), message, help);
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn entry(&self, key: &'static str) -> Option<Entry<'_>> {
+        Some(Entry { reader: self.reader, key, value: self.value(key)? })
+    }
+
+    /// Returns nothing for a key that is not written or wrong.
+    pub fn read_optional<K: KeyType>(&self, key: &'static str) -> Option<K::Value> {
+        K::read(&self.entry(key)?)
+    }
+
+    /// The same for a key that must be written; `sentence` tells what it is.
+    pub fn read_required<K: KeyType>(
+        &self,
+        key: &'static str,
+        example: &str,
+        sentence: &str,
+    ) -> Option<K::Value> {
+        let is_empty = |value: &Spanned<DeValue<'t>>| {
+            K::IS_NEVER_EMPTY && value.get_ref().as_array().is_some_and(|items| items.is_empty())
+        };
+        if self.is_written() && self.value(key).is_none_or(is_empty) {
+            let sentence = sentence.trim().trim_end_matches('.');
+            self.missing(key, &format!("{sentence}: `{key} = {example}`"));
+        }
+        self.read_optional::<K>(key)
+    }
+
+    /// Reads the default, which is TOML, where the key is not written or wrong.
+    pub fn read_or_default<K: KeyType>(&self, key: &'static str, default: &str) -> K::Value {
+        self.read_optional::<K>(key).unwrap_or_else(|| self.reader.read_toml::<K>(key, default))
+    }
+
+    pub fn at_least<K: KeyType<Value: PartialOrd>>(
+        &self,
+        key: &'static str,
+        least: &str,
+        help: &str,
+    ) {
+        let least_value = self.reader.read_toml::<K>(key, least);
+        if self.read_optional::<K>(key).is_some_and(|value| value < least_value) {
+            self.out_of_bounds(key, &format!("is at least {least}"), help);
+        }
+    }
+
+    pub fn at_most<K: KeyType<Value: PartialOrd>>(
+        &self,
+        key: &'static str,
+        most: &str,
+        help: &str,
+    ) {
+        let most_value = self.reader.read_toml::<K>(key, most);
+        if self.read_optional::<K>(key).is_some_and(|value| value > most_value) {
+            self.out_of_bounds(key, &format!("is at most {most}"), help);
+        }
+    }
+
+    fn out_of_bounds(&self, key: &'static str, bound: &str, help: &str) {
+        if let Some(entry) = self.entry(key) {
+            entry.error(format!("`{key}` {}", bound.replace('"', "")), help);
+        }
     }
 
     pub fn missing(&self, key: &str, help: &str) {
-        self.reader.error(&self.span, format!("{} needs `{key}`", self.title), help);
-    }
-
-    fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'t>>, wanted: &str) {
-        let message = format!("`{key}` is {wanted}, not {} {}", article(value.get_ref().type_str()), value.get_ref().type_str());
-        self.reader.report(&value.span(), Diagnostic::error(message));
-    }
-
-    pub fn text(&self, key: &'static str) -> Option<(String, Span)> {
-        let value = self.value(key)?;
-        let text = value.get_ref().as_str();
-        if text.is_none() {
-            self.wrong_type(key, value, "a string");
+        if self.misspelt.borrow().iter().any(|misspelt| misspelt == key) {
+            return;
         }
-        Some((text?.to_owned(), value.span()))
+        self.reader.error(&self.span, self.needs(key), help);
     }
 
-    pub fn required(&self, key: &'static str, help: &str) -> Option<(String, Span)> {
-        if self.value(key).is_none() {
-            self.missing(key, help);
-        }
-        self.text(key)
+    fn needs(&self, key: &str) -> String {
+        format!("{} needs `{key}`", self.title)
     }
 
-    pub fn text_or(&self, key: &'static str, default: &str) -> String {
-        self.text(key).map_or_else(|| default.to_owned(), |(text, _)| text)
+    /// Takes the error about a missing key back: it is there under a wrong name, which is reported.
+    fn forgive_missing(&self, key: &str) {
+        self.misspelt.borrow_mut().push(key.to_owned());
+        let message = self.needs(key);
+        self.reader
+            .found
+            .borrow_mut()
+            .retain(|(span, found)| *span != self.span || found.message != message);
     }
 
-    pub fn parsed<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let (text, span) = self.text(key)?;
-        parse(&text).map_err(|message| self.reader.report(&span, Diagnostic::error(message))).ok()
-    }
-
-    pub fn duration(&self, key: &'static str, default: Duration) -> Duration {
-        self.with_unit(key, default, value::duration)
-    }
-
-    pub fn size(&self, key: &'static str, default: usize) -> usize {
-        self.with_unit(key, default, value::size)
-    }
-
-    pub fn with_unit<T>(&self, key: &'static str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> T {
-        if let Some(bare) = self.value(key).filter(|value| value.get_ref().is_integer()) {
-            let digits = self.reader.text.get(bare.span()).unwrap_or_default();
-            let message = parse(digits).err().unwrap_or_else(|| format!("`{key}` is a string with a unit"));
-            self.reader.report(&bare.span(), Diagnostic::error(message));
-            return default;
-        }
-        self.parsed(key, parse).unwrap_or(default)
-    }
-
-    /// A count; none of them may be zero.
-    pub fn count(&self, key: &'static str, default: usize) -> usize {
-        let Some(value) = self.value(key) else { return default };
-        let number = value.get_ref().as_integer().and_then(|n| usize::from_str_radix(&n.as_str().replace('_', ""), n.radix()).ok());
-        number.filter(|n| *n > 0).unwrap_or_else(|| {
-            self.reader.report(&value.span(), Diagnostic::error(format!("`{key}` is a whole number of at least 1")));
-            default
-        })
-    }
-
-    pub fn boolean(&self, key: &'static str, default: bool) -> bool {
-        let Some(value) = self.value(key) else { return default };
-        value.get_ref().as_bool().unwrap_or_else(|| {
-            self.wrong_type(key, value, "`true` or `false`");
-            default
-        })
-    }
-
-    pub fn list(&self, key: &'static str) -> Option<Vec<(String, Span)>> {
-        let value = self.value(key)?;
-        let Some(items) = value.get_ref().as_array() else {
-            self.wrong_type(key, value, "a list of strings");
-            return None;
-        };
-        let mut texts = Vec::new();
-        for item in items.iter() {
-            match item.get_ref().as_str() {
-                Some(text) => texts.push((text.to_owned(), item.span())),
-                None => self.wrong_type(key, item, "a list of strings"),
-            }
-        }
-        Some(texts)
-    }
-
-    pub fn parsed_list<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
-        let parse = |(text, span): (String, Span)| parse(&text).map_err(|e| self.reader.report(&span, Diagnostic::error(e))).ok();
-        self.list(key).unwrap_or_default().into_iter().filter_map(parse).collect()
-    }
-
+    /// Returns the table under a key; an absent one reads as all defaults.
     pub fn section(&self, key: &'static str) -> Self {
         let value = self.value(key);
         let table = value.and_then(|value| value.get_ref().as_table());
         if let (Some(value), None) = (value, table) {
-            self.wrong_type(key, value, "a table");
+            Entry { reader: self.reader, key, value }.wrong_type("a table");
         }
-        Section::new(self.reader, format!("[{key}]"), value.map_or(0..0, Spanned::span), table)
+        let span = value.map_or(0..0, Spanned::span);
+        Section::new(self.reader, format!("[{key}]"), span, table)
     }
 
-    pub fn sections(&self, key: &'static str) -> Vec<Self> {
+    /// Returns the tables of a list of tables.
+    pub fn sections(&self, key: &'static str) -> Vec<Section<'_, '_>> {
         let Some(value) = self.value(key) else { return Vec::new() };
-        let Some(items) = value.get_ref().as_array() else {
-            self.reader.error(&value.span(), format!("`{key}` is a list of tables"), format!("write `[[{key}]]`"));
-            return Vec::new();
-        };
-        let mut sections = Vec::new();
-        for item in items.iter() {
-            match item.get_ref().as_table() {
-                Some(table) => sections.push(Section::new(self.reader, format!("[[{key}]]"), item.span(), Some(table))),
-                None => self.wrong_type(key, item, "a list of tables"),
-            }
-        }
-        sections
+        Entry { reader: self.reader, key, value }.sections().unwrap_or_default()
     }
 
-    /// A table with free keys and a table behind each, such as regions: their names, and where those stand.
+    /// Returns the tables under free names, each with its name and the place of the name.
     pub fn tables(&self, key: &'static str) -> Vec<(String, Span, Self)> {
         let outer = self.section(key);
         let mut tables = Vec::new();
         for (name, value) in outer.table.into_iter().flatten() {
-            let title = format!("[{}.{key}.{}]", self.title.trim_matches(['[', ']']), name.get_ref());
+            let title =
+                format!("[{}.{key}.{}]", self.title.trim_matches(['[', ']']), name.get_ref());
             match value.get_ref().as_table() {
                 Some(table) => {
                     let section = Section::new(self.reader, title, name.span(), Some(table));
                     tables.push((name.get_ref().to_string(), name.span(), section));
                 }
-                None => self.wrong_type(name.get_ref(), value, "a table"),
+                None => {
+                    Entry { reader: self.reader, key: name.get_ref(), value }.wrong_type("a table");
+                }
             }
         }
         tables
     }
 
-    /// A table with free keys and string values, such as header names.
-    pub fn pairs(&self, key: &'static str) -> Vec<(String, String, Span)> {
-        let section = self.section(key);
-        let mut pairs = Vec::new();
-        for (name, value) in section.table.into_iter().flatten() {
-            match value.get_ref().as_str() {
-                Some(text) => pairs.push((name.get_ref().to_string(), text.to_owned(), name.span())),
-                None => self.wrong_type(name.get_ref(), value, "a string"),
-            }
+    /// Returns this table with the keys that it leaves out taken from another one.
+    pub fn over(&self, base: &Self) -> Self {
+        Self {
+            base: base.table,
+            ..Section::new(self.reader, self.title.as_str(), self.span.clone(), self.table)
         }
-        pairs
     }
 
-    pub fn secret(&self, env_key: &'static str, file_key: &'static str) -> Option<Secret> {
-        let (from_env, from_file) = (self.text(env_key), self.text(file_key));
-        if let (Some(_), Some((_, span))) = (&from_env, &from_file) {
-            self.reader.error(span, format!("`{env_key}` and `{file_key}` cannot stand together"), "keep one of them");
-        }
-        let (secret, span) = if let Some((name, span)) = from_env {
-            let Some(value) = (self.reader.env)(&name) else {
+    /// Returns the value of one of two keys and its place, or nothing if neither is written.
+    /// Reports both together.
+    pub fn one_of<T>(
+        &self,
+        (first_key, first): (&'static str, Option<T>),
+        (second_key, second): (&'static str, Option<T>),
+    ) -> Option<(Option<T>, Span)> {
+        match (self.value(first_key), self.value(second_key)) {
+            (Some(one), Some(other)) => {
                 self.reader.error(
-                    &span,
-                    format!("the environment variable `{name}` is not set"),
-                    format!("set it, or name a file with `{file_key}`"),
+                    &other.span(),
+                    format!("`{first_key}` and `{second_key}` cannot stand together"),
+                    "keep one of them",
                 );
-                return None;
-            };
-            (value.into_bytes(), span)
-        } else {
-            let (name, span) = from_file?;
-            match std::fs::read(self.reader.file(&name)) {
-                Ok(bytes) => (bytes, span),
-                Err(error) => {
-                    self.reader.report(&span, Diagnostic::error(format!("cannot read `{name}`: {error}")));
-                    return None;
-                }
+                Some((first, one.span()))
             }
-        };
-        let line = secret.strip_suffix(b"\n").unwrap_or(&secret);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() {
-            self.reader.report(&span, Diagnostic::error("the secret is empty"));
-            return None;
+            (Some(one), None) => Some((first, one.span())),
+            (None, Some(other)) => Some((second, other.span())),
+            (None, None) => None,
         }
-        Some(Secret::new(line))
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports the keys that are not known.
     pub fn finish(&self) {
-        let known = self.known.borrow();
+        self.is_finished.set(true);
+        let (known, old_names) = (self.known.borrow(), self.old_names.borrow());
         for name in self.table.into_iter().flatten().map(|(name, _)| name) {
             let key: &str = name.get_ref();
-            if known.contains(&key) {
+            if known.contains(&key) || old_names.iter().any(|(_, old)| *old == key) {
                 continue;
             }
-            let place = if self.title.is_empty() { "at the top level".to_owned() } else { format!("in {}", self.title) };
+            let place = if self.title.is_empty() {
+                "at the top level".to_owned()
+            } else {
+                format!("in {}", self.title)
+            };
             if matches!(key, "secret" | "token" | "password") {
-                let help = format!("a secret is never written in the file: use `{key}_env` or `{key}_file`");
+                let help = format!(
+                    "a secret is never written in the file: use `{key}_env` or `{key}_file`"
+                );
+                self.forgive_missing(&format!("{key}_env"));
                 self.reader.error(&name.span(), format!("unknown key `{key}` {place}"), help);
             } else {
-                self.reader.error(&name.span(), format!("unknown key `{key}` {place}"), suggest(key, known.iter().copied()));
+                if let Some(near) = nearest(key, known.iter().copied()) {
+                    self.forgive_missing(near);
+                }
+                self.reader.error(
+                    &name.span(),
+                    format!("unknown key `{key}` {place}"),
+                    suggest(key, known.iter().copied()),
+                );
             }
         }
     }
+}
+
+fn is_of_a_key(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '"' | '\'' | ' ')
 }
 
 fn article(noun: &str) -> &'static str {

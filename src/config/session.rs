@@ -1,8 +1,9 @@
-//! The configuration of what happens inside a WebSocket: the first message, and re-authentication.
+//! The configuration of what happens inside a WebSocket: first message and re-authentication.
 
 use std::time::Duration;
 
-use crate::ws::close_code::CloseCode;
+use crate::model::secret::Secret;
+use crate::rejection::close::CloseCodes;
 
 #[derive(Debug)]
 pub struct FirstMessage {
@@ -10,19 +11,22 @@ pub struct FirstMessage {
     /// From the 101.
     pub timeout: Duration,
     pub max_bytes: usize,
-    /// Is the client told that it is in? Where the upstream sees the message, it is the upstream that tells.
+    /// Whether the client gets an acknowledgement. If the upstream sees the message, the upstream
+    /// sends it.
     pub ack: bool,
     pub forward: Forward,
-    /// Where in a JSON message its type stands, and what it is in the one with the credential.
+    /// Set if `forward` is `Replace`.
+    pub upstream_login: Option<UpstreamLogin>,
+    /// Where the type stands in a JSON message, and its value in the one with the credential.
     pub type_pointer: String,
     pub type_value: String,
     pub token_pointer: String,
     pub ticket_pointer: String,
-    /// What the client is told before it has said anything.
+    /// What the client gets before it sends a message.
     pub greeting: Option<String>,
 }
 
-/// The dialect that a route's clients speak.
+/// The dialect of a route's clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
     Json,
@@ -33,28 +37,40 @@ pub enum Preset {
     Mqtt,
 }
 
-/// What becomes of the message that carried the credential.
+/// What the upstream gets of the message that carried the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// The upstream never sees it.
+    /// Nothing.
     Consume,
-    /// It is passed on as it came.
+    /// The message as it came.
     Forward,
-    /// It is passed on with the secret blanked.
+    /// The message with the secret blanked.
     Redact,
+    /// The message without user name and secret.
+    Remove,
+    /// The message with the login of `upstream_login` in place of the client's.
+    Replace,
+}
+
+/// The service credentials with which every client of a route logs in to its upstream.
+#[derive(Clone, Debug)]
+pub struct UpstreamLogin {
+    /// Empty if the protocol has no user name.
+    pub user: String,
+    pub secret: Secret,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reauth {
     pub mode: ReauthMode,
-    /// How long before its end a grant is to be renewed.
+    /// How long before its end a grant is renewed.
     pub before_expiry: Duration,
     /// How long the client has to answer.
     pub grace: Duration,
     pub attempts: u32,
-    /// A proof of identity is good for this long at most, whatever the token says.
+    /// How long a proof of identity counts at most, whatever the token says.
     pub max_age: Option<Duration>,
-    /// May a client renew without being asked?
+    /// Whether a client may renew before it is asked.
     pub proactive: bool,
 }
 
@@ -77,36 +93,15 @@ pub enum RejectMode {
     Close,
 }
 
-/// What happens to a session more than a user may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnLimit {
-    Refuse,
-    /// It gets in, and the user's oldest ends.
-    ReplaceOldest,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseCodes {
-    /// 1008 and its neighbours in RFC 6455.
-    Rfc,
-    /// 4400, 4401, 4403, 4408, 4409, 4429 and 4503, after the statuses of HTTP.
-    Http,
-}
-
-impl CloseCodes {
-    /// The code that a peer is sent for `rfc`, where the end is one that HTTP would call `status`.
-    pub fn of(self, rfc: CloseCode, status: u16) -> CloseCode {
-        match (self, status) {
-            (Self::Http, 400 | 401 | 403 | 408 | 409 | 429) => CloseCode(4000 + status),
-            (Self::Http, 402..=499) => CloseCode(4400),
-            (Self::Http, 502..=504) => CloseCode(4503),
-            _ => rfc,
-        }
-    }
-}
-
 impl Preset {
-    pub const ALL: [Self; 6] = [Self::Json, Self::GraphqlTransportWs, Self::SocketIo, Self::HomeAssistant, Self::Stomp, Self::Mqtt];
+    pub const ALL: [Self; 6] = [
+        Self::Json,
+        Self::GraphqlTransportWs,
+        Self::SocketIo,
+        Self::HomeAssistant,
+        Self::Stomp,
+        Self::Mqtt,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -119,20 +114,29 @@ impl Preset {
         }
     }
 
-    /// Brokers and GraphQL servers wait for the message that opens their protocol.
+    /// Returns what is forwarded unless the file says otherwise. Brokers and GraphQL servers wait
+    /// for the message that opens their protocol. A broker gets no user name either: the client's
+    /// is not checked, and a broker without passwords refuses a user name with an empty one.
     pub fn forward(self) -> Forward {
         match self {
             Self::Json | Self::HomeAssistant => Forward::Consume,
-            Self::GraphqlTransportWs | Self::SocketIo | Self::Stomp | Self::Mqtt => Forward::Redact,
+            Self::GraphqlTransportWs | Self::SocketIo => Forward::Redact,
+            Self::Stomp | Self::Mqtt => Forward::Remove,
         }
     }
 
-    /// Where token and ticket stand, and what is said first.
+    /// Returns where token and ticket stand, and the greeting.
     pub fn places(self) -> (&'static str, &'static str, Option<&'static str>) {
         match self {
-            Self::Json | Self::GraphqlTransportWs | Self::Mqtt | Self::Stomp => ("/payload/token", "/payload/ticket", None),
+            Self::Json | Self::GraphqlTransportWs | Self::Mqtt | Self::Stomp => {
+                ("/payload/token", "/payload/ticket", None)
+            }
             Self::SocketIo => ("/token", "/ticket", None),
-            Self::HomeAssistant => ("/access_token", "/ticket", Some(r#"{"type":"auth_required","ha_version":"2024.1.0"}"#)),
+            Self::HomeAssistant => (
+                "/access_token",
+                "/ticket",
+                Some(r#"{"type":"auth_required","ha_version":"2024.1.0"}"#),
+            ),
         }
     }
 
@@ -140,9 +144,14 @@ impl Preset {
         matches!(self, Self::SocketIo | Self::Stomp | Self::Mqtt)
     }
 
-    /// Can a client be asked for a new token in this dialect?
+    /// Returns true if the dialect has a message that asks for a new token.
     pub fn can_renew(self) -> bool {
         !matches!(self, Self::Stomp | Self::Mqtt)
+    }
+
+    /// Returns true if a login has a user name beside the secret.
+    pub fn has_user_name(self) -> bool {
+        matches!(self, Self::Stomp | Self::Mqtt)
     }
 
     pub fn subprotocols(self) -> &'static [&'static str] {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::secret::Secret;
+use crate::model::secret::Secret;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
@@ -14,7 +14,7 @@ pub enum Store {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
-    /// Which region it serves; `None` where the file names no regions.
+    /// The region that it serves; `None` if the file names no regions.
     pub region: Option<Arc<str>>,
     pub layout: RedisLayout,
     pub tls: bool,
@@ -23,15 +23,18 @@ pub struct Redis {
     pub username: Option<String>,
     pub password: Option<Secret>,
     pub sentinel_password: Option<Secret>,
-    /// What every key begins with.
+    /// The prefix of every key.
     pub prefix: String,
-    /// For one operation, whatever stands in its way.
+    /// How long one operation may take, waiting for a connection included.
     pub timeout: Duration,
-    /// So many replicas must have heard that a ticket is redeemed before anybody is let in with it.
+    /// Replicas that must have recorded that a ticket is redeemed before its client gets in.
     pub acknowledge: Option<usize>,
-    /// Operations on their way at once, on each thread.
+    /// Operations at once, on each thread.
     pub max_in_flight: usize,
-    /// Tickets that work more than once may be in it.
+    /// Tickets of this node whose end is watched; `None` for the store of another region, which is
+    /// read-only.
+    pub watched: Option<usize>,
+    /// Whether it may hold tickets that work more than once.
     pub multi_use: bool,
 }
 
@@ -52,13 +55,16 @@ pub struct HostPort {
     pub port: u16,
 }
 
-/// May a region be called this? Its name is the beginning of its tickets.
+/// Returns true for the name of a region, which its tickets begin with.
 pub fn is_region_name(name: &str) -> bool {
-    (1..=16).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    (1..=16).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 impl RedisLayout {
-    /// Where the first connection goes.
+    /// Returns the servers of the first connection.
     pub fn addresses(&self) -> &[HostPort] {
         match self {
             Self::Single { server, .. } => std::slice::from_ref(server),

@@ -1,14 +1,15 @@
 //! Values that carry a unit: durations, sizes and rates.
 //!
-//! A bare number is refused, because nobody who reads `timeout = 30` knows what thirty of.
+//! A bare number is rejected: `timeout = 30` does not say thirty of what.
 
 use std::time::Duration;
 
-use super::Rate;
+use crate::base::rate::Rate;
 
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let (count, unit) =
-        split(text).ok_or_else(|| format!("`{text}` is not a duration; write \"250ms\", \"30s\", \"5m\", \"1h\" or \"30d\""))?;
+    let (count, unit) = split(text).ok_or_else(|| {
+        format!("`{text}` is not a duration; write \"250ms\", \"30s\", \"5m\", \"1h\" or \"30d\"")
+    })?;
     let scaled = |seconds: u64| count.checked_mul(seconds).map(Duration::from_secs);
     let duration = match unit {
         "ms" => Some(Duration::from_millis(count)),
@@ -16,32 +17,52 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "m" => scaled(60),
         "h" => scaled(3600),
         "d" => scaled(86_400),
-        "" => return Err(format!("`{text}` has no unit; write \"{text}s\" for seconds (units: ms, s, m, h, d)")),
+        "" => {
+            return Err(format!(
+                "`{text}` has no unit; write \"{text}s\" for seconds (units: ms, s, m, h, d)"
+            ));
+        }
         _ => return Err(format!("`{unit}` is not a unit of time; the units are ms, s, m, h, d")),
     };
     // A century is far enough, and keeps clock arithmetic away from its edges.
-    duration.filter(|d| d.as_secs() <= 100 * 366 * 86_400).ok_or_else(|| format!("`{text}` is too long"))
+    duration
+        .filter(|d| d.as_secs() <= 100 * 366 * 86_400)
+        .ok_or_else(|| format!("`{text}` is too long"))
 }
 
 pub fn size(text: &str) -> Result<usize, String> {
-    let (count, unit) = split(text).ok_or_else(|| format!("`{text}` is not a size; write \"512B\", \"16KiB\" or \"1MiB\""))?;
+    let (count, unit) = split(text)
+        .ok_or_else(|| format!("`{text}` is not a size; write \"512B\", \"16KiB\" or \"1MiB\""))?;
     let factor: u64 = match unit {
         "B" => 1,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        "" => return Err(format!("`{text}` has no unit; write \"{text}B\" for bytes (units: B, KiB, MiB, GiB)")),
+        "" => {
+            return Err(format!(
+                "`{text}` has no unit; write \"{text}B\" for bytes (units: B, KiB, MiB, GiB)"
+            ));
+        }
         _ => return Err(format!("`{unit}` is not a unit of size; the units are B, KiB, MiB, GiB")),
     };
-    let bytes = count.checked_mul(factor).and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+    let bytes = count
+        .checked_mul(factor)
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .filter(|bytes| *bytes > 0);
     bytes.ok_or_else(|| format!("`{text}` is too large, or nothing at all"))
 }
 
 pub fn rate(text: &str) -> Result<Rate, String> {
     let wrong = || format!("`{text}` is not a rate; write \"60/1m\" for sixty a minute");
     let (count, per) = text.split_once('/').ok_or_else(wrong)?;
-    let count = count.trim().parse().map_err(|_| wrong())?;
-    let per = duration(per.trim())?;
+    let (count, per) = (count.trim(), per.trim());
+    if matches!(per, "ms" | "s" | "m" | "h" | "d") {
+        return Err(format!(
+            "`{text}` has a unit of time without a number; write \"{count}/1{per}\""
+        ));
+    }
+    let count = count.parse().map_err(|_| wrong())?;
+    let per = duration(per)?;
     if count == 0 || per.is_zero() { Err(wrong()) } else { Ok(Rate { count, per }) }
 }
 
@@ -73,10 +94,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "s", "-1s", "1.5s", "30x", "99999999999999999999s", "18446744073709551615d"] {
+        for text in
+            ["", "s", "-1s", "1.5s", "30x", "99999999999999999999s", "18446744073709551615d"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
-        for text in ["60", "0/1m", "60/0s", "60/1", "x/1m"] {
+        assert!(rate("60/m").unwrap_err().contains("write \"60/1m\""));
+        for text in ["60", "60/m", "0/1m", "60/0s", "60/1", "x/1m"] {
             assert!(rate(text).is_err(), "{text}");
         }
         assert!(size("18446744073709551615GiB").is_err());

@@ -1,23 +1,23 @@
-//! The configuration of verifiers, and of who judges what a client shows.
+//! The configuration of verifiers, and of which verifier gets a credential.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::secret::Secret;
 use super::store::Redis;
-use crate::fetch::Place;
+use crate::model::secret::Secret;
+use crate::model::service_url::ServiceUrl;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verifier {
     pub name: Arc<str>,
     pub kind: VerifierKind,
-    /// For one question, the wait for a place among those that are asked included.
+    /// For one request, with the wait for a place among `concurrency`.
     pub timeout: Duration,
-    /// Questions on their way at once, and how many more wait for them.
+    /// Requests at once, and how many more wait for a place.
     pub concurrency: usize,
     pub max_waiting: usize,
-    /// How long a good answer is believed without asking again, and a refusal. Zero: not at all.
+    /// How long a good answer is reused, and a refusal. Zero: not at all.
     pub cache_ttl: Duration,
     pub negative_cache_ttl: Duration,
     /// Answers kept of each of the two kinds.
@@ -28,30 +28,30 @@ pub struct Verifier {
     pub session_claim: String,
     pub expiry_claim: String,
     pub max_token_bytes: usize,
-    /// An answer is good for this long at most, whatever it says.
+    /// How long an answer is valid at most, whatever it says.
     pub max_lifetime: Duration,
-    /// Live sessions are asked about so often; not at all unless written.
+    /// How often live sessions are verified again; not at all unless written.
     pub revalidate: Option<Duration>,
-    /// How long a live session goes on while nobody answers; to the end of its grant unless written.
+    /// How long a live session goes on without an answer; to the end of its grant unless written.
     pub revalidate_grace: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VerifierKind {
     /// Takes the credential as JSON, and answers with claims.
-    Http(Asked),
+    Http(VerifierEndpoint),
     /// RFC 7662.
-    Introspection { asked: Asked, issuer: Option<String>, audience: Vec<String> },
+    Introspection { asked: VerifierEndpoint, issuer: Option<String>, audience: Vec<String> },
     /// Session ids are part of a key, whose value is JSON.
     Redis(Box<SessionKeys>),
 }
 
-/// A server that is asked over HTTP.
+/// A server that verifies over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    pub place: Place,
+pub struct VerifierEndpoint {
+    pub place: ServiceUrl,
     pub ca_file: Option<PathBuf>,
-    /// What Usher shows of itself: the whole value, scheme and all.
+    /// The whole value of `Authorization`, with its scheme.
     pub authorization: Option<Secret>,
     pub max_answer_bytes: usize,
 }
@@ -59,7 +59,7 @@ pub struct Asked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionKeys {
     pub redis: Redis,
-    /// What stands around the id in a key.
+    /// The text around the id in a key.
     pub before: String,
     pub after: String,
     /// The cookie is signed as `cookie-signature` does it.
@@ -67,12 +67,12 @@ pub struct SessionKeys {
     pub max_answer_bytes: usize,
 }
 
-/// Who judges what a client shows. Issuers judge tokens unless a verifier is named.
+/// Which verifiers judge the credentials of a client. Issuers judge tokens unless one is named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Judges {
     /// The verifier of tokens.
     pub tokens: Option<Arc<str>>,
-    /// A token in the shape of a JWT goes to the issuers all the same.
+    /// Tokens in the shape of a JWT go to the issuers.
     pub opaque_only: bool,
     /// The verifier of session ids.
     pub sessions: Option<Arc<str>>,
@@ -89,6 +89,6 @@ impl VerifierKind {
 }
 
 impl SessionKeys {
-    /// Of an id, whatever `max_token_bytes` says.
+    /// Bytes of an id at most, whatever `max_token_bytes` says.
     pub const LONGEST_ID: usize = 256;
 }

@@ -1,6 +1,7 @@
-//! What a configuration was read from: its tables as they stand in the file, and the files that it names.
+//! The text of a configuration, and fingerprints of the files that it names.
 //!
-//! Two of these tell what a reload brings, and one alone whether anything has moved on disk since.
+//! Two of these show what a reload changes. One alone shows whether a file has changed on disk
+//! since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -8,44 +9,72 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// More of a file is not looked at; none that is read is as long.
+/// Bytes of a file that are read at most; no file of a configuration is longer.
 const LONGEST: u64 = 4 << 20;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Written {
     tables: toml::Table,
-    /// Of the whole text.
+    source: String,
+    /// The fingerprint of the whole text.
     text: Fingerprint,
     files: BTreeMap<PathBuf, Fingerprint>,
 }
 
-/// Of a file's bytes; `None`: it cannot be read.
+/// A hash of a file's bytes; `None` if it cannot be read.
 type Fingerprint = Option<Vec<u8>>;
+
+/// Files with their content.
+pub type Fingerprints = BTreeMap<PathBuf, Fingerprint>;
 
 impl Written {
     pub fn new(text: &str, files: impl IntoIterator<Item = PathBuf>) -> Self {
         let files = files.into_iter().map(|path| (path.clone(), fingerprint(&path))).collect();
-        Self { tables: text.parse().unwrap_or_default(), text: Some(digest(&SHA256, text.as_bytes()).as_ref().to_vec()), files }
+        let fingerprint = Some(digest(&SHA256, text.as_bytes()).as_ref().to_vec());
+        Self {
+            tables: text.parse().unwrap_or_default(),
+            source: text.to_owned(),
+            text: fingerprint,
+            files,
+        }
     }
 
-    /// Top-level keys and files that are not the same in both.
+    /// Returns the file as it was read. It holds no secrets.
+    pub fn text(&self) -> &str {
+        &self.source
+    }
+
+    /// Returns the top-level keys and the files that differ.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let keys: BTreeSet<_> = self.tables.keys().chain(other.tables.keys()).collect();
-        let keys = keys.into_iter().filter(|key| self.tables.get(*key) != other.tables.get(*key)).cloned();
-        let both = self.files.iter().filter_map(|(path, fingerprint)| Some((path, fingerprint, other.files.get(path)?)));
-        let files = both.filter(|(_, ours, theirs)| ours != theirs).map(|(path, ..)| path.display().to_string());
+        let keys =
+            keys.into_iter().filter(|key| self.tables.get(*key) != other.tables.get(*key)).cloned();
+        let both = self
+            .files
+            .iter()
+            .filter_map(|(path, fingerprint)| Some((path, fingerprint, other.files.get(path)?)));
+        let files = both
+            .filter(|(_, ours, theirs)| ours != theirs)
+            .map(|(path, ..)| path.display().to_string());
         keys.chain(files).collect()
     }
 
-    /// The files as they were when they were read, the configuration's own among them.
-    pub fn as_read(&self, source: &Path) -> BTreeMap<PathBuf, Fingerprint> {
+    /// Returns the files as they were when they were read, with the configuration's own.
+    pub fn as_read(&self, source: &Path) -> Fingerprints {
         let mut files = self.files.clone();
         files.insert(source.to_owned(), self.text.clone());
         files
     }
 
-    /// The same files as they are now, and the configuration's own.
-    pub fn on_disk(&self, source: &Path) -> BTreeMap<PathBuf, Fingerprint> {
+    /// Returns true if this was read from files that are as in `seen`. It may name others too.
+    pub fn was_read_from(&self, seen: &Fingerprints, source: &Path) -> bool {
+        self.as_read(source)
+            .iter()
+            .all(|(path, content)| seen.get(path).is_none_or(|seen| seen == content))
+    }
+
+    /// Returns the same files as they are now, with the configuration's own.
+    pub fn on_disk(&self, source: &Path) -> Fingerprints {
         let paths = self.files.keys().map(PathBuf::as_path).chain([source]);
         paths.map(|path| (path.to_owned(), fingerprint(path))).collect()
     }
@@ -65,11 +94,20 @@ mod tests {
     fn what_differs_is_named() {
         let path = std::env::temp_dir().join(format!("usher-written-{}", std::process::id()));
         std::fs::write(&path, "one").unwrap();
-        let before = Written::new("threads = 1\n[[route]]\npath = '/a'\n[limits]\nconnections = 1", [path.clone()]);
+        let before = Written::new(
+            "threads = 1\n[[route]]\npath = '/a'\n[limits]\nconnections = 1",
+            [path.clone()],
+        );
         std::fs::write(&path, "two").unwrap();
-        let after = Written::new("threads = 1 # as before\n[[route]]\npath = '/b'\n[drain]\nwindow = '1s'", [path.clone()]);
+        let after = Written::new(
+            "threads = 1 # as before\n[[route]]\npath = '/b'\n[drain]\nwindow = '1s'",
+            [path.clone()],
+        );
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(before.differences(&after), ["drain", "limits", "route", &*path.display().to_string()]);
+        assert_eq!(
+            before.differences(&after),
+            ["drain", "limits", "route", &*path.display().to_string()]
+        );
         assert_eq!(before.differences(&before.clone()), Vec::<String>::new());
     }
 }

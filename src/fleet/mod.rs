@@ -1,9 +1,12 @@
-//! The other nodes: what is revoked on one is revoked on all, who is connected where, and how many sessions a user has in all.
+//! The other nodes: what is revoked on one is revoked on all, who is connected where, and how many
+//! sessions a user has in all.
 //!
-//! Nodes meet in the store alone. Each beats there, so that a node that has died is missed by itself. `revocations.rs` keeps
-//! one deny list in step, `sessions.rs` asks the others on demand, `places.rs` counts the sessions of a user. Where the
-//! store is away each goes on with what it knows itself, and says so.
+//! Nodes meet in the store alone. Each beats there, so that a node that has died is missed by
+//! itself. `revocations.rs` keeps one deny list in step, `sessions.rs` asks the others on demand,
+//! `places.rs` counts the sessions of a user. Where the store is away each goes on with what it
+//! knows itself, and says so.
 
+pub mod events;
 pub mod places;
 mod revocations;
 mod sessions;
@@ -16,15 +19,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::events::NodesCounted;
 use crate::auth::revocation::Revocations;
-use crate::clock::Now;
+use crate::base::clock::Now;
+use crate::base::lock::lock;
 use crate::config::{self, Config};
-use crate::lock::lock;
+use crate::model::request_id::HexId;
 use crate::session::registry::Registry;
 use crate::store::OpenError;
 use crate::store::redis::{Beats, Bulletin, Roster};
-use crate::telemetry::event::Event;
-use crate::telemetry::request_id::HexId;
+use crate::telemetry::Event;
 use places::Ledger;
 use sessions::Question;
 pub use sessions::{Asked, Gathered, Whole};
@@ -67,10 +71,17 @@ enum Notice {
 
 impl Fleet {
     /// `None`: the store is in this process, which is alone.
-    pub fn open(config: &Config, registry: &Arc<Registry>, revocations: &Arc<Revocations>) -> Result<Option<Arc<Self>>, OpenError> {
+    pub fn open(
+        config: &Config,
+        registry: &Arc<Registry>,
+        revocations: &Arc<Revocations>,
+    ) -> Result<Option<Arc<Self>>, OpenError> {
         let config::Store::Redis(redis) = &config.store else { return Ok(None) };
         let roster = Arc::new(Roster::open(redis)?);
-        let ledger = config.limits.sessions_per_user.map(|most| Ledger::new(&roster, registry, most, config.limits.on_limit));
+        let ledger = config
+            .limits
+            .sessions_per_user
+            .map(|most| Ledger::new(&roster, registry, most, config.limits.extra_sessions));
         Ok(Some(Arc::new(Self {
             node: Node { id: HexId::random().as_str().to_owned(), name: config.node.clone() },
             bulletin: Bulletin::open(redis, &config.revocation)?,
@@ -90,7 +101,8 @@ impl Fleet {
         self.ledger.as_ref()
     }
 
-    /// The names of the nodes that beat lately, this one among them; `None`: the store does not say.
+    /// The names of the nodes that beat lately, this one among them; `None`: the store does not
+    /// say.
     pub fn nodes(&self) -> Option<Vec<String>> {
         let nodes = lock(&self.nodes).clone()?;
         Some(nodes.iter().map(|node| node.label(&nodes)).collect())
@@ -126,7 +138,7 @@ impl Fleet {
             members.iter().filter_map(|(member, _)| Node::read(member)).collect::<Vec<_>>()
         });
         lock(&self.nodes).clone_from(&nodes);
-        Event::FleetNodes { count: nodes.as_ref().map_or(0, Vec::len) }.emit();
+        NodesCounted { count: nodes.as_ref().map_or(0, Vec::len) }.emit();
         nodes
     }
 
@@ -157,7 +169,11 @@ impl Node {
     /// The name, and where others have the same also the beginning of the id.
     fn label(&self, nodes: &[Self]) -> String {
         let is_shared = nodes.iter().any(|other| other.name == self.name && other.id != self.id);
-        if is_shared { format!("{}/{}", self.name, self.id.get(..6).unwrap_or(&self.id)) } else { self.name.clone() }
+        if is_shared {
+            format!("{}/{}", self.name, self.id.get(..6).unwrap_or(&self.id))
+        } else {
+            self.name.clone()
+        }
     }
 }
 
@@ -168,8 +184,12 @@ mod tests {
     #[test]
     fn nodes_of_one_name_are_told_apart() {
         let node = |id: &str, name: &str| Node { id: id.to_owned(), name: name.to_owned() };
-        let nodes = [node("aaaaaaaa", "edge"), node("bbbbbbbb", "edge"), node("cccccccc", "other:1")];
-        assert_eq!(nodes.each_ref().map(|node| node.label(&nodes)), ["edge/aaaaaa", "edge/bbbbbb", "other:1"]);
+        let nodes =
+            [node("aaaaaaaa", "edge"), node("bbbbbbbb", "edge"), node("cccccccc", "other:1")];
+        assert_eq!(
+            nodes.each_ref().map(|node| node.label(&nodes)),
+            ["edge/aaaaaa", "edge/bbbbbb", "other:1"]
+        );
         assert_eq!(Node::read(&nodes[2].member()).as_ref(), Some(&nodes[2]));
     }
 

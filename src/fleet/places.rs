@@ -1,9 +1,10 @@
 //! How many sessions one user may have, on this node and with a shared store on all nodes.
 //!
-//! Each node counts its own (`session/user_limit.rs`), and that goes on whatever happens. With a shared store a place is taken
-//! there too: it decides over the fleet, and where it does not answer in time the node's own count decides. So with the store
-//! away n nodes may let in n times as many, and nobody is refused because of it. Places are a lease: the node moves its end
-//! on, gives it back when the session is over, and puts it back where the store has lost it.
+//! Each node counts its own (`session/user_limit.rs`), and that goes on whatever happens. With a
+//! shared store a place is taken there too: it decides over the fleet, and where it does not answer
+//! in time the node's own count decides. So with the store away n nodes may let in n times as many,
+//! and nobody is refused because of it. Places are a lease: the node moves its end on, gives it
+//! back when the session is over, and puts it back where the store has lost it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,16 +15,18 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Notice;
-use crate::auth::principal::Principal;
-use crate::clock::{Now, UnixMillis};
+use crate::base::clock::{Now, UnixMillis};
+use crate::base::lock::lock;
 use crate::config::OnLimit;
-use crate::lock::lock;
+use crate::model::principal::Principal;
+use crate::model::store_fault::StoreFault;
 use crate::rejection::Rejection;
-use crate::session::close::CloseReason;
+use crate::rejection::close::CloseReason;
 use crate::session::registry::{Registry, SessionHandle, SessionId};
 use crate::session::user_limit::{UserLimit, UserPlace};
-use crate::store::redis::{Fault, Held, LEASE, PAGE, PlaceBook, Roster, Taken, UserHash};
-use crate::telemetry::event::Event;
+use crate::store::redis::{Held, LEASE, PAGE, PlaceBook, Roster, Taken, UserHash};
+use crate::telemetry::Event;
+use crate::telemetry::limit::{Limit, LimitReached};
 
 /// A third of the lease: two renewals may fail.
 const RENEW: Duration = Duration::from_secs(20);
@@ -73,7 +76,8 @@ struct Standing {
     renewed: Instant,
 }
 
-/// One place in the fleet. Whoever takes it and whoever has it hold it together: it goes back after both.
+/// One place in the fleet. Whoever takes it and whoever has it hold it together: it goes back after
+/// both.
 #[derive(Debug)]
 struct Seat {
     ledger: Arc<Ledger>,
@@ -85,8 +89,13 @@ impl Places {
         Self { local: UserLimit::new(most, on_limit), ledger: ledger.cloned() }
     }
 
-    /// Before an upstream is asked. With `refuse` it decides here, and the store has its time to say so.
-    pub async fn enter(&self, principal: &Principal, session: SessionId) -> Result<Box<Place>, Rejection> {
+    /// Before an upstream is asked. With `refuse` it decides here, and the store has its time to
+    /// say so.
+    pub async fn enter(
+        &self,
+        principal: &Principal,
+        session: SessionId,
+    ) -> Result<Box<Place>, Rejection> {
         // Who is at the limit on this node is at the fleet's.
         let local = self.local.enter(principal)?;
         let mut place = Place { local, fleet: None, seat: None };
@@ -96,7 +105,8 @@ impl Places {
             if ledger.on_limit == OnLimit::Refuse {
                 let seat = ledger.sit(user, session);
                 place.seat = Some(Arc::clone(&seat));
-                // In a task of its own: the client may leave before it is answered, and then the place goes back after it.
+                // In a task of its own: the client may leave before it is answered, and then the
+                // place goes back after it.
                 let taken = tokio::spawn(async move { seat.take().await }).await;
                 if matches!(taken, Ok(Ok(Taken::Full))) {
                     return Err(Rejection::TooManySessions);
@@ -108,10 +118,13 @@ impl Places {
 }
 
 impl Place {
-    /// The session begins. With `replace-oldest` another may have to end for it, and nothing waits for that.
+    /// The session begins. With `replace-oldest` another may have to end for it, and nothing waits
+    /// for that.
     pub fn begin(&mut self, session: &Arc<SessionHandle>) {
         let peer = session.peer;
-        let Some((ledger, user)) = self.fleet.as_ref().filter(|(ledger, _)| ledger.on_limit == OnLimit::ReplaceOldest) else {
+        let Some((ledger, user)) =
+            self.fleet.as_ref().filter(|(ledger, _)| ledger.on_limit == OnLimit::ReplaceOldest)
+        else {
             let replaced = self.local.begin(session);
             (0..replaced).for_each(|_| tell_limit(peer));
             return;
@@ -135,11 +148,11 @@ impl Place {
 }
 
 fn tell_limit(peer: IpAddr) {
-    Event::LimitReached { limit: UserLimit::NAME, peer: Some(peer) }.emit();
+    LimitReached { limit: Limit::SessionsPerUser, peer: Some(peer) }.emit();
 }
 
 impl Seat {
-    async fn take(&self) -> Result<Taken, Fault> {
+    async fn take(&self) -> Result<Taken, StoreFault> {
         let Ledger { book, most, on_limit, .. } = &*self.ledger;
         let taken = book.take(&self.held, *most, *on_limit, Now::read().wall).await;
         if taken.is_err() {
@@ -162,7 +175,12 @@ impl Drop for Seat {
 }
 
 impl Ledger {
-    pub(super) fn new(roster: &Arc<Roster>, registry: &Arc<Registry>, most: usize, on_limit: OnLimit) -> Arc<Self> {
+    pub(super) fn new(
+        roster: &Arc<Roster>,
+        registry: &Arc<Registry>,
+        most: usize,
+        on_limit: OnLimit,
+    ) -> Arc<Self> {
         Arc::new(Self {
             book: roster.places(),
             roster: Arc::clone(roster),
@@ -231,7 +249,8 @@ impl Ledger {
 
     fn sit(self: &Arc<Self>, user: UserHash, session: SessionId) -> Arc<Seat> {
         let (now, session) = (Now::read(), session.to_string());
-        lock(&self.standing).insert(session.clone(), Standing { user, since: now.wall, renewed: now.mono });
+        lock(&self.standing)
+            .insert(session.clone(), Standing { user, since: now.wall, renewed: now.mono });
         Arc::new(Seat { ledger: Arc::clone(self), held: Held { user, since: now.wall, session } })
     }
 
@@ -253,15 +272,25 @@ impl Ledger {
 
     async fn renew(&self) {
         let (now, doubted) = (Now::read().mono, *lock(&self.doubted));
-        let is_due =
-            |one: &Standing| now.saturating_duration_since(one.renewed) >= RENEW || doubted.is_some_and(|doubted| one.renewed <= doubted);
-        let due: Vec<String> = lock(&self.standing).iter().filter(|(_, one)| is_due(one)).map(|(session, _)| session.clone()).collect();
+        let is_due = |one: &Standing| {
+            now.saturating_duration_since(one.renewed) >= RENEW
+                || doubted.is_some_and(|doubted| one.renewed <= doubted)
+        };
+        let due: Vec<String> = lock(&self.standing)
+            .iter()
+            .filter(|(_, one)| is_due(one))
+            .map(|(session, _)| session.clone())
+            .collect();
         for page in due.chunks(PAGE) {
             let now = Now::read();
             let held = |session: &String| {
                 // It may have ended since.
                 let standing = lock(&self.standing);
-                standing.get(session).map(|one| Held { user: one.user, since: one.since, session: session.clone() })
+                standing.get(session).map(|one| Held {
+                    user: one.user,
+                    since: one.since,
+                    session: session.clone(),
+                })
             };
             let held: Vec<Held> = page.iter().filter_map(held).collect();
             if held.is_empty() {
@@ -290,10 +319,15 @@ impl Ledger {
             if page.is_empty() {
                 return;
             }
-            let notices: Vec<String> =
-                page.iter().filter_map(|session| serde_json::to_string(&Notice::Replaced(session.clone())).ok()).collect();
+            let notices: Vec<String> = page
+                .iter()
+                .filter_map(|session| {
+                    serde_json::to_string(&Notice::Replaced(session.clone())).ok()
+                })
+                .collect();
             if self.roster.notify(&notices).await.is_err() {
-                // Their own node puts them back meanwhile, and the next who comes replaces them again.
+                // Their own node puts them back meanwhile, and the next who comes replaces them
+                // again.
                 lock(&self.replaced).extend(page);
                 return;
             }

@@ -1,20 +1,21 @@
 //! Who is connected, on all nodes: asked when somebody wants to know.
 //!
-//! Nothing is written while nobody asks, and nothing can be out of date. A question goes to all nodes, each pushes a page of
-//! its rows, and whoever asked waits a moment and says who did not answer. Rows, bytes and questions at once are bounded.
+//! Nothing is written while nobody asks, and nothing can be out of date. A question goes to all
+//! nodes, each pushes a page of its rows, and whoever asked waits a moment and says who did not
+//! answer. Rows, bytes and questions at once are bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::{Fleet, Node, Notice};
-use crate::clock::{Now, UnixMillis};
+use crate::base::clock::{Now, UnixMillis};
+use crate::model::request_id::HexId;
+use crate::model::store_fault::StoreFault;
 use crate::session::wanted::Wanted;
-use crate::store::redis::Fault;
-use crate::telemetry::request_id::HexId;
 
 /// Questions that are asked, or answered, at once.
 pub(super) const AT_ONCE: usize = 8;
@@ -91,7 +92,12 @@ impl Fleet {
         let _place = self.asking.try_acquire().ok()?;
         let mut answers = vec![self.own(wanted, usize::MAX)];
         let Some(mut nodes) = self.beat().await else {
-            return Some(gathered(Whole::Unknown, std::slice::from_ref(&self.node), answers, wanted.limit));
+            return Some(gathered(
+                Whole::Unknown,
+                std::slice::from_ref(&self.node),
+                answers,
+                wanted.limit,
+            ));
         };
         if !nodes.contains(&self.node) {
             nodes.push(self.node.clone());
@@ -104,16 +110,27 @@ impl Fleet {
         Some(gathered(whole, &nodes, answers, wanted.limit))
     }
 
-    async fn ask(&self, wanted: &Wanted, nodes: &[Node], answers: &mut Vec<Answer>) -> Result<(), Fault> {
+    async fn ask(
+        &self,
+        wanted: &Wanted,
+        nodes: &[Node],
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), StoreFault> {
         if nodes.len() < 2 {
             return Ok(());
         }
         let id = HexId::random().as_str().to_owned();
         let mut line = Box::pin(self.roster.answers(&id)).await?;
-        let question = Question { id, from: self.node.id.clone(), at: Now::read().wall.0, wanted: wanted.clone() };
-        let notice = serde_json::to_string(&Notice::Question(question)).map_err(|_| Fault::Other)?;
+        let question = Question {
+            id,
+            from: self.node.id.clone(),
+            at: Now::read().wall.0,
+            wanted: wanted.clone(),
+        };
+        let notice =
+            serde_json::to_string(&Notice::Question(question)).map_err(|_| StoreFault::Other)?;
         self.roster.notify(&[notice]).await?;
-        let (deadline, mut bytes) = (Instant::now() + PATIENCE, 0);
+        let (deadline, mut bytes) = (Now::read().mono + PATIENCE, 0);
         while answers.len() < nodes.len() && bytes < MOST_BYTES {
             let Ok(next) = timeout_at(deadline, line.next()).await else { break };
             let Some(text) = next? else { continue };
@@ -144,7 +161,8 @@ impl Fleet {
     }
 
     fn own(&self, wanted: &Wanted, most_bytes: usize) -> Answer {
-        let (total, rows) = self.registry.snapshot(wanted.limit.min(MOST_ROWS), |handle| wanted.holds(handle));
+        let (total, rows) =
+            self.registry.snapshot(wanted.limit.min(MOST_ROWS), |handle| wanted.holds(handle));
         let mut bytes = 0;
         let rows = rows.iter().filter_map(|row| serde_json::to_value(row).ok());
         let sessions = rows.take_while(|row| {
@@ -158,7 +176,12 @@ impl Fleet {
 fn gathered(whole: Whole, nodes: &[Node], answers: Vec<Answer>, limit: usize) -> Gathered {
     let asked = |node: &Node| {
         let total = answers.iter().find(|answer| answer.node == node.id).map(|answer| answer.total);
-        Asked { node: node.label(nodes), id: node.id.clone(), answered: total.is_some(), sessions: total }
+        Asked {
+            node: node.label(nodes),
+            id: node.id.clone(),
+            answered: total.is_some(),
+            sessions: total,
+        }
     };
     let asked: Vec<Asked> = nodes.iter().map(asked).collect();
     let total = answers.iter().map(|answer| answer.total).sum();
@@ -170,7 +193,8 @@ fn gathered(whole: Whole, nodes: &[Node], answers: Vec<Answer>, limit: usize) ->
             Some(row)
         }));
     }
-    let since = |row: &Value| row.get("since").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let since =
+        |row: &Value| row.get("since").and_then(Value::as_str).unwrap_or_default().to_owned();
     sessions.sort_by_cached_key(since);
     sessions.truncate(limit);
     Gathered { whole, total, sessions, nodes: asked }
@@ -189,10 +213,20 @@ mod tests {
             total: 5,
             sessions: since.iter().map(|since| json!({ "since": since })).collect(),
         };
-        let answers = vec![answer("a", &["2026-01-02", "2026-01-04"]), answer("b", &["2026-01-01", "2026-01-03"])];
+        let answers = vec![
+            answer("a", &["2026-01-02", "2026-01-04"]),
+            answer("b", &["2026-01-01", "2026-01-03"]),
+        ];
         let found = gathered(Whole::Partial, &[node("a"), node("b"), node("c")], answers, 3);
-        let rows: Vec<_> = found.sessions.iter().map(|row| (row["since"].as_str().unwrap(), row["node"].as_str().unwrap())).collect();
-        assert_eq!(rows, [("2026-01-01", "node-b"), ("2026-01-02", "node-a"), ("2026-01-03", "node-b")]);
+        let rows: Vec<_> = found
+            .sessions
+            .iter()
+            .map(|row| (row["since"].as_str().unwrap(), row["node"].as_str().unwrap()))
+            .collect();
+        assert_eq!(
+            rows,
+            [("2026-01-01", "node-b"), ("2026-01-02", "node-a"), ("2026-01-03", "node-b")]
+        );
         assert_eq!(found.total, 10);
         assert_eq!(
             found.nodes.iter().map(|node| (node.answered, node.sessions)).collect::<Vec<_>>()[1..],
@@ -206,6 +240,8 @@ mod tests {
         let question = Question { id: "q".into(), from: "n".into(), at: 1, wanted };
         let text = serde_json::to_string(&Notice::Question(question)).unwrap();
         assert_eq!(text, r#"{"question":{"id":"q","from":"n","at":1,"limit":7,"user":"ada"}}"#);
-        assert!(matches!(serde_json::from_str(&text), Ok(Notice::Question(question)) if question.wanted.limit == 7));
+        assert!(
+            matches!(serde_json::from_str(&text), Ok(Notice::Question(question)) if question.wanted.limit == 7)
+        );
     }
 }

@@ -1,162 +1,185 @@
 //! An upgrade without a credential, on a route that takes one in the first message.
 //!
-//! early 101 -> wait for the message -> authenticate -> pick and dial -> relay. What the client sends behind the message is
-//! queued, up to a limit, and delivered in order; beyond the limit nothing is read, which is backpressure. A refusal is said
-//! in the client's own dialect and ends with a close frame.
+//! early 101 -> wait for the message -> authenticate -> pick and dial -> relay. What the client
+//! sends behind the message is queued, up to a limit, and delivered in order; beyond the limit
+//! nothing is read, which is backpressure. A refusal is sent in the client's dialect and ends with
+//! a close frame.
 
 use std::pin::pin;
-use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use http::HeaderMap;
 use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL};
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
-use super::begin::{ClientSide, begin};
+use super::admit::Admission;
+use super::connection::ClientConnection;
 use super::guard::Guard;
+use super::last_answer::write_and_close;
+use super::open_session::{ClientSide, open_session};
 use super::reach::{Reached, reach};
-use super::serve::{Client, write_and_linger};
+use super::request::Request;
 use super::switch::Switch;
-use super::upgrade::{Attempted, Request, ticket_lost};
-use crate::app::Worker;
-use crate::auth::Presented;
-use crate::auth::credential::{Credential, Method, Proof};
-use crate::auth::first_message::{Accepted, AuthMessage, Dialect, FirstMessageFault, Heard, Refused};
+use super::witness::Unwatched;
+use crate::auth::credential::{Credential, Proof};
+use crate::auth::first_message::{self, AuthMessage, Dialect, Heard, Refused};
 use crate::auth::grant::Grant;
-use crate::clock::Now;
+use crate::base::clock::Now;
 use crate::config::Route;
-use crate::migration;
+use crate::config::RouteMatch;
+use crate::edge::Edge;
+use crate::edge::worker::Worker;
+use crate::http::events::FirstMessageCame;
 use crate::migration::shadow::Actual;
+use crate::model::faults::FirstMessageFault;
+use crate::model::method::Method;
+use crate::net::stream::{Stream, read_behind};
 use crate::rejection::{Rejection, Side};
-use crate::stream::{Stream, read_behind};
-use crate::telemetry::event::Event;
+use crate::telemetry::Event;
 use crate::ws::deflate::{self, Agreed, InflateError};
 use crate::ws::follow::{FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{self, ControlKind, Message, Sender};
 
 const READ_SIZE: usize = 4 * 1024;
 
-/// The client, between the 101 and the session.
-struct Door {
+/// A client between its 101 and its session.
+struct PendingClient {
     stream: Stream,
-    /// Came, and is not understood yet.
+    /// Received and not read yet.
     input: BytesMut,
     follower: FrameFollower,
     dialect: Dialect,
     deflate: Option<Agreed>,
-    /// What was heard so far, inflated: the protocol's small talk counts too.
-    heard: usize,
-    /// The client's name for the message that was refused.
-    refused_id: Option<String>,
+    /// Bytes of the messages so far, inflated. The messages of the protocol before the credential
+    /// count too.
+    received: usize,
+    /// The client's id of the message that was rejected.
+    rejected_id: Option<String>,
 }
 
-/// A client that is in.
-struct Entered {
+/// A client whose upstream has agreed.
+struct AcceptedClient {
     grant: Grant,
     reached: Reached,
-    /// The client's name for its first message.
+    /// The client's id of its first message.
     id: Option<String>,
-    /// What the upstream is to get before everything else.
+    /// What the upstream gets before everything else.
     ahead: Vec<u8>,
+    /// What the client sent behind its credential, in the same message.
+    rest: Vec<u8>,
 }
 
-pub(super) async fn run(guard: Guard, request: Request, switch: Switch, mut client: Client, worker: Worker, mut attempted: Attempted) {
-    let route = Arc::clone(&request.matched.route);
-    if client.waiting.as_mut().is_some_and(|waiting| waiting.belongs_to(attempted.address).is_err()) {
-        return attempted.refuse(guard.into_parts().0, Rejection::TooManyConnections.into()).await;
+pub(super) async fn run(
+    guard: Guard,
+    mut request: Request,
+    matched: RouteMatch,
+    connection: ClientConnection,
+    worker: Worker,
+) {
+    let edge = &*worker.edge;
+    request.method = Some(Method::Message);
+    if connection.standing.belongs_to(request.address()).is_err() {
+        let (stream, _) = guard.into_parts();
+        return request.refuse(edge, stream, Rejection::TooManyConnections.into()).await;
     }
-    let dialect = Dialect::new(&route.first_message);
-    // What is taken out of a compressed stream would be missed by what comes after it.
-    let deflate = if dialect.greeted_for_the_upstream() { None } else { deflate::agree(&request.parts.headers) };
-    let hold = Some(Hold { most: dialect.longest(), binary: true });
-    let (stream, input) = guard.into_parts();
-    // The head's buffer has done its work.
-    let input = BytesMut::from(&input[..]);
-    let follower = FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY });
-    let mut door = Door { stream, input, follower, dialect, deflate, heard: 0, refused_id: None };
-
-    match Box::pin(enter(&mut door, request, switch, &mut client, &worker, &mut attempted)).await {
-        Ok(entered) => Box::pin(go_in(door, entered, client, attempted, worker)).await,
+    let mut client = PendingClient::new(guard, &request, &matched.route);
+    let accepted = accept(&mut client, &mut request, &matched, &connection, edge);
+    match Box::pin(accepted).await {
+        Ok(accepted) => Box::pin(go_on(client, accepted, connection, request, edge)).await,
         Err((rejection, id)) => {
-            attempted.tell(&rejection);
-            door.say_no(&rejection, id.as_deref(), &attempted, &route).await;
+            request.report_rejected(edge, &rejection);
+            client.send_refusal(&rejection, id.as_deref(), &request, &matched.route).await;
         }
     }
 }
 
-async fn enter(
-    door: &mut Door,
-    mut request: Request,
-    switch: Switch,
-    client: &mut Client,
-    worker: &Worker,
-    attempted: &mut Attempted,
-) -> Result<Entered, (Rejection, Option<String>)> {
-    let route = Arc::clone(&request.matched.route);
-    let switched_at = Instant::now();
-    let deadline = switched_at + route.first_message.timeout;
-    let answer = switch.answer(door.deflate, attempted.request_id.as_str());
-    let heard = tokio::select! {
-        heard = timeout_at(deadline, door.wait(answer)) => heard.unwrap_or(Err(Rejection::FirstMessage(FirstMessageFault::Timeout))),
-        () = worker.edge.drain.begun() => Err(Rejection::Draining),
-    };
-    let AuthMessage { proof, id, forward, rest } = heard.map_err(|rejection| (rejection, door.refused_id.take()))?;
-    Event::FirstMessage { route: &route.name, waited: switched_at.elapsed() }.emit();
-    attempted.method = Some(Method::Message);
+/// A rejection, and the client's id of the message that it answers.
+type RejectedMessage = (Rejection, Option<String>);
 
-    request.cast_shadow(worker, attempted, Actual::Open);
-    offer(&mut request.parts.headers, &switch, door.deflate);
+/// Waits for the credential and takes it to an upstream that agrees.
+async fn accept(
+    client: &mut PendingClient,
+    request: &mut Request,
+    matched: &RouteMatch,
+    connection: &ClientConnection,
+    edge: &Edge,
+) -> Result<AcceptedClient, RejectedMessage> {
+    let message = first_message(client, request, &matched.route, edge).await;
+    let AuthMessage { proof, id, forward, rest } =
+        message.map_err(|rejection| (rejection, client.rejected_id.take()))?;
+    let with_id = |rejection| (rejection, id.clone());
+    let most = edge.limits.buffered_bytes;
     let by_ticket = matches!(proof, Proof::Ticket(_));
-    let credential = Credential::message(proof);
-    let waiting = client.waiting.take();
-    let origin = attempted.origin.clone();
-    let (request_id, most) = (attempted.request_id, worker.edge.limits.buffered_bytes);
-    let proven = {
-        let now = Now::read();
-        let presented = Presented { request_id: request_id.as_str(), origin: origin.as_deref(), peer: request.address };
-        let limit = now.mono + worker.edge.limits.handshake_timeout;
-        let mut proving = pin!(worker.edge.authenticator.authenticate_by(limit, &request.matched, Some(credential), presented, now));
+    let admission = Admission::of(edge);
+    admission.cast_shadow(request, matched, Actual::Open);
+    request.shown_at = Now::read();
+    request.deadline = request.shown_at.mono + edge.limits.handshake_timeout;
+    let verdict = {
+        let credential = Some(Credential::message(proof));
+        let mut unwatched = Unwatched;
+        let mut verifying =
+            pin!(admission.authenticate(request, matched, credential, &mut unwatched));
         tokio::select! {
             biased;
-            proven = &mut proving => proven,
-            () = door.queue(most) => {
-                // What was sent to the store is not called back: the ticket is spent, and that is told.
-                if by_ticket && let Ok(grant) = proving.await {
-                    ticket_lost(&grant, request_id);
-                }
-                Err(Rejection::ClientGone)
-            }
+            verdict = &mut verifying => verdict.map_err(|rejection| (rejection, None)),
+            // A request to the store is not called back: the ticket is spent.
+            () = client.queue(most) => Err((
+                Rejection::ClientGone,
+                if by_ticket { verifying.await.ok() } else { None },
+            )),
         }
     };
-    drop(waiting);
-    let grant = match proven {
+    let grant = match verdict {
         Ok(grant) => grant,
-        Err(rejection) => return Err((rejection, id)),
+        Err((rejection, spent)) => {
+            if let Some(grant) = spent {
+                request.report_lost_ticket(&grant);
+            }
+            return Err(with_id(rejection));
+        }
     };
-    if let Err(rejection) = migration::admit(&grant, request.address, &worker.edge.legacy_uses, Now::read().wall) {
-        return Err((rejection, id));
-    }
+    // A rejected client keeps its place until it has gone.
+    connection.standing.become_known();
     let reached = tokio::select! {
         biased;
-        reached = reach(&grant, request, worker, Now::read()) => reached.map_err(|refusal| refusal.rejection),
-        () = door.queue(most) => Err(Rejection::ClientGone),
+        reached = reach(&grant, matched, request, edge) => {
+            reached.map_err(|refusal| refusal.rejection)
+        }
+        () = client.queue(most) => Err(Rejection::ClientGone),
     };
-    match reached {
-        Ok(reached) => {
-            let ahead = [forward, rest].into_iter().flatten().flat_map(|message| message.to_wire(Sender::Client)).collect();
-            Ok(Entered { grant, reached, id, ahead })
-        }
-        Err(rejection) => {
-            if by_ticket && rejection == Rejection::ClientGone {
-                ticket_lost(&grant, request_id);
-            }
-            Err((rejection, id))
-        }
+    if by_ticket && matches!(reached, Err(Rejection::ClientGone)) {
+        request.report_lost_ticket(&grant);
     }
+    let reached = reached.map_err(with_id)?;
+    let [ahead, rest] = [forward, rest]
+        .map(|message| message.map(|message| message.to_wire(Sender::Client)).unwrap_or_default());
+    Ok(AcceptedClient { grant, reached, id, ahead, rest })
 }
 
-/// The upstream is offered exactly what the client was promised.
+/// Sends the 101 and waits for the message with the credential. The upstream will be offered what
+/// the 101 promised to the client.
+async fn first_message(
+    client: &mut PendingClient,
+    request: &mut Request,
+    route: &Route,
+    edge: &Edge,
+) -> Result<AuthMessage, Rejection> {
+    let switch = request.switch.as_ref().ok_or(Rejection::Internal)?;
+    let switched_at = Now::read().mono;
+    let deadline = switched_at + route.first_message.timeout;
+    let answer = switch.answer(client.deflate, request.request_id.as_str());
+    let message = tokio::select! {
+        message = timeout_at(deadline, client.next_credential(answer)) => message
+            .unwrap_or(Err(Rejection::FirstMessage(FirstMessageFault::Timeout))),
+        () = edge.drain.begun() => Err(Rejection::Draining),
+    }?;
+    FirstMessageCame { route: &route.name, waited: switched_at.elapsed() }.emit();
+    offer(&mut request.parts.headers, switch, client.deflate);
+    Ok(message)
+}
+
+/// Offers to the upstream exactly what the client was promised.
 fn offer(headers: &mut HeaderMap, switch: &Switch, deflate: Option<Agreed>) {
     headers.remove(SEC_WEBSOCKET_PROTOCOL);
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);
@@ -168,20 +191,26 @@ fn offer(headers: &mut HeaderMap, switch: &Switch, deflate: Option<Agreed>) {
     }
 }
 
-async fn go_in(door: Door, entered: Entered, client: Client, attempted: Attempted, worker: Worker) {
-    let Entered { grant, reached, id, ahead } = entered;
-    let inflates = match door.deflate.map(|agreed| agreed.is_kept_by(&reached.headers)) {
+async fn go_on(
+    client: PendingClient,
+    accepted: AcceptedClient,
+    connection: ClientConnection,
+    request: Request,
+    edge: &Edge,
+) {
+    let AcceptedClient { grant, reached, id, ahead, rest } = accepted;
+    let inflates = match client.deflate.map(|agreed| agreed.is_kept_by(&reached.headers)) {
         None => false,
         Some(Ok(is_kept)) => !is_kept,
         Some(Err(why)) => {
             let rejection = Rejection::UpstreamProtocol(why);
-            attempted.tell(&rejection);
-            return door.say_no(&rejection, id.as_deref(), &attempted, grant.route()).await;
+            request.report_rejected(edge, &rejection);
+            return client.send_refusal(&rejection, id.as_deref(), &request, grant.route()).await;
         }
     };
     let now = Now::read();
     let welcome = grant.principal().and_then(|principal| {
-        door.dialect.accepted(&Accepted {
+        client.dialect.accepted(&first_message::Accepted {
             user: &principal.subject,
             session_id: reached.session_id.as_str(),
             expires_at: grant.expires_at(),
@@ -189,36 +218,57 @@ async fn go_in(door: Door, entered: Entered, client: Client, attempted: Attempte
             now: now.wall,
         })
     });
-    let awaits_greeting = door.dialect.greeted_for_the_upstream();
     let side = ClientSide {
-        stream: door.stream,
+        stream: client.stream,
         answer: Vec::new(),
         ahead,
-        early: door.input.to_vec(),
+        early: [&rest, &client.input[..]].concat(),
         welcome,
-        dialect: door.dialect,
-        awaits_greeting,
+        dialect: client.dialect,
         inflates,
-        permit: client.permit,
+        permit: connection.permit,
+        stranger: None,
     };
-    begin(side, grant, reached, attempted, worker).await;
+    open_session(side, grant, reached, request, edge).await;
 }
 
-impl Door {
+impl PendingClient {
+    fn new(guard: Guard, request: &Request, route: &Route) -> Self {
+        let dialect = Dialect::new(&route.first_message);
+        // A message that is taken out of a compressed stream would be missed by the next ones.
+        let deflate = if dialect.greeted_for_the_upstream() {
+            None
+        } else {
+            deflate::agree(&request.parts.headers)
+        };
+        let hold = Some(Hold { most: dialect.longest(), binary: true });
+        let (stream, input) = guard.into_parts();
+        Self {
+            stream,
+            // A copy, so that the buffer of the head is freed.
+            input: BytesMut::from(&input[..]),
+            follower: FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY }),
+            dialect,
+            deflate,
+            received: 0,
+            rejected_id: None,
+        }
+    }
+
     /// Sends the 101 and the greeting, and waits for the message with the credential.
-    async fn wait(&mut self, answer: Vec<u8>) -> Result<AuthMessage, Rejection> {
+    async fn next_credential(&mut self, answer: Vec<u8>) -> Result<AuthMessage, Rejection> {
         let mut out = answer;
         if let Some(greeting) = self.dialect.greeting() {
             out.extend(greeting.to_wire(Sender::Upstream));
         }
         loop {
-            let heard = self.hear(&mut out);
+            let found = self.read_messages(&mut out);
             if !out.is_empty() {
                 self.stream.write_all(&out).await.map_err(|_| Rejection::ClientGone)?;
                 self.stream.flush().await.map_err(|_| Rejection::ClientGone)?;
                 out = Vec::new();
             }
-            if let Some(auth) = heard? {
+            if let Some(auth) = found? {
                 return Ok(auth);
             }
             tokio::task::yield_now().await;
@@ -229,30 +279,47 @@ impl Door {
         }
     }
 
-    /// Understands what has come. What is to be answered goes into `out`.
-    fn hear(&mut self, out: &mut Vec<u8>) -> Result<Option<AuthMessage>, Rejection> {
+    /// Reads the messages that have arrived. Answers to them go into `out`.
+    fn read_messages(&mut self, out: &mut Vec<u8>) -> Result<Option<AuthMessage>, Rejection> {
         let input = self.input.split();
         let mut rest = &input[..];
-        while let Some(segment) = self.follower.next(&mut rest, Pause::MessageEnd).map_err(|_| FirstMessageFault::Protocol)? {
+        while let Some(segment) = self
+            .follower
+            .next(&mut rest, Pause::MessageEnd)
+            .map_err(|_| FirstMessageFault::Protocol)?
+        {
             match segment {
                 Segment::Control(control) => match control.kind {
-                    ControlKind::Ping => out.extend(frame::pong(&control.payload, Sender::Upstream)),
+                    ControlKind::Ping => {
+                        out.extend(frame::pong(&control.payload, Sender::Upstream));
+                    }
                     ControlKind::Close => {
-                        // RFC 6455, section 5.5.1: "the endpoint MUST send a Close frame in response".
-                        out.extend(frame::close(control.close_code().or_protocol_error(), "", Sender::Upstream));
+                        // RFC 6455, section 5.5.1: "the endpoint MUST send a Close frame in
+                        // response".
+                        out.extend(frame::close(
+                            control.close_code().or_protocol_error(),
+                            "",
+                            Sender::Upstream,
+                        ));
                         return Err(Rejection::ClientGone);
                     }
                     ControlKind::Pong => {}
                     ControlKind::Other => return Err(FirstMessageFault::Protocol.into()),
                 },
                 Segment::Message(held) => {
-                    let message = self.plain(held)?;
-                    self.heard += message.payload.len();
-                    if self.heard > self.dialect.longest() {
+                    let message = self.inflated(held)?;
+                    self.received += message.payload.len();
+                    if self.received > self.dialect.longest() {
                         return Err(FirstMessageFault::TooBig.into());
                     }
-                    match self.dialect.hear(&message).inspect_err(|_| self.refused_id = self.dialect.id_in(&message))? {
-                        Heard::More(answer) => out.extend(answer.into_iter().flat_map(|answer| answer.to_wire(Sender::Upstream))),
+                    match self
+                        .dialect
+                        .hear(&message)
+                        .inspect_err(|_| self.rejected_id = self.dialect.id_in(&message))?
+                    {
+                        Heard::More(answer) => out.extend(
+                            answer.into_iter().flat_map(|answer| answer.to_wire(Sender::Upstream)),
+                        ),
                         Heard::Auth(auth) => {
                             let behind = input.len() - rest.len();
                             self.input = input;
@@ -261,41 +328,57 @@ impl Door {
                         }
                     }
                 }
-                Segment::Pass([first, ..]) if matches!(first & 0x0f, 3..=7) => return Err(FirstMessageFault::Protocol.into()),
-                Segment::Bytes(bytes) if bytes.first().is_some_and(|first| matches!(first & 0x0f, 3..=7)) => {
+                Segment::Pass([first, ..]) if matches!(first & 0x0f, 3..=7) => {
                     return Err(FirstMessageFault::Protocol.into());
                 }
-                // It is longer than what is held.
-                Segment::Pass(_) | Segment::Bytes(_) | Segment::Compressed(_) => return Err(FirstMessageFault::TooBig.into()),
+                Segment::Bytes(bytes)
+                    if bytes.first().is_some_and(|first| matches!(first & 0x0f, 3..=7)) =>
+                {
+                    return Err(FirstMessageFault::Protocol.into());
+                }
+                // The message is longer than a held one may be.
+                Segment::Pass(_) | Segment::Bytes(_) | Segment::Compressed(_) => {
+                    return Err(FirstMessageFault::TooBig.into());
+                }
             }
         }
         Ok(None)
     }
 
-    fn plain(&self, held: HeldMessage) -> Result<Message, Rejection> {
+    fn inflated(&self, held: HeldMessage) -> Result<Message, Rejection> {
         let payload = match (held.is_compressed, self.deflate) {
             (false, _) => held.payload,
             (true, None) => return Err(FirstMessageFault::Protocol.into()),
-            (true, Some(_)) => deflate::inflate(&held.payload, self.dialect.longest()).map_err(|error| match error {
-                InflateError::TooLarge => FirstMessageFault::TooBig,
-                InflateError::Broken => FirstMessageFault::Protocol,
-            })?,
+            (true, Some(_)) => deflate::inflate(&held.payload, self.dialect.longest()).map_err(
+                |error| match error {
+                    InflateError::TooLarge => FirstMessageFault::TooBig,
+                    InflateError::Broken => FirstMessageFault::Protocol,
+                },
+            )?,
         };
         Ok(Message { is_text: held.is_text, payload })
     }
 
-    /// Takes in what the client sends meanwhile, as far as `most`. Completes when the client is gone.
+    /// Queues what the client sends meanwhile, up to `most` bytes. Completes when the client has
+    /// left.
     async fn queue(&mut self, most: usize) {
         while self.input.len() < most {
-            if !matches!(read_behind(&mut self.stream, &mut self.input, READ_SIZE).await, Ok(count) if count > 0) {
-                return;
+            match read_behind(&mut self.stream, &mut self.input, READ_SIZE).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return,
             }
         }
         std::future::pending::<()>().await;
     }
 
-    /// Says why in the client's dialect, and with a close frame.
-    async fn say_no(self, rejection: &Rejection, id: Option<&str>, attempted: &Attempted, route: &Route) {
+    /// Sends the reason in the client's dialect, and a close frame.
+    async fn send_refusal(
+        self,
+        rejection: &Rejection,
+        id: Option<&str>,
+        request: &Request,
+        route: &Route,
+    ) {
         if *rejection == Rejection::ClientGone {
             return;
         }
@@ -308,12 +391,17 @@ impl Door {
             message: &message,
             status: if is_upstream { 502 } else { facts.status.as_u16() },
             recoverable: facts.recoverable,
-            request_id: attempted.request_id.as_str(),
+            details: &rejection.details(),
+            request_id: request.request_id.as_str(),
             id,
             now: Now::read().wall,
         };
-        let mut wire = self.dialect.refused(&refused).map(|message| message.to_wire(Sender::Upstream)).unwrap_or_default();
+        let mut wire = self
+            .dialect
+            .refused(&refused)
+            .map(|message| message.to_wire(Sender::Upstream))
+            .unwrap_or_default();
         wire.extend(frame::close(code, &reason, Sender::Upstream));
-        write_and_linger(self.stream, &wire).await;
+        write_and_close(self.stream, &wire).await;
     }
 }

@@ -1,8 +1,9 @@
 //! The guard between a client's socket and the HTTP library.
 //!
-//! Bytes reach hyper only after their head was judged, message by message: the guard follows each body to its end and
-//! stops there when the next head is an upgrade or can be read in two ways. hyper then finishes what it has begun and
-//! gives the connection back, so that the upgrade or the refusal is ours alone.
+//! Bytes reach hyper only after their head was judged, message by message: the guard follows each
+//! body to its end and stops there when the next head is an upgrade or can be read in two ways.
+//! hyper then finishes what it has begun and gives the connection back, and Usher handles the
+//! upgrade or the refusal without hyper.
 
 use std::io;
 use std::pin::Pin;
@@ -14,11 +15,12 @@ use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::AsyncWrite;
 
-use super::framing::BodyFraming;
-use super::head::{self, RequestHead};
+use super::stall::Stall;
 use crate::config::Limits;
+use crate::net::http1::framing::BodyFraming;
+use crate::net::http1::head::{self, RequestHead};
+use crate::net::stream::{Stream, poll_read_behind};
 use crate::rejection::Rejection;
-use crate::stream::{Stream, poll_read_behind};
 
 const READ_SIZE: usize = 8 * 1024;
 
@@ -26,15 +28,35 @@ const READ_SIZE: usize = 8 * 1024;
 pub struct Guard {
     stream: Stream,
     limits: Arc<Limits>,
-    /// Read and not handed out yet; the first `approved` bytes may be.
+    /// Bytes that were read and not handed to hyper; the first `approved` of them may be.
     buffer: BytesMut,
     approved: usize,
-    /// How much of an unfinished head was looked at already: a head that comes byte by byte is looked at once.
+    /// Bytes of an unfinished head that were checked: a head that arrives byte by byte is checked
+    /// once.
     scanned: usize,
-    /// Of the message that is passing; done: a head comes next.
+    /// The framing of the message that is passing. Done: a head comes next.
     body: BodyFraming,
     stop: Option<Stop>,
-    stopped: Arc<AtomicBool>,
+    signals: Arc<GuardSignals>,
+    /// The waits for the client to send a body, and to read an answer.
+    reading: Stall,
+    writing: Stall,
+    /// Bytes that the stream held back at the last write: fewer mean that the client has read some.
+    unsent: usize,
+    is_stranger: Arc<AtomicBool>,
+}
+
+/// The state of the guard, for the task that drives hyper around it.
+#[derive(Debug, Default)]
+pub struct GuardSignals {
+    /// The guard has stopped: the task asks hyper to finish.
+    pub has_stopped: AtomicBool,
+    /// No byte of a request has arrived, and no byte of an answer waits for the client.
+    pub is_at_rest: AtomicBool,
+    /// The client has let Usher wait for a while, in the middle of a request or of an answer.
+    pub is_slow: AtomicBool,
+    /// The client has stalled; the connection ends.
+    pub has_stalled: AtomicBool,
 }
 
 /// Why the guard handed nothing further to hyper.
@@ -56,16 +78,20 @@ pub enum Next {
 }
 
 impl Guard {
-    pub fn new(stream: Stream, limits: Arc<Limits>) -> Self {
+    pub fn new(stream: Stream, limits: Arc<Limits>, is_stranger: Arc<AtomicBool>) -> Self {
         Self {
             stream,
+            reading: Stall::new(limits.stall_timeout),
+            writing: Stall::new(limits.stall_timeout),
+            unsent: 0,
+            is_stranger,
             limits,
             buffer: BytesMut::new(),
             approved: 0,
             scanned: 0,
             body: BodyFraming::Done,
             stop: None,
-            stopped: Arc::default(),
+            signals: Arc::default(),
         }
     }
 
@@ -74,22 +100,21 @@ impl Guard {
         std::future::poll_fn(|cx| self.poll_next_head(cx)).await
     }
 
-    /// Has the client begun a head that is not whole yet?
+    /// Returns true if the client has begun a head that is not whole yet.
     pub fn holds_part_of_a_head(&self) -> bool {
         !self.buffer.is_empty()
     }
 
-    /// Set when the guard has stopped; hyper is then to be asked to finish.
-    pub fn stopped_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stopped)
+    pub fn signals(&self) -> Arc<GuardSignals> {
+        Arc::clone(&self.signals)
     }
 
     pub fn take_stop(&mut self) -> Option<Stop> {
         self.stop.take()
     }
 
-    /// Completes when the client goes away. What it sends meanwhile is kept, up to one head's size; after that it is left
-    /// in the socket and a departure goes unnoticed until the relay starts.
+    /// Completes when the client goes away. What it sends meanwhile is kept, up to one head's size;
+    /// after that it is left in the socket and a departure goes unnoticed until the relay starts.
     pub async fn client_gone(&mut self) {
         std::future::poll_fn(|cx| {
             loop {
@@ -109,7 +134,7 @@ impl Guard {
         &mut self.stream
     }
 
-    /// The bare stream, and what the client sent beyond the head.
+    /// Returns the bare stream, and the bytes that the client sent behind the head.
     pub fn into_parts(self) -> (Stream, BytesMut) {
         (self.stream, self.buffer)
     }
@@ -130,13 +155,18 @@ impl Guard {
         let (seen, new) = self.buffer.split_at(self.scanned.min(self.buffer.len()));
         // The empty line may have begun before.
         let overlap = seen.len().saturating_sub(3);
-        let found = self.buffer.get(overlap..).and_then(head::length_of_head).map(|length| overlap + length);
+        let found = self
+            .buffer
+            .get(overlap..)
+            .and_then(head::length_of_head)
+            .map(|length| overlap + length);
         let Some(length) = found else {
             if let Err(rejection) = head::check_bytes(new, seen.last().copied().unwrap_or(0)) {
                 return Some(Next::Refused(rejection));
             }
             self.scanned = self.buffer.len();
-            return (self.buffer.len() > self.limits.head_bytes).then_some(Next::Refused(Rejection::HeadTooLarge));
+            return (self.buffer.len() > self.limits.head_bytes)
+                .then_some(Next::Refused(Rejection::HeadTooLarge));
         };
         self.scanned = 0;
         if length > self.limits.head_bytes {
@@ -144,7 +174,7 @@ impl Guard {
         }
         Some(match head::parse_request(self.buffer.split_at(length).0, &self.limits) {
             Err(rejection) => Next::Refused(rejection),
-            Ok(head) if head.parts.headers.contains_key(http::header::UPGRADE) => {
+            Ok(head) if head::asks_for_websocket(&head.parts.headers) => {
                 self.buffer.advance(length);
                 Next::Upgrade(Box::new(head))
             }
@@ -156,7 +186,7 @@ impl Guard {
         })
     }
 
-    /// A silent connection holds no buffer.
+    /// Reads more from the client. A silent connection holds no buffer.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
@@ -166,12 +196,78 @@ impl Guard {
 
     fn stop(&mut self, stop: Stop) {
         self.stop = Some(stop);
-        self.stopped.store(true, Ordering::Release);
+        self.signals.has_stopped.store(true, Ordering::Release);
+    }
+
+    fn is_stranger(&self) -> bool {
+        self.is_stranger.load(Ordering::Relaxed)
+    }
+
+    /// Reads for hyper. A body that is waited for is bounded by its progress; the next head has
+    /// hyper's own timer.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(count) = self.poll_fill(cx) {
+            self.signals.is_at_rest.store(false, Ordering::Release);
+            let count = count?;
+            let is_stranger = self.is_stranger();
+            self.reading.moved(count, is_stranger);
+            self.note_slowness();
+            return Poll::Ready(Ok(count));
+        }
+        if self.body.is_done() {
+            self.reading.end();
+            self.signals.is_at_rest.store(self.buffer.is_empty(), Ordering::Release);
+            return Poll::Pending;
+        }
+        let elapsed = self.reading.poll_elapsed(cx);
+        self.note_slowness();
+        ready!(elapsed);
+        Poll::Ready(Err(self.stalled()))
+    }
+
+    /// Bounds the wait for a client that does not take its answer.
+    fn watch_write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+        taken: usize,
+    ) -> Poll<io::Result<T>> {
+        let is_stranger = self.is_stranger();
+        let unsent = self.stream.unsent();
+        let drained = std::mem::replace(&mut self.unsent, unsent).saturating_sub(unsent);
+        self.writing.moved(taken + drained, is_stranger);
+        self.note_slowness();
+        if polled.is_ready() {
+            return polled;
+        }
+        let elapsed = self.writing.poll_elapsed(cx);
+        self.note_slowness();
+        ready!(elapsed);
+        Poll::Ready(Err(self.stalled()))
+    }
+
+    fn note_slowness(&self) {
+        self.signals
+            .is_slow
+            .store(self.reading.is_slow() || self.writing.is_slow(), Ordering::Release);
+    }
+
+    fn stalled(&self) -> io::Error {
+        self.signals.has_stalled.store(true, Ordering::Release);
+        io::Error::new(io::ErrorKind::TimedOut, "the client has stalled")
     }
 }
 
+fn count_of(polled: &Poll<io::Result<usize>>) -> usize {
+    if let Poll::Ready(Ok(count)) = polled { *count } else { 0 }
+}
+
 impl Read for Guard {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
             if this.approved > 0 {
@@ -182,7 +278,8 @@ impl Read for Guard {
                 return Poll::Ready(Ok(()));
             }
             if this.stop.is_some() {
-                // Nothing wakes hyper for this: who drives the connection sees the flag after each poll.
+                // Nothing wakes hyper for this: who drives the connection sees the flag after each
+                // poll.
                 return Poll::Pending;
             }
             if this.body.is_done() {
@@ -199,11 +296,13 @@ impl Read for Guard {
                     Some(Next::Closed) | None => {}
                 }
             } else if !this.buffer.is_empty() {
-                this.approved =
-                    this.body.advance(&this.buffer, |_| {}).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                this.approved = this
+                    .body
+                    .advance(&this.buffer, |_| {})
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
                 continue;
             }
-            if ready!(this.poll_fill(cx))? == 0 {
+            if ready!(this.poll_more(cx))? == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -211,12 +310,28 @@ impl Read for Guard {
 }
 
 impl Write for Guard {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.signals.is_at_rest.store(false, Ordering::Release);
+        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        let taken = count_of(&polled);
+        this.watch_write(cx, polled, taken)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.signals.is_at_rest.store(false, Ordering::Release);
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        let taken = count_of(&polled);
+        this.watch_write(cx, polled, taken)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -224,10 +339,19 @@ impl Write for Guard {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_flush(cx);
+        if polled.is_ready() {
+            this.writing.end();
+        } else {
+            this.signals.is_at_rest.store(false, Ordering::Release);
+        }
+        this.watch_write(cx, polled, 0)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.watch_write(cx, polled, 0)
     }
 }

@@ -1,19 +1,28 @@
 //! HTTP/1.1 on the client's side.
 //!
-//! Every head is read and judged by our own strict reader (`head.rs`). An upgrade is carried out here, without an HTTP
-//! stack (`upgrade.rs`, `first_message.rs`, `reach.rs`, `begin.rs`); plain HTTP is served by hyper through a guard that follows each message and hands the connection
-//! back at a message's end (`guard.rs`, `serve.rs`), and is forwarded over pooled connections (`forward.rs`).
+//! `net/http1` has the strict reader that judges every head. Upgrades and plain HTTP are admitted
+//! by the same function (`admit.rs`, with `request.rs` and `witness.rs`). An upgrade is then
+//! carried out here, without an HTTP stack (`upgrade.rs`, `first_message.rs`, `reach.rs`,
+//! `open_session.rs`, `refusal.rs`). Plain HTTP is served by hyper through a guard that follows
+//! each message and hands the connection back at a message's end (`guard.rs`, `serve.rs`), and is
+//! forwarded over pooled connections (`forward.rs`).
 
-mod begin;
+pub mod admit;
+pub mod connection;
+pub mod endpoints;
+pub mod events;
 mod first_message;
 pub mod forward;
-pub mod framing;
+pub mod forwarding;
 pub mod guard;
-pub mod head;
 pub mod headers;
+mod last_answer;
+mod open_session;
 mod reach;
-pub mod response;
-pub mod route;
+mod refusal;
+pub mod request;
 pub mod serve;
+mod stall;
 mod switch;
 pub mod upgrade;
+pub mod witness;

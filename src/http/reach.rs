@@ -1,25 +1,26 @@
-//! From a grant to an upstream that has agreed to the upgrade.
+//! The upstream's part of an upgrade: from a grant to an upstream that agrees.
 
 use std::net::IpAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response};
-use tokio::time::timeout;
 
-use super::headers::{self, Seen};
-use super::response;
-use super::upgrade::{Request, authority_of};
-use crate::app::Worker;
+use super::refusal::Refusal;
+use super::request::Request;
 use crate::auth::grant::Grant;
-use crate::clock::Now;
+use crate::base::clock::Now;
+use crate::config::RouteMatch;
 use crate::edge::Edge;
 use crate::fleet::places;
+use crate::http::events::Phases;
+use crate::net::http1::{hop_by_hop, response};
+use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::session::registry::SessionId;
-use crate::session::user_limit::UserLimit;
-use crate::stream::Stream;
-use crate::telemetry::event::{Event, Phases};
+use crate::telemetry::Event;
+use crate::telemetry::limit::{Limit, LimitReached};
+use crate::upstream::connect::Tries;
 use crate::upstream::signed_context::ContextRequest;
 use crate::upstream::upgrade::Answer;
 use crate::upstream::{self, Place};
@@ -36,67 +37,74 @@ pub(super) struct Reached {
     pub(super) phases: Phases,
 }
 
-/// What the client gets instead of a session.
-pub(super) struct Refusal {
-    pub(super) rejection: Rejection,
-    /// The upstream's own answer, where it gave one.
-    pub(super) answer: Option<Response<Bytes>>,
-}
-
-impl From<Rejection> for Refusal {
-    fn from(rejection: Rejection) -> Self {
-        Self { rejection, answer: None }
-    }
-}
-
 /// Picks and dials a server, and asks it for the upgrade with the signed context.
-pub(super) async fn reach(grant: &Grant, request: Request, worker: &Worker, authenticated: Now) -> Result<Reached, Refusal> {
-    let edge = &worker.edge;
-    let Request { mut parts, host, address, peer, is_trusted, is_secure, started, request_id, .. } = request;
+pub(super) async fn reach(
+    grant: &Grant,
+    matched: &RouteMatch,
+    request: &mut Request,
+    edge: &Edge,
+) -> Result<Reached, Refusal> {
+    let authenticated = Now::read();
     let session_id = SessionId::random();
-    let user_place = Box::pin(enter(grant, edge, session_id, address)).await?;
+    let user_place = Box::pin(enter(grant, edge, session_id, request.address())).await?;
     let upstream = edge.upstreams.of(&grant.route().upstream).ok_or(Rejection::Internal)?;
-    let authority = authority_of(&parts);
-    let seen = Seen { peer, trusted: is_trusted, secure: is_secure, host: &authority };
-    headers::prepare(&mut parts.headers, &edge.reserved, seen);
-    let about =
-        ContextRequest { session_id: session_id.as_str(), upstream: upstream.name(), client: address, host: &host, path: parts.uri.path() };
-    edge.set_identity(&mut parts.headers, grant, about, authenticated);
-
-    let (stream, place) = upstream::connect::dial(grant, upstream).await?;
-    let dialled = Now::read();
-    let opening = upstream::upgrade::open(stream, &parts.uri, parts.headers, edge.limits.refusal_bytes);
-    let answer = timeout(upstream.config().answer_timeout, opening).await.map_err(|_| Rejection::UpstreamTimeout)??;
+    let target = request.prepare_for_upstream(matched, &edge.reserved)?;
+    let about = ContextRequest {
+        session_id: session_id.as_str(),
+        upstream: upstream.name(),
+        client: request.address(),
+        host: request.host(),
+        path: request.parts.uri.path(),
+    };
+    let mut tries = Tries::new(upstream);
+    let (place, dialled, answer) = loop {
+        let (stream, place) = tries.dial(grant).await?;
+        let dialled = Now::read();
+        // Each try has a signed context of its own: one that was sent may have been used.
+        let mut headers = request.parts.headers.clone();
+        edge.set_identity(&mut headers, grant, about, dialled);
+        let opening = upstream::upgrade::open(stream, &target, headers, edge.limits.refusal_bytes);
+        if let Some(answer) = tries.answer(&place, Box::pin(opening)).await {
+            break (place, dialled, answer?);
+        }
+    };
     match answer {
         Answer::Switched { stream, early, mut headers } => {
-            headers::strip_hop_by_hop(&mut headers);
+            hop_by_hop::strip_hop_by_hop(&mut headers);
             headers.remove(CONTENT_LENGTH);
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            response::set_request_id(&mut headers, request.request_id.as_str());
             let phases = Phases {
-                authenticate: authenticated.mono - started.mono,
+                authenticate: authenticated.mono - request.started.mono,
                 dial: dialled.mono - authenticated.mono,
                 answer: Now::read().mono - dialled.mono,
-                total: Now::read().mono - started.mono,
+                total: Now::read().mono - request.started.mono,
             };
             Ok(Reached { place, user_place, session_id, upstream: stream, early, headers, phases })
         }
         Answer::Declined { status, mut headers, body } => {
-            headers::strip_hop_by_hop(&mut headers);
+            hop_by_hop::strip_hop_by_hop(&mut headers);
             let mut answer = Response::new(body);
             *answer.status_mut() = status;
             *answer.headers_mut() = headers;
-            if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
-                answer.headers_mut().insert(response::REQUEST_ID, value);
-            }
+            response::set_request_id(answer.headers_mut(), request.request_id.as_str());
             Err(Refusal { rejection: Rejection::UpstreamDeclined(status), answer: Some(answer) })
         }
     }
 }
 
-/// A place among the user's own sessions, where these are limited; nobody in particular needs none.
-async fn enter(grant: &Grant, edge: &Edge, session: SessionId, peer: IpAddr) -> Result<Option<Box<places::Place>>, Rejection> {
-    let (Some(places), Some(principal)) = (&edge.places, grant.principal()) else { return Ok(None) };
-    let told = |_: &Rejection| Event::LimitReached { limit: UserLimit::NAME, peer: Some(peer) }.emit();
+/// Takes a place among the user's sessions, if these are limited. A public session needs none.
+async fn enter(
+    grant: &Grant,
+    edge: &Edge,
+    session: SessionId,
+    peer: IpAddr,
+) -> Result<Option<Box<places::Place>>, Rejection> {
+    let (Some(places), Some(principal)) = (&edge.places, grant.principal()) else {
+        return Ok(None);
+    };
+    let told =
+        |_: &Rejection| LimitReached { limit: Limit::SessionsPerUser, peer: Some(peer) }.emit();
     places.enter(principal, session).await.inspect_err(told).map(Some)
 }

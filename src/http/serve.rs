@@ -1,154 +1,162 @@
 //! A client's connection, from its first byte to its end or its upgrade.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use http::request::Parts;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use rustls::RootCertStore;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::io::AsyncWriteExt;
+use tokio::time::{timeout, timeout_at};
 
+use super::connection::ClientConnection;
 use super::guard::{Guard, Next, Stop};
-use super::{forward, response, upgrade};
-use crate::app::Worker;
-use crate::auth::certificate::ClientCertificate;
-use crate::config;
-use crate::edge::Edge;
-use crate::listener::Permit;
-use crate::listener::waiting_room::Waiting;
+use super::last_answer::answer_and_close;
+use super::{forward, upgrade};
+use crate::base::clock::Now;
+use crate::edge::worker::Worker;
+use crate::http::events::RequestRejected;
+use crate::model::request_id::RequestId;
+use crate::net::http1::head::MAX_FIELDS;
+use crate::net::http1::response;
+use crate::net::stream::Stream;
 use crate::rejection::Rejection;
-use crate::stream::Stream;
-use crate::telemetry::event::{Attempt, Event};
-use crate::telemetry::request_id::RequestId;
+use crate::telemetry::Event;
+use crate::telemetry::limit::{Limit, LimitReached};
+use crate::telemetry::refusal::Attempt;
 
-/// Who is at the other end, and under which conditions.
-#[derive(Debug)]
-pub struct Client {
-    pub peer: SocketAddr,
-    pub listener: Arc<config::Listener>,
-    pub permit: Permit,
-    /// Until it has shown who it is, or asked for something in plain HTTP.
-    pub waiting: Option<Waiting>,
-    /// By when it must have shown who it is.
-    pub deadline: Instant,
-    /// What it has shown in the handshake.
-    pub certificate: Option<ClientCertificate>,
-    /// Which of the edge's doors it came in by, and who verified certificates there.
-    pub door: usize,
-    pub authorities: Option<Arc<RootCertStore>>,
-}
-
-impl Client {
-    pub fn is_secure(&self) -> bool {
-        self.listener.tls.is_some()
-    }
-
-    /// Puts the certificate where the methods look for credentials. That of a trusted peer is its own, not its clients'.
-    pub fn show_certificate(&self, edge: &Edge, parts: &mut Parts) {
-        if let Some(certificate) = self.certificate.clone().filter(|_| !self.is_trusted_proxy()) {
-            let shown = if self.is_still_believed(edge) { certificate } else { certificate.no_longer_believed() };
-            parts.extensions.insert(shown);
-        }
-    }
-
-    /// A connection may live on while an authority is taken out. One that was added changes nothing for it.
-    fn is_still_believed(&self, edge: &Edge) -> bool {
-        let Some(then) = &self.authorities else { return true };
-        let now = edge.doors.get(self.door).and_then(|door| door.authorities.as_ref());
-        now.is_some_and(|now| Arc::ptr_eq(then, now) || then.roots.iter().all(|root| now.roots.contains(root)))
-    }
-
-    pub fn is_trusted_proxy(&self) -> bool {
-        self.listener.trusts(self.peer.ip())
-    }
-}
+/// Bytes of an answer that the kernel holds unsent: more of it waits upstream until the client
+/// reads.
+const MOST_UNSENT: u32 = 32 * 1024;
 
 /// Serves one connection. Whatever happens, it ends here or in the session that it becomes.
-pub async fn serve(stream: Stream, client: Client, worker: Worker) {
+pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker) {
     let limits = Arc::clone(&worker.edge.limits);
-    let mut guard = Guard::new(stream, Arc::clone(&limits));
-    let deadline = client.deadline.min(Instant::now() + limits.head_timeout);
+    let mut guard = Guard::new(stream, Arc::clone(&limits), connection.standing.stranger_flag());
+    let deadline = connection.deadline.min(Now::read().mono + limits.head_timeout);
     match timeout_at(deadline, guard.next_head()).await {
-        Ok(Ok(Next::Plain)) => Box::pin(plain(guard, client, worker)).await,
-        Ok(Ok(Next::Upgrade(head))) => Box::pin(upgrade::run(guard, *head, client, worker)).await,
-        Ok(Ok(Next::Refused(rejection))) => refuse(guard, &client, &rejection).await,
+        Ok(Ok(Next::Plain)) => Box::pin(serve_plain(guard, connection, worker)).await,
+        Ok(Ok(Next::Upgrade(head))) => {
+            Box::pin(upgrade::run(guard, *head, connection, worker)).await;
+        }
+        Ok(Ok(Next::Refused(rejection))) => refuse(guard, &connection, &rejection).await,
         Ok(Ok(Next::Closed) | Err(_)) => {}
-        Err(_) if guard.holds_part_of_a_head() => refuse(guard, &client, &Rejection::HeadTimeout).await,
+        Err(_) if guard.holds_part_of_a_head() => {
+            refuse(guard, &connection, &Rejection::HeadTimeout).await;
+        }
         // A silent connection is closed in silence.
         Err(_) => {}
     }
 }
 
-/// Plain HTTP, until the client leaves, the time is up, or a head comes that is not for hyper.
-#[allow(clippy::large_futures, reason = "what answers a request is boxed as a whole")]
-async fn plain(guard: Guard, mut client: Client, worker: Worker) {
-    client.waiting = None;
-    let stopped = guard.stopped_flag();
+/// Serves plain HTTP until the client leaves, the time is up, or a head arrives that hyper must not
+/// read.
+#[allow(clippy::large_futures, reason = "the future of an answer is boxed as a whole")]
+async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Worker) {
+    guard.stream_mut().limit_unsent(Some(MOST_UNSENT));
+    let signals = guard.signals();
     let limits = Arc::clone(&worker.edge.limits);
-    let client = Arc::new(client);
+    let connection = Arc::new(connection);
     let under_way = Arc::new(AtomicUsize::new(0));
     let service = {
-        let (client, worker, under_way) = (Arc::clone(&client), worker.clone(), Arc::clone(&under_way));
+        let connection = Arc::clone(&connection);
+        let worker = worker.clone();
+        let under_way = Arc::clone(&under_way);
         service_fn(move |request: http::Request<Incoming>| {
-            // Each request is served by what is in force when it comes.
-            let (client, worker, under_way) = (Arc::clone(&client), worker.renewed(), Arc::clone(&under_way));
+            let connection = Arc::clone(&connection);
+            // Each request is served by the configuration in force when it arrives.
+            let worker = worker.renewed();
+            let count = RequestCount::begin(&under_way);
             Box::pin(async move {
-                under_way.fetch_add(1, Ordering::AcqRel);
-                let _count = Count(under_way);
-                Ok::<_, Infallible>(forward::answer(request, &client, &worker).await)
+                let _count = count;
+                Ok::<_, Infallible>(forward::answer(request, &connection, &worker).await)
             })
         })
     };
-    let mut connection = http1::Builder::new()
+    let mut http = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.http_idle_timeout)
-        .max_headers(limits.head_fields.min(super::head::MAX_FIELDS))
+        .max_headers(limits.head_fields.min(MAX_FIELDS))
         .max_buf_size(limits.head_bytes.max(8 * 1024) * 2)
         .serve_connection(guard, service);
-    // What was being answered when the guard stopped; an upgrade that was sent before its turn is not carried out.
-    let mut busy_at_stop = None;
+    // Whether a request was being answered when the guard stopped: an upgrade that was sent before
+    // its turn is refused.
+    let mut was_busy_at_stop = None;
+    // A stranger that is at rest, or that lets others wait, makes room for a newcomer.
+    let standing = Arc::clone(&connection.standing);
+    let mut is_displaced = false;
     let edge = Arc::clone(&worker.edge);
     let mut drain = std::pin::pin!(edge.drain.begun());
-    let mut draining = false;
+    let mut is_draining = false;
     let served = std::future::poll_fn(|cx| {
         loop {
-            if !draining && drain.as_mut().poll(cx).is_ready() {
-                draining = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            let polled = connection.poll_without_shutdown(cx);
-            if polled.is_pending() && stopped.load(Ordering::Acquire) && busy_at_stop.is_none() {
-                busy_at_stop = Some(under_way.load(Ordering::Acquire) > 0);
-                Pin::new(&mut connection).graceful_shutdown();
+            let polled = http.poll_without_shutdown(cx);
+            // Behind the poll: hyper would not answer a first request that it has not read.
+            if polled.is_pending() && !is_draining && drain.as_mut().poll(cx).is_ready() {
+                is_draining = true;
+                Pin::new(&mut http).graceful_shutdown();
                 continue;
+            }
+            if polled.is_pending()
+                && signals.has_stopped.load(Ordering::Acquire)
+                && was_busy_at_stop.is_none()
+            {
+                was_busy_at_stop = Some(under_way.load(Ordering::Acquire) > 0);
+                Pin::new(&mut http).graceful_shutdown();
+                continue;
+            }
+            if polled.is_pending() && !is_displaced {
+                let is_at_rest = under_way.load(Ordering::Acquire) == 0
+                    && signals.is_at_rest.load(Ordering::Acquire);
+                let is_slow = signals.is_slow.load(Ordering::Acquire);
+                is_displaced = if is_at_rest || is_slow {
+                    standing.poll_rest(cx).is_ready()
+                } else {
+                    !standing.stir()
+                };
+                if is_displaced && is_slow {
+                    // A client that does not read or send would not end by itself.
+                    return Poll::Ready(Ok(()));
+                }
+                if is_displaced {
+                    Pin::new(&mut http).graceful_shutdown();
+                    continue;
+                }
             }
             return polled;
         }
     })
     .await;
-    let mut guard = connection.into_parts().io;
-    let Ok(client) = Arc::try_unwrap(client) else { return };
+    let mut guard = http.into_parts().io;
+    if is_displaced && signals.is_slow.load(Ordering::Acquire) {
+        return;
+    }
+    if signals.has_stalled.load(Ordering::Acquire) {
+        LimitReached { limit: Limit::StallTimeout, peer: Some(connection.peer.ip()) }.emit();
+        return;
+    }
+    let Ok(connection) = Arc::try_unwrap(connection) else { return };
     match guard.take_stop() {
-        Some(Stop::Refused(rejection)) => refuse(guard, &client, &rejection).await,
-        Some(Stop::Upgrade(_)) if busy_at_stop == Some(true) => {
-            refuse(guard, &client, &Rejection::UpgradeMalformed("an upgrade waits for the answers before it")).await;
+        Some(Stop::Refused(rejection)) => refuse(guard, &connection, &rejection).await,
+        Some(Stop::Upgrade(_)) if was_busy_at_stop == Some(true) => {
+            let why = "an upgrade waits for the answers before it";
+            refuse(guard, &connection, &Rejection::UpgradeMalformed(why)).await;
         }
         Some(Stop::Upgrade(head)) => {
             let worker = worker.renewed();
-            // It asked for plain HTTP before, and is a stranger again.
-            let Ok(waiting) = worker.edge.waiting_room.admit(client.peer.ip(), &client.listener) else {
-                return refuse(guard, &client, &Rejection::TooManyConnections).await;
-            };
-            let client = Client { deadline: Instant::now() + limits.handshake_timeout, waiting: Some(waiting), ..client };
-            Box::pin(upgrade::run(guard, *head, client, worker)).await;
+            // A client that asked for plain HTTP before is a stranger again.
+            if let Err(rejection) = connection.note_credential(false) {
+                return refuse(guard, &connection, &rejection).await;
+            }
+            guard.stream_mut().limit_unsent(None);
+            let deadline = Now::read().mono + limits.handshake_timeout;
+            let connection = ClientConnection { deadline, ..connection };
+            Box::pin(upgrade::run(guard, *head, connection, worker)).await;
         }
         None => {
             if served.is_ok() {
@@ -158,46 +166,35 @@ async fn plain(guard: Guard, mut client: Client, worker: Worker) {
     }
 }
 
-struct Count(Arc<AtomicUsize>);
+/// Counts a request while it is answered.
+struct RequestCount(Arc<AtomicUsize>);
 
-impl Drop for Count {
+impl RequestCount {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for RequestCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Refuses what could not even be read as a request.
-async fn refuse(guard: Guard, client: &Client, rejection: &Rejection) {
+/// Refuses bytes that cannot be read as a request, or a request that is not for hyper.
+async fn refuse(guard: Guard, connection: &ClientConnection, rejection: &Rejection) {
     let request_id = RequestId::random();
-    let about = Attempt { request_id: request_id.as_str(), peer: client.peer.ip(), host: "", path: "", route: "", method: None };
-    Event::RequestRejected { about, rejection }.emit();
+    let about = Attempt {
+        request_id: request_id.as_str(),
+        peer: connection.peer.ip(),
+        host: "",
+        path: "",
+        route: "",
+        method: None,
+    };
+    RequestRejected { about, rejection }.emit();
     let answer = response::problem(rejection, request_id.as_str());
     let (stream, _) = guard.into_parts();
     answer_and_close(stream, &answer).await;
-}
-
-/// Writes the last answer of a connection and closes it so that the client can read it: what the client still sends is
-/// taken in for a moment, because closing over unread bytes resets the connection and with it the answer.
-pub async fn answer_and_close(stream: Stream, answer: &http::Response<bytes::Bytes>) {
-    write_and_linger(stream, &response::closing(answer)).await;
-}
-
-/// The same for bytes of any kind.
-pub async fn write_and_linger(mut stream: Stream, last: &[u8]) {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    const MOST: usize = 256 * 1024;
-    let _ = timeout(PATIENCE, async {
-        stream.write_all(last).await?;
-        stream.flush().await?;
-        stream.shutdown().await?;
-        let (mut scratch, mut taken) = (vec![0; 1024], 0);
-        while taken < MOST {
-            match stream.read(&mut scratch).await? {
-                0 => break,
-                count => taken += count,
-            }
-        }
-        std::io::Result::Ok(())
-    })
-    .await;
 }

@@ -1,41 +1,49 @@
-//! The 101 that Usher gives by itself: before a first message, and to say no in a way that a page can read.
+//! The 101 that Usher sends by itself: before a first message, and before a close frame with a
+//! rejection that a page can read.
 
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::response;
-use crate::auth::credential::Method;
 use crate::auth::extract;
 use crate::config::Route;
+use crate::model::method::Method;
+use crate::net::http1::response;
 use crate::ws::accept::accept_for;
 use crate::ws::deflate::Agreed;
 
-/// What of the client's request decides the answer.
+/// The parts of the client's request that decide the 101.
 #[derive(Clone, Debug)]
-pub(super) struct Switch {
-    /// The answer to it is made where one is given.
+pub struct Switch {
+    /// `Sec-WebSocket-Key`.
     key: HeaderValue,
     /// The first of the client's offers that the route lists.
     pub(super) protocol: Option<HeaderValue>,
-    /// The offer that only says that a token stands next to it.
+    /// The offer `bearer`, which marks the token next to it.
     marker: Option<HeaderValue>,
 }
 
 impl Switch {
-    /// The request was checked to have one good key.
+    /// Reads the parts of a request. The request has one good key: it was checked.
     pub(super) fn of(headers: &HeaderMap, route: &Route) -> Self {
         let key = headers.get(SEC_WEBSOCKET_KEY).cloned().unwrap_or(HeaderValue::from_static(""));
-        let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+        let lines =
+            headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
         let mut offers = lines.flat_map(|line| line.split(',')).map(str::trim);
         let chosen = offers.find(|offer| route.subprotocols.iter().any(|listed| listed == offer));
-        let marker = if route.auth.contains(&Method::Subprotocol) { extract::marker(headers) } else { None };
+        let marker =
+            if route.auth.contains(&Method::Subprotocol) { extract::marker(headers) } else { None };
         Self { key, protocol: chosen.and_then(|name| HeaderValue::from_str(name).ok()), marker }
     }
 
-    /// A browser that offered subprotocols fails the connection where none is chosen (WebSockets standard, "establish a
-    /// WebSocket connection"), so a client that offered the marker and gets no other is given that.
+    /// Chooses the marker for a client that offered it and gets no other subprotocol. A browser
+    /// that offered subprotocols fails the connection if none is chosen (WebSockets standard,
+    /// "establish a WebSocket connection").
     pub(super) fn choose_marker(&self, headers: &mut HeaderMap) {
-        if let (Some(marker), false) = (&self.marker, headers.contains_key(SEC_WEBSOCKET_PROTOCOL)) {
+        if let (Some(marker), false) = (&self.marker, headers.contains_key(SEC_WEBSOCKET_PROTOCOL))
+        {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, marker.clone());
         }
     }
@@ -54,9 +62,7 @@ impl Switch {
         if let Some(agreed) = deflate {
             headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header());
         }
-        if let Ok(id) = HeaderValue::from_str(request_id) {
-            headers.insert(response::REQUEST_ID, id);
-        }
+        response::set_request_id(&mut headers, request_id);
         response::head_bytes(StatusCode::SWITCHING_PROTOCOLS, &headers)
     }
 }

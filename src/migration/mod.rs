@@ -1,10 +1,11 @@
 //! From old ways in to new ones, share by share, with a look at what would happen first.
 //!
-//! A route says which of its methods are to go (`legacy`), which share of its clients is to use a new one (`rollout`), and
-//! which methods are only to be looked at (`shadow`). `share.rs` decides who is in a share, `shadow.rs` judges without
-//! consequences, `uses.rs` remembers who still uses what, `endpoint.rs` tells a client what it should use.
+//! A route says which of its methods are to go (`legacy`), which share of its clients is to use a
+//! new one (`rollout`), and which methods are only to be looked at (`shadow`). `share.rs` decides
+//! who is in a share, `shadow.rs` judges without consequences, `uses.rs` remembers who still uses
+//! what. `http/endpoints/methods.rs` tells a client what it should use.
 
-pub mod endpoint;
+pub mod events;
 pub mod shadow;
 pub mod share;
 pub mod uses;
@@ -14,12 +15,13 @@ use std::net::IpAddr;
 use http::header::LINK;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::auth::credential::Method;
+use self::events::{LegacyUsed, RolledOut};
 use crate::auth::grant::Grant;
-use crate::clock::UnixMillis;
+use crate::base::clock::UnixMillis;
 use crate::config::{Migration, Route};
+use crate::model::method::Method;
 use crate::rejection::Rejection;
-use crate::telemetry::event::Event;
+use crate::telemetry::Event;
 use share::Client;
 use uses::LegacyUses;
 
@@ -61,9 +63,19 @@ impl Migration {
 
     /// Tells the client that its method is to go: RFC 9745 and RFC 8594.
     pub fn mark(&self, method: Option<Method>, headers: &mut HeaderMap) {
-        let Some(deprecated) = self.deprecated.filter(|_| method.is_some_and(|method| self.is_legacy(method))) else { return };
-        headers.insert(DEPRECATION, HeaderValue::try_from(format!("@{}", deprecated.as_secs())).unwrap_or(HeaderValue::from_static("@0")));
-        if let Some(Ok(sunset)) = self.sunset.map(|sunset| HeaderValue::try_from(sunset.to_http_date())) {
+        let Some(deprecated) =
+            self.deprecated.filter(|_| method.is_some_and(|method| self.is_legacy(method)))
+        else {
+            return;
+        };
+        headers.insert(
+            DEPRECATION,
+            HeaderValue::try_from(format!("@{}", deprecated.as_secs()))
+                .unwrap_or(HeaderValue::from_static("@0")),
+        );
+        if let Some(Ok(sunset)) =
+            self.sunset.map(|sunset| HeaderValue::try_from(sunset.to_http_date()))
+        {
             headers.insert(SUNSET, sunset);
         }
         if let Some(link) = &self.link {
@@ -72,11 +84,19 @@ impl Migration {
     }
 }
 
-/// Looks at a grant by the rollout of its route. Only here is a client refused for the way in which it came.
-pub fn admit(grant: &Grant, peer: IpAddr, uses: &LegacyUses, now: UnixMillis) -> Result<(), Rejection> {
+/// Looks at a grant by the rollout of its route. Only here is a client refused for the way in which
+/// it came.
+pub fn admit(
+    grant: &Grant,
+    peer: IpAddr,
+    uses: &LegacyUses,
+    now: UnixMillis,
+) -> Result<(), Rejection> {
     let route: &Route = grant.route();
     let migration = &route.migration;
-    let (Some(method), Some(principal)) = (grant.method(), grant.principal()) else { return Ok(()) };
+    let (Some(method), Some(principal)) = (grant.method(), grant.principal()) else {
+        return Ok(());
+    };
     if migration.legacy.is_empty() && migration.rollout.shares.is_empty() {
         return Ok(());
     }
@@ -92,11 +112,11 @@ pub fn admit(grant: &Grant, peer: IpAddr, uses: &LegacyUses, now: UnixMillis) ->
         Some(_) => Standing::Followed,
     };
     if !migration.rollout.shares.is_empty() {
-        Event::RolledOut { route: &route.name, standing }.emit();
+        RolledOut { route: &route.name, standing }.emit();
     }
     if is_legacy {
         uses.note(&route.name, method, &principal.subject, now);
-        Event::LegacyUsed {
+        LegacyUsed {
             route: &route.name,
             method,
             user: &principal.subject,
@@ -111,15 +131,19 @@ pub fn admit(grant: &Grant, peer: IpAddr, uses: &LegacyUses, now: UnixMillis) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::revocation::tests::principal;
     use crate::config;
+    use crate::model::principal::tests::principal;
     use std::sync::Arc;
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     fn admitted(route: &str, method: Method) -> Result<(), Rejection> {
         let config = config::for_test(route);
-        let grant = Grant::for_test(Arc::clone(&config.routes[0]), Some(principal("ada", "main", None, None, 0)), method);
+        let grant = Grant::for_test(
+            Arc::clone(&config.routes[0]),
+            Some(principal("ada", "main", None, None, 0)),
+            method,
+        );
         admit(&grant, PEER, &LegacyUses::default(), UnixMillis(0))
     }
 
@@ -130,9 +154,16 @@ mod tests {
                 "auth = [\"ticket\", \"header\", \"query\"]\nlegacy = [\"header\"]\ndeprecated = \"2026-11-01\"\nrollout = {{ ticket = {ticket}, enforce = {enforce} }}"
             )
         };
-        assert_eq!(admitted(&route(100, true), Method::Header), Err(Rejection::LegacyMethod(Method::Ticket)));
+        assert_eq!(
+            admitted(&route(100, true), Method::Header),
+            Err(Rejection::LegacyMethod(Method::Ticket))
+        );
         assert_eq!(admitted(&route(100, true), Method::Ticket), Ok(()));
-        assert_eq!(admitted(&route(100, true), Method::Query), Ok(()), "another method, and not one that is to go");
+        assert_eq!(
+            admitted(&route(100, true), Method::Query),
+            Ok(()),
+            "another method, and not one that is to go"
+        );
         assert_eq!(admitted(&route(100, false), Method::Header), Ok(()));
         assert_eq!(admitted(&route(0, true), Method::Header), Ok(()));
     }
@@ -150,7 +181,10 @@ mod tests {
         let headers = marked(Method::Header);
         assert_eq!(headers[DEPRECATION], "@1793491200");
         assert_eq!(headers[SUNSET], "Mon, 01 Mar 2027 00:00:00 GMT");
-        assert_eq!(headers[LINK], "<https://example.com/login>; rel=\"deprecation\"; type=\"text/html\"");
+        assert_eq!(
+            headers[LINK],
+            "<https://example.com/login>; rel=\"deprecation\"; type=\"text/html\""
+        );
         assert!(marked(Method::Ticket).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Methods that are looked at and have no consequence: what would they have said?
 //!
-//! The client is answered first, by what the route really asks for. What the shadow finds then is counted, beside whether it
-//! agrees. A ticket that is looked at is redeemed: the look is real.
+//! The client is answered first, by what the route really asks for. What the shadow finds then is
+//! counted, beside whether it agrees. A ticket that is looked at is redeemed: the look is real.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,16 +10,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::request::Parts;
 use tokio::time::Instant;
 
-use crate::auth::credential::{Credential, Method};
+use super::events::{ShadowVerdict, Shadowed};
+use crate::auth::credential::Credential;
 use crate::auth::grant::Grant;
-use crate::auth::principal::Principal;
+use crate::auth::prover::Redeeming;
 use crate::auth::{self, Authenticator, Presented, extract};
-use crate::clock::Now;
+use crate::base::clock::Now;
 use crate::config::Route;
-use crate::http::route::RouteMatch;
+use crate::config::RouteMatch;
+use crate::model::method::Method;
+use crate::model::principal::Principal;
+use crate::model::request_id::RequestId;
 use crate::rejection::Rejection;
-use crate::telemetry::event::Event;
-use crate::telemetry::request_id::RequestId;
+use crate::telemetry::Event;
 
 /// What the shadow methods of a route found in a request.
 #[derive(Debug, Default)]
@@ -52,7 +55,8 @@ pub enum Mismatch {
 
 impl Actual {
     pub fn of(outcome: &Result<Grant, Rejection>) -> Self {
-        let user = |principal: &Principal| (Arc::clone(&principal.issuer), principal.subject.clone());
+        let user =
+            |principal: &Principal| (Arc::clone(&principal.issuer), principal.subject.clone());
         outcome.as_ref().map_or(Self::Refused, |grant| Self::Accepted(grant.principal().map(user)))
     }
 }
@@ -70,12 +74,8 @@ impl Mismatch {
 }
 
 impl Shadow {
-    /// The words for a verdict that is neither `accepted` nor the label of a rejection.
-    pub const ABSENT: &str = "absent";
-    pub const SKIPPED: &str = "skipped";
-
-    /// Takes what the shadow methods are about out of the request, behind the real ones. On a public route it stays: somebody
-    /// else checks it there.
+    /// Takes what the shadow methods are about out of the request, behind the real ones. On a
+    /// public route it stays: somebody else checks it there.
     pub fn look(route: &Route, parts: &mut Parts) -> Self {
         let shadow = &route.migration.shadow;
         if shadow.is_empty() {
@@ -86,9 +86,11 @@ impl Shadow {
         Self(shadow.iter().map(|method| (*method, extract::take(*method, route, parts))).collect())
     }
 
-    /// What each of them found.
-    pub fn found(&self) -> impl Iterator<Item = (Method, &Result<Option<Credential>, Rejection>)> {
-        self.0.iter().map(|(method, found)| (*method, found))
+    /// Returns what each of them found.
+    pub fn into_found(
+        self,
+    ) -> impl Iterator<Item = (Method, Result<Option<Credential>, Rejection>)> {
+        self.0.into_iter()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -125,7 +127,13 @@ impl Shadows {
         if self.running.fetch_add(1, Ordering::AcqRel) >= self.most.load(Ordering::Relaxed) {
             self.running.fetch_sub(1, Ordering::AcqRel);
             for (method, _) in shadow.0 {
-                Event::Shadowed { route: &scene.matched.route.name, method, verdict: Shadow::SKIPPED, mismatch: None }.emit();
+                Shadowed {
+                    route: &scene.matched.route.name,
+                    method,
+                    verdict: ShadowVerdict::Skipped,
+                    mismatch: None,
+                }
+                .emit();
             }
             return;
         }
@@ -152,20 +160,37 @@ impl Scene {
         let route = &self.matched.route;
         let verdict = match found {
             Ok(None) => {
-                return Event::Shadowed { route: &route.name, method, verdict: Shadow::ABSENT, mismatch: None }.emit();
+                return Shadowed {
+                    route: &route.name,
+                    method,
+                    verdict: ShadowVerdict::Absent,
+                    mismatch: None,
+                }
+                .emit();
             }
             Ok(Some(credential)) => self.ask(credential).await,
             Err(rejection) => Err(rejection),
         };
-        let label = verdict.as_ref().map_or_else(|rejection| rejection.facts().label, |_| "accepted");
-        Event::Shadowed { route: &route.name, method, verdict: label, mismatch: mismatch(&self.actual, &verdict) }.emit();
+        Shadowed {
+            route: &route.name,
+            method,
+            verdict: verdict
+                .as_ref()
+                .map_or_else(ShadowVerdict::Rejected, |_| ShadowVerdict::Accepted),
+            mismatch: mismatch(&self.actual, &verdict),
+        }
+        .emit();
     }
 
     async fn ask(&self, credential: Credential) -> Result<(Arc<str>, String), Rejection> {
         let origin = self.origin.as_deref();
         auth::check_page(&self.matched.route, Some(&credential), origin, false)?;
-        let presented = Presented { request_id: self.request_id.as_str(), origin, peer: self.peer };
-        let principal = self.authenticator.judge_by(self.deadline, &self.matched, credential, presented, Now::read()).await?;
+        let request_id = self.request_id.as_str();
+        let presented = Presented { request_id, origin, peer: self.peer, now: Now::read() };
+        let principal = self
+            .authenticator
+            .judge(&mut Redeeming, &self.matched, credential, presented, self.deadline)
+            .await?;
         Ok((principal.issuer, principal.subject))
     }
 }

@@ -1,14 +1,14 @@
-//! Who is in which share. The same client is at the same place on every node and after every reload, so a share that grows
-//! keeps those who are in it.
+//! Who is in which share. The same client is at the same place on every node and after every
+//! reload, so a share that grows keeps those who are in it.
 
 use std::net::IpAddr;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::auth::credential::Method;
-use crate::auth::principal::Principal;
+use crate::base::rate::network_of;
 use crate::config::Sticky;
-use crate::limits::network_of;
+use crate::model::method::Method;
+use crate::model::principal::Principal;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Client<'a> {
@@ -33,11 +33,14 @@ impl<'a> Client<'a> {
 pub fn place(route: &str, client: &Client<'_>) -> u8 {
     let name = match client {
         // Two issuers may name two people alike.
-        Client::User(principal) => format!("{route}\u{0}{}\u{0}{}", principal.issuer, principal.subject),
+        Client::User(principal) => {
+            format!("{route}\u{0}{}\u{0}{}", principal.issuer, principal.subject)
+        }
         Client::Address(address) => format!("{route}\u{0}{address}"),
     };
     let hash = digest(&SHA256, name.as_bytes());
-    let number = hash.as_ref().iter().take(8).fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
+    let number =
+        hash.as_ref().iter().take(8).fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
     u8::try_from(number % 100).unwrap_or_default()
 }
 
@@ -53,19 +56,33 @@ pub fn assigned(shares: &[(Method, u8)], place: u8) -> Option<Method> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::revocation::tests::principal;
+    use crate::model::principal::tests::principal;
 
     #[test]
     fn a_share_is_as_large_as_it_says_and_keeps_its_clients_when_it_grows() {
-        let places: Vec<_> =
-            (0..10_000).map(|user| place("/ws", &Client::User(&principal(&format!("user {user}"), "main", None, None, 0)))).collect();
-        let within = |percent| places.iter().filter(|place| assigned(&[(Method::Ticket, percent)], **place).is_some()).count();
+        let places: Vec<_> = (0..10_000)
+            .map(|user| {
+                place(
+                    "/ws",
+                    &Client::User(&principal(&format!("user {user}"), "main", None, None, 0)),
+                )
+            })
+            .collect();
+        let within = |percent| {
+            places
+                .iter()
+                .filter(|place| assigned(&[(Method::Ticket, percent)], **place).is_some())
+                .count()
+        };
         for percent in [0, 1, 10, 50, 99, 100] {
             let expected = usize::from(percent) * 100;
             assert!(within(percent).abs_diff(expected) < 200, "{percent} %: {}", within(percent));
         }
         for place in places {
-            assert!(assigned(&[(Method::Ticket, 10)], place).is_none() || assigned(&[(Method::Ticket, 11)], place).is_some());
+            assert!(
+                assigned(&[(Method::Ticket, 10)], place).is_none()
+                    || assigned(&[(Method::Ticket, 11)], place).is_some()
+            );
         }
     }
 
@@ -75,7 +92,14 @@ mod tests {
         let of = |place| assigned(&shares, place);
         assert_eq!(
             [of(0), of(9), of(10), of(59), of(60), of(99)],
-            [Some(Method::Message), Some(Method::Message), Some(Method::Ticket), Some(Method::Ticket), None, None]
+            [
+                Some(Method::Message),
+                Some(Method::Message),
+                Some(Method::Ticket),
+                Some(Method::Ticket),
+                None,
+                None
+            ]
         );
     }
 

@@ -1,13 +1,14 @@
-//! Who still uses what: for each route and legacy method a count, the last time, and some names to talk to.
+//! Who still uses what: for each route and legacy method a count, the last time, and some names to
+//! talk to.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 
-use crate::auth::credential::Method;
-use crate::clock::UnixMillis;
-use crate::lock::lock;
+use crate::base::clock::UnixMillis;
+use crate::base::lock::lock;
+use crate::model::method::Method;
 
 /// Names kept for each route and method.
 const NAMES: usize = 20;
@@ -72,7 +73,10 @@ mod tests {
             uses.note(&route, Method::Header, &format!("user {}", at % 25), UnixMillis(at));
         }
         let [line] = <[LegacyUse; 1]>::try_from(uses.lines()).unwrap();
-        assert_eq!((line.uses, line.recent_users.len(), line.recent_users[0].as_str()), (30, NAMES, "user 4"));
+        assert_eq!(
+            (line.uses, line.recent_users.len(), line.recent_users[0].as_str()),
+            (30, NAMES, "user 4")
+        );
         assert_eq!(line.recent_users.iter().filter(|user| *user == "user 0").count(), 1);
     }
 }

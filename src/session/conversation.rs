@@ -1,25 +1,27 @@
 //! What Usher itself says and hears inside a session's stream.
 //!
-//! The relay holds short text messages of the client while an answer may be among them and shows them here; whatever is
-//! meant for us is taken out, judged beside the stream, and answered in it.
+//! The relay holds short text messages of the client while an answer may be among them and shows
+//! them here; whatever is meant for us is taken out, judged beside the stream, and answered in it.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::close::CloseReason;
+use super::events::{Reauth, ReauthOutcome};
 use super::registry::SessionHandle;
 use super::state::{Hearing, SessionState, Verdict};
 use crate::auth::credential::Credential;
 use crate::auth::first_message::{Accepted, Answer, Dialect, Question, Refused};
 use crate::auth::grant::Grant;
 use crate::auth::renewal::{NotRenewed, Renewal};
-use crate::clock::Now;
-use crate::rejection::Rejection;
-use crate::telemetry::event::{Event, ReauthOutcome};
+use crate::base::clock::Now;
+use crate::model::faults::FirstMessageFault;
+use crate::rejection::close::{CloseReason, ErrorFrame};
+use crate::rejection::{Detail, Rejection};
+use crate::telemetry::Event;
 use crate::ws::deflate::inflate;
-use crate::ws::follow::HeldMessage;
+use crate::ws::follow::{HeldMessage, Hold};
 use crate::ws::frame::Message;
 
 #[derive(Debug)]
@@ -29,6 +31,12 @@ pub struct Conversation {
     renewal: Option<Arc<Renewal>>,
     /// The upstream's greeting is still to come, and the client had it from us.
     awaits_greeting: bool,
+    /// What the upstream has sent so far, while its answer to the login is awaited.
+    login_answer: Option<Vec<u8>>,
+    /// Messages of the upstream that were looked at.
+    upstream_heard: u64,
+    /// The client's login was a message of this dialect, and not a header of its upgrade.
+    began_by_message: bool,
     judging: Option<Judging>,
     /// The grant is a new one, and nobody has looked at it yet.
     was_renewed: bool,
@@ -56,59 +64,146 @@ impl std::fmt::Debug for Judging {
 }
 
 impl Conversation {
-    pub fn new(dialect: Dialect, renewal: Option<Renewal>, awaits_greeting: bool) -> Self {
-        Self { dialect, renewal: renewal.map(Arc::new), awaits_greeting, judging: None, was_renewed: false }
+    pub fn new(dialect: Dialect, renewal: Option<Renewal>) -> Self {
+        Self {
+            dialect,
+            renewal: renewal.map(Arc::new),
+            awaits_greeting: false,
+            login_answer: None,
+            upstream_heard: 0,
+            began_by_message: false,
+            judging: None,
+            was_renewed: false,
+        }
     }
 
-    /// The longest message that can be meant for us.
-    pub fn longest(&self) -> usize {
-        self.dialect.longest()
+    /// The conversation of a client that logged in by a message.
+    pub fn begun_by_message(self) -> Self {
+        let login_answer = self.dialect.waits_for_login_answer().then(Vec::new);
+        Self {
+            awaits_greeting: self.dialect.greeted_for_the_upstream(),
+            login_answer,
+            began_by_message: true,
+            ..self
+        }
     }
 
-    /// Are messages of the client to be shown here?
-    pub fn listens(&self, state: &SessionState) -> bool {
-        state.listens() || self.dialect.always_listens()
+    /// Returns what is held of the client's messages, to be shown here.
+    pub fn holds(&self, state: &SessionState) -> Option<Hold> {
+        let is_needed = state.listens() || self.dialect.logs_in_again();
+        let binary = self.began_by_message && self.dialect.is_binary();
+        is_needed.then(|| Hold { most: self.dialect.longest(), binary })
     }
 
     /// A whole message of the client.
     pub fn hears(&mut self, message: &HeldMessage, state: &mut SessionState, now: Now) -> Hears {
-        if !message.is_text {
-            return Hears::NotOurs;
-        }
         // What inflates to more than the longest of ours is none of ours.
-        let inflated = if message.is_compressed { inflate(&message.payload, self.dialect.longest()).ok() } else { None };
-        let text = match (&inflated, message.is_compressed) {
+        let inflated = if message.is_compressed {
+            inflate(&message.payload, self.dialect.longest()).ok()
+        } else {
+            None
+        };
+        let payload = match (&inflated, message.is_compressed) {
             (Some(inflated), _) => inflated,
             (None, true) => return Hears::NotOurs,
             (None, false) => &message.payload,
         };
-        let Some(answer) = self.dialect.answer(text).filter(|_| state.listens()) else {
-            return self.dialect.redacted(text).map_or(Hears::NotOurs, Hears::Instead);
-        };
+        let answer =
+            if message.is_text && state.listens() { self.dialect.answer(payload) } else { None };
+        // Without a credential in it, what looks like an answer that nobody waits for is the
+        // application's.
+        let answer = answer.filter(|answer| state.expects_answer() || answer.has_credential());
+        match answer {
+            Some(answer) => {
+                self.take_answer(answer, state, now);
+                Hears::Ours
+            }
+            None if self.began_by_message || self.dialect.logs_in_again() => self
+                .dialect
+                .login_again(message.is_text, payload)
+                .map_or(Hears::NotOurs, Hears::Instead),
+            None => Hears::NotOurs,
+        }
+    }
+
+    /// An answer that nobody waits for is taken out of the stream too, and not judged.
+    fn take_answer(&mut self, answer: Answer, state: &mut SessionState, now: Now) {
+        let Some(renewal) = &self.renewal else { return };
         let (credential, id) = match answer {
-            Answer::Echo => return Hears::Ours,
-            Answer::Proof { proof, id } => (Some(Credential::message(proof)), id),
-            Answer::Missing { id } => (None, id),
+            Answer::Echo => return,
+            Answer::Proof { proof, id } => (Ok(Credential::message(proof)), id),
+            Answer::Wrong { fault: FirstMessageFault::MissingToken, id } => {
+                (Err(Rejection::MissingCredential), id)
+            }
+            Answer::Wrong { fault, id } => (Err(fault.into()), id),
         };
-        let Some(renewal) = &self.renewal else { return Hears::Ours };
         if state.handle_auth_message() == Hearing::Judge {
             let verdict: Pin<Box<dyn Future<Output = _> + Send>> = match credential {
-                Some(credential) => Box::pin(Arc::clone(renewal).judge(credential, now)),
-                None => Box::pin(std::future::ready(Err(NotRenewed::Refused(Rejection::MissingCredential)))),
+                Ok(credential) => Box::pin(Arc::clone(renewal).judge(credential, now)),
+                Err(rejection) => Box::pin(std::future::ready(Err(NotRenewed::Refused(rejection)))),
             };
             self.judging = Some(Judging { verdict, id });
         }
-        Hears::Ours
     }
 
-    pub fn awaits_greeting(&self) -> bool {
-        self.awaits_greeting
+    /// Returns what is held of the upstream's messages, to be shown here.
+    pub fn holds_of_upstream(&self) -> Option<Hold> {
+        let binary = self.awaits_login_answer();
+        (binary || self.awaits_greeting).then(|| Hold { most: self.dialect.longest(), binary })
     }
 
-    /// The first message of an upstream. True: the client had it already.
-    pub fn is_greeting(&mut self, message: &HeldMessage) -> bool {
-        self.awaits_greeting = false;
-        message.is_text && !message.is_compressed && self.dialect.is_greeting(&message.payload)
+    /// Returns true while what the client sends has to wait.
+    pub fn awaits_login_answer(&self) -> bool {
+        self.login_answer.is_some()
+    }
+
+    /// Gives up waiting for the upstream's answer to the login; false if it came, or none was due.
+    pub fn forget_login(&mut self) -> bool {
+        self.login_answer.take().is_some()
+    }
+
+    /// A whole message of the upstream.
+    pub fn hears_upstream(
+        &mut self,
+        message: &HeldMessage,
+        state: &mut SessionState,
+        now: Now,
+    ) -> Hears {
+        self.upstream_heard += 1;
+        if let Some(mut sent) = self.login_answer.take() {
+            let inflated = if message.is_compressed {
+                inflate(&message.payload, self.dialect.longest()).ok()
+            } else {
+                None
+            };
+            sent.extend_from_slice(inflated.as_deref().unwrap_or(&message.payload));
+            match self.dialect.is_login_accepted(&sent) {
+                Some(true) => {}
+                None if sent.len() <= self.dialect.longest() => self.login_answer = Some(sent),
+                None | Some(false) => {
+                    state.handle_close_request(CloseReason::LoginRefused, now.mono);
+                }
+            }
+            return Hears::NotOurs;
+        }
+        let was_awaited = std::mem::take(&mut self.awaits_greeting);
+        // The client has had it from us.
+        if was_awaited
+            && message.is_text
+            && !message.is_compressed
+            && self.dialect.is_greeting(&message.payload)
+        {
+            return Hears::Ours;
+        }
+        Hears::NotOurs
+    }
+
+    /// The upstream has sent so many messages in all: one that was too long to be looked at is no
+    /// answer to a login.
+    pub fn heard_upstream(&mut self, messages: u64, state: &mut SessionState, now: Now) {
+        if messages > self.upstream_heard && self.login_answer.take().is_some() {
+            state.handle_close_request(CloseReason::LoginRefused, now.mono);
+        }
     }
 
     /// The question for a new credential.
@@ -116,12 +211,17 @@ impl Conversation {
         let grant = &self.renewal.as_ref()?.grant;
         let expires_at = grant.expires_at()?;
         let grace = grant.route().reauth.grace.min(expires_at.since(now.wall));
-        Event::Reauth { session: session.facts(), outcome: ReauthOutcome::Asked }.emit();
+        Reauth { session: session.facts(), outcome: ReauthOutcome::Asked }.emit();
         self.dialect.ask(&Question { expires_at, grace, now: now.wall })
     }
 
     /// Completes when a credential was judged, with what the client is to be told.
-    pub fn poll_verdict(&mut self, cx: &mut Context<'_>, state: &mut SessionState, session: &SessionHandle) -> Poll<Option<Message>> {
+    pub fn poll_verdict(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &mut SessionState,
+        session: &SessionHandle,
+    ) -> Poll<Option<Message>> {
         let Some(judging) = &mut self.judging else { return Poll::Pending };
         let Poll::Ready(verdict) = judging.verdict.as_mut().poll(cx) else { return Poll::Pending };
         let id = self.judging.take().and_then(|judging| judging.id);
@@ -132,23 +232,39 @@ impl Conversation {
         })
     }
 
-    fn go_on(&mut self, grant: Grant, id: Option<&str>, state: &mut SessionState, session: &SessionHandle, now: Now) -> Option<Message> {
+    fn go_on(
+        &mut self,
+        grant: Grant,
+        id: Option<&str>,
+        state: &mut SessionState,
+        session: &SessionHandle,
+        now: Now,
+    ) -> Option<Message> {
         let expires_at = grant.expires_at();
-        let goes_on = state.handle_verdict(Verdict::Renewed { expires: expires_at.map(|at| now.instant_of(at)) }, now.mono);
+        let goes_on = state.handle_verdict(
+            Verdict::Renewed { expires: expires_at.map(|at| now.instant_of(at)) },
+            now.mono,
+        );
         if !goes_on {
             return None;
         }
         session.set_expires_at(expires_at);
         if let (Some(renewal), Some(principal)) = (&self.renewal, grant.principal()) {
             session.identity.renew(principal);
-            // It may have been revoked since it was judged, when the session did not bear its name yet.
-            if renewal.authenticator.load().revocations().find(principal, now.wall).is_some() {
+            // It may have been revoked since it was judged, when the session did not bear its name
+            // yet.
+            if renewal.authenticator.load().revocations().find(principal, now).is_some() {
                 session.close(CloseReason::Revoked);
             }
         }
-        Event::Reauth { session: session.facts(), outcome: ReauthOutcome::Renewed { expires_at } }.emit();
-        let told =
-            Accepted { user: session.user.as_deref().unwrap_or_default(), session_id: session.id.as_str(), expires_at, id, now: now.wall };
+        Reauth { session: session.facts(), outcome: ReauthOutcome::Renewed { expires_at } }.emit();
+        let told = Accepted {
+            user: session.user.as_deref().unwrap_or_default(),
+            session_id: session.id.as_str(),
+            expires_at,
+            id,
+            now: now.wall,
+        };
         let message = self.dialect.renewed(&told);
         if let Some(renewal) = &mut self.renewal {
             // The future that judged is gone, so this is the only one who holds it.
@@ -166,44 +282,88 @@ impl Conversation {
         self.renewal.as_ref().filter(|_| was_renewed).map(|renewal| &renewal.grant)
     }
 
-    fn refuse(&self, why: &NotRenewed, id: Option<&str>, state: &mut SessionState, session: &SessionHandle, now: Now) -> Option<Message> {
+    fn refuse(
+        &self,
+        why: &NotRenewed,
+        id: Option<&str>,
+        state: &mut SessionState,
+        session: &SessionHandle,
+        now: Now,
+    ) -> Option<Message> {
         let (verdict, code, message, status, recoverable) = match why {
-            NotRenewed::OtherSubject => {
-                (Verdict::OtherSubject, "OTHER_SUBJECT", "the credential belongs to another user".to_owned(), 403, false)
-            }
+            NotRenewed::OtherSubject => (
+                Verdict::OtherSubject,
+                "OTHER_SUBJECT",
+                "the credential belongs to another user".to_owned(),
+                403,
+                false,
+            ),
             NotRenewed::NoLonger if state.was_renewed_just_now() => {
                 // The same answer once more.
                 state.handle_verdict(Verdict::Unknown, now.mono);
                 return None;
             }
-            NotRenewed::NoLonger => {
-                (Verdict::Wrong, "NOT_RENEWED", "the credential ends no later than the one before".to_owned(), 401, true)
-            }
+            NotRenewed::NoLonger => (
+                Verdict::Wrong,
+                "NOT_RENEWED",
+                "the credential ends no later than the one before".to_owned(),
+                401,
+                true,
+            ),
             NotRenewed::Refused(rejection) => {
                 let facts = rejection.facts();
-                let verdict = if facts.status.is_server_error() { Verdict::Unknown } else { Verdict::Wrong };
+                let verdict =
+                    if facts.status.is_server_error() { Verdict::Unknown } else { Verdict::Wrong };
                 (verdict, facts.code, rejection.message(), facts.status.as_u16(), facts.recoverable)
             }
         };
-        Event::Reauth { session: session.facts(), outcome: ReauthOutcome::Refused(why) }.emit();
+        Reauth { session: session.facts(), outcome: ReauthOutcome::Refused(why) }.emit();
         if !state.is_open() {
             // Nothing of ours follows a close frame.
             return None;
         }
         let goes_on = state.handle_verdict(verdict, now.mono);
-        let request_id = session.request_id.as_str();
-        let told = Refused { code, message: &message, status, recoverable: recoverable && goes_on, request_id, id, now: now.wall };
-        self.dialect.not_renewed(&told)
+        let mut details = match why {
+            NotRenewed::Refused(rejection) => rejection.details(),
+            NotRenewed::OtherSubject | NotRenewed::NoLonger => Vec::new(),
+        };
+        if *why != NotRenewed::OtherSubject {
+            details.push(("attempts_left", state.attempts_left().into()));
+        }
+        self.dialect.not_renewed(&Refused {
+            code,
+            message: &message,
+            status,
+            recoverable: recoverable && goes_on,
+            details: &details,
+            request_id: session.request_id.as_str(),
+            id,
+            now: now.wall,
+        })
     }
 
-    /// What a client that is asked in messages hears before the close frame.
-    pub fn farewell(&self, reason: CloseReason, session: &SessionHandle, now: Now) -> Option<Message> {
-        self.renewal.as_ref()?;
-        if reason != CloseReason::ReauthTimeout {
-            return None;
-        }
-        let (code, message, status) = ("REAUTHENTICATION_TIMEOUT", "no valid credential came in time", 408);
-        let request_id = session.request_id.as_str();
-        self.dialect.not_renewed(&Refused { code, message, status, recoverable: true, request_id, id: None, now: now.wall })
+    /// Words the end of the session for its client, ahead of the close frame.
+    pub fn farewell(
+        &self,
+        reason: CloseReason,
+        session: &SessionHandle,
+        now: Now,
+    ) -> Option<Message> {
+        let facts = reason.facts();
+        let ErrorFrame { code, message, recoverable } = facts.error?;
+        let details: Vec<Detail> = match (reason, session.expires_at()) {
+            (CloseReason::SessionExpired, Some(at)) => vec![("expires_at", at.0.into())],
+            _ => Vec::new(),
+        };
+        self.dialect.not_renewed(&Refused {
+            code,
+            message,
+            status: facts.status,
+            recoverable,
+            details: &details,
+            request_id: session.request_id.as_str(),
+            id: None,
+            now: now.wall,
+        })
     }
 }

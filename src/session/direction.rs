@@ -1,9 +1,9 @@
 //! One direction of a session: what is known of its frames, and what could not be written yet.
 //!
-//! A direction that is idle owns no buffer: bytes are read into a scratch buffer of the thread, followed frame by frame,
-//! and written to the other side at once. Only what the other side does not take is kept, and while it is kept nothing more
-//! is read: that is the backpressure. What Usher puts in goes between two frames, and a message of ours between two
-//! messages.
+//! A direction that is idle owns no buffer: bytes are read into a scratch buffer of the thread,
+//! followed frame by frame, and written to the other side at once. Only what the other side does
+//! not take is kept, and while it is kept nothing more is read: that is the backpressure. What
+//! Usher puts in goes between two frames, and a message of ours between two messages.
 
 use std::io;
 use std::pin::Pin;
@@ -11,18 +11,20 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::close::{CloseReason, Traffic};
 use super::conversation::{Conversation, Hears};
 use super::message_rate::MessageRate;
 use super::state::SessionState;
-use crate::clock::Now;
-use crate::stream::{SCRATCH, Stream, with_scratch};
-use crate::telemetry::event::Event;
+use crate::base::clock::Now;
+use crate::net::stream::{SCRATCH, Stream, with_scratch};
+use crate::rejection::close::{CloseReason, Traffic};
+use crate::telemetry::Event;
+use crate::telemetry::limit::{Limit, LimitReached};
 use crate::ws::deflate::{InflateError, Inflater};
 use crate::ws::follow::{Compressed, FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{ControlKind, FrameError, Sender};
 
-/// What one read takes where messages are looked at or inflated: deflate makes a thousand bytes of one.
+/// What one read takes where messages are looked at or inflated: deflate makes a thousand bytes of
+/// one.
 const READ_TO_BE_HEARD: usize = 4 * 1024;
 /// What is inflated at a time, before it is seen whether the receiver takes it.
 const INFLATED_STEP: usize = 128;
@@ -30,7 +32,8 @@ const INFLATED_STEP: usize = 128;
 const HEARD_PER_TURN: usize = 64 * 1024;
 /// Reads of one direction in one turn, so that a busy session lets others run.
 pub(super) const READS_PER_TURN: usize = 8;
-/// Our own words that wait for their place. A client that makes us say more than it reads is not listened to meanwhile.
+/// Our own words that wait for their place. A client that makes us say more than it reads is not
+/// listened to meanwhile.
 const MOST_INSERTED: usize = 4 * 1024;
 /// What our pings say; a pong that says it is the answer.
 pub(super) const PING: &[u8] = b"usher";
@@ -75,7 +78,8 @@ struct Inserts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Open,
-    /// Nothing more may be forwarded: what still comes is read and dropped, but for the answer to our close frame.
+    /// Nothing more may be forwarded: what still comes is read and dropped, but for the answer to
+    /// our close frame.
     Drained,
     /// The same, and it cannot even be followed.
     Unreadable,
@@ -148,9 +152,9 @@ impl Direction {
         Traffic { bytes: self.bytes, messages: self.follower.messages() }
     }
 
-    pub(super) fn hold(&mut self, most: Option<usize>) {
-        self.holds = most.is_some();
-        self.follower.set_hold(most.map(|most| Hold { most, binary: false }));
+    pub(super) fn hold(&mut self, hold: Option<Hold>) {
+        self.holds = hold.is_some();
+        self.follower.set_hold(hold);
     }
 
     pub(super) fn is_flushed(&self) -> bool {
@@ -168,7 +172,8 @@ impl Direction {
     }
 
     pub(super) fn is_crowded(&self) -> bool {
-        self.inserts.as_ref().is_some_and(|inserts| inserts.messages.len() > MOST_INSERTED) || self.pending.len() > 2 * SCRATCH
+        self.inserts.as_ref().is_some_and(|inserts| inserts.messages.len() > MOST_INSERTED)
+            || self.pending.len() > 2 * SCRATCH
     }
 
     pub(super) fn insert_message(&mut self, wire: Vec<u8>) {
@@ -184,11 +189,14 @@ impl Direction {
         self.place();
     }
 
-    /// False: there is no place for it, and there will be none. The peer went away in the middle of a frame.
+    /// False: there is no place for it, and there will be none. The peer went away in the middle of
+    /// a frame.
     pub(super) fn insert_close(&mut self, wire: Vec<u8>) -> bool {
         self.inserts.get_or_insert_default().close = Some(wire);
         self.place();
-        if matches!(self.source, Source::Ended | Source::Unreadable) && self.inserts.take().is_some() {
+        if matches!(self.source, Source::Ended | Source::Unreadable)
+            && self.inserts.take().is_some()
+        {
             return false;
         }
         true
@@ -197,7 +205,9 @@ impl Direction {
     /// Puts what waits behind what is pending, if that ends where it may stand.
     fn place(&mut self) {
         let Some(inserts) = &mut self.inserts else { return };
-        if self.inflating.is_some() || !self.stopped_between_frames.unwrap_or_else(|| self.follower.at_frame_boundary()) {
+        if self.inflating.is_some()
+            || !self.stopped_between_frames.unwrap_or_else(|| self.follower.at_frame_boundary())
+        {
             return;
         }
         if self.follower.at_message_boundary() && self.source == Source::Open {
@@ -219,15 +229,17 @@ impl Direction {
     /// Where following has to stop, for something to be put in or counted.
     fn pause(&self) -> Pause {
         match &self.inserts {
-            Some(inserts) if inserts.close.is_some() || !inserts.controls.is_empty() => Pause::FrameEnd,
+            Some(inserts) if inserts.close.is_some() || !inserts.controls.is_empty() => {
+                Pause::FrameEnd
+            }
             Some(_) => Pause::MessageEnd,
             None if self.rate.is_some() => Pause::MessageEnd,
             None => Pause::Never,
         }
     }
 
-    /// Follows bytes of the sender. Gives back what can be written as it is; everything else is in `pending`, before it
-    /// in order.
+    /// Follows bytes of the sender. Gives back what can be written as it is; everything else is in
+    /// `pending`, before it in order.
     fn take_in<'a>(&mut self, ears: &mut Ears<'_>, bytes: &'a [u8]) -> &'a [u8] {
         self.bytes += bytes.len() as u64;
         if self.sender == Sender::Client {
@@ -246,7 +258,9 @@ impl Direction {
             };
             match segment {
                 Segment::Pass(_) if self.source != Source::Open => {}
-                Segment::Pass(bytes) if self.pending.is_empty() && whole.is_empty() => whole = bytes,
+                Segment::Pass(bytes) if self.pending.is_empty() && whole.is_empty() => {
+                    whole = bytes;
+                }
                 other => {
                     self.pending.extend_from_slice(std::mem::take(&mut whole));
                     self.take_in_segment(other, ears);
@@ -265,7 +279,7 @@ impl Direction {
             if let Some(rate) = &mut self.rate
                 && !rate.allows(self.follower.messages(), ears.now.mono)
             {
-                Event::LimitReached { limit: "messages_per_second", peer: None }.emit();
+                LimitReached { limit: Limit::MessagesPerSecond, peer: None }.emit();
                 self.rate = None;
                 ears.state.handle_close_request(CloseReason::MessageRate, ears.now.mono);
                 self.refuse_the_rest();
@@ -279,8 +293,17 @@ impl Direction {
         match segment {
             Segment::Control(control) => {
                 match control.kind {
-                    ControlKind::Pong if self.sender == Sender::Client && ears.state.handle_pong(control.payload == PING) => return,
-                    ControlKind::Close => ears.state.handle_close_frame(self.sender, control.close_code(), ears.now.mono),
+                    ControlKind::Pong
+                        if self.sender == Sender::Client
+                            && ears.state.handle_pong(control.payload == PING) =>
+                    {
+                        return;
+                    }
+                    ControlKind::Close => ears.state.handle_close_frame(
+                        self.sender,
+                        control.close_code(),
+                        ears.now.mono,
+                    ),
                     _ => {}
                 }
                 if forwards {
@@ -293,12 +316,19 @@ impl Direction {
             Segment::Compressed(piece) => self.inflating = Some(Box::new((piece, 0))),
             Segment::Message(message) => {
                 // What is compressed may be as long as the longest that is looked at.
-                self.heard += if message.is_compressed { READ_TO_BE_HEARD.max(message.payload.len()) } else { message.payload.len() };
+                self.heard += if message.is_compressed {
+                    READ_TO_BE_HEARD.max(message.payload.len())
+                } else {
+                    message.payload.len()
+                };
                 let heard = match (&mut ears.conversation, self.sender) {
-                    (Some(conversation), Sender::Client) => conversation.hears(&message, ears.state, ears.now),
+                    (Some(conversation), Sender::Client) => {
+                        conversation.hears(&message, ears.state, ears.now)
+                    }
                     (Some(conversation), Sender::Upstream) => {
-                        self.follower.set_hold(None);
-                        if conversation.is_greeting(&message) { Hears::Ours } else { Hears::NotOurs }
+                        let heard = conversation.hears_upstream(&message, ears.state, ears.now);
+                        self.hold(conversation.holds_of_upstream());
+                        heard
                     }
                     (None, _) => Hears::NotOurs,
                 };
@@ -307,7 +337,10 @@ impl Direction {
                     Hears::Instead(message) => self.pending.extend(message.to_wire(self.sender)),
                     Hears::NotOurs if message.is_compressed && self.inflater.is_some() => {
                         let HeldMessage { payload: bytes, is_text, .. } = message;
-                        self.inflating = Some(Box::new((Compressed { bytes, is_text, begins: true, ends: true }, 0)));
+                        self.inflating = Some(Box::new((
+                            Compressed { bytes, is_text, begins: true, ends: true },
+                            0,
+                        )));
                     }
                     Hears::NotOurs => self.pending.extend_from_slice(&message.wire),
                 }
@@ -317,7 +350,9 @@ impl Direction {
 
     /// Goes on with a compressed piece, as far as what is pending allows.
     fn inflate(&mut self, ears: &mut Ears<'_>) {
-        let (Some(inflater), Some(inflating)) = (&mut self.inflater, &mut self.inflating) else { return };
+        let (Some(inflater), Some(inflating)) = (&mut self.inflater, &mut self.inflating) else {
+            return;
+        };
         let (piece, at) = &mut **inflating;
         let mut outcome = Ok(());
         let mut is_done = false;
@@ -326,7 +361,10 @@ impl Direction {
             *at += step.len();
             is_done = *at == piece.bytes.len();
             let (begins, ends) = (std::mem::take(&mut piece.begins), is_done && piece.ends);
-            outcome = inflater.take_in(Compressed { bytes: step, is_text: piece.is_text, begins, ends }, &mut self.pending);
+            outcome = inflater.take_in(
+                Compressed { bytes: step, is_text: piece.is_text, begins, ends },
+                &mut self.pending,
+            );
         }
         if is_done || outcome.is_err() {
             self.inflating = None;
@@ -334,7 +372,7 @@ impl Direction {
         match outcome {
             Ok(()) => {}
             Err(InflateError::TooLarge) => {
-                Event::LimitReached { limit: "inflated_bytes", peer: None }.emit();
+                LimitReached { limit: Limit::InflatedBytes, peer: None }.emit();
                 ears.state.handle_close_request(CloseReason::MessageTooBig, ears.now.mono);
                 self.refuse_the_rest();
             }
@@ -347,7 +385,7 @@ impl Direction {
     }
 
     /// What still comes is followed for its close frame alone.
-    fn refuse_the_rest(&mut self) {
+    pub(super) fn refuse_the_rest(&mut self) {
         if self.source == Source::Open {
             self.stopped_between_frames = Some(self.follower.at_frame_boundary());
             self.source = Source::Drained;
@@ -358,7 +396,7 @@ impl Direction {
         self.refuse_the_rest();
         self.source = Source::Unreadable;
         if error == FrameError::TooBig {
-            Event::LimitReached { limit: "message_bytes", peer: None }.emit();
+            LimitReached { limit: Limit::MessageBytes, peer: None }.emit();
             ears.state.handle_close_request(CloseReason::MessageTooBig, ears.now.mono);
         } else {
             ears.state.handle_protocol_error(self.sender, ears.now.mono);
@@ -367,7 +405,13 @@ impl Direction {
 }
 
 /// Moves what can be moved.
-pub(super) fn pump(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Pumped {
+pub(super) fn pump(
+    direction: &mut Direction,
+    ears: &mut Ears<'_>,
+    from: &mut Stream,
+    to: &mut Stream,
+    cx: &mut Context<'_>,
+) -> Pumped {
     let mut moved = Pumped::Nothing;
     direction.heard = 0;
     for _ in 0..READS_PER_TURN {
@@ -416,9 +460,15 @@ pub(super) fn flush(direction: &mut Direction, to: &mut Stream, cx: &mut Context
 }
 
 /// True when nothing is left to write.
-fn write_pending(direction: &mut Direction, to: &mut Stream, cx: &mut Context<'_>) -> io::Result<bool> {
+fn write_pending(
+    direction: &mut Direction,
+    to: &mut Stream,
+    cx: &mut Context<'_>,
+) -> io::Result<bool> {
     direction.place();
-    while let Some(rest) = direction.pending.get(direction.written..).filter(|rest| !rest.is_empty()) {
+    while let Some(rest) =
+        direction.pending.get(direction.written..).filter(|rest| !rest.is_empty())
+    {
         match Pin::new(&mut *to).poll_write(cx, rest)? {
             Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
             Poll::Ready(count) => {
@@ -442,8 +492,15 @@ fn write_pending(direction: &mut Direction, to: &mut Stream, cx: &mut Context<'_
     Ok(true)
 }
 
-/// One read; what it brings is written at once, and what is not taken is kept. Nothing is pending before.
-fn read(direction: &mut Direction, ears: &mut Ears<'_>, from: &mut Stream, to: &mut Stream, cx: &mut Context<'_>) -> Read {
+/// One read; what it brings is written at once, and what is not taken is kept. Nothing is pending
+/// before.
+fn read(
+    direction: &mut Direction,
+    ears: &mut Ears<'_>,
+    from: &mut Stream,
+    to: &mut Stream,
+    cx: &mut Context<'_>,
+) -> Read {
     with_scratch(|scratch| {
         let is_heard = direction.holds || direction.inflater.is_some();
         let most = if is_heard { direction.most.min(READ_TO_BE_HEARD) } else { direction.most };

@@ -34,16 +34,19 @@ impl MessageRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::clock::Now;
     use std::time::Duration;
 
     #[test]
     fn a_second_s_messages_may_come_at_once_and_then_evenly() {
-        let start = Instant::now();
+        let start = Now::read().mono;
         let mut rate = MessageRate::new(10, start);
         assert!((1..=10).all(|count| rate.allows(count, start)));
         assert!(!rate.allows(11, start));
         let mut rate = MessageRate::new(10, start);
-        assert!((1..1000).all(|count| rate.allows(count, start + Duration::from_millis(100 * count))));
+        assert!(
+            (1..1000).all(|count| rate.allows(count, start + Duration::from_millis(100 * count)))
+        );
         assert!(rate.allows(999, start), "nothing new is always fine");
     }
 }

@@ -1,7 +1,7 @@
 //! Every live session of this process, whichever thread runs it.
 //!
-//! Drain, the admin listener and limits look at sessions through the [`Registry`]; a session's own task holds a
-//! [`SessionGuard`] and polls it for the wish that it should close.
+//! Drain, the admin listener and limits look at sessions through the [`Registry`]; a session's own
+//! task holds a [`SessionGuard`] and polls it for the wish that it should close.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -13,13 +13,15 @@ use std::task::{Context, Poll, Waker};
 
 use serde::Serialize;
 
-use super::close::CloseReason;
-use crate::auth::credential::Method;
-use crate::auth::revocation::{Identity, Revocation};
-use crate::clock::UnixMillis;
-use crate::lock::lock;
-use crate::telemetry::event::SessionFacts;
-use crate::telemetry::request_id::{HexId, RequestId};
+use super::events::{Relayed, SessionFacts};
+use crate::auth::revocation::Identity;
+use crate::base::clock::UnixMillis;
+use crate::base::lock::lock;
+use crate::model::method::Method;
+use crate::model::request_id::{HexId, RequestId};
+use crate::model::revocation::Revocation;
+use crate::rejection::close::{CloseReason, Traffic};
+use crate::telemetry::Event;
 
 /// 128 random bits as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,7 +53,24 @@ pub struct SessionHandle {
     pub expires_at: AtomicU64,
     /// Unix milliseconds; written by the session's task, read by whoever lists sessions.
     pub last_activity: AtomicU64,
+    /// From the client, and from the upstream.
+    pub traffic: [TrafficMeter; 2],
     pub signal: CloseSignal,
+}
+
+/// What one direction of a session has moved. The session's task writes it; whoever renders the
+/// metrics takes what is new.
+#[derive(Debug, Default)]
+pub struct TrafficMeter {
+    bytes: Meter,
+    messages: Meter,
+}
+
+#[derive(Debug, Default)]
+struct Meter {
+    moved: AtomicU64,
+    /// Of that, what was counted already.
+    counted: AtomicU64,
 }
 
 /// The wish that a session should close: the first reason given stays.
@@ -124,7 +143,8 @@ impl Registry {
         self.shard(id)?.get(&id).cloned()
     }
 
-    /// Every session that is open now. Locks one shard at a time: sessions may come and go meanwhile.
+    /// Every session that is open now. Locks one shard at a time: sessions may come and go
+    /// meanwhile.
     pub fn handles(&self) -> Vec<Arc<SessionHandle>> {
         let mut handles = Vec::with_capacity(self.len());
         for shard in &self.shards {
@@ -133,10 +153,13 @@ impl Registry {
         handles
     }
 
-    /// Tells every session that the revocation concerns to end; gives back how many were not ending already.
+    /// Tells every session that the revocation concerns to end; gives back how many were not ending
+    /// already.
     pub fn close_revoked(&self, revocation: &Revocation) -> usize {
         let aim = revocation.aim();
-        let is_hit = |handle: &&Arc<SessionHandle>| aim.hits(handle.id.as_str(), handle.user.as_deref(), &handle.identity);
+        let is_hit = |handle: &&Arc<SessionHandle>| {
+            aim.hits(handle.id.as_str(), handle.user.as_deref(), &handle.identity)
+        };
         let mut closed = 0;
         for shard in &self.shards {
             let hit: Vec<_> = lock(shard).values().filter(is_hit).cloned().collect();
@@ -145,8 +168,32 @@ impl Registry {
         closed
     }
 
+    /// Counts what live sessions have moved since the last time: nothing is counted while they do.
+    pub fn count_traffic(&self) {
+        let mut routes: HashMap<Arc<str>, [Traffic; 2]> = HashMap::new();
+        for shard in &self.shards {
+            for handle in lock(shard).values() {
+                let rest = handle.uncounted_traffic();
+                if rest != [Traffic::default(); 2] {
+                    let sums = routes.entry(Arc::clone(&handle.route)).or_default();
+                    sums.iter_mut().zip(rest).for_each(|(sum, one)| {
+                        sum.bytes += one.bytes;
+                        sum.messages += one.messages;
+                    });
+                }
+            }
+        }
+        for (route, [from_client, from_upstream]) in routes {
+            Relayed { route: &route, from_client, from_upstream }.emit();
+        }
+    }
+
     /// How many sessions are wanted, and at most `limit` of them, the longest lived first.
-    pub fn snapshot(&self, limit: usize, is_wanted: impl Fn(&SessionHandle) -> bool) -> (usize, Vec<SessionRow>) {
+    pub fn snapshot(
+        &self,
+        limit: usize,
+        is_wanted: impl Fn(&SessionHandle) -> bool,
+    ) -> (usize, Vec<SessionRow>) {
         let mut handles = self.handles();
         handles.retain(|handle| is_wanted(handle));
         handles.sort_by_key(|handle| handle.started);
@@ -158,19 +205,28 @@ impl Registry {
         let mut counts: BTreeMap<(Arc<str>, Option<&'static str>), usize> = BTreeMap::new();
         for shard in &self.shards {
             for handle in lock(shard).values() {
-                *counts.entry((Arc::clone(&handle.route), handle.method.map(Method::name))).or_default() += 1;
+                *counts
+                    .entry((Arc::clone(&handle.route), handle.method.map(Method::name)))
+                    .or_default() += 1;
             }
         }
-        counts.into_iter().map(|((route, method), sessions)| Tally { route: route.to_string(), method, sessions }).collect()
+        counts
+            .into_iter()
+            .map(|((route, method), sessions)| Tally { route: route.to_string(), method, sessions })
+            .collect()
     }
 
-    fn shard(&self, id: SessionId) -> Option<MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>>>> {
+    fn shard(
+        &self,
+        id: SessionId,
+    ) -> Option<MutexGuard<'_, HashMap<SessionId, Arc<SessionHandle>>>> {
         self.shards.get(id.0.first_digit()).map(lock)
     }
 }
 
 impl SessionHandle {
-    /// Asks the session to end. From any thread; only the first reason counts. Says whether this was the first.
+    /// Asks the session to end. From any thread; only the first reason counts. Says whether this
+    /// was the first.
     pub fn close(&self, reason: CloseReason) -> bool {
         self.signal.close(reason)
     }
@@ -183,6 +239,21 @@ impl SessionHandle {
     /// Something came from either side.
     pub fn touch(&self, now: UnixMillis) {
         self.last_activity.store(now.0, Ordering::Relaxed);
+    }
+
+    /// What has moved since the session began, from the client and from the upstream.
+    pub fn set_traffic(&self, moved: [Traffic; 2]) {
+        self.traffic.iter().zip(moved).for_each(|(meter, moved)| {
+            meter.bytes.moved.store(moved.bytes, Ordering::Relaxed);
+            meter.messages.moved.store(moved.messages, Ordering::Relaxed);
+        });
+    }
+
+    /// Takes what has not been counted. Each byte is taken once, whoever else asks.
+    pub fn uncounted_traffic(&self) -> [Traffic; 2] {
+        let [client, upstream] = &self.traffic;
+        [client, upstream]
+            .map(|meter| Traffic { bytes: meter.bytes.take(), messages: meter.messages.take() })
     }
 
     pub fn expires_at(&self) -> Option<UnixMillis> {
@@ -222,6 +293,17 @@ impl SessionHandle {
     }
 }
 
+impl Meter {
+    fn take(&self) -> u64 {
+        let moved = self.moved.load(Ordering::Relaxed);
+        if moved == self.counted.load(Ordering::Relaxed) {
+            return 0;
+        }
+        // Another may have read a later figure meanwhile, and has taken more.
+        moved.saturating_sub(self.counted.fetch_max(moved, Ordering::Relaxed))
+    }
+}
+
 impl CloseSignal {
     fn close(&self, reason: CloseReason) -> bool {
         let mut slot = lock(&self.slot);
@@ -235,8 +317,8 @@ impl CloseSignal {
         is_first
     }
 
-    /// The reason and the waker change hands under one lock: a reason given before is seen here, one given after finds
-    /// the waker. No wake-up falls in between.
+    /// The reason and the waker change hands under one lock: a reason given before is seen here,
+    /// one given after finds the waker. No wake-up falls in between.
     fn poll(&self, context: &mut Context<'_>) -> Poll<CloseReason> {
         let mut slot = lock(&self.slot);
         if let Some(reason) = slot.reason {
@@ -318,6 +400,7 @@ pub(crate) mod tests {
             started: UnixMillis(started),
             expires_at: AtomicU64::new(0),
             last_activity: AtomicU64::new(started),
+            traffic: Default::default(),
             signal: CloseSignal::default(),
         }
     }
@@ -359,8 +442,33 @@ pub(crate) mod tests {
 
     /// Every session has one, idle or not.
     #[test]
-    fn a_handle_takes_no_more_than_232_bytes() {
-        assert!(size_of::<SessionHandle>() <= 232, "{}", size_of::<SessionHandle>());
+    fn a_handle_takes_no_more_than_304_bytes() {
+        assert!(size_of::<SessionHandle>() <= 304, "{}", size_of::<SessionHandle>());
+    }
+
+    #[test]
+    fn what_moved_is_taken_once_however_many_ask() {
+        let handle = Arc::new(handle("ann", 0));
+        let taken: u64 = thread::scope(|scope| {
+            let takers: Vec<_> = (0..3)
+                .map(|_| {
+                    let handle = Arc::clone(&handle);
+                    scope.spawn(move || {
+                        (0..5_000).map(|_| handle.uncounted_traffic()[1].bytes).sum::<u64>()
+                    })
+                })
+                .collect();
+            for moved in 1..=5_000 {
+                handle.set_traffic([
+                    Traffic::default(),
+                    Traffic { bytes: moved * 7, messages: moved },
+                ]);
+            }
+            takers.into_iter().map(|taker| taker.join().unwrap()).sum()
+        });
+        let [from_client, from_upstream] = handle.uncounted_traffic();
+        assert_eq!((taken + from_upstream.bytes, from_client), (35_000, Traffic::default()));
+        assert_eq!(handle.uncounted_traffic(), [Traffic::default(); 2]);
     }
 
     #[test]
@@ -375,15 +483,21 @@ pub(crate) mod tests {
     #[test]
     fn a_session_is_listed_for_as_long_as_its_guard_lives() {
         let registry = Registry::new();
-        let guards: Vec<SessionGuard> = (0..100).map(|n| registry.open(handle(&format!("user-{n}"), 1_000 - n))).collect();
+        let guards: Vec<SessionGuard> =
+            (0..100).map(|n| registry.open(handle(&format!("user-{n}"), 1_000 - n))).collect();
         assert_eq!((registry.len(), registry.handles().len()), (100, 100));
         let (total, rows) = registry.snapshot(2, |_| true);
         assert_eq!(total, 100);
-        assert_eq!(rows.iter().map(|row| row.user.as_deref().unwrap()).collect::<Vec<_>>(), ["user-99", "user-98"]);
+        assert_eq!(
+            rows.iter().map(|row| row.user.as_deref().unwrap()).collect::<Vec<_>>(),
+            ["user-99", "user-98"]
+        );
         let id = guards[0].id;
         assert_eq!((SessionId::read(id.as_str()), SessionId::read("7")), (Some(id), None));
         assert!(registry.find(id).is_some());
         drop(guards);
-        assert!(registry.find(id).is_none() && registry.is_empty() && registry.handles().is_empty());
+        assert!(
+            registry.find(id).is_none() && registry.is_empty() && registry.handles().is_empty()
+        );
     }
 }

@@ -9,16 +9,18 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 
-use super::close::{CloseReason, SessionEnd};
 use super::conversation::Conversation;
 use super::direction::{Direction, Ears, PING, Pumped, flush, pump};
+use super::events::Revalidated;
 use super::message_rate::MessageRate;
 use super::registry::SessionHandle;
 use super::revalidation::{Heard, Revalidation};
 use super::state::{Action, Rules, SessionState};
-use crate::clock::Now;
-use crate::stream::Stream;
-use crate::telemetry::event::Event;
+use crate::base::clock::Now;
+use crate::net::stream::Stream;
+use crate::rejection::close::{CloseReason, SessionEnd};
+use crate::telemetry::Event;
+use crate::ws::close_code::CloseCode;
 use crate::ws::follow;
 use crate::ws::frame::{self, Message, Sender};
 
@@ -74,8 +76,18 @@ pub struct Limits {
 
 impl Relay {
     pub fn new(opening: Opening, rules: Rules, session: Arc<SessionHandle>) -> Self {
-        let started = Instant::now();
-        let Opening { client, upstream, ahead, early_in, early_out, welcome, conversation, revalidation, limits } = opening;
+        let started = Now::read().mono;
+        let Opening {
+            client,
+            upstream,
+            ahead,
+            early_in,
+            early_out,
+            welcome,
+            conversation,
+            revalidation,
+            limits,
+        } = opening;
         let follow_client = follow::Rules {
             message_bytes: limits.message_bytes,
             takes_out_compressed: limits.inflated_bytes.is_some(),
@@ -83,14 +95,19 @@ impl Relay {
         };
         let rate = limits.messages_per_second.map(|count| MessageRate::new(count, started));
         let mut inbound =
-            Direction::new(Sender::Client, follow_client, limits.buffered_bytes, early_in).limited_to(rate).beginning_with(ahead);
+            Direction::new(Sender::Client, follow_client, limits.buffered_bytes, early_in)
+                .limited_to(rate)
+                .beginning_with(ahead);
         if let Some(most) = limits.inflated_bytes {
             inbound = inbound.inflating(most);
         }
-        let mut outbound = Direction::new(Sender::Upstream, follow::Rules::FOLLOW_ONLY, limits.buffered_bytes, early_out);
-        if let Some(conversation) = conversation.as_ref().filter(|conversation| conversation.awaits_greeting()) {
-            outbound.hold(Some(conversation.longest()));
-        }
+        let mut outbound = Direction::new(
+            Sender::Upstream,
+            follow::Rules::FOLLOW_ONLY,
+            limits.buffered_bytes,
+            early_out,
+        );
+        outbound.hold(conversation.as_ref().and_then(Conversation::holds_of_upstream));
         if let Some(welcome) = welcome {
             outbound.insert_message(welcome.to_wire(Sender::Upstream));
         }
@@ -124,17 +141,29 @@ impl Relay {
         match action {
             Action::Ping => self.outbound.insert_control(frame::ping(PING)),
             Action::Ask => {
-                let question = self.conversation.as_ref().and_then(|conversation| conversation.ask(&self.session, now));
+                let question = self
+                    .conversation
+                    .as_ref()
+                    .and_then(|conversation| conversation.ask(&self.session, now));
                 self.say(question);
             }
             Action::Close(reason) => {
-                let farewell = self.conversation.as_ref().and_then(|conversation| conversation.farewell(reason, &self.session, now));
+                let farewell = self
+                    .conversation
+                    .as_ref()
+                    .and_then(|conversation| conversation.farewell(reason, &self.session, now));
                 self.say(farewell);
-                let to_client = reason.to_client(self.state.close_codes()).map(|(code, text)| frame::close(code, text, Sender::Upstream));
-                let to_upstream = reason.facts().to_upstream.map(|(code, text)| frame::close(code, text, Sender::Client));
-                for (direction, close, receiver) in
-                    [(&mut self.inbound, to_upstream, Sender::Upstream), (&mut self.outbound, to_client, Sender::Client)]
-                {
+                let to_client = reason
+                    .to_client(self.state.close_codes())
+                    .map(|(code, text)| frame::close(code, text, Sender::Upstream));
+                let to_upstream = reason
+                    .facts()
+                    .to_upstream
+                    .map(|(code, text)| frame::close(code, text, Sender::Client));
+                for (direction, close, receiver) in [
+                    (&mut self.inbound, to_upstream, Sender::Upstream),
+                    (&mut self.outbound, to_client, Sender::Client),
+                ] {
                     // Who cannot be told is not waited for: its connection just ends.
                     if close.is_some_and(|close| !direction.insert_close(close)) {
                         self.state.handle_end_of_stream(receiver, now.mono);
@@ -154,22 +183,64 @@ impl Relay {
     /// Moves what can be moved.
     fn pump(&mut self, cx: &mut Context<'_>, now: Now) -> Pumped {
         if let Some(conversation) = &self.conversation {
-            self.inbound.hold(conversation.listens(&self.state).then(|| conversation.longest()));
+            self.inbound.hold(conversation.holds(&self.state));
         }
-        let mut ears = Ears { state: &mut self.state, conversation: self.conversation.as_deref_mut(), now };
+        self.refuse_what_waits();
+        let awaits_login_answer = self.awaits_login_answer();
+        let mut ears =
+            Ears { state: &mut self.state, conversation: self.conversation.as_deref_mut(), now };
         let was_crowded = self.outbound.is_crowded();
         let mut inbound = Pumped::Nothing;
-        if !was_crowded {
+        if awaits_login_answer {
+            // The login itself.
+            flush(&mut self.inbound, &mut self.upstream, cx);
+        } else if !was_crowded {
             inbound = pump(&mut self.inbound, &mut ears, &mut self.client, &mut self.upstream, cx);
         }
-        let outbound = pump(&mut self.outbound, &mut ears, &mut self.upstream, &mut self.client, cx);
-        if was_crowded && !self.outbound.is_crowded() { Pumped::More } else { inbound.max(outbound) }
+        let outbound =
+            pump(&mut self.outbound, &mut ears, &mut self.upstream, &mut self.client, cx);
+        if let Some(conversation) = &mut self.conversation {
+            conversation.heard_upstream(self.outbound.traffic().messages, &mut self.state, now);
+        }
+        let is_free = (was_crowded && !self.outbound.is_crowded())
+            || (awaits_login_answer && !self.awaits_login_answer());
+        if is_free { Pumped::More } else { inbound.max(outbound) }
+    }
+
+    /// Returns true while the client's messages have to wait for the upstream's answer to the
+    /// login.
+    fn awaits_login_answer(&self) -> bool {
+        self.state.is_open()
+            && self
+                .conversation
+                .as_ref()
+                .is_some_and(|conversation| conversation.awaits_login_answer())
+    }
+
+    /// The session ends before the login was answered: what waits behind it never reaches the
+    /// upstream.
+    fn refuse_what_waits(&mut self) {
+        let Some(conversation) = &mut self.conversation else { return };
+        if self.state.is_open() || !conversation.forget_login() {
+            return;
+        }
+        if self.state.is_ending() {
+            // A close frame of ours is on its way.
+            self.inbound.refuse_the_rest();
+        } else {
+            // The upstream has said goodbye, and the client's answer is among what it may not see.
+            let code = self.state.close_code().unwrap_or(CloseCode::GOING_AWAY).or_protocol_error();
+            self.inbound.insert_close(frame::close(code, "", Sender::Client));
+        }
     }
 
     /// A credential that was judged; true if one was.
     fn hear_verdict(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(conversation) = &mut self.conversation else { return false };
-        let Poll::Ready(told) = conversation.poll_verdict(cx, &mut self.state, &self.session) else { return false };
+        let Poll::Ready(told) = conversation.poll_verdict(cx, &mut self.state, &self.session)
+        else {
+            return false;
+        };
         if let Some(grant) = conversation.take_renewed() {
             // Another credential, perhaps of another kind.
             self.revalidation = Revalidation::of(grant, Now::read()).map(Box::new);
@@ -184,24 +255,38 @@ impl Relay {
         if !self.state.is_open() {
             return false;
         }
-        let Poll::Ready(heard) = revalidation.poll(cx, self.session.user.as_deref(), self.session.expires_at()) else { return false };
+        let Poll::Ready(heard) =
+            revalidation.poll(cx, self.session.user.as_deref(), self.session.expires_at())
+        else {
+            return false;
+        };
         let now = Now::read();
-        Event::Revalidated { session: self.session.facts(), verifier: revalidation.verifier(), heard: &heard }.emit();
+        Revalidated {
+            session: self.session.facts(),
+            verifier: revalidation.verifier(),
+            heard: &heard,
+        }
+        .emit();
         match heard {
             Heard::Good { expires_at } => {
                 self.state.handle_revalidated(now.instant_of(expires_at), now.mono);
                 self.session.set_expires_at(Some(expires_at));
             }
             Heard::Revoked => self.state.handle_close_request(CloseReason::Revoked, now.mono),
-            Heard::Away { too_long: true } => self.state.handle_close_request(CloseReason::SessionExpired, now.mono),
+            Heard::Away { too_long: true } => {
+                self.state.handle_close_request(CloseReason::SessionExpired, now.mono);
+            }
             Heard::Away { too_long: false } => {}
         }
         true
     }
 
-    /// From a client that cannot be followed no goodbye will be understood: it has ours, and is shown that nothing more comes.
+    /// From a client that cannot be followed no goodbye will be understood: it has ours, and is
+    /// shown that nothing more comes.
     fn shut_client(&mut self, cx: &mut Context<'_>) {
-        let done = self.state.is_ending() && self.inbound.is_unreadable() && self.outbound.has_said_goodbye();
+        let done = self.state.is_ending()
+            && self.inbound.is_unreadable()
+            && self.outbound.has_said_goodbye();
         if done && !self.client_is_shut && self.outbound.is_flushed() {
             self.client_is_shut = Pin::new(&mut self.client).poll_shutdown(cx).is_ready();
         }
@@ -247,6 +332,7 @@ impl Future for Relay {
             let pumped = this.pump(cx, now);
             if pumped > Pumped::Nothing {
                 this.session.touch(now.wall);
+                this.session.set_traffic([this.inbound.traffic(), this.outbound.traffic()]);
             }
             let mut acted = this.hear_verdict(cx);
             acted |= this.hear_verifier(cx);
@@ -267,7 +353,7 @@ impl Future for Relay {
             }
             this.shut_client(cx);
             if this.poll_deadline(cx).is_ready() {
-                this.state.handle_deadline(Instant::now());
+                this.state.handle_deadline(Now::read().mono);
                 acted = true;
             }
             turns += 1;
@@ -275,8 +361,8 @@ impl Future for Relay {
                 return Poll::Pending;
             }
             if turns >= TURNS {
-                // Behind the others, and behind what the sockets and timers have to say: a task that wakes itself would come
-                // back before either is looked at.
+                // Behind the others, and behind what the sockets and timers have to say: a task
+                // that wakes itself would come back before either is looked at.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::auth::grant::Grant;
-use crate::auth::permission::Required;
-use crate::auth::principal::Principal;
 use crate::auth::verifier::Vouched;
-use crate::clock::{Now, UnixMillis};
+use crate::base::clock::{Now, UnixMillis};
+use crate::model::permission::Required;
+use crate::model::principal::Principal;
 use crate::rejection::Rejection;
 
 /// No verifier is asked more often about one session, however near its end is.
@@ -23,7 +23,8 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Revalidation {
     vouched: Arc<Vouched>,
-    /// Whatever the verifier says, the session does not outlive this moment without another credential.
+    /// Whatever the verifier says, the session does not outlive this moment without another
+    /// credential.
     latest: Option<UnixMillis>,
     /// What its user has to be permitted, now as then.
     required: Option<Arc<Required>>,
@@ -53,7 +54,13 @@ impl Revalidation {
     pub fn of(grant: &Grant, now: Now) -> Option<Self> {
         let vouched = Arc::clone(grant.vouched()?);
         let step = Step::waiting(&vouched, grant.expires_at(), now);
-        Some(Self { vouched, latest: grant.latest(), required: grant.required().cloned(), heard: now.mono, step })
+        Some(Self {
+            vouched,
+            latest: grant.latest(),
+            required: grant.required().cloned(),
+            heard: now.mono,
+            step,
+        })
     }
 
     pub fn verifier(&self) -> &str {
@@ -61,18 +68,31 @@ impl Revalidation {
     }
 
     /// Completes after each question, and is to be polled on.
-    pub fn poll(&mut self, cx: &mut Context<'_>, user: Option<&str>, expires_at: Option<UnixMillis>) -> Poll<Heard> {
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        user: Option<&str>,
+        expires_at: Option<UnixMillis>,
+    ) -> Poll<Heard> {
         loop {
             match &mut self.step {
                 Step::Waiting(sleep) => match sleep.as_mut().poll(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(()) => self.step = Step::Asking(Box::pin(Arc::clone(&self.vouched).ask_again())),
+                    Poll::Ready(()) => {
+                        self.step = Step::Asking(Box::pin(Arc::clone(&self.vouched).ask_again()));
+                    }
                 },
                 Step::Asking(asking) => {
-                    let Poll::Ready(answer) = asking.as_mut().poll(cx) else { return Poll::Pending };
+                    let Poll::Ready(answer) = asking.as_mut().poll(cx) else {
+                        return Poll::Pending;
+                    };
                     let now = Now::read();
                     let heard = self.judge(answer, user, now.mono);
-                    let expires_at = if let Heard::Good { expires_at } = heard { Some(expires_at) } else { expires_at };
+                    let expires_at = if let Heard::Good { expires_at } = heard {
+                        Some(expires_at)
+                    } else {
+                        expires_at
+                    };
                     self.step = Step::waiting(&self.vouched, expires_at, now);
                     // The sleep that has just been made has to know whom to wake.
                     if let Step::Waiting(sleep) = &mut self.step
@@ -90,17 +110,29 @@ impl Revalidation {
         self.required.as_ref().is_none_or(|required| required.check(&principal.permissions).is_ok())
     }
 
-    fn judge(&mut self, answer: Result<Arc<Principal>, Rejection>, user: Option<&str>, now: Instant) -> Heard {
+    fn judge(
+        &mut self,
+        answer: Result<Arc<Principal>, Rejection>,
+        user: Option<&str>,
+        now: Instant,
+    ) -> Heard {
         match answer {
-            Ok(principal) if Some(principal.subject.as_str()) == user && self.permits(&principal) => {
+            Ok(principal)
+                if Some(principal.subject.as_str()) == user && self.permits(&principal) =>
+            {
                 self.heard = now;
-                let expires_at = self.latest.map_or(principal.expires_at, |latest| latest.min(principal.expires_at));
+                let expires_at = self
+                    .latest
+                    .map_or(principal.expires_at, |latest| latest.min(principal.expires_at));
                 Heard::Good { expires_at }
             }
             Ok(_) => Heard::Revoked,
-            Err(rejection) if rejection.facts().status.is_server_error() => {
-                Heard::Away { too_long: self.vouched.grace().is_some_and(|grace| now.saturating_duration_since(self.heard) >= grace) }
-            }
+            Err(rejection) if rejection.facts().status.is_server_error() => Heard::Away {
+                too_long: self
+                    .vouched
+                    .grace()
+                    .is_some_and(|grace| now.saturating_duration_since(self.heard) >= grace),
+            },
             Err(_) => Heard::Revoked,
         }
     }
@@ -132,7 +164,12 @@ mod tests {
     /// Paid by sessions that rest on a verifier's word alone, beside the credential and the timer.
     #[test]
     fn a_session_that_is_asked_about_pays_little_for_it() {
-        let sizes = [size_of::<Revalidation>(), size_of::<Vouched>(), size_of::<Question>(), size_of::<Sleep>()];
+        let sizes = [
+            size_of::<Revalidation>(),
+            size_of::<Vouched>(),
+            size_of::<Question>(),
+            size_of::<Sleep>(),
+        ];
         assert!(sizes.iter().sum::<usize>() <= 400, "{sizes:?}");
     }
 }

@@ -1,21 +1,35 @@
 //! An order carried out on this node, whoever gave it.
 //!
-//! The deny list comes first and the registry second. An upgrade does it the other way round: it enters the registry and
-//! then looks at the list. So each meets the other, however they race.
+//! The deny list comes first and the registry second. An upgrade does it the other way round: it
+//! enters the registry and then looks at the list. So each meets the other, however they race.
 
 use super::registry::Registry;
-use crate::auth::revocation::{Applied, Full, Revocation, Revocations};
-use crate::clock::Now;
-use crate::telemetry::event::Event;
+use crate::auth::revocation::events::{RevocationRefused, RevocationsHeld, Revoked};
+use crate::auth::revocation::{Applied, Full, Revocations};
+use crate::base::clock::Now;
+use crate::model::revocation::Revocation;
+use crate::telemetry::Event;
 
-/// Refuses from now on what the order concerns, and ends the sessions that live by it. Gives back how many were ended.
-pub fn revoke(registry: &Registry, revocations: &Revocations, order: &Revocation, now: Now) -> Result<usize, Full> {
+/// Refuses from now on what the order concerns, and ends the sessions that live by it. Gives back
+/// how many were ended.
+pub fn revoke(
+    registry: &Registry,
+    revocations: &Revocations,
+    order: &Revocation,
+    now: Now,
+) -> Result<usize, Full> {
     apply(revocations, order, now)?;
     Ok(carry_out(registry, revocations, order))
 }
 
-/// The same for what another node ordered. What is in force here already, our own orders above all, is no event.
-pub fn hear(registry: &Registry, revocations: &Revocations, order: &Revocation, now: Now) -> Result<Applied, Full> {
+/// The same for what another node ordered. What is in force here already, our own orders above all,
+/// is no event.
+pub fn hear(
+    registry: &Registry,
+    revocations: &Revocations,
+    order: &Revocation,
+    now: Now,
+) -> Result<Applied, Full> {
     let applied = apply(revocations, order, now)?;
     if applied == Applied::New {
         carry_out(registry, revocations, order);
@@ -24,25 +38,25 @@ pub fn hear(registry: &Registry, revocations: &Revocations, order: &Revocation, 
 }
 
 fn apply(revocations: &Revocations, order: &Revocation, now: Now) -> Result<Applied, Full> {
-    let applied = revocations.apply(order.clone(), now.wall);
+    let applied = revocations.apply(order.clone(), now);
     if applied.is_err() {
-        Event::RevocationRefused { order }.emit();
+        RevocationRefused { order }.emit();
     }
     applied
 }
 
 fn carry_out(registry: &Registry, revocations: &Revocations, order: &Revocation) -> usize {
     let closed = registry.close_revoked(order);
-    Event::Revoked { order, closed }.emit();
-    Event::RevocationsHeld { count: revocations.len() }.emit();
+    Revoked { order, closed }.emit();
+    RevocationsHeld { count: revocations.len() }.emit();
     closed
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::revocation::What;
-    use crate::auth::revocation::tests::principal;
+    use crate::model::principal::tests::principal;
+    use crate::model::revocation::What;
     use crate::session::registry::tests::handle;
     use std::sync::Barrier;
     use std::task::{Context, Waker};
@@ -54,7 +68,12 @@ mod tests {
         let now = Now::read();
         for round in 0..2_000 {
             let (registry, revocations) = (Registry::new(), Revocations::new(10));
-            let order = Revocation::new(What::Session(format!("s{round}")), None, now.wall, Duration::from_secs(1));
+            let order = Revocation::new(
+                What::Session(format!("s{round}")),
+                None,
+                now.wall,
+                Duration::from_secs(1),
+            );
             let session = handle("ann", 0);
             let order = Revocation { what: What::Session(session.id.to_string()), ..order };
             let start = Barrier::new(2);
@@ -66,12 +85,15 @@ mod tests {
                 start.wait();
                 // As an upgrade does it.
                 let guard = registry.open(session);
-                if revocations.find_session(guard.id.as_str(), None, now.wall).is_some() {
-                    guard.close(crate::session::close::CloseReason::Revoked);
+                if revocations.find_session(guard.id.as_str(), None, now).is_some() {
+                    guard.close(crate::rejection::close::CloseReason::Revoked);
                 }
                 guard
             });
-            assert!(guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready(), "round {round}");
+            assert!(
+                guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready(),
+                "round {round}"
+            );
         }
     }
 
@@ -80,7 +102,8 @@ mod tests {
         let now = Now::read();
         for round in 0..2_000 {
             let (registry, revocations) = (Registry::new(), Revocations::new(10));
-            let order = Revocation::new(What::TokenId("t2".into()), None, now.wall, Duration::from_secs(1));
+            let order =
+                Revocation::new(What::TokenId("t2".into()), None, now.wall, Duration::from_secs(1));
             let renewed = principal("ann", "main", Some("t2"), None, 0);
             let guard = registry.open(handle("ann", 0));
             let start = Barrier::new(2);
@@ -92,11 +115,14 @@ mod tests {
                 start.wait();
                 // As a conversation does it.
                 guard.identity.renew(&renewed);
-                if revocations.find(&renewed, now.wall).is_some() {
-                    guard.close(crate::session::close::CloseReason::Revoked);
+                if revocations.find(&renewed, now).is_some() {
+                    guard.close(crate::rejection::close::CloseReason::Revoked);
                 }
             });
-            assert!(guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready(), "round {round}");
+            assert!(
+                guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready(),
+                "round {round}"
+            );
         }
     }
 
@@ -104,11 +130,24 @@ mod tests {
     fn only_those_who_are_meant_are_ended_and_each_is_counted_once() {
         let (registry, revocations) = (Registry::new(), Revocations::new(1));
         let guards = ["ann", "bob", "ann"].map(|user| registry.open(handle(user, 0)));
-        let order = |user: &str| Revocation::new(What::User(user.into()), None, Now::read().wall, Duration::from_secs(60));
+        let order = |user: &str| {
+            Revocation::new(
+                What::User(user.into()),
+                None,
+                Now::read().wall,
+                Duration::from_secs(60),
+            )
+        };
         assert_eq!(revoke(&registry, &revocations, &order("ann"), Now::read()), Ok(2));
         assert_eq!(revoke(&registry, &revocations, &order("ann"), Now::read()), Ok(0));
-        assert_eq!(revoke(&registry, &revocations, &order("bob"), Now::read()), Err(Full), "and bob stays");
-        let ended = guards.each_ref().map(|guard| guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert_eq!(
+            revoke(&registry, &revocations, &order("bob"), Now::read()),
+            Err(Full),
+            "and bob stays"
+        );
+        let ended = guards
+            .each_ref()
+            .map(|guard| guard.poll_close(&mut Context::from_waker(Waker::noop())).is_ready());
         assert_eq!(ended, [true, false, true]);
     }
 }

@@ -1,20 +1,22 @@
 //! The rules of a session: events with the time in, actions out. No I/O, no clock.
 //!
-//! A driver calls `handle_*` with what happened, then `poll_action` until it gives nothing, then waits for bytes, for a
-//! close from the registry, or for `next_deadline`. Everything about when to ping, when to end and what each side is told
-//! is here; where frames begin and end is the driver's business.
+//! A driver calls `handle_*` with what happened, then `poll_action` until it gives nothing, then
+//! waits for bytes, for a close from the registry, or for `next_deadline`. Everything about when to
+//! ping, when to end and what each side is told is here; where frames begin and end is the driver's
+//! business.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::close::CloseReason;
 use super::timer::{Timer, TimerTable};
-use crate::config::CloseCodes;
+use crate::rejection::close::CloseCodes;
+use crate::rejection::close::CloseReason;
 use crate::ws::close_code::CloseCode;
 use crate::ws::frame::Sender;
 
-/// Who is revoked is not waited for as long as others: a client that hangs in the middle of a frame still has the upstream's ear.
+/// Who is revoked is not waited for as long as others: a client that hangs in the middle of a frame
+/// still has the upstream's ear.
 const REVOKED_LINGER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct SessionState {
     /// A credential is being looked at.
     judging: bool,
     attempts_left: u32,
+    /// The client knows messages with a credential: it sent one, or was asked for one.
+    shows_credentials: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +49,9 @@ pub struct Rules {
     pub expires: Option<Instant>,
     /// `None`: the session ends with its grant.
     pub renewing: Option<Renewing>,
+    /// The client showed its credential in a message, and may say the same again at any time, which
+    /// the upstream must not see.
+    pub began_by_message: bool,
     pub close_codes: CloseCodes,
 }
 
@@ -61,8 +68,8 @@ enum Asking {
     Quiet,
     /// The client was asked, and has until `Timer::Answer`.
     Asked,
-    /// The grant was renewed just now. A second answer to the same question may still come, and must not reach the
-    /// upstream.
+    /// The grant was renewed just now. A second answer to the same question may still come, and
+    /// must not reach the upstream.
     Settling,
 }
 
@@ -113,7 +120,8 @@ pub enum Action {
     Ping,
     /// Put the question for a new credential into the stream to the client.
     Ask,
-    /// Put close frames of this reason between the frames of both directions, forward nothing after them.
+    /// Put close frames of this reason between the frames of both directions, forward nothing after
+    /// them.
     Close(CloseReason),
     /// Both sides are through: flush, shut down, drop.
     End(CloseReason),
@@ -136,6 +144,7 @@ impl SessionState {
             ask_due: false,
             judging: false,
             attempts_left: rules.renewing.map_or(0, |renewing| renewing.attempts),
+            shows_credentials: rules.began_by_message,
         };
         state.live_until(rules.expires, now);
         state
@@ -158,18 +167,27 @@ impl SessionState {
         }
     }
 
-    /// Is a message of the client perhaps meant for us?
+    /// Returns true if a message of the client may carry a credential. Once it has been asked for
+    /// one, a late answer may come at any time.
     pub fn listens(&self) -> bool {
+        // Also while the session is ending: what a client answers then must not reach the upstream
+        // either.
+        !matches!(self.phase, Phase::Ended { .. })
+            && (self.shows_credentials || self.expects_answer())
+    }
+
+    /// Returns true if a message of the client may be an answer.
+    pub fn expects_answer(&self) -> bool {
         let Some(renewing) = self.rules.renewing else { return false };
-        // Also while the session is ending: what a client answers then must not reach the upstream either.
-        !matches!(self.phase, Phase::Ended { .. }) && (renewing.proactive || self.asking != Asking::Quiet)
+        renewing.proactive || self.asking != Asking::Quiet
     }
 
     /// A message that carries a credential, or should, was taken out of the stream.
     pub fn handle_auth_message(&mut self) -> Hearing {
         // Who was just renewed and may not come unasked is repeating itself.
-        let repeats = self.asking == Asking::Settling && self.rules.renewing.is_some_and(|renewing| !renewing.proactive);
-        if !self.is_open() || !self.listens() || self.judging || repeats {
+        let repeats = self.asking == Asking::Settling
+            && self.rules.renewing.is_some_and(|renewing| !renewing.proactive);
+        if !self.is_open() || !self.expects_answer() || self.judging || repeats {
             return Hearing::Ignore;
         }
         self.judging = true;
@@ -178,6 +196,11 @@ impl SessionState {
 
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// Wrong tries that the client has left before the session ends.
+    pub fn attempts_left(&self) -> u32 {
+        self.attempts_left
     }
 
     pub fn was_renewed_just_now(&self) -> bool {
@@ -218,7 +241,8 @@ impl SessionState {
                 self.rules.expires = Some(expires);
                 return self.timers.hasten(Timer::Answer, expires);
             }
-            // The client was asked for nothing: its answer, if one comes, is taken out of the stream all the same.
+            // The client was asked for nothing: its answer, if one comes, is taken out of the
+            // stream all the same.
             let grace = self.rules.renewing.map_or(Duration::ZERO, |renewing| renewing.grace);
             self.asking = Asking::Settling;
             self.timers.set(Timer::Answer, now + grace);
@@ -227,13 +251,14 @@ impl SessionState {
         self.live_until(Some(expires), now);
     }
 
-    /// The client sent something. The timers are not moved here, for this is the hot path: a timer that finds that
-    /// the client was heard meanwhile goes back to sleep.
+    /// The client sent something. The timers are not moved here, for this is the hot path: a timer
+    /// that finds that the client was heard meanwhile goes back to sleep.
     pub fn handle_client_bytes(&mut self, now: Instant) {
         self.client_heard = now;
     }
 
-    /// A pong came. Is it the answer to our ping, so that the upstream, which has not asked, must not see it?
+    /// A pong came. Is it the answer to our ping, so that the upstream, which has not asked, must
+    /// not see it?
     pub fn handle_pong(&mut self, is_ours: bool) -> bool {
         let answers = is_ours && self.pinged > 0;
         if answers {
@@ -277,7 +302,8 @@ impl SessionState {
         }
     }
 
-    /// Bytes that cannot be followed: nothing of this side is understood any more, its own close frame neither.
+    /// Bytes that cannot be followed: nothing of this side is understood any more, its own close
+    /// frame neither.
     pub fn handle_protocol_error(&mut self, from: Sender, now: Instant) {
         let reason = match from {
             Sender::Client => CloseReason::ClientProtocol,
@@ -308,13 +334,20 @@ impl SessionState {
                 }
                 Timer::Idle => {
                     let due = self.client_heard + self.rules.idle_timeout;
-                    if due > now { self.timers.set(Timer::Idle, due) } else { self.handle_close_request(CloseReason::IdleTimeout, now) }
+                    if due > now {
+                        self.timers.set(Timer::Idle, due);
+                    } else {
+                        self.handle_close_request(CloseReason::IdleTimeout, now);
+                    }
                 }
                 Timer::Expiry => self.handle_close_request(CloseReason::SessionExpired, now),
                 Timer::Ask => {
-                    if let (Some(renewing), Some(expires)) = (self.rules.renewing, self.rules.expires) {
+                    if let (Some(renewing), Some(expires)) =
+                        (self.rules.renewing, self.rules.expires)
+                    {
                         self.asking = Asking::Asked;
                         self.ask_due = true;
+                        self.shows_credentials = true;
                         self.timers.set(Timer::Answer, expires.min(now + renewing.grace));
                     }
                 }
@@ -372,18 +405,27 @@ impl SessionState {
         if let Some((code, _)) = reason.to_client(self.rules.close_codes) {
             self.code.get_or_insert(code);
         }
-        self.phase =
-            Phase::Ending { reason, told: false, client_done: gone == Some(Sender::Client), upstream_done: gone == Some(Sender::Upstream) };
+        self.phase = Phase::Ending {
+            reason,
+            told: false,
+            client_done: gone == Some(Sender::Client),
+            upstream_done: gone == Some(Sender::Upstream),
+        };
         self.linger(now);
     }
 
     fn side_is_done(&mut self, side: Sender, reason: CloseReason, now: Instant) {
         match &mut self.phase {
             Phase::Open => {
-                self.phase = Phase::Leaving { reason, client_done: side == Sender::Client, upstream_done: side == Sender::Upstream };
+                self.phase = Phase::Leaving {
+                    reason,
+                    client_done: side == Sender::Client,
+                    upstream_done: side == Sender::Upstream,
+                };
                 self.linger(now);
             }
-            Phase::Leaving { client_done, upstream_done, .. } | Phase::Ending { client_done, upstream_done, .. } => match side {
+            Phase::Leaving { client_done, upstream_done, .. }
+            | Phase::Ending { client_done, upstream_done, .. } => match side {
                 Sender::Client => *client_done = true,
                 Sender::Upstream => *upstream_done = true,
             },
@@ -398,7 +440,9 @@ impl SessionState {
 
     fn end(&mut self) {
         let reason = match self.phase {
-            Phase::Leaving { reason, .. } | Phase::Ending { reason, .. } | Phase::Ended { reason } => reason,
+            Phase::Leaving { reason, .. }
+            | Phase::Ending { reason, .. }
+            | Phase::Ended { reason } => reason,
             Phase::Open => CloseReason::Internal,
         };
         self.phase = Phase::Ended { reason };

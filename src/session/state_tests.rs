@@ -1,12 +1,15 @@
 use super::*;
 use proptest::prelude::*;
 
+use crate::base::clock::Now;
+
 const RULES: Rules = Rules {
     ping: Duration::from_secs(25),
     idle_timeout: Duration::from_secs(75),
     close_timeout: Duration::from_secs(5),
     expires: None,
     renewing: None,
+    began_by_message: false,
     close_codes: CloseCodes::Rfc,
 };
 
@@ -17,7 +20,7 @@ fn seconds(state: &mut SessionState, start: Instant, at: u64) -> Vec<Action> {
 
 #[test]
 fn a_silent_client_is_pinged_and_then_let_go() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = SessionState::new(RULES, start);
     assert_eq!(seconds(&mut state, start, 24), []);
     assert_eq!(seconds(&mut state, start, 25), [Action::Ping]);
@@ -28,7 +31,7 @@ fn a_silent_client_is_pinged_and_then_let_go() {
 
 #[test]
 fn a_talking_client_is_never_pinged_in_a_whole_day() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = SessionState::new(RULES, start);
     for at in 0..86_400 {
         state.handle_client_bytes(start + Duration::from_secs(at));
@@ -38,8 +41,9 @@ fn a_talking_client_is_never_pinged_in_a_whole_day() {
 
 #[test]
 fn a_session_ends_when_its_grant_does_however_busy_it_is() {
-    let start = Instant::now();
-    let mut state = SessionState::new(Rules { expires: Some(start + Duration::from_secs(60)), ..RULES }, start);
+    let start = Now::read().mono;
+    let mut state =
+        SessionState::new(Rules { expires: Some(start + Duration::from_secs(60)), ..RULES }, start);
     state.handle_client_bytes(start + Duration::from_secs(59));
     assert_eq!(seconds(&mut state, start, 60), [Action::Close(CloseReason::SessionExpired)]);
     assert_eq!(state.close_code(), Some(CloseCode::POLICY));
@@ -47,7 +51,7 @@ fn a_session_ends_when_its_grant_does_however_busy_it_is() {
 
 #[test]
 fn a_close_handshake_ends_when_both_have_said_it() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = SessionState::new(RULES, start);
     state.handle_close_frame(Sender::Client, CloseCode::NORMAL, start);
     assert_eq!(state.poll_action(), None);
@@ -59,7 +63,7 @@ fn a_close_handshake_ends_when_both_have_said_it() {
 
 #[test]
 fn who_is_revoked_is_waited_for_a_second_at_most() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = SessionState::new(RULES, start);
     state.handle_close_request(CloseReason::Revoked, start);
     assert_eq!(seconds(&mut state, start, 0), [Action::Close(CloseReason::Revoked)]);
@@ -76,7 +80,7 @@ fn who_is_revoked_is_waited_for_a_second_at_most() {
 
 #[test]
 fn a_client_that_vanishes_is_explained_to_the_upstream() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = SessionState::new(RULES, start);
     state.handle_end_of_stream(Sender::Client, start);
     assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ClientGone)));
@@ -86,7 +90,7 @@ fn a_client_that_vanishes_is_explained_to_the_upstream() {
 
 #[test]
 fn only_the_answer_to_our_ping_is_swallowed() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = SessionState::new(RULES, start);
     assert!(!state.handle_pong(true), "nothing was asked");
     seconds(&mut state, start, 25);
@@ -95,17 +99,25 @@ fn only_the_answer_to_our_ping_is_swallowed() {
     assert!(!state.handle_pong(true), "once");
 }
 
-const RENEWING: Renewing =
-    Renewing { before_expiry: Duration::from_secs(60), grace: Duration::from_secs(30), attempts: 3, proactive: false };
+const RENEWING: Renewing = Renewing {
+    before_expiry: Duration::from_secs(60),
+    grace: Duration::from_secs(30),
+    attempts: 3,
+    proactive: false,
+};
 
 fn renewing(start: Instant, lifetime: u64) -> SessionState {
-    let rules = Rules { expires: Some(start + Duration::from_secs(lifetime)), renewing: Some(RENEWING), ..RULES };
+    let rules = Rules {
+        expires: Some(start + Duration::from_secs(lifetime)),
+        renewing: Some(RENEWING),
+        ..RULES
+    };
     SessionState::new(rules, start)
 }
 
 #[test]
 fn a_day_is_walked_in_tokens_of_fifteen_minutes() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = renewing(start, 900);
     let mut asked = Vec::new();
     for at in 0..86_400 {
@@ -117,18 +129,39 @@ fn a_day_is_walked_in_tokens_of_fifteen_minutes() {
             assert!(state.listens());
             assert_eq!(state.handle_auth_message(), Hearing::Judge);
             assert_eq!(state.handle_auth_message(), Hearing::Ignore, "one at a time");
-            assert!(state.handle_verdict(Verdict::Renewed { expires: Some(now + Duration::from_secs(900)) }, now));
-            assert_eq!(state.handle_auth_message(), Hearing::Ignore, "a second answer to the same question");
+            assert!(state.handle_verdict(
+                Verdict::Renewed { expires: Some(now + Duration::from_secs(900)) },
+                now
+            ));
+            assert_eq!(
+                state.handle_auth_message(),
+                Hearing::Ignore,
+                "a second answer to the same question"
+            );
         }
     }
     assert!(asked.iter().enumerate().all(|(n, at)| *at == 840 * (n as u64 + 1)), "{asked:?}");
     assert_eq!(asked.len(), 102);
-    assert!(!state.listens(), "the application's messages are its own again");
+    assert!(!state.expects_answer(), "what has no credential in it is the application's again");
+    assert!(state.listens(), "a late answer is taken out of the stream");
+    assert_eq!(state.handle_auth_message(), Hearing::Ignore, "and not judged");
+}
+
+#[test]
+fn a_client_that_logged_in_by_a_message_may_say_so_again() {
+    let start = Now::read().mono;
+    for renewing in [None, Some(RENEWING)] {
+        let mut state =
+            SessionState::new(Rules { began_by_message: true, renewing, ..RULES }, start);
+        assert!(state.listens() && !state.expects_answer());
+        assert_eq!(state.handle_auth_message(), Hearing::Ignore);
+    }
+    assert!(!SessionState::new(RULES, start).listens(), "others pay nothing");
 }
 
 #[test]
 fn who_does_not_answer_is_closed_after_the_grace() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = renewing(start, 900);
     state.handle_client_bytes(start + Duration::from_secs(839));
     assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
@@ -139,7 +172,7 @@ fn who_does_not_answer_is_closed_after_the_grace() {
 
 #[test]
 fn three_wrong_answers_are_the_end_and_two_are_not() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = renewing(start, 900);
     let now = start + Duration::from_secs(840);
     state.handle_client_bytes(now);
@@ -164,7 +197,7 @@ fn three_wrong_answers_are_the_end_and_two_are_not() {
 
 #[test]
 fn a_short_token_is_asked_for_in_its_middle_and_never_outlived() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = renewing(start, 20);
     assert_eq!(seconds(&mut state, start, 9), []);
     assert_eq!(seconds(&mut state, start, 10), [Action::Ask]);
@@ -178,16 +211,22 @@ fn a_short_token_is_asked_for_in_its_middle_and_never_outlived() {
 
 #[test]
 fn a_client_may_come_early_only_where_the_route_says_so() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let mut state = renewing(start, 900);
     assert!(!state.listens());
     assert_eq!(state.handle_auth_message(), Hearing::Ignore);
-    let rules =
-        Rules { expires: Some(start + Duration::from_secs(900)), renewing: Some(Renewing { proactive: true, ..RENEWING }), ..RULES };
+    let rules = Rules {
+        expires: Some(start + Duration::from_secs(900)),
+        renewing: Some(Renewing { proactive: true, ..RENEWING }),
+        ..RULES
+    };
     let mut state = SessionState::new(rules, start);
     assert!(state.listens());
     assert_eq!(state.handle_auth_message(), Hearing::Judge);
-    assert!(state.handle_verdict(Verdict::Renewed { expires: Some(start + Duration::from_secs(1800)) }, start));
+    assert!(state.handle_verdict(
+        Verdict::Renewed { expires: Some(start + Duration::from_secs(1800)) },
+        start
+    ));
     for at in (0..1740).step_by(10) {
         state.handle_client_bytes(start + Duration::from_secs(at));
         assert_eq!(seconds(&mut state, start, at), []);
@@ -197,7 +236,7 @@ fn a_client_may_come_early_only_where_the_route_says_so() {
 
 #[test]
 fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
-    let start = Instant::now();
+    let start = Now::read().mono;
     let at = |seconds| start + Duration::from_secs(seconds);
     // Later, and sooner.
     let mut state = SessionState::new(Rules { expires: Some(at(60)), ..RULES }, start);
@@ -216,22 +255,26 @@ fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
     assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
     state.handle_revalidated(at(1800), at(850));
     assert_eq!(seconds(&mut state, start, 870), [], "nobody has to answer any more");
-    assert!(state.listens() && state.handle_auth_message() == Hearing::Ignore, "and an answer does not reach the upstream");
+    assert!(
+        state.listens() && state.handle_auth_message() == Hearing::Ignore,
+        "and an answer does not reach the upstream"
+    );
     assert_eq!(seconds(&mut state, start, 1740), [Action::Ask]);
     state.handle_revalidated(at(1745), at(1742));
     assert_eq!(seconds(&mut state, start, 1745), [Action::Close(CloseReason::ReauthTimeout)]);
 }
 
 proptest! {
-    /// Whatever happens in whatever order: the session tells the sides at most once, it ends within the close timeout
-    /// of the first sign of an end, it never outlives its grant, and after the end it only repeats it.
+    /// Whatever happens in whatever order: the session tells the sides at most once, it ends within
+    /// the close timeout of the first sign of an end, it never outlives its grant, and after the
+    /// end it only repeats it.
     #[test]
     fn any_sequence_of_events_ends_once_and_in_time(
         events in prop::collection::vec((0u8..14, 0u64..20), 1..80),
         renews in any::<bool>(),
         proactive in any::<bool>(),
     ) {
-        let start = Instant::now();
+        let start = Now::read().mono;
         let renewing = renews.then_some(Renewing { proactive, ..RENEWING });
         let mut expires = start + Duration::from_secs(100);
         let mut state = SessionState::new(Rules { expires: Some(expires), renewing, ..RULES }, start);

@@ -24,7 +24,8 @@ const COUNT: usize = 6;
 pub struct TimerTable([Option<Instant>; COUNT]);
 
 impl Timer {
-    const ALL: [Self; COUNT] = [Self::Ping, Self::Idle, Self::Expiry, Self::Ask, Self::Answer, Self::Linger];
+    const ALL: [Self; COUNT] =
+        [Self::Ping, Self::Idle, Self::Expiry, Self::Ask, Self::Answer, Self::Linger];
 }
 
 impl TimerTable {
@@ -53,7 +54,9 @@ impl TimerTable {
 
     /// A timer that is due; it is stopped.
     pub fn take_due(&mut self, now: Instant) -> Option<Timer> {
-        let due = Timer::ALL.into_iter().find(|&timer| self.0.get(timer as usize).copied().flatten().is_some_and(|at| at <= now))?;
+        let due = Timer::ALL.into_iter().find(|&timer| {
+            self.0.get(timer as usize).copied().flatten().is_some_and(|at| at <= now)
+        })?;
         self.stop(due);
         Some(due)
     }

@@ -1,24 +1,27 @@
-//! How many sessions one user may have on this node, and what gives way when there are more. `fleet/places.rs` asks here first.
+//! How many sessions one user may have on this node, and what gives way when there are more.
+//! `fleet/places.rs` asks here first.
 //!
-//! An upgrade takes its place once the user is known, before an upstream is asked. With `refuse` the place counts from then
-//! on; with `replace-oldest` it counts when the session begins, so that nobody is sent away for an upgrade that fails. Off,
-//! there is no limit to ask and a session keeps nothing.
+//! An upgrade takes its place once the user is known, before an upstream is asked. With `refuse`
+//! the place counts from then on; with `replace-oldest` it counts when the session begins, so that
+//! nobody is sent away for an upgrade that fails. Off, there is no limit to ask and a session keeps
+//! nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::close::CloseReason;
 use super::registry::SessionHandle;
-use crate::auth::principal::Principal;
+use crate::base::lock::lock;
 use crate::config::OnLimit;
-use crate::lock::lock;
+use crate::model::principal::Principal;
 use crate::rejection::Rejection;
+use crate::rejection::close::CloseReason;
 
 #[derive(Debug)]
 pub struct UserLimit {
     most: usize,
     on_limit: OnLimit,
-    /// Nobody stands here without a session or an upgrade under way: there are no more entries than connections.
+    /// Nobody stands here without a session or an upgrade under way: there are no more entries than
+    /// connections.
     users: Mutex<HashMap<User, Held>>,
 }
 
@@ -53,15 +56,15 @@ pub struct Crowd {
 }
 
 impl UserLimit {
-    /// The key in `[limits]`, and the label of its metric.
-    pub const NAME: &str = "sessions_per_user";
-
     pub fn new(most: usize, on_limit: OnLimit) -> Arc<Self> {
         Arc::new(Self { most, on_limit, users: Mutex::default() })
     }
 
     pub fn enter(self: &Arc<Self>, principal: &Principal) -> Result<Box<UserPlace>, Rejection> {
-        let user = User { issuer: Arc::clone(&principal.issuer), subject: principal.subject.as_str().into() };
+        let user = User {
+            issuer: Arc::clone(&principal.issuer),
+            subject: principal.subject.as_str().into(),
+        };
         if self.on_limit == OnLimit::Refuse {
             let mut users = self.lock();
             let held = users.entry(user.clone()).or_default();
@@ -89,7 +92,12 @@ impl UserPlace {
     pub fn join(&mut self, session: &Arc<SessionHandle>) -> Crowd {
         if self.limit.on_limit == OnLimit::ReplaceOldest && self.session.is_none() {
             self.session = Some(Arc::clone(session));
-            self.limit.lock().entry(self.user.clone()).or_default().sessions.push_back(Arc::clone(session));
+            self.limit
+                .lock()
+                .entry(self.user.clone())
+                .or_default()
+                .sessions
+                .push_back(Arc::clone(session));
         }
         Crowd { limit: Arc::clone(&self.limit), user: self.user.clone() }
     }
@@ -126,7 +134,7 @@ impl Drop for UserPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::revocation::tests::principal;
+    use crate::model::principal::tests::principal;
     use crate::session::registry::tests::handle;
     use std::sync::Barrier;
     use std::task::{Context, Poll, Waker};
@@ -162,12 +170,19 @@ mod tests {
         let sessions: Vec<_> = (0..4).map(|at| Arc::new(handle("ada", at))).collect();
         let mut places: Vec<_> = (0..4).map(|_| limit.enter(&ada).unwrap()).collect();
         assert_eq!([0, 1, 2].map(|at| places[at].begin(&sessions[at])), [0, 0, 1]);
-        assert_eq!(sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(), [true, false, false, false]);
-        // The place of one that has ended is free, and that of the replaced one was given away already.
+        assert_eq!(
+            sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(),
+            [true, false, false, false]
+        );
+        // The place of one that has ended is free, and that of the replaced one was given away
+        // already.
         drop(places.remove(1));
         drop(places.remove(0));
         assert_eq!(places[1].begin(&sessions[3]), 0);
-        assert_eq!(sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(), [true, false, false, false]);
+        assert_eq!(
+            sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(),
+            [true, false, false, false]
+        );
         // One who never began takes nothing along.
         drop(limit.enter(&user("bob", "main")).unwrap());
         drop(places);
@@ -184,7 +199,8 @@ mod tests {
                         .map(|at| {
                             let (limit, start) = (&limit, &start);
                             scope.spawn(move || {
-                                let (session, ada) = (Arc::new(handle("ada", at)), user("ada", "main"));
+                                let (session, ada) =
+                                    (Arc::new(handle("ada", at)), user("ada", "main"));
                                 start.wait();
                                 let mut place = limit.enter(&ada).ok()?;
                                 place.begin(&session);

@@ -21,7 +21,10 @@ pub struct Wanted {
 impl Wanted {
     pub fn holds(&self, handle: &SessionHandle) -> bool {
         let is_user = self.user.as_ref().is_none_or(|user| handle.user.as_deref() == Some(user));
-        let is_method = self.method.as_ref().is_none_or(|method| handle.method.is_some_and(|one| one.name() == method));
+        let is_method = self
+            .method
+            .as_ref()
+            .is_none_or(|method| handle.method.is_some_and(|one| one.name() == method));
         is_user && is_method && self.route.as_ref().is_none_or(|route| *handle.route == **route)
     }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::Barrier;
 
-use super::{Store, TakeError, TicketFault, TicketHash, TicketRecord};
-use crate::auth::principal::Principal;
-use crate::clock::{Now, UnixMillis};
+use super::{ExpiredTicket, Store, TakeError, TicketHash, TicketRecord};
+use crate::base::clock::{Now, UnixMillis};
+use crate::model::faults::TicketFault;
+use crate::model::principal::Principal;
 
 pub async fn check(make: impl Fn() -> Store) {
     a_ticket_is_taken_once(make()).await;
@@ -17,6 +18,7 @@ pub async fn check(make: impl Fn() -> Store) {
     a_multi_use_ticket_stays(make()).await;
     a_record_comes_back_as_it_was(make()).await;
     sweeping_forgets_what_nobody_redeemed(make()).await;
+    a_clock_that_is_set_back_lengthens_no_ticket(make()).await;
 }
 
 pub fn record(expires_at: UnixMillis) -> TicketRecord {
@@ -42,8 +44,11 @@ pub fn record(expires_at: UnixMillis) -> TicketRecord {
     }
 }
 
-fn later(now: Now, seconds: u64) -> Now {
-    Now { wall: now.wall + Duration::from_secs(seconds), mono: now.mono + Duration::from_secs(seconds) }
+pub fn later(now: Now, seconds: u64) -> Now {
+    Now {
+        wall: now.wall + Duration::from_secs(seconds),
+        mono: now.mono + Duration::from_secs(seconds),
+    }
 }
 
 const HASH: TicketHash = TicketHash([42; 32]);
@@ -56,8 +61,13 @@ async fn a_ticket_is_taken_once(store: Store) {
     let now = Now::read();
     put(&store, now).await;
     assert!(store.take(HASH, now).await.is_ok());
-    assert!(matches!(store.take(HASH, now).await, Err(TakeError::Fault(TicketFault::Used | TicketFault::Unknown))));
-    assert_eq!(store.take(TicketHash([1; 32]), now).await, Err(TakeError::Fault(TicketFault::Unknown)));
+    assert!(matches!(store.take(HASH, now).await, Err(TakeError::Fault(TicketFault::Used))));
+    assert_eq!(store.peek(HASH, now).await, Err(TakeError::Fault(TicketFault::Used)));
+    assert_eq!(
+        store.take(TicketHash([1; 32]), now).await,
+        Err(TakeError::Fault(TicketFault::Unknown))
+    );
+    assert_eq!(store.sweep(later(now, 40)).await, Vec::new(), "what was redeemed does not expire");
 }
 
 async fn a_ticket_wins_once_under_a_race_of_sixty_four(store: Store) {
@@ -84,9 +94,24 @@ async fn a_ticket_wins_once_under_a_race_of_sixty_four(store: Store) {
 async fn an_expired_ticket_is_not_taken(store: Store) {
     let now = Now::read();
     put(&store, now).await;
-    let fault = store.take(HASH, later(now, 30)).await.unwrap_err();
-    assert!(matches!(fault, TakeError::Fault(TicketFault::Expired | TicketFault::Unknown)), "at its very end it is over");
-    assert!(store.take(HASH, now).await.is_err(), "and a clock that goes back does not revive it");
+    let expired = Err(TakeError::Fault(TicketFault::Expired));
+    assert_eq!(store.take(HASH, later(now, 30)).await, expired, "at its very end it is over");
+    for _ in 0..3 {
+        assert_eq!(
+            store.take(HASH, now).await,
+            expired,
+            "a clock that goes back does not revive it"
+        );
+    }
+    let told: Vec<_> = store
+        .sweep(later(now, 40))
+        .await
+        .into_iter()
+        .map(|ticket| (ticket.name, ticket.user))
+        .collect();
+    assert_eq!(told, [(HASH.name(), "ada".to_owned())]);
+    assert_eq!(store.sweep(later(now, 50)).await, Vec::new(), "and it is told once");
+    assert_eq!(store.take(HASH, now).await, expired);
 }
 
 async fn looking_consumes_nothing(store: Store) {
@@ -102,7 +127,14 @@ async fn looking_consumes_nothing(store: Store) {
 
 async fn a_multi_use_ticket_stays(store: Store) {
     let now = Now::read();
-    store.put(HASH, TicketRecord { single_use: false, ..record(now.wall + Duration::from_secs(30)) }, now).await.unwrap();
+    store
+        .put(
+            HASH,
+            TicketRecord { single_use: false, ..record(now.wall + Duration::from_secs(30)) },
+            now,
+        )
+        .await
+        .unwrap();
     assert!(store.take(HASH, now).await.is_ok());
     assert!(store.take(HASH, now).await.is_ok());
     assert!(store.take(HASH, later(now, 30)).await.is_err());
@@ -118,10 +150,65 @@ async fn a_record_comes_back_as_it_was(store: Store) {
 async fn sweeping_forgets_what_nobody_redeemed(store: Store) {
     let now = Now::read();
     put(&store, now).await;
-    // A store that forgets by itself counts nothing.
+    // What a store outside of this process holds, it alone knows.
     let counts = store.held().is_some();
-    assert_eq!((store.sweep(now).await, store.held()), (0, counts.then_some(1)));
-    assert_eq!((store.sweep(later(now, 31)).await, store.held()), (u64::from(counts), counts.then_some(0)));
-    assert_eq!(store.sweep(later(now, 32)).await, 0);
-    assert!(store.take(HASH, later(now, 32)).await.is_err());
+    assert_eq!((store.sweep(now).await, store.held()), (Vec::new(), counts.then_some(1)));
+    let multi = TicketHash([43; 32]);
+    store
+        .put(
+            multi,
+            TicketRecord { single_use: false, ..record(now.wall + Duration::from_secs(30)) },
+            now,
+        )
+        .await
+        .unwrap();
+    assert!(store.take(multi, now).await.is_ok());
+    let mut told = store.sweep(later(now, 32)).await;
+    told.sort_by_key(|ticket| ticket.name.as_str().to_owned());
+    let wanted = [HASH, multi].map(|hash| ExpiredTicket::of(hash, &record(UnixMillis(0))));
+    assert_eq!((told, store.held()), (wanted.to_vec(), counts.then_some(0)));
+    assert_eq!(store.sweep(later(now, 33)).await, Vec::new());
+    for hash in [HASH, multi] {
+        assert_eq!(
+            store.take(hash, later(now, 33)).await,
+            Err(TakeError::Fault(TicketFault::Expired))
+        );
+        assert_eq!(
+            store.take(hash, now).await,
+            Err(TakeError::Fault(TicketFault::Expired)),
+            "no clock revives it"
+        );
+    }
+}
+
+/// A ticket of 30 s after 33 s, at a node whose wall clock was set back by 30 s meanwhile, or by an
+/// hour.
+async fn a_clock_that_is_set_back_lengthens_no_ticket(store: Store) {
+    let now = Now::read();
+    let set_back = |back: u64| {
+        let at = later(now, 33);
+        Now { wall: UnixMillis(at.wall.0 - back * 1000), ..at }
+    };
+    for (byte, back) in [(1, 30), (2, 3600)] {
+        for single_use in [true, false] {
+            let hash = TicketHash([byte + 10 * u8::from(single_use); 32]);
+            let sent = TicketRecord { single_use, ..record(now.wall + Duration::from_secs(30)) };
+            store.put(hash, sent, now).await.unwrap();
+            let over = |fault: &TakeError| {
+                matches!(fault, TakeError::Fault(TicketFault::Expired | TicketFault::Unknown))
+            };
+            assert!(store.peek(hash, set_back(back)).await.is_err_and(|fault| over(&fault)));
+            assert!(
+                store.take(hash, set_back(back)).await.is_err_and(|fault| over(&fault)),
+                "set back by {back} s"
+            );
+        }
+    }
+    // Within its time a ticket is good whatever the wall clock does, as long as that has not passed
+    // its end.
+    put(&store, now).await;
+    let early = later(now, 20);
+    assert!(
+        store.take(HASH, Now { wall: UnixMillis(early.wall.0 - 3_600_000), ..early }).await.is_ok()
+    );
 }

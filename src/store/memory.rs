@@ -1,15 +1,19 @@
 //! The store of one process: sharded maps, bounded.
 //!
-//! A live ticket is never pushed out to make room for another: when the store is full, issuing is refused.
+//! A live ticket is never pushed out to make room for another: when the store is full, issuing is
+//! refused. A ticket ends when either clock says so: a wall clock that is set back lengthens none.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{PutError, TicketFault, TicketHash, TicketRecord};
-use crate::clock::UnixMillis;
-use crate::lock::lock;
+use tokio::time::Instant;
+
+use super::{ExpiredTicket, PutError, TicketHash, TicketRecord};
+use crate::base::clock::Now;
+use crate::base::lock::lock;
+use crate::model::faults::TicketFault;
 
 const SHARDS: usize = 16;
 /// How long after its end a ticket's fate is remembered, for the audit log.
@@ -19,76 +23,118 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 pub struct MemoryStore {
     capacity: usize,
     held: AtomicUsize,
+    /// Found since the last sweep; no longer than the store is large.
+    expired: Mutex<Vec<ExpiredTicket>>,
     shards: [Mutex<HashMap<TicketHash, Entry>>; SHARDS],
 }
 
 #[derive(Debug)]
 enum Entry {
-    Live(Box<TicketRecord>),
+    Live(Box<LiveTicket>),
     /// What became of it, until this time.
-    Past(TicketFault, UnixMillis),
+    Past(TicketFault, Instant),
+}
+
+#[derive(Debug)]
+struct LiveTicket {
+    record: TicketRecord,
+    /// The record's end by the monotonic clock.
+    ends: Instant,
+}
+
+impl LiveTicket {
+    fn is_over(&self, now: Now) -> bool {
+        self.record.expires_at <= now.wall || self.ends <= now.mono
+    }
+
+    fn forget_at(&self) -> Instant {
+        self.ends + REMEMBERED
+    }
 }
 
 impl MemoryStore {
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, held: AtomicUsize::new(0), shards: std::array::from_fn(|_| Mutex::default()) }
+        Self {
+            capacity,
+            held: AtomicUsize::new(0),
+            expired: Mutex::default(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 
-    pub fn put(&self, hash: TicketHash, record: TicketRecord, now: UnixMillis) -> Result<(), PutError> {
+    pub fn put(&self, hash: TicketHash, record: TicketRecord, now: Now) -> Result<(), PutError> {
         if self.held() >= self.capacity {
-            self.sweep(now);
+            self.expire(now);
         }
-        let entered = self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| (held < self.capacity).then_some(held + 1));
+        let entered = self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
+            (held < self.capacity).then_some(held + 1)
+        });
         if entered.is_err() {
             return Err(PutError::Full);
         }
-        self.shard(hash).insert(hash, Entry::Live(Box::new(record)));
+        let ends = now.instant_of(record.expires_at);
+        self.shard(hash).insert(hash, Entry::Live(Box::new(LiveTicket { record, ends })));
         Ok(())
     }
 
-    pub fn take(&self, hash: TicketHash, now: UnixMillis) -> Result<TicketRecord, TicketFault> {
+    pub fn take(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TicketFault> {
         let mut shard = self.shard(hash);
         let entry = shard.get_mut(&hash).ok_or(TicketFault::Unknown)?;
-        let record = match entry {
+        let ticket = match entry {
             Entry::Past(fault, _) => return Err(*fault),
-            Entry::Live(record) => record,
+            Entry::Live(ticket) => ticket,
         };
-        let forget_at = record.expires_at + REMEMBERED;
-        if record.expires_at <= now {
+        let forget_at = ticket.forget_at();
+        if ticket.is_over(now) {
+            self.note_expired(ExpiredTicket::of(hash, &ticket.record));
             *entry = Entry::Past(TicketFault::Expired, forget_at);
             self.held.fetch_sub(1, Ordering::AcqRel);
             return Err(TicketFault::Expired);
         }
-        if !record.single_use {
-            return Ok((**record).clone());
+        if !ticket.record.single_use {
+            return Ok(ticket.record.clone());
         }
         match std::mem::replace(entry, Entry::Past(TicketFault::Used, forget_at)) {
-            Entry::Live(record) => {
+            Entry::Live(ticket) => {
                 self.held.fetch_sub(1, Ordering::AcqRel);
-                Ok(*record)
+                Ok(ticket.record)
             }
             Entry::Past(fault, _) => Err(fault),
         }
     }
 
-    pub fn peek(&self, hash: TicketHash, now: UnixMillis) -> Result<TicketRecord, TicketFault> {
+    pub fn peek(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TicketFault> {
         match self.shard(hash).get(&hash) {
             None => Err(TicketFault::Unknown),
             Some(Entry::Past(fault, _)) => Err(*fault),
-            Some(Entry::Live(record)) if record.expires_at <= now => Err(TicketFault::Expired),
-            Some(Entry::Live(record)) => Ok((**record).clone()),
+            Some(Entry::Live(ticket)) if ticket.is_over(now) => Err(TicketFault::Expired),
+            Some(Entry::Live(ticket)) => Ok(ticket.record.clone()),
         }
     }
 
-    pub fn sweep(&self, now: UnixMillis) -> u64 {
+    /// Forgets the past. Returns every ticket that has expired since the last sweep.
+    pub fn sweep(&self, now: Now) -> Vec<ExpiredTicket> {
+        self.expire(now);
+        std::mem::take(&mut *lock(&self.expired))
+    }
+
+    fn note_expired(&self, ticket: ExpiredTicket) {
+        let mut expired = lock(&self.expired);
+        if expired.len() < self.capacity.max(SHARDS) {
+            expired.push(ticket);
+        }
+    }
+
+    fn expire(&self, now: Now) {
         let mut expired = 0;
         for shard in &self.shards {
             let mut shard = lock(shard);
-            for entry in shard.values_mut() {
-                if let Entry::Live(record) = entry
-                    && record.expires_at <= now
+            for (hash, entry) in shard.iter_mut() {
+                if let Entry::Live(ticket) = entry
+                    && ticket.is_over(now)
                 {
-                    *entry = Entry::Past(TicketFault::Expired, record.expires_at + REMEMBERED);
+                    self.note_expired(ExpiredTicket::of(*hash, &ticket.record));
+                    *entry = Entry::Past(TicketFault::Expired, ticket.forget_at());
                     expired += 1;
                 }
             }
@@ -96,12 +142,11 @@ impl MemoryStore {
             let crowded = shard.len() > self.capacity / SHARDS * 2 + 64;
             shard.retain(|_, entry| match entry {
                 Entry::Live(_) => true,
-                Entry::Past(_, until) => !crowded && *until > now,
+                Entry::Past(_, until) => !crowded && *until > now.mono,
             });
             shard.shrink_to(64);
         }
-        self.held.fetch_sub(usize::try_from(expired).unwrap_or(0), Ordering::AcqRel);
-        expired
+        self.held.fetch_sub(expired, Ordering::AcqRel);
     }
 
     pub fn held(&self) -> usize {
@@ -111,7 +156,11 @@ impl MemoryStore {
     fn shard(&self, hash: TicketHash) -> MutexGuard<'_, HashMap<TicketHash, Entry>> {
         let [first, ..] = hash.0;
         let [only, ..] = &self.shards;
-        self.shards.get(usize::from(first) % SHARDS).unwrap_or(only).lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards
+            .get(usize::from(first) % SHARDS)
+            .unwrap_or(only)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,25 +177,48 @@ mod tests {
     #[test]
     fn a_full_store_refuses_and_keeps_what_it_has() {
         let store = MemoryStore::new(2);
-        let now = UnixMillis(1_000);
-        let record = contract::record(UnixMillis(2_000));
+        let now = Now::read();
+        let record = contract::record(now.wall + Duration::from_secs(1));
         for byte in 0..2 {
             store.put(TicketHash([byte; 32]), record.clone(), now).unwrap();
         }
         assert_eq!(store.put(TicketHash([9; 32]), record.clone(), now), Err(PutError::Full));
         assert!(store.take(TicketHash([0; 32]), now).is_ok());
         assert!(store.put(TicketHash([9; 32]), record.clone(), now).is_ok());
-        assert!(store.put(TicketHash([7; 32]), record, UnixMillis(3_000)).is_ok(), "what has expired makes room");
+        assert!(
+            store.put(TicketHash([7; 32]), record, contract::later(now, 2)).is_ok(),
+            "what has expired makes room"
+        );
+    }
+
+    /// A full store sweeps by itself, and a ticket that is shown late is found expired: neither is
+    /// lost nor told twice.
+    #[test]
+    fn every_expired_ticket_is_told_once_however_it_was_found() {
+        let (store, now) = (MemoryStore::new(3), Now::read());
+        let at = |seconds| contract::later(now, seconds);
+        for byte in 0..3 {
+            store.put(TicketHash([byte; 32]), contract::record(at(1).wall), now).unwrap();
+        }
+        assert_eq!(store.take(TicketHash([0; 32]), at(2)), Err(TicketFault::Expired));
+        store.put(TicketHash([9; 32]), contract::record(at(3).wall), at(2)).unwrap();
+        assert_eq!(store.put(TicketHash([7; 32]), contract::record(at(3).wall), at(2)), Ok(()));
+        store.put(TicketHash([8; 32]), contract::record(at(3).wall), at(2)).unwrap();
+        let names: Vec<_> = store.sweep(at(2)).into_iter().map(|ticket| ticket.name).collect();
+        let wanted = [0, 1, 2].map(|byte| TicketHash([byte; 32]).name());
+        assert!(names.len() == 3 && wanted.iter().all(|name| names.contains(name)), "{names:?}");
+        assert_eq!((store.sweep(at(2)), store.held()), (Vec::new(), 3));
     }
 
     #[test]
     fn the_past_is_forgotten() {
-        let store = MemoryStore::new(100);
-        store.put(TicketHash([1; 32]), contract::record(UnixMillis(2_000)), UnixMillis(1_000)).unwrap();
-        store.take(TicketHash([1; 32]), UnixMillis(1_500)).unwrap();
-        store.sweep(UnixMillis(10_000));
-        assert_eq!(store.take(TicketHash([1; 32]), UnixMillis(10_000)), Err(TicketFault::Used));
-        store.sweep(UnixMillis(70_000));
-        assert_eq!(store.take(TicketHash([1; 32]), UnixMillis(70_000)), Err(TicketFault::Unknown));
+        let (store, now) = (MemoryStore::new(100), Now::read());
+        let at = |seconds| contract::later(now, seconds);
+        store.put(TicketHash([1; 32]), contract::record(at(2).wall), now).unwrap();
+        store.take(TicketHash([1; 32]), at(1)).unwrap();
+        store.sweep(at(10));
+        assert_eq!(store.take(TicketHash([1; 32]), at(10)), Err(TicketFault::Used));
+        store.sweep(at(70));
+        assert_eq!(store.take(TicketHash([1; 32]), at(70)), Err(TicketFault::Unknown));
     }
 }

@@ -1,25 +1,29 @@
 //! Where tickets are kept.
 //!
-//! A closed set of stores behind one enum, and one contract suite (`contract.rs`) that each of them passes. A store never
-//! sees a ticket, only its hash.
+//! A closed set of stores behind one enum, and one contract suite (`contract.rs`) that each of them
+//! passes. A store never sees a ticket, only its hash.
 
 #[cfg(test)]
 pub mod contract;
+pub mod events;
 pub mod memory;
 pub mod redis;
 pub mod regions;
 
+use crate::model::faults::TicketFault;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 
-use crate::auth::principal::Principal;
-use crate::clock::{Now, UnixMillis};
+use self::events::TicketExpired;
+use crate::base::clock::{Now, UnixMillis};
 use crate::config;
-use crate::config::secret::Secret;
-use crate::telemetry::request_id::HexId;
+use crate::model::principal::Principal;
+use crate::model::request_id::HexId;
+use crate::model::secret::Secret;
+use crate::telemetry::Event;
 use memory::MemoryStore;
 use redis::{BreakerState, RedisStore};
 
@@ -51,21 +55,6 @@ pub struct TicketRecord {
     pub traceparent: Option<String>,
 }
 
-/// Why a ticket is not redeemed. The client cannot tell them apart; the audit log does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TicketFault {
-    #[error("it has not the shape of a ticket")]
-    Malformed,
-    #[error("it is unknown, or was redeemed, or expired long ago")]
-    Unknown,
-    #[error("it has expired")]
-    Expired,
-    #[error("it was redeemed before")]
-    Used,
-    #[error("it names a region that is not known here")]
-    UnknownRegion,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TakeError {
     #[error(transparent)]
@@ -89,6 +78,37 @@ pub struct OpenError {
     pub error: std::io::Error,
 }
 
+/// A ticket whose end came before anyone redeemed it; one that works more than once, at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpiredTicket {
+    pub name: HexId,
+    pub user: String,
+    pub issuer: Arc<str>,
+    pub route: Option<Arc<str>>,
+    /// False: the store was away, so it may have been redeemed.
+    pub is_certain: bool,
+}
+
+/// Why a ticket that was shown lets nobody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RedeemFault {
+    #[error(transparent)]
+    Ticket(#[from] TicketFault),
+    /// It is spent all the same.
+    #[error("{0}")]
+    Binding(&'static str),
+    #[error("the store cannot be reached")]
+    StoreUnavailable,
+}
+
+/// What the owner of a ticket was told of it, or somebody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    Valid,
+    Fault(TicketFault),
+    OtherUser,
+}
+
 /// Does the store answer?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -96,6 +116,85 @@ pub enum Presence {
     Local,
     Here,
     Away,
+}
+
+impl TicketFault {
+    pub const ALL: [Self; 5] =
+        [Self::Malformed, Self::Unknown, Self::Expired, Self::Used, Self::UnknownRegion];
+
+    /// Metric label and audit word.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Expired => "expired",
+            Self::Used => "used",
+            Self::UnknownRegion => "unknown_region",
+        }
+    }
+}
+
+impl RedeemFault {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ticket(fault) => fault.label(),
+            Self::Binding(_) => "binding",
+            Self::StoreUnavailable => "store_unavailable",
+        }
+    }
+
+    /// The closed set of labels.
+    pub fn labels() -> impl Iterator<Item = &'static str> {
+        TicketFault::ALL
+            .into_iter()
+            .map(Self::Ticket)
+            .chain([Self::Binding(""), Self::StoreUnavailable])
+            .map(Self::label)
+    }
+}
+
+impl From<TakeError> for RedeemFault {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::Fault(fault) => Self::Ticket(fault),
+            TakeError::Unavailable => Self::StoreUnavailable,
+        }
+    }
+}
+
+impl Validity {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Fault(fault) => fault.label(),
+            Self::OtherUser => "other_user",
+        }
+    }
+
+    /// The closed set of labels.
+    pub fn labels() -> impl Iterator<Item = &'static str> {
+        TicketFault::ALL
+            .into_iter()
+            .map(Self::Fault)
+            .chain([Self::Valid, Self::OtherUser])
+            .map(Self::label)
+    }
+}
+
+impl ExpiredTicket {
+    fn of(hash: TicketHash, record: &TicketRecord) -> Self {
+        Self {
+            name: hash.name(),
+            user: record.principal.subject.clone(),
+            issuer: Arc::clone(&record.principal.issuer),
+            route: record.route.clone(),
+            is_certain: true,
+        }
+    }
+
+    fn tell(&self) {
+        TicketExpired(self).emit();
+    }
 }
 
 impl TicketHash {
@@ -123,38 +222,40 @@ impl Store {
         })
     }
 
-    pub async fn put(&self, hash: TicketHash, record: TicketRecord, now: Now) -> Result<(), PutError> {
+    pub async fn put(
+        &self,
+        hash: TicketHash,
+        record: TicketRecord,
+        now: Now,
+    ) -> Result<(), PutError> {
         match self {
-            Self::Memory(store) => store.put(hash, record, now.wall),
-            Self::Redis(store) => Box::pin(store.put(hash, record, now.wall)).await,
+            Self::Memory(store) => store.put(hash, record, now),
+            Self::Redis(store) => Box::pin(store.put(hash, record, now)).await,
         }
     }
 
     /// Redeems: of any number of callers at once exactly one gets a single-use ticket.
     pub async fn take(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
-            Self::Memory(store) => store.take(hash, now.wall).map_err(TakeError::Fault),
-            Self::Redis(store) => Box::pin(store.take(hash, now.wall)).await,
+            Self::Memory(store) => store.take(hash, now).map_err(TakeError::Fault),
+            Self::Redis(store) => Box::pin(store.take(hash, now)).await,
         }
     }
 
     /// Looks without redeeming.
     pub async fn peek(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
-            Self::Memory(store) => store.peek(hash, now.wall).map_err(TakeError::Fault),
-            Self::Redis(store) => Box::pin(store.peek(hash, now.wall)).await,
+            Self::Memory(store) => store.peek(hash, now).map_err(TakeError::Fault),
+            Self::Redis(store) => Box::pin(store.peek(hash, now)).await,
         }
     }
 
-    /// Forgets what has expired; gives back how many tickets nobody had redeemed. Redis forgets by itself, and is only asked
-    /// whether it is there.
-    pub async fn sweep(&self, now: Now) -> u64 {
+    /// Forgets the tickets that have expired, and returns those that were not redeemed. Of tickets
+    /// in Redis each node returns those that it issued; and Redis is asked whether it is there.
+    pub async fn sweep(&self, now: Now) -> Vec<ExpiredTicket> {
         match self {
-            Self::Memory(store) => store.sweep(now.wall),
-            Self::Redis(store) => {
-                Box::pin(store.probe()).await;
-                0
-            }
+            Self::Memory(store) => store.sweep(now),
+            Self::Redis(store) => Box::pin(store.sweep(now)).await,
         }
     }
 

@@ -1,14 +1,14 @@
 //! The own store, and the stores that hold the tickets of other regions.
 //!
-//! Tickets are issued into the own store alone. One that names another region is looked up in that region's store, which has
-//! its own connections, time limit and breaker, so that one region's trouble is nobody else's. What no region is known for is
-//! looked up nowhere.
+//! Tickets are issued into the own store alone. One that names another region is looked up in that
+//! region's store, which has its own connections, time limit and breaker, so that one region's
+//! trouble is nobody else's. What no region is known for is looked up nowhere.
 
 use std::sync::Arc;
 
 use super::redis::RedisStore;
-use super::{OpenError, Store};
-use crate::clock::Now;
+use super::{ExpiredTicket, OpenError, Store};
+use crate::base::clock::Now;
 use crate::config::{self, Config};
 
 #[derive(Debug)]
@@ -35,7 +35,10 @@ impl Stores {
         let mut others = Vec::new();
         for redis in &config.regions {
             if let Some(name) = &redis.region {
-                others.push(Region { name: Arc::clone(name), store: Arc::new(Store::Redis(RedisStore::open(redis)?)) });
+                others.push(Region {
+                    name: Arc::clone(name),
+                    store: Arc::new(Store::Redis(RedisStore::open(redis)?)),
+                });
             }
         }
         Ok(Self { own: Store::open(&config.store)?, name, others })
@@ -59,17 +62,21 @@ impl Stores {
         match region {
             None => Some(&self.own),
             Some(name) if self.name.as_deref() == Some(name) => Some(&self.own),
-            Some(name) => self.others.iter().find(|other| *other.name == *name).map(|other| &*other.store),
+            Some(name) => {
+                self.others.iter().find(|other| *other.name == *name).map(|other| &*other.store)
+            }
         }
     }
 
-    /// As [`Store::sweep`]. Other regions are asked at the same time, and nobody waits for them.
-    pub async fn sweep(&self, now: Now) -> u64 {
+    /// Sweeps every store and tells which tickets have expired. Does not wait for other regions.
+    pub async fn sweep(&self, now: Now) {
         for Region { store, .. } in &self.others {
             let store = Arc::clone(store);
-            tokio::spawn(async move { store.sweep(now).await });
+            tokio::spawn(
+                async move { store.sweep(now).await.iter().for_each(ExpiredTicket::tell) },
+            );
         }
-        self.own.sweep(now).await
+        self.own.sweep(now).await.iter().for_each(ExpiredTicket::tell);
     }
 }
 
@@ -85,7 +92,8 @@ mod tests {
 
     #[test]
     fn a_ticket_is_looked_up_in_the_one_store_that_its_region_has() {
-        let stores = stores("url = \"redis://a\"\nregion = \"us\"\n[store.regions.eu]\nurl = \"redis://b\"");
+        let stores =
+            stores("url = \"redis://a\"\nregion = \"us\"\n[store.regions.eu]\nurl = \"redis://b\"");
         let is_own = |region| std::ptr::eq(stores.holding(region).unwrap(), stores.own());
         assert!(is_own(None) && is_own(Some("us")) && !is_own(Some("eu")));
         for unknown in ["ap", "e", "eu2", "EU", ""] {
@@ -96,6 +104,10 @@ mod tests {
     #[test]
     fn without_regions_no_region_is_known() {
         let stores = stores("url = \"redis://a\"");
-        assert!(stores.own_name().is_none() && stores.holding(Some("us")).is_none() && stores.holding(None).is_some());
+        assert!(
+            stores.own_name().is_none()
+                && stores.holding(Some("us")).is_none()
+                && stores.holding(None).is_some()
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! The audit log: who, what, outcome, when, one JSON object a line.
+//! The audit log: user, event, outcome and time, one JSON object a line.
 //!
-//! The file is only ever appended to. Each upgrade ends in exactly one line whose event is `upgrade_rejected` or
-//! `session_ended`; both carry the request id that the client was told. Nothing here is ever a credential.
+//! Lines are only appended. Each upgrade ends in exactly one line whose event is `upgrade_rejected`
+//! or `session_ended`; both have the request id that the client received. No line has a credential.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,19 +17,19 @@ use serde::Serialize;
 use super::InstallError;
 use super::line_sink::LineSink;
 
-pub struct Audit {
+pub struct AuditLog {
     sink: LineSink,
     reopen: Arc<AtomicBool>,
 }
 
-/// The file, whatever it is called by now.
+/// The open file, which may have been renamed since.
 struct AuditFile {
     path: PathBuf,
     file: File,
     reopen: Arc<AtomicBool>,
 }
 
-/// One line. What an event does not know is left out.
+/// One line. Fields without a value are left out.
 #[derive(Debug, Default, Serialize)]
 pub struct AuditLine<'a> {
     pub time: String,
@@ -40,7 +40,7 @@ pub struct AuditLine<'a> {
     pub request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<&'a str>,
-    /// A name for the ticket, the same wherever it is shown: half of its hash.
+    /// Half of the ticket's hash: the same in every line about the ticket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ticket: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ pub struct AuditLine<'a> {
     pub token_session: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_issued_at: Option<String>,
-    /// An order to revoke, by its id, and when some node was given it.
+    /// The id of an order to revoke, and when the first node received it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,11 +75,14 @@ pub struct AuditLine<'a> {
     pub path: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// Whose fault a rejection was.
+    /// The side at fault for a rejection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub side: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The number of lines that this one summarises.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close_code: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,17 +99,38 @@ pub struct TrafficLine {
     pub messages: u64,
 }
 
-impl Audit {
-    /// A new file is for its owner's eyes only; one that is there keeps the mode that someone gave it.
+impl<'a> AuditLine<'a> {
+    /// A line about one request.
+    pub fn of_request(
+        event: &'static str,
+        outcome: &'a str,
+        request_id: &'a str,
+        peer: IpAddr,
+    ) -> Self {
+        Self { event, outcome, request_id: Some(request_id), peer: Some(peer), ..Self::default() }
+    }
+
+    /// A line about this process: what was done, and a detail.
+    pub fn of_process(event: &'static str, outcome: &'a str, detail: impl Into<String>) -> Self {
+        Self { event, outcome, detail: Some(detail.into()), ..Self::default() }
+    }
+}
+
+impl AuditLog {
+    /// Opens the file. A new one is readable by its owner alone; an existing one keeps its mode.
     pub fn open(path: &Path, capacity: usize) -> Result<Self, InstallError> {
-        let file = open(path).map_err(|why| InstallError::AuditFile { path: path.to_owned(), why })?;
+        let file =
+            open(path).map_err(|why| InstallError::AuditFile { path: path.to_owned(), why })?;
         let reopen = Arc::<AtomicBool>::default();
         let file = AuditFile { path: path.to_owned(), file, reopen: Arc::clone(&reopen) };
         let sink = LineSink::start("usher-audit", capacity, file);
-        Ok(Self { sink: sink.map_err(|why| InstallError::Thread { purpose: "the audit log", why })?, reopen })
+        Ok(Self {
+            sink: sink.map_err(|why| InstallError::Thread { purpose: "the audit log", why })?,
+            reopen,
+        })
     }
 
-    /// The next line goes to whatever is at the path then: its file may have been moved away.
+    /// Opens the path again before the next line: the file may have been moved away.
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Release);
     }
@@ -136,7 +160,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 impl Write for AuditFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Where it cannot be opened, the one that we have is better than none.
+        // If the path cannot be opened, the lines still go to the old file.
         if self.reopen.swap(false, Ordering::AcqRel)
             && let Ok(file) = open(&self.path)
         {
@@ -157,27 +181,38 @@ mod tests {
 
     #[test]
     fn the_file_is_private_and_only_appended_to() {
-        let path = std::env::temp_dir().join(format!("usher-audit-{}", crate::telemetry::request_id::RequestId::random()));
+        let path = std::env::temp_dir()
+            .join(format!("usher-audit-{}", crate::model::request_id::RequestId::random()));
         for event in ["ready", "drain_started"] {
-            let audit = Audit::open(&path, 8).unwrap();
-            audit.write(&AuditLine { event, outcome: "accepted", user: Some("a\n\"b\""), ..AuditLine::default() });
+            let audit = AuditLog::open(&path, 8).unwrap();
+            audit.write(&AuditLine {
+                event,
+                outcome: "accepted",
+                user: Some("a\n\"b\""),
+                ..AuditLine::default()
+            });
             assert!(audit.flush(Duration::from_secs(30)));
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         std::fs::remove_file(&path).unwrap();
         assert_eq!(mode, 0o600);
-        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
-        assert_eq!((&lines[1]["event"], &lines[1]["user"]), (&"drain_started".into(), &"a\n\"b\"".into()));
+        assert_eq!(
+            (&lines[1]["event"], &lines[1]["user"]),
+            (&"drain_started".into(), &"a\n\"b\"".into())
+        );
         assert!(lines[0].get("session_id").is_none());
     }
 
     #[test]
     fn a_file_that_was_moved_away_is_made_anew() {
-        let path = std::env::temp_dir().join(format!("usher-audit-{}", crate::telemetry::request_id::RequestId::random()));
+        let path = std::env::temp_dir()
+            .join(format!("usher-audit-{}", crate::model::request_id::RequestId::random()));
         let moved = path.with_extension("1");
-        let audit = Audit::open(&path, 8).unwrap();
+        let audit = AuditLog::open(&path, 8).unwrap();
         let write = |event| {
             audit.write(&AuditLine { event, ..AuditLine::default() });
             assert!(audit.flush(Duration::from_secs(30)));
@@ -195,6 +230,9 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
         let path = Path::new("/nowhere/at/all/audit.jsonl");
-        assert!(matches!(Audit::open(path, 8), Err(InstallError::AuditFile { path: named, .. }) if named == path));
+        let Err(InstallError::AuditFile { path: named, .. }) = AuditLog::open(path, 8) else {
+            panic!("the file was opened");
+        };
+        assert_eq!(named, path);
     }
 }

@@ -1,329 +1,216 @@
-//! Every domain event: one type that writes the log line, counts the metric and writes the audit line together.
-//!
-//! Nothing else in the program touches the metrics macros, so a log line and its counter cannot drift apart.
+//! The trait of every event, and where an event goes: log, metrics and audit log together.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::auth::credential::Method;
-use crate::auth::principal::Principal;
-use crate::auth::renewal::NotRenewed;
-use crate::auth::revocation::Revocation;
-use crate::breaker::BreakerState;
-use crate::clock::UnixMillis;
-use crate::migration::Standing;
-use crate::migration::shadow::Mismatch;
-use crate::rejection::Rejection;
-use crate::reload::Applied;
-use crate::session::close::SessionEnd;
-use crate::session::revalidation::Heard;
-use crate::store::TicketFault;
+use tracing::Level;
 
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// Everything is bound and built.
-    Ready {
-        listeners: &'a [SocketAddr],
-        admin: Option<SocketAddr>,
-        config: Option<&'a Path>,
-    },
-    /// Test identities count in this process, on these routes.
-    BypassAllowed {
-        routes: &'a [&'a str],
-    },
-    /// A test identity was shown; without a user it was refused.
-    BypassUsed {
-        request_id: &'a str,
-        peer: IpAddr,
-        route: &'a str,
-        user: Option<&'a str>,
-    },
-    DrainStarted {
-        sessions: usize,
-        window: Duration,
-    },
-    DrainFinished {
-        remaining: usize,
-    },
-    ConnectionOpened,
-    ConnectionClosed,
-    /// A connection that has not shown who it is came, or is now known or gone.
-    UnauthenticatedEntered,
-    UnauthenticatedLeft,
-    /// `limit` is a label of a closed set: `connections`, ...
-    LimitReached {
-        limit: &'static str,
-        peer: Option<IpAddr>,
-    },
-    /// The operating system would not give us the next connection (no descriptors, no memory).
-    AcceptFailed {
-        error: &'a std::io::Error,
-    },
-    ConnectionPanicked,
-    /// `reason` is a label of a closed set: `timeout`, `gone`, `protocol`.
-    TlsFailed {
-        peer: IpAddr,
-        reason: &'static str,
-        detail: &'a str,
-    },
-    TlsEstablished {
-        resumed: bool,
-        duration: Duration,
-    },
-    /// An upgrade, or another request on a route that asks for auth, was refused.
-    UpgradeRejected {
-        about: Attempt<'a>,
-        rejection: &'a Rejection,
-    },
-    /// The same for plain HTTP.
-    RequestRejected {
-        about: Attempt<'a>,
-        rejection: &'a Rejection,
-    },
-    HttpForwarded {
-        about: Attempt<'a>,
-        user: Option<&'a str>,
-        status: u16,
-        duration: Duration,
-    },
-    SessionStarted {
-        session: SessionFacts<'a>,
-        /// `None` on a public route.
-        principal: Option<&'a Principal>,
-        request_id: &'a str,
-        server: &'a str,
-        handshake: Phases,
-    },
-    /// A first message with a credential came, so long after the 101.
-    FirstMessage {
-        route: &'a str,
-        waited: Duration,
-    },
-    /// What happened in the stream for the sake of renewing the grant.
-    Reauth {
-        session: SessionFacts<'a>,
-        outcome: ReauthOutcome<'a>,
-    },
-    SessionEnded {
-        session: SessionFacts<'a>,
-        end: &'a SessionEnd,
-    },
-    TicketIssued {
-        request_id: &'a str,
-        ticket: &'a str,
-        user: &'a str,
-        issuer: &'a str,
-        peer: IpAddr,
-        route: &'a str,
-        ttl: Duration,
-    },
-    TicketRefused {
-        about: Attempt<'a>,
-        rejection: &'a Rejection,
-    },
-    TicketRedeemed {
-        request_id: &'a str,
-        ticket: &'a str,
-        user: &'a str,
-        peer: IpAddr,
-        route: &'a str,
-        /// That the ticket names.
-        region: Option<&'a str>,
-    },
-    TicketRedeemRefused {
-        request_id: &'a str,
-        ticket: Option<&'a str>,
-        peer: IpAddr,
-        route: &'a str,
-        fault: TicketFault,
-    },
-    /// A ticket's client left before it was answered; the ticket is spent.
-    TicketLost {
-        request_id: &'a str,
-        user: &'a str,
-    },
-    /// Tickets that nobody redeemed in time.
-    TicketsExpired {
-        count: u64,
-    },
-    TicketsHeld {
-        count: usize,
-    },
-    /// One operation on a store outside of this process. `outcome` is `ok`, or the label of a fault.
-    /// Without regions the region is empty.
-    StoreOperation {
-        region: &'a str,
-        operation: &'static str,
-        outcome: &'static str,
-        duration: Option<Duration>,
-    },
-    StoreDialled {
-        region: &'a str,
-        lane: &'static str,
-        outcome: &'static str,
-    },
-    StoreBreaker {
-        region: &'a str,
-        lane: &'static str,
-        state: BreakerState,
-    },
-    /// One question to a verifier: `good`, `bad`, or the label of a fault. Without a duration it was not sent.
-    VerifierAsked {
-        verifier: &'a str,
-        outcome: &'static str,
-        duration: Option<Duration>,
-    },
-    /// What was remembered of a credential: `good`, `bad`, `joined` (it is being asked about) or `miss`.
-    VerifierRemembers {
-        verifier: &'a str,
-        outcome: &'static str,
-    },
-    VerifierInFlight {
-        verifier: &'a str,
-        change: f64,
-    },
-    /// `fault` is what brought it about, where a fault did.
-    VerifierBreaker {
-        verifier: &'a str,
-        state: BreakerState,
-        fault: Option<&'static str>,
-    },
-    /// A verifier was asked again about a live session.
-    Revalidated {
-        session: SessionFacts<'a>,
-        verifier: &'a str,
-        heard: &'a Heard,
-    },
-    /// An order is in force, and so many live sessions were told to end.
-    Revoked {
-        order: &'a Revocation,
-        closed: usize,
-    },
-    /// There was no room for it on the deny list; nothing was revoked.
-    RevocationRefused {
-        order: &'a Revocation,
-    },
-    RevocationsHeld {
-        count: usize,
-    },
-    /// Whether this node hears what the others revoke; the label of the fault where it does not.
-    FleetReading {
-        fault: Option<&'static str>,
-    },
-    /// One entry of the fleet's stream was read; the delay is since the order was given.
-    FleetHeard {
-        outcome: &'static str,
-        delay: Option<Duration>,
-    },
-    /// The fleet's stream has lost entries: it was trimmed, emptied or is another one.
-    FleetGap,
-    /// So many nodes beat lately, this one among them; 0 where nobody says so.
-    FleetNodes {
-        count: usize,
-    },
-    /// Orders in force here were missing in the fleet's stream, and were written to it.
-    FleetTold {
-        count: usize,
-    },
-    /// Another configuration is in force, or was refused and nothing has changed.
-    Reloaded {
-        cause: &'static str,
-        outcome: Result<&'a Applied, &'a str>,
-    },
-    /// An issuer's published keys were fetched; `is_new`: they are not the ones that were held.
-    IssuerKeysFetched {
-        issuer: &'a str,
-        keys: usize,
-        is_new: bool,
-        at: UnixMillis,
-    },
-    /// They could not be, so often in a row. `fault` is a label of a closed set.
-    IssuerKeysFailed {
-        issuer: &'a str,
-        fault: &'static str,
-        detail: &'a str,
-        failures: u32,
-        has_keys: bool,
-    },
-    /// The last good set of an earlier process is used until one is fetched.
-    IssuerKeysRestored {
-        issuer: &'a str,
-        keys: usize,
-        at: UnixMillis,
-    },
-    IssuerKeysNotKept {
-        issuer: &'a str,
-        error: &'a std::io::Error,
-    },
-    /// Somebody came in by a method that is to go.
-    LegacyUsed {
-        route: &'a str,
-        method: Method,
-        user: &'a str,
-        deprecated: Option<UnixMillis>,
-        sunset: Option<UnixMillis>,
-    },
-    /// Somebody came in on a route with a rollout.
-    RolledOut {
-        route: &'a str,
-        standing: Standing,
-    },
-    /// What a shadow method would have said; `verdict` is of a closed set.
-    Shadowed {
-        route: &'a str,
-        method: Method,
-        verdict: &'static str,
-        mismatch: Option<Mismatch>,
-    },
-    DialFailed {
-        upstream: &'a str,
-        server: &'a str,
-        error: &'a str,
-    },
-    KeyringLoaded {
-        algorithm: &'static str,
-        current: &'a str,
-    },
+use super::INSTALLED;
+use super::audit::{AuditLine, AuditLog};
+use super::flood::{FloodControl, Lines, Source, Summary};
+use super::metrics::Metrics;
+use crate::base::clock::Now;
+
+/// An event of some module: a small struct with what the event is about.
+///
+/// The module implements what the event writes. Nothing else in the program logs, counts or
+/// audits, so a log line and its counter cannot drift apart.
+pub trait Event {
+    /// Returns the refusal that the event tells. Of one source only the first few refusals in a
+    /// second have lines (`flood.rs`); all are counted.
+    fn refusal(&self) -> Option<Refusal> {
+        None
+    }
+
+    /// Writes the log line.
+    fn log(&self) {}
+
+    /// Counts the event.
+    fn count(&self, _metrics: &Metrics) {}
+
+    /// Returns the audit line. Its time is filled in later.
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        None
+    }
+
+    /// Logs, counts and audits. Before [`super::Telemetry::install`] it only logs.
+    fn emit(&self)
+    where
+        Self: Sized,
+    {
+        let installed = INSTALLED.get();
+        let metrics = installed.map(|installed| installed.metrics.load());
+        let outlet = Outlet {
+            metrics: metrics.as_deref().map(|metrics| &**metrics),
+            audit: installed.and_then(|installed| installed.audit.as_deref()),
+            flood: installed.map(|installed| &*installed.flood),
+        };
+        outlet.emit(self);
+    }
 }
 
+/// Where an event's metrics and audit line go. Before telemetry is installed: nowhere.
+#[derive(Clone, Copy)]
+pub(super) struct Outlet<'a> {
+    pub(super) metrics: Option<&'a Metrics>,
+    pub(super) audit: Option<&'a AuditLog>,
+    pub(super) flood: Option<&'a FloodControl>,
+}
+
+/// A refusal, as the flood control sees it.
 #[derive(Clone, Copy, Debug)]
-pub enum ReauthOutcome<'a> {
-    Asked,
-    Renewed { expires_at: Option<UnixMillis> },
-    Refused(&'a NotRenewed),
+pub struct Refusal {
+    pub source: Source,
+    /// A word of a closed set, for the line that sums up many.
+    pub reason: &'static str,
+    /// Is the audit line always written? Then no stranger may be able to cause it.
+    pub keeps_audit: bool,
 }
 
-/// One request as logs tell it: the path never has its query.
-#[derive(Clone, Copy, Debug)]
-pub struct Attempt<'a> {
-    pub request_id: &'a str,
-    pub peer: IpAddr,
-    pub host: &'a str,
-    pub path: &'a str,
-    /// The route's name, or empty where none was found.
-    pub route: &'a str,
-    pub method: Option<Method>,
+impl Refusal {
+    /// A refusal that any stranger at this address can cause.
+    pub fn of(peer: IpAddr, reason: &'static str) -> Self {
+        Self { source: Source::of(Some(peer), reason), reason, keeps_audit: false }
+    }
 }
 
-#[derive(Clone, Copy, Debug)]
-pub struct SessionFacts<'a> {
-    /// The request that became this session.
-    pub request_id: &'a str,
-    pub session_id: &'a str,
-    pub user: Option<&'a str>,
-    pub method: Option<Method>,
-    pub route: &'a str,
-    pub upstream: &'a str,
-    pub peer: IpAddr,
+impl Outlet<'_> {
+    pub(super) fn emit(&self, event: &impl Event) {
+        let lines = event.refusal().map_or(Lines::ALL, |refusal| self.lines(refusal));
+        if lines.log {
+            event.log();
+        }
+        if let Some(metrics) = self.metrics {
+            event.count(metrics);
+        }
+        if lines.audit
+            && let Some(audit) = self.audit
+            && let Some(line) = event.audit()
+        {
+            audit.write(&AuditLine { time: Now::read().wall.to_rfc3339(), ..line });
+        }
+    }
+
+    /// Counts a refusal of its source, and returns the lines that it may write.
+    fn lines(&self, refusal: Refusal) -> Lines {
+        let Some(flood) = self.flood else { return Lines::ALL };
+        let Refusal { source, reason, keeps_audit } = refusal;
+        let (lines, summary) = flood.judge(source, reason, keeps_audit, Now::read().mono);
+        if let Some(summary) = summary {
+            self.emit(&summary);
+        }
+        lines
+    }
 }
 
-/// How long each phase of a successful upgrade took.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Phases {
-    pub authenticate: Duration,
-    pub dial: Duration,
-    pub answer: Duration,
-    /// From the complete request head to the 101.
-    pub total: Duration,
+/// Returns the level of refusals that are the client's doing: `[log] refusals`.
+pub fn client_refusal_level() -> Level {
+    INSTALLED.get().map_or(Level::INFO, |installed| installed.client_refusals)
+}
+
+/// Logs as a warning if the level says so, else as information.
+macro_rules! log_at {
+    ($level:expr, $($line:tt)+) => {
+        if $level == ::tracing::Level::WARN {
+            ::tracing::warn!($($line)+);
+        } else {
+            ::tracing::info!($($line)+);
+        }
+    };
+}
+pub(crate) use log_at;
+
+/// The outcome of what went well, in metrics and audit lines.
+pub const ACCEPTED: &str = "accepted";
+
+/// Returns a text, or `None` where it is empty.
+pub fn non_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// Returns whole milliseconds, as log and audit lines have them.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Event for Summary {
+    fn log(&self) {
+        let (peer, count) = (self.peer(), self.total().log);
+        let reasons = self.describe(|count| count.log);
+        log_at!(
+            client_refusal_level(), target: "usher", event = "refusals_summarised",
+            peer = peer.map(|peer| peer.to_string()), limit = self.limit(), count, reasons,
+            "further refusals of one source summarised"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let count = self.total();
+        metrics.add(&super::LINES_SUMMARISED, (super::LineKind::Log,), count.log);
+        metrics.add(&super::LINES_SUMMARISED, (super::LineKind::Audit,), count.audit);
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let count = self.total().audit;
+        (count > 0 && self.limit().is_none()).then(|| AuditLine {
+            event: "refusals_summarised",
+            outcome: "refused",
+            peer: self.peer(),
+            count: Some(count),
+            detail: Some(self.describe(|count| count.audit)),
+            ..AuditLine::default()
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::model::request_id::RequestId;
+    use crate::telemetry::family::{AnyFamily, LabelNames};
+    use crate::telemetry::metrics::Exposition;
+    use std::path::PathBuf;
+
+    /// Telemetry of one test, beside what the process may have installed.
+    pub(crate) struct TestOutlet {
+        exposition: Exposition,
+        metrics: Metrics,
+        audit: AuditLog,
+        path: PathBuf,
+    }
+
+    impl TestOutlet {
+        pub(crate) fn new(families: &[&'static dyn AnyFamily], names: &LabelNames) -> Self {
+            let families = families.iter().copied();
+            let exposition = Exposition::new(families).unwrap();
+            let path = std::env::temp_dir().join(format!("usher-events-{}", RequestId::random()));
+            Self {
+                metrics: exposition.metrics(names),
+                exposition,
+                audit: AuditLog::open(&path, 100).unwrap(),
+                path,
+            }
+        }
+
+        pub(crate) fn emit(&self, event: &impl Event) {
+            let (metrics, audit) = (Some(&self.metrics), Some(&self.audit));
+            Outlet { metrics, audit, flood: None }.emit(event);
+        }
+
+        pub(crate) fn metrics(&self) -> String {
+            self.exposition.handle.render()
+        }
+
+        pub(crate) fn audit_lines(&self) -> Vec<serde_json::Value> {
+            assert!(self.audit.flush(Duration::from_secs(30)));
+            let text = std::fs::read_to_string(&self.path).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        }
+    }
+
+    impl Drop for TestOutlet {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }

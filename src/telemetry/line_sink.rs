@@ -1,14 +1,14 @@
 //! A bounded queue of lines in front of a slow writer.
 //!
-//! Logs and audit lines are written by a thread of their own, so that a blocked pipe or a full disk never blocks the data
-//! path. When the queue is full the line is dropped and counted.
+//! Logs and audit lines are written by a thread of their own, so that a blocked pipe or a full disk
+//! never blocks the data path. When the queue is full the line is dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::lock::lock;
+use crate::base::lock::lock;
 
 pub struct LineSink {
     shared: Arc<Shared>,
@@ -25,25 +25,33 @@ struct Shared {
 struct State {
     waiting: Vec<Vec<u8>>,
     /// Lines that the thread is writing now; they count against the capacity too.
-    in_hand: usize,
+    being_written: usize,
     dropped: u64,
     closed: bool,
 }
 
 impl LineSink {
-    /// `name` is the writing thread's.
-    pub fn start(name: &str, capacity: usize, writer: impl Write + Send + 'static) -> io::Result<Self> {
-        let shared =
-            Arc::new(Shared { capacity: capacity.max(1), state: Mutex::default(), filled: Condvar::new(), written: Condvar::new() });
-        let theirs = Arc::clone(&shared);
-        thread::Builder::new().name(name.to_owned()).spawn(move || theirs.write_all(writer))?;
+    /// Starts the writing thread under this name.
+    pub fn start(
+        name: &str,
+        capacity: usize,
+        writer: impl Write + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            capacity: capacity.max(1),
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            written: Condvar::new(),
+        });
+        let of_thread = Arc::clone(&shared);
+        thread::Builder::new().name(name.to_owned()).spawn(move || of_thread.write_all(writer))?;
         Ok(Self { shared })
     }
 
-    /// Never waits for the writer. The line brings its own line end.
+    /// Queues a line, with its line end. Drops it if the queue is full; never waits for the writer.
     pub fn push(&self, line: Vec<u8>) {
         let mut state = self.shared.lock();
-        if state.waiting.len() + state.in_hand >= self.shared.capacity {
+        if state.waiting.len() + state.being_written >= self.shared.capacity {
             state.dropped += 1;
             return;
         }
@@ -52,7 +60,7 @@ impl LineSink {
         self.shared.filled.notify_one();
     }
 
-    /// Counts a line that could not even be put together.
+    /// Counts a line that could not be serialised.
     pub fn count_dropped(&self) {
         self.shared.lock().dropped += 1;
     }
@@ -61,10 +69,12 @@ impl LineSink {
         self.shared.lock().dropped
     }
 
-    /// Waits until everything pushed so far is written, or until `patience` is over.
+    /// Waits until every queued line is written, at most for `patience`. Returns whether all are.
     pub fn flush(&self, patience: Duration) -> bool {
         let state = self.shared.lock();
-        let waited = self.shared.written.wait_timeout_while(state, patience, |state| !state.waiting.is_empty() || state.in_hand > 0);
+        let waited = self.shared.written.wait_timeout_while(state, patience, |state| {
+            !state.waiting.is_empty() || state.being_written > 0
+        });
         let (_state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         !timeout.timed_out()
     }
@@ -78,7 +88,7 @@ impl Drop for LineSink {
 }
 
 impl Shared {
-    /// A panic elsewhere leaves whole lines behind: the state is good whatever happened to its last holder.
+    /// Ignores poisoning: a thread that panicked has left whole lines.
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -88,13 +98,14 @@ impl Shared {
         let mut bytes = Vec::new();
         loop {
             let state = self.lock();
-            let waited = self.filled.wait_while(state, |state| state.waiting.is_empty() && !state.closed);
+            let waited =
+                self.filled.wait_while(state, |state| state.waiting.is_empty() && !state.closed);
             let mut state = waited.unwrap_or_else(PoisonError::into_inner);
             if state.waiting.is_empty() {
                 return;
             }
             std::mem::swap(&mut batch, &mut state.waiting);
-            state.in_hand = batch.len();
+            state.being_written = batch.len();
             drop(state);
 
             bytes.clear();
@@ -105,7 +116,7 @@ impl Shared {
             let lost = writer.write_all(&bytes).and_then(|()| writer.flush()).is_err();
 
             let mut state = self.lock();
-            state.in_hand = 0;
+            state.being_written = 0;
             if lost {
                 state.dropped += count;
             }
@@ -122,7 +133,7 @@ pub(crate) mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    /// What was written, for a test to read.
+    /// A writer whose bytes a test reads.
     #[derive(Clone, Default)]
     pub(crate) struct Page(pub(crate) Arc<Mutex<Vec<u8>>>);
 
@@ -137,7 +148,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Says that it was entered, then writes nothing until it is let go.
+    /// A writer that reports its first call, then blocks until it is released.
     struct Blocked(mpsc::Sender<()>, mpsc::Receiver<()>);
 
     impl Write for Blocked {
@@ -175,7 +186,7 @@ pub(crate) mod tests {
         for _ in 0..10 {
             sink.push(b"more\n".to_vec());
         }
-        assert_eq!(sink.dropped(), 8, "one line is in hand and two wait");
+        assert_eq!(sink.dropped(), 8, "one line is being written and two wait");
         assert!(!sink.flush(Duration::from_millis(1)));
         drop(let_go);
         assert!(sink.flush(LONG));

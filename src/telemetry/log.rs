@@ -1,42 +1,82 @@
-//! Where log lines go: stderr, as text for people or JSON for machines.
+//! The log on stderr, as text for people or JSON for machines.
 //!
-//! Lines pass a bounded [`LineSink`], so that whoever reads our stderr can stall without stalling a session.
+//! Lines pass a bounded [`LineSink`], so that a slow reader of stderr does not stall a session.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
-use tracing_subscriber::filter::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::InstallError;
 use super::line_sink::LineSink;
-use crate::config::{Log, LogFormat};
 
-/// Sets the process-wide subscriber. `None` where there was one already: then the lines go where that one sends them.
-pub fn install(config: &Log, capacity: usize) -> Result<Option<Arc<LineSink>>, InstallError> {
-    let terminal = io::stderr().is_terminal();
-    let sink = LineSink::start("usher-log", capacity, io::stderr()).map_err(|why| InstallError::Thread { purpose: "the log", why })?;
+/// How log lines look, and which are written.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    pub format: Format,
+    /// A level, or a list of `target=level`.
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Json,
+    Text,
+}
+
+/// Sets the process-wide subscriber. Returns `None` if there is one already, which then gets the
+/// lines.
+pub fn install(
+    settings: &LogSettings,
+    capacity: usize,
+) -> Result<Option<Arc<LineSink>>, InstallError> {
+    let (terminal, colours) =
+        (io::stderr().is_terminal(), crate::base::terminal::is_coloured(&io::stderr()));
+    let sink = LineSink::start("usher-log", capacity, io::stderr())
+        .map_err(|why| InstallError::Thread { purpose: "the log", why })?;
     let sink = Arc::new(sink);
-    let subscriber = subscriber(config, terminal, SinkWriter(Arc::clone(&sink)))?;
+    let subscriber = subscriber(settings, (terminal, colours), SinkWriter(Arc::clone(&sink)))?;
     Ok(tracing::subscriber::set_global_default(subscriber).is_ok().then_some(sink))
 }
 
-fn subscriber<W>(config: &Log, terminal: bool, writer: W) -> Result<Box<dyn tracing::Subscriber + Send + Sync>, InstallError>
+fn subscriber<W>(
+    settings: &LogSettings,
+    (terminal, colours): (bool, bool),
+    writer: W,
+) -> Result<Box<dyn tracing::Subscriber + Send + Sync>, InstallError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&config.filter)
-        .map_err(|why| InstallError::LogFilter { filter: config.filter.clone(), why: why.to_string() })?;
-    let json = match config.format {
-        LogFormat::Json => true,
-        LogFormat::Text => false,
-        LogFormat::Auto => !terminal,
+    let filter = settings.filter.parse::<Targets>().map_err(|why| InstallError::LogFilter {
+        filter: settings.filter.clone(),
+        why: why.to_string(),
+    })?;
+    let json = match settings.format {
+        Format::Json => true,
+        Format::Text => false,
+        Format::Auto => !terminal,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal && !json);
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
+        .with_writer(writer)
+        .with_ansi(colours && !json);
     Ok(if json {
-        Box::new(builder.json().flatten_event(true).with_current_span(false).with_span_list(false).finish())
+        Box::new(
+            builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false)
+                .finish()
+                .with(filter),
+        )
     } else {
-        Box::new(builder.finish())
+        Box::new(builder.finish().with(filter))
     })
 }
 
@@ -68,37 +108,52 @@ mod tests {
     use super::*;
     use crate::telemetry::line_sink::tests::Page;
 
-    fn written(format: LogFormat, filter: &str, log: impl FnOnce()) -> String {
+    fn written(format: Format, filter: &str, log: impl FnOnce()) -> String {
         let page = Page::default();
-        let config = Log { format, filter: filter.to_owned() };
+        let settings = LogSettings { format, filter: filter.to_owned() };
         let theirs = page.clone();
         let writer = move || theirs.clone();
-        tracing::subscriber::with_default(subscriber(&config, false, writer).unwrap(), log);
+        tracing::subscriber::with_default(
+            subscriber(&settings, (false, false), writer).unwrap(),
+            log,
+        );
         let bytes = page.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
     fn a_json_line_has_the_event_name_and_its_fields_at_the_top() {
-        let text = written(LogFormat::Json, "info", || {
-            tracing::info!(target: "usher", event = "session_started", user = "ann\nbob", "session started");
+        let text = written(Format::Json, "info", || {
+            tracing::info!(
+                target: "usher", event = "session_started", user = "ann\nbob", "session started"
+            );
             tracing::debug!(target: "usher", event = "hidden", "hidden");
         });
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&line["event"], &line["user"]), (&"session_started".into(), &"ann\nbob".into()));
+        assert_eq!(
+            (&line["event"], &line["user"]),
+            (&"session_started".into(), &"ann\nbob".into())
+        );
     }
 
     #[test]
     fn a_value_cannot_begin_a_text_line_of_its_own() {
-        let text = written(LogFormat::Text, "info", || {
-            tracing::info!(target: "usher", event = "x", user = "ann\n2026 ERROR forged", "started");
+        let text = written(Format::Text, "info", || {
+            tracing::info!(
+                target: "usher", event = "x", user = "ann\n2026 ERROR forged", "started"
+            );
         });
         assert_eq!(text.lines().count(), 1, "{text}");
     }
 
     #[test]
     fn a_filter_that_cannot_be_read_is_named() {
-        let config = Log { format: LogFormat::Json, filter: "usher=loud".to_owned() };
-        assert!(matches!(subscriber(&config, false, io::sink), Err(InstallError::LogFilter { filter, .. }) if filter == "usher=loud"));
+        let (format, filter) = (Format::Json, "usher=loud".to_owned());
+        let settings = LogSettings { format, filter };
+        let outcome = subscriber(&settings, (false, false), io::sink);
+        let Err(InstallError::LogFilter { filter, .. }) = outcome else {
+            panic!("the filter was read");
+        };
+        assert_eq!(filter, "usher=loud");
     }
 }

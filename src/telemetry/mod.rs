@@ -1,47 +1,93 @@
-//! What operators see: metrics, logs and the audit log.
+//! The mechanism of metrics, logs and the audit log. The events stand in their modules.
 //!
-//! [`Telemetry::install`] is called once, before the first event. From then on every
-//! [`event::Event`] writes its log line, counts its metric and leaves its audit line together. Events
-//! emitted before that, as in unit tests, are harmless.
+//! [`Telemetry::install`] is called once, before the first event. From then on every [`Event`]
+//! writes its log line, counts in its metrics and writes its audit line together. Events before
+//! that, as in unit tests, only log.
 
 pub mod audit;
-mod emit;
 pub mod event;
+pub mod family;
+pub mod flood;
+pub mod limit;
 pub mod line_sink;
 pub mod log;
-pub mod metric;
-pub mod pages;
-pub mod request_id;
+pub mod metrics;
+pub mod page;
+pub mod refusal;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tracing::Level;
 
-use crate::clock::Now;
-use crate::config::Config;
-use crate::lock::lock;
-use audit::Audit;
+use crate::base::clock::Now;
+use crate::base::lock::lock;
+use audit::AuditLog;
+pub use event::Event;
+use family::{AnyFamily, LabelNames, families, words};
+use flood::FloodControl;
 use line_sink::LineSink;
-use metric::{Exposition, Metrics, Names};
+use log::LogSettings;
+use metrics::{Exposition, Metrics};
 
-/// What [`event::Event::emit`] writes to.
+families! {
+    /// Always 1; the label tells the version.
+    BUILD_INFO: Gauge = "usher_build_info", { version: Version }, shown;
+    /// When this process started, in seconds since the Unix epoch.
+    START_TIME: Gauge = "usher_start_time_seconds";
+    /// Lines about refusals that were summed up instead of written, in the log or the audit log.
+    LINES_SUMMARISED: Counter = "usher_lines_summarised_total", { log: LineKind }, shown;
+    /// Audit lines lost because the disk was too slow or full.
+    AUDIT_LINES_DROPPED: Counter = "usher_audit_lines_dropped_total";
+    /// Log lines lost because nobody took them in time.
+    LOG_LINES_DROPPED: Counter = "usher_log_lines_dropped_total";
+}
+
+words! {
+    enum LineKind {
+        Log = "log",
+        Audit = "audit",
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Version;
+
+impl family::Word for Version {
+    fn all() -> Vec<Self> {
+        vec![Self]
+    }
+
+    fn word(self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    fn position(self) -> usize {
+        0
+    }
+}
+
+/// What [`Event::emit`] writes to.
 static INSTALLED: OnceLock<Installed> = OnceLock::new();
 
 struct Installed {
     metrics: Arc<ArcSwap<Metrics>>,
-    audit: Option<Arc<Audit>>,
+    audit: Option<Arc<AuditLog>>,
+    flood: Arc<FloodControl>,
+    client_refusals: Level,
 }
 
 pub struct Telemetry {
     started: Now,
-    /// Another one where a reload brings names that are new.
+    /// Replaced when a reload brings new names.
     metrics: Arc<ArcSwap<Metrics>>,
-    names: Mutex<Names>,
+    names: Mutex<LabelNames>,
     exposition: Exposition,
-    audit: Option<Arc<Audit>>,
-    /// `None` where another subscriber was there before us, as in tests.
+    audit: Option<Arc<AuditLog>>,
+    flood: Arc<FloodControl>,
+    /// `None` if the process has another subscriber already, as in tests.
     log: Option<Arc<LineSink>>,
 }
 
@@ -59,44 +105,80 @@ pub enum InstallError {
     Twice,
 }
 
+/// What the program wants of logs, metrics and the audit log.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub log: LogSettings,
+    /// The level of refusals that are the client's doing.
+    pub client_refusals: Level,
+    /// Lines about refusals of one source in a second; the others are summed up in one.
+    pub refusal_lines: usize,
+    /// Sources of refusals that are remembered.
+    pub refusal_sources: usize,
+    pub audit_file: Option<PathBuf>,
+    /// Lines that may wait to be written, of the log and of the audit log each.
+    pub waiting_lines: usize,
+    pub label_names: LabelNames,
+}
+
 impl Telemetry {
-    /// Sets up logs, metrics and the audit log for the whole process.
-    pub fn install(config: &Config) -> Result<Self, InstallError> {
+    /// Sets up logs, metrics and the audit log for the whole process. `families` are those of every
+    /// module.
+    pub fn install(
+        settings: Settings,
+        families: impl IntoIterator<Item = &'static dyn AnyFamily>,
+    ) -> Result<Self, InstallError> {
         if INSTALLED.get().is_some() {
             return Err(InstallError::Twice);
         }
-        let log = log::install(&config.log, config.limits.audit_queue)?;
-        let telemetry = Self::build(config, log, Now::read())?;
-        let installed = Installed { metrics: Arc::clone(&telemetry.metrics), audit: telemetry.audit.clone() };
+        let log = log::install(&settings.log, settings.waiting_lines)?;
+        let audit = match &settings.audit_file {
+            Some(path) => Some(Arc::new(AuditLog::open(path, settings.waiting_lines)?)),
+            None => None,
+        };
+        let flood = FloodControl::new(settings.refusal_lines, settings.refusal_sources);
+        let telemetry = Self {
+            flood: Arc::new(flood),
+            audit,
+            log,
+            ..Self::detached(families, settings.label_names)?
+        };
+        let installed = Installed {
+            metrics: Arc::clone(&telemetry.metrics),
+            audit: telemetry.audit.clone(),
+            flood: Arc::clone(&telemetry.flood),
+            client_refusals: settings.client_refusals,
+        };
         INSTALLED.set(installed).map_err(|_| InstallError::Twice)?;
         Ok(telemetry)
     }
 
-    /// Everything but the process-wide parts.
-    fn build(config: &Config, log: Option<Arc<LineSink>>, started: Now) -> Result<Self, InstallError> {
-        let audit = match &config.audit {
-            Some(path) => Some(Arc::new(Audit::open(path, config.limits.audit_queue)?)),
-            None => None,
-        };
-        Self::over(Names::of(config), started, audit, log)
+    /// Metrics that no event counts in, for tests that look at an exposition.
+    pub fn detached(
+        families: impl IntoIterator<Item = &'static dyn AnyFamily>,
+        names: LabelNames,
+    ) -> Result<Self, InstallError> {
+        let started = Now::read();
+        let exposition = Exposition::new(families)?;
+        let metrics = exposition.metrics(&names);
+        metrics.set(&BUILD_INFO, (Version,), 1.0);
+        metrics.set(&START_TIME, (), started.wall.0 as f64 / 1000.0);
+        Ok(Self {
+            started,
+            metrics: Arc::new(ArcSwap::from_pointee(metrics)),
+            names: Mutex::new(names),
+            exposition,
+            audit: None,
+            flood: Arc::new(FloodControl::new(usize::MAX, 1)),
+            log: None,
+        })
     }
 
-    /// Metrics alone, for tests that look at an exposition.
-    pub fn detached(routes: &[&str]) -> Result<Self, InstallError> {
-        Self::over(Names::new(routes, &[]), Now::read(), None, None)
-    }
-
-    fn over(names: Names, started: Now, audit: Option<Arc<Audit>>, log: Option<Arc<LineSink>>) -> Result<Self, InstallError> {
-        let exposition = Exposition::new(started.wall)?;
-        let metrics = Arc::new(ArcSwap::from_pointee(exposition.metrics(&names)));
-        Ok(Self { started, metrics, names: Mutex::new(names), exposition, audit, log })
-    }
-
-    /// After a reload: new names get series of their own, and what is gone keeps its, for sessions may live on there. The
-    /// audit log is opened anew, in case that its file was moved away.
-    pub fn follow(&self, config: &Config) {
+    /// Follows a reload. New names get series; names that are gone keep theirs, because sessions
+    /// may still use them. The audit log is opened again, in case its file was moved away.
+    pub fn follow(&self, new: LabelNames) {
         let mut names = lock(&self.names);
-        if names.add(Names::of(config)) {
+        if names.add(new) {
             self.metrics.store(Arc::new(self.exposition.metrics(&names)));
         }
         drop(names);
@@ -113,19 +195,28 @@ impl Telemetry {
     pub fn render(&self) -> String {
         let audit_dropped = self.audit.as_ref().map_or(0, |audit| audit.dropped());
         let log_dropped = self.log.as_ref().map_or(0, |log| log.dropped());
-        self.metrics.load().lines_dropped(audit_dropped, log_dropped);
+        let metrics = self.metrics.load();
+        metrics.set_total(&AUDIT_LINES_DROPPED, audit_dropped);
+        metrics.set_total(&LOG_LINES_DROPPED, log_dropped);
         self.exposition.handle.render()
     }
 
-    /// Moves what histograms have gathered into their buckets. To be called every [`Self::UPKEEP`]: without it they grow.
+    /// Moves the samples of histograms into their buckets, and writes due summaries of refusals.
+    /// Without a call every [`Self::UPKEEP`] the samples grow.
     pub fn upkeep(&self) {
         self.exposition.handle.run_upkeep();
+        for summary in self.flood.sweep(Now::read().mono) {
+            summary.emit();
+        }
     }
 
     pub const UPKEEP: Duration = Duration::from_secs(5);
 
-    /// Waits until every line has been written, or until `patience` is over. Says whether all were.
+    /// Waits until every line is written, at most for `patience`. Returns whether all are.
     pub fn flush(&self, patience: Duration) -> bool {
+        for summary in self.flood.finish() {
+            summary.emit();
+        }
         let audit = self.audit.as_ref().is_none_or(|audit| audit.flush(patience));
         let log = self.log.as_ref().is_none_or(|log| log.flush(patience));
         audit && log

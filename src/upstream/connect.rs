@@ -1,51 +1,101 @@
 //! Dialling a server: TCP, TLS or a unix socket.
 //!
-//! [`dial`] takes a `&Grant`. There is no other way to an upstream, and no way to a `Grant` but through `auth`.
+//! [`Tries::dial`] takes a `&Grant`. There is no other way to an upstream, and no way to a `Grant`
+//! but through `auth`.
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use super::events::DialFailed;
 use super::{Place, Server, Upstream};
 use crate::auth::grant::Grant;
+use crate::base::clock::Now;
 use crate::config;
+use crate::net::stream::Stream;
 use crate::rejection::Rejection;
-use crate::stream::Stream;
-use crate::telemetry::event::Event;
+use crate::telemetry::Event;
 
 /// How long the addresses of a server's name are used before they are asked for again.
 const RESOLVED_FOR: Duration = Duration::from_secs(10);
 
-/// Opens a connection to the least busy server, or to the next one where that fails.
-pub async fn dial(_proof: &Grant, upstream: &Arc<Upstream>) -> Result<(Stream, Place), Rejection> {
-    let mut rejection = Rejection::UpstreamUnavailable;
-    for index in upstream.order() {
-        let Some(server) = upstream.servers.get(index) else { continue };
-        // The place is taken before the dial, so that a burst spreads over the servers.
-        let place = upstream.place(index);
-        let failure = match timeout(upstream.config.dial_timeout, open(server, upstream)).await {
-            Ok(Ok(stream)) => return Ok((stream, place)),
-            Ok(Err(error)) => {
-                rejection = Rejection::UpstreamUnavailable;
-                error.to_string()
-            }
-            Err(_) => {
-                rejection = Rejection::UpstreamTimeout;
-                "no connection within dial_timeout".to_owned()
-            }
-        };
-        Event::DialFailed { upstream: upstream.name(), server: &server.label, error: &failure }.emit();
+/// The servers of an upstream for one client, each once, the least busy first. All tries share
+/// `reach_timeout`.
+#[derive(Debug)]
+pub struct Tries<'a> {
+    upstream: &'a Arc<Upstream>,
+    order: std::vec::IntoIter<usize>,
+    deadline: Instant,
+    /// What the last server did.
+    rejection: Rejection,
+}
+
+impl<'a> Tries<'a> {
+    pub fn new(upstream: &'a Arc<Upstream>) -> Self {
+        let deadline = Now::read().mono + upstream.config.reach_timeout;
+        Self {
+            upstream,
+            order: upstream.order().into_iter(),
+            deadline,
+            rejection: Rejection::UpstreamUnavailable,
+        }
     }
-    Err(rejection)
+
+    /// Opens a connection to the next server that can be dialled.
+    pub async fn dial(&mut self, _proof: &Grant) -> Result<(Stream, Place), Rejection> {
+        while Now::read().mono < self.deadline
+            && let Some(index) = self.order.next()
+        {
+            let Some(server) = self.upstream.servers.get(index) else { continue };
+            // The place is taken before the dial, so that a burst spreads over the servers.
+            let place = self.upstream.place(index);
+            match timeout_at(
+                self.ends(self.upstream.config.dial_timeout),
+                open(server, self.upstream),
+            )
+            .await
+            {
+                Ok(Ok(stream)) => return Ok((stream, place)),
+                Ok(Err(error)) => {
+                    self.failed(&place, Rejection::UpstreamUnavailable, &error.to_string());
+                }
+                Err(_) => self.failed(
+                    &place,
+                    Rejection::UpstreamTimeout,
+                    "no connection within dial_timeout",
+                ),
+            }
+        }
+        Err(self.rejection.clone())
+    }
+
+    /// Waits for a server's answer to an upgrade. Returns `None` if it is late; the next server may
+    /// be tried.
+    pub async fn answer<T>(&mut self, place: &Place, answer: impl Future<Output = T>) -> Option<T> {
+        let answered = timeout_at(self.ends(self.upstream.config.upgrade_timeout), answer).await;
+        if answered.is_err() {
+            self.failed(
+                place,
+                Rejection::UpstreamTimeout,
+                "no answer to the upgrade within upgrade_timeout",
+            );
+        }
+        answered.ok()
+    }
+
+    fn ends(&self, limit: Duration) -> Instant {
+        self.deadline.min(Now::read().mono + limit)
+    }
+
+    fn failed(&mut self, place: &Place, rejection: Rejection, error: &str) {
+        self.rejection = rejection;
+        DialFailed { upstream: self.upstream.name(), server: &place.server(), error }.emit();
+    }
 }
 
 async fn open(server: &Server, upstream: &Upstream) -> io::Result<Stream> {
@@ -69,7 +119,9 @@ async fn tcp(server: &Server, host: &str, port: u16) -> io::Result<TcpStream> {
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
-                let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+                let keepalive = socket2::TcpKeepalive::new()
+                    .with_time(Duration::from_secs(60))
+                    .with_interval(Duration::from_secs(15));
                 socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 return Ok(stream);
             }
@@ -87,7 +139,7 @@ async fn addresses(server: &Server, host: &str, port: u16) -> io::Result<Vec<Soc
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let now = Instant::now();
+    let now = Now::read().mono;
     if let Ok(resolved) = server.resolved.lock()
         && let Some((at, addresses)) = &*resolved
         && now.duration_since(*at) < RESOLVED_FOR
@@ -99,31 +151,4 @@ async fn addresses(server: &Server, host: &str, port: u16) -> io::Result<Vec<Soc
         *resolved = Some((now, addresses.clone()));
     }
     Ok(addresses)
-}
-
-/// `ca_file`: these roots alone. Without it: the system's.
-pub fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        Some(path) => {
-            let shown = path.display();
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| format!("{shown}: {error}"))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| format!("{shown}: {error}"))?;
-                roots.add(certificate).map_err(|error| format!("{shown}: {error}"))?;
-            }
-            if roots.is_empty() {
-                return Err(format!("{shown} holds no certificate"));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err("the system has no root certificates; name some with ca_file".to_owned());
-            }
-        }
-    }
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }

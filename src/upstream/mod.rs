@@ -1,19 +1,29 @@
 //! The servers behind Usher.
 //!
-//! `pick.rs` decides which server is next, `connect.rs` dials it (and takes a `&Grant` to do so), `upgrade.rs` opens the
-//! WebSocket on it, `pool.rs` keeps connections for plain HTTP, `signed_context.rs` writes the header that says who the
-//! client is.
+//! `pick.rs` decides which server is next, `connect.rs` dials it (and takes a `&Grant` to do so),
+//! `upgrade.rs` opens the WebSocket on it, `pool.rs` keeps connections for plain HTTP and
+//! `answer_guard.rs` reads their answers strictly, `signed_context.rs` writes the header that says
+//! who the client is.
 
+pub mod answer_guard;
 pub mod connect;
+pub mod events;
+pub mod keyring;
 pub mod pick;
 pub mod pool;
+pub mod request_body;
+pub mod reserved_names;
 pub mod signed_context;
 pub mod upgrade;
+mod upload;
 
+use crate::net::tls::trust::tls_config;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue};
 use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
@@ -61,7 +71,10 @@ pub enum BuildError {
 
 impl Upstreams {
     /// With the ones before, where there are any: a server that stays keeps its count of sessions.
-    pub fn build(configs: &[Arc<config::Upstream>], before: Option<&Self>) -> Result<Self, BuildError> {
+    pub fn build(
+        configs: &[Arc<config::Upstream>],
+        before: Option<&Self>,
+    ) -> Result<Self, BuildError> {
         let build = |config: &Arc<config::Upstream>| {
             let before = before.and_then(|before| before.of(config));
             Upstream::build(config, before.map_or(&[], |before| &before.servers)).map(Arc::new)
@@ -77,13 +90,17 @@ impl Upstreams {
 
 impl Upstream {
     fn build(config: &Arc<config::Upstream>, before: &[Arc<Server>]) -> Result<Self, BuildError> {
-        let wrong = |problem: String| BuildError::Upstream { upstream: config.name.to_string(), problem };
+        let wrong =
+            |problem: String| BuildError::Upstream { upstream: config.name.to_string(), problem };
         let mut servers = Vec::new();
         for server in &config.servers {
             let tls_name = match server {
                 config::Server::Tls { host, .. } => {
                     let name = config.server_name.as_ref().unwrap_or(host);
-                    Some(ServerName::try_from(name.clone()).map_err(|_| wrong(format!("'{name}' is not a server name")))?)
+                    Some(
+                        ServerName::try_from(name.clone())
+                            .map_err(|_| wrong(format!("'{name}' is not a server name")))?,
+                    )
                 }
                 _ => None,
             };
@@ -91,7 +108,7 @@ impl Upstream {
             servers.push(same.cloned().unwrap_or_else(|| Arc::new(Server::new(server, tls_name))));
         }
         let tls = if servers.iter().any(|server| server.tls_name.is_some()) {
-            Some(connect::tls_config(config.ca_file.as_deref()).map_err(wrong)?)
+            Some(tls_config(config.ca_file.as_deref()).map_err(wrong)?)
         } else {
             None
         };
@@ -107,14 +124,34 @@ impl Upstream {
         &self.config
     }
 
+    /// Names the server as the host of a request that came without one, as HTTP/1.0 allows and
+    /// HTTP/1.1 does not.
+    pub fn name_host(&self, headers: &mut HeaderMap) {
+        if headers.contains_key(HOST) {
+            return;
+        }
+        let host = match self.config.servers.first() {
+            Some(config::Server::Plain { host, port } | config::Server::Tls { host, port }) => {
+                format!("{host}:{port}")
+            }
+            Some(config::Server::Unix { .. }) | None => "localhost".to_owned(),
+        };
+        if let Ok(host) = HeaderValue::from_str(&host) {
+            headers.insert(HOST, host);
+        }
+    }
+
     /// Every server once, the least busy first.
     fn order(&self) -> Vec<usize> {
-        let busy: Vec<_> = self.servers.iter().map(|server| server.busy.load(Ordering::Relaxed)).collect();
+        let busy: Vec<_> =
+            self.servers.iter().map(|server| server.busy.load(Ordering::Relaxed)).collect();
         pick::least_busy_first(&busy, self.turn.fetch_add(1, Ordering::Relaxed))
     }
 
     fn key(&self, index: usize) -> Option<pool::ServerKey> {
-        self.servers.get(index).map(|server| (Arc::clone(&self.config.name), Arc::clone(&server.label), self.generation))
+        self.servers.get(index).map(|server| {
+            (Arc::clone(&self.config.name), Arc::clone(&server.label), self.generation)
+        })
     }
 
     fn place(self: &Arc<Self>, index: usize) -> Place {
@@ -127,13 +164,23 @@ impl Upstream {
 
 impl Server {
     fn new(server: &config::Server, tls_name: Option<ServerName<'static>>) -> Self {
-        Self { server: server.clone(), label: server.to_string().into(), tls_name, busy: AtomicUsize::new(0), resolved: Mutex::new(None) }
+        Self {
+            server: server.clone(),
+            label: server.to_string().into(),
+            tls_name,
+            busy: AtomicUsize::new(0),
+            resolved: Mutex::new(None),
+        }
     }
 }
 
 impl Place {
     pub fn server(&self) -> Arc<str> {
-        self.upstream.servers.get(self.index).map(|server| Arc::clone(&server.label)).unwrap_or_default()
+        self.upstream
+            .servers
+            .get(self.index)
+            .map(|server| Arc::clone(&server.label))
+            .unwrap_or_default()
     }
 }
 

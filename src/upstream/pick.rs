@@ -3,7 +3,8 @@
 /// Every index of `busy` once: the least busy first, equals in turn.
 pub fn least_busy_first(busy: &[usize], turn: usize) -> Vec<usize> {
     let count = busy.len();
-    let mut order: Vec<usize> = (0..count).map(|step| (turn % count.max(1) + step) % count.max(1)).collect();
+    let mut order: Vec<usize> =
+        (0..count).map(|step| (turn % count.max(1) + step) % count.max(1)).collect();
     order.sort_by_key(|&index| busy.get(index).copied().unwrap_or(usize::MAX));
     order
 }

@@ -8,17 +8,25 @@ use std::sync::{Arc, Mutex};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::{Place, Upstream, connect};
+use super::answer_guard::{AnswerGuard, Watch};
+use super::connect::Tries;
+use super::upload::{Upload, server_is_late};
+use super::{Place, Upstream};
 use crate::auth::grant::Grant;
-use crate::lock::lock;
+use crate::base::clock::Now;
+use crate::base::lock::lock;
+use crate::net::http1::head::MAX_FIELDS;
 use crate::rejection::Rejection;
+use crate::upstream::request_body::RequestBody;
 
-/// The names of an upstream and of its server, for another configuration may have them in another order; and whom that
-/// configuration believes, for what was verified by another is not used again.
+/// The names of an upstream and of its server, for another configuration may have them in another
+/// order; and whom that configuration believes, for what was verified by another is not used again.
 pub(super) type ServerKey = (Arc<str>, Arc<str>, u64);
+
+/// Bytes of an answer that are read ahead of its client.
+const MOST_READ: usize = 32 * 1024;
 
 #[derive(Debug, Default)]
 pub struct Pool {
@@ -27,8 +35,15 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<Incoming>,
+    connection: Connection,
     until: Instant,
+}
+
+/// One connection to a server, and the guard that reads it.
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Upload>,
+    watch: Arc<Watch>,
 }
 
 impl Pool {
@@ -37,25 +52,34 @@ impl Pool {
         self: &Arc<Self>,
         grant: &Grant,
         upstream: &Arc<Upstream>,
-        mut request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Place), Rejection> {
-        // A kept connection may have been closed by the server a moment ago: what was not sent yet is sent on the next.
-        while let Some((mut sender, place)) = self.take(upstream) {
-            match self.send(&mut sender, upstream, request).await? {
+        let mut request = request.map(Upload::new);
+        // A kept connection may have been closed by the server a moment ago: what was not sent yet
+        // is sent on the next.
+        while let Some((mut connection, place)) = self.take(upstream) {
+            match self.send(&mut connection, upstream, request).await? {
                 Ok(response) => {
-                    self.keep_when_ready(sender, upstream, &place);
+                    self.keep_when_ready(connection, upstream, &place);
                     return Ok((response, place));
                 }
                 Err(unsent) => request = unsent,
             }
         }
-        let (stream, place) = connect::dial(grant, upstream).await?;
+        let (stream, place) = Tries::new(upstream).dial(grant).await?;
         let refused = |_| Rejection::UpstreamUnavailable;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(refused)?;
-        tokio::spawn(connection);
-        match self.send(&mut sender, upstream, request).await? {
+        let (guard, watch) = AnswerGuard::new(stream);
+        let (sender, driver) = http1::Builder::new()
+            .max_headers(MAX_FIELDS)
+            .max_buf_size(MOST_READ)
+            .handshake(guard)
+            .await
+            .map_err(refused)?;
+        tokio::spawn(driver);
+        let mut connection = Connection { sender, watch };
+        match self.send(&mut connection, upstream, request).await? {
             Ok(response) => {
-                self.keep_when_ready(sender, upstream, &place);
+                self.keep_when_ready(connection, upstream, &place);
                 Ok((response, place))
             }
             Err(_) => Err(Rejection::UpstreamUnavailable),
@@ -65,31 +89,44 @@ impl Pool {
     /// The inner error is the request, not sent at all.
     async fn send(
         &self,
-        sender: &mut SendRequest<Incoming>,
+        connection: &mut Connection,
         upstream: &Upstream,
-        request: Request<Incoming>,
-    ) -> Result<Result<Response<Incoming>, Request<Incoming>>, Rejection> {
-        match timeout(upstream.config.answer_timeout, sender.try_send_request(request)).await {
-            Ok(Ok(response)) => Ok(Ok(response)),
-            Ok(Err(mut failed)) => match failed.take_message() {
+        request: Request<Upload>,
+    ) -> Result<Result<Response<Incoming>, Request<Upload>>, Rejection> {
+        connection.watch.begin(request.method());
+        request.body().begin();
+        let late = server_is_late(request.body().turns(), upstream.config.answer_timeout);
+        let answered = tokio::select! {
+            biased;
+            answered = connection.sender.try_send_request(request) => answered,
+            () = late => return Err(Rejection::UpstreamTimeout),
+        };
+        match answered {
+            Ok(response) => Ok(Ok(response)),
+            Err(mut failed) => match failed.take_message() {
                 Some(unsent) => Ok(Err(unsent)),
+                None if has_stalled(failed.error()) => Err(Rejection::BodyTimeout),
                 None if failed.error().is_user() || is_body_error(failed.error()) => {
                     Err(Rejection::AmbiguousRequest("the request's body did not arrive whole"))
                 }
-                None => Err(Rejection::UpstreamProtocol("it closed the connection or answered what is not HTTP/1")),
+                None => {
+                    let silent = "it closed the connection instead of answering";
+                    Err(Rejection::UpstreamProtocol(connection.watch.fault().unwrap_or(silent)))
+                }
             },
-            Err(_) => Err(Rejection::UpstreamTimeout),
         }
     }
 
-    fn take(&self, upstream: &Arc<Upstream>) -> Option<(SendRequest<Incoming>, Place)> {
-        let now = Instant::now();
+    fn take(&self, upstream: &Arc<Upstream>) -> Option<(Connection, Place)> {
+        let now = Now::read().mono;
         let mut idle = lock(&self.idle);
         for index in upstream.order() {
-            let Some(kept) = upstream.key(index).and_then(|key| idle.get_mut(&key)) else { continue };
-            while let Some(Idle { sender, until }) = kept.pop() {
-                if now < until && sender.is_ready() {
-                    return Some((sender, upstream.place(index)));
+            let Some(kept) = upstream.key(index).and_then(|key| idle.get_mut(&key)) else {
+                continue;
+            };
+            while let Some(Idle { connection, until }) = kept.pop() {
+                if now < until && connection.sender.is_ready() {
+                    return Some((connection, upstream.place(index)));
                 }
             }
         }
@@ -97,30 +134,43 @@ impl Pool {
     }
 
     /// The connection is free again when the answer's body has passed.
-    fn keep_when_ready(self: &Arc<Self>, mut sender: SendRequest<Incoming>, upstream: &Arc<Upstream>, place: &Place) {
+    fn keep_when_ready(
+        self: &Arc<Self>,
+        mut connection: Connection,
+        upstream: &Arc<Upstream>,
+        place: &Place,
+    ) {
         let Some(key) = upstream.key(place.index) else { return };
         let (pool, max_idle) = (Arc::clone(self), upstream.config.max_idle);
         let idle_timeout = upstream.config.idle_timeout;
         tokio::spawn(async move {
-            if sender.ready().await.is_err() {
+            if connection.sender.ready().await.is_err() {
                 return;
             }
-            let now = Instant::now();
+            let now = Now::read().mono;
             let mut idle = lock(&pool.idle);
             // Those of servers that another configuration took out are asked for by nobody.
             idle.retain(|_, kept| {
-                kept.retain(|one| now < one.until && one.sender.is_ready());
+                kept.retain(|one| now < one.until && one.connection.sender.is_ready());
                 !kept.is_empty()
             });
             let kept = idle.entry(key).or_default();
             if kept.len() < max_idle {
-                kept.push(Idle { sender, until: now + idle_timeout });
+                kept.push(Idle { connection, until: now + idle_timeout });
             }
         });
     }
 }
 
+/// Reports whether the client has stalled in the middle of its body.
+fn has_stalled(error: &hyper::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let mut io = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.any(|error| error.kind() == std::io::ErrorKind::TimedOut)
+}
+
 fn is_body_error(error: &hyper::Error) -> bool {
     // A failure to read the client's body comes back as the cause of the failure to write it.
-    std::error::Error::source(error).is_some_and(|cause| cause.downcast_ref::<hyper::Error>().is_some())
+    std::error::Error::source(error)
+        .is_some_and(|cause| cause.downcast_ref::<hyper::Error>().is_some())
 }

@@ -15,15 +15,15 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::auth::grant::Grant;
-use crate::clock::Now;
+use crate::auth::identity_header;
+use crate::base::clock::Now;
 use crate::config::{self, Route};
-use crate::keyring::Keyring;
+use crate::upstream::keyring::SigningKeys;
 
 #[derive(Debug)]
 pub struct SignedContext {
-    keyring: Arc<Keyring>,
+    keys: Arc<SigningKeys>,
     /// The protected header, encoded, and its dot.
-    prefix: String,
     issuer: String,
     ttl: Duration,
 }
@@ -72,31 +72,48 @@ struct Req<'a> {
 }
 
 impl SignedContext {
-    pub fn new(context: &config::Context, keyring: Arc<Keyring>) -> Self {
-        let header = serde_json::json!({ "alg": keyring.algorithm(), "kid": keyring.key_id(), "typ": "JWT" });
-        let prefix = format!("{}.", URL_SAFE_NO_PAD.encode(header.to_string()));
-        Self { keyring, prefix, issuer: context.issuer.clone(), ttl: context.ttl }
+    pub fn new(context: &config::Context, keys: Arc<SigningKeys>) -> Self {
+        Self { keys, issuer: context.issuer.clone(), ttl: context.ttl }
     }
 
     /// `None` for a public grant: there is nobody to speak of.
-    pub fn header_value(&self, grant: &Grant, about: ContextRequest<'_>, now: Now) -> Option<HeaderValue> {
+    pub fn header_value(
+        &self,
+        grant: &Grant,
+        about: ContextRequest<'_>,
+        now: Now,
+    ) -> Option<HeaderValue> {
         let id = random_id()?;
         let claims = Claims::of(&self.issuer, self.ttl, grant, about, &id, now)?;
-        let mut token = self.prefix.clone();
+        let signing = self.keys.load();
+        let mut token = signing.prefix.clone();
         URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(&claims).ok()?, &mut token);
-        let signature = self.keyring.sign(token.as_bytes())?;
+        let signature = signing.keyring.sign(token.as_bytes())?;
         write!(token, ".{}", URL_SAFE_NO_PAD.encode(signature)).ok()?;
         HeaderValue::try_from(token).ok()
     }
 }
 
 /// The claims without a signature, for who only wants to read them. `None` for a public grant.
-pub fn claims(context: &config::Context, grant: &Grant, about: ContextRequest<'_>, id: &str, now: Now) -> Option<Value> {
+pub fn claims(
+    context: &config::Context,
+    grant: &Grant,
+    about: ContextRequest<'_>,
+    id: &str,
+    now: Now,
+) -> Option<Value> {
     serde_json::to_value(Claims::of(&context.issuer, context.ttl, grant, about, id, now)?).ok()
 }
 
 impl<'a> Claims<'a> {
-    fn of(issuer: &'a str, ttl: Duration, grant: &'a Grant, about: ContextRequest<'a>, id: &'a str, now: Now) -> Option<Self> {
+    fn of(
+        issuer: &'a str,
+        ttl: Duration,
+        grant: &'a Grant,
+        about: ContextRequest<'a>,
+        id: &'a str,
+        now: Now,
+    ) -> Option<Self> {
         let principal = grant.principal()?;
         Some(Self {
             iss: issuer,
@@ -107,7 +124,11 @@ impl<'a> Claims<'a> {
             jti: id,
             sid: about.session_id,
             session_exp: principal.expires_at.as_secs(),
-            auth: Auth { method: grant.method()?.name(), issuer: &principal.issuer, token_id: principal.token_id.as_deref() },
+            auth: Auth {
+                method: grant.method()?.name(),
+                issuer: &principal.issuer,
+                token_id: principal.token_id.as_deref(),
+            },
             permissions: &principal.permissions,
             claims: &principal.claims,
             client: about.client,
@@ -116,20 +137,13 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// The unsigned convenience headers that the route names. A claim that is absent, or no plain value, gives no header.
+/// Returns the unsigned convenience headers that the route names. A grant is only given where all
+/// of them can be written.
 pub fn identity_headers(route: &Route, grant: &Grant) -> Vec<(HeaderName, HeaderValue)> {
-    let Some(principal) = grant.principal() else { return Vec::new() };
-    let value_of = |claim: &str| {
-        let text = match (claim, principal.claims.get(claim)) {
-            ("sub", _) => principal.subject.clone(),
-            (_, Some(Value::String(text))) => text.clone(),
-            (_, Some(value @ (Value::Number(_) | Value::Bool(_)))) => value.to_string(),
-            _ => return None,
-        };
-        // A header of bytes beyond ASCII is read in as many ways as there are servers.
-        HeaderValue::from_str(&text).ok().filter(|_| text.is_ascii())
-    };
-    route.identity_headers.iter().filter_map(|(name, claim)| Some((name.clone(), value_of(claim)?))).collect()
+    grant
+        .principal()
+        .and_then(|principal| identity_header::values(route, principal).ok())
+        .unwrap_or_default()
 }
 
 fn random_id() -> Option<String> {
@@ -148,11 +162,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::auth::credential::Method;
-    use crate::auth::principal::Principal;
-    use crate::clock::UnixMillis;
-    use crate::config::secret::Secret;
+    use crate::base::clock::UnixMillis;
     use crate::config::{Config, ContextAlgorithm, ContextSigning};
+    use crate::model::method::Method;
+    use crate::model::principal::Principal;
+    use crate::model::secret::Secret;
+    use crate::upstream::keyring::Keyring;
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
     const ABOUT: ContextRequest<'static> = ContextRequest {
@@ -167,7 +182,8 @@ mod tests {
 
     impl Scratch {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("usher-signed-context-{}-{name}", std::process::id()));
+            let path = std::env::temp_dir()
+                .join(format!("usher-signed-context-{}-{name}", std::process::id()));
             let _ = std::fs::remove_dir_all(&path);
             Self(path)
         }
@@ -219,14 +235,21 @@ mod tests {
     }
 
     /// The claims, and a header's value that the published keys have verified.
-    fn round(name: &str, algorithm: ContextAlgorithm, principal: Principal, about: ContextRequest<'_>) -> (Value, HeaderValue) {
+    fn round(
+        name: &str,
+        algorithm: ContextAlgorithm,
+        principal: Principal,
+        about: ContextRequest<'_>,
+    ) -> (Value, HeaderValue) {
         let scratch = Scratch::new(name);
         let mut config = config();
         config.context.signing = ContextSigning::Generated { algorithm };
         let now = Now::read();
-        let keyring = Arc::new(Keyring::open(&config.context, &scratch.0, now).unwrap());
-        let jwks: JwkSet = serde_json::from_value(keyring.jwks()).unwrap();
-        let value = SignedContext::new(&config.context, keyring).header_value(&grant(&config, Some(principal)), about, now).unwrap();
+        let keyring = SigningKeys::new(Keyring::open(&config.context, &scratch.0, now).unwrap());
+        let jwks: JwkSet = serde_json::from_slice(&keyring.load().jwks).unwrap();
+        let value = SignedContext::new(&config.context, keyring)
+            .header_value(&grant(&config, Some(principal)), about, now)
+            .unwrap();
         let kid = decode_header(value.as_bytes()).unwrap().kid.unwrap();
         let mut validation = Validation::new(match algorithm {
             ContextAlgorithm::EdDSA => Algorithm::EdDSA,
@@ -243,7 +266,9 @@ mod tests {
 
     #[test]
     fn a_published_key_verifies_every_claim_of_the_contract() {
-        for (name, algorithm) in [("eddsa", ContextAlgorithm::EdDSA), ("es256", ContextAlgorithm::ES256)] {
+        for (name, algorithm) in
+            [("eddsa", ContextAlgorithm::EdDSA), ("es256", ContextAlgorithm::ES256)]
+        {
             let (mut claims, _) = round(name, algorithm, principal(), ABOUT);
             let members = claims.as_object_mut().unwrap();
             let jti = members.remove("jti").unwrap();
@@ -266,9 +291,22 @@ mod tests {
     fn hostile_text_stays_text() {
         let hostile = "\",\"sub\":\"root\u{0}\r\nX-Evil: 1\\ é";
         let about = ContextRequest { host: hostile, path: hostile, ..ABOUT };
-        let (claims, value) = round("hostile", ContextAlgorithm::EdDSA, Principal { subject: hostile.to_owned(), ..principal() }, about);
-        assert_eq!((&claims["sub"], &claims["req"]), (&json!(hostile), &json!({ "host": hostile, "path": hostile })));
-        assert!(value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte)));
+        let (claims, value) = round(
+            "hostile",
+            ContextAlgorithm::EdDSA,
+            Principal { subject: hostile.to_owned(), ..principal() },
+            about,
+        );
+        assert_eq!(
+            (&claims["sub"], &claims["req"]),
+            (&json!(hostile), &json!({ "host": hostile, "path": hostile }))
+        );
+        assert!(
+            value
+                .as_bytes()
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+        );
     }
 
     #[test]
@@ -281,11 +319,20 @@ mod tests {
         let mut config = config();
         config.context.signing = ContextSigning::Shared { secret: Secret::from(SECRET) };
         let now = Now::read();
-        let keyring = Arc::new(Keyring::open(&config.context, Path::new("/nowhere"), now).unwrap());
-        let value = SignedContext::new(&config.context, keyring).header_value(&grant(&config, Some(principal())), ABOUT, now).unwrap();
+        let keyring =
+            SigningKeys::new(Keyring::open(&config.context, Path::new("/nowhere"), now).unwrap());
+        let value = SignedContext::new(&config.context, keyring)
+            .header_value(&grant(&config, Some(principal())), ABOUT, now)
+            .unwrap();
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_audience(&["chat"]);
-        let claims = decode::<Value>(value.as_bytes(), &DecodingKey::from_secret(SECRET.as_bytes()), &validation).unwrap().claims;
+        let claims = decode::<Value>(
+            value.as_bytes(),
+            &DecodingKey::from_secret(SECRET.as_bytes()),
+            &validation,
+        )
+        .unwrap()
+        .claims;
         assert_eq!(claims["sub"], "alice");
     }
 
@@ -293,9 +340,15 @@ mod tests {
     fn nobody_is_spoken_of_on_a_public_route() {
         let mut config = config();
         config.context.signing = ContextSigning::Shared { secret: Secret::from(SECRET) };
-        let keyring = Arc::new(Keyring::open(&config.context, Path::new("/nowhere"), Now::read()).unwrap());
+        let keyring = SigningKeys::new(
+            Keyring::open(&config.context, Path::new("/nowhere"), Now::read()).unwrap(),
+        );
         let public = grant(&config, None);
-        assert!(SignedContext::new(&config.context, keyring).header_value(&public, ABOUT, Now::read()).is_none());
+        assert!(
+            SignedContext::new(&config.context, keyring)
+                .header_value(&public, ABOUT, Now::read())
+                .is_none()
+        );
         assert!(identity_headers(public.route(), &public).is_empty());
     }
 
@@ -309,7 +362,5 @@ mod tests {
             .collect();
         headers.sort();
         assert_eq!(headers, ["x-level: 3", "x-staff: true", "x-tier: gold", "x-user-id: alice"]);
-        let split = grant(&config, Some(Principal { subject: "a\r\nX-Staff: true".to_owned(), ..principal() }));
-        assert!(identity_headers(split.route(), &split).iter().all(|(name, _)| name != "x-user-id"));
     }
 }

@@ -1,24 +1,23 @@
 //! Opening a WebSocket on a dialled server.
 //!
-//! The request is written by hand and the answer read by the strict reader: what is not a correct 101 for this very key
-//! stays HTTP and can never become a tunnel.
+//! The request is written by hand and the answer read by the strict reader: what is not a correct
+//! 101 for this very key stays HTTP and can never become a tunnel.
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::http::framing::BodyFraming;
-use crate::http::head::{self, AnswerHead, tokens};
-use crate::http::response;
+use crate::net::http1::framing::BodyFraming;
+use crate::net::http1::head::{self, AnswerHead, MAX_ANSWER_HEAD, MAX_INTERIM_ANSWERS, tokens};
+use crate::net::http1::response;
+use crate::net::stream::Stream;
 use crate::rejection::Rejection;
-use crate::stream::Stream;
 use crate::ws::accept::accept_for;
 
-/// The largest answer head that is read.
-const MAX_ANSWER_HEAD: usize = 32 * 1024;
 const READ_SIZE: usize = 4 * 1024;
 
 #[derive(Debug)]
@@ -29,20 +28,31 @@ pub enum Answer {
     Declined { status: StatusCode, headers: HeaderMap, body: Bytes },
 }
 
-/// `headers` are the client's, prepared; the upgrade's own are set here. `body_limit` bounds what is kept of a refusal.
-pub async fn open(mut stream: Stream, uri: &Uri, mut headers: HeaderMap, body_limit: usize) -> Result<Answer, Rejection> {
+/// `headers` are the client's, prepared; the upgrade's own are set here. `body_limit` bounds what
+/// is kept of a refusal.
+pub async fn open(
+    mut stream: Stream,
+    uri: &Uri,
+    mut headers: HeaderMap,
+    body_limit: usize,
+) -> Result<Answer, Rejection> {
     let wire = request(uri, &mut headers);
     let gone = |_| Rejection::UpstreamProtocol("it closed the connection instead of answering");
     stream.write_all(&wire).await.map_err(gone)?;
     stream.flush().await.map_err(gone)?;
 
     let mut buffer = BytesMut::with_capacity(READ_SIZE);
+    let mut interim = 0;
     let answer = loop {
         let answer = read_head(&mut stream, &mut buffer).await?;
-        // RFC 9110, section 15.2: "A client MUST be able to parse one or more 1xx responses received prior to a final
-        // response"; 101 is the one that is final here.
+        // RFC 9110, section 15.2: "A client MUST be able to parse one or more 1xx responses
+        // received prior to a final response"; 101 is the one that is final here.
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
             break answer;
+        }
+        interim += 1;
+        if interim > MAX_INTERIM_ANSWERS {
+            return Err(Rejection::UpstreamProtocol("it sent too many interim answers"));
         }
     };
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -66,18 +76,27 @@ pub fn request(uri: &Uri, headers: &mut HeaderMap) -> Vec<u8> {
     wire
 }
 
-pub async fn read_head(stream: &mut Stream, buffer: &mut BytesMut) -> Result<AnswerHead, Rejection> {
+pub async fn read_head(
+    stream: &mut Stream,
+    buffer: &mut BytesMut,
+) -> Result<AnswerHead, Rejection> {
     loop {
-        if let Some(length) = head::length_of_head(buffer) {
-            let answer = head::parse_answer(buffer.split_at(length).0)?;
+        let length = head::length_of_head(buffer);
+        if length.unwrap_or(buffer.len()) > MAX_ANSWER_HEAD {
+            return Err(Rejection::UpstreamProtocol("its answer head is larger than 32 KiB"));
+        }
+        if let Some(length) = length {
+            let answer = head::parse_answer(buffer.split_at(length).0, false)
+                .map_err(Rejection::UpstreamProtocol)?;
             let _ = buffer.split_to(length);
             return Ok(answer);
         }
-        if buffer.len() > MAX_ANSWER_HEAD {
-            return Err(Rejection::UpstreamProtocol("its answer head is larger than 32 KiB"));
-        }
         match stream.read_buf(buffer).await {
-            Ok(0) | Err(_) => return Err(Rejection::UpstreamProtocol("it closed the connection instead of answering")),
+            Ok(0) | Err(_) => {
+                return Err(Rejection::UpstreamProtocol(
+                    "it closed the connection instead of answering",
+                ));
+            }
             Ok(_) => {}
         }
     }
@@ -101,7 +120,9 @@ fn check_switch(answer: &HeaderMap, asked: &HeaderMap) -> Result<(), Rejection> 
     let mut chosen = answer.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
     match (chosen.next(), chosen.next()) {
         (None, _) => {}
-        (Some(protocol), None) if offered_protocols(asked).any(|offered| offered.as_bytes() == protocol.as_bytes()) => {}
+        (Some(protocol), None)
+            if offered_protocols(asked)
+                .any(|offered| offered.as_bytes() == protocol.as_bytes()) => {}
         _ => return wrong("it chose a subprotocol that was not offered"),
     }
     let offered: Vec<_> = extension_names(asked).collect();
@@ -112,7 +133,8 @@ fn check_switch(answer: &HeaderMap, asked: &HeaderMap) -> Result<(), Rejection> 
 }
 
 fn offered_protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let lines =
+        headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
@@ -121,7 +143,12 @@ fn extension_names(headers: &HeaderMap) -> impl Iterator<Item = String> {
     names.map(|extension| extension.split(';').next().unwrap_or_default().trim().to_owned())
 }
 
-pub async fn read_body(stream: &mut Stream, first: &[u8], mut framing: BodyFraming, limit: usize) -> Result<Bytes, Rejection> {
+pub async fn read_body(
+    stream: &mut Stream,
+    first: &[u8],
+    mut framing: BodyFraming,
+    limit: usize,
+) -> Result<Bytes, Rejection> {
     let mut body = Vec::new();
     // On the heap: this future is part of every upgrade's.
     let mut scratch = vec![0; READ_SIZE];
@@ -129,7 +156,9 @@ pub async fn read_body(stream: &mut Stream, first: &[u8], mut framing: BodyFrami
     loop {
         let misframed = framing.advance(bytes, |payload| body.extend_from_slice(payload));
         if misframed.is_err() {
-            return Err(Rejection::UpstreamProtocol("the body of its answer is not framed correctly"));
+            return Err(Rejection::UpstreamProtocol(
+                "the body of its answer is not framed correctly",
+            ));
         }
         if framing.is_done() || body.len() >= limit {
             break;
@@ -155,12 +184,22 @@ mod tests {
             ("sec-websocket-protocol", "chat, superchat"),
             ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits"),
         ]);
-        let good = [("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")];
+        let good = [
+            ("upgrade", "websocket"),
+            ("connection", "Upgrade"),
+            ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        ];
         let with = |extra: &[(&'static str, &'static str)]| headers(&[&good[..], extra].concat());
         assert!(check_switch(&with(&[]), &asked).is_ok());
         assert!(
-            check_switch(&with(&[("sec-websocket-protocol", "superchat"), ("sec-websocket-extensions", "permessage-deflate")]), &asked)
-                .is_ok()
+            check_switch(
+                &with(&[
+                    ("sec-websocket-protocol", "superchat"),
+                    ("sec-websocket-extensions", "permessage-deflate")
+                ]),
+                &asked
+            )
+            .is_ok()
         );
         for bad in [
             headers(&good[1..]),

@@ -15,7 +15,8 @@ impl CloseCode {
     pub const TRY_AGAIN_LATER: Self = Self(1013);
     pub const BAD_GATEWAY: Self = Self(1014);
 
-    /// The code as it may be sent back: what must not stand in a frame is a protocol error (RFC 6455, section 7.4).
+    /// The code as it may be sent back: what must not stand in a frame is a protocol error (RFC
+    /// 6455, section 7.4).
     pub fn or_protocol_error(self) -> Self {
         match self.0 {
             1000..=1003 | 1005 | 1007..=1014 | 3000..=4999 => self,

@@ -1,8 +1,9 @@
 //! permessage-deflate (RFC 7692) as far as a relay needs it.
 //!
-//! Usher compresses nothing. It agrees with a client on terms under which each of the client's messages can be read by
-//! itself (`client_no_context_takeover`), and inflates: one short message to see whether it is an `auth` message, or all
-//! of them where the upstream takes no compression. Frames of its own are never compressed, which the extension allows.
+//! Usher compresses nothing. It agrees with a client on terms under which each of the client's
+//! messages can be read by itself (`client_no_context_takeover`), and inflates: one short message
+//! to see whether it is an `auth` message, or all of them where the upstream takes no compression.
+//! Frames of its own are never compressed, which the extension allows.
 
 use std::cell::RefCell;
 
@@ -42,7 +43,8 @@ struct Extension<'a> {
 }
 
 fn extensions(headers: &HeaderMap) -> impl Iterator<Item = Extension<'_>> {
-    let lines = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
+    let lines =
+        headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(|element| {
         let mut parts = element.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
@@ -64,8 +66,12 @@ pub fn agree(headers: &HeaderMap) -> Option<Agreed> {
         let mut agreed = Agreed { server_no_context_takeover: false, server_max_window_bits: None };
         for (key, value) in offer.parameters {
             match key {
-                "server_no_context_takeover" if value.is_none() => agreed.server_no_context_takeover = true,
-                "server_max_window_bits" => agreed.server_max_window_bits = Some(window_bits(value)?),
+                "server_no_context_takeover" if value.is_none() => {
+                    agreed.server_no_context_takeover = true;
+                }
+                "server_max_window_bits" => {
+                    agreed.server_max_window_bits = Some(window_bits(value)?);
+                }
                 // We say it anyway.
                 NO_CONTEXT if value.is_none() => {}
                 // A hint of what the client could do; it is not asked to.
@@ -90,7 +96,8 @@ impl Agreed {
         HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(NAME))
     }
 
-    /// Has the upstream taken what the client was promised? False: it declined, and gets everything inflated.
+    /// Has the upstream taken what the client was promised? False: it declined, and gets everything
+    /// inflated.
     pub fn is_kept_by(&self, answer: &HeaderMap) -> Result<bool, &'static str> {
         let mut taken = extensions(answer);
         let Some(extension) = taken.next() else { return Ok(false) };
@@ -116,11 +123,14 @@ impl Agreed {
 
 /// Keeps of a client's offers those whose messages we could read.
 pub fn keep_readable_offers(headers: &mut HeaderMap) {
-    let lines: Vec<HeaderValue> = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().cloned().collect();
+    let lines: Vec<HeaderValue> =
+        headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().cloned().collect();
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);
     for line in lines {
         let Ok(text) = line.to_str() else { continue };
-        let is_ours = |element: &&str| element.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(NAME));
+        let is_ours = |element: &&str| {
+            element.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(NAME))
+        };
         let kept: Vec<&str> = text.split(',').filter(is_ours).map(str::trim).collect();
         if let (false, Ok(value)) = (kept.is_empty(), HeaderValue::try_from(kept.join(", "))) {
             headers.append(SEC_WEBSOCKET_EXTENSIONS, value);
@@ -128,24 +138,40 @@ pub fn keep_readable_offers(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds to an upstream's answer that the client compresses each message by itself. RFC 7692, section 7.1.1.2: a server may
-/// say so although the client did not offer it, and a client that hears it obeys. The upstream's own decompressor needs not
-/// know: what refers to nothing before it can be read with any window.
+/// Adds to each extension of an upstream's answer that the client compresses each message by
+/// itself. RFC 7692, section 7.1.1.2: a server may say so although the client did not offer it, and
+/// a client that hears it obeys. The upstream's own decompressor needs not know: what refers to
+/// nothing before it can be read with any window.
 pub fn make_readable(answer: &mut HeaderMap) {
-    let readable = extensions(answer).all(|extension| extension.parameters.iter().any(|(key, _)| *key == NO_CONTEXT));
-    if readable {
-        return;
-    }
-    if let Some(value) = answer.get(SEC_WEBSOCKET_EXTENSIONS)
-        && let Ok(text) = value.to_str()
-        && let Ok(more) = HeaderValue::try_from(format!("{text}; {NO_CONTEXT}"))
-    {
-        answer.insert(SEC_WEBSOCKET_EXTENSIONS, more);
+    let is_readable = |element: &str| {
+        element
+            .split(';')
+            .skip(1)
+            .any(|part| part.split('=').next().unwrap_or(part).trim() == NO_CONTEXT)
+    };
+    let readable = |text: &str| {
+        let elements = text.split(',').map(str::trim).filter(|element| !element.is_empty());
+        let elements = elements.map(|element| {
+            if is_readable(element) {
+                element.to_owned()
+            } else {
+                format!("{element}; {NO_CONTEXT}")
+            }
+        });
+        HeaderValue::try_from(elements.collect::<Vec<_>>().join(", ")).ok()
+    };
+    if let http::header::Entry::Occupied(mut lines) = answer.entry(SEC_WEBSOCKET_EXTENSIONS) {
+        for line in lines.iter_mut() {
+            if let Some(value) = line.to_str().ok().and_then(readable) {
+                *line = value;
+            }
+        }
     }
 }
 
 thread_local! {
-    /// A decompressor has a window of 32 KiB: one for each thread is enough for messages that are read whole.
+    /// A decompressor has a window of 32 KiB: one for each thread is enough for messages that are
+    /// read whole.
     static WHOLE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
@@ -174,19 +200,24 @@ fn run(
     loop {
         buffer.clear();
         let before = decompress.total_in();
-        let status = decompress.decompress_vec(input, buffer, FlushDecompress::Sync).map_err(|_| InflateError::Broken)?;
+        let status = decompress
+            .decompress_vec(input, buffer, FlushDecompress::Sync)
+            .map_err(|_| InflateError::Broken)?;
         let used = usize::try_from(decompress.total_in() - before).unwrap_or(usize::MAX);
         input = input.split_at(used.min(input.len())).1;
         out(buffer)?;
         let is_stuck = used == 0 && buffer.is_empty();
-        if status == Status::StreamEnd || (input.is_empty() && buffer.len() < buffer.capacity()) || is_stuck {
+        if status == Status::StreamEnd
+            || (input.is_empty() && buffer.len() < buffer.capacity())
+            || is_stuck
+        {
             return Ok(());
         }
     }
 }
 
-/// Turns the compressed messages of a client into plain ones for an upstream that takes no compression. Between two
-/// messages it holds nothing.
+/// Turns the compressed messages of a client into plain ones for an upstream that takes no
+/// compression. Between two messages it holds nothing.
 #[derive(Debug)]
 pub struct Inflater {
     /// The largest message that is made.
@@ -210,7 +241,11 @@ impl Inflater {
     pub fn take_in(&mut self, piece: Compressed, wire: &mut Vec<u8>) -> Result<(), InflateError> {
         if piece.begins || self.under_way.is_none() {
             let opcode = if piece.is_text { 1 } else { 2 };
-            self.under_way = Some(Box::new(UnderWay { decompress: Decompress::new(false), inflated: 0, opcode }));
+            self.under_way = Some(Box::new(UnderWay {
+                decompress: Decompress::new(false),
+                inflated: 0,
+                opcode,
+            }));
         }
         let Some(message) = &mut self.under_way else { return Ok(()) };
         let mut bytes = piece.bytes;
@@ -246,7 +281,10 @@ pub(crate) mod tests {
     use crate::ws::follow::{FrameFollower, Hold, Pause, Rules, Segment};
 
     fn headers(values: &[&str]) -> HeaderMap {
-        values.iter().map(|value| (SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_str(value).unwrap())).collect()
+        values
+            .iter()
+            .map(|value| (SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_str(value).unwrap()))
+            .collect()
     }
 
     pub(crate) fn deflate(plain: &[u8]) -> Vec<u8> {
@@ -259,8 +297,13 @@ pub(crate) mod tests {
 
     #[test]
     fn the_first_offer_that_can_be_kept_is_agreed_to() {
-        let said = |values: &[&str]| agree(&headers(values)).map(|agreed| agreed.header().to_str().unwrap().to_owned());
-        assert_eq!(said(&["permessage-deflate; client_max_window_bits"]).unwrap(), "permessage-deflate; client_no_context_takeover");
+        let said = |values: &[&str]| {
+            agree(&headers(values)).map(|agreed| agreed.header().to_str().unwrap().to_owned())
+        };
+        assert_eq!(
+            said(&["permessage-deflate; client_max_window_bits"]).unwrap(),
+            "permessage-deflate; client_no_context_takeover"
+        );
         assert_eq!(
             said(&["x-other, permessage-deflate; server_max_window_bits=99, permessage-deflate; server_no_context_takeover; server_max_window_bits=\"10\""])
                 .unwrap(),
@@ -271,16 +314,48 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn each_extension_of_an_answer_is_made_readable_once() {
+        let said = |values: &[&str]| {
+            let mut answer = headers(values);
+            make_readable(&mut answer);
+            let lines = answer.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
+            lines.map(|line| line.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let readable = "permessage-deflate; client_no_context_takeover";
+        assert_eq!(said(&["permessage-deflate"]), [readable]);
+        assert_eq!(said(&[readable]), [readable]);
+        assert_eq!(
+            said(&["permessage-deflate, permessage-deflate; client_no_context_takeover,", "x"]),
+            [format!("{readable}, {readable}").as_str(), "x; client_no_context_takeover"]
+        );
+        assert!(said(&[]).is_empty());
+    }
+
+    #[test]
     fn an_upstream_keeps_what_the_client_was_promised_or_is_refused() {
         let plain = Agreed { server_no_context_takeover: false, server_max_window_bits: None };
         let strict = Agreed { server_no_context_takeover: true, server_max_window_bits: Some(10) };
         assert_eq!(plain.is_kept_by(&headers(&[])), Ok(false));
-        assert_eq!(plain.is_kept_by(&headers(&["permessage-deflate; server_no_context_takeover"])), Ok(true));
-        assert_eq!(strict.is_kept_by(&headers(&["permessage-deflate; server_no_context_takeover; server_max_window_bits=9"])), Ok(true));
-        for bad in ["permessage-deflate", "permessage-deflate; server_no_context_takeover; server_max_window_bits=11", "x-other"] {
+        assert_eq!(
+            plain.is_kept_by(&headers(&["permessage-deflate; server_no_context_takeover"])),
+            Ok(true)
+        );
+        assert_eq!(
+            strict.is_kept_by(&headers(&[
+                "permessage-deflate; server_no_context_takeover; server_max_window_bits=9"
+            ])),
+            Ok(true)
+        );
+        for bad in [
+            "permessage-deflate",
+            "permessage-deflate; server_no_context_takeover; server_max_window_bits=11",
+            "x-other",
+        ] {
             assert!(strict.is_kept_by(&headers(&[bad])).is_err(), "{bad}");
         }
-        assert!(plain.is_kept_by(&headers(&["permessage-deflate; client_max_window_bits=9"])).is_err());
+        assert!(
+            plain.is_kept_by(&headers(&["permessage-deflate; client_max_window_bits=9"])).is_err()
+        );
     }
 
     #[test]
@@ -288,7 +363,10 @@ pub(crate) mod tests {
         let mut answer = headers(&["permessage-deflate; server_no_context_takeover"]);
         make_readable(&mut answer);
         make_readable(&mut answer);
-        assert_eq!(answer[SEC_WEBSOCKET_EXTENSIONS], "permessage-deflate; server_no_context_takeover; client_no_context_takeover");
+        assert_eq!(
+            answer[SEC_WEBSOCKET_EXTENSIONS],
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+        );
         let mut none = HeaderMap::new();
         make_readable(&mut none);
         assert!(none.is_empty());
@@ -310,7 +388,10 @@ pub(crate) mod tests {
         assert_eq!(inflate(&deflate(&[7; 16_384]), 16_384).unwrap().len(), 16_384);
         assert_eq!(inflate(&deflate(&[7; 16_385]), 16_384), Err(InflateError::TooLarge));
         let piece = Compressed { bytes: bomb, is_text: false, begins: true, ends: true };
-        assert_eq!(Inflater::new(1 << 20).take_in(piece, &mut Vec::new()), Err(InflateError::TooLarge));
+        assert_eq!(
+            Inflater::new(1 << 20).take_in(piece, &mut Vec::new()),
+            Err(InflateError::TooLarge)
+        );
     }
 
     /// What an upstream that knows no compression would read.

@@ -1,9 +1,9 @@
 //! Following frames by their headers as bytes pass.
 //!
-//! A [`FrameFollower`] stands in one direction of a relay. It holds back only what must be seen whole: a header that
-//! arrives in pieces, control frames, and, while it is told to, short messages. Every other payload passes untouched. So
-//! it always knows whether the other side stands between two frames, or between two messages, where a frame of our own
-//! may be put.
+//! A [`FrameFollower`] stands in one direction of a relay. It holds back only what must be seen
+//! whole: a header that arrives in pieces, control frames, and, while it is told to, short
+//! messages. Every other payload passes untouched. So it always knows whether the other side stands
+//! between two frames, or between two messages, where a frame of our own may be put.
 
 use super::close_code::CloseCode;
 use super::frame::{ControlKind, FrameError, Header, MAX_HEADER, Opcode, Sender};
@@ -37,7 +37,8 @@ pub struct Hold {
 }
 
 impl Rules {
-    pub const FOLLOW_ONLY: Self = Self { message_bytes: u64::MAX, hold: None, takes_out_compressed: false };
+    pub const FOLLOW_ONLY: Self =
+        Self { message_bytes: u64::MAX, hold: None, takes_out_compressed: false };
 }
 
 /// Where to stop, so that something can be put in.
@@ -51,7 +52,8 @@ pub enum Pause {
 /// What is to go to the other side, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Segment<'a> {
-    /// Bytes that pass as they are. Neighbours are joined: a read full of data frames is one `Pass`.
+    /// Bytes that pass as they are. Neighbours are joined: a read full of data frames is one
+    /// `Pass`.
     Pass(&'a [u8]),
     /// The same, held back before.
     Bytes(Vec<u8>),
@@ -155,7 +157,10 @@ impl FrameFollower {
 
     /// Does the other side stand between two frames?
     pub fn at_frame_boundary(&self) -> bool {
-        !matches!((&self.state, &self.message), (State::Data(_), Some(MessageUnderWay { fate: Fate::Passes, .. })))
+        !matches!(
+            (&self.state, &self.message),
+            (State::Data(_), Some(MessageUnderWay { fate: Fate::Passes, .. }))
+        )
     }
 
     /// Does the other side stand between two messages?
@@ -168,8 +173,13 @@ impl FrameFollower {
         self.messages
     }
 
-    /// Takes bytes from the front of `input` and gives out the next segment; `None` when all of `input` is taken.
-    pub fn next<'a>(&mut self, input: &mut &'a [u8], pause: Pause) -> Result<Option<Segment<'a>>, FrameError> {
+    /// Takes bytes from the front of `input` and gives out the next segment; `None` when all of
+    /// `input` is taken.
+    pub fn next<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        pause: Pause,
+    ) -> Result<Option<Segment<'a>>, FrameError> {
         loop {
             match self.step(input, pause)? {
                 Step::Out(segment) => return Ok(Some(segment)),
@@ -200,7 +210,9 @@ impl FrameFollower {
                             let (bytes, _) = self.advance(&mut rest);
                             *input = rest;
                             self.hold_bytes(bytes);
-                            return Ok(self.take_whole_message().map_or(Step::GoOn, |message| Step::Out(Segment::Message(message))));
+                            return Ok(self.take_whole_message().map_or(Step::GoOn, |message| {
+                                Step::Out(Segment::Message(message))
+                            }));
                         }
                         Fate::TakenOut => {
                             let segment = self.take_out(&mut rest);
@@ -210,7 +222,8 @@ impl FrameFollower {
                     }
                 }
                 State::Control(held) => {
-                    let total = held.header.length + usize::try_from(held.header.payload_length).unwrap_or(0);
+                    let total = held.header.length
+                        + usize::try_from(held.header.payload_length).unwrap_or(0);
                     let (now, after) = rest.split_at((total - held.wire.len()).min(rest.len()));
                     held.wire.extend_from_slice(now);
                     let complete = held.wire.len() == total;
@@ -235,7 +248,9 @@ impl FrameFollower {
                             return Ok(Step::NothingLeft);
                         }
                     };
-                    let passes = !header.is_control() && self.held.is_none() && self.fate_of(&header) == Ok(Fate::Passes);
+                    let passes = !header.is_control()
+                        && self.held.is_none()
+                        && self.fate_of(&header) == Ok(Fate::Passes);
                     if !passes && rest.len() < whole.len() {
                         break;
                     }
@@ -253,7 +268,8 @@ impl FrameFollower {
                 }
                 State::Header { bytes, have } => {
                     let had = usize::from(*have);
-                    let missing = Header::length_of(bytes.split_at(had).0).unwrap_or(2).saturating_sub(had);
+                    let missing =
+                        Header::length_of(bytes.split_at(had).0).unwrap_or(2).saturating_sub(had);
                     let (now, after) = rest.split_at(missing.min(rest.len()));
                     bytes.iter_mut().skip(had).zip(now).for_each(|(slot, byte)| *slot = *byte);
                     *have += now.len() as u8;
@@ -273,15 +289,18 @@ impl FrameFollower {
         Ok(if passed.is_empty() { Step::NothingLeft } else { Step::Out(Segment::Pass(passed)) })
     }
 
-    /// A header that is not simply passed: of a control frame, of a message that is held or taken out, or one that came in
-    /// pieces.
+    /// A header that is not simply passed: of a control frame, of a message that is held or taken
+    /// out, or one that came in pieces.
     fn enter<'a>(&mut self, header: &Header, head: &[u8]) -> Result<Step<'a>, FrameError> {
         if header.is_control() {
-            let mut wire = Vec::with_capacity(header.length + usize::try_from(header.payload_length).unwrap_or(0));
+            let mut wire = Vec::with_capacity(
+                header.length + usize::try_from(header.payload_length).unwrap_or(0),
+            );
             wire.extend_from_slice(head);
-            if header.control_kind() == ControlKind::Close {
-                // What is held will have no end, and so is no message.
-                self.held = None;
+            if header.control_kind() == ControlKind::Close && self.held.take().is_some() {
+                // What was held will have no end, and so is no message. Its beginning is gone: a
+                // continuation behind the close frame continues nothing.
+                self.message = None;
             }
             self.state = State::Control(Box::new(HeldControl { wire, header: *header }));
             return Ok(Step::GoOn);
@@ -293,7 +312,11 @@ impl FrameFollower {
             // It has grown larger than what is held: all of it passes, or is to be inflated.
             self.begin(header, fate);
             return Ok(Step::Out(match fate {
-                Fate::TakenOut => self.compressed(payload_of(&held.wire, self.sender), header.payload_length == 0, header.is_final()),
+                Fate::TakenOut => self.compressed(
+                    payload_of(&held.wire, self.sender),
+                    header.payload_length == 0,
+                    header.is_final(),
+                ),
                 _ => Segment::Bytes([&held.wire, head].concat()),
             }));
         }
@@ -307,9 +330,13 @@ impl FrameFollower {
                     held.is_text = header.opcode() == Opcode::Text;
                     held.is_compressed = header.is_compressed();
                 }
-                Ok(self.take_whole_message().map_or(Step::GoOn, |message| Step::Out(Segment::Message(message))))
+                Ok(self
+                    .take_whole_message()
+                    .map_or(Step::GoOn, |message| Step::Out(Segment::Message(message))))
             }
-            Fate::TakenOut if header.payload_length == 0 => Ok(Step::Out(self.compressed(Vec::new(), true, header.is_final()))),
+            Fate::TakenOut if header.payload_length == 0 => {
+                Ok(Step::Out(self.compressed(Vec::new(), true, header.is_final())))
+            }
             Fate::TakenOut => Ok(Step::GoOn),
         }
     }
@@ -322,7 +349,8 @@ impl FrameFollower {
             Some(_) if starts => return Err(FrameError::Sequence),
             _ => {}
         }
-        let bytes = self.message.map_or(0, |message| message.bytes).saturating_add(header.payload_length);
+        let bytes =
+            self.message.map_or(0, |message| message.bytes).saturating_add(header.payload_length);
         if bytes > self.rules.message_bytes {
             return Err(FrameError::TooBig);
         }
@@ -330,7 +358,9 @@ impl FrameFollower {
             Some(MessageUnderWay { fate: Fate::Held, .. }) => {
                 // A message of nothing but headers grows too.
                 let wire = self.held.as_ref().map_or(0, |held| held.wire.len());
-                let fits = self.rules.hold.is_some_and(|hold| bytes <= hold.most as u64 && wire <= hold.most + MOST_HEADERS);
+                let fits = self.rules.hold.is_some_and(|hold| {
+                    bytes <= hold.most as u64 && wire <= hold.most + MOST_HEADERS
+                });
                 let is_compressed = self.held.as_ref().is_some_and(|held| held.is_compressed);
                 match fits {
                     true => Fate::Held,
@@ -340,23 +370,39 @@ impl FrameFollower {
             }
             Some(message) => message.fate,
             None if self.holds(header, bytes) => Fate::Held,
-            None if header.is_compressed() && self.rules.takes_out_compressed && header.opcode() != Opcode::Reserved => Fate::TakenOut,
+            None if header.is_compressed()
+                && self.rules.takes_out_compressed
+                && header.opcode() != Opcode::Reserved =>
+            {
+                Fate::TakenOut
+            }
             None => Fate::Passes,
         })
     }
 
     fn holds(&self, header: &Header, bytes: u64) -> bool {
         self.rules.hold.is_some_and(|hold| {
-            bytes <= hold.most as u64 && (header.opcode() == Opcode::Text || hold.binary && header.opcode() == Opcode::Binary)
+            bytes <= hold.most as u64
+                && (header.opcode() == Opcode::Text
+                    || hold.binary && header.opcode() == Opcode::Binary)
         })
     }
 
     fn begin(&mut self, header: &Header, fate: Fate) {
-        let message =
-            self.message.get_or_insert(MessageUnderWay { fate, bytes: 0, is_text: header.opcode() == Opcode::Text, begins: true });
+        let message = self.message.get_or_insert(MessageUnderWay {
+            fate,
+            bytes: 0,
+            is_text: header.opcode() == Opcode::Text,
+            begins: true,
+        });
         message.fate = fate;
         message.bytes = message.bytes.saturating_add(header.payload_length);
-        let data = Data { remaining: header.payload_length, length: header.payload_length, mask: header.mask, is_final: header.is_final() };
+        let data = Data {
+            remaining: header.payload_length,
+            length: header.payload_length,
+            mask: header.mask,
+            is_final: header.is_final(),
+        };
         if data.remaining > 0 {
             self.state = State::Data(data);
         } else if fate == Fate::TakenOut {
@@ -417,7 +463,9 @@ impl FrameFollower {
     }
 
     fn take_out<'a>(&mut self, rest: &mut &[u8]) -> Segment<'a> {
-        let State::Data(data) = self.state else { return self.compressed(Vec::new(), false, false) };
+        let State::Data(data) = self.state else {
+            return self.compressed(Vec::new(), false, false);
+        };
         let (bytes, frame_ended) = self.advance(rest);
         let mut bytes = bytes.to_vec();
         if let Some(key) = data.mask {
@@ -426,9 +474,11 @@ impl FrameFollower {
         self.compressed(bytes, frame_ended, data.is_final)
     }
 
-    /// The next piece of the message that is taken out; with it the frame may end, and with that the message.
+    /// The next piece of the message that is taken out; with it the frame may end, and with that
+    /// the message.
     fn compressed<'a>(&mut self, bytes: Vec<u8>, frame_ends: bool, is_final: bool) -> Segment<'a> {
-        let begins = self.message.as_mut().is_some_and(|message| std::mem::take(&mut message.begins));
+        let begins =
+            self.message.as_mut().is_some_and(|message| std::mem::take(&mut message.begins));
         let is_text = self.message.is_some_and(|message| message.is_text);
         if frame_ends {
             self.end_frame(is_final);

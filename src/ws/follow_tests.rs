@@ -38,7 +38,12 @@ struct Seen {
     taken: Vec<(bool, Vec<u8>)>,
 }
 
-fn follow(follower: &mut FrameFollower, pieces: &[&[u8]], pause: Pause, seen: &mut Seen) -> Result<(), FrameError> {
+fn follow(
+    follower: &mut FrameFollower,
+    pieces: &[&[u8]],
+    pause: Pause,
+    seen: &mut Seen,
+) -> Result<(), FrameError> {
     for piece in pieces {
         let mut rest = *piece;
         while let Some(segment) = follower.next(&mut rest, pause)? {
@@ -84,7 +89,10 @@ fn a_close_frame_tells_its_code() {
     let mut follower = FrameFollower::new(Sender::Client, Rules::FOLLOW_ONLY);
     match follower.next(&mut &wire[..], Pause::Never) {
         Ok(Some(Segment::Control(control))) => {
-            assert_eq!((control.kind, control.close_code()), (ControlKind::Close, CloseCode::POLICY));
+            assert_eq!(
+                (control.kind, control.close_code()),
+                (ControlKind::Close, CloseCode::POLICY)
+            );
             assert_eq!(&control.payload[2..], b"Session expired");
         }
         other => panic!("{other:?}"),
@@ -107,7 +115,10 @@ fn frames_that_cannot_be_followed_are_errors_and_what_came_before_passes() {
         let good = framed(0x81, b"good", sender);
         let mut seen = Seen::default();
         let mut follower = FrameFollower::new(sender, Rules::FOLLOW_ONLY);
-        assert_eq!(follow(&mut follower, &[&[&good, bytes].concat()], Pause::Never, &mut seen), Err(error));
+        assert_eq!(
+            follow(&mut follower, &[&[&good, bytes].concat()], Pause::Never, &mut seen),
+            Err(error)
+        );
         assert!(seen.wire.starts_with(&good), "{error}");
     }
 }
@@ -116,11 +127,15 @@ fn frames_that_cannot_be_followed_are_errors_and_what_came_before_passes() {
 fn a_message_that_is_too_big_is_refused_by_its_header() {
     let rules = Rules { message_bytes: 10, ..Rules::FOLLOW_ONLY };
     let small = framed(0x81, &[0; 10], Sender::Client);
-    let fragments = [framed(0x01, &[0; 6], Sender::Client), framed(0x80, &[0; 5], Sender::Client)].concat();
+    let fragments =
+        [framed(0x01, &[0; 6], Sender::Client), framed(0x80, &[0; 5], Sender::Client)].concat();
     let mut seen = Seen::default();
     let mut follower = FrameFollower::new(Sender::Client, rules);
     follow(&mut follower, &[&small], Pause::Never, &mut seen).unwrap();
-    assert_eq!(follow(&mut follower, &[&fragments], Pause::Never, &mut seen), Err(FrameError::TooBig));
+    assert_eq!(
+        follow(&mut follower, &[&fragments], Pause::Never, &mut seen),
+        Err(FrameError::TooBig)
+    );
     // Of the second only what came before the header that was too much.
     assert_eq!(seen.wire, [&small[..], &fragments[..12]].concat());
 }
@@ -128,10 +143,15 @@ fn a_message_that_is_too_big_is_refused_by_its_header() {
 #[test]
 fn a_held_message_that_grows_too_large_passes_whole() {
     let rules = Rules { hold: Some(Hold { most: 100, binary: false }), ..Rules::FOLLOW_ONLY };
-    let stream =
-        [framed(0x01, &[1; 60], Sender::Client), framed(0x00, &[2; 60], Sender::Client), framed(0x80, b"end", Sender::Client)].concat();
+    let stream = [
+        framed(0x01, &[1; 60], Sender::Client),
+        framed(0x00, &[2; 60], Sender::Client),
+        framed(0x80, b"end", Sender::Client),
+    ]
+    .concat();
     let mut seen = Seen::default();
-    follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen).unwrap();
+    follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen)
+        .unwrap();
     assert_eq!((seen.wire, seen.messages.len()), (stream, 0));
 }
 
@@ -151,35 +171,62 @@ fn a_million_empty_fragments_hold_nothing_that_grows() {
 }
 
 #[test]
+fn a_continuation_behind_a_close_frame_is_no_message_by_itself() {
+    let close = framed(0x88, b"", Sender::Client);
+    let end = framed(0x80, b"{\"type\":\"auth\"}", Sender::Client);
+    let stream = [framed(0x01, b"{", Sender::Client), close.clone(), end].concat();
+    let rules = Rules { hold: Some(Hold { most: 100, binary: true }), ..Rules::FOLLOW_ONLY };
+    let mut follower = FrameFollower::new(Sender::Client, rules);
+    let mut seen = Seen::default();
+    let outcome = follow(&mut follower, &[&stream], Pause::Never, &mut seen);
+    assert_eq!((outcome, seen.wire, seen.messages.len()), (Err(FrameError::Sequence), close, 0));
+}
+
+#[test]
 fn what_is_held_when_a_close_frame_comes_is_no_message_and_goes_nowhere() {
     let rules = Rules { hold: Some(Hold { most: 100, binary: false }), ..Rules::FOLLOW_ONLY };
     let close = framed(0x88, b"", Sender::Client);
     let mut seen = Seen::default();
     let stream = [framed(0x01, b"{\"type\":\"auth\"}", Sender::Client), close.clone()].concat();
-    follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen).unwrap();
+    follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen)
+        .unwrap();
     assert_eq!((seen.wire, seen.messages.len()), (close, 0));
 }
 
 #[test]
 fn a_held_compressed_message_that_grows_too_large_is_taken_out_whole() {
-    let rules = Rules { hold: Some(Hold { most: 100, binary: false }), takes_out_compressed: true, ..Rules::FOLLOW_ONLY };
+    let rules = Rules {
+        hold: Some(Hold { most: 100, binary: false }),
+        takes_out_compressed: true,
+        ..Rules::FOLLOW_ONLY
+    };
     for last in [&b"end"[..], b""] {
-        let stream =
-            [framed(0x41, &[1; 60], Sender::Client), framed(0x00, &[2; 60], Sender::Client), framed(0x80, last, Sender::Client)].concat();
+        let stream = [
+            framed(0x41, &[1; 60], Sender::Client),
+            framed(0x00, &[2; 60], Sender::Client),
+            framed(0x80, last, Sender::Client),
+        ]
+        .concat();
         for cut in 0..=stream.len() {
             let (first, second) = stream.split_at(cut);
             let mut seen = Seen::default();
             let mut follower = FrameFollower::new(Sender::Client, rules);
             follow(&mut follower, &[first, second], Pause::Never, &mut seen).unwrap();
-            assert_eq!(seen.taken, [(true, [&[1; 60][..], &[2; 60], last].concat())], "cut at {cut}");
+            assert_eq!(
+                seen.taken,
+                [(true, [&[1; 60][..], &[2; 60], last].concat())],
+                "cut at {cut}"
+            );
             assert_eq!((seen.wire.len(), follower.messages()), (0, 1));
         }
     }
     // The frame that is too much is an empty one, and the last.
     let wire = framed(0x00, b"", Sender::Client).repeat(1000);
-    let stream = [framed(0x41, &[1; 60], Sender::Client), wire, framed(0x80, b"", Sender::Client)].concat();
+    let stream =
+        [framed(0x41, &[1; 60], Sender::Client), wire, framed(0x80, b"", Sender::Client)].concat();
     let mut seen = Seen::default();
-    follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen).unwrap();
+    follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen)
+        .unwrap();
     assert_eq!(seen.taken, [(true, vec![1; 60])]);
     assert!(seen.wire.is_empty());
 }
@@ -195,7 +242,13 @@ struct Stream {
 }
 
 fn stream(choices: Vec<(u8, usize, usize)>, sender: Sender) -> Stream {
-    let mut made = Stream { wire: Vec::new(), frame_ends: vec![0], message_ends: vec![0], kinds: Vec::new(), texts: Vec::new() };
+    let mut made = Stream {
+        wire: Vec::new(),
+        frame_ends: vec![0],
+        message_ends: vec![0],
+        kinds: Vec::new(),
+        texts: Vec::new(),
+    };
     for (number, (choice, length, fragments)) in choices.into_iter().enumerate() {
         if choice == 0 {
             made.kinds.push(ControlKind::Ping);
@@ -209,7 +262,8 @@ fn stream(choices: Vec<(u8, usize, usize)>, sender: Sender) -> Stream {
         for index in 0..=fragments {
             let payload = vec![number as u8; length / (index + 1)];
             whole.extend(&payload);
-            let first = if index == 0 { opcode } else { 0 } | if index == fragments { 0x80 } else { 0 };
+            let first =
+                if index == 0 { opcode } else { 0 } | if index == fragments { 0x80 } else { 0 };
             made.wire.extend(framed(first, &payload, sender));
             made.frame_ends.push(made.wire.len());
             if index == fragments {
@@ -228,8 +282,9 @@ fn stream(choices: Vec<(u8, usize, usize)>, sender: Sender) -> Stream {
 }
 
 proptest! {
-    /// Whatever the frames and however the bytes are cut: the same bytes come out in the same order, and at each cut the
-    /// follower knows whether they end between frames, and between messages.
+    /// Whatever the frames and however the bytes are cut: the same bytes come out in the same
+    /// order, and at each cut the follower knows whether they end between frames, and between
+    /// messages.
     #[test]
     fn any_split_of_any_frames_passes_the_same_bytes(
         choices in prop::collection::vec((0u8..4, 0usize..400, 0usize..3), 1..10),
@@ -256,7 +311,8 @@ proptest! {
         prop_assert_eq!(follower.messages() as usize, made.message_ends.len() - 1 - pings(&made));
     }
 
-    /// At every byte boundary: texts that are held come out whole, as often as they came, nothing else changes its order.
+    /// At every byte boundary: texts that are held come out whole, as often as they came, nothing
+    /// else changes its order.
     #[test]
     fn held_messages_come_out_whole_at_every_split(choices in prop::collection::vec((0u8..4, 0usize..60, 0usize..3), 1..5)) {
         let made = stream(choices, Sender::Client);

@@ -92,7 +92,9 @@ impl Header {
         }
         let (payload_length, rest, wide) = match (second & 0x7f, rest) {
             (126, [a, b, rest @ ..]) => (u64::from(u16::from_be_bytes([*a, *b])), rest, 2),
-            (127, [a, b, c, d, e, f, g, h, rest @ ..]) => (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), rest, 8),
+            (127, [a, b, c, d, e, f, g, h, rest @ ..]) => {
+                (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), rest, 8)
+            }
             (126 | 127, _) => return Ok(None),
             (short, rest) => (u64::from(short), rest, 0),
         };
@@ -105,7 +107,9 @@ impl Header {
             return Err(FrameError::Length);
         }
         let header = Self { first: *first, payload_length, length, mask };
-        if header.is_control() && (!header.is_final() || payload_length > MAX_CONTROL_PAYLOAD as u64) {
+        if header.is_control()
+            && (!header.is_final() || payload_length > MAX_CONTROL_PAYLOAD as u64)
+        {
             return Err(FrameError::Control);
         }
         Ok(Some(header))
@@ -119,7 +123,8 @@ impl Header {
         self.first & 0x80 != 0
     }
 
-    /// RSV1: of a message that permessage-deflate has compressed, its first frame has it (RFC 7692, section 6).
+    /// RSV1: of a message that permessage-deflate has compressed, its first frame has it (RFC 7692,
+    /// section 6).
     pub fn is_compressed(&self) -> bool {
         self.first & 0x40 != 0
     }
@@ -192,7 +197,8 @@ pub fn close(code: CloseCode, reason: &str, from: Sender) -> Vec<u8> {
     }
     let mut payload = code.0.to_be_bytes().to_vec();
     let room = MAX_CONTROL_PAYLOAD - payload.len();
-    let end = (0..=reason.len().min(room)).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);
+    let end =
+        (0..=reason.len().min(room)).rev().find(|&end| reason.is_char_boundary(end)).unwrap_or(0);
     payload.extend_from_slice(reason.split_at(end).0.as_bytes());
     control(0x8, &payload, from)
 }
@@ -247,7 +253,10 @@ mod tests {
                 let message = Message::binary(vec![7; size]);
                 let mut wire = message.to_wire(from);
                 let header = Header::parse(&wire, from).unwrap().unwrap();
-                assert_eq!((header.payload_length, header.opcode(), header.is_final()), (size as u64, Opcode::Binary, true));
+                assert_eq!(
+                    (header.payload_length, header.opcode(), header.is_final()),
+                    (size as u64, Opcode::Binary, true)
+                );
                 let mut payload = wire.split_off(header.length);
                 if let Some(key) = header.mask {
                     mask::apply(&mut payload, key, 0);

@@ -4,7 +4,9 @@
 pub fn apply(bytes: &mut [u8], mask: [u8; 4], offset: u64) {
     let mut mask = mask;
     mask.rotate_left((offset % 4) as usize);
-    let word = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
+    let word = u64::from_ne_bytes([
+        mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
+    ]);
     let mut words = bytes.chunks_exact_mut(8);
     for chunk in &mut words {
         let mut eight = [0; 8];

@@ -11,16 +11,21 @@ const PROGRAM: &str = "tests/e2e/clients/node/deflate.mjs";
 async fn usher(url: &str) -> Usher {
     Setup::new(url.to_owned())
         .extra("[limits]\ninflated_bytes = \"1MiB\"\n")
-        .routes("[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"ticket\", \"message\"]\n")
+        .routes(
+            "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"ticket\", \"message\"]\n",
+        )
         .start()
         .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compressed_streams_are_renewed_by_ticket_and_by_first_message() {
-    for (server, by_ticket, upstream_agreed) in
-        [("on", true, "permessage-deflate"), ("on", false, "permessage-deflate"), ("off", true, ""), ("off", false, "")]
-    {
+    for (server, by_ticket, upstream_agreed) in [
+        ("on", true, "permessage-deflate"),
+        ("on", false, "permessage-deflate"),
+        ("off", true, ""),
+        ("off", false, ""),
+    ] {
         let server = Program::node(&[PROGRAM, "server", server]).await;
         let usher = usher(&format!("http://127.0.0.1:{}", server.lines()[0])).await;
         let first = usher.token_with("ada", json!({ "exp": token::now() + 5 }));
@@ -46,10 +51,24 @@ async fn compressed_streams_are_renewed_by_ticket_and_by_first_message() {
         .unwrap()
         .unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        // By first message the client compresses whatever the upstream does; by ticket the upstream's word goes.
-        let expected = if by_ticket && upstream_agreed.is_empty() { "ok 2000 \n" } else { "ok 2000 permessage-deflate\n" };
-        assert_eq!((said.as_str(), output.status.code()), (expected, Some(0)), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(server.lines()[1..], [format!("extensions: {upstream_agreed}")], "and no auth message");
+        // By first message the client compresses whatever the upstream does; by ticket the
+        // upstream's word goes.
+        let expected = if by_ticket && upstream_agreed.is_empty() {
+            "ok 2000 \n"
+        } else {
+            "ok 2000 permessage-deflate\n"
+        };
+        assert_eq!(
+            (said.as_str(), output.status.code()),
+            (expected, Some(0)),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(
+            server.lines()[1..],
+            [format!("extensions: {upstream_agreed}")],
+            "and no auth message"
+        );
         usher.finish().await;
     }
 }
@@ -67,11 +86,17 @@ async fn the_client_is_told_that_each_message_stands_alone() {
             "permessage-deflate; server_max_window_bits=12; client_no_context_takeover",
             "permessage-deflate; client_max_window_bits",
         ),
-        ("/never", "permessage-deflate; server_max_window_bits=12", "x-unknown, permessage-deflate; client_max_window_bits"),
+        (
+            "/never",
+            "permessage-deflate; server_max_window_bits=12",
+            "x-unknown, permessage-deflate; client_max_window_bits",
+        ),
     ] {
         let mut raw = Raw::connect(usher.plain).await;
-        let offer = "Sec-WebSocket-Extensions: x-unknown, permessage-deflate; client_max_window_bits";
-        raw.send(upgrade_request(path, &format!("Authorization: Bearer {token}\r\n{offer}\r\n"))).await;
+        let offer =
+            "Sec-WebSocket-Extensions: x-unknown, permessage-deflate; client_max_window_bits";
+        raw.send(upgrade_request(path, &format!("Authorization: Bearer {token}\r\n{offer}\r\n")))
+            .await;
         let head = raw.read_head().await;
         assert!(head.contains(&format!("sec-websocket-extensions: {expected}\r\n")), "{head}");
         let seen = recorder.connections().pop().unwrap();
@@ -80,7 +105,8 @@ async fn the_client_is_told_that_each_message_stands_alone() {
     usher.finish().await;
 }
 
-/// A few kilobytes that inflate to megabytes: as a first message, and for an upstream that takes no compression.
+/// A few kilobytes that inflate to megabytes: as a first message, and for an upstream that takes no
+/// compression.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compression_bomb_is_refused() {
     let bomb = {
@@ -89,7 +115,9 @@ async fn a_compression_bomb_is_refused() {
         compress.compress_vec(&vec![b' '; 8 << 20], &mut out, flate2::FlushCompress::Sync).unwrap();
         out
     };
-    let framed = |first: u8, payload: &[u8]| [&[first, 0xff][..], &(payload.len() as u64).to_be_bytes(), &[0; 4], payload].concat();
+    let framed = |first: u8, payload: &[u8]| {
+        [&[first, 0xff][..], &(payload.len() as u64).to_be_bytes(), &[0; 4], payload].concat()
+    };
     let recorder = Recorder::start(Script::Accept(Vec::new())).await;
     let usher = usher(&recorder.url()).await;
     let token = usher.token("ada");
@@ -101,7 +129,10 @@ async fn a_compression_bomb_is_refused() {
     assert!(raw.read_head().await.contains("client_no_context_takeover"));
     raw.send(framed(0xc1, &bomb[..bomb.len().min(10_000)])).await;
     let said = String::from_utf8_lossy(&raw.read_to_close().await).into_owned();
-    assert!(said.contains("FIRST_MESSAGE_TOO_BIG") && said.contains("First message too big"), "{said}");
+    assert!(
+        said.contains("FIRST_MESSAGE_TOO_BIG") && said.contains("First message too big"),
+        "{said}"
+    );
     assert!(recorder.connections().is_empty());
 
     let mut raw = Raw::connect(usher.plain).await;

@@ -1,4 +1,5 @@
-//! Two Ushers and one real Redis: who is connected to either, and how many sessions a user has on both.
+//! Two Ushers and one real Redis: who is connected to either, and how many sessions a user has on
+//! both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +9,14 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
+use usher::base::clock::Now;
 
 use crate::sessions::{command, is_replaced, refused};
 use crate::store_redis::setup;
+use crate::support::eventually::eventually_or;
 use crate::support::redis::RedisServer;
 use crate::support::usher::{Socket, is_alive};
-use crate::support::{Echo, Usher, client};
+use crate::support::{Echo, Usher, client, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -24,7 +27,9 @@ pub struct Nodes {
 
 impl Nodes {
     pub async fn start(echo: &Echo, store: &str, limits: &str) -> Self {
-        let start = |name: &str| setup(echo, store).extra(&format!("[limits]\n{limits}\n")).node(name).start();
+        let start = |name: &str| {
+            setup(echo, store).extra(&format!("[limits]\n{limits}\n")).node(name).start()
+        };
         let nodes = Self { one: start("edge-1").await, two: start("edge-2").await };
         nodes.until(|list| list["nodes"].as_array().unwrap().len() == 2).await;
         nodes
@@ -37,16 +42,8 @@ impl Nodes {
 
     /// Asks until the list is so.
     async fn until(&self, holds: impl Fn(&Value) -> bool) -> Value {
-        let asked = async {
-            loop {
-                let list = self.list("").await;
-                if holds(&list) {
-                    return list;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(PATIENCE, asked).await.expect("the list does not become so")
+        let list = async || Some(self.list("").await).filter(&holds);
+        eventually_or(list, async || format!("another list than {}", self.list("").await)).await
     }
 
     /// With one session for each user, the younger takes the place of the older, wherever they are.
@@ -63,7 +60,12 @@ impl Nodes {
         }
         is_alive(&mut bob).await;
         let list = self.until(|list| list["total"] == 2 && list["fleet"] == "whole").await;
-        let rows: Vec<_> = list["sessions"].as_array().unwrap().iter().map(|row| (&row["user"], &row["node"])).collect();
+        let rows: Vec<_> = list["sessions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| (&row["user"], &row["node"]))
+            .collect();
         assert_eq!(rows, [(&json!("bob"), &json!("edge-1")), (&json!("ada"), &json!("edge-2"))]);
     }
 
@@ -89,17 +91,21 @@ fn patient(server: &RedisServer) -> String {
 
 /// The keys of the users that hold places.
 fn users(server: &RedisServer) -> Vec<String> {
-    server.cli(&["KEYS", "usher:user:*"]).lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    server
+        .cli(&["KEYS", "usher:user:*"])
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Waits until Redis counts so many places of the only user.
 async fn counted(server: &RedisServer, count: usize) {
-    let seen = async {
-        while users(server).first().map_or(0, |key| server.cli(&["ZCARD", key]).trim().parse().unwrap()) != count {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, seen).await.expect("Redis does not count so");
+    let places = |key: &String| server.cli(&["ZCARD", key]).trim().parse().unwrap();
+    eventually(format!("Redis counts {count} places"), async || {
+        users(server).first().map_or(0, places) == count
+    })
+    .await;
 }
 
 async fn open(usher: &Usher, token: &str) -> Option<Socket> {
@@ -110,7 +116,11 @@ async fn open(usher: &Usher, token: &str) -> Option<Socket> {
 async fn the_sessions_of_all_nodes_are_one_list() {
     let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
     let nodes = Nodes::start(&echo, &patient(&server), "").await;
-    let sockets = [nodes.one.connect("ada").await, nodes.two.connect("ada").await, nodes.two.connect("bob").await];
+    let sockets = [
+        nodes.one.connect("ada").await,
+        nodes.two.connect("ada").await,
+        nodes.two.connect("bob").await,
+    ];
     for (query, total, rows) in [
         ("", 3, vec![("ada", "edge-1"), ("ada", "edge-2"), ("bob", "edge-2")]),
         ("&user=ada", 2, vec![("ada", "edge-1"), ("ada", "edge-2")]),
@@ -119,35 +129,56 @@ async fn the_sessions_of_all_nodes_are_one_list() {
         ("&route=/other", 0, vec![]),
     ] {
         let list = nodes.list(query).await;
-        let listed = list["sessions"].as_array().unwrap().iter().map(|row| (row["user"].as_str().unwrap(), row["node"].as_str().unwrap()));
-        assert_eq!((listed.collect::<Vec<_>>(), &list["total"], &list["fleet"]), (rows, &json!(total), &json!("whole")), "{query}: {list}");
+        let listed = list["sessions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| (row["user"].as_str().unwrap(), row["node"].as_str().unwrap()));
+        assert_eq!(
+            (listed.collect::<Vec<_>>(), &list["total"], &list["fleet"]),
+            (rows, &json!(total), &json!("whole")),
+            "{query}: {list}"
+        );
         for column in ["route", "method", "since", "last_activity", "id"] {
-            assert!(list["sessions"].as_array().unwrap().iter().all(|row| row[column].is_string()), "{list}");
+            assert!(
+                list["sessions"].as_array().unwrap().iter().all(|row| row[column].is_string()),
+                "{list}"
+            );
         }
     }
     let address = nodes.two.admin.to_string();
     let output = command("sessions", &["--all", "--admin", &address]).await;
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && text.starts_with("NODE    USER") && text.ends_with("3 of 3 listed\n"), "{text}");
+    assert!(
+        output.status.success()
+            && text.starts_with("NODE    USER")
+            && text.ends_with("3 of 3 listed\n"),
+        "{text}"
+    );
     assert!(text.contains("\nedge-1  ada") && text.contains("\nedge-2  bob"), "{text}");
     // What a node knows since its last beat.
-    let known = async {
-        loop {
-            let status: Value = serde_json::from_str(&client::get(nodes.one.admin, "/status").await.body).unwrap();
-            if status["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2) {
-                return status;
-            }
-        }
-    };
-    let status = timeout(PATIENCE, known).await.expect("it does not know the other");
+    let status = eventually("it knows the other node", async || {
+        let body = client::get(nodes.one.admin, "/status").await.body;
+        let status: Value = serde_json::from_str(&body).unwrap();
+        let knows_both = status["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2);
+        knows_both.then_some(status)
+    })
+    .await;
     assert_eq!(status["node"], "edge-1");
     let keys = server.cli(&["KEYS", "*"]);
-    assert!(!keys.contains("usher:user:") && !keys.contains("ada"), "nothing is counted that is not limited: {keys}");
+    assert!(
+        !keys.contains("usher:user:") && !keys.contains("ada"),
+        "nothing is counted that is not limited: {keys}"
+    );
     drop(sockets);
     let Nodes { one, two } = nodes;
     two.finish().await;
     let left = list(&one, "").await;
-    assert_eq!((left["nodes"].as_array().unwrap().len(), &left["fleet"]), (1, &json!("whole")), "who stops says so: {left}");
+    assert_eq!(
+        (left["nodes"].as_array().unwrap().len(), &left["fleet"]),
+        (1, &json!("whole")),
+        "who stops says so: {left}"
+    );
     one.finish().await;
 }
 
@@ -161,11 +192,15 @@ async fn a_node_that_was_killed_leaves_the_list_by_itself_and_its_places_end() {
     drop(ada);
     let list = nodes.list("").await;
     assert_eq!((&list["fleet"], &list["total"]), (&json!("partial"), &json!(1)));
-    let silent = list["nodes"].as_array().unwrap().iter().find(|node| node["node"] == "edge-2").unwrap();
+    let silent =
+        list["nodes"].as_array().unwrap().iter().find(|node| node["node"] == "edge-2").unwrap();
     assert_eq!((&silent["answered"], &silent["sessions"]), (&json!(false), &Value::Null));
     let output = command("sessions", &["--all", "--admin", &nodes.one.admin.to_string()]).await;
     let err = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(69) && err.contains("no answer from node edge-2"), "{err}");
+    assert!(
+        output.status.code() == Some(69) && err.contains("no answer from node edge-2"),
+        "{err}"
+    );
     let list = nodes.until(|list| list["nodes"].as_array().unwrap().len() == 1).await;
     assert_eq!((&list["fleet"], &list["total"]), (&json!("whole"), &json!(1)));
 
@@ -181,20 +216,23 @@ async fn a_node_that_was_killed_leaves_the_list_by_itself_and_its_places_end() {
     is_alive(&mut again).await;
     drop((bob, again));
     nodes.one.finish().await;
+    nodes.two.finish_killed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_sixty_four_upgrades_of_one_user_over_two_nodes_exactly_as_many_as_may_stay() {
     for on_limit in ["refuse", "replace-oldest"] {
         let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
-        let limits = format!("sessions_per_user = 5\non_limit = \"{on_limit}\"");
+        let limits = format!("sessions_per_user = 5\nextra_sessions = \"{on_limit}\"");
         let nodes = Arc::new(Nodes::start(&echo, &patient(&server), &limits).await);
         let token = nodes.one.token("ada");
         nodes.two.keep_secret(&token);
         let mut racers = JoinSet::new();
         for number in 0..64 {
             let (nodes, token) = (Arc::clone(&nodes), token.clone());
-            racers.spawn(async move { open(if number % 2 == 0 { &nodes.one } else { &nodes.two }, &token).await });
+            racers.spawn(async move {
+                open(if number % 2 == 0 { &nodes.one } else { &nodes.two }, &token).await
+            });
         }
         let sockets: Vec<Socket> = racers.join_all().await.into_iter().flatten().collect();
         assert_eq!(sockets.len(), if on_limit == "refuse" { 5 } else { 64 });
@@ -213,7 +251,8 @@ async fn of_sixty_four_upgrades_of_one_user_over_two_nodes_exactly_as_many_as_ma
             });
         }
         for _ in 0..many {
-            let end = timeout(PATIENCE, ends.join_next()).await.expect("too many stay").unwrap().unwrap();
+            let end =
+                timeout(PATIENCE, ends.join_next()).await.expect("too many stay").unwrap().unwrap();
             assert_eq!(end, "Session replaced");
         }
         counted(&server, 5).await;
@@ -231,14 +270,25 @@ async fn of_sixty_four_upgrades_of_one_user_over_two_nodes_exactly_as_many_as_ma
 #[tokio::test(flavor = "multi_thread")]
 async fn a_younger_session_takes_the_place_of_an_older_one_at_another_node() {
     let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
-    let nodes = Nodes::start(&echo, &patient(&server), "sessions_per_user = 1\non_limit = \"replace-oldest\"").await;
+    let nodes = Nodes::start(
+        &echo,
+        &patient(&server),
+        "sessions_per_user = 1\nextra_sessions = \"replace-oldest\"",
+    )
+    .await;
     nodes.replace_each_other().await;
     let hits = [nodes.one.metrics().await, nodes.two.metrics().await].map(|metrics| {
-        let line = metrics.lines().find(|line| line.starts_with("usher_limits_hit_total{limit=\"sessions_per_user\"}")).unwrap();
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("usher_limits_hit_total{limit=\"sessions_per_user\"}"))
+            .unwrap();
         line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
     });
     assert_eq!(hits, [1, 2], "it counts where the younger came");
-    let replaced = nodes.finish().await.map(|audit| audit.iter().filter(|line| line["outcome"] == "replaced").count());
+    let replaced = nodes
+        .finish()
+        .await
+        .map(|audit| audit.iter().filter(|line| line["outcome"] == "replaced").count());
     assert_eq!(replaced, [2, 1]);
 }
 
@@ -252,13 +302,26 @@ async fn without_redis_each_node_keeps_its_own_limit_and_the_count_heals_when_it
     assert_eq!(refused(&nodes.two, &token).await, too_many);
     server.kill();
     let mut there = open(&nodes.two, &token).await.expect("nobody is refused because of the store");
-    assert_eq!((refused(&nodes.one, &token).await, refused(&nodes.two, &token).await), (too_many.clone(), too_many.clone()));
+    assert_eq!(
+        (refused(&nodes.one, &token).await, refused(&nodes.two, &token).await),
+        (too_many.clone(), too_many.clone())
+    );
     let list = nodes.list("").await;
-    assert_eq!((&list["fleet"], &list["total"], list["nodes"].as_array().unwrap().len()), (&json!("unknown"), &json!(1), 1));
-    assert_eq!((&list["sessions"][0]["node"], &list["nodes"][0]["node"]), (&json!("edge-1"), &json!("edge-1")));
+    assert_eq!(
+        (&list["fleet"], &list["total"], list["nodes"].as_array().unwrap().len()),
+        (&json!("unknown"), &json!(1), 1)
+    );
+    assert_eq!(
+        (&list["sessions"][0]["node"], &list["nodes"][0]["node"]),
+        (&json!("edge-1"), &json!("edge-1"))
+    );
     let output = command("sessions", &["--all", "--admin", &nodes.one.admin.to_string()]).await;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.code() == Some(69) && err.contains("unknown") && out.contains("edge-1  ada"), "{out}{err}");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.code() == Some(69) && err.contains("unknown") && out.contains("edge-1  ada"),
+        "{out}{err}"
+    );
 
     server.start_again();
     counted(&server, 2).await;
@@ -270,7 +333,9 @@ async fn without_redis_each_node_keeps_its_own_limit_and_the_count_heals_when_it
     while let Some(Ok(_)) = there.next().await {}
     counted(&server, 1).await;
     assert_eq!(refused(&nodes.two, &token).await, too_many);
-    nodes.until(|list| list["fleet"] == "whole" && list["nodes"].as_array().unwrap().len() == 2).await;
+    nodes
+        .until(|list| list["fleet"] == "whole" && list["nodes"].as_array().unwrap().len() == 2)
+        .await;
     drop(here);
     nodes.finish().await;
 }
@@ -280,16 +345,24 @@ async fn without_redis_each_node_keeps_its_own_limit_and_the_count_heals_when_it
 #[ignore = "it measures"]
 async fn what_a_limit_over_the_fleet_adds_to_an_upgrade() {
     let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
-    let start = |limits: &str| setup(&echo, &store(&server)).extra(&format!("[limits]\n{limits}\n")).start();
-    let ushers =
-        [start("").await, start("sessions_per_user = 5").await, start("sessions_per_user = 5\non_limit = \"replace-oldest\"").await];
+    let start = |limits: &str| {
+        setup(&echo, &store(&server)).extra(&format!("[limits]\n{limits}\n")).start()
+    };
+    let ushers = [
+        start("").await,
+        start("sessions_per_user = 5").await,
+        start("sessions_per_user = 5\nextra_sessions = \"replace-oldest\"").await,
+    ];
     let mut taken = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..1100 {
         for (usher, taken) in ushers.iter().zip(&mut taken) {
             let token = usher.token(&format!("u{round}"));
             let mut raw = crate::support::Raw::connect(usher.plain).await;
-            let request = crate::support::upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n"));
-            let began = tokio::time::Instant::now();
+            let request = crate::support::upgrade_request(
+                "/ws",
+                &format!("Authorization: Bearer {token}\r\n"),
+            );
+            let began = Now::read().mono;
             raw.send(request).await;
             assert!(raw.read_head().await.starts_with("HTTP/1.1 101 "));
             if round >= 100 {
@@ -299,12 +372,18 @@ async fn what_a_limit_over_the_fleet_adds_to_an_upgrade() {
     }
     for (name, mut taken) in ["no limit", "refuse", "replace-oldest"].into_iter().zip(taken) {
         taken.sort_unstable();
-        println!("{name}: median {:?}, p99 {:?}", taken[taken.len() / 2], taken[taken.len() * 99 / 100]);
+        println!(
+            "{name}: median {:?}, p99 {:?}",
+            taken[taken.len() / 2],
+            taken[taken.len() * 99 / 100]
+        );
     }
     for usher in ushers {
         let metrics = usher.metrics().await;
-        let figures =
-            metrics.lines().filter(|line| line.starts_with("usher_store_operation_duration_seconds") && line.contains("\"place\""));
+        let figures = metrics.lines().filter(|line| {
+            line.starts_with("usher_store_operation_duration_seconds") && line.contains("\"place\"")
+        });
         figures.for_each(|line| println!("{line}"));
+        usher.finish().await;
     }
 }

@@ -1,9 +1,12 @@
-//! Plain HTTP beside the sockets: bodies stream, connections are kept, ambiguity ends the connection.
+//! Plain HTTP beside the sockets: bodies stream, connections are kept, ambiguity ends the
+//! connection.
+
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 
 use crate::support::client::{self, Answer};
-use crate::support::{Backend, Echo, Raw, Setup, Usher, upgrade_request};
+use crate::support::{Backend, Echo, Raw, Recorder, Script, Setup, Usher, upgrade_request};
 
 async fn start() -> (Backend, Usher) {
     let backend = Backend::start().await;
@@ -20,7 +23,9 @@ async fn a_large_upload_streams_through_both_ways() {
     let body: Vec<u8> = (0..SIZE).map(|at| (at % 251) as u8).collect();
     let expected = body.clone();
     let sending = tokio::spawn(async move {
-        let head = format!("POST /public/echo HTTP/1.1\r\nHost: x\r\nContent-Length: {SIZE}\r\nConnection: close\r\n\r\n");
+        let head = format!(
+            "POST /public/echo HTTP/1.1\r\nHost: x\r\nContent-Length: {SIZE}\r\nConnection: close\r\n\r\n"
+        );
         write.write_all(head.as_bytes()).await.unwrap();
         write.write_all(&body).await.unwrap();
         write.flush().await.unwrap();
@@ -58,7 +63,10 @@ async fn events_come_one_by_one_and_trailers_at_the_end() {
     // The first event is here while the answer goes on.
     assert_eq!(raw.read_exactly(3 + 9 + 2).await, b"9\r\ndata: 0\n\n\r\n");
     raw.read_exactly(2 * (3 + 9 + 2) + 5).await;
-    raw.send("GET /public/trailers HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n").await;
+    raw.send(
+        "GET /public/trailers HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: TE, close\r\n\r\n",
+    )
+    .await;
     let answer = Answer::parse(&raw.read_to_close().await);
     assert!(answer.body.ends_with("4\r\nbody\r\n0\r\nx-sum: 42\r\n\r\n"), "{}", answer.body);
     usher.finish().await;
@@ -85,9 +93,57 @@ async fn an_expectation_is_met_a_head_has_no_body_and_an_error_is_no_clean_end()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_wait_for_an_answer_begins_when_the_request_is_out() {
+    // A server that answers when it has the whole body, and one that never answers.
+    let server = Recorder::start(Script::AnswerTo("the end")).await;
+    let usher = Setup::new(server.url()).upstream_lines("answer_timeout = \"700ms\"").start().await;
+    let post = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 8200\r\nConnection: close\r\n\r\n"
+        )
+    };
+    let mut slow = Raw::connect(usher.plain).await;
+    slow.send(post("/public/slow")).await;
+    for _ in 0..8 {
+        // The body takes longer than the timeout, and never pauses for so long.
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        slow.send("x".repeat(1024)).await;
+    }
+    slow.send(" the end").await;
+    let head = slow.read_head().await;
+    assert!(
+        head.starts_with("HTTP/1.1 200 "),
+        "an upload of two seconds is no fault of the server: {head}"
+    );
+
+    let mut unanswered = Raw::connect(usher.plain).await;
+    unanswered.send(post("/public/slow") + &"x".repeat(8200)).await;
+    assert!(unanswered.read_head().await.starts_with("HTTP/1.1 504 "));
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stops_coming_is_the_client_s_fault() {
+    let server = Recorder::start(Script::AnswerTo("the end")).await;
+    let usher =
+        Setup::new(server.url()).extra("[limits]\nstall_timeout = \"400ms\"\n").start().await;
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send("POST /public/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").await;
+    let answer = Answer::parse(&raw.read_to_close().await);
+    assert!(
+        answer.status == 408 && answer.body.contains("BODY_TIMEOUT"),
+        "{} {}",
+        answer.status,
+        answer.body
+    );
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_are_kept_on_both_sides() {
     let (backend, usher) = start().await;
-    // One client connection stays on one thread, and that thread keeps one connection to the backend.
+    // One client connection stays on one thread, and that thread keeps one connection to the
+    // backend.
     let mut raw = Raw::connect(usher.plain).await;
     for _ in 0..10 {
         raw.send("GET /public/hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -108,7 +164,11 @@ async fn the_backend_gets_our_headers_and_not_the_client_s_hop_by_hop_ones() {
             "GET {path} HTTP/1.1\r\nHost: chat.example.com:8443\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\nX_User_Context: eve\r\nX-Forwarded-For: 6.6.6.6\r\nKeep-Alive: 5\r\n{auth}\r\n"
         )
     };
-    let answer = client::http(usher.plain, request("/api/hello", &format!("Authorization: Bearer {token}\r\n")).as_bytes()).await;
+    let answer = client::http(
+        usher.plain,
+        request("/api/hello", &format!("Authorization: Bearer {token}\r\n")).as_bytes(),
+    )
+    .await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "hello"));
     let heads = backend.heads();
     let head = &heads[0];
@@ -116,7 +176,11 @@ async fn the_backend_gets_our_headers_and_not_the_client_s_hop_by_hop_ones() {
     assert_eq!(head["x-user-context"].to_str().unwrap().matches('.').count(), 2);
     assert_eq!(
         (&head["x-forwarded-for"], &head["x-forwarded-host"], &head["x-forwarded-proto"]),
-        (&"127.0.0.1".parse().unwrap(), &"chat.example.com:8443".parse().unwrap(), &"http".parse().unwrap())
+        (
+            &"127.0.0.1".parse().unwrap(),
+            &"chat.example.com:8443".parse().unwrap(),
+            &"http".parse().unwrap()
+        )
     );
     for absent in ["x-secret", "x_user_context", "keep-alive", "authorization", "connection"] {
         assert!(!head.contains_key(absent), "{absent}: {head:?}");
@@ -125,7 +189,10 @@ async fn the_backend_gets_our_headers_and_not_the_client_s_hop_by_hop_ones() {
     assert_eq!((answer.status, backend.heads().len()), (401, 1));
     let answer = client::http(usher.plain, request("/public/hello", "").as_bytes()).await;
     assert_eq!(answer.status, 200);
-    assert!(!backend.heads()[1].contains_key("x-user-context"), "nobody in particular on a public route");
+    assert!(
+        !backend.heads()[1].contains_key("x-user-context"),
+        "nobody in particular on a public route"
+    );
     usher.finish().await;
 }
 
@@ -149,7 +216,13 @@ async fn an_ambiguous_request_behind_a_good_one_is_refused_and_ends_the_connecti
         raw.read_exactly(14).await;
         raw.send(format!("{bad}GET /public/after HTTP/1.1\r\nHost: x\r\n\r\n")).await;
         let answer = Answer::parse(&raw.read_to_close().await);
-        assert_eq!((answer.status, answer.header("connection")), (400, Some("close")), "{bad}: {} {}", answer.head, answer.body);
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (400, Some("close")),
+            "{bad}: {} {}",
+            answer.head,
+            answer.body
+        );
         assert_eq!(backend.heads().len(), seen + 1, "{bad}");
     }
     usher.finish().await;
@@ -161,10 +234,20 @@ async fn an_upgrade_may_follow_on_a_kept_connection() {
     let usher = Setup::new(echo.url()).start().await;
     let token = usher.token("ada");
     let mut raw = Raw::connect(usher.plain).await;
-    let ask = format!("POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n");
+    let ask = format!(
+        "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n"
+    );
     raw.send(&ask).await;
     let head = raw.read_head().await.to_ascii_lowercase();
-    let length: usize = head.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap().parse().unwrap();
+    let length: usize = head
+        .split("content-length: ")
+        .nth(1)
+        .unwrap()
+        .split("\r\n")
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     let body: serde_json::Value = serde_json::from_slice(&raw.read_exactly(length).await).unwrap();
     let ticket = body["ticket_id"].as_str().unwrap();
     usher.keep_secret(ticket);

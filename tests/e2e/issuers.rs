@@ -1,10 +1,9 @@
-//! Issuers that publish their keys: a real OpenID provider, rotation under load, and everything that can be wrong with the
-//! server that publishes them.
+//! Issuers that publish their keys: a real OpenID provider, rotation under load, and everything
+//! that can be wrong with the server that publishes them.
 
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use futures_util::SinkExt;
 use serde_json::{Value, json};
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 use crate::first_message::{auth, json as json_of};
 use crate::support::client::Answer;
 use crate::support::usher::{Socket, is_alive};
-use crate::support::{Echo, KeyServer, Program, Setup, Signer, Usher, client};
+use crate::support::{Echo, KeyServer, Program, Setup, Signer, Usher, client, eventually};
 
 const ROUTE: &str = r#"
     [[route]]
@@ -25,7 +24,12 @@ const ROUTE: &str = r#"
 
 async fn attempt(usher: &Usher, token: &str) -> Answer {
     usher.keep_secret(token);
-    client::attempt(usher.plain, "/ws", &format!("Authorization: Bearer {token}\r\nConnection: close\r\n")).await
+    client::attempt(
+        usher.plain,
+        "/ws",
+        &format!("Authorization: Bearer {token}\r\nConnection: close\r\n"),
+    )
+    .await
 }
 
 async fn bearer(usher: &Usher, token: &str) -> Socket {
@@ -35,12 +39,18 @@ async fn bearer(usher: &Usher, token: &str) -> Socket {
 
 /// What the admin listener says of the first issuer that publishes its keys.
 async fn figures(usher: &Usher) -> Value {
-    let status: Value = serde_json::from_str(&client::get(usher.admin, "/status").await.body).unwrap();
+    let status: Value =
+        serde_json::from_str(&client::get(usher.admin, "/status").await.body).unwrap();
     status["issuers"][0].clone()
 }
 
-/// Clients that come and go for as long as they are asked to, each with a token that was made a moment before.
-async fn clients_come_and_go<F, T>(usher: &Arc<Usher>, token: F, meanwhile: impl Future<Output = ()>) -> usize
+/// Clients that come and go for as long as they are asked to, each with a token that was made a
+/// moment before.
+async fn clients_come_and_go<F, T>(
+    usher: &Arc<Usher>,
+    token: F,
+    meanwhile: impl Future<Output = ()>,
+) -> usize
 where
     F: Fn() -> T + Clone + Send + Sync + 'static,
     T: Future<Output = String> + Send,
@@ -48,7 +58,8 @@ where
     let (goes_on, count) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
     let clients: Vec<_> = (0..12)
         .map(|_| {
-            let (usher, token, goes_on, count) = (Arc::clone(usher), token.clone(), Arc::clone(&goes_on), Arc::clone(&count));
+            let (usher, token, goes_on, count) =
+                (Arc::clone(usher), token.clone(), Arc::clone(&goes_on), Arc::clone(&count));
             tokio::spawn(async move {
                 while goes_on.load(Ordering::SeqCst) {
                     let token = token().await;
@@ -60,9 +71,12 @@ where
         })
         .collect();
     let reach = async |wanted: usize| {
-        while count.load(Ordering::SeqCst) < wanted && !clients.iter().any(tokio::task::JoinHandle::is_finished) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually(format!("{wanted} clients were served"), async || {
+            // A client that was refused has panicked, and is judged below.
+            count.load(Ordering::SeqCst) >= wanted
+                || clients.iter().any(tokio::task::JoinHandle::is_finished)
+        })
+        .await;
     };
     reach(60).await;
     meanwhile.await;
@@ -95,15 +109,15 @@ async fn a_real_openid_provider_is_discovered_and_rotates_its_key_under_load() {
             body.len()
         );
         let answer = client::http(address, request.as_bytes()).await;
-        let json: Value = serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("{}", answer.body));
+        let json: Value =
+            serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("{}", answer.body));
         json["access_token"].as_str().unwrap_or_else(|| panic!("{json}")).to_owned()
     };
     let before = token().await;
     let count = clients_come_and_go(&usher, token, async {
         provider.tell("rotate");
-        while provider.lines().len() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let has_rotated = async || provider.lines().len() >= 2;
+        eventually("the provider rotates its key", has_rotated).await;
     })
     .await;
     assert!(count >= 160, "{count}");
@@ -111,10 +125,16 @@ async fn a_real_openid_provider_is_discovered_and_rotates_its_key_under_load() {
     is_alive(&mut bearer(&usher, &before).await).await;
     is_alive(&mut bearer(&usher, &token().await).await).await;
     let metrics = usher.metrics().await;
-    assert!(metrics.contains("usher_issuer_key_fetches_total{issuer=\"oidc\",outcome=\"ok\"} 2"), "{metrics}");
+    assert!(
+        metrics.contains("usher_issuer_key_fetches_total{issuer=\"oidc\",outcome=\"ok\"} 2"),
+        "{metrics}"
+    );
     assert!(!metrics.contains("outcome=\"invalid_token\""), "{metrics}");
     let visits = echo.visits();
-    assert!(visits.iter().all(|visit| visit.all("authorization").is_empty() && visit.all("x-user-context").len() == 1));
+    assert!(visits.len() >= count, "{} visits of {count} clients", visits.len());
+    assert!(visits.iter().all(
+        |visit| visit.all("authorization").is_empty() && visit.all("x-user-context").len() == 1
+    ));
     Arc::try_unwrap(usher).unwrap_or_else(|_| panic!("a client holds it")).finish().await;
 }
 
@@ -123,11 +143,24 @@ async fn keys_change_under_load_and_an_old_one_is_refused_once_it_is_gone() {
     let signers = Arc::new([Signer::new("one"), Signer::new("two"), Signer::new("three")]);
     let server = Arc::new(KeyServer::publishing(&[&signers[0]]).await);
     let echo = Echo::start().await;
-    let usher = Arc::new(Setup::new(echo.url()).routes(ROUTE).issuer(&server.table("keys", "jwks_refresh = \"1s\"")).start().await);
+    let usher = Arc::new(
+        Setup::new(echo.url())
+            .routes(ROUTE)
+            .issuer(&server.table("keys", "jwks_refresh = \"1s\""))
+            .start()
+            .await,
+    );
     let signing = Arc::new(AtomicUsize::new(0));
     let token = {
-        let (signers, server, signing) = (Arc::clone(&signers), Arc::clone(&server), Arc::clone(&signing));
-        move || std::future::ready(signers[signing.load(Ordering::SeqCst)].token(&server, "ada", json!({})))
+        let (signers, server, signing) =
+            (Arc::clone(&signers), Arc::clone(&server), Arc::clone(&signing));
+        move || {
+            std::future::ready(signers[signing.load(Ordering::SeqCst)].token(
+                &server,
+                "ada",
+                json!({}),
+            ))
+        }
     };
     clients_come_and_go(&usher, token.clone(), async {
         // Published and signed with at once.
@@ -156,9 +189,17 @@ async fn keys_change_under_load_and_an_old_one_is_refused_once_it_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_key_is_found_wherever_a_token_is_shown() {
     let (old, new) = (Signer::new("old"), Signer::new("new"));
-    let servers = [KeyServer::publishing(&[&old]).await, KeyServer::publishing(&[&old]).await, KeyServer::publishing(&[&old]).await];
+    let servers = [
+        KeyServer::publishing(&[&old]).await,
+        KeyServer::publishing(&[&old]).await,
+        KeyServer::publishing(&[&old]).await,
+    ];
     let echo = Echo::start().await;
-    let tables: String = servers.iter().enumerate().map(|(index, server)| server.table(&format!("keys {index}"), "")).collect();
+    let tables: String = servers
+        .iter()
+        .enumerate()
+        .map(|(index, server)| server.table(&format!("keys {index}"), ""))
+        .collect();
     let usher = Setup::new(echo.url()).routes(ROUTE).issuer(&tables).start().await;
     let [ticket, message, renewal] = &servers;
     let mut live = usher.open("/ws", &[]).await.unwrap();
@@ -174,7 +215,13 @@ async fn a_new_key_is_found_wherever_a_token_is_shown() {
     assert_eq!(json_of(&mut first).await["type"], "auth_ok");
     is_alive(&mut first).await;
 
-    live.send(auth(&new.token(renewal, "ada", json!({ "exp": crate::support::token::now() + 900 })))).await.unwrap();
+    live.send(auth(&new.token(
+        renewal,
+        "ada",
+        json!({ "exp": crate::support::token::now() + 900 }),
+    )))
+    .await
+    .unwrap();
     assert_eq!(json_of(&mut live).await["type"], "auth_ok");
     is_alive(&mut live).await;
     assert!(servers.iter().all(|server| server.asked() == 2));
@@ -187,9 +234,14 @@ async fn a_flood_of_unknown_key_ids_does_not_reach_the_issuer() {
     let (good, other) = (Signer::new("good"), Signer::new("other"));
     let server = KeyServer::publishing(&[&good]).await;
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).routes(ROUTE).issuer(&server.table("keys", "")).start().await;
+    let usher =
+        Setup::new(echo.url()).routes(ROUTE).issuer(&server.table("keys", "")).start().await;
     for number in 0..100 {
-        let answer = attempt(&usher, &other.token_named(&format!("kid-{number}"), &server, "eve", json!({}))).await;
+        let answer = attempt(
+            &usher,
+            &other.token_named(&format!("kid-{number}"), &server, "eve", json!({})),
+        )
+        .await;
         assert_eq!(answer.status, 401);
     }
     assert_eq!(server.asked(), 2, "at the start, and once a minute");
@@ -203,7 +255,11 @@ async fn a_server_that_fails_dies_or_stays_away_over_a_restart_refuses_nobody() 
     let good = Signer::new("good");
     let server = KeyServer::publishing(&[&good]).await;
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).routes(ROUTE).issuer(&server.table("keys", "jwks_refresh = \"1s\"")).start().await;
+    let usher = Setup::new(echo.url())
+        .routes(ROUTE)
+        .issuer(&server.table("keys", "jwks_refresh = \"1s\""))
+        .start()
+        .await;
     let token = good.token(&server, "ada", json!({}));
     for (status, body) in [
         ("500 Internal Server Error", "{}".to_owned()),
@@ -216,16 +272,27 @@ async fn a_server_that_fails_dies_or_stays_away_over_a_restart_refuses_nobody() 
         server.asked_times(server.asked() + 2).await;
         assert_eq!(attempt(&usher, &token).await.status, 101, "{status}");
         let figures = figures(&usher).await;
-        assert_eq!((&figures["state"], &figures["keys"]), (&json!("stale"), &json!(1)), "{status}: {figures}");
+        assert_eq!(
+            (&figures["state"], &figures["keys"]),
+            (&json!("stale"), &json!(1)),
+            "{status}: {figures}"
+        );
     }
     server.die();
-    let usher = usher.restart().await;
+    let usher = usher.kill_and_restart().await;
     assert_eq!(attempt(&usher, &token).await.status, 101);
     let figures = figures(&usher).await;
-    assert_eq!((&figures["state"], &figures["keys"], &figures["fault"]), (&json!("stale"), &json!(1), &json!("unreachable")));
+    assert_eq!(
+        (&figures["state"], &figures["keys"], &figures["fault"]),
+        (&json!("stale"), &json!(1), &json!("unreachable"))
+    );
     let metrics = usher.metrics().await;
     assert!(metrics.contains("usher_issuer_keys{issuer=\"keys\"} 1"), "{metrics}");
-    assert!(metrics.contains("usher_issuer_keys_fetched_timestamp_seconds{issuer=\"keys\"} "), "{metrics}");
+    assert!(
+        metrics.contains("usher_issuer_keys_fetched_timestamp_seconds{issuer=\"keys\"} "),
+        "{metrics}"
+    );
+    usher.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,7 +300,8 @@ async fn an_issuer_whose_keys_never_came_is_told_apart_and_heals() {
     let good = Signer::new("good");
     let server = KeyServer::start().await;
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).routes(ROUTE).issuer(&server.table("keys", "")).start().await;
+    let usher =
+        Setup::new(echo.url()).routes(ROUTE).issuer(&server.table("keys", "")).start().await;
     let token = good.token(&server, "ada", json!({}));
     let answer = attempt(&usher, &token).await;
     let retry: u8 = answer.header("retry-after").unwrap().parse().unwrap();
@@ -246,21 +314,30 @@ async fn an_issuer_whose_keys_never_came_is_told_apart_and_heals() {
     drop(usher.connect("bob").await);
     let ready = client::get(usher.admin, "/readyz").await;
     assert_eq!(ready.status, 200);
-    assert_eq!(serde_json::from_str::<Value>(&ready.body).unwrap()["issuers_without_keys"], json!(["keys"]));
+    assert_eq!(
+        serde_json::from_str::<Value>(&ready.body).unwrap()["issuers_without_keys"],
+        json!(["keys"])
+    );
     let check = |usher: &Usher| {
-        let output = Command::new(env!("CARGO_BIN_EXE_usher")).arg("check").arg(usher.config_path()).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        let output = Command::new(env!("CARGO_BIN_EXE_usher"))
+            .arg("check")
+            .arg(usher.config_path())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
     };
-    assert!(check(&usher).contains("fail  keys of issuer keys: "), "{}", check(&usher));
+    assert!(check(&usher).contains("warning: keys of issuer keys: "), "{}", check(&usher));
 
     server.publish(&[&good]);
-    while figures(&usher).await["state"] != "fresh" {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let is_fresh = async || figures(&usher).await["state"] == "fresh";
+    eventually("the keys are fetched", is_fresh).await;
     assert_eq!(attempt(&usher, &token).await.status, 101);
     assert!(check(&usher).contains("ok    keys of issuer keys: 1 usable at "), "{}", check(&usher));
     let audit = usher.finish().await;
     let refused = audit.iter().find(|line| line["event"] == "upgrade_rejected").unwrap();
-    assert_eq!((&refused["outcome"], &refused["side"]), (&json!("issuer_keys_unavailable"), &json!("issuer")));
+    assert_eq!(
+        (&refused["outcome"], &refused["side"]),
+        (&json!("issuer_keys_unavailable"), &json!("issuer"))
+    );
     assert!(audit.iter().any(|line| line["event"] == "issuer_keys" && line["issuer"] == "keys"));
 }

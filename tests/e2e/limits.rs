@@ -6,12 +6,13 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use crate::support::client::{self, Answer};
-use crate::support::{Echo, Raw, Setup, upgrade_request};
+use crate::support::{Echo, Raw, Setup, eventually, upgrade_request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_client_is_let_go_in_time() {
     let echo = Echo::start().await;
-    let limits = "[limits]\ntls_timeout = \"500ms\"\nhead_timeout = \"700ms\"\nhandshake_timeout = \"2s\"\n";
+    let limits =
+        "[limits]\ntls_timeout = \"500ms\"\nhead_timeout = \"700ms\"\nhandshake_timeout = \"2s\"\n";
     let usher = Setup::new(echo.url()).extra(limits).start().await;
     let closed = join_all((0..40).map(|turn| {
         let usher = &usher;
@@ -58,18 +59,13 @@ async fn beyond_the_ceiling_a_connection_is_closed_and_below_it_there_is_room_ag
     assert_eq!(Raw::connect(usher.plain).await.read_to_close().await, b"");
     assert!(usher.metrics().await.contains("limit=\"connections\""));
     sockets.clear();
-    let again = timeout(Duration::from_secs(10), async {
-        loop {
-            let request = "GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-            let mut raw = Raw::connect(usher.plain).await;
-            raw.send(request).await;
-            if !raw.read_to_close().await.is_empty() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    again.await.expect("the places are given back");
+    eventually("the places are given back", async || {
+        let request = "GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let mut raw = Raw::connect(usher.plain).await;
+        raw.send(request).await;
+        !raw.read_to_close().await.is_empty()
+    })
+    .await;
     usher.finish().await;
 }
 
@@ -83,6 +79,12 @@ async fn a_shortage_of_descriptors_slows_accepting_and_nothing_more() {
     let mut crowd = Vec::new();
     for _ in 0..40 {
         crowd.push(Raw::connect(usher.plain).await);
+    }
+    // All of a client's descriptors are gone. Probes are answered, one after the other.
+    usher.logged(&["accept_failed"]).await;
+    for path in ["/readyz", "/livez", "/metrics"].repeat(10) {
+        let answer = timeout(Duration::from_secs(10), client::get(usher.admin, path)).await;
+        assert_eq!(answer.expect("the probe is not answered").status, 200);
     }
     use futures_util::{SinkExt, StreamExt};
     before.send("still here".into()).await.unwrap();

@@ -1,7 +1,9 @@
-//! The real binary, seen from outside: real sockets, real TLS, clients and servers that are not ours.
+//! The real binary, seen from outside: real sockets, real TLS, clients and servers that are not
+//! ours.
 //!
-//! Files are behaviours. `support` starts Usher on free ports and holds the two oracles: the ledger (no message lost,
-//! doubled, reordered or under another's name) and the door book (nobody got in who had not been let in).
+//! Files are behaviours. `support` starts Usher on free ports and holds the two oracles: the ledger
+//! (no message lost, doubled, reordered or under another's name) and the door book (nobody got in
+//! who had not been let in).
 
 #![allow(
     clippy::unwrap_used,
@@ -11,25 +13,37 @@
     reason = "a test fails by panicking, and its futures are few"
 )]
 
+mod admin_socket;
+mod answers;
 mod auth;
 mod bench;
+mod brokers;
 mod clients;
 mod compression;
 mod demo;
+mod documents;
 mod drain;
 mod explain;
+mod explain_live;
+mod farewell;
 mod first_message;
+mod first_steps;
 mod fleet_sessions;
-mod fleet_storm;
+mod forwarding;
+mod http_heads;
 mod http_proxy;
 mod issuers;
 mod limits;
 mod methods;
 mod migration;
 mod mtls;
+mod paths;
 mod permissions;
+mod pinned;
+mod ports;
 mod presets;
 mod reauth;
+mod refusals;
 mod relay;
 mod reload;
 mod revocation;
@@ -37,16 +51,21 @@ mod revocation_fleet;
 mod seeing;
 mod session_cookies;
 mod sessions;
+mod soak;
+mod socketio;
 mod store_cluster;
 mod store_failover;
 mod store_faults;
 mod store_redis;
 mod store_regions;
+mod strangers;
 mod support;
+mod ticket_audit;
 mod tickets;
 mod tls;
 mod tokens;
 mod upgrade_strict;
 mod upstreams;
+mod verdicts;
 mod verifier_servers;
 mod verifiers;

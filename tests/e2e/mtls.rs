@@ -1,10 +1,14 @@
-//! Client certificates, by clients that we did not write: OpenSSL through Python, its command line, curl, and rustls.
+//! Client certificates, by clients that we did not write: OpenSSL through Python, its command line,
+//! curl, and rustls.
 
 use std::process::{Command, Output};
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
+};
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -18,6 +22,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::first_message::close_frame;
 use crate::revocation::{JSON, post};
+use crate::support::client::websocket;
 use crate::support::usher::Socket;
 use crate::support::{Backend, Echo, Setup, Usher, upgrade_request};
 
@@ -76,9 +81,9 @@ const REQUIRED: usize = 3;
 const OTHER: usize = 4;
 const TRUSTED: usize = 5;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority(name: &str) -> Authority {
+pub fn authority(name: &str) -> Authority {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -87,7 +92,12 @@ fn authority(name: &str) -> Authority {
 }
 
 /// A certificate and its key in PEM, good until so many seconds from now.
-fn client(authority: &Authority, name: Option<&str>, seconds: i64, purpose: ExtendedKeyUsagePurpose) -> [String; 2] {
+pub fn client(
+    authority: &Authority,
+    name: Option<&str>,
+    seconds: i64,
+    purpose: ExtendedKeyUsagePurpose,
+) -> [String; 2] {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     if let Some(name) = name {
@@ -110,8 +120,11 @@ impl Clients {
         // It bears the name of ours, and another key.
         let twin = authority("clients");
         let (day, purpose) = (86_400, ExtendedKeyUsagePurpose::ClientAuth);
-        let mut setup =
-            Setup::new(upstream).routes(ROUTES).extra(LISTENERS).file("clients.pem", ours.pem()).file("others.pem", others.pem());
+        let mut setup = Setup::new(upstream)
+            .routes(ROUTES)
+            .extra(LISTENERS)
+            .file("clients.pem", ours.pem())
+            .file("others.pem", others.pem());
         for (file, [certificate, key]) in [
             ("ada", client(&ours, Some("ada"), day, purpose.clone())),
             ("bob", client(&ours, Some("bob"), day, purpose.clone())),
@@ -122,7 +135,8 @@ impl Clients {
             ("forger", client(&twin, Some("ada"), day, purpose)),
             ("server", client(&ours, Some("ada"), day, ExtendedKeyUsagePurpose::ServerAuth)),
         ] {
-            setup = setup.file(&format!("{file}.pem"), certificate).file(&format!("{file}.key"), key);
+            setup =
+                setup.file(&format!("{file}.pem"), certificate).file(&format!("{file}.key"), key);
         }
         Self { usher: setup.start().await }
     }
@@ -131,9 +145,7 @@ impl Clients {
     async fn reload(&self, number: usize) {
         self.usher.signal("HUP");
         let line = format!("usher_reloads_total{{outcome=\"applied\"}} {number}");
-        while !self.usher.metrics().await.contains(&line) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        self.usher.until_metric(&line).await;
     }
 
     fn path(&self, file: &str) -> String {
@@ -150,12 +162,15 @@ impl Clients {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.usher.certificate()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
         let config = match name {
             None => builder.with_no_client_auth(),
             Some(name) => {
-                let certificate = CertificateDer::from_pem_file(self.path(&format!("{name}.pem"))).unwrap();
+                let certificate =
+                    CertificateDer::from_pem_file(self.path(&format!("{name}.pem"))).unwrap();
                 let key = PrivateKeyDer::from_pem_file(self.path(&format!("{name}.key"))).unwrap();
                 builder.with_client_auth_cert(vec![certificate], key).unwrap()
             }
@@ -163,27 +178,41 @@ impl Clients {
         TlsConnector::from(Arc::new(config))
     }
 
-    async fn open(&self, connector: &TlsConnector, listener: usize, target: &str, headers: &[(&str, &str)]) -> Result<Socket, Value> {
+    async fn open(
+        &self,
+        connector: &TlsConnector,
+        listener: usize,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Socket, Value> {
         let address = self.usher.listeners[listener];
         let tcp = TcpStream::connect(address).await.unwrap();
         let stream = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
-        let mut request = format!("wss://localhost:{}{target}", address.port()).into_client_request().unwrap();
+        let mut request =
+            format!("wss://localhost:{}{target}", address.port()).into_client_request().unwrap();
         for (name, value) in headers {
-            request.headers_mut().append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            request.headers_mut().append(
+                http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            );
         }
-        match tokio_tungstenite::client_async(request, stream).await {
-            Ok((socket, _)) => Ok(socket),
-            Err(tungstenite::Error::Http(answer)) => Err(serde_json::from_slice(answer.body().as_deref().unwrap_or_default())
-                .unwrap_or(json!({ "status": answer.status().as_u16() }))),
+        match websocket(request, stream).await {
+            Ok(socket) => Ok(socket),
+            Err(tungstenite::Error::Http(answer)) => {
+                Err(serde_json::from_slice(answer.body().as_deref().unwrap_or_default())
+                    .unwrap_or(json!({ "status": answer.status().as_u16() })))
+            }
             Err(other) => panic!("{other}"),
         }
     }
 
     async fn run(&self, program: &'static str, arguments: Vec<String>) -> Output {
-        tokio::task::spawn_blocking(move || Command::new(program).args(arguments).stdin(std::process::Stdio::null()).output())
-            .await
-            .unwrap()
-            .unwrap()
+        tokio::task::spawn_blocking(move || {
+            Command::new(program).args(arguments).stdin(std::process::Stdio::null()).output()
+        })
+        .await
+        .unwrap()
+        .unwrap()
     }
 }
 
@@ -191,7 +220,11 @@ fn claims_of(echo: &Echo) -> Value {
     let visits = echo.visits();
     let header = visits.last().unwrap().all("x-user-context")[0].to_owned();
     let payload = header.split('.').nth(1).unwrap();
-    serde_json::from_slice(&base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, payload).unwrap()).unwrap()
+    serde_json::from_slice(
+        &base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, payload)
+            .unwrap(),
+    )
+    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,17 +232,27 @@ async fn openssl_shows_good_and_bad_certificates_and_resumes_as_itself_in_both_v
     let echo = Echo::start().await;
     let clients = Clients::start(&echo.url(), 86_400).await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/clients/python/mtls.py");
-    let ports = [OPTIONAL, REQUIRED, OTHER].map(|listener| clients.usher.listeners[listener].port().to_string());
+    let ports = [OPTIONAL, REQUIRED, OTHER]
+        .map(|listener| clients.usher.listeners[listener].port().to_string());
     let folder = clients.usher.certificate_path().parent().unwrap().display().to_string();
-    let output = clients.run("python3", [vec![script.to_owned(), folder], ports.to_vec()].concat()).await;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output =
+        clients.run("python3", [vec![script.to_owned(), folder], ports.to_vec()].concat()).await;
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.trim() == "ok", "{out}{err}");
     let visits = echo.visits();
     assert_eq!(visits.len(), 12, "two versions, two listeners, three turns");
-    assert!(visits.iter().all(|visit| visit.all("x-user-id") == ["ada"]), "a resumed session is the same client");
+    assert!(
+        visits.iter().all(|visit| visit.all("x-user-id") == ["ada"]),
+        "a resumed session is the same client"
+    );
     let metrics = clients.usher.metrics().await;
-    let failed: u64 =
-        metrics.lines().find_map(|line| line.strip_prefix("usher_tls_handshakes_total{outcome=\"certificate\"} ")?.parse().ok()).unwrap();
+    let failed: u64 = metrics
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("usher_tls_handshakes_total{outcome=\"certificate\"} ")?.parse().ok()
+        })
+        .unwrap();
     assert_eq!(failed, 2 * (2 + 1 + 2 * 4), "{metrics}");
     clients.usher.finish().await;
 }
@@ -220,10 +263,23 @@ async fn the_command_lines_of_openssl_and_curl_are_told_the_same() {
     let clients = Clients::start(&backend.url(), 86_400).await;
     let port = clients.usher.listeners[REQUIRED].port();
     let s_client = |name: &'static str, version: &'static str| {
-        let (ca, cert, key) = (clients.path("cert.pem"), clients.path(&format!("{name}.pem")), clients.path(&format!("{name}.key")));
-        let words = format!("s_client -connect 127.0.0.1:{port} -servername localhost -verify_return_error {version} -ign_eof");
+        let (ca, cert, key) = (
+            clients.path("cert.pem"),
+            clients.path(&format!("{name}.pem")),
+            clients.path(&format!("{name}.key")),
+        );
+        let words = format!(
+            "s_client -connect 127.0.0.1:{port} -servername localhost -verify_return_error {version} -ign_eof"
+        );
         let mut arguments: Vec<String> = words.split(' ').map(str::to_owned).collect();
-        arguments.extend(["-CAfile".to_owned(), ca, "-cert".to_owned(), cert, "-key".to_owned(), key]);
+        arguments.extend([
+            "-CAfile".to_owned(),
+            ca,
+            "-cert".to_owned(),
+            cert,
+            "-key".to_owned(),
+            key,
+        ]);
         clients.run("openssl", arguments)
     };
     for version in ["-tls1_2", "-tls1_3"] {
@@ -231,12 +287,22 @@ async fn the_command_lines_of_openssl_and_curl_are_told_the_same() {
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(told.contains("alert unknown ca"), "{version}: {told}");
         let asked = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(asked.contains("CN = clients"), "the client hears which authority is meant: {asked}");
+        assert!(
+            asked.contains("CN = clients"),
+            "the client hears which authority is meant: {asked}"
+        );
     }
     let curl = |name: Option<&'static str>, listener: usize, target: &str| {
         let url = format!("https://localhost:{}{target}", clients.usher.listeners[listener].port());
-        let mut arguments = vec!["-s".to_owned(), "--http1.1".to_owned(), "--max-time".to_owned(), "15".to_owned()];
-        arguments.extend(["--cacert".to_owned(), clients.path("cert.pem"), "-w".to_owned(), "\n%{http_code}".to_owned(), url]);
+        let mut arguments =
+            vec!["-s".to_owned(), "--http1.1".to_owned(), "--max-time".to_owned(), "15".to_owned()];
+        arguments.extend([
+            "--cacert".to_owned(),
+            clients.path("cert.pem"),
+            "-w".to_owned(),
+            "\n%{http_code}".to_owned(),
+            url,
+        ]);
         if let Some(name) = name {
             arguments.extend([
                 "--cert".to_owned(),
@@ -273,7 +339,8 @@ async fn the_command_lines_of_openssl_and_curl_are_told_the_same() {
 async fn a_certificate_stands_in_its_place_among_the_methods() {
     let echo = Echo::start().await;
     let clients = Clients::start(&echo.url(), 86_400).await;
-    let [ada, nameless, nobody] = [Some("ada"), Some("nameless"), None].map(|name| clients.connector(name));
+    let [ada, nameless, nobody] =
+        [Some("ada"), Some("nameless"), None].map(|name| clients.connector(name));
     let eve = clients.usher.token("eve");
     let bearer = format!("Bearer {eve}");
     let token = [("authorization", bearer.as_str())];
@@ -292,7 +359,10 @@ async fn a_certificate_stands_in_its_place_among_the_methods() {
     }
     drop(clients.open(&ada, OPTIONAL, "/who", &[]).await.unwrap());
     let claims = claims_of(&echo);
-    assert_eq!((&claims["sub"], &claims["auth"]["method"], &claims["auth"]["issuer"]), (&json!("ada"), &json!("mtls"), &json!("mtls")));
+    assert_eq!(
+        (&claims["sub"], &claims["auth"]["method"], &claims["auth"]["issuer"]),
+        (&json!("ada"), &json!("mtls"), &json!("mtls"))
+    );
     assert!(claims["auth"].to_string().contains(&clients.fingerprint("ada")), "{claims}");
     assert_eq!(claims["permissions"], json!(["chat:read"]));
 
@@ -314,7 +384,11 @@ async fn a_certificate_stands_in_its_place_among_the_methods() {
     }
     assert_eq!(echo.visits().len(), count);
     let audit = clients.usher.finish().await;
-    assert!(audit.iter().any(|line| line["event"] == "upgrade_rejected" && line.to_string().contains("does not name a user")), "{audit:?}");
+    assert!(
+        audit.iter().any(|line| line["event"] == "upgrade_rejected"
+            && line.to_string().contains("does not name a user")),
+        "{audit:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,16 +396,21 @@ async fn a_revoked_certificate_is_out_and_stays_out() {
     let echo = Echo::start().await;
     let clients = Clients::start(&echo.url(), 86_400).await;
     let [ada, bob] = [Some("ada"), Some("bob")].map(|name| clients.connector(name));
-    for (order, name, connector) in
-        [(json!({ "token_id": clients.fingerprint("ada") }), "ada", &ada), (json!({ "user": "bob", "issuer": "mtls" }), "bob", &bob)]
-    {
+    for (order, name, connector) in [
+        (json!({ "token_id": clients.fingerprint("ada") }), "ada", &ada),
+        (json!({ "user": "bob", "issuer": "mtls" }), "bob", &bob),
+    ] {
         let mut socket = clients.open(connector, OPTIONAL, "/who", &[]).await.unwrap();
         let (status, answer) = post(&clients.usher, JSON, &order.to_string()).await;
         assert_eq!(status, 200, "{answer}");
         assert_eq!(close_frame(&mut socket).await, (1008, "Session revoked".to_owned()));
         // The next handshake is a resumed one, and the same client.
         for _ in 0..2 {
-            assert_eq!(clients.open(connector, OPTIONAL, "/who", &[]).await.unwrap_err()["code"], "REVOKED", "{name}");
+            assert_eq!(
+                clients.open(connector, OPTIONAL, "/who", &[]).await.unwrap_err()["code"],
+                "REVOKED",
+                "{name}"
+            );
         }
     }
     clients.usher.finish().await;
@@ -352,7 +431,10 @@ async fn a_session_ends_with_its_certificate_and_a_resumed_handshake_does_not_br
     let metrics = clients.usher.metrics().await;
     assert!(metrics.contains("usher_tls_handshakes_total{outcome=\"resumed\"} 1"), "{metrics}");
     let audit = clients.usher.finish().await;
-    assert!(audit.iter().any(|line| line.to_string().contains("the certificate has expired")), "{audit:?}");
+    assert!(
+        audit.iter().any(|line| line.to_string().contains("the certificate has expired")),
+        "{audit:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -372,12 +454,20 @@ async fn a_page_does_not_open_a_socket_with_the_certificate_that_its_browser_sho
         let headers: Vec<_> = origin.map(|origin| (page.0, origin)).into_iter().collect();
         match clients.open(&ada, OPTIONAL, target, &headers).await {
             Ok(_) => assert!(is_in, "{target} {origin:?}"),
-            Err(refused) => assert!(!is_in && refused["code"] == "FORBIDDEN_ORIGIN", "{target} {origin:?} {refused}"),
+            Err(refused) => assert!(
+                !is_in && refused["code"] == "FORBIDDEN_ORIGIN",
+                "{target} {origin:?} {refused}"
+            ),
         }
     }
     // Where the token is what counts, whoever shows it has it.
     let bearer = format!("Bearer {}", clients.usher.token("eve"));
-    drop(clients.open(&ada, OPTIONAL, "/token-first", &[page, ("authorization", &bearer)]).await.unwrap());
+    drop(
+        clients
+            .open(&ada, OPTIONAL, "/token-first", &[page, ("authorization", &bearer)])
+            .await
+            .unwrap(),
+    );
     clients.usher.finish().await;
 }
 
@@ -407,9 +497,14 @@ async fn a_kept_connection_does_not_outlive_the_authority_of_its_certificate() {
     }
     std::fs::write(&ours, read(&others)).unwrap();
     clients.reload(2).await;
-    for (stream, request) in kept.iter_mut().zip([&get, &upgrade, &get.replace("/who", "/token-first")]) {
+    for (stream, request) in
+        kept.iter_mut().zip([&get, &upgrade, &get.replace("/who", "/token-first")])
+    {
         let answer = ask(stream, request).await;
-        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("INVALID_CERTIFICATE"), "{request} {answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 401 ") && answer.contains("INVALID_CERTIFICATE"),
+            "{request} {answer}"
+        );
         assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
     }
     clients.usher.finish().await;
@@ -422,7 +517,10 @@ async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, request: &
     loop {
         if let Some((head, body)) = heard.split_once("\r\n\r\n") {
             let head = head.to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "))
+                .map_or(0, |length| length.parse().unwrap());
             if body.len() >= length {
                 return heard;
             }
@@ -440,13 +538,13 @@ async fn whoever_watches_hears_that_an_authority_was_taken_out() {
     let echo = Echo::start().await;
     let (ours, others) = (authority("clients"), authority("others"));
     let table = "[[listener]]\naddress = \"127.0.0.1:0\"\ncertificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]\nclient_ca = \"clients.pem\"\n";
-    let usher = Setup::new(echo.url()).extra(table).file("clients.pem", ours.pem() + &others.pem()).argument("--watch").start().await;
+    let usher = Setup::new(echo.url())
+        .extra(table)
+        .file("clients.pem", ours.pem() + &others.pem())
+        .argument("--watch")
+        .start()
+        .await;
     std::fs::write(usher.folder().join("clients.pem"), others.pem()).unwrap();
-    let heard = async {
-        while !usher.metrics().await.contains("usher_reloads_total{outcome=\"applied\"} 1") {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(20), heard).await.expect("nobody looked");
+    usher.until_metric("usher_reloads_total{outcome=\"applied\"} 1").await;
     usher.finish().await;
 }

@@ -56,7 +56,9 @@ async fn attempt(usher: &Usher, target: &str, token: &str) -> Answer {
 }
 
 async fn get(usher: &Usher, target: &str, token: &str) -> Answer {
-    let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+    );
     client::http(usher.plain, request.as_bytes()).await
 }
 
@@ -70,11 +72,28 @@ async fn each_room_opens_to_who_may_enter_it_and_the_refused_hear_what_they_lack
     }
     let refused = attempt(&usher, "/v1/chat/red", &blue).await;
     let body: Value = serde_json::from_str(&refused.body).unwrap();
-    assert_eq!((refused.status, &body["code"], &body["recoverable"]), (403, &json!("MISSING_PERMISSION"), &json!(false)));
+    assert_eq!(
+        (refused.status, &body["code"], &body["recoverable"]),
+        (403, &json!("MISSING_PERMISSION"), &json!(false))
+    );
     assert_eq!(body["detail"], "the credential does not give the permission `room:red`");
-    assert_eq!(refused.header("www-authenticate"), Some("bearer error=\"insufficient_scope\", scope=\"chat:read room:red\""));
+    assert_eq!(
+        refused.header("www-authenticate"),
+        Some("bearer error=\"insufficient_scope\", scope=\"chat:read room:red\"")
+    );
 
-    let sly = holder(&usher, json!(["chat:read", "room:blue:admin", "room:*", "room:", "room:a b", "room:a\"b", "room:ü"]));
+    let sly = holder(
+        &usher,
+        json!([
+            "chat:read",
+            "room:blue:admin",
+            "room:*",
+            "room:",
+            "room:a b",
+            "room:a\"b",
+            "room:ü"
+        ]),
+    );
     for (target, named) in [
         ("/v1/chat/blue", "room:blue`"),
         ("/v1/chat/blue:admin", "room:blue:admin`"),
@@ -85,7 +104,12 @@ async fn each_room_opens_to_who_may_enter_it_and_the_refused_hear_what_they_lack
         ("/v1/chat/%257Broom%257D", "room:%7Broom%7D`"),
     ] {
         let answer = attempt(&usher, target, &sly).await;
-        assert!(answer.status == 403 && answer.body.contains(named), "{target}: {} {}", answer.status, answer.body);
+        assert!(
+            answer.status == 403 && answer.body.contains(named),
+            "{target}: {} {}",
+            answer.status,
+            answer.body
+        );
     }
     assert_eq!(attempt(&usher, "/v1/chat/", &sly).await.status, 404, "no room at all");
     assert_eq!(attempt(&usher, "/v1/chat/%C3%BC", &sly).await.status, 101);
@@ -96,10 +120,19 @@ async fn each_room_opens_to_who_may_enter_it_and_the_refused_hear_what_they_lack
     let plain = get(&usher, "/v1/chat/red", &blue).await;
     assert!(plain.status == 403 && plain.body.contains("room:red"), "{}", plain.body);
     assert_eq!(get(&usher, "/v1/chat/blue", &blue).await.header("www-authenticate"), None);
-    assert!(echo.visits().iter().all(|visit| visit.target.contains("lue") || visit.target.contains("%C3%BC")), "{:?}", echo.visits());
+    assert!(
+        echo.visits()
+            .iter()
+            .all(|visit| visit.target.contains("lue") || visit.target.contains("%C3%BC")),
+        "{:?}",
+        echo.visits()
+    );
     let audit = usher.finish().await;
     let line = audit.iter().find(|line| line["event"] == "upgrade_rejected").unwrap();
-    assert!(line.to_string().contains("missing_permission") && line.to_string().contains("room:red"), "{line}");
+    assert!(
+        line.to_string().contains("missing_permission") && line.to_string().contains("room:red"),
+        "{line}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,9 +144,16 @@ async fn a_ticket_opens_what_its_own_permissions_open() {
         let usher = &usher;
         async move {
             let mut raw = Raw::connect(usher.plain).await;
-            raw.send(upgrade_request(&format!("/v1/chat/{room}?ticket={ticket}"), "Connection: close\r\n")).await;
+            raw.send(upgrade_request(
+                &format!("/v1/chat/{room}?ticket={ticket}"),
+                "Connection: close\r\n",
+            ))
+            .await;
             let head = raw.read_head().await;
-            assert!(!head.to_ascii_lowercase().contains("www-authenticate"), "a ticket is no bearer token: {head}");
+            assert!(
+                !head.to_ascii_lowercase().contains("www-authenticate"),
+                "a ticket is no bearer token: {head}"
+            );
             client::Answer::parse(head.as_bytes()).status
         }
     };
@@ -128,13 +168,18 @@ async fn a_ticket_opens_what_its_own_permissions_open() {
     assert_eq!(open(ticket("").await, "blue").await, 101);
     assert_eq!(open(ticket(r#"{"route": "/v1/chat/{room}"}"#).await, "blue").await, 101);
     assert_eq!(open(ticket("").await, "red").await, 403);
-    assert_eq!(open(ticket(r#"{"permissions": ["chat:read"]}"#).await, "blue").await, 403, "the token has it, the ticket has not");
+    assert_eq!(
+        open(ticket(r#"{"permissions": ["chat:read"]}"#).await, "blue").await,
+        403,
+        "the token has it, the ticket has not"
+    );
     // It opens the route of one host.
     ticket(r#"{"route": "/twice"}"#).await;
     // One that could never open its route is not made.
-    for (body, named) in
-        [(r#"{"route": "/v1/chat/{room}", "permissions": ["room:blue"]}"#, "chat:read"), (r#"{"route": "/plain"}"#, "chat:admin")]
-    {
+    for (body, named) in [
+        (r#"{"route": "/v1/chat/{room}", "permissions": ["room:blue"]}"#, "chat:read"),
+        (r#"{"route": "/plain"}"#, "chat:admin"),
+    ] {
         let (status, answer) = usher.ask_ticket(&all, body, "").await;
         assert_eq!((status, &answer["code"]), (403, &json!("MISSING_PERMISSION")));
         assert!(answer["message"].as_str().unwrap().contains(named), "{answer}");
@@ -150,7 +195,10 @@ async fn after_the_101_it_is_an_error_frame_and_a_close_reason_of_its_own() {
     let mut socket = usher.open("/v1/chat/red", &[]).await.unwrap();
     socket.send(auth(&blue)).await.unwrap();
     let error = json_of(&mut socket).await;
-    assert_eq!((&error["type"], &error["payload"]["code"]), (&json!("error"), &json!("MISSING_PERMISSION")));
+    assert_eq!(
+        (&error["type"], &error["payload"]["code"]),
+        (&json!("error"), &json!("MISSING_PERMISSION"))
+    );
     assert!(error["payload"]["message"].as_str().unwrap().contains("room:red"), "{error}");
     assert_eq!(close_frame(&mut socket).await, (1008, "Missing permission".to_owned()));
 
@@ -159,7 +207,8 @@ async fn after_the_101_it_is_an_error_frame_and_a_close_reason_of_its_own() {
     assert_eq!(json_of(&mut socket).await["payload"]["code"], "MISSING_PERMISSION");
     assert_eq!(close_frame(&mut socket).await, (4403, "Missing permission".to_owned()));
 
-    let mut socket = usher.open("/close/red", &[("authorization", &format!("Bearer {blue}"))]).await.unwrap();
+    let mut socket =
+        usher.open("/close/red", &[("authorization", &format!("Bearer {blue}"))]).await.unwrap();
     let (code, reason) = close_frame(&mut socket).await;
     assert!(code == 4403 && reason.starts_with("Missing permission ("), "{code} {reason}");
     assert!(echo.visits().is_empty());
@@ -174,14 +223,23 @@ async fn said(socket: &mut Socket) -> Value {
 async fn a_renewal_with_less_than_the_room_takes_is_a_wrong_answer() {
     let echo = Echo::start().await;
     let usher = start(&echo).await;
-    let with =
-        |permissions: Value, seconds: u64| usher.token_with("ada", json!({ "permissions": permissions, "exp": token::now() + seconds }));
+    let with = |permissions: Value, seconds: u64| {
+        usher
+            .token_with("ada", json!({ "permissions": permissions, "exp": token::now() + seconds }))
+    };
     let first = with(json!(["chat:read", "room:blue"]), 300);
-    let mut socket = usher.open("/v1/chat/blue", &[("authorization", &format!("Bearer {first}"))]).await.unwrap();
+    let mut socket = usher
+        .open("/v1/chat/blue", &[("authorization", &format!("Bearer {first}"))])
+        .await
+        .unwrap();
     for less in [json!(["chat:read"]), json!(["chat:read", "room:red"]), json!([])] {
         socket.send(auth(&with(less, 900))).await.unwrap();
         let error = said(&mut socket).await;
-        assert_eq!((&error["type"], &error["payload"]["code"]), (&json!("error"), &json!("MISSING_PERMISSION")), "{error}");
+        assert_eq!(
+            (&error["type"], &error["payload"]["code"]),
+            (&json!("error"), &json!("MISSING_PERMISSION")),
+            "{error}"
+        );
         if error["payload"]["recoverable"] == false {
             break;
         }
@@ -195,7 +253,9 @@ async fn a_renewal_with_less_than_the_room_takes_is_a_wrong_answer() {
     let audit = usher.finish().await;
     let refused: Vec<_> = audit.iter().filter(|line| line["event"] == "reauth_refused").collect();
     assert!(
-        !refused.is_empty() && refused[0].to_string().contains("chat:read") | refused[0].to_string().contains("room:blue"),
+        !refused.is_empty()
+            && refused[0].to_string().contains("chat:read")
+                | refused[0].to_string().contains("room:blue"),
         "{refused:?}"
     );
 }

@@ -1,11 +1,11 @@
-//! Other protocols' own clients, through Usher, to their own servers: logging in, being refused, renewing.
+//! Other protocols' own clients, through Usher, to their own servers: logging in, being refused,
+//! renewing.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::support::broker::{ANONYMOUS, Mosquitto};
 use crate::support::{Program, Setup, Usher, token};
 
 const PROGRAMS: &str = "tests/e2e/clients/presets";
@@ -28,7 +28,11 @@ impl Server {
     }
 
     fn all(&self, event: &str) -> Vec<Value> {
-        let lines = self.program.lines().into_iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
+        let lines = self
+            .program
+            .lines()
+            .into_iter()
+            .map(|line| serde_json::from_str::<Value>(&line).unwrap());
         lines.filter(|line| line["event"] == event).collect()
     }
 
@@ -45,8 +49,15 @@ async fn start(url: String, path: &str, preset: &str, more: &str, reauth: &str) 
     Setup::new(url).routes(&routes).start().await
 }
 
-/// Runs the protocol's client through Usher over TLS. Gives back its exit code and the lines that it prints.
-async fn client(program: &'static str, usher: &Usher, path: &str, token: &str, env: &[(&'static str, String)]) -> (i32, Vec<Value>) {
+/// Runs the protocol's client through Usher over TLS. Gives back its exit code and the lines that
+/// it prints.
+pub async fn client(
+    program: &'static str,
+    usher: &Usher,
+    path: &str,
+    token: &str,
+    env: &[(&'static str, String)],
+) -> (i32, Vec<Value>) {
     let url = format!("wss://localhost:{}{path}", usher.tls.port());
     let (certificate, token, env) = (usher.certificate_path(), token.to_owned(), env.to_vec());
     let output = tokio::task::spawn_blocking(move || {
@@ -62,12 +73,20 @@ async fn client(program: &'static str, usher: &Usher, path: &str, token: &str, e
     .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(output.status.code().is_some_and(|code| [0, 3].contains(&code)), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.code().is_some_and(|code| [0, 3].contains(&code)),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     (output.status.code().unwrap(), lines)
 }
 
-fn refusal(lines: &[Value]) -> Value {
-    lines.iter().find_map(|line| line.get("refused")).unwrap_or_else(|| panic!("not refused: {lines:?}")).clone()
+pub fn refusal(lines: &[Value]) -> Value {
+    lines
+        .iter()
+        .find_map(|line| line.get("refused"))
+        .unwrap_or_else(|| panic!("not refused: {lines:?}"))
+        .clone()
 }
 
 fn short(usher: &Usher) -> String {
@@ -86,14 +105,24 @@ async fn graphql_transport_ws() {
     assert!(headers["x-user-context"].is_string());
 
     let (code, lines) = client("graphql", &usher, "/", "x.y.z", &[]).await;
-    assert_eq!((code, &refusal(&lines)["close"]), (3, &json!({"code": 4401, "reason": "Invalid token", "wasClean": true})));
+    assert_eq!(
+        (code, &refusal(&lines)["close"]),
+        (3, &json!({"code": 4401, "reason": "Invalid token", "wasClean": true}))
+    );
 
     let renewed = usher.token("ada");
-    let (code, lines) = client("graphql", &usher, "/", &short(&usher), &[("RENEW_TOKEN", renewed)]).await;
+    let (code, lines) =
+        client("graphql", &usher, "/", &short(&usher), &[("RENEW_TOKEN", renewed)]).await;
     assert!(code == 0 && lines.contains(&json!({"renewed": true})), "{lines:?}");
     // Nothing of what was between the client and us is seen there.
-    assert!(server.all("message").iter().all(|line| !line.to_string().contains("auth_")), "{:?}", server.all("message"));
-    // A client that does not know the question echoes it, as the protocol has it, and ends with its token.
+    assert!(!server.all("message").is_empty());
+    assert!(
+        server.all("message").iter().all(|line| !line.to_string().contains("auth_")),
+        "{:?}",
+        server.all("message")
+    );
+    // A client that does not know the question echoes it, as the protocol has it, and ends with its
+    // token.
     let (code, lines) = client("graphql", &usher, "/", &short(&usher), &[]).await;
     assert_eq!(code, 0, "{lines:?}");
     usher.finish().await;
@@ -109,12 +138,22 @@ async fn socket_io() {
 
     let (code, lines) = client("socketio", &usher, "/socket.io/", "x.y.z", &[]).await;
     let error = &refusal(&lines)["connectError"];
-    assert_eq!((code, &error["message"], &error["data"]["code"]), (3, &json!("the token is not valid"), &json!("INVALID_TOKEN")));
+    assert_eq!(
+        (code, &error["message"], &error["data"]["code"]),
+        (3, &json!("the token is not valid"), &json!("INVALID_TOKEN"))
+    );
 
     let renewed = usher.token("ada");
-    let (code, lines) = client("socketio", &usher, "/socket.io/", &short(&usher), &[("RENEW_TOKEN", renewed)]).await;
+    let (code, lines) =
+        client("socketio", &usher, "/socket.io/", &short(&usher), &[("RENEW_TOKEN", renewed)])
+            .await;
     assert!(code == 0 && lines.contains(&json!({"renewed": true})), "{lines:?}");
-    assert!(server.all("message").iter().all(|line| line["name"] != "auth"), "{:?}", server.all("message"));
+    assert!(!server.all("message").is_empty());
+    assert!(
+        server.all("message").iter().all(|line| line["name"] != "auth"),
+        "{:?}",
+        server.all("message")
+    );
     usher.finish().await;
 }
 
@@ -125,18 +164,67 @@ async fn home_assistant() {
         let server = Server::start("homeassistant", mode).await;
         let more = format!("forward = \"{forward}\"");
         let usher = start(server.url(), "/api/websocket", "home-assistant", &more, "").await;
-        let (code, lines) = client("homeassistant", &usher, "/api/websocket", &usher.token("ada"), &[]).await;
+        let (code, lines) =
+            client("homeassistant", &usher, "/api/websocket", &usher.token("ada"), &[]).await;
         assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
-        let expected = if mode == "server" { vec![json!({"type": "auth", "access_token": ""})] } else { Vec::new() };
+        let expected = if mode == "server" {
+            vec![json!({"type": "auth", "access_token": ""})]
+        } else {
+            Vec::new()
+        };
         assert_eq!(server.logins(), expected);
 
         let (code, lines) = client("homeassistant", &usher, "/api/websocket", "x.y.z", &[]).await;
         assert_eq!((code, &refusal(&lines)["authInvalid"]), (3, &json!("the token is not valid")));
 
         let renewed = usher.token("ada");
-        let (code, lines) = client("homeassistant", &usher, "/api/websocket", &short(&usher), &[("RENEW_TOKEN", renewed)]).await;
+        let (code, lines) = client(
+            "homeassistant",
+            &usher,
+            "/api/websocket",
+            &short(&usher),
+            &[("RENEW_TOKEN", renewed)],
+        )
+        .await;
         assert!(code == 0 && lines.contains(&json!({"renewed": true})), "{lines:?}");
-        assert!(server.all("message").iter().all(|line| line["message"]["type"] != "auth"), "{:?}", server.all("message"));
+        assert!(!server.all("message").is_empty());
+        assert!(
+            server.all("message").iter().all(|line| line["message"]["type"] != "auth"),
+            "{:?}",
+            server.all("message")
+        );
+        usher.finish().await;
+    }
+}
+
+/// Servers that want a login of their own get that of the service, in place of each client's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_logs_in_for_every_client() {
+    const SERVICE: &str = "the-canary-of-the-service";
+    for (program, path, preset, logins) in [
+        ("graphql", "/", "graphql-transport-ws", vec![json!({"token": SERVICE})]),
+        // One for each namespace.
+        ("socketio", "/socket.io/", "socketio", vec![json!({"token": SERVICE}); 2]),
+        (
+            "homeassistant",
+            "/api/websocket",
+            "home-assistant",
+            vec![json!({"type": "auth", "access_token": SERVICE})],
+        ),
+    ] {
+        let server = Server::start(program, "server").await;
+        let routes = format!(
+            "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = [\"message\"]\n[route.first_message]\npreset = \"{preset}\"\nforward = \"replace\"\nsecret_file = \"service\"\n"
+        );
+        let usher = Setup::new(server.url())
+            .routes(&routes)
+            .file("service", SERVICE.to_owned())
+            .start()
+            .await;
+        usher.keep_secret(SERVICE);
+        let (code, lines) = client(program, &usher, path, &usher.token("ada"), &[]).await;
+        assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
+        assert_eq!(server.logins(), logins, "{program}");
         usher.finish().await;
     }
 }
@@ -147,11 +235,15 @@ async fn stomp() {
     let usher = start(server.url(), "/stomp", "stomp", "", "").await;
     let (code, lines) = client("stomp", &usher, "/stomp", &usher.token("ada"), &[]).await;
     assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
-    assert_eq!(server.logins()[0]["Authorization"], "");
+    assert_eq!(server.logins()[0].get("Authorization"), None, "{:?}", server.logins());
 
     let (code, lines) = client("stomp", &usher, "/stomp", "x.y.z", &[]).await;
     let refused = refusal(&lines);
-    assert_eq!((code, &refused["error"]["headers"]["message"]), (3, &json!("the token is not valid")), "{refused}");
+    assert_eq!(
+        (code, &refused["error"]["headers"]["message"]),
+        (3, &json!("the token is not valid")),
+        "{refused}"
+    );
     usher.finish().await;
 }
 
@@ -162,42 +254,34 @@ async fn mqtt_3() {
     let (code, lines) = client("mqtt", &usher, "/mqtt", &usher.token("ada"), &[]).await;
     assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
     let login = &server.logins()[0];
-    assert_eq!((&login["username"], &login["password"], &login["protocolVersion"]), (&json!("ada"), &json!(""), &json!(4)));
+    assert_eq!(
+        (login.get("username"), login.get("password"), &login["protocolVersion"]),
+        (None, None, &json!(4))
+    );
 
     let (code, lines) = client("mqtt", &usher, "/mqtt", "x.y.z", &[]).await;
-    assert_eq!((code, &refusal(&lines)["error"]["code"]), (3, &json!(4)), "bad user name or password");
+    assert_eq!(
+        (code, &refusal(&lines)["error"]["code"]),
+        (3, &json!(4)),
+        "bad user name or password"
+    );
     usher.finish().await;
 }
 
-/// MQTT 5 to mosquitto, which has no port 0: ports are asked for and given back just before. It starts only with a listener
-/// of plain MQTT beside the one for WebSockets.
+/// MQTT 5 to mosquitto.
 #[tokio::test(flavor = "multi_thread")]
 async fn mqtt_5() {
-    let [plain, port] = [(), ()].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
-    let folder = std::env::temp_dir().join(format!("usher-e2e-mosquitto-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let config = folder.join("mosquitto.conf");
-    let text = format!(
-        "listener {plain} 127.0.0.1\nlistener {port} 127.0.0.1\nprotocol websockets\nallow_anonymous true\nlog_dest stdout\nlog_type all\n"
-    );
-    std::fs::write(&config, text).unwrap();
-    let program = if Path::new("/usr/sbin/mosquitto").exists() { "/usr/sbin/mosquitto" } else { "mosquitto" };
-    let broker = Command::new(program).arg("-c").arg(&config).arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let mut broker = broker.expect("mosquitto; scripts/setup-tests.sh installs what the tests need");
-    for _ in 0..500 {
-        if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let usher = start(format!("http://127.0.0.1:{port}"), "/mqtt", "mqtt", "", "").await;
+    let broker = Mosquitto::start(ANONYMOUS, &[]).await;
+    let usher = start(format!("http://127.0.0.1:{}", broker.port), "/mqtt", "mqtt", "", "").await;
     let version = ("MQTT_VERSION", "5".to_owned());
-    let accepted = client("mqtt", &usher, "/mqtt", &usher.token("ada"), std::slice::from_ref(&version)).await;
+    let accepted =
+        client("mqtt", &usher, "/mqtt", &usher.token("ada"), std::slice::from_ref(&version)).await;
     let refused = client("mqtt", &usher, "/mqtt", "x.y.z", &[version]).await;
-    broker.kill().unwrap();
-    broker.wait().unwrap();
-    let _ = std::fs::remove_dir_all(folder);
     assert_eq!((accepted.0, accepted.1.last()), (0, Some(&json!({"done": true}))), "{accepted:?}");
-    assert_eq!((refused.0, &refusal(&refused.1)["error"]["code"]), (3, &json!(0x86)), "{refused:?}");
+    assert_eq!(
+        (refused.0, &refusal(&refused.1)["error"]["code"]),
+        (3, &json!(0x86)),
+        "{refused:?}"
+    );
     usher.finish().await;
 }

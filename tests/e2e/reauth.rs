@@ -9,19 +9,25 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::first_message::{auth, close_frame, json as json_of, next, text};
 use crate::support::usher::Socket;
-use crate::support::{Echo, Raw, Recorder, Script, Setup, Usher, token, upgrade_request};
+use crate::support::{
+    Echo, Raw, Recorder, Script, Setup, Usher, eventually, token, upgrade_request,
+};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Sessions here live by tokens of seconds, so the question comes in their middle.
 async fn start(upstream: String, reauth: &str) -> Usher {
-    let routes =
-        format!("[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"ticket\", \"message\", \"header\"]\n[route.reauth]\n{reauth}\n");
+    let routes = format!(
+        "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"ticket\", \"message\", \"header\"]\n[route.reauth]\n{reauth}\n"
+    );
     Setup::new(upstream).routes(&routes).start().await
 }
 
 fn short(usher: &Usher, subject: &str, seconds: u64) -> String {
-    usher.token_with(subject, json!({ "exp": token::now() + seconds, "jti": format!("{subject}-{seconds}") }))
+    usher.token_with(
+        subject,
+        json!({ "exp": token::now() + seconds, "jti": format!("{subject}-{seconds}") }),
+    )
 }
 
 async fn bearer(usher: &Usher, token: &str) -> Socket {
@@ -57,23 +63,36 @@ async fn a_session_is_renewed_however_it_began() {
         let later = short(&usher, "ada", 600);
         let answer = if way == "ticket" {
             let ticket = usher.issue_ticket(&later).await;
-            Message::text(json!({"type": "auth", "id": "m2", "payload": {"ticket": ticket}}).to_string())
+            Message::text(
+                json!({"type": "auth", "id": "m2", "payload": {"ticket": ticket}}).to_string(),
+            )
         } else {
             auth(&later)
         };
         socket.send(answer).await.unwrap();
         let ok = json_of(&mut socket).await;
-        assert_eq!((&ok["type"], &ok["payload"]["user"]), (&json!("auth_ok"), &json!("ada")), "{ok}");
+        assert_eq!(
+            (&ok["type"], &ok["payload"]["user"]),
+            (&json!("auth_ok"), &json!("ada")),
+            "{ok}"
+        );
         assert!(ok["payload"]["expires_at"].as_u64().unwrap() / 1000 > token::now() + 500);
         // A second answer to the same question does not reach the upstream either.
         socket.send(auth(&later)).await.unwrap();
         socket.send(Message::text("still here")).await.unwrap();
         assert_eq!(text(&mut socket).await, "still here");
     }
-    assert!(echo.messages().iter().all(|message| !message.to_string().contains("auth")), "{:?}", echo.messages());
+    assert!(
+        echo.messages().iter().all(|message| !message.to_string().contains("auth")),
+        "{:?}",
+        echo.messages()
+    );
     let metrics = usher.metrics().await;
     for line in ["outcome=\"asked\"} 3", "outcome=\"renewed\"} 3"] {
-        assert!(metrics.contains(&format!("usher_reauth_total{{route=\"/ws\",{line}")), "{metrics}");
+        assert!(
+            metrics.contains(&format!("usher_reauth_total{{route=\"/ws\",{line}")),
+            "{metrics}"
+        );
     }
     usher.finish().await;
 }
@@ -97,6 +116,7 @@ async fn two_thousand_messages_flow_while_the_client_answers() {
                 sink.send(auth(&later)).await.unwrap();
             }
             sink.send(Message::text(format!("mine {number}"))).await.unwrap();
+            // At this pace the stream outlasts the renewal.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(answered);
@@ -104,7 +124,8 @@ async fn two_thousand_messages_flow_while_the_client_answers() {
     };
     let receiving = async {
         while pushed < 4000 || echoed < 4000 || said.len() < 2 {
-            let message = timeout(PATIENCE, stream.next()).await.expect("nothing comes").unwrap().unwrap();
+            let message =
+                timeout(PATIENCE, stream.next()).await.expect("nothing comes").unwrap().unwrap();
             let text = message.to_text().unwrap();
             if let Some(number) = text.strip_prefix("mine ") {
                 assert_eq!(number, echoed.to_string());
@@ -136,7 +157,11 @@ async fn a_wrong_answer_may_be_mended_and_three_may_not() {
     for (wrong, code) in [("x.y.z", "INVALID_TOKEN"), ("", "MISSING_CREDENTIAL")] {
         socket.send(auth(wrong)).await.unwrap();
         let error = json_of(&mut socket).await;
-        assert_eq!((&error["payload"]["code"], &error["id"]), (&json!(code), &json!("m1")), "{error}");
+        assert_eq!(
+            (&error["payload"]["code"], &error["id"]),
+            (&json!(code), &json!("m1")),
+            "{error}"
+        );
         assert_eq!(error["payload"]["recoverable"], true);
     }
     socket.send(auth(&short(&usher, "ada", 600))).await.unwrap();
@@ -149,7 +174,10 @@ async fn a_wrong_answer_may_be_mended_and_three_may_not() {
         // The same token again ends no later.
         socket.send(auth(if turn == 0 { &first } else { "x.y.z" })).await.unwrap();
         let error = json_of(&mut socket).await;
-        assert_eq!((&error["payload"]["code"], &error["payload"]["recoverable"]), (&json!(code), &json!(turn < 2)));
+        assert_eq!(
+            (&error["payload"]["code"], &error["payload"]["recoverable"]),
+            (&json!(code), &json!(turn < 2))
+        );
     }
     assert_eq!(json_of(&mut socket).await["payload"]["code"], "REAUTHENTICATION_TIMEOUT");
     assert_eq!(close_frame(&mut socket).await, (1008, "Re-authentication timeout".to_owned()));
@@ -171,18 +199,23 @@ async fn who_answers_as_another_or_not_at_all_is_closed_on_both_sides() {
     assert_eq!(json_of(&mut socket).await["payload"]["code"], "REAUTHENTICATION_TIMEOUT");
     assert_eq!(close_frame(&mut socket).await, (1008, "Re-authentication timeout".to_owned()));
     let told = || {
-        let closes = echo.messages().into_iter().filter_map(|message| if let Message::Close(frame) = message { frame } else { None });
+        let closes = echo
+            .messages()
+            .into_iter()
+            .filter_map(|message| if let Message::Close(frame) = message { frame } else { None });
         closes.map(|frame| (u16::from(frame.code), frame.reason.to_string())).collect::<Vec<_>>()
     };
-    for _ in 0..300 {
-        if told().len() == 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert_eq!(told(), [(1001, "Invalid token".to_owned()), (1001, "Re-authentication timeout".to_owned())]);
+    eventually("the upstream is told of both", async || told().len() >= 2).await;
+    assert_eq!(
+        told(),
+        [(1001, "Invalid token".to_owned()), (1001, "Re-authentication timeout".to_owned())]
+    );
     let audit = usher.finish().await;
-    let reasons: Vec<_> = audit.iter().filter(|line| line["event"] == "session_ended").map(|line| line["outcome"].clone()).collect();
+    let reasons: Vec<_> = audit
+        .iter()
+        .filter(|line| line["event"] == "session_ended")
+        .map(|line| line["outcome"].clone())
+        .collect();
     assert_eq!(reasons, ["reauth_subject", "reauth_timeout"]);
 }
 
@@ -227,6 +260,7 @@ async fn max_age_off_and_close_do_as_they_say() {
 
     let usher = start(echo.url(), "mode = \"off\"").await;
     let mut socket = bearer(&usher, &short(&usher, "ada", 1)).await;
+    // The token's life, and one second more: its end must not matter here.
     tokio::time::sleep(Duration::from_millis(2100)).await;
     socket.send(Message::text("still here")).await.unwrap();
     assert_eq!(text(&mut socket).await, "still here");
@@ -265,7 +299,8 @@ async fn nothing_of_ours_stands_inside_a_fragmented_message() {
     usher.finish().await;
 }
 
-/// While a session is ending nobody judges an answer any more; it is still nothing for the upstream.
+/// While a session is ending nobody judges an answer any more; it is still nothing for the
+/// upstream.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_comes_while_the_session_is_ending_stays_here() {
     // The upstream says goodbye at once.
@@ -280,20 +315,27 @@ async fn an_answer_that_comes_while_the_session_is_ending_stays_here() {
     let answer = answer.to_text().unwrap().as_bytes();
     let length = (answer.len() as u16).to_be_bytes();
     // Then a message of the application, and the client's own goodbye.
-    raw.send([&[0x81, 0xfe][..], &length, &[0; 4], answer, b"\x81\x84\0\0\0\0last", b"\x88\x82\0\0\0\0\x03\xe8"].concat()).await;
+    raw.send(
+        [
+            &[0x81, 0xfe][..],
+            &length,
+            &[0; 4],
+            answer,
+            b"\x81\x84\0\0\0\0last",
+            b"\x88\x82\0\0\0\0\x03\xe8",
+        ]
+        .concat(),
+    )
+    .await;
     raw.read_to_close().await;
     let seen = || recorder.connections().pop().unwrap();
-    for _ in 0..300 {
-        if seen().contains("last") {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(seen().contains("last") && !seen().contains("\"auth\""), "{}", seen());
+    eventually("the last message arrives", async || seen().contains("last")).await;
+    assert!(!seen().contains("\"auth\""), "{}", seen());
     usher.finish().await;
 }
 
-/// One client that sends as fast as it can is not the reason that another one waits, nor that its own token is outlived.
+/// One client that sends as fast as it can is not the reason that another one waits, nor that its
+/// own token is outlived.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_outlives_no_token_and_starves_nobody() {
     let echo = Echo::start().await;
@@ -322,8 +364,13 @@ async fn a_flood_outlives_no_token_and_starves_nobody() {
         other.send(Message::text("hello")).await.unwrap();
         assert_eq!(next(&mut other).await.unwrap().unwrap(), Message::text("hello"));
     }
-    let last = timeout(PATIENCE, drain).await.expect("its token has ended, and it goes on").unwrap();
-    assert!(String::from_utf8_lossy(&last).ends_with("Session expired"), "{}", String::from_utf8_lossy(&last));
+    let last =
+        timeout(PATIENCE, drain).await.expect("its token has ended, and it goes on").unwrap();
+    assert!(
+        String::from_utf8_lossy(&last).ends_with("Session expired"),
+        "{}",
+        String::from_utf8_lossy(&last)
+    );
     flood.abort();
     usher.finish().await;
 }
@@ -341,7 +388,10 @@ async fn a_client_that_makes_us_talk_and_does_not_listen_fills_no_memory() {
     let before = usher.resident_kib();
     // Each of these is answered, until Usher stops reading.
     for _ in 0..60_000 {
-        if timeout(Duration::from_secs(2), tokio::io::AsyncWriteExt::write_all(&mut raw.0, &wire)).await.is_err() {
+        if timeout(Duration::from_secs(2), tokio::io::AsyncWriteExt::write_all(&mut raw.0, &wire))
+            .await
+            .is_err()
+        {
             break;
         }
     }

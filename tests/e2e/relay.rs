@@ -10,7 +10,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::usher::Socket;
-use crate::support::{Echo, Ledger, Raw, Recorder, Script, Setup, token, upgrade_request};
+use crate::support::{
+    Echo, Ledger, Raw, Recorder, Script, Setup, eventually, token, upgrade_request,
+};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -21,7 +23,9 @@ async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
 async fn close_frame(socket: &mut Socket) -> (u16, String) {
     loop {
         match next(socket).await {
-            Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
+            Some(Ok(Message::Close(Some(frame)))) => {
+                return (frame.code.into(), frame.reason.to_string());
+            }
             Some(Ok(_)) => {}
             other => panic!("no close frame but {other:?}"),
         }
@@ -37,10 +41,11 @@ async fn nothing_is_lost_doubled_reordered_or_mixed_up() {
         async move {
             let mut ledger = Ledger::new(client);
             let (mut sink, mut stream) = usher.connect(&format!("user-{client}")).await.split();
-            let sizes: Vec<usize> = [0, 1, 113, 114, 125, 126, 1000, 65_523, 65_524, 70_000, 300_000, 1_048_576]
-                .into_iter()
-                .chain((0..200).map(|turn| turn * 7 % 500))
-                .collect();
+            let sizes: Vec<usize> =
+                [0, 1, 113, 114, 125, 126, 1000, 65_523, 65_524, 70_000, 300_000, 1_048_576]
+                    .into_iter()
+                    .chain((0..200).map(|turn| turn * 7 % 500))
+                    .collect();
             let messages: Vec<_> = sizes.iter().map(|&size| ledger.message(size)).collect();
             let count = messages.len();
             let send = async move {
@@ -51,7 +56,11 @@ async fn nothing_is_lost_doubled_reordered_or_mixed_up() {
             };
             let receive = async {
                 for _ in 0..count {
-                    let message = timeout(PATIENCE, stream.next()).await.expect("nothing comes").unwrap().unwrap();
+                    let message = timeout(PATIENCE, stream.next())
+                        .await
+                        .expect("nothing comes")
+                        .unwrap()
+                        .unwrap();
                     ledger.receive(&message);
                 }
             };
@@ -81,13 +90,22 @@ async fn close_codes_and_pings_pass_in_both_directions() {
     socket.flush().await.unwrap();
     socket.close(Some(CloseFrame { code: 4000.into(), reason: "bye".into() })).await.unwrap();
     while let Some(Ok(_)) = next(&mut socket).await {}
-    let closed = echo.messages().into_iter().filter_map(|message| if let Message::Close(frame) = message { frame } else { None });
+    let closed = echo
+        .messages()
+        .into_iter()
+        .filter_map(|message| if let Message::Close(frame) = message { frame } else { None });
     let codes: Vec<u16> = closed.map(|frame| frame.code.into()).collect();
     assert!(codes.contains(&4000), "{codes:?}");
-    assert!(echo.messages().contains(&Message::Pong("are you there".into())), "the client's answer reached the upstream");
+    assert!(
+        echo.messages().contains(&Message::Pong("are you there".into())),
+        "the client's answer reached the upstream"
+    );
     let audit = usher.finish().await;
-    let mut reasons: Vec<_> =
-        audit.iter().filter(|line| line["event"] == "session_ended").map(|line| line["outcome"].as_str().unwrap()).collect();
+    let mut reasons: Vec<_> = audit
+        .iter()
+        .filter(|line| line["event"] == "session_ended")
+        .map(|line| line["outcome"].as_str().unwrap())
+        .collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["client_closed", "upstream_closed"]);
 }
@@ -100,21 +118,19 @@ async fn what_comes_with_the_101_and_with_the_request_is_delivered_first() {
     let token = usher.token("ada");
     let mut raw = Raw::connect(usher.plain).await;
     // A masked (with zeros) text frame "early" behind the request.
-    let mut request = upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n")).into_bytes();
+    let mut request =
+        upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n")).into_bytes();
     request.extend(b"\x81\x85\0\0\0\0early");
     raw.send(&request).await;
     assert!(raw.read_head().await.starts_with("HTTP/1.1 101 "));
     assert_eq!(raw.read_exactly(7).await, b"\x81\x05hello");
     raw.send(b"\x81\x85\0\0\0\0later").await;
-    for _ in 0..300 {
-        if recorder.connections()[0].ends_with("later") {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(recorder.connections()[0].ends_with("early\u{fffd}\u{fffd}\0\0\0\0later") || recorder.connections()[0].contains("early"));
-    let (early, later) = (recorder.connections()[0].find("early"), recorder.connections()[0].find("later"));
-    assert!(early < later && early.is_some());
+    // The mask is zero, so the bytes can be read; frame headers are not UTF-8.
+    let both = "\r\n\r\n\u{fffd}\u{fffd}\0\0\0\0early\u{fffd}\u{fffd}\0\0\0\0later";
+    eventually("both messages are behind the head, in order", async || {
+        recorder.connections()[0].ends_with(both)
+    })
+    .await;
     drop(raw);
     usher.finish().await;
 }
@@ -149,13 +165,7 @@ async fn a_peer_that_vanishes_is_explained_to_the_other() {
     next(&mut socket).await;
     drop(socket);
     let told = |message: &Message| matches!(message, Message::Close(Some(frame)) if u16::from(frame.code) == 1001);
-    for _ in 0..300 {
-        if echo.messages().iter().any(told) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(echo.messages().iter().any(told));
+    eventually("the upstream is told", async || echo.messages().iter().any(told)).await;
     usher.finish().await;
 }
 
@@ -164,7 +174,8 @@ async fn a_session_ends_with_its_token() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).extra("[reauth]\nmode = \"close\"\n").start().await;
     let token = usher.token_with("ada", json!({ "exp": token::now() + 2 }));
-    let mut socket = usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap();
+    let mut socket =
+        usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap();
     assert_eq!(close_frame(&mut socket).await, (1008, "Session expired".to_owned()));
     usher.finish().await;
 }
@@ -172,7 +183,10 @@ async fn a_session_ends_with_its_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_client_is_pinged_and_its_pong_stays_here() {
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).extra("[keepalive]\nping = \"1s\"\nidle_timeout = \"3s\"\n").start().await;
+    let usher = Setup::new(echo.url())
+        .extra("[keepalive]\nping = \"1s\"\nidle_timeout = \"3s\"\n")
+        .start()
+        .await;
     let mut socket = usher.connect("ada").await;
     assert_eq!(next(&mut socket).await.unwrap().unwrap(), Message::Ping("usher".into()));
     socket.flush().await.unwrap();
@@ -198,7 +212,11 @@ async fn a_silent_client_is_pinged_and_its_pong_stays_here() {
 async fn frames_that_cannot_be_followed_end_the_session() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).start().await;
-    for bad in [&b"\x81\x05hello"[..], b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0", b"\x09\x80\0\0\0\0"] {
+    for bad in [
+        &b"\x81\x05hello"[..],
+        b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0",
+        b"\x09\x80\0\0\0\0",
+    ] {
         let token = usher.token("ada");
         let mut raw = Raw::connect(usher.plain).await;
         raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n"))).await;

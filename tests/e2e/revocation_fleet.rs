@@ -1,4 +1,5 @@
-//! Revocation over several Ushers and one real Redis: ordered at one, in force at all, whatever happens to Redis.
+//! Revocation over several Ushers and one real Redis: ordered at one, in force at all, whatever
+//! happens to Redis.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::revocation::{JSON, is_refused, is_revoked, post};
 use crate::store_redis::{setup, usher};
 use crate::support::redis::RedisServer;
 use crate::support::usher::Socket;
-use crate::support::{Echo, Usher, token};
+use crate::support::{Echo, Usher, eventually, token};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const STREAM: &str = "usher:revocations";
@@ -52,8 +53,16 @@ async fn revoke(usher: &Usher, order: &Value) -> Value {
 /// Gives the order while Redis is away.
 async fn revoke_here_only(usher: &Usher, order: &Value) {
     let (status, answer) = post(usher, JSON, &order.to_string()).await;
-    assert_eq!((status, &answer["fleet"], &answer["code"]), (503, &json!(false), &json!("REVOKED_HERE_ONLY")), "{answer}");
-    assert!(answer["message"].as_str().unwrap().contains("this node only") && answer["until"].is_string(), "{answer}");
+    assert_eq!(
+        (status, &answer["fleet"], &answer["code"]),
+        (503, &json!(false), &json!("REVOKED_HERE_ONLY")),
+        "{answer}"
+    );
+    assert!(
+        answer["message"].as_str().unwrap().contains("this node only")
+            && answer["until"].is_string(),
+        "{answer}"
+    );
 }
 
 async fn is_closed(socket: &mut Socket) {
@@ -70,7 +79,8 @@ async fn stream_entry(server: &RedisServer) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_revoked_at_one_node_ends_at_the_others() {
     let pair = Pair::start().await;
-    let mut ada = [pair.a.connect("ada").await, pair.b.connect("ada").await, pair.b.connect("ada").await];
+    let mut ada =
+        [pair.a.connect("ada").await, pair.b.connect("ada").await, pair.b.connect("ada").await];
     let mut bob = pair.b.connect("bob").await;
     let answer = revoke(&pair.a, &json!({"user": "ada"})).await;
     assert_eq!(answer["closed"], 1, "those of this node");
@@ -89,8 +99,11 @@ async fn what_is_revoked_at_one_node_ends_at_the_others() {
     assert!((29..=31).contains(&bound), "it leaves by itself: {bound}");
     let audits = pair.finish().await;
     for audit in audits {
-        let mut users: Vec<&str> =
-            audit.iter().filter(|line| line["event"] == "revoked").map(|line| line["user"].as_str().unwrap()).collect();
+        let mut users: Vec<&str> = audit
+            .iter()
+            .filter(|line| line["event"] == "revoked")
+            .map(|line| line["user"].as_str().unwrap())
+            .collect();
         users.sort_unstable();
         users.dedup();
         let all = audit.iter().filter(|line| line["event"] == "revoked").count();
@@ -101,7 +114,7 @@ async fn what_is_revoked_at_one_node_ends_at_the_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_for_longer_than_keep_stays_in_the_stream_until_it_ends() {
     let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
-    let short = format!("{}\n[revocation]\nkeep = \"2s\"", store(&server));
+    let short = format!("{}\n[revocation]\nttl = \"2s\"", store(&server));
     let first = usher(&echo, &short).await;
     let left = || server.cli(&["PTTL", STREAM]).trim().parse::<u64>().unwrap();
     let hour = 3_600_000;
@@ -128,7 +141,10 @@ async fn a_node_that_starts_later_has_heard_of_it_before_it_lets_anybody_in() {
     is_refused(&newcomer, &newcomer.token("ada")).await;
     is_refused(&newcomer, &newcomer.token_with("bob", json!({"jti": "t1"}))).await;
     let metrics = newcomer.metrics().await;
-    assert!(metrics.contains("usher_revocation_stream_entries_total{outcome=\"new\"} 2"), "{metrics}");
+    assert!(
+        metrics.contains("usher_revocation_stream_entries_total{outcome=\"new\"} 2"),
+        "{metrics}"
+    );
     drop(newcomer.connect("bob").await);
     newcomer.finish().await;
     pair.finish().await;
@@ -190,9 +206,8 @@ async fn a_redis_from_an_old_snapshot_learns_what_it_has_forgotten() {
     pair.server.cli(&["SAVE"]);
     revoke(&pair.a, &json!({"user": "bob"})).await;
     pair.server.start_again();
-    while !pair.server.cli(&["XRANGE", STREAM, "-", "+"]).contains("bob") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let knows_bob = || pair.server.cli(&["XRANGE", STREAM, "-", "+"]).contains("bob");
+    eventually("Redis has the order again", async || knows_bob()).await;
     let newcomer = pair.newcomer().await;
     is_refused(&newcomer, &newcomer.token("ada")).await;
     is_refused(&newcomer, &newcomer.token("bob")).await;
@@ -200,7 +215,8 @@ async fn a_redis_from_an_old_snapshot_learns_what_it_has_forgotten() {
     pair.finish().await;
 }
 
-/// Each node would write all of it; they begin at different places and leave to each other what is written.
+/// Each node would write all of it; they begin at different places and leave to each other what is
+/// written.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_restore_the_same_orders_share_the_work() {
     const ORDERS: usize = 1_000;
@@ -212,19 +228,21 @@ async fn nodes_that_restore_the_same_orders_share_the_work() {
     let all = async |pair: &Pair, metric: &str| {
         let mut found = Vec::new();
         for usher in nodes.iter().chain([&pair.a, &pair.b]) {
-            while !usher.metrics().await.contains(metric) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            usher.until_metric(metric).await;
             found.push(usher.metrics().await);
         }
         found
     };
     pair.server.kill();
-    all(&pair, "\nusher_revocation_stream_reading 0").await;
+    all(&pair, "usher_revocation_stream_reading 0").await;
     pair.server.start_again();
     // It says so once it has read the stream and written what was missing.
-    let metrics = all(&pair, "\nusher_revocation_stream_reading 1").await;
-    let told = |text: &String| text.lines().find_map(|line| line.strip_prefix("usher_revocation_stream_restored_total ")?.parse().ok());
+    let metrics = all(&pair, "usher_revocation_stream_reading 1").await;
+    let told = |text: &String| {
+        text.lines().find_map(|line| {
+            line.strip_prefix("usher_revocation_stream_restored_total ")?.parse().ok()
+        })
+    };
     let written: Vec<usize> = metrics.iter().map(|text| told(text).unwrap()).collect();
     let all: usize = written.iter().sum();
     assert!((ORDERS..ORDERS * written.len()).contains(&all), "{written:?}");
@@ -266,7 +284,10 @@ async fn a_node_that_starts_without_redis_hears_of_it_when_redis_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_order_in_the_stream_is_passed_over() {
     let pair = Pair::start().await;
-    let huge = format!(r#"{{"id":"{}","at":1,"until":9999999999999,"user":"bob"}}"#, "x".repeat(16 * 1024));
+    let huge = format!(
+        r#"{{"id":"{}","at":1,"until":9999999999999,"user":"bob"}}"#,
+        "x".repeat(16 * 1024)
+    );
     for entry in [["order", "{}"], ["order", "no json"], ["other", "{}"], ["order", &huge]] {
         pair.server.cli(&[&["XADD", STREAM, "*"], entry.as_slice()].concat());
     }
@@ -274,7 +295,10 @@ async fn what_is_no_order_in_the_stream_is_passed_over() {
     revoke(&pair.a, &json!({"user": "bob"})).await;
     is_closed(&mut bob).await;
     let metrics = pair.b.metrics().await;
-    assert!(metrics.contains("usher_revocation_stream_entries_total{outcome=\"unreadable\"} 4"), "{metrics}");
+    assert!(
+        metrics.contains("usher_revocation_stream_entries_total{outcome=\"unreadable\"} 4"),
+        "{metrics}"
+    );
     pair.finish().await;
 }
 

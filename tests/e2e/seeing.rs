@@ -15,7 +15,8 @@ async fn the_admin_listener_tells_what_happens() {
     let socket = usher.connect("ada").await;
     assert_eq!(client::get(usher.admin, "/livez").await.status, 200);
     assert_eq!(client::get(usher.admin, "/readyz").await.status, 200);
-    let sessions: Value = serde_json::from_str(&client::get(usher.admin, "/sessions").await.body).unwrap();
+    let sessions: Value =
+        serde_json::from_str(&client::get(usher.admin, "/sessions").await.body).unwrap();
     let session = &sessions["sessions"][0];
     assert_eq!(
         (session["user"].as_str(), session["method"].as_str(), session["route"].as_str()),
@@ -26,7 +27,13 @@ async fn the_admin_listener_tells_what_happens() {
     raw.send(upgrade_request("/ws", "")).await;
     raw.read_to_close().await;
     let metrics = usher.metrics().await;
-    for wanted in ["_bucket{", "usher_build_info", "method=\"header\"", "missing_credential", "usher_tls_handshakes_total"] {
+    for wanted in [
+        "_bucket{",
+        "usher_build_info",
+        "method=\"header\"",
+        "missing_credential",
+        "usher_tls_handshakes_total",
+    ] {
         assert!(metrics.contains(wanted), "{wanted} is not in\n{metrics}");
     }
     assert!(!metrics.contains("quantile="), "histograms, not summaries");
@@ -66,7 +73,9 @@ async fn no_secret_is_seen_anywhere_however_it_is_shown() {
         format!("Sec-WebSocket-Protocol: bearer.{token}x, chat\r\n"),
         format!("Sec-WebSocket-Protocol: {token}, bearer\r\n"),
         format!("Sec-WebSocket-Protocol: bearer.{token}, bearer.{token}\r\n"),
-        format!("Sec-WebSocket-Protocol: chat, base64url.bearer.authorization.k8s.io.{encoded}\r\n"),
+        format!(
+            "Sec-WebSocket-Protocol: chat, base64url.bearer.authorization.k8s.io.{encoded}\r\n"
+        ),
         format!("Sec-WebSocket-Protocol: base64url.bearer.authorization.{encoded}.x\r\n"),
         format!("{page}Cookie: access_token={token}\r\n"),
         format!("{page}Cookie: access_token={token}x; a=1\r\n"),
@@ -76,8 +85,11 @@ async fn no_secret_is_seen_anywhere_however_it_is_shown() {
         format!("X-Usher-Bypass: {SECRET}x ada\r\n"),
         format!("X_Usher_Bypass: {SECRET}\r\nX-Usher-Bypass: {SECRET}\r\n"),
     ];
-    let queries =
-        [format!("access_token={token}"), format!("%61ccess_token={token}x"), format!("access_token={token}&access_token={token}")];
+    let queries = [
+        format!("access_token={token}"),
+        format!("%61ccess_token={token}x"),
+        format!("access_token={token}&access_token={token}"),
+    ];
     let mut requests: Vec<(String, String)> = Vec::new();
     for path in ["/every/x", "/closed/x", "/none"] {
         requests.extend(shown.iter().map(|headers| (path.to_owned(), headers.clone())));
@@ -87,17 +99,27 @@ async fn no_secret_is_seen_anywhere_however_it_is_shown() {
         let mut raw = Raw::connect(usher.plain).await;
         raw.send(upgrade_request(&target, &headers)).await;
         let head = raw.read_head().await;
-        assert!(!head.contains(&token) && !head.contains(&encoded) && !head.contains(SECRET), "{head}");
-        let plain = format!("GET {target} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
+        assert!(
+            !head.contains(&token) && !head.contains(&encoded) && !head.contains(SECRET),
+            "{head}"
+        );
+        let plain =
+            format!("GET {target} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
         client::http(usher.plain, plain.as_bytes()).await;
-        let asked = format!("POST /websocket/ticket HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
-        let answer: Value = serde_json::from_str(&client::http(usher.plain, asked.as_bytes()).await.body).unwrap();
+        let asked = format!(
+            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        let answer: Value =
+            serde_json::from_str(&client::http(usher.plain, asked.as_bytes()).await.body).unwrap();
         if let Some(ticket) = answer["ticket_id"].as_str() {
             usher.keep_secret(ticket);
         }
     }
     let visits = format!("{:?}", echo.visits());
-    assert!(!visits.contains(&token) && !visits.contains(&encoded) && !visits.contains(SECRET), "{visits}");
+    assert!(
+        !visits.contains(&token) && !visits.contains(&encoded) && !visits.contains(SECRET),
+        "{visits}"
+    );
     // Where they belong, and where they do not.
     for (target, headers) in [
         (format!("/ws?ticket={ticket}"), String::new()),

@@ -13,7 +13,7 @@ use crate::first_message::{auth, close_frame, text};
 use crate::support::client::{self, Answer, Raw};
 use crate::support::usher::OTHER_ISSUER;
 use crate::support::usher::{Socket, is_alive};
-use crate::support::{Echo, Setup, Usher, upgrade_request};
+use crate::support::{Echo, Setup, Usher, eventually, upgrade_request};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 const ROUTES: &str = r#"
@@ -34,7 +34,12 @@ const ROUTES: &str = r#"
     auth = []
 "#;
 async fn start(upstream: String, limits: &str) -> Usher {
-    Setup::new(upstream).routes(ROUTES).issuer(OTHER_ISSUER).extra(&format!("[limits]\n{limits}\n")).start().await
+    Setup::new(upstream)
+        .routes(ROUTES)
+        .issuer(OTHER_ISSUER)
+        .extra(&format!("[limits]\n{limits}\n"))
+        .start()
+        .await
 }
 
 async fn open(usher: &Usher, target: &str, token: &str) -> Result<Socket, ()> {
@@ -60,19 +65,15 @@ async fn admin(usher: &Usher, target: &str) -> Value {
 
 /// Waits until the node has so many sessions.
 async fn settles_at(usher: &Usher, count: usize) {
-    let settled = async {
-        while admin(usher, "/status").await["sessions"] != count {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, settled).await.expect("sessions do not settle");
+    let has_so_many = async || admin(usher, "/status").await["sessions"] == count;
+    eventually(format!("the node has {count} sessions"), has_so_many).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_sixty_four_upgrades_of_one_user_exactly_as_many_as_may_stay() {
     for on_limit in ["refuse", "replace-oldest"] {
         let echo = Echo::start().await;
-        let limits = format!("sessions_per_user = 5\non_limit = \"{on_limit}\"");
+        let limits = format!("sessions_per_user = 5\nextra_sessions = \"{on_limit}\"");
         let setup = Setup::new(echo.url()).routes(ROUTES).extra(&format!("[limits]\n{limits}\n"));
         let usher = Arc::new(setup.start().await);
         let token = usher.token("ada");
@@ -87,13 +88,18 @@ async fn of_sixty_four_upgrades_of_one_user_exactly_as_many_as_may_stay() {
             sockets.extend(racer.await.unwrap());
         }
         assert_eq!(sockets.len(), if on_limit == "refuse" { 5 } else { 64 });
-        // Each says something: those who were told to go hear the close frame, those who stay their own words.
+        // Each says something: those who were told to go hear the close frame, those who stay their
+        // own words.
         let heard = futures_util::future::join_all(sockets.iter_mut().map(|socket| async move {
             let _ = socket.send(Message::text("here")).await;
             loop {
                 match timeout(PATIENCE, socket.next()).await.expect("silence") {
-                    Some(Ok(Message::Close(Some(frame)))) => return frame.reason.as_str().to_owned(),
-                    Some(Ok(Message::Text(_))) => return "echo".to_owned(),
+                    Some(Ok(Message::Close(Some(frame)))) => {
+                        return frame.reason.as_str().to_owned();
+                    }
+                    Some(Ok(Message::Text(text))) if text.as_str() == "here" => {
+                        return "echo".to_owned();
+                    }
                     Some(Ok(_)) => {}
                     other => return format!("{other:?}"),
                 }
@@ -101,14 +107,30 @@ async fn of_sixty_four_upgrades_of_one_user_exactly_as_many_as_may_stay() {
         }))
         .await;
         let replaced = heard.iter().filter(|heard| *heard == "Session replaced").count();
-        assert_eq!((replaced, heard.len() - replaced), (sockets.len() - 5, 5), "{on_limit}: {heard:?}");
-        assert!(heard.iter().all(|heard| heard == "echo" || heard == "Session replaced"), "{heard:?}");
+        assert_eq!(
+            (replaced, heard.len() - replaced),
+            (sockets.len() - 5, 5),
+            "{on_limit}: {heard:?}"
+        );
+        assert!(
+            heard.iter().all(|heard| heard == "echo" || heard == "Session replaced"),
+            "{heard:?}"
+        );
         let metrics = usher.metrics().await;
-        assert!(metrics.contains("usher_limits_hit_total{limit=\"sessions_per_user\"} 59"), "{on_limit}: {metrics}");
+        assert!(
+            metrics.contains("usher_limits_hit_total{limit=\"sessions_per_user\"} 59"),
+            "{on_limit}: {metrics}"
+        );
         drop(sockets);
         let audit = Arc::into_inner(usher).unwrap().finish().await;
-        let outcome = if on_limit == "refuse" { ("upgrade_rejected", "too_many_sessions") } else { ("session_ended", "replaced") };
-        let told = audit.iter().filter(|line| (line["event"].as_str(), line["outcome"].as_str()) == (Some(outcome.0), Some(outcome.1)));
+        let outcome = if on_limit == "refuse" {
+            ("upgrade_rejected", "too_many_sessions")
+        } else {
+            ("session_ended", "replaced")
+        };
+        let told = audit.iter().filter(|line| {
+            (line["event"].as_str(), line["outcome"].as_str()) == (Some(outcome.0), Some(outcome.1))
+        });
         assert_eq!(told.count(), 59, "{on_limit}");
     }
 }
@@ -117,7 +139,10 @@ async fn of_sixty_four_upgrades_of_one_user_exactly_as_many_as_may_stay() {
 async fn a_user_at_the_limit_is_refused_by_every_method_until_a_session_ends() {
     let echo = Echo::start().await;
     let usher = start(echo.url(), "sessions_per_user = 1").await;
-    let (token, other) = (usher.token("ada"), usher.token_with("ada", json!({ "iss": "https://other.example.com" })));
+    let (token, other) = (
+        usher.token("ada"),
+        usher.token_with("ada", json!({ "iss": "https://other.example.com" })),
+    );
     let mut first = open(&usher, "/ws", &token).await.unwrap();
     let ticket = usher.issue_ticket(&token).await;
     let visits = echo.visits().len();
@@ -134,7 +159,8 @@ async fn a_user_at_the_limit_is_refused_by_every_method_until_a_session_ends() {
     assert_eq!(echo.visits().len(), visits, "the upstream is not asked");
     // Somebody else by the same name, and those whom nobody knows, are not counted with her.
     let mut namesake = open(&usher, "/ws", &other).await.unwrap();
-    let mut strangers = [usher.open("/public/a", &[]).await.unwrap(), usher.open("/public/a", &[]).await.unwrap()];
+    let mut strangers =
+        [usher.open("/public/a", &[]).await.unwrap(), usher.open("/public/a", &[]).await.unwrap()];
     for socket in strangers.iter_mut().chain([&mut first, &mut namesake]) {
         is_alive(socket).await;
     }
@@ -142,14 +168,8 @@ async fn a_user_at_the_limit_is_refused_by_every_method_until_a_session_ends() {
     first.close(None).await.unwrap();
     while let Some(Ok(_)) = first.next().await {}
     // Her place is free when the session's task is gone, a moment after the close handshake.
-    let again = async {
-        loop {
-            if let Ok(socket) = open(&usher, "/ws", &token).await {
-                return socket;
-            }
-        }
-    };
-    let mut again = timeout(PATIENCE, again).await.expect("the place is not given back");
+    let open_again = async || open(&usher, "/ws", &token).await.ok();
+    let mut again = eventually("the place is given back", open_again).await;
     is_alive(&mut again).await;
     drop((again, namesake, strangers, late, page));
     usher.finish().await;
@@ -158,7 +178,8 @@ async fn a_user_at_the_limit_is_refused_by_every_method_until_a_session_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_session_is_replaced_and_told_so_on_both_sides() {
     let echo = Echo::start().await;
-    let usher = start(echo.url(), "sessions_per_user = 2\non_limit = \"replace-oldest\"").await;
+    let usher =
+        start(echo.url(), "sessions_per_user = 2\nextra_sessions = \"replace-oldest\"").await;
     let token = usher.token("ada");
     let mut bob = usher.connect("bob").await;
     let mut first = open(&usher, "/pages/a", &token).await.unwrap();
@@ -171,16 +192,16 @@ async fn the_oldest_session_is_replaced_and_told_so_on_both_sides() {
         is_alive(socket).await;
     }
     let told = || {
-        let closes = echo.messages().into_iter().filter_map(|message| if let Message::Close(frame) = message { frame } else { None });
-        closes.map(|frame| (u16::from(frame.code), frame.reason.as_str().to_owned())).collect::<Vec<_>>()
+        let closes = echo
+            .messages()
+            .into_iter()
+            .filter_map(|message| if let Message::Close(frame) = message { frame } else { None });
+        closes
+            .map(|frame| (u16::from(frame.code), frame.reason.as_str().to_owned()))
+            .collect::<Vec<_>>()
     };
     settles_at(&usher, 3).await;
-    let heard = async {
-        while told().len() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, heard).await.expect("the upstream is not told");
+    eventually("the upstream is told of both", async || told().len() >= 2).await;
     assert_eq!(told(), vec![(1008, "Session replaced".to_owned()); 2]);
     // One that ends by itself makes room, and nobody has to go.
     third.close(None).await.unwrap();
@@ -196,7 +217,11 @@ async fn the_oldest_session_is_replaced_and_told_so_on_both_sides() {
 
 pub async fn command(name: &str, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_usher"));
-    command.arg(name).args(arguments).env("ADMIN_TOKEN", "0123456789abcdef").env("WRONG_TOKEN", "fedcba9876543210");
+    command
+        .arg(name)
+        .args(arguments)
+        .env("ADMIN_TOKEN", "0123456789abcdef")
+        .env("WRONG_TOKEN", "fedcba9876543210");
     command.current_dir(std::env::temp_dir()).stdin(Stdio::null()).output().await.unwrap()
 }
 
@@ -227,37 +252,74 @@ async fn the_command_line_lists_sessions_and_shows_how_the_node_stands() {
     ];
     let table = printed("sessions", &at).await;
     assert!(table.starts_with("USER       ROUTE      METHOD  SINCE"), "{table}");
-    assert!(table.contains("\n-          /public/*  -  ") && table.ends_with("4 of 4 listed\n"), "{table}");
+    assert!(
+        table.contains("\n-          /public/*  -  ") && table.ends_with("4 of 4 listed\n"),
+        "{table}"
+    );
     for (arguments, users) in [
         (&["--user", "ada & bob"][..], vec!["ada & bob", "ada & bob"]),
         (&["--user", "ada & bob", "--route", "/pages/*"], vec!["ada & bob"]),
         (&["--route", "/ws", "--limit", "1"], vec!["ada & bob"]),
         (&["--user", "nobody"], vec![]),
     ] {
-        let answer: Value = serde_json::from_str(&printed("sessions", &[arguments, &["--json"], &at].concat()).await).unwrap();
-        let listed: Vec<_> = answer["sessions"].as_array().unwrap().iter().map(|session| session["user"].as_str().unwrap()).collect();
+        let answer: Value = serde_json::from_str(
+            &printed("sessions", &[arguments, &["--json"], &at].concat()).await,
+        )
+        .unwrap();
+        let listed: Vec<_> = answer["sessions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|session| session["user"].as_str().unwrap())
+            .collect();
         assert_eq!(listed, users, "{arguments:?}");
     }
-    let status: Value = serde_json::from_str(&printed("status", &[&["--json"], &at[..]].concat()).await).unwrap();
-    assert_eq!((&status["sessions"], &status["connections"], &status["stage"]), (&json!(4), &json!(4), &json!("ready")));
-    assert_eq!((&status["store"]["kind"], &status["store"]["breaker"]), (&json!("memory"), &Value::Null));
-    assert!(status["sessions_by"].as_array().unwrap().contains(&json!({ "route": "/ws", "method": "header", "sessions": 2 })), "{status}");
+    let status: Value =
+        serde_json::from_str(&printed("status", &[&["--json"], &at[..]].concat()).await).unwrap();
+    assert_eq!(
+        (&status["sessions"], &status["connections"], &status["stage"]),
+        (&json!(4), &json!(4), &json!("ready"))
+    );
+    assert_eq!(
+        (&status["store"]["kind"], &status["store"]["breaker"]),
+        (&json!("memory"), &Value::Null)
+    );
+    assert!(
+        status["sessions_by"]
+            .as_array()
+            .unwrap()
+            .contains(&json!({ "route": "/ws", "method": "header", "sessions": 2 })),
+        "{status}"
+    );
     let page = printed("status", &at).await;
-    for wanted in ["stage            ready\n", "2 by header on /ws\n", "store            memory\n", "tickets          0\n"] {
+    for wanted in [
+        "stage            ready\n",
+        "2 by header on /ws\n",
+        "store            memory\n",
+        "tickets          0\n",
+    ] {
         assert!(page.contains(wanted), "{wanted} is not in\n{page}");
     }
     for name in ["sessions", "status"] {
         for (arguments, code, part) in [
             (&["--admin", &address][..], 77, "the admin token is missing or wrong"),
-            (&["--admin", &address, "--admin-token-env", "WRONG_TOKEN"], 77, "the admin token is missing or wrong"),
+            (
+                &["--admin", &address, "--admin-token-env", "WRONG_TOKEN"],
+                77,
+                "the admin token is missing or wrong",
+            ),
             (&["--admin", "127.0.0.1:1"], 69, "no answer from the admin listener"),
             (&["--limits"], 2, "unexpected argument"),
         ] {
             let output = command(name, arguments).await;
             let err = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.code() == Some(code) && err.contains(part), "{name} {arguments:?}: {:?} {err}", output.status);
+            assert!(
+                output.status.code() == Some(code) && err.contains(part),
+                "{name} {arguments:?}: {:?} {err}",
+                output.status
+            );
         }
     }
     drop(sockets);
-    drop(usher);
+    usher.finish().await;
 }

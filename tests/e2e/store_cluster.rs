@@ -1,17 +1,15 @@
 //! A cluster of three: every ticket is one key, so every operation meets one node.
 
 use std::process::Command;
-use std::time::Duration;
 
-use usher::clock::Now;
+use usher::base::clock::Now;
 
 use crate::fleet_sessions;
 use crate::revocation::{JSON, is_revoked, post};
-use crate::store_failover::until;
 use crate::store_faults::{Drill, NO_RATES, note};
 use crate::store_redis::{IDENTITY, RIGHTS, certificate, race, redeem, setup};
 use crate::support::redis::{RedisServer, TLS, TLS_CLI};
-use crate::support::{DoorBook, Echo};
+use crate::support::{DoorBook, Echo, eventually};
 
 struct Cluster(Vec<RedisServer>);
 
@@ -23,8 +21,10 @@ impl Cluster {
     /// Six nodes are three masters with a replica each.
     async fn of(count: usize, extra: &[&str], files: &[(&str, &str)], cli: &[&str]) -> Self {
         let rights = [extra, RIGHTS, &["+cluster", "+asking", "+ping"]].concat();
-        let cluster = Self((0..count).map(|_| RedisServer::cluster_node(&rights, files, cli)).collect());
-        let nodes: Vec<_> = cluster.0.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        let cluster =
+            Self((0..count).map(|_| RedisServer::cluster_node(&rights, files, cli)).collect());
+        let nodes: Vec<_> =
+            cluster.0.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         let replicas = if count < 6 { "0" } else { "1" };
         let mut create = vec!["--cluster", "create"];
         create.extend(nodes.iter().map(String::as_str));
@@ -36,13 +36,9 @@ impl Cluster {
     }
 
     async fn until_whole(&self) {
-        for _ in 0..1000 {
-            if self.0.iter().all(|node| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the cluster does not form");
+        let is_well =
+            |node: &RedisServer| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+        eventually("the cluster is whole", async || self.0.iter().all(is_well)).await;
     }
 
     fn store(&self) -> String {
@@ -61,7 +57,12 @@ async fn in_a_cluster_too_one_of_sixty_four_wins() {
 async fn in_a_cluster_too_nodes_list_each_other_s_sessions_and_a_user_is_counted_once() {
     let (echo, cluster) = (Echo::start().await, Cluster::form().await);
     let store = format!("{}\ntimeout = \"10s\"", cluster.store());
-    let nodes = fleet_sessions::Nodes::start(&echo, &store, "sessions_per_user = 1\non_limit = \"replace-oldest\"").await;
+    let nodes = fleet_sessions::Nodes::start(
+        &echo,
+        &store,
+        "sessions_per_user = 1\nextra_sessions = \"replace-oldest\"",
+    )
+    .await;
     nodes.replace_each_other().await;
     nodes.finish().await;
 }
@@ -69,11 +70,14 @@ async fn in_a_cluster_too_nodes_list_each_other_s_sessions_and_a_user_is_counted
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_lost_a_node_refuses_and_heals() {
     let mut cluster = Cluster::form().await;
-    let mut drill = Drill::start("one of three nodes killed", &format!("{}\n{NO_RATES}", cluster.store())).await;
+    let mut drill =
+        Drill::start("one of three nodes killed", &format!("{}\n{NO_RATES}", cluster.store()))
+            .await;
     drill.until_well().await;
     let member = drill.member().await;
     // The node that holds the orders. It may be any of the three.
-    let slot: usize = cluster.0[0].cli(&["CLUSTER", "KEYSLOT", "usher:revocations"]).trim().parse().unwrap();
+    let slot: usize =
+        cluster.0[0].cli(&["CLUSTER", "KEYSLOT", "usher:revocations"]).trim().parse().unwrap();
     let lost = slot * 3 / 16384;
     cluster.0[lost].kill();
     let (revoke, closed) = drill.revoke(member).await;
@@ -109,19 +113,25 @@ async fn a_cluster_that_lost_a_node_refuses_and_heals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tickets_follow_their_slots_to_another_node() {
     let cluster = Cluster::form().await;
-    let mut drill = Drill::start("resharded", &format!("{}\ntimeout = \"10s\"\n{NO_RATES}", cluster.store())).await;
+    let mut drill =
+        Drill::start("resharded", &format!("{}\ntimeout = \"10s\"\n{NO_RATES}", cluster.store()))
+            .await;
     let mut tickets = Vec::new();
     for _ in 0..100 {
         tickets.push(drill.spare_ticket().await);
     }
-    let ids: Vec<_> = cluster.0.iter().map(|node| node.cli(&["CLUSTER", "MYID"]).trim().to_owned()).collect();
+    let ids: Vec<_> =
+        cluster.0.iter().map(|node| node.cli(&["CLUSTER", "MYID"]).trim().to_owned()).collect();
     let entry = format!("127.0.0.1:{}", cluster.0[0].port);
     // The third node's, with the one of the orders.
     let (from, to) = (ids[2].clone(), ids[1].clone());
     let member = drill.member().await;
     let reshard = tokio::task::spawn_blocking(move || {
         let slots = ["--cluster-slots", "1500", "--cluster-yes"];
-        Command::new("redis-cli").args(["--cluster", "reshard", &entry, "--cluster-from", &from, "--cluster-to", &to]).args(slots).output()
+        Command::new("redis-cli")
+            .args(["--cluster", "reshard", &entry, "--cluster-from", &from, "--cluster-to", &to])
+            .args(slots)
+            .output()
     });
     for ticket in &tickets {
         assert_eq!(redeem(&drill.usher, ticket).await, 101);
@@ -148,11 +158,15 @@ async fn tickets_follow_their_slots_to_another_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_without_replicas_acknowledges_nothing() {
     let cluster = Cluster::form().await;
-    let mut drill = Drill::start("no replicas", &format!("{}\nacknowledge = 1\ntimeout = \"2s\"", cluster.store())).await;
+    let mut drill = Drill::start(
+        "no replicas",
+        &format!("{}\nwait_for_replicas = 1\ntimeout = \"2s\"", cluster.store()),
+    )
+    .await;
     let ticket = drill.spare_ticket().await;
     assert_eq!(redeem(&drill.usher, &ticket).await, 503);
-    // Spent all the same: the cluster holds nothing more.
-    assert!(cluster.0.iter().all(|node| node.cli(&["KEYS", "usher:ticket:*"]).trim().is_empty()));
+    // Spent all the same: the cluster holds no ticket.
+    assert!(cluster.0.iter().all(|node| node.tickets().is_empty()));
     drill.finish().await;
 }
 
@@ -164,19 +178,25 @@ async fn replicas_of_a_cluster_acknowledge_what_is_redeemed() {
     let masters: Vec<_> = cluster.0.iter().filter(|node| !is_replica(node)).collect();
     assert_eq!((masters.len(), replicas.len()), (3, 3));
     for master in &masters {
-        until("its replica is online", || master.cli(&["INFO", "replication"]).contains("state=online")).await;
+        eventually("its replica is online", async || {
+            master.cli(&["INFO", "replication"]).contains("state=online")
+        })
+        .await;
     }
-    let store = format!("{}\nacknowledge = 1\ntimeout = \"5s\"\n{NO_RATES}", cluster.store());
+    let store = format!("{}\nwait_for_replicas = 1\ntimeout = \"5s\"\n{NO_RATES}", cluster.store());
     let mut drill = Drill::start("acknowledged in a cluster", &store).await;
     // Enough that each master has some.
     for _ in 0..20 {
         let ticket = drill.spare_ticket().await;
-        assert_eq!((redeem(&drill.usher, &ticket).await, redeem(&drill.usher, &ticket).await), (101, 403));
+        assert_eq!(
+            (redeem(&drill.usher, &ticket).await, redeem(&drill.usher, &ticket).await),
+            (101, 403)
+        );
     }
     let ticket = drill.spare_ticket().await;
     replicas.iter().for_each(|replica| replica.signal("STOP"));
     assert_eq!(redeem(&drill.usher, &ticket).await, 503);
-    assert!(masters.iter().all(|master| master.cli(&["KEYS", "usher:ticket:*"]).trim().is_empty()), "refused and spent");
+    assert!(masters.iter().all(|master| master.tickets().is_empty()), "refused and spent");
     replicas.iter().for_each(|replica| replica.signal("CONT"));
     drill.until_well().await;
     drill.finish().await;
@@ -188,7 +208,10 @@ async fn a_cluster_behind_tls_is_known_by_its_certificate() {
     let cluster = Cluster::of(3, TLS, &[("cert.pem", &cert), ("key.pem", &key)], TLS_CLI).await;
     let store = cluster.store().replace("redis+cluster://", "rediss+cluster://");
     let (echo, mut book) = (Echo::start().await, DoorBook::default());
-    let with = |lines: &str| setup(&echo, &format!("{store}\ntimeout = \"10s\"\n{lines}\n{NO_RATES}")).file("redis-ca.pem", cert.clone());
+    let with = |lines: &str| {
+        setup(&echo, &format!("{store}\ntimeout = \"10s\"\n{lines}\n{NO_RATES}"))
+            .file("redis-ca.pem", cert.clone())
+    };
     let usher = with("ca_file = \"redis-ca.pem\"").start().await;
     for _ in 0..20 {
         let ticket = usher.issue_ticket(&usher.token("ada")).await;

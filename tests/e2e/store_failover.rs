@@ -1,31 +1,20 @@
 //! A master that dies: what a ticket is worth on the replica that takes its place.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use usher::clock::Now;
+use usher::base::clock::Now;
 
 use crate::store_faults::{Drill, NO_RATES, note};
 use crate::store_redis::{IDENTITY, RIGHTS, certificate, redeem, setup, usher};
 use crate::support::redis::{RedisServer, TLS, TLS_CLI};
-use crate::support::{DoorBook, Echo};
+use crate::support::{DoorBook, Echo, eventually};
 
-/// Polls: Redis tells nobody when replication has come so far.
-pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..1000 {
-        if is_so() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("it never came: {what}");
-}
-
-/// The way to a server, which can be cut: what went through it stays open and silent, also when it is mended.
+/// The way to a server, which can be cut: what went through it stays open and silent, also when it
+/// is mended.
 struct Cable {
     port: u16,
     cut: watch::Sender<bool>,
@@ -38,8 +27,11 @@ impl Cable {
         let (cut, is_cut) = watch::channel(false);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", port_behind)).await else { continue };
-                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port_behind)).await else {
+                    continue;
+                };
+                let ((from_client, to_client), (from_server, to_server)) =
+                    (client.into_split(), server.into_split());
                 tokio::spawn(carry(from_client, to_server, is_cut.clone()));
                 tokio::spawn(carry(from_server, to_client, is_cut.clone()));
             }
@@ -66,16 +58,17 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_cut: watc
     std::future::pending::<()>().await;
 }
 
-/// Redeems on a master whose replica is cut off, lets the master die, and redeems again on the replica. Gives back both answers.
+/// Redeems on a master whose replica is cut off, lets the master die, and redeems again on the
+/// replica. Gives back both answers.
 async fn replay(acknowledge: &str) -> (u16, u16) {
     let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
     let cable = Cable::to(master.port).await;
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &cable.port.to_string()]);
     let online = || master.cli(&["INFO", "replication"]).contains("state=online");
-    until("the replica is online", online).await;
+    eventually("the replica is online", async || online()).await;
 
     let echo = Echo::start().await;
-    let lines = format!("acknowledge = {acknowledge}\ntimeout = \"2s\"");
+    let lines = format!("wait_for_replicas = {acknowledge}\ntimeout = \"2s\"");
     let before = usher(&echo, &format!("url = \"{}\"\n{lines}", master.url())).await;
     let mut book = DoorBook::default();
     // While the replica follows, an acknowledged ticket lets its owner in.
@@ -85,7 +78,7 @@ async fn replay(acknowledge: &str) -> (u16, u16) {
 
     let ticket = before.issue_ticket(&before.token("ada")).await;
     book.admit("ada");
-    until("the replica has the ticket", || replica.cli(&["KEYS", "usher:ticket:*"]) == master.cli(&["KEYS", "usher:ticket:*"])).await;
+    eventually("the replica has the ticket", async || replica.tickets() == master.tickets()).await;
     cable.cut.send_replace(true);
     let first = redeem(&before, &ticket).await;
     master.kill();
@@ -102,7 +95,8 @@ async fn replay(acknowledge: &str) -> (u16, u16) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_an_acknowledgement_no_ticket_lets_in_twice_whatever_dies() {
-    // Refused on the master, because nobody else knew; good for once on the replica, which did not know.
+    // Refused on the master, because nobody else knew; good for once on the replica, which did not
+    // know.
     assert_eq!(replay("1").await, (503, 101));
 }
 
@@ -114,12 +108,19 @@ async fn without_one_a_ticket_comes_back_to_life_as_the_docs_say() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinel_names_the_next_master_and_tickets_go_on() {
     let rights = [RIGHTS, &["+role"]].concat();
-    let mut master = RedisServer::start(&[&["--repl-diskless-sync-delay", "0"], &rights[..]].concat());
-    let replica = RedisServer::start(&[&["--replicaof", "127.0.0.1", &master.port.to_string()], &rights[..]].concat());
-    until("the replica is online", || master.cli(&["INFO", "replication"]).contains("state=online")).await;
+    let mut master =
+        RedisServer::start(&[&["--repl-diskless-sync-delay", "0"], &rights[..]].concat());
+    let replica = RedisServer::start(
+        &[&["--replicaof", "127.0.0.1", &master.port.to_string()], &rights[..]].concat(),
+    );
+    eventually("the replica is online", async || {
+        master.cli(&["INFO", "replication"]).contains("state=online")
+    })
+    .await;
     let sentinel = Arc::new(RedisServer::sentinel(master.port));
-    let known = || sentinel.cli(&["SENTINEL", "REPLICAS", "chat"]).contains(&replica.port.to_string());
-    until("the sentinel knows the replica", known).await;
+    let known =
+        || sentinel.cli(&["SENTINEL", "REPLICAS", "chat"]).contains(&replica.port.to_string());
+    eventually("the sentinel knows the replica", async || known()).await;
 
     let mut drill = Drill::start(
         "master killed, Sentinel promotes",
@@ -128,7 +129,7 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
     .await;
     let spent = drill.until_well().await;
     let spare = drill.spare_ticket().await;
-    until("the replica has the ticket", || replica.cli(&["KEYS", "usher:ticket:*"]) == master.cli(&["KEYS", "usher:ticket:*"])).await;
+    eventually("the replica has the ticket", async || replica.tickets() == master.tickets()).await;
     let member = drill.member().await;
     master.kill();
     let killed = Now::read();
@@ -140,9 +141,17 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
     drill.until_well().await;
     let recovered = killed.mono.elapsed();
     let known = drill.until_closed(closed).await.saturating_duration_since(killed.mono);
-    note("master killed, Sentinel promotes (down-after 1 s)", "503 | 503 | 503", Some(recovered), known);
+    note(
+        "master killed, Sentinel promotes (down-after 1 s)",
+        "503 | 503 | 503",
+        Some(recovered),
+        known,
+    );
     // What was replicated is as good, or as spent, as before.
-    assert_eq!((redeem(&drill.usher, &spare).await, redeem(&drill.usher, &spent).await), (101, 403));
+    assert_eq!(
+        (redeem(&drill.usher, &spare).await, redeem(&drill.usher, &spent).await),
+        (101, 403)
+    );
     drill.finish().await;
 }
 
@@ -150,17 +159,28 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
 async fn sentinels_and_their_servers_behind_tls_are_known_by_their_certificate() {
     let (cert, key) = certificate();
     let files = [("cert.pem", cert.as_str()), ("key.pem", key.as_str())];
-    let start = |extra: &[&str]| RedisServer::start_with(&[TLS, extra, RIGHTS, &["+role"]].concat(), &files, TLS_CLI);
+    let start = |extra: &[&str]| {
+        RedisServer::start_with(&[TLS, extra, RIGHTS, &["+role"]].concat(), &files, TLS_CLI)
+    };
     let mut master = start(&["--repl-diskless-sync-delay", "0"]);
     let replica = start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
-    until("the replica is online", || master.cli(&["INFO", "replication"]).contains("state=online")).await;
+    eventually("the replica is online", async || {
+        master.cli(&["INFO", "replication"]).contains("state=online")
+    })
+    .await;
     let sentinel = RedisServer::sentinel_with(master.port, &files);
-    let known = || sentinel.cli(&["SENTINEL", "REPLICAS", "chat"]).contains(&replica.port.to_string());
-    until("the sentinel knows the replica", known).await;
+    let known =
+        || sentinel.cli(&["SENTINEL", "REPLICAS", "chat"]).contains(&replica.port.to_string());
+    eventually("the sentinel knows the replica", async || known()).await;
 
     let (echo, mut book) = (Echo::start().await, DoorBook::default());
-    let url = format!("url = \"rediss+sentinel://127.0.0.1:{}/chat\"\ntimeout = \"2s\"\n{IDENTITY}", sentinel.port);
-    let with = |lines: &str| setup(&echo, &format!("{url}\n{lines}\n{NO_RATES}")).file("redis-ca.pem", cert.clone());
+    let url = format!(
+        "url = \"rediss+sentinel://127.0.0.1:{}/chat\"\ntimeout = \"2s\"\n{IDENTITY}",
+        sentinel.port
+    );
+    let with = |lines: &str| {
+        setup(&echo, &format!("{url}\n{lines}\n{NO_RATES}")).file("redis-ca.pem", cert.clone())
+    };
     let stranger = with("").start().await;
     assert_eq!(stranger.ask_ticket(&stranger.token("ada"), "", "").await.0, 503);
     stranger.finish().await;
@@ -171,7 +191,8 @@ async fn sentinels_and_their_servers_behind_tls_are_known_by_their_certificate()
     book.admit("ada");
     assert_eq!((redeem(&usher, &ticket).await, redeem(&usher, &ticket).await), (101, 403));
     master.kill();
-    let mut drill = Drill { echo, usher, other, book, row: "master killed, Sentinel promotes, over TLS" };
+    let mut drill =
+        Drill { echo, usher, other, book, row: "master killed, Sentinel promotes, over TLS" };
     drill.until_well().await;
     drill.finish().await;
 }

@@ -18,7 +18,10 @@ pub async fn usher(echo: &Echo, store: &str) -> Usher {
 }
 
 pub fn setup(echo: &Echo, store: &str) -> Setup {
-    Setup::new(echo.url()).routes(ROUTES).extra(&format!("[store]\n{store}\n")).file("redis-password", PASSWORD.to_owned())
+    Setup::new(echo.url())
+        .routes(ROUTES)
+        .extra(&format!("[store]\n{store}\n"))
+        .file("redis-password", PASSWORD.to_owned())
 }
 
 /// Redeems with a plain upgrade; gives back the status.
@@ -82,6 +85,8 @@ pub const RIGHTS: &[&str] = &[
     "+get",
     "+getdel",
     "+eval",
+    "+pttl",
+    "+time",
     "+wait",
     "+xadd",
     "+xread",
@@ -113,7 +118,10 @@ async fn over_tls_a_user_with_few_rights_is_enough() {
     let echo = Echo::start().await;
     let url = format!("url = \"rediss://127.0.0.1:{}\"\ntimeout = \"10s\"", server.port);
     let with = |lines: &str, password: &str| {
-        setup(&echo, &format!("{url}\n{lines}")).file("redis-ca.pem", cert.clone()).file("redis-password", password.to_owned()).start()
+        setup(&echo, &format!("{url}\n{lines}"))
+            .file("redis-ca.pem", cert.clone())
+            .file("redis-password", password.to_owned())
+            .start()
     };
 
     let usher = with(&format!("ca_file = \"redis-ca.pem\"\n{IDENTITY}"), PASSWORD).await;
@@ -123,7 +131,10 @@ async fn over_tls_a_user_with_few_rights_is_enough() {
     usher.finish().await;
 
     // A wrong password, and a certificate that nobody vouches for.
-    for (lines, password) in [(format!("ca_file = \"redis-ca.pem\"\n{IDENTITY}"), "wrong-password"), (IDENTITY.to_owned(), PASSWORD)] {
+    for (lines, password) in [
+        (format!("ca_file = \"redis-ca.pem\"\n{IDENTITY}"), "wrong-password"),
+        (IDENTITY.to_owned(), PASSWORD),
+    ] {
         let usher = with(&lines, password).await;
         usher.keep_secret(password);
         assert_eq!(usher.ask_ticket(&usher.token("ada"), "", "").await.0, 503);

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::client::{self, Raw};
-use crate::support::{DoorBook, Echo, Recorder, Script, Setup, upgrade_request};
+use crate::support::{DoorBook, Echo, Recorder, Script, Setup, eventually, upgrade_request};
 
 const ROUTES: &str = r#"
     [[route]]
@@ -25,18 +25,33 @@ async fn a_ticket_opens_one_socket_once() {
     let usher = Setup::new(echo.url()).routes(ROUTES).start().await;
     let mut book = DoorBook::default();
     let token = usher.token("ada");
-    let (status, answer) = usher.ask_ticket(&token, r#"{"ttl_seconds": 20, "permissions": ["chat:read"]}"#, "").await;
+    let (status, answer) =
+        usher.ask_ticket(&token, r#"{"ttl_seconds": 20, "permissions": ["chat:read"]}"#, "").await;
     assert_eq!(status, 201);
-    assert_eq!((answer["ttl_seconds"].as_u64(), answer["single_use"].as_bool()), (Some(20), Some(true)));
-    assert_eq!(answer["expires_at"].as_u64().unwrap() - answer["created_at"].as_u64().unwrap(), 20_000);
+    assert_eq!(
+        (answer["ttl_seconds"].as_u64(), answer["single_use"].as_bool()),
+        (Some(20), Some(true))
+    );
+    assert_eq!(
+        answer["expires_at"].as_u64().unwrap() - answer["created_at"].as_u64().unwrap(),
+        20_000
+    );
     let ticket = answer["ticket_id"].as_str().unwrap();
     assert_eq!(answer["websocket_url"], format!("ws://chat.example.com/ws?ticket={ticket}"));
 
-    let validate = format!("GET /websocket/ticket/{ticket}/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer ");
+    let validate = format!(
+        "GET /websocket/ticket/{ticket}/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer "
+    );
     let valid = client::http(usher.plain, format!("{validate}{token}\r\n\r\n").as_bytes()).await;
     assert!(valid.status == 200 && valid.body.contains("\"valid\":true"), "{}", valid.body);
-    let theirs = client::http(usher.plain, format!("{validate}{}\r\n\r\n", usher.token("eve")).as_bytes()).await;
-    assert!(theirs.status == 200 && theirs.body.contains("\"valid\":false"), "another's ticket: {}", theirs.body);
+    let theirs =
+        client::http(usher.plain, format!("{validate}{}\r\n\r\n", usher.token("eve")).as_bytes())
+            .await;
+    assert!(
+        theirs.status == 200 && theirs.body.contains("\"valid\":false"),
+        "another's ticket: {}",
+        theirs.body
+    );
 
     book.admit("ada");
     drop(usher.connect_ticket(ticket).await.unwrap());
@@ -47,7 +62,8 @@ async fn a_ticket_opens_one_socket_once() {
     assert_eq!(book.verdict(&echo.visits()), Vec::<String>::new());
     let audit = usher.finish().await;
     assert!(
-        audit.iter().any(|line| line["event"] == "ticket_redeem_refused" && line["outcome"].to_string().contains("used")),
+        audit.iter().any(|line| line["event"] == "ticket_redeem_refused"
+            && line["outcome"].to_string().contains("used")),
         "{audit:#?}"
     );
 }
@@ -94,7 +110,11 @@ async fn a_request_that_asks_too_much_is_told_so() {
     ] {
         let (got, answer) = usher.ask_ticket(&token, body, "").await;
         assert_eq!((got, answer["code"].as_str()), (status, Some(code)), "{body:.40}");
-        assert!(answer["request_id"].is_string() && answer["recoverable"].is_boolean() && answer["message"].is_string());
+        assert!(
+            answer["request_id"].is_string()
+                && answer["recoverable"].is_boolean()
+                && answer["message"].is_string()
+        );
     }
     let (status, answer) = usher.ask_ticket("nonsense", "", "").await;
     assert_eq!((status, answer["code"].as_str()), (401, Some("INVALID_TOKEN")));
@@ -114,7 +134,10 @@ async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
         )
     };
     let good = client::http(usher.plain, preflight("https://app.example.com").as_bytes()).await;
-    assert_eq!((good.status, good.header("access-control-allow-origin")), (204, Some("https://app.example.com")));
+    assert_eq!(
+        (good.status, good.header("access-control-allow-origin")),
+        (204, Some("https://app.example.com"))
+    );
     assert_eq!(good.header("access-control-allow-headers"), Some("authorization, content-type"));
     let bad = client::http(usher.plain, preflight("https://evil.example.com").as_bytes()).await;
     assert_eq!((bad.status, bad.header("access-control-allow-origin")), (403, None));
@@ -127,16 +150,27 @@ async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bound_ticket_is_good_only_where_it_was_made_for() {
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).routes(ROUTES).extra("[tickets]\nbind = [\"origin\", \"ip\"]\n").start().await;
+    let usher = Setup::new(echo.url())
+        .routes(ROUTES)
+        .extra("[tickets]\nbind = [\"origin\", \"ip\"]\n")
+        .start()
+        .await;
     let token = usher.token("ada");
     for (target, origin, status) in [
         ("/ws", "https://app.example.com", "HTTP/1.1 101 "),
         ("/other", "https://app.example.com", "HTTP/1.1 403 "),
         ("/ws", "", "HTTP/1.1 403 "),
     ] {
-        let (_, answer) = usher.ask_ticket(&token, &json!({ "route": "/ws" }).to_string(), "Origin: https://app.example.com\r\n").await;
+        let (_, answer) = usher
+            .ask_ticket(
+                &token,
+                &json!({ "route": "/ws" }).to_string(),
+                "Origin: https://app.example.com\r\n",
+            )
+            .await;
         let ticket = answer["ticket_id"].as_str().unwrap();
-        let origin = if origin.is_empty() { String::new() } else { format!("Origin: {origin}\r\n") };
+        let origin =
+            if origin.is_empty() { String::new() } else { format!("Origin: {origin}\r\n") };
         let mut raw = Raw::connect(usher.plain).await;
         raw.send(upgrade_request(&format!("{target}?ticket={ticket}"), &origin)).await;
         assert!(raw.read_head().await.starts_with(status), "{target} {origin}");
@@ -147,7 +181,11 @@ async fn a_bound_ticket_is_good_only_where_it_was_made_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_too_often_is_told_when_to_come_back() {
     let echo = Echo::start().await;
-    let usher = Setup::new(echo.url()).routes(ROUTES).extra("[tickets]\nrate_per_user = \"3/1h\"\n").start().await;
+    let usher = Setup::new(echo.url())
+        .routes(ROUTES)
+        .extra("[tickets]\nrate_per_user = \"3/1h\"\n")
+        .start()
+        .await;
     let token = usher.token("ada");
     for _ in 0..3 {
         assert_eq!(usher.ask_ticket(&token, "", "").await.0, 201);
@@ -169,25 +207,140 @@ async fn a_client_that_leaves_while_it_is_let_in_leaves_nothing_behind() {
     let ticket = usher.issue_ticket(&usher.token("ada")).await;
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request(&format!("/ws?ticket={ticket}"), "")).await;
-    let until = async |seen: &dyn Fn() -> bool| {
-        for _ in 0..500 {
-            if seen() {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        panic!("it does not happen");
-    };
-    until(&|| recorder.requests() == 1).await;
+    eventually("the upstream is asked", async || recorder.requests() == 1).await;
     drop(raw);
-    until(&|| recorder.open() == 0).await;
+    eventually("the dial is dropped", async || recorder.open() == 0).await;
     // The ticket is spent: nobody who finds it later can use it.
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request(&format!("/ws?ticket={ticket}"), "")).await;
     assert!(raw.read_head().await.starts_with("HTTP/1.1 403 "));
     drop(raw);
     let audit = usher.finish().await;
-    let of = |event: &str| audit.iter().filter(|line| line["event"] == event).map(|line| line["outcome"].to_string()).collect::<Vec<_>>();
+    let of = |event: &str| {
+        audit
+            .iter()
+            .filter(|line| line["event"] == event)
+            .map(|line| line["outcome"].to_string())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(of("ticket_lost").len(), 1);
     assert_eq!(of("upgrade_rejected"), ["\"client_gone\"", "\"invalid_ticket\""]);
+}
+
+const NO_TICKETS: &str = r#"
+    [[route]]
+    path = "/ws"
+    upstream = "chat"
+    auth = ["query", "message", "header"]
+    legacy = ["query"]
+    deprecated = "2026-11-01"
+    origins = ["https://app.example.com"]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_route_takes_tickets_the_endpoint_says_what_is_taken() {
+    let echo = Echo::start().await;
+    let tickets = "[tickets]\norigins = [\"https://app.example.com\"]\n";
+    let usher = Setup::new(echo.url()).routes(NO_TICKETS).extra(tickets).start().await;
+    for (token, body) in [
+        (usher.token("ada"), ""),
+        (usher.token("ada"), r#"{"route":"/ws"}"#),
+        ("none".to_owned(), ""),
+    ] {
+        let (status, answer) = usher.ask_ticket(&token, body, "").await;
+        assert_eq!(
+            (status, &answer["code"], &answer["recoverable"]),
+            (404, &"TICKETS_OFF".into(), &false.into()),
+            "{answer}"
+        );
+        assert_eq!((&answer["route"], &answer["method"]), (&"/ws".into(), &"message".into()));
+        // The methods that are to stay come first.
+        assert_eq!(answer["methods"], serde_json::json!(["message", "header", "query"]));
+    }
+    // Other pages learn nothing.
+    let (status, answer) =
+        usher.ask_ticket(&usher.token("ada"), "", "Origin: https://evil.example.com\r\n").await;
+    assert_eq!(
+        (status, &answer["code"], answer.get("methods")),
+        (403, &"FORBIDDEN_ORIGIN".into(), None)
+    );
+    assert!(usher.finish().await.iter().any(|line| line["outcome"] == "tickets_off"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_takes_no_tickets_has_none_made_for_it() {
+    let echo = Echo::start().await;
+    let other = "[[route]]\npath = \"/old\"\nupstream = \"chat\"\nauth = [\"header\"]\n";
+    let usher = Setup::new(echo.url()).routes(&format!("{ROUTES}{other}")).start().await;
+    let token = usher.token("ada");
+    let (status, answer) = usher.ask_ticket(&token, r#"{"route":"/old"}"#, "").await;
+    assert_eq!(
+        (status, &answer["code"], &answer["methods"]),
+        (404, &"TICKETS_OFF".into(), &serde_json::json!(["header"]))
+    );
+    let (status, answer) = usher.ask_ticket(&token, r#"{"route":"/nowhere"}"#, "").await;
+    assert_eq!((status, &answer["code"]), (400, &"INVALID_REQUEST".into()));
+    assert_eq!(usher.ask_ticket(&token, "", "").await.0, 201);
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_can_read_when_to_come_back_and_by_which_id_it_was_refused() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url())
+        .routes(ROUTES)
+        .extra("[tickets]\nrate_per_user = \"1/1h\"\n")
+        .start()
+        .await;
+    let token = usher.token("ada");
+    let ask = |body: &str| {
+        format!(
+            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nOrigin: https://app.example.com\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let first = client::http(usher.plain, ask("").as_bytes()).await;
+    usher.keep_secret(
+        serde_json::from_str::<serde_json::Value>(&first.body).unwrap()["ticket_id"]
+            .as_str()
+            .unwrap(),
+    );
+    let limited = client::http(usher.plain, ask("").as_bytes()).await;
+    let long = client::http(usher.plain, ask(&" ".repeat(5000)).as_bytes()).await;
+    for (answer, status) in [(&first, 201), (&limited, 429), (&long, 400)] {
+        assert_eq!(
+            (answer.status, answer.header("access-control-allow-origin")),
+            (status, Some("https://app.example.com"))
+        );
+        assert_eq!(
+            answer.header("access-control-expose-headers"),
+            Some("retry-after, x-request-id")
+        );
+        assert!(answer.header("x-request-id").is_some());
+    }
+    assert!(limited.header("retry-after").is_some());
+    usher.finish().await;
+}
+
+/// A user asks while the store is full: that is not the user's fault, and spends nothing of the
+/// rate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_the_server_could_not_make_is_not_counted() {
+    let echo = Echo::start().await;
+    let extra = "[tickets]\nrate_per_user = \"2/1h\"\nrate_per_address = \"100/1h\"\n[store]\nmax_tickets = 1\n";
+    let usher = Setup::new(echo.url()).routes(ROUTES).extra(extra).start().await;
+    let (ada, bob) = (usher.token("ada"), usher.token("bob"));
+    let ticket = usher.issue_ticket(&bob).await;
+    for _ in 0..5 {
+        let (status, answer) = usher.ask_ticket(&ada, "", "").await;
+        assert_eq!((status, &answer["code"]), (503, &"STORE_UNAVAILABLE".into()));
+    }
+    drop(usher.open(&format!("/ws?ticket={ticket}"), &[]).await.unwrap());
+    assert_eq!(
+        usher.ask_ticket(&ada, "", "").await.0,
+        201,
+        "there is room, and the rate was not spent"
+    );
+    usher.finish().await;
 }

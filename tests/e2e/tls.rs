@@ -15,22 +15,32 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::client::get;
 use crate::support::{Echo, Raw, Setup, Usher};
 
-fn config(roots: &[&CertificateDer<'static>], versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
+fn config(
+    roots: &[&CertificateDer<'static>],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add((*root).clone()).unwrap();
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     let mut config = builder.with_root_certificates(store).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Arc::new(config)
 }
 
 /// Shakes hands and asks for something, so that tickets that follow the handshake arrive.
-async fn shake(usher: &Usher, config: &Arc<ClientConfig>, name: &'static str) -> std::io::Result<TlsStream<TcpStream>> {
+async fn shake(
+    usher: &Usher,
+    config: &Arc<ClientConfig>,
+    name: &'static str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(usher.tls).await?;
-    let mut stream = TlsConnector::from(Arc::clone(config)).connect(ServerName::try_from(name).unwrap(), tcp).await?;
+    let mut stream = TlsConnector::from(Arc::clone(config))
+        .connect(ServerName::try_from(name).unwrap(), tcp)
+        .await?;
     stream.write_all(b"GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
@@ -61,22 +71,37 @@ async fn each_name_gets_its_certificate_and_each_version_its_due() {
     let first = usher.certificate();
     let both = [&rustls::version::TLS12, &rustls::version::TLS13];
 
-    for (name, certificate) in [("one.example.com", &one), ("chat.two.example.com", &any), ("localhost", &first)] {
+    for (name, certificate) in
+        [("one.example.com", &one), ("chat.two.example.com", &any), ("localhost", &first)]
+    {
         let stream = shake(&usher, &config(&[certificate], &both), name).await.unwrap();
         let session = stream.get_ref().1;
         assert_eq!(session.alpn_protocol(), Some(&b"http/1.1"[..]), "HTTP/1.1 alone is offered");
         assert_eq!(session.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     }
-    assert!(shake(&usher, &config(&[&one], &both), "other.example.com").await.is_err(), "a name that no certificate covers");
+    assert!(
+        shake(&usher, &config(&[&one], &both), "other.example.com").await.is_err(),
+        "a name that no certificate covers"
+    );
 
-    let old = shake(&usher, &config(&[&one], &[&rustls::version::TLS12]), "one.example.com").await.unwrap();
+    let old = shake(&usher, &config(&[&one], &[&rustls::version::TLS12]), "one.example.com")
+        .await
+        .unwrap();
     assert_eq!(old.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_2));
 
     for version in both {
         let config = config(&[&one], &[version]);
         let mut kinds = Vec::new();
         for _ in 0..2 {
-            kinds.push(shake(&usher, &config, "one.example.com").await.unwrap().get_ref().1.handshake_kind().unwrap());
+            kinds.push(
+                shake(&usher, &config, "one.example.com")
+                    .await
+                    .unwrap()
+                    .get_ref()
+                    .1
+                    .handshake_kind()
+                    .unwrap(),
+            );
         }
         assert_eq!(kinds[1], HandshakeKind::Resumed, "{version:?}");
     }
@@ -110,8 +135,12 @@ async fn openssl_resumes_its_sessions_in_both_versions_and_hears_the_goodbye() {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/clients/python/resume.py");
         Command::new("python3").arg(script).arg(port).arg(certificate).output()
     };
-    let output = tokio::task::spawn_blocking(run).await.unwrap().expect("python3; scripts/setup-tests.sh installs what the tests need");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = tokio::task::spawn_blocking(run)
+        .await
+        .unwrap()
+        .expect("python3; scripts/setup-tests.sh installs what the tests need");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.trim() == "ok", "{out}{err}");
     usher.finish().await;
 }
@@ -148,7 +177,10 @@ async fn a_listener_speaks_ipv6_and_on_every_address_ipv4_too() {
         assert_eq!(get(format!("{host}:{port}").parse().unwrap(), "/none").await.status, 404);
     }
     let audit = usher.finish().await;
-    let peers: Vec<_> =
-        audit.iter().filter(|line| line["event"] == "request_rejected").map(|line| line["peer"].as_str().unwrap()).collect();
+    let peers: Vec<_> = audit
+        .iter()
+        .filter(|line| line["event"] == "request_rejected")
+        .map(|line| line["peer"].as_str().unwrap())
+        .collect();
     assert_eq!(peers, ["::1", "127.0.0.1", "::1"]);
 }

@@ -1,7 +1,8 @@
-//! The upgrade has one reading. What could be read in two ways, or is no upgrade, never reaches the upstream.
+//! The upgrade has one reading. What could be read in two ways, or is no upgrade, never reaches the
+//! upstream.
 
 use crate::support::client::Answer;
-use crate::support::{Raw, Recorder, Script, Setup, Usher, upgrade_request};
+use crate::support::{Raw, Recorder, Script, Setup, Usher, eventually, upgrade_request};
 
 async fn usher(script: Script) -> (Recorder, Usher) {
     let recorder = Recorder::start(script).await;
@@ -30,22 +31,74 @@ async fn a_malformed_upgrade_is_refused_closed_and_never_forwarded() {
         ("no version", good.replace("Sec-WebSocket-Version: 13\r\n", ""), 426),
         ("no key", good.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), 400),
         ("a short key", good.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="), 400),
-        ("two keys", upgrade_request("/ws", &format!("{auth}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n")), 400),
+        (
+            "two keys",
+            upgrade_request(
+                "/ws",
+                &format!("{auth}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
+            ),
+            400,
+        ),
         ("POST", good.replace("GET ", "POST "), 405),
         ("HTTP/1.0", good.replace("HTTP/1.1", "HTTP/1.0"), 400),
-        ("h2c", good.replace("Upgrade: websocket", "Upgrade: h2c"), 400),
-        ("h2c beside websocket", good.replace("Upgrade: websocket", "Upgrade: websocket, h2c"), 400),
-        ("no Connection: Upgrade", good.replace("Connection: Upgrade", "Connection: keep-alive"), 400),
-        ("a length and chunks", upgrade_request("/ws", &format!("{auth}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n")), 400),
-        ("a body", format!("{}{}", upgrade_request("/ws", &format!("{auth}Content-Length: 35\r\n")), "x".repeat(35)), 400),
-        ("a chunked body", upgrade_request("/ws", &format!("{auth}Transfer-Encoding: chunked\r\n")) + "0\r\n\r\n", 400),
+        (
+            "a version of websocket",
+            good.replace("Upgrade: websocket", "Upgrade: websocket/13"),
+            400,
+        ),
+        (
+            "a Host with a sign in its port",
+            good.replace("Host: chat.example.com", "Host: localhost:+80"),
+            400,
+        ),
+        ("a Host of dots", good.replace("Host: chat.example.com", "Host: .."), 400),
+        (
+            "h2c beside websocket",
+            good.replace("Upgrade: websocket", "Upgrade: websocket, h2c"),
+            400,
+        ),
+        (
+            "no Connection: Upgrade",
+            good.replace("Connection: Upgrade", "Connection: keep-alive"),
+            400,
+        ),
+        (
+            "a length and chunks",
+            upgrade_request(
+                "/ws",
+                &format!("{auth}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n"),
+            ),
+            400,
+        ),
+        (
+            "a body",
+            format!(
+                "{}{}",
+                upgrade_request("/ws", &format!("{auth}Content-Length: 35\r\n")),
+                "x".repeat(35)
+            ),
+            400,
+        ),
+        (
+            "a chunked body",
+            upgrade_request("/ws", &format!("{auth}Transfer-Encoding: chunked\r\n")) + "0\r\n\r\n",
+            400,
+        ),
         ("two Hosts", upgrade_request("/ws", &format!("{auth}Host: other.example.com\r\n")), 400),
         ("no Host", good.replace("Host: chat.example.com\r\n", ""), 400),
         ("a Host that is none", good.replace("Host: chat.example.com", "Host: a b"), 400),
         ("a space before the colon", upgrade_request("/ws", &format!("{auth}X-One : 1\r\n")), 400),
         ("a folded line", upgrade_request("/ws", &format!("{auth}X-One: 1\r\n two\r\n")), 400),
-        ("a bare line feed", upgrade_request("/ws", &format!("{auth}X-One: 1\nX-User-Context: eve\r\n")), 400),
-        ("a bare carriage return", upgrade_request("/ws", &format!("{auth}X-One: 1\rX-Two: 2\r\n")), 400),
+        (
+            "a bare line feed",
+            upgrade_request("/ws", &format!("{auth}X-One: 1\nX-User-Context: eve\r\n")),
+            400,
+        ),
+        (
+            "a bare carriage return",
+            upgrade_request("/ws", &format!("{auth}X-One: 1\rX-Two: 2\r\n")),
+            400,
+        ),
         ("a NUL", upgrade_request("/ws", &format!("{auth}X-One: a\0b\r\n")), 400),
         ("an empty name", upgrade_request("/ws", &format!("{auth}: 1\r\n")), 400),
         ("another host in the target", upgrade_request("http://evil.example.com/ws", &auth), 400),
@@ -61,15 +114,27 @@ async fn a_malformed_upgrade_is_refused_closed_and_never_forwarded() {
     for (what, request, status) in &cases {
         let answer = answer_to(&usher, request).await;
         assert_eq!(answer.status, *status, "{what}: {}", answer.head);
-        assert!(answer.head.contains("connection: close") || answer.head.contains("upgrade, close"), "{what}: {}", answer.head);
+        assert!(
+            answer.head.contains("connection: close") || answer.head.contains("upgrade, close"),
+            "{what}: {}",
+            answer.head
+        );
     }
-    assert_eq!(recorder.connections().len(), 0, "the upstream was contacted: {:?}", recorder.connections());
+    assert_eq!(
+        recorder.connections().len(),
+        0,
+        "the upstream was contacted: {:?}",
+        recorder.connections()
+    );
     usher.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_behind_a_refused_upgrade_is_never_read() {
-    for answer in ["HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"] {
+    for answer in [
+        "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ] {
         let (recorder, usher) = usher(Script::Answer(answer.into())).await;
         let behind = "GET /public/secret HTTP/1.1\r\nHost: chat.example.com\r\n\r\n";
         let got = answer_to(&usher, &(upgrade_request("/ws", &bearer(&usher)) + behind)).await;
@@ -106,7 +171,11 @@ async fn the_upstream_sees_exactly_one_context_and_it_is_ours() {
     for (turn, spoof) in spoofs.iter().enumerate() {
         let nominate = "Connection: X-User-Context, X-Forwarded-For\r\n";
         let mut raw = Raw::connect(usher.plain).await;
-        raw.send(upgrade_request("/ws?a=1&ticketx=2", &format!("{}{spoof}{nominate}", bearer(&usher)))).await;
+        raw.send(upgrade_request(
+            "/ws?a=1&ticketx=2",
+            &format!("{}{spoof}{nominate}", bearer(&usher)),
+        ))
+        .await;
         assert!(raw.read_head().await.starts_with("HTTP/1.1 101 "));
         let head = recorder.connections()[turn].to_ascii_lowercase();
         assert!(!head.contains("mallory") && !head.contains("6.6.6.6"), "{head}");
@@ -135,12 +204,7 @@ async fn bytes_sent_with_the_upgrade_reach_the_upstream_only_after_its_101() {
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request("/ws", &bearer(&usher)) + "EARLY-BYTES").await;
     // Its head is there, and nothing else.
-    for _ in 0..200 {
-        if recorder.requests() == 1 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    eventually("the upstream is asked", async || recorder.requests() == 1).await;
     assert!(recorder.connections()[0].ends_with("\r\n\r\n"));
     drop(raw);
     usher.finish().await;

@@ -1,8 +1,8 @@
-//! Opaque credentials, and the servers that are asked about them: good ones, slow ones, dead ones and liars.
+//! Opaque credentials, and the servers that are asked about them: good ones, slow ones, dead ones
+//! and liars.
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -13,13 +13,17 @@ use crate::first_message::{auth, close_frame, json as json_of, text};
 use crate::support::client::{self, Answer};
 use crate::support::usher::acceptor;
 use crate::support::verifier_server::{Mood, VerifierServer};
-use crate::support::{Echo, Program, Raw, Recorder, Script, Setup, Usher, token, upgrade_request};
+use crate::support::{
+    Echo, Program, Raw, Recorder, Script, Setup, Usher, eventually, token, upgrade_request,
+};
 
 const OPAQUE: &str = "opaque-canary-1234567890";
 const PAGE: &str = "https://app.example.com";
 
 fn route(path: &str, auth: &[&str], lines: &str) -> String {
-    format!("[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = {auth:?}\norigins = [\"{PAGE}\"]\n{lines}\n")
+    format!(
+        "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = {auth:?}\norigins = [\"{PAGE}\"]\n{lines}\n"
+    )
 }
 
 /// Asks for an upgrade with a bearer token; gives back the status and the code of the problem.
@@ -32,27 +36,29 @@ async fn bearer(usher: &Usher, path: &str, token: &str) -> (u16, String) {
         return (101, String::new());
     }
     let body = raw.read_to_close().await;
-    (head.status, serde_json::from_slice::<Value>(&body).unwrap()["code"].as_str().unwrap().to_owned())
-}
-
-/// Until the metric shows it.
-async fn eventually(usher: &Usher, line: &str) {
-    for _ in 0..750 {
-        if usher.metrics().await.lines().any(|one| one == line) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{line} is not in\n{}", usher.metrics().await);
+    (
+        head.status,
+        serde_json::from_slice::<Value>(&body).unwrap()["code"].as_str().unwrap().to_owned(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_opaque_token_opens_by_every_method_when_its_verifier_says_so() {
-    let (upstream, verifier) = (Recorder::start(Script::Accept(Vec::new())).await, VerifierServer::start().await);
-    let routes = route("/ws", &["header", "query", "cookie", "subprotocol", "session", "message"], "verifier = \"login\"");
+    let (upstream, verifier) =
+        (Recorder::start(Script::Accept(Vec::new())).await, VerifierServer::start().await);
+    let routes = route(
+        "/ws",
+        &["header", "query", "cookie", "subprotocol", "session", "message", "ticket"],
+        "verifier = \"login\"",
+    );
     let extra = verifier.table("login", "http", "token_file = \"own-token\"\ncache_ttl = \"0s\"")
         + "[tickets]\nverifier = \"login\"\n[context]\nclaims = [\"tenant\"]\n";
-    let usher = Setup::new(upstream.url()).routes(&routes).extra(&extra).file("own-token", "usher-own-canary".to_owned()).start().await;
+    let usher = Setup::new(upstream.url())
+        .routes(&routes)
+        .extra(&extra)
+        .file("own-token", "usher-own-canary".to_owned())
+        .start()
+        .await;
     usher.keep_secret("usher-own-canary");
     usher.keep_secret(OPAQUE);
     let claims = json!({ "sub": "ada", "exp": token::now() + 600, "permissions": "chat:read chat:write", "tenant": "t1", "jti": "j1" });
@@ -74,14 +80,25 @@ async fn an_opaque_token_opens_by_every_method_when_its_verifier_says_so() {
             (&claims["sub"], &claims["auth"]["method"], &claims["auth"]["issuer"]),
             (&json!("ada"), &json!(method), &json!("login"))
         );
-        assert_eq!((&claims["permissions"], &claims["claims"]["tenant"]), (&json!(["chat:read", "chat:write"]), &json!("t1")), "{claims}");
+        assert_eq!(
+            (&claims["permissions"], &claims["claims"]["tenant"]),
+            (&json!(["chat:read", "chat:write"]), &json!("t1")),
+            "{claims}"
+        );
         let (head, body) = verifier.asked().pop().unwrap();
         let kind = if method == "session" { "session" } else { "token" };
         let told: Value = serde_json::from_str(&body).unwrap();
         let expected = json!({ "credential": OPAQUE, "kind": kind, "method": method, "route": "/ws", "client_address": "127.0.0.1" });
         assert_eq!(told, expected);
-        assert!(head.starts_with("POST /verify HTTP/1.1\r\n") && head.contains("authorization: Bearer usher-own-canary\r\n"), "{head}");
-        assert!(!head.to_lowercase().contains("cookie") && !head.contains("theme"), "only the credential is sent: {head}");
+        assert!(
+            head.starts_with("POST /verify HTTP/1.1\r\n")
+                && head.contains("authorization: Bearer usher-own-canary\r\n"),
+            "{head}"
+        );
+        assert!(
+            !head.to_lowercase().contains("cookie") && !head.contains("theme"),
+            "only the credential is sent: {head}"
+        );
     }
     let mut socket = usher.open("/ws", &[("origin", PAGE)]).await.unwrap();
     socket.send(auth(OPAQUE)).await.unwrap();
@@ -95,16 +112,22 @@ async fn an_opaque_token_opens_by_every_method_when_its_verifier_says_so() {
     assert_eq!(usher.ask_ticket(&usher.token("ada"), "", "").await.0, 401);
     let audit = usher.finish().await;
     let refused: Vec<_> = audit.iter().filter(|line| line["event"] == "upgrade_rejected").collect();
+    assert_eq!(refused.len(), 2);
     assert!(refused.iter().all(|line| line["detail"] == "its verifier refuses it"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_route_has_both_the_shape_of_a_token_decides_alone() {
     let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
-    let routes = route("/both", &["header"], "verifier = \"login\"\nverifier_for = \"opaque\"");
-    let usher = Setup::new(echo.url()).routes(&routes).extra(&verifier.table("login", "http", "")).start().await;
+    let routes = route("/both", &["header"], "verifier = \"login\"\nverifier_tokens = \"opaque\"");
+    let usher = Setup::new(echo.url())
+        .routes(&routes)
+        .extra(&verifier.table("login", "http", ""))
+        .start()
+        .await;
     verifier.knows(OPAQUE, "bob");
-    let (good, expired) = (usher.token("ada"), usher.token_with("ada", json!({ "exp": token::now() - 1 })));
+    let (good, expired) =
+        (usher.token("ada"), usher.token_with("ada", json!({ "exp": token::now() - 1 })));
     // What an issuer refuses is not shown to the verifier, even if that would take it.
     verifier.knows(&expired, "eve");
     assert_eq!(bearer(&usher, "/both", &good).await.0, 101);
@@ -120,37 +143,60 @@ async fn whatever_is_no_clear_answer_is_a_503_and_opens_nothing() {
     let (echo, mut verifier) = (Echo::start().await, VerifierServer::start().await);
     let lines = "timeout = \"300ms\"\nnegative_cache_ttl = \"0s\"";
     let extra = verifier.table("login", "http", lines) + "[tickets]\nverifier = \"login\"\n";
-    let routes = route("/ws", &["header"], "verifier = \"login\"") + &route("/message", &["message"], "verifier = \"login\"");
+    let routes = route("/ws", &["header"], "verifier = \"login\"")
+        + &route("/message", &["message", "ticket"], "verifier = \"login\"");
     let usher = Setup::new(echo.url()).routes(&routes).extra(&extra).start().await;
     let unavailable = (503, "VERIFIER_UNAVAILABLE".to_owned());
     let said = |text: &str| Mood::Says(text.as_bytes().to_vec());
-    let large = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", 10 << 20, " ".repeat(10 << 20));
+    let large =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{}", 10 << 20, " ".repeat(10 << 20));
     for (outcome, mood) in [
         ("timeout", Mood::Hangs),
         ("timeout", Mood::Drips),
         ("unreachable", Mood::Closes),
         ("malformed", said("no HTTP at all\r\n\r\n")),
         ("malformed", said("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes")),
-        ("malformed", said("HTTP/1.1 200 OK\r\ncontent-length: 28\r\n\r\n{\"sub\":\"ada\",\"sub\":\"mallory\"}")),
+        (
+            "malformed",
+            said(
+                "HTTP/1.1 200 OK\r\ncontent-length: 28\r\n\r\n{\"sub\":\"ada\",\"sub\":\"mallory\"}",
+            ),
+        ),
         ("status", said("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")),
         ("status", said("HTTP/1.1 204 Yes\r\n\r\n")),
-        ("redirect", said("HTTP/1.1 302 There\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n")),
+        (
+            "redirect",
+            said(
+                "HTTP/1.1 302 There\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
+            ),
+        ),
         ("too_large", said(&large)),
-        ("too_large", said("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").also(" ".repeat(100_000).as_str())),
+        (
+            "too_large",
+            said("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+                .also(" ".repeat(100_000).as_str()),
+        ),
     ] {
         // A good answer in between, so that the breaker stays closed.
         verifier.is(Mood::Answers);
         assert_eq!(bearer(&usher, "/ws", "nobody-knows-it").await.0, 401);
         verifier.is(mood);
         assert_eq!(bearer(&usher, "/ws", OPAQUE).await, unavailable, "{outcome}");
-        let line = format!("usher_verifier_questions_total{{verifier=\"login\",outcome=\"{outcome}\"}} ");
-        assert!(usher.metrics().await.lines().any(|one| one.starts_with(&line) && !one.ends_with(" 0")), "{line}");
+        let line =
+            format!("usher_verifier_questions_total{{verifier=\"login\",outcome=\"{outcome}\"}} ");
+        assert!(
+            usher.metrics().await.lines().any(|one| one.starts_with(&line) && !one.ends_with(" 0")),
+            "{line}"
+        );
     }
     verifier.is(Mood::Answers);
     // Readable answers that say nothing of a user, or of one whose time is over, are refusals.
-    for answer in
-        [json!({}), json!({ "sub": "" }), json!({ "sub": "ada", "exp": token::now() - 1 }), json!({ "sub": "ada", "exp": "soon" })]
-    {
+    for answer in [
+        json!({}),
+        json!({ "sub": "" }),
+        json!({ "sub": "ada", "exp": token::now() - 1 }),
+        json!({ "sub": "ada", "exp": "soon" }),
+    ] {
         verifier.answers(OPAQUE, 200, answer.clone());
         assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 401, "{answer}");
     }
@@ -164,22 +210,19 @@ async fn whatever_is_no_clear_answer_is_a_503_and_opens_nothing() {
     for _ in 0..5 {
         assert_eq!(bearer(&usher, "/ws", OPAQUE).await, unavailable);
     }
-    eventually(&usher, "usher_verifier_breaker_state{verifier=\"login\"} 2").await;
+    usher.until_metric("usher_verifier_breaker_state{verifier=\"login\"} 2").await;
     // It is found again by the clients that come.
     let again = verifier.start_again().await;
     again.knows(OPAQUE, "ada");
-    let mut status = 0;
-    for _ in 0..500 {
-        status = bearer(&usher, "/ws", OPAQUE).await.0;
-        if status == 101 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(status, 101);
-    eventually(&usher, "usher_verifier_breaker_state{verifier=\"login\"} 0").await;
+    let is_let_in = async || bearer(&usher, "/ws", OPAQUE).await.0 == 101;
+    eventually("the verifier is asked again", is_let_in).await;
+    usher.until_metric("usher_verifier_breaker_state{verifier=\"login\"} 0").await;
     let audit = usher.finish().await;
-    assert!(audit.iter().any(|line| line["outcome"] == "verifier_unavailable" && line["side"] == "issuer"));
+    assert!(
+        audit
+            .iter()
+            .any(|line| line["outcome"] == "verifier_unavailable" && line["side"] == "issuer")
+    );
 }
 
 impl Mood {
@@ -196,8 +239,10 @@ impl Mood {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verifier_that_hangs_holds_up_its_own_route_alone() {
-    let (echo, slow, quick) = (Echo::start().await, VerifierServer::start().await, VerifierServer::start().await);
-    let extra = slow.table("slow", "http", "timeout = \"10s\"\nconcurrency = 4\nmax_waiting = 6") + &quick.table("quick", "http", "");
+    let (echo, slow, quick) =
+        (Echo::start().await, VerifierServer::start().await, VerifierServer::start().await);
+    let extra = slow.table("slow", "http", "timeout = \"10s\"\nconcurrency = 4\nmax_waiting = 6")
+        + &quick.table("quick", "http", "");
     let routes = route("/slow", &["header"], "verifier = \"slow\"")
         + &route("/quick", &["header"], "verifier = \"quick\"")
         + &route("/own", &["header"], "");
@@ -211,10 +256,13 @@ async fn a_verifier_that_hangs_holds_up_its_own_route_alone() {
         })
         .collect();
     slow.asked_times(4).await;
-    eventually(&usher, "usher_verifier_in_flight{verifier=\"slow\"} 4").await;
-    eventually(&usher, "usher_verifier_cache_total{verifier=\"slow\",outcome=\"miss\"} 10").await;
+    usher.until_metric("usher_verifier_in_flight{verifier=\"slow\"} 4").await;
+    usher.until_metric("usher_verifier_cache_total{verifier=\"slow\",outcome=\"miss\"} 10").await;
     // No room for more: refused at once, and what is asked about already costs no place.
-    assert_eq!(bearer(&usher, "/slow", "one-too-many").await, (503, "VERIFIER_UNAVAILABLE".to_owned()));
+    assert_eq!(
+        bearer(&usher, "/slow", "one-too-many").await,
+        (503, "VERIFIER_UNAVAILABLE".to_owned())
+    );
     for number in 0..50 {
         let token = format!("quick-credential-{number}");
         quick.knows(&token, "ada");
@@ -222,7 +270,10 @@ async fn a_verifier_that_hangs_holds_up_its_own_route_alone() {
         assert_eq!(bearer(&usher, "/own", &usher.token("ada")).await.0, 101);
     }
     assert_eq!(slow.asked().len(), 4);
-    assert!(hung.iter().all(|one| !one.is_finished()), "all of that happened while the others waited");
+    assert!(
+        hung.iter().all(|one| !one.is_finished()),
+        "all of that happened while the others waited"
+    );
     slow.is(Mood::Answers);
     for one in hung {
         assert_eq!(one.await.unwrap().0, 101);
@@ -234,8 +285,13 @@ async fn a_verifier_that_hangs_holds_up_its_own_route_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_clients_with_one_credential_are_one_question_and_a_refusal_is_remembered_too() {
     let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
-    let extra = verifier.table("login", "http", "timeout = \"10s\"\ncache_ttl = \"1h\"\nnegative_cache_ttl = \"1h\"\nmax_waiting = 1");
-    let routes = route("/ws", &["header"], "verifier = \"login\"") + &route("/other", &["header"], "verifier = \"login\"");
+    let extra = verifier.table(
+        "login",
+        "http",
+        "timeout = \"10s\"\ncache_ttl = \"1h\"\nnegative_cache_ttl = \"1h\"\nmax_waiting = 1",
+    );
+    let routes = route("/ws", &["header"], "verifier = \"login\"")
+        + &route("/other", &["header"], "verifier = \"login\"");
     let usher = Arc::new(Setup::new(echo.url()).routes(&routes).extra(&extra).start().await);
     verifier.knows(OPAQUE, "ada");
     verifier.is(Mood::Hangs);
@@ -245,7 +301,9 @@ async fn a_hundred_clients_with_one_credential_are_one_question_and_a_refusal_is
             tokio::spawn(async move { bearer(&usher, "/ws", OPAQUE).await.0 })
         })
         .collect();
-    eventually(&usher, "usher_verifier_cache_total{verifier=\"login\",outcome=\"joined\"} 99").await;
+    usher
+        .until_metric("usher_verifier_cache_total{verifier=\"login\",outcome=\"joined\"} 99")
+        .await;
     verifier.is(Mood::Answers);
     for one in waiting {
         assert_eq!(one.await.unwrap(), 101);
@@ -266,13 +324,15 @@ async fn a_hundred_clients_with_one_credential_are_one_question_and_a_refusal_is
 async fn a_good_answer_is_not_remembered_past_its_own_end() {
     let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
     let extra = verifier.table("login", "http", "cache_ttl = \"1h\"\nnegative_cache_ttl = \"0s\"");
-    let usher = Setup::new(echo.url()).routes(&route("/ws", &["header"], "verifier = \"login\"")).extra(&extra).start().await;
+    let usher = Setup::new(echo.url())
+        .routes(&route("/ws", &["header"], "verifier = \"login\""))
+        .extra(&extra)
+        .start()
+        .await;
     let end = token::now() + 3;
     verifier.answers(OPAQUE, 200, json!({ "sub": "ada", "exp": end }));
     assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 101);
-    while token::now() < end {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the answer has ended", async || token::now() >= end).await;
     assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 401);
     assert_eq!(verifier.asked().len(), 2);
     usher.finish().await;
@@ -318,7 +378,10 @@ async fn introspection_shows_who_asks_and_looks_at_what_the_file_names() {
     let (head, body) = verifier.asked().pop().unwrap();
     assert_eq!(body, format!("token={sent}"));
     // usher%3Aedge:p%26ss%20canary%2Bword
-    assert!(head.contains("authorization: Basic dXNoZXIlM0FlZGdlOnAlMjZzcyUyMGNhbmFyeSUyQndvcmQ=\r\n"), "{head}");
+    assert!(
+        head.contains("authorization: Basic dXNoZXIlM0FlZGdlOnAlMjZzcyUyMGNhbmFyeSUyQndvcmQ=\r\n"),
+        "{head}"
+    );
     assert!(head.contains("content-type: application/x-www-form-urlencoded\r\n"), "{head}");
     usher.keep_secret("canary+word");
     usher.finish().await;
@@ -332,8 +395,14 @@ async fn a_verifier_over_tls_is_asked_under_its_own_authority_alone() {
     let echo = Echo::start().await;
     let extra = verifier.table("trusted", "http", "ca_file = \"ca.pem\"\ntimeout = \"10s\"")
         + &verifier.table("strange", "http", "timeout = \"10s\"");
-    let routes = route("/trusted", &["header"], "verifier = \"trusted\"") + &route("/strange", &["header"], "verifier = \"strange\"");
-    let usher = Setup::new(echo.url()).routes(&routes).extra(&extra).file("ca.pem", certified.cert.pem()).start().await;
+    let routes = route("/trusted", &["header"], "verifier = \"trusted\"")
+        + &route("/strange", &["header"], "verifier = \"strange\"");
+    let usher = Setup::new(echo.url())
+        .routes(&routes)
+        .extra(&extra)
+        .file("ca.pem", certified.cert.pem())
+        .start()
+        .await;
     assert_eq!(bearer(&usher, "/trusted", OPAQUE).await.0, 101);
     assert_eq!(bearer(&usher, "/strange", OPAQUE).await, (503, "VERIFIER_UNAVAILABLE".to_owned()));
     assert_eq!(verifier.asked().len(), 1);
@@ -343,25 +412,33 @@ async fn a_verifier_over_tls_is_asked_under_its_own_authority_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_when_its_verifier_says_no_and_goes_on_while_it_is_away() {
     let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
-    let extra = verifier.table("login", "http", "revalidate = \"1s\"\ntimeout = \"500ms\"\ncache_ttl = \"1h\"");
-    let routes = route("/ws", &["header"], "verifier = \"login\"") + "[route.reauth]\nproactive = true\n";
+    let extra = verifier.table(
+        "login",
+        "http",
+        "revalidate = \"1s\"\ntimeout = \"500ms\"\ncache_ttl = \"1h\"",
+    );
+    let routes =
+        route("/ws", &["header"], "verifier = \"login\"") + "[route.reauth]\nproactive = true\n";
     let usher = Setup::new(echo.url()).routes(&routes).extra(&extra).start().await;
     let mut sockets = Vec::new();
     for user in ["ada", "bob", "cyd"] {
         let credential = format!("{user}-{OPAQUE}");
         usher.keep_secret(&credential);
         verifier.knows(&credential, user);
-        sockets.push(usher.open("/ws", &[("authorization", &format!("Bearer {credential}"))]).await.unwrap());
+        sockets.push(
+            usher.open("/ws", &[("authorization", &format!("Bearer {credential}"))]).await.unwrap(),
+        );
     }
     let [mut ada, mut bob, mut cyd] = <[_; 3]>::try_from(sockets).unwrap();
-    eventually(&usher, "usher_revalidations_total{verifier=\"login\",outcome=\"good\"} 3").await;
+    usher.until_metric("usher_revalidations_total{verifier=\"login\",outcome=\"good\"} 3").await;
     verifier.is(Mood::Says(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n".to_vec()));
-    eventually(&usher, "usher_revalidations_total{verifier=\"login\",outcome=\"away\"} 3").await;
+    usher.until_metric("usher_revalidations_total{verifier=\"login\",outcome=\"away\"} 3").await;
     for socket in [&mut ada, &mut bob, &mut cyd] {
         socket.send(Message::text("still here")).await.unwrap();
         assert_eq!(text(socket).await, "still here");
     }
-    // One is refused, one becomes somebody else, one shows another credential in its stream and lives by that.
+    // One is refused, one becomes somebody else, one shows another credential in its stream and
+    // lives by that.
     let fresh = format!("fresh-{OPAQUE}");
     usher.keep_secret(&fresh);
     verifier.answers(&fresh, 200, json!({ "sub": "cyd", "exp": token::now() + 1200 }));
@@ -379,25 +456,38 @@ async fn a_session_ends_when_its_verifier_says_no_and_goes_on_while_it_is_away()
     cyd.send(Message::text("still here")).await.unwrap();
     assert_eq!(text(&mut cyd).await, "still here");
     let audit = usher.finish().await;
-    let revoked: Vec<_> = audit.iter().filter(|line| line["event"] == "revalidated" && line["outcome"] == "revoked").collect();
+    let revoked: Vec<_> = audit
+        .iter()
+        .filter(|line| line["event"] == "revalidated" && line["outcome"] == "revoked")
+        .collect();
     assert_eq!(revoked.len(), 2, "{revoked:?}");
-    assert_eq!(audit.iter().filter(|line| line["event"] == "session_ended" && line["outcome"] == "revoked").count(), 2);
+    assert_eq!(
+        audit
+            .iter()
+            .filter(|line| line["event"] == "session_ended" && line["outcome"] == "revoked")
+            .count(),
+        2
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_lives_as_long_as_its_verifier_says_and_not_longer_than_its_grace() {
     let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
     let lines = "revalidate = \"1s\"\nrevalidate_grace = \"1s\"\ntimeout = \"500ms\"";
-    let routes = route("/ws", &["header"], "verifier = \"login\"") + "[route.reauth]\nmode = \"close\"\n";
-    let usher = Setup::new(echo.url()).routes(&routes).extra(&verifier.table("login", "http", lines)).start().await;
+    let routes =
+        route("/ws", &["header"], "verifier = \"login\"") + "[route.reauth]\nmode = \"close\"\n";
+    let usher = Setup::new(echo.url())
+        .routes(&routes)
+        .extra(&verifier.table("login", "http", lines))
+        .start()
+        .await;
     // It ends in four seconds, as far as is known now; later the verifier says more.
     let end = token::now() + 4;
     verifier.answers(OPAQUE, 200, json!({ "sub": "ada", "exp": end }));
-    let mut ada = usher.open("/ws", &[("authorization", &format!("Bearer {OPAQUE}"))]).await.unwrap();
+    let mut ada =
+        usher.open("/ws", &[("authorization", &format!("Bearer {OPAQUE}"))]).await.unwrap();
     verifier.knows(OPAQUE, "ada");
-    while token::now() < end + 1 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the first answer has ended", async || token::now() > end).await;
     ada.send(Message::text("still here")).await.unwrap();
     assert_eq!(text(&mut ada).await, "still here");
     verifier.is(Mood::Closes);
@@ -410,10 +500,17 @@ async fn a_session_lives_as_long_as_its_verifier_says_and_not_longer_than_its_gr
 async fn a_reload_keeps_what_a_verifier_remembers_unless_it_is_another() {
     let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
     let extra = verifier.table("login", "http", "cache_ttl = \"1h\"");
-    let usher = Setup::new(echo.url()).routes(&route("/ws", &["header"], "verifier = \"login\"")).extra(&extra).start().await;
+    let usher = Setup::new(echo.url())
+        .routes(&route("/ws", &["header"], "verifier = \"login\""))
+        .extra(&extra)
+        .start()
+        .await;
     verifier.knows(OPAQUE, "ada");
     assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 101);
-    for (from, to, asked) in [("window = \"200ms\"", "window = \"201ms\"", 1), ("cache_ttl = \"1h\"", "cache_ttl = \"2h\"", 2)] {
+    for (from, to, asked) in [
+        ("window = \"200ms\"", "window = \"201ms\"", 1),
+        ("cache_ttl = \"1h\"", "cache_ttl = \"2h\"", 2),
+    ] {
         let path = usher.folder().join("usher.toml");
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
@@ -429,9 +526,13 @@ async fn a_reload_keeps_what_a_verifier_remembers_unless_it_is_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_openid_provider_is_asked_about_its_opaque_tokens_and_its_revocation_ends_the_socket() {
+async fn a_real_openid_provider_is_asked_about_its_opaque_tokens_and_its_revocation_ends_the_socket()
+ {
     let provider = Program::node(&["tests/e2e/clients/oidc/provider.mjs"]).await;
-    let issuer = serde_json::from_str::<Value>(&provider.lines()[0]).unwrap()["issuer"].as_str().unwrap().to_owned();
+    let issuer = serde_json::from_str::<Value>(&provider.lines()[0]).unwrap()["issuer"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let address = issuer.strip_prefix("http://").unwrap().parse().unwrap();
     let post = async |path: &str, form: &str| {
         let request = format!(
@@ -440,19 +541,30 @@ async fn a_real_openid_provider_is_asked_about_its_opaque_tokens_and_its_revocat
         );
         client::http(address, request.as_bytes()).await
     };
-    let answer = post("/token", "grant_type=client_credentials&scope=chat%3Aread&resource=urn%3Aopaque").await;
+    let answer =
+        post("/token", "grant_type=client_credentials&scope=chat%3Aread&resource=urn%3Aopaque")
+            .await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    let token = serde_json::from_str::<Value>(&answer.body).unwrap()["access_token"].as_str().unwrap().to_owned();
+    let token = serde_json::from_str::<Value>(&answer.body).unwrap()["access_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let echo = Echo::start().await;
     let extra = format!(
         "[[verifier]]\nname = \"oidc\"\nkind = \"introspection\"\nurl = \"{issuer}/token/introspection\"\nclient_id = \"ada\"\nclient_secret_file = \"client-secret\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\nuser_claim = \"client_id\"\nrevalidate = \"1s\"\ntimeout = \"10s\"\n"
     );
     let routes = route("/ws", &["header"], "verifier = \"oidc\"\nrequire = [\"chat:read\"]")
         + &route("/write", &["header"], "verifier = \"oidc\"\nrequire = [\"chat:write\"]");
-    let usher = Setup::new(echo.url()).routes(&routes).extra(&extra).file("client-secret", "a secret of the test".to_owned()).start().await;
+    let usher = Setup::new(echo.url())
+        .routes(&routes)
+        .extra(&extra)
+        .file("client-secret", "a secret of the test".to_owned())
+        .start()
+        .await;
     usher.keep_secret(&token);
     usher.keep_secret("a secret of the test");
-    let mut socket = usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap();
+    let mut socket =
+        usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap();
     socket.send(Message::text("hello")).await.unwrap();
     assert_eq!(text(&mut socket).await, "hello");
     assert_eq!(bearer(&usher, "/write", &token).await.0, 403);
@@ -467,10 +579,19 @@ async fn a_real_openid_provider_is_asked_about_its_opaque_tokens_and_its_revocat
 async fn a_session_ends_when_its_user_may_no_longer_do_what_the_route_requires() {
     let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
     let routes = route("/ws", &["header"], "verifier = \"login\"\nrequire = [\"chat:read\"]");
-    let usher = Setup::new(echo.url()).routes(&routes).extra(&verifier.table("login", "http", "revalidate = \"1s\"")).start().await;
+    let usher = Setup::new(echo.url())
+        .routes(&routes)
+        .extra(&verifier.table("login", "http", "revalidate = \"1s\""))
+        .start()
+        .await;
     verifier.knows(OPAQUE, "ada");
-    let mut ada = usher.open("/ws", &[("authorization", &format!("Bearer {OPAQUE}"))]).await.unwrap();
-    verifier.answers(OPAQUE, 200, json!({ "sub": "ada", "exp": token::now() + 600, "permissions": ["chat:write"] }));
+    let mut ada =
+        usher.open("/ws", &[("authorization", &format!("Bearer {OPAQUE}"))]).await.unwrap();
+    verifier.answers(
+        OPAQUE,
+        200,
+        json!({ "sub": "ada", "exp": token::now() + 600, "permissions": ["chat:write"] }),
+    );
     assert_eq!(close_frame(&mut ada).await, (1008, "Session revoked".to_owned()));
     usher.finish().await;
 }
@@ -487,8 +608,15 @@ async fn the_example_of_the_page_lets_its_user_in_and_nobody_else() {
     let mut url = String::new();
     BufReader::new(python.stdout.take().unwrap()).read_line(&mut url).await.unwrap();
     let echo = Echo::start().await;
-    let extra = format!("[[verifier]]\nname = \"login\"\nkind = \"http\"\nurl = \"{}\"\ntimeout = \"10s\"\n", url.trim());
-    let usher = Setup::new(echo.url()).routes(&route("/ws", &["header"], "verifier = \"login\"")).extra(&extra).start().await;
+    let extra = format!(
+        "[[verifier]]\nname = \"login\"\nkind = \"http\"\nurl = \"{}\"\ntimeout = \"10s\"\n",
+        url.trim()
+    );
+    let usher = Setup::new(echo.url())
+        .routes(&route("/ws", &["header"], "verifier = \"login\""))
+        .extra(&extra)
+        .start()
+        .await;
     for _ in 0..3 {
         assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 101);
         assert_eq!(bearer(&usher, "/ws", "nobody-knows-it").await.0, 401);

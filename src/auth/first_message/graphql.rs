@@ -1,19 +1,21 @@
 //! graphql-transport-ws: the token in the payload of `connection_init`.
 //!
-//! The server behind gets `connection_init` with the secret blanked and acknowledges it itself. A renewal uses the
-//! protocol's own `ping` and `pong`, which carry a payload: we ask in a ping, the client answers in a pong. Pings of the
-//! application pass.
+//! The server behind gets `connection_init` with the secret blanked and acknowledges it itself. A
+//! renewal uses the protocol's own `ping` and `pong`, which carry a payload: we ask in a ping, the
+//! client answers in a pong. Pings of the application pass.
 
 use serde_json::{Map, Value, json};
 
 use super::json::{self, may_contain};
-use super::{Answer, FirstMessageFault, Heard};
-use crate::auth::strict_json;
+use super::{Answer, Heard};
+use crate::base::strict_json;
 use crate::config::FirstMessage;
+use crate::model::faults::FirstMessageFault;
 use crate::ws::frame::Message;
 
 pub(super) fn hear(rules: &FirstMessage, message: &Message) -> Result<Heard, FirstMessageFault> {
-    let kind = json::object(message).and_then(|object| object.get("type").and_then(Value::as_str).map(str::to_owned));
+    let kind = json::object(message)
+        .and_then(|object| object.get("type").and_then(Value::as_str).map(str::to_owned));
     match kind.as_deref() {
         // "Ping: useful for detecting failed connections"; either side may, at any time.
         Some("ping") => Ok(Heard::More(Some(Message::text(r#"{"type":"pong"}"#)))),
@@ -22,12 +24,28 @@ pub(super) fn hear(rules: &FirstMessage, message: &Message) -> Result<Heard, Fir
     }
 }
 
+/// Returns a later `connection_init` as the upstream may see it: the server closes the connection
+/// for it.
+pub(super) fn login_again(rules: &FirstMessage, text: &[u8]) -> Option<Message> {
+    if !may_contain(text, "connection_init") {
+        return None;
+    }
+    let mut object = Value::Object(strict_json::object(text)?);
+    let is_login = object.get("type").and_then(Value::as_str) == Some("connection_init");
+    if !is_login || !json::has_credential(rules, &object) {
+        return None;
+    }
+    json::hide_credential(rules, &mut object);
+    Some(Message::text(object.to_string()))
+}
+
 pub(super) fn ack() -> Message {
     Message::text(r#"{"type":"connection_ack"}"#)
 }
 
 pub(super) fn ping(kind: &str, payload: Value) -> Message {
-    let about = Map::from_iter([("type".to_owned(), kind.into()), ("id".to_owned(), json::uuid().into())]);
+    let about =
+        Map::from_iter([("type".to_owned(), kind.into()), ("id".to_owned(), json::uuid().into())]);
     Message::text(json!({ "type": "ping", "payload": json::merged(about, payload) }).to_string())
 }
 
@@ -39,8 +57,10 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
     if object.get("type").and_then(Value::as_str) != Some("pong") {
         return None;
     }
-    if let Some(proof) = json::proof(rules, &object) {
-        return Some(Answer::Proof { proof, id: None });
+    match json::proof(rules, &object) {
+        Ok(proof) => return Some(Answer::Proof { proof, id: None }),
+        Err(FirstMessageFault::MissingToken) => {}
+        Err(fault) => return Some(Answer::Wrong { fault, id: None }),
     }
     // A client that knows nothing of this sends a ping's payload back.
     let echoed = object.pointer("/payload/type").and_then(Value::as_str);

@@ -1,4 +1,5 @@
-//! The dialect of Home Assistant: the server speaks first, `auth` carries `access_token`, refusals are `auth_invalid`.
+//! The dialect of Home Assistant: the server speaks first, `auth` carries `access_token`, refusals
+//! are `auth_invalid`.
 
 use serde_json::{Map, Value, json};
 
@@ -22,7 +23,11 @@ pub(super) fn ask(rules: &FirstMessage, asked: &Question) -> Message {
 
 /// Every message of this phase names the server's version; the greeting says which.
 fn versioned(rules: &FirstMessage, kind: &str) -> Value {
-    let greeting = rules.greeting.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+    let greeting = rules
+        .greeting
+        .as_deref()
+        .and_then(|text| serde_json::from_str::<Value>(text).ok())
+        .unwrap_or_default();
     let mut object = Map::from_iter([("type".to_owned(), kind.into())]);
     if let Some(version) = greeting.get("ha_version") {
         object.insert("ha_version".to_owned(), version.clone());

@@ -3,25 +3,30 @@
 use aws_lc_rs::rand;
 use serde_json::{Map, Value, json};
 
-use super::{Accepted, Answer, AuthMessage, FirstMessageFault, Heard, LONGEST_ID, Question, Refused};
+use super::{Accepted, Answer, AuthMessage, Heard, LONGEST_ID, Question, Refused};
 use crate::auth::credential::Proof;
-use crate::auth::strict_json;
-use crate::clock::UnixMillis;
+use crate::base::clock::UnixMillis;
+use crate::base::strict_json;
 use crate::config::{FirstMessage, Forward};
+use crate::model::faults::FirstMessageFault;
 use crate::ws::frame::Message;
 
-pub(super) fn hear(rules: &FirstMessage, wanted: &str, message: &Message) -> Result<Heard, FirstMessageFault> {
+pub(super) fn hear(
+    rules: &FirstMessage,
+    wanted: &str,
+    message: &Message,
+) -> Result<Heard, FirstMessageFault> {
     let mut object = object(message).ok_or(FirstMessageFault::NotAuth)?;
     if object.pointer(&rules.type_pointer).and_then(Value::as_str) != Some(wanted) {
         return Err(FirstMessageFault::NotAuth);
     }
-    let proof = proof(rules, &object).ok_or(FirstMessageFault::MissingToken)?;
+    let proof = proof(rules, &object)?;
     let id = id_of(&object);
     let forward = match rules.forward {
         Forward::Consume => None,
         Forward::Forward => Some(message.clone()),
-        Forward::Redact => {
-            redact(rules, &mut object);
+        Forward::Redact | Forward::Remove | Forward::Replace => {
+            hide_credential(rules, &mut object);
             Some(Message::text(object.to_string()))
         }
     };
@@ -39,8 +44,8 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
     }
     let id = id_of(&object);
     Some(match proof(rules, &object) {
-        Some(proof) => Answer::Proof { proof, id },
-        None => Answer::Missing { id },
+        Ok(proof) => Answer::Proof { proof, id },
+        Err(fault) => Answer::Wrong { fault, id },
     })
 }
 
@@ -51,7 +56,9 @@ pub(super) fn may_contain(text: &[u8], word: &str) -> bool {
 
 pub(super) fn has_type(rules: &FirstMessage, text: &[u8], wanted: &str) -> bool {
     let object = strict_json::object(text).map(Value::Object);
-    object.is_some_and(|object| object.pointer(&rules.type_pointer).and_then(Value::as_str) == Some(wanted))
+    object.is_some_and(|object| {
+        object.pointer(&rules.type_pointer).and_then(Value::as_str) == Some(wanted)
+    })
 }
 
 pub(super) fn object(message: &Message) -> Option<Value> {
@@ -61,21 +68,84 @@ pub(super) fn object(message: &Message) -> Option<Value> {
     strict_json::object(&message.payload).map(Value::Object)
 }
 
-pub(super) fn proof(rules: &FirstMessage, object: &Value) -> Option<Proof> {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let token = text(&rules.token_pointer).map(|token| match token.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token,
-        _ => token,
-    });
-    token.map(|token| Proof::Token(token.into())).or_else(|| text(&rules.ticket_pointer).map(|ticket| Proof::Ticket(ticket.into())))
+/// Returns the one credential of a message. A second one beside it, of whatever type, is refused:
+/// which of them counts would be left to the reader.
+pub(super) fn proof(rules: &FirstMessage, object: &Value) -> Result<Proof, FirstMessageFault> {
+    let text =
+        |value: &Value| value.as_str().map(str::to_owned).ok_or(FirstMessageFault::MissingToken);
+    match (written(object, &rules.token_pointer), written(object, &rules.ticket_pointer)) {
+        (None, None) => Err(FirstMessageFault::MissingToken),
+        (Some(token), None) => {
+            let token = text(token)?;
+            Ok(Proof::Token(match token.split_once(' ') {
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.into(),
+                _ => token.as_str().into(),
+            }))
+        }
+        (None, Some(ticket)) => Ok(Proof::Ticket(text(ticket)?.as_str().into())),
+        (Some(_), Some(_)) => Err(FirstMessageFault::TwoCredentials),
+    }
 }
 
-pub(super) fn redact(rules: &FirstMessage, object: &mut Value) {
+/// Returns true if a message carries a credential, a good one or not.
+pub(super) fn has_credential(rules: &FirstMessage, object: &Value) -> bool {
+    written(object, &rules.token_pointer).or(written(object, &rules.ticket_pointer)).is_some()
+}
+
+/// Returns the value at a pointer. Clients write an absent field as null or as an empty text too.
+fn written<'a>(object: &'a Value, pointer: &str) -> Option<&'a Value> {
+    object.pointer(pointer).filter(|value| !value.is_null() && value.as_str() != Some(""))
+}
+
+/// Takes the client's credential out of a message that goes to the upstream, as the route's
+/// `forward` says.
+pub(super) fn hide_credential(rules: &FirstMessage, object: &mut Value) {
     for pointer in [&rules.token_pointer, &rules.ticket_pointer] {
-        if let Some(secret) = object.pointer_mut(pointer) {
-            *secret = Value::String(String::new());
+        match rules.forward {
+            Forward::Remove | Forward::Replace => remove(object, pointer),
+            _ => {
+                if let Some(secret) = object.pointer_mut(pointer) {
+                    *secret = Value::String(String::new());
+                }
+            }
         }
     }
+    if let (Forward::Replace, Some(login)) = (rules.forward, &rules.upstream_login) {
+        insert(object, &rules.token_pointer, login.secret.expose_str().unwrap_or_default().into());
+    }
+}
+
+fn remove(object: &mut Value, pointer: &str) {
+    let Some((parent, name)) = pointer.rsplit_once('/') else { return };
+    match object.pointer_mut(parent) {
+        Some(Value::Object(members)) => drop(members.shift_remove(&unescaped(name))),
+        // The places of the others count.
+        Some(Value::Array(_)) => {
+            if let Some(secret) = object.pointer_mut(pointer) {
+                *secret = Value::Null;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Writes a value at a pointer, and makes the objects that lead to it.
+fn insert(object: &mut Value, pointer: &str, value: Value) {
+    if let Some(there) = object.pointer_mut(pointer) {
+        *there = value;
+        return;
+    }
+    let mut place = object;
+    for name in pointer.split('/').skip(1) {
+        let Value::Object(members) = place else { return };
+        place = members.entry(unescaped(name)).or_insert_with(|| Value::Object(Map::new()));
+    }
+    *place = value;
+}
+
+/// RFC 6901 section 4.
+fn unescaped(name: &str) -> String {
+    name.replace("~1", "/").replace("~0", "~")
 }
 
 pub(super) fn id_in(message: &Message) -> Option<String> {
@@ -88,7 +158,10 @@ fn id_of(object: &Value) -> Option<String> {
 
 pub(super) fn envelope(kind: &str, id: Option<&str>, now: UnixMillis, payload: Value) -> Message {
     let id = id.map_or_else(uuid, str::to_owned);
-    Message::text(json!({ "type": kind, "id": id, "timestamp": now.to_rfc3339(), "payload": payload }).to_string())
+    Message::text(
+        json!({ "type": kind, "id": id, "timestamp": now.to_rfc3339(), "payload": payload })
+            .to_string(),
+    )
 }
 
 pub(super) fn accepted(about: &Accepted<'_>) -> Message {
@@ -104,8 +177,16 @@ pub(super) fn acceptance(about: &Accepted<'_>) -> Value {
 }
 
 pub(super) fn refusal(about: &Refused<'_>) -> Value {
-    let Refused { code, message, recoverable, request_id, .. } = about;
-    json!({ "code": code, "message": message, "recoverable": recoverable, "request_id": request_id })
+    let Refused { code, message, status, recoverable, request_id, .. } = about;
+    let mut details = Map::from_iter([("status".to_owned(), (*status).into())]);
+    details.extend(about.details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    json!({
+        "code": code,
+        "message": message,
+        "recoverable": recoverable,
+        "details": details,
+        "request_id": request_id,
+    })
 }
 
 pub(super) fn question(question: &Question) -> Value {

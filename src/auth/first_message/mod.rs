@@ -1,8 +1,9 @@
-//! The credential in the first message, and in the later ones that renew it: what each dialect says and hears.
+//! The credential in the first message, and in the later ones that renew it: what each dialect says
+//! and hears.
 //!
-//! No I/O and no clock: messages go in, messages come out. A [`Dialect`] stands on one connection; it reads the first
-//! message, words acknowledgement, refusal and question as the client's protocol has them, and finds the answer in the
-//! stream.
+//! No I/O and no clock: messages go in, messages come out. A [`Dialect`] stands on one connection;
+//! it reads the first message, words acknowledgement, refusal and question as the client's protocol
+//! has them, and finds the answer in the stream.
 
 mod graphql;
 mod home_assistant;
@@ -13,13 +14,14 @@ mod stomp;
 #[cfg(test)]
 mod tests;
 
+use crate::model::faults::FirstMessageFault;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::credential::Proof;
-use crate::clock::UnixMillis;
+use crate::base::clock::UnixMillis;
 use crate::config::{FirstMessage, Forward, Preset};
-use crate::rejection::Rejection;
+use crate::rejection::{Detail, Rejection};
 use crate::ws::frame::Message;
 
 #[derive(Debug)]
@@ -36,24 +38,11 @@ enum Memory {
     Mqtt(mqtt::Connect),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FirstMessageFault {
-    #[error("the first message is not the one that carries a credential")]
-    NotAuth,
-    #[error("the first message carries neither token nor ticket")]
-    MissingToken,
-    #[error("the first message is larger than first_message.max_bytes")]
-    TooBig,
-    #[error("no first message came in time")]
-    Timeout,
-    #[error("it is no WebSocket frame, or not one that was agreed on")]
-    Protocol,
-}
-
 /// What a client's first message turned out to be.
 #[derive(Debug)]
 pub enum Heard {
-    /// Nothing yet: the protocol allows something before it, or it goes on in the next message. Perhaps with an answer.
+    /// Nothing yet: the protocol allows something before it, or it goes on in the next message.
+    /// Perhaps with an answer.
     More(Option<Message>),
     Auth(AuthMessage),
 }
@@ -76,8 +65,9 @@ pub enum Answer {
         proof: Proof,
         id: Option<String>,
     },
-    /// It should carry a credential and does not.
-    Missing {
+    /// It should carry one credential, and carries none or two.
+    Wrong {
+        fault: FirstMessageFault,
         id: Option<String>,
     },
     /// Our own words, sent back as the protocol wants it.
@@ -102,6 +92,8 @@ pub struct Refused<'a> {
     /// As HTTP would say it.
     pub status: u16,
     pub recoverable: bool,
+    /// Facts for programs, beside the status.
+    pub details: &'a [Detail],
     pub request_id: &'a str,
     pub id: Option<&'a str>,
     pub now: UnixMillis,
@@ -117,6 +109,17 @@ pub struct Question {
 
 /// Ids of clients are repeated, but not of any length.
 const LONGEST_ID: usize = 128;
+
+impl Answer {
+    /// Returns true if the message carries a secret, or more than one.
+    pub fn has_credential(&self) -> bool {
+        match self {
+            Self::Proof { .. } => true,
+            Self::Wrong { fault, .. } => *fault == FirstMessageFault::TwoCredentials,
+            Self::Echo => false,
+        }
+    }
+}
 
 impl Dialect {
     pub fn new(rules: &Arc<FirstMessage>) -> Self {
@@ -143,7 +146,9 @@ impl Dialect {
 
     pub fn hear(&mut self, message: &Message) -> Result<Heard, Rejection> {
         let heard = match (self.rules.preset, &mut self.memory) {
-            (Preset::SocketIo, Memory::SocketIo(namespace)) => socketio::hear(&self.rules, namespace, message),
+            (Preset::SocketIo, Memory::SocketIo(namespace)) => {
+                socketio::hear(&self.rules, namespace, message)
+            }
             (Preset::Mqtt, Memory::Mqtt(connect)) => connect.hear(&self.rules, message),
             (Preset::GraphqlTransportWs, _) => graphql::hear(&self.rules, message),
             (Preset::Stomp, _) => stomp::hear(&self.rules, message),
@@ -183,15 +188,25 @@ impl Dialect {
     /// Asks for a new credential; `None`: the protocol has no words for it.
     pub fn ask(&self, question: &Question) -> Option<Message> {
         match &self.memory {
-            Memory::SocketIo(namespace) => return Some(socketio::event(namespace, "auth_required", &json::question(question))),
+            Memory::SocketIo(namespace) => {
+                return Some(socketio::event(
+                    namespace,
+                    "auth_required",
+                    &json::question(question),
+                ));
+            }
             Memory::Mqtt(_) => return None,
             Memory::None => {}
         }
         match self.rules.preset {
             Preset::Stomp => None,
-            Preset::GraphqlTransportWs => Some(graphql::ping("auth_required", json::question(question))),
+            Preset::GraphqlTransportWs => {
+                Some(graphql::ping("auth_required", json::question(question)))
+            }
             Preset::HomeAssistant => Some(home_assistant::ask(&self.rules, question)),
-            _ => Some(json::envelope("auth_required", None, question.now, json::question(question))),
+            _ => {
+                Some(json::envelope("auth_required", None, question.now, json::question(question)))
+            }
         }
     }
 
@@ -201,7 +216,9 @@ impl Dialect {
             return None;
         }
         match &self.memory {
-            Memory::SocketIo(namespace) => return Some(socketio::event(namespace, "auth_ok", &json::acceptance(about))),
+            Memory::SocketIo(namespace) => {
+                return Some(socketio::event(namespace, "auth_ok", &json::acceptance(about)));
+            }
             Memory::Mqtt(_) => return None,
             Memory::None => {}
         }
@@ -213,10 +230,15 @@ impl Dialect {
         }
     }
 
-    /// A renewal that did not work, or the end of the session for want of one.
+    /// Words a renewal that did not work, and the end of a session ahead of its close frame.
+    ///
+    /// `None` for STOMP and MQTT: their frames and packets may span WebSocket messages, so that
+    /// between two messages the client may stand in the middle of one.
     pub fn not_renewed(&self, about: &Refused<'_>) -> Option<Message> {
         match &self.memory {
-            Memory::SocketIo(namespace) => return Some(socketio::event(namespace, "auth_error", &json::refusal(about))),
+            Memory::SocketIo(namespace) => {
+                return Some(socketio::event(namespace, "auth_error", &json::refusal(about)));
+            }
             Memory::Mqtt(_) => return None,
             Memory::None => {}
         }
@@ -241,19 +263,61 @@ impl Dialect {
         }
     }
 
-    /// Can a later message of the application carry the credential once more? Then every one has to be looked at.
-    pub fn always_listens(&self) -> bool {
-        self.rules.preset == Preset::SocketIo && self.rules.forward == Forward::Redact
+    /// Returns false where the upstream is meant to see the client's credentials.
+    pub fn hides_credentials(&self) -> bool {
+        self.rules.forward != Forward::Forward
     }
 
-    /// Such a message with its secret blanked.
-    pub fn redacted(&self, text: &[u8]) -> Option<Message> {
-        if self.always_listens() { socketio::redacted(&self.rules, text) } else { None }
+    /// Returns true if clients of this protocol log in more than once: a Socket.IO client shows its
+    /// credential for each namespace.
+    pub fn logs_in_again(&self) -> bool {
+        self.rules.preset == Preset::SocketIo && self.hides_credentials()
+    }
+
+    /// Returns true if a login of this protocol may stand in a binary message.
+    pub fn is_binary(&self) -> bool {
+        matches!(self.rules.preset, Preset::Stomp | Preset::Mqtt)
+    }
+
+    /// Returns a repeated login as the upstream may see it, without the client's credential.
+    pub fn login_again(&self, is_text: bool, payload: &[u8]) -> Option<Message> {
+        match self.rules.preset {
+            _ if !self.hides_credentials() => None,
+            Preset::SocketIo if is_text => socketio::login_again(&self.rules, payload),
+            Preset::GraphqlTransportWs if is_text => graphql::login_again(&self.rules, payload),
+            Preset::Stomp => {
+                let payload = stomp::login_again(&self.rules, payload)?.into_bytes();
+                Some(Message { is_text, payload })
+            }
+            Preset::Mqtt if !is_text => {
+                mqtt::login_again(&self.rules, payload).map(Message::binary)
+            }
+            Preset::SocketIo | Preset::GraphqlTransportWs | Preset::Mqtt => None,
+            // Their logins are answers too.
+            Preset::Json | Preset::HomeAssistant => None,
+        }
+    }
+
+    /// Returns true where the upstream answers a login that Usher has changed. Until it has
+    /// accepted it, a broker may take another login on the same connection, so nothing of the
+    /// client follows.
+    pub fn waits_for_login_answer(&self) -> bool {
+        self.hides_credentials() && matches!(self.rules.preset, Preset::Stomp | Preset::Mqtt)
+    }
+
+    /// Returns whether the upstream accepts the login, from all that it has sent; `None`: its
+    /// answer goes on.
+    pub fn is_login_accepted(&self, sent: &[u8]) -> Option<bool> {
+        match self.rules.preset {
+            Preset::Mqtt => mqtt::is_accepted(sent),
+            _ => stomp::is_accepted(sent),
+        }
     }
 
     /// Has the client heard from us what the upstream says first? Then that must not come again.
     pub fn greeted_for_the_upstream(&self) -> bool {
-        self.rules.forward != Forward::Consume && matches!(self.rules.preset, Preset::SocketIo | Preset::HomeAssistant)
+        self.rules.forward != Forward::Consume
+            && matches!(self.rules.preset, Preset::SocketIo | Preset::HomeAssistant)
     }
 
     pub fn is_greeting(&self, text: &[u8]) -> bool {

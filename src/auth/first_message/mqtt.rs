@@ -1,19 +1,25 @@
 //! MQTT 3.1, 3.1.1 and 5 in binary messages: the token is the password of the CONNECT packet.
 //!
-//! Packets need not end where messages do (MQTT 5, section 6.0), so bytes are gathered until the packet is whole. The
-//! broker gets it with an empty password and answers CONNACK itself. What a client must be asked for in the middle of a
-//! session, MQTT has no words for.
+//! Packets need not end where messages do (MQTT 5, section 6.0), so bytes are gathered until the
+//! packet is whole. The broker gets it without the client's login, or with one of the service, and
+//! answers CONNACK itself. MQTT has no words for a renewal.
 
-use super::{AuthMessage, FirstMessageFault, Heard, Refused};
+use super::{AuthMessage, Heard, Refused};
 use crate::auth::credential::Proof;
-use crate::config::secret::Secret;
 use crate::config::{FirstMessage, Forward};
+use crate::model::faults::FirstMessageFault;
+use crate::model::secret::Secret;
 use crate::ws::frame::Message;
 
 const CONNECT: u8 = 0x10;
+const CONNACK: u8 = 0x20;
 const HAS_WILL: u8 = 0x04;
 const HAS_PASSWORD: u8 = 0x40;
 const HAS_USER: u8 = 0x80;
+/// MQTT 5 sections 3.1.2.11.9 and 3.1.2.11.10: a login of another kind, that takes the place of
+/// user name and password.
+const AUTHENTICATION_METHOD: u8 = 0x15;
+const AUTHENTICATION_DATA: u8 = 0x16;
 
 #[derive(Debug, Default)]
 pub(super) struct Connect {
@@ -25,12 +31,21 @@ pub(super) struct Connect {
 /// A CONNECT packet taken apart as far as its password.
 struct Parts {
     level: u8,
-    /// From the start of the variable header: where the password's two bytes of length stand, and the password.
-    password: Option<(usize, Vec<u8>)>,
+    /// Where the flags stand, from the start of the variable header.
+    flags_at: usize,
+    /// Where user name and password begin: they are the last fields.
+    login_at: usize,
+    user: Option<Vec<u8>>,
+    password: Option<Vec<u8>>,
+    has_authentication_method: bool,
 }
 
 impl Connect {
-    pub(super) fn hear(&mut self, rules: &FirstMessage, message: &Message) -> Result<Heard, FirstMessageFault> {
+    pub(super) fn hear(
+        &mut self,
+        rules: &FirstMessage,
+        message: &Message,
+    ) -> Result<Heard, FirstMessageFault> {
         if message.is_text {
             return Err(FirstMessageFault::NotAuth);
         }
@@ -38,44 +53,87 @@ impl Connect {
             return Err(FirstMessageFault::TooBig);
         }
         self.gathered.extend_from_slice(&message.payload);
-        let Some((&first, after)) = self.gathered.split_first() else { return Ok(Heard::More(None)) };
+        let Some((&first, after)) = self.gathered.split_first() else {
+            return Ok(Heard::More(None));
+        };
         if first != CONNECT {
             return Err(FirstMessageFault::NotAuth);
         }
-        let Some((length, length_bytes)) = variable_length(after).ok_or(FirstMessageFault::NotAuth)? else {
+        let Some((length, length_bytes)) =
+            variable_length(after).ok_or(FirstMessageFault::NotAuth)?
+        else {
             return Ok(Heard::More(None));
         };
         if length > rules.max_bytes {
             return Err(FirstMessageFault::TooBig);
         }
         let whole = after.split_at(length_bytes).1;
-        let Some((packet, rest)) = whole.split_at_checked(length) else { return Ok(Heard::More(None)) };
+        let Some((packet, rest)) = whole.split_at_checked(length) else {
+            return Ok(Heard::More(None));
+        };
         let parts = Parts::read(packet).ok_or(FirstMessageFault::NotAuth)?;
         self.level = Some(parts.level);
-        let (place, password) = parts.password.filter(|(_, password)| !password.is_empty()).ok_or(FirstMessageFault::MissingToken)?;
+        let password = parts.password.as_ref().filter(|password| !password.is_empty()).cloned();
+        let password =
+            match (password, parts.has_authentication_method || rest.first() == Some(&CONNECT)) {
+                (Some(_), true) => return Err(FirstMessageFault::TwoCredentials),
+                (Some(password), false) => password,
+                (None, _) => return Err(FirstMessageFault::MissingToken),
+            };
         let forward = match rules.forward {
             Forward::Consume => None,
-            Forward::Forward => Some(wire(packet)),
-            Forward::Redact => Some(wire(&without_password(packet, place, password.len()))),
+            _ => Some(wire(&parts.outgoing(rules, packet))),
         };
         let rest = (!rest.is_empty()).then(|| Message::binary(rest.to_vec()));
-        let heard = AuthMessage { proof: Proof::Token(Secret::new(password)), id: None, forward: forward.map(Message::binary), rest };
+        let heard = AuthMessage {
+            proof: Proof::Token(Secret::new(password)),
+            id: None,
+            forward: forward.map(Message::binary),
+            rest,
+        };
         self.gathered = Vec::new();
         Ok(Heard::Auth(heard))
     }
 
     /// CONNACK, with the codes of the client's version.
     pub(super) fn refused(&self, about: &Refused<'_>) -> Option<Message> {
-        // MQTT 3.1.1, section 3.2.2.3: 3 server unavailable, 4 bad user name or password, 5 not authorized.
+        // MQTT 3.1.1, section 3.2.2.3: 3 server unavailable, 4 bad user name or password, 5 not
+        // authorized.
         let (old, new) = match about.status {
             401 => (4, 0x86),
             502..=504 => (3, 0x88),
             _ => (5, 0x87),
         };
         Some(Message::binary(match self.level? {
-            5.. => vec![0x20, 3, 0, new, 0],
-            _ => vec![0x20, 2, 0, old],
+            5.. => vec![CONNACK, 3, 0, new, 0],
+            _ => vec![CONNACK, 2, 0, old],
         }))
+    }
+}
+
+/// Returns a later CONNECT packet as the upstream may see it. The broker refuses it anyway; the
+/// secret stays here.
+pub(super) fn login_again(rules: &FirstMessage, message: &[u8]) -> Option<Vec<u8>> {
+    let after = message.strip_prefix(&[CONNECT])?;
+    let (length, length_bytes) = variable_length(after)??;
+    let (packet, rest) = after.split_at(length_bytes).1.split_at_checked(length)?;
+    let parts = Parts::read(packet)?;
+    parts.password.as_ref()?;
+    Some([wire(&parts.outgoing(rules, packet)), rest.to_vec()].concat())
+}
+
+/// Returns whether the broker's first packet is a CONNACK that accepts; `None`: more of it is
+/// needed.
+pub(super) fn is_accepted(sent: &[u8]) -> Option<bool> {
+    let (&first, after) = sent.split_first()?;
+    if first != CONNACK {
+        return Some(false);
+    }
+    match variable_length(after) {
+        None => Some(false),
+        Some(None) => None,
+        // The flags come before the code.
+        Some(Some((_, length_bytes))) => after.get(length_bytes + 1).map(|code| *code == 0),
     }
 }
 
@@ -87,11 +145,10 @@ impl Parts {
         if !matches!((name, level), (b"MQIsdp", 3) | (b"MQTT", 4 | 5)) {
             return None;
         }
+        let flags_at = reader.at;
         let flags = reader.byte()?;
         reader.skip(2)?;
-        if level == 5 {
-            reader.properties()?;
-        }
+        let properties = if level == 5 { reader.properties()? } else { &[] };
         reader.field()?;
         if flags & HAS_WILL != 0 {
             if level == 5 {
@@ -100,16 +157,51 @@ impl Parts {
             reader.field()?;
             reader.field()?;
         }
-        if flags & HAS_USER != 0 {
-            reader.field()?;
-        }
-        let mut password = None;
-        if flags & HAS_PASSWORD != 0 {
-            let place = reader.at;
-            password = Some((place, reader.field()?.to_vec()));
-        }
+        let login_at = reader.at;
+        let mut login_field = |flag: u8| {
+            if flags & flag == 0 {
+                Some(None)
+            } else {
+                reader.field().map(|field| Some(field.to_vec()))
+            }
+        };
+        let (user, password) = (login_field(HAS_USER)?, login_field(HAS_PASSWORD)?);
         // A packet with more in it than it says can be read in two ways.
-        (reader.at == packet.len()).then_some(Self { level, password })
+        let is_whole = reader.at == packet.len();
+        let has_authentication_method = has_authentication_method(properties)?;
+        is_whole.then_some(Self {
+            level,
+            flags_at,
+            login_at,
+            user,
+            password,
+            has_authentication_method,
+        })
+    }
+
+    /// Returns the packet as the upstream gets it.
+    fn outgoing(&self, rules: &FirstMessage, packet: &[u8]) -> Vec<u8> {
+        let login = rules.upstream_login.as_ref();
+        let (user, password) = match rules.forward {
+            Forward::Consume | Forward::Forward => (self.user.as_deref(), self.password.as_deref()),
+            Forward::Redact => (self.user.as_deref(), self.password.as_ref().map(|_| &b""[..])),
+            Forward::Remove => (None, None),
+            Forward::Replace => {
+                (login.map(|login| login.user.as_bytes()), login.map(|login| login.secret.expose()))
+            }
+        };
+        let mut changed = packet.split_at(self.login_at).0.to_vec();
+        for (flag, field) in [(HAS_USER, user), (HAS_PASSWORD, password)] {
+            if let Some(flags) = changed.get_mut(self.flags_at) {
+                *flags = if field.is_some() { *flags | flag } else { *flags & !flag };
+            }
+            if let Some(field) = field {
+                let length = u16::try_from(field.len()).unwrap_or(u16::MAX);
+                changed.extend_from_slice(&length.to_be_bytes());
+                changed.extend(field.iter().take(usize::from(length)));
+            }
+        }
+        changed
     }
 }
 
@@ -143,8 +235,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// MQTT 5, section 1.5.5: seven bits a byte, at most four bytes. The outer `None`: that is no such number; the inner: more
-/// bytes are needed.
+/// MQTT 5, section 1.5.5: seven bits a byte, at most four bytes. The outer `None`: that is no such
+/// number; the inner: more bytes are needed.
 fn variable_length(bytes: &[u8]) -> Option<Option<(usize, usize)>> {
     let mut value = 0;
     for (index, byte) in bytes.iter().take(4).enumerate() {
@@ -156,10 +248,28 @@ fn variable_length(bytes: &[u8]) -> Option<Option<(usize, usize)>> {
     if bytes.len() >= 4 { None } else { Some(None) }
 }
 
-fn without_password(packet: &[u8], place: usize, length: usize) -> Vec<u8> {
-    let (before, from) = packet.split_at(place);
-    let after = from.split_at(2 + length).1;
-    [before, &[0, 0], after].concat()
+/// Returns true if the properties of a CONNECT packet name an authentication method or have its
+/// data; `None`: they are not those of a CONNECT packet.
+fn has_authentication_method(properties: &[u8]) -> Option<bool> {
+    let mut reader = Reader { packet: properties, at: 0 };
+    let mut is_there = false;
+    while reader.at < properties.len() {
+        let id = reader.byte()?;
+        is_there |= matches!(id, AUTHENTICATION_METHOD | AUTHENTICATION_DATA);
+        // MQTT 5 section 3.1.2.11.
+        match id {
+            0x17 | 0x19 => reader.skip(1)?,
+            0x21 | 0x22 => reader.skip(2)?,
+            0x11 | 0x27 => reader.skip(4)?,
+            AUTHENTICATION_METHOD | AUTHENTICATION_DATA => reader.field()?,
+            0x26 => {
+                reader.field()?;
+                reader.field()?
+            }
+            _ => return None,
+        };
+    }
+    Some(is_there)
 }
 
 fn wire(packet: &[u8]) -> Vec<u8> {

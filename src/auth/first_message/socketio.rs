@@ -1,14 +1,17 @@
-//! Socket.IO 5 over Engine.IO 4, WebSocket transport: the token in the `auth` of the CONNECT packet, `40{"token":"..."}`.
+//! Socket.IO 5 over Engine.IO 4, WebSocket transport: the token in the `auth` of the CONNECT
+//! packet, `40{"token":"..."}`.
 //!
-//! The server speaks first, and the client waits for it: Usher sends an open packet of its own, and the upstream's is
-//! swallowed when it comes. A renewal is an event each way: `auth_required` to the client, `auth` back.
+//! The server speaks first, and the client waits for it: Usher sends an open packet of its own, and
+//! the upstream's is swallowed when it comes. A renewal is an event each way: `auth_required` to
+//! the client, `auth` back.
 
 use serde_json::{Value, json};
 
 use super::json::{self, may_contain};
-use super::{Answer, AuthMessage, FirstMessageFault, Heard, Refused};
-use crate::auth::strict_json;
+use super::{Answer, AuthMessage, Heard, Refused};
+use crate::base::strict_json;
 use crate::config::{FirstMessage, Forward};
+use crate::model::faults::FirstMessageFault;
 use crate::ws::frame::Message;
 
 /// As it stands in packets: empty for the main namespace, else `/name,`.
@@ -26,8 +29,15 @@ pub(super) fn open(greeting: Option<&str>) -> Message {
     Message::text(format!("0{object}"))
 }
 
-pub(super) fn hear(rules: &FirstMessage, namespace: &mut Namespace, message: &Message) -> Result<Heard, FirstMessageFault> {
-    let packet = message.as_text().and_then(|text| text.strip_prefix("40")).ok_or(FirstMessageFault::NotAuth)?;
+pub(super) fn hear(
+    rules: &FirstMessage,
+    namespace: &mut Namespace,
+    message: &Message,
+) -> Result<Heard, FirstMessageFault> {
+    let packet = message
+        .as_text()
+        .and_then(|text| text.strip_prefix("40"))
+        .ok_or(FirstMessageFault::NotAuth)?;
     let (name, body) = split(packet);
     // Namespaces are repeated to the client, but not of any length.
     *namespace = Namespace(name.get(..name.len().min(256)).unwrap_or_default().to_owned());
@@ -37,27 +47,27 @@ pub(super) fn hear(rules: &FirstMessage, namespace: &mut Namespace, message: &Me
         None if body.is_empty() => return Err(FirstMessageFault::MissingToken),
         None => return Err(FirstMessageFault::NotAuth),
     };
-    let proof = json::proof(rules, &object).ok_or(FirstMessageFault::MissingToken)?;
+    let proof = json::proof(rules, &object)?;
     let forward = match rules.forward {
         Forward::Consume => None,
         Forward::Forward => Some(message.clone()),
-        Forward::Redact => {
-            json::redact(rules, &mut object);
+        Forward::Redact | Forward::Remove | Forward::Replace => {
+            json::hide_credential(rules, &mut object);
             Some(Message::text(format!("40{name}{object}")))
         }
     };
     Ok(Heard::Auth(AuthMessage { proof, id: None, forward, rest: None }))
 }
 
-/// A client joins each further namespace with a CONNECT packet of its own, and its library puts the same `auth` into it.
-pub(super) fn redacted(rules: &FirstMessage, text: &[u8]) -> Option<Message> {
-    if !text.starts_with(b"40") {
+/// A client joins each further namespace with a CONNECT packet of its own, and its library puts the
+/// same `auth` into it.
+pub(super) fn login_again(rules: &FirstMessage, text: &[u8]) -> Option<Message> {
+    let (name, body) = split(std::str::from_utf8(text.strip_prefix(b"40")?).ok()?);
+    let mut object = Value::Object(strict_json::object(body.as_bytes())?);
+    if !json::has_credential(rules, &object) {
         return None;
     }
-    let (name, body) = split(std::str::from_utf8(text).ok()?.strip_prefix("40")?);
-    let mut object = Value::Object(strict_json::object(body.as_bytes())?);
-    json::proof(rules, &object)?;
-    json::redact(rules, &mut object);
+    json::hide_credential(rules, &mut object);
     Some(Message::text(format!("40{name}{object}")))
 }
 
@@ -81,8 +91,14 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
     if arguments.first().and_then(Value::as_str) != Some(&*rules.type_value) {
         return None;
     }
-    let proof = arguments.get(1).and_then(|argument| json::proof(rules, argument));
-    Some(proof.map_or(Answer::Missing { id: None }, |proof| Answer::Proof { proof, id: None }))
+    let proof = arguments
+        .get(1)
+        .ok_or(FirstMessageFault::MissingToken)
+        .and_then(|argument| json::proof(rules, argument));
+    Some(match proof {
+        Ok(proof) => Answer::Proof { proof, id: None },
+        Err(fault) => Answer::Wrong { fault, id: None },
+    })
 }
 
 /// The namespace with its comma, and what follows it.

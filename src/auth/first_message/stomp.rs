@@ -1,12 +1,22 @@
-//! STOMP 1.0 to 1.2 in WebSocket messages: the token in `Authorization` or `passcode` of the CONNECT frame.
+//! STOMP 1.0 to 1.2 in WebSocket messages: the token in `Authorization` or `passcode` of the
+//! CONNECT frame.
 //!
-//! The broker gets the frame with the secret blanked and answers CONNECTED itself. STOMP has no words for a renewal.
+//! The broker gets the frame without the client's login, or with one of the service, and answers
+//! CONNECTED itself. STOMP has no words for a renewal.
 
-use super::{AuthMessage, FirstMessageFault, Heard, Refused};
+use super::{AuthMessage, Heard, Refused};
 use crate::auth::credential::Proof;
-use crate::config::secret::Secret;
 use crate::config::{FirstMessage, Forward};
+use crate::model::faults::FirstMessageFault;
+use crate::model::secret::Secret;
 use crate::ws::frame::Message;
+
+/// Headers that can carry a token.
+const SECRETS: [&str; 2] = ["authorization", "passcode"];
+/// Headers of the client's own login.
+const LOGIN: [&str; 3] = ["authorization", "passcode", "login"];
+/// Brokers skip these between two frames; NUL is RabbitMQ's addition.
+const BETWEEN_FRAMES: [char; 3] = ['\r', '\n', '\0'];
 
 pub(super) fn hear(rules: &FirstMessage, message: &Message) -> Result<Heard, FirstMessageFault> {
     let text = std::str::from_utf8(&message.payload).map_err(|_| FirstMessageFault::NotAuth)?;
@@ -16,54 +26,141 @@ pub(super) fn hear(rules: &FirstMessage, message: &Message) -> Result<Heard, Fir
         return Ok(Heard::More(None));
     }
     let (frame, rest) = text.split_once('\0').ok_or(FirstMessageFault::NotAuth)?;
-    let mut lines = frame.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
-    if !matches!(lines.next(), Some("CONNECT" | "STOMP")) {
+    if !is_login(frame) || has_bare_carriage_return(frame) {
         return Err(FirstMessageFault::NotAuth);
     }
-    let headers: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
-    let value_of = |wanted: &str| {
-        headers.iter().filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value)
-    };
-    let token = match value_of("authorization") {
-        Some(value) => match value.trim().split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-            _ => value.trim(),
-        },
-        None => value_of("passcode").unwrap_or_default(),
-    };
-    if token.is_empty() {
-        return Err(FirstMessageFault::MissingToken);
+    let token = token_of(frame)?;
+    let rest = rest.trim_start_matches(BETWEEN_FRAMES);
+    if is_login(rest) {
+        return Err(FirstMessageFault::TwoCredentials);
     }
     let forward = match rules.forward {
         Forward::Consume => None,
-        Forward::Forward => Some(frame.to_owned()),
-        Forward::Redact => Some(redacted(frame)),
+        _ => Some(Message {
+            is_text: message.is_text,
+            payload: format!("{}\0", outgoing(rules, frame)).into_bytes(),
+        }),
     };
-    let forward = forward.map(|frame| Message { is_text: message.is_text, payload: format!("{frame}\0").into_bytes() });
-    let rest = rest.trim_start_matches(['\r', '\n']);
-    let rest = (!rest.is_empty()).then(|| Message { is_text: message.is_text, payload: rest.as_bytes().to_vec() });
-    Ok(Heard::Auth(AuthMessage { proof: Proof::Token(Secret::from(token)), id: None, forward, rest }))
+    let rest = (!rest.is_empty())
+        .then(|| Message { is_text: message.is_text, payload: rest.as_bytes().to_vec() });
+    Ok(Heard::Auth(AuthMessage {
+        proof: Proof::Token(Secret::from(token)),
+        id: None,
+        forward,
+        rest,
+    }))
 }
 
-/// Blanks every header that can carry the secret, whichever was used.
-fn redacted(frame: &str) -> String {
+/// Returns a later CONNECT frame as the upstream may see it. The broker refuses it anyway; the
+/// secret stays here.
+pub(super) fn login_again(rules: &FirstMessage, message: &[u8]) -> Option<String> {
+    let first = message.iter().find(|byte| !b"\r\n\0".contains(byte))?;
+    if !b"CS".contains(first) {
+        return None;
+    }
+    let begin = std::str::from_utf8(message).ok()?.trim_start_matches(BETWEEN_FRAMES);
+    if !is_login(begin) {
+        return None;
+    }
+    let (frame, rest) = begin.split_once('\0').unwrap_or((begin, ""));
+    let end = if frame.len() < begin.len() { "\0" } else { "" };
+    Some(format!("{}{end}{rest}", outgoing(rules, frame)))
+}
+
+/// Returns whether the broker's first frame is CONNECTED; `None`: more of it is needed.
+pub(super) fn is_accepted(sent: &[u8]) -> Option<bool> {
+    const CONNECTED: &[u8] = b"CONNECTED";
+    let frame = sent
+        .iter()
+        .position(|byte| !b"\r\n".contains(byte))
+        .and_then(|begin| sent.get(begin..))
+        .unwrap_or_default();
+    match frame.strip_prefix(CONNECTED) {
+        Some([]) => None,
+        Some(rest) => Some(rest.starts_with(b"\n") || rest.starts_with(b"\r")),
+        None if CONNECTED.starts_with(frame) => None,
+        None => Some(false),
+    }
+}
+
+fn is_login(frame: &str) -> bool {
+    let command = frame.split('\n').next().unwrap_or_default();
+    matches!(command.strip_suffix('\r').unwrap_or(command), "CONNECT" | "STOMP")
+}
+
+/// Returns true if a reader that ends lines at a bare carriage return would find headers that this
+/// one does not look at.
+fn has_bare_carriage_return(frame: &str) -> bool {
+    frame.split('\n').any(|line| line.strip_suffix('\r').unwrap_or(line).contains('\r'))
+}
+
+/// Returns the one token. Two that are not empty are refused, also in one header that stands twice:
+/// STOMP counts the first, and some brokers read the last.
+fn token_of(frame: &str) -> Result<&str, FirstMessageFault> {
+    let lines = frame.split('\n').skip(1).map(|line| line.trim_end_matches('\r'));
+    let headers = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
+    let mut tokens =
+        headers.filter(|(name, _)| is_one_of(name, &SECRETS)).filter_map(|(name, value)| {
+            let value = value.trim();
+            let token = match value.split_once(' ') {
+                Some((scheme, token))
+                    if !name.eq_ignore_ascii_case("passcode")
+                        && scheme.eq_ignore_ascii_case("bearer") =>
+                {
+                    token.trim()
+                }
+                _ => value,
+            };
+            (!token.is_empty()).then_some(token)
+        });
+    match (tokens.next(), tokens.next()) {
+        (Some(token), None) => Ok(token),
+        (None, _) => Err(FirstMessageFault::MissingToken),
+        (Some(_), Some(_)) => Err(FirstMessageFault::TwoCredentials),
+    }
+}
+
+fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|one| name.trim().eq_ignore_ascii_case(one))
+}
+
+/// Returns the frame as the upstream gets it: every header that can carry the secret is treated,
+/// whichever did.
+fn outgoing(rules: &FirstMessage, frame: &str) -> String {
+    if rules.forward == Forward::Forward {
+        return frame.to_owned();
+    }
+    let mut lines = Vec::new();
     let mut in_headers = true;
-    let lines = frame.split('\n').map(|line| {
-        in_headers &= !line.trim_end_matches('\r').is_empty();
-        match line.split_once(':') {
-            Some((name, _)) if in_headers && ["authorization", "passcode"].iter().any(|secret| name.eq_ignore_ascii_case(secret)) => {
-                let end = if line.ends_with('\r') { "\r" } else { "" };
-                format!("{name}:{end}")
+    for line in frame.split('\n') {
+        in_headers &= lines.is_empty() || !line.trim_end_matches('\r').is_empty();
+        let name =
+            line.split_once(':').map(|(name, _)| name).filter(|_| in_headers).unwrap_or_default();
+        match rules.forward {
+            Forward::Redact if is_one_of(name, &SECRETS) => {
+                lines.push(format!("{name}:{}", if line.ends_with('\r') { "\r" } else { "" }));
             }
-            _ => line.to_owned(),
+            Forward::Remove | Forward::Replace if is_one_of(name, &LOGIN) => {}
+            _ => lines.push(line.to_owned()),
         }
-    });
-    lines.collect::<Vec<_>>().join("\n")
+        if let (Forward::Replace, 1, Some(login)) =
+            (rules.forward, lines.len(), &rules.upstream_login)
+            && in_headers
+            && name.is_empty()
+        {
+            let end = if line.ends_with('\r') { "\r" } else { "" };
+            lines.push(format!("login:{}{end}", login.user));
+            lines.push(format!("passcode:{}{end}", login.secret.expose_str().unwrap_or_default()));
+        }
+    }
+    lines.join("\n")
 }
 
 pub(super) fn refused(about: &Refused<'_>) -> Message {
     let Refused { code, message, request_id, .. } = about;
     // STOMP 1.2, "Value Encoding"; a permission's name may have a colon in it.
     let message = message.replace('\\', "\\\\").replace(':', "\\c").replace('\n', "\\n");
-    Message::text(format!("ERROR\nmessage:{message}\ncode:{code}\nrequest-id:{request_id}\ncontent-length:0\n\n\0"))
+    Message::text(format!(
+        "ERROR\nmessage:{message}\ncode:{code}\nrequest-id:{request_id}\ncontent-length:0\n\n\0"
+    ))
 }

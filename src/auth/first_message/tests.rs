@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::TEST_SECRET as SECRET;
 
 fn rules(table: &str) -> Arc<FirstMessage> {
-    let config = crate::config::for_test(&format!("auth = [\"message\"]\n[route.first_message]\n{table}"));
+    let config =
+        crate::config::for_test(&format!("auth = [\"message\"]\n[route.first_message]\n{table}"));
     Arc::clone(&config.routes[0].first_message)
 }
 
@@ -26,7 +28,10 @@ fn auth(heard: Result<Heard, Rejection>) -> AuthMessage {
 
 fn token(proof: &Proof) -> &str {
     match proof {
-        Proof::Token(secret) | Proof::Ticket(secret) | Proof::Session(secret) | Proof::Bypass(secret) => secret.expose_str().unwrap(),
+        Proof::Token(secret)
+        | Proof::Ticket(secret)
+        | Proof::Session(secret)
+        | Proof::Bypass(secret) => secret.expose_str().unwrap(),
         Proof::Certificate(_) => panic!("a certificate is in no message"),
     }
 }
@@ -40,20 +45,31 @@ const REFUSED: Refused<'static> = Refused {
     message: "the token is not valid",
     status: 401,
     recoverable: true,
+    details: &[],
     request_id: "r1",
     id: Some("m1"),
     now: UnixMillis(0),
 };
-const ACCEPTED: Accepted<'static> =
-    Accepted { user: "ada", session_id: "s1", expires_at: Some(UnixMillis(9_000)), id: Some("m1"), now: UnixMillis(0) };
-const QUESTION: Question = Question { expires_at: UnixMillis(9_000), grace: Duration::from_secs(30), now: UnixMillis(0) };
+const ACCEPTED: Accepted<'static> = Accepted {
+    user: "ada",
+    session_id: "s1",
+    expires_at: Some(UnixMillis(9_000)),
+    id: Some("m1"),
+    now: UnixMillis(0),
+};
+const QUESTION: Question =
+    Question { expires_at: UnixMillis(9_000), grace: Duration::from_secs(30), now: UnixMillis(0) };
 
 #[test]
 fn json_takes_a_token_or_a_ticket_and_answers_under_the_client_s_id() {
     let mut dialect = dialect("");
-    let heard = auth(hear(&mut dialect, r#"{"type":"auth","id":"m1","payload":{"token":"t.o.k"}}"#));
+    let heard =
+        auth(hear(&mut dialect, r#"{"type":"auth","id":"m1","payload":{"token":"t.o.k"}}"#));
     assert!(matches!(heard.proof, Proof::Token(_)));
-    assert_eq!((token(&heard.proof), heard.id.as_deref(), heard.forward), ("t.o.k", Some("m1"), None));
+    assert_eq!(
+        (token(&heard.proof), heard.id.as_deref(), heard.forward),
+        ("t.o.k", Some("m1"), None)
+    );
     let heard = auth(hear(&mut dialect, r#"{"type":"auth","payload":{"token":"Bearer t.o.k"}}"#));
     assert_eq!(token(&heard.proof), "t.o.k");
     let heard = auth(hear(&mut dialect, r#" {"payload":{"ticket":"abc"},"type":"\u0061uth"}"#));
@@ -67,10 +83,17 @@ fn json_takes_a_token_or_a_ticket_and_answers_under_the_client_s_id() {
         (r#"{"type":"auth","payload":{"token":""}}"#, FirstMessageFault::MissingToken),
         (r#"{"type":"auth","payload":{"token":5}}"#, FirstMessageFault::MissingToken),
     ] {
-        assert_eq!(hear(&mut dialect, message).unwrap_err(), Rejection::FirstMessage(fault), "{message}");
+        assert_eq!(
+            hear(&mut dialect, message).unwrap_err(),
+            Rejection::FirstMessage(fault),
+            "{message}"
+        );
     }
     let binary = Message::binary(br#"{"type":"auth","payload":{"token":"t"}}"#.to_vec());
-    assert_eq!(dialect.hear(&binary).unwrap_err(), Rejection::FirstMessage(FirstMessageFault::NotAuth));
+    assert_eq!(
+        dialect.hear(&binary).unwrap_err(),
+        Rejection::FirstMessage(FirstMessageFault::NotAuth)
+    );
 
     let said: Value = serde_json::from_str(&text(dialect.accepted(&ACCEPTED))).unwrap();
     assert_eq!(
@@ -82,21 +105,48 @@ fn json_takes_a_token_or_a_ticket_and_answers_under_the_client_s_id() {
     assert_eq!(
         said,
         json!({"type": "error", "id": "m1", "timestamp": "1970-01-01T00:00:00.000Z",
-               "payload": {"code": "INVALID_TOKEN", "message": "the token is not valid", "recoverable": true, "request_id": "r1"}})
+               "payload": {"code": "INVALID_TOKEN", "message": "the token is not valid", "recoverable": true,
+                           "details": {"status": 401}, "request_id": "r1"}})
     );
+    let details = [("attempts_left", json!(2))];
+    let told = Refused { details: &details, ..REFUSED };
+    let said: Value = serde_json::from_str(&text(dialect.not_renewed(&told))).unwrap();
+    assert_eq!(said["payload"]["details"], json!({"status": 401, "attempts_left": 2}));
     let said: Value = serde_json::from_str(&text(dialect.ask(&QUESTION))).unwrap();
-    assert_eq!(said["payload"], json!({"reason": "Token expiring soon", "expires_at": 9000, "grace_seconds": 30}));
+    assert_eq!(
+        said["payload"],
+        json!({"reason": "Token expiring soon", "expires_at": 9000, "grace_seconds": 30})
+    );
     let id = said["id"].as_str().unwrap();
-    assert!(id.len() == 36 && id.as_bytes()[14] == b'4' && b"89ab".contains(&id.as_bytes()[19]), "{id}");
+    assert!(
+        id.len() == 36 && id.as_bytes()[14] == b'4' && b"89ab".contains(&id.as_bytes()[19]),
+        "{id}"
+    );
 }
 
 #[test]
 fn an_answer_is_found_and_everything_else_is_the_application_s() {
     let dialect = dialect("");
-    assert!(matches!(dialect.answer(br#"{"type":"auth","payload":{"token":"t"}}"#), Some(Answer::Proof { .. })));
-    assert!(matches!(dialect.answer(br#"{"type":"\u0061\u0075th","payload":{"token":"t"}}"#), Some(Answer::Proof { .. })));
-    assert!(matches!(dialect.answer(br#"{"type":"auth","id":"x"}"#), Some(Answer::Missing { id: Some(_) })));
-    for other in [&b"hello"[..], b"{\"type\":\"chat\",\"text\":\"auth\"}", b"{broken auth", b"\xff\\auth", b"", b"[\"auth\"]"] {
+    assert!(matches!(
+        dialect.answer(br#"{"type":"auth","payload":{"token":"t"}}"#),
+        Some(Answer::Proof { .. })
+    ));
+    assert!(matches!(
+        dialect.answer(br#"{"type":"\u0061\u0075th","payload":{"token":"t"}}"#),
+        Some(Answer::Proof { .. })
+    ));
+    assert!(matches!(
+        dialect.answer(br#"{"type":"auth","id":"x"}"#),
+        Some(Answer::Wrong { id: Some(_), .. })
+    ));
+    for other in [
+        &b"hello"[..],
+        b"{\"type\":\"chat\",\"text\":\"auth\"}",
+        b"{broken auth",
+        b"\xff\\auth",
+        b"",
+        b"[\"auth\"]",
+    ] {
         assert!(dialect.answer(other).is_none());
     }
 }
@@ -119,15 +169,30 @@ fn graphql_hears_connection_init_and_asks_by_ping() {
         Heard::More(answer) => assert_eq!(text(answer), r#"{"type":"pong"}"#),
         other => panic!("{other:?}"),
     }
-    let heard = auth(hear(&mut dialect, r#"{"type":"connection_init","payload":{"token":"secret","more":1}}"#));
-    assert_eq!(text(heard.forward), r#"{"type":"connection_init","payload":{"token":"","more":1}}"#);
+    let heard = auth(hear(
+        &mut dialect,
+        r#"{"type":"connection_init","payload":{"token":"secret","more":1}}"#,
+    ));
+    assert_eq!(
+        text(heard.forward),
+        r#"{"type":"connection_init","payload":{"token":"","more":1}}"#
+    );
     let subscribe = hear(&mut dialect, r#"{"type":"subscribe","id":"1"}"#);
     assert_eq!(subscribe.unwrap_err(), Rejection::FirstMessage(FirstMessageFault::NotAuth));
     assert!(dialect.accepted(&ACCEPTED).is_none() && dialect.refused(&REFUSED).is_none());
     let asked: Value = serde_json::from_str(&text(dialect.ask(&QUESTION))).unwrap();
-    assert_eq!((&asked["type"], &asked["payload"]["type"]), (&json!("ping"), &json!("auth_required")));
-    assert!(matches!(dialect.answer(br#"{"type":"pong","payload":{"token":"t"}}"#), Some(Answer::Proof { .. })));
-    assert!(matches!(dialect.answer(br#"{"type":"pong","payload":{"type":"auth_required","id":"q"}}"#), Some(Answer::Echo)));
+    assert_eq!(
+        (&asked["type"], &asked["payload"]["type"]),
+        (&json!("ping"), &json!("auth_required"))
+    );
+    assert!(matches!(
+        dialect.answer(br#"{"type":"pong","payload":{"token":"t"}}"#),
+        Some(Answer::Proof { .. })
+    ));
+    assert!(matches!(
+        dialect.answer(br#"{"type":"pong","payload":{"type":"auth_required","id":"q"}}"#),
+        Some(Answer::Echo)
+    ));
     assert!(dialect.answer(br#"{"type":"pong"}"#).is_none());
     assert!(dialect.answer(br#"{"type":"subscribe","payload":{"token":"t"}}"#).is_none());
 }
@@ -140,35 +205,61 @@ fn socket_io_greets_first_and_keeps_to_the_client_s_namespace() {
     assert_eq!((&open["pingInterval"], &open["upgrades"]), (&json!(25_000), &json!([])));
     assert!(open["sid"].is_string());
     let heard = auth(hear(&mut dialect, r#"40/admin,{"token":"secret"}"#));
-    assert_eq!((token(&heard.proof), text(heard.forward)), ("secret", r#"40/admin,{"token":""}"#.to_owned()));
-    assert!(text(dialect.refused(&REFUSED)).starts_with(r#"44/admin,{"message":"the token is not valid","data":{"code":"INVALID_TOKEN""#));
+    assert_eq!(
+        (token(&heard.proof), text(heard.forward)),
+        ("secret", r#"40/admin,{"token":""}"#.to_owned())
+    );
+    assert!(text(dialect.refused(&REFUSED)).starts_with(
+        r#"44/admin,{"message":"the token is not valid","data":{"code":"INVALID_TOKEN""#
+    ));
     assert!(text(dialect.ask(&QUESTION)).starts_with(r#"42/admin,["auth_required",{"#));
-    assert!(matches!(dialect.answer(br#"42/admin,["auth",{"token":"t"}]"#), Some(Answer::Proof { .. })));
+    assert!(matches!(
+        dialect.answer(br#"42/admin,["auth",{"token":"t"}]"#),
+        Some(Answer::Proof { .. })
+    ));
     assert!(matches!(dialect.answer(br#"427["auth",{"token":"t"}]"#), Some(Answer::Proof { .. })));
     assert!(dialect.answer(br#"42["chat","auth"]"#).is_none());
-    assert!(dialect.always_listens());
-    assert_eq!(text(dialect.redacted(br#"40/more,{"token":"secret","a":1}"#)), r#"40/more,{"token":"","a":1}"#);
+    assert!(dialect.logs_in_again());
+    let more = dialect.login_again(true, br#"40/more,{"token":"secret","a":1}"#);
+    assert_eq!(text(more), r#"40/more,{"token":"","a":1}"#);
     for other in [&b"40/more,"[..], b"40/more,{\"a\":1}", b"42[\"token\"]", b"2"] {
-        assert!(dialect.redacted(other).is_none());
+        assert!(dialect.login_again(true, other).is_none());
     }
-    assert!(dialect.greeted_for_the_upstream() && dialect.is_greeting(b"0{\"sid\":\"x\"}") && !dialect.is_greeting(b"2"));
-    for (message, fault) in
-        [("40", FirstMessageFault::MissingToken), ("2probe", FirstMessageFault::NotAuth), ("42[\"x\"]", FirstMessageFault::NotAuth)]
-    {
+    assert!(
+        dialect.greeted_for_the_upstream()
+            && dialect.is_greeting(b"0{\"sid\":\"x\"}")
+            && !dialect.is_greeting(b"2")
+    );
+    for (message, fault) in [
+        ("40", FirstMessageFault::MissingToken),
+        ("2probe", FirstMessageFault::NotAuth),
+        ("42[\"x\"]", FirstMessageFault::NotAuth),
+    ] {
         assert_eq!(hear(&mut dialect, message).unwrap_err(), Rejection::FirstMessage(fault));
     }
 }
 
 #[test]
 fn home_assistant_names_its_version_in_every_answer() {
-    let mut dialect = dialect("preset = \"home-assistant\"\ngreeting = '{\"type\":\"auth_required\",\"ha_version\":\"2026.11.0\"}'");
+    let mut dialect = dialect(
+        "preset = \"home-assistant\"\ngreeting = '{\"type\":\"auth_required\",\"ha_version\":\"2026.11.0\"}'",
+    );
     assert!(text(dialect.greeting()).contains("auth_required"));
-    assert_eq!(token(&auth(hear(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#)).proof), "secret");
+    assert_eq!(
+        token(&auth(hear(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#)).proof),
+        "secret"
+    );
     assert_eq!(text(dialect.accepted(&ACCEPTED)), r#"{"type":"auth_ok","ha_version":"2026.11.0"}"#);
-    assert_eq!(text(dialect.refused(&REFUSED)), r#"{"type":"auth_invalid","message":"the token is not valid"}"#);
+    assert_eq!(
+        text(dialect.refused(&REFUSED)),
+        r#"{"type":"auth_invalid","message":"the token is not valid"}"#
+    );
     assert!(!dialect.greeted_for_the_upstream());
     let mut dialect = self::dialect("preset = \"home-assistant\"\nforward = \"redact\"");
-    assert!(dialect.greeted_for_the_upstream() && dialect.is_greeting(br#"{"type":"auth_required","ha_version":"1"}"#));
+    assert!(
+        dialect.greeted_for_the_upstream()
+            && dialect.is_greeting(br#"{"type":"auth_required","ha_version":"1"}"#)
+    );
     let heard = auth(hear(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#));
     assert_eq!(text(heard.forward), r#"{"type":"auth","access_token":""}"#);
     assert!(dialect.accepted(&ACCEPTED).is_none(), "the upstream says it");
@@ -176,16 +267,39 @@ fn home_assistant_names_its_version_in_every_answer() {
 
 #[test]
 fn stomp_hides_the_secret_wherever_it_may_stand() {
-    let mut dialect = dialect("preset = \"stomp\"");
+    let mut dialect = dialect("preset = \"stomp\"\nforward = \"redact\"");
     assert!(matches!(hear(&mut dialect, "\n\r\n"), Ok(Heard::More(None))));
-    let heard = auth(hear(&mut dialect, "\nCONNECT\naccept-version:1.2\nAuthorization:Bearer secret\r\npasscode:hush\n\n\0\n"));
+    let heard = auth(hear(
+        &mut dialect,
+        "\nCONNECT\naccept-version:1.2\nAuthorization:Bearer secret\r\npasscode:\n\n\0\n",
+    ));
     assert_eq!(token(&heard.proof), "secret");
-    assert_eq!(text(heard.forward), "CONNECT\naccept-version:1.2\nAuthorization:\r\npasscode:\n\n\0");
+    assert_eq!(
+        text(heard.forward),
+        "CONNECT\naccept-version:1.2\nAuthorization:\r\npasscode:\n\n\0"
+    );
     assert!(heard.rest.is_none());
-    let heard = auth(hear(&mut dialect, "STOMP\nlogin:ada\npasscode:secret\n\n\0SUBSCRIBE\nid:0\n\n\0"));
-    assert_eq!((token(&heard.proof), text(heard.rest)), ("secret", "SUBSCRIBE\nid:0\n\n\0".to_owned()));
-    assert_eq!(hear(&mut dialect, "CONNECT\n\n\0").unwrap_err(), Rejection::FirstMessage(FirstMessageFault::MissingToken));
-    assert_eq!(hear(&mut dialect, "SEND\n\n\0").unwrap_err(), Rejection::FirstMessage(FirstMessageFault::NotAuth));
+    let heard =
+        auth(hear(&mut dialect, "STOMP\nlogin:ada\npasscode:secret\n\n\0SUBSCRIBE\nid:0\n\n\0"));
+    assert_eq!(
+        (token(&heard.proof), text(heard.rest)),
+        ("secret", "SUBSCRIBE\nid:0\n\n\0".to_owned())
+    );
+    assert_eq!(
+        hear(&mut dialect, "CONNECT\n\n\0").unwrap_err(),
+        Rejection::FirstMessage(FirstMessageFault::MissingToken)
+    );
+    for message in [
+        "SEND\n\n\0",
+        "\0CONNECT\npasscode:secret\n\n\0",
+        "CONNECT\npasscode:secret\nx:y\rlogin:root\n\n\0",
+    ] {
+        assert_eq!(
+            hear(&mut dialect, message).unwrap_err(),
+            Rejection::FirstMessage(FirstMessageFault::NotAuth),
+            "{message:?}"
+        );
+    }
     assert!(text(dialect.refused(&REFUSED)).starts_with("ERROR\nmessage:the token is not valid\n"));
     let refused = text(dialect.refused(&Refused { message: "lacks `room:a\\b`", ..REFUSED }));
     assert!(refused.starts_with("ERROR\nmessage:lacks `room\\ca\\\\b`\n"), "{refused}");
@@ -193,6 +307,10 @@ fn stomp_hides_the_secret_wherever_it_may_stand() {
 }
 
 fn connect(level: u8, will: bool, password: Option<&[u8]>) -> Vec<u8> {
+    connect_as(level, will, Some(b"ada"), password)
+}
+
+fn connect_as(level: u8, will: bool, user: Option<&[u8]>, password: Option<&[u8]>) -> Vec<u8> {
     fn field(packet: &mut Vec<u8>, bytes: &[u8]) {
         packet.extend((bytes.len() as u16).to_be_bytes());
         packet.extend(bytes);
@@ -200,7 +318,10 @@ fn connect(level: u8, will: bool, password: Option<&[u8]>) -> Vec<u8> {
     let mut packet = Vec::new();
     field(&mut packet, b"MQTT");
     packet.push(level);
-    packet.push(0x82 | if will { 0x04 } else { 0 } | if password.is_some() { 0x40 } else { 0 });
+    let flag = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
+    packet.push(
+        0x02 | flag(will, 0x04) | flag(user.is_some(), 0x80) | flag(password.is_some(), 0x40),
+    );
     packet.extend([0, 60]);
     if level == 5 {
         packet.extend([5, 0x11, 0, 0, 0, 10]);
@@ -213,7 +334,9 @@ fn connect(level: u8, will: bool, password: Option<&[u8]>) -> Vec<u8> {
         field(&mut packet, b"topic");
         field(&mut packet, b"gone");
     }
-    field(&mut packet, b"ada");
+    if let Some(user) = user {
+        field(&mut packet, user);
+    }
     if let Some(password) = password {
         field(&mut packet, password);
     }
@@ -235,7 +358,7 @@ fn mqtt_is_gathered_from_any_pieces_and_loses_its_password() {
         let with = connect(level, will, Some(&secret));
         let without = connect(level, will, Some(b""));
         for step in [1, 2, 7, with.len()] {
-            let mut dialect = dialect("preset = \"mqtt\"");
+            let mut dialect = dialect("preset = \"mqtt\"\nforward = \"redact\"");
             let stream = [&with[..], b"\xc0\0"].concat();
             let mut heard = None;
             for piece in stream.chunks(step) {
@@ -254,7 +377,10 @@ fn mqtt_is_gathered_from_any_pieces_and_loses_its_password() {
                 assert!(heard.rest.is_none());
             }
             let refused = dialect.refused(&REFUSED).unwrap().payload;
-            assert_eq!(refused, if level == 5 { vec![0x20, 3, 0, 0x86, 0] } else { vec![0x20, 2, 0, 4] });
+            assert_eq!(
+                refused,
+                if level == 5 { vec![0x20, 3, 0, 0x86, 0] } else { vec![0x20, 2, 0, 4] }
+            );
         }
     }
     let whole = [connect(4, false, Some(b"secret")), b"\xc0\0".to_vec()].concat();
@@ -264,17 +390,210 @@ fn mqtt_is_gathered_from_any_pieces_and_loses_its_password() {
 
 #[test]
 fn what_is_no_connect_packet_is_refused_at_once() {
-    let fault = |bytes: &[u8]| dialect("preset = \"mqtt\"").hear(&Message::binary(bytes.to_vec())).unwrap_err();
+    let fault = |bytes: &[u8]| {
+        dialect("preset = \"mqtt\"").hear(&Message::binary(bytes.to_vec())).unwrap_err()
+    };
     for bytes in [&b"\x82\x05"[..], b"\x10\xff\xff\xff\xff\x01", b"\x10\x02\0\x04"] {
         assert_eq!(fault(bytes), Rejection::FirstMessage(FirstMessageFault::NotAuth), "{bytes:?}");
     }
     assert_eq!(fault(b"\x10\xff\xff\x03"), Rejection::FirstMessage(FirstMessageFault::TooBig));
-    assert_eq!(fault(&connect(4, false, None)), Rejection::FirstMessage(FirstMessageFault::MissingToken));
+    assert_eq!(
+        fault(&connect(4, false, None)),
+        Rejection::FirstMessage(FirstMessageFault::MissingToken)
+    );
     let mut longer = connect(4, false, Some(b"secret"));
     longer[1] += 1;
     longer.push(0);
-    assert_eq!(fault(&longer), Rejection::FirstMessage(FirstMessageFault::NotAuth), "more in it than it says");
+    assert_eq!(
+        fault(&longer),
+        Rejection::FirstMessage(FirstMessageFault::NotAuth),
+        "more in it than it says"
+    );
     let mut dialect = dialect("preset = \"mqtt\"");
     assert!(hear(&mut dialect, "text").is_err());
     assert!(dialect.refused(&REFUSED).is_none(), "nobody knows its version");
+}
+
+const TWO: Rejection = Rejection::FirstMessage(FirstMessageFault::TwoCredentials);
+
+#[test]
+fn a_second_credential_is_refused_in_every_dialect() {
+    for (preset, message) in [
+        ("json", r#"{"type":"auth","payload":{"token":"good","ticket":"junk"}}"#),
+        ("json", r#"{"type":"auth","payload":{"token":5,"ticket":"good"}}"#),
+        ("json", r#"{"type":"auth","payload":{"token":"good","ticket":{}}}"#),
+        (
+            "graphql-transport-ws",
+            r#"{"type":"connection_init","payload":{"token":"good","ticket":"junk"}}"#,
+        ),
+        ("socketio", r#"40{"token":"good","ticket":"junk"}"#),
+        ("home-assistant", r#"{"type":"auth","access_token":"good","ticket":"junk"}"#),
+        ("stomp", "CONNECT\nAuthorization:Bearer good\npasscode:junk\n\n\0"),
+        ("stomp", "CONNECT\npasscode:good\npasscode:junk\n\n\0"),
+        ("stomp", "CONNECT\nauthorization:good\nAuthorization:junk\n\n\0"),
+        ("stomp", "CONNECT\npasscode:good\n\n\0CONNECT\npasscode:junk\n\n\0"),
+        // RabbitMQ skips the second NUL.
+        ("stomp", "CONNECT\npasscode:good\n\n\0\0CONNECT\npasscode:junk\n\n\0"),
+    ] {
+        let heard = hear(&mut dialect(&format!("preset = \"{preset}\"")), message);
+        assert_eq!(heard.unwrap_err(), TWO, "{message}");
+    }
+    // What clients write for an absent field is none.
+    for message in [
+        r#"{"type":"auth","payload":{"token":"good","ticket":null}}"#,
+        r#"{"type":"auth","payload":{"token":"","ticket":"good"}}"#,
+    ] {
+        assert_eq!(token(&auth(hear(&mut dialect(""), message)).proof), "good", "{message}");
+    }
+    let mut twice = connect(4, false, Some(b"good"));
+    twice.extend(connect(4, false, Some(b"junk")));
+    assert_eq!(dialect("preset = \"mqtt\"").hear(&Message::binary(twice)).unwrap_err(), TWO);
+    // The properties gain an authentication method, with data and without.
+    for more in [&b"\x15\0\x02xy\x16\0\x03key"[..], b"\x15\0\x02xy"] {
+        let mut enhanced = connect(5, false, Some(b"good"));
+        let at = 2 + 6 + 1 + 1 + 2;
+        enhanced[at] += more.len() as u8;
+        enhanced.splice(at + 6..at + 6, more.iter().copied());
+        enhanced[1] += more.len() as u8;
+        assert_eq!(
+            dialect("preset = \"mqtt\"").hear(&Message::binary(enhanced)).unwrap_err(),
+            TWO,
+            "{more:?}"
+        );
+    }
+}
+
+#[test]
+fn a_second_credential_in_an_answer_is_one_too_many() {
+    for (preset, message) in [
+        ("json", &br#"{"type":"auth","payload":{"token":"good","ticket":"junk"}}"#[..]),
+        ("graphql-transport-ws", br#"{"type":"pong","payload":{"token":"good","ticket":"junk"}}"#),
+        ("socketio", br#"42["auth",{"token":"good","ticket":"junk"}]"#),
+        ("home-assistant", br#"{"type":"auth","access_token":"good","ticket":"junk"}"#),
+    ] {
+        let answer = dialect(&format!("preset = \"{preset}\"")).answer(message);
+        assert!(
+            matches!(answer, Some(Answer::Wrong { fault: FirstMessageFault::TwoCredentials, .. })),
+            "{preset}: {answer:?}"
+        );
+    }
+}
+
+#[test]
+fn the_upstream_gets_no_login_or_that_of_the_service() {
+    let text_of =
+        |table: &str, message: &str| text(auth(hear(&mut dialect(table), message)).forward);
+    let login = "forward = \"replace\"\nsecret_env = \"ANY\"";
+    let stomp = "CONNECT\r\nlogin:ada\r\npasscode:token\r\nhost:/\r\n\r\n\0";
+    assert_eq!(
+        text_of("preset = \"stomp\"", stomp),
+        "CONNECT\r\nhost:/\r\n\r\n\0",
+        "a broker gets no login unless told"
+    );
+    assert_eq!(
+        text_of("preset = \"stomp\"\nforward = \"remove\"", stomp),
+        "CONNECT\r\nhost:/\r\n\r\n\0"
+    );
+    assert_eq!(
+        text_of(&format!("preset = \"stomp\"\nuser = \"svc\"\n{login}"), stomp),
+        format!("CONNECT\r\nlogin:svc\r\npasscode:{SECRET}\r\nhost:/\r\n\r\n\0")
+    );
+    // In no spelling is the client's own user left, and what stands below the headers is no header.
+    let spelled = "STOMP\nLogin:root\n login :root\nlogin:root\nAuthorization:Bearer token\ncontent-length:8\n\nlogin:me\0";
+    assert_eq!(
+        text_of(&format!("preset = \"stomp\"\nuser = \"svc\"\n{login}"), spelled),
+        format!("STOMP\nlogin:svc\npasscode:{SECRET}\ncontent-length:8\n\nlogin:me\0")
+    );
+    let init = r#"{"type":"connection_init","payload":{"ticket":"t","a":1}}"#;
+    let graphql = "preset = \"graphql-transport-ws\"";
+    assert_eq!(
+        text_of(&format!("{graphql}\nforward = \"remove\""), init),
+        r#"{"type":"connection_init","payload":{"a":1}}"#
+    );
+    assert_eq!(
+        text_of(&format!("{graphql}\n{login}"), init),
+        format!(r#"{{"type":"connection_init","payload":{{"a":1,"token":"{SECRET}"}}}}"#)
+    );
+    for (level, will) in [(4, false), (4, true), (5, false), (5, true)] {
+        let packet =
+            |user: Option<&[u8]>, password: Option<&[u8]>| connect_as(level, will, user, password);
+        let sent = Message::binary(packet(Some(b"ada"), Some(b"token")));
+        let got = |table: &str| {
+            auth(dialect(&format!("preset = \"mqtt\"\n{table}")).hear(&sent))
+                .forward
+                .unwrap()
+                .payload
+        };
+        assert_eq!(got(""), packet(None, None), "a broker gets no login unless told");
+        assert_eq!(got("forward = \"remove\""), packet(None, None));
+        assert_eq!(
+            got(&format!("user = \"svc\"\n{login}")),
+            packet(Some(b"svc"), Some(SECRET.as_bytes()))
+        );
+    }
+}
+
+#[test]
+fn a_login_that_comes_again_shows_the_upstream_no_secret() {
+    let again = |preset: &str, is_text: bool, message: &[u8]| {
+        dialect(&format!("preset = \"{preset}\"\nforward = \"redact\""))
+            .login_again(is_text, message)
+    };
+    let init = br#"{"type":"connection_init","payload":{"token":"secret"}}"#;
+    assert_eq!(
+        text(again("graphql-transport-ws", true, init)),
+        r#"{"type":"connection_init","payload":{"token":""}}"#
+    );
+    for is_text in [true, false] {
+        let frame = again("stomp", is_text, b"\nSTOMP\nlogin:ada\npasscode:secret\n\n\0SEND\n\n\0")
+            .unwrap();
+        assert_eq!(
+            (frame.is_text, frame.payload.as_slice()),
+            (is_text, &b"STOMP\nlogin:ada\npasscode:\n\n\0SEND\n\n\0"[..])
+        );
+    }
+    let packet = again("mqtt", false, &connect(5, true, Some(b"secret")));
+    assert_eq!(packet.unwrap().payload, connect(5, true, Some(b"")));
+    for (preset, is_text, other) in [
+        ("graphql-transport-ws", true, &br#"{"type":"connection_init"}"#[..]),
+        ("stomp", true, b"SEND\npasscode:mine\n\n\0"),
+        ("stomp", true, b"CONNECTED\n\n\0"),
+        ("mqtt", false, b"\xc0\0"),
+        ("mqtt", true, b"\x10\0"),
+        ("json", true, br#"{"type":"hello"}"#),
+    ] {
+        assert!(again(preset, is_text, other).is_none(), "{preset}");
+    }
+}
+
+#[test]
+fn a_broker_s_answer_to_the_login_is_known_from_any_pieces() {
+    let accepted = |preset: &str, sent: &[u8]| {
+        dialect(&format!("preset = \"{preset}\"")).is_login_accepted(sent)
+    };
+    for (preset, answer, is_accepted) in [
+        ("stomp", &b"CONNECTED\nversion:1.2\n\n\0"[..], true),
+        ("stomp", b"\n\r\nCONNECTED\r\n\r\n\0", true),
+        ("stomp", b"ERROR\nmessage:Bad CONNECT\n\n\0", false),
+        ("stomp", b"CONNECTEDX\n\n\0", false),
+        ("stomp", b"MESSAGE\n\nCONNECTED\n\0", false),
+        ("mqtt", b"\x20\x02\0\0", true),
+        ("mqtt", b"\x20\x02\0\x05", false),
+        ("mqtt", b"\x20\x09\0\0\x06\x22\0\x0a\x21\0\x14", true),
+        ("mqtt", b"\x20\x82\x01\0\x87", false),
+        ("mqtt", b"\x20\x82\x01\x01\0", true),
+        ("mqtt", b"\xf0\x02\x18\0", false),
+        ("mqtt", b"\x20\xff\xff\xff\xff", false),
+    ] {
+        let decided = (0..=answer.len()).find_map(|end| accepted(preset, &answer[..end]));
+        assert_eq!(decided, Some(is_accepted), "{answer:?}");
+        assert_eq!(accepted(preset, answer), Some(is_accepted), "{answer:?}");
+    }
+    for (table, waits) in [
+        ("preset = \"stomp\"", true),
+        ("preset = \"mqtt\"\nforward = \"forward\"", false),
+        ("", false),
+    ] {
+        assert_eq!(dialect(table).waits_for_login_answer(), waits, "{table}");
+    }
 }

@@ -1,7 +1,8 @@
 //! When an issuer is asked for its keys on behalf of a client.
 //!
-//! No I/O and no clock. Attempts are numbered: who needs a key waits for one that begins after the need arose, all of them
-//! for the same one, and no flood of made-up key ids causes more than one a minute.
+//! No I/O and no clock. Attempts are numbered: who needs a key waits for one that begins after the
+//! need arose, all of them for the same one, and no flood of made-up key ids causes more than one a
+//! minute.
 
 use std::time::Duration;
 
@@ -73,10 +74,11 @@ impl Asking {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::clock::Now;
 
     #[test]
     fn all_who_need_a_key_wait_for_one_attempt() {
-        let (mut asking, now) = (Asking::default(), Instant::now());
+        let (mut asking, now) = (Asking::default(), Now::read().mono);
         assert_eq!(asking.ask(now), Answer::Begin(1));
         assert_eq!(asking.ask(now), Answer::Wait(1));
         assert!(asking.is_due());
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_minute_passes_between_two_questions() {
-        let (mut asking, now) = (Asking::default(), Instant::now());
+        let (mut asking, now) = (Asking::default(), Now::read().mono);
         assert_eq!(asking.ask(now), Answer::Begin(1));
         asking.begin();
         asking.finish();
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_had_begun_before_the_need_does_not_answer_it() {
-        let (mut asking, now) = (Asking::default(), Instant::now());
+        let (mut asking, now) = (Asking::default(), Now::read().mono);
         asking.begin();
         assert_eq!(asking.ask(now), Answer::Begin(2));
         asking.finish();

@@ -7,8 +7,10 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::auth::issuer_keys::{self, Jwk, KeySetError};
+use crate::base::strict_json;
 use crate::config::{Issuer, KeyOrigin, RemoteKeys};
-use crate::fetch::{FetchConfig, FetchError, Fetched, Fetcher, Place};
+use crate::model::service_url::ServiceUrl;
+use crate::net::fetch::{FetchConfig, FetchError, Fetched, Fetcher};
 
 /// Of a set, and of a discovery document.
 const MOST_BYTES: usize = issuer_keys::MAX_SET_BYTES as usize;
@@ -38,7 +40,9 @@ pub enum Fault {
     Set { place: String, error: KeySetError },
     #[error("{place} is not a discovery document: {error}")]
     Document { place: String, error: serde_json::Error },
-    #[error("{place} speaks for the issuer '{found}', not for the one of the config, character by character")]
+    #[error(
+        "{place} speaks for the issuer '{found}', not for the one of the config, character by character"
+    )]
     OtherIssuer { place: String, found: String },
     #[error("{place} points to keys that are not fetched: {why}")]
     Forbidden { place: String, why: String },
@@ -53,13 +57,24 @@ struct Document {
 
 impl Source {
     pub fn new(issuer: &Arc<Issuer>, from: &RemoteKeys) -> Result<Self, String> {
-        let config = FetchConfig { ca_file: from.ca_file.clone(), timeout: from.timeout, max_body: MOST_BYTES, max_idle: 1 };
+        let config = FetchConfig {
+            ca_file: from.ca_file.clone(),
+            timeout: from.timeout,
+            max_body: MOST_BYTES,
+            max_idle: 1,
+        };
         let (issuer, origin) = (Arc::clone(issuer), from.origin.clone());
-        Ok(Self { issuer, origin, fetcher: Fetcher::new(config)?, timeout: from.timeout, allow_plain: from.allow_plain })
+        Ok(Self {
+            issuer,
+            origin,
+            fetcher: Fetcher::new(config)?,
+            timeout: from.timeout,
+            allow_plain: from.allow_plain,
+        })
     }
 
     /// What the config names.
-    pub fn origin(&self) -> &Place {
+    pub fn origin(&self) -> &ServiceUrl {
         match &self.origin {
             KeyOrigin::Url(place) | KeyOrigin::Discovery(place) => place,
         }
@@ -70,7 +85,9 @@ impl Source {
     }
 
     pub async fn fetch(&self) -> Result<FetchedSet, Fault> {
-        timeout(self.timeout, Box::pin(self.ask())).await.unwrap_or_else(|_| Err(self.late(self.timeout)))
+        timeout(self.timeout, Box::pin(self.ask()))
+            .await
+            .unwrap_or_else(|_| Err(self.late(self.timeout)))
     }
 
     pub fn late(&self, after: Duration) -> Fault {
@@ -88,26 +105,30 @@ impl Source {
         Ok(FetchedSet { text: String::from_utf8_lossy(&answer.body).into_owned(), keys })
     }
 
-    async fn discover(&self, place: &Place) -> Result<Place, Fault> {
+    async fn discover(&self, place: &ServiceUrl) -> Result<ServiceUrl, Fault> {
         let answer = self.get(place).await?;
-        let document: Document =
-            serde_json::from_slice(&answer.body).map_err(|error| Fault::Document { place: place.to_string(), error })?;
+        let document: Document = strict_json::record(&answer.body)
+            .map_err(|error| Fault::Document { place: place.to_string(), error })?;
         // Section 4.3: "The issuer value returned MUST be identical to the Issuer URL".
         if document.issuer != self.issuer.issuer {
-            return Err(Fault::OtherIssuer { place: place.to_string(), found: document.issuer.chars().take(200).collect() });
+            return Err(Fault::OtherIssuer {
+                place: place.to_string(),
+                found: document.issuer.chars().take(200).collect(),
+            });
         }
-        keys_place(place, &document.jwks_uri, self.allow_plain).map_err(|why| Fault::Forbidden { place: place.to_string(), why })
+        keys_place(place, &document.jwks_uri, self.allow_plain)
+            .map_err(|why| Fault::Forbidden { place: place.to_string(), why })
     }
 
-    async fn get(&self, place: &Place) -> Result<Fetched, Fault> {
+    async fn get(&self, place: &ServiceUrl) -> Result<Fetched, Fault> {
         let answer = self.fetcher.get(place, None).await.and_then(Fetched::success);
         answer.map_err(|error| Fault::Fetch { place: place.to_string(), error })
     }
 }
 
 /// A document that came over https does not lead to where anybody could have written the keys.
-fn keys_place(document: &Place, keys: &str, allow_plain: bool) -> Result<Place, String> {
-    let keys = Place::parse(keys, allow_plain)?;
+fn keys_place(document: &ServiceUrl, keys: &str, allow_plain: bool) -> Result<ServiceUrl, String> {
+    let keys = ServiceUrl::parse(keys, allow_plain)?;
     if document.is_tls() && !keys.is_tls() && !allow_plain {
         return Err(format!("`{keys}` is plain http, and the document is not"));
     }
@@ -123,7 +144,9 @@ impl Fault {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Fetch { error, .. } => error.label(),
-            Self::Set { error: KeySetError::TooLarge | KeySetError::TooManyKeys, .. } => "too_large",
+            Self::Set { error: KeySetError::TooLarge | KeySetError::TooManyKeys, .. } => {
+                "too_large"
+            }
             Self::Set { error: KeySetError::NoUsableKey(_), .. } => "no_usable_key",
             Self::Set { .. } | Self::Document { .. } => "malformed",
             Self::OtherIssuer { .. } => "other_issuer",
@@ -138,11 +161,20 @@ mod tests {
 
     #[test]
     fn a_document_leads_to_https_or_from_this_machine_to_itself() {
-        let leads = |document: &str, keys: &str, allow_plain| keys_place(&Place::parse(document, true).unwrap(), keys, allow_plain).is_ok();
+        let leads = |document: &str, keys: &str, allow_plain| {
+            keys_place(&ServiceUrl::parse(document, true).unwrap(), keys, allow_plain).is_ok()
+        };
         assert!(leads("https://a", "https://b/keys", false));
         assert!(leads("http://127.0.0.1:1", "http://127.0.0.1:1/keys", false));
         assert!(leads("https://a", "http://a/keys", true));
-        for keys in ["http://a/keys", "http://127.0.0.1/keys", "http://169.254.169.254/keys", "file:///keys", "/keys", ""] {
+        for keys in [
+            "http://a/keys",
+            "http://127.0.0.1/keys",
+            "http://169.254.169.254/keys",
+            "file:///keys",
+            "/keys",
+            "",
+        ] {
             assert!(!leads("https://a", keys, false), "{keys}");
         }
         assert!(!leads("http://127.0.0.1:1", "http://a/keys", false));

@@ -1,7 +1,7 @@
 //! The last good set on disk, so that a restart needs nobody.
 //!
-//! One file for each issuer in `state_dir`, as the issuer sent it, with where it came from: the set of another address is
-//! not that of this one.
+//! One file for each issuer in `state_dir`, as the issuer sent it, with where it came from: the set
+//! of another address is not that of this one.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::UnixMillis;
+use crate::base::clock::UnixMillis;
 
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -33,7 +33,8 @@ impl Kept {
     /// `None`: there is none, or it is not the one of this issuer at this address.
     pub fn read(path: &Path, issuer: &str, origin: &str) -> Option<Self> {
         let file = fs::File::open(path).ok()?;
-        let kept: Self = serde_json::from_reader(io::BufReader::new(io::Read::take(file, MOST_BYTES))).ok()?;
+        let kept: Self =
+            serde_json::from_reader(io::BufReader::new(io::Read::take(file, MOST_BYTES))).ok()?;
         (kept.issuer == issuer && kept.origin == origin).then_some(kept)
     }
 
@@ -43,7 +44,12 @@ impl Kept {
             fs::create_dir_all(folder)?;
         }
         let temporary = path.with_extension(format!("{}.new", std::process::id()));
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -72,12 +78,21 @@ mod tests {
     fn a_set_is_kept_for_its_issuer_at_its_address_alone() {
         let folder = std::env::temp_dir().join(format!("usher-kept-{}", std::process::id()));
         let path = path_in(&folder, "main");
-        let kept = || Kept { issuer: "https://a".into(), origin: "https://a/keys".into(), fetched_at: 7, set: "{}".into() };
+        let kept = || Kept {
+            issuer: "https://a".into(),
+            origin: "https://a/keys".into(),
+            fetched_at: 7,
+            set: "{}".into(),
+        };
         assert!(Kept::read(&path, "https://a", "https://a/keys").is_none());
         kept().write(&path).unwrap();
         kept().write(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing half written is left");
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing half written is left"
+        );
         let read = Kept::read(&path, "https://a", "https://a/keys").unwrap();
         assert_eq!((read.at(), read.set.as_str()), (UnixMillis(7), "{}"));
         assert!(Kept::read(&path, "https://b", "https://a/keys").is_none());

@@ -1,11 +1,13 @@
 //! The keys that an issuer publishes, held and kept fresh.
 //!
-//! Verifying reads the set that is there and waits for nobody. [`Issuers::follow`] fetches in the background; a token whose
-//! key id is unknown may have it fetch at once (`asking.rs` says when) and waits a bounded time for that. What was good stays
-//! until something good replaces it, and outlives the process (`kept.rs`). All of it belongs to the value of the issuers: who
-//! drops it, and the future, has nothing left running.
+//! Verifying reads the set that is there and waits for nobody. [`Issuers::follow`] fetches in the
+//! background; a token whose key id is unknown may have it fetch at once (`asking.rs` says when)
+//! and waits a bounded time for that. What was good stays until something good replaces it, and
+//! outlives the process (`kept.rs`). All of it belongs to the value of the issuers: who drops it,
+//! and the future, has nothing left running.
 
 mod asking;
+pub mod events;
 pub mod fetch;
 mod kept;
 #[cfg(test)]
@@ -21,15 +23,17 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use self::events::{IssuerKeysFailed, IssuerKeysFetched, IssuerKeysNotKept, IssuerKeysRestored};
 use super::issuer_keys::{self, Jwk};
-use super::jwt::{InvalidToken, Issuers, KeySet};
-use super::principal::Principal;
-use crate::clock::{Now, UnixMillis};
-use crate::config::secret::Secret;
+use super::jwt::{Issuers, KeySet};
+use crate::base::clock::{Now, UnixMillis};
+use crate::base::lock::lock;
 use crate::config::{self, Issuer};
-use crate::lock::lock;
+use crate::model::faults::InvalidToken;
+use crate::model::principal::Principal;
+use crate::model::secret::Secret;
 use crate::rejection::Rejection;
-use crate::telemetry::event::Event;
+use crate::telemetry::Event;
 use asking::{Answer, Asking};
 use fetch::{Fault, FetchedSet, Source};
 use kept::Kept;
@@ -101,8 +105,13 @@ impl Issuers {
         }
     }
 
-    async fn prove_once_fetched(&self, remote: &RemoteKeys, token: &Secret, now: Now) -> Result<Principal, Rejection> {
-        let patience = Instant::now() + remote.source.timeout();
+    async fn prove_once_fetched(
+        &self,
+        remote: &RemoteKeys,
+        token: &Secret,
+        now: Now,
+    ) -> Result<Principal, Rejection> {
+        let patience = now.mono + remote.source.timeout();
         // The first wait may be for an attempt that had begun before the key was published.
         for _ in 0..2 {
             if !remote.await_fetch(now.mono, patience).await {
@@ -132,8 +141,8 @@ impl Issuers {
         self
     }
 
-    /// What those of before the reload hold is held here too, where it is the set of the same issuer at the same address: it
-    /// may be on no disk, and the issuer may be away.
+    /// What those of before the reload hold is held here too, where it is the set of the same
+    /// issuer at the same address: it may be on no disk, and the issuer may be away.
     pub fn go_on_from(&self, before: &Self) {
         for remote in self.remote() {
             if let Some(same) = before.remote().find(|other| remote.has_the_set_of(other)) {
@@ -178,7 +187,9 @@ impl RemoteKeys {
 
     fn has_the_set_of(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.issuer, &other.issuer);
-        ours.issuer == theirs.issuer && ours.algorithms == theirs.algorithms && self.source.origin() == other.source.origin()
+        ours.issuer == theirs.issuer
+            && ours.algorithms == theirs.algorithms
+            && self.source.origin() == other.source.origin()
     }
 
     fn take_over(&self, before: &Self) {
@@ -201,17 +212,22 @@ impl RemoteKeys {
         (held.as_ref().map(|held| held.fetched_at), self.health().fault)
     }
 
-    /// What becomes of a token whose key is not here, and cannot be had. While the issuer does not answer, nobody knows
-    /// whether the key is one of its own.
+    /// What becomes of a token whose key is not here, and cannot be had. While the issuer does not
+    /// answer, nobody knows whether the key is one of its own.
     pub(super) fn missing(&self) -> Rejection {
-        if self.health().fault.is_some() { Rejection::IssuerKeysUnavailable } else { InvalidToken::UnknownKey.into() }
+        if self.health().fault.is_some() {
+            Rejection::IssuerKeysUnavailable
+        } else {
+            InvalidToken::UnknownKey.into()
+        }
     }
 
     fn health(&self) -> Health {
         *lock(&self.health)
     }
 
-    /// Waits for an attempt that may bring what is missing. False: there is none, or it takes too long.
+    /// Waits for an attempt that may bring what is missing. False: there is none, or it takes too
+    /// long.
     async fn await_fetch(&self, now: Instant, patience: Instant) -> bool {
         let answer = lock(&self.asking).ask(now);
         let attempt = match answer {
@@ -223,7 +239,9 @@ impl RemoteKeys {
             }
         };
         let mut finished = self.finished.subscribe();
-        timeout_at(patience, finished.wait_for(|count| *count >= attempt)).await.is_ok_and(|outcome| outcome.is_ok())
+        timeout_at(patience, finished.wait_for(|count| *count >= attempt))
+            .await
+            .is_ok_and(|outcome| outcome.is_ok())
     }
 
     pub(super) async fn prefetch(self: Arc<Self>) {
@@ -253,7 +271,9 @@ impl RemoteKeys {
         let pause = match health.failures {
             0 if health.has_fetched => self.refresh,
             0 => FIRST_PAUSE,
-            failures => (FIRST_PAUSE * 2u32.saturating_pow(failures - 1).min(64)).min(LONGEST_PAUSE).min(self.refresh),
+            failures => (FIRST_PAUSE * 2u32.saturating_pow(failures - 1).min(64))
+                .min(LONGEST_PAUSE)
+                .min(self.refresh),
         };
         let mut byte = [0];
         let _ = rand::fill(&mut byte);
@@ -274,14 +294,15 @@ impl RemoteKeys {
         let set = KeySet::of(&keys);
         let count = set.len();
         if count == 0 {
-            let names: Vec<_> = self.issuer.algorithms.iter().map(|algorithm| algorithm.name()).collect();
+            let names: Vec<_> =
+                self.issuer.algorithms.iter().map(|algorithm| algorithm.name()).collect();
             let error = issuer_keys::KeySetError::NoUsableKey(names.join(", "));
             return self.failed(&Fault::Set { place: self.source.origin().to_string(), error });
         }
         let now = Now::read().wall;
         let is_new = self.hold(set, keys, now);
         *lock(&self.health) = Health { has_fetched: true, ..Health::default() };
-        Event::IssuerKeysFetched { issuer: &self.issuer.name, keys: count, is_new, at: now }.emit();
+        IssuerKeysFetched { issuer: &self.issuer.name, keys: count, is_new, at: now }.emit();
         self.keep(text, now).await;
     }
 
@@ -296,13 +317,18 @@ impl RemoteKeys {
     fn failed(&self, fault: &Fault) {
         let failures = {
             let mut health = lock(&self.health);
-            *health = Health { failures: health.failures.saturating_add(1), fault: Some(fault.label()), ..*health };
+            *health = Health {
+                failures: health.failures.saturating_add(1),
+                fault: Some(fault.label()),
+                ..*health
+            };
             health.failures
         };
         let has_keys = self.current().is_some();
         // It may quote what the server said.
         let detail: String = fault.to_string().chars().take(DETAIL_CHARS).collect();
-        Event::IssuerKeysFailed { issuer: &self.issuer.name, fault: fault.label(), detail: &detail, failures, has_keys }.emit();
+        IssuerKeysFailed { issuer: &self.issuer.name, fault, detail: &detail, failures, has_keys }
+            .emit();
     }
 
     fn keep_in(&self, state_dir: &Path) {
@@ -310,23 +336,31 @@ impl RemoteKeys {
     }
 
     fn restore(&self, path: &Path) {
-        let Some(kept) = Kept::read(path, &self.issuer.issuer, self.source.origin().written()) else { return };
+        let Some(kept) = Kept::read(path, &self.issuer.issuer, self.source.origin().written())
+        else {
+            return;
+        };
         // The pins may have changed since.
-        let Ok(keys) = issuer_keys::parse(kept.set.as_bytes(), &self.issuer.algorithms) else { return };
+        let Ok(keys) = issuer_keys::parse(kept.set.as_bytes(), &self.issuer.algorithms) else {
+            return;
+        };
         let set = KeySet::of(&keys);
         let count = set.len();
         if count > 0 {
             self.hold(set, keys, kept.at());
-            Event::IssuerKeysRestored { issuer: &self.issuer.name, keys: count, at: kept.at() }.emit();
+            IssuerKeysRestored { issuer: &self.issuer.name, keys: count, at: kept.at() }.emit();
         }
     }
 
     async fn keep(&self, set: String, now: UnixMillis) {
         let Some(path) = self.kept_at.get().cloned() else { return };
-        let (issuer, origin) = (self.issuer.issuer.clone(), self.source.origin().written().to_owned());
-        let written = spawn_blocking(move || Kept { issuer, origin, fetched_at: now.0, set }.write(&path)).await;
+        let (issuer, origin) =
+            (self.issuer.issuer.clone(), self.source.origin().written().to_owned());
+        let written =
+            spawn_blocking(move || Kept { issuer, origin, fetched_at: now.0, set }.write(&path))
+                .await;
         if let Ok(Err(error)) = written {
-            Event::IssuerKeysNotKept { issuer: &self.issuer.name, error: &error }.emit();
+            IssuerKeysNotKept { issuer: &self.issuer.name, error: &error }.emit();
         }
     }
 
@@ -367,6 +401,9 @@ impl Drop for Attempt<'_> {
 
 impl std::fmt::Debug for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held").field("keys", &self.set.len()).field("fetched_at", &self.fetched_at).finish()
+        f.debug_struct("Held")
+            .field("keys", &self.set.len())
+            .field("fetched_at", &self.fetched_at)
+            .finish()
     }
 }

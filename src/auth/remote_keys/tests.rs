@@ -6,12 +6,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::auth::algorithm::Algorithm;
 use crate::auth::jwt::sign_for_development;
+use crate::model::algorithm::Algorithm;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// An issuer's server: what it answers can be changed, and it counts how often its set was asked for.
+/// An issuer's server: what it answers can be changed, and it counts how often its set was asked
+/// for.
 struct Published {
     base: String,
     answer: Mutex<Answers>,
@@ -35,7 +36,12 @@ impl Published {
     async fn start(answer: Answers) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let published = Arc::new(Self { base, answer: Mutex::new(answer), asked: AtomicUsize::new(0), changed: Notify::new() });
+        let published = Arc::new(Self {
+            base,
+            answer: Mutex::new(answer),
+            asked: AtomicUsize::new(0),
+            changed: Notify::new(),
+        });
         let server = Arc::clone(&published);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -50,7 +56,12 @@ impl Published {
         while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte).await, Ok(1)) {
             head.push(byte[0]);
         }
-        let ok = |body: &Value| format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.to_string().len());
+        let ok = |body: &Value| {
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.to_string().len()
+            )
+        };
         if head.starts_with(b"GET /.well-known/openid-configuration ") {
             let document = json!({ "issuer": self.base, "jwks_uri": format!("{}/keys", self.base), "other": [1] });
             stream.write_all(ok(&document).as_bytes()).await.unwrap();
@@ -66,7 +77,8 @@ impl Published {
                 Answers::Nothing => return,
                 Answers::Later => changed.await,
                 Answers::Drip => {
-                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
+                    let _ =
+                        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
                     while stream.write_all(b" ").await.is_ok() {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
@@ -124,7 +136,9 @@ impl Signer {
         let expires = Now::read().wall.as_secs() as i64 + seconds;
         let claims = json!({ "iss": issuer, "aud": "chat", "sub": "ada", "exp": expires });
         let pem = Secret::from(self.pair.serialize_pem().as_str());
-        Secret::from(sign_for_development(Algorithm::EdDSA, &pem, Some(&self.id), &claims).unwrap().as_str())
+        Secret::from(
+            sign_for_development(Algorithm::EdDSA, &pem, Some(&self.id), &claims).unwrap().as_str(),
+        )
     }
 }
 
@@ -150,17 +164,24 @@ async fn a_rotated_key_is_fetched_once_for_all_who_need_it() {
 
     published.say(set(&[&new]));
     let token = new.token(&published.base, 60);
-    let mut all: JoinSet<_> = (0..64)
-        .map(|_| {
-            let (issuers, token) = (Arc::clone(&issuers), token.clone());
-            async move { issuers.prove(&token, Now::read()).await.map(|principal| principal.subject) }
-        })
-        .collect();
+    let mut all: JoinSet<_> =
+        (0..64)
+            .map(|_| {
+                let (issuers, token) = (Arc::clone(&issuers), token.clone());
+                async move {
+                    issuers.prove(&token, Now::read()).await.map(|principal| principal.subject)
+                }
+            })
+            .collect();
     while let Some(outcome) = all.join_next().await {
         assert_eq!(outcome.unwrap(), Ok("ada".to_owned()));
     }
     assert_eq!(published.asked(), 2);
-    assert_eq!(issuers.prove(&old.token(&published.base, 60), Now::read()).await, Err(UNKNOWN), "its key is gone");
+    assert_eq!(
+        issuers.prove(&old.token(&published.base, 60), Now::read()).await,
+        Err(UNKNOWN),
+        "its key is gone"
+    );
     following.abort();
 }
 
@@ -172,12 +193,21 @@ async fn a_flood_of_unknown_key_ids_costs_one_fetch() {
     issuers.prefetch().await;
     let following = tokio::spawn(Arc::clone(&issuers).follow());
     for ended in [-3600, -31] {
-        assert_eq!(issuers.prove(&made_up.token(&published.base, ended), Now::read()).await, Err(UNKNOWN));
+        assert_eq!(
+            issuers.prove(&made_up.token(&published.base, ended), Now::read()).await,
+            Err(UNKNOWN)
+        );
     }
     assert_eq!(published.asked(), 1, "what would be refused whoever signed it asks nobody");
     for number in 0..200 {
-        let signer = Signer { id: format!("kid {number}"), pair: KeyPair::try_from(made_up.pair.serialize_der()).unwrap() };
-        assert_eq!(issuers.prove(&signer.token(&published.base, 60), Now::read()).await, Err(UNKNOWN));
+        let signer = Signer {
+            id: format!("kid {number}"),
+            pair: KeyPair::try_from(made_up.pair.serialize_der()).unwrap(),
+        };
+        assert_eq!(
+            issuers.prove(&signer.token(&published.base, 60), Now::read()).await,
+            Err(UNKNOWN)
+        );
     }
     assert_eq!(published.asked(), 2);
     following.abort();
@@ -196,7 +226,9 @@ async fn nothing_bad_replaces_a_good_set() {
     while remote.current().is_none() {
         remote.refresh().await;
     }
-    let raw = |head: &str, body: &str| Answers::Raw(format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+    let raw = |head: &str, body: &str| {
+        Answers::Raw(format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+    };
     let secret = json!({ "keys": [{ "kty": "oct", "kid": "good", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0", "alg": "HS256" }] });
     let many = json!({ "keys": vec![good.jwk(); 101] });
     for (what, answer, labels) in [
@@ -207,8 +239,16 @@ async fn nothing_bad_replaces_a_good_set() {
         ("an empty set", Answers::Set(json!({ "keys": [] })), &["no_usable_key"]),
         ("no set", Answers::Set(json!({})), &["malformed"]),
         ("a shared secret", Answers::Set(secret), &["no_usable_key"]),
-        ("another family", Answers::Set(json!({ "keys": [{ "kty": "RSA", "n": "AQAB", "e": "AQAB" }] })), &["no_usable_key"]),
-        ("a key that is none", Answers::Set(json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "!" }] })), &["no_usable_key"]),
+        (
+            "another family",
+            Answers::Set(json!({ "keys": [{ "kty": "RSA", "n": "AQAB", "e": "AQAB" }] })),
+            &["no_usable_key"],
+        ),
+        (
+            "a key that is none",
+            Answers::Set(json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "!" }] })),
+            &["no_usable_key"],
+        ),
         ("too many keys", Answers::Set(many), &["too_large"]),
         ("ten megabytes", raw("200 OK", &" ".repeat(10 << 20)), &["too_large"]),
         ("a slow drip", Answers::Drip, &["timeout"]),
@@ -219,7 +259,10 @@ async fn nothing_bad_replaces_a_good_set() {
         remote.refresh().await;
         let figures = issuers.figures(Now::read().wall).remove(0);
         // On a busy machine everything may be late.
-        assert!(figures.fault.is_some_and(|fault| labels.contains(&fault) || fault == "timeout"), "{what}: {figures:?}");
+        assert!(
+            figures.fault.is_some_and(|fault| labels.contains(&fault) || fault == "timeout"),
+            "{what}: {figures:?}"
+        );
         assert_eq!((figures.state, figures.keys), ("stale", 1), "{what}");
         assert!(issuers.verify(&good.token(&published.base, 60), Now::read()).is_ok(), "{what}");
     }
@@ -254,7 +297,10 @@ async fn a_key_that_is_unknown_while_the_issuer_is_away_may_be_good() {
     issuers.prefetch().await;
     let following = tokio::spawn(Arc::clone(&issuers).follow());
     published.say(Answers::Nothing);
-    assert_eq!(issuers.prove(&other.token(&published.base, 60), Now::read()).await, Err(Rejection::IssuerKeysUnavailable));
+    assert_eq!(
+        issuers.prove(&other.token(&published.base, 60), Now::read()).await,
+        Err(Rejection::IssuerKeysUnavailable)
+    );
     assert!(issuers.prove(&good.token(&published.base, 60), Now::read()).await.is_ok());
     following.abort();
 }
@@ -262,14 +308,17 @@ async fn a_key_that_is_unknown_while_the_issuer_is_away_may_be_good() {
 #[tokio::test]
 async fn two_issuers_with_the_same_key_id_do_not_mix() {
     let (mine, theirs) = (Signer::new("one"), Signer::new("one"));
-    let (first, second) = (Published::start(set(&[&mine])).await, Published::start(set(&[&theirs])).await);
+    let (first, second) =
+        (Published::start(set(&[&mine])).await, Published::start(set(&[&theirs])).await);
     let more = format!(
         "[[issuer]]\nname = \"other\"\nissuer = \"{0}\"\naudience = [\"chat\"]\nalgorithms = [\"EdDSA\"]\ndiscovery = true",
         second.base
     );
     let issuers = first.issuers("discovery = true", &more);
     issuers.prefetch().await;
-    let verify = |signer: &Signer, of: &Published| issuers.verify(&signer.token(&of.base, 60), Now::read()).map(drop);
+    let verify = |signer: &Signer, of: &Published| {
+        issuers.verify(&signer.token(&of.base, 60), Now::read()).map(drop)
+    };
     assert_eq!((verify(&mine, &first), verify(&theirs, &second)), (Ok(()), Ok(())));
     assert_eq!(verify(&mine, &second), Err(InvalidToken::Signature));
     assert_eq!(verify(&theirs, &first), Err(InvalidToken::Signature));
@@ -306,7 +355,10 @@ async fn the_last_good_set_outlives_the_process_and_a_fetched_one_replaces_it() 
     let later = start();
     assert!(later.verify(&old.token(&published.base, 60), Now::read()).is_ok());
     later.prefetch().await;
-    assert_eq!(later.verify(&old.token(&published.base, 60), Now::read()), Err(InvalidToken::UnknownKey));
+    assert_eq!(
+        later.verify(&old.token(&published.base, 60), Now::read()),
+        Err(InvalidToken::UnknownKey)
+    );
     assert!(later.verify(&new.token(&published.base, 60), Now::read()).is_ok());
     std::fs::remove_dir_all(folder).unwrap();
 }
@@ -323,13 +375,20 @@ async fn a_reload_while_the_issuer_is_away_and_the_disk_is_full_loses_no_key() {
     after.prefetch().await;
     assert_eq!(after.figures(Now::read().wall)[0].state, "stale");
     assert!(after.verify(&good.token(&published.base, 60), Now::read()).is_ok());
-    assert_eq!(after.verify(&other.token(&published.base, 60), Now::read()), Err(InvalidToken::UnknownKey));
-    // What came later is not replaced by what was there before, and another address is another issuer's.
+    assert_eq!(
+        after.verify(&other.token(&published.base, 60), Now::read()),
+        Err(InvalidToken::UnknownKey)
+    );
+    // What came later is not replaced by what was there before, and another address is another
+    // issuer's.
     published.say(set(&[&other]));
     after.prefetch().await;
     after.go_on_from(&before);
     assert!(after.verify(&other.token(&published.base, 60), Now::read()).is_ok());
     let elsewhere = published.issuers(&format!("jwks_url = \"{}/others\"", published.base), "");
     elsewhere.go_on_from(&before);
-    assert_eq!(elsewhere.verify(&good.token(&published.base, 60), Now::read()), Err(InvalidToken::NoKeys));
+    assert_eq!(
+        elsewhere.verify(&good.token(&published.base, 60), Now::read()),
+        Err(InvalidToken::NoKeys)
+    );
 }

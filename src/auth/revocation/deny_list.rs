@@ -1,15 +1,21 @@
 //! The deny list: what is revoked now, held against every credential.
 //!
-//! It is read by every upgrade and written by few orders a day, so reading costs one atomic load while nothing is revoked
-//! and a shared lock with a few look-ups otherwise. It is bounded, and never gives up an entry that is in force to make room.
+//! It is read by every upgrade and written by few orders a day, so reading costs one atomic load
+//! while nothing is revoked and a shared lock with a few look-ups otherwise. It is bounded, and
+//! never gives up an entry that is in force to make room.
+//!
+//! An order ends when both clocks say so. A token is good by the wall clock: one that jumps ahead
+//! and is set right would otherwise find the order forgotten and the token good again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Kind, Revocation, What};
-use crate::auth::principal::Principal;
-use crate::clock::UnixMillis;
+use tokio::time::Instant;
+
+use crate::base::clock::{Now, UnixMillis};
+use crate::model::principal::Principal;
+use crate::model::revocation::{Kind, Revocation, What};
 
 #[derive(Debug)]
 pub struct Revocations {
@@ -21,10 +27,17 @@ pub struct Revocations {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_kind: HashMap<Kind, HashMap<String, Vec<Revocation>>>,
+    by_kind: HashMap<Kind, HashMap<String, Vec<Entry>>>,
     held: usize,
-    /// No entry ends before this.
-    next_end: Option<UnixMillis>,
+    /// No entry ends before both of these.
+    next_end: Option<(UnixMillis, Instant)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    order: Revocation,
+    /// The order's end by the monotonic clock.
+    ends: Instant,
 }
 
 /// What an order changed.
@@ -46,18 +59,20 @@ impl Revocations {
         Self { capacity, held: AtomicUsize::new(0), table: RwLock::default() }
     }
 
-    /// Puts an order in force. Doing it again, or in another order than another node, comes to the same.
-    pub fn apply(&self, revocation: Revocation, now: UnixMillis) -> Result<Applied, Full> {
-        if revocation.until <= now {
+    /// Puts an order in force. Doing it again, or in another order than another node, comes to the
+    /// same.
+    pub fn apply(&self, order: Revocation, now: Now) -> Result<Applied, Full> {
+        if order.until <= now.wall {
             return Ok(Applied::Over);
         }
+        let entry = Entry { ends: order.ends_at(now), order };
         let mut table = self.write();
-        if let Some(known) = table.like(&revocation) {
-            if known.until <= now {
-                *known = revocation;
+        if let Some(known) = table.like(&entry.order) {
+            if known.is_over(now) {
+                *known = entry;
                 return Ok(Applied::New);
             }
-            return Ok(widen(known, revocation));
+            return Ok(known.widen(entry));
         }
         if table.held >= self.capacity && table.has_ended(now) {
             table.sweep(now);
@@ -65,7 +80,7 @@ impl Revocations {
         let outcome = if table.held >= self.capacity {
             Err(Full)
         } else {
-            table.insert(revocation);
+            table.insert(entry);
             Ok(Applied::New)
         };
         self.held.store(table.held, Ordering::SeqCst);
@@ -73,14 +88,16 @@ impl Revocations {
     }
 
     /// What a credential's owner falls under, if anything.
-    pub fn find(&self, principal: &Principal, now: UnixMillis) -> Option<Kind> {
+    pub fn find(&self, principal: &Principal, now: Now) -> Option<Kind> {
         if self.is_empty() {
             return None;
         }
         let table = self.read();
         let has = |kind, name: &str| {
             let mut entries = table.named(kind, name).iter();
-            entries.any(|entry| entry.until > now && entry.concerns(principal)).then_some(kind)
+            entries
+                .any(|entry| !entry.is_over(now) && entry.order.concerns(principal))
+                .then_some(kind)
         };
         has(Kind::User, &principal.subject)
             .or_else(|| has(Kind::Session, principal.issuer_session.as_deref()?))
@@ -89,26 +106,34 @@ impl Revocations {
             .or_else(|| has(Kind::IssuedBefore, ""))
     }
 
-    /// The same for a session that has begun: its id may be revoked too, and on a public route that is all it has.
-    pub fn find_session(&self, session_id: &str, principal: Option<&Principal>, now: UnixMillis) -> Option<Kind> {
+    /// The same for a session that has begun: its id may be revoked too, and on a public route that
+    /// is all it has.
+    pub fn find_session(
+        &self,
+        session_id: &str,
+        principal: Option<&Principal>,
+        now: Now,
+    ) -> Option<Kind> {
         if self.is_empty() {
             return None;
         }
-        let is_revoked = self.read().named(Kind::Session, session_id).iter().any(|entry| entry.until > now);
+        let is_revoked =
+            self.read().named(Kind::Session, session_id).iter().any(|entry| !entry.is_over(now));
         if is_revoked { Some(Kind::Session) } else { self.find(principal?, now) }
     }
 
     /// What is in force, for a node that joins.
-    pub fn snapshot(&self, now: UnixMillis) -> Vec<Revocation> {
+    pub fn snapshot(&self, now: Now) -> Vec<Revocation> {
         let table = self.read();
         let entries = table.by_kind.values().flat_map(HashMap::values).flatten();
-        let mut entries: Vec<Revocation> = entries.filter(|entry| entry.until > now).cloned().collect();
-        entries.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
-        entries
+        let mut orders: Vec<Revocation> =
+            entries.filter(|entry| !entry.is_over(now)).map(|entry| entry.order.clone()).collect();
+        orders.sort_by(|a, b| (a.at, &a.id).cmp(&(b.at, &b.id)));
+        orders
     }
 
     /// Housekeeping: forgets what has ended. Gives back how many entries there are.
-    pub fn sweep(&self, now: UnixMillis) -> usize {
+    pub fn sweep(&self, now: Now) -> usize {
         let has_ended = self.read().has_ended(now);
         if has_ended {
             let mut table = self.write();
@@ -137,82 +162,98 @@ impl Revocations {
 }
 
 impl Table {
-    fn named(&self, kind: Kind, name: &str) -> &[Revocation] {
+    fn named(&self, kind: Kind, name: &str) -> &[Entry] {
         self.by_kind.get(&kind).and_then(|names| names.get(name)).map_or(&[], Vec::as_slice)
     }
 
     /// The entry about the same names.
-    fn like(&mut self, other: &Revocation) -> Option<&mut Revocation> {
+    fn like(&mut self, other: &Revocation) -> Option<&mut Entry> {
         let entries = self.by_kind.get_mut(&other.kind())?.get_mut(other.name())?;
-        entries.iter_mut().find(|entry| entry.issuer == other.issuer)
+        entries.iter_mut().find(|entry| entry.order.issuer == other.issuer)
     }
 
-    /// Is there something to forget?
-    fn has_ended(&self, now: UnixMillis) -> bool {
-        self.next_end.is_some_and(|end| end <= now)
+    /// May there be something to forget?
+    fn has_ended(&self, now: Now) -> bool {
+        self.next_end.is_some_and(|(until, ends)| until <= now.wall && ends <= now.mono)
     }
 
-    fn insert(&mut self, revocation: Revocation) {
-        self.next_end = Some(self.next_end.map_or(revocation.until, |end| end.min(revocation.until)));
+    fn insert(&mut self, entry: Entry) {
+        self.next_end = earlier(self.next_end, &entry);
         self.held += 1;
-        let names = self.by_kind.entry(revocation.kind()).or_default();
+        let names = self.by_kind.entry(entry.order.kind()).or_default();
         // One name is rarely named twice: nothing is set aside for it.
-        names.entry(revocation.name().to_owned()).or_insert_with(|| Vec::with_capacity(1)).push(revocation);
+        names
+            .entry(entry.order.name().to_owned())
+            .or_insert_with(|| Vec::with_capacity(1))
+            .push(entry);
     }
 
-    fn sweep(&mut self, now: UnixMillis) {
+    fn sweep(&mut self, now: Now) {
         for names in self.by_kind.values_mut() {
             names.retain(|_, entries| {
-                entries.retain(|entry| entry.until > now);
+                entries.retain(|entry| !entry.is_over(now));
                 !entries.is_empty()
             });
             names.shrink_to(64);
         }
         let left = || self.by_kind.values().flat_map(HashMap::values).flatten();
-        let (held, next_end) = (left().count(), left().map(|entry| entry.until).min());
+        let (held, next_end) = (left().count(), left().fold(None, earlier));
         (self.held, self.next_end) = (held, next_end);
     }
 }
 
-/// Two orders about the same become one that holds as far and as long as either: whichever came first.
-fn widen(known: &mut Revocation, other: Revocation) -> Applied {
-    let before = known.before().max(other.before());
-    let until = known.until.max(other.until);
-    if (before, until) == (known.before(), known.until) {
-        return Applied::Known;
+fn earlier(next: Option<(UnixMillis, Instant)>, entry: &Entry) -> Option<(UnixMillis, Instant)> {
+    let (until, ends) = next.unwrap_or((entry.order.until, entry.ends));
+    Some((until.min(entry.order.until), ends.min(entry.ends)))
+}
+
+impl Entry {
+    fn is_over(&self, now: Now) -> bool {
+        self.order.until <= now.wall && self.ends <= now.mono
     }
-    if let What::IssuedBefore { before: known_before, .. } = &mut known.what {
-        *known_before = before;
+
+    /// Two orders about the same become one that holds as far and as long as either: whichever came
+    /// first.
+    fn widen(&mut self, other: Self) -> Applied {
+        self.ends = self.ends.max(other.ends);
+        let (known, other) = (&mut self.order, other.order);
+        let before = known.before().max(other.before());
+        let until = known.until.max(other.until);
+        if (before, until) == (known.before(), known.until) {
+            return Applied::Known;
+        }
+        if let What::IssuedBefore { before: known_before, .. } = &mut known.what {
+            *known_before = before;
+        }
+        known.until = until;
+        // The later order gives its name, so that the outcome does not hang on which came first.
+        if (other.at, &other.id) > (known.at, &known.id) {
+            (known.at, known.id) = (other.at, other.id);
+        }
+        Applied::New
     }
-    known.until = until;
-    // The later order gives its name, so that the outcome does not hang on which came first.
-    if (other.at, &other.id) > (known.at, &known.id) {
-        (known.at, known.id) = (other.at, other.id);
-    }
-    Applied::New
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::model::principal::tests::principal;
     use proptest::prelude::*;
+    use std::sync::LazyLock;
     use std::time::Duration;
 
     const HOUR: Duration = Duration::from_secs(3600);
     const NOW: UnixMillis = UnixMillis(1_000_000);
 
-    pub(crate) fn principal(subject: &str, issuer: &str, token: Option<&str>, login: Option<&str>, issued_at: u64) -> Principal {
-        Principal {
-            subject: subject.to_owned(),
-            issuer: issuer.into(),
-            token_id: token.map(str::to_owned),
-            issuer_session: login.map(str::to_owned),
-            permissions: Vec::new(),
-            issued_at: UnixMillis::from_secs(issued_at),
-            expires_at: UnixMillis(u64::MAX),
-            in_leeway: false,
-            claims: serde_json::Map::new(),
-        }
+    /// Both clocks at a time of the wall clock, if nobody sets it.
+    fn at(wall: UnixMillis) -> Now {
+        static START: LazyLock<Instant> = LazyLock::new(|| Now::read().mono);
+        Now { wall, mono: *START + wall.since(UnixMillis(0)) }
+    }
+
+    /// The same moment, with a wall clock that shows another time.
+    fn showing(now: Now, wall: UnixMillis) -> Now {
+        Now { wall, ..now }
     }
 
     pub(crate) fn order(what: What) -> Revocation {
@@ -225,27 +266,36 @@ pub(super) mod tests {
             "[ab]".prop_map(What::User),
             "[ab]".prop_map(What::Session),
             "[ab]".prop_map(What::TokenId),
-            (0..5u64, proptest::option::of("[ab]"))
-                .prop_map(|(before, user)| What::IssuedBefore { before: UnixMillis::from_secs(before), user }),
+            (0..5u64, proptest::option::of("[ab]")).prop_map(|(before, user)| What::IssuedBefore {
+                before: UnixMillis::from_secs(before),
+                user
+            }),
         ]
     }
 
     pub(crate) fn any_principal() -> impl Strategy<Value = Principal> {
         ("[ab]", "[ab]", proptest::option::of("[ab]"), proptest::option::of("[ab]"), 0..5u64)
-            .prop_map(|(subject, issuer, token, login, at)| principal(&subject, &issuer, token.as_deref(), login.as_deref(), at))
+            .prop_map(|(subject, issuer, token, login, at)| {
+                principal(&subject, &issuer, token.as_deref(), login.as_deref(), at)
+            })
     }
 
     fn any_order() -> impl Strategy<Value = Revocation> {
-        (any_what(), proptest::option::of("[ab]"), 0..10u64, 1..20u64).prop_map(|(what, issuer, at, keep)| Revocation {
-            id: format!("{at}-{keep}"),
-            ..Revocation::new(what, issuer, UnixMillis(at), Duration::from_millis(keep))
-        })
+        (any_what(), proptest::option::of("[ab]"), 0..10u64, 1..20u64).prop_map(
+            |(what, issuer, at, keep)| Revocation {
+                id: format!("{at}-{keep}"),
+                ..Revocation::new(what, issuer, UnixMillis(at), Duration::from_millis(keep))
+            },
+        )
     }
 
     #[test]
     fn each_kind_meets_its_own_and_ends_by_itself() {
         let ada = principal("ada", "main", Some("t1"), Some("login"), 500);
-        let others = [principal("bob", "main", Some("t2"), Some("other"), 900), principal("bob", "main", None, None, 900)];
+        let others = [
+            principal("bob", "main", Some("t2"), Some("other"), 900),
+            principal("bob", "main", None, None, 900),
+        ];
         let before = UnixMillis::from_secs(600);
         for what in [
             What::User("ada".into()),
@@ -256,44 +306,114 @@ pub(super) mod tests {
         ] {
             let list = Revocations::new(10);
             let order = order(what);
-            assert_eq!(list.find(&ada, NOW), None);
-            assert_eq!(list.apply(order.clone(), NOW), Ok(Applied::New));
-            assert_eq!(list.apply(order.clone(), NOW), Ok(Applied::Known));
-            assert_eq!(list.find(&ada, NOW), Some(order.kind()));
-            assert!(others.iter().all(|other| list.find(other, NOW).is_none()), "{order:?}");
-            assert_eq!(list.find(&ada, order.until), None, "it has ended, swept or not");
-            assert_eq!((list.sweep(NOW), list.sweep(order.until), list.snapshot(NOW).len()), (1, 0, 0));
-            assert_eq!(list.apply(order.clone(), order.until), Ok(Applied::Over));
+            assert_eq!(list.find(&ada, at(NOW)), None);
+            assert_eq!(list.apply(order.clone(), at(NOW)), Ok(Applied::New));
+            assert_eq!(list.apply(order.clone(), at(NOW)), Ok(Applied::Known));
+            assert_eq!(list.find(&ada, at(NOW)), Some(order.kind()));
+            assert!(others.iter().all(|other| list.find(other, at(NOW)).is_none()), "{order:?}");
+            assert_eq!(list.find(&ada, at(order.until)), None, "it has ended, swept or not");
+            assert_eq!(
+                (list.sweep(at(NOW)), list.sweep(at(order.until)), list.snapshot(at(NOW)).len()),
+                (1, 0, 0)
+            );
+            assert_eq!(list.apply(order.clone(), at(order.until)), Ok(Applied::Over));
         }
     }
 
     #[test]
     fn a_token_that_does_not_say_when_it_was_issued_counts_as_old() {
         let list = Revocations::new(10);
-        list.apply(order(What::IssuedBefore { before: UnixMillis(1), user: None }), NOW).unwrap();
-        assert_eq!(list.find(&principal("ada", "main", None, None, 0), NOW), Some(Kind::IssuedBefore));
+        list.apply(order(What::IssuedBefore { before: UnixMillis(1), user: None }), at(NOW))
+            .unwrap();
+        assert_eq!(
+            list.find(&principal("ada", "main", None, None, 0), at(NOW)),
+            Some(Kind::IssuedBefore)
+        );
     }
 
     #[test]
     fn a_session_s_own_id_is_met_on_public_routes_too() {
         let list = Revocations::new(10);
-        list.apply(order(What::Session("s1".into())), NOW).unwrap();
-        assert_eq!(list.find_session("s1", None, NOW), Some(Kind::Session));
-        assert_eq!(list.find_session("s2", None, NOW), None);
+        list.apply(order(What::Session("s1".into())), at(NOW)).unwrap();
+        assert_eq!(list.find_session("s1", None, at(NOW)), Some(Kind::Session));
+        assert_eq!(list.find_session("s2", None, at(NOW)), None);
     }
 
     #[test]
     fn a_full_list_refuses_and_gives_up_nothing_until_something_ends() {
         let list = Revocations::new(2);
         for user in ["a", "b"] {
-            list.apply(order(What::User(user.into())), NOW).unwrap();
+            list.apply(order(What::User(user.into())), at(NOW)).unwrap();
         }
-        assert_eq!(list.apply(order(What::User("c".into())), NOW), Err(Full));
-        assert_eq!(list.apply(order(What::User("a".into())), NOW), Ok(Applied::Known), "what is there needs no room");
-        assert!(["a", "b"].iter().all(|user| list.find(&principal(user, "main", None, None, 0), NOW).is_some()));
+        assert_eq!(list.apply(order(What::User("c".into())), at(NOW)), Err(Full));
+        assert_eq!(
+            list.apply(order(What::User("a".into())), at(NOW)),
+            Ok(Applied::Known),
+            "what is there needs no room"
+        );
+        assert!(
+            ["a", "b"]
+                .iter()
+                .all(|user| list.find(&principal(user, "main", None, None, 0), at(NOW)).is_some())
+        );
         let later = NOW + HOUR;
-        assert_eq!(list.apply(Revocation::new(What::User("c".into()), None, later, HOUR), later), Ok(Applied::New));
+        assert_eq!(
+            list.apply(Revocation::new(What::User("c".into()), None, later, HOUR), at(later)),
+            Ok(Applied::New)
+        );
         assert_eq!(list.len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_and_comes_back_forgets_no_order() {
+        let ada = principal("ada", "main", None, None, 0);
+        let later = at(NOW + Duration::from_secs(60));
+        let ahead = showing(later, NOW + HOUR * 24);
+        let list = Revocations::new(1);
+        list.apply(order(What::User("ada".into())), at(NOW)).unwrap();
+        assert_eq!(
+            (list.sweep(ahead), list.snapshot(ahead).len()),
+            (1, 1),
+            "housekeeping comes by while the clock is wrong"
+        );
+        assert_eq!(list.find(&ada, ahead), Some(Kind::User));
+        assert_eq!(
+            list.apply(order(What::User("bob".into())), later),
+            Err(Full),
+            "it is in force, and makes no room"
+        );
+        assert_eq!(
+            (list.find(&ada, later), list.find_session("ada", Some(&ada), later)),
+            (Some(Kind::User), Some(Kind::User))
+        );
+        let end = at(NOW + HOUR);
+        assert_eq!((list.find(&ada, end), list.sweep(end)), (None, 0));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_an_order_as_long_as_it_keeps_tokens() {
+        let ada = principal("ada", "main", None, None, 0);
+        let list = Revocations::new(1);
+        list.apply(order(What::User("ada".into())), at(NOW)).unwrap();
+        // By this clock a token that ends with the order is good for a second more.
+        let back = showing(at(NOW + HOUR * 2), UnixMillis((NOW + HOUR).0 - 1000));
+        assert_eq!((list.sweep(back), list.find(&ada, back)), (1, Some(Kind::User)));
+        assert_eq!(list.sweep(showing(back, NOW + HOUR)), 0);
+    }
+
+    #[test]
+    fn an_order_that_is_heard_by_a_clock_far_behind_ends_once_the_clock_is_set() {
+        let ada = principal("ada", "main", None, None, 0);
+        let list = Revocations::new(1);
+        let unset = showing(at(NOW), UnixMillis(0));
+        list.apply(order(What::User("ada".into())), unset).unwrap();
+        let last = at(UnixMillis((NOW + HOUR).0 - 1));
+        assert_eq!(
+            (list.find(&ada, unset), list.find(&ada, last)),
+            (Some(Kind::User), Some(Kind::User))
+        );
+        let end = at(NOW + HOUR + Duration::from_secs(60));
+        assert_eq!((list.find(&ada, end), list.sweep(end)), (None, 0));
     }
 
     proptest! {
@@ -301,29 +421,53 @@ pub(super) mod tests {
         fn whatever_the_order_and_however_often_the_list_is_the_same(
             orders in proptest::collection::vec(any_order(), 0..12),
             who in any_principal(),
-            at in 0..30u64,
+            time in 0..30u64,
         ) {
             let [there, back] = [Revocations::new(100), Revocations::new(100)];
             for order in &orders {
-                there.apply(order.clone(), UnixMillis(0)).unwrap();
+                there.apply(order.clone(), at(UnixMillis(0))).unwrap();
             }
             for order in orders.iter().rev().chain(&orders) {
-                back.apply(order.clone(), UnixMillis(0)).unwrap();
+                back.apply(order.clone(), at(UnixMillis(0))).unwrap();
             }
-            let at = UnixMillis(at);
+            let then = at(UnixMillis(time));
             let strip = |list: &Revocations| {
-                let mut kept: Vec<_> = list.snapshot(at).into_iter().map(|one| (format!("{:?}", one.what), one.issuer, one.until)).collect();
+                let mut kept: Vec<_> = list.snapshot(then).into_iter().map(|one| (format!("{:?}", one.what), one.issuer, one.until)).collect();
                 kept.sort();
                 kept
             };
             prop_assert_eq!(strip(&there), strip(&back));
             // Never less than each order by itself.
-            if orders.iter().any(|order| order.until > at && order.concerns(&who)) {
-                prop_assert!(there.find(&who, at).is_some());
+            if orders.iter().any(|order| order.until > then.wall && order.concerns(&who)) {
+                prop_assert!(there.find(&who, then).is_some());
             }
             let held = there.len();
-            prop_assert!(there.sweep(at) <= held);
-            prop_assert_eq!(there.find(&who, at), back.find(&who, at));
+            prop_assert!(there.sweep(then) <= held);
+            prop_assert_eq!(there.find(&who, then), back.find(&who, then));
+        }
+
+        /// Whatever the wall clock shows meanwhile: until an order's time is over, what it concerns
+        /// is refused.
+        #[test]
+        fn no_walk_of_the_wall_clock_ends_an_order_early(
+            orders in proptest::collection::vec(any_order(), 0..8),
+            walk in proptest::collection::vec((0..30u64, 0..60u64), 0..12),
+            who in any_principal(),
+            time in 0..30u64,
+        ) {
+            let list = Revocations::new(100);
+            for order in &orders {
+                list.apply(order.clone(), at(UnixMillis(0))).unwrap();
+            }
+            let mut walk: Vec<_> = walk.into_iter().filter(|(passed, _)| *passed <= time).collect();
+            walk.sort_unstable();
+            for (passed, shown) in walk {
+                list.sweep(showing(at(UnixMillis(passed)), UnixMillis(shown)));
+            }
+            let then = at(UnixMillis(time));
+            if orders.iter().any(|order| order.until > then.wall && order.concerns(&who)) {
+                prop_assert!(list.find(&who, then).is_some());
+            }
         }
     }
 }

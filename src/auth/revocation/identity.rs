@@ -1,15 +1,16 @@
-//! The little that a live session keeps of the token that it lives by, so that a revocation finds it.
+//! The little that a live session keeps of the token that it lives by, so that a revocation finds
+//! it.
 //!
-//! Names are kept as 64 bits of a keyed hash: enough to find a session among all that a process can hold, and of a fixed
-//! size. The key is this process's own, so nobody can make two names meet.
+//! Names are kept as 64 bits of a keyed hash: enough to find a session among all that a process can
+//! hold, and of a fixed size. The key is this process's own, so nobody can make two names meet.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::{Revocation, What};
-use crate::auth::principal::Principal;
-use crate::clock::UnixMillis;
+use crate::base::clock::UnixMillis;
+use crate::model::principal::Principal;
+use crate::model::revocation::{Revocation, What};
 
 /// 0 stands for what is not known.
 #[derive(Debug, Default)]
@@ -29,8 +30,9 @@ pub struct Aim<'a> {
     issuer: Option<u32>,
 }
 
-// Every load and store is `SeqCst`. A renewal writes here and then reads the deny list, a revocation writes the deny list
-// and then reads here: with anything weaker both could miss what the other wrote.
+// Every load and store is `SeqCst`. A renewal writes here and then reads the deny list, a
+// revocation writes the deny list and then reads here: with anything weaker both could miss what
+// the other wrote.
 const ORDER: Ordering = Ordering::SeqCst;
 
 impl Identity {
@@ -43,7 +45,8 @@ impl Identity {
 
     /// The session lives by another token from now on. Its user and issuer stay.
     pub fn renew(&self, principal: &Principal) {
-        self.issued_at.store(u32::try_from(principal.issued_at.as_secs()).unwrap_or(u32::MAX), ORDER);
+        self.issued_at
+            .store(u32::try_from(principal.issued_at.as_secs()).unwrap_or(u32::MAX), ORDER);
         self.token.store(principal.token_id.as_deref().map_or(0, mark), ORDER);
         self.login.store(principal.issuer_session.as_deref().map_or(0, mark), ORDER);
     }
@@ -51,7 +54,11 @@ impl Identity {
 
 impl Revocation {
     pub fn aim(&self) -> Aim<'_> {
-        Aim { revocation: self, mark: mark(self.name()), issuer: self.issuer.as_deref().map(issuer_mark) }
+        Aim {
+            revocation: self,
+            mark: mark(self.name()),
+            issuer: self.issuer.as_deref().map(issuer_mark),
+        }
     }
 }
 
@@ -93,7 +100,8 @@ fn issuer_mark(name: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::revocation::deny_list::tests::{order, principal};
+    use crate::auth::revocation::deny_list::tests::order;
+    use crate::model::principal::tests::principal;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -113,12 +121,20 @@ mod tests {
 
     #[test]
     fn a_renewal_changes_the_token_and_not_the_user() {
-        let identity = Identity::of(Some(&principal("ada", "main", Some("t1"), Some("login"), 100)));
+        let identity =
+            Identity::of(Some(&principal("ada", "main", Some("t1"), Some("login"), 100)));
         let hits = |what| order(what).aim().hits("s", Some("ada"), &identity);
         assert!(hits(What::TokenId("t1".into())) && hits(What::Session("login".into())));
         identity.renew(&principal("ada", "main", Some("t2"), None, 200));
-        assert!(!hits(What::TokenId("t1".into())) && hits(What::TokenId("t2".into())) && !hits(What::Session("login".into())));
-        assert!(!hits(What::IssuedBefore { before: UnixMillis::from_secs(150), user: None }) && hits(What::User("ada".into())));
+        assert!(
+            !hits(What::TokenId("t1".into()))
+                && hits(What::TokenId("t2".into()))
+                && !hits(What::Session("login".into()))
+        );
+        assert!(
+            !hits(What::IssuedBefore { before: UnixMillis::from_secs(150), user: None })
+                && hits(What::User("ada".into()))
+        );
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! Answers that are still believed: bounded in number, without I/O and without a clock.
 //!
-//! Two generations: what is new goes into the young one, and when that is full it becomes the old one and the old one is
-//! forgotten. What is asked for moves to the young one. So forgetting costs nothing, and what is in use stays.
+//! Two generations: what is new goes into the young one, and when that is full it becomes the old
+//! one and the old one is forgotten. What is asked for moves to the young one. So forgetting costs
+//! nothing, and what is in use stays.
 
 use std::collections::HashMap;
 
@@ -53,6 +54,7 @@ impl<T: Clone> Cache<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::clock::Now;
     use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -65,7 +67,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_believed_until_its_moment_and_not_at_it() {
-        let (mut cache, now) = (Cache::new(10), Instant::now());
+        let (mut cache, now) = (Cache::new(10), Now::read().mono);
         cache.remember(key(1), "ada", now + SECOND);
         assert_eq!(cache.recall(&key(1), now), Some("ada"));
         assert_eq!(cache.recall(&key(1), now + SECOND), None);
@@ -76,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_flood_does_not_grow_it_and_does_not_drive_out_what_is_in_use() {
-        let (mut cache, now) = (Cache::new(100), Instant::now());
+        let (mut cache, now) = (Cache::new(100), Now::read().mono);
         cache.remember(key(0), 0, now + SECOND);
         for number in 1..10_000 {
             cache.remember(key(number), number, now + SECOND);
@@ -91,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_last_answer_is_the_one_that_counts() {
-        let (mut cache, now) = (Cache::new(4), Instant::now());
+        let (mut cache, now) = (Cache::new(4), Now::read().mono);
         cache.remember(key(1), "old", now + SECOND);
         cache.remember(key(2), "other", now + SECOND);
         cache.remember(key(3), "other", now + SECOND);

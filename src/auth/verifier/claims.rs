@@ -1,7 +1,8 @@
 //! What a verifier's claims make of a client.
 //!
-//! An answer that is readable and does not say who the client is, or until when in a way that can be read, is a refusal:
-//! nobody gets in by it, and it does not count against the verifier, or a client could choose when that counts as away.
+//! An answer that is readable and does not say who the client is, or until when in a way that can
+//! be read, is a refusal: nobody gets in by it, and it does not count against the verifier, or a
+//! client could choose when that counts as away.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,11 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::Answer;
-use crate::auth::jwt::{InvalidToken, claim_at, date_of, non_empty, permissions};
-use crate::auth::principal::Principal;
-use crate::clock::UnixMillis;
+use crate::auth::jwt::{check_unbound, claim_at, date_of, non_empty, permissions};
+use crate::base::clock::UnixMillis;
 use crate::config;
+use crate::model::faults::InvalidToken;
+use crate::model::principal::Principal;
 
 /// `kept_for`: what the source itself says about how long it is good.
 pub(super) fn judge(
@@ -22,7 +24,8 @@ pub(super) fn judge(
     kept_for: Option<Duration>,
     now: UnixMillis,
 ) -> Answer {
-    principal(config, carried, claims, kept_for, now).map_or_else(Answer::No, |principal| Answer::Good(Arc::new(principal)))
+    principal(config, carried, claims, kept_for, now)
+        .map_or_else(Answer::No, |principal| Answer::Good(Arc::new(principal)))
 }
 
 fn principal(
@@ -32,7 +35,19 @@ fn principal(
     kept_for: Option<Duration>,
     now: UnixMillis,
 ) -> Result<Principal, InvalidToken> {
+    check_unbound(&claims)?;
+    // RFC 9449 section 6.2: an introspection answer names a bound token in this way too.
+    if claims
+        .get("token_type")
+        .and_then(Value::as_str)
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("dpop"))
+    {
+        return Err(InvalidToken::Bound);
+    }
     let claims = Value::Object(claims);
+    if beside(&claims, &config.user_claim).is_some_and(|claims| claims.contains_key("cnf")) {
+        return Err(InvalidToken::Bound);
+    }
     let text = |name: &str, label| match find(&claims, name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -49,7 +64,8 @@ fn principal(
         return Err(InvalidToken::Expired);
     }
     Ok(Principal {
-        subject: subject(find(&claims, &config.user_claim)).ok_or(InvalidToken::Claim("the user claim"))?,
+        subject: subject(find(&claims, &config.user_claim))
+            .ok_or(InvalidToken::Claim("the user claim"))?,
         issuer: Arc::clone(&config.name),
         token_id: text("jti", "jti")?,
         issuer_session: text(&config.session_claim, "the session claim")?,
@@ -57,15 +73,29 @@ fn principal(
         issued_at: find(&claims, "iat").and_then(date_of).unwrap_or_default(),
         expires_at,
         in_leeway: false,
-        claims: carried.iter().filter_map(|name| claims.get(name).map(|value| (name.clone(), value.clone()))).collect(),
+        claims: carried
+            .iter()
+            .filter_map(|name| claims.get(name).map(|value| (name.clone(), value.clone())))
+            .collect(),
     })
 }
 
-/// A name, dotted where it leads inside, as the claims of issuers are named; or a JSON pointer (RFC 6901), which begins with a
-/// slash.
+/// A name, dotted where it leads inside, as the claims of issuers are named; or a JSON pointer (RFC
+/// 6901), which begins with a slash.
 pub(super) fn find<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
-    let found = if name.starts_with('/') { claims.pointer(name) } else { claim_at(claims.as_object()?, name) };
+    let found = if name.starts_with('/') {
+        claims.pointer(name)
+    } else {
+        claim_at(claims.as_object()?, name)
+    };
     found.filter(|value| !value.is_null())
+}
+
+/// Returns the object that holds a claim: a session often keeps its token's claims one level down.
+fn beside<'a>(claims: &'a Value, name: &str) -> Option<&'a Map<String, Value>> {
+    let separator = if name.starts_with('/') { '/' } else { '.' };
+    let (parent, _) = name.rsplit_once(separator)?;
+    find(claims, parent)?.as_object()
 }
 
 /// Databases name users by whole numbers too.

@@ -1,12 +1,14 @@
 //! Verifiers: others who are asked whether a credential is good.
 //!
-//! Each has everything of its own: a bounded number of questions on their way, a bounded memory of answers, a breaker. So one
-//! that is slow or away costs its own routes, and nobody else. Questions about the same credential are one question: it is
-//! asked by a task of its own, so that a client that leaves takes nothing from those who wait for the same answer. Whatever
-//! is not a clear answer lets nobody in.
+//! Each has everything of its own: a bounded number of questions on their way, a bounded memory of
+//! answers, a breaker. So one that is slow or away costs its own routes, and nobody else. Questions
+//! about the same credential are one question: it is asked by a task of its own, so that a client
+//! that leaves takes nothing from those who wait for the same answer. Whatever is not a clear
+//! answer lets nobody in.
 
 mod cache;
 mod claims;
+pub mod events;
 mod fault;
 mod source;
 #[cfg(test)]
@@ -22,18 +24,23 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::credential::Method;
-use super::jwt::InvalidToken;
-use super::principal::Principal;
-use crate::breaker::Breaker;
-use crate::clock::Now;
-use crate::config::secret::Secret;
+use self::events::{
+    CacheLookedUp, CacheOutcome, InFlightChanged, QuestionOutcome, VerifierAsked,
+    VerifierBreakerChanged,
+};
+use crate::base::breaker::Breaker;
+use crate::base::clock::Now;
+use crate::base::lock::lock;
 use crate::config::{self, VerifierKind};
-use crate::lock::lock;
+use crate::model::faults::InvalidToken;
+use crate::model::method::Method;
+use crate::model::principal::Principal;
+use crate::model::secret::Secret;
+use crate::model::verifier_fault::VerifierFault;
 use crate::rejection::Rejection;
-use crate::telemetry::event::Event;
+use crate::telemetry::Event;
+use crate::telemetry::limit::{Limit, LimitReached};
 use cache::{Cache, Key};
-pub use fault::Fault;
 use source::Source;
 
 /// Every verifier of a configuration, by its name.
@@ -97,7 +104,7 @@ struct Desk {
     flights: HashMap<Key, Flight>,
 }
 
-type Flight = watch::Receiver<Option<Result<Answer, Fault>>>;
+type Flight = watch::Receiver<Option<Result<Answer, VerifierFault>>>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("verifier '{name}': {problem}")]
@@ -124,7 +131,8 @@ pub struct VerifierFigures {
 }
 
 impl Verifiers {
-    /// Connects to nothing yet. What another configuration had and this one has unchanged goes on as it is.
+    /// Connects to nothing yet. What another configuration had and this one has unchanged goes on
+    /// as it is.
     pub fn open(config: &config::Config, before: Option<&Self>) -> Result<Self, OpenError> {
         let mut by_name = HashMap::new();
         for verifier in &config.verifiers {
@@ -144,7 +152,7 @@ impl Verifiers {
     pub fn tell_breakers(&self) {
         for verifier in self.0.values() {
             let state = lock(&verifier.breaker).state();
-            Event::VerifierBreaker { verifier: &verifier.config.name, state, fault: None }.emit();
+            VerifierBreakerChanged { verifier: &verifier.config.name, state, fault: None }.emit();
         }
     }
 
@@ -155,10 +163,18 @@ impl Verifiers {
     }
 
     /// Who a credential belongs to, by the verifier of this name.
-    pub async fn prove(&self, name: &str, method: Method, shown: &Secret, route: &Arc<str>, address: IpAddr) -> Result<Proved, Rejection> {
+    pub async fn prove(
+        &self,
+        name: &str,
+        method: Method,
+        shown: &Secret,
+        route: &Arc<str>,
+        address: IpAddr,
+    ) -> Result<Proved, Rejection> {
         // The config is not taken where it names one that is not there.
         let verifier = self.0.get(name).ok_or(Rejection::Internal)?;
-        let credential = source::credential(&verifier.config, method, shown).map_err(Rejection::InvalidToken)?;
+        let credential =
+            source::credential(&verifier.config, method, shown).map_err(Rejection::InvalidToken)?;
         let question = Arc::new(Question { credential, method, route: Arc::clone(route), address });
         let principal = verifier.prove(&question, Memory::Used).await?;
         let vouched = verifier.config.revalidate.map(|every| {
@@ -171,7 +187,8 @@ impl Verifiers {
 
 impl Verifier {
     pub fn open(config: &Arc<config::Verifier>, carried: &[String]) -> Result<Self, OpenError> {
-        let source = Source::open(config).map_err(|problem| OpenError { name: config.name.to_string(), problem })?;
+        let source = Source::open(config)
+            .map_err(|problem| OpenError { name: config.name.to_string(), problem })?;
         Ok(Self {
             carried: carried.to_vec(),
             source,
@@ -192,10 +209,19 @@ impl Verifier {
             Source::Http(_) | Source::Introspection(_) => lock(&self.breaker).state(),
         };
         let asking = lock(&self.desk).flights.len();
-        VerifierFigures { name: self.config.name.to_string(), kind: self.config.kind.name(), breaker: breaker.name(), asking }
+        VerifierFigures {
+            name: self.config.name.to_string(),
+            kind: self.config.kind.name(),
+            breaker: breaker.name(),
+            asking,
+        }
     }
 
-    async fn prove(self: &Arc<Self>, question: &Arc<Question>, memory: Memory) -> Result<Arc<Principal>, Rejection> {
+    async fn prove(
+        self: &Arc<Self>,
+        question: &Arc<Question>,
+        memory: Memory,
+    ) -> Result<Arc<Principal>, Rejection> {
         match self.answer(question, memory, Now::read()).await {
             Ok(Answer::Good(principal)) => Ok(principal),
             Ok(Answer::No(why)) => Err(Rejection::InvalidToken(why)),
@@ -203,21 +229,31 @@ impl Verifier {
         }
     }
 
-    async fn answer(self: &Arc<Self>, question: &Arc<Question>, memory: Memory, now: Now) -> Result<Answer, Fault> {
+    async fn answer(
+        self: &Arc<Self>,
+        question: &Arc<Question>,
+        memory: Memory,
+        now: Now,
+    ) -> Result<Answer, VerifierFault> {
         let key = self.key_of(question);
         let (outcome, flight) = self.find_or_ask(key, question, memory, now.mono);
-        Event::VerifierRemembers { verifier: &self.config.name, outcome }.emit();
+        CacheLookedUp { verifier: &self.config.name, outcome }.emit();
         let mut flight = match flight {
             Ok(answer) => return Ok(answer),
             Err(Ok(flight)) => flight,
             Err(Err(fault)) => {
-                Event::VerifierAsked { verifier: &self.config.name, outcome: fault.label(), duration: None }.emit();
+                VerifierAsked {
+                    verifier: &self.config.name,
+                    outcome: QuestionOutcome::Failed(fault),
+                    duration: None,
+                }
+                .emit();
                 return Err(fault);
             }
         };
         // Its sender is gone where the runtime that asked has stopped.
-        let landed = flight.wait_for(Option::is_some).await.map_err(|_| Fault::Lost)?;
-        landed.clone().unwrap_or(Err(Fault::Lost))
+        let landed = flight.wait_for(Option::is_some).await.map_err(|_| VerifierFault::Lost)?;
+        landed.clone().unwrap_or(Err(VerifierFault::Lost))
     }
 
     /// The answer that is believed, or the question that will bring one: for a metric, and itself.
@@ -228,25 +264,25 @@ impl Verifier {
         question: &Arc<Question>,
         memory: Memory,
         now: Instant,
-    ) -> (&'static str, Result<Answer, Result<Flight, Fault>>) {
+    ) -> (CacheOutcome, Result<Answer, Result<Flight, VerifierFault>>) {
         let mut desk = lock(&self.desk);
         if memory == Memory::Used {
             if let Some(principal) = desk.good.recall(&key, now) {
-                return ("good", Ok(Answer::Good(principal)));
+                return (CacheOutcome::Good, Ok(Answer::Good(principal)));
             }
             if let Some(why) = desk.bad.recall(&key, now) {
-                return ("bad", Ok(Answer::No(why)));
+                return (CacheOutcome::Bad, Ok(Answer::No(why)));
             }
         }
         if let Some(flight) = desk.flights.get(&key) {
-            return ("joined", Err(Ok(flight.clone())));
+            return (CacheOutcome::Joined, Err(Ok(flight.clone())));
         }
         if desk.flights.len() >= self.config.concurrency.saturating_add(self.config.max_waiting) {
-            Event::LimitReached { limit: "verifier_max_waiting", peer: None }.emit();
-            return ("miss", Err(Err(Fault::Busy)));
+            LimitReached { limit: Limit::VerifierMaxWaiting, peer: None }.emit();
+            return (CacheOutcome::Miss, Err(Err(VerifierFault::Busy)));
         }
         if !self.change_breaker(None, |breaker| breaker.admit(now)) {
-            return ("miss", Err(Err(Fault::BreakerOpen)));
+            return (CacheOutcome::Miss, Err(Err(VerifierFault::BreakerOpen)));
         }
         let (tell, flight) = watch::channel(None);
         desk.flights.insert(key, flight.clone());
@@ -258,46 +294,60 @@ impl Verifier {
             drop(landing);
             tell.send_replace(Some(outcome));
         });
-        ("miss", Err(Ok(flight)))
+        (CacheOutcome::Miss, Err(Ok(flight)))
     }
 
     /// One question, from the wait for a place to what its answer means.
-    async fn ask(&self, question: &Question) -> Result<Answer, Fault> {
+    async fn ask(&self, question: &Question) -> Result<Answer, VerifierFault> {
         let began = Now::read();
         let deadline = began.mono + self.config.timeout;
         let name = &self.config.name;
         let Ok(Ok(place)) = timeout_at(deadline, self.places.acquire()).await else {
             // Those on their way tell the breaker themselves.
-            Event::LimitReached { limit: "verifier_concurrency", peer: None }.emit();
-            Event::VerifierAsked { verifier: name, outcome: Fault::Busy.label(), duration: None }.emit();
-            return Err(Fault::Busy);
+            LimitReached { limit: Limit::VerifierConcurrency, peer: None }.emit();
+            VerifierAsked {
+                verifier: name,
+                outcome: QuestionOutcome::Failed(VerifierFault::Busy),
+                duration: None,
+            }
+            .emit();
+            return Err(VerifierFault::Busy);
         };
         let on_its_way = InFlight::begin(name);
         let asking = Box::pin(self.source.ask(&self.config, &self.carried, question, began.wall));
-        let outcome = timeout_at(deadline, asking).await.unwrap_or(Err(Fault::Timeout));
+        let outcome = timeout_at(deadline, asking).await.unwrap_or(Err(VerifierFault::Timeout));
         drop((on_its_way, place));
         let ended = Now::read().mono;
         let fault = outcome.as_ref().err().copied();
         self.change_breaker(fault, |breaker| {
-            if fault.is_some_and(Fault::counts_against_the_verifier) { breaker.failed(ended) } else { breaker.succeeded() }
+            if fault.is_some_and(VerifierFault::counts_against_the_verifier) {
+                breaker.failed(ended);
+            } else {
+                breaker.succeeded();
+            }
         });
-        let label = match &outcome {
-            Ok(Answer::Good(_)) => "good",
-            Ok(Answer::No(_)) => "bad",
-            Err(fault) => fault.label(),
-        };
-        Event::VerifierAsked { verifier: name, outcome: label, duration: Some(ended.saturating_duration_since(began.mono)) }.emit();
+        VerifierAsked {
+            verifier: name,
+            outcome: match &outcome {
+                Ok(Answer::Good(_)) => QuestionOutcome::Good,
+                Ok(Answer::No(_)) => QuestionOutcome::Bad,
+                Err(fault) => QuestionOutcome::Failed(*fault),
+            },
+            duration: Some(ended.saturating_duration_since(began.mono)),
+        }
+        .emit();
         outcome
     }
 
     /// A good answer is never believed past its own end.
-    fn remember(&self, key: Key, outcome: &Result<Answer, Fault>) {
+    fn remember(&self, key: Key, outcome: &Result<Answer, VerifierFault>) {
         let now = Now::read();
         let mut desk = lock(&self.desk);
         match outcome {
             Ok(Answer::Good(principal)) => {
                 desk.bad.forget(&key);
-                let until = (now.mono + self.config.cache_ttl).min(now.instant_of(principal.expires_at));
+                let until =
+                    (now.mono + self.config.cache_ttl).min(now.instant_of(principal.expires_at));
                 if until > now.mono {
                     desk.good.remember(key, Arc::clone(principal), until);
                 }
@@ -313,19 +363,24 @@ impl Verifier {
         }
     }
 
-    fn change_breaker<T>(&self, fault: Option<Fault>, change: impl FnOnce(&mut Breaker) -> T) -> T {
+    fn change_breaker<T>(
+        &self,
+        fault: Option<VerifierFault>,
+        change: impl FnOnce(&mut Breaker) -> T,
+    ) -> T {
         let mut breaker = lock(&self.breaker);
         let before = breaker.state();
         let result = change(&mut breaker);
         let state = breaker.state();
         if state != before {
             // Under the lock, so that the metric's last value is the last state.
-            Event::VerifierBreaker { verifier: &self.config.name, state, fault: fault.map(Fault::label) }.emit();
+            VerifierBreakerChanged { verifier: &self.config.name, state, fault }.emit();
         }
         result
     }
 
-    /// The hash of everything that the answer may depend on; a service over HTTP is told more than the credential.
+    /// The hash of everything that the answer may depend on; a service over HTTP is told more than
+    /// the credential.
     fn key_of(&self, question: &Question) -> Key {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut part = |bytes: &[u8]| {
@@ -349,8 +404,8 @@ impl Vouched {
         &self.verifier.config.name
     }
 
-    /// Until the next question: up to a fifth earlier than `revalidate`, so that sessions that began together do not ask
-    /// together.
+    /// Until the next question: up to a fifth earlier than `revalidate`, so that sessions that
+    /// began together do not ask together.
     pub fn pause(&self) -> Duration {
         let mut byte = [0];
         let _ = rand::fill(&mut byte);
@@ -385,13 +440,13 @@ struct InFlight<'a>(&'a str);
 
 impl<'a> InFlight<'a> {
     fn begin(verifier: &'a str) -> Self {
-        Event::VerifierInFlight { verifier, change: 1.0 }.emit();
+        InFlightChanged { verifier, change: 1.0 }.emit();
         Self(verifier)
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        Event::VerifierInFlight { verifier: self.0, change: -1.0 }.emit();
+        InFlightChanged { verifier: self.0, change: -1.0 }.emit();
     }
 }

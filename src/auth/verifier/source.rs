@@ -1,6 +1,7 @@
-//! Where a verifier's word comes from: a service over HTTP, an introspection endpoint (RFC 7662), or a key in Redis.
+//! Where a verifier's word comes from: a service over HTTP, an introspection endpoint (RFC 7662),
+//! or a key in Redis.
 //!
-//! Whatever is neither a clear yes nor a clear no is a [`Fault`].
+//! Whatever is neither a clear yes nor a clear no is a [`VerifierFault`].
 
 use std::net::IpAddr;
 
@@ -13,14 +14,17 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{Answer, Fault, Question, claims};
-use crate::auth::credential::Method;
-use crate::auth::jwt::{InvalidToken, names_audience};
-use crate::auth::{decoded, strict_json};
-use crate::clock::UnixMillis;
-use crate::config::secret::Secret;
-use crate::config::{self, Asked, SessionKeys, VerifierKind};
-use crate::fetch::{FetchConfig, FetchError, Fetched, Fetcher};
+use super::{Answer, Question, claims};
+use crate::auth::decoded;
+use crate::auth::jwt::names_audience;
+use crate::base::clock::UnixMillis;
+use crate::base::strict_json;
+use crate::config::{self, SessionKeys, VerifierEndpoint, VerifierKind};
+use crate::model::faults::InvalidToken;
+use crate::model::method::Method;
+use crate::model::secret::Secret;
+use crate::model::verifier_fault::VerifierFault;
+use crate::net::fetch::{FetchConfig, FetchError, Fetched, Fetcher};
 use crate::store::redis::Lookup;
 
 /// An id is at least this long: a short one can be guessed, or be the name of something else.
@@ -46,7 +50,7 @@ struct Told<'a> {
 
 impl Source {
     pub(super) fn open(config: &config::Verifier) -> Result<Self, String> {
-        let fetcher = |asked: &Asked| {
+        let fetcher = |asked: &VerifierEndpoint| {
             Fetcher::new(FetchConfig {
                 ca_file: asked.ca_file.clone(),
                 timeout: config.timeout,
@@ -57,7 +61,9 @@ impl Source {
         Ok(match &config.kind {
             VerifierKind::Http(asked) => Self::Http(fetcher(asked)?),
             VerifierKind::Introspection { asked, .. } => Self::Introspection(fetcher(asked)?),
-            VerifierKind::Redis(keys) => Self::Redis(Box::new(Lookup::open(&keys.redis).map_err(|error| error.to_string())?)),
+            VerifierKind::Redis(keys) => {
+                Self::Redis(Box::new(Lookup::open(&keys.redis).map_err(|error| error.to_string())?))
+            }
         })
     }
 
@@ -67,18 +73,25 @@ impl Source {
         carried: &[String],
         question: &Question,
         now: UnixMillis,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<Answer, VerifierFault> {
         let (claims, kept_for) = match (self, &config.kind) {
             (Self::Http(fetcher), VerifierKind::Http(asked)) => {
-                let answer = fetcher.post(&asked.place, json_type(), asked.authorization.as_ref(), told(question)?).await?;
+                let answer = fetcher
+                    .post(&asked.place, json_type(), asked.authorization.as_ref(), told(question)?)
+                    .await?;
                 if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                     return Ok(Answer::No(InvalidToken::Refused));
                 }
                 (object(&answer)?, None)
             }
-            (Self::Introspection(fetcher), VerifierKind::Introspection { asked, issuer, audience }) => {
+            (
+                Self::Introspection(fetcher),
+                VerifierKind::Introspection { asked, issuer, audience },
+            ) => {
                 let body = form(question.credential.expose());
-                let answer = fetcher.post(&asked.place, form_type(), asked.authorization.as_ref(), body).await?;
+                let answer = fetcher
+                    .post(&asked.place, form_type(), asked.authorization.as_ref(), body)
+                    .await?;
                 let claims = object(&answer)?;
                 if let Some(why) = introspected(&claims, issuer.as_deref(), audience)? {
                     return Ok(Answer::No(why));
@@ -88,22 +101,29 @@ impl Source {
             (Self::Redis(lookup), VerifierKind::Redis(keys)) => {
                 let id = question.credential.expose_str().unwrap_or_default();
                 let key = Zeroizing::new(format!("{}{id}{}", keys.before, keys.after));
-                let Some(found) = lookup.read(&key, keys.max_answer_bytes).await.map_err(Fault::Store)? else {
+                let Some(found) =
+                    lookup.read(&key, keys.max_answer_bytes).await.map_err(VerifierFault::Store)?
+                else {
                     return Ok(Answer::No(InvalidToken::Refused));
                 };
                 if found.value.len() > keys.max_answer_bytes {
-                    return Err(Fault::TooLarge);
+                    return Err(VerifierFault::TooLarge);
                 }
-                (strict_json::object(&found.value).ok_or(Fault::Malformed)?, found.left)
+                (strict_json::object(&found.value).ok_or(VerifierFault::Malformed)?, found.left)
             }
-            _ => return Err(Fault::Lost),
+            _ => return Err(VerifierFault::Lost),
         };
         Ok(claims::judge(config, carried, claims, kept_for, now))
     }
 }
 
-/// What is asked about, from what the client showed; wrong where no verifier of this kind could know it.
-pub(super) fn credential(config: &config::Verifier, method: Method, shown: &Secret) -> Result<Secret, InvalidToken> {
+/// What is asked about, from what the client showed; wrong where no verifier of this kind could
+/// know it.
+pub(super) fn credential(
+    config: &config::Verifier,
+    method: Method,
+    shown: &Secret,
+) -> Result<Secret, InvalidToken> {
     if shown.len() > config.max_token_bytes {
         return Err(InvalidToken::TooLong);
     }
@@ -117,23 +137,29 @@ pub(super) fn credential(config: &config::Verifier, method: Method, shown: &Secr
     };
     // Nothing that has a meaning in a key, or in a cluster's choice of a slot.
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_,".contains(byte);
-    if id.len() < SHORTEST_ID || id.len() > SessionKeys::LONGEST_ID || !id.expose().iter().all(fits) {
+    if id.len() < SHORTEST_ID || id.len() > SessionKeys::LONGEST_ID || !id.expose().iter().all(fits)
+    {
         return Err(InvalidToken::Malformed);
     }
     Ok(id)
 }
 
-/// The id in `s:<id>.<signature>`, as express-session writes its cookie: HMAC-SHA256 in base64 without padding.
+/// The id in `s:<id>.<signature>`, as express-session writes its cookie: HMAC-SHA256 in base64
+/// without padding.
 fn signed_id(shown: &Secret, secret: &Secret) -> Result<Secret, InvalidToken> {
-    let written = Zeroizing::new(shown.expose_str().and_then(decoded).ok_or(InvalidToken::Malformed)?);
-    let (id, signature) = written.strip_prefix("s:").and_then(|rest| rest.rsplit_once('.')).ok_or(InvalidToken::Malformed)?;
+    let written =
+        Zeroizing::new(shown.expose_str().and_then(decoded).ok_or(InvalidToken::Malformed)?);
+    let (id, signature) = written
+        .strip_prefix("s:")
+        .and_then(|rest| rest.rsplit_once('.'))
+        .ok_or(InvalidToken::Malformed)?;
     let signature = STANDARD_NO_PAD.decode(signature).map_err(|_| InvalidToken::Signature)?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
     hmac::verify(&key, id.as_bytes(), &signature).map_err(|_| InvalidToken::Signature)?;
     Ok(Secret::from(id))
 }
 
-fn told(question: &Question) -> Result<Bytes, Fault> {
+fn told(question: &Question) -> Result<Bytes, VerifierFault> {
     let told = Told {
         credential: question.credential.expose_str().unwrap_or_default(),
         kind: if question.method == Method::Session { "session" } else { "token" },
@@ -142,10 +168,13 @@ fn told(question: &Question) -> Result<Bytes, Fault> {
         client_address: question.address,
     };
     // It is wiped when it has been sent.
-    Ok(Bytes::from_owner(Zeroizing::new(serde_json::to_vec(&told).map_err(|_| Fault::Malformed)?)))
+    Ok(Bytes::from_owner(Zeroizing::new(
+        serde_json::to_vec(&told).map_err(|_| VerifierFault::Malformed)?,
+    )))
 }
 
-/// RFC 7662, section 2.1: the token as a form. No `token_type_hint`: servers may look further anyway.
+/// RFC 7662, section 2.1: the token as a form. No `token_type_hint`: servers may look further
+/// anyway.
 fn form(token: &[u8]) -> Bytes {
     let mut body = Zeroizing::new(Vec::with_capacity(6 + 3 * token.len()));
     body.extend_from_slice(b"token=");
@@ -159,19 +188,23 @@ fn form(token: &[u8]) -> Bytes {
     Bytes::from_owner(body)
 }
 
-fn object(answer: &Fetched) -> Result<Map<String, Value>, Fault> {
+fn object(answer: &Fetched) -> Result<Map<String, Value>, VerifierFault> {
     if answer.status != StatusCode::OK {
         return Err(FetchError::Status(answer.status).into());
     }
-    strict_json::object(&answer.body).ok_or(Fault::Malformed)
+    strict_json::object(&answer.body).ok_or(VerifierFault::Malformed)
 }
 
 /// Why the token is refused, if it is.
-fn introspected(claims: &Map<String, Value>, issuer: Option<&str>, audience: &[String]) -> Result<Option<InvalidToken>, Fault> {
+fn introspected(
+    claims: &Map<String, Value>,
+    issuer: Option<&str>,
+    audience: &[String],
+) -> Result<Option<InvalidToken>, VerifierFault> {
     match claims.get("active") {
         Some(Value::Bool(true)) => {}
         Some(Value::Bool(false)) => return Ok(Some(InvalidToken::Refused)),
-        _ => return Err(Fault::Malformed),
+        _ => return Err(VerifierFault::Malformed),
     }
     if issuer.is_some_and(|issuer| claims.get("iss").and_then(Value::as_str) != Some(issuer)) {
         return Ok(Some(InvalidToken::UnknownIssuer));

@@ -1,28 +1,32 @@
 //! The stream through which the nodes of a fleet tell each other what is revoked.
 //!
-//! Beside it stands a shorter one for notices, which are of use now or never: `roster.rs` writes them, and the one connection
-//! that waits for revocations hears them too. In a cluster both are in one slot.
+//! Beside it stands a shorter one for notices, which are of use now or never: `roster.rs` writes
+//! them, and the one connection that waits for revocations hears them too. In a cluster both are in
+//! one slot.
 //!
-//! Writing has a lane like every other operation. Reading blocks its connection until there is something to read, so a reader
-//! has a connection of its own, with more time than the others. The stream is bounded and leaves by itself.
+//! Writing has a lane like every other operation. Reading blocks its connection until there is
+//! something to read, so a reader has a connection of its own, with more time than the others. The
+//! stream is bounded and leaves by itself.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::{Cmd, Pipeline, Value, cmd, pipe};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
-use super::fault::Fault;
+use super::events::{Operation, Purpose, StoreDialled};
 use super::lane::Lane;
-use super::{BULLETIN_LANE, ask_all, authorities, millis};
-use crate::auth::revocation::Revocation;
-use crate::clock::{Now, UnixMillis};
+use super::{ask_all, authorities, millis};
+use crate::base::clock::{Now, UnixMillis};
+use crate::base::lock::lock;
 use crate::config;
 use crate::config::store::Redis;
+use crate::model::revocation::Revocation;
+use crate::model::store_fault::StoreFault;
 use crate::store::OpenError;
-use crate::telemetry::event::Event;
+use crate::telemetry::Event;
 
 /// A read that finds nothing ends after this, and the reader looks whether all is as it was.
 pub const BLOCK: Duration = Duration::from_secs(1);
@@ -31,7 +35,8 @@ const PAGE: usize = 500;
 const FIELD: &str = "order";
 /// A hundred years: an order may name any end, and Redis has no numbers for all of them.
 const LONGEST_KEPT: Duration = Duration::from_secs(100 * 366 * 86_400);
-/// No order that a node gives is longer: its names have a kilobyte each, and JSON may write a byte as six.
+/// No order that a node gives is longer: its names have a kilobyte each, and JSON may write a byte
+/// as six.
 const LONGEST: usize = 16 * 1024;
 pub(super) const NOTICE: &str = "notice";
 
@@ -41,8 +46,8 @@ pub struct Bulletin {
     notices: String,
     /// In milliseconds; a reload may change it.
     keep: AtomicU64,
-    /// The latest end of an order that was written or heard.
-    latest: AtomicU64,
+    /// The latest end of an order that was written or heard, by each clock.
+    latest: Mutex<Option<(UnixMillis, Instant)>>,
     length: usize,
     lane: Lane,
     dialer: Dialer,
@@ -59,8 +64,16 @@ pub struct Reader {
     connection: Connection,
     patience: Duration,
     last: String,
+    clock: Option<ServerClock>,
     /// The oldest entry when we looked. Where another one takes its place, entries have gone.
     first: Option<String>,
+}
+
+/// The wall clock of Redis when the connection was made. `None` where its user may not ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ServerClock {
+    wall: UnixMillis,
+    read_at: Instant,
 }
 
 /// What one entry says; `None`: it is not an order, or of a version that we do not know.
@@ -88,10 +101,10 @@ impl Bulletin {
             key: format!("{}revocations", config.prefix),
             notices: notices_key(&config.prefix),
             keep: AtomicU64::new(millis(revocation.keep)),
-            latest: AtomicU64::new(0),
+            latest: Mutex::default(),
             // Nodes that write the same at once leave room for each other.
             length: revocation.max_entries.saturating_mul(2),
-            lane: Lane::new(BULLETIN_LANE, &dialer, config.timeout, config.max_in_flight),
+            lane: Lane::new(Purpose::Revocations, &dialer, config.timeout, config.max_in_flight),
             dialer: Dialer::new(Redis { timeout: patience, ..config.clone() }, ca),
             patience,
         })
@@ -102,51 +115,116 @@ impl Bulletin {
         self.keep.store(millis(keep), Ordering::Relaxed);
     }
 
-    /// All of them or, where it fails, some of them. Without any it only keeps what is there for longer.
-    pub async fn write(&self, orders: &[Revocation]) -> Result<(), Fault> {
-        let pipeline = self.pipeline(orders)?;
-        self.lane.run("revoke", |connection| ask_all(connection, pipeline), |answers: Vec<Value>| accepted(&answers)).await
+    /// All of them or, where it fails, some of them. Without any it only keeps what is there for
+    /// longer.
+    pub async fn write(&self, orders: &[Revocation]) -> Result<(), StoreFault> {
+        let pipeline = self.pipeline(orders, Now::read())?;
+        self.lane
+            .run(
+                Operation::Revoke,
+                |connection| ask_all(connection, pipeline),
+                |answers: Vec<Value>| accepted(&answers),
+            )
+            .await
     }
 
-    /// The same by a reader's connection, which is known to be there, whatever the breaker still thinks.
-    pub async fn write_by(&self, reader: &mut Reader, orders: &[Revocation]) -> Result<(), Fault> {
-        let pipeline = self.pipeline(orders)?;
-        let answer = timeout(self.patience, reader.connection.pipeline(&pipeline)).await.map_err(|_| Fault::Timeout)?;
-        accepted(&answer.map_err(|error| Fault::from(&error))?)
+    /// The same by a reader's connection, which is known to be there, whatever the breaker still
+    /// thinks.
+    pub async fn write_by(
+        &self,
+        reader: &mut Reader,
+        orders: &[Revocation],
+    ) -> Result<(), StoreFault> {
+        let pipeline = self.pipeline(orders, Now::read())?;
+        let answer = timeout(self.patience, reader.connection.pipeline(&pipeline))
+            .await
+            .map_err(|_| StoreFault::Timeout)?;
+        accepted(&answer.map_err(|error| StoreFault::from(&error))?)
     }
 
-    /// The stream stays for as long as this order is in force, for who starts then has nobody else to hear it from.
-    pub fn outlive(&self, order: &Revocation) {
-        self.latest.fetch_max(order.until.0, Ordering::Relaxed);
+    /// The stream stays for as long as this order is in force, for who starts then has nobody else
+    /// to hear it from.
+    pub fn outlive(&self, order: &Revocation, now: Now) {
+        let mut latest = lock(&self.latest);
+        let (until, ends) = latest.unwrap_or((order.until, now.mono));
+        *latest = Some((until.max(order.until), ends.max(order.ends_at(now))));
     }
 
-    fn pipeline(&self, orders: &[Revocation]) -> Result<Pipeline, Fault> {
+    fn pipeline(&self, orders: &[Revocation], now: Now) -> Result<Pipeline, StoreFault> {
         let mut pipeline = pipe();
         for order in orders {
-            self.outlive(order);
-            let json = serde_json::to_string(order).map_err(|_| Fault::Other)?;
-            pipeline.cmd("XADD").arg(&self.key).arg("MAXLEN").arg("~").arg(self.length).arg("*").arg(FIELD).arg(json);
+            self.outlive(order, now);
+            let json = serde_json::to_string(order).map_err(|_| StoreFault::Other)?;
+            pipeline
+                .cmd("XADD")
+                .arg(&self.key)
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(self.length)
+                .arg("*")
+                .arg(FIELD)
+                .arg(json);
         }
-        let left = UnixMillis(self.latest.load(Ordering::Relaxed)).since(Now::read().wall);
+        let left = |(until, ends): (UnixMillis, Instant)| {
+            until.since(now.wall).max(ends.saturating_duration_since(now.mono))
+        };
+        let left = lock(&self.latest).map_or(Duration::ZERO, left);
         let keep = self.keep.load(Ordering::Relaxed).max(millis(left)).min(millis(LONGEST_KEPT));
         pipeline.cmd("PEXPIRE").arg(&self.key).arg(keep);
         Ok(pipeline)
     }
 
-    pub async fn connect(&self) -> Result<Reader, Fault> {
+    pub async fn connect(&self) -> Result<Reader, StoreFault> {
         let made = match timeout(DIAL_TIMEOUT, self.dialer.dial()).await {
-            Ok(made) => made.map_err(|error| Fault::from(&error)),
-            Err(_) => Err(Fault::Timeout),
+            Ok(made) => made.map_err(|error| StoreFault::from(&error)),
+            Err(_) => Err(StoreFault::Timeout),
         };
-        let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
-        Event::StoreDialled { region: self.dialer.region(), lane: BULLETIN_LANE, outcome }.emit();
+        StoreDialled {
+            region: self.dialer.region(),
+            purpose: Purpose::Revocations,
+            fault: made.as_ref().err().copied(),
+        }
+        .emit();
         let start = || "0".to_owned();
         let (key, notices) = (self.key.clone(), self.notices.clone());
-        Ok(Reader { key, notices, last_notice: start(), connection: made?, patience: self.patience, last: start(), first: None })
+        let (connection, patience) = (made?, self.patience);
+        let mut reader = Reader {
+            key,
+            notices,
+            last_notice: start(),
+            connection,
+            patience,
+            last: start(),
+            clock: None,
+            first: None,
+        };
+        reader.clock = reader.read_clock().await?;
+        Ok(reader)
     }
 }
 
 impl Reader {
+    /// Returns `now` as the slower of two wall clocks has it, this node's and that of Redis: an
+    /// order that was given elsewhere is over when both say so.
+    pub fn by_the_slower_clock(&self, now: Now) -> Now {
+        let there =
+            self.clock.map(|clock| clock.wall + now.mono.saturating_duration_since(clock.read_at));
+        Now { wall: there.map_or(now.wall, |there| there.min(now.wall)), ..now }
+    }
+
+    /// Asks Redis for the time. An answer that was slow makes the clock slower, never faster.
+    async fn read_clock(&mut self) -> Result<Option<ServerClock>, StoreFault> {
+        let answer = timeout(self.patience, self.connection.command::<(u64, u64)>(&cmd("TIME")))
+            .await
+            .map_err(|_| StoreFault::Timeout)?;
+        let clock = |(seconds, micros): (u64, u64)| ServerClock {
+            wall: UnixMillis(seconds.saturating_mul(1000).saturating_add(micros / 1000)),
+            read_at: Now::read().mono,
+        };
+        // A user without the right to ask hears the orders all the same.
+        Ok(answer.ok().map(clock))
+    }
+
     /// The next read begins with the oldest entry.
     pub fn rewind(&mut self) {
         self.last = "0".to_owned();
@@ -154,7 +232,7 @@ impl Reader {
     }
 
     /// What is there and not read yet, a page of it; nothing at its end.
-    pub async fn read(&mut self) -> Result<Vec<Entry>, Fault> {
+    pub async fn read(&mut self) -> Result<Vec<Entry>, StoreFault> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(PAGE).arg("STREAMS").arg(&self.key).arg(&self.last);
         let streams = self.ask(&read).await?;
@@ -162,7 +240,7 @@ impl Reader {
     }
 
     /// The same, and waits for it; nothing after a while.
-    pub async fn wait(&mut self) -> Result<Heard, Fault> {
+    pub async fn wait(&mut self) -> Result<Heard, StoreFault> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS");
         read.arg(&self.key).arg(&self.notices).arg(&self.last).arg(&self.last_notice);
@@ -170,11 +248,18 @@ impl Reader {
         Ok(self.note(streams))
     }
 
-    /// Has the stream lost entries since it was read from its beginning: trimmed, emptied, or another one?
-    pub async fn has_gap(&mut self) -> Result<bool, Fault> {
+    /// Has the stream lost entries since it was read from its beginning: trimmed, emptied, or
+    /// another one?
+    pub async fn has_gap(&mut self) -> Result<bool, StoreFault> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(1).arg("STREAMS").arg(&self.key).arg("0");
-        let oldest = self.ask(&read).await?.into_iter().flat_map(|stream| stream.entries).next().map(|entry| entry.id);
+        let oldest = self
+            .ask(&read)
+            .await?
+            .into_iter()
+            .flat_map(|stream| stream.entries)
+            .next()
+            .map(|entry| entry.id);
         Ok(self.first.is_some() && oldest != self.first)
     }
 
@@ -191,25 +276,32 @@ impl Reader {
             if self.first.is_none() {
                 self.first = entries.first().map(|entry| entry.id.clone());
             }
-            let order = |entry: Line| serde_json::from_str(&entry.value(FIELD).filter(|json| json.len() <= LONGEST)?).ok();
+            let order = |entry: Line| {
+                serde_json::from_str(&entry.value(FIELD).filter(|json| json.len() <= LONGEST)?).ok()
+            };
             heard.orders.extend(entries.into_iter().map(order));
             self.last = last.unwrap_or_else(|| self.last.clone());
         }
         heard
     }
 
-    async fn ask(&mut self, read: &Cmd) -> Result<Vec<Stream>, Fault> {
-        let answer = timeout(self.patience, self.connection.command::<Value>(read)).await.map_err(|_| Fault::Timeout)?;
-        let answer = answer.map_err(|error| Fault::from(&error))?;
-        streams(answer).ok_or(Fault::Protocol)
+    async fn ask(&mut self, read: &Cmd) -> Result<Vec<Stream>, StoreFault> {
+        let answer = timeout(self.patience, self.connection.command::<Value>(read))
+            .await
+            .map_err(|_| StoreFault::Timeout)?;
+        let answer = answer.map_err(|error| StoreFault::from(&error))?;
+        streams(answer).ok_or(StoreFault::Protocol)
     }
 }
 
-/// An id for each entry, and whether the stream is there: whoever just says yes has written nothing.
-fn accepted(answers: &[Value]) -> Result<(), Fault> {
+/// An id for each entry, and whether the stream is there: whoever just says yes has written
+/// nothing.
+fn accepted(answers: &[Value]) -> Result<(), StoreFault> {
     match answers.split_last() {
-        Some((Value::Int(_), ids)) if ids.iter().all(|id| matches!(id, Value::BulkString(_))) => Ok(()),
-        _ => Err(Fault::Protocol),
+        Some((Value::Int(_), ids)) if ids.iter().all(|id| matches!(id, Value::BulkString(_))) => {
+            Ok(())
+        }
+        _ => Err(StoreFault::Protocol),
     }
 }
 
@@ -249,7 +341,10 @@ fn streams(answer: Value) -> Option<Vec<Stream>> {
     };
     let stream = |(key, entries)| {
         let Value::Array(entries) = entries else { return None };
-        Some(Stream { key: text(key)?, entries: entries.into_iter().map(line).collect::<Option<_>>()? })
+        Some(Stream {
+            key: text(key)?,
+            entries: entries.into_iter().map(line).collect::<Option<_>>()?,
+        })
     };
     pairs.into_iter().map(stream).collect()
 }
@@ -270,4 +365,92 @@ fn line(entry: Value) -> Option<Line> {
 fn text(value: Value) -> Option<String> {
     let Value::BulkString(bytes) = value else { return None };
     String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::server::RedisServer;
+    use super::super::tests::config;
+    use super::*;
+    use crate::auth::revocation::{Applied, Revocations};
+    use crate::model::principal::tests::principal;
+    use crate::model::revocation::{Kind, What};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn bulletin(port: u16, user: Option<&str>) -> Bulletin {
+        let password = user.map(|_| "secret".into());
+        let redis = Redis { username: user.map(str::to_owned), password, ..config(port) };
+        Bulletin::open(&redis, &config::Revocation { keep: HOUR, max_entries: 100 }).unwrap()
+    }
+
+    /// By a wall clock that shows another time.
+    fn ahead(span: Duration) -> Now {
+        let now = Now::read();
+        Now { wall: now.wall + span, ..now }
+    }
+
+    async fn heard(reader: &mut Reader) -> Revocation {
+        reader.read().await.unwrap().remove(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_clock_is_ahead_holds_what_it_hears_and_has_it_when_the_clock_is_set_right()
+     {
+        let server = RedisServer::start(&[]);
+        let bulletin = bulletin(server.port, None);
+        let order = Revocation::new(What::User("ada".into()), None, Now::read().wall, HOUR);
+        bulletin.write(std::slice::from_ref(&order)).await.unwrap();
+        let (list, ada) = (Revocations::new(10), principal("ada", "main", None, None, 0));
+        assert_eq!(
+            list.apply(order, ahead(DAY)),
+            Ok(Applied::Over),
+            "what the node's own clock would say"
+        );
+
+        let mut reader = bulletin.connect().await.unwrap();
+        let order = heard(&mut reader).await;
+        assert_eq!(
+            list.apply(order.clone(), reader.by_the_slower_clock(ahead(DAY))),
+            Ok(Applied::New)
+        );
+        assert_eq!((list.sweep(ahead(DAY)), list.find(&ada, ahead(DAY))), (1, Some(Kind::User)));
+        assert_eq!(list.find(&ada, Now::read()), Some(Kind::User), "the clock was set right");
+        assert_eq!(list.apply(order, Now::read()), Ok(Applied::Known));
+        // What is over by both clocks is over.
+        let past = Revocation::new(What::User("bob".into()), None, UnixMillis(1_000), HOUR);
+        assert_eq!(list.apply(past, reader.by_the_slower_clock(ahead(DAY))), Ok(Applied::Over));
+        let behind = Now { wall: UnixMillis(1_000), ..Now::read() };
+        assert_eq!(reader.by_the_slower_clock(behind).wall, behind.wall);
+    }
+
+    #[tokio::test]
+    async fn a_user_who_may_not_ask_for_the_time_hears_by_the_node_s_own_clock() {
+        let server = RedisServer::start(&[]);
+        server.cli(&[
+            "ACL", "SETUSER", "usher", "on", ">secret", "~*", "-@all", "+hello", "+xadd", "+xread",
+            "+pexpire",
+        ]);
+        let bulletin = bulletin(server.port, Some("usher"));
+        bulletin
+            .write(&[Revocation::new(What::User("ada".into()), None, Now::read().wall, HOUR)])
+            .await
+            .unwrap();
+        let mut reader = bulletin.connect().await.unwrap();
+        assert_eq!((reader.clock, heard(&mut reader).await.what), (None, What::User("ada".into())));
+        let now = ahead(DAY);
+        assert_eq!(reader.by_the_slower_clock(now).wall, now.wall);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_cuts_the_stream_no_shorter() {
+        let bulletin = bulletin(1, None);
+        let order = Revocation::new(What::User("ada".into()), None, Now::read().wall, DAY);
+        bulletin.pipeline(&[order], Now::read()).unwrap();
+        let pipeline = bulletin.pipeline(&[], ahead(DAY * 2)).unwrap();
+        let wire = String::from_utf8(pipeline.get_packed_pipeline()).unwrap();
+        let kept: u64 = wire.lines().last().unwrap().parse().unwrap();
+        assert!(kept > millis(DAY) - 60_000, "{wire}");
+    }
 }

@@ -1,6 +1,7 @@
 //! How a connection to Redis is made: a server, the master that sentinels name, or a cluster.
 //!
-//! The library's defaults suit a cache, not a door: Nagle's delay, no keepalive, a vanished host noticed after minutes.
+//! The library's defaults suit a cache, not a door: Nagle's delay, no keepalive, a vanished host
+//! noticed after minutes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,21 +14,23 @@ use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
+    IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo,
+    RedisError, RedisResult, TlsCertificates, TlsMode, Value,
 };
 
+use super::secure::{Authorities, check_master};
 use crate::config::store::{HostPort, Redis, RedisLayout};
 
 /// For all of it: names, sentinels, TLS, password.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// Bytes that nobody acknowledges for this long end the connection.
-const USER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub struct Dialer {
     config: Redis,
-    ca: Option<Vec<u8>>,
+    ca: Option<Authorities>,
     /// It is older than 6.0 and speaks the second version of the protocol only.
     is_old: AtomicBool,
 }
@@ -36,7 +39,8 @@ pub struct Dialer {
 #[derive(Clone)]
 pub struct Connection {
     wire: Wire,
-    /// The other side has closed it. Known without asking, so that the next operation does not pay for it.
+    /// The other side has closed it. Known without asking, so that the next operation does not pay
+    /// for it.
     lost: Arc<AtomicBool>,
 }
 
@@ -47,7 +51,7 @@ enum Wire {
 }
 
 impl Dialer {
-    pub fn new(config: Redis, ca: Option<Vec<u8>>) -> Self {
+    pub fn new(config: Redis, ca: Option<Authorities>) -> Self {
         Self { config, ca, is_old: AtomicBool::new(false) }
     }
 
@@ -59,7 +63,11 @@ impl Dialer {
     pub async fn dial(&self) -> RedisResult<Connection> {
         let was_old = self.is_old.load(Ordering::Relaxed);
         let made = self.dial_once().await;
-        if !was_old && made.as_ref().is_err_and(|error| error.kind() == ErrorKind::RESP3NotSupported || is_unknown_command(error)) {
+        if !was_old
+            && made.as_ref().is_err_and(|error| {
+                error.kind() == ErrorKind::RESP3NotSupported || is_unknown_command(error)
+            })
+        {
             self.is_old.store(true, Ordering::Relaxed);
             return self.dial_once().await;
         }
@@ -68,20 +76,34 @@ impl Dialer {
 
     async fn dial_once(&self) -> RedisResult<Connection> {
         let lost = Arc::new(AtomicBool::new(false));
-        let wire = match &self.config.layout {
-            RedisLayout::Single { server, .. } => {
-                let info = self.info(server)?;
-                let client = match self.certificates() {
-                    Some(certificates) if self.config.tls => Client::build_with_tls(info, certificates)?,
-                    _ => Client::open(info)?,
-                };
-                Wire::Single(client.get_multiplexed_async_connection_with_config(&self.options(&lost)).await?)
+        let own = self.ca.as_ref().filter(|_| self.config.tls);
+        let wire = match (&self.config.layout, own) {
+            (RedisLayout::Single { server, .. }, Some(own)) => Wire::Single(
+                Box::pin(own.connect(server, &self.identity(), self.options(&lost))).await?,
+            ),
+            (RedisLayout::Single { server, .. }, None) => {
+                let client = Client::open(self.info(server)?)?;
+                Wire::Single(
+                    client
+                        .get_multiplexed_async_connection_with_config(&self.options(&lost))
+                        .await?,
+                )
             }
-            RedisLayout::Sentinel { sentinels, master } => {
+            (RedisLayout::Sentinel { sentinels, master }, Some(own)) => {
+                let found =
+                    Box::pin(own.find_master(sentinels, master, &self.sentinel_identity())).await?;
+                let mut connection =
+                    Box::pin(own.connect(&found, &self.identity(), self.options(&lost))).await?;
+                check_master(&mut connection).await?;
+                Wire::Single(connection)
+            }
+            (RedisLayout::Sentinel { sentinels, master }, None) => {
                 let mut client = self.sentinels(sentinels, master)?.build()?;
-                Wire::Single(Box::pin(client.get_async_connection_with_config(&self.options(&lost))).await?)
+                Wire::Single(
+                    Box::pin(client.get_async_connection_with_config(&self.options(&lost))).await?,
+                )
             }
-            RedisLayout::Cluster { nodes } => {
+            (RedisLayout::Cluster { nodes }, _) => {
                 let client = self.cluster(nodes)?.build()?;
                 Wire::Cluster(Box::pin(client.get_async_connection()).await?)
             }
@@ -113,14 +135,20 @@ impl Dialer {
 
     fn address(&self, HostPort { host, port }: &HostPort) -> ConnectionAddr {
         if self.config.tls {
-            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+            ConnectionAddr::TcpTls {
+                host: host.clone(),
+                port: *port,
+                insecure: false,
+                tls_params: None,
+            }
         } else {
             ConnectionAddr::Tcp(host.clone(), *port)
         }
     }
 
     fn identity(&self) -> RedisConnectionInfo {
-        let mut identity = RedisConnectionInfo::default().set_protocol(self.protocol()).set_skip_set_lib_name();
+        let mut identity =
+            RedisConnectionInfo::default().set_protocol(self.protocol()).set_skip_set_lib_name();
         if let Some(username) = &self.config.username {
             identity = identity.set_username(username);
         }
@@ -133,32 +161,45 @@ impl Dialer {
         identity
     }
 
-    fn sentinels(&self, sentinels: &[HostPort], master: &str) -> RedisResult<SentinelClientBuilder> {
+    fn sentinel_identity(&self) -> RedisConnectionInfo {
+        let identity = RedisConnectionInfo::default().set_skip_set_lib_name();
+        match self.sentinel_password() {
+            Some(password) => identity.set_password(password),
+            None => identity,
+        }
+    }
+
+    fn sentinels(
+        &self,
+        sentinels: &[HostPort],
+        master: &str,
+    ) -> RedisResult<SentinelClientBuilder> {
         let addresses = sentinels.iter().map(|sentinel| self.address(sentinel));
-        let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
-            .set_client_to_redis_protocol(self.protocol())
-            .set_client_to_redis_tcp_settings(tcp_settings())
-            .set_client_to_sentinel_tcp_settings(tcp_settings());
+        let mut builder =
+            SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+                .set_client_to_redis_protocol(self.protocol())
+                .set_client_to_redis_tcp_settings(tcp_settings())
+                .set_client_to_sentinel_tcp_settings(tcp_settings());
         if let Some(username) = &self.config.username {
             builder = builder.set_client_to_redis_username(username);
         }
         if let Some(password) = self.password() {
             builder = builder.set_client_to_redis_password(password);
         }
-        if let Some(password) = self.config.sentinel_password.as_ref().and_then(|password| password.expose_str()) {
+        if let Some(password) = self.sentinel_password() {
             builder = builder.set_client_to_sentinel_password(password);
         }
         if self.config.tls {
-            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
-            if let Some(certificates) = self.certificates() {
-                builder = builder.set_client_to_redis_certificates(certificates.clone()).set_client_to_sentinel_certificates(certificates);
-            }
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
         }
         Ok(builder)
     }
 
-    /// A step is tried again where a slot has moved or a node is gone. No repetition can let anybody in twice: what takes a
-    /// ticket finds it once, and what puts one is over before its client has it.
+    /// A step is tried again where a slot has moved or a node is gone. No repetition can let
+    /// anybody in twice: what takes a ticket finds it once, and what puts one is over before its
+    /// client has it.
     fn cluster(&self, nodes: &[HostPort]) -> RedisResult<ClusterClientBuilder> {
         let infos = nodes.iter().map(|node| self.info(node)).collect::<RedisResult<Vec<_>>>()?;
         let mut builder = ClusterClientBuilder::new(infos)
@@ -170,14 +211,15 @@ impl Dialer {
             .use_protocol(self.protocol())
             .tcp_settings(tcp_settings())
             .connection_concurrency_limit(self.config.max_in_flight);
-        if let Some(certificates) = self.certificates().filter(|_| self.config.tls) {
-            builder = builder.certs(certificates);
+        if let Some(ca) = self.ca.as_ref().filter(|_| self.config.tls) {
+            builder = builder
+                .certs(TlsCertificates { client_tls: None, root_cert: Some(ca.pem.clone()) });
         }
         Ok(builder)
     }
 
-    fn certificates(&self) -> Option<TlsCertificates> {
-        self.ca.as_ref().map(|ca| TlsCertificates { client_tls: None, root_cert: Some(ca.clone()) })
+    fn sentinel_password(&self) -> Option<&str> {
+        self.config.sentinel_password.as_ref().and_then(|password| password.expose_str())
     }
 
     fn password(&self) -> Option<&str> {
@@ -185,16 +227,23 @@ impl Dialer {
     }
 
     fn protocol(&self) -> ProtocolVersion {
-        if self.is_old.load(Ordering::Relaxed) { ProtocolVersion::RESP2 } else { ProtocolVersion::RESP3 }
+        if self.is_old.load(Ordering::Relaxed) {
+            ProtocolVersion::RESP2
+        } else {
+            ProtocolVersion::RESP3
+        }
     }
 }
 
 fn tcp_settings() -> TcpSettings {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive());
     #[cfg(target_os = "linux")]
     let settings = settings.set_user_timeout(USER_TIMEOUT);
     settings
+}
+
+pub(super) fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE)
 }
 
 impl Connection {
@@ -235,6 +284,9 @@ impl std::fmt::Debug for Connection {
 }
 
 /// Is this a server that does not know the command?
+/// Also a known command with options that a later version has.
 pub fn is_unknown_command(error: &RedisError) -> bool {
-    error.detail().is_some_and(|detail| detail.contains("unknown command"))
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("unknown command") || detail.contains("syntax error"))
 }

@@ -1,85 +1,11 @@
-//! What can be wrong with a store in Redis: a closed set, so that logs and metrics can name it.
-//!
-//! An error of the client library is read once, here. Its text goes nowhere: it may hold an address, a key or worse.
+//! What an error of the client library means. It is read once, here. Its text goes nowhere: it may hold an
+//! address, a key or worse.
 
 use redis::{ErrorKind, RedisError};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
-    /// The breaker is open; nothing was sent.
-    BreakerOpen,
-    /// No answer in time. The operation may have happened.
-    Timeout,
-    Unreachable,
-    Disconnected,
-    /// We speak to a replica, such as a master that was demoted.
-    ReadOnly,
-    /// No password, a wrong one, or one that may not do this.
-    Auth,
-    Loading,
-    OutOfMemory,
-    /// The cluster has lost slots, or moves them.
-    Cluster,
-    /// The sentinels know no living master of this name.
-    NoMaster,
-    /// Too few replicas heard of it in time. The ticket is spent.
-    NotAcknowledged,
-    /// This is not the Redis protocol, or not what was asked for.
-    Protocol,
-    /// What stands in the store is no record that we can read.
-    Unreadable,
-    Other,
-}
+use crate::model::store_fault::StoreFault;
 
-impl Fault {
-    pub const ALL: [Self; 14] = [
-        Self::BreakerOpen,
-        Self::Timeout,
-        Self::Unreachable,
-        Self::Disconnected,
-        Self::ReadOnly,
-        Self::Auth,
-        Self::Loading,
-        Self::OutOfMemory,
-        Self::Cluster,
-        Self::NoMaster,
-        Self::NotAcknowledged,
-        Self::Protocol,
-        Self::Unreadable,
-        Self::Other,
-    ];
-
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::BreakerOpen => "breaker_open",
-            Self::Timeout => "timeout",
-            Self::Unreachable => "unreachable",
-            Self::Disconnected => "disconnected",
-            Self::ReadOnly => "read_only",
-            Self::Auth => "auth",
-            Self::Loading => "loading",
-            Self::OutOfMemory => "out_of_memory",
-            Self::Cluster => "cluster",
-            Self::NoMaster => "no_master",
-            Self::NotAcknowledged => "not_acknowledged",
-            Self::Protocol => "protocol",
-            Self::Unreadable => "unreadable",
-            Self::Other => "other",
-        }
-    }
-
-    /// Does it say that the store is away? A server that is full still answers, and still redeems.
-    pub fn counts_against_the_store(self) -> bool {
-        !matches!(self, Self::BreakerOpen | Self::OutOfMemory | Self::Unreadable)
-    }
-
-    /// Is another connection the way out? A demoted master keeps the old one open, and answers on it for ever.
-    pub fn ends_the_connection(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Disconnected | Self::ReadOnly | Self::Auth | Self::Protocol | Self::NoMaster)
-    }
-}
-
-impl From<&RedisError> for Fault {
+impl From<&RedisError> for StoreFault {
     fn from(error: &RedisError) -> Self {
         if error.is_timeout() {
             return Self::Timeout;
@@ -89,7 +15,9 @@ impl From<&RedisError> for Fault {
             Some("NOAUTH" | "WRONGPASS" | "NOPERM") => return Self::Auth,
             Some("LOADING") => return Self::Loading,
             Some("OOM") => return Self::OutOfMemory,
-            Some("CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "CROSSSLOT") => return Self::Cluster,
+            Some("CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" | "CROSSSLOT") => {
+                return Self::Cluster;
+            }
             _ => {}
         }
         match error.kind() {
@@ -107,22 +35,15 @@ impl From<&RedisError> for Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn each_fault_has_a_label_of_its_own() {
-        let labels: BTreeSet<_> = Fault::ALL.iter().map(|fault| fault.label()).collect();
-        assert_eq!(labels.len(), Fault::ALL.len());
-    }
 
     #[test]
     fn an_error_without_a_code_is_known_by_its_kind() {
-        let error = |kind| Fault::from(&RedisError::from((kind, "")));
-        assert_eq!(error(ErrorKind::AuthenticationFailed), Fault::Auth);
-        assert_eq!(error(ErrorKind::Parse), Fault::Protocol);
-        let io = |kind| Fault::from(&RedisError::from(std::io::Error::from(kind)));
-        assert_eq!(io(std::io::ErrorKind::TimedOut), Fault::Timeout);
-        assert_eq!(io(std::io::ErrorKind::ConnectionRefused), Fault::Unreachable);
-        assert_eq!(io(std::io::ErrorKind::BrokenPipe), Fault::Disconnected);
+        let error = |kind| StoreFault::from(&RedisError::from((kind, "")));
+        assert_eq!(error(ErrorKind::AuthenticationFailed), StoreFault::Auth);
+        assert_eq!(error(ErrorKind::Parse), StoreFault::Protocol);
+        let io = |kind| StoreFault::from(&RedisError::from(std::io::Error::from(kind)));
+        assert_eq!(io(std::io::ErrorKind::TimedOut), StoreFault::Timeout);
+        assert_eq!(io(std::io::ErrorKind::ConnectionRefused), StoreFault::Unreachable);
+        assert_eq!(io(std::io::ErrorKind::BrokenPipe), StoreFault::Disconnected);
     }
 }

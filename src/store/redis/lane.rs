@@ -1,9 +1,11 @@
-//! One way to Redis: a connection on each thread, a deadline for each operation, one breaker for all.
+//! One way to Redis: a connection on each thread, a deadline for each operation, one breaker for
+//! all.
 //!
-//! A connection lives on the runtime that made it, so each runtime has its own. It is made when it is first needed, by a
-//! task of its own with more time than an operation has, so that operations that give up do not begin it anew. It is
-//! given up when the other side closes it, when it leads to the wrong server, and after timeouts in a row: a socket to a
-//! host that has vanished looks like a slow server.
+//! A connection lives on the runtime that made it, so each runtime has its own. It is made when it
+//! is first needed, by a task of its own with more time than an operation has, so that operations
+//! that give up do not begin it anew. It is given up when the other side closes it, when it leads
+//! to the wrong server, and after timeouts in a row: a socket to a host that has vanished looks
+//! like a slow server.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -16,19 +18,21 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
-use super::fault::Fault;
-use crate::breaker::{Breaker, BreakerState};
-use crate::clock::Now;
-use crate::lock::lock;
-use crate::telemetry::event::Event;
+use super::events::{Operation, OperationEnded, Purpose, StoreBreakerChanged, StoreDialled};
+use crate::base::breaker::{Breaker, BreakerState};
+use crate::base::clock::Now;
+use crate::base::lock::lock;
+use crate::model::store_fault::StoreFault;
+use crate::telemetry::Event;
+use crate::telemetry::limit::{Limit, LimitReached};
 
 /// So many timeouts in a row end a connection.
 const TIMEOUTS: u32 = 3;
 
 #[derive(Debug)]
 pub struct Lane {
-    /// A label: what the lane is for.
-    name: &'static str,
+    /// What its connections are for.
+    purpose: Purpose,
     dialer: Arc<Dialer>,
     limit: Duration,
     max_in_flight: usize,
@@ -55,63 +59,82 @@ struct Mooring {
 enum Link {
     #[default]
     Absent,
-    Dialling(watch::Receiver<Option<Result<Connection, Fault>>>),
+    Dialling(watch::Receiver<Option<Result<Connection, StoreFault>>>),
     Up(Connection),
 }
 
 impl Lane {
-    pub fn new(name: &'static str, dialer: &Arc<Dialer>, limit: Duration, max_in_flight: usize) -> Self {
-        Event::StoreBreaker { region: dialer.region(), lane: name, state: BreakerState::Closed }.emit();
+    pub fn new(
+        purpose: Purpose,
+        dialer: &Arc<Dialer>,
+        limit: Duration,
+        max_in_flight: usize,
+    ) -> Self {
+        StoreBreakerChanged { region: dialer.region(), purpose, state: BreakerState::Closed }
+            .emit();
         let (breaker, berths) = (Mutex::default(), Mutex::default());
-        Self { name, dialer: Arc::clone(dialer), limit, max_in_flight, breaker, berths }
+        Self { purpose, dialer: Arc::clone(dialer), limit, max_in_flight, breaker, berths }
     }
 
     pub fn state(&self) -> BreakerState {
         lock(&self.breaker).state()
     }
 
-    /// One operation, from the breaker to what its answer is read as. When it fails by timeout it may have happened.
+    /// One operation, from the breaker to what its answer is read as. When it fails by timeout it
+    /// may have happened.
     pub async fn run<A, T, F>(
         &self,
-        operation: &'static str,
+        operation: Operation,
         exchange: impl FnOnce(Connection) -> F,
-        read: impl FnOnce(A) -> Result<T, Fault>,
-    ) -> Result<T, Fault>
+        read: impl FnOnce(A) -> Result<T, StoreFault>,
+    ) -> Result<T, StoreFault>
     where
         F: Future<Output = RedisResult<A>>,
     {
         let (began, region) = (Now::read().mono, self.dialer.region());
         if !self.change(|breaker| breaker.admit(began)) {
-            Event::StoreOperation { region, operation, outcome: Fault::BreakerOpen.label(), duration: None }.emit();
-            return Err(Fault::BreakerOpen);
+            OperationEnded {
+                region,
+                operation,
+                fault: Some(StoreFault::BreakerOpen),
+                duration: None,
+            }
+            .emit();
+            return Err(StoreFault::BreakerOpen);
         }
         let berth = self.berth();
-        let answer = timeout(self.limit, self.attempt(&berth, exchange)).await.unwrap_or(Err(Fault::Timeout));
+        let answer = timeout(self.limit, self.attempt(&berth, exchange))
+            .await
+            .unwrap_or(Err(StoreFault::Timeout));
         let outcome = answer.and_then(read);
         let ended = Now::read().mono;
-        self.judge(&berth, outcome.as_ref().err().copied(), ended);
-        let label = outcome.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
+        let fault = outcome.as_ref().err().copied();
+        self.judge(&berth, fault, ended);
         let duration = Some(ended.saturating_duration_since(began));
-        Event::StoreOperation { region, operation, outcome: label, duration }.emit();
+        OperationEnded { region, operation, fault, duration }.emit();
         outcome
     }
 
-    async fn attempt<A, F>(&self, berth: &Arc<Berth>, exchange: impl FnOnce(Connection) -> F) -> Result<A, Fault>
+    async fn attempt<A, F>(
+        &self,
+        berth: &Arc<Berth>,
+        exchange: impl FnOnce(Connection) -> F,
+    ) -> Result<A, StoreFault>
     where
         F: Future<Output = RedisResult<A>>,
     {
         let place = if let Ok(place) = berth.places.try_acquire() {
             place
         } else {
-            Event::LimitReached { limit: "store_in_flight", peer: None }.emit();
+            LimitReached { limit: Limit::StoreInFlight, peer: None }.emit();
             // It is never closed.
-            berth.places.acquire().await.map_err(|_| Fault::Other)?
+            berth.places.acquire().await.map_err(|_| StoreFault::Other)?
         };
         let (generation, connection) = self.connection(berth).await?;
         let answer = exchange(connection).await;
         drop(place);
         answer.map_err(|error| {
-            let fault = Fault::from(&error);
+            let fault = StoreFault::from(&error);
             if fault.ends_the_connection() {
                 berth.part(generation);
             }
@@ -119,12 +142,12 @@ impl Lane {
         })
     }
 
-    fn judge(&self, berth: &Berth, fault: Option<Fault>, now: Instant) {
+    fn judge(&self, berth: &Berth, fault: Option<StoreFault>, now: Instant) {
         match fault {
-            Some(Fault::Timeout) => berth.count_timeout(),
+            Some(StoreFault::Timeout) => berth.count_timeout(),
             _ => lock(&berth.mooring).timeouts = 0,
         }
-        let away = fault.is_some_and(Fault::counts_against_the_store);
+        let away = fault.is_some_and(StoreFault::counts_against_the_store);
         self.change(|breaker| if away { breaker.failed(now) } else { breaker.succeeded() });
     }
 
@@ -136,50 +159,66 @@ impl Lane {
         let state = breaker.state();
         if state != before {
             // Under the lock, so that the metric's last value is the last state.
-            Event::StoreBreaker { region: self.dialer.region(), lane: self.name, state }.emit();
+            StoreBreakerChanged { region: self.dialer.region(), purpose: self.purpose, state }
+                .emit();
         }
         result
     }
 
     fn berth(&self) -> Arc<Berth> {
         let mut berths = lock(&self.berths);
-        let make = || Arc::new(Berth { mooring: Mutex::default(), places: Semaphore::new(self.max_in_flight) });
+        let make = || {
+            Arc::new(Berth {
+                mooring: Mutex::default(),
+                places: Semaphore::new(self.max_in_flight),
+            })
+        };
         Arc::clone(berths.entry(Handle::current().id()).or_insert_with(make))
     }
 
-    async fn connection(&self, berth: &Arc<Berth>) -> Result<(u64, Connection), Fault> {
+    async fn connection(&self, berth: &Arc<Berth>) -> Result<(u64, Connection), StoreFault> {
         let (generation, mut dialled) = {
             let mut mooring = lock(&berth.mooring);
             match &mooring.link {
-                Link::Up(connection) if !connection.is_lost() => return Ok((mooring.generation, connection.clone())),
+                Link::Up(connection) if !connection.is_lost() => {
+                    return Ok((mooring.generation, connection.clone()));
+                }
                 // One whose task is gone has no sender.
-                Link::Dialling(dialled) if dialled.has_changed().is_ok() => (mooring.generation, dialled.clone()),
+                Link::Dialling(dialled) if dialled.has_changed().is_ok() => {
+                    (mooring.generation, dialled.clone())
+                }
                 _ => self.begin_dialling(berth, &mut mooring),
             }
         };
-        let done = dialled.wait_for(Option::is_some).await.map_err(|_| Fault::Other)?;
+        let done = dialled.wait_for(Option::is_some).await.map_err(|_| StoreFault::Other)?;
         match &*done {
             Some(Ok(connection)) => Ok((generation, connection.clone())),
             Some(Err(fault)) => Err(*fault),
-            None => Err(Fault::Other),
+            None => Err(StoreFault::Other),
         }
     }
 
-    fn begin_dialling(&self, berth: &Arc<Berth>, mooring: &mut Mooring) -> (u64, watch::Receiver<Option<Result<Connection, Fault>>>) {
+    fn begin_dialling(
+        &self,
+        berth: &Arc<Berth>,
+        mooring: &mut Mooring,
+    ) -> (u64, watch::Receiver<Option<Result<Connection, StoreFault>>>) {
         let (tell, dialled) = watch::channel(None);
         mooring.generation += 1;
         mooring.link = Link::Dialling(dialled.clone());
-        let (generation, berth, dialer, lane) = (mooring.generation, Arc::clone(berth), Arc::clone(&self.dialer), self.name);
+        let (generation, berth, dialer, purpose) =
+            (mooring.generation, Arc::clone(berth), Arc::clone(&self.dialer), self.purpose);
         tokio::spawn(async move {
             let made = match timeout(DIAL_TIMEOUT, dialer.dial()).await {
-                Ok(made) => made.map_err(|error| Fault::from(&error)),
-                Err(_) => Err(Fault::Timeout),
+                Ok(made) => made.map_err(|error| StoreFault::from(&error)),
+                Err(_) => Err(StoreFault::Timeout),
             };
-            let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
-            Event::StoreDialled { region: dialer.region(), lane, outcome }.emit();
+            let fault = made.as_ref().err().copied();
+            StoreDialled { region: dialer.region(), purpose, fault }.emit();
             let mut mooring = lock(&berth.mooring);
             if mooring.generation == generation {
-                mooring.link = made.as_ref().map_or(Link::Absent, |connection| Link::Up(connection.clone()));
+                mooring.link =
+                    made.as_ref().map_or(Link::Absent, |connection| Link::Up(connection.clone()));
                 mooring.timeouts = 0;
             }
             drop(mooring);

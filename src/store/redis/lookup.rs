@@ -6,10 +6,12 @@ use std::time::Duration;
 use redis::{FromRedisValue, Value, pipe};
 
 use super::dial::Dialer;
+use super::events::{Operation, Purpose};
 use super::lane::Lane;
-use super::{Fault, OpenError, SESSIONS_LANE, ask_all, authorities};
-use crate::breaker::BreakerState;
+use super::{OpenError, ask_all, authorities};
+use crate::base::breaker::BreakerState;
 use crate::config::store::Redis;
+use crate::model::store_fault::StoreFault;
 
 #[derive(Debug)]
 pub struct Lookup {
@@ -25,7 +27,9 @@ pub struct Found {
 impl Lookup {
     pub fn open(config: &Redis) -> Result<Self, OpenError> {
         let dialer = Arc::new(Dialer::new(config.clone(), authorities(config)?));
-        Ok(Self { lane: Lane::new(SESSIONS_LANE, &dialer, config.timeout, config.max_in_flight) })
+        Ok(Self {
+            lane: Lane::new(Purpose::Sessions, &dialer, config.timeout, config.max_in_flight),
+        })
     }
 
     pub fn state(&self) -> BreakerState {
@@ -33,12 +37,13 @@ impl Lookup {
     }
 
     /// Reads one byte more than `most` where there are so many.
-    pub async fn read(&self, key: &str, most: usize) -> Result<Option<Found>, Fault> {
+    pub async fn read(&self, key: &str, most: usize) -> Result<Option<Found>, StoreFault> {
         let both = pipe().cmd("GETRANGE").arg(key).arg(0).arg(most).cmd("PTTL").arg(key).clone();
         let read = |answers: Vec<Value>| {
-            let [value, left] = <[Value; 2]>::try_from(answers).map_err(|_| Fault::Protocol)?;
-            let value = Vec::<u8>::from_redis_value(value).map_err(|_| Fault::Protocol)?;
-            let left = i64::from_redis_value(left).map_err(|_| Fault::Protocol)?;
+            let [value, left] =
+                <[Value; 2]>::try_from(answers).map_err(|_| StoreFault::Protocol)?;
+            let value = Vec::<u8>::from_redis_value(value).map_err(|_| StoreFault::Protocol)?;
+            let left = i64::from_redis_value(left).map_err(|_| StoreFault::Protocol)?;
             Ok(match u64::try_from(left) {
                 Ok(left) => Some(Found { value, left: Some(Duration::from_millis(left)) }),
                 // -1 is a key without an end; -2 is one that is gone since.
@@ -46,6 +51,6 @@ impl Lookup {
                 Err(_) => None,
             })
         };
-        self.lane.run("session", move |connection| ask_all(connection, both), read).await
+        self.lane.run(Operation::Session, move |connection| ask_all(connection, both), read).await
     }
 }

@@ -1,18 +1,27 @@
 //! The store of a fleet: tickets in Redis, found by every node.
 //!
-//! A single-use ticket is one key and redeeming it is one `GETDEL`, so that Redis itself decides who wins. A ticket that
-//! works more than once has a key of another kind and is read with `GET`. Keys hold hashes, never tickets. Redis forgets a
-//! ticket a minute after its end; until then Usher's own clock judges it, so that an expired one can be told from an
-//! unknown one. Whatever Redis does not answer in time is a refusal.
+//! A single-use ticket is one key. Redeeming it replaces its record by a mark in one command that
+//! returns what was there, so that Redis itself decides who wins, and a replay is known for what it
+//! is. A ticket that works more than once has a key of another kind and is only read. Keys hold
+//! hashes, never tickets. Redis forgets a ticket a minute after its end, so that an expired one can
+//! be told from an unknown one. In another region's store nothing is written: there a ticket is
+//! taken away. Whatever Redis does not answer in time is a refusal.
+//!
+//! Two clocks end a ticket, and the earlier counts, so that no clock that is set back lengthens it:
+//! the wall clock of the node that redeems it, and a second one. That is the monotonic clock where
+//! the same node issued it, and otherwise the clock of Redis, by what is left of the key's life.
 
 mod bulletin;
 mod dial;
+pub mod events;
 mod fault;
 mod lane;
 mod lookup;
 mod places;
 mod record;
 mod roster;
+mod secure;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,44 +31,92 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Value, cmd, pipe};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use super::{OpenError, PutError, TakeError, TicketFault, TicketHash, TicketRecord};
-pub use crate::breaker::BreakerState;
-use crate::clock::UnixMillis;
+use super::{OpenError, PutError, TakeError, TicketHash, TicketRecord};
+pub use crate::base::breaker::BreakerState;
+use crate::base::clock::Now;
 use crate::config::store::Redis;
+use crate::model::faults::TicketFault;
+use crate::model::store_fault::StoreFault;
+use crate::net::tls::trust::client_config;
 pub use bulletin::{Bulletin, Heard, Reader};
 use dial::{Connection, Dialer, is_unknown_command};
-pub use fault::Fault;
+use events::{Operation, Purpose};
 use lane::Lane;
 pub use lookup::{Found, Lookup};
 pub use places::{Held, LEASE, PAGE, PlaceBook, Taken, UserHash};
+use record::{Fate, StoredTicket};
 pub use roster::{Beats, Roster};
+use secure::Authorities;
+use watch::Watch;
 
 /// How long after its end a ticket is still known to have expired.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// `GETDEL` for servers before 6.2.
-const TAKE_SCRIPT: &str = "local v=redis.call('GET',KEYS[1]) if v then redis.call('DEL',KEYS[1]) end return v";
+const TAKE_SCRIPT: &str =
+    "local v=redis.call('GET',KEYS[1]) if v then redis.call('DEL',KEYS[1]) end return v";
+/// `SET XX GET KEEPTTL` for servers before 6.2. A full server keeps no mark.
+const MARK_SCRIPT: &str = "\
+local v=redis.call('GET',KEYS[1]) \
+if v then \
+local kept=redis.pcall('SET',KEYS[1],ARGV[1],'PX',redis.call('PTTL',KEYS[1])) \
+if kept['err'] then redis.call('DEL',KEYS[1]) end \
+end \
+return v";
 
-const TICKETS_LANE: &str = "tickets";
-const ACKNOWLEDGED_LANE: &str = "acknowledged";
-const BULLETIN_LANE: &str = "revocations";
-const FLEET_LANE: &str = "fleet";
-const SESSIONS_LANE: &str = "sessions";
-pub const LANES: [&str; 5] = [TICKETS_LANE, ACKNOWLEDGED_LANE, BULLETIN_LANE, FLEET_LANE, SESSIONS_LANE];
-pub const OPERATIONS: [&str; 12] =
-    ["put", "take", "peek", "probe", "revoke", "beat", "notify", "answer", "place", "renew", "give_back", "session"];
+/// Takes another node's ticket, leaves the mark, and returns what is left of the key's life in
+/// milliseconds. A server before 6.2, one that is full and a user without the right to `PTTL`
+/// redeem all the same; `-3`: the life is not told.
+const MARK_AND_LIFE_SCRIPT: &str = "\
+local left=redis.pcall('PTTL',KEYS[1]) \
+if type(left)=='table' then left=-3 end \
+local v=redis.pcall('SET',KEYS[1],ARGV[1],'XX','GET','KEEPTTL') \
+if type(v)=='table' then \
+v=redis.call('GET',KEYS[1]) \
+local kept=v and left>0 and redis.pcall('SET',KEYS[1],ARGV[1],'PX',left) \
+if v and (not kept or kept['err']) then \
+local gone=redis.pcall('GETDEL',KEYS[1]) \
+if type(gone)=='table' then redis.call('DEL',KEYS[1]) end \
+end \
+end \
+return {v,left}";
+/// The same in another region's store: nothing is left there.
+const TAKE_AND_LIFE_SCRIPT: &str = "\
+local left=redis.pcall('PTTL',KEYS[1]) \
+if type(left)=='table' then left=-3 end \
+local v=redis.pcall('GETDEL',KEYS[1]) \
+if type(v)=='table' then v=redis.call('GET',KEYS[1]) if v then redis.call('DEL',KEYS[1]) end end \
+return {v,left}";
+/// The same, and the ticket stays.
+const READ_AND_LIFE_SCRIPT: &str = "\
+local left=redis.pcall('PTTL',KEYS[1]) \
+if type(left)=='table' then left=-3 end \
+return {redis.call('GET',KEYS[1]),left}";
+/// What the scripts say where the user of Redis may not ask `PTTL`.
+const NOT_TOLD: i64 = -3;
 
 #[derive(Debug)]
 pub struct RedisStore {
     prefix: String,
     multi_use: bool,
+    /// `None`: it is another region's.
+    watch: Option<Watch>,
     tickets: Lane,
     acknowledged: Option<Acknowledged>,
-    /// The server does not know `GETDEL`.
+    /// The server is older than 6.2.
     by_script: AtomicBool,
 }
 
-/// `WAIT` holds up whatever comes after it on its connection, so operations that wait for replicas have a lane of their own.
+/// What a ticket's key held.
+struct FoundTicket {
+    ticket: StoredTicket,
+    /// Milliseconds that Redis had left for the key, where it was asked.
+    left: i64,
+}
+
+/// `WAIT` holds up whatever comes after it on its connection, so operations that wait for replicas
+/// have a lane of their own.
 #[derive(Debug)]
 struct Acknowledged {
     lane: Lane,
@@ -75,9 +132,10 @@ impl RedisStore {
         Ok(Self {
             prefix: config.prefix.clone(),
             multi_use: config.multi_use,
-            tickets: lane(TICKETS_LANE),
+            watch: config.watched.map(Watch::new),
+            tickets: lane(Purpose::Tickets),
             acknowledged: config.acknowledge.map(|replicas| Acknowledged {
-                lane: lane(ACKNOWLEDGED_LANE),
+                lane: lane(Purpose::Acknowledged),
                 replicas,
                 patience: config.timeout * 3 / 5,
             }),
@@ -85,95 +143,227 @@ impl RedisStore {
         })
     }
 
-    pub async fn put(&self, hash: TicketHash, record: TicketRecord, now: UnixMillis) -> Result<(), PutError> {
-        let kept = (record.expires_at + REMEMBERED).since(now).max(REMEMBERED);
+    pub async fn put(
+        &self,
+        hash: TicketHash,
+        record: TicketRecord,
+        now: Now,
+    ) -> Result<(), PutError> {
+        let kept = (record.expires_at + REMEMBERED).since(now.wall).max(REMEMBERED);
         let key = self.key(hash, record.single_use);
+        if let Some(watch) = &self.watch {
+            watch.add(hash, &record, now);
+        }
         let value = record::encode(record).ok_or(PutError::Unavailable)?;
         let mut set = cmd("SET");
         set.arg(key).arg(value).arg("PX").arg(millis(kept));
-        match self.tickets.run("put", |connection| ask::<()>(connection, set), Ok).await {
+        let outcome =
+            self.tickets.run(Operation::Put, |connection| ask::<()>(connection, set), Ok).await;
+        if let (Err(_), Some(watch)) = (&outcome, &self.watch) {
+            // Its client does not get it.
+            watch.forget(hash);
+        }
+        match outcome {
             Ok(()) => Ok(()),
-            Err(Fault::OutOfMemory) => Err(PutError::Full),
+            Err(StoreFault::OutOfMemory) => Err(PutError::Full),
             Err(_) => Err(PutError::Unavailable),
         }
     }
 
-    pub async fn take(&self, hash: TicketHash, now: UnixMillis) -> Result<TicketRecord, TakeError> {
-        let taken = self.take_single_use("take", hash).await.map_err(|_| TakeError::Unavailable)?;
-        let found = match taken {
-            None if self.multi_use => self.read("take", hash, false).await?,
-            taken => taken,
+    pub async fn take(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
+        let ends = self.end_of(hash);
+        let taken = self
+            .take_single_use(Operation::Take, hash)
+            .await
+            .map_err(|_| TakeError::Unavailable)?;
+        let Some(found) = taken else {
+            let multi =
+                if self.multi_use { self.read(Operation::Take, hash, false).await? } else { None };
+            return judge(multi, ends, now).map_err(TakeError::Fault);
         };
-        judge(found, now)
+        match found.ticket {
+            StoredTicket::Ticket(record) if is_over(&record, found.left, ends, now) => {
+                if let Some(watch) = &self.watch {
+                    watch.shown_late(hash, &record);
+                    // The mark says that it was redeemed. Where this fails, it goes on saying so.
+                    let _ = self.mark(hash, true, Fate::Expired).await;
+                }
+                Err(TicketFault::Expired.into())
+            }
+            StoredTicket::Ticket(record) => {
+                if let Some(watch) = &self.watch {
+                    // This was the one way in which it ends.
+                    watch.forget(hash);
+                }
+                Ok(*record)
+            }
+            StoredTicket::Past(fate) => {
+                if fate == Fate::Expired && self.watch.is_some() {
+                    // Taking has replaced this mark by that of a redeemed ticket.
+                    let _ = self.mark(hash, true, fate).await;
+                }
+                Err(fate.fault().into())
+            }
+        }
     }
 
-    pub async fn peek(&self, hash: TicketHash, now: UnixMillis) -> Result<TicketRecord, TakeError> {
-        let found = match self.read("peek", hash, true).await? {
-            None if self.multi_use => self.read("peek", hash, false).await?,
+    pub async fn peek(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
+        let ends = self.end_of(hash);
+        let found = match self.read(Operation::Peek, hash, true).await? {
+            None if self.multi_use => self.read(Operation::Peek, hash, false).await?,
             found => found,
         };
-        judge(found, now)
+        judge(found, ends, now).map_err(TakeError::Fault)
     }
 
-    /// Asks for a ticket that nobody can have. Keeps the breakers' states true while no client comes.
+    /// Returns the end of a ticket that this node issued, by the monotonic clock.
+    fn end_of(&self, hash: TicketHash) -> Option<Instant> {
+        self.watch.as_ref().and_then(|watch| watch.end_of(hash))
+    }
+
+    /// Asks for a ticket that nobody can have. Keeps the breakers' states true while no client
+    /// comes.
     pub async fn probe(&self) {
         let nobody = TicketHash([0; 32]);
-        let _ = self.take_single_use("probe", nobody).await;
+        let _ = self.take_single_use(Operation::Probe, nobody).await;
         if self.acknowledged.is_some() {
             // Issuing has the other lane.
-            let _ = self.read("probe", nobody, true).await;
+            let _ = self.read(Operation::Probe, nobody, true).await;
         }
     }
 
     /// Of all lanes, the one that is worst off.
     pub fn state(&self) -> BreakerState {
-        let acknowledged = self.acknowledged.as_ref().map_or(BreakerState::Closed, |acknowledged| acknowledged.lane.state());
-        if acknowledged.number() > self.tickets.state().number() { acknowledged } else { self.tickets.state() }
+        let acknowledged = self
+            .acknowledged
+            .as_ref()
+            .map_or(BreakerState::Closed, |acknowledged| acknowledged.lane.state());
+        if acknowledged.number() > self.tickets.state().number() {
+            acknowledged
+        } else {
+            self.tickets.state()
+        }
     }
 
-    async fn take_single_use(&self, operation: &'static str, hash: TicketHash) -> Result<Option<TicketRecord>, Fault> {
+    async fn take_single_use(
+        &self,
+        operation: Operation,
+        hash: TicketHash,
+    ) -> Result<Option<FoundTicket>, StoreFault> {
         let key = self.key(hash, true);
+        let is_known = self.end_of(hash).is_some();
         let Some(Acknowledged { lane, replicas, patience }) = &self.acknowledged else {
-            return self
-                .tickets
-                .run(operation, |connection| self.by_either_command(connection, &key, ask::<Option<Vec<u8>>>), readable)
-                .await;
+            let exchange = |connection| self.redeem(connection, &key, is_known, ask::<Value>);
+            return self.tickets.run(operation, exchange, readable).await;
         };
         // On the same connection: another one has written nothing, and so waits for nothing.
-        let both = |take: &Cmd| pipe().add_command(take.clone()).cmd("WAIT").arg(*replicas).arg(millis(*patience)).clone();
-        let exchange = |connection| self.by_either_command(connection, &key, move |connection, take| ask_all(connection, both(&take)));
+        let both = |take: &Cmd| {
+            pipe()
+                .add_command(take.clone())
+                .cmd("WAIT")
+                .arg(*replicas)
+                .arg(millis(*patience))
+                .clone()
+        };
+        let exchange = |connection| {
+            self.redeem(connection, &key, is_known, move |connection, take| {
+                ask_all(connection, both(&take))
+            })
+        };
         let read = |answers: Vec<Value>| {
-            let [taken, heard] = <[Value; 2]>::try_from(answers).map_err(|_| Fault::Protocol)?;
-            let heard = usize::from_redis_value(heard).map_err(|_| Fault::Protocol)?;
-            // Also where nothing was taken: the breaker learns of replicas that are away from whatever is asked.
+            let [taken, heard] =
+                <[Value; 2]>::try_from(answers).map_err(|_| StoreFault::Protocol)?;
+            let heard = usize::from_redis_value(heard).map_err(|_| StoreFault::Protocol)?;
+            // Also where nothing was taken: the breaker learns of replicas that are away from
+            // whatever is asked.
             if heard < *replicas {
-                return Err(Fault::NotAcknowledged);
+                return Err(StoreFault::NotAcknowledged);
             }
-            readable(Option::from_redis_value(taken).map_err(|_| Fault::Protocol)?)
+            readable(taken)
         };
         lane.run(operation, exchange, read).await
     }
 
-    /// `GETDEL`, or the script once the server has said that it does not know it. What it does not know it has not done.
-    async fn by_either_command<T, F>(&self, connection: Connection, key: &str, ask: impl Fn(Connection, Cmd) -> F) -> RedisResult<T>
+    /// Takes a ticket. The life of its key is asked for where this node does not know its end.
+    async fn redeem<T, F>(
+        &self,
+        connection: Connection,
+        key: &str,
+        is_known: bool,
+        ask: impl Fn(Connection, Cmd) -> F,
+    ) -> RedisResult<T>
     where
         F: Future<Output = RedisResult<T>>,
     {
+        if is_known {
+            return self.by_either_command(connection, key, Fate::Used, ask).await;
+        }
+        let is_ours = self.watch.is_some();
+        let script = if is_ours { MARK_AND_LIFE_SCRIPT } else { TAKE_AND_LIFE_SCRIPT };
+        ask(connection, evaluate(script, key).arg(Fate::Used.mark()).clone()).await
+    }
+
+    /// Takes what a key holds and leaves the mark there, or nothing in another region's store. By a
+    /// script once the server has said that it does not know the command; what it does not know it
+    /// has not done.
+    async fn by_either_command<T, F>(
+        &self,
+        connection: Connection,
+        key: &str,
+        fate: Fate,
+        ask: impl Fn(Connection, Cmd) -> F,
+    ) -> RedisResult<T>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let is_ours = self.watch.is_some();
         if !self.by_script.load(Ordering::Relaxed) {
-            match ask(connection.clone(), cmd("GETDEL").arg(key).clone()).await {
-                Err(error) if is_unknown_command(&error) => self.by_script.store(true, Ordering::Relaxed),
+            let take = cmd("GETDEL").arg(key).clone();
+            let mark =
+                cmd("SET").arg(key).arg(fate.mark()).arg("XX").arg("GET").arg("KEEPTTL").clone();
+            match ask(connection.clone(), if is_ours { mark } else { take.clone() }).await {
+                Err(error) if is_unknown_command(&error) => {
+                    self.by_script.store(true, Ordering::Relaxed);
+                }
+                // A full server redeems all the same, and keeps no mark.
+                Err(error) if is_ours && StoreFault::from(&error) == StoreFault::OutOfMemory => {
+                    return ask(connection, take).await;
+                }
                 answer => return answer,
             }
         }
-        ask(connection, cmd("EVAL").arg(TAKE_SCRIPT).arg(1).arg(key).clone()).await
+        let script = if is_ours { MARK_SCRIPT } else { TAKE_SCRIPT };
+        ask(connection, evaluate(script, key).arg(fate.mark()).clone()).await
     }
 
-    async fn read(&self, operation: &'static str, hash: TicketHash, single_use: bool) -> Result<Option<TicketRecord>, TakeError> {
+    /// Reads a ticket, with the life of its key where this node does not know its end.
+    async fn read(
+        &self,
+        operation: Operation,
+        hash: TicketHash,
+        single_use: bool,
+    ) -> Result<Option<FoundTicket>, TakeError> {
+        if self.end_of(hash).is_some() {
+            return self.get(operation, hash, single_use).await;
+        }
+        let script = evaluate(READ_AND_LIFE_SCRIPT, &self.key(hash, single_use));
+        let found = self
+            .tickets
+            .run(operation, |connection| ask::<Value>(connection, script), readable)
+            .await;
+        found.map_err(|_| TakeError::Unavailable)
+    }
+
+    async fn get(
+        &self,
+        operation: Operation,
+        hash: TicketHash,
+        single_use: bool,
+    ) -> Result<Option<FoundTicket>, TakeError> {
         let get = cmd("GET").arg(self.key(hash, single_use)).clone();
-        self.tickets
-            .run(operation, |connection| ask::<Option<Vec<u8>>>(connection, get), readable)
-            .await
-            .map_err(|_| TakeError::Unavailable)
+        let found =
+            self.tickets.run(operation, |connection| ask::<Value>(connection, get), readable).await;
+        found.map_err(|_| TakeError::Unavailable)
     }
 
     fn key(&self, hash: TicketHash, single_use: bool) -> String {
@@ -183,18 +373,61 @@ impl RedisStore {
 }
 
 /// Those of `ca_file`, where there is one.
-fn authorities(config: &Redis) -> Result<Option<Vec<u8>>, OpenError> {
-    let read = |path: &std::path::PathBuf| std::fs::read(path).map_err(|error| OpenError { path: path.clone(), error });
+fn authorities(config: &Redis) -> Result<Option<Authorities>, OpenError> {
+    let read = |path: &std::path::PathBuf| {
+        let failed = |error| OpenError { path: path.clone(), error };
+        let pem = std::fs::read(path).map_err(failed)?;
+        let tls =
+            client_config(Some(path)).map_err(|problem| failed(std::io::Error::other(problem)))?;
+        Ok(Authorities { pem, tls: Arc::new(tls) })
+    };
     config.ca_file.as_ref().map(read).transpose()
 }
 
-fn readable(found: Option<Vec<u8>>) -> Result<Option<TicketRecord>, Fault> {
-    found.map(|bytes| record::decode(&bytes).ok_or(Fault::Unreadable)).transpose()
+fn evaluate(script: &str, key: &str) -> Cmd {
+    cmd("EVAL").arg(script).arg(1).arg(key).clone()
 }
 
-fn judge(found: Option<TicketRecord>, now: UnixMillis) -> Result<TicketRecord, TakeError> {
-    let record = found.ok_or(TicketFault::Unknown)?;
-    if record.expires_at <= now { Err(TicketFault::Expired.into()) } else { Ok(record) }
+/// Reads what a command or a script has found.
+fn readable(answer: Value) -> Result<Option<FoundTicket>, StoreFault> {
+    let (value, left) = match answer {
+        Value::Array(both) => {
+            let [value, left] = <[Value; 2]>::try_from(both).map_err(|_| StoreFault::Protocol)?;
+            (value, i64::from_redis_value(left).map_err(|_| StoreFault::Protocol)?)
+        }
+        value => (value, NOT_TOLD),
+    };
+    let Some(bytes) =
+        Option::<Vec<u8>>::from_redis_value(value).map_err(|_| StoreFault::Protocol)?
+    else {
+        return Ok(None);
+    };
+    let ticket = record::decode(&bytes).ok_or(StoreFault::Unreadable)?;
+    Ok(Some(FoundTicket { ticket, left }))
+}
+
+fn judge(
+    found: Option<FoundTicket>,
+    ends: Option<Instant>,
+    now: Now,
+) -> Result<TicketRecord, TicketFault> {
+    let FoundTicket { ticket, left } = found.ok_or(TicketFault::Unknown)?;
+    match ticket {
+        StoredTicket::Past(fate) => Err(fate.fault()),
+        StoredTicket::Ticket(record) if is_over(&record, left, ends, now) => {
+            Err(TicketFault::Expired)
+        }
+        StoredTicket::Ticket(record) => Ok(*record),
+    }
+}
+
+/// `ends`: by the monotonic clock of this node, where it issued the ticket.
+fn is_over(record: &TicketRecord, left: i64, ends: Option<Instant>, now: Now) -> bool {
+    let is_over_here = record.expires_at <= now.wall || ends.is_some_and(|ends| ends <= now.mono);
+    // A key without an end was not written by a node.
+    let is_over_there =
+        left != NOT_TOLD && u64::try_from(left).map_or(true, |left| left <= millis(REMEMBERED));
+    is_over_here || is_over_there
 }
 
 async fn ask<T: FromRedisValue>(mut connection: Connection, command: Cmd) -> RedisResult<T> {
@@ -205,7 +438,8 @@ async fn ask_all(mut connection: Connection, pipeline: Pipeline) -> RedisResult<
     connection.pipeline(&pipeline).await
 }
 
-/// Each of them is about one key. A server takes all together; in a cluster each finds its own, at the same time.
+/// Each of them is about one key. A server takes all together; in a cluster each finds its own, at
+/// the same time.
 async fn ask_each(connection: Connection, pipelines: Vec<Pipeline>) -> RedisResult<()> {
     if !connection.is_cluster() {
         let mut all = pipe();
@@ -242,7 +476,10 @@ mod tests {
     pub(super) fn config(port: u16) -> Redis {
         Redis {
             region: None,
-            layout: RedisLayout::Single { server: HostPort { host: "127.0.0.1".to_owned(), port }, database: 0 },
+            layout: RedisLayout::Single {
+                server: HostPort { host: "127.0.0.1".to_owned(), port },
+                database: 0,
+            },
             tls: false,
             ca_file: None,
             username: None,
@@ -253,6 +490,7 @@ mod tests {
             timeout: Duration::from_secs(10),
             acknowledge: None,
             max_in_flight: 256,
+            watched: Some(1000),
             multi_use: true,
         }
     }
@@ -262,7 +500,10 @@ mod tests {
         let count = std::cell::Cell::new(0);
         contract::check(|| {
             count.set(count.get() + 1);
-            Store::Redis(RedisStore::open(&Redis { prefix: format!("t{}:", count.get()), ..config.clone() }).unwrap())
+            Store::Redis(
+                RedisStore::open(&Redis { prefix: format!("t{}:", count.get()), ..config.clone() })
+                    .unwrap(),
+            )
         })
         .await;
     }
@@ -277,18 +518,208 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn an_older_redis_keeps_it_by_a_script() {
-        let server = RedisServer::start(&["--rename-command", "GETDEL", "", "--rename-command", "HELLO", ""]);
+        let server = RedisServer::start(&[
+            "--rename-command",
+            "GETDEL",
+            "",
+            "--rename-command",
+            "HELLO",
+            "",
+        ]);
         check(config(server.port)).await;
+    }
+
+    /// A server before 6.2 knows neither `GETDEL` nor the options of `SET`.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_script_keeps_the_contract_and_the_end_of_the_key() {
+        let server = RedisServer::start(&[]);
+        let count = std::cell::Cell::new(0);
+        contract::check(|| {
+            count.set(count.get() + 1);
+            let config = Redis { prefix: format!("t{}:", count.get()), ..config(server.port) };
+            let store = RedisStore::open(&config).unwrap();
+            store.by_script.store(true, Ordering::Relaxed);
+            Store::Redis(store)
+        })
+        .await;
+        let store = RedisStore::open(&config(server.port)).unwrap();
+        store.by_script.store(true, Ordering::Relaxed);
+        let now = Now::read();
+        store
+            .put(TicketHash([1; 32]), contract::record(now.wall + Duration::from_secs(30)), now)
+            .await
+            .unwrap();
+        assert!(store.take(TicketHash([1; 32]), now).await.is_ok());
+        let left: u64 =
+            server.cli(&["PTTL", &store.key(TicketHash([1; 32]), true)]).trim().parse().unwrap();
+        assert!((60_000..=90_000).contains(&left), "{left}");
+        // A full server redeems, and keeps no mark.
+        store
+            .put(TicketHash([2; 32]), contract::record(now.wall + Duration::from_secs(30)), now)
+            .await
+            .unwrap();
+        server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+        assert!(store.take(TicketHash([2; 32]), now).await.is_ok());
+        assert_eq!(
+            store.take(TicketHash([2; 32]), now).await,
+            Err(TakeError::Fault(TicketFault::Unknown))
+        );
+    }
+
+    #[test]
+    fn what_an_older_server_says_is_known() {
+        let error = |detail: &str| {
+            redis::RedisError::from((
+                redis::ErrorKind::Server(redis::ServerErrorKind::ResponseError),
+                "",
+                detail.to_owned(),
+            ))
+        };
+        assert!(
+            is_unknown_command(&error("syntax error"))
+                && is_unknown_command(&error("unknown command 'GETDEL'"))
+        );
+        assert!(!is_unknown_command(&error("something else")));
+    }
+
+    /// Another region's user may not write, and a mark would be a write.
+    #[tokio::test]
+    async fn in_another_region_a_ticket_is_taken_and_nothing_is_written() {
+        let server = RedisServer::start(&[]);
+        let home = RedisStore::open(&config(server.port)).unwrap();
+        let other = RedisStore::open(&Redis { watched: None, ..config(server.port) }).unwrap();
+        let now = Now::read();
+        let end = now.wall + Duration::from_secs(30);
+        home.put(TicketHash([1; 32]), contract::record(end), now).await.unwrap();
+        assert!(other.take(TicketHash([1; 32]), now).await.is_ok());
+        assert_eq!(server.cli(&["KEYS", "*"]).trim(), "");
+        assert_eq!(
+            home.take(TicketHash([1; 32]), now).await,
+            Err(TakeError::Fault(TicketFault::Unknown))
+        );
+        assert_eq!(
+            home.sweep(contract::later(now, 39)).await,
+            Vec::new(),
+            "it was redeemed somewhere"
+        );
+        home.put(TicketHash([2; 32]), contract::record(end), now).await.unwrap();
+        assert!(home.take(TicketHash([2; 32]), now).await.is_ok());
+        assert_eq!(
+            other.take(TicketHash([2; 32]), now).await,
+            Err(TakeError::Fault(TicketFault::Used))
+        );
+    }
+
+    /// The store is away when a ticket ends: it is asked again, and in the end the log says that
+    /// nobody knows.
+    #[tokio::test]
+    async fn what_a_store_that_is_away_cannot_say_is_not_passed_over() {
+        let mut server = RedisServer::start(&[]);
+        let short = Duration::from_millis(200);
+        let store = RedisStore::open(&Redis { timeout: short, ..config(server.port) }).unwrap();
+        let now = Now::read();
+        let end = now.wall + Duration::from_secs(30);
+        for byte in 1..=3 {
+            store.put(TicketHash([byte; 32]), contract::record(end), now).await.unwrap();
+        }
+        server.kill();
+        assert_eq!(store.sweep(contract::later(now, 35)).await, Vec::new());
+        let told = store.sweep(contract::later(now, 85)).await;
+        assert!(told.len() == 3 && told.iter().all(|ticket| !ticket.is_certain), "{told:?}");
+        assert_eq!(store.sweep(contract::later(now, 90)).await, Vec::new());
     }
 
     #[tokio::test]
     async fn a_ticket_leaves_redis_a_minute_after_its_end() {
         let server = RedisServer::start(&[]);
         let store = RedisStore::open(&config(server.port)).unwrap();
-        let now = crate::clock::Now::read().wall;
-        store.put(TicketHash([1; 32]), contract::record(now + Duration::from_secs(30)), now).await.unwrap();
-        let left: u64 = server.cli(&["PTTL", &store.key(TicketHash([1; 32]), true)]).trim().parse().unwrap();
+        let now = Now::read();
+        store
+            .put(TicketHash([1; 32]), contract::record(now.wall + Duration::from_secs(30)), now)
+            .await
+            .unwrap();
+        let left: u64 =
+            server.cli(&["PTTL", &store.key(TicketHash([1; 32]), true)]).trim().parse().unwrap();
         assert!((60_000..=90_000).contains(&left), "{left}");
+    }
+
+    /// Another node, whose wall clock is an hour behind: what is left of the key's life in Redis
+    /// ends the ticket.
+    #[tokio::test]
+    async fn the_clock_of_redis_ends_another_node_s_ticket() {
+        let server = RedisServer::start(&[]);
+        let (issuing, other) = (
+            RedisStore::open(&config(server.port)).unwrap(),
+            RedisStore::open(&config(server.port)).unwrap(),
+        );
+        let abroad = RedisStore::open(&Redis { watched: None, ..config(server.port) }).unwrap();
+        let now = Now::read();
+        let behind = Now { wall: crate::base::clock::UnixMillis(now.wall.0 - 3_600_000), ..now };
+        let lives = [
+            (true, "PEXPIRE 60000"),
+            (false, "PEXPIRE 60000"),
+            (true, "PERSIST"),
+            (false, "PERSIST"),
+        ];
+        for (turn, (single_use, life)) in (0_u8..).zip(lives) {
+            let record = || TicketRecord {
+                single_use,
+                ..contract::record(now.wall + Duration::from_secs(30))
+            };
+            for (first, store) in [(10 * turn + 1, &other), (10 * turn + 3, &abroad)] {
+                for byte in [first, first + 1] {
+                    issuing.put(TicketHash([byte; 32]), record(), now).await.unwrap();
+                }
+                assert_eq!(store.take(TicketHash([first; 32]), behind).await, Ok(record()));
+                let (command, argument) = life.split_once(' ').unwrap_or((life, ""));
+                let key = issuing.key(TicketHash([first + 1; 32]), single_use);
+                server.cli(
+                    &[command, &key, argument]
+                        .into_iter()
+                        .filter(|part| !part.is_empty())
+                        .collect::<Vec<_>>(),
+                );
+                let hash = TicketHash([first + 1; 32]);
+                assert_eq!(
+                    store.peek(hash, behind).await,
+                    Err(TicketFault::Expired.into()),
+                    "{life}"
+                );
+                assert_eq!(
+                    store.take(hash, behind).await,
+                    Err(TicketFault::Expired.into()),
+                    "{life}"
+                );
+            }
+        }
+    }
+
+    /// A user of Redis whose rights are those of an earlier version: tickets are redeemed, by the
+    /// other clocks.
+    #[tokio::test]
+    async fn a_user_that_may_not_ask_for_the_life_of_a_key_redeems_all_the_same() {
+        let server = RedisServer::start(&[]);
+        let rights = "ACL SETUSER old on >pass ~usher:* -@all +hello +set +get +getdel +eval +wait";
+        server.cli(&rights.split(' ').collect::<Vec<_>>());
+        let old = Redis {
+            username: Some("old".to_owned()),
+            password: Some("pass".into()),
+            ..config(server.port)
+        };
+        let (issuing, now) = (RedisStore::open(&config(server.port)).unwrap(), Now::read());
+        let record = contract::record(now.wall + Duration::from_secs(30));
+        for watched in [Some(1000), None] {
+            let store = RedisStore::open(&Redis { watched, ..old.clone() }).unwrap();
+            for (seconds, expected) in
+                [(29, Ok(record.clone())), (30, Err(TicketFault::Expired.into()))]
+            {
+                issuing.put(TicketHash([1; 32]), record.clone(), now).await.unwrap();
+                assert_eq!(
+                    store.take(TicketHash([1; 32]), contract::later(now, seconds)).await,
+                    expected
+                );
+            }
+        }
     }
 
     #[tokio::test]
@@ -296,7 +727,7 @@ mod tests {
         let server = RedisServer::start(&[]);
         let store = RedisStore::open(&config(server.port)).unwrap();
         server.cli(&["SET", &store.key(TicketHash([1; 32]), true), "{}"]);
-        assert_eq!(store.take(TicketHash([1; 32]), UnixMillis(0)).await, Err(TakeError::Unavailable));
+        assert_eq!(store.take(TicketHash([1; 32]), Now::read()).await, Err(TakeError::Unavailable));
         assert_eq!(store.state(), BreakerState::Closed);
     }
 
@@ -304,12 +735,15 @@ mod tests {
     async fn a_full_redis_takes_no_new_ticket_and_redeems_the_old_ones() {
         let server = RedisServer::start(&[]);
         let store = RedisStore::open(&config(server.port)).unwrap();
-        let now = crate::clock::Now::read().wall;
-        let record = contract::record(now + Duration::from_secs(30));
+        let now = Now::read();
+        let record = contract::record(now.wall + Duration::from_secs(30));
         store.put(TicketHash([1; 32]), record.clone(), now).await.unwrap();
         server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
         for _ in 0..10 {
-            assert_eq!(store.put(TicketHash([2; 32]), record.clone(), now).await, Err(PutError::Full));
+            assert_eq!(
+                store.put(TicketHash([2; 32]), record.clone(), now).await,
+                Err(PutError::Full)
+            );
         }
         assert_eq!(store.take(TicketHash([1; 32]), now).await, Ok(record));
     }
@@ -318,12 +752,23 @@ mod tests {
     async fn without_enough_replicas_an_acknowledged_ticket_is_refused_and_spent() {
         let server = RedisServer::start(&[]);
         let short = Duration::from_millis(500);
-        let store = RedisStore::open(&Redis { acknowledge: Some(1), timeout: short, ..config(server.port) }).unwrap();
-        let now = crate::clock::Now::read().wall;
-        store.put(TicketHash([1; 32]), contract::record(now + Duration::from_secs(30)), now).await.unwrap();
+        let store = RedisStore::open(&Redis {
+            acknowledge: Some(1),
+            timeout: short,
+            ..config(server.port)
+        })
+        .unwrap();
+        let now = Now::read();
+        store
+            .put(TicketHash([1; 32]), contract::record(now.wall + Duration::from_secs(30)), now)
+            .await
+            .unwrap();
         assert_eq!(store.take(TicketHash([1; 32]), now).await, Err(TakeError::Unavailable));
         let other = RedisStore::open(&config(server.port)).unwrap();
-        assert_eq!(other.take(TicketHash([1; 32]), now).await, Err(TakeError::Fault(TicketFault::Unknown)));
+        assert_eq!(
+            other.take(TicketHash([1; 32]), now).await,
+            Err(TakeError::Fault(TicketFault::Used))
+        );
         while store.state() != BreakerState::Open {
             assert_eq!(store.take(TicketHash([2; 32]), now).await, Err(TakeError::Unavailable));
         }

@@ -1,7 +1,9 @@
-//! The places that users hold all over the fleet: one sorted set for each user, changed by one script.
+//! The places that users hold all over the fleet: one sorted set for each user, changed by one
+//! script.
 //!
-//! A member is a session with the time at which it began, its score is when the place ends by itself. The node that runs the
-//! session moves that on; a node that has died moves nothing, and its places end. The time is an argument: the nodes' own.
+//! A member is a session with the time at which it began, its score is when the place ends by
+//! itself. The node that runs the session moves that on; a node that has died moves nothing, and
+//! its places end. The time is an argument: the nodes' own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +13,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::{cmd, pipe};
 
-use super::fault::Fault;
+use super::events::Operation;
 use super::lane::Lane;
 use super::{ask, ask_each, millis};
-use crate::clock::UnixMillis;
+use crate::base::clock::UnixMillis;
 use crate::config::OnLimit;
+use crate::model::store_fault::StoreFault;
 
 /// How long a place is held without a word from its node.
 pub const LEASE: Duration = Duration::from_secs(60);
 /// Places changed by one operation.
 pub const PAGE: usize = 64;
 
-/// ARGV: now, the lease's end, the member, how many there may be, what to do about one more, how long to keep the key. A
-/// repetition counts nothing twice: whoever asks is taken off first.
+/// ARGV: now, the lease's end, the member, how many there may be, what to do about one more, how
+/// long to keep the key. A repetition counts nothing twice: whoever asks is taken off first.
 const TAKE_SCRIPT: &str = "\
 redis.call('ZREMRANGEBYSCORE',KEYS[1],'-inf',ARGV[1]) \
 redis.call('ZREM',KEYS[1],ARGV[3]) \
@@ -93,27 +96,41 @@ impl PlaceBook {
         Self { prefix: prefix.to_owned(), lane: Arc::clone(lane) }
     }
 
-    pub async fn take(&self, place: &Held, most: usize, on_limit: OnLimit, now: UnixMillis) -> Result<Taken, Fault> {
+    pub async fn take(
+        &self,
+        place: &Held,
+        most: usize,
+        on_limit: OnLimit,
+        now: UnixMillis,
+    ) -> Result<Taken, StoreFault> {
         let mode = if on_limit == OnLimit::Refuse { "refuse" } else { "replace" };
         let mut script = cmd("EVAL");
-        script.arg(TAKE_SCRIPT).arg(1).arg(self.key(place.user)).arg(now.0).arg((now + LEASE).0).arg(place.member());
+        script
+            .arg(TAKE_SCRIPT)
+            .arg(1)
+            .arg(self.key(place.user))
+            .arg(now.0)
+            .arg((now + LEASE).0)
+            .arg(place.member());
         script.arg(most).arg(mode).arg(millis(LEASE * 2));
         let read = |answer: Vec<String>| {
             let mut answer = answer.into_iter();
             match answer.next().as_deref() {
                 Some("full") => Ok(Taken::Full),
                 Some("taken") => {
-                    let session = |member: String| member.split_once(':').map(|(_, session)| session.to_owned());
+                    let session = |member: String| {
+                        member.split_once(':').map(|(_, session)| session.to_owned())
+                    };
                     Ok(Taken::Place { replaced: answer.filter_map(session).collect() })
                 }
-                _ => Err(Fault::Protocol),
+                _ => Err(StoreFault::Protocol),
             }
         };
-        self.lane.run("place", |connection| ask(connection, script), read).await
+        self.lane.run(Operation::Place, |connection| ask(connection, script), read).await
     }
 
     /// Holds on to a page of places, or puts them back where the store has lost them.
-    pub async fn renew(&self, places: &[Held], now: UnixMillis) -> Result<(), Fault> {
+    pub async fn renew(&self, places: &[Held], now: UnixMillis) -> Result<(), StoreFault> {
         let renewal = |place: &Held| {
             let (key, mut pipeline) = (self.key(place.user), pipe());
             pipeline.cmd("ZADD").arg(&key).arg((now + LEASE).0).arg(place.member());
@@ -121,13 +138,14 @@ impl PlaceBook {
             pipeline
         };
         let pipelines = places.iter().map(renewal).collect();
-        self.lane.run("renew", |connection| ask_each(connection, pipelines), Ok).await
+        self.lane.run(Operation::Renew, |connection| ask_each(connection, pipelines), Ok).await
     }
 
-    pub async fn give_back(&self, places: &[Held]) -> Result<(), Fault> {
-        let end = |place: &Held| pipe().cmd("ZREM").arg(self.key(place.user)).arg(place.member()).clone();
+    pub async fn give_back(&self, places: &[Held]) -> Result<(), StoreFault> {
+        let end =
+            |place: &Held| pipe().cmd("ZREM").arg(self.key(place.user)).arg(place.member()).clone();
         let pipelines = places.iter().map(end).collect();
-        self.lane.run("give_back", |connection| ask_each(connection, pipelines), Ok).await
+        self.lane.run(Operation::GiveBack, |connection| ask_each(connection, pipelines), Ok).await
     }
 
     fn key(&self, user: UserHash) -> String {
@@ -152,7 +170,7 @@ mod tests {
         Roster::open(&config(server.port)).unwrap().places()
     }
 
-    fn place(replaced: &[&str]) -> Result<Taken, Fault> {
+    fn place(replaced: &[&str]) -> Result<Taken, StoreFault> {
         Ok(Taken::Place { replaced: replaced.iter().map(|one| (*one).to_owned()).collect() })
     }
 
@@ -166,15 +184,26 @@ mod tests {
             async move { book.take(&held, 2, OnLimit::Refuse, now).await }
         };
         assert_eq!((take("a", NOW).await, take("b", NOW).await), (place(&[]), place(&[])));
-        assert_eq!((take("c", NOW).await, take("b", NOW).await), (Ok(Taken::Full), place(&[])), "asking again counts once");
-        assert_eq!(book.take(&held("bob", NOW, "d"), 2, OnLimit::Refuse, NOW).await, place(&[]), "another user");
+        assert_eq!(
+            (take("c", NOW).await, take("b", NOW).await),
+            (Ok(Taken::Full), place(&[])),
+            "asking again counts once"
+        );
+        assert_eq!(
+            book.take(&held("bob", NOW, "d"), 2, OnLimit::Refuse, NOW).await,
+            place(&[]),
+            "another user"
+        );
         book.give_back(&[held("ada", NOW, "a")]).await.unwrap();
         assert_eq!((take("c", NOW).await, take("e", NOW).await), (place(&[]), Ok(Taken::Full)));
         // One node goes on, the other has died.
         let later = NOW + LEASE / 2;
         book.renew(&[held("ada", NOW, "c")], later).await.unwrap();
         assert_eq!(take("e", NOW + LEASE / 6 * 5).await, Ok(Taken::Full));
-        assert_eq!((take("e", NOW + LEASE).await, take("f", NOW + LEASE).await), (place(&[]), Ok(Taken::Full)));
+        assert_eq!(
+            (take("e", NOW + LEASE).await, take("f", NOW + LEASE).await),
+            (place(&[]), Ok(Taken::Full))
+        );
         let keys = server.cli(&["KEYS", "*"]);
         assert!(keys.starts_with("usher:user:") && !keys.contains("ada"), "{keys}");
         let key = book.key(UserHash::of("main", "ada"));
@@ -192,11 +221,16 @@ mod tests {
             let book = &book;
             async move { book.take(&held, 2, OnLimit::ReplaceOldest, at(9)).await }
         };
-        assert_eq!((take("b", at(2)).await, take("a", at(1)).await, take("c", at(3)).await), (place(&[]), place(&[]), place(&["a"])));
+        assert_eq!(
+            (take("b", at(2)).await, take("a", at(1)).await, take("c", at(3)).await),
+            (place(&[]), place(&[]), place(&["a"]))
+        );
         // One whose clock is behind does not replace itself.
         assert_eq!(take("d", at(0)).await, place(&["b"]));
         // Two nodes each let in two without the store, and put them back.
-        let lost: Vec<Held> = [("e", 4), ("f", 5), ("g", 6)].map(|(session, since)| held("ada", at(since), session)).into();
+        let lost: Vec<Held> = [("e", 4), ("f", 5), ("g", 6)]
+            .map(|(session, since)| held("ada", at(since), session))
+            .into();
         book.renew(&lost, at(9)).await.unwrap();
         assert_eq!(take("h", at(7)).await, place(&["d", "c", "e", "f"]));
     }

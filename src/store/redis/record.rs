@@ -1,17 +1,51 @@
 //! A ticket's record as Redis holds it: compact JSON with a version.
 //!
-//! Nodes of two versions share one Redis while a fleet is upgraded: what stands here is a wire format, not a memory image.
+//! Nodes of two versions share one Redis while a fleet is upgraded: what stands here is a wire
+//! format, not a memory image.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::auth::principal::Principal;
-use crate::clock::UnixMillis;
+use crate::base::clock::UnixMillis;
+use crate::model::faults::TicketFault;
+use crate::model::principal::Principal;
 use crate::store::TicketRecord;
 
 const VERSION: u8 = 1;
+const USED: &[u8] = br#"{"v":1,"past":"used"}"#;
+const EXPIRED: &[u8] = br#"{"v":1,"past":"expired"}"#;
+
+/// What a ticket's key holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoredTicket {
+    Ticket(Box<TicketRecord>),
+    /// What became of the ticket. A node of an older version cannot read it, and refuses.
+    Past(Fate),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Used,
+    Expired,
+}
+
+impl Fate {
+    pub fn mark(self) -> &'static [u8] {
+        match self {
+            Self::Used => USED,
+            Self::Expired => EXPIRED,
+        }
+    }
+
+    pub fn fault(self) -> TicketFault {
+        match self {
+            Self::Used => TicketFault::Used,
+            Self::Expired => TicketFault::Expired,
+        }
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 struct Written {
@@ -45,7 +79,16 @@ struct Written {
 }
 
 pub fn encode(record: TicketRecord) -> Option<Vec<u8>> {
-    let TicketRecord { principal, route, origin, address, created_at, expires_at, single_use, traceparent } = record;
+    let TicketRecord {
+        principal,
+        route,
+        origin,
+        address,
+        created_at,
+        expires_at,
+        single_use,
+        traceparent,
+    } = record;
     let written = Written {
         v: VERSION,
         sub: principal.subject,
@@ -69,9 +112,13 @@ pub fn encode(record: TicketRecord) -> Option<Vec<u8>> {
 }
 
 /// `None`: it is not ours, or of a version that we do not know.
-pub fn decode(bytes: &[u8]) -> Option<TicketRecord> {
-    let written: Written = serde_json::from_slice(bytes).ok().filter(|written: &Written| written.v == VERSION)?;
-    Some(TicketRecord {
+pub fn decode(bytes: &[u8]) -> Option<StoredTicket> {
+    if let Some(fate) = [Fate::Used, Fate::Expired].into_iter().find(|fate| fate.mark() == bytes) {
+        return Some(StoredTicket::Past(fate));
+    }
+    let written: Written =
+        serde_json::from_slice(bytes).ok().filter(|written: &Written| written.v == VERSION)?;
+    Some(StoredTicket::Ticket(Box::new(TicketRecord {
         principal: Principal {
             subject: written.sub,
             issuer: written.iss.into(),
@@ -90,7 +137,7 @@ pub fn decode(bytes: &[u8]) -> Option<TicketRecord> {
         expires_at: UnixMillis(written.expires_at),
         single_use: written.single_use,
         traceparent: written.traceparent,
-    })
+    })))
 }
 
 #[cfg(test)]
@@ -101,13 +148,23 @@ mod tests {
     #[test]
     fn a_record_comes_back_as_it_was() {
         let record = contract::record(UnixMillis(9));
-        assert_eq!(decode(&encode(record.clone()).unwrap()), Some(record));
+        assert_eq!(
+            decode(&encode(record.clone()).unwrap()),
+            Some(StoredTicket::Ticket(Box::new(record)))
+        );
+        for fate in [Fate::Used, Fate::Expired] {
+            assert_eq!(decode(fate.mark()), Some(StoredTicket::Past(fate)));
+        }
     }
 
     #[test]
     fn what_is_not_ours_is_no_record() {
-        let next = String::from_utf8(encode(contract::record(UnixMillis(9))).unwrap()).unwrap().replace("\"v\":1", "\"v\":2");
-        for bytes in [next.as_bytes(), b"", b"{}", b"null", b"{\"v\":1}"] {
+        let next = String::from_utf8(encode(contract::record(UnixMillis(9))).unwrap())
+            .unwrap()
+            .replace("\"v\":1", "\"v\":2");
+        for bytes in
+            [next.as_bytes(), b"", b"{}", b"null", b"{\"v\":1}", b"{\"v\":1,\"past\":\"lost\"}"]
+        {
             assert_eq!(decode(bytes), None);
         }
     }

@@ -1,7 +1,8 @@
 //! Which nodes there are, and what they ask each other.
 //!
-//! Each node beats into one sorted set, and who has not beaten lately is not there. A question goes into a short stream that
-//! the nodes read beside the revocations (`bulletin.rs`); what they answer is pushed to a list that lives for seconds.
+//! Each node beats into one sorted set, and who has not beaten lately is not there. A question goes
+//! into a short stream that the nodes read beside the revocations (`bulletin.rs`); what they answer
+//! is pushed to a list that lives for seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +12,15 @@ use tokio::time::timeout;
 
 use super::bulletin::{NOTICE, notices_key};
 use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
-use super::fault::Fault;
+use super::events::{Operation, Purpose, StoreDialled};
 use super::lane::Lane;
 use super::places::PlaceBook;
-use super::{FLEET_LANE, ask, ask_all, authorities, millis};
-use crate::clock::UnixMillis;
+use super::{ask, ask_all, authorities, millis};
+use crate::base::clock::UnixMillis;
 use crate::config::store::Redis;
+use crate::model::store_fault::StoreFault;
 use crate::store::OpenError;
-use crate::telemetry::event::Event;
+use crate::telemetry::Event;
 
 /// A node that has not beaten for so long is not asked.
 const LATE: Duration = Duration::from_secs(10);
@@ -62,7 +64,12 @@ impl Roster {
         let patience = Duration::from_secs(WAIT_SECONDS) + config.timeout;
         Ok(Self {
             prefix: config.prefix.clone(),
-            lane: Arc::new(Lane::new(FLEET_LANE, &dialer, config.timeout, config.max_in_flight)),
+            lane: Arc::new(Lane::new(
+                Purpose::Fleet,
+                &dialer,
+                config.timeout,
+                config.max_in_flight,
+            )),
             dialer: Dialer::new(Redis { timeout: patience, ..config.clone() }, ca),
         })
     }
@@ -73,58 +80,93 @@ impl Roster {
     }
 
     /// Says that we are here, and hears who is.
-    pub async fn beat(&self, member: &str, now: UnixMillis) -> Result<Beats, Fault> {
+    pub async fn beat(&self, member: &str, now: UnixMillis) -> Result<Beats, StoreFault> {
         let (key, late) = (self.key("nodes"), now.0.saturating_sub(millis(LATE)));
         let mut pipeline = pipe();
         pipeline.cmd("ZADD").arg(&key).arg(now.0).arg(member);
-        pipeline.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(now.0.saturating_sub(millis(GONE)));
+        pipeline
+            .cmd("ZREMRANGEBYSCORE")
+            .arg(&key)
+            .arg("-inf")
+            .arg(now.0.saturating_sub(millis(GONE)));
         pipeline.cmd("PEXPIRE").arg(&key).arg(millis(GONE));
-        pipeline.cmd("ZRANGEBYSCORE").arg(&key).arg(late).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(MOST_NODES);
+        pipeline
+            .cmd("ZRANGEBYSCORE")
+            .arg(&key)
+            .arg(late)
+            .arg("+inf")
+            .arg("WITHSCORES")
+            .arg("LIMIT")
+            .arg(0)
+            .arg(MOST_NODES);
         let read = |answers: Vec<Value>| {
-            let [added, _, _, members] = <[Value; 4]>::try_from(answers).map_err(|_| Fault::Protocol)?;
-            let added = u64::from_redis_value(added).map_err(|_| Fault::Protocol)?;
-            let members = Vec::<(String, f64)>::from_redis_value(members).map_err(|_| Fault::Protocol)?;
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds fit a double for ages")]
-            let members = members.into_iter().map(|(member, at)| (member, UnixMillis(at as u64))).collect();
+            let [added, _, _, members] =
+                <[Value; 4]>::try_from(answers).map_err(|_| StoreFault::Protocol)?;
+            let added = u64::from_redis_value(added).map_err(|_| StoreFault::Protocol)?;
+            let members = Vec::<(String, f64)>::from_redis_value(members)
+                .map_err(|_| StoreFault::Protocol)?;
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "milliseconds fit a double for ages"
+            )]
+            let members =
+                members.into_iter().map(|(member, at)| (member, UnixMillis(at as u64))).collect();
             Ok(Beats { is_new: added > 0, members })
         };
-        self.lane.run("beat", |connection| ask_all(connection, pipeline), read).await
+        self.lane.run(Operation::Beat, |connection| ask_all(connection, pipeline), read).await
     }
 
     /// Says that we are gone.
-    pub async fn leave(&self, member: &str) -> Result<(), Fault> {
+    pub async fn leave(&self, member: &str) -> Result<(), StoreFault> {
         let command = cmd("ZREM").arg(self.key("nodes")).arg(member).clone();
-        self.lane.run("beat", |connection| ask::<()>(connection, command), Ok).await
+        self.lane.run(Operation::Beat, |connection| ask::<()>(connection, command), Ok).await
     }
 
     /// Puts notices before all nodes. They are heard at once or not at all.
-    pub async fn notify(&self, notices: &[String]) -> Result<(), Fault> {
+    pub async fn notify(&self, notices: &[String]) -> Result<(), StoreFault> {
         let key = notices_key(&self.prefix);
         let mut pipeline = pipe();
         for notice in notices {
-            pipeline.cmd("XADD").arg(&key).arg("MAXLEN").arg("~").arg(MOST_NOTICES).arg("*").arg(NOTICE).arg(notice);
+            pipeline
+                .cmd("XADD")
+                .arg(&key)
+                .arg("MAXLEN")
+                .arg("~")
+                .arg(MOST_NOTICES)
+                .arg("*")
+                .arg(NOTICE)
+                .arg(notice);
         }
         pipeline.cmd("PEXPIRE").arg(&key).arg(millis(NOTICE_KEPT));
-        self.lane.run("notify", |connection| ask_all(connection, pipeline), |_| Ok(())).await
+        self.lane
+            .run(Operation::Notify, |connection| ask_all(connection, pipeline), |_| Ok(()))
+            .await
     }
 
     /// Answers another node's question.
-    pub async fn answer(&self, question: &str, text: &str) -> Result<(), Fault> {
+    pub async fn answer(&self, question: &str, text: &str) -> Result<(), StoreFault> {
         let key = self.answers_key(question);
         let mut pipeline = pipe();
         pipeline.cmd("RPUSH").arg(&key).arg(text);
         pipeline.cmd("PEXPIRE").arg(&key).arg(millis(ANSWER_KEPT));
-        self.lane.run("answer", |connection| ask_all(connection, pipeline), |_| Ok(())).await
+        self.lane
+            .run(Operation::Answer, |connection| ask_all(connection, pipeline), |_| Ok(()))
+            .await
     }
 
     /// Made before the question is asked: waiting blocks a connection, so it has one of its own.
-    pub async fn answers(&self, question: &str) -> Result<Answers, Fault> {
+    pub async fn answers(&self, question: &str) -> Result<Answers, StoreFault> {
         let made = match timeout(DIAL_TIMEOUT, self.dialer.dial()).await {
-            Ok(made) => made.map_err(|error| Fault::from(&error)),
-            Err(_) => Err(Fault::Timeout),
+            Ok(made) => made.map_err(|error| StoreFault::from(&error)),
+            Err(_) => Err(StoreFault::Timeout),
         };
-        let outcome = made.as_ref().map_or_else(|fault| fault.label(), |_| "ok");
-        Event::StoreDialled { region: self.dialer.region(), lane: FLEET_LANE, outcome }.emit();
+        StoreDialled {
+            region: self.dialer.region(),
+            purpose: Purpose::Fleet,
+            fault: made.as_ref().err().copied(),
+        }
+        .emit();
         Ok(Answers { key: self.answers_key(question), connection: made? })
     }
 
@@ -139,9 +181,11 @@ impl Roster {
 
 impl Answers {
     /// The next one; `None`: there was none for a while.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, StoreFault> {
         let command = cmd("BLPOP").arg(&self.key).arg(WAIT_SECONDS).clone();
         let popped = self.connection.command::<Option<(String, Vec<u8>)>>(&command).await;
-        popped.map(|popped| popped.map(|(_, answer)| answer)).map_err(|error| Fault::from(&error))
+        popped
+            .map(|popped| popped.map(|(_, answer)| answer))
+            .map_err(|error| StoreFault::from(&error))
     }
 }

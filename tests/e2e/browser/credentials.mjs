@@ -8,6 +8,7 @@
 
 import { execFileSync } from 'node:child_process';
 import { chromium } from 'playwright-core';
+import { fact } from './process.mjs';
 
 const [base, token] = process.argv.slice(2);
 if (!token) {
@@ -75,9 +76,4 @@ async function open(page, url, offers) {
     socket.onmessage = () => { const protocol = socket.protocol; socket.onclose = () => resolve({ protocol }); socket.close(); };
     socket.onclose = ({ code }) => resolve({ protocol: null, code });
   }), [url, offers]);
-}
-
-function fact(holds, what) {
-  if (!holds) throw new Error(what);
-  console.log(`ok  ${what}`);
 }

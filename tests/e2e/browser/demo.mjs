@@ -1,146 +1,159 @@
-// Walks through the demo as a person would, in a real browser.
+// Walks through the demo as two people would, over wss:// in Chromium.
 //
-//   node demo.mjs http://127.0.0.1:8080 [folder for screenshots]
-//
-// Exits 0 when everything was seen, 1 with the first thing that was not. CHROMIUM names the browser where it is not in PATH.
+//   node demo.mjs USHER_BINARY
 
-import { execFileSync } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
-import { chromium } from 'playwright-core';
+import { fact, launchChromium, main, newContext, startDemo, Visitor, whileRefused } from './support.mjs';
 
-const [base, folder] = process.argv.slice(2);
-if (!base) {
-  console.error('usage: node demo.mjs BASE_URL [SCREENSHOT_FOLDER]');
-  process.exit(2);
-}
-if (folder) mkdirSync(folder, { recursive: true });
+await main(async (binary) => {
+  const { url } = await startDemo(binary);
+  const browser = await launchChromium();
+  const context = await newContext(browser);
 
-const executablePath = process.env.CHROMIUM ?? execFileSync('sh', ['-c', 'command -v chromium || command -v chromium-browser'], { encoding: 'utf8' }).trim();
-const browser = await chromium.launch({
-  executablePath,
-  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  const ada = await Visitor.open(context, url, 'ada');
+  const secrets = [];
+  ada.page.on('response', async (response) => {
+    const body = await response.json().catch(() => null);
+    secrets.push(...[body?.token, body?.refresh, body?.ticket_id].filter(Boolean));
+  });
+  await startsClean(ada);
+  await ada.logIn();
+  await ada.connect();
+  const bob = await Visitor.open(context, url, 'bob');
+  await bob.logIn();
+  await bob.connect();
+
+  await ada.say('hello from ada');
+  await bob.say('hello from bob');
+  for (const visitor of [ada, bob]) {
+    for (const from of ['ada', 'bob']) await visitor.hears(`hello from ${from}`);
+  }
+  fact(await bob.pane().locator('.other .from', { hasText: 'ada' }).count() === 1, 'two pages chat, each under its own name');
+
+  await seesTheSignedContext(ada);
+  ada.isQuiet();
+  bob.isQuiet();
+
+  await fiveStatesInOrder(ada, bob);
+  await controls(ada, bob);
+  await anotherPerson(ada, bob);
+  await revoked(ada, bob);
+  await reload(bob);
+
+  const text = await ada.page.content();
+  fact(secrets.length > 5 && secrets.every((secret) => !text.includes(secret)), `none of ${secrets.length} tokens and tickets stands on the page`);
+  ada.isQuiet();
+  bob.isQuiet();
 });
 
-const WAIT = 10_000;
-let failed = false;
-try {
-  const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1280, height: 1000 } });
-  context.setDefaultTimeout(WAIT);
+async function startsClean({ page }) {
+  fact(await page.locator('#state').textContent() === 'Disconnected', 'a page begins disconnected');
+  fact(await page.evaluate(() => document.activeElement.id) === 'name', 'the name has the focus');
+  fact(await page.locator('button.primary:visible').count() === 1, 'there is one primary button');
+  fact(await page.locator('.grid > :visible').count() === 0, 'there is no empty box');
+}
 
-  const ada = await open(context, 'ada');
-  fact(await ada.page.locator('#state').textContent() === 'disconnected', 'a page begins disconnected');
-  await shot(ada.page, '1-begin');
-  await connect(ada);
-  const bob = await open(context, 'bob');
-  await connect(bob);
-
-  await say(ada, 'hello from ada');
-  await say(bob, 'hello from bob');
-  for (const { page, name } of [ada, bob]) {
-    for (const from of ['ada', 'bob']) {
-      await page.locator('#messages li', { hasText: `hello from ${from}` }).filter({ has: page.locator('.from', { hasText: from }) }).waitFor();
-      fact(true, `${name} sees what ${from} said, under that name`);
-    }
+async function seesTheSignedContext({ page, name }) {
+  await page.locator('#signature[data-kind=good]').waitFor();
+  fact(true, 'the published key verifies the header');
+  fact(await page.locator('#gone').textContent() === 'The ticket is gone, this came instead:', 'one sentence stands above the raw header');
+  fact(await page.locator('#request-line').textContent() === 'GET /ws?ticket=…', 'the ticket in the request line is struck out');
+  const rows = await page.locator('#context div').allTextContents();
+  for (const claim of ['sub', 'auth', 'permissions', 'sid', 'session_exp', 'iat', 'iss, aud', 'client']) {
+    fact(rows.some((row) => row.endsWith(claim)), `the claim ${claim} is shown`);
   }
+  fact(rows.some((row) => row.startsWith(`User${name}`)), `the backend knows ${name}`);
+  fact(!rows.some((row) => /\d{10}/.test(row.replace(/sid$/, '').replace(/^Session[0-9a-f]{32}/, ''))), 'times are times, and not numbers of seconds');
+}
 
-  for (const { page, name, secrets } of [ada, bob]) {
-    const claims = JSON.parse(await page.locator('#context').textContent());
-    fact(claims.sub === name, `the backend was told that ${name} is ${claims.sub}`);
-    for (const claim of ['iss', 'aud', 'exp', 'jti', 'sid', 'auth']) fact(claim in claims, `the signed context has ${claim}`);
-    const headers = await page.locator('#headers').textContent();
-    fact(headers.includes('x-user-context'), 'the header list shows the signed context');
-    fact(secrets.length > 0 && secrets.every((secret) => !headers.includes(secret)), 'no ticket and no token reached the backend');
-    await page.locator('#signature', { hasText: /The signature/ }).waitFor();
-    fact(/is good/.test(await page.locator('#signature').textContent()), `the published key verifies it: ${await page.locator('#signature').textContent()}`);
-  }
-  await shot(ada.page, '2-connected');
-
-  await ada.page.click('#reuse');
-  await ada.page.locator('#notice', { hasText: /Refused, as it should be: 403/ }).waitFor();
-  fact(true, 'the same ticket does not open a second connection');
-  fact(await ada.page.locator('#state').textContent() === 'connected', 'the connection that the ticket opened lives on');
-  await shot(ada.page, '3-ticket-used-again');
-
-  await ada.page.click('#no-ticket');
-  await ada.page.locator('#notice', { hasText: /Refused, as it should be: 401/ }).waitFor();
-  fact(true, 'without a ticket nothing opens');
-  await shot(ada.page, '4-without-a-ticket');
-
+async function fiveStatesInOrder(ada, bob) {
+  const before = await ada.session();
+  await ada.does('drop');
+  await ada.story(/Back after/);
   await ada.page.click('#disconnect');
-  await ada.page.locator('#state[data-state=disconnected]').waitFor();
-  await bob.page.locator('#messages li', { hasText: 'ada left' }).waitFor();
-  fact(true, 'leaving is seen by the others');
-  await connect(ada);
-  fact(true, 'a new ticket connects again');
-
-  await ada.page.click('#disconnect');
-  await ada.page.locator('#state[data-state=disconnected]').waitFor();
-  await ada.page.click('#connect-live');
-  await ada.page.locator('#steps li', { hasText: 'auth_ok' }).waitFor();
-  await ada.page.locator('#state[data-state=connected]').waitFor();
-  fact(JSON.parse(await ada.page.locator('#context').textContent()).auth.method === 'message', 'the first message opens the door too');
-  await ada.page.locator('#steps li', { hasText: 'auth_required in the stream' }).waitFor({ timeout: 20_000 });
-  await ada.page.locator('#steps li', { hasText: 'auth_ok' }).nth(1).waitFor();
-  await say(ada, 'renewed and still here');
-  await bob.page.locator('#messages li', { hasText: 'renewed and still here' }).waitFor();
-  fact(true, 'the session was renewed in the stream and goes on');
-  await shot(ada.page, '5-renewed');
-
-  await ada.page.emulateMedia({ colorScheme: 'dark' });
-  await shot(ada.page, '6-dark');
-  await ada.page.setViewportSize({ width: 390, height: 844 });
-  fact(await ada.page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'a narrow screen needs no sideways scrolling');
-  await shot(ada.page, '7-narrow');
-
-  for (const { name, faults } of [ada, bob]) fact(faults.length === 0, `${name}'s page had no faults ${faults.join(' | ')}`);
-} catch (error) {
-  failed = true;
-  console.error(`FAILED  ${error.message}`);
-} finally {
-  await browser.close();
+  await ada.state('disconnected');
+  await bob.hears('ada left');
+  const states = (await ada.states()).join(' ');
+  fact(
+    states === 'disconnected connecting authenticating authenticated reconnecting connecting authenticating authenticated disconnected',
+    `the five states come in order: ${states}`,
+  );
+  fact(await ada.page.locator('#signature').isHidden(), 'after a disconnect no signature is claimed to be good');
+  fact(await ada.page.evaluate(() => document.activeElement.id) === 'connect', 'the focus goes to the next thing to do');
+  await ada.connect();
+  fact((await ada.sessionAfter(before)) !== before, 'each connection is a session of its own');
+  fact(new Set(ada.tickets).size === ada.tickets.length && ada.tickets.length === 3, 'each connection has a ticket of its own');
 }
-process.exit(failed ? 1 : 0);
 
-async function open(context, name) {
-  const page = await context.newPage();
-  const visitor = { page, name, faults: [], secrets: [] };
-  page.on('pageerror', (error) => visitor.faults.push(error.message));
-  page.on('console', (message) => {
-    // The browser itself reports each refusal that the walk asks for; what remains is a fault of the page or of its policy.
-    if (message.type() === 'error' && !/status of 40[13]|WebSocket connection to/.test(message.text())) visitor.faults.push(message.text());
+async function controls(ada, bob) {
+  await whileRefused([ada], async () => {
+    await ada.does('reuse');
+    await ada.story(/Refused: 403 INVALID_TICKET/);
   });
-  page.on('response', async (response) => {
-    const body = await response.json().catch(() => null);
-    for (const secret of [body?.token, body?.ticket_id]) if (secret) visitor.secrets.push(secret);
+  fact(await ada.page.locator('#log .result.refused').count() > 0, 'a ticket works once, and the refusal looks like one');
+  await ada.state('authenticated');
+  await ada.does('old');
+  await ada.story(/the token stood in the address/);
+  fact(true, 'the old way works, and is shown for what it is');
+
+  await ada.does('way');
+  await ada.story(/Connected by first message/);
+  await ada.page.locator('#gone', { hasText: 'The first message stayed at Usher' }).waitFor();
+  fact((await ada.page.locator('#context').textContent()).includes('message'), 'the first message opens the door too');
+  await ada.does('way');
+  await ada.story(/Connected by ticket again/);
+
+  await ada.does('expire');
+  await ada.story(/1 of 3/);
+  const session = await ada.sessionAfter('');
+  await ada.story(/3 of 3/);
+  await ada.say('renewed and still here');
+  await bob.hears('renewed and still here');
+  fact(await ada.session() === session, 'the token ran out, and the session was renewed in silence');
+  await ada.logs('Usher asks for a new credential');
+
+  await whileRefused([ada, bob], async () => {
+    await ada.does('restart');
+    await Promise.all([ada, bob].map((one) => one.state('reconnecting')));
+    await ada.say('written while the backend was away');
+    await ada.story(/Back after/);
+    await bob.state('authenticated');
   });
-  await page.goto(base);
-  return visitor;
+  await ada.hears('written while the backend was away');
+  fact(true, 'the backend was killed and came back, and what was written meanwhile was sent');
 }
 
-async function connect({ page, name }) {
-  if (await page.locator('#connect').isDisabled()) {
-    // By keyboard alone: the name has the focus when the page opens.
-    await page.keyboard.type(name);
-    await page.keyboard.press('Enter');
-    await page.locator('#notice', { hasText: `Logged in as ${name}` }).waitFor();
-  }
-  await page.click('#connect');
-  await page.locator('#state[data-state=connected]').waitFor();
-  await page.locator('#messages li', { hasText: `You are ${name}` }).first().waitFor();
-  fact(true, `${name} is connected by ticket`);
+async function anotherPerson(ada, bob) {
+  await ada.page.click('#logout');
+  fact(await ada.page.evaluate(() => document.activeElement.id) === 'name', 'logging out leads to the name');
+  fact(await ada.page.locator('#received').isHidden(), 'nothing of the person before is left');
+  await ada.page.fill('#name', 'eve');
+  ada.name = 'eve';
+  await ada.logIn();
+  await ada.connect();
+  await ada.say('this is eve');
+  await bob.pane().locator('.other', { hasText: 'this is eve' }).locator('.from', { hasText: 'eve' }).waitFor();
+  fact(true, 'another person is that person to the others too');
 }
 
-async function say({ page }, text) {
-  await page.fill('#text', text);
-  await page.press('#text', 'Enter');
+async function revoked(ada, bob) {
+  await ada.does('revoke');
+  await ada.state('disconnected');
+  await ada.page.locator('#notice', { hasText: 'revoked' }).waitFor();
+  await ada.logs('SESSION_REVOKED');
+  await bob.hears('eve left');
+  await bob.state('authenticated');
+  fact(true, 'a revoked person is out at once, and the others stay');
+  fact(await ada.page.evaluate(() => document.activeElement.id) === 'name', 'the focus goes to the login');
+  await ada.logIn();
+  await ada.connect();
+  fact(true, 'a new login is let in again');
 }
 
-async function shot(page, name) {
-  if (folder) await page.screenshot({ path: join(folder, `${name}.png`), fullPage: true });
-}
-
-function fact(holds, what) {
-  if (!holds) throw new Error(what);
-  console.log(`ok  ${what}`);
+async function reload(bob) {
+  const before = await bob.session();
+  await bob.page.reload();
+  fact(await bob.page.inputValue('#name') === 'bob', 'a reload keeps the name, and nothing else');
+  await bob.logIn();
+  await bob.connect();
+  fact((await bob.sessionAfter(before)) !== before, 'a reloaded page comes back with a session of its own');
 }

@@ -1,12 +1,13 @@
 //! The third oracle: the audit logs of all nodes, held against what their clients lived through.
 //!
-//! It knows the lines of the log, the clients' own record and when the store was away; of Usher it knows nothing. All nodes
-//! run on one machine, so the times of their lines are of one clock. Deadlines are judged by those times alone.
+//! It knows the lines of the log, the clients' own record and when the store was away; of Usher it
+//! knows nothing. All nodes run on one machine, so the times of their lines are of one clock.
+//! Deadlines are judged by those times alone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
-use usher::clock::UnixMillis;
+use usher::base::clock::UnixMillis;
 
 /// What is to be judged. A node is an index into `logs`.
 #[derive(Clone, Default)]
@@ -57,9 +58,11 @@ pub struct Order {
 /// In milliseconds.
 #[derive(Clone, Copy)]
 pub struct Bounds {
-    /// From an order to the end of its sessions on the node that was asked, and to its being in force on the others.
+    /// From an order to the end of its sessions on the node that was asked, and to its being in
+    /// force on the others.
     pub calm: u64,
-    /// From the store's return to the same, for what was ordered while it was away or not yet found again.
+    /// From the store's return to the same, for what was ordered while it was away or not yet found
+    /// again.
     pub recovery: u64,
     /// What the machine may add to either.
     pub slack: u64,
@@ -108,8 +111,13 @@ struct Session {
 pub fn judge(case: &Case, bounds: Bounds) -> Findings {
     let mut findings = Findings::default();
     let sessions: Vec<Vec<Session>> = case.logs.iter().map(|log| sessions(log)).collect();
-    let revoked: Vec<Vec<Revoked>> =
-        case.logs.iter().map(|log| log.iter().filter(|line| line["event"] == "revoked").map(Revoked::read).collect()).collect();
+    let revoked: Vec<Vec<Revoked>> = case
+        .logs
+        .iter()
+        .map(|log| {
+            log.iter().filter(|line| line["event"] == "revoked").map(Revoked::read).collect()
+        })
+        .collect();
     tickets(case, &sessions, &mut findings);
     admissions(case, &sessions, &mut findings);
     revoked_admissions(case, &revoked, &mut findings);
@@ -140,14 +148,19 @@ fn tickets(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
             findings.complain(format!("ticket {ticket} was redeemed {} times", times.len()));
         }
         if times.iter().any(|(_, _, user)| issued.get(ticket) != Some(user)) {
-            findings.complain(format!("ticket {ticket} was redeemed by somebody whom nobody issued it to"));
+            findings.complain(format!(
+                "ticket {ticket} was redeemed by somebody whom nobody issued it to"
+            ));
         }
     }
     for (node, sessions) in sessions.iter().enumerate() {
         for session in sessions.iter().filter(|session| session.by_ticket) {
             let redemption = (node, session.request_id.clone(), session.token.user.clone());
             if redeemed.values().flatten().filter(|one| **one == redemption).count() != 1 {
-                findings.complain(format!("session {} of {} began with no ticket", session.id, session.token.user));
+                findings.complain(format!(
+                    "session {} of {} began with no ticket",
+                    session.id, session.token.user
+                ));
             }
         }
     }
@@ -155,12 +168,15 @@ fn tickets(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
     for entry in case.record.entries.iter().filter(|entry| entry.let_in) {
         let Some(ticket) = entry.ticket.as_deref() else { continue };
         *wins.entry(ticket).or_default() += 1;
-        let is_known =
-            redeemed.get(ticket).into_iter().flatten().any(|(node, request_id, _)| {
-                *node == entry.node && sessions[*node].iter().any(|session| session.request_id == *request_id)
-            });
+        let is_known = redeemed.get(ticket).into_iter().flatten().any(|(node, request_id, _)| {
+            *node == entry.node
+                && sessions[*node].iter().any(|session| session.request_id == *request_id)
+        });
         if !is_known {
-            findings.complain(format!("ticket {ticket} let in {} and the log does not say so", entry.token.user));
+            findings.complain(format!(
+                "ticket {ticket} let in {} and the log does not say so",
+                entry.token.user
+            ));
         }
     }
     for (ticket, times) in wins.into_iter().filter(|(_, times)| *times > 1) {
@@ -183,18 +199,24 @@ fn admissions(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
     let mut begun: HashMap<Key<'_>, usize> = HashMap::new();
     for (node, sessions) in sessions.iter().enumerate() {
         for session in sessions {
-            let key: Key<'_> = (node, session.by_ticket, &session.token.user, &session.token.token_id);
+            let key: Key<'_> =
+                (node, session.by_ticket, &session.token.user, &session.token.token_id);
             *begun.entry(key).or_default() += 1;
             if !asked.contains(&key) {
-                findings.complain(format!("session {} of {:?} is nobody's", session.id, session.token));
+                findings
+                    .complain(format!("session {} of {:?} is nobody's", session.id, session.token));
             }
         }
     }
     for entry in entries.iter().filter(|entry| entry.let_in) {
-        let key: Key<'_> = (entry.node, entry.ticket.is_some(), &entry.token.user, &entry.token.token_id);
+        let key: Key<'_> =
+            (entry.node, entry.ticket.is_some(), &entry.token.user, &entry.token.token_id);
         match begun.get_mut(&key) {
             Some(left @ 1..) => *left -= 1,
-            _ => findings.complain(format!("{} came in at node {} and the log does not say so", entry.token.user, entry.node)),
+            _ => findings.complain(format!(
+                "{} came in at node {} and the log does not say so",
+                entry.token.user, entry.node
+            )),
         }
     }
 }
@@ -202,10 +224,15 @@ fn admissions(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
 /// Nobody asks after an order was in force on that node and gets in.
 fn revoked_admissions(case: &Case, revoked: &[Vec<Revoked>], findings: &mut Findings) {
     for entry in case.record.entries.iter().filter(|entry| entry.let_in) {
-        let told = revoked[entry.node].iter().find(|order| order.at < entry.asked_at && order.concerns_token(&entry.token));
+        let told = revoked[entry.node]
+            .iter()
+            .find(|order| order.at < entry.asked_at && order.concerns_token(&entry.token));
         if let Some(order) = told {
             let late = entry.asked_at - order.at;
-            findings.complain(format!("{:?} was let in at node {} {late} ms after {order:?}", entry.token, entry.node));
+            findings.complain(format!(
+                "{:?} was let in at node {} {late} ms after {order:?}",
+                entry.token, entry.node
+            ));
         }
     }
 }
@@ -227,8 +254,11 @@ fn answers(case: &Case, revoked: &[Vec<Revoked>], findings: &mut Findings) {
 /// Each order is in force on each other node by its deadline.
 fn reach(case: &Case, revoked: &[Vec<Revoked>], bounds: Bounds, findings: &mut Findings) {
     for given in &case.record.orders {
-        let Some(order) = revoked[given.node].iter().find(|line| line.order == given.id) else { continue };
-        let (mut deadline, mut counted_from, mut is_calm) = (order.ordered_at + bounds.calm, order.ordered_at, true);
+        let Some(order) = revoked[given.node].iter().find(|line| line.order == given.id) else {
+            continue;
+        };
+        let (mut deadline, mut counted_from, mut is_calm) =
+            (order.ordered_at + bounds.calm, order.ordered_at, true);
         for (away, back) in &case.outages {
             // A store that died before it could tell counts as one that was away.
             if *away <= deadline + bounds.slack && order.ordered_at <= back + bounds.recovery {
@@ -241,9 +271,14 @@ fn reach(case: &Case, revoked: &[Vec<Revoked>], bounds: Bounds, findings: &mut F
             match heard {
                 None => findings.complain(format!("node {node} never heard of {order:?}")),
                 Some(at) if at > deadline + bounds.slack => {
-                    findings.complain(format!("node {node} heard {} ms too late of {order:?}", at - deadline));
+                    findings.complain(format!(
+                        "node {node} heard {} ms too late of {order:?}",
+                        at - deadline
+                    ));
                 }
-                Some(at) if is_calm => findings.heard_after.push(at.saturating_sub(order.ordered_at)),
+                Some(at) if is_calm => {
+                    findings.heard_after.push(at.saturating_sub(order.ordered_at));
+                }
                 Some(at) => findings.heard_after_return.push(at.saturating_sub(counted_from)),
             }
         }
@@ -251,14 +286,25 @@ fn reach(case: &Case, revoked: &[Vec<Revoked>], bounds: Bounds, findings: &mut F
 }
 
 /// No session lives on under an order that is in force on its node.
-fn lives(node: usize, sessions: &[Session], revoked: &[Revoked], bounds: Bounds, findings: &mut Findings) {
+fn lives(
+    node: usize,
+    sessions: &[Session],
+    revoked: &[Revoked],
+    bounds: Bounds,
+    findings: &mut Findings,
+) {
     for session in sessions {
         for order in revoked.iter().filter(|order| order.concerns(session)) {
             let due = order.at.max(session.started);
             match session.ended {
-                None => findings.complain(format!("node {node}: session {} outlived {order:?}", session.id)),
+                None => findings
+                    .complain(format!("node {node}: session {} outlived {order:?}", session.id)),
                 Some(at) if at > due + bounds.calm + bounds.slack => {
-                    findings.complain(format!("node {node}: session {} lived for {} ms after {order:?}", session.id, at - due));
+                    findings.complain(format!(
+                        "node {node}: session {} lived for {} ms after {order:?}",
+                        session.id,
+                        at - due
+                    ));
                 }
                 Some(at) if at >= due => findings.closed_after.push(at - due),
                 Some(_) => {}
@@ -282,8 +328,12 @@ impl Findings {
         ];
         for (what, times) in all {
             times.sort_unstable();
-            let (median, worst) = (times.get(times.len() / 2).copied().unwrap_or(0), times.last().copied().unwrap_or(0));
-            told += &format!("{what}: {} times, median {median} ms, worst {worst} ms\n", times.len());
+            let (median, worst) = (
+                times.get(times.len() / 2).copied().unwrap_or(0),
+                times.last().copied().unwrap_or(0),
+            );
+            told +=
+                &format!("{what}: {} times, median {median} ms, worst {worst} ms\n", times.len());
         }
         told
     }
@@ -292,21 +342,30 @@ impl Findings {
 impl Revoked {
     fn read(line: &Value) -> Self {
         let named = |field: &str| line[field].as_str().map(str::to_owned);
-        let what = match (named("user"), named("session_id"), named("token_id"), named("issued_before")) {
-            (user, None, None, Some(before)) => What::IssuedBefore(millis(&before), user),
-            (Some(user), None, None, None) => What::User(user),
-            (None, Some(session), None, None) => What::Session(session),
-            (None, None, Some(token), None) => What::TokenId(token),
-            _ => panic!("an order that means nothing: {line}"),
-        };
-        Self { order: text(line, "order"), at: time(line, "time"), ordered_at: time(line, "ordered_at"), issuer: named("issuer"), what }
+        let what =
+            match (named("user"), named("session_id"), named("token_id"), named("issued_before")) {
+                (user, None, None, Some(before)) => What::IssuedBefore(millis(&before), user),
+                (Some(user), None, None, None) => What::User(user),
+                (None, Some(session), None, None) => What::Session(session),
+                (None, None, Some(token), None) => What::TokenId(token),
+                _ => panic!("an order that means nothing: {line}"),
+            };
+        Self {
+            order: text(line, "order"),
+            at: time(line, "time"),
+            ordered_at: time(line, "ordered_at"),
+            issuer: named("issuer"),
+            what,
+        }
     }
 
     /// Orders about the same become one: a later moment takes in an earlier one.
     fn covers(&self, other: &Self) -> bool {
         self.issuer == other.issuer
             && match (&self.what, &other.what) {
-                (What::IssuedBefore(ours, user), What::IssuedBefore(theirs, other)) => user == other && ours >= theirs,
+                (What::IssuedBefore(ours, user), What::IssuedBefore(theirs, other)) => {
+                    user == other && ours >= theirs
+                }
                 (ours, theirs) => ours == theirs,
             }
     }
@@ -316,7 +375,9 @@ impl Revoked {
             What::User(user) => *user == token.user,
             What::Session(session) => *session == token.session,
             What::TokenId(id) => *id == token.token_id,
-            What::IssuedBefore(before, user) => token.issued_at < *before && user.as_ref().is_none_or(|user| *user == token.user),
+            What::IssuedBefore(before, user) => {
+                token.issued_at < *before && user.as_ref().is_none_or(|user| *user == token.user)
+            }
         }
     }
 
@@ -328,8 +389,11 @@ impl Revoked {
 }
 
 fn sessions(log: &[Value]) -> Vec<Session> {
-    let ended: HashMap<String, u64> =
-        log.iter().filter(|line| line["event"] == "session_ended").map(|line| (text(line, "session_id"), time(line, "time"))).collect();
+    let ended: HashMap<String, u64> = log
+        .iter()
+        .filter(|line| line["event"] == "session_ended")
+        .map(|line| (text(line, "session_id"), time(line, "time")))
+        .collect();
     let started = log.iter().filter(|line| line["event"] == "session_started");
     let read = |line: &Value| Session {
         id: text(line, "session_id"),
@@ -397,10 +461,17 @@ mod tests {
     }
 
     fn entry(node: usize, asked_at: u64, ticket: Option<&str>) -> Entry {
-        Entry { node, token: token(), ticket: ticket.map(str::to_owned), asked_at: T + asked_at, let_in: true }
+        Entry {
+            node,
+            token: token(),
+            ticket: ticket.map(str::to_owned),
+            asked_at: T + asked_at,
+            let_in: true,
+        }
     }
 
-    /// One session by ticket at the first node, one by token at the second; ada is revoked at the first after a second.
+    /// One session by ticket at the first node, one by token at the second; ada is revoked at the
+    /// first after a second.
     fn sound() -> Case {
         let first = vec![
             ticket("ticket_issued", "r0"),
@@ -417,7 +488,10 @@ mod tests {
 
     fn complains(case: &Case, about: &str) {
         let complaints = judge(case, BOUNDS).complaints;
-        assert!(complaints.iter().any(|complaint| complaint.contains(about)), "{about}: {complaints:?}");
+        assert!(
+            complaints.iter().any(|complaint| complaint.contains(about)),
+            "{about}: {complaints:?}"
+        );
     }
 
     fn replace(case: &mut Case, node: usize, event: &str, by: &[Value]) {
@@ -503,12 +577,20 @@ mod tests {
             fields.as_object().unwrap().iter().for_each(|(name, value)| line[name] = value.clone());
             complains(&case, "s-r1 outlived");
         }
-        for fields in [json!({"issuer": "other"}), json!({"issued_before": at(0)}), json!({"user": "bob"})] {
+        for fields in
+            [json!({"issuer": "other"}), json!({"issued_before": at(0)}), json!({"user": "bob"})]
+        {
             let mut case = sound();
             replace(&mut case, 0, "session_ended", &[]);
             let line = case.logs[0].iter_mut().find(|line| line["event"] == "revoked").unwrap();
             fields.as_object().unwrap().iter().for_each(|(name, value)| line[name] = value.clone());
-            assert!(!judge(&case, BOUNDS).complaints.iter().any(|complaint| complaint.contains("s-r1 outlived")), "{fields}");
+            assert!(
+                !judge(&case, BOUNDS)
+                    .complaints
+                    .iter()
+                    .any(|complaint| complaint.contains("s-r1 outlived")),
+                "{fields}"
+            );
         }
     }
 
@@ -523,7 +605,11 @@ mod tests {
         let mut case = sound();
         case.logs[1].extend([started(1_021, "r5", "header"), ended(1_022, "r5")]);
         case.record.entries.push(entry(1, 1_015, None));
-        assert_eq!(judge(&case, BOUNDS).complaints, Vec::<String>::new(), "who had asked before may meet the order on the way");
+        assert_eq!(
+            judge(&case, BOUNDS).complaints,
+            Vec::<String>::new(),
+            "who had asked before may meet the order on the way"
+        );
     }
 
     #[test]

@@ -24,7 +24,10 @@ struct Frames(mpsc::Receiver<Result<Frame<Bytes>, std::io::Error>>);
 impl futures_util::Stream for Frames {
     type Item = Result<Frame<Bytes>, std::io::Error>;
 
-    fn poll_next(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
         self.0.poll_recv(cx)
     }
 }
@@ -40,7 +43,8 @@ impl Backend {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (connections, heads) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<HeaderMap>>>::default());
+        let (connections, heads) =
+            (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<HeaderMap>>>::default());
         let task = tokio::spawn({
             let (connections, heads) = (Arc::clone(&connections), Arc::clone(&heads));
             async move {
@@ -51,7 +55,10 @@ impl Backend {
                         heads.lock().unwrap().push(request.headers().clone());
                         async { Ok::<_, Infallible>(answer(request)) }
                     });
-                    tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service));
+                    tokio::spawn(
+                        hyper::server::conn::http1::Builder::new()
+                            .serve_connection(TokioIo::new(socket), service),
+                    );
                 }
             }
         });
@@ -82,7 +89,7 @@ fn answer(request: Request<Incoming>) -> Response<Body> {
     let mut response = Response::new(StreamBody::new(Frames(receiver)));
     let path = request.uri().path().to_owned();
     match path.as_str() {
-        "/public/echo" => {
+        "/public/echo" | "/api/echo" => {
             tokio::spawn(async move {
                 let mut body = request.into_body();
                 while let Some(frame) = body.frame().await {
@@ -93,11 +100,14 @@ fn answer(request: Request<Incoming>) -> Response<Body> {
             });
         }
         "/public/events" => {
-            response.headers_mut().insert("content-type", HeaderValue::from_static("text/event-stream"));
-            // The next event comes only when the one before was asked for by the test.
+            response
+                .headers_mut()
+                .insert("content-type", HeaderValue::from_static("text/event-stream"));
+            // The pause sets the events apart: each is written by itself.
             tokio::spawn(async move {
                 for number in 0..3 {
-                    let _ = sender.send(Ok(Frame::data(format!("data: {number}\n\n").into()))).await;
+                    let _ =
+                        sender.send(Ok(Frame::data(format!("data: {number}\n\n").into()))).await;
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             });
@@ -106,13 +116,17 @@ fn answer(request: Request<Incoming>) -> Response<Body> {
             response.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
             tokio::spawn(async move {
                 let _ = sender.send(Ok(Frame::data("body".into()))).await;
-                let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("x-sum"), HeaderValue::from_static("42"))]);
+                let trailers = HeaderMap::from_iter([(
+                    http::HeaderName::from_static("x-sum"),
+                    HeaderValue::from_static("42"),
+                )]);
                 let _ = sender.send(Ok(Frame::trailers(trailers))).await;
             });
         }
         "/public/broken" => {
             tokio::spawn(async move {
                 let _ = sender.send(Ok(Frame::data("half".into()))).await;
+                // The first half is written before the connection breaks.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let _ = sender.send(Err(std::io::Error::other("broken"))).await;
             });

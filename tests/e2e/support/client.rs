@@ -6,6 +6,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+
+use super::upgrade_ends::{self, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -24,7 +29,7 @@ impl Raw {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+impl<S: AsyncRead + AsyncWrite + Peer + Unpin> Raw<S> {
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).await.unwrap();
         self.0.flush().await.unwrap();
@@ -47,9 +52,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         let mut bytes = Vec::new();
         while !bytes.ends_with(b"\r\n\r\n") {
             let byte = timeout(PATIENCE, self.0.read_u8()).await.expect("no answer");
-            bytes.push(byte.unwrap_or_else(|_| panic!("closed after {:?}", String::from_utf8_lossy(&bytes))));
+            bytes.push(
+                byte.unwrap_or_else(|_| {
+                    panic!("closed after {:?}", String::from_utf8_lossy(&bytes))
+                }),
+            );
         }
-        String::from_utf8(bytes).unwrap()
+        let head = String::from_utf8(bytes).unwrap();
+        upgrade_ends::note_switch(self.0.peer(), &head);
+        head
     }
 
     pub async fn read_exactly(&mut self, count: usize) -> Vec<u8> {
@@ -67,7 +78,11 @@ pub async fn http(address: SocketAddr, request: &[u8]) -> Answer {
 }
 
 pub async fn get(address: SocketAddr, path: &str) -> Answer {
-    http(address, format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await
+    http(
+        address,
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )
+    .await
 }
 
 impl Answer {
@@ -92,9 +107,27 @@ pub async fn attempt(address: SocketAddr, target: &str, headers: &str) -> Answer
     if head.starts_with("HTTP/1.1 101 ") {
         return Answer::parse(head.as_bytes());
     }
+    upgrade_ends::note(Some(address), upgrade_ends::request_id_of(&head));
     let mut bytes = head.into_bytes();
     bytes.extend(raw.read_to_close().await);
     Answer::parse(&bytes)
+}
+
+/// Opens a WebSocket over a stream that is already there.
+pub async fn websocket<S: AsyncRead + AsyncWrite + Peer + Unpin>(
+    request: Request,
+    stream: S,
+) -> Result<WebSocketStream<S>, tungstenite::Error> {
+    let server = stream.peer();
+    let opened = tokio_tungstenite::client_async(request, stream).await;
+    let headers = match &opened {
+        Ok((_, response)) => Some(response.headers()),
+        Err(tungstenite::Error::Http(response)) => Some(response.headers()),
+        Err(_) => None,
+    };
+    let request_id = headers.and_then(|headers| headers.get("x-request-id"));
+    upgrade_ends::note(server, request_id.and_then(|value| value.to_str().ok()));
+    opened.map(|(socket, _)| socket)
 }
 
 /// A correct upgrade, for tests to bend.

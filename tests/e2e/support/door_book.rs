@@ -1,6 +1,7 @@
 //! The second oracle: who was let in against who had a right to.
 //!
-//! A test writes down what it was given; at the end the visits that the upstream saw are held against it.
+//! A test writes down what it was given; at the end the visits that the upstream saw are held
+//! against it.
 
 use std::collections::HashMap;
 
@@ -18,14 +19,19 @@ impl DoorBook {
         *self.admitted.entry(user.to_owned()).or_default() += 1;
     }
 
-    /// What is wrong with these visits. The user is taken from the unsigned `x-user-id` that the route asks for.
+    /// What is wrong with these visits. The user is taken from the unsigned `x-user-id` that the
+    /// route asks for.
     pub fn verdict(&self, visits: &[Visit]) -> Vec<String> {
         let mut seen: HashMap<String, usize> = HashMap::new();
         let mut complaints = Vec::new();
         for visit in visits {
             match (visit.all("x-user-id").as_slice(), visit.all("x-user-context").as_slice()) {
                 ([user], [_]) => *seen.entry((*user).to_owned()).or_default() += 1,
-                (users, contexts) => complaints.push(format!("{} users and {} contexts in one visit", users.len(), contexts.len())),
+                (users, contexts) => complaints.push(format!(
+                    "{} users and {} contexts in one visit",
+                    users.len(),
+                    contexts.len()
+                )),
             }
             if visit.target.contains("ticket") || !visit.all("authorization").is_empty() {
                 complaints.push("a credential reached the upstream".to_owned());
@@ -45,13 +51,19 @@ impl DoorBook {
 fn the_door_book_notices_who_had_no_right() {
     let visit = |headers: &[(&str, &str)], target: &str| Visit {
         target: target.to_owned(),
-        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
     };
     let ada = [("x-user-id", "ada"), ("x-user-context", "a.b.c")];
     let mut book = DoorBook::default();
     book.admit("ada");
     assert!(book.verdict(&[visit(&ada, "/ws")]).is_empty());
-    assert!(!book.verdict(&[visit(&ada, "/ws"), visit(&ada, "/ws")]).is_empty(), "twice on one ticket");
+    assert!(
+        !book.verdict(&[visit(&ada, "/ws"), visit(&ada, "/ws")]).is_empty(),
+        "twice on one ticket"
+    );
     assert!(!book.verdict(&[visit(&[], "/ws")]).is_empty(), "nobody in particular");
     assert!(!book.verdict(&[visit(&ada, "/ws?ticket=x")]).is_empty(), "a ticket passed on");
     assert!(!book.verdict(&[visit(&[ada[0], ada[0], ada[1]], "/ws")]).is_empty(), "two names");

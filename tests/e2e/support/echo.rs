@@ -98,7 +98,11 @@ impl Echo {
 
 impl Visit {
     pub fn all(&self, name: &str) -> Vec<&str> {
-        self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
+        self.headers
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 }
 
@@ -112,10 +116,18 @@ impl Drop for Echo {
 async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin, book: Book) {
     // A subprotocol is chosen where it is this one.
     let note = |request: &Request, mut response: Response| {
-        let headers =
-            request.headers().iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
-        book.visits.lock().unwrap().push(Visit { target: request.uri().to_string(), headers: headers.collect() });
-        let offered = request.headers().get_all("sec-websocket-protocol").iter().filter_map(|line| line.to_str().ok());
+        let headers = request.headers().iter().map(|(name, value)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        });
+        book.visits
+            .lock()
+            .unwrap()
+            .push(Visit { target: request.uri().to_string(), headers: headers.collect() });
+        let offered = request
+            .headers()
+            .get_all("sec-websocket-protocol")
+            .iter()
+            .filter_map(|line| line.to_str().ok());
         if offered.flat_map(|line| line.split(',')).any(|offer| offer.trim() == "echo.v1") {
             response.headers_mut().insert("sec-websocket-protocol", "echo.v1".parse().unwrap());
         }
@@ -125,7 +137,8 @@ async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin, book: Book) {
     while let Some(Ok(message)) = socket.next().await {
         book.messages.lock().unwrap().push(message.clone());
         let answered = match &message {
-            // "close:4321:why" closes so; "push:1000" sends a thousand numbered messages; "vanish" leaves without a word.
+            // "close:4321:why" closes so; "push:1000" sends a thousand numbered messages; "vanish"
+            // leaves without a word.
             Message::Text(text) if text.starts_with("close:") => {
                 let mut parts = text.splitn(3, ':').skip(1);
                 let code: u16 = parts.next().unwrap().parse().unwrap();
@@ -142,7 +155,9 @@ async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin, book: Book) {
                 socket.flush().await
             }
             Message::Text(text) if *text == "vanish" => return,
-            Message::Text(text) if *text == "ping" => socket.send(Message::Ping("are you there".into())).await,
+            Message::Text(text) if *text == "ping" => {
+                socket.send(Message::Ping("are you there".into())).await
+            }
             Message::Text(_) | Message::Binary(_) => socket.send(message).await,
             _ => Ok(()),
         };

@@ -1,8 +1,8 @@
-//! An issuer that publishes its keys: what it answers can be changed, and it counts how often it was asked.
+//! An issuer that publishes its keys: what it answers can be changed, and it counts how often it
+//! was asked.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use super::eventually::eventually_or;
 use super::token;
 
 pub struct KeyServer {
@@ -33,14 +34,17 @@ impl KeyServer {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
-        let (answer, asked) = (Arc::<Mutex<Option<String>>>::default(), Arc::<AtomicUsize>::default());
+        let (answer, asked) =
+            (Arc::<Mutex<Option<String>>>::default(), Arc::<AtomicUsize>::default());
         let (said, counter) = (Arc::clone(&answer), Arc::clone(&asked));
         let serving = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let (said, counter) = (Arc::clone(&said), Arc::clone(&counter));
                 tokio::spawn(async move {
                     let (mut head, mut byte) = (Vec::new(), [0]);
-                    while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte).await, Ok(1)) {
+                    while !head.ends_with(b"\r\n\r\n")
+                        && matches!(stream.read(&mut byte).await, Ok(1))
+                    {
                         head.push(byte[0]);
                     }
                     counter.fetch_add(1, Ordering::SeqCst);
@@ -64,7 +68,10 @@ impl KeyServer {
     }
 
     pub fn say(&self, status: &str, body: &str) {
-        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
         *self.answer.lock().unwrap() = Some(answer);
     }
 
@@ -74,13 +81,8 @@ impl KeyServer {
 
     /// Waits until it was asked so often.
     pub async fn asked_times(&self, times: usize) {
-        for _ in 0..3000 {
-            if self.asked() >= times {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("it was asked {} times, not {times}", self.asked());
+        let complaint = async || format!("{times} requests; there are {}", self.asked());
+        eventually_or(async || self.asked() >= times, complaint).await;
     }
 
     /// Nobody listens any more.
@@ -117,10 +119,21 @@ impl Signer {
     }
 
     /// Under another key id than its own.
-    pub fn token_named(&self, id: &str, server: &KeyServer, subject: &str, changes: Value) -> String {
+    pub fn token_named(
+        &self,
+        id: &str,
+        server: &KeyServer,
+        subject: &str,
+        changes: Value,
+    ) -> String {
         let mut claims = token::claims(subject, changes);
         claims["iss"] = json!(server.issuer);
         let header = Header { kid: Some(id.to_owned()), ..Header::new(Algorithm::EdDSA) };
-        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ed_der(&self.pair.serialize_der())).unwrap()
+        jsonwebtoken::encode(
+            &header,
+            &claims,
+            &EncodingKey::from_ed_der(&self.pair.serialize_der()),
+        )
+        .unwrap()
     }
 }

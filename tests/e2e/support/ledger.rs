@@ -1,7 +1,7 @@
 //! The first oracle: what a client sent against what it got back.
 //!
-//! Every message carries its client, its number and a checksum of the rest. The verdict is empty when nothing was lost,
-//! doubled, reordered, changed, or came to another client.
+//! Every message carries its client, its number and a checksum of the rest. The verdict is empty
+//! when nothing was lost, doubled, reordered, changed, or came to another client.
 
 use tokio_tungstenite::tungstenite::Message;
 
@@ -21,8 +21,11 @@ impl Ledger {
     pub fn message(&mut self, size: usize) -> Message {
         let number = self.sent;
         self.sent += 1;
-        let payload: Vec<u8> = (0..size).map(|at| (at as u32).wrapping_mul(31).wrapping_add(number) as u8).collect();
-        let mut bytes = [self.client.to_be_bytes(), number.to_be_bytes(), checksum(&payload).to_be_bytes()].concat();
+        let payload: Vec<u8> =
+            (0..size).map(|at| (at as u32).wrapping_mul(31).wrapping_add(number) as u8).collect();
+        let mut bytes =
+            [self.client.to_be_bytes(), number.to_be_bytes(), checksum(&payload).to_be_bytes()]
+                .concat();
         bytes.extend(payload);
         Message::binary(bytes)
     }
@@ -34,9 +37,11 @@ impl Ledger {
         let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
         let (client, number, sum) = (word(0), word(4), word(8));
         if client != self.client {
-            self.complaints.push(format!("client {} got message {number} of client {client}", self.client));
+            self.complaints
+                .push(format!("client {} got message {number} of client {client}", self.client));
         } else if number != self.next {
-            self.complaints.push(format!("client {client} got message {number} instead of {}", self.next));
+            self.complaints
+                .push(format!("client {client} got message {number} instead of {}", self.next));
         } else if sum != checksum(&bytes[12..]) {
             self.complaints.push(format!("message {number} of client {client} was changed"));
         }
@@ -45,7 +50,10 @@ impl Ledger {
 
     pub fn verdict(mut self) -> Vec<String> {
         if self.next != self.sent {
-            self.complaints.push(format!("client {} sent {} messages and got {}", self.client, self.sent, self.next));
+            self.complaints.push(format!(
+                "client {} sent {} messages and got {}",
+                self.client, self.sent, self.next
+            ));
         }
         self.complaints
     }
@@ -57,7 +65,8 @@ fn checksum(bytes: &[u8]) -> u32 {
 
 #[test]
 fn the_ledger_notices_every_kind_of_loss() {
-    let messages = |ledger: &mut Ledger| -> Vec<Message> { (0..4).map(|_| ledger.message(10)).collect() };
+    let messages =
+        |ledger: &mut Ledger| -> Vec<Message> { (0..4).map(|_| ledger.message(10)).collect() };
     let judged = |order: &[usize]| {
         let mut ledger = Ledger::new(7);
         let sent = messages(&mut ledger);

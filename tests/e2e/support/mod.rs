@@ -2,15 +2,18 @@
 
 pub mod auditor;
 pub mod backend;
+pub mod broker;
 pub mod client;
 pub mod door_book;
 pub mod echo;
+pub mod eventually;
 pub mod key_server;
 pub mod ledger;
 pub mod program;
 pub mod recorder;
 pub mod redis;
 pub mod token;
+pub mod upgrade_ends;
 pub mod usher;
 pub mod verifier_server;
 
@@ -18,6 +21,7 @@ pub use backend::Backend;
 pub use client::{Raw, upgrade_request};
 pub use door_book::DoorBook;
 pub use echo::Echo;
+pub use eventually::eventually;
 pub use key_server::{KeyServer, Signer};
 pub use ledger::Ledger;
 pub use program::Program;

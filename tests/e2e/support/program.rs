@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+
+use super::eventually::eventually;
 
 pub struct Program {
     child: Child,
@@ -23,16 +24,20 @@ impl Program {
         let mut program = Self { child, lines: Arc::default() };
         let out = BufReader::new(program.child.stdout.take().unwrap());
         let copy = Arc::clone(&program.lines);
-        std::thread::spawn(move || out.lines().map_while(Result::ok).for_each(|line| copy.lock().unwrap().push(line)));
-        for _ in 0..2000 {
-            if !program.lines.lock().unwrap().is_empty() {
-                return program;
-            }
+        std::thread::spawn(move || {
+            out.lines().map_while(Result::ok).for_each(|line| copy.lock().unwrap().push(line));
+        });
+        eventually(format!("{arguments:?} prints its first line"), async || {
             let ended = program.child.try_wait().unwrap();
-            assert!(ended.is_none(), "{arguments:?} does not start: {ended:?}; scripts/setup-tests.sh installs what the tests need");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{arguments:?} does not start");
+            let has_printed = !program.lines.lock().unwrap().is_empty();
+            assert!(
+                has_printed || ended.is_none(),
+                "{arguments:?} does not start: {ended:?}; scripts/setup-tests.sh installs what the tests need"
+            );
+            has_printed
+        })
+        .await;
+        program
     }
 
     /// Writes a line to its input.

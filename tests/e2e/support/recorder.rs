@@ -17,6 +17,8 @@ pub enum Script {
     Answer(Vec<u8>),
     /// These bytes after the head, then the end.
     AnswerAndClose(Vec<u8>),
+    /// A 200 once these bytes have come.
+    AnswerTo(&'static str),
     /// A 101 for another key.
     WrongAccept,
     Silent,
@@ -56,7 +58,11 @@ impl Recorder {
                             book[number].extend_from_slice(&buffer[..count]);
                             String::from_utf8_lossy(&book[number]).into_owned()
                         };
-                        if !answered && head.contains("\r\n\r\n") {
+                        let is_whole = match script {
+                            Script::AnswerTo(end) => head.contains(end),
+                            _ => head.contains("\r\n\r\n"),
+                        };
+                        if !answered && is_whole {
                             answered = true;
                             let Some((answer, close)) = answer(&script, &head) else { continue };
                             if socket.write_all(&answer).await.is_err() || close {
@@ -76,7 +82,12 @@ impl Recorder {
 
     /// What came on each connection so far.
     pub fn connections(&self) -> Vec<String> {
-        self.connections.lock().unwrap().iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
+        self.connections
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+            .collect()
     }
 
     /// Connections that nobody has closed yet.
@@ -105,16 +116,25 @@ impl Drop for Recorder {
 }
 
 fn answer(script: &Script, head: &str) -> Option<(Vec<u8>, bool)> {
-    let key = head.lines().find_map(|line| line.to_ascii_lowercase().starts_with("sec-websocket-key: ").then(|| &line[19..]));
+    let key = head.lines().find_map(|line| {
+        line.to_ascii_lowercase().starts_with("sec-websocket-key: ").then(|| &line[19..])
+    });
     let switch = |key: &str| {
         let accept = accept_for(key.trim().as_bytes());
-        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n")
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        )
     };
     match script {
-        Script::Accept(behind) => Some(([switch(key.unwrap_or_default()).as_bytes(), behind].concat(), false)),
+        Script::Accept(behind) => {
+            Some(([switch(key.unwrap_or_default()).as_bytes(), behind].concat(), false))
+        }
         Script::WrongAccept => Some((switch("AAAAAAAAAAAAAAAAAAAAAA==").into_bytes(), false)),
         Script::Answer(bytes) => Some((bytes.clone(), false)),
         Script::AnswerAndClose(bytes) => Some((bytes.clone(), true)),
+        Script::AnswerTo(_) => {
+            Some((b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec(), false))
+        }
         Script::Silent => None,
     }
 }

@@ -55,7 +55,11 @@ impl RedisServer {
             let port = free_port();
             let number = port.to_string();
             let tls = extra.contains(&"--tls-cert-file");
-            let mut arguments: Vec<&str> = if tls { vec!["--port", "0", "--tls-port", &number] } else { vec!["--port", &number] };
+            let mut arguments: Vec<&str> = if tls {
+                vec!["--port", "0", "--tls-port", &number]
+            } else {
+                vec!["--port", &number]
+            };
             arguments.extend(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
             arguments.extend(extra);
             let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
@@ -77,7 +81,8 @@ impl RedisServer {
         for (name, text) in files {
             std::fs::write(folder.join(name), text).unwrap();
         }
-        let (tls, cli) = if files.is_empty() { (String::new(), &[][..]) } else { (tls_lines(), TLS_CLI) };
+        let (tls, cli) =
+            if files.is_empty() { (String::new(), &[][..]) } else { (tls_lines(), TLS_CLI) };
         for _ in 0..10 {
             let port = free_port();
             let config = format!(
@@ -85,8 +90,13 @@ impl RedisServer {
             );
             std::fs::write(folder.join("sentinel.conf"), config).unwrap();
             let (number, is_tls) = (port.to_string(), !files.is_empty());
-            let ports = if is_tls { ["--port", "0", "--tls-port", &number].to_vec() } else { ["--port", &number].to_vec() };
-            let arguments = [&["sentinel.conf", "--sentinel", "--bind", "127.0.0.1"], &ports[..]].concat();
+            let ports = if is_tls {
+                ["--port", "0", "--tls-port", &number].to_vec()
+            } else {
+                ["--port", &number].to_vec()
+            };
+            let arguments =
+                [&["sentinel.conf", "--sentinel", "--bind", "127.0.0.1"], &ports[..]].concat();
             let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
             if let Some(child) = spawn(&folder, &arguments) {
                 return Self { child, folder, port, arguments, cli: owned(cli) };
@@ -99,12 +109,26 @@ impl RedisServer {
     pub fn cluster_node(extra: &[&str], files: &[(&str, &str)], cli: &[&str]) -> Self {
         // The usual offset of the bus may lie beyond the last port.
         let bus = free_port().to_string();
-        let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+        let cluster =
+            ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
         Self::start_with(&[&cluster, extra].concat(), files, cli)
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The keys of the tickets that can be redeemed, in order: no mark is left in their place.
+    #[allow(dead_code, reason = "the unit tests share this file")]
+    pub fn tickets(&self) -> Vec<String> {
+        let keys = self.cli(&["KEYS", "usher:ticket:*"]);
+        let keys = keys.lines().map(str::trim).filter(|key| !key.is_empty());
+        let mut keys: Vec<_> = keys
+            .filter(|key| !self.cli(&["GET", key]).contains("past"))
+            .map(str::to_owned)
+            .collect();
+        keys.sort();
+        keys
     }
 
     pub fn cli(&self, arguments: &[&str]) -> String {
@@ -130,7 +154,10 @@ impl RedisServer {
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 }
@@ -164,11 +191,18 @@ pub fn folder() -> PathBuf {
 
 /// Gives back the process once it takes connections.
 fn spawn(folder: &Path, arguments: &[String]) -> Option<Child> {
-    let mut child =
-        Command::new("redis-server").current_dir(folder).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().ok()?;
+    let mut child = Command::new("redis-server")
+        .current_dir(folder)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
     let mut lines = BufReader::new(child.stdout.take()?).lines().map_while(Result::ok);
     // A sentinel says nothing of being ready; its id is the last that it writes.
-    let ready = lines.any(|line| line.contains("Ready to accept connections") || line.contains("Sentinel ID is"));
+    let ready = lines.any(|line| {
+        line.contains("Ready to accept connections") || line.contains("Sentinel ID is")
+    });
     std::thread::spawn(move || lines.for_each(drop));
     if ready {
         return Some(child);

@@ -2,7 +2,7 @@
 
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
-use usher::clock::Now;
+use usher::base::clock::Now;
 
 pub const SECRET: &str = "canary-0123456789-0123456789-0123456789";
 
@@ -33,5 +33,10 @@ pub fn claims(subject: &str, changes: Value) -> Value {
 }
 
 pub fn mint(subject: &str, changes: Value) -> String {
-    jsonwebtoken::encode(&Header::default(), &claims(subject, changes), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+    jsonwebtoken::encode(
+        &Header::default(),
+        &claims(subject, changes),
+        &EncodingKey::from_secret(SECRET.as_bytes()),
+    )
+    .unwrap()
 }

@@ -1,5 +1,6 @@
 //! Usher as a child process, with a configuration, a certificate and a secret of its own.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -21,8 +22,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::client;
+use super::eventually::eventually_or;
 use super::token::{self, SECRET};
+use super::{client, upgrade_ends};
 
 /// Tokens of another issuer, under the same secret.
 pub const OTHER_ISSUER: &str = r#"
@@ -44,7 +46,11 @@ pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 /// A message through Usher to the echo server, and back.
 pub async fn is_alive(socket: &mut Socket) {
     socket.send(Message::text("still here")).await.expect("the session has ended");
-    let heard = timeout(PATIENCE, socket.next()).await.expect("silence").expect("the session has ended").unwrap();
+    let heard = timeout(PATIENCE, socket.next())
+        .await
+        .expect("silence")
+        .expect("the session has ended")
+        .unwrap();
     assert_eq!(heard, Message::text("still here"));
 }
 
@@ -76,6 +82,12 @@ pub struct Usher {
     log: Arc<Mutex<String>>,
     /// Everything that must never be seen in a log, a metric or an audit line.
     canaries: Mutex<Vec<String>>,
+    /// Answered upgrades, by request id: those of the processes before, and at the end all.
+    answered: Vec<String>,
+    /// Upgrades that were open when such a process was killed, by request id.
+    lost: HashSet<String>,
+    /// One of the `finish` functions was called, or the folder belongs to a new process.
+    is_finished: bool,
 }
 
 impl Setup {
@@ -115,7 +127,8 @@ impl Setup {
     }
 
     pub fn servers(mut self, servers: &[String]) -> Self {
-        self.upstream = servers.iter().map(|server| format!("\"{server}\"")).collect::<Vec<_>>().join(", ");
+        self.upstream =
+            servers.iter().map(|server| format!("\"{server}\"")).collect::<Vec<_>>().join(", ");
         self
     }
 
@@ -168,16 +181,25 @@ impl Setup {
 
     fn start_blocking(self) -> Usher {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("usher-e2e-{}-{number}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("usher-e2e-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let connector = certificate(&folder);
         fs::write(folder.join("secret"), SECRET).unwrap();
         for (name, text) in &self.files {
             fs::write(folder.join(name), text).unwrap();
         }
-        let Self { node, upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } = &self;
-        // At the end of most tests some client hangs on that never answers a close: nobody waits for it as long as usual.
-        let keepalive = if extra.contains("[keepalive]") { "" } else { "[keepalive]\nclose_timeout = \"500ms\"" };
+        let Self { node, upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } =
+            &self;
+        // At the end of most tests some client hangs on that never answers a close: nobody waits
+        // for it as long as usual.
+        let keepalive = if extra.contains("[keepalive]") {
+            ""
+        } else {
+            "[keepalive]\nclose_timeout = \"500ms\""
+        };
+        // Every refusal has its line, for tests look for theirs.
+        let log = if extra.contains("[log]") { "" } else { "[log]\nrefusal_lines = 1000000" };
         let config = format!(
             r#"
             state_dir = "state"
@@ -210,6 +232,7 @@ impl Setup {
             window = "{drain}"
             {extra}
             {keepalive}
+            {log}
             "#
         );
         fs::write(folder.join("usher.toml"), config).unwrap();
@@ -218,12 +241,29 @@ impl Setup {
 }
 
 impl Usher {
-    /// A new process in the place of this one, with the same files. Other ports, and nothing in memory.
-    pub async fn restart(mut self) -> Self {
+    /// From the next start on it watches its files.
+    pub fn watching(mut self) -> Self {
+        self.run.push("--watch");
+        self
+    }
+
+    /// Kills this process and starts a new one with the same files. The new one has other ports and
+    /// nothing in memory. Upgrades that are open now need no end.
+    pub async fn kill_and_restart(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let (folder, connector, run) = (std::mem::take(&mut self.folder), self.connector.clone(), std::mem::take(&mut self.run));
-        tokio::task::spawn_blocking(move || Self::launch(folder, connector, run)).await.unwrap()
+        self.forgive_open_upgrades();
+        self.hides_secrets_and_did_not_panic("");
+        self.is_finished = true;
+        let folder = std::mem::take(&mut self.folder);
+        let connector = self.connector.clone();
+        let run = std::mem::take(&mut self.run);
+        let launch = move || Self::launch(folder, connector, run);
+        let mut next = tokio::task::spawn_blocking(launch).await.unwrap();
+        next.canaries = std::mem::take(&mut self.canaries);
+        next.answered = std::mem::take(&mut self.answered);
+        next.lost = std::mem::take(&mut self.lost);
+        next
     }
 
     fn launch(folder: PathBuf, connector: TlsConnector, run: Vec<&'static str>) -> Self {
@@ -248,14 +288,37 @@ impl Usher {
                 copy.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        let line =
-            ready.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("Usher did not become ready:\n{}", log.lock().unwrap()));
+        let line = ready.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| {
+            // No Usher exists yet that would end the process when it is dropped.
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("Usher did not become ready:\n{}", log.lock().unwrap())
+        });
         let ready: Value = serde_json::from_str(&line).unwrap();
-        let listeners: Vec<SocketAddr> =
-            ready["listeners"].as_str().unwrap().trim_matches(['[', ']']).split(", ").map(|one| one.parse().unwrap()).collect();
+        let listeners: Vec<SocketAddr> = ready["listeners"]
+            .as_str()
+            .unwrap()
+            .trim_matches(['[', ']'])
+            .split(", ")
+            .map(|one| one.parse().unwrap())
+            .collect();
         let admin = ready["admin"].as_str().unwrap().parse().unwrap();
         let canaries = Mutex::new(vec![SECRET.to_owned()]);
-        Self { child, folder, tls: listeners[0], plain: listeners[1], listeners, admin, connector, run, log, canaries }
+        Self {
+            child,
+            folder,
+            tls: listeners[0],
+            plain: listeners[1],
+            listeners,
+            admin,
+            connector,
+            run,
+            log,
+            canaries,
+            answered: Vec::new(),
+            lost: HashSet::new(),
+            is_finished: false,
+        }
     }
 }
 
@@ -303,13 +366,21 @@ impl Usher {
     }
 
     /// Opens a WebSocket over TLS; the request may carry further headers.
-    pub async fn open(&self, target: &str, headers: &[(&str, &str)]) -> Result<Socket, tungstenite::Error> {
-        let mut request = format!("wss://localhost:{}{target}", self.tls.port()).into_client_request()?;
+    pub async fn open(
+        &self,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Socket, tungstenite::Error> {
+        let mut request =
+            format!("wss://localhost:{}{target}", self.tls.port()).into_client_request()?;
         for (name, value) in headers {
-            request.headers_mut().append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            request.headers_mut().append(
+                http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            );
         }
         let stream = self.tls_stream().await;
-        tokio_tungstenite::client_async(request, stream).await.map(|(socket, _)| socket)
+        client::websocket(request, stream).await
     }
 
     pub async fn connect(&self, subject: &str) -> Socket {
@@ -355,73 +426,108 @@ impl Usher {
         self.log.lock().unwrap().clone()
     }
 
-    /// The first log line that has all of these parts. Lines come by a thread and a pipe, so they may be a moment late.
+    /// The first log line that has all of these parts. Lines come by a thread and a pipe, so they
+    /// may be a moment late.
     pub async fn logged(&self, parts: &[&str]) -> String {
-        for _ in 0..1500 {
+        let find = async || {
             let log = self.log();
-            if let Some(line) = log.lines().find(|line| parts.iter().all(|part| line.contains(part))) {
-                return line.to_owned();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{parts:?} is not in\n{}", self.log());
+            let line = log.lines().find(|line| parts.iter().all(|part| line.contains(part)))?;
+            Some(line.to_owned())
+        };
+        eventually_or(find, async || format!("a line with {parts:?} in\n{}", self.log())).await
     }
 
-    /// The audit lines so far. They are written by a thread of their own: after the end they are all there.
+    /// Waits until the metrics have this line.
+    pub async fn until_metric(&self, line: &str) {
+        let is_there = async || self.metrics().await.lines().any(|one| one == line);
+        eventually_or(is_there, async || format!("{line} in\n{}", self.metrics().await)).await;
+    }
+
+    /// The audit lines so far. They are written by a thread of their own: after the end they are
+    /// all there.
     pub fn audit(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.audit_text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn audit_text(&self) -> String {
+        fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default()
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 
     pub async fn exit(&mut self) -> ExitStatus {
-        for _ in 0..1500 {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("Usher does not stop:\n{}", self.log());
+        let log = Arc::clone(&self.log);
+        let complaint = async || format!("Usher stops:\n{}", log.lock().unwrap());
+        eventually_or(async || self.child.try_wait().unwrap(), complaint).await
     }
 
-    /// Stops Usher in good order and checks what must hold after every test. Gives back the audit lines.
-    pub async fn finish(mut self) -> Vec<Value> {
+    /// Stops Usher in good order and checks what must hold after every test. Returns the audit
+    /// lines.
+    pub async fn finish(self) -> Vec<Value> {
         let metrics = self.metrics().await;
+        // Where the admin listener asks for a token, there are no metrics in the answer.
+        let is_answered = metrics.contains("usher_audit_lines_dropped_total");
+        let are_all_written = metrics.contains("usher_audit_lines_dropped_total 0\n");
+        assert!(!is_answered || are_all_written, "audit lines were dropped:\n{metrics}");
         self.signal("TERM");
+        self.finish_with(&metrics).await
+    }
+
+    /// `finish` for a test that has sent the signal to stop itself.
+    pub async fn finish_stopped(self) -> Vec<Value> {
+        self.finish_with("").await
+    }
+
+    /// `finish` for a test that ended the process by force. Upgrades that were open then need no
+    /// end; everything else is checked.
+    pub async fn finish_killed(mut self) -> Vec<Value> {
+        let status = self.exit().await;
+        assert!(!status.success(), "Usher was not ended by force: call finish() instead");
+        self.forgive_open_upgrades();
+        self.judge("")
+    }
+
+    async fn finish_with(mut self, metrics: &str) -> Vec<Value> {
         let status = self.exit().await;
         assert!(status.success(), "{status}\n{}", self.log());
+        self.judge(metrics)
+    }
+
+    fn judge(&mut self, metrics: &str) -> Vec<Value> {
+        self.is_finished = true;
+        self.collect_answered();
         let audit = self.audit();
-        every_upgrade_ends_once(&audit);
-        let written = fs::read_to_string(self.folder.join("audit.jsonl")).unwrap_or_default();
+        let complaints = upgrade_ends::verdict(&audit, &self.answered, &self.lost);
+        assert_eq!(complaints, Vec::<String>::new(), "\n{}", self.log());
+        self.hides_secrets_and_did_not_panic(metrics);
+        audit
+    }
+
+    fn hides_secrets_and_did_not_panic(&self, metrics: &str) {
+        let (log, audit) = (self.log(), self.audit_text());
         for canary in self.canaries.lock().unwrap().iter() {
-            for (place, text) in [("log", &self.log()), ("audit", &written), ("metrics", &metrics)] {
+            for (place, text) in [("log", &*log), ("audit", &audit), ("metrics", metrics)] {
                 let line = text.lines().find(|line| line.contains(canary.as_str()));
                 assert!(line.is_none(), "a secret is in the {place}: {line:?}");
             }
         }
-        assert!(!self.log().contains("panicked"), "{}", self.log());
-        audit
+        assert!(!log.contains("panicked"), "{log}");
     }
-}
 
-/// Each session that started has one end, and no upgrade has two ends.
-fn every_upgrade_ends_once(audit: &[Value]) {
-    let of = |event: &str| -> Vec<&str> {
-        audit.iter().filter(|line| line["event"] == event).map(|line| line["request_id"].as_str().unwrap()).collect()
-    };
-    let (mut started, mut ended) = (of("session_started"), of("session_ended"));
-    started.sort_unstable();
-    ended.sort_unstable();
-    assert_eq!(started, ended, "sessions that started and sessions that ended");
-    let mut ends = [ended, of("upgrade_rejected")].concat();
-    let count = ends.len();
-    ends.sort_unstable();
-    ends.dedup();
-    assert_eq!(ends.len(), count, "an upgrade has two ends");
+    fn collect_answered(&mut self) {
+        self.answered.extend(upgrade_ends::take(&self.listeners));
+    }
+
+    fn forgive_open_upgrades(&mut self) {
+        self.collect_answered();
+        self.lost.extend(upgrade_ends::without_end(&self.audit(), &self.answered));
+    }
 }
 
 impl Drop for Usher {
@@ -429,12 +535,17 @@ impl Drop for Usher {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
+        if !self.is_finished && !std::thread::panicking() {
+            panic!("the test did not call finish(): what must hold after every test is unchecked");
+        }
     }
 }
 
 /// A self-signed certificate for localhost in the folder, and a client that trusts it alone.
 pub fn certificate(folder: &Path) -> TlsConnector {
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let certified =
+        rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
+            .unwrap();
     fs::write(folder.join("cert.pem"), certified.cert.pem()).unwrap();
     fs::write(folder.join("key.pem"), certified.signing_key.serialize_pem()).unwrap();
     connector_for(certified.cert.der().clone())
@@ -444,8 +555,13 @@ pub fn certificate(folder: &Path) -> TlsConnector {
 pub fn acceptor(certified: &rcgen::CertifiedKey<rcgen::KeyPair>) -> TlsAcceptor {
     let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certified.cert.der().clone()], key.into()).unwrap()))
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth();
+    TlsAcceptor::from(Arc::new(
+        config.with_single_cert(vec![certified.cert.der().clone()], key.into()).unwrap(),
+    ))
 }
 
 pub fn connector_for(certificate: CertificateDer<'static>) -> TlsConnector {
@@ -461,7 +577,8 @@ pub fn connector_for(certificate: CertificateDer<'static>) -> TlsConnector {
 }
 
 impl Usher {
-    /// Leaves the process `spare` descriptors more than it has open. Gives back what it could have before.
+    /// Leaves the process `spare` descriptors more than it has open. Gives back what it could have
+    /// before.
     pub fn limit_descriptors(&mut self, spare: usize) -> String {
         let pid = self.child.id().to_string();
         let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
@@ -477,7 +594,52 @@ impl Usher {
     }
 
     fn prlimit(&self, files: &str) {
-        let set = Command::new("prlimit").args(["--pid", &self.child.id().to_string(), &format!("--nofile={files}")]).status().unwrap();
+        let set = Command::new("prlimit")
+            .args(["--pid", &self.child.id().to_string(), &format!("--nofile={files}")])
+            .status()
+            .unwrap();
         assert!(set.success());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[should_panic(expected = "the test did not call finish()")]
+async fn a_test_that_does_not_finish_fails() {
+    let usher = Setup::new("http://127.0.0.1:9").start().await;
+    drop(usher);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clients_of_the_harness_note_every_answered_upgrade() {
+    let echo = super::Echo::start().await;
+    let usher = Setup::new(echo.url()).start().await;
+    let noted = || upgrade_ends::take(&usher.listeners).len();
+    let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
+    for (headers, status) in [(&*bearer, 101), ("", 401)] {
+        assert_eq!(client::attempt(usher.plain, "/ws", headers).await.status, status);
+        assert_eq!(noted(), 1, "{status}");
+    }
+    drop(usher.connect("ada").await);
+    assert_eq!(noted(), 1, "over TLS");
+    assert!(usher.open("/ws", &[]).await.is_err());
+    assert_eq!(noted(), 1, "refused over TLS");
+    client::get(usher.plain, "/public/x").await;
+    assert_eq!(noted(), 0, "plain HTTP is no upgrade");
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[should_panic(expected = "has no end")]
+async fn a_test_with_an_upgrade_that_has_no_end_fails() {
+    let usher = Setup::new("http://127.0.0.1:9").start().await;
+    upgrade_ends::note(Some(usher.plain), Some("an id that no log knows"));
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[should_panic(expected = "was not ended by force")]
+async fn a_test_that_only_says_that_it_killed_usher_fails() {
+    let usher = Setup::new("http://127.0.0.1:9").start().await;
+    usher.signal("TERM");
+    usher.finish_killed().await;
 }

@@ -1,4 +1,5 @@
-//! A verifier that does what a test tells it: knows credentials, hangs, dies, lies. It remembers what it was asked.
+//! A verifier that does what a test tells it: knows credentials, hangs, dies, lies. It remembers
+//! what it was asked.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use super::eventually::eventually_or;
 use super::token;
 
 #[derive(Clone)]
@@ -51,8 +53,16 @@ impl VerifierServer {
     pub async fn start_with(tls: Option<TlsAcceptor>, port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let url = if tls.is_some() { format!("https://localhost:{port}/verify") } else { format!("http://127.0.0.1:{port}/verify") };
-        let inner = Arc::new(Inner { mood: watch::Sender::new(Mood::Answers), known: Mutex::default(), asked: Mutex::default() });
+        let url = if tls.is_some() {
+            format!("https://localhost:{port}/verify")
+        } else {
+            format!("http://127.0.0.1:{port}/verify")
+        };
+        let inner = Arc::new(Inner {
+            mood: watch::Sender::new(Mood::Answers),
+            known: Mutex::default(),
+            asked: Mutex::default(),
+        });
         let shared = Arc::clone(&inner);
         let serving = tokio::spawn(async move {
             // What is served ends with the server.
@@ -97,13 +107,8 @@ impl VerifierServer {
 
     /// Waits until it was asked so often.
     pub async fn asked_times(&self, times: usize) {
-        for _ in 0..1500 {
-            if self.asked().len() >= times {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("it was asked {} times, not {times}", self.asked().len());
+        let complaint = async || format!("{times} questions; there are {}", self.asked().len());
+        eventually_or(async || self.asked().len() >= times, complaint).await;
     }
 
     pub async fn die(&mut self) {
@@ -113,7 +118,10 @@ impl VerifierServer {
 
     /// The table of this verifier.
     pub fn table(&self, name: &str, kind: &str, lines: &str) -> String {
-        format!("[[verifier]]\nname = \"{name}\"\nkind = \"{kind}\"\nurl = \"{}\"\n{lines}\n", self.url)
+        format!(
+            "[[verifier]]\nname = \"{name}\"\nkind = \"{kind}\"\nurl = \"{}\"\n{lines}\n",
+            self.url
+        )
     }
 }
 
@@ -132,7 +140,10 @@ impl Inner {
                 head.push(byte[0]);
             }
             let head = String::from_utf8(head).ok()?;
-            let length = head.to_ascii_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())?;
+            let length = head
+                .to_ascii_lowercase()
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())?;
             let mut body = vec![0; length];
             stream.read_exact(&mut body).await.ok()?;
             let body = String::from_utf8(body).ok()?;
@@ -149,6 +160,7 @@ impl Inner {
                     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2000\r\n\r\n").await.ok()?;
                     loop {
                         stream.write_all(b" ").await.ok()?;
+                        // This pace is the fault.
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                 }
@@ -159,8 +171,15 @@ impl Inner {
 
     fn answer(&self, body: &str) -> Vec<u8> {
         let json: Value = serde_json::from_str(body).unwrap_or_default();
-        let shown = json["credential"].as_str().or_else(|| body.strip_prefix("token=")).unwrap_or_default();
-        let (status, answer) = self.known.lock().unwrap().get(shown).cloned().unwrap_or((401, json!({ "error": "unknown" })));
+        let shown =
+            json["credential"].as_str().or_else(|| body.strip_prefix("token=")).unwrap_or_default();
+        let (status, answer) = self
+            .known
+            .lock()
+            .unwrap()
+            .get(shown)
+            .cloned()
+            .unwrap_or((401, json!({ "error": "unknown" })));
         let answer = answer.to_string();
         format!("HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())
             .into_bytes()

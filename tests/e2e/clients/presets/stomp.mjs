@@ -1,4 +1,5 @@
 // STOMP over WebSocket: the @stomp/stompjs client and the stomp-broker-js broker, whose path is /stomp.
+// With STOMP_TOPIC the client meets RabbitMQ, which sends a message back to its sender.
 
 import { Client } from "@stomp/stompjs";
 import StompServer from "stomp-broker-js";
@@ -17,11 +18,15 @@ function server(http) {
   broker.on("subscribe", ({ topic }) => print({ event: "message", type: "subscribe", topic }));
 }
 
+const topic = process.env.STOMP_TOPIC;
+// Where the token stands: in a header of its own, or in the protocol's.
+const login = process.env.STOMP_LOGIN;
+
 async function client(url, token) {
   Object.assign(globalThis, { WebSocket });
   const stomp = new Client({
     brokerURL: url,
-    connectHeaders: { Authorization: `Bearer ${token}` },
+    connectHeaders: login ? { login, passcode: token } : { Authorization: `Bearer ${token}` },
     reconnectDelay: 0,
     onStompError: ({ headers, body }) => refused({ error: { headers, body } }),
     onWebSocketError: ({ message }) => refused({ socketError: message }),
@@ -35,9 +40,9 @@ async function client(url, token) {
     };
     stomp.activate();
   });
-  const message = new Promise((resolve) => stomp.subscribe("/topic.greetings", resolve));
+  const message = new Promise((resolve) => stomp.subscribe(topic ?? "/topic.greetings", resolve));
   print({ step: "subscribed" });
-  stomp.publish({ destination: "/app.hello", body: "ada" });
+  stomp.publish({ destination: topic ?? "/app.hello", body: "ada" });
   print({ step: "sent" });
   print({ step: "received", body: (await message).body });
   return () => stomp.deactivate();

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Line coverage of src by the tests in it. The report is in target/coverage.
+# Says first what it installs: the LLVM tools from Debian, of the version that this rustc has inside.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/setup-tests.sh coverage
+
+major=$(rustc --version --verbose | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+out=$PWD/target/coverage
+rm -rf "$out"
+mkdir -p "$out"
+export RUSTC_WORKSPACE_WRAPPER=$PWD/scripts/coverage-rustc.sh
+export LLVM_PROFILE_FILE=$out/%m.profraw
+
+program=$(cargo test --locked --lib --no-run --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+cargo test --locked --lib
+
+"llvm-profdata-$major" merge --sparse "$out"/*.profraw -o "$out/usher.profdata"
+"llvm-cov-$major" export --format=lcov --instr-profile "$out/usher.profdata" "$program" >"$out/lcov.info"
+
+# Tests are no code under test: neither files of tests, nor what follows `mod tests {` at the end of a file.
+awk -v root="$PWD/" '
+    /^SF:/ {
+        path = substr($0, 4); file = substr(path, length(root) + 1); end = 0
+        counts = index(path, root "src/") == 1 && file !~ /(tests|_attacks|_vectors)\.rs$|\/test_[a-z_]*\.rs$/
+        if (counts) {
+            for (number = 1; (getline text < path) > 0; number++) if (text ~ /mod tests \{$/) { end = number; break }
+            close(path)
+        }
+    }
+    /^DA:/ {
+        split(substr($0, 4), line, ",")
+        if (!counts || (end && line[1] >= end)) next
+        lines[file]++; all++
+        if (line[2] > 0) { covered[file]++; all_covered++ }
+    }
+    END {
+        for (file in lines) printf "%5.1f %%  %5d of %5d lines  %s\n", 100 * covered[file] / lines[file], covered[file], lines[file], file
+        printf "%5.1f %%  %5d of %5d lines  src\n", 100 * all_covered / all, all_covered, all
+    }' "$out/lcov.info" | sort --key=7 >"$out/report.txt"
+grep ' lines  src$' "$out/report.txt"
+echo "each file: target/coverage/report.txt; each line: target/coverage/lcov.info"

@@ -1,0 +1,208 @@
+//! One request to the admin listener of a running Usher.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::base::input::read_file;
+use crate::config::{Admin, AdminAddress};
+use crate::exit::Exit;
+use crate::model::secret::Secret;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const LONGEST_ANSWER: u64 = 16 << 20;
+
+/// Where it listens, and what it asks for: as the configuration says, unless it is said here.
+#[derive(Debug, clap::Args)]
+pub struct AdminArguments {
+    /// Address of the admin listener, HOST:PORT or unix:PATH, instead of the configuration's
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// The environment variable that holds the admin token, where --admin is given
+    #[arg(long, value_name = "NAME", requires = "admin")]
+    admin_token_env: Option<String>,
+    /// The file that holds the admin token, where --admin is given
+    #[arg(long, value_name = "FILE", requires = "admin", conflicts_with = "admin_token_env")]
+    admin_token_file: Option<PathBuf>,
+    /// The configuration file; without it, `usher.toml` here, then in the system's configuration
+    /// folder [env: USHER_CONFIG]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "admin")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub struct AdminClient {
+    address: AdminAddress,
+    token: Option<Secret>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+}
+
+/// Nobody listens there, or nobody answers.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer from the admin listener at {0}: {1}")]
+pub struct Unavailable(AdminAddress, std::io::Error);
+
+impl AdminArguments {
+    pub fn find(self) -> anyhow::Result<AdminClient> {
+        let Some(written) = self.admin else {
+            let file = find_config(self.config)?;
+            let admin = crate::config::load_admin(&file)?.with_context(|| {
+                format!(
+                    "{} has no [admin]: a running Usher is reached at its address, or with --admin HOST:PORT or unix:PATH",
+                    file.display()
+                )
+            })?;
+            return Ok(AdminClient::of(&admin));
+        };
+        let address = if written.starts_with(AdminAddress::UNIX) {
+            AdminAddress::parse(&written, Path::new(""))
+                .map_err(|why| anyhow::anyhow!("--admin {written}: {why}"))?
+        } else {
+            let address = written.strip_prefix("http://").unwrap_or(&written).trim_end_matches('/');
+            let address = address
+                .to_socket_addrs()
+                .with_context(|| format!("--admin {written}: write HOST:PORT or unix:PATH"))?
+                .next();
+            AdminAddress::Tcp(
+                address.with_context(|| format!("--admin {written}: the name has no address"))?,
+            )
+        };
+        let token = match (self.admin_token_env, self.admin_token_file) {
+            (Some(name), _) => Some(
+                std::env::var(&name).with_context(|| format!("the environment has no {name}"))?,
+            ),
+            (None, Some(file)) => Some(read_file(&file)?),
+            (None, None) => None,
+        };
+        let token = token.map(|token| Secret::from(token.trim_end_matches(['\r', '\n'])));
+        Ok(AdminClient { address, token })
+    }
+}
+
+impl AdminClient {
+    pub fn of(admin: &Admin) -> Self {
+        Self { address: admin.address.clone(), token: admin.token.clone() }
+    }
+
+    /// Returns a client of an admin listener that asks for no token.
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address: AdminAddress::Tcp(address), token: None }
+    }
+
+    pub fn get(&self, target: &str) -> anyhow::Result<Answer> {
+        let answer = self.ask(format!("GET {target} HTTP/1.1\r\n"), "")?;
+        anyhow::ensure!(
+            answer.exit() != Exit::Ok || answer.body.is_object(),
+            "the answer is not whole, or longer than can be read"
+        );
+        Ok(answer)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        let body = body.to_string();
+        self.ask(
+            format!(
+                "POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
+                body.len()
+            ),
+            &body,
+        )
+    }
+
+    fn ask(&self, mut head: String, body: &str) -> anyhow::Result<Answer> {
+        let host = self
+            .address
+            .tcp()
+            .map_or_else(|| "localhost".to_owned(), |address| address.to_string());
+        let _ = write!(head, "Host: {host}\r\nConnection: close\r\n");
+        if let Some(token) = self.token.as_ref().and_then(Secret::expose_str) {
+            head.push_str("Authorization: Bearer ");
+            head.push_str(token);
+            head.push_str("\r\n");
+        }
+        let answer = self
+            .exchange(&format!("{head}\r\n{body}"))
+            .map_err(|error| Unavailable(self.address.clone(), error))?;
+        let text = String::from_utf8_lossy(&answer);
+        let (head, body) =
+            text.split_once("\r\n\r\n").context("the admin listener does not speak HTTP")?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status
+            .filter(|_| head.starts_with("HTTP/1."))
+            .context("the admin listener does not speak HTTP")?;
+        Ok(Answer { status, body: serde_json::from_str(body).unwrap_or_default() })
+    }
+
+    fn exchange(&self, request: &str) -> std::io::Result<Vec<u8>> {
+        match &self.address {
+            AdminAddress::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(address, PATIENCE)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                speak(stream, request)
+            }
+            AdminAddress::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                speak(stream, request)
+            }
+        }
+    }
+}
+
+fn speak(mut stream: impl Read + Write, request: &str) -> std::io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(LONGEST_ANSWER).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+impl Answer {
+    pub fn exit(&self) -> Exit {
+        match self.status {
+            200..=299 => Exit::Ok,
+            400 => Exit::Usage,
+            401 | 403 => Exit::Permission,
+            _ => Exit::Failed,
+        }
+    }
+
+    pub fn message(&self) -> String {
+        let message = self.body.get("message").and_then(Value::as_str);
+        message
+            .map_or_else(|| format!("the admin listener answered {}", self.status), str::to_owned)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no configuration: neither ./usher.toml nor /etc/usher/usher.toml is there\n  try it without one:   usher demo\n  write a first one:    usher init --plain"
+)]
+pub struct NoConfig;
+
+/// The path given, or that of `USHER_CONFIG`, or `usher.toml` here, or the one of the system.
+pub fn find_config(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let variable =
+        || std::env::var_os("USHER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    if let Some(path) = given.or_else(variable) {
+        return Ok(path);
+    }
+    let usual = ["usher.toml", "/etc/usher/usher.toml"]
+        .into_iter()
+        .map(Path::new)
+        .find(|path| path.is_file());
+    Ok(usual.ok_or(NoConfig)?.to_path_buf())
+}

@@ -1,0 +1,12 @@
+//! What every other module may use, and what knows none of them.
+
+pub mod breaker;
+pub mod clock;
+pub mod input;
+pub mod lock;
+pub mod memory;
+pub mod rate;
+pub mod signal;
+pub mod strict_json;
+pub mod terminal;
+pub mod text;

@@ -1,0 +1,328 @@
+//! One connection, step by step, and how long each step took.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::BytesMut;
+use clap::ValueEnum;
+use http::header::{
+    AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout};
+
+use super::connection::{Connection, Received};
+use super::report::Failure;
+use super::target::{self, Target};
+use crate::base::clock::Now;
+use crate::model::secret::Secret;
+use crate::net::http1::response;
+use crate::net::stream::Stream;
+use crate::upstream::upgrade::{self, Answer};
+use crate::ws::frame::Message;
+
+/// What is read of an answer that is no 101, and of a ticket.
+const ANSWER_BODY: usize = 16 * 1024;
+/// How long a server has to end a connection that is over. It is in no time that is told.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// How much later than planned a connection of an open loop began.
+    Late,
+    /// A connection of its own, TLS if need be, and the answer with the ticket.
+    Ticket,
+    Connect,
+    Tls,
+    Upgrade,
+    Auth,
+    Echo,
+    Total,
+    /// One message and its echo on an open connection.
+    Message,
+}
+
+impl Phase {
+    pub const ALL: [Self; 9] = [
+        Self::Late,
+        Self::Ticket,
+        Self::Connect,
+        Self::Tls,
+        Self::Upgrade,
+        Self::Auth,
+        Self::Echo,
+        Self::Total,
+        Self::Message,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Late => "late",
+            Self::Ticket => "ticket",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Upgrade => "upgrade",
+            Self::Auth => "auth",
+            Self::Echo => "echo",
+            Self::Total => "total",
+            Self::Message => "message",
+        }
+    }
+}
+
+/// How the endpoint is told who comes.
+#[derive(Debug)]
+pub enum Credential {
+    Ticket {
+        token: Secret,
+        path: String,
+        parameter: String,
+    },
+    /// `awaits_answer`: whether the server says that the first message was good.
+    Message {
+        token: Secret,
+        preset: Preset,
+        awaits_answer: bool,
+    },
+    Header {
+        token: Secret,
+    },
+    None,
+}
+
+/// How the first message is written, and what answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// `auth`, answered by `auth_ok`
+    Json,
+    /// `connection_init`, answered by `connection_ack`
+    GraphqlTransportWs,
+}
+
+#[derive(Debug)]
+pub struct Client {
+    pub target: Target,
+    pub credential: Credential,
+    pub origin: Option<HeaderValue>,
+    pub timeout: Duration,
+    /// Sent once the connection is open, and waited for.
+    pub first_echo: Option<Message>,
+    /// The largest message that comes back.
+    pub message_bytes: usize,
+}
+
+/// The times of one connection, in the order of its phases.
+#[derive(Debug)]
+pub struct Laps {
+    due: Instant,
+    last: Instant,
+    pub times: Vec<(Phase, Duration)>,
+    /// The phase that has begun and has not ended.
+    pub under_way: Phase,
+    /// TLS handshakes that resumed an earlier session.
+    pub resumed: u64,
+}
+
+pub struct Attempt<Open = Connection> {
+    pub laps: Laps,
+    pub result: Result<Open, Failure>,
+}
+
+impl Laps {
+    /// `due`: when it should have begun; the total counts from there, whatever kept it.
+    pub fn begin(due: Option<Instant>, now: Instant) -> Self {
+        let mut laps = Self {
+            due: due.unwrap_or(now),
+            last: now,
+            times: Vec::with_capacity(Phase::ALL.len()),
+            under_way: Phase::Connect,
+            resumed: 0,
+        };
+        if let Some(due) = due {
+            laps.times.push((Phase::Late, now.saturating_duration_since(due)));
+        }
+        laps
+    }
+
+    pub fn lap(&mut self, phase: Phase, now: Instant) {
+        self.times.push((phase, now.saturating_duration_since(self.last)));
+        self.last = now;
+    }
+
+    pub fn finish(&mut self) {
+        self.times.push((Phase::Total, self.last.saturating_duration_since(self.due)));
+    }
+}
+
+impl Client {
+    /// Opens the connection with this number. `due`: when it should have been begun.
+    pub async fn attempt(&self, number: u64, due: Option<Instant>) -> Attempt {
+        let mut laps = Laps::begin(due, Now::read().mono);
+        let opening = Box::pin(self.open(number, &mut laps));
+        let opened = timeout(self.timeout, opening).await;
+        let result = opened.unwrap_or(Err(Failure::Timeout(laps.under_way)));
+        if result.is_ok() {
+            laps.finish();
+        }
+        Attempt { laps, result }
+    }
+
+    async fn open(&self, number: u64, laps: &mut Laps) -> Result<Connection, Failure> {
+        let mut target = self.target.path_and_query.clone();
+        if let Credential::Ticket { token, path, parameter } = &self.credential {
+            laps.under_way = Phase::Ticket;
+            let ticket = self.ticket(number, token, path, laps).await?;
+            laps.lap(Phase::Ticket, Now::read().mono);
+            target = format!(
+                "{target}{}{parameter}={ticket}",
+                if target.contains('?') { '&' } else { '?' }
+            );
+        }
+        laps.under_way = Phase::Connect;
+        let tcp = self.target.connect(number).await.map_err(|_| Failure::Connect)?;
+        laps.lap(Phase::Connect, Now::read().mono);
+        laps.under_way = Phase::Tls;
+        let stream = self.target.secure(tcp).await.map_err(|_| Failure::Tls)?;
+        if self.target.is_secure() {
+            laps.lap(Phase::Tls, Now::read().mono);
+            laps.resumed += u64::from(target::is_resumed(&stream));
+        }
+        laps.under_way = Phase::Upgrade;
+        let mut connection = self.upgrade(stream, &target).await?;
+        laps.lap(Phase::Upgrade, Now::read().mono);
+        if let Credential::Message { token, preset, awaits_answer } = &self.credential {
+            laps.under_way = Phase::Auth;
+            log_in(&mut connection, token, *preset, *awaits_answer).await?;
+            laps.lap(Phase::Auth, Now::read().mono);
+        }
+        if let Some(message) = &self.first_echo {
+            laps.under_way = Phase::Echo;
+            if !connection.echo(message).await {
+                return Err(Failure::Echo);
+            }
+            laps.lap(Phase::Echo, Now::read().mono);
+        }
+        Ok(connection)
+    }
+
+    /// On a connection of its own, as a client that comes for the first time.
+    async fn ticket(
+        &self,
+        number: u64,
+        token: &Secret,
+        path: &str,
+        laps: &mut Laps,
+    ) -> Result<String, Failure> {
+        let failed = Failure::Ticket(None);
+        let tcp = self.target.connect(number).await.map_err(|_| Failure::Connect)?;
+        let mut stream = self.target.secure(tcp).await.map_err(|_| Failure::Tls)?;
+        laps.resumed += u64::from(target::is_resumed(&stream));
+        let mut headers = self.headers();
+        headers.insert(AUTHORIZATION, bearer(token).ok_or(failed)?);
+        let mut wire =
+            format!("POST {path} HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n")
+                .into_bytes();
+        response::write_fields(&mut wire, &headers);
+        stream.write_all(&wire).await.map_err(|_| failed)?;
+        stream.flush().await.map_err(|_| failed)?;
+        let mut buffer = BytesMut::new();
+        let answer = upgrade::read_head(&mut stream, &mut buffer).await.map_err(|_| failed)?;
+        if !answer.status.is_success() {
+            return Err(Failure::Ticket(Some(answer.status.as_u16())));
+        }
+        let body = upgrade::read_body(&mut stream, &buffer, answer.framing, ANSWER_BODY)
+            .await
+            .map_err(|_| failed)?;
+        let body: Value = serde_json::from_slice(&body).map_err(|_| failed)?;
+        body.get("ticket_id").and_then(Value::as_str).map(str::to_owned).ok_or(failed)
+    }
+
+    async fn upgrade(&self, stream: Stream, target: &str) -> Result<Connection, Failure> {
+        let failed = Failure::Upgrade(None);
+        let uri: Uri = target.parse().map_err(|_| failed)?;
+        let mut headers = self.headers();
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        headers.insert(SEC_WEBSOCKET_KEY, key().ok_or(failed)?);
+        if let Credential::Header { token } = &self.credential {
+            headers.insert(AUTHORIZATION, bearer(token).ok_or(failed)?);
+        }
+        if let Credential::Message { preset: Preset::GraphqlTransportWs, .. } = &self.credential {
+            headers
+                .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("graphql-transport-ws"));
+        }
+        match upgrade::open(stream, &uri, headers, ANSWER_BODY).await {
+            Ok(Answer::Switched { stream, early, .. }) => {
+                Connection::new(stream, &early, self.message_bytes).map_err(|_| failed)
+            }
+            Ok(Answer::Declined { status, .. }) => {
+                Err(Failure::Upgrade(Some(StatusCode::as_u16(&status))))
+            }
+            Err(_) => Err(failed),
+        }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Ok(host) = HeaderValue::from_str(self.target.authority.as_str()) {
+            headers.insert(HOST, host);
+        }
+        if let Some(origin) = &self.origin {
+            headers.insert(ORIGIN, origin.clone());
+        }
+        headers
+    }
+}
+
+/// The first message, and the answer to it.
+async fn log_in(
+    connection: &mut Connection,
+    token: &Secret,
+    preset: Preset,
+    awaits_answer: bool,
+) -> Result<(), Failure> {
+    let payload = json!({ "token": token.expose_str().unwrap_or_default() });
+    let (first, good) = match preset {
+        Preset::Json => (json!({ "type": "auth", "id": "bench", "payload": payload }), "auth_ok"),
+        Preset::GraphqlTransportWs => {
+            (json!({ "type": "connection_init", "payload": payload }), "connection_ack")
+        }
+    };
+    connection.send(&Message::text(first.to_string())).await.map_err(|_| Failure::Auth(None))?;
+    if !awaits_answer {
+        return Ok(());
+    }
+    loop {
+        match connection.receive().await {
+            Ok(Received::Message(message)) => {
+                let answer: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
+                // An `error` is followed by a close frame, whose code says more.
+                if answer.get("type").and_then(Value::as_str) == Some(good) {
+                    return Ok(());
+                }
+            }
+            Ok(Received::Close(code)) => return Err(Failure::Auth(Some(code.0))),
+            Err(_) => return Err(Failure::Auth(None)),
+        }
+    }
+}
+
+/// Ends an open connection in good order, if the server plays its part.
+pub async fn leave(connection: Connection) {
+    let _ = timeout(GOODBYE, connection.close()).await;
+}
+
+fn bearer(token: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose_str()?)).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// RFC 6455, section 4.1: "The nonce MUST be selected randomly for each connection".
+fn key() -> Option<HeaderValue> {
+    let mut nonce = [0; 16];
+    aws_lc_rs::rand::fill(&mut nonce).ok()?;
+    HeaderValue::from_str(&STANDARD.encode(nonce)).ok()
+}

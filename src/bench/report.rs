@@ -1,0 +1,418 @@
+//! What was measured, and how it is told: a table for people, one object for programs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::{CreationError, Histogram};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::client::{Laps, Phase};
+use crate::base::clock::Now;
+use crate::base::lock::lock;
+
+/// In microseconds; three digits of each value are kept.
+const LONGEST: u64 = 3_600_000_000;
+const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+
+/// Why a connection failed. With the numbers of HTTP and of close frames it is a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    Connect,
+    Tls,
+    /// With the status of an answer that was no success.
+    Ticket(Option<u16>),
+    /// With the status of an answer that was no 101; none where the answer was no answer.
+    Upgrade(Option<u16>),
+    /// With the code of the close frame.
+    Auth(Option<u16>),
+    Echo,
+    /// In this phase.
+    Timeout(Phase),
+}
+
+impl Failure {
+    /// Says what to try, where that can be guessed.
+    fn remedy(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Timeout(Phase::Echo) | Self::Echo => {
+                "the endpoint did not send the first message back: add --no-echo if it does not echo, \
+                 or --auth message if it waits for a credential"
+            }
+            Self::Timeout(Phase::Message) => {
+                "the endpoint stopped to echo: is the backend an echo server?"
+            }
+            Self::Timeout(Phase::Auth) => {
+                "the first message was not answered: add --no-ack if the endpoint answers none, or choose its --preset"
+            }
+            Self::Timeout(Phase::Upgrade) => {
+                "the upgrade was not answered: look at the upstream, or raise --timeout"
+            }
+            Self::Timeout(Phase::Connect | Phase::Tls) | Self::Connect => {
+                "the endpoint was not reached: look at its address, and whether it speaks TLS (wss) or not (ws)"
+            }
+            Self::Timeout(Phase::Ticket) => {
+                "the ticket was not answered: look at --ticket-path, or raise --timeout"
+            }
+            Self::Auth(Some(1008)) => "the credential was refused: look at the server's log",
+            Self::Ticket(Some(429)) => {
+                "tickets are limited for each user and address: raise [tickets] rate_per_user"
+            }
+            Self::Ticket(Some(401)) | Self::Upgrade(Some(401)) => {
+                "the token was refused: ask `usher explain` why"
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, number) = match self {
+            Self::Connect => ("connect", None),
+            Self::Tls => ("tls", None),
+            Self::Ticket(status) => ("ticket", *status),
+            Self::Upgrade(status) => ("upgrade", *status),
+            Self::Auth(code) => ("auth", *code),
+            Self::Echo => ("echo", None),
+            Self::Timeout(phase) => return f.pad(&format!("timeout {}", phase.word())),
+        };
+        match number {
+            Some(number) => f.pad(&format!("{word} {number}")),
+            None => f.pad(word),
+        }
+    }
+}
+
+pub struct Tally {
+    /// In the order of `Phase::ALL`.
+    phases: Vec<Histogram<u64>>,
+    failures: BTreeMap<Failure, u64>,
+    pub attempts: u64,
+    /// TLS handshakes that resumed an earlier session, those for tickets among them.
+    pub resumed: u64,
+    /// It was stopped by hand before its end.
+    pub is_partial: bool,
+    /// Of the part that throughput is told of.
+    pub elapsed: Duration,
+    /// Bytes of each message; set where messages are what is measured.
+    pub message_bytes: Option<usize>,
+}
+
+impl Tally {
+    pub fn new() -> Result<Self, CreationError> {
+        let phases = Phase::ALL
+            .iter()
+            .map(|_| Histogram::new_with_bounds(1, LONGEST, 3))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            phases,
+            failures: BTreeMap::new(),
+            attempts: 0,
+            resumed: 0,
+            is_partial: false,
+            elapsed: Duration::ZERO,
+            message_bytes: None,
+        })
+    }
+
+    /// One connection: the phases that it went through, and why it went no further.
+    pub fn connection(&mut self, laps: &Laps, failure: Option<Failure>) {
+        self.attempts += 1;
+        self.resumed += laps.resumed;
+        for (phase, time) in &laps.times {
+            self.time(*phase, *time);
+        }
+        if let Some(failure) = failure {
+            self.fail(failure);
+        }
+    }
+
+    pub fn time(&mut self, phase: Phase, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
+        if let Some(histogram) = self.phases.get_mut(phase as usize) {
+            histogram.saturating_record(micros);
+        }
+    }
+
+    pub fn fail(&mut self, failure: Failure) {
+        *self.failures.entry(failure).or_default() += 1;
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.phases.iter_mut().zip(&other.phases) {
+            // They have the same bounds, so that nothing can be out of them.
+            let _ = mine.add(theirs);
+        }
+        for (failure, count) in &other.failures {
+            *self.failures.entry(*failure).or_default() += count;
+        }
+        self.attempts += other.attempts;
+        self.resumed += other.resumed;
+        self.is_partial |= other.is_partial;
+        self.elapsed = self.elapsed.max(other.elapsed);
+        self.message_bytes = self.message_bytes.or(other.message_bytes);
+    }
+
+    /// It ends here, before its time.
+    pub fn stop(&mut self, elapsed: Duration) {
+        self.is_partial = true;
+        self.elapsed = elapsed;
+    }
+
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    pub fn count(&self, phase: Phase) -> u64 {
+        self.phases.get(phase as usize).map_or(0, Histogram::len)
+    }
+
+    /// The phases that anything went through.
+    fn seen(&self) -> impl Iterator<Item = (Phase, &Histogram<u64>)> {
+        Phase::ALL.into_iter().zip(&self.phases).filter(|(_, histogram)| !histogram.is_empty())
+    }
+
+    fn per_second(&self) -> f64 {
+        let phase = if self.message_bytes.is_some() { Phase::Message } else { Phase::Total };
+        if self.elapsed.is_zero() {
+            0.0
+        } else {
+            self.count(phase) as f64 / self.elapsed.as_secs_f64()
+        }
+    }
+
+    pub fn table(&self) -> String {
+        let mut text = format!("{:<8} {:>9}", "ms", "count");
+        for name in PERCENTILES.iter().map(|(name, _)| *name).chain(["max"]) {
+            let _ = write!(text, " {name:>10}");
+        }
+        for (phase, histogram) in self.seen() {
+            let _ = write!(text, "\n{:<8} {:>9}", phase.word(), histogram.len());
+            for micros in PERCENTILES
+                .iter()
+                .map(|(_, quantile)| histogram.value_at_quantile(*quantile))
+                .chain([histogram.max()])
+            {
+                let _ = write!(text, " {:>10.3}", micros as f64 / 1000.0);
+            }
+        }
+        let (seconds, rate) = (self.elapsed.as_secs_f64(), self.per_second());
+        let opened = self.count(Phase::Total);
+        let _ = match self.message_bytes {
+            None => write!(
+                text,
+                "\n\n{opened} of {} connections in {seconds:.2} s, {rate:.1} a second\n",
+                self.attempts
+            ),
+            Some(bytes) => {
+                let mebibytes = rate * bytes as f64 / f64::from(1 << 20);
+                let messages = self.count(Phase::Message);
+                write!(
+                    text,
+                    "\n\n{messages} messages of {bytes} B and their echoes on {opened} of {} connections in {seconds:.2} s: \
+                     {rate:.1} a second, {mebibytes:.2} MiB/s each way\n",
+                    self.attempts
+                )
+            }
+        };
+        if self.resumed > 0 {
+            let _ = writeln!(text, "{} TLS handshakes resumed a session", self.resumed);
+        }
+        if self.is_partial {
+            text.push_str("stopped before its end: what there was until then\n");
+        }
+        for (failure, count) in &self.failures {
+            let _ = writeln!(text, "failed: {failure:<12} {count:>9}");
+        }
+        let remedies: BTreeSet<_> =
+            self.failures.keys().filter_map(|failure| failure.remedy()).collect();
+        for remedy in remedies {
+            let _ = writeln!(text, "  help: {remedy}");
+        }
+        text
+    }
+
+    pub fn json(&self) -> Map<String, Value> {
+        let mut phases = Map::new();
+        for (phase, histogram) in self.seen() {
+            let mut row = Map::new();
+            row.insert("count".to_owned(), json!(histogram.len()));
+            for (name, quantile) in PERCENTILES {
+                row.insert(
+                    format!("{}_us", name.replace('.', "_")),
+                    json!(histogram.value_at_quantile(quantile)),
+                );
+            }
+            row.insert("max_us".to_owned(), json!(histogram.max()));
+            phases.insert(phase.word().to_owned(), Value::Object(row));
+        }
+        let failures: Map<_, _> = self
+            .failures
+            .iter()
+            .map(|(failure, count)| (failure.to_string(), json!(count)))
+            .collect();
+        let mut object = Map::new();
+        object.insert("attempts".to_owned(), json!(self.attempts));
+        object.insert("opened".to_owned(), json!(self.count(Phase::Total)));
+        object.insert("failed".to_owned(), json!(self.failed()));
+        object.insert("failures".to_owned(), Value::Object(failures));
+        object.insert("tls_resumed".to_owned(), json!(self.resumed));
+        object.insert("partial".to_owned(), json!(self.is_partial));
+        object.insert(
+            "elapsed_ms".to_owned(),
+            json!(u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX)),
+        );
+        object.insert("per_second".to_owned(), json!((self.per_second() * 10.0).round() / 10.0));
+        if let Some(bytes) = self.message_bytes {
+            object.insert("message_bytes".to_owned(), json!(bytes));
+        }
+        object.insert("phases".to_owned(), Value::Object(phases));
+        object
+    }
+}
+
+/// Without a terminal, a line so often.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// How far the load is, on standard error: one line that is written over on a terminal, and a line
+/// now and then elsewhere.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    failed: AtomicU64,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    failure: Option<Failure>,
+    line: Option<Instant>,
+}
+
+impl Progress {
+    pub fn count(&self, failure: Option<Failure>) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        if let Some(failure) = failure {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            lock(&self.last).failure = Some(failure);
+        }
+    }
+
+    pub fn show(&self) {
+        if std::io::stderr().is_terminal() {
+            eprint!("\r{}\x1b[K", self.line());
+        } else if self.is_due(Now::read().mono) {
+            eprintln!("usher bench: {}", self.line());
+        }
+    }
+
+    pub fn clear(&self) {
+        if std::io::stderr().is_terminal() {
+            eprint!("\r\x1b[K");
+        }
+    }
+
+    fn line(&self) -> String {
+        let (done, failed) =
+            (self.done.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+        match lock(&self.last).failure {
+            Some(failure) => {
+                format!("{done} connections, {failed} failed, the last one: {failure}")
+            }
+            None => format!("{done} connections, {failed} failed"),
+        }
+    }
+
+    /// The first line comes after as long as every other.
+    fn is_due(&self, now: Instant) -> bool {
+        let mut last = lock(&self.last);
+        let since = *last.line.get_or_insert(now);
+        let is_due = now.duration_since(since) >= LINE_EVERY;
+        if is_due {
+            last.line = Some(now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hundred connections that took 1 to 100 ms, and two that did not get in.
+    fn known() -> Tally {
+        let (start, mut tally) = (Now::read().mono, Tally::new().unwrap());
+        for millis in 1..=100 {
+            let mut laps = Laps::begin(None, start);
+            laps.lap(Phase::Connect, start + Duration::from_micros(500));
+            laps.lap(Phase::Upgrade, start + Duration::from_millis(millis));
+            laps.finish();
+            tally.connection(&laps, None);
+        }
+        for failure in [Failure::Upgrade(Some(403)), Failure::Timeout(Phase::Upgrade)] {
+            let mut laps = Laps::begin(None, start);
+            laps.lap(Phase::Connect, start + Duration::from_micros(500));
+            tally.connection(&laps, Some(failure));
+        }
+        tally.elapsed = Duration::from_secs(2);
+        tally
+    }
+
+    #[test]
+    fn without_a_terminal_a_line_comes_every_five_seconds_and_names_the_last_failure() {
+        let (progress, start) = (Progress::default(), Now::read().mono);
+        progress.count(None);
+        progress.count(Some(Failure::Timeout(Phase::Echo)));
+        assert_eq!(progress.line(), "2 connections, 1 failed, the last one: timeout echo");
+        let due: Vec<_> = (0..=44)
+            .filter(|quarter| progress.is_due(start + Duration::from_millis(250 * quarter)))
+            .collect();
+        assert_eq!(due, [20, 40]);
+    }
+
+    #[test]
+    fn the_table_of_a_known_set_is_known() {
+        let expected = "\
+ms           count        p50        p90        p99      p99.9        max
+connect        102      0.500      0.500      0.500      0.500      0.500
+upgrade        100     49.503     89.535     98.559     99.519     99.519
+total          100     50.015     90.047     99.007    100.031    100.031
+
+100 of 102 connections in 2.00 s, 50.0 a second
+failed: upgrade 403          1
+failed: timeout upgrade         1
+  help: the upgrade was not answered: look at the upstream, or raise --timeout
+";
+        assert_eq!(known().table(), expected);
+    }
+
+    #[test]
+    fn the_json_of_a_known_set_is_known() {
+        let json = Value::Object(known().json());
+        assert_eq!(
+            (&json["attempts"], &json["opened"], &json["failed"]),
+            (&json!(102), &json!(100), &json!(2))
+        );
+        assert_eq!(json["failures"], json!({ "upgrade 403": 1, "timeout upgrade": 1 }));
+        assert_eq!((&json["elapsed_ms"], &json["per_second"]), (&json!(2000), &json!(50.0)));
+        let connect = json!({ "count": 102, "p50_us": 500, "p90_us": 500, "p99_us": 500, "p99_9_us": 500, "max_us": 500 });
+        assert_eq!(json["phases"]["connect"], connect);
+        assert_eq!(
+            json["phases"].as_object().unwrap().keys().collect::<Vec<_>>(),
+            ["connect", "upgrade", "total"]
+        );
+    }
+
+    #[test]
+    fn merged_halves_are_the_whole() {
+        let mut both = known();
+        both.merge(&known());
+        assert_eq!((both.attempts, both.failed(), both.count(Phase::Total)), (204, 4, 200));
+        assert_eq!(both.elapsed, Duration::from_secs(2));
+    }
+}

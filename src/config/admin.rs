@@ -1,0 +1,71 @@
+//! The address of the admin listener, and its token.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::model::secret::Secret;
+
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub address: AdminAddress,
+    /// Set unless only this machine reaches the address.
+    pub token: Option<Secret>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    Tcp(SocketAddr),
+    /// A unix socket; only its owner can use the file.
+    Unix(PathBuf),
+}
+
+impl AdminAddress {
+    /// The beginning of a unix socket's address.
+    pub const UNIX: &str = "unix:";
+    /// `sun_path` has 108 bytes, and the socket is made in a folder beside its path.
+    const LONGEST_PATH: usize = 90;
+
+    /// Parses an address. `base` is the folder of the configuration.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, String> {
+        let Some(path) = text.strip_prefix(Self::UNIX) else {
+            return text.parse().map(Self::Tcp).map_err(|_| {
+                format!(
+                    "`{text}` is not an address; write an IP address and a port, such as \
+                     \"127.0.0.1:9090\", or \"unix:/path\""
+                )
+            });
+        };
+        let path = base.join(path);
+        match path.as_os_str().len() {
+            _ if path.file_name().is_none() || text.ends_with('/') => {
+                Err(format!("`{text}` names no file; write \"unix:/run/usher/admin.sock\""))
+            }
+            length if length > Self::LONGEST_PATH => Err(format!(
+                "the path of the socket has {length} bytes; the system allows {} of them",
+                Self::LONGEST_PATH
+            )),
+            _ => Ok(Self::Unix(path)),
+        }
+    }
+
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    pub fn is_local(&self) -> bool {
+        self.tcp().is_none_or(|address| address.ip().is_loopback())
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{}{}", Self::UNIX, path.display()),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Names that the configuration may give to headers of Usher.
+
+use http::HeaderName;
+
+/// Names with a meaning in HTTP, in the WebSocket handshake or between proxies, and those that
+/// carry credentials. In normal form.
+const TAKEN: [&str; 33] = [
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "dpop",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "origin",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "referer",
+    "set-cookie",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+    "www-authenticate",
+    "x-http-method-override",
+    "x-original-url",
+    "x-real-ip",
+    "x-request-id",
+    "x-rewrite-url",
+];
+const TAKEN_PREFIXES: [&str; 3] = ["sec-", "x-forwarded-", "access-control-"];
+
+/// Returns a name as servers may compare it: case does not count, and `_`, `-` and `.` are one,
+/// because some servers turn one into the other.
+pub fn normal_form(name: &str) -> String {
+    name.chars().map(|c| if c == '_' || c == '.' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
+/// Returns true if an upstream may take one name for the other.
+pub fn is_same(one: &HeaderName, other: &HeaderName) -> bool {
+    normal_form(one.as_str()) == normal_form(other.as_str())
+}
+
+/// Returns the name of a header that Usher may set at its upstreams.
+pub fn parse(text: &str) -> Result<HeaderName, String> {
+    let name = HeaderName::from_bytes(text.as_bytes())
+        .map_err(|_| format!("`{text}` is not a header name"))?;
+    let normal = normal_form(text);
+    let is_taken =
+        TAKEN.contains(&&*normal) || TAKEN_PREFIXES.iter().any(|prefix| normal.starts_with(prefix));
+    if is_taken {
+        Err(format!("`{text}` has a meaning of its own, and is not one that Usher sets"))
+    } else {
+        Ok(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_means_something_else_is_refused_in_every_spelling() {
+        for name in [
+            "Host",
+            "HOST",
+            "connection",
+            "Sec-WebSocket-Key",
+            "sec_websocket.protocol",
+            "X_Forwarded_For",
+            "X-Forwarded-User",
+        ] {
+            assert!(parse(name).is_err(), "{name}");
+        }
+        for name in [
+            "Transfer_Encoding",
+            "authorization",
+            "Cookie",
+            "X-Request-Id",
+            "X.Request_ID",
+            "Forwarded",
+            "a b",
+            "",
+        ] {
+            assert!(parse(name).is_err(), "{name}");
+        }
+        for name in ["X-User-Id", "Remote-User", "X-Usher-Bypass", "x_tier"] {
+            assert_eq!(parse(name).unwrap(), HeaderName::from_bytes(name.as_bytes()).unwrap());
+        }
+        assert!(TAKEN.iter().all(|name| normal_form(name) == *name));
+    }
+}

@@ -1,0 +1,237 @@
+//! From the file to the [`Config`]: every mistake at once, each with its place.
+//!
+//! A value that is wrong is reported and stands at its default while the rest is read, and a config
+//! is returned only if nothing was reported.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use super::declare::Table as _;
+use super::diagnostic::{Diagnostic, Diagnostics, Severity};
+use super::reader::{Reader, Section};
+use super::tables::names::Names;
+use super::tables::{
+    admin, bypass, context, first_message, issuer, keepalive, limits, listener, log, migration,
+    mtls, reauth, revocation, route, store, tickets, top, upstream, verifier,
+};
+use super::{Admin, Config, Drain, Log, Mtls, Written};
+
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Vec<Diagnostic>,
+}
+
+pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
+    parse(&read(path)?, Some(path), &|name| std::env::var(name).ok())
+}
+
+fn read(path: &Path) -> Result<String, Diagnostics> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let diagnostic = Diagnostic::error(format!("cannot read {}: {error}", path.display()));
+        Diagnostics(vec![diagnostic.because(&error)])
+    })
+}
+
+/// Reads the table `[admin]` alone. A command to a running Usher needs neither the secrets of the
+/// file nor a file without mistakes elsewhere: the process reads the file itself, and reports them.
+pub fn load_admin(path: &Path) -> Result<Option<Admin>, Diagnostics> {
+    parse_admin(&read(path)?, path, &|name| std::env::var(name).ok())
+}
+
+pub(super) fn parse_admin(
+    text: &str,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<Admin>, Diagnostics> {
+    let reader = Reader::new(text, Some(path), env);
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    let top = Section::new(&reader, "", 0..0, Some(table.get_ref()));
+    let admin = admin::admin(&top.section("admin"));
+    if admin.is_none() {
+        reader.report_syntax(&syntax);
+    }
+    let found = reader.found.into_inner().into_iter().map(|(_, found)| found);
+    let errors: Vec<_> = found.filter(|found| found.severity == Severity::Error).collect();
+    if errors.is_empty() { Ok(admin) } else { Err(Diagnostics(errors)) }
+}
+
+pub fn parse(
+    text: &str,
+    source: Option<&Path>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Diagnostics> {
+    let reader = Reader::new(text, source, env);
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    reader.report_syntax(&syntax);
+    // Past broken syntax the rest would be guesswork.
+    let config = if syntax.is_empty() { config(&reader, table.get_ref(), source) } else { None };
+    let mut found = reader.found.into_inner();
+    found.sort_by_key(|(span, _)| span.start);
+    let mut unique: Vec<Diagnostic> = Vec::new();
+    for (_, diagnostic) in found {
+        // Some keys are read twice.
+        if !unique.contains(&diagnostic) {
+            unique.push(diagnostic);
+        }
+    }
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        unique.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
+    match config {
+        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings }),
+        _ if errors.is_empty() => {
+            Err(Diagnostics(vec![Diagnostic::error("the configuration is incomplete")]))
+        }
+        _ => Err(Diagnostics(errors)),
+    }
+}
+
+fn config<'r>(
+    reader: &'r Reader<'r>,
+    table: &'r DeTable<'r>,
+    source: Option<&Path>,
+) -> Option<Config> {
+    let file = Section::new(reader, "", 0..0, Some(table));
+    let listener_sections = file.sections("listener");
+    if listener_sections.is_empty() {
+        reader.error(
+            &(0..0),
+            "no [[listener]]",
+            "add one: `[[listener]]` with `address` and `certificates`",
+        );
+    }
+    let mut addresses = listener::Addresses::default();
+    let listeners: Vec<_> = listener_sections
+        .iter()
+        .filter_map(|section| listener::listener(section, &mut addresses))
+        .map(Arc::new)
+        .collect();
+
+    let mut issuer_names = issuer::IssuerNames::default();
+    let issuers: Vec<_> = file
+        .sections("issuer")
+        .iter()
+        .filter_map(|section| issuer::issuer(section, &mut issuer_names))
+        .map(Arc::new)
+        .collect();
+    let issuer_names = issuer_names.names;
+
+    let tickets_section = file.section("tickets");
+    let tickets_table = tickets::TicketsTable::read(&tickets_section);
+    let (store, regions) = store::store(&file.section("store"), tickets_table.multi_use);
+    let mut verifier_names = Names::default();
+    let verifiers: Vec<_> = file
+        .sections("verifier")
+        .iter()
+        .filter_map(|section| {
+            verifier::verifier(section, &mut verifier_names, &issuer_names, &store)
+        })
+        .map(Arc::new)
+        .collect();
+
+    let mut upstream_names = Names::default();
+    let upstreams: Vec<_> = file
+        .sections("upstream")
+        .iter()
+        .filter_map(|section| upstream::upstream(section, &mut upstream_names))
+        .map(Arc::new)
+        .collect();
+
+    let route_sections = file.sections("route");
+    if route_sections.is_empty() {
+        reader.error(&(0..0), "no [[route]]", "add one: `[[route]]` with `path` and `upstream`");
+    }
+    let (first_message, reauth) = (file.section("first_message"), file.section("reauth"));
+    first_message::check(&first_message);
+    reauth::ReauthTable::read(&reauth);
+    let context = context::context(&file.section("context"));
+    let bypass = bypass::bypass(&file.section("bypass"), &context.header);
+    let mut route_context = route::RouteContext {
+        bypass: &bypass,
+        signed_context: &context.header,
+        upstreams: &upstreams,
+        upstream_names: &upstream_names,
+        has_issuer: !issuer_names.is_empty(),
+        verifier_names: &verifier_names,
+        has_ticket_judge: tickets_section
+            .value("verifier")
+            .or_else(|| tickets_section.value("session_verifier"))
+            .is_some(),
+        first_message: &first_message,
+        reauth: &reauth,
+        seen: Names::default(),
+    };
+    let routes: Vec<_> = route_sections
+        .iter()
+        .filter_map(|section| route::route(section, &mut route_context))
+        .map(Arc::new)
+        .collect();
+
+    route::check_reach(&route_sections, &routes);
+    mtls::check_listeners(&listener_sections, &listeners, &route_sections, &routes);
+    let tickets = tickets_table.finish(&tickets_section, &routes, &verifier_names);
+    let config_path = migration::MigrationTable::read(&file.section("migration")).config_path;
+    for own in [tickets.path.as_str(), &context.jwks_path, &config_path] {
+        check_own_path(&route_sections, own);
+    }
+    let revocation_section = file.section("revocation");
+    let revocation = revocation::revocation(&revocation_section, &issuers, &verifiers);
+    mtls::check_revocation(&revocation_section, &routes);
+    let admin_section = file.section("admin");
+    let admin = admin::admin(&admin_section);
+    admin::check_port(&admin_section, admin.as_ref(), &listeners);
+    let keepalive = keepalive::keepalive(&file.section("keepalive"));
+    let limits = Arc::new(limits::limits(&file.section("limits")));
+    let drain = Drain::read(&file.section("drain"));
+    let mtls = Mtls::read(&file.section("mtls"));
+    let log = Log::read(&file.section("log"));
+    let audit = log::AuditTable::read(&file.section("audit")).file;
+    // Last: it reports every name that is not known by now.
+    let top = top::Top::read(&file);
+    Some(Config {
+        source: source.map(Path::to_path_buf),
+        written: Written::new(reader.text, reader.files.take()),
+        node: top.node_name(),
+        threads: top.thread_count(),
+        state_dir: top.state_dir,
+        listeners,
+        issuers,
+        verifiers,
+        store,
+        regions,
+        tickets,
+        upstreams,
+        routes,
+        context,
+        mtls,
+        keepalive,
+        limits,
+        revocation,
+        bypass,
+        drain,
+        config_path,
+        admin,
+        log,
+        audit,
+    })
+}
+
+/// Warns of a route at a path that Usher answers itself, whatever the routes say.
+fn check_own_path(routes: &[Section<'_, '_>], own: &str) {
+    for route in routes {
+        let path = route.value("path");
+        let Some(value) = path.filter(|value| value.get_ref().as_str() == Some(own)) else {
+            continue;
+        };
+        let warning = Diagnostic::warning(format!(
+            "`{own}` is a path of Usher's own: requests never reach this route"
+        ))
+        .help(
+            "give the route another path, or Usher's: `tickets.path`, `context.jwks_path`, \
+             `migration.config_path`",
+        );
+        route.reader.report(&value.span(), warning);
+    }
+}

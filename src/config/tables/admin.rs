@@ -1,0 +1,79 @@
+//! `[admin]`.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use serde_json::Value as Json;
+
+use crate::config::declare::{Table, table};
+use crate::config::diagnostic::Diagnostic;
+use crate::config::key_type::{KeyType, SecretFile, SecretVariable, Text};
+use crate::config::reader::{Entry, Section};
+use crate::config::{Admin, AdminAddress, Listener};
+use crate::model::listening_address::overlap;
+
+table! {
+    /// The address for metrics, health and steering; not served unless written.
+    pub struct AdminTable: [admin] {
+        /// IP address and port, loopback unless there is a token; or unix:PATH, a socket that only
+        /// its owner reaches.
+        address: AdminAddress, required "127.0.0.1:9090";
+        /// Environment variable with the bearer token.
+        token_env: SecretVariable, optional "USHER_ADMIN_TOKEN";
+        /// File with the bearer token, instead of `token_env`.
+        token_file: SecretFile, optional "admin-token.txt";
+    }
+}
+
+impl KeyType for AdminAddress {
+    type Value = Self;
+
+    fn name() -> String {
+        "address or `unix:` path".to_owned()
+    }
+
+    fn schema() -> Json {
+        Text::schema()
+    }
+
+    fn read(entry: &Entry<'_>) -> Option<Self> {
+        let parsed = Self::parse(&entry.text()?, &entry.reader.path(""));
+        parsed.map_err(|message| entry.report(Diagnostic::error(message))).ok()
+    }
+}
+
+pub fn admin(section: &Section<'_, '_>) -> Option<Admin> {
+    let table = AdminTable::read(section);
+    let token = section.one_of(("token_env", table.token_env), ("token_file", table.token_file));
+    let is_written = token.is_some();
+    let address = table.address?;
+    let token = token.and_then(|(token, span)| {
+        if token.as_ref().is_some_and(|token| HeaderValue::from_bytes(token.expose()).is_err()) {
+            let message = "the token holds characters that a header cannot carry";
+            section.reader.report(&span, Diagnostic::error(message));
+        }
+        token
+    });
+    if let Some(value) = section.value("address").filter(|_| !address.is_local() && !is_written) {
+        section.reader.error(
+            &value.span(),
+            "an admin address that others can reach needs a token",
+            "add `token_env` or `token_file`, or listen on 127.0.0.1 or on \"unix:/path\"",
+        );
+    }
+    Some(Admin { address, token })
+}
+
+/// Rejects the port of a listener: a client would reach one or the other by chance.
+pub fn check_port(section: &Section<'_, '_>, admin: Option<&Admin>, listeners: &[Arc<Listener>]) {
+    let (Some(admin), Some(value)) = (admin, section.value("address")) else { return };
+    let Some(address) = admin.address.tcp() else { return };
+    let overlaps = |listener: &&Arc<Listener>| overlap(listener.address, address);
+    if let Some(listener) = listeners.iter().find(overlaps) {
+        let message = format!(
+            "the admin address and the [[listener]] at {} have the same port",
+            listener.address
+        );
+        section.reader.error(&value.span(), message, "give one of them another port");
+    }
+}

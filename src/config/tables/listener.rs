@@ -1,0 +1,212 @@
+//! `[[listener]]`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::config::declare::{Table, table};
+use crate::config::key_type::{
+    Choice, FileToRead, Flag, List, Located, NestedList, OneOf, TextType,
+};
+use crate::config::reader::{Reader, Section, Span};
+use crate::config::{
+    CertificateFiles, ClientCertificates, ForwardingHeader, Listener, Tls, TlsVersion,
+};
+use crate::model::listening_address::PortSharing;
+use crate::model::listening_address::overlap;
+
+table! {
+    /// Addresses that clients connect to; at least one.
+    pub struct ListenerTable: [[listener]] {
+        /// IP address and port.
+        address: Located<Address>, required "0.0.0.0:8443";
+        /// Let other processes that set it too listen at this address; unless written, a port in
+        /// use is an error.
+        share_port: Flag, default false,
+            because "two processes at one port would each get some of the clients, and reject the \
+                other's tickets",
+            change_when "a second process takes over without a gap, and both share a store";
+        /// PEM files; the first pair serves clients that name no known host.
+        certificates: NestedList<CertificateTable>,
+            derived [{ cert = "cert.pem", key = "key.pem" }],
+            because "none with `plain`; at least one without";
+        /// Accept plain HTTP, where another proxy terminates TLS.
+        plain: Flag, default false,
+            because "credentials do not cross a network in the clear by omission",
+            change_when "another proxy terminates TLS";
+        /// PEM file of the authorities whose client certificates are accepted.
+        client_ca: FileToRead, optional "clients.pem";
+        /// optional, or required: a handshake without a client certificate is ended.
+        client_auth: OneOf<ClientAuth>, default "optional" commented,
+            because "the route decides which clients have to show a certificate, and browsers \
+                without one still reach the others",
+            change_when "every client of the listener has one";
+        /// The oldest TLS version accepted, 1.2 or 1.3.
+        min_tls: OneOf<TlsVersion>, default "1.2",
+            because "clients that know only 1.2 still exist, and its suites here are sound",
+            change_when "all clients are yours: 1.3";
+        /// Networks of proxies whose forwarding headers are trusted.
+        trusted_peers: List<Network>, default [],
+            because "any client can write such a header",
+            change_when "another proxy stands in front";
+        /// The header of trusted peers that counts: x-forwarded-for, forwarded, or auto (the first
+        /// that is there).
+        forwarding_header: OneOf<ForwardingHeader>, default "auto",
+            because "most proxies write one of the two",
+            change_when "the proxy passes on the other one as its client wrote it";
+    }
+}
+
+table! {
+    /// A certificate and its key.
+    pub struct CertificateTable: [[listener.certificates]] {
+        /// PEM file of the certificate and its chain.
+        cert: FileToRead, required "cert.pem";
+        /// PEM file of the private key.
+        key: FileToRead, required "key.pem";
+    }
+}
+
+/// Whether a client must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    Optional,
+    Required,
+}
+
+impl Choice for ClientAuth {
+    fn choices() -> Vec<(&'static str, Self)> {
+        vec![("optional", Self::Optional), ("required", Self::Required)]
+    }
+}
+
+impl Choice for TlsVersion {
+    fn choices() -> Vec<(&'static str, Self)> {
+        vec![("1.2", Self::Tls12), ("1.3", Self::Tls13)]
+    }
+}
+
+impl Choice for ForwardingHeader {
+    fn choices() -> Vec<(&'static str, Self)> {
+        vec![
+            ("auto", Self::Auto),
+            ("x-forwarded-for", Self::XForwardedFor),
+            ("forwarded", Self::Forwarded),
+        ]
+    }
+}
+
+/// An IP address and a port.
+pub struct Address;
+
+impl TextType for Address {
+    type Value = SocketAddr;
+    const NAME: &str = "address";
+
+    fn parse(_key: &str, text: &str) -> Result<SocketAddr, String> {
+        text.parse().map_err(|_| {
+            format!(
+                "`{text}` is not an address; write an IP address and a port, such as \
+                 \"0.0.0.0:8443\" or \"[::]:8443\""
+            )
+        })
+    }
+}
+
+/// A network, or one address.
+pub struct Network;
+
+impl TextType for Network {
+    type Value = IpNet;
+    const NAME: &str = "network";
+
+    fn parse(_key: &str, text: &str) -> Result<IpNet, String> {
+        let address = || text.parse::<IpAddr>().map(IpNet::from);
+        text.parse()
+            .or_else(|_| address())
+            .map_err(|_| format!("`{text}` is not a network; write \"10.0.0.0/8\" or one address"))
+    }
+}
+
+/// Addresses that are bound together, and where they are written.
+#[derive(Default)]
+pub struct Addresses(Vec<(SocketAddr, Span)>);
+
+impl Addresses {
+    /// Reports an address that cannot be bound beside one of those before.
+    fn add(&mut self, reader: &Reader<'_>, address: SocketAddr, span: &Span) {
+        let same = self.0.iter().find(|(other, _)| overlap(*other, address));
+        if let Some((other, first)) = same {
+            let before = reader.text.get(..first.start).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let message = if *other == address {
+                format!("address `{address}` stands twice")
+            } else {
+                format!("address `{address}` is covered by `{other}`, or covers it")
+            };
+            let help = format!("the listener on line {line} has this port; use another one");
+            reader.error(span, message, help);
+        }
+        self.0.push((address, span.clone()));
+    }
+}
+
+pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Listener> {
+    let reader = section.reader;
+    let table = ListenerTable::read(section);
+    if let Some((address, span)) = &table.address {
+        seen.add(reader, *address, span);
+    }
+    let is_plain = table.plain;
+    if let Some(written) = section
+        .value("client_ca")
+        .or_else(|| section.value("client_auth"))
+        .filter(|_| is_plain || section.value("client_ca").is_none())
+    {
+        let (message, help) = if is_plain {
+            (
+                "client certificates come with TLS",
+                "take `client_ca` and `client_auth` away, or give this listener `certificates`",
+            )
+        } else {
+            (
+                "`client_auth` needs `client_ca`",
+                "name the authorities whose client certificates are accepted: \
+                 `client_ca = \"clients.pem\"`",
+            )
+        };
+        reader.error(&written.span(), message, help);
+    }
+    let certificates: Vec<_> = table
+        .certificates
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|pair| Some(CertificateFiles { cert: pair.cert?, key: pair.key? }))
+        .collect();
+    if is_plain && section.value("certificates").is_some() {
+        reader.error(
+            &section.span,
+            "`plain = true` and `certificates` cannot stand together",
+            "keep one of them",
+        );
+    }
+    // A `plain` of another type is reported by itself.
+    let is_clear = section.value("plain").is_none_or(|value| value.get_ref().as_bool().is_some());
+    if !is_plain && certificates.is_empty() && is_clear {
+        let help = "add `certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]`, or \
+                    `plain = true` behind a proxy that terminates TLS";
+        reader.error(&section.span, "[[listener]] has no certificates", help);
+    }
+    let clients = table.client_ca.map(|ca_file| ClientCertificates {
+        ca_file,
+        is_required: table.client_auth == ClientAuth::Required,
+    });
+    let min_version = table.min_tls;
+    Some(Listener {
+        address: table.address?.0,
+        sharing: if table.share_port { PortSharing::Allowed } else { PortSharing::Refused },
+        tls: (!is_plain).then_some(Tls { certificates, clients, min_version }),
+        trusted_peers: table.trusted_peers,
+        forwarding_header: table.forwarding_header,
+    })
+}

@@ -1,0 +1,73 @@
+//! One file for each table: its keys, and what they mean together.
+
+pub mod admin;
+pub mod bypass;
+pub mod context;
+pub mod drain;
+pub mod first_message;
+pub mod issuer;
+pub mod judges;
+pub mod keepalive;
+pub mod limits;
+pub mod listener;
+pub mod log;
+pub mod migration;
+pub mod mtls;
+pub mod names;
+pub mod reauth;
+pub mod revocation;
+pub mod rollout;
+pub mod route;
+pub mod store;
+pub mod tickets;
+pub mod top;
+pub mod upstream;
+pub mod verifier;
+
+use super::declare::{Declaration, Table};
+
+/// The keys at the top of the file.
+pub const TOP: &Declaration = &top::Top::DECLARATION;
+
+/// The tables of the file, in the order of the reference.
+pub const TABLES: [&Declaration; 20] = [
+    &listener::ListenerTable::DECLARATION,
+    &issuer::IssuerTable::DECLARATION,
+    &verifier::VerifierTable::DECLARATION,
+    &upstream::UpstreamTable::DECLARATION,
+    &route::RouteTable::DECLARATION,
+    &tickets::TicketsTable::DECLARATION,
+    &store::StoreTable::DECLARATION,
+    &context::ContextTable::DECLARATION,
+    &first_message::FirstMessageTable::DECLARATION,
+    &reauth::ReauthTable::DECLARATION,
+    &mtls::Mtls::DECLARATION,
+    &keepalive::Keepalive::DECLARATION,
+    &limits::Limits::DECLARATION,
+    &revocation::RevocationTable::DECLARATION,
+    &bypass::BypassTable::DECLARATION,
+    &migration::MigrationTable::DECLARATION,
+    &drain::Drain::DECLARATION,
+    &admin::AdminTable::DECLARATION,
+    &log::Log::DECLARATION,
+    &log::AuditTable::DECLARATION,
+];
+
+/// Tables inside others.
+#[cfg(test)]
+const NESTED: [&Declaration; 3] = [
+    &listener::CertificateTable::DECLARATION,
+    &rollout::RolloutTable::DECLARATION,
+    &store::RegionTable::DECLARATION,
+];
+
+/// Every table with keys, each behind the one that it stands in.
+#[cfg(test)]
+pub fn documented() -> Vec<&'static Declaration> {
+    let inner = |outer: &'static Declaration| {
+        let prefix = format!("{}.", outer.name());
+        NESTED.into_iter().filter(move |inner| inner.name().starts_with(&prefix))
+    };
+    let tables = TABLES.into_iter().flat_map(|outer| [outer].into_iter().chain(inner(outer)));
+    [TOP].into_iter().chain(tables).collect()
+}

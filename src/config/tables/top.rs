@@ -1,0 +1,63 @@
+//! The keys at the top of the file.
+
+use std::thread::available_parallelism;
+
+use crate::config::declare::table;
+use crate::config::key_type::{Count, PathToWrite, TextType};
+
+table! {
+    /// Keys of the process.
+    pub struct Top: [] {
+        /// The name of this node where nodes are listed; the host's name unless written.
+        node: NodeName, optional "edge-1";
+        /// The folder of the keys that Usher makes, and of the last good ones of issuers.
+        state_dir: PathToWrite, default "./usher-state",
+            because "beside the configuration: nothing else to prepare",
+            change_when "the folder of the configuration is read-only";
+        /// Runtime threads; one per core unless written.
+        threads: Count, optional 4,
+            at_most 1024 "one for each core is the default",
+            because "one per core: a session stays on one core",
+            change_when "other processes need the cores";
+    }
+}
+
+/// The name of a node.
+pub struct NodeName;
+
+impl TextType for NodeName {
+    type Value = String;
+    const NAME: &str = "name";
+    const PATTERN: Option<&str> = Some("^[!-~]{1,64}$");
+
+    fn parse(key: &str, text: &str) -> Result<String, String> {
+        let is_name =
+            (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match is_name {
+            true => Ok(text.to_owned()),
+            false => Err(format!("`{key}` is 1 to 64 visible ASCII characters")),
+        }
+    }
+}
+
+/// Each thread has a runtime and a socket for each listener.
+const MOST_THREADS: usize = 1024;
+
+impl Top {
+    /// Returns `threads`, or one for each core.
+    pub fn thread_count(&self) -> usize {
+        self.threads
+            .unwrap_or_else(|| available_parallelism().map_or(1, usize::from).min(MOST_THREADS))
+    }
+
+    /// Returns `node`, or the host's name.
+    pub fn node_name(&self) -> String {
+        let host = || {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .or_else(|_| std::fs::read_to_string("/etc/hostname"))
+                .ok()?;
+            NodeName::parse("node", name.trim()).ok()
+        };
+        self.node.clone().or_else(host).unwrap_or_else(|| "usher".to_owned())
+    }
+}

@@ -1,0 +1,156 @@
+//! `[[upstream]]`.
+
+use serde_json::Value as Json;
+
+use super::names::Names;
+use crate::config::declare::{Table, table};
+use crate::config::diagnostic::Diagnostic;
+use crate::config::key_type::{
+    Count, FileToRead, KeyType, List, NonEmpty, PositiveDuration, Text, TextType,
+};
+use crate::config::reader::{Entry, Reader, Section, Span};
+use crate::config::{Server, Upstream};
+
+table! {
+    /// The servers behind Usher.
+    pub struct UpstreamTable: [[upstream]] {
+        /// The name that routes use.
+        name: Text, required "chat";
+        /// Servers as `http://host:port`, `https://host:port` or `unix:/path`.
+        servers: NonEmpty<Servers>, required ["http://127.0.0.1:9000"];
+        /// How long connecting may take.
+        dial_timeout: PositiveDuration, default "3s",
+            because "the next server is tried after it, and the client waits for all of them",
+            change_when "servers are far away";
+        /// How long a server may take to answer an upgrade.
+        upgrade_timeout: PositiveDuration, default "3s",
+            because "a server that does not answer an upgrade is given up, and the next one tried",
+            change_when "a backend looks up much before its 101";
+        /// How long all attempts to reach a server may take together.
+        reach_timeout: PositiveDuration, default "10s",
+            because "all dials and waits for a 101 of one client together, from its grant on";
+        /// How long a server may take to begin an HTTP answer, once it has the whole request.
+        answer_timeout: PositiveDuration, default "75s",
+            because "from the whole request to the head of the answer: long polls and BOSH wait \
+                for 60 s. An upload is timed by its progress and does not count; an answer that \
+                has begun has no limit here",
+            change_when "polls are longer";
+        /// Idle HTTP connections kept for each server on each thread.
+        max_idle: Count, default 32,
+            because "a burst of page loads finds connections; a server has descriptors left";
+        /// How long an idle HTTP connection is kept.
+        idle_timeout: PositiveDuration, default "60s",
+            because "shorter than the 75 s after which common servers close it themselves";
+        /// PEM file of the authorities that sign the servers, instead of those of the system.
+        ca_file: FileToRead, optional "ca.pem";
+        /// The name to verify, where it is not the host of the server.
+        server_name: ServerName, optional "chat.internal";
+    }
+}
+
+/// Addresses of servers.
+pub struct Servers;
+
+impl KeyType for Servers {
+    type Value = Vec<(Server, Span)>;
+
+    fn name() -> String {
+        "list of servers".to_owned()
+    }
+
+    fn schema() -> Json {
+        List::<Text>::schema()
+    }
+
+    fn read(entry: &Entry<'_>) -> Option<Self::Value> {
+        let read = |item: &Entry<'_>| match server(item.reader, &item.text()?) {
+            Ok(server) => Some((server, item.span())),
+            Err(message) => {
+                item.report(Diagnostic::error(message));
+                None
+            }
+        };
+        Some(entry.texts()?.iter().filter_map(read).collect())
+    }
+}
+
+/// The name in a certificate.
+pub struct ServerName;
+
+impl TextType for ServerName {
+    type Value = String;
+    const NAME: &str = "host name";
+
+    fn parse(_key: &str, text: &str) -> Result<String, String> {
+        match rustls::pki_types::ServerName::try_from(text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(_) => Err(format!(
+                "`{text}` is not a server name; write a host name or an IP address, without a port"
+            )),
+        }
+    }
+}
+
+pub fn upstream(section: &Section<'_, '_>, seen: &mut Names) -> Option<Upstream> {
+    let table = UpstreamTable::read(section);
+    seen.add_name(section, "upstream", table.name.as_deref());
+    let servers = table.servers.unwrap_or_default();
+    if section.value("server_name").is_none() {
+        check_hosts(section.reader, &servers);
+    }
+    Some(Upstream {
+        name: table.name.unwrap_or_default().into(),
+        servers: servers.into_iter().map(|(server, _)| server).collect(),
+        dial_timeout: table.dial_timeout,
+        upgrade_timeout: table.upgrade_timeout,
+        reach_timeout: table.reach_timeout,
+        answer_timeout: table.answer_timeout,
+        max_idle: table.max_idle,
+        idle_timeout: table.idle_timeout,
+        ca_file: table.ca_file,
+        server_name: table.server_name,
+    })
+}
+
+/// Rejects hosts that cannot be the name of a certificate, which they are without `server_name`.
+fn check_hosts(reader: &Reader<'_>, servers: &[(Server, Span)]) {
+    for (server, span) in servers {
+        let Server::Tls { host, .. } = server else { continue };
+        if let Err(message) = ServerName::parse("server_name", host) {
+            reader.report(span, Diagnostic::error(message));
+        }
+    }
+}
+
+fn server(reader: &Reader<'_>, text: &str) -> Result<Server, String> {
+    let wrong = || {
+        format!(
+            "`{text}` is not a server; write \"http://host:port\", \"https://host:port\" or \
+             \"unix:/path\""
+        )
+    };
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.is_empty() {
+            Err(wrong())
+        } else {
+            Ok(Server::Unix { path: reader.path(path) })
+        };
+    }
+    let uri: http::Uri = text.parse().map_err(|_| wrong())?;
+    let (scheme, authority) = uri.scheme_str().zip(uri.authority()).ok_or_else(wrong)?;
+    if !matches!(uri.path(), "" | "/")
+        || uri.query().is_some()
+        || authority.as_str().contains('@')
+        || authority.host().is_empty()
+    {
+        return Err(format!(
+            "`{text}` has more than a host and a port; a server takes neither path, query nor user"
+        ));
+    }
+    let host = authority.host().to_owned();
+    match scheme {
+        "http" => Ok(Server::Plain { host, port: authority.port_u16().unwrap_or(80) }),
+        "https" => Ok(Server::Tls { host, port: authority.port_u16().unwrap_or(443) }),
+        _ => Err(wrong()),
+    }
+}

@@ -1,0 +1,180 @@
+//! The demo's configuration, as a person would have written it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::Arguments;
+use super::issuer::{AUDIENCE, ISSUER};
+
+/// The ports that were free a moment ago.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    pub plain: u16,
+    pub tls: u16,
+    pub admin: u16,
+}
+
+impl Ports {
+    /// Chooses each before the proxy binds it, because the configuration lists the page's origins.
+    /// All three are held until all are chosen, so that no two are the same.
+    pub fn choose(arguments: &Arguments) -> anyhow::Result<Self> {
+        let plain = free_port(arguments.port)?;
+        let tls = free_port(arguments.tls_port)?;
+        let admin = free_port(arguments.admin_port)?;
+        let port = |listener: TcpListener| listener.local_addr().map(|address| address.port());
+        Ok(Self { plain: port(plain)?, tls: port(tls)?, admin: port(admin)? })
+    }
+}
+
+fn free_port(wanted: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .context("no loopback port is free")
+}
+
+/// The addresses of the two servers behind Usher.
+#[derive(Clone, Copy, Debug)]
+pub struct Servers {
+    pub site: SocketAddr,
+    pub chat: SocketAddr,
+}
+
+pub fn configuration(folder: &Path, ports: Ports, servers: Servers) -> String {
+    let Ports { plain, tls, admin } = ports;
+    let Servers { site, chat } = servers;
+    let file = |name: &str| quoted(&folder.join(name));
+    let origins = format!(
+        r#"["http://127.0.0.1:{plain}", "http://localhost:{plain}", "https://127.0.0.1:{tls}", "https://localhost:{tls}"]"#
+    );
+    format!(
+        r#"state_dir = {state}
+
+[[listener]]
+address = "127.0.0.1:{plain}"
+plain = true
+
+[[listener]]
+address = "127.0.0.1:{tls}"
+certificates = [{{ cert = {cert}, key = {key} }}]
+
+[[issuer]]
+name = "demo"
+issuer = "{ISSUER}"
+audience = ["{AUDIENCE}"]
+algorithms = ["HS256"]
+secret_file = {secret}
+
+# The chat: it has no auth code.
+[[upstream]]
+name = "chat"
+servers = ["http://{chat}"]
+
+# The page, the login, and the buttons that break something.
+[[upstream]]
+name = "site"
+servers = ["http://{site}"]
+
+[[route]]
+path = "/ws"
+upstream = "chat"
+auth = ["ticket", "message", "header"]
+origins = {origins}
+reauth = {{ before_expiry = "10s", grace = "10s", proactive = true }}
+
+# The old way: the token stands in the address. It works, and each use is counted as legacy.
+[[route]]
+path = "/old"
+upstream = "chat"
+auth = ["query"]
+legacy = ["query"]
+deprecated = "2026-11-01"
+origins = {origins}
+
+[[route]]
+path = "/api/*"
+upstream = "chat"
+auth = ["header"]
+
+[[route]]
+path = "/control/*"
+upstream = "site"
+auth = ["header"]
+
+# Public on purpose: the page, and the login that gives out tokens.
+[[route]]
+path = "/"
+upstream = "site"
+auth = []
+
+[[route]]
+path = "/assets/*"
+upstream = "site"
+auth = []
+
+[[route]]
+path = "/login"
+upstream = "site"
+auth = []
+
+[[route]]
+path = "/refresh"
+upstream = "site"
+auth = []
+
+[admin]
+address = "127.0.0.1:{admin}"
+
+# Ctrl-C ends the demo at once; a real proxy spreads the closes over its window.
+[drain]
+window = "0s"
+
+[keepalive]
+close_timeout = "1s"
+"#,
+        state = file("state"),
+        cert = file("cert.pem"),
+        key = file("key.pem"),
+        secret = file("issuer.secret"),
+    )
+}
+
+/// Writes a path as a TOML string; TOML reads the escapes of JSON.
+fn quoted(path: &Path) -> String {
+    serde_json::Value::from(path.to_string_lossy()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PORTS: Ports = Ports { plain: 7080, tls: 7443, admin: 7090 };
+
+    #[test]
+    fn the_configuration_is_toml_and_names_only_loopback() {
+        let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let servers = Servers { site: address(4711), chat: address(4712) };
+        let text = configuration(Path::new("/tmp/a \"b\"\\c"), PORTS, servers);
+        let table: toml::Table = toml::from_str(&text).unwrap();
+        let secret = table["issuer"][0]["secret_file"].as_str();
+        assert_eq!(secret, Some("/tmp/a \"b\"\\c/issuer.secret"));
+        assert_eq!(table["route"].as_array().unwrap().len(), 8);
+        // Ctrl-C has nothing to wait for.
+        assert_eq!(table["drain"]["window"].as_str(), Some("0s"));
+        let listeners = table["listener"].as_array().unwrap().iter().chain([&table["admin"]]);
+        for listener in listeners {
+            assert!(listener["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+        }
+    }
+
+    #[test]
+    fn a_busy_port_is_replaced_by_a_free_one() {
+        let taken = free_port(0).unwrap();
+        let busy = taken.local_addr().unwrap().port();
+        let ports =
+            Ports::choose(&Arguments { port: busy, tls_port: busy, admin_port: busy }).unwrap();
+        assert!(![ports.plain, ports.tls, ports.admin].contains(&busy));
+        assert!(ports.plain != ports.tls && ports.tls != ports.admin && ports.plain != ports.admin);
+    }
+}

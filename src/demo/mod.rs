@@ -1,0 +1,98 @@
+//! `usher demo`: everything on one machine, by one command.
+//!
+//! It starts a chat backend, a site with a development issuer, writes the configuration that a
+//! person would have written, runs the real proxy from it, and prints the addresses. All of it is
+//! on loopback, and there is no flag for any other address, because the issuer asks for no
+//! password.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's product is what it prints"
+)]
+
+mod answers;
+mod backend;
+mod chat;
+mod configuration;
+mod files;
+mod introduction;
+mod issuer;
+mod server;
+mod site;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use self::backend::Backend;
+use self::chat::Room;
+use self::configuration::{Ports, Servers, configuration};
+use self::files::{TemporaryFolder, write_files};
+use self::introduction::{Colours, introduction};
+use self::issuer::DevelopmentIssuer;
+use self::server::Server;
+use self::site::Site;
+use crate::app::{App, Reloading};
+
+/// Try Usher here: a chat, a login and the proxy, on loopback only.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Port of the plain listener, which a browser opens without a certificate warning. Another is
+    /// taken when it is busy.
+    #[arg(long, default_value_t = 7080)]
+    pub port: u16,
+    /// Port of the TLS listener. Another is taken when it is busy.
+    #[arg(long, default_value_t = 7443)]
+    pub tls_port: u16,
+    /// Port of the admin listener. Another is taken when it is busy.
+    #[arg(long, default_value_t = 7090)]
+    pub admin_port: u16,
+}
+
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let folder = TemporaryFolder::create()?;
+    let issuer = DevelopmentIssuer::new(write_files(&folder.path)?);
+    let ports = Ports::choose(&arguments)?;
+    let room = Arc::new(Room::new());
+    let chat = Server::start("demo-chat", Arc::new(Backend { room: Arc::clone(&room) }))?;
+    let admin = SocketAddr::from(([127, 0, 0, 1], ports.admin));
+    let site = Site { issuer, room, backend: chat.restart(), admin };
+    let site = Server::start("demo-site", Arc::new(site))?;
+    let servers = Servers { site: site.address, chat: chat.address };
+    let text = configuration(&folder.path, ports, servers);
+    let proxy = start_proxy(&text)?;
+    let introduction = introduction(&folder.path, ports, &text, Colours::of_stdout());
+    // A reader that closed the pipe has read enough; the demo goes on.
+    let _ = std::io::stdout().write_all(introduction.as_bytes());
+    proxy.run(Reloading::default()).context("the proxy ended badly")?;
+    // The proxy goes first, so that it sends no client to a server that has gone.
+    drop((site, chat));
+    drop(folder);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds a proxy that listens, from the text of its configuration.
+fn start_proxy(text: &str) -> anyhow::Result<App> {
+    let loaded = crate::config::parse(text, None, &|_| None).map_err(|diagnostics| {
+        anyhow::anyhow!("the demo's own configuration is not valid:\n{diagnostics}")
+    })?;
+    App::build(loaded.config).context("the proxy cannot start")
+}
+
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| anyhow::anyhow!("the system has no randomness to give"))?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,283 @@
+//! What happens to the process and to its client connections.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use crate::base::clock::Now;
+use crate::config::AdminAddress;
+use crate::config::diagnostic::Diagnostic;
+use crate::telemetry::audit::AuditLine;
+use crate::telemetry::event::{ACCEPTED, Event, millis};
+use crate::telemetry::family::{families, words};
+use crate::telemetry::metrics::Metrics;
+
+families! {
+    /// 1 while this process takes new clients, 0 before and while it drains.
+    READY: Gauge = "usher_ready";
+    /// Client connections accepted.
+    CONNECTIONS: Counter = "usher_connections_total";
+    /// Client connections open now.
+    CONNECTIONS_OPEN: Gauge = "usher_connections_open";
+    /// Connections that a fault of ours ended.
+    CONNECTION_PANICS: Counter = "usher_connection_panics_total";
+    /// Connections open now that have shown no credential.
+    UNAUTHENTICATED: Gauge = "usher_unauthenticated_open";
+    /// Connections without a credential that were closed between two requests, to make room for a
+    /// newcomer.
+    DISPLACED: Counter = "usher_unauthenticated_displaced_total";
+    /// Configurations read while running: applied or refused.
+    RELOADS: Counter = "usher_reloads_total", { outcome: ReloadOutcome }, shown;
+    /// When the configuration in force was read, in seconds since the Unix epoch.
+    CONFIG_LOADED: Gauge = "usher_config_loaded_timestamp_seconds";
+    /// 0 after a reload that was refused: the file is not what is in force.
+    CONFIG_CURRENT: Gauge = "usher_config_is_current";
+}
+
+words! {
+    enum ReloadOutcome {
+        Applied = "applied",
+        Refused = "refused",
+    }
+}
+
+/// Everything is bound and built.
+#[derive(Debug)]
+pub struct Ready<'a> {
+    pub listeners: &'a [SocketAddr],
+    pub admin: Option<&'a AdminAddress>,
+    pub config: Option<&'a Path>,
+}
+
+/// The process takes no new clients and closes its sessions.
+#[derive(Debug)]
+pub struct DrainStarted {
+    pub sessions: usize,
+    pub window: Duration,
+}
+
+#[derive(Debug)]
+pub struct DrainFinished {
+    pub remaining: usize,
+}
+
+/// The configuration in force has a warning; at the start and after a reload.
+#[derive(Debug)]
+pub struct ConfigWarning<'a>(pub &'a Diagnostic);
+
+/// A file of the configuration has been changing for a minute, or a program has it open.
+#[derive(Debug)]
+pub struct ConfigUnfinished<'a> {
+    pub path: &'a Path,
+}
+
+/// Another configuration is in force.
+#[derive(Debug)]
+pub struct ConfigApplied<'a> {
+    /// Who asked for the reload.
+    pub cause: &'static str,
+    pub changed: &'a [String],
+    /// Keys whose new value waits for the next start.
+    pub restart: &'a [&'static str],
+}
+
+/// A configuration was refused, and nothing has changed.
+#[derive(Debug)]
+pub struct ConfigRefused<'a> {
+    pub cause: &'static str,
+    pub why: &'a str,
+}
+
+/// A client connection was accepted.
+#[derive(Debug)]
+pub struct ConnectionOpened;
+
+/// A client connection ended.
+#[derive(Debug)]
+pub struct ConnectionClosed;
+
+/// The task of a connection panicked.
+#[derive(Debug)]
+pub struct ConnectionPanicked;
+
+/// A connection without a credential takes a place.
+#[derive(Debug)]
+pub struct UnauthenticatedEntered;
+
+/// A connection without a credential showed one, or ended.
+#[derive(Debug)]
+pub struct UnauthenticatedLeft;
+
+/// A connection without a credential rested between two requests, and a new one takes its place.
+#[derive(Debug)]
+pub struct UnauthenticatedDisplaced;
+
+fn count_current(metrics: &Metrics) {
+    metrics.set(&CONFIG_CURRENT, (), 1.0);
+    metrics.set(&CONFIG_LOADED, (), Now::read().wall.0 as f64 / 1000.0);
+}
+
+impl Event for Ready<'_> {
+    fn log(&self) {
+        info!(
+            target: "usher", event = "ready", listeners = ?self.listeners,
+            admin = self.admin.map(ToString::to_string),
+            config = self.config.map(|path| path.display().to_string()), "ready"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.set(&READY, (), 1.0);
+        count_current(metrics);
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let detail = concat!("version ", env!("CARGO_PKG_VERSION"));
+        Some(AuditLine::of_process("ready", ACCEPTED, detail))
+    }
+}
+
+impl Event for DrainStarted {
+    fn log(&self) {
+        info!(
+            target: "usher", event = "drain_started", sessions = self.sessions,
+            window_ms = millis(self.window), "drain started"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.set(&READY, (), 0.0);
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let detail = format!("{} sessions", self.sessions);
+        Some(AuditLine::of_process("drain_started", ACCEPTED, detail))
+    }
+}
+
+impl Event for DrainFinished {
+    fn log(&self) {
+        info!(
+            target: "usher", event = "drain_finished", remaining = self.remaining,
+            "drain finished"
+        );
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let detail = format!("{} sessions remain", self.remaining);
+        Some(AuditLine::of_process("drain_finished", ACCEPTED, detail))
+    }
+}
+
+impl Event for ConfigWarning<'_> {
+    fn log(&self) {
+        let Diagnostic { message, help, place, .. } = self.0;
+        warn!(
+            target: "usher", event = "config_warning", problem = message, help = help.as_deref(),
+            file = place.as_ref().map(|place| place.file.as_str()),
+            line = place.as_ref().map(|place| place.line), "configuration warning"
+        );
+    }
+}
+
+impl Event for ConfigUnfinished<'_> {
+    fn log(&self) {
+        warn!(
+            target: "usher", event = "config_unfinished", path = %self.path.display(),
+            "configuration file still being written; not loaded"
+        );
+    }
+}
+
+impl Event for ConfigApplied<'_> {
+    fn log(&self) {
+        let (cause, changed) = (self.cause, self.changed.join(", "));
+        let restart = self.restart.join(", ");
+        info!(
+            target: "usher", event = "config_applied", cause, changed, restart,
+            "configuration applied"
+        );
+        if !restart.is_empty() {
+            warn!(
+                target: "usher", event = "config_needs_restart", restart,
+                "some keys take effect at the next start"
+            );
+        }
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&RELOADS, (ReloadOutcome::Applied,));
+        count_current(metrics);
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let (changed, restart) = (self.changed.join(", "), self.restart.join(", "));
+        let detail = format!("by {}; changed: {changed}; needs a restart: {restart}", self.cause);
+        Some(AuditLine::of_process("config_applied", ACCEPTED, detail))
+    }
+}
+
+impl Event for ConfigRefused<'_> {
+    fn log(&self) {
+        let Self { cause, why } = *self;
+        error!(
+            target: "usher", event = "config_refused", cause, why,
+            "configuration refused; the current one stays in force"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&RELOADS, (ReloadOutcome::Refused,));
+        metrics.set(&CONFIG_CURRENT, (), 0.0);
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let detail = format!("by {}", self.cause);
+        Some(AuditLine::of_process("config_refused", "refused", detail))
+    }
+}
+
+impl Event for ConnectionOpened {
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&CONNECTIONS, ());
+        metrics.change(&CONNECTIONS_OPEN, (), 1.0);
+    }
+}
+
+impl Event for ConnectionClosed {
+    fn count(&self, metrics: &Metrics) {
+        metrics.change(&CONNECTIONS_OPEN, (), -1.0);
+    }
+}
+
+impl Event for ConnectionPanicked {
+    fn log(&self) {
+        error!(
+            target: "usher", event = "connection_panicked", "connection task panicked"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&CONNECTION_PANICS, ());
+    }
+}
+
+impl Event for UnauthenticatedEntered {
+    fn count(&self, metrics: &Metrics) {
+        metrics.change(&UNAUTHENTICATED, (), 1.0);
+    }
+}
+
+impl Event for UnauthenticatedLeft {
+    fn count(&self, metrics: &Metrics) {
+        metrics.change(&UNAUTHENTICATED, (), -1.0);
+    }
+}
+
+impl Event for UnauthenticatedDisplaced {
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&DISPLACED, ());
+    }
+}

@@ -1,0 +1,78 @@
+//! The state directory and the audit file. Makes neither: a folder that the person who checks
+//! makes could belong to the wrong user.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+
+use super::{Finding, Inspector};
+use crate::config::ContextSigning;
+use crate::upstream::keyring::Folder;
+
+const STATE_HINT: &str = "make it, and give it to the user that runs Usher";
+const AUDIT_HINT: &str = "make its folder, and give it to the user that runs Usher";
+
+pub(super) fn inspect(inspector: &mut Inspector<'_>) {
+    let config = inspector.config;
+    let has_keys = !matches!(config.context.signing, ContextSigning::Generated { .. })
+        || matches!(Folder::of(&config.state_dir).index(), Ok(Some(_)));
+    inspector.add("state_dir", state_dir(&config.state_dir, has_keys));
+    if let Some(path) = &config.audit {
+        inspector.add("audit.file", audit_file(path));
+    }
+}
+
+/// `has_keys`: nothing has to be written there.
+pub(super) fn state_dir(path: &Path, has_keys: bool) -> Finding {
+    let subject = format!("state_dir {}", path.display());
+    let fail = |detail: String| Finding::fail(subject.as_str(), detail, STATE_HINT);
+    let existing = |a: &'_ Path| {
+        if a.as_os_str().is_empty() { Path::new(".").to_owned() } else { a.to_owned() }
+    };
+    let Some(there) = path.ancestors().map(existing).find(|ancestor| ancestor.exists()) else {
+        return fail("no part of the path is there".to_owned());
+    };
+    let is_there = there == path;
+    if !there.is_dir() {
+        return fail(format!("{} is not a directory", there.display()));
+    }
+    match writable(&there) {
+        Err(error) if !(is_there && has_keys) => {
+            fail(format!("{} cannot be written to: {error}", there.display())).because(&error)
+        }
+        _ if is_there => Finding::ok(subject, "there"),
+        _ => Finding::ok(subject, "will be made at the first start"),
+    }
+}
+
+/// The start opens the file to append, and makes it in a folder that is there.
+fn audit_file(path: &Path) -> Finding {
+    let subject = format!("audit file {}", path.display());
+    let fail = |detail: String| Finding::fail(subject.as_str(), detail, AUDIT_HINT);
+    if path.is_dir() {
+        return fail("is a directory".to_owned());
+    }
+    if path.exists() {
+        return match writable(path) {
+            Ok(()) => Finding::ok(subject, "there"),
+            Err(error) => fail(format!("cannot be written to: {error}")).because(&error),
+        };
+    }
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return fail(format!("the folder {} is not there", folder.display()));
+    }
+    match writable(folder) {
+        Ok(()) => Finding::ok(subject, "will be made at the first start"),
+        Err(error) => {
+            fail(format!("the folder {} cannot be written to: {error}", folder.display()))
+                .because(&error)
+        }
+    }
+}
+
+fn writable(path: &Path) -> io::Result<()> {
+    Ok(access(path, Access::WRITE_OK)?)
+}

@@ -1,0 +1,51 @@
+//! The one judgement of a configuration, for `usher check`, the start and every reload.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::inspect::{self, Finding, Verdict};
+use crate::base::clock::Now;
+use crate::config::diagnostic::Diagnostics;
+use crate::config::{Config, Loaded, load};
+
+pub struct Terms<'a> {
+    /// `--allow-bypass` is on the command line.
+    pub allow_bypass: bool,
+    /// Looks at the files, folders and addresses that the configuration names.
+    pub looks_around: bool,
+    /// Returns the addresses that a running Usher has bound for this configuration.
+    pub held: &'a dyn Fn(&Config) -> Vec<SocketAddr>,
+}
+
+/// The verdict, and each thing that was looked at.
+pub struct Judgement {
+    pub outcome: Result<Loaded, Diagnostics>,
+    pub findings: Vec<Finding>,
+}
+
+pub fn judge(path: &Path, terms: &Terms<'_>) -> Judgement {
+    let mut loaded = match load(path) {
+        Ok(loaded) => loaded,
+        Err(diagnostics) => return Judgement { outcome: Err(diagnostics), findings: Vec::new() },
+    };
+    let mut errors = loaded
+        .config
+        .allow_bypass(terms.allow_bypass)
+        .err()
+        .map(|found| found.0)
+        .unwrap_or_default();
+    let findings = if terms.looks_around {
+        inspect::inspect(&loaded.config, Now::read(), &(terms.held)(&loaded.config))
+    } else {
+        Vec::new()
+    };
+    for finding in &findings {
+        match finding.verdict {
+            Verdict::Ok => {}
+            Verdict::Warn => loaded.warnings.extend(finding.diagnostic()),
+            Verdict::Fail => errors.extend(finding.diagnostic()),
+        }
+    }
+    let outcome = if errors.is_empty() { Ok(loaded) } else { Err(Diagnostics(errors)) };
+    Judgement { outcome, findings }
+}

@@ -1,0 +1,298 @@
+//! What all threads share.
+//!
+//! An [`Edge`] is one configuration, ready to serve: routes, issuers' keys, certificates,
+//! upstreams. It never changes. A reload makes the next one, which takes over what outlives a
+//! configuration: sessions, counts, the deny list, the store. [`Current`] holds the one in force;
+//! whoever begins something takes it from there and keeps it to the end.
+
+pub mod ceiling;
+pub mod drain;
+pub mod events;
+pub mod inspect;
+pub mod judge;
+pub mod reload;
+pub mod router;
+pub mod waiting_room;
+pub mod watch;
+pub mod worker;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use rustls::{RootCertStore, ServerConfig};
+
+use crate::auth::Authenticator;
+use crate::auth::grant::Grant;
+use crate::auth::jwt::Issuers;
+use crate::auth::revocation::Revocations;
+use crate::auth::ticket::Tickets;
+use crate::auth::verifier::Verifiers;
+use crate::base::clock::Now;
+use crate::config::{self, Config, Limits};
+use crate::edge::ceiling::Ceiling;
+use crate::edge::drain::Drain;
+use crate::edge::router::Router;
+use crate::edge::waiting_room::WaitingRoom;
+use crate::fleet::Fleet;
+use crate::fleet::places::Places;
+use crate::migration::shadow::Shadows;
+use crate::migration::uses::LegacyUses;
+use crate::net::tls::server;
+use crate::session::registry::Registry;
+use crate::upstream::Upstreams;
+use crate::upstream::keyring::{Keyring, SigningKeys};
+use crate::upstream::reserved_names::ReservedNames;
+use crate::upstream::signed_context::{ContextRequest, SignedContext, identity_headers};
+
+/// What a listener's address asks of those who come in, at one time.
+#[derive(Clone, Debug)]
+pub struct Door {
+    pub config: Arc<config::Listener>,
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Who may sign clients' certificates, where these are asked for.
+    pub authorities: Option<Arc<RootCertStore>>,
+}
+
+#[derive(Debug)]
+pub struct Edge {
+    pub config: Arc<Config>,
+    pub limits: Arc<Limits>,
+    /// In the order in which the addresses are bound.
+    pub doors: Vec<Door>,
+    pub router: Router,
+    pub reserved: ReservedNames,
+    pub authenticator: Arc<Authenticator>,
+    /// That of the edge in force, for those who live longer than the one that they began with.
+    pub in_force: Arc<ArcSwap<Authenticator>>,
+    pub tickets: Arc<Tickets>,
+    pub verifiers: Arc<Verifiers>,
+    pub revocations: Arc<Revocations>,
+    pub upstreams: Upstreams,
+    pub signing_keys: Arc<SigningKeys>,
+    pub registry: Arc<Registry>,
+    pub fleet: Option<Arc<Fleet>>,
+    pub ceiling: Arc<Ceiling>,
+    pub waiting_room: Arc<WaitingRoom>,
+    /// `None`: users may have as many sessions as they like.
+    pub places: Option<Arc<Places>>,
+    pub drain: Arc<Drain>,
+    /// Who still uses what.
+    pub legacy_uses: Arc<LegacyUses>,
+    pub shadows: Arc<Shadows>,
+    signed_context: SignedContext,
+}
+
+/// The edge in force.
+pub type Current = Arc<ArcSwap<Edge>>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    #[error(transparent)]
+    Tls(#[from] server::TlsError),
+    #[error(transparent)]
+    Issuer(#[from] crate::auth::jwt::LoadError),
+    #[error(transparent)]
+    Verifier(#[from] crate::auth::verifier::OpenError),
+    #[error(transparent)]
+    Keyring(#[from] crate::upstream::keyring::KeyringError),
+    #[error(transparent)]
+    Upstream(#[from] crate::upstream::BuildError),
+    #[error(transparent)]
+    Store(#[from] crate::store::OpenError),
+    #[error("the state directory {path} cannot be made: {error}")]
+    StateDir { path: PathBuf, error: std::io::Error },
+}
+
+/// What outlives a configuration.
+struct Lasting {
+    /// `None`: before the first one.
+    in_force: Option<Arc<ArcSwap<Authenticator>>>,
+    revocations: Arc<Revocations>,
+    registry: Arc<Registry>,
+    fleet: Option<Arc<Fleet>>,
+    ceiling: Arc<Ceiling>,
+    waiting_room: Arc<WaitingRoom>,
+    places: Option<Arc<Places>>,
+    drain: Arc<Drain>,
+    legacy_uses: Arc<LegacyUses>,
+    shadows: Arc<Shadows>,
+}
+
+impl Edge {
+    /// The first one of a process.
+    pub fn open(config: Config, now: Now) -> Result<Self, EdgeError> {
+        std::fs::create_dir_all(&config.state_dir)
+            .map_err(|error| EdgeError::StateDir { path: config.state_dir.clone(), error })?;
+        let config = Arc::new(config);
+        let issuers = issuers(&config)?;
+        let verifiers = Arc::new(Verifiers::open(&config, None)?);
+        let lasting = Lasting::new(&config)?;
+        let tickets = Tickets::new(&config)?;
+        let upstreams = Upstreams::build(&config.upstreams, None)?;
+        Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)
+    }
+
+    /// The next one: another configuration over the same sessions, counts and store.
+    pub fn next(&self, config: Config, now: Now) -> Result<Self, EdgeError> {
+        let config = Arc::new(config);
+        let issuers = issuers(&config)?;
+        issuers.go_on_from(self.authenticator.issuers());
+        let verifiers = Arc::new(Verifiers::open(&config, Some(&self.verifiers))?);
+        let tickets = self.tickets.next(&config);
+        let upstreams = Upstreams::build(&config.upstreams, Some(&self.upstreams))?;
+        Self::build(config, issuers, verifiers, tickets, upstreams, Lasting::of(self), now)
+    }
+
+    fn build(
+        config: Arc<Config>,
+        issuers: Arc<Issuers>,
+        verifiers: Arc<Verifiers>,
+        tickets: Tickets,
+        upstreams: Upstreams,
+        lasting: Lasting,
+        now: Now,
+    ) -> Result<Self, EdgeError> {
+        let Lasting {
+            in_force,
+            revocations,
+            registry,
+            fleet,
+            ceiling,
+            waiting_room,
+            places,
+            drain,
+            legacy_uses,
+            shadows,
+        } = lasting;
+        let signing_keys =
+            SigningKeys::new(Keyring::open(&config.context, &config.state_dir, now)?);
+        let tickets = Arc::new(tickets);
+        let authenticator = Authenticator::new(
+            issuers,
+            Arc::clone(&tickets),
+            Arc::clone(&revocations),
+            config.mtls.clone(),
+        );
+        let authenticator = Arc::new(
+            authenticator.with_bypass(&config.bypass).with_verifiers(Arc::clone(&verifiers)),
+        );
+        let in_force =
+            in_force.unwrap_or_else(|| Arc::new(ArcSwap::new(Arc::clone(&authenticator))));
+        Ok(Self {
+            limits: Arc::clone(&config.limits),
+            doors: doors(&config)?,
+            router: Router::new(&config.routes),
+            reserved: ReservedNames::of(&config),
+            authenticator,
+            in_force,
+            tickets,
+            verifiers,
+            revocations,
+            upstreams,
+            registry,
+            fleet,
+            ceiling,
+            waiting_room,
+            places,
+            drain,
+            legacy_uses,
+            shadows,
+            signed_context: SignedContext::new(&config.context, Arc::clone(&signing_keys)),
+            signing_keys,
+            config,
+        })
+    }
+
+    /// What is counted over all configurations has the limits of this one from now on, and renewals
+    /// are judged by its issuers.
+    pub fn take_over(&self) {
+        self.in_force.store(Arc::clone(&self.authenticator));
+        self.ceiling.set_limit(self.limits.connections);
+        self.shadows.set_most(self.limits.shadow_checks);
+        if let Some(fleet) = &self.fleet {
+            fleet.keep_revocations_for(self.config.revocation.keep);
+        }
+        self.waiting_room
+            .set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
+        self.verifiers.tell_breakers();
+    }
+
+    /// Says to the upstream who the client is; on a public route there is nobody to speak of.
+    pub fn set_identity(
+        &self,
+        headers: &mut HeaderMap,
+        grant: &Grant,
+        about: ContextRequest<'_>,
+        now: Now,
+    ) {
+        if let Some(value) = self.signed_context.header_value(grant, about, now) {
+            headers.insert(self.config.context.header.clone(), value);
+        }
+        for (name, value) in identity_headers(grant.route(), grant) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+impl Lasting {
+    fn new(config: &Config) -> Result<Self, EdgeError> {
+        let limits = &config.limits;
+        let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
+        let registry = Registry::new();
+        let fleet = Fleet::open(config, &registry, &revocations)?;
+        let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger());
+        Ok(Self {
+            in_force: None,
+            places: limits
+                .sessions_per_user
+                .map(|most| Arc::new(Places::new(most, limits.extra_sessions, ledger))),
+            revocations,
+            registry,
+            fleet,
+            ceiling: Ceiling::new(limits.connections),
+            waiting_room: WaitingRoom::new(
+                limits.unauthenticated,
+                limits.unauthenticated_per_address,
+            ),
+            drain: Arc::default(),
+            legacy_uses: Arc::default(),
+            shadows: Shadows::new(limits.shadow_checks),
+        })
+    }
+
+    fn of(edge: &Edge) -> Self {
+        Self {
+            in_force: Some(Arc::clone(&edge.in_force)),
+            revocations: Arc::clone(&edge.revocations),
+            registry: Arc::clone(&edge.registry),
+            fleet: edge.fleet.clone(),
+            ceiling: Arc::clone(&edge.ceiling),
+            waiting_room: Arc::clone(&edge.waiting_room),
+            places: edge.places.clone(),
+            drain: Arc::clone(&edge.drain),
+            legacy_uses: Arc::clone(&edge.legacy_uses),
+            shadows: Arc::clone(&edge.shadows),
+        }
+    }
+}
+
+fn issuers(config: &Config) -> Result<Arc<Issuers>, EdgeError> {
+    Ok(Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir)))
+}
+
+fn doors(config: &Config) -> Result<Vec<Door>, EdgeError> {
+    let door = |listener: &Arc<crate::config::Listener>| {
+        let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let authorities =
+            clients.map(|clients| server::authorities(&clients.ca_file)).transpose()?.map(Arc::new);
+        let tls = listener
+            .tls
+            .as_ref()
+            .map(|tls| server::config(tls, authorities.as_ref()))
+            .transpose()?;
+        Ok(Door { config: Arc::clone(listener), tls, authorities })
+    };
+    config.listeners.iter().map(door).collect()
+}

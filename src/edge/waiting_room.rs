@@ -1,0 +1,367 @@
+//! Connections that have shown no credential: how many there are, in all and from one address.
+//!
+//! A stranger holds a place for its whole life: in the handshake, in plain HTTP, between two
+//! requests, in a session on a public route. It gives the place back while it is known. A stranger
+//! that rests between two requests gives way to a newcomer, so that idle connections never keep out
+//! a client that has a credential to show.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use super::events::{UnauthenticatedDisplaced, UnauthenticatedEntered, UnauthenticatedLeft};
+use crate::base::lock::lock;
+use crate::base::rate::network_of;
+use crate::config;
+use crate::telemetry::Event;
+use crate::telemetry::limit::{Limit, LimitReached};
+
+#[derive(Debug)]
+pub struct WaitingRoom {
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    most: usize,
+    most_per_address: usize,
+    total: usize,
+    by_address: HashMap<IpAddr, AddressCount>,
+    /// The places that rest, the longest first.
+    resting: BTreeMap<u64, Resting>,
+    next_rest: u64,
+}
+
+#[derive(Debug, Default)]
+struct AddressCount {
+    places: usize,
+    resting: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Resting {
+    address: Option<IpAddr>,
+    displaced: oneshot::Sender<()>,
+}
+
+/// A place in the room; it is given back when it is dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    room: Arc<WaitingRoom>,
+    address: Option<IpAddr>,
+    rest: Option<(u64, oneshot::Receiver<()>)>,
+    /// A newcomer has it.
+    is_displaced: bool,
+}
+
+/// Whether a connection is a stranger, and the place that it holds while it is.
+#[derive(Debug)]
+pub struct Standing {
+    room: Arc<WaitingRoom>,
+    peer: IpAddr,
+    address: Option<IpAddr>,
+    is_stranger: Arc<AtomicBool>,
+    place: Mutex<Option<Waiting>>,
+}
+
+/// The name of the limit that was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomFull(pub Limit);
+
+impl RoomFull {
+    fn tell(self, peer: IpAddr) {
+        LimitReached { limit: self.0, peer: Some(peer) }.emit();
+    }
+}
+
+impl WaitingRoom {
+    pub fn new(most: usize, most_per_address: usize) -> Arc<Self> {
+        Arc::new(Self { held: Mutex::new(Held { most, most_per_address, ..Held::default() }) })
+    }
+
+    /// Sets the limits for the connections that come from now on.
+    pub fn set_limits(&self, most: usize, most_per_address: usize) {
+        let mut held = lock(&self.held);
+        (held.most, held.most_per_address) = (most, most_per_address);
+    }
+
+    /// Gives a place, that of a resting stranger where all are taken. Without an address it counts
+    /// in all alone.
+    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Waiting, RoomFull> {
+        let mut held = lock(&self.held);
+        let address = address.map(network_of);
+        if let Some(address) = address {
+            held.make_room_for(address)?;
+        }
+        if held.total >= held.most && !held.displace(None) {
+            return Err(RoomFull(Limit::Unauthenticated));
+        }
+        if let Some(address) = address {
+            held.by_address.entry(address).or_default().places += 1;
+        }
+        held.total += 1;
+        drop(held);
+        UnauthenticatedEntered.emit();
+        Ok(Waiting { room: Arc::clone(self), address, rest: None, is_displaced: false })
+    }
+
+    /// Gives a place to a connection of this listener. The address of a trusted peer is not
+    /// counted: the peer stands for many clients, and theirs come with the heads.
+    pub fn admit(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        listener: &config::Listener,
+    ) -> Result<Standing, RoomFull> {
+        let address = (!listener.trusts(peer)).then_some(peer);
+        let place = self.enter(address).inspect_err(|full| full.tell(peer))?;
+        let (is_stranger, place) = (Arc::new(AtomicBool::new(true)), Mutex::new(Some(place)));
+        Ok(Standing { room: Arc::clone(self), peer, address, is_stranger, place })
+    }
+
+    pub fn waiting(&self) -> usize {
+        lock(&self.held).total
+    }
+}
+
+impl Held {
+    /// Sees to it that the address has a place to take.
+    fn make_room_for(&mut self, address: IpAddr) -> Result<(), RoomFull> {
+        let places = self.by_address.get(&address).map_or(0, |count| count.places);
+        if places >= self.most_per_address && !self.displace(Some(address)) {
+            return Err(RoomFull(Limit::UnauthenticatedPerAddress));
+        }
+        Ok(())
+    }
+
+    /// Takes the place of the stranger that has rested longest, of this address or of all. Returns
+    /// false if none rests.
+    fn displace(&mut self, address: Option<IpAddr>) -> bool {
+        let longest = match address {
+            Some(address) => {
+                self.by_address.get(&address).and_then(|count| count.resting.first().copied())
+            }
+            None => self.resting.keys().next().copied(),
+        };
+        let Some(resting) = longest.and_then(|rest| self.wake(rest)) else { return false };
+        self.give_back(resting.address);
+        // A receiver that is gone has left by itself, and has been counted as displaced.
+        let _ = resting.displaced.send(());
+        UnauthenticatedDisplaced.emit();
+        true
+    }
+
+    fn wake(&mut self, rest: u64) -> Option<Resting> {
+        let resting = self.resting.remove(&rest)?;
+        if let Some(count) = resting.address.and_then(|address| self.by_address.get_mut(&address)) {
+            count.resting.remove(&rest);
+        }
+        Some(resting)
+    }
+
+    fn give_back(&mut self, address: Option<IpAddr>) {
+        self.total = self.total.saturating_sub(1);
+        if let Some(address) = address
+            && let Some(count) = self.by_address.get_mut(&address)
+        {
+            count.places = count.places.saturating_sub(1);
+            if count.places == 0 {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Counts the place for this address, where none was known before.
+    fn belongs_to(&mut self, address: IpAddr) -> Result<(), RoomFull> {
+        if self.address.is_none() {
+            let network = network_of(address);
+            let mut held = lock(&self.room.held);
+            held.make_room_for(network)?;
+            held.by_address.entry(network).or_default().places += 1;
+            drop(held);
+            self.address = Some(network);
+        }
+        Ok(())
+    }
+
+    /// Rests: completes when a newcomer has taken the place.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_displaced {
+            return Poll::Ready(());
+        }
+        let (_, displaced) = self.rest.get_or_insert_with(|| {
+            let (sender, receiver) = oneshot::channel();
+            let mut held = lock(&self.room.held);
+            let rest = held.next_rest;
+            held.next_rest += 1;
+            held.resting.insert(rest, Resting { address: self.address, displaced: sender });
+            if let Some(count) = self.address.and_then(|address| held.by_address.get_mut(&address))
+            {
+                count.resting.insert(rest);
+            }
+            (rest, receiver)
+        });
+        let polled = Pin::new(displaced).poll(cx).map(drop);
+        self.is_displaced = polled.is_ready();
+        polled
+    }
+
+    /// Rests no more. Returns false if a newcomer has the place.
+    fn wake(&mut self) -> bool {
+        if let Some((rest, _)) = self.rest.take() {
+            self.is_displaced = lock(&self.room.held).wake(rest).is_none();
+        }
+        !self.is_displaced
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.wake() {
+            lock(&self.room.held).give_back(self.address);
+        }
+        UnauthenticatedLeft.emit();
+    }
+}
+
+impl Standing {
+    /// Gives the place back: the connection has shown who it is.
+    pub fn become_known(&self) {
+        self.is_stranger.store(false, Ordering::Relaxed);
+        lock(&self.place).take();
+    }
+
+    /// Takes a place again where there is none: what the connection asks for now, it asks for
+    /// without a credential.
+    pub fn become_stranger(&self) -> Result<(), RoomFull> {
+        self.is_stranger.store(true, Ordering::Relaxed);
+        let mut place = lock(&self.place);
+        if place.as_mut().is_some_and(Waiting::wake) {
+            return Ok(());
+        }
+        *place = Some(self.room.enter(self.address).inspect_err(|full| full.tell(self.peer))?);
+        Ok(())
+    }
+
+    /// Counts the place for this address: behind a trusted peer the connection has turned out to be
+    /// one client's.
+    pub fn belongs_to(&self, address: IpAddr) -> Result<(), RoomFull> {
+        let mut place = lock(&self.place);
+        place
+            .as_mut()
+            .map_or(Ok(()), |place| place.belongs_to(address))
+            .inspect_err(|full| full.tell(address))
+    }
+
+    /// Rests between two requests: completes when a newcomer has taken the place. Never completes
+    /// for a known client.
+    pub fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        lock(&self.place).as_mut().map_or(Poll::Pending, |place| place.poll_rest(cx))
+    }
+
+    /// Rests no more. Returns false if a newcomer has taken the place.
+    pub fn stir(&self) -> bool {
+        lock(&self.place).as_mut().is_none_or(Waiting::wake)
+    }
+
+    /// Reports at any time whether the connection is a stranger.
+    pub fn stranger_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_stranger)
+    }
+
+    /// Hands over the place of a stranger, for what its connection becomes.
+    pub fn take_place(&self) -> Option<Waiting> {
+        lock(&self.place).take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    fn rest(place: &mut Waiting) -> Poll<()> {
+        place.poll_rest(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn is_empty(room: &WaitingRoom) -> bool {
+        let held = lock(&room.held);
+        held.total == 0 && held.by_address.is_empty() && held.resting.is_empty()
+    }
+
+    #[test]
+    fn places_are_limited_in_all_and_for_each_address_and_given_back() {
+        let room = WaitingRoom::new(3, 2);
+        let first = room.enter(Some(ONE)).unwrap();
+        let second = room.enter(Some(ONE)).unwrap();
+        assert_eq!(room.enter(Some(ONE)).unwrap_err(), RoomFull(Limit::UnauthenticatedPerAddress));
+        let mut third = room.enter(None).unwrap();
+        assert_eq!(room.enter(Some(TWO)).unwrap_err(), RoomFull(Limit::Unauthenticated));
+        assert_eq!(third.belongs_to(ONE).unwrap_err(), RoomFull(Limit::UnauthenticatedPerAddress));
+        drop(first);
+        third.belongs_to(ONE).unwrap();
+        room.set_limits(2, 9);
+        assert_eq!(room.enter(Some(TWO)).unwrap_err(), RoomFull(Limit::Unauthenticated));
+        drop((second, third));
+        assert!(is_empty(&room));
+    }
+
+    #[test]
+    fn a_newcomer_takes_the_place_of_the_stranger_that_has_rested_longest() {
+        let room = WaitingRoom::new(3, 2);
+        let (mut busy, mut early, mut late) = (
+            room.enter(Some(ONE)).unwrap(),
+            room.enter(Some(ONE)).unwrap(),
+            room.enter(Some(TWO)).unwrap(),
+        );
+        assert!(rest(&mut busy).is_pending() && busy.wake());
+        assert!(rest(&mut early).is_pending() && rest(&mut late).is_pending());
+        let third = room.enter(Some(IpAddr::from([192, 0, 2, 3]))).unwrap();
+        assert!(rest(&mut early).is_ready() && rest(&mut late).is_pending());
+        assert!(!early.wake() && late.wake());
+        assert!(room.enter(Some(TWO)).is_err(), "none rests");
+        // An address that is at its own limit takes from itself, also where another has rested
+        // longer.
+        room.set_limits(9, 2);
+        let mut other = room.enter(Some(TWO)).unwrap();
+        assert!(rest(&mut busy).is_pending() && rest(&mut other).is_pending());
+        let newcomer = room.enter(Some(TWO)).unwrap();
+        assert!(rest(&mut other).is_ready() && rest(&mut busy).is_pending());
+        assert_eq!(room.waiting(), 4);
+        drop((busy, early, late, third, other, newcomer));
+        assert!(is_empty(&room));
+    }
+
+    #[test]
+    fn a_connection_holds_a_place_while_it_is_a_stranger() {
+        let config = config::for_test("auth = [\"header\"]");
+        let room = WaitingRoom::new(1, 1);
+        let standing = room.admit(ONE, &config.listeners[0]).unwrap();
+        assert!(standing.stranger_flag().load(Ordering::Relaxed) && room.waiting() == 1);
+        standing.become_stranger().unwrap();
+        standing.become_known();
+        assert!(!standing.stranger_flag().load(Ordering::Relaxed) && room.waiting() == 0);
+        let other = room.admit(TWO, &config.listeners[0]).unwrap();
+        assert_eq!(standing.become_stranger().unwrap_err(), RoomFull(Limit::Unauthenticated));
+        // It has lost its place while it rested, and takes another one.
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(other.poll_rest(cx).is_pending());
+        standing.become_stranger().unwrap();
+        assert!(other.poll_rest(cx).is_ready());
+        assert!(other.become_stranger().is_err());
+        standing.become_known();
+        other.become_stranger().unwrap();
+        drop((standing, other));
+        assert!(is_empty(&room));
+    }
+}

@@ -1,0 +1,242 @@
+//! The page and the credential, in words: where the credential stands, whether it is good, and what
+//! it opens.
+
+use super::explainer::{Explainer, Run};
+use super::report::{Mark, Report, Step};
+use super::token::{TokenWords, clock, list};
+use crate::auth::explain::{Finding, Look, TicketLook, Undecided};
+use crate::auth::grant::Grant;
+use crate::base::clock::UnixMillis;
+use crate::base::text::{distance, shown};
+use crate::config::Route;
+use crate::config::RouteMatch;
+use crate::http::witness::Stage;
+use crate::model::faults::TicketFault;
+use crate::model::method::Method;
+use crate::model::permission::Required;
+use crate::rejection::Rejection;
+use crate::store::Store;
+
+impl Report<'_> {
+    pub(super) fn origin(&mut self, run: &Run, route: &Route) {
+        let outcome = run.recorder.outcome(Stage::Origin).unwrap_or(Ok(()));
+        if matches!(outcome, Err(Rejection::AmbiguousRequest(_))) {
+            return self.station("origin", outcome, "");
+        }
+        let origin = run.request.origin.as_deref();
+        let named = origin.map_or_else(|| "none in the request".to_owned(), shown);
+        let rule = match &route.origins {
+            None => "the route does not check the Origin",
+            Some(origins) if origins.allows_any() => "the route takes every page",
+            Some(_) => "the route lists its pages",
+        };
+        self.station("origin", outcome, format!("{named}; {rule}"));
+    }
+
+    /// Adds where the credential was found, or that the first message carries it.
+    pub(super) fn credential(&mut self, run: &Run, route: &Route) {
+        if route.auth.is_empty() {
+            return self.note(
+                "credential",
+                "the route is public: no credential is required, and no context is signed",
+            );
+        }
+        self.found_credential(run, route);
+        self.is_early = run.is_early && self.rejection.is_none();
+        if self.is_early {
+            let seconds = route.first_message.timeout.as_secs();
+            let preset = route.first_message.preset.name();
+            let words = format!("101 at once, then {seconds} s for a first message ({preset})");
+            self.note("message", words);
+        }
+    }
+
+    fn found_credential(&mut self, run: &Run, route: &Route) {
+        let outcome = |stage| run.recorder.outcome(stage).unwrap_or(Ok(()));
+        let listed = method_names(route.auth.iter().copied());
+        let taken = outcome(Stage::Credential);
+        if taken.is_err() {
+            return self.station("credential", taken, format!("the route takes {listed}"));
+        }
+        let Some(chosen) = run.found_method else {
+            let missing = Err(Rejection::MissingCredential);
+            if outcome(Stage::Authenticate) == missing {
+                self.station("credential", missing, format!("the route takes {listed}"));
+            } else {
+                self.note("credential", format!("none in the request; the route takes {listed}"));
+            }
+            return;
+        };
+        let others = run.recorder.methods.iter().copied().filter(|method| *method != chosen);
+        let others = method_names(others);
+        let others = if others.is_empty() {
+            String::new()
+        } else {
+            format!("; found beside it and removed: {others}")
+        };
+        self.station(
+            "credential",
+            outcome(Stage::Page),
+            format!("by {}; the route takes {listed}{others}", chosen.name()),
+        );
+    }
+}
+
+fn method_names(methods: impl Iterator<Item = Method>) -> String {
+    methods.map(Method::name).collect::<Vec<_>>().join(", ")
+}
+
+impl Explainer {
+    /// Adds the checks of the credential, and the permissions that the route requires.
+    pub(super) fn judge(&self, report: &mut Report<'_>, run: &Run, matched: &RouteMatch) {
+        let Some(look) = run.recorder.look() else { return };
+        let granted = self.look(report, look, run);
+        if let Some(required) = Required::of(&matched.route.require, &matched.parameters) {
+            report.explanation.steps.push(permissions(&required, granted.as_deref()));
+        }
+        report.explanation.steps.push(Step::new(
+            "revocation",
+            Mark::Skipped,
+            "not checked here: only a running node has the deny list and the limits",
+        ));
+        if look.undecided.is_none() {
+            report.refuse(run.recorder.outcome(Stage::Authenticate).and_then(Result::err));
+        }
+    }
+
+    /// Adds what was found of the credential. Returns the permissions that it gives.
+    fn look(&self, report: &mut Report<'_>, look: &Look, run: &Run) -> Option<Vec<String>> {
+        let now = report.now.wall;
+        let failed = || Err(look.rejection.clone().unwrap_or(Rejection::Internal));
+        let principal = run.grant.as_ref().and_then(Grant::principal);
+        let granted = || principal.map(|principal| principal.permissions.clone());
+        match &look.finding {
+            Finding::Token(token) => {
+                let words = TokenWords {
+                    look: token,
+                    issuers: &self.config.issuers,
+                    now,
+                    all_claims: report.explained.claims,
+                };
+                report.explanation.steps.extend(words.steps());
+                token.verdict.as_ref().ok().map(|principal| principal.permissions.clone())
+            }
+            Finding::Ticket(ticket) => {
+                report.explanation.steps.extend(self.ticket(ticket, look, now));
+                ticket.record.as_ref().map(|record| record.principal.permissions.clone())
+            }
+            Finding::Vouched { verifier, user } => {
+                match user {
+                    Some(user) => {
+                        let words = format!("{verifier} accepted it: {}", shown(user));
+                        report.station("verifier", Ok(()), words);
+                    }
+                    None if look.undecided == Some(Undecided::VerifierNotAsked) => {
+                        report.note("verifier", format!("{verifier} was not asked"));
+                    }
+                    None => report.station("verifier", failed(), format!("{verifier} was asked")),
+                }
+                granted()
+            }
+            Finding::Name(name) => {
+                let outcome = if name.is_some() { Ok(()) } else { failed() };
+                report.station("user", outcome, name.as_deref().map(shown).unwrap_or_default());
+                granted()
+            }
+        }
+    }
+
+    /// Returns the checks of a ticket, in the order in which they are made.
+    fn ticket(&self, ticket: &TicketLook, look: &Look, now: UnixMillis) -> Vec<Step> {
+        let region = ticket
+            .region
+            .as_deref()
+            .map_or_else(|| "names no region".to_owned(), |region| format!("of region {region}"));
+        let kind =
+            self.tickets.stores().holding(ticket.region.as_deref()).map_or("none", Store::kind);
+        let step = |name, mark, detail: String| Step::new(name, mark, detail);
+        let skipped =
+            |name| step(name, Mark::Skipped, "not checked: an earlier check failed".to_owned());
+        let failed = |name, rejection: &Rejection| step(name, Mark::Fail, rejection.detail());
+        let shape = || step("shape", Mark::Ok, "a ticket".to_owned());
+        let in_region = || step("region", Mark::Ok, format!("{region}; kept in {kind}"));
+        match &look.rejection {
+            Some(rejection @ Rejection::InvalidTicket(TicketFault::Malformed)) => {
+                vec![failed("shape", rejection), skipped("store"), skipped("binding")]
+            }
+            Some(rejection @ Rejection::InvalidTicket(TicketFault::UnknownRegion)) => {
+                vec![
+                    shape(),
+                    step("region", Mark::Fail, format!("{region}; {}", rejection.detail())),
+                    skipped("store"),
+                    skipped("binding"),
+                ]
+            }
+            Some(rejection @ (Rejection::InvalidTicket(_) | Rejection::StoreUnavailable)) => {
+                vec![shape(), in_region(), failed("store", rejection), skipped("binding")]
+            }
+            Some(rejection @ Rejection::TicketBinding(_)) => {
+                vec![
+                    shape(),
+                    in_region(),
+                    step("store", Mark::Ok, "found".to_owned()),
+                    failed("binding", rejection),
+                ]
+            }
+            _ => match &ticket.record {
+                None => vec![
+                    shape(),
+                    in_region(),
+                    step(
+                        "store",
+                        Mark::Skipped,
+                        "not checked: the running process has its tickets in its memory".to_owned(),
+                    ),
+                ],
+                Some(record) => {
+                    let ends = format!(
+                        "valid until {} ({}), and not redeemed",
+                        clock(record.expires_at),
+                        distance(record.expires_at, now)
+                    );
+                    vec![
+                        shape(),
+                        in_region(),
+                        step("store", Mark::Ok, ends),
+                        step(
+                            "binding",
+                            Mark::Ok,
+                            "made for this route, page and address".to_owned(),
+                        ),
+                        step(
+                            "user",
+                            Mark::Ok,
+                            format!(
+                                "{} of {}",
+                                shown(&record.principal.subject),
+                                record.principal.issuer
+                            ),
+                        ),
+                    ]
+                }
+            },
+        }
+    }
+}
+
+fn permissions(required: &Required, granted: Option<&[String]>) -> Step {
+    let names = list(required.names());
+    let Some(granted) = granted else {
+        let words = format!("required {names}; not checked: the user is not known");
+        return Step::new("permissions", Mark::Skipped, words);
+    };
+    match required.check(granted) {
+        Ok(()) => Step::new("permissions", Mark::Ok, format!("required {names}; all are granted")),
+        Err(missing) => {
+            let missing = shown(&missing.name);
+            let granted = list(granted);
+            let words = format!("required {names}; missing {missing}; granted {granted}");
+            Step::new("permissions", Mark::Fail, words)
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Explains one request: runs the admission that serves with a witness, and puts the record into
+//! words.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::listener::asks_for_certificates;
+use super::recorder::Recorder;
+use super::report::{Explanation, Forwarded, Report};
+use super::request::ExplainedRequest;
+use crate::auth::Authenticator;
+use crate::auth::credential::Credential;
+use crate::auth::explain::{self, Finding, Undecided};
+use crate::auth::grant::Grant;
+use crate::auth::revocation::Revocations;
+use crate::auth::ticket::Tickets;
+use crate::auth::verifier::Verifiers;
+use crate::base::clock::Now;
+use crate::base::text::shown;
+use crate::config::RouteMatch;
+use crate::config::{Config, Listener};
+use crate::edge::EdgeError;
+use crate::edge::router::Router;
+use crate::http::admit::{Admission, Admitted};
+use crate::http::endpoints::Endpoint;
+use crate::http::forwarding::Forwarding;
+use crate::http::request::{Request, RequestKind};
+use crate::http::witness::Stage;
+use crate::migration::uses::LegacyUses;
+use crate::model::client_certificate::ClientCertificate;
+use crate::model::method::Method;
+use crate::net::http1::head::{RequestHead, asks_for_websocket};
+use crate::net::http1::hop_by_hop;
+use crate::rejection::Rejection;
+use crate::upstream::reserved_names::ReservedNames;
+use crate::upstream::signed_context::{self, ContextRequest, identity_headers};
+
+/// What serving is built from, as far as an explanation needs it.
+pub struct Explainer {
+    pub(super) config: Arc<Config>,
+    pub(super) router: Router,
+    reserved: ReservedNames,
+    pub(super) tickets: Arc<Tickets>,
+    pub(super) authenticator: Arc<Authenticator>,
+    legacy_uses: LegacyUses,
+}
+
+/// A request that was admitted or not, and the record of how.
+pub(super) struct Run {
+    pub(super) request: Request,
+    pub(super) recorder: Recorder,
+    pub(super) grant: Option<Grant>,
+    /// The method of the credential that stood in the request.
+    pub(super) found_method: Option<Method>,
+    /// The client gets its 101 before the credential.
+    pub(super) is_early: bool,
+    /// The first message decides, and it is not given.
+    awaits_message: bool,
+}
+
+impl Explainer {
+    pub fn new(config: Config) -> Result<Self, EdgeError> {
+        let config = Arc::new(config);
+        let issuers = Arc::new(explain::issuers(&config, &config.state_dir)?);
+        let tickets = Arc::new(Tickets::new(&config)?);
+        let verifiers = Arc::new(Verifiers::open(&config, None)?);
+        let authenticator = Authenticator::new(
+            issuers,
+            Arc::clone(&tickets),
+            Arc::new(Revocations::new(1)),
+            config.mtls.clone(),
+        );
+        let authenticator = authenticator.with_bypass(&config.bypass).with_verifiers(verifiers);
+        Ok(Self {
+            router: Router::new(&config.routes),
+            reserved: ReservedNames::of(&config),
+            tickets,
+            authenticator: Arc::new(authenticator),
+            legacy_uses: LegacyUses::default(),
+            config,
+        })
+    }
+
+    pub async fn explain(&self, explained: &ExplainedRequest, now: Now) -> Explanation {
+        let mut report = Report::new(explained, now);
+        let Some((listener, head)) = self.begin(&mut report) else { return report.end(None) };
+        if !self.shakes_hands(&mut report, &listener) {
+            return report.explanation;
+        }
+        report.explanation.url = format!(
+            "{}://{}{}",
+            explained.scheme.name,
+            shown(&explained.authority),
+            shown(self.tickets.shown_path(head.parts.uri.path()))
+        );
+        let found = self.router.find(head.host_name(), head.parts.uri.path());
+        let matched = found.ok().flatten();
+        let placed = match &matched {
+            Some(matched) => explained.head_for(&matched.route, &self.config.limits),
+            None => Ok((head, None)),
+        };
+        let (head, message) = match placed {
+            Ok(placed) => placed,
+            Err(rejection) => {
+                report.station("request", Err(rejection), "");
+                return report.end(None);
+            }
+        };
+        let request = request_of(head, explained, &listener, now, &self.config);
+        if !request.is_upgrade() {
+            let Some(words) = self.plain_http(&request) else { return report.own_endpoint() };
+            report.note("request", words);
+        }
+        let sent = request.parts.headers.clone();
+        if let Some(matched) = &matched {
+            report.warn_of_secrets(&matched.route, &request.parts);
+        }
+        report.is_routed = request.is_upgrade();
+        let run = Box::pin(self.run(request, message, explained)).await;
+        let Some(matched) = self.describe(&mut report, &run, matched) else {
+            return report.end(None);
+        };
+        Box::pin(self.conclude(report, run, &matched, &sent)).await
+    }
+
+    /// Admits the request as it would be served, with a witness.
+    async fn run(
+        &self,
+        mut request: Request,
+        message: Option<Credential>,
+        explained: &ExplainedRequest,
+    ) -> Run {
+        let mut recorder = Recorder::new(!explained.offline);
+        let admission = Admission {
+            router: &self.router,
+            authenticator: &self.authenticator,
+            legacy_uses: &self.legacy_uses,
+            shadows: None,
+            handshake_timeout: self.config.limits.handshake_timeout,
+            is_draining: false,
+        };
+        let mut is_early = false;
+        let mut awaits_message = false;
+        let mut grant = None;
+        let admitted = Box::pin(admission.admit(&mut request, &mut recorder)).await;
+        let found_method = request.method;
+        match admitted {
+            Ok(Admitted::Granted { grant: good, .. }) => grant = Some(good),
+            Ok(Admitted::AwaitsFirstMessage(matched)) => {
+                is_early = true;
+                awaits_message = message.is_none();
+                if message.is_some() {
+                    if !recorder.has_failure() {
+                        request.method = Some(Method::Message);
+                    }
+                    let joined =
+                        admission.authenticate(&mut request, &matched, message, &mut recorder);
+                    grant = Box::pin(joined).await.ok();
+                }
+            }
+            Err(_) => {}
+        }
+        Run { request, recorder, grant, found_method, is_early, awaits_message }
+    }
+
+    /// Returns the words for plain HTTP. `None`: Usher answers it itself.
+    fn plain_http(&self, request: &Request) -> Option<String> {
+        let http::request::Parts { method, uri, .. } = &request.parts;
+        let endpoint = Endpoint::at(uri.path(), method, &self.config, &self.tickets);
+        endpoint.is_none().then(|| format!("{method} in plain HTTP, passed on where it is let in"))
+    }
+
+    /// Puts the steps up to the credential into words.
+    fn describe(
+        &self,
+        report: &mut Report<'_>,
+        run: &Run,
+        matched: Option<RouteMatch>,
+    ) -> Option<RouteMatch> {
+        let Run { request, recorder, .. } = run;
+        if let Some(outcome) = recorder.outcome(Stage::Upgrade) {
+            let detail = if outcome.is_ok() { "well formed" } else { "" };
+            report.station("upgrade", outcome, detail);
+        }
+        let outcome = recorder.outcome(Stage::Route).unwrap_or(Err(Rejection::NoRoute));
+        let matched = matched.filter(|_| outcome.is_ok());
+        self.route(report, request, outcome, matched.as_ref());
+        let matched = matched?;
+        let address = request.address();
+        let peer = report.explained.peer;
+        if address != peer {
+            report.note("client", format!("{address}, as the trusted peer {peer} says"));
+        }
+        report.origin(run, &matched.route);
+        report.credential(run, &matched.route);
+        Some(matched)
+    }
+
+    /// Puts the steps from the credential on into words, and adds the verdict.
+    async fn conclude(
+        &self,
+        mut report: Report<'_>,
+        mut run: Run,
+        matched: &RouteMatch,
+        sent: &http::HeaderMap,
+    ) -> Explanation {
+        let route = &matched.route;
+        if run.awaits_message && report.rejection.is_none() {
+            return report.waits();
+        }
+        report.explanation.method = run.request.method.map(Method::name);
+        self.judge(&mut report, &run, matched);
+        if report.explained.offline && report.rejection == Some(Rejection::IssuerKeysUnavailable) {
+            report.explanation.warnings.push(
+                "--offline: nothing was fetched, and state_dir keeps no keys of this issuer"
+                    .to_owned(),
+            );
+        }
+        if !run.awaits_message {
+            self.shadows(&mut report, &mut run.request, matched).await;
+            self.migration(&mut report, &run, route);
+        }
+        let look = run.recorder.look();
+        if let Some(undecided) = look.and_then(|look| look.undecided)
+            && report.rejection.is_none()
+        {
+            report.explanation.verdict.message = words(undecided).to_owned();
+            return report.explanation;
+        }
+        let Some(grant) = run.grant.as_ref().filter(|_| report.rejection.is_none()) else {
+            let token = look.and_then(|look| match &look.finding {
+                Finding::Token(token) => Some(&**token),
+                _ => None,
+            });
+            return report.end_with(Some(route), token, run.request.origin.as_deref());
+        };
+        match self.forwarded(grant, matched, &mut run.request, sent, &report) {
+            Ok(forwarded) => report.explanation.upstream = Some(forwarded),
+            Err(rejection) => {
+                report.station("upstream", Err(rejection), "");
+                return report.end(Some(route));
+            }
+        }
+        report.let_in(grant, run.request.is_upgrade())
+    }
+
+    /// Returns what the upstream would get.
+    fn forwarded(
+        &self,
+        grant: &Grant,
+        matched: &RouteMatch,
+        request: &mut Request,
+        sent: &http::HeaderMap,
+        report: &Report<'_>,
+    ) -> Result<Forwarded, Rejection> {
+        let target = request.prepare_for_upstream(matched, &self.reserved)?;
+        let passed = &request.parts.headers;
+        // The headers of the connection itself are not passed on, but written anew.
+        let mut sent = sent.clone();
+        hop_by_hop::strip_hop_by_hop(&mut sent);
+        let removed = sent
+            .keys()
+            .filter(|name| !passed.contains_key(*name))
+            .map(|name| shown(name.as_str()))
+            .collect();
+        let mut names: Vec<String> = passed.keys().map(|name| shown(name.as_str())).collect();
+        let upstream = &grant.route().upstream;
+        let about = ContextRequest {
+            session_id: "made for each session",
+            upstream: &upstream.name,
+            client: request.address(),
+            host: request.host(),
+            path: request.parts.uri.path(),
+        };
+        let mut context = signed_context::claims(
+            &self.config.context,
+            grant,
+            about,
+            "made for each request",
+            report.now,
+        );
+        if context.is_some() {
+            names.push(self.config.context.header.to_string());
+        }
+        names.extend(
+            identity_headers(grant.route(), grant).into_iter().map(|(name, _)| name.to_string()),
+        );
+        names.sort_unstable();
+        names.dedup();
+        // These are claims of the token, and may be personal.
+        if let Some(Value::Object(claims)) = context
+            .as_mut()
+            .and_then(|context| context.get_mut("claims"))
+            .filter(|_| !report.explained.claims)
+        {
+            claims.values_mut().for_each(|value| *value = json!("not shown"));
+        }
+        Ok(Forwarded {
+            name: upstream.name.to_string(),
+            servers: upstream.servers.iter().map(ToString::to_string).collect(),
+            path: shown(target.path()),
+            headers: names,
+            removed,
+            context,
+        })
+    }
+}
+
+fn words(undecided: Undecided) -> &'static str {
+    match undecided {
+        Undecided::TicketInMemory => {
+            "the running process decides: it has its tickets in its memory"
+        }
+        Undecided::VerifierNotAsked => "the verifier decides, and --offline does not ask it",
+    }
+}
+
+fn request_of(
+    head: RequestHead,
+    explained: &ExplainedRequest,
+    listener: &Listener,
+    now: Now,
+    config: &Config,
+) -> Request {
+    let RequestHead { mut parts, host, .. } = head;
+    let peer: IpAddr = explained.peer;
+    let leaf = explained.certificate.first();
+    if let Some(leaf) = leaf.filter(|_| asks_for_certificates(listener) && !listener.trusts(peer)) {
+        parts.extensions.insert(ClientCertificate::new(leaf.clone()));
+    }
+    let forwarding = Forwarding::of(&parts.headers, host.as_ref(), peer, listener);
+    let kind = if asks_for_websocket(&parts.headers) {
+        RequestKind::Upgrade
+    } else {
+        RequestKind::PlainHttp
+    };
+    Request::new(kind, parts, host, forwarding, now, &config.limits)
+}

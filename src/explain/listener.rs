@@ -1,0 +1,156 @@
+//! The listener, its certificate, the handshake and the head, in words.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::explainer::Explainer;
+use super::report::{Mark, Report, Step, Verdict};
+use super::token::clock;
+
+use crate::base::clock::UnixMillis;
+use crate::base::text::{distance, shown};
+use crate::config::Listener;
+use crate::net::http1::head::RequestHead;
+use crate::net::tls::server;
+
+impl Explainer {
+    /// Finds the listener, and reads the head as it would be read there.
+    pub(super) fn begin(&self, report: &mut Report<'_>) -> Option<(Arc<Listener>, RequestHead)> {
+        let explained = report.explained;
+        report.explanation.url =
+            format!("{}://{}", explained.scheme.name, shown(&explained.authority));
+        let by_port = |one: &&Arc<Listener>| {
+            one.address.port() == explained.port && one.tls.is_some() == explained.scheme.is_tls
+        };
+        let by_kind = |one: &&Arc<Listener>| one.tls.is_some() == explained.scheme.is_tls;
+        let listeners = &self.config.listeners;
+        let named =
+            explained.listener.map(|address| listeners.iter().find(|one| one.address == address));
+        let listener = match named {
+            Some(Some(listener)) => Some((listener, String::new())),
+            Some(None) => None,
+            None => listeners.iter().find(by_port).map(|one| (one, String::new())).or_else(|| {
+                let other = listeners.iter().find(by_kind).or_else(|| listeners.first())?;
+                Some((
+                    other,
+                    format!("; no listener has port {}, so this one is used", explained.port),
+                ))
+            }),
+        };
+        let Some((listener, aside)) = listener else {
+            let addresses: Vec<_> = listeners.iter().map(|one| one.address.to_string()).collect();
+            report.explanation.steps.push(Step::new(
+                "listener",
+                Mark::Fail,
+                format!("no listener has this address; there are {}", addresses.join(", ")),
+            ));
+            return None;
+        };
+        let host = explained
+            .authority
+            .rsplit_once(':')
+            .filter(|(_, port)| !port.ends_with(']'))
+            .map_or(&*explained.authority, |(host, _)| host);
+        let (mark, how) = match &listener.tls {
+            None => (Mark::Ok, "plain".to_owned()),
+            Some(tls) => match server::certificate_for(tls, &host.to_ascii_lowercase()) {
+                Ok(certificate) => {
+                    certificate_words(certificate.cert.first(), host, report.now.wall)
+                }
+                Err(error) => (Mark::Note, format!("TLS; {error}")),
+            },
+        };
+        report.explanation.steps.push(Step::new(
+            "listener",
+            mark,
+            format!("{}, {how}{aside}", listener.address),
+        ));
+        match explained.head(&self.config.limits) {
+            Ok(head) => Some((Arc::clone(listener), head)),
+            Err(rejection) => {
+                report.station("request", Err(rejection), "");
+                None
+            }
+        }
+    }
+
+    /// Returns false if the TLS handshake fails: then there is no request.
+    pub(super) fn shakes_hands(&self, report: &mut Report<'_>, listener: &Listener) -> bool {
+        let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let is_shown = !report.explained.certificate.is_empty();
+        let Some(clients) = clients else {
+            if is_shown {
+                report.note(
+                    "handshake",
+                    "this listener does not ask for a certificate, so the client sends none",
+                );
+            }
+            return true;
+        };
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(report.now.wall.0));
+        match server::check_client(clients, &report.explained.certificate, at) {
+            Ok(()) if is_shown => {
+                let detail = "the certificate is of the listener's authorities";
+                report.explanation.steps.push(Step::new("handshake", Mark::Ok, detail));
+            }
+            Ok(()) => report.note("handshake", "the client may send a certificate, and sends none"),
+            Err(error) => {
+                report.explanation.steps.push(Step::new(
+                    "handshake",
+                    Mark::Fail,
+                    error.to_string(),
+                ));
+                report.explanation.verdict = Verdict {
+                    let_in: Some(false),
+                    message: "the TLS handshake ends with an alert, before any request".to_owned(),
+                    advice: Some("Give the client a certificate that these authorities have signed, with its chain, good now.".to_owned()),
+                    ..Verdict::default()
+                };
+                return false;
+            }
+        }
+        true
+    }
+}
+
+pub(super) fn asks_for_certificates(listener: &Listener) -> bool {
+    listener.tls.as_ref().is_some_and(|tls| tls.clients.is_some())
+}
+
+fn certificate_words(
+    leaf: Option<&rustls::pki_types::CertificateDer<'_>>,
+    host: &str,
+    now: UnixMillis,
+) -> (Mark, String) {
+    let Some((leaf, (_, parsed))) =
+        leaf.and_then(|leaf| Some((leaf, X509Certificate::from_der(leaf).ok()?)))
+    else {
+        return (Mark::Note, "TLS; its certificate cannot be read".to_owned());
+    };
+    let names = server::names_of(leaf).unwrap_or_default();
+    let host = host.to_ascii_lowercase();
+    let parent = host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+    let covers = names.iter().any(|name| *name == host || Some(name) == parent.as_ref());
+    let ends =
+        UnixMillis::from_secs(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0));
+    let aside = if covers { "" } else { "; not made for this host" };
+    let mark = if ends <= now {
+        Mark::Fail
+    } else if covers {
+        Mark::Ok
+    } else {
+        Mark::Note
+    };
+    let names = if names.is_empty() { "without a host name".to_owned() } else { names.join(", ") };
+    (
+        mark,
+        format!(
+            "TLS with the certificate {names}, until {} ({}){aside}",
+            clock(ends).chars().take(10).collect::<String>(),
+            distance(ends, now)
+        ),
+    )
+}

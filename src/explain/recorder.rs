@@ -1,0 +1,77 @@
+//! The witness of an explained request: writes each outcome down, and goes on to the next stage
+//! wherever that is possible.
+
+use crate::auth::credential::Credential;
+use crate::auth::explain::{Look, Looker};
+use crate::auth::prover::Prover;
+use crate::auth::verifier::Proved;
+use crate::auth::{Authenticator, Presented};
+use crate::config::Route;
+use crate::http::witness::{Stage, Witness};
+use crate::model::method::Method;
+use crate::rejection::Rejection;
+
+/// The record of one admission. What the admission returns behind a failure is not a verdict.
+#[derive(Debug)]
+pub struct Recorder {
+    outcomes: Vec<(Stage, Result<(), Rejection>)>,
+    /// The methods that found a credential.
+    pub methods: Vec<Method>,
+    looker: Looker,
+}
+
+impl Recorder {
+    /// Makes an empty record. `may_ask`: keys are fetched and verifiers are asked, as for a client.
+    pub fn new(may_ask: bool) -> Self {
+        Self { outcomes: Vec::new(), methods: Vec::new(), looker: Looker::new(may_ask) }
+    }
+
+    /// Returns the outcome of a stage: its first failure, if it has several parts. `None`: it was
+    /// not reached.
+    pub fn outcome(&self, stage: Stage) -> Option<Result<(), Rejection>> {
+        let mut parts = self.outcomes.iter().filter(|(one, _)| *one == stage);
+        let (_, first) = parts.next()?;
+        Some(parts.fold(first.clone(), |all, (_, outcome)| all.and(outcome.clone())))
+    }
+
+    /// Returns true if a stage has failed.
+    pub fn has_failure(&self) -> bool {
+        self.outcomes.iter().any(|(_, outcome)| outcome.is_err())
+    }
+
+    /// Returns the look at the credential, if there was one.
+    pub fn look(&self) -> Option<&Look> {
+        self.looker.look.as_ref()
+    }
+}
+
+impl Prover for Recorder {
+    async fn prove(
+        &mut self,
+        authenticator: &Authenticator,
+        route: &Route,
+        credential: Credential,
+        presented: Presented<'_>,
+    ) -> Result<Proved, Rejection> {
+        self.looker.prove(authenticator, route, credential, presented).await
+    }
+}
+
+impl Witness for Recorder {
+    fn saw<T>(&mut self, stage: Stage, outcome: Result<T, Rejection>) -> Result<T, Rejection> {
+        self.outcomes.push((stage, outcome.as_ref().map(|_| ()).map_err(Clone::clone)));
+        outcome
+    }
+
+    fn passes<T: Default>(
+        &mut self,
+        stage: Stage,
+        outcome: Result<T, Rejection>,
+    ) -> Result<T, Rejection> {
+        Ok(self.saw(stage, outcome).unwrap_or_default())
+    }
+
+    fn found(&mut self, method: Method) {
+        self.methods.push(method);
+    }
+}

@@ -1,0 +1,254 @@
+//! The explanation of a request, and how it comes together: step by step, with the first rejection
+//! as the verdict.
+
+use http::request::Parts;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::advice::{About, advice};
+use super::request::ExplainedRequest;
+use super::token::clock;
+use crate::auth;
+use crate::auth::explain::TokenLook;
+use crate::auth::grant::Grant;
+use crate::base::clock::Now;
+use crate::base::text::{distance, shown};
+use crate::config::{RejectMode, Route};
+use crate::model::method::Method;
+use crate::rejection::Rejection;
+
+/// A whole explanation. Its JSON is for programs: what is there stays.
+#[derive(Debug, Default, Serialize)]
+pub struct Explanation {
+    /// Without its query.
+    pub url: String,
+    pub at: String,
+    pub warnings: Vec<String>,
+    pub steps: Vec<Step>,
+    pub route: Option<String>,
+    pub parameters: serde_json::Map<String, Value>,
+    pub method: Option<&'static str>,
+    /// The answer of `GET` of the config path to this client.
+    pub told: Option<Value>,
+    pub verdict: Verdict,
+    pub upstream: Option<Forwarded>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Step {
+    pub name: &'static str,
+    pub result: Mark,
+    pub detail: String,
+    /// For programs only.
+    #[serde(skip)]
+    pub is_quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mark {
+    Ok,
+    Fail,
+    Skipped,
+    Note,
+}
+
+/// The answer that the client would get.
+#[derive(Debug, Default, Serialize)]
+pub struct Verdict {
+    /// `None`: a running process decides, or the client's next message.
+    pub let_in: Option<bool>,
+    /// 101 where a close frame follows it. `None`: the upstream's own.
+    pub status: Option<u16>,
+    pub code: Option<&'static str>,
+    /// The outcome in metrics, logs and audit lines.
+    pub label: Option<&'static str>,
+    pub close_code: Option<u16>,
+    pub close_reason: Option<String>,
+    /// The message to the client.
+    pub message: String,
+    /// The reason in log and audit log.
+    pub detail: Option<String>,
+    /// The change that would help.
+    pub advice: Option<String>,
+    pub user: Option<String>,
+    pub issuer: Option<String>,
+    pub expires_at: Option<String>,
+}
+
+/// The request that the upstream would get.
+#[derive(Debug, Serialize)]
+pub struct Forwarded {
+    pub name: String,
+    pub servers: Vec<String>,
+    /// The path of the request to the upstream.
+    pub path: String,
+    /// Names of headers, without those of the connection itself.
+    pub headers: Vec<String>,
+    /// The client's headers that the upstream does not get.
+    pub removed: Vec<String>,
+    /// The claims of the signed context. `null` on a public route.
+    pub context: Option<Value>,
+}
+
+impl Step {
+    pub fn new(name: &'static str, result: Mark, detail: impl Into<String>) -> Self {
+        Self { name, result, detail: detail.into(), is_quiet: false }
+    }
+}
+
+/// An explanation in the making.
+pub(super) struct Report<'a> {
+    pub(super) explanation: Explanation,
+    /// The first rejection, which the client gets.
+    pub(super) rejection: Option<Rejection>,
+    pub(super) explained: &'a ExplainedRequest,
+    pub(super) now: Now,
+    /// The client got a 101 before the rejection, which is then sent in a close frame.
+    pub(super) is_early: bool,
+    /// The rejection is of an upgrade on a route: `reject_mode` of the route decides its form.
+    pub(super) is_routed: bool,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(explained: &'a ExplainedRequest, now: Now) -> Self {
+        let explanation = Explanation { at: clock(now.wall), ..Explanation::default() };
+        Self { explanation, rejection: None, explained, now, is_early: false, is_routed: false }
+    }
+
+    pub(super) fn note(&mut self, name: &'static str, detail: impl Into<String>) {
+        self.explanation.steps.push(Step::new(name, Mark::Note, detail));
+    }
+
+    /// Adds a step that a request passes or not.
+    pub(super) fn station(
+        &mut self,
+        name: &'static str,
+        outcome: Result<(), Rejection>,
+        detail: impl Into<String>,
+    ) {
+        let detail = detail.into();
+        match outcome {
+            Ok(()) => self.explanation.steps.push(Step::new(name, Mark::Ok, detail)),
+            Err(rejection) => {
+                let why = rejection.detail();
+                let detail = if detail.is_empty() { why } else { format!("{detail}; {why}") };
+                self.explanation.steps.push(Step::new(name, Mark::Fail, detail));
+                self.refuse(Some(rejection));
+            }
+        }
+    }
+
+    /// Keeps the first rejection.
+    pub(super) fn refuse(&mut self, rejection: Option<Rejection>) {
+        if self.rejection.is_none() && rejection.is_some() {
+            self.is_routed &= self.explanation.route.is_some();
+            self.rejection = rejection;
+        }
+    }
+
+    /// Warns of secrets in the arguments: they are in the shell's history and in the list of
+    /// processes.
+    pub(super) fn warn_of_secrets(&mut self, route: &Route, parts: &Parts) {
+        let secrets =
+            ["authorization", "cookie", "sec-websocket-protocol", route.bypass_header.as_str()];
+        for name in
+            self.explained.on_command_line.iter().filter(|name| secrets.contains(&name.as_str()))
+        {
+            self.explanation
+                .warnings
+                .push(format!("--header {name} stands where others can read it; take --headers-file, --token-file or --cookie-file"));
+        }
+        let given =
+            self.explained.credential.as_ref().and_then(|_| self.explained.method_for(route));
+        for (method, parameter) in
+            [(Method::Ticket, &route.ticket_parameter), (Method::Query, &route.token_parameter)]
+        {
+            let query = parts.uri.query().unwrap_or_default();
+            let is_there = query.split('&').any(|pair| {
+                pair.split('=').next().and_then(auth::decoded).as_deref() == Some(parameter)
+            });
+            if is_there && given != Some(method) {
+                self.explanation
+                    .warnings
+                    .push(format!("?{parameter}= in the URL stands where others can read it; take --token-file or --ticket-file"));
+            }
+        }
+    }
+
+    /// Ends with a 101: the first message decides.
+    pub(super) fn waits(mut self) -> Explanation {
+        self.explanation.verdict.status = Some(101);
+        self.explanation.verdict.message = "the first message decides: give what it would carry with --token-file or --ticket-file".to_owned();
+        self.explanation
+    }
+
+    /// Ends at a path that Usher answers itself.
+    pub(super) fn own_endpoint(mut self) -> Explanation {
+        self.note("request", "plain HTTP, answered by Usher itself");
+        self.explanation.verdict.message =
+            "Usher answers this path itself; its own endpoints are not explained".to_owned();
+        self.explanation
+    }
+
+    pub(super) fn let_in(mut self, grant: &Grant, is_upgrade: bool) -> Explanation {
+        let verdict = &mut self.explanation.verdict;
+        verdict.let_in = Some(true);
+        verdict.status = is_upgrade.then_some(101);
+        let principal = grant.principal();
+        verdict.user = principal.map(|principal| principal.subject.clone());
+        verdict.issuer = principal.map(|principal| principal.issuer.to_string());
+        verdict.expires_at = grant.expires_at().map(clock);
+        let user = principal.map_or_else(
+            || "without a user".to_owned(),
+            |principal| format!("as {}", shown(&principal.subject)),
+        );
+        let ends = match grant.expires_at() {
+            Some(at) if is_upgrade => {
+                let then = if grant.is_renewed_by_message() {
+                    "; asked for a new credential before that"
+                } else {
+                    ""
+                };
+                format!(", until {} ({}){then}", clock(at), distance(at, self.now.wall))
+            }
+            _ => String::new(),
+        };
+        verdict.message = format!("{user}{ends}");
+        self.explanation
+    }
+
+    pub(super) fn end(self, route: Option<&Route>) -> Explanation {
+        self.end_with(route, None, None)
+    }
+
+    pub(super) fn end_with(
+        mut self,
+        route: Option<&Route>,
+        token: Option<&TokenLook>,
+        origin: Option<&str>,
+    ) -> Explanation {
+        let Some(rejection) = self.rejection.take() else {
+            self.explanation.verdict.message = "undecided".to_owned();
+            return self.explanation;
+        };
+        let facts = rejection.facts();
+        let is_close = self.is_early
+            || self.is_routed && route.is_some_and(|route| route.reject_mode == RejectMode::Close);
+        let close = route.filter(|_| is_close).map(|route| rejection.close(route.close_codes));
+        let about = About { route, token, origin, now: self.now.wall };
+        self.explanation.verdict = Verdict {
+            let_in: Some(false),
+            status: Some(if close.is_some() { 101 } else { facts.status.as_u16() }),
+            code: Some(facts.code),
+            label: Some(facts.label),
+            close_code: close.as_ref().map(|(code, _)| code.0),
+            close_reason: close.map(|(_, reason)| reason),
+            message: rejection.message(),
+            detail: Some(rejection.detail()),
+            advice: Some(advice(&rejection, about)),
+            ..Verdict::default()
+        };
+        self.explanation
+    }
+}

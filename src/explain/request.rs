@@ -1,0 +1,269 @@
+//! The request that is explained, as the bytes that a client would send.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+
+use super::{Arguments, Usage};
+use crate::auth::credential::{Credential, Proof};
+use crate::base::input::{read_file, read_stdin};
+use crate::base::text::encoded;
+use crate::config::{Limits, Route};
+use crate::model::method::Method;
+use crate::model::secret::Secret;
+use crate::net::http1::head::{self, RequestHead};
+use crate::net::tls::pem::read_certificates;
+use crate::rejection::Rejection;
+
+/// The headers of a good upgrade beside Host. An argument replaces each of them.
+const UPGRADE: [(&str, &str); 4] = [
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
+/// A request to explain.
+pub struct ExplainedRequest {
+    pub scheme: Scheme,
+    pub authority: String,
+    pub port: u16,
+    target: String,
+    method: String,
+    headers: Vec<(String, String)>,
+    pub credential: Option<GivenCredential>,
+    /// The method by which the credential is shown, if the caller chose one.
+    pub chosen_method: Option<Method>,
+    /// The leaf first.
+    pub certificate: Vec<CertificateDer<'static>>,
+    pub peer: IpAddr,
+    pub listener: Option<SocketAddr>,
+    pub offline: bool,
+    pub claims: bool,
+    /// Names of headers that stand on the command line.
+    pub on_command_line: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Scheme {
+    pub name: &'static str,
+    pub is_tls: bool,
+    pub is_upgrade: bool,
+}
+
+/// A credential that was given by itself. The methods of the route say where it belongs.
+#[derive(Debug)]
+pub enum GivenCredential {
+    Token(Secret),
+    Ticket(Secret),
+}
+
+const SCHEMES: [Scheme; 4] = [
+    Scheme { name: "wss", is_tls: true, is_upgrade: true },
+    Scheme { name: "ws", is_tls: false, is_upgrade: true },
+    Scheme { name: "https", is_tls: true, is_upgrade: false },
+    Scheme { name: "http", is_tls: false, is_upgrade: false },
+];
+
+impl ExplainedRequest {
+    pub fn read(arguments: &Arguments) -> anyhow::Result<Self> {
+        let files = [
+            &arguments.headers_file,
+            &arguments.token_file,
+            &arguments.ticket_file,
+            &arguments.cookie_file,
+        ];
+        if files.into_iter().flatten().filter(|file| is_stdin(file)).count() > 1 {
+            return Err(Usage("standard input can be one file only".to_owned()).into());
+        }
+        let (scheme, authority, port, target) = split_url(&arguments.url)?;
+        let mut headers = Vec::new();
+        for line in &arguments.headers {
+            headers.push(
+                header(line).ok_or_else(|| Usage("--header takes 'Name: value'".to_owned()))?,
+            );
+        }
+        let on_command_line = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        if let Some(text) = read(arguments.headers_file.as_ref())? {
+            headers.extend(text.lines().filter(|line| !line.trim().is_empty()).filter_map(header));
+        }
+        if let Some(origin) = &arguments.origin {
+            headers.push(("Origin".to_owned(), origin.clone()));
+        }
+        if let Some(cookies) = read(arguments.cookie_file.as_ref())? {
+            let cookies = cookies.trim();
+            headers.push((
+                "Cookie".to_owned(),
+                cookies.strip_prefix("Cookie:").unwrap_or(cookies).trim().to_owned(),
+            ));
+        }
+        let given = |text: String| Secret::from(text.trim());
+        let token =
+            read(arguments.token_file.as_ref())?.map(|text| GivenCredential::Token(given(text)));
+        let ticket =
+            read(arguments.ticket_file.as_ref())?.map(|text| GivenCredential::Ticket(given(text)));
+        Ok(Self {
+            scheme,
+            authority,
+            port,
+            target,
+            method: arguments.method.clone(),
+            headers,
+            credential: token.or(ticket),
+            chosen_method: arguments.chosen_method,
+            certificate: certificate(arguments.certificate_file.as_deref())?,
+            peer: arguments.peer,
+            listener: arguments.listener,
+            offline: arguments.offline,
+            claims: arguments.claims,
+            on_command_line,
+        })
+    }
+
+    /// Returns the request without the credential that was given by itself.
+    pub fn head(&self, limits: &Limits) -> Result<RequestHead, Rejection> {
+        self.written(&self.target, &[], limits)
+    }
+
+    /// Returns the request with the credential, by a method of this route. A credential for the
+    /// first message is returned beside it.
+    pub fn head_for(
+        &self,
+        route: &Route,
+        limits: &Limits,
+    ) -> Result<(RequestHead, Option<Credential>), Rejection> {
+        let Some((given, method)) = self.credential.as_ref().zip(self.method_for(route)) else {
+            return Ok((self.head(limits)?, None));
+        };
+        let (GivenCredential::Token(secret) | GivenCredential::Ticket(secret)) = given;
+        let text = secret.expose_str().unwrap_or_default();
+        let with = |name: &str, value: String| {
+            self.written(&self.target, &[(name.to_owned(), value)], limits)
+        };
+        let query = |name: &str| {
+            let parting = if self.target.contains('?') { '&' } else { '?' };
+            self.written(
+                &format!("{}{parting}{}={}", self.target, encoded(name), encoded(text)),
+                &[],
+                limits,
+            )
+        };
+        let head = match method {
+            Method::Ticket => query(&route.ticket_parameter)?,
+            Method::Query => query(&route.token_parameter)?,
+            Method::Header => with("Authorization", format!("Bearer {text}"))?,
+            Method::Subprotocol => with("Sec-WebSocket-Protocol", format!("bearer, {text}"))?,
+            Method::Cookie => with("Cookie", format!("{}={text}", route.token_cookie))?,
+            Method::Bypass => with(route.bypass_header.as_str(), text.to_owned())?,
+            Method::Message => {
+                let proof = match given {
+                    GivenCredential::Token(token) => Proof::Token(token.clone()),
+                    GivenCredential::Ticket(ticket) => Proof::Ticket(ticket.clone()),
+                };
+                return Ok((self.head(limits)?, Some(Credential::message(proof))));
+            }
+            // These credentials are given by other arguments.
+            _ => self.head(limits)?,
+        };
+        Ok((head, None))
+    }
+
+    /// Returns the method by which the route's clients would show the credential: the first that
+    /// can carry it, a message last.
+    pub fn method_for(&self, route: &Route) -> Option<Method> {
+        let carries = |method: &Method| match self.credential {
+            Some(GivenCredential::Token(_)) => matches!(
+                method,
+                Method::Header | Method::Subprotocol | Method::Query | Method::Cookie
+            ),
+            Some(GivenCredential::Ticket(_)) => *method == Method::Ticket,
+            None => false,
+        };
+        let usual = if matches!(self.credential, Some(GivenCredential::Ticket(_))) {
+            Method::Ticket
+        } else {
+            Method::Header
+        };
+        let by_message = || route.auth.contains(&Method::Message).then_some(Method::Message);
+        self.chosen_method
+            .or_else(|| route.auth.iter().copied().find(carries))
+            .or_else(by_message)
+            .or(Some(usual))
+    }
+
+    fn written(
+        &self,
+        target: &str,
+        more: &[(String, String)],
+        limits: &Limits,
+    ) -> Result<RequestHead, Rejection> {
+        let mut text = format!("{} {target} HTTP/1.1\r\n", self.method);
+        let is_given =
+            |name: &str| self.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
+        let usual =
+            UPGRADE.iter().filter(|_| self.scheme.is_upgrade).map(|(name, value)| (*name, *value));
+        let host = [("Host", self.authority.as_str())];
+        for (name, value) in host.into_iter().chain(usual).filter(|(name, _)| !is_given(name)) {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        for (name, value) in self.headers.iter().chain(more) {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        text.push_str("\r\n");
+        if text.len() > limits.head_bytes {
+            return Err(Rejection::HeadTooLarge);
+        }
+        head::parse_request(text.as_bytes(), limits)
+    }
+}
+
+fn certificate(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, Usage> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    read_certificates(file).map_err(|problem| Usage(format!("{}: {problem}", file.display())))
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
+fn read(file: Option<&PathBuf>) -> anyhow::Result<Option<String>> {
+    let Some(file) = file else { return Ok(None) };
+    let text = if is_stdin(file) { read_stdin() } else { read_file(file) };
+    // A usage error has its own exit code.
+    text.map(Some).map_err(|error| Usage(format!("{error:#}")).into())
+}
+
+/// Reads a header line. `None` for the request line of a whole head.
+fn header(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_once(':')?;
+    let is_name = !name.is_empty() && !name.contains(char::is_whitespace);
+    is_name.then(|| (name.to_owned(), value.trim().to_owned()))
+}
+
+/// Splits a URL as it is written: a library would normalise an odd path, and a client does not.
+fn split_url(url: &str) -> Result<(Scheme, String, u16, String), Usage> {
+    let wrong = |why: &str| {
+        Usage(format!("the URL {why}: write wss://HOST/PATH, or https:// for a plain request"))
+    };
+    let (name, rest) = url.split_once("://").ok_or_else(|| wrong("has no scheme"))?;
+    let scheme = SCHEMES.into_iter().find(|scheme| scheme.name.eq_ignore_ascii_case(name));
+    let scheme = scheme.ok_or_else(|| wrong("has another scheme than wss, ws, https and http"))?;
+    let rest = rest.split('#').next().unwrap_or_default();
+    let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if authority.is_empty() {
+        return Err(wrong("names no host"));
+    }
+    if authority.contains('@') {
+        return Err(wrong("has a user in it"));
+    }
+    let port = match authority.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => {
+            port.parse().map_err(|_| wrong("has no good port"))?
+        }
+        _ if scheme.is_tls => 443,
+        _ => 80,
+    };
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    Ok((scheme, authority.to_owned(), port, target))
+}

@@ -1,0 +1,250 @@
+//! The way of a request to a grant: route, origin, credential, authenticate, migrate.
+//!
+//! It is written here once. Upgrades and plain HTTP walk the whole of it, a first message joins at
+//! [`Admission::authenticate`]. Usher's own endpoints have no route: [`Admission::identify`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{Method, Version};
+
+use super::request::{Request, origin_of};
+use super::switch::Switch;
+use super::witness::{Stage, Witness};
+use crate::auth::credential::{Credential, Proof};
+use crate::auth::grant::Grant;
+use crate::auth::ticket::Tickets;
+use crate::auth::{self, Authenticator};
+use crate::base::clock::Now;
+use crate::config::{self, Route, RouteMatch};
+use crate::edge::Edge;
+use crate::edge::router::Router;
+use crate::migration;
+use crate::migration::shadow::{Actual, Scene, Shadow, Shadows};
+use crate::migration::uses::LegacyUses;
+use crate::model::principal::Principal;
+use crate::net::http1::head::tokens;
+use crate::rejection::Rejection;
+use crate::ws::accept::is_key;
+
+/// The rules by which requests are admitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission<'a> {
+    pub router: &'a Router,
+    pub authenticator: &'a Arc<Authenticator>,
+    pub legacy_uses: &'a LegacyUses,
+    /// `None`: the credentials of shadow methods stay in the request, and are not judged.
+    pub shadows: Option<&'a Arc<Shadows>>,
+    pub handshake_timeout: Duration,
+    pub is_draining: bool,
+}
+
+/// A request that may go on.
+#[derive(Debug)]
+pub enum Admitted {
+    /// The credential is good, or the route is public.
+    Granted { grant: Grant, matched: RouteMatch },
+    /// The request has no credential, and the route takes one in the first message.
+    AwaitsFirstMessage(RouteMatch),
+}
+
+impl<'a> Admission<'a> {
+    pub fn of(edge: &'a Edge) -> Self {
+        Self {
+            router: &edge.router,
+            authenticator: &edge.authenticator,
+            legacy_uses: &edge.legacy_uses,
+            shadows: Some(&edge.shadows),
+            handshake_timeout: edge.limits.handshake_timeout,
+            is_draining: edge.drain.has_begun(),
+        }
+    }
+
+    /// Decides whether a request may go on. What becomes known of the request on the way stays in
+    /// it, also if it is rejected.
+    pub async fn admit<W: Witness>(
+        &self,
+        request: &mut Request,
+        witness: &mut W,
+    ) -> Result<Admitted, Rejection> {
+        if request.is_upgrade() {
+            witness.passes(Stage::Upgrade, check_upgrade(&request.parts))?;
+        }
+        let matched = witness.saw(Stage::Route, self.find_route(request))?;
+        let route = &matched.route;
+        if request.is_upgrade() && self.is_draining {
+            return Err(Rejection::Draining);
+        }
+        let credential = take_credential(request, route, witness)?;
+        if credential.is_none() && request.takes_first_message(route) {
+            return Ok(Admitted::AwaitsFirstMessage(matched));
+        }
+        let grant = self.authenticate(request, &matched, credential, witness).await?;
+        Ok(Admitted::Granted { grant, matched })
+    }
+
+    /// Verifies the credential. An upgrade is then held against the migration of its route.
+    pub async fn authenticate<W: Witness>(
+        &self,
+        request: &mut Request,
+        matched: &RouteMatch,
+        credential: Option<Credential>,
+        witness: &mut W,
+    ) -> Result<Grant, Rejection> {
+        let presented = request.presented();
+        let verdict = self
+            .authenticator
+            .authenticate(witness, matched, credential, presented, request.deadline)
+            .await;
+        if !request.shadow.is_empty() {
+            self.cast_shadow(request, matched, Actual::of(&verdict));
+        }
+        let grant = witness.saw(Stage::Authenticate, verdict)?;
+        if request.is_upgrade() {
+            let outcome = migration::admit(
+                &grant,
+                request.address(),
+                self.legacy_uses,
+                request.shown_at.wall,
+            );
+            witness.passes(Stage::Migration, outcome)?;
+        }
+        Ok(grant)
+    }
+
+    /// Identifies the user at an endpoint of Usher's own: it has no route, so the way is shorter.
+    /// `Ok(None)`: the request has no credential.
+    pub async fn identify(
+        &self,
+        request: &mut Request,
+        tickets: &Tickets,
+    ) -> Result<Option<Principal>, Rejection> {
+        let rules = tickets.rules();
+        let Some(credential) = take_endpoint_credential(request, rules)? else { return Ok(None) };
+        let endpoint = (&rules.judges, tickets.path());
+        let peer = request.address();
+        let identified =
+            self.authenticator.identify(endpoint, credential, peer, request.shown_at).await?;
+        Ok(Some(identified))
+    }
+
+    /// Judges the credentials of the shadow methods, beside the request and without consequences.
+    pub fn cast_shadow(&self, request: &mut Request, matched: &RouteMatch, actual: Actual) {
+        let Some(shadows) = self.shadows.filter(|_| !request.shadow.is_empty()) else { return };
+        let shadow = std::mem::take(&mut request.shadow);
+        let scene = Scene {
+            authenticator: Arc::clone(self.authenticator),
+            matched: matched.clone(),
+            request_id: request.request_id.clone(),
+            origin: request.origin.clone(),
+            peer: request.address(),
+            actual,
+            deadline: Now::read().mono + self.handshake_timeout,
+        };
+        shadows.judge(shadow, scene);
+    }
+
+    fn find_route(&self, request: &mut Request) -> Result<RouteMatch, Rejection> {
+        let matched = self
+            .router
+            .find(request.host(), request.parts.uri.path())?
+            .ok_or(Rejection::NoRoute)?;
+        let route = &matched.route;
+        request.route = Some(Arc::clone(route));
+        if request.is_upgrade() {
+            request.switch = Some(Switch::of(&request.parts.headers, route));
+        }
+        Ok(matched)
+    }
+}
+
+/// Takes the credential out of the request, and checks the page that shows it.
+fn take_credential<W: Witness>(
+    request: &mut Request,
+    route: &Route,
+    witness: &mut W,
+) -> Result<Option<Credential>, Rejection> {
+    // Taken before the origin is checked: a page that may not connect counts under the method that
+    // it tried.
+    let (tried, taken) =
+        auth::take_tried(route, &mut request.parts, |method| witness.found(method));
+    request.method = tried;
+    request.origin = witness.passes(Stage::Origin, origin_of(&request.parts.headers))?;
+    let origin = request.origin.as_deref();
+    witness.passes(Stage::Origin, auth::check_origin(route, origin))?;
+    let credential = witness.passes(Stage::Credential, taken)?;
+    let page = auth::check_page(route, credential.as_ref(), origin, request.is_safe());
+    witness.passes(Stage::Page, page)?;
+    if request.is_upgrade() {
+        request.shadow = Shadow::look(route, &mut request.parts);
+    }
+    Ok(credential)
+}
+
+/// Takes a bearer token, or a cookie from a listed page: with a token, or with a session id. A page
+/// that `*` alone allows gets no ticket for the user that happens to look at it.
+fn take_endpoint_credential(
+    request: &mut Request,
+    rules: &config::Tickets,
+) -> Result<Option<Credential>, Rejection> {
+    use crate::model::method::Method;
+    let headers = &mut request.parts.headers;
+    if let Some(token) = auth::take_bearer(headers)? {
+        return Ok(Some(Credential { method: Method::Header, proof: Proof::Token(token) }));
+    }
+    let mut cookie = auth::take_cookie(headers, &rules.token_cookie)?
+        .map(|token| Credential { method: Method::Cookie, proof: Proof::Token(token) });
+    if rules.judges.sessions.is_some() {
+        let session = auth::take_cookie(headers, &rules.session_cookie)?
+            .map(|id| Credential { method: Method::Session, proof: Proof::Session(id) });
+        cookie = cookie.or(session);
+    }
+    match request.origin.as_deref() {
+        Some(origin) if cookie.is_some() && !rules.origins.names(origin) => {
+            Err(Rejection::ForbiddenOrigin)
+        }
+        None if cookie.is_some() && !request.is_safe() => Err(Rejection::MissingOrigin),
+        _ => Ok(cookie),
+    }
+}
+
+/// Checks that an upgrade is well formed: RFC 6455 section 4.2.1, strict and not configurable.
+pub fn check_upgrade(parts: &Parts) -> Result<(), Rejection> {
+    let malformed = |why| Err(Rejection::UpgradeMalformed(why));
+    let headers = &parts.headers;
+    if parts.method != Method::GET {
+        return Err(Rejection::UpgradeMethod);
+    }
+    if parts.version != Version::HTTP_11 {
+        return malformed("an upgrade takes HTTP/1.1");
+    }
+    if tokens(headers, UPGRADE) != ["websocket"] {
+        return malformed("this server upgrades to websocket alone");
+    }
+    if !tokens(headers, CONNECTION).iter().any(|token| token == "upgrade") {
+        return malformed("an upgrade has 'Connection: Upgrade'");
+    }
+    if headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+    {
+        return malformed("an upgrade has no body");
+    }
+    if headers.contains_key(EXPECT) {
+        return malformed("an upgrade expects nothing");
+    }
+    let mut versions = headers.get_all(SEC_WEBSOCKET_VERSION).iter();
+    match (versions.next(), versions.next()) {
+        (Some(version), None) if version.as_bytes() == b"13" => {}
+        _ => return Err(Rejection::UpgradeVersion),
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (Some(key), None) if is_key(key.as_bytes()) => Ok(()),
+        _ => malformed("Sec-WebSocket-Key is not one key of 16 bytes"),
+    }
+}

@@ -1,0 +1,83 @@
+//! A client's connection: its peer, and the conditions under which it was accepted.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::request::Parts;
+use rustls::RootCertStore;
+use tokio::time::Instant;
+
+use crate::auth::grant::Grant;
+use crate::config;
+use crate::edge::Edge;
+use crate::edge::ceiling::Permit;
+use crate::edge::waiting_room::{RoomFull, Standing};
+use crate::model::client_certificate::ClientCertificate;
+use crate::rejection::Rejection;
+
+/// An accepted connection, without its stream.
+#[derive(Debug)]
+pub struct ClientConnection {
+    pub peer: SocketAddr,
+    pub listener: Arc<config::Listener>,
+    pub permit: Permit,
+    /// Whether the client is a stranger. A stranger holds a place in the waiting room.
+    pub standing: Arc<Standing>,
+    /// When a client that has not shown a good credential is refused.
+    pub deadline: Instant,
+    /// The certificate that the client showed in the handshake.
+    pub certificate: Option<ClientCertificate>,
+    /// The position of the listener in [`Edge::doors`].
+    pub door: usize,
+    /// The authorities that verified `certificate`.
+    pub authorities: Option<Arc<RootCertStore>>,
+}
+
+impl ClientConnection {
+    /// Puts the certificate into the request, where the method `mtls` looks for it. The certificate
+    /// of a trusted proxy identifies the proxy and not its clients.
+    pub fn attach_certificate(&self, edge: &Edge, parts: &mut Parts) {
+        if let Some(certificate) = self.certificate.clone().filter(|_| !self.is_trusted_proxy()) {
+            let certificate = if self.has_valid_authorities(edge) {
+                certificate
+            } else {
+                certificate.no_longer_believed()
+            };
+            parts.extensions.insert(certificate);
+        }
+    }
+
+    /// Returns false if a reload removed one of the authorities since the handshake. An added
+    /// authority changes nothing for this connection.
+    fn has_valid_authorities(&self, edge: &Edge) -> bool {
+        let Some(then) = &self.authorities else { return true };
+        let now = edge.doors.get(self.door).and_then(|door| door.authorities.as_ref());
+        now.is_some_and(|now| {
+            Arc::ptr_eq(then, now) || then.roots.iter().all(|root| now.roots.contains(root))
+        })
+    }
+
+    /// Notes whether a request had a good credential. The client is a stranger again with its first
+    /// request that has none.
+    pub fn note_credential(&self, is_good: bool) -> Result<(), Rejection> {
+        if is_good {
+            self.standing.become_known();
+            return Ok(());
+        }
+        self.standing.become_stranger().map_err(|RoomFull(_)| Rejection::TooManyConnections)
+    }
+
+    /// Notes the grant of an upgrade. The client of a session on a public route stays a stranger;
+    /// behind a trusted proxy the connection belongs to this one client from now on.
+    pub fn note_grant(&self, grant: &Grant, address: IpAddr) -> Result<(), Rejection> {
+        if grant.principal().is_some() {
+            self.standing.become_known();
+            return Ok(());
+        }
+        self.standing.belongs_to(address).map_err(|RoomFull(_)| Rejection::TooManyConnections)
+    }
+
+    fn is_trusted_proxy(&self) -> bool {
+        self.listener.trusts(self.peer.ip())
+    }
+}

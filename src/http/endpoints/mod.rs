@@ -1,0 +1,150 @@
+//! The paths that Usher answers itself.
+
+pub mod methods;
+mod ticket;
+
+use bytes::Bytes;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    CACHE_CONTROL, CONTENT_TYPE, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use crate::auth::ticket::Tickets;
+use crate::config::Config;
+use crate::edge::Edge;
+use crate::http::request::Request;
+use crate::model::origin::Origins;
+use crate::net::http1::response;
+use crate::rejection::Rejection;
+
+/// An endpoint of Usher's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Tickets,
+    Methods,
+    SigningKeys,
+}
+
+impl Endpoint {
+    /// Returns the endpoint at this path. `None`: a route decides.
+    pub fn at(path: &str, method: &Method, config: &Config, tickets: &Tickets) -> Option<Self> {
+        if tickets.owns(path) {
+            Some(Self::Tickets)
+        } else if path == config.config_path {
+            Some(Self::Methods)
+        } else if path == config.context.jwks_path && matches!(*method, Method::GET | Method::HEAD)
+        {
+            Some(Self::SigningKeys)
+        } else {
+            None
+        }
+    }
+
+    pub async fn answer(
+        self,
+        request: &mut Request,
+        body: Incoming,
+        edge: &Edge,
+    ) -> Response<Bytes> {
+        match self {
+            Self::Tickets => Box::pin(ticket::answer(request, body, edge)).await,
+            Self::Methods => Box::pin(methods::answer(request, edge)).await,
+            Self::SigningKeys => signing_keys(edge),
+        }
+    }
+
+    /// Returns true if a success shows that the request had a good credential.
+    pub fn asks_for_credential(self, method: &Method) -> bool {
+        self == Self::Tickets && matches!(*method, Method::GET | Method::POST)
+    }
+}
+
+/// The seconds are [`crate::upstream::keyring::MAX_AGE`]: the rotation of keys relies on them.
+const CACHE_THE_KEYS: &str = "public, max-age=300";
+
+fn signing_keys(edge: &Edge) -> Response<Bytes> {
+    let mut answer = Response::new(edge.signing_keys.load().jwks.clone());
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(CACHE_THE_KEYS));
+    answer
+}
+
+/// Rejects a page that is not listed. An empty list allows every page to ask, and none to use a
+/// cookie.
+fn check_origin(origins: &Origins, origin: Option<&str>) -> Result<(), Rejection> {
+    match origin {
+        Some(origin) if !origins.is_empty() && !origins.allow(origin) => {
+            Err(Rejection::ForbiddenOrigin)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets a listed page read the answer.
+fn allow_origin(origins: &Origins, origin: Option<&str>, headers: &mut HeaderMap) {
+    headers.append(VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin
+        && origins.allow(origin)
+        && let Ok(value) = HeaderValue::from_str(origin)
+    {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, value);
+        headers.insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("retry-after, x-request-id"),
+        );
+        if origins.names(origin) {
+            // The page may send its cookie.
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+    }
+}
+
+fn preflight(methods: HeaderValue) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::new());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+    headers.insert(
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("authorization, content-type"),
+    );
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    answer
+}
+
+/// Writes a rejection as these endpoints do: `{"message", "code", "recoverable", "request_id"}`.
+fn refusal(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
+    let facts = rejection.facts();
+    let mut body = json!({
+        "message": rejection.message(),
+        "code": facts.code,
+        "recoverable": facts.recoverable,
+        "request_id": request_id,
+    });
+    if let (Rejection::TicketsOff(_), Some(fields)) = (rejection, body.as_object_mut()) {
+        fields
+            .extend(rejection.details().into_iter().map(|(name, value)| (name.to_owned(), value)));
+    }
+    let mut answer = json_answer(facts.status, &body);
+    // The other headers of a status are written in the same place as for every other refusal.
+    let problem = response::problem(rejection, request_id);
+    for (name, value) in problem.headers() {
+        if name != CONTENT_TYPE {
+            answer.headers_mut().insert(name.clone(), value.clone());
+        }
+    }
+    answer
+}
+
+fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::from(body.to_string()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

@@ -1,0 +1,350 @@
+//! What happens to a request: forwarded, switched or refused.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::model::method::Method;
+use crate::model::principal::Principal;
+use crate::rejection::Rejection;
+use crate::session::events::{SessionFacts, count_started};
+use crate::telemetry::audit::AuditLine;
+use crate::telemetry::event::{ACCEPTED, Event, Refusal, millis};
+use crate::telemetry::family::{Label, LabelNames, Name, families, words};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::refusal::{Attempt, RefusedRequest};
+
+families! {
+    /// WebSocket upgrades: accepted, or the label of the rejection.
+    UPGRADES: Counter = "usher_upgrades_total",
+        { route: Name, method: Option<Method>, outcome: UpgradeOutcome };
+    /// From the complete request head to the 101, for accepted upgrades.
+    UPGRADE_DURATION: Histogram = "usher_upgrade_duration_seconds", { route: Name }, shown;
+    /// How long each phase of an accepted upgrade took: authenticate, dial, answer.
+    PHASE_DURATION: Histogram = "usher_upgrade_phase_duration_seconds", { phase: Phase }, shown;
+    /// From an early 101 to the first message, where one came.
+    FIRST_MESSAGE_WAIT: Histogram = "usher_first_message_wait_seconds", { route: Name }, shown;
+    /// Plain HTTP requests answered, by class of status.
+    REQUESTS: Counter = "usher_http_requests_total", { route: Name, status: StatusClass };
+    /// How long forwarded plain HTTP requests took.
+    REQUEST_DURATION: Histogram = "usher_http_request_duration_seconds", { route: Name }, shown;
+    /// Plain HTTP requests refused, by the label of the rejection.
+    REQUESTS_REJECTED: Counter = "usher_http_requests_rejected_total",
+        { route: Name, outcome: Rejection };
+}
+
+words! {
+    enum Phase {
+        Authenticate = "authenticate",
+        Dial = "dial",
+        Answer = "answer",
+    }
+}
+
+words! {
+    enum StatusClass {
+        Informational = "1xx",
+        Success = "2xx",
+        Redirection = "3xx",
+        ClientError = "4xx",
+        ServerError = "5xx",
+        Other = "other",
+    }
+}
+
+impl StatusClass {
+    fn of(status: u16) -> Self {
+        match status / 100 {
+            1 => Self::Informational,
+            2 => Self::Success,
+            3 => Self::Redirection,
+            4 => Self::ClientError,
+            5 => Self::ServerError,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// `None`: accepted.
+enum UpgradeOutcome {}
+
+impl Label for UpgradeOutcome {
+    type Value<'a> = Option<&'a Rejection>;
+
+    fn known<'n>(label: &str, names: &'n LabelNames) -> Vec<&'n str> {
+        [&[ACCEPTED], &Rejection::known(label, names)[..]].concat()
+    }
+
+    fn text(value: Self::Value<'_>) -> &str {
+        value.map_or(ACCEPTED, Rejection::text)
+    }
+}
+
+/// An upgrade was refused, or another request on a route that asks for auth.
+#[derive(Debug)]
+pub struct UpgradeRejected<'a> {
+    pub about: Attempt<'a>,
+    pub rejection: &'a Rejection,
+}
+
+/// A plain HTTP request was refused.
+#[derive(Debug)]
+pub struct RequestRejected<'a> {
+    pub about: Attempt<'a>,
+    pub rejection: &'a Rejection,
+}
+
+/// A plain HTTP request was forwarded and answered.
+#[derive(Debug)]
+pub struct HttpForwarded<'a> {
+    pub about: Attempt<'a>,
+    pub user: Option<&'a str>,
+    pub status: u16,
+    pub duration: Duration,
+}
+
+/// An upgrade was accepted, and its session begins.
+#[derive(Debug)]
+pub struct SessionStarted<'a> {
+    pub session: SessionFacts<'a>,
+    /// `None` on a public route.
+    pub principal: Option<&'a Principal>,
+    pub server: &'a str,
+    pub handshake: Phases,
+}
+
+/// How long each phase of an accepted upgrade took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Phases {
+    pub authenticate: Duration,
+    pub dial: Duration,
+    pub answer: Duration,
+    /// From the complete request head to the 101.
+    pub total: Duration,
+}
+
+/// A first message with a credential came this long after the 101.
+#[derive(Debug)]
+pub struct FirstMessageCame<'a> {
+    pub route: &'a str,
+    pub waited: Duration,
+}
+
+impl<'a> UpgradeRejected<'a> {
+    fn request(&self) -> RefusedRequest<'a> {
+        let Self { about, rejection } = *self;
+        RefusedRequest { event: "upgrade_rejected", about, rejection }
+    }
+}
+
+impl Event for UpgradeRejected<'_> {
+    fn refusal(&self) -> Option<Refusal> {
+        Some(self.request().refusal())
+    }
+
+    fn log(&self) {
+        self.request().log();
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let Attempt { route, method, .. } = self.about;
+        metrics.count(&UPGRADES, (route, method, Some(self.rejection)));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        Some(self.request().audit())
+    }
+}
+
+impl<'a> RequestRejected<'a> {
+    fn request(&self) -> RefusedRequest<'a> {
+        let Self { about, rejection } = *self;
+        RefusedRequest { event: "request_rejected", about, rejection }
+    }
+}
+
+impl Event for RequestRejected<'_> {
+    fn refusal(&self) -> Option<Refusal> {
+        Some(self.request().refusal())
+    }
+
+    fn log(&self) {
+        self.request().log();
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let route = self.about.route;
+        let status = StatusClass::of(self.rejection.facts().status.as_u16());
+        metrics.count(&REQUESTS_REJECTED, (route, self.rejection));
+        metrics.count(&REQUESTS, (route, status));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        Some(self.request().audit())
+    }
+}
+
+impl Event for HttpForwarded<'_> {
+    fn log(&self) {
+        let Attempt { request_id, peer, host, path, route, method } = self.about;
+        info!(
+            target: "usher", event = "http_forwarded", request_id, %peer, host, path, route,
+            method = method.map(Method::name), user = self.user, status = self.status,
+            duration_ms = millis(self.duration), "forwarded"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let route = self.about.route;
+        metrics.count(&REQUESTS, (route, StatusClass::of(self.status)));
+        metrics.record(&REQUEST_DURATION, (route,), self.duration);
+    }
+}
+
+impl Event for SessionStarted<'_> {
+    fn log(&self) {
+        let SessionFacts { request_id, session_id, user, route, upstream, peer, .. } = self.session;
+        info!(
+            target: "usher", event = "session_started", request_id, session_id, user,
+            method = self.session.method.map(Method::name), route, upstream, server = self.server,
+            %peer, duration_ms = millis(self.handshake.total), "session started"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let SessionFacts { route, method, .. } = self.session;
+        let Phases { authenticate, dial, answer, total } = self.handshake;
+        metrics.count(&UPGRADES, (route, method, None));
+        count_started(metrics, route);
+        metrics.record(&UPGRADE_DURATION, (route,), total);
+        metrics.record(&PHASE_DURATION, (Phase::Authenticate,), authenticate);
+        metrics.record(&PHASE_DURATION, (Phase::Dial,), dial);
+        metrics.record(&PHASE_DURATION, (Phase::Answer,), answer);
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let principal = self.principal;
+        Some(AuditLine {
+            issuer: principal.map(|principal| &*principal.issuer),
+            token_id: principal.and_then(|principal| principal.token_id.as_deref()),
+            token_session: principal.and_then(|principal| principal.issuer_session.as_deref()),
+            token_issued_at: principal.map(|principal| principal.issued_at.to_rfc3339()),
+            detail: Some(format!("server {}", self.server)),
+            ..self.session.audit_line("session_started", ACCEPTED)
+        })
+    }
+}
+
+impl Event for FirstMessageCame<'_> {
+    fn count(&self, metrics: &Metrics) {
+        metrics.record(&FIRST_MESSAGE_WAIT, (self.route,), self.waited);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rejection::close::{CloseReason, SessionEnd, Traffic};
+    use crate::session;
+    use crate::session::events::SessionEnded;
+    use crate::telemetry::event::testing::TestOutlet;
+    use crate::ws::close_code::CloseCode;
+    use std::net::IpAddr;
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const SESSION: SessionFacts<'static> = SessionFacts {
+        request_id: "r1",
+        session_id: "s1",
+        user: Some("ann"),
+        method: Some(Method::Ticket),
+        route: "/ws",
+        upstream: "chat",
+        peer: PEER,
+    };
+    const ATTEMPT: Attempt<'static> = Attempt {
+        request_id: "r2",
+        peer: PEER,
+        host: "h",
+        path: "/ws",
+        route: "/ws",
+        method: None,
+    };
+
+    fn outlet() -> TestOutlet {
+        TestOutlet::new(
+            &[FAMILIES, session::events::FAMILIES].concat(),
+            &LabelNames::default().with("route", ["/ws"]),
+        )
+    }
+
+    #[test]
+    fn a_session_counts_and_leaves_its_lines_under_one_request_id() {
+        let outlet = outlet();
+        let end = SessionEnd {
+            reason: CloseReason::ClientClosed,
+            code: Some(CloseCode::NORMAL),
+            duration: Duration::from_secs(90),
+            from_client: Traffic { bytes: 7, messages: 1 },
+            from_upstream: Traffic { bytes: 900, messages: 3 },
+        };
+        let handshake = Phases::default();
+        let started =
+            SessionStarted { session: SESSION, principal: None, server: "a:1", handshake };
+        outlet.emit(&started);
+        outlet.emit(&started);
+        let rest = [end.from_client, end.from_upstream];
+        outlet.emit(&SessionEnded { session: SESSION, end: &end, rest });
+        outlet.emit(&UpgradeRejected { about: ATTEMPT, rejection: &Rejection::MissingCredential });
+
+        let text = outlet.metrics();
+        for line in [
+            "usher_sessions_active{route=\"/ws\"} 1",
+            "usher_upgrades_total{route=\"/ws\",method=\"ticket\",outcome=\"accepted\"} 2",
+            "usher_upgrades_total{route=\"/ws\",method=\"none\",outcome=\"missing_credential\"} 1",
+            "usher_session_closes_total{code=\"1000\",reason=\"client_closed\"} 1",
+            "usher_relay_bytes_total{route=\"/ws\",direction=\"from_upstream\"} 900",
+            "usher_session_duration_seconds_bucket{route=\"/ws\",le=\"300\"} 1",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        let lines = outlet.audit_lines();
+        let told: Vec<_> = lines
+            .iter()
+            .map(|line| (line["event"].as_str().unwrap(), line["request_id"].as_str().unwrap()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("session_started", "r1"),
+                ("session_started", "r1"),
+                ("session_ended", "r1"),
+                ("upgrade_rejected", "r2")
+            ]
+        );
+        assert_eq!(
+            (&lines[2]["outcome"], &lines[2]["from_client"]["bytes"]),
+            (&"client_closed".into(), &7.into())
+        );
+        assert_eq!((&lines[3]["status"], &lines[3]["side"]), (&401.into(), &"client".into()));
+    }
+
+    #[test]
+    fn events_before_telemetry_is_installed_are_harmless() {
+        UpgradeRejected { about: ATTEMPT, rejection: &Rejection::Internal }.emit();
+    }
+
+    #[test]
+    fn every_rejection_counts_under_its_own_label() {
+        let outlet = outlet();
+        for rejection in Rejection::catalogue() {
+            let about = Attempt { method: Some(Method::Header), ..ATTEMPT };
+            outlet.emit(&UpgradeRejected { about, rejection: &rejection });
+        }
+        let text = outlet.metrics();
+        let lines = text.lines().filter(|line| line.starts_with("usher_upgrades_total{"));
+        let lines: Vec<&str> = lines
+            .inspect(|line| assert!(line.ends_with(" 1") && !line.contains("other"), "{line}"))
+            .collect();
+        assert_eq!(lines.len(), Rejection::catalogue().len());
+    }
+}

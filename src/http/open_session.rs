@@ -1,0 +1,211 @@
+//! The start of a session: from here on the end of an upgrade is the end of a session.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::events::SessionStarted;
+use super::reach::Reached;
+use super::request::Request;
+use crate::auth::first_message::Dialect;
+use crate::auth::grant::Grant;
+use crate::auth::renewal::Renewal;
+use crate::auth::revocation::Identity;
+use crate::base::clock::Now;
+use crate::config::ReauthMode;
+use crate::edge::Edge;
+use crate::edge::ceiling::Permit;
+use crate::edge::waiting_room::Waiting;
+use crate::fleet::places;
+use crate::model::method::Method;
+use crate::net::stream::Stream;
+use crate::rejection::close::{CloseReason, SessionEnd};
+use crate::session::conversation::Conversation;
+use crate::session::events::SessionEnded;
+use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle};
+use crate::session::relay::{Limits, Opening, Relay};
+use crate::session::revalidation::Revalidation;
+use crate::session::state::{Renewing, Rules};
+use crate::telemetry::Event;
+use crate::upstream::Place;
+use crate::ws::frame::Message;
+
+/// The client's side of a session before it begins.
+pub(super) struct ClientSide {
+    pub(super) stream: Stream,
+    /// The 101, if it was not sent yet.
+    pub(super) answer: Vec<u8>,
+    /// The bytes that the upstream gets before everything else.
+    pub(super) ahead: Vec<u8>,
+    pub(super) early: Vec<u8>,
+    pub(super) welcome: Option<Message>,
+    pub(super) dialect: Dialect,
+    /// The client compresses, and the upstream does not.
+    pub(super) inflates: bool,
+    pub(super) permit: Permit,
+    /// The place of a stranger in the waiting room: a client on a public route.
+    pub(super) stranger: Option<Waiting>,
+}
+
+pub(super) async fn open_session(
+    client: ClientSide,
+    grant: Grant,
+    reached: Reached,
+    request: Request,
+    edge: &Edge,
+) {
+    let now = Now::read();
+    let Reached { place, mut user_place, session_id, upstream, early, phases, .. } = reached;
+    let route = Arc::clone(grant.route());
+    let address = request.address();
+    let Request { request_id, origin, .. } = request;
+    let handle = SessionHandle {
+        id: session_id,
+        user: grant.principal().map(|principal| principal.subject.as_str().into()),
+        identity: Identity::of(grant.principal()),
+        method: grant.method(),
+        route: Arc::clone(&route.name),
+        upstream: Arc::clone(&route.upstream.name),
+        server: place.server(),
+        peer: address,
+        request_id: request_id.clone(),
+        started: now.wall,
+        expires_at: grant.expires_at().map_or(0, |at| at.0).into(),
+        last_activity: now.wall.0.into(),
+        traffic: Default::default(),
+        signal: CloseSignal::default(),
+    };
+    let session = edge.registry.open(handle);
+    let (facts, principal, server) = (session.facts(), grant.principal(), &session.server);
+    SessionStarted { session: facts, principal, server, handshake: phases }.emit();
+    let mut record = Record { session, end: None };
+    // A revocation that arrived while the upstream was asked did not find this session in the
+    // registry.
+    if edge.revocations.find_session(session_id.as_str(), grant.principal(), now).is_some() {
+        record.session.close(CloseReason::Revoked);
+    } else if let Some(user_place) = &mut user_place {
+        user_place.begin(&record.session);
+    }
+
+    let (keepalive, reauth) = (&edge.config.keepalive, route.reauth);
+    let renews = grant.is_renewed_by_message();
+    let logged_in_by_message = grant.method() == Some(Method::Message);
+    let rules = Rules {
+        ping: keepalive.ping,
+        idle_timeout: keepalive.idle_timeout,
+        close_timeout: keepalive.close_timeout,
+        expires: grant
+            .expires_at()
+            .filter(|_| reauth.mode != ReauthMode::Off)
+            .map(|at| now.instant_of(at)),
+        renewing: renews.then_some(Renewing {
+            before_expiry: reauth.before_expiry,
+            grace: reauth.grace,
+            attempts: reauth.attempts,
+            proactive: reauth.proactive,
+        }),
+        began_by_message: logged_in_by_message && client.dialect.hides_credentials(),
+        close_codes: route.close_codes,
+    };
+    let limits = Limits {
+        buffered_bytes: edge.limits.buffered_bytes,
+        message_bytes: edge.limits.message_bytes as u64,
+        messages_per_second: edge.limits.messages_per_second,
+        inflated_bytes: client.inflates.then_some(edge.limits.inflated_bytes as u64),
+    };
+    let close_timeout = keepalive.close_timeout;
+    let revalidation = Revalidation::of(&grant, now);
+    let renewal = renews.then(|| Renewal {
+        authenticator: Arc::clone(&edge.in_force),
+        grant,
+        request_id,
+        origin,
+        peer: address,
+    });
+    // Only a client that knows the route's dialect gets messages of Usher: it logged in by it, or
+    // is asked in it.
+    let conversation = match logged_in_by_message {
+        true => Some(Conversation::new(client.dialect, renewal).begun_by_message()),
+        false => renews.then(|| Conversation::new(client.dialect, renewal)),
+    };
+
+    let mut stream = client.stream;
+    let written = timeout(close_timeout, async {
+        stream.write_all(&client.answer).await?;
+        stream.flush().await
+    });
+    if !matches!(written.await, Ok(Ok(()))) {
+        record.end =
+            Some(SessionEnd { reason: CloseReason::ClientGone, ..SessionEnd::NEVER_BEGAN });
+        return;
+    }
+    if edge.drain.has_begun() {
+        // The drain may have listed the sessions before this one was opened.
+        record.session.close(CloseReason::Draining);
+    }
+    let opening = Opening {
+        client: stream,
+        upstream,
+        ahead: client.ahead,
+        early_in: client.early,
+        early_out: early.to_vec(),
+        welcome: client.welcome,
+        conversation,
+        revalidation,
+        limits,
+    };
+    let relay = Relay::new(opening, rules, Arc::clone(&record.session));
+    let running = Running {
+        relay,
+        record,
+        _place: place,
+        _user_place: user_place,
+        _stranger: client.stranger.map(Box::new),
+        _permit: client.permit,
+    };
+    tokio::spawn(running);
+}
+
+/// A session's task. An `async` block would hold the relay twice: before its first poll, and
+/// during it. The fields are dropped in this order.
+struct Running {
+    relay: Relay,
+    record: Record,
+    _place: Place,
+    _user_place: Option<Box<places::Place>>,
+    _stranger: Option<Box<Waiting>>,
+    _permit: Permit,
+}
+
+impl Future for Running {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.record.end = Some(ready!(Pin::new(&mut this.relay).poll(cx)));
+        Poll::Ready(())
+    }
+}
+
+/// Reports the session's end once, also if its task panics or is dropped.
+struct Record {
+    session: SessionGuard,
+    end: Option<SessionEnd>,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let end = self
+            .end
+            .unwrap_or(SessionEnd { reason: CloseReason::Internal, ..SessionEnd::NEVER_BEGAN });
+        // A task that panicked keeps the traffic that it reported last.
+        if self.end.is_some() {
+            self.session.set_traffic([end.from_client, end.from_upstream]);
+        }
+        let rest = self.session.uncounted_traffic();
+        SessionEnded { session: self.session.facts(), end: &end, rest }.emit();
+    }
+}

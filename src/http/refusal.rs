@@ -1,0 +1,68 @@
+//! The end of an upgrade that is refused: what is reported, and the answer to the client.
+
+use bytes::Bytes;
+use http::Response;
+
+use super::last_answer::{answer_and_close, write_and_close};
+use super::request::Request;
+use crate::auth::grant::Grant;
+use crate::auth::ticket::events::TicketLost;
+use crate::config::RejectMode;
+use crate::edge::Edge;
+use crate::http::events::UpgradeRejected;
+use crate::net::http1::response;
+use crate::net::stream::Stream;
+use crate::rejection::Rejection;
+use crate::telemetry::Event;
+use crate::ws::frame::{self, Sender};
+
+/// The answer to a client that gets no session.
+#[derive(Debug)]
+pub struct Refusal {
+    pub rejection: Rejection,
+    /// The upstream's own answer, if the upstream declined.
+    pub answer: Option<Response<Bytes>>,
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection, answer: None }
+    }
+}
+
+impl Request {
+    /// Reports the one end of an upgrade that is rejected.
+    pub fn report_rejected(&self, edge: &Edge, rejection: &Rejection) {
+        let about = self.attempt(edge.tickets.shown_path(self.parts.uri.path()));
+        UpgradeRejected { about, rejection }.emit();
+    }
+
+    /// Reports that a ticket was redeemed for a client that has left.
+    pub fn report_lost_ticket(&self, grant: &Grant) {
+        if let Some(principal) = grant.principal() {
+            let request_id = self.request_id.as_str();
+            TicketLost { request_id, user: &principal.subject }.emit();
+        }
+    }
+
+    /// Reports the end of an upgrade and answers it before any 101: with a status, or where the
+    /// route says so with a 101 and a close frame.
+    pub async fn refuse(&self, edge: &Edge, stream: Stream, refusal: Refusal) {
+        self.report_rejected(edge, &refusal.rejection);
+        let request_id = self.request_id.as_str();
+        if let (Some(route), Some(switch)) = (&self.route, &self.switch)
+            && route.reject_mode == RejectMode::Close
+        {
+            let (code, reason) = refusal.rejection.close(route.close_codes);
+            let mut wire = switch.answer(None, request_id);
+            wire.extend(frame::close(code, &format!("{reason} ({request_id})"), Sender::Upstream));
+            return write_and_close(stream, &wire).await;
+        }
+        let mut answer =
+            refusal.answer.unwrap_or_else(|| response::problem(&refusal.rejection, request_id));
+        if let Some(route) = &self.route {
+            route.migration.mark(self.method, answer.headers_mut());
+        }
+        answer_and_close(stream, &answer).await;
+    }
+}

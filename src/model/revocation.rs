@@ -1,0 +1,253 @@
+//! Ending what was granted before its time: a user, a login session, one token, or all that is
+//! older than a moment.
+//!
+//! A [`Revocation`] is what an operator orders and what nodes tell each other.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::principal::Principal;
+use super::request_id::HexId;
+use crate::base::clock::{Now, UnixMillis};
+
+/// An order to end something, the same on every node. Its JSON is compact and has the fields of
+/// `POST /revoke`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Wire", try_from = "Wire")]
+pub struct Revocation {
+    /// Names the order in logs and between nodes.
+    pub id: String,
+    /// When it was ordered.
+    pub at: UnixMillis,
+    /// From then on no token that it concerns can be good.
+    pub until: UnixMillis,
+    /// The name (our config's) of the one issuer that it concerns; `None`: all of them.
+    pub issuer: Option<String>,
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    User(String),
+    /// A session of ours by its id, or the issuer's login session, which its tokens name.
+    Session(String),
+    /// The `jti` of a token.
+    TokenId(String),
+    /// Every token that was issued before this time, of one user or of all.
+    IssuedBefore {
+        before: UnixMillis,
+        user: Option<String>,
+    },
+}
+
+/// What kind of order it is: a label of a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    User,
+    Session,
+    TokenId,
+    IssuedBefore,
+}
+
+/// The fields that say what is meant, as a person or another node wrote them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    pub user: Option<String>,
+    pub session: Option<String>,
+    pub token_id: Option<String>,
+    pub issued_before: Option<UnixMillis>,
+}
+
+/// The longest name of a user, a session or a token.
+const LONGEST: usize = 1024;
+/// The clocks of two nodes agree to within seconds; this is more.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
+
+impl Revocation {
+    /// A new order, in force for `keep`.
+    pub fn new(what: What, issuer: Option<String>, at: UnixMillis, keep: Duration) -> Self {
+        Self { id: HexId::random().as_str().to_owned(), at, until: at + keep, issuer, what }
+    }
+
+    /// Returns when the order ends by the monotonic clock. Heard while the wall clock is far
+    /// behind, as on a machine that has not set it yet, it is kept for no longer than it was given
+    /// for.
+    pub fn ends_at(&self, now: Now) -> Instant {
+        let span = self.until.since(now.wall).min(self.until.since(self.at) + CLOCKS_APART);
+        now.mono.checked_add(span).unwrap_or(now.mono)
+    }
+
+    pub fn kind(&self) -> Kind {
+        match self.what {
+            What::User(_) => Kind::User,
+            What::Session(_) => Kind::Session,
+            What::TokenId(_) => Kind::TokenId,
+            What::IssuedBefore { .. } => Kind::IssuedBefore,
+        }
+    }
+
+    /// Whose it is, where it is about one name; empty for everybody.
+    pub fn name(&self) -> &str {
+        match &self.what {
+            What::User(name) | What::Session(name) | What::TokenId(name) => name,
+            What::IssuedBefore { user, .. } => user.as_deref().unwrap_or_default(),
+        }
+    }
+
+    /// Zero where time does not matter.
+    pub fn before(&self) -> UnixMillis {
+        if let What::IssuedBefore { before, .. } = self.what { before } else { UnixMillis(0) }
+    }
+
+    pub fn concerns_issuer(&self, issuer: &str) -> bool {
+        self.issuer.as_deref().is_none_or(|only| only == issuer)
+    }
+
+    pub fn concerns(&self, principal: &Principal) -> bool {
+        let named = match &self.what {
+            What::User(user) => *user == principal.subject,
+            What::Session(session) => principal.issuer_session.as_ref() == Some(session),
+            What::TokenId(token) => principal.token_id.as_ref() == Some(token),
+            What::IssuedBefore { before, user } => {
+                principal.issued_at < *before
+                    && user.as_ref().is_none_or(|user| *user == principal.subject)
+            }
+        };
+        named && self.concerns_issuer(&principal.issuer)
+    }
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::User, Self::Session, Self::TokenId, Self::IssuedBefore];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Session => "session",
+            Self::TokenId => "token_id",
+            Self::IssuedBefore => "issued_before",
+        }
+    }
+}
+
+impl Fields {
+    /// Exactly one thing is named; a user may narrow `issued_before`.
+    pub fn meant(self) -> Result<What, &'static str> {
+        let Self { user, session, token_id, issued_before } = self;
+        for name in [&user, &session, &token_id].into_iter().flatten() {
+            if name.is_empty() || name.len() > LONGEST {
+                return Err("a name has 1 to 1024 bytes");
+            }
+        }
+        match (user, session, token_id, issued_before) {
+            (Some(user), None, None, None) => Ok(What::User(user)),
+            (None, Some(session), None, None) => Ok(What::Session(session)),
+            (None, None, Some(token_id), None) => Ok(What::TokenId(token_id)),
+            (user, None, None, Some(before)) => Ok(What::IssuedBefore { before, user }),
+            (None, None, None, None) => {
+                Err("one of user, session, token_id and issued_before is needed")
+            }
+            _ => Err(
+                "only one of user, session, token_id and issued_before can be meant; user may stand beside issued_before",
+            ),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    id: String,
+    at: u64,
+    until: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issuer: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issued_before: Option<u64>,
+}
+
+impl From<Revocation> for Wire {
+    fn from(revocation: Revocation) -> Self {
+        let Revocation { id, at, until, issuer, what } = revocation;
+        let mut wire = Self {
+            id,
+            at: at.0,
+            until: until.0,
+            issuer,
+            user: None,
+            session: None,
+            token_id: None,
+            issued_before: None,
+        };
+        match what {
+            What::User(user) => wire.user = Some(user),
+            What::Session(session) => wire.session = Some(session),
+            What::TokenId(token_id) => wire.token_id = Some(token_id),
+            What::IssuedBefore { before, user } => {
+                (wire.issued_before, wire.user) = (Some(before.0), user);
+            }
+        }
+        wire
+    }
+}
+
+impl TryFrom<Wire> for Revocation {
+    type Error = &'static str;
+
+    fn try_from(wire: Wire) -> Result<Self, Self::Error> {
+        let Wire { id, at, until, issuer, user, session, token_id, issued_before } = wire;
+        let what = Fields { user, session, token_id, issued_before: issued_before.map(UnixMillis) }
+            .meant()?;
+        Ok(Self { id, at: UnixMillis(at), until: UnixMillis(until), issuer, what })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_goes_through_json_and_back() {
+        let orders = [
+            (What::User("ada".into()), r#""user":"ada""#),
+            (What::Session("s1".into()), r#""session":"s1""#),
+            (What::TokenId("t1".into()), r#""token_id":"t1""#),
+            (What::IssuedBefore { before: UnixMillis(7), user: None }, r#""issued_before":7"#),
+            (
+                What::IssuedBefore { before: UnixMillis(7), user: Some("ada".into()) },
+                r#""user":"ada","issued_before":7"#,
+            ),
+        ];
+        for (what, field) in orders {
+            let order = Revocation {
+                id: "r1".into(),
+                ..Revocation::new(what, None, UnixMillis(1000), Duration::from_secs(1))
+            };
+            let json = serde_json::to_string(&order).unwrap();
+            assert_eq!(json, format!(r#"{{"id":"r1","at":1000,"until":2000,{field}}}"#));
+            assert_eq!(serde_json::from_str::<Revocation>(&json).unwrap(), order);
+        }
+    }
+
+    #[test]
+    fn an_order_that_means_nothing_or_two_things_is_none() {
+        for fields in [
+            r#""at":1"#,
+            r#""user":"a","session":"b""#,
+            r#""token_id":"a","issued_before":1"#,
+            r#""user":"""#,
+        ] {
+            let json = format!(r#"{{"id":"r1","at":1,"until":2,{fields}}}"#);
+            assert!(serde_json::from_str::<Revocation>(&json).is_err(), "{json}");
+        }
+        let long = Fields { user: Some("a".repeat(1025)), ..Fields::default() };
+        assert!(long.meant().is_err());
+    }
+}

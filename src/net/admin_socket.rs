@@ -1,0 +1,234 @@
+//! The admin listener's socket: an address, or a file.
+//!
+//! A unix socket is made in a folder that nobody else may enter, gets its mode there, and is moved
+//! to its path: nobody can connect before it is its owner's alone. What a process left behind that
+//! died is taken away; a socket at which a process listens, or a file that is no socket, is an
+//! error.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::config::AdminAddress;
+use crate::model::listening_address::PortSharing;
+use crate::net::bind::{self, BindError};
+use crate::net::stream::Stream;
+
+#[derive(Debug)]
+pub enum AdminSocket {
+    Tcp(std::net::TcpListener),
+    Unix(StdUnixListener, SocketFile),
+}
+
+/// The same, in a runtime.
+#[derive(Debug)]
+pub enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a socket; it is removed with this, unless another has taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdminBindError {
+    #[error(transparent)]
+    Address(#[from] BindError),
+    #[error("cannot listen on {}: {}", path.display(), describe(.error))]
+    File { path: PathBuf, error: io::Error },
+}
+
+impl AdminBindError {
+    pub fn io(&self) -> &io::Error {
+        match self {
+            Self::Address(failed) => &failed.error,
+            Self::File { error, .. } => error,
+        }
+    }
+}
+
+impl AdminSocket {
+    pub fn bind(address: &AdminAddress) -> Result<Self, AdminBindError> {
+        match address {
+            AdminAddress::Tcp(address) => {
+                Ok(Self::Tcp(bind::bind(*address, 1, PortSharing::Refused)?.remove(0)))
+            }
+            AdminAddress::Unix(path) => {
+                let (socket, file) = bind_file(path)
+                    .map_err(|error| AdminBindError::File { path: path.clone(), error })?;
+                Ok(Self::Unix(socket, file))
+            }
+        }
+    }
+
+    /// As bound: port 0 has become a port.
+    pub fn address(&self) -> io::Result<AdminAddress> {
+        Ok(match self {
+            Self::Tcp(socket) => AdminAddress::Tcp(socket.local_addr()?),
+            Self::Unix(_, file) => AdminAddress::Unix(file.path.clone()),
+        })
+    }
+
+    pub fn listen(self) -> io::Result<Listening> {
+        Ok(match self {
+            Self::Tcp(socket) => Listening::Tcp(TcpListener::from_std(socket)?),
+            Self::Unix(socket, file) => Listening::Unix(UnixListener::from_std(socket)?, file),
+        })
+    }
+}
+
+impl Listening {
+    pub async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(socket) => socket.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Unix(socket, _) => socket.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+}
+
+/// What stands at the path of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occupant {
+    Nothing,
+    /// A socket at which no process listens.
+    Stale,
+    Listening,
+    /// It is not ours to remove.
+    NotASocket,
+}
+
+pub fn occupant(path: &Path) -> io::Result<Occupant> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Occupant::Nothing),
+        Err(error) => Err(error),
+        Ok(found) if !found.file_type().is_socket() => Ok(Occupant::NotASocket),
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => Ok(Occupant::Listening),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Occupant::Stale),
+            // A queue that is full has a listener.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Occupant::Listening),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+fn bind_file(path: &Path) -> io::Result<(StdUnixListener, SocketFile)> {
+    match occupant(path)? {
+        Occupant::Nothing => {}
+        Occupant::Stale => fs::remove_file(path)?,
+        Occupant::Listening => return Err(io::ErrorKind::AddrInUse.into()),
+        Occupant::NotASocket => return Err(io::ErrorKind::AlreadyExists.into()),
+    }
+    let folder = path.with_file_name(format!(".usher{}", std::process::id()));
+    let made = || {
+        fs::DirBuilder::new().mode(0o700).create(&folder)?;
+        let inside = folder.join("s");
+        let socket = StdUnixListener::bind(&inside)?;
+        socket.set_nonblocking(true)?;
+        fs::set_permissions(&inside, fs::Permissions::from_mode(0o600))?;
+        let inode = fs::metadata(&inside)?.ino();
+        fs::rename(&inside, path)?;
+        Ok((socket, SocketFile { path: path.to_owned(), inode }))
+    };
+    let bound = made();
+    let _ = fs::remove_file(folder.join("s"));
+    let _ = fs::remove_dir(&folder);
+    bound
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn describe(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process listens there\n  \
+             help: stop that process, or choose another path"
+            .to_owned(),
+        io::ErrorKind::AlreadyExists => "the file is there and is not a socket\n  \
+             help: choose another path, or move the file away"
+            .to_owned(),
+        io::ErrorKind::NotFound => "the folder does not exist\n  \
+             help: make it, owned by the user that runs Usher"
+            .to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied\n  \
+             help: the folder must be writable by the user that runs Usher"
+            .to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Of the same machine: no page in a browser reaches a file.
+pub fn is_file(stream: &Stream) -> bool {
+    matches!(stream, Stream::Unix(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("usher-adm-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_file_is_its_owner_s_alone_and_goes_with_the_process() {
+        let scratch = Scratch::new("mode");
+        let path = scratch.0.join("admin.sock");
+        let (socket, file) = bind_file(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1, "nothing else is left");
+        assert_eq!(bind_file(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(occupant(&path).unwrap(), Occupant::Listening);
+        drop((socket, file));
+        assert_eq!(occupant(&path).unwrap(), Occupant::Nothing);
+    }
+
+    #[test]
+    fn what_a_dead_process_left_is_replaced_and_another_file_is_not() {
+        let scratch = Scratch::new("stale");
+        let path = scratch.0.join("admin.sock");
+        drop(StdUnixListener::bind(&path).unwrap());
+        assert_eq!(occupant(&path).unwrap(), Occupant::Stale);
+        let (_socket, file) = bind_file(&path).unwrap();
+        // Another process has taken the place: its file stays.
+        fs::remove_file(&path).unwrap();
+        let _other = StdUnixListener::bind(&path).unwrap();
+        drop(file);
+        assert!(path.exists());
+        let other = scratch.0.join("notes.txt");
+        fs::write(&other, "mine").unwrap();
+        assert_eq!(bind_file(&other).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&other).unwrap(), b"mine");
+        assert_eq!(
+            bind_file(&scratch.0.join("none/a.sock")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+}

@@ -1,0 +1,293 @@
+//! Asking another service over HTTP on our own account: an issuer for its keys, a verifier for its
+//! word.
+//!
+//! Where to ask comes from the config, or from a document of an issuer that the config names; never
+//! from a token or a request. One limit bounds the time of the whole exchange, another its bytes. A
+//! redirect is an error: whoever can make a server point elsewhere must not choose whom we ask
+//! next. What is asked changes nothing there, so a question that a kept connection lost is asked
+//! once more on a new one.
+
+mod dial;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout};
+
+use crate::base::clock::Now;
+use crate::base::lock::lock;
+use crate::model::secret::Secret;
+use crate::model::service_url::ServiceUrl;
+use dial::Dialler;
+
+/// Idle connections are closed by most servers after some seconds; ours go a little later than the
+/// shortest of them.
+const KEPT_FOR: Duration = Duration::from_secs(30);
+/// What an answer's head may take.
+const HEAD_BYTES: usize = 64 << 10;
+const AGENT: &str = concat!("usher/", env!("CARGO_PKG_VERSION"));
+
+#[derive(Clone, Debug)]
+pub struct FetchConfig {
+    /// PEM file of the authorities that sign the servers; those of the system unless given.
+    pub ca_file: Option<PathBuf>,
+    /// For the whole exchange: the name, the connection, TLS, the answer and its body.
+    pub timeout: Duration,
+    /// Of an answer.
+    pub max_body: usize,
+    /// Idle connections kept for each server.
+    pub max_idle: usize,
+}
+
+/// An HTTP client. Clones share their connections; each is driven by the runtime that opened it, so
+/// a runtime that ends before the others has a [`Fetcher::apart`] of its own.
+#[derive(Clone, Debug)]
+pub struct Fetcher {
+    config: Arc<FetchConfig>,
+    dialler: Dialler,
+    idle: Arc<Idle>,
+}
+
+/// An answer, whole. Its status may be any but a redirect.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    #[error("no whole answer within {0:?}")]
+    Timeout(Duration),
+    #[error("it cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("TLS failed: {0}")]
+    Tls(String),
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    #[error("it answered {0}; redirects are not followed, so write the address that it points to")]
+    Redirect(StatusCode),
+    #[error("its answer is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("its answer is not what was asked for: {0}")]
+    Malformed(String),
+}
+
+/// Connections that wait for the next question, by server.
+#[derive(Debug, Default)]
+struct Idle(Mutex<HashMap<String, Vec<Kept>>>);
+
+/// A connection, and since when it waits.
+type Kept = (SendRequest<Full<Bytes>>, Instant);
+
+impl Fetcher {
+    /// Fails where `ca_file` holds no authorities.
+    pub fn new(config: FetchConfig) -> Result<Self, String> {
+        let dialler = Dialler::new(config.ca_file.as_deref())?;
+        Ok(Self { config: Arc::new(config), dialler, idle: Arc::default() })
+    }
+
+    /// The same, with connections of its own.
+    pub fn apart(&self) -> Self {
+        Self { idle: Arc::default(), ..self.clone() }
+    }
+
+    /// Asks for JSON.
+    pub async fn get(
+        &self,
+        place: &ServiceUrl,
+        authorization: Option<&Secret>,
+    ) -> Result<Fetched, FetchError> {
+        let request = request(Method::GET, place, authorization, Bytes::new())?;
+        self.within_time(place, request).await
+    }
+
+    /// `authorization` is the whole value, scheme and all.
+    pub async fn post(
+        &self,
+        place: &ServiceUrl,
+        content_type: HeaderValue,
+        authorization: Option<&Secret>,
+        body: Bytes,
+    ) -> Result<Fetched, FetchError> {
+        let mut request = request(Method::POST, place, authorization, body)?;
+        request.headers_mut().insert(CONTENT_TYPE, content_type);
+        self.within_time(place, request).await
+    }
+
+    async fn within_time(
+        &self,
+        place: &ServiceUrl,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Fetched, FetchError> {
+        let asking = Box::pin(self.ask(place, request));
+        timeout(self.config.timeout, asking)
+            .await
+            .unwrap_or(Err(FetchError::Timeout(self.config.timeout)))
+    }
+
+    async fn ask(
+        &self,
+        place: &ServiceUrl,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Fetched, FetchError> {
+        while let Some(mut sender) = self.idle.take(place.server()) {
+            // A kept connection may have been closed by the server a moment ago, before or after it
+            // took the question.
+            if let Ok(response) = sender.send_request(request.clone()).await {
+                return self.read(place, sender, response).await;
+            }
+        }
+        let stream = self.dialler.open(place, self.config.timeout).await?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_BYTES);
+        let (mut sender, connection) =
+            builder.handshake(TokioIo::new(stream)).await.map_err(malformed)?;
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(failed)?;
+        self.read(place, sender, response).await
+    }
+
+    async fn read(
+        &self,
+        place: &ServiceUrl,
+        sender: SendRequest<Full<Bytes>>,
+        response: Response<Incoming>,
+    ) -> Result<Fetched, FetchError> {
+        let (head, mut body) = response.into_parts();
+        if head.status.is_redirection() {
+            return Err(FetchError::Redirect(head.status));
+        }
+        // None was asked for.
+        if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return Err(FetchError::Malformed("it is compressed".to_owned()));
+        }
+        let most = self.config.max_body;
+        if body.size_hint().lower() > most as u64 {
+            return Err(FetchError::TooLarge(most));
+        }
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(failed)?.into_data() else { continue };
+            if bytes.len() + data.len() > most {
+                return Err(FetchError::TooLarge(most));
+            }
+            bytes.extend_from_slice(&data);
+        }
+        self.idle.keep_when_ready(place.server(), sender, self.config.max_idle);
+        Ok(Fetched { status: head.status, headers: head.headers, body: bytes.into() })
+    }
+}
+
+impl Fetched {
+    /// The answer, where it is a success.
+    pub fn success(self) -> Result<Self, FetchError> {
+        if self.status.is_success() { Ok(self) } else { Err(FetchError::Status(self.status)) }
+    }
+}
+
+impl FetchError {
+    /// The closed set of [`FetchError::label`].
+    pub const LABELS: [&'static str; 7] =
+        ["timeout", "unreachable", "tls", "status", "redirect", "too_large", "malformed"];
+
+    /// For metrics and logs.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "timeout",
+            Self::Unreachable(_) => "unreachable",
+            Self::Tls(_) => "tls",
+            Self::Status(_) => "status",
+            Self::Redirect(_) => "redirect",
+            Self::TooLarge(_) => "too_large",
+            Self::Malformed(_) => "malformed",
+        }
+    }
+}
+
+impl Idle {
+    fn take(&self, server: &str) -> Option<SendRequest<Full<Bytes>>> {
+        let now = Now::read().mono;
+        let mut idle = lock(&self.0);
+        let kept = idle.get_mut(server)?;
+        while let Some((sender, since)) = kept.pop() {
+            if now.duration_since(since) < KEPT_FOR && sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    /// The answer is whole, but the connection may need another turn to see that.
+    fn keep_when_ready(
+        self: &Arc<Self>,
+        server: &str,
+        mut sender: SendRequest<Full<Bytes>>,
+        most: usize,
+    ) {
+        let (idle, server) = (Arc::clone(self), server.to_owned());
+        tokio::spawn(async move {
+            if sender.ready().await.is_err() {
+                return;
+            }
+            let now = Now::read().mono;
+            let mut idle = lock(&idle.0);
+            let kept = idle.entry(server).or_default();
+            kept.retain(|(sender, since)| {
+                now.duration_since(*since) < KEPT_FOR && sender.is_ready()
+            });
+            if kept.len() < most {
+                kept.push((sender, now));
+            }
+        });
+    }
+}
+
+fn request(
+    method: Method,
+    place: &ServiceUrl,
+    authorization: Option<&Secret>,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, FetchError> {
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = place.target().clone();
+    let headers = request.headers_mut();
+    headers.insert(HOST, place.authority().clone());
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    if let Some(authorization) = authorization {
+        let wrong =
+            |_| FetchError::Malformed("the authorization cannot stand in a header".to_owned());
+        let mut value = HeaderValue::from_bytes(authorization.expose()).map_err(wrong)?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(request)
+}
+
+fn malformed(error: hyper::Error) -> FetchError {
+    FetchError::Malformed(error.to_string())
+}
+
+/// A connection that broke, or bytes that are not HTTP.
+fn failed(error: hyper::Error) -> FetchError {
+    if error.is_parse() || error.is_parse_too_large() {
+        return malformed(error);
+    }
+    let cause =
+        std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    FetchError::Unreachable(format!("{error}{cause}"))
+}

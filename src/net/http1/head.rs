@@ -1,0 +1,278 @@
+//! The strict reader of HTTP/1 heads, for both sides.
+//!
+//! A head is looked at as bytes first, because parsers forgive what smugglers live on: bare line
+//! feeds, two lengths, two hosts. What could be read in two ways is refused here, before anything
+//! is decided.
+
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+
+use super::framing::{BodyFraming, Chunks};
+use super::host::Authority;
+use crate::config::Limits;
+use crate::rejection::Rejection;
+
+/// The parser's table is on the stack; a higher `head_fields` than this is as good as this.
+pub const MAX_FIELDS: usize = 256;
+
+/// The largest answer head that is read.
+pub const MAX_ANSWER_HEAD: usize = 32 * 1024;
+
+/// Answers such as 100 and 103 that may come before the one that counts.
+pub const MAX_INTERIM_ANSWERS: usize = 16;
+
+/// A client's request head that has one reading only.
+#[derive(Debug)]
+pub struct RequestHead {
+    pub parts: Parts,
+    pub framing: BodyFraming,
+    /// The Host header, or the host of an absolute target. `None` in HTTP/1.0 alone.
+    pub host: Option<Authority>,
+}
+
+/// An upstream's answer head.
+#[derive(Debug)]
+pub struct AnswerHead {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub framing: BodyFraming,
+}
+
+/// How long the head at the start of `buffer` is, its empty line included; `None` while it is not
+/// whole.
+pub fn length_of_head(buffer: &[u8]) -> Option<usize> {
+    buffer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+}
+
+/// Is something in these bytes that no head may hold? Looked for in unfinished heads too, so that a
+/// head of bare line feeds is answered at once instead of waited for. `previous` is the byte before
+/// these, or 0 at the start.
+pub fn check_bytes(head: &[u8], mut previous: u8) -> Result<(), Rejection> {
+    for &byte in head {
+        match byte {
+            b'\n' if previous != b'\r' => {
+                return Err(Rejection::AmbiguousRequest("a line ends without a carriage return"));
+            }
+            b'\n' | b'\t' => {}
+            _ if previous == b'\r' => {
+                return Err(Rejection::AmbiguousRequest("a carriage return stands inside a line"));
+            }
+            b'\r' => {}
+            0..0x20 | 0x7f => {
+                return Err(Rejection::AmbiguousRequest("a control character stands in the head"));
+            }
+            _ => {}
+        }
+        previous = byte;
+    }
+    Ok(())
+}
+
+/// `head` ends with its empty line.
+pub fn parse_request(head: &[u8], limits: &Limits) -> Result<RequestHead, Rejection> {
+    check_bytes(head, 0)?;
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let allowed = fields.split_at_mut(limits.head_fields.min(MAX_FIELDS)).0;
+    let mut request = httparse::Request::new(allowed);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Rejection::HeadTooLarge),
+        Err(httparse::Error::Version) => {
+            return Err(Rejection::AmbiguousRequest(
+                "the version is neither HTTP/1.1 nor HTTP/1.0",
+            ));
+        }
+        _ => return Err(Rejection::AmbiguousRequest("the request head is not well formed")),
+    }
+    let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let malformed = || Rejection::AmbiguousRequest("the request line is not well formed");
+    let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
+        .map_err(|_| malformed())?;
+    let target = request.path.unwrap_or_default();
+    if target.len() > limits.target_bytes {
+        return Err(Rejection::HeadTooLarge);
+    }
+    let headers = header_map(request.headers)
+        .ok_or(Rejection::AmbiguousRequest("a header is not well formed"))?;
+    let (uri, named) = origin_form(&method, target)?;
+    let host = match (host_of(&headers, version)?, named) {
+        (Some(host), Some(named)) if !named.eq_ignore_ascii_case(host.as_str()) => {
+            return Err(Rejection::AmbiguousRequest("the request target and Host name two hosts"));
+        }
+        (None, Some(named)) => Some(authority(named)?),
+        (host, _) => host,
+    };
+    let framing = request_framing(&headers, version)?;
+
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = uri;
+    parts.version = version;
+    parts.headers = headers;
+    Ok(RequestHead { parts, framing, host })
+}
+
+/// `head` ends with its empty line; `to_head` says that it answers a HEAD. The error is what is
+/// wrong with the upstream.
+pub fn parse_answer(head: &[u8], to_head: bool) -> Result<AnswerHead, &'static str> {
+    check_bytes(head, 0).map_err(|_| "its answer head holds bytes that no head may hold")?;
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    match response.parse(head) {
+        Ok(httparse::Status::Complete(length))
+            if length == head.len() && head.starts_with(b"HTTP/") => {}
+        _ => return Err("its answer head is not HTTP/1"),
+    }
+    let is_http_10 = response.version == Some(0);
+    let status = response
+        .code
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .filter(|status| status.as_u16() < 600);
+    let status = status.ok_or("its status is not a number from 100 to 599")?;
+    let headers = header_map(response.headers).ok_or("one of its headers is not well formed")?;
+    let two_ways = "the length of its answer can be read in two ways";
+    let length = body_length(&headers).map_err(|_| two_ways)?;
+    let chunked = is_chunked(&headers).map_err(|_| two_ways)?;
+    if chunked && (length.is_some() || is_http_10) {
+        return Err(two_ways);
+    }
+    if status == StatusCode::SWITCHING_PROTOCOLS && is_http_10 {
+        return Err("it switches protocols in HTTP/1.0");
+    }
+    let framing = if status.is_informational() || status == StatusCode::NO_CONTENT {
+        // RFC 9112 section 6.1 and RFC 9110 section 8.6: neither field may stand here. A length of
+        // 0 does no harm.
+        if chunked || length.is_some_and(|length| length > 0) {
+            return Err(two_ways);
+        }
+        BodyFraming::Done
+    } else if to_head || status == StatusCode::NOT_MODIFIED {
+        BodyFraming::Done
+    } else if chunked {
+        BodyFraming::Chunked(Chunks::default())
+    } else {
+        length.map_or(BodyFraming::UntilClose, BodyFraming::Length)
+    };
+    Ok(AnswerHead { status, headers, framing })
+}
+
+fn header_map(fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(fields.len() + 8);
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let value = HeaderValue::from_bytes(field.value).ok()?;
+        headers.append(name, value);
+    }
+    Some(headers)
+}
+
+/// RFC 9112 section 3.2: "A server MUST respond with a 400 (Bad Request) status code to any
+/// HTTP/1.1 request message that lacks a Host header field and to any request message that contains
+/// more than one Host header field line".
+fn host_of(headers: &HeaderMap, version: Version) -> Result<Option<Authority>, Rejection> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if version == Version::HTTP_10 => Ok(None),
+        (Some(host), None) => Ok(Some(authority(host.to_str().unwrap_or_default())?)),
+        _ => Err(Rejection::AmbiguousRequest("a request has exactly one Host")),
+    }
+}
+
+fn authority(text: &str) -> Result<Authority, Rejection> {
+    Authority::parse(text).ok_or(Rejection::AmbiguousRequest("the Host is not a host"))
+}
+
+/// The target as path and query, and the host of an absolute target.
+fn origin_form<'a>(method: &Method, target: &'a str) -> Result<(Uri, Option<&'a str>), Rejection> {
+    if *method == Method::CONNECT {
+        return Err(Rejection::AmbiguousRequest("this server opens no tunnels"));
+    }
+    let (named, path) = if target.starts_with('/') || (target == "*" && *method == Method::OPTIONS)
+    {
+        (None, target)
+    } else {
+        let rest = target.strip_prefix("https://").or_else(|| target.strip_prefix("http://"));
+        let rest = rest.ok_or(Rejection::AmbiguousRequest("the request target is not a path"))?;
+        let (named, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if !path.starts_with('/') {
+            return Err(Rejection::AmbiguousRequest("the request target has no path"));
+        }
+        (Some(named), path)
+    };
+    if path.contains('#') {
+        return Err(Rejection::AmbiguousRequest("the request target has a fragment"));
+    }
+    let uri = path
+        .parse()
+        .map_err(|_| Rejection::AmbiguousRequest("the request target is not well formed"))?;
+    Ok((uri, named))
+}
+
+fn request_framing(headers: &HeaderMap, version: Version) -> Result<BodyFraming, Rejection> {
+    let length = body_length(headers)?;
+    let chunked = is_chunked(headers)?;
+    match (length, chunked) {
+        (Some(_), true) => {
+            Err(Rejection::AmbiguousRequest("the body has both a length and chunks"))
+        }
+        (None, true) if version != Version::HTTP_11 => {
+            Err(Rejection::AmbiguousRequest("chunks belong to HTTP/1.1"))
+        }
+        (None, true) => Ok(BodyFraming::Chunked(Chunks::default())),
+        (Some(length), false) => Ok(BodyFraming::Length(length)),
+        (None, false) => Ok(BodyFraming::Done),
+    }
+}
+
+fn body_length(headers: &HeaderMap) -> Result<Option<u64>, Rejection> {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let digits = value
+        .to_str()
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    match (digits.and_then(|digits| digits.parse().ok()), values.next()) {
+        (Some(length), None) => Ok(Some(length)),
+        _ => Err(Rejection::AmbiguousRequest("Content-Length is not one number")),
+    }
+}
+
+fn is_chunked(headers: &HeaderMap) -> Result<bool, Rejection> {
+    let mut values = headers.get_all(TRANSFER_ENCODING).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(false),
+        (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err(Rejection::AmbiguousRequest("Transfer-Encoding is not chunked alone")),
+    }
+}
+
+impl RequestHead {
+    /// The host that routes are chosen by; empty where there is none.
+    pub fn host_name(&self) -> &str {
+        self.host.as_ref().map_or("", Authority::name)
+    }
+}
+
+/// Is an upgrade to WebSocket asked for, well formed or not? RFC 9110 section 7.8: a server "MAY
+/// ignore a received Upgrade header field", and one to anything else is ignored.
+pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    let is_websocket = |token: &[u8]| {
+        let name = token.split(|byte| *byte == b'/').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"websocket")
+    };
+    headers
+        .get_all(UPGRADE)
+        .iter()
+        .any(|line| line.as_bytes().split(|byte| *byte == b',').any(is_websocket))
+}
+
+/// The comma-separated tokens of all lines of one header, in lower case.
+pub fn tokens(headers: &HeaderMap, name: HeaderName) -> Vec<String> {
+    let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .map(|token| token.trim().to_ascii_lowercase())
+        .filter(|token| !token.is_empty())
+        .collect()
+}

@@ -1,0 +1,8 @@
+//! Bytes to and from other processes: sockets, TLS, HTTP/1.1 heads, requests on Usher's own account.
+
+pub mod admin_socket;
+pub mod bind;
+pub mod fetch;
+pub mod http1;
+pub mod stream;
+pub mod tls;

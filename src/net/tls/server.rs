@@ -1,0 +1,230 @@
+//! The TLS side of a listener: certificates by name, versions, session resumption.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs;
+use rustls::crypto::aws_lc_rs::cipher_suite::{
+    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::pem::{NO_CERTIFICATE, read_certificates};
+use crate::config::{CertificateFiles, ClientCertificates, Tls, TlsVersion};
+
+/// What is taken of a client's offers, the first that it has.
+const SUITES: [SupportedCipherSuite; 9] = [
+    TLS13_AES_128_GCM_SHA256,
+    TLS13_CHACHA20_POLY1305_SHA256,
+    TLS13_AES_256_GCM_SHA384,
+    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+];
+
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {problem}")]
+pub struct TlsError {
+    pub file: String,
+    pub problem: String,
+}
+
+/// Certificates by the names they are made for.
+#[derive(Debug)]
+struct Certificates {
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what follows `*.`.
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+    /// The first one: for clients that name no host, or one that none is made for.
+    first: Arc<CertifiedKey>,
+}
+
+/// `authorities`: those of [`Tls::clients`].
+pub fn config(
+    tls: &Tls,
+    authorities: Option<&Arc<RootCertStore>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let certificates = Certificates::load(tls)?;
+    let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
+        TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let provider = Arc::new(CryptoProvider {
+        cipher_suites: SUITES.to_vec(),
+        ..aws_lc_rs::default_provider()
+    });
+    let verifier = match (&tls.clients, authorities) {
+        (None, _) => WebPkiClientVerifier::no_client_auth(),
+        (Some(clients), Some(authorities)) => verifier(clients, authorities, &provider)?,
+        (Some(clients), None) => {
+            return Err(TlsError {
+                file: clients.ca_file.display().to_string(),
+                problem: NO_CERTIFICATE.to_owned(),
+            });
+        }
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(certificates));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // The client keeps its session, sealed under keys that change every six hours: a store here
+    // would grow, and be locked and searched in each handshake. A ticket carries the client's
+    // certificate, and is good for this config alone: whose authority is taken out does not come
+    // back by a ticket from before.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = aws_lc_rs::Ticketer::new()
+        .map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?;
+    // One is enough for a browser that opens one socket; the second costs time on every handshake.
+    config.send_tls13_tickets = 1;
+    // Many clients offer AES-256 first and take AES-128 as well: with SHA-256 the handshake costs a
+    // tenth less, and each byte a fifth.
+    config.ignore_client_order = true;
+    // rustls shakes hands, and our own stream uses the keys.
+    config.enable_secret_extraction = true;
+    // Early data can be replayed; a ticket must not ride in it.
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
+/// Who has no certificate is let through where the listener says so; who has a wrong one is not.
+fn verifier(
+    clients: &ClientCertificates,
+    authorities: &Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), Arc::clone(provider));
+    let builder = if clients.is_required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| TlsError {
+        file: clients.ca_file.display().to_string(),
+        problem: error.to_string(),
+    })
+}
+
+/// What the handshake says of a client's certificate, the leaf first.
+pub fn check_client(
+    clients: &ClientCertificates,
+    chain: &[CertificateDer<'_>],
+    at: UnixTime,
+) -> Result<(), TlsError> {
+    let file = || clients.ca_file.display().to_string();
+    let Some((leaf, others)) = chain.split_first() else {
+        let problem =
+            "a certificate of these authorities is required, and none is shown".to_owned();
+        return if clients.is_required { Err(TlsError { file: file(), problem }) } else { Ok(()) };
+    };
+    let authorities = Arc::new(authorities(&clients.ca_file)?);
+    let verifier = verifier(clients, &authorities, &Arc::new(aws_lc_rs::default_provider()))?;
+    verifier
+        .verify_client_cert(leaf, others, at)
+        .map_err(|error| TlsError { file: file(), problem: error.to_string() })?;
+    Ok(())
+}
+
+/// Returns the authorities of clients in a PEM file.
+pub fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
+    let roots = read_certificates(file).and_then(|certificates| trust_all(&certificates));
+    roots.map_err(|problem| TlsError { file: file.display().to_string(), problem })
+}
+
+/// Returns a store in which each of these certificates may sign those of clients.
+pub fn trust_all(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate.clone()).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
+}
+
+/// A certificate chain with its key, and the names (lower case) that it is made for.
+pub fn load(files: &CertificateFiles) -> Result<(Vec<String>, Arc<CertifiedKey>), TlsError> {
+    let at = |path: &Path, problem: String| TlsError { file: path.display().to_string(), problem };
+    let chain = read_certificates(&files.cert).map_err(|problem| at(&files.cert, problem))?;
+    let Some(leaf) = chain.first() else {
+        return Err(at(&files.cert, NO_CERTIFICATE.to_owned()));
+    };
+    let names = names_of(leaf).map_err(|problem| at(&files.cert, problem))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| at(&files.key, error.to_string()))?;
+    let key = aws_lc_rs::sign::any_supported_type(&key)
+        .map_err(|error| at(&files.key, error.to_string()))?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|_| {
+        at(&files.key, format!("this key does not belong to {}", files.cert.display()))
+    })?;
+    Ok((names, Arc::new(certified)))
+}
+
+pub fn names_of(leaf: &CertificateDer<'_>) -> Result<Vec<String>, String> {
+    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
+    let extension = certificate.subject_alternative_name().map_err(|error| error.to_string())?;
+    let names =
+        extension.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+    Ok(names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        })
+        .collect())
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = hello.server_name().and_then(|name| self.find(&name.to_ascii_lowercase()));
+        Some(Arc::clone(found.unwrap_or(&self.first)))
+    }
+}
+
+/// The certificate that a client gets who names this host.
+pub fn certificate_for(tls: &Tls, host: &str) -> Result<Arc<CertifiedKey>, TlsError> {
+    let certificates = Certificates::load(tls)?;
+    Ok(Arc::clone(certificates.find(host).unwrap_or(&certificates.first)))
+}
+
+impl Certificates {
+    fn load(tls: &Tls) -> Result<Self, TlsError> {
+        let none =
+            || TlsError { file: "certificates".to_owned(), problem: "there is none".to_owned() };
+        let mut loaded =
+            tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?.into_iter();
+        let (first_names, first) = loaded.next().ok_or_else(none)?;
+        let mut certificates =
+            Self { exact: HashMap::new(), wildcard: HashMap::new(), first: Arc::clone(&first) };
+        for (names, key) in std::iter::once((first_names, first)).chain(loaded) {
+            for name in names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(parent) => (&mut certificates.wildcard, parent.to_owned()),
+                    None => (&mut certificates.exact, name),
+                };
+                map.entry(name).or_insert_with(|| Arc::clone(&key));
+            }
+        }
+        Ok(certificates)
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        self.exact
+            .get(name)
+            .or_else(|| name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent)))
+    }
+}

@@ -1,0 +1,662 @@
+//! Every way a request is refused before it becomes a session.
+//!
+//! One variant is one answer to "why not?": its status, code, metric label, audit word and the side
+//! at fault stand in one table, so that client, log, metric and audit line cannot disagree.
+
+use crate::model::path::AmbiguousPath;
+pub mod client_codes;
+pub mod close;
+pub mod pages;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::model::faults::FirstMessageFault;
+use crate::model::faults::InvalidCertificate;
+use crate::model::faults::InvalidToken;
+use crate::model::faults::TicketFault;
+use crate::model::faults::UnfitClaim;
+use crate::model::method::Method;
+use crate::model::permission::MissingPermission;
+use crate::model::revocation::Kind;
+use crate::model::verifier_fault::VerifierFault;
+use crate::rejection::close::CloseCodes;
+use crate::ws::close_code::CloseCode;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The bytes can be read as more than one request, or not as one at all.
+    AmbiguousRequest(&'static str),
+    HeadTooLarge,
+    HeadTimeout,
+    /// The body stopped coming in the middle.
+    BodyTimeout,
+    UpgradeMethod,
+    /// HTTP/1.0, another protocol than `websocket`, a body, a bad key.
+    UpgradeMalformed(&'static str),
+    UpgradeVersion,
+    NoRoute,
+    /// The path is another spelling of one that the named route guards, and would fall to a route
+    /// that asks for less.
+    PathSpelling(Arc<str>),
+    ForbiddenOrigin,
+    /// A credential that browsers send by themselves, and no page that is named with it.
+    MissingOrigin,
+    MissingCredential,
+    InvalidToken(InvalidToken),
+    /// Nobody can say whether the token is good: its issuer's keys cannot be fetched.
+    IssuerKeysUnavailable,
+    /// Nobody can say whether the credential is good: its verifier gives no answer.
+    VerifierUnavailable(VerifierFault),
+    InvalidTicket(TicketFault),
+    /// The handshake has verified it, and it names nobody, or its time is over.
+    InvalidCertificate(InvalidCertificate),
+    /// The credential was good, and its user, login session or token is revoked.
+    Revoked(Kind),
+    /// After an early 101, the first message was not what it should be.
+    FirstMessage(FirstMessageFault),
+    /// The ticket was made for another route, page or address.
+    TicketBinding(&'static str),
+    /// A ticket was asked for, and nothing takes tickets.
+    TicketsOff(Box<WaysIn>),
+    /// What our own endpoint was asked cannot be done.
+    InvalidRequest(&'static str),
+    /// Our own endpoint answers these methods only.
+    MethodNotAllowed {
+        allow: &'static str,
+    },
+    /// The credential was good, and its client is to come by this method instead.
+    LegacyMethod(Method),
+    /// More was asked for than the credential gives.
+    PermissionDenied,
+    /// The credential is good, and does not give what the route requires.
+    MissingPermission(Box<MissingPermission>),
+    /// The credential is good, and the upstream would read one of its claims as another value.
+    UnfitClaim(Box<UnfitClaim>),
+    RateLimited {
+        retry_after: Duration,
+    },
+    /// The user has as many sessions as one may have.
+    TooManySessions,
+    StoreUnavailable,
+    /// No server could be reached.
+    UpstreamUnavailable,
+    /// A server took too long to answer.
+    UpstreamTimeout,
+    /// A server answered what is not a correct upgrade and not HTTP.
+    UpstreamProtocol(&'static str),
+    /// A server answered the upgrade with this status instead of 101; its answer is passed on.
+    UpstreamDeclined(StatusCode),
+    TooManyConnections,
+    Draining,
+    /// The client went away before it was answered.
+    ClientGone,
+    /// A fault of ours.
+    Internal,
+}
+
+/// One fact of an error frame's `details`, by its name there.
+pub type Detail = (&'static str, Value);
+
+/// The methods that a route offers in place of one that it does not take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WaysIn {
+    /// `None`: the client named none, and there are several.
+    pub route: Option<String>,
+    /// In the order of preference.
+    pub methods: Vec<Method>,
+}
+
+/// Whose fault it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Upstream,
+    Store,
+    /// Whoever vouches for the client.
+    Issuer,
+    Us,
+}
+
+/// The row of the table that a rejection stands in.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    pub status: StatusCode,
+    /// Stable, for programs: `code` in the body, and the label in metrics and audit lines in lower
+    /// case.
+    pub code: &'static str,
+    pub label: &'static str,
+    pub side: Side,
+    /// May the same client succeed by trying again, perhaps with a fresh credential?
+    pub recoverable: bool,
+}
+
+impl From<AmbiguousPath> for Rejection {
+    fn from(ambiguous: AmbiguousPath) -> Self {
+        Self::AmbiguousRequest(ambiguous.0)
+    }
+}
+
+impl Rejection {
+    /// One of each variant: the rows of `docs/errors.md` and the closed set of metric labels.
+    pub fn catalogue() -> Vec<Self> {
+        vec![
+            Self::AmbiguousRequest("the request can be read in more than one way"),
+            Self::HeadTooLarge,
+            Self::HeadTimeout,
+            Self::BodyTimeout,
+            Self::UpgradeMethod,
+            Self::UpgradeMalformed("the upgrade is not well formed"),
+            Self::UpgradeVersion,
+            Self::NoRoute,
+            Self::PathSpelling("/ws".into()),
+            Self::ForbiddenOrigin,
+            Self::MissingOrigin,
+            Self::MissingCredential,
+            Self::InvalidToken(InvalidToken::Expired),
+            Self::InvalidToken(InvalidToken::Bound),
+            Self::IssuerKeysUnavailable,
+            Self::VerifierUnavailable(VerifierFault::Timeout),
+            Self::InvalidTicket(TicketFault::Unknown),
+            Self::InvalidCertificate(InvalidCertificate::Expired),
+            Self::Revoked(Kind::TokenId),
+            Self::FirstMessage(FirstMessageFault::NotAuth),
+            Self::FirstMessage(FirstMessageFault::MissingToken),
+            Self::FirstMessage(FirstMessageFault::TwoCredentials),
+            Self::FirstMessage(FirstMessageFault::TooBig),
+            Self::FirstMessage(FirstMessageFault::Timeout),
+            Self::FirstMessage(FirstMessageFault::Protocol),
+            Self::TicketBinding("the ticket was made for another route, page or address"),
+            Self::TicketsOff(Box::default()),
+            Self::InvalidRequest("the body is not what this endpoint takes"),
+            Self::MethodNotAllowed { allow: "POST, OPTIONS" },
+            Self::LegacyMethod(Method::Ticket),
+            Self::PermissionDenied,
+            Self::MissingPermission(Box::new(MissingPermission {
+                name: "chat:read".to_owned(),
+                scope: None,
+            })),
+            Self::UnfitClaim(Box::new(UnfitClaim {
+                claim: "sub".to_owned(),
+                header: http::HeaderName::from_static("x-user-id"),
+            })),
+            Self::RateLimited { retry_after: Duration::from_secs(1) },
+            Self::TooManySessions,
+            Self::StoreUnavailable,
+            Self::UpstreamUnavailable,
+            Self::UpstreamTimeout,
+            Self::UpstreamProtocol("the answer is not HTTP"),
+            Self::UpstreamDeclined(StatusCode::NOT_FOUND),
+            Self::TooManyConnections,
+            Self::Draining,
+            Self::ClientGone,
+            Self::Internal,
+        ]
+    }
+
+    pub fn facts(&self) -> Facts {
+        use Side::{Client, Issuer, Store, Upstream, Us};
+        let row = |status, code, label, side, recoverable| Facts {
+            status,
+            code,
+            label,
+            side,
+            recoverable,
+        };
+        match self {
+            Self::AmbiguousRequest(_) => {
+                row(StatusCode::BAD_REQUEST, "BAD_REQUEST", "bad_request", Client, false)
+            }
+            Self::HeadTooLarge => row(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "HEAD_TOO_LARGE",
+                "head_too_large",
+                Client,
+                false,
+            ),
+            Self::BodyTimeout => {
+                row(StatusCode::REQUEST_TIMEOUT, "BODY_TIMEOUT", "body_timeout", Client, true)
+            }
+            Self::HeadTimeout => {
+                row(StatusCode::REQUEST_TIMEOUT, "HEAD_TIMEOUT", "head_timeout", Client, true)
+            }
+            Self::UpgradeMethod => row(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "UPGRADE_METHOD",
+                "upgrade_method",
+                Client,
+                false,
+            ),
+            Self::UpgradeMalformed(_) => row(
+                StatusCode::BAD_REQUEST,
+                "UPGRADE_MALFORMED",
+                "upgrade_malformed",
+                Client,
+                false,
+            ),
+            Self::UpgradeVersion => row(
+                StatusCode::UPGRADE_REQUIRED,
+                "UPGRADE_VERSION",
+                "upgrade_version",
+                Client,
+                false,
+            ),
+            Self::NoRoute => row(StatusCode::NOT_FOUND, "NO_ROUTE", "no_route", Client, false),
+            Self::PathSpelling(_) => {
+                row(StatusCode::NOT_FOUND, "PATH_SPELLING", "path_spelling", Client, false)
+            }
+            Self::ForbiddenOrigin => {
+                row(StatusCode::FORBIDDEN, "FORBIDDEN_ORIGIN", "forbidden_origin", Client, false)
+            }
+            Self::MissingOrigin => {
+                row(StatusCode::FORBIDDEN, "FORBIDDEN_ORIGIN", "missing_origin", Client, false)
+            }
+            Self::MissingCredential => row(
+                StatusCode::UNAUTHORIZED,
+                "MISSING_CREDENTIAL",
+                "missing_credential",
+                Client,
+                true,
+            ),
+            // The same client gets the same kind of token again.
+            Self::InvalidToken(InvalidToken::Bound) => {
+                row(StatusCode::UNAUTHORIZED, "BOUND_TOKEN", "bound_token", Client, false)
+            }
+            Self::InvalidToken(_) => {
+                row(StatusCode::UNAUTHORIZED, "INVALID_TOKEN", "invalid_token", Client, true)
+            }
+            Self::IssuerKeysUnavailable => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ISSUER_KEYS_UNAVAILABLE",
+                "issuer_keys_unavailable",
+                Issuer,
+                true,
+            ),
+            Self::VerifierUnavailable(_) => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "VERIFIER_UNAVAILABLE",
+                "verifier_unavailable",
+                Issuer,
+                true,
+            ),
+            Self::InvalidTicket(_) => {
+                row(StatusCode::FORBIDDEN, "INVALID_TICKET", "invalid_ticket", Client, true)
+            }
+            Self::InvalidCertificate(_) => row(
+                StatusCode::UNAUTHORIZED,
+                "INVALID_CERTIFICATE",
+                "invalid_certificate",
+                Client,
+                false,
+            ),
+            // A user who is revoked as such gets in by no credential; everybody else may fetch a
+            // new one.
+            Self::Revoked(kind) => {
+                row(StatusCode::UNAUTHORIZED, "REVOKED", "revoked", Client, *kind != Kind::User)
+            }
+            Self::FirstMessage(FirstMessageFault::NotAuth) => row(
+                StatusCode::BAD_REQUEST,
+                "FIRST_MESSAGE_NOT_AUTH",
+                "first_message_not_auth",
+                Client,
+                true,
+            ),
+            Self::FirstMessage(FirstMessageFault::MissingToken) => row(
+                StatusCode::UNAUTHORIZED,
+                "MISSING_CREDENTIAL",
+                "first_message_missing_token",
+                Client,
+                true,
+            ),
+            Self::FirstMessage(FirstMessageFault::TwoCredentials) => {
+                row(StatusCode::BAD_REQUEST, "TWO_CREDENTIALS", "two_credentials", Client, false)
+            }
+            Self::FirstMessage(FirstMessageFault::TooBig) => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "FIRST_MESSAGE_TOO_BIG",
+                "first_message_too_big",
+                Client,
+                false,
+            ),
+            Self::FirstMessage(FirstMessageFault::Timeout) => row(
+                StatusCode::REQUEST_TIMEOUT,
+                "AUTHENTICATION_TIMEOUT",
+                "authentication_timeout",
+                Client,
+                true,
+            ),
+            Self::FirstMessage(FirstMessageFault::Protocol) => row(
+                StatusCode::BAD_REQUEST,
+                "FIRST_MESSAGE_PROTOCOL",
+                "first_message_protocol",
+                Client,
+                false,
+            ),
+            Self::TicketBinding(_) => {
+                row(StatusCode::FORBIDDEN, "INVALID_TICKET", "ticket_binding", Client, true)
+            }
+            Self::TicketsOff(_) => {
+                row(StatusCode::NOT_FOUND, "TICKETS_OFF", "tickets_off", Client, false)
+            }
+            Self::InvalidRequest(_) => {
+                row(StatusCode::BAD_REQUEST, "INVALID_REQUEST", "invalid_request", Client, false)
+            }
+            Self::MethodNotAllowed { .. } => row(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "METHOD_NOT_ALLOWED",
+                "method_not_allowed",
+                Client,
+                false,
+            ),
+            Self::LegacyMethod(_) => {
+                row(StatusCode::FORBIDDEN, "LEGACY_METHOD", "legacy_method", Client, true)
+            }
+            Self::PermissionDenied => {
+                row(StatusCode::FORBIDDEN, "PERMISSION_DENIED", "permission_denied", Client, false)
+            }
+            Self::MissingPermission(_) => row(
+                StatusCode::FORBIDDEN,
+                "MISSING_PERMISSION",
+                "missing_permission",
+                Client,
+                false,
+            ),
+            Self::UnfitClaim(_) => {
+                row(StatusCode::FORBIDDEN, "UNFIT_CLAIM", "unfit_claim", Client, false)
+            }
+            Self::RateLimited { .. } => {
+                row(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "rate_limited", Client, true)
+            }
+            Self::TooManySessions => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TOO_MANY_SESSIONS",
+                "too_many_sessions",
+                Client,
+                true,
+            ),
+            Self::StoreUnavailable => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "STORE_UNAVAILABLE",
+                "store_unavailable",
+                Store,
+                true,
+            ),
+            Self::UpstreamUnavailable => row(
+                StatusCode::BAD_GATEWAY,
+                "UPSTREAM_UNAVAILABLE",
+                "upstream_unavailable",
+                Upstream,
+                true,
+            ),
+            Self::UpstreamTimeout => row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "UPSTREAM_TIMEOUT",
+                "upstream_timeout",
+                Upstream,
+                true,
+            ),
+            Self::UpstreamProtocol(_) => row(
+                StatusCode::BAD_GATEWAY,
+                "UPSTREAM_PROTOCOL",
+                "upstream_protocol",
+                Upstream,
+                true,
+            ),
+            Self::UpstreamDeclined(status) => {
+                row(*status, "UPSTREAM_DECLINED", "upstream_declined", Upstream, true)
+            }
+            Self::TooManyConnections => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "TOO_MANY_CONNECTIONS",
+                "too_many_connections",
+                Us,
+                true,
+            ),
+            Self::Draining => {
+                row(StatusCode::SERVICE_UNAVAILABLE, "DRAINING", "draining", Us, true)
+            }
+            Self::ClientGone => {
+                row(StatusCode::BAD_REQUEST, "CLIENT_GONE", "client_gone", Client, true)
+            }
+            Self::Internal => {
+                row(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "internal", Us, true)
+            }
+        }
+    }
+
+    /// What the client may know. Never says why a credential failed beyond its kind.
+    pub fn message(&self) -> String {
+        match self {
+            Self::AmbiguousRequest(why)
+            | Self::UpgradeMalformed(why)
+            | Self::InvalidRequest(why) => (*why).to_owned(),
+            Self::HeadTooLarge => "the request head is larger than this server accepts".to_owned(),
+            Self::BodyTimeout => "the request body stopped coming".to_owned(),
+            Self::HeadTimeout => "the request head did not arrive in time".to_owned(),
+            Self::UpgradeMethod => "a WebSocket upgrade is a GET request".to_owned(),
+            Self::UpgradeVersion => {
+                "this server speaks version 13 of the WebSocket protocol".to_owned()
+            }
+            Self::NoRoute => "there is nothing at this path".to_owned(),
+            Self::PathSpelling(_) => "there is nothing at this spelling of the path".to_owned(),
+            Self::ForbiddenOrigin => "pages of this origin may not connect here".to_owned(),
+            Self::MissingOrigin => "a cookie counts only with the Origin of a page".to_owned(),
+            Self::MissingCredential => "a credential is required".to_owned(),
+            Self::InvalidToken(InvalidToken::Bound) => {
+                "a token that is bound to a key is not accepted here".to_owned()
+            }
+            Self::InvalidToken(_) => "the token is not valid".to_owned(),
+            Self::IssuerKeysUnavailable => "tokens cannot be checked at the moment".to_owned(),
+            Self::VerifierUnavailable(_) => {
+                "credentials cannot be checked at the moment".to_owned()
+            }
+            Self::InvalidTicket(_) | Self::TicketBinding(_) => "the ticket is not valid".to_owned(),
+            Self::InvalidCertificate(_) => "the client certificate is not valid".to_owned(),
+            Self::Revoked(_) => "the credential is revoked".to_owned(),
+            Self::FirstMessage(fault) => fault.to_string(),
+            Self::TicketsOff(_) => "tickets are not taken here".to_owned(),
+            Self::MethodNotAllowed { allow } => format!("this endpoint answers {allow}"),
+            Self::LegacyMethod(instead) => {
+                format!("this client is to log in by {} now", instead.name())
+            }
+            Self::PermissionDenied => "the credential does not give this permission".to_owned(),
+            Self::MissingPermission(missing) => {
+                format!("the credential does not give the permission `{}`", missing.name)
+            }
+            Self::UnfitClaim(_) => {
+                "a claim of the credential cannot be passed on unchanged".to_owned()
+            }
+            Self::RateLimited { .. } => "too many requests".to_owned(),
+            Self::TooManySessions => "this user has as many sessions as one may have".to_owned(),
+            Self::StoreUnavailable => "tickets cannot be checked at the moment".to_owned(),
+            Self::UpstreamUnavailable => {
+                "the service behind this address cannot be reached".to_owned()
+            }
+            Self::UpstreamTimeout => {
+                "the service behind this address did not answer in time".to_owned()
+            }
+            Self::UpstreamProtocol(_) => {
+                "the service behind this address gave an answer that is not valid".to_owned()
+            }
+            Self::UpstreamDeclined(status) => {
+                format!("the service behind this address answered {status}")
+            }
+            Self::TooManyConnections => "this server has no room for another connection".to_owned(),
+            Self::Draining => "this server is about to stop".to_owned(),
+            Self::ClientGone => "the client left".to_owned(),
+            Self::Internal => "something went wrong on our side".to_owned(),
+        }
+    }
+
+    /// Returns the facts that a program can act on: what the client may know, as `message` says it.
+    pub fn details(&self) -> Vec<Detail> {
+        match self {
+            Self::MissingPermission(missing) => vec![("permission", missing.name.as_str().into())],
+            Self::LegacyMethod(instead) => vec![("method", instead.name().into())],
+            Self::TicketsOff(ways) => {
+                let methods: Vec<_> = ways.methods.iter().map(|method| method.name()).collect();
+                vec![
+                    ("route", ways.route.as_deref().into()),
+                    ("method", methods.first().copied().into()),
+                    ("methods", methods.into()),
+                ]
+            }
+            Self::RateLimited { retry_after } => {
+                vec![(
+                    "retry_after_seconds",
+                    (retry_after.as_secs_f64().ceil() as u64).max(1).into(),
+                )]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Says whether only a client with a good credential can be refused so. Without a method nobody
+    /// logged in: a public route asks its upstream for strangers too.
+    pub fn is_after_login(&self, method: Option<Method>) -> bool {
+        match self {
+            Self::Revoked(_)
+            | Self::LegacyMethod(_)
+            | Self::PermissionDenied
+            | Self::MissingPermission(_)
+            | Self::RateLimited { .. }
+            | Self::TooManySessions => true,
+            other => method.is_some() && other.facts().side == Side::Upstream,
+        }
+    }
+
+    /// Says whether a client that knows one code for every failed login calls it `AUTH_FAILED`.
+    pub fn is_failed_login(&self) -> bool {
+        let facts = self.facts();
+        let status = facts.status.as_u16();
+        let of_first_message = matches!(
+            self,
+            Self::FirstMessage(FirstMessageFault::NotAuth | FirstMessageFault::Timeout)
+        );
+        facts.side == Side::Client && (matches!(status, 401 | 403) || of_first_message)
+    }
+
+    /// How it is said with a close frame: after an early 101, and in `reject_mode = "close"`.
+    pub fn close(&self, codes: CloseCodes) -> (CloseCode, String) {
+        let (rfc, reason) = match self {
+            Self::FirstMessage(FirstMessageFault::NotAuth) => {
+                (CloseCode::POLICY, "First message must be auth")
+            }
+            Self::FirstMessage(FirstMessageFault::MissingToken) | Self::MissingCredential => {
+                (CloseCode::POLICY, "Missing auth token")
+            }
+            Self::FirstMessage(FirstMessageFault::Timeout) => {
+                (CloseCode::POLICY, "Authentication timeout")
+            }
+            Self::FirstMessage(FirstMessageFault::Protocol) => {
+                return (CloseCode::PROTOCOL_ERROR, "Protocol error".to_owned());
+            }
+            Self::FirstMessage(FirstMessageFault::TooBig) => {
+                return (CloseCode::TOO_BIG, "First message too big".to_owned());
+            }
+            Self::InvalidToken(_)
+            | Self::InvalidTicket(_)
+            | Self::TicketBinding(_)
+            | Self::FirstMessage(FirstMessageFault::TwoCredentials) => {
+                (CloseCode::POLICY, "Invalid token")
+            }
+            Self::InvalidCertificate(_) => (CloseCode::POLICY, "Invalid certificate"),
+            Self::MissingPermission(_) => (CloseCode::POLICY, "Missing permission"),
+            Self::Revoked(_) => (CloseCode::POLICY, "Session revoked"),
+            Self::TooManySessions => (CloseCode::POLICY, "Too many sessions"),
+            Self::UpstreamUnavailable | Self::UpstreamTimeout => {
+                (CloseCode::TRY_AGAIN_LATER, "Upstream unavailable")
+            }
+            Self::UpstreamProtocol(_) | Self::UpstreamDeclined(_) => {
+                (CloseCode::BAD_GATEWAY, "Upstream unavailable")
+            }
+            // The same as for live sessions, whatever the codes of the route.
+            Self::Draining => return (CloseCode::GOING_AWAY, "Server going away".to_owned()),
+            Self::Internal => (CloseCode::INTERNAL, "Internal error"),
+            other if other.facts().status.is_server_error() => (CloseCode::TRY_AGAIN_LATER, ""),
+            _ => (CloseCode::POLICY, ""),
+        };
+        // An upstream's own answer keeps its status to itself.
+        let status = if matches!(self, Self::UpstreamDeclined(_)) {
+            StatusCode::BAD_GATEWAY
+        } else {
+            self.facts().status
+        };
+        (
+            codes.of(rfc, status.as_u16()),
+            if reason.is_empty() { self.message() } else { reason.to_owned() },
+        )
+    }
+
+    /// What the operator should know: goes to log and audit, never to the client.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::InvalidToken(why) => why.to_string(),
+            Self::IssuerKeysUnavailable => {
+                "the keys of the token's issuer could not be fetched".to_owned()
+            }
+            Self::VerifierUnavailable(fault) => format!("the verifier gives no answer: {fault}"),
+            Self::InvalidTicket(why) => why.to_string(),
+            Self::InvalidCertificate(why) => why.to_string(),
+            Self::Revoked(kind) => format!("revoked by {}", kind.name()),
+            Self::PathSpelling(route) => {
+                format!(
+                    "the path is another spelling of one of the route `{route}`, and would fall to a route that asks for less"
+                )
+            }
+            Self::UnfitClaim(unfit) => {
+                format!(
+                    "the claim `{}` would not arrive unchanged in the header {}",
+                    unfit.claim, unfit.header
+                )
+            }
+            Self::TicketBinding(why) | Self::UpstreamProtocol(why) => (*why).to_owned(),
+            other => other.message(),
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.facts().code, self.detail())
+    }
+}
+
+impl std::error::Error for Rejection {}
+
+impl From<InvalidToken> for Rejection {
+    fn from(why: InvalidToken) -> Self {
+        match why {
+            InvalidToken::NoKeys => Self::IssuerKeysUnavailable,
+            why => Self::InvalidToken(why),
+        }
+    }
+}
+
+impl From<UnfitClaim> for Rejection {
+    fn from(unfit: UnfitClaim) -> Self {
+        Self::UnfitClaim(Box::new(unfit))
+    }
+}
+
+impl From<FirstMessageFault> for Rejection {
+    fn from(fault: FirstMessageFault) -> Self {
+        Self::FirstMessage(fault)
+    }
+}
+
+impl Side {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Store => "store",
+            Self::Issuer => "issuer",
+            Self::Us => "us",
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What happens in a session after the 101.
+
+use std::net::IpAddr;
+
+use tracing::{Level, debug, info};
+
+use super::revalidation::Heard;
+use crate::auth::renewal::NotRenewed;
+use crate::base::clock::UnixMillis;
+use crate::model::method::Method;
+use crate::rejection::close::{CloseReason, SessionEnd, Traffic};
+use crate::telemetry::audit::{AuditLine, TrafficLine};
+use crate::telemetry::event::{Event, log_at, millis};
+use crate::telemetry::family::{Label, LabelNames, Name, Word, families, words};
+use crate::telemetry::metrics::Metrics;
+use crate::ws::close_code::CloseCode;
+
+/// From a second to a day.
+const SESSION_BUCKETS: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0];
+
+families! {
+    /// Sessions open now.
+    ACTIVE: Gauge = "usher_sessions_active", { route: Name }, shown;
+    /// How long sessions lasted.
+    DURATION: Histogram = "usher_session_duration_seconds",
+        { route: Name }, shown, buckets(SESSION_BUCKETS);
+    /// Sessions ended, by the close code that the client sent or got and by the reason.
+    CLOSES: Counter = "usher_session_closes_total",
+        { code: Option<CloseCode>, reason: CloseReason };
+    /// Re-authentication in the stream: clients asked, grants renewed, credentials refused.
+    REAUTH: Counter = "usher_reauth_total", { route: Name, outcome: ReauthLabel }, shown;
+    /// Times that a verifier was asked again about a live session: good, revoked, away or
+    /// away_too_long.
+    REVALIDATIONS: Counter = "usher_revalidations_total",
+        { verifier: Name, outcome: RevalidationLabel }, shown;
+    /// Bytes relayed, frame headers included; those of live sessions too.
+    RELAY_BYTES: Counter = "usher_relay_bytes_total",
+        { route: Name, direction: Direction }, shown;
+    /// WebSocket messages relayed; those of live sessions too.
+    RELAY_MESSAGES: Counter = "usher_relay_messages_total",
+        { route: Name, direction: Direction }, shown;
+}
+
+words! {
+    enum Direction {
+        FromClient = "from_client",
+        FromUpstream = "from_upstream",
+    }
+}
+
+words! {
+    enum ReauthLabel {
+        Asked = "asked",
+        Renewed = "renewed",
+        Refused = "refused",
+        OtherSubject = "other_subject",
+        NoLonger = "no_longer",
+    }
+}
+
+words! {
+    enum RevalidationLabel {
+        Good = "good",
+        Revoked = "revoked",
+        Away = "away",
+        AwayTooLong = "away_too_long",
+    }
+}
+
+impl Label for CloseCode {
+    type Value<'a> = Self;
+
+    fn known<'n>(_: &str, _: &'n LabelNames) -> Vec<&'n str> {
+        (1000..=1014).chain([3000, 4000]).map(|code| Self(code).label()).collect()
+    }
+
+    fn text(value: Self::Value<'_>) -> &str {
+        value.label()
+    }
+}
+
+impl Word for CloseReason {
+    fn all() -> Vec<Self> {
+        Self::ALL.to_vec()
+    }
+
+    fn word(self) -> &'static str {
+        self.facts().label
+    }
+
+    fn position(self) -> usize {
+        self as usize
+    }
+}
+
+/// A session, as its log and audit lines name it.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionFacts<'a> {
+    /// The request that became this session.
+    pub request_id: &'a str,
+    pub session_id: &'a str,
+    pub user: Option<&'a str>,
+    pub method: Option<Method>,
+    pub route: &'a str,
+    pub upstream: &'a str,
+    pub peer: IpAddr,
+}
+
+impl<'a> SessionFacts<'a> {
+    pub fn audit_line(&self, event: &'static str, outcome: &'a str) -> AuditLine<'a> {
+        AuditLine {
+            session_id: Some(self.session_id),
+            user: self.user,
+            method: self.method.map(Method::name),
+            route: Some(self.route),
+            upstream: Some(self.upstream),
+            ..AuditLine::of_request(event, outcome, self.request_id, self.peer)
+        }
+    }
+}
+
+/// Live sessions of a route moved this much since the last event.
+#[derive(Debug)]
+pub struct Relayed<'a> {
+    pub route: &'a str,
+    pub from_client: Traffic,
+    pub from_upstream: Traffic,
+}
+
+/// The client was asked for a new credential, or sent one.
+#[derive(Debug)]
+pub struct Reauth<'a> {
+    pub session: SessionFacts<'a>,
+    pub outcome: ReauthOutcome<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum ReauthOutcome<'a> {
+    Asked,
+    Renewed { expires_at: Option<UnixMillis> },
+    Refused(&'a NotRenewed),
+}
+
+/// A verifier was asked again about a live session.
+#[derive(Debug)]
+pub struct Revalidated<'a> {
+    pub session: SessionFacts<'a>,
+    pub verifier: &'a str,
+    pub heard: &'a Heard,
+}
+
+/// The one end of a session.
+#[derive(Debug)]
+pub struct SessionEnded<'a> {
+    pub session: SessionFacts<'a>,
+    pub end: &'a SessionEnd,
+    /// The part of its traffic that no [`Relayed`] has counted.
+    pub rest: [Traffic; 2],
+}
+
+/// Counts a session that begins. Its [`SessionEnded`] takes it away again.
+pub fn count_started(metrics: &Metrics, route: &str) {
+    metrics.change(&ACTIVE, (route,), 1.0);
+}
+
+fn count_traffic(metrics: &Metrics, route: &str, from_client: Traffic, from_upstream: Traffic) {
+    let directions =
+        [(Direction::FromClient, from_client), (Direction::FromUpstream, from_upstream)];
+    for (direction, traffic) in directions {
+        metrics.add(&RELAY_BYTES, (route, direction), traffic.bytes);
+        metrics.add(&RELAY_MESSAGES, (route, direction), traffic.messages);
+    }
+}
+
+impl Event for Relayed<'_> {
+    fn count(&self, metrics: &Metrics) {
+        count_traffic(metrics, self.route, self.from_client, self.from_upstream);
+    }
+}
+
+impl Reauth<'_> {
+    fn event(&self) -> &'static str {
+        match self.outcome {
+            ReauthOutcome::Asked => "reauth_asked",
+            ReauthOutcome::Renewed { .. } => "reauth_renewed",
+            ReauthOutcome::Refused(_) => "reauth_refused",
+        }
+    }
+
+    fn label(&self) -> ReauthLabel {
+        match self.outcome {
+            ReauthOutcome::Asked => ReauthLabel::Asked,
+            ReauthOutcome::Renewed { .. } => ReauthLabel::Renewed,
+            ReauthOutcome::Refused(NotRenewed::OtherSubject) => ReauthLabel::OtherSubject,
+            ReauthOutcome::Refused(NotRenewed::NoLonger) => ReauthLabel::NoLonger,
+            ReauthOutcome::Refused(NotRenewed::Refused(_)) => ReauthLabel::Refused,
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self.outcome {
+            ReauthOutcome::Renewed { expires_at } => {
+                expires_at.map(|at| format!("until {}", at.to_rfc3339()))
+            }
+            ReauthOutcome::Refused(NotRenewed::Refused(rejection)) => Some(rejection.detail()),
+            _ => None,
+        }
+    }
+}
+
+impl Event for Reauth<'_> {
+    fn log(&self) {
+        let SessionFacts { request_id, session_id, user, route, peer, .. } = self.session;
+        info!(
+            target: "usher", event = self.event(), request_id, session_id, user, route, %peer,
+            outcome = self.label().word(), detail = self.detail(), "re-authentication"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&REAUTH, (self.session.route, self.label()));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let line = self.session.audit_line(self.event(), self.label().word());
+        Some(AuditLine { detail: self.detail(), ..line })
+    }
+}
+
+impl Revalidated<'_> {
+    fn label(&self) -> RevalidationLabel {
+        match self.heard {
+            Heard::Good { .. } => RevalidationLabel::Good,
+            Heard::Revoked => RevalidationLabel::Revoked,
+            Heard::Away { too_long: false } => RevalidationLabel::Away,
+            Heard::Away { too_long: true } => RevalidationLabel::AwayTooLong,
+        }
+    }
+}
+
+impl Event for Revalidated<'_> {
+    fn log(&self) {
+        let SessionFacts { request_id, session_id, user, route, peer, .. } = self.session;
+        let (verifier, outcome) = (self.verifier, self.label());
+        match outcome {
+            RevalidationLabel::Good => debug!(
+                target: "usher", event = "revalidated", request_id, session_id, user, route, %peer,
+                verifier, outcome = outcome.word(), "session revalidated"
+            ),
+            _ => info!(
+                target: "usher", event = "revalidated", request_id, session_id, user, route, %peer,
+                verifier, outcome = outcome.word(), "session revalidated"
+            ),
+        }
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&REVALIDATIONS, (self.verifier, self.label()));
+    }
+
+    /// Successful revalidations are not audited: they would be most of the log.
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let outcome = self.label();
+        (outcome != RevalidationLabel::Good).then(|| AuditLine {
+            issuer: Some(self.verifier),
+            ..self.session.audit_line("revalidated", outcome.word())
+        })
+    }
+}
+
+impl Event for SessionEnded<'_> {
+    fn log(&self) {
+        let SessionFacts { request_id, session_id, user, route, upstream, peer, .. } = self.session;
+        let end = self.end;
+        // What the upstream takes for a login is the operator's doing.
+        let level = match end.reason {
+            CloseReason::LoginRefused => Level::WARN,
+            _ => Level::INFO,
+        };
+        log_at!(
+            level, target: "usher", event = "session_ended", request_id, session_id, user,
+            method = self.session.method.map(Method::name), route, upstream, %peer,
+            reason = end.reason.word(), close_code = end.code.map(|code| code.0),
+            duration_ms = millis(end.duration),
+            client_bytes = end.from_client.bytes, client_messages = end.from_client.messages,
+            upstream_bytes = end.from_upstream.bytes,
+            upstream_messages = end.from_upstream.messages, "session ended"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let (route, end) = (self.session.route, self.end);
+        metrics.change(&ACTIVE, (route,), -1.0);
+        metrics.record(&DURATION, (route,), end.duration);
+        metrics.count(&CLOSES, (end.code, end.reason));
+        let [from_client, from_upstream] = self.rest;
+        count_traffic(metrics, route, from_client, from_upstream);
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let end = self.end;
+        let traffic = |Traffic { bytes, messages }| Some(TrafficLine { bytes, messages });
+        Some(AuditLine {
+            close_code: end.code.map(|code| code.0),
+            duration_ms: Some(millis(end.duration)),
+            from_client: traffic(end.from_client),
+            from_upstream: traffic(end.from_upstream),
+            ..self.session.audit_line("session_ended", end.reason.word())
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! Configured limits that were reached, in any module.
+
+use std::net::IpAddr;
+
+use super::audit::AuditLine;
+use super::event::{Event, Refusal, client_refusal_level, log_at};
+use super::family::{Word, families, words};
+use super::flood::Source;
+use super::metrics::Metrics;
+
+words! {
+    /// The keys of `[limits]`, the rates of `[tickets]` and the bounds of `[store]` and
+    /// `[[verifier]]` that can be reached.
+    pub enum Limit {
+        Connections = "connections",
+        Unauthenticated = "unauthenticated",
+        UnauthenticatedPerAddress = "unauthenticated_per_address",
+        StallTimeout = "stall_timeout",
+        SessionsPerUser = "sessions_per_user",
+        MessageBytes = "message_bytes",
+        MessagesPerSecond = "messages_per_second",
+        InflatedBytes = "inflated_bytes",
+        StoreInFlight = "store_in_flight",
+        VerifierConcurrency = "verifier_concurrency",
+        VerifierMaxWaiting = "verifier_max_waiting",
+        Tickets = "tickets",
+        TicketsPerUser = "tickets_per_user",
+        TicketsPerAddress = "tickets_per_address",
+        TicketsWatched = "tickets_watched",
+        Revocations = "revocations",
+    }
+}
+
+families! {
+    /// Times that a configured limit was reached.
+    LIMITS_HIT: Counter = "usher_limits_hit_total", { limit: Limit }, shown;
+}
+
+/// A configured limit was reached.
+#[derive(Debug)]
+pub struct LimitReached {
+    pub limit: Limit,
+    /// Who reached it; `None` for a limit that no address has reached by itself.
+    pub peer: Option<IpAddr>,
+}
+
+impl LimitReached {
+    /// Counts a limit whose event has another name.
+    pub fn count_only(limit: Limit, metrics: &Metrics) {
+        metrics.count(&LIMITS_HIT, (limit,));
+    }
+}
+
+impl Event for LimitReached {
+    fn refusal(&self) -> Option<Refusal> {
+        let reason = self.limit.word();
+        Some(Refusal { source: Source::of(self.peer, reason), reason, keeps_audit: false })
+    }
+
+    fn log(&self) {
+        log_at!(
+            client_refusal_level(), target: "usher", event = "limit_reached",
+            limit = self.limit.word(), peer = self.peer.map(|peer| peer.to_string()),
+            "limit reached"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&LIMITS_HIT, (self.limit,));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        self.peer.map(|peer| AuditLine {
+            event: "limit_reached",
+            outcome: self.limit.word(),
+            peer: Some(peer),
+            ..AuditLine::default()
+        })
+    }
+}

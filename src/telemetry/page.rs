@@ -1,0 +1,40 @@
+//! `docs/metrics.md`, written from the families.
+
+use std::fmt::Write;
+
+use super::family::{AnyFamily, Definition, Kind};
+
+/// Returns `docs/metrics.md`.
+pub fn metrics_page(families: impl IntoIterator<Item = &'static dyn AnyFamily>) -> String {
+    let mut page = String::from(
+        "# Metrics\n\n\
+         Generated from the families that `src/telemetry_setup.rs` lists by \
+         `USHER_WRITE_DOCS=1 cargo test --lib page`.\n\n\
+         `GET /metrics` on the admin listener answers in the text format of Prometheus, version \
+         0.0.4.\n\
+         Labels are closed sets: never a user, a ticket, a path or an origin. `none` means that \
+         nothing was found or shown,\n\
+         `other` that the value is in no set that Usher knows. `region` is there only where the \
+         file names regions.\n\n\
+         | metric | kind | labels | meaning |\n|---|---|---|---|\n",
+    );
+    let mut buckets = String::new();
+    for definition in families.into_iter().map(AnyFamily::definition) {
+        let Definition { name, kind, labels, .. } = definition;
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        let kind = match *kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(bounds) => {
+                let bounds: Vec<String> = bounds.iter().map(f64::to_string).collect();
+                let _ = writeln!(buckets, "- `{name}`: {}", bounds.join(", "));
+                "histogram"
+            }
+        };
+        let _ =
+            writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(", "), definition.help());
+    }
+    page.push_str("\n## Buckets\n\nUpper bounds, in seconds.\n\n");
+    page.push_str(&buckets);
+    page
+}

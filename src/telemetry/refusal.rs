@@ -1,0 +1,95 @@
+//! Refused requests: what every module's event of one logs, counts and audits.
+
+use std::net::IpAddr;
+
+use tracing::Level;
+
+use super::audit::AuditLine;
+use super::event::{Refusal, client_refusal_level, log_at, non_empty};
+use super::family::{Label, LabelNames, Word};
+use crate::model::method::Method;
+use crate::rejection::{Rejection, Side};
+
+/// One request as logs tell it: the path never has its query.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    pub request_id: &'a str,
+    pub peer: IpAddr,
+    pub host: &'a str,
+    pub path: &'a str,
+    /// The route's name, or empty where none was found.
+    pub route: &'a str,
+    pub method: Option<Method>,
+}
+
+/// A refused request under the name of one event.
+#[derive(Clone, Copy, Debug)]
+pub struct RefusedRequest<'a> {
+    pub event: &'static str,
+    pub about: Attempt<'a>,
+    pub rejection: &'a Rejection,
+}
+
+impl<'a> RefusedRequest<'a> {
+    pub fn refusal(&self) -> Refusal {
+        let Attempt { peer, method, .. } = self.about;
+        let keeps_audit = self.rejection.is_after_login(method);
+        Refusal { keeps_audit, ..Refusal::of(peer, self.rejection.facts().label) }
+    }
+
+    /// Logs at the level of `[log] refusals` where it is the client's doing, else as a warning.
+    pub fn log(&self) {
+        let Attempt { request_id, peer, host, path, route, method } = self.about;
+        let (event, facts) = (self.event, self.rejection.facts());
+        let level = match facts.side {
+            Side::Client => client_refusal_level(),
+            _ => Level::WARN,
+        };
+        log_at!(
+            level, target: "usher", event, request_id, %peer, host, path, route,
+            method = method.map(Method::name), outcome = facts.label,
+            status = facts.status.as_u16(), side = facts.side.name(),
+            detail = self.rejection.detail(), "refused"
+        );
+    }
+
+    pub fn audit(&self) -> AuditLine<'a> {
+        let (about, facts) = (self.about, self.rejection.facts());
+        AuditLine {
+            method: about.method.map(Method::name),
+            route: non_empty(about.route),
+            host: non_empty(about.host),
+            path: non_empty(about.path),
+            status: Some(facts.status.as_u16()),
+            side: Some(facts.side.name()),
+            detail: Some(self.rejection.detail()),
+            ..AuditLine::of_request(self.event, facts.label, about.request_id, about.peer)
+        }
+    }
+}
+
+impl Label for Rejection {
+    type Value<'a> = &'a Self;
+
+    fn known<'n>(_: &str, _: &'n LabelNames) -> Vec<&'n str> {
+        Self::catalogue().iter().map(|rejection| rejection.facts().label).collect()
+    }
+
+    fn text(value: Self::Value<'_>) -> &str {
+        value.facts().label
+    }
+}
+
+impl Word for Method {
+    fn all() -> Vec<Self> {
+        Self::ALL.to_vec()
+    }
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+
+    fn position(self) -> usize {
+        self as usize
+    }
+}

@@ -1,0 +1,221 @@
+//! The guard between an upstream's socket and the HTTP library.
+//!
+//! Bytes of an answer reach hyper only after the reader that judges upgrade answers has judged
+//! their head, and only as far as their body goes. A library is lenient for the sake of its many
+//! users; two lengths, a bare line feed or a 101 that was not asked for are passed on by it, and
+//! the client might read another answer than Usher did.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use http::StatusCode;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::io::AsyncWrite;
+
+use crate::net::http1::framing::BodyFraming;
+use crate::net::http1::head::{self, MAX_ANSWER_HEAD, MAX_INTERIM_ANSWERS};
+use crate::net::stream::{Stream, poll_read_behind};
+
+const READ_SIZE: usize = 8 * 1024;
+
+/// What the connection's owner tells its guard, and learns from it.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Requests that were sent so far.
+    asked: AtomicUsize,
+    /// The last one was HEAD: its answer has no body, whatever its head says.
+    is_head: AtomicBool,
+    fault: OnceLock<&'static str>,
+}
+
+#[derive(Debug)]
+pub struct AnswerGuard {
+    stream: Stream,
+    watch: Arc<Watch>,
+    /// Read and not handed out yet; the first `approved` bytes may be.
+    buffer: BytesMut,
+    approved: usize,
+    /// How much of an unfinished head was looked at already.
+    scanned: usize,
+    /// Answers that have passed, and interim ones since the last of them.
+    answered: usize,
+    interim: usize,
+    /// Of the answer that is passing. `None`: a head comes next.
+    body: Option<BodyFraming>,
+}
+
+impl Watch {
+    /// To be called before each request.
+    pub fn begin(&self, method: &http::Method) {
+        self.is_head.store(*method == http::Method::HEAD, Ordering::Release);
+        self.asked.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Why the guard lets nothing further pass.
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault.get().copied()
+    }
+}
+
+impl AnswerGuard {
+    pub fn new(stream: Stream) -> (Self, Arc<Watch>) {
+        let watch = Arc::<Watch>::default();
+        let guard = Self {
+            stream,
+            watch: Arc::clone(&watch),
+            buffer: BytesMut::new(),
+            approved: 0,
+            scanned: 0,
+            answered: 0,
+            interim: 0,
+            body: None,
+        };
+        (guard, watch)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.body.is_none() && self.answered == self.watch.asked.load(Ordering::Acquire)
+    }
+
+    /// Approves what may pass of the buffer. `false`: more has to be read first.
+    fn advance(&mut self) -> Result<bool, &'static str> {
+        if let Some(body) = &mut self.body {
+            if !body.is_done() {
+                let taken = body
+                    .advance(&self.buffer, |_| {})
+                    .map_err(|_| "the body of its answer is not framed correctly")?;
+                self.approved = taken;
+                return Ok(taken > 0);
+            }
+            self.body = None;
+            self.answered += 1;
+        }
+        if self.is_idle() {
+            return if self.buffer.is_empty() {
+                Ok(false)
+            } else {
+                Err("it sent more than its answer")
+            };
+        }
+        self.judge_head()
+    }
+
+    fn judge_head(&mut self) -> Result<bool, &'static str> {
+        let overlap = self.scanned.saturating_sub(3);
+        let found = self
+            .buffer
+            .get(overlap..)
+            .and_then(head::length_of_head)
+            .map(|length| overlap + length);
+        let length = found.unwrap_or(self.buffer.len());
+        if length > MAX_ANSWER_HEAD {
+            return Err("its answer head is larger than 32 KiB");
+        }
+        if found.is_none() {
+            let (seen, new) = self.buffer.split_at(self.scanned.min(length));
+            let last = seen.last().copied().unwrap_or(0);
+            head::check_bytes(new, last)
+                .map_err(|_| "its answer head holds bytes that no head may hold")?;
+            self.scanned = length;
+            return Ok(false);
+        }
+        self.scanned = 0;
+        let head = head::parse_answer(
+            self.buffer.split_at(length).0,
+            self.watch.is_head.load(Ordering::Acquire),
+        )?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err("it switched protocols without being asked");
+        }
+        if head.status.is_informational() {
+            self.interim += 1;
+            self.buffer.advance(length);
+            return if self.interim > MAX_INTERIM_ANSWERS {
+                Err("it sent too many interim answers")
+            } else {
+                self.judge_head()
+            };
+        }
+        self.interim = 0;
+        self.approved = length;
+        self.body = Some(head.framing);
+        Ok(true)
+    }
+
+    /// A connection between two requests holds no buffer.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        poll_read_behind(&mut self.stream, cx, &mut self.buffer, READ_SIZE)
+    }
+}
+
+impl Read for AnswerGuard {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.approved > 0 {
+                let count = this.approved.min(cursor.remaining());
+                cursor.put_slice(this.buffer.split_at(count).0);
+                this.buffer.advance(count);
+                this.approved -= count;
+                return Poll::Ready(Ok(()));
+            }
+            let moved = match this.watch.fault() {
+                Some(why) => Err(why),
+                None => this.advance(),
+            };
+            match moved {
+                Ok(true) => {}
+                Ok(false) => {
+                    if ready!(this.poll_fill(cx))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Err(why) => {
+                    let _ = this.watch.fault.set(why);
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+                }
+            }
+        }
+    }
+}
+
+impl Write for AnswerGuard {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

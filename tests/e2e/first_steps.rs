@@ -1,0 +1,470 @@
+//! From nothing to a running Usher, as a newcomer goes: `init`, `cert`, `check`, `run`.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use crate::documents::Page;
+use crate::support::{Echo, client};
+
+const USHER: &str = env!("CARGO_BIN_EXE_usher");
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// An empty folder, in which commands run as a person would type them.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("usher-e2e-first-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(&self.0)
+            .stdin(Stdio::null())
+            .env_remove("USHER_JWT_SECRET")
+            .env_remove("USHER_CONFIG");
+        command
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        self.command(program, arguments).output().unwrap()
+    }
+
+    /// What the command prints, which has to succeed.
+    fn says(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.run(program, arguments);
+        let (out, err) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.success(), "{program} {arguments:?}: {}\n{out}{err}", output.status);
+        out
+    }
+
+    fn usher(&self, arguments: &[&str]) -> String {
+        self.says(USHER, arguments)
+    }
+
+    /// What a shell prints that runs these lines; the last one decides. curl may go on until its
+    /// time is over, a second unless a line says otherwise.
+    fn shell(&self, lines: &str) -> String {
+        let programs = Path::new(USHER).parent().unwrap().display();
+        let script = format!("PATH={programs}:$PATH\n{lines}\n");
+        let output = self.run(
+            "bash",
+            &[
+                "-euo",
+                "pipefail",
+                "-c",
+                &format!("curl() {{ command curl --max-time 1 \"$@\" || [ $? = 28 ]; }}\n{script}"),
+            ],
+        );
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(output.status.success(), "{lines}: {}\n{out}{err}", output.status);
+        out
+    }
+
+    /// The exit code of a command that fails, and what it says.
+    fn fails(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = self.run(USHER, arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.0.join(name)).unwrap()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.0.join(name), text).unwrap();
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        fs::metadata(self.0.join(name)).unwrap().permissions().mode() & 0o777
+    }
+
+    fn replace(&self, from: &str, to: &str) {
+        let text = self.read("usher.toml");
+        assert!(text.contains(from), "{from} is not in\n{text}");
+        self.write("usher.toml", &text.replace(from, to));
+    }
+
+    /// The machine may have something else on the usual ports.
+    fn take_free_ports(&self, listener: &str) {
+        self.replace(listener, "127.0.0.1:0");
+        self.replace("127.0.0.1:9090", "127.0.0.1:0");
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `usher run` in a folder, until it is dropped.
+struct Running {
+    child: Child,
+    port: u16,
+}
+
+impl Running {
+    fn start(folder: &Folder) -> Self {
+        let mut child = folder
+            .command(USHER, &["run", "--log-format", "json"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut seen = String::new();
+        let ready = lines.find(|line| {
+            seen.push_str(line);
+            line.contains("\"event\":\"ready\"")
+        });
+        let ready: Value =
+            serde_json::from_str(&ready.unwrap_or_else(|| panic!("not ready: {seen}"))).unwrap();
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = ready["listeners"].as_str().unwrap().trim_matches(['[', ']']);
+        Self { child, port: address.rsplit_once(':').unwrap().1.parse().unwrap() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The block of commands of README that has this part.
+fn commands_of_readme(part: &str) -> String {
+    let blocks = Page::named("README.md").blocks("sh");
+    blocks
+        .into_iter()
+        .find(|block| block.text.contains(part))
+        .unwrap_or_else(|| panic!("README has no block with {part}"))
+        .text
+}
+
+/// The line that `usher init` prints for a first token, without the name of the program.
+fn mint_line(said: &str) -> Vec<&str> {
+    let line = said.lines().find(|line| line.contains("usher token mint")).unwrap();
+    line.split_whitespace().skip(1).collect()
+}
+
+#[test]
+fn init_and_cert_pass_the_check_and_clients_trust_what_they_serve() {
+    let folder = Folder::new();
+    folder.usher(&["init"]);
+    let said = folder.usher(&["cert"]);
+    folder.take_free_ports("0.0.0.0:8443");
+    folder.usher(&["check"]);
+    assert_eq!([folder.mode("key.pem"), folder.mode("jwt-secret")], [0o600; 2]);
+
+    let verify = ["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", "cert.pem"];
+    for name in
+        [["-verify_hostname", "localhost"], ["-verify_ip", "127.0.0.1"], ["-verify_ip", "::1"]]
+    {
+        let said = folder.says("openssl", &[&verify[..], &name, &["cert.pem"]].concat());
+        assert_eq!(said, "cert.pem: OK\n");
+    }
+    let other = folder
+        .run("openssl", &[&verify[..], &["-verify_hostname", "example.com", "cert.pem"]].concat());
+    assert!(!other.status.success(), "it is for no other name");
+    let shown = folder.says("openssl", &["x509", "-in", "cert.pem", "-noout", "-text"]);
+    for part in [
+        "NIST CURVE: P-256",
+        "CA:FALSE",
+        "Digital Signature",
+        "TLS Web Server Authentication",
+        "Subject Key Identifier",
+    ] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+    // The last day of it is ahead, and not so far that a browser refuses it.
+    let ends_within = |days: u32| {
+        let seconds = (days * 86_400).to_string();
+        !folder
+            .run("openssl", &["x509", "-in", "cert.pem", "-noout", "-checkend", &seconds])
+            .status
+            .success()
+    };
+    assert!(!ends_within(395) && ends_within(397));
+    let of_certificate = folder.says("openssl", &["x509", "-in", "cert.pem", "-noout", "-pubkey"]);
+    let of_key = folder.says("openssl", &["pkey", "-in", "key.pem", "-pubout"]);
+    assert_eq!(of_certificate, of_key);
+
+    let running = Running::start(&folder);
+    let url = |host: &str| format!("https://{host}:{}/", running.port);
+    let curl = said.lines().find_map(|line| line.trim().strip_prefix("curl ")).unwrap();
+    let arguments: Vec<_> = curl.split(' ').collect();
+    let [trust, certificate, address] = arguments[..] else { panic!("{curl}") };
+    assert_eq!(address, "https://localhost:8443/");
+    for host in ["localhost", "127.0.0.1"] {
+        let problem = folder.says("curl", &["-sS", trust, certificate, &url(host)]);
+        assert!(problem.contains("NO_ROUTE"), "{problem}");
+    }
+    let untrusted = folder.run("curl", &["-sS", &url("localhost")]);
+    assert_eq!(untrusted.status.code(), Some(60), "nobody trusts it unasked");
+    // What is printed for these two is what makes them trust it.
+    for (runtime, program) in [
+        (
+            "Node",
+            ["node", "-e", "fetch(process.argv[1]).then(({ status }) => console.log(status))"],
+        ),
+        (
+            "Python",
+            [
+                "python3",
+                "-c",
+                "import http.client, sys, urllib.parse as p; c = http.client.HTTPSConnection(p.urlsplit(sys.argv[1]).netloc); \
+                 c.request('GET', '/'); print(c.getresponse().status)",
+            ],
+        ),
+    ] {
+        let line = said.lines().find_map(|line| line.trim().strip_prefix(runtime)).unwrap();
+        let (name, value) = line.trim().strip_prefix("export ").unwrap().split_once('=').unwrap();
+        let [program, flag, code] = program;
+        let mut command = folder.command(program, &[flag, code, &url("localhost")]);
+        assert!(!command.output().unwrap().status.success(), "{runtime} trusts it unasked");
+        let output = command.env(name, value).output().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "404\n",
+            "{runtime}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_start_passes_the_check_at_once_and_lets_its_first_token_in() {
+    let echo = Echo::start().await;
+    let folder = Folder::new();
+    let said = folder.usher(&["init", "--plain"]);
+    folder.take_free_ports("127.0.0.1:8080");
+    folder.replace("http://127.0.0.1:9000", &echo.url());
+    // Not a warning is left.
+    folder.usher(&["check", "--strict"]);
+    let running = Running::start(&folder);
+    let token = folder.usher(&mint_line(&said));
+    let address = ([127, 0, 0, 1], running.port).into();
+    let request = format!(
+        "POST /websocket/ticket HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        token.trim()
+    );
+    let answer = client::http(address, request.as_bytes()).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    let answer: Value = serde_json::from_str(&answer.body).unwrap();
+    let ticket = answer["ticket_id"].as_str().unwrap();
+    let url = format!("ws://127.0.0.1:{}/ws?ticket={ticket}", running.port);
+    let (_socket, response) = tokio_tungstenite::connect_async(url).await.unwrap();
+    assert_eq!(response.status(), 101);
+}
+
+/// As README has it, line by line; the ports alone are others.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_steps_of_the_readme_lead_to_a_socket() {
+    let echo = Echo::start().await;
+    let folder = Folder::new();
+    let setup = commands_of_readme("usher init --plain");
+    let lines: Vec<_> = setup.lines().map(|line| line.split(" #").next().unwrap().trim()).collect();
+    assert_eq!(
+        lines,
+        ["cargo install --locked --path .", "usher init --plain", "usher check", "usher run"]
+    );
+    folder.shell(lines[1]);
+    folder.take_free_ports("127.0.0.1:8080");
+    folder.replace("http://127.0.0.1:9000", &echo.url());
+    folder.shell(lines[2]);
+    let running = Running::start(&folder);
+    let address = format!("127.0.0.1:{}", running.port);
+    let commands = commands_of_readme("usher token mint").replace("127.0.0.1:8080", &address);
+    let again = commands.lines().last().unwrap().to_owned();
+    let said = tokio::task::spawn_blocking(move || folder.shell(&format!("{commands}{again}")))
+        .await
+        .unwrap();
+    let statuses: Vec<_> =
+        said.lines().filter(|line| line.starts_with("HTTP/1.1 ")).map(str::trim).collect();
+    assert_eq!(statuses, ["HTTP/1.1 101 Switching Protocols", "HTTP/1.1 403 Forbidden"], "{said}");
+    assert!(said.contains("INVALID_TICKET"), "{said}");
+
+    let folder = Folder::new();
+    let commands = commands_of_readme("usher cert");
+    let (make, check) = commands.rsplit_once("usher check").unwrap();
+    folder.shell(make);
+    folder.take_free_ports("0.0.0.0:8443");
+    folder.shell(&format!("usher check{check}"));
+}
+
+/// As the page goes on from README, one way in after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_line_of_the_credentials_page_opens_a_socket() {
+    let echo = Echo::start().await;
+    let folder = Folder::new();
+    folder.usher(&["init", "--plain"]);
+    folder.take_free_ports("127.0.0.1:8080");
+    folder.replace("http://127.0.0.1:9000", &echo.url());
+    let page = Page::named("docs/credentials.md");
+    let text = folder.read("usher.toml");
+    let route = text.split_once("[[route]]").unwrap().1.split("\n\n").next().unwrap();
+    folder.replace(&format!("[[route]]{route}\n"), &page.blocks("toml")[0].text);
+    folder.usher(&["check", "--strict"]);
+    let running = Running::start(&folder);
+    let scripts: Vec<_> = page
+        .blocks("sh")
+        .into_iter()
+        .map(|block| block.text.replace("localhost:8080", &format!("127.0.0.1:{}", running.port)))
+        .collect();
+    let (setup, lines) = scripts.split_first().unwrap();
+    // Two of them want more: a Redis, and a process with a flag.
+    let lines: Vec<_> = lines
+        .iter()
+        .filter(|lines| !lines.contains("redis-cli") && !lines.contains("--allow-bypass"))
+        .collect();
+    assert_eq!(lines.len(), 5, "ticket, header, subprotocol, query, cookie");
+    for lines in lines {
+        let said = folder.shell(&format!("{setup}{lines}"));
+        assert!(said.contains("HTTP/1.1 101 Switching Protocols"), "{lines}\n{said}");
+    }
+}
+
+#[test]
+fn init_takes_the_secret_of_the_environment_where_there_is_one() {
+    let folder = Folder::new();
+    let secret = "0123456789abcdef".repeat(2);
+    let output = folder
+        .command(USHER, &["init", "--plain"])
+        .env("USHER_JWT_SECRET", &secret)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("--secret-env USHER_JWT_SECRET"), "{said}");
+    assert!(
+        folder.read("usher.toml").contains("secret_env = \"USHER_JWT_SECRET\"")
+            && !folder.0.join("jwt-secret").exists()
+    );
+    folder.take_free_ports("127.0.0.1:8080");
+    assert_eq!(folder.fails(&["check"]).0, Some(78), "it is not set here");
+    let check = folder.command(USHER, &["check"]).env("USHER_JWT_SECRET", secret).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+#[test]
+fn the_steps_that_init_prints_lead_on_from_another_folder() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.join("edge")).unwrap();
+    let said = folder.usher(&["init", "edge/chat.toml"]);
+    folder.write(
+        "edge/chat.toml",
+        &folder
+            .read("edge/chat.toml")
+            .replace("0.0.0.0:8443", "127.0.0.1:0")
+            .replace(":9090", ":0"),
+    );
+    for command in ["usher cert", "usher check"] {
+        let line = said.lines().map(str::trim).find(|line| line.starts_with(command)).unwrap();
+        folder.shell(line);
+    }
+    assert!(
+        folder.read("edge/key.pem").starts_with("-----BEGIN PRIVATE KEY-----")
+            && !folder.0.join("key.pem").exists()
+    );
+}
+
+#[test]
+fn what_is_there_is_not_overwritten_unless_asked() {
+    let folder = Folder::new();
+    folder.write("jwt-secret", "of mine");
+    assert!(folder.usher(&["init"]).contains("kept jwt-secret"));
+    folder.write("usher.toml", "mine");
+    let (code, said) = folder.fails(&["init", "--plain"]);
+    assert!(code == Some(1) && said.contains("usher.toml was not written"), "{said}");
+    assert_eq!([folder.read("usher.toml"), folder.read("jwt-secret")], ["mine", "of mine"]);
+
+    // One of the two is in the way of both, even if it leads nowhere.
+    std::os::unix::fs::symlink("/nowhere", folder.0.join("key.pem")).unwrap();
+    let (code, said) = folder.fails(&["cert"]);
+    assert!(
+        code == Some(1) && said.contains("key.pem is there already") && said.contains("--force"),
+        "{said}"
+    );
+    assert!(!folder.0.join("cert.pem").exists());
+    folder.write("cert.pem", "mine");
+    let (code, said) = folder.fails(&["cert"]);
+    assert!(code == Some(1) && said.contains("cert.pem and key.pem are there already"), "{said}");
+    assert_eq!(folder.read("cert.pem"), "mine");
+
+    folder.usher(&["cert", "--force"]);
+    assert!(
+        folder.read("cert.pem").starts_with("-----BEGIN CERTIFICATE-----")
+            && !Path::new("/nowhere").exists()
+    );
+    assert_eq!(
+        (folder.mode("key.pem"), fs::read_dir(&folder.0).unwrap().count()),
+        (0o600, 4),
+        "and nothing is left beside them"
+    );
+}
+
+#[test]
+fn a_certificate_is_for_the_names_that_are_given() {
+    let folder = Folder::new();
+    let said = folder.usher(&[
+        "cert",
+        "chat.example.com",
+        "*.example.com",
+        "10.1.2.3",
+        "--cert",
+        "a.pem",
+        "--key",
+        "b.pem",
+    ]);
+    assert!(
+        said.contains("{ cert = \"a.pem\", key = \"b.pem\" }")
+            && said.contains("https://chat.example.com:8443/"),
+        "{said}"
+    );
+    let shown =
+        folder.says("openssl", &["x509", "-in", "a.pem", "-noout", "-ext", "subjectAltName"]);
+    assert!(
+        shown.contains("DNS:chat.example.com, DNS:*.example.com, IP Address:10.1.2.3"),
+        "{shown}"
+    );
+
+    for (arguments, code, part) in [
+        (&["cert", "https://localhost"][..], 2, "without scheme, port or brackets"),
+        (&["cert", "localhost:8443"], 2, "without scheme, port or brackets"),
+        (&["cert", "--cert", "a", "--key", "a"], 1, "name the same file"),
+        (&["cert", "--cert", "a", "--key", "./a"], 1, "name the same file"),
+        (&["init", "nowhere/usher.toml"], 1, "nowhere/usher.toml was not written: No such file"),
+        (&["cert", "--cert", "nowhere/cert.pem"], 1, "nowhere/cert.pem was not written"),
+    ] {
+        let (found, said) = folder.fails(arguments);
+        assert!(found == Some(code) && said.contains(part), "{arguments:?}, {found:?}: {said}");
+    }
+    assert!(!folder.0.join("key.pem").exists(), "half a pair is not left");
+}
+
+#[test]
+fn check_says_how_to_come_by_a_certificate() {
+    let folder = Folder::new();
+    folder.usher(&["init"]);
+    folder.take_free_ports("0.0.0.0:8443");
+    let (code, said) = folder.fails(&["check"]);
+    assert!(code == Some(78) && said.matches("`usher cert` makes a pair").count() == 2, "{said}");
+}

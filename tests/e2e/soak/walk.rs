@@ -1,0 +1,236 @@
+//! Off the old way in and onto the new one, step by step, with everybody connected.
+//!
+//! `USHER_WALK_TABLE=file` writes what each step's figures grew by, as rows of the table in
+//! `docs/migration.md`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use usher::base::clock::Now;
+
+use super::asked_for;
+use crate::migration::{RATES, config, connect, is_alive, routes, ticket, upgrade, value};
+use crate::support::eventually::eventually_within;
+use crate::support::{Echo, Setup, Usher, client};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A client's share hangs on its name. Of clients with this one, 10 % and 50 % are about that many,
+/// be they 60 or 200, and one of 10 % is an application that was not updated.
+const NAME: &str = "worker";
+
+struct Walk {
+    usher: Usher,
+    /// Clients below this number are applications that were not updated yet and know the header
+    /// alone.
+    old: u64,
+    /// How often each client has come in anew.
+    rounds: Vec<AtomicU64>,
+    /// Since when updated applications send a ticket beside their header, and ask which way they
+    /// are to use.
+    sends_ticket: AtomicBool,
+    asks: AtomicBool,
+    all_updated: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl Walk {
+    /// One session from the first step to the last, and a new one again and again.
+    async fn live(self: Arc<Self>, number: u64) {
+        let token = self.usher.token(&format!("{NAME} {number}"));
+        let mut kept =
+            connect(&self.usher, "/ws", Some(&token)).await.expect("a valid client was refused");
+        while !self.stop.load(Ordering::Relaxed) {
+            let is_old = number < self.old && !self.all_updated.load(Ordering::Relaxed);
+            let method = if self.asks.load(Ordering::Relaxed) && !is_old {
+                let (status, answer) = config(&self.usher, "?route=/ws", Some(&token)).await;
+                assert_eq!(status, 200, "{answer}");
+                answer["method"].as_str().unwrap().to_owned()
+            } else {
+                "header".to_owned()
+            };
+            let beside = !is_old && method == "header" && self.sends_ticket.load(Ordering::Relaxed);
+            let target = match method == "ticket" || beside {
+                true => format!("/ws?ticket={}", ticket(&self.usher, &token).await),
+                false => "/ws".to_owned(),
+            };
+            let header = (method == "header").then_some(token.as_str());
+            let mut socket = connect(&self.usher, &target, header)
+                .await
+                .unwrap_or_else(|why| panic!("a valid client was refused: {why}"));
+            is_alive(&mut socket).await;
+            let _ = socket.close(None).await;
+            is_alive(&mut kept).await;
+            self.rounds[usize::try_from(number).unwrap()].fetch_add(1, Ordering::Relaxed);
+        }
+        is_alive(&mut kept).await;
+    }
+
+    /// Another configuration, and then everybody comes in anew twice. Gives back what the figures
+    /// grew by.
+    async fn step(&self, name: &str, lines: &str) -> BTreeMap<&'static str, u64> {
+        let path = self.usher.folder().join("usher.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (before, rest) = text.split_once("auth = ").unwrap();
+        let (_, after) = rest.split_once("# end of the route").unwrap();
+        std::fs::write(&path, format!("{before}{lines}\n# end of the route{after}")).unwrap();
+        let request = "POST /reload HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 0\r\n\r\n";
+        let answer = client::http(self.usher.admin, request.as_bytes()).await;
+        assert_eq!(answer.status, 200, "{name}: {}", answer.body);
+        // What had begun by the old one is over after two rounds.
+        self.everybody(2).await;
+        let before = self.figures().await;
+        self.everybody(1).await;
+        let after = self.figures().await;
+        let grown: BTreeMap<_, _> =
+            after.into_iter().map(|(name, value)| (name, value - before[name])).collect();
+        if let Ok(path) = std::env::var("USHER_WALK_TABLE") {
+            use std::io::Write as _;
+            let cells: Vec<_> = grown.values().map(u64::to_string).collect();
+            let mut file =
+                std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+            writeln!(file, "| {name} | {} |", cells.join(" | ")).unwrap();
+        }
+        assert_eq!((grown["refused"], grown["sessions dropped"]), (0, 0), "{name}: {grown:?}");
+        grown
+    }
+
+    async fn everybody(&self, times: u64) {
+        let goals: Vec<_> =
+            self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed) + times).collect();
+        eventually_within(PATIENCE, "every client comes in", async || {
+            let mut rounds = self.rounds.iter().zip(&goals);
+            rounds.all(|(rounds, goal)| rounds.load(Ordering::Relaxed) >= *goal)
+        })
+        .await;
+    }
+
+    async fn figures(&self) -> BTreeMap<&'static str, u64> {
+        let metrics = self.usher.metrics().await;
+        let sum = |prefix: &str, wanted: &dyn Fn(&str) -> bool| {
+            let lines = metrics.lines().filter(|line| line.starts_with(prefix) && wanted(line));
+            lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum::<u64>()
+        };
+        let upgrades = "usher_upgrades_total{route=\"/ws\"";
+        let by = |method: &str| {
+            sum(upgrades, &|line| {
+                line.contains(&format!("method=\"{method}\"")) && line.contains("\"accepted\"")
+            })
+        };
+        let standing = |name: &str| {
+            value(
+                &metrics,
+                &format!("usher_rollout_upgrades_total{{route=\"/ws\",standing=\"{name}\"}}"),
+            )
+        };
+        BTreeMap::from([
+            ("by header", by("header")),
+            ("by ticket", by("ticket")),
+            ("followed", standing("followed")),
+            ("lagging", standing("lagging")),
+            ("mismatches", sum("usher_shadow_mismatches_total", &|_| true)),
+            ("outside", standing("outside")),
+            ("refused", sum(upgrades, &|line| !line.contains("\"accepted\""))),
+            (
+                "sessions dropped",
+                sum("usher_session_closes_total", &|line| {
+                    !line.contains("client_closed") && !line.contains("client_gone")
+                }),
+            ),
+            (
+                "shadow accepted",
+                sum("usher_shadow_verdicts_total", &|line| line.contains("\"accepted\"")),
+            ),
+            (
+                "shadow absent",
+                sum("usher_shadow_verdicts_total", &|line| line.contains("\"absent\"")),
+            ),
+        ])
+    }
+}
+
+/// 60 clients walk once; where `make soak` asks for longer, 200 clients until the time is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clients_walk_from_the_header_to_tickets_and_none_is_refused_or_dropped() {
+    let Some(duration) = asked_for() else { return walk(60).await };
+    let end = Now::read().mono + duration;
+    while Now::read().mono < end {
+        walk(200).await;
+    }
+}
+
+/// header alone -> shadow -> both -> 10 % -> 50 % -> back to 10 % -> 50 % -> 100 % -> enforced ->
+/// gone.
+async fn walk(clients: u64) {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url())
+        .routes(&routes("auth = [\"header\"]\n# end of the route"))
+        .extra(RATES)
+        .start()
+        .await;
+    let walk = Arc::new(Walk {
+        usher,
+        old: clients / 10,
+        rounds: (0..clients).map(|_| AtomicU64::new(0)).collect(),
+        sends_ticket: AtomicBool::new(false),
+        asks: AtomicBool::new(false),
+        all_updated: AtomicBool::new(false),
+        stop: AtomicBool::new(false),
+    });
+    let clients: Vec<_> =
+        (0..clients).map(|number| tokio::spawn(Arc::clone(&walk).live(number))).collect();
+    walk.everybody(2).await;
+
+    let figures = walk.step("header alone", "auth = [\"header\"]").await;
+    assert_eq!(figures["by ticket"], 0);
+
+    walk.sends_ticket.store(true, Ordering::Relaxed);
+    let figures = walk.step("shadow", "auth = [\"header\"]\nshadow = [\"ticket\"]").await;
+    assert!(
+        figures["shadow accepted"] > 0
+            && figures["shadow absent"] > 0
+            && figures["mismatches"] == 0,
+        "{figures:?}"
+    );
+    walk.sends_ticket.store(false, Ordering::Relaxed);
+    walk.everybody(2).await;
+
+    walk.asks.store(true, Ordering::Relaxed);
+    let both =
+        "auth = [\"ticket\", \"header\"]\nlegacy = [\"header\"]\ndeprecated = \"2026-11-01\"";
+    let share = |rollout: &str| format!("{both}\nrollout = {{ {rollout} }}");
+    let figures = walk.step("both, 0 %", &share("ticket = 0")).await;
+    assert!(figures["by ticket"] == 0 && figures["outside"] > 0, "{figures:?}");
+
+    let mut last = 0;
+    for percent in [10, 50, 10, 50, 100] {
+        if percent == 100 {
+            walk.all_updated.store(true, Ordering::Relaxed);
+        }
+        let figures =
+            walk.step(&format!("{percent} %"), &share(&format!("ticket = {percent}"))).await;
+        let all = figures["followed"] + figures["lagging"] + figures["outside"];
+        let share = (figures["followed"] + figures["lagging"]) * 100 / all;
+        assert!(share.abs_diff(percent) <= 12, "{percent} %: {share} of {all}: {figures:?}");
+        assert_eq!(figures["lagging"] == 0, percent == 100, "{percent} %: {figures:?}");
+        last = figures["by header"];
+    }
+    assert_eq!(last, 0, "nobody uses the header, so it can be refused");
+    walk.step("100 %, enforced", &share("ticket = 100, enforce = true")).await;
+    let late = upgrade(
+        &walk.usher,
+        "/ws",
+        &format!("Authorization: Bearer {}\r\n", walk.usher.token("late")),
+    )
+    .await;
+    assert_eq!(late.status, 403);
+    let figures = walk.step("header gone", "auth = [\"ticket\"]").await;
+    assert_eq!(figures["by header"], 0);
+
+    walk.stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    Arc::into_inner(walk).unwrap().usher.finish().await;
+}

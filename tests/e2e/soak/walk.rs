@@ -67,9 +67,8 @@ impl Walk {
         is_alive(&mut kept).await;
     }
 
-    /// Another configuration, and then everybody comes in anew twice. Gives back what the figures
-    /// grew by.
-    async fn step(&self, name: &str, lines: &str) -> BTreeMap<&'static str, u64> {
+    /// Puts the route's `lines` in force.
+    async fn reload(&self, lines: &str) {
         let path = self.usher.folder().join("usher.toml");
         let text = std::fs::read_to_string(&path).unwrap();
         let (before, rest) = text.split_once("auth = ").unwrap();
@@ -77,7 +76,13 @@ impl Walk {
         std::fs::write(&path, format!("{before}{lines}\n# end of the route{after}")).unwrap();
         let request = "POST /reload HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 0\r\n\r\n";
         let answer = client::http(self.usher.admin, request.as_bytes()).await;
-        assert_eq!(answer.status, 200, "{name}: {}", answer.body);
+        assert_eq!(answer.status, 200, "{lines}: {}", answer.body);
+    }
+
+    /// Reloads, lets every client come in twice, and returns what the figures of the next round
+    /// grew by.
+    async fn step(&self, name: &str, lines: &str) -> BTreeMap<&'static str, u64> {
+        self.reload(lines).await;
         // What had begun by the old one is over after two rounds.
         self.everybody(2).await;
         let before = self.figures().await;
@@ -185,8 +190,11 @@ async fn walk(clients: u64) {
     let figures = walk.step("header alone", "auth = [\"header\"]").await;
     assert_eq!(figures["by ticket"], 0);
 
+    let shadow = "auth = [\"header\"]\nshadow = [\"ticket\"]";
+    // Before this is in force, a ticket is refused to the clients that ask for one.
+    walk.reload(shadow).await;
     walk.sends_ticket.store(true, Ordering::Relaxed);
-    let figures = walk.step("shadow", "auth = [\"header\"]\nshadow = [\"ticket\"]").await;
+    let figures = walk.step("shadow", shadow).await;
     assert!(
         figures["shadow accepted"] > 0
             && figures["shadow absent"] > 0

@@ -44,7 +44,7 @@ pub struct AdminClient {
 
 /// What came back.
 #[derive(Debug)]
-pub struct Answer {
+pub struct AdminAnswer {
     pub status: u16,
     pub body: Value,
 }
@@ -101,7 +101,7 @@ impl AdminClient {
         Self { address: AdminAddress::Tcp(address), token: None }
     }
 
-    pub fn get(&self, target: &str) -> anyhow::Result<Answer> {
+    pub fn get(&self, target: &str) -> anyhow::Result<AdminAnswer> {
         let answer = self.ask(format!("GET {target} HTTP/1.1\r\n"), "")?;
         anyhow::ensure!(
             answer.exit() != Exit::Ok || answer.body.is_object(),
@@ -110,7 +110,7 @@ impl AdminClient {
         Ok(answer)
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<AdminAnswer> {
         let body = body.to_string();
         self.ask(
             format!(
@@ -121,7 +121,7 @@ impl AdminClient {
         )
     }
 
-    fn ask(&self, mut head: String, body: &str) -> anyhow::Result<Answer> {
+    fn ask(&self, mut head: String, body: &str) -> anyhow::Result<AdminAnswer> {
         let host = self
             .address
             .tcp()
@@ -142,7 +142,7 @@ impl AdminClient {
         let status = status
             .filter(|_| head.starts_with("HTTP/1."))
             .context("the admin listener does not speak HTTP")?;
-        Ok(Answer { status, body: serde_json::from_str(body).unwrap_or_default() })
+        Ok(AdminAnswer { status, body: serde_json::from_str(body).unwrap_or_default() })
     }
 
     fn exchange(&self, request: &str) -> std::io::Result<Vec<u8>> {
@@ -170,7 +170,7 @@ fn speak(mut stream: impl Read + Write, request: &str) -> std::io::Result<Vec<u8
     Ok(answer)
 }
 
-impl Answer {
+impl AdminAnswer {
     pub fn exit(&self) -> Exit {
         match self.status {
             200..=299 => Exit::Ok,

@@ -20,8 +20,8 @@ use crate::admin::{Admin, Figures, Readiness, Revoking, StoreFigures, Summary};
 use crate::auth::events::BypassAllowed;
 use crate::auth::revocation::events::RevocationsHeld;
 use crate::base::clock::Now;
-use crate::base::memory::Trim;
-use crate::base::signal::{Asked, Signals};
+use crate::base::memory::MemoryTrim;
+use crate::base::signal::{SignalAction, Signals};
 use crate::config::{AdminAddress, Config};
 use crate::edge::drain;
 use crate::edge::events::Ready;
@@ -139,19 +139,19 @@ impl App {
             if let Some(fleet) = &edge.fleet {
                 tokio::spawn(Arc::clone(fleet).follow(joined));
                 tokio::spawn(Arc::clone(fleet).beat_on());
-                if let Some(ledger) = fleet.ledger() {
-                    tokio::spawn(Arc::clone(ledger).keep());
+                if let Some(fleet_places) = fleet.fleet_places() {
+                    tokio::spawn(Arc::clone(fleet_places).keep());
                 }
             }
             let (orders, ordered) = Orders::channel();
-            let desk = Desk {
+            let context = AdminContext {
                 current: Arc::clone(&self.current),
                 telemetry: Arc::clone(&self.telemetry),
                 readiness: Arc::clone(&self.readiness),
                 listeners: self.addresses.listeners.clone(),
                 orders: orders.clone(),
             };
-            let admin = Arc::new(ArcSwap::from_pointee(desk.admin()));
+            let admin = Arc::new(ArcSwap::from_pointee(context.admin()));
             if let Some(socket) = self.admin {
                 tokio::spawn(Admin::serve(Arc::clone(&admin), socket.listen()?));
             }
@@ -167,7 +167,7 @@ impl App {
                 Some(load) => {
                     let reloader =
                         Reloader::new(load, Arc::clone(&self.current), Arc::clone(&self.telemetry));
-                    tokio::spawn(follow_orders(ordered, reloader, desk, admin, following));
+                    tokio::spawn(follow_orders(ordered, reloader, context, admin, following));
                 }
                 // Whoever gives an order hears that nobody takes it.
                 None => drop(ordered),
@@ -202,7 +202,7 @@ impl App {
 }
 
 /// What the admin listener is made of, for one edge after another.
-struct Desk {
+struct AdminContext {
     current: Current,
     telemetry: Arc<Telemetry>,
     readiness: Arc<Readiness>,
@@ -210,7 +210,7 @@ struct Desk {
     orders: Orders,
 }
 
-impl Desk {
+impl AdminContext {
     fn admin(&self) -> Admin {
         let edge = self.current.load_full();
         let config = &edge.config;
@@ -279,18 +279,18 @@ fn figures(edge: &Edge) -> Figures {
 async fn follow_orders(
     mut ordered: mpsc::Receiver<Order>,
     reloader: Reloader,
-    desk: Desk,
+    context: AdminContext,
     admin: Arc<ArcSwap<Admin>>,
     mut following: tokio::task::JoinHandle<()>,
 ) {
     while let Some(order) = ordered.recv().await {
-        let before = desk.current.load_full();
+        let before = context.current.load_full();
         reloader.carry_out(order).await;
-        let edge = desk.current.load_full();
+        let edge = context.current.load_full();
         if !Arc::ptr_eq(&before, &edge) {
             following.abort();
             following = tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow());
-            admin.store(Arc::new(desk.admin()));
+            admin.store(Arc::new(context.admin()));
         }
     }
 }
@@ -300,12 +300,12 @@ fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), BindE
     let count = config.threads.max(1);
     let mut threads: Vec<Vec<Bound>> = (0..count).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
-    for (door, listener) in config.listeners.iter().enumerate() {
+    for (index, listener) in config.listeners.iter().enumerate() {
         let bound = bind(listener.address, count, listener.sharing)?;
         let address = bound.first().and_then(|socket| socket.local_addr().ok());
         addresses.push(address.unwrap_or(listener.address));
         for (sockets, socket) in threads.iter_mut().zip(bound) {
-            sockets.push(Bound { socket, door });
+            sockets.push(Bound { socket, listener_index: index });
         }
     }
     Ok((threads, addresses))
@@ -347,7 +347,7 @@ async fn watch_over(
     loop {
         tokio::select! {
             asked = signals.next() => match (asked, orders.cloned()) {
-                (Asked::Reload, Some(orders)) => drop(tokio::spawn(async move { orders.give(Cause::Signal).await })),
+                (SignalAction::Reload, Some(orders)) => drop(tokio::spawn(async move { orders.give(Cause::Signal).await })),
                 _ => return Ok(()),
             },
             _ = check.tick() => if workers.iter().any(JoinHandle::is_finished) { return Err(RunError::WorkerDied) },
@@ -375,7 +375,7 @@ async fn leave(edge: &Edge) {
 
 async fn keep_house(current: Current, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>) {
     let mut every = interval(Telemetry::UPKEEP);
-    let mut trim = Trim::default();
+    let mut trim = MemoryTrim::default();
     let mut rotation = Rotation::default();
     loop {
         every.tick().await;

@@ -1,4 +1,5 @@
-//! The fuzz targets on the files of `fuzz/corpus`: what was found once is looked for at each test.
+//! Runs the fuzz targets on the files of `fuzz/corpus`, so that a fault that was found once stays
+//! mended.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,6 +29,6 @@ fn each_target_holds_for_its_corpus() {
             }
         }
     }
-    // The panics above say what is wrong with each.
+    // Each target that failed has printed its panic above.
     assert_eq!(findings, [""; 0]);
 }

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use usher::auth::ticket::{Asking, Request, Tickets};
+use usher::auth::ticket::{TicketAsker, TicketRequest, Tickets};
 use usher::base::clock::Now;
 use usher::model::secret::Secret;
 
@@ -20,9 +20,9 @@ pub fn run(runner: &mut Runner) {
     let grant = known::grant(&config, now);
     let principal = grant.principal().unwrap();
     let tickets = Tickets::new(&config).unwrap();
-    let asking = Asking { origin: None, peer: [192, 0, 2, 7].into(), traceparent: None };
+    let asking = TicketAsker { origin: None, peer: [192, 0, 2, 7].into(), traceparent: None };
     let issue = |principal| {
-        at_once(tickets.issue(principal, Request::default(), asking, now)).unwrap().ticket
+        at_once(tickets.issue(principal, TicketRequest::default(), asking, now)).unwrap().ticket
     };
     let redeem = |ticket: Secret| {
         at_once(tickets.redeem(&ticket, grant.route(), None, asking.peer, "request", now)).unwrap()

@@ -11,7 +11,8 @@ import sizing
 from clients import EAGER, EXPONENTIAL, FIXED, FULL_JITTER, HABITS, full_jitter
 from storm import Scenario, Storm, per_second
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = [DOCS / name for name in ("scaling.md", "reconnect-storms.md", "storm-simulation.md")]
 HEAD = (
     f"{'storm':<23}{'clients':<14}{'guard':<6}{'arrive':>7}{'taken':>7}{'CPU':>6}{'full s':>7}{'room':>7}"
     f"{'refused':>8}{'unheard':>8}{'late':>7}{'store':>7}{'away s':>7}{'99 % s':>7}{'all s':>7}"
@@ -148,7 +149,7 @@ def tables(options, figures):
 
 
 def write(made, page):
-    """Puts each table in its place: the fenced block that follows its mark."""
+    """Returns the page with each table in its place: the fenced block after its mark."""
     for name, text in made:
         pattern = rf"(<!-- simulate: {re.escape(name)} -->\n```text\n).*?(\n```)"
         page = re.sub(pattern, lambda found: found[1] + "\n".join(line.rstrip() for line in text.split("\n")) + found[2], page, flags=re.S)
@@ -164,7 +165,7 @@ def parse(arguments):
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed gives the same run")
     every = ["figures", "sizing", *TABLES]
     parser.add_argument("--table", nargs="+", choices=every, default=every, help="only these tables")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/scaling.md")
+    parser.add_argument("--write", action="store_true", help="write the tables into their pages in docs")
     figures_module.add_options(parser)
     options = parser.parse_args(arguments)
     if options.regions < 2 or (options.nodes and options.nodes < 2 * options.regions):
@@ -181,7 +182,8 @@ def main(arguments=None):
         made.append((name, text))
         print(f"== {name}\n\n{text}\n", flush=True)
     if options.write:
-        PAGE.write_text(write(made, PAGE.read_text()))
+        for page in PAGES:
+            page.write_text(write(made, page.read_text()))
     return 0
 
 

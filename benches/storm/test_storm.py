@@ -176,9 +176,9 @@ class Tables(unittest.TestCase):
         made = simulate.write([("x", "new\\1  \nlines")], page)
         self.assertEqual(made, page.replace("old", "new\\1\nlines"))
 
-    def test_the_page_has_the_figures_that_the_program_has(self):
+    def test_the_pages_have_the_figures_that_the_program_has(self):
         made = list(simulate.tables(simulate.parse(["--table", "figures", "sizing"]), Figures()))
-        page = simulate.PAGE.read_text()
+        page = "\n".join(page.read_text() for page in simulate.PAGES)
         self.assertEqual(simulate.write(made, page), page, "simulate.py --clients 1000000 10000000 --write")
         for name, _ in made:
             self.assertIn(f"<!-- simulate: {name} -->", page)

@@ -18,21 +18,21 @@ REFUSALS = {
     "INVALID_TOKEN": (401, 1008, "Invalid token", True, "the token is not valid"),
     "INVALID_TICKET": (403, 1008, "Invalid token", True, "the ticket is not valid"),
     "AUTHENTICATION_TIMEOUT": (
-        408, 1008, "Authentication timeout", True, "no first message came in time",
+        408, 1008, "Authentication timeout", True, "no first message arrived in time",
     ),
-    "NOT_RENEWED": (401, 1008, "", True, "the credential ends no later than the one before"),
+    "NOT_RENEWED": (401, 1008, "", True, "the credential does not expire later than the one before"),
     "OTHER_SUBJECT": (
         403, 1008, "Invalid token", False, "the credential belongs to another user",
     ),
     "REAUTHENTICATION_TIMEOUT": (
-        408, 1008, "Re-authentication timeout", True, "no valid credential came in time",
+        408, 1008, "Re-authentication timeout", True, "no valid credential arrived in time",
     ),
     "SESSION_EXPIRED": (
-        401, 1008, "Session expired", True, "the session has ended with its credential",
+        401, 1008, "Session expired", True, "the session ended because its credential expired",
     ),
     "SESSION_REVOKED": (401, 1008, "Session revoked", False, "the session was revoked"),
     "SESSION_REPLACED": (
-        409, 1008, "Session replaced", False, "another session of this user took the place",
+        409, 1008, "Session replaced", False, "another session of this user replaced this one",
     ),
     "STORE_UNAVAILABLE": (
         503, 1013, "tickets cannot be checked at the moment", True,
@@ -53,9 +53,9 @@ REFUSALS = {
     "RATE_LIMITED": (429, 1008, "too many requests", True, "too many requests"),
     "INVALID_REQUEST": (
         400, 1008, "", False,
-        "the body is not JSON of the fields ttl_seconds, single_use, permissions and route",
+        "the body is not a JSON object with the fields ttl_seconds, single_use, permissions and route",
     ),
-    "TICKETS_OFF": (404, 1008, "", False, "tickets are not taken here"),
+    "TICKETS_OFF": (404, 1008, "", False, "tickets are not accepted here"),
     "INTERNAL": (500, 1011, "Internal error", True, "something went wrong on our side"),
 }  # fmt: skip
 

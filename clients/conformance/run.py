@@ -3,7 +3,7 @@
 
     run.py [options] -- COMMAND OF THE DRIVER
 
-docs/clients.md says what a driver is. Ends with 1 if a rule is broken.
+docs/client-rules.md says what a driver is. Ends with 1 if a rule is broken.
 """
 
 import argparse

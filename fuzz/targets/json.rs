@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::login::{self, Credential, Login, UserName};
 use super::settings::SECRET;
-use usher::auth::first_message::{Answer, Dialect};
+use usher::auth::first_message::{Dialect, RenewalAnswer};
 use usher::base::strict_json;
 use usher::config::{FirstMessage, Forward};
 use usher::model::faults::FirstMessageFault;
@@ -60,10 +60,12 @@ fn check_answer(rules: &Arc<FirstMessage>, bytes: &[u8], login: &Login) {
     use FirstMessageFault::{NotAuth, TooBig};
     let answer = Dialect::new(rules).answer(bytes);
     match (login, answer) {
-        (Login::Read { token, .. }, Some(Answer::Proof { proof, .. })) => {
+        (Login::Read { token, .. }, Some(RenewalAnswer::Proof { proof, .. })) => {
             assert_eq!(&Credential::of(&proof), token);
         }
-        (Login::Refused(one), Some(Answer::Wrong { fault: other, .. })) => assert_eq!(*one, other),
+        (Login::Refused(one), Some(RenewalAnswer::Wrong { fault: other, .. })) => {
+            assert_eq!(*one, other)
+        }
         (Login::Refused(fault), None) => {
             assert!([NotAuth, TooBig].contains(fault), "the stream does not see {fault:?}");
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::settings::{self, SECRET};
 use usher::auth::credential::Proof;
-use usher::auth::first_message::{AuthMessage, Dialect, Heard};
+use usher::auth::first_message::{AuthMessage, Dialect, FirstMessageContent};
 use usher::config::{FirstMessage, Forward};
 use usher::model::faults::FirstMessageFault;
 use usher::rejection::Rejection;
@@ -74,9 +74,9 @@ pub fn read(rules: &Arc<FirstMessage>, is_text: bool, pieces: &[&[u8]]) -> Login
     let mut dialect = Dialect::new(rules);
     let mut pieces = pieces.iter();
     while let Some(piece) = pieces.next() {
-        match dialect.hear(&Message { is_text, payload: piece.to_vec() }) {
-            Ok(Heard::More(_)) => {}
-            Ok(Heard::Auth(AuthMessage { proof, forward, rest, .. })) => {
+        match dialect.read(&Message { is_text, payload: piece.to_vec() }) {
+            Ok(FirstMessageContent::More(_)) => {}
+            Ok(FirstMessageContent::Auth(AuthMessage { proof, forward, rest, .. })) => {
                 let mut rest = rest.map(|rest| rest.payload).unwrap_or_default();
                 pieces.for_each(|piece| rest.extend_from_slice(piece));
                 let forward = forward.expect("no target consumes the login");

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::json::check_hidden;
 use super::login::{self, Credential, Login, UserName};
-use usher::auth::first_message::{Answer, Dialect, Refused};
+use usher::auth::first_message::{Dialect, Refused, RenewalAnswer};
 use usher::base::clock::UnixMillis;
 use usher::config::{FirstMessage, Forward};
 use usher::model::faults::FirstMessageFault;
@@ -57,7 +57,7 @@ fn check_event(rules: &Arc<FirstMessage>, bytes: &[u8]) {
         panic!("an event has a list")
     };
     assert_eq!(list[0], *rules.type_value, "another event");
-    let Answer::Proof { proof, .. } = answer else { return };
+    let RenewalAnswer::Proof { proof, .. } = answer else { return };
     let at = |pointer: &str| list[1].pointer(pointer).and_then(|value| value.as_str());
     let (pointer, credential) = match Credential::of(&proof) {
         Credential::Token(token) => (&rules.token_pointer, token),
@@ -70,7 +70,7 @@ fn check_event(rules: &Arc<FirstMessage>, bytes: &[u8]) {
 /// A refusal is JSON in the client's namespace, which is cut where it is too long.
 fn check_refusal(rules: &Arc<FirstMessage>, bytes: &[u8]) {
     let mut dialect = Dialect::new(rules);
-    let _ = dialect.hear(&Message { is_text: true, payload: bytes.to_vec() });
+    let _ = dialect.read(&Message { is_text: true, payload: bytes.to_vec() });
     let refused = dialect.refused(&Refused {
         code: "INVALID_TOKEN",
         message: "the token is not valid",

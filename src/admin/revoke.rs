@@ -39,7 +39,7 @@ const YEAR_2000: u64 = 946_684_800_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct RevokeRequest {
     user: Option<String>,
     session: Option<String>,
     token_id: Option<String>,
@@ -115,9 +115,9 @@ impl Revoking {
     }
 
     fn order(&self, body: &[u8], now: UnixMillis) -> Result<Revocation, String> {
-        let asked: Asked = strict_json::record(body)
+        let asked: RevokeRequest = strict_json::record(body)
             .map_err(|error| format!("the body is not an order: {error}"))?;
-        let Asked { user, session, token_id, issued_before, issuer, until } = asked;
+        let RevokeRequest { user, session, token_id, issued_before, issuer, until } = asked;
         let issued_before =
             issued_before.map(|time| time.read("issued_before", now)).transpose()?;
         if issued_before.is_some_and(|before| before > now + AHEAD) {

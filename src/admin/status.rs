@@ -13,9 +13,9 @@ use crate::auth::decoded;
 use crate::auth::remote_keys::IssuerFigures;
 use crate::auth::verifier::VerifierFigures;
 use crate::base::clock::Now;
-use crate::fleet::{Gathered, Whole};
+use crate::fleet::{Completeness, Gathered};
 use crate::migration::uses::LegacyUse;
-use crate::session::wanted::Wanted;
+use crate::session::filter::SessionFilter;
 
 /// What is counted outside of the registry.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -50,12 +50,12 @@ const SESSIONS_LISTED: usize = 1000;
 
 impl Admin {
     pub(super) async fn sessions(&self, query: &str) -> Response<Full<Bytes>> {
-        let Some((wanted, is_fleet)) = read(query) else {
+        let Some((filter, is_fleet)) = read(query) else {
             let message = "the parameters are `limit`, a number, `user`, `route`, `method` and `fleet`, true or false, each at most once";
             return answer_error(StatusCode::BAD_REQUEST, "BAD_REQUEST", message);
         };
         match &self.revoking.fleet {
-            Some(fleet) if is_fleet => match fleet.sessions(&wanted).await {
+            Some(fleet) if is_fleet => match fleet.sessions(&filter).await {
                 Some(gathered) => answer_json(StatusCode::OK, &of_all_nodes(&gathered)),
                 None => answer_error(
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -63,12 +63,12 @@ impl Admin {
                     "too many ask the whole fleet at once",
                 ),
             },
-            _ => answer_json(StatusCode::OK, &self.own_sessions(&wanted, is_fleet)),
+            _ => answer_json(StatusCode::OK, &self.own_sessions(&filter, is_fleet)),
         }
     }
 
-    fn own_sessions(&self, wanted: &Wanted, is_fleet: bool) -> Value {
-        let (total, sessions) = self.registry.snapshot(wanted.limit, |handle| wanted.holds(handle));
+    fn own_sessions(&self, filter: &SessionFilter, is_fleet: bool) -> Value {
+        let (total, sessions) = self.registry.snapshot(filter.limit, |handle| filter.holds(handle));
         let mut body = json!({ "total": total, "sessions": sessions });
         if is_fleet {
             set(&mut body, "fleet", "alone");
@@ -128,7 +128,7 @@ fn of_all_nodes(gathered: &Gathered) -> Value {
     let Gathered { whole, total, sessions, nodes } = gathered;
     let mut body =
         json!({ "total": total, "sessions": sessions, "fleet": whole.name(), "nodes": nodes });
-    if *whole == Whole::Unknown {
+    if *whole == Completeness::Unknown {
         set(
             &mut body,
             "message",
@@ -139,7 +139,7 @@ fn of_all_nodes(gathered: &Gathered) -> Value {
 }
 
 /// What is asked for, and whether all nodes are asked.
-fn read(query: &str) -> Option<(Wanted, bool)> {
+fn read(query: &str) -> Option<(SessionFilter, bool)> {
     let (mut limit, mut user, mut route, mut method, mut fleet) = (None, None, None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=')?;
@@ -157,7 +157,7 @@ fn read(query: &str) -> Option<(Wanted, bool)> {
         }
     }
     Some((
-        Wanted { limit: limit.unwrap_or(SESSIONS_LISTED), user, route, method },
+        SessionFilter { limit: limit.unwrap_or(SESSIONS_LISTED), user, route, method },
         fleet.unwrap_or(false),
     ))
 }
@@ -168,12 +168,12 @@ mod tests {
 
     #[test]
     fn a_query_is_read_as_a_form_and_refused_where_it_is_not_clear() {
-        let (wanted, is_fleet) =
+        let (filter, is_fleet) =
             read("user=a%26b+c%2F%C3%A9&route=%2Fws&method=header&limit=7&fleet=true").unwrap();
         assert!(is_fleet && !read("fleet=false").unwrap().1);
         assert_eq!(
-            wanted,
-            Wanted {
+            filter,
+            SessionFilter {
                 limit: 7,
                 user: Some("a&b c/é".into()),
                 route: Some("/ws".into()),

@@ -22,7 +22,7 @@ const LONGEST_USER: usize = 1024;
 
 impl ClientCertificate {
     pub fn principal(&self, rules: &Mtls, now: Now) -> Result<Principal, InvalidCertificate> {
-        if !self.is_believed() {
+        if !self.is_trusted() {
             return Err(InvalidCertificate::Authority);
         }
         let (rest, certificate) =

@@ -117,11 +117,11 @@ impl Witness for Unwatched {
 /// Writes every outcome down, and goes on wherever that is possible. The result behind a failure is
 /// not a verdict.
 #[derive(Debug, Default)]
-pub(super) struct Recorder(pub(super) Vec<Seen>);
+pub(super) struct Recorder(pub(super) Vec<CheckOutcome>);
 
 /// A check and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct CheckOutcome {
     pub check: Check,
     pub outcome: Result<(), InvalidToken>,
 }
@@ -132,7 +132,8 @@ impl Witness for Recorder {
         check: Check,
         outcome: Result<T, InvalidToken>,
     ) -> Result<T, InvalidToken> {
-        self.0.push(Seen { check, outcome: outcome.as_ref().map(drop).map_err(|why| *why) });
+        self.0
+            .push(CheckOutcome { check, outcome: outcome.as_ref().map(drop).map_err(|why| *why) });
         outcome
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::checks::{Recorder, Seen};
+use super::checks::{CheckOutcome, Recorder};
 use super::credential::{Credential, Proof};
 use super::jwt::{Issuers, Keys, opened};
 use super::prover::Prover;
@@ -33,7 +33,7 @@ pub struct TokenLook {
     /// The configured issuer that the token names.
     pub issuer: Option<Arc<config::Issuer>>,
     pub keys: Option<KeysHeld>,
-    pub checks: Vec<Seen>,
+    pub checks: Vec<CheckOutcome>,
     /// The verdict of the function that serves.
     pub verdict: Result<Principal, InvalidToken>,
 }
@@ -143,14 +143,14 @@ fn owned((id, algorithms): (Option<&str>, &[Algorithm])) -> (Option<String>, Vec
 /// Looks at credentials and changes nothing: a ticket stays where it is kept. The deny list is not
 /// looked at: only a running process has it.
 #[derive(Debug)]
-pub struct Looker {
+pub struct CredentialInspector {
     /// Fetches keys and asks verifiers, as for a client.
     may_ask: bool,
     /// The credential that was looked at.
     pub look: Option<Look>,
 }
 
-impl Looker {
+impl CredentialInspector {
     pub fn new(may_ask: bool) -> Self {
         Self { may_ask, look: None }
     }
@@ -196,7 +196,7 @@ impl Looker {
     }
 }
 
-impl Prover for Looker {
+impl Prover for CredentialInspector {
     async fn prove(
         &mut self,
         authenticator: &Authenticator,
@@ -224,7 +224,7 @@ impl Prover for Looker {
                 }
             },
             Proof::Session(id) => {
-                let verifier = route.judges.sessions.clone().unwrap_or_default();
+                let verifier = route.credential_verifiers.sessions.clone().unwrap_or_default();
                 self.vouched(verifier, asking.session(&id, peer)).await
             }
             Proof::Ticket(ticket) => {

@@ -90,7 +90,7 @@ pub fn take_bearer(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection>
     let token = match (values.next(), values.next()) {
         (None, _) => return Ok(None),
         (Some(value), None) => bearer(value),
-        _ => Err(Rejection::AmbiguousRequest("a request has at most one Authorization")),
+        _ => Err(Rejection::AmbiguousRequest("the request has more than one Authorization header")),
     };
     headers.remove(AUTHORIZATION);
     token.map(Some)
@@ -122,7 +122,10 @@ fn take_subprotocol(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection
     if let Some(value) = HeaderValue::from_str(&kept).ok().filter(|_| !kept.is_empty()) {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
     }
-    match one_of(tokens.into_iter().collect::<Result<_, _>>()?, "two subprotocols carry a token")? {
+    match one_of(
+        tokens.into_iter().collect::<Result<_, _>>()?,
+        "more than one subprotocol carries a token",
+    )? {
         Some(token) if token.is_empty() => Err(malformed()),
         token => Ok(token),
     }
@@ -134,7 +137,7 @@ fn sorted(headers: &HeaderMap) -> (String, Vec<Result<Secret, Rejection>>) {
     for line in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
         match line.to_str() {
             Ok(line) => lines.push(line),
-            Err(_) => tokens.push(Err(Rejection::AmbiguousRequest("a subprotocol is not a token"))),
+            Err(_) => tokens.push(Err(Rejection::AmbiguousRequest("a subprotocol is not valid"))),
         }
     }
     let mut offers = offers(lines);
@@ -210,7 +213,7 @@ pub fn take_cookie(headers: &mut HeaderMap, name: &str) -> Result<Option<Secret>
             headers.append(COOKIE, line);
         }
     }
-    one_of(values, "the cookie with the token stands twice")
+    one_of(values, "the request has the cookie of the credential twice")
 }
 
 /// RFC 6265, section 4.1.1: a value may stand in quotes, which are not part of it.
@@ -223,7 +226,7 @@ fn unquoted(value: &[u8]) -> &[u8] {
 fn take_bypass(headers: &mut HeaderMap, name: &HeaderName) -> Result<Option<Secret>, Rejection> {
     let values = headers.get_all(name).iter().map(|value| Secret::new(value.as_bytes())).collect();
     headers.remove(name);
-    one_of(values, "a request has at most one test identity")
+    one_of(values, "the request has more than one test identity")
 }
 
 /// Removes the query parameter `name`; every other byte of the query stays as it was.
@@ -249,7 +252,7 @@ fn take_parameter(uri: &mut Uri, name: &str) -> Result<Option<Secret>, Rejection
     *uri = target
         .parse()
         .map_err(|_| Rejection::AmbiguousRequest("the request target is not well formed"))?;
-    one_of(values, "a credential stands twice in the query")
+    one_of(values, "the query has the credential twice")
 }
 
 fn parameter_value(written: &Secret) -> Result<Secret, Rejection> {

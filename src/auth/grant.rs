@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::verifier::{Proved, Vouched};
+use super::verifier::{Proved, VerifierGrant};
 use crate::base::clock::{Now, UnixMillis};
 use crate::config::{ReauthMode, Route};
 use crate::model::method::Method;
@@ -37,7 +37,7 @@ enum Holder {
         /// What the route requires at this path, if anything; whoever renews the grant has it too.
         required: Option<Arc<Required>>,
         /// Who can be asked whether it is still good.
-        vouched: Option<Arc<Vouched>>,
+        vouched: Option<Arc<VerifierGrant>>,
     },
 }
 
@@ -135,7 +135,7 @@ impl Grant {
     }
 
     /// The verifier's word that it rests on, where that is asked for again while the session lives.
-    pub fn vouched(&self) -> Option<&Arc<Vouched>> {
+    pub fn vouched(&self) -> Option<&Arc<VerifierGrant>> {
         match &self.holder {
             Holder::Anyone => None,
             Holder::Known { vouched, .. } => vouched.as_ref(),

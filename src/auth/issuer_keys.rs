@@ -43,7 +43,7 @@ pub enum KeySetError {
     Read(#[from] std::io::Error),
     #[error("the set is larger than 256 KiB")]
     TooLarge,
-    #[error("it is not a JWK set: {0}")]
+    #[error("the text is not a JWK set: {0}")]
     Malformed(#[from] serde_json::Error),
     #[error("the set has more than 100 keys")]
     TooManyKeys,

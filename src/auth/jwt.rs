@@ -60,7 +60,7 @@ pub enum LoadError {
     Jwks { issuer: String, file: PathBuf, problem: String },
     #[error("issuer '{issuer}': {problem}")]
     Remote { issuer: String, problem: String },
-    #[error("two issuers say that they are '{0}'")]
+    #[error("two issuers have the same `issuer`: '{0}'")]
     Twice(String),
 }
 

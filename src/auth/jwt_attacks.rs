@@ -42,7 +42,8 @@ fn hmac_issuers() -> Issuers {
 
 pub(super) fn claims(changes: &Value) -> Value {
     let mut claims = json!({
-        "iss": "https://main.example.com", "aud": ["other", "chat"], "sub": "ada", "exp": NOW + 600, "iat": NOW, "jti": "t1",
+        "iss": "https://main.example.com", "aud": ["other", "chat"], "sub": "ada",
+        "exp": NOW + 600, "iat": NOW, "jti": "t1",
         "permissions": "chat:read chat:write", "sid": "s1", "tenant": "blue",
     });
     for (name, value) in changes.as_object().unwrap() {
@@ -488,7 +489,8 @@ impl Drop for KeySet {
 pub(super) fn ec_key(kid: &str) -> (EncodingKey, Value) {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let point = pair.public_key().as_ref();
-    let jwk = json!({ "kty": "EC", "crv": "P-256", "kid": kid, "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..]) });
+    let [x, y] = [&point[1..33], &point[33..]].map(|part| URL_SAFE_NO_PAD.encode(part));
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "kid": kid, "x": x, "y": y });
     (EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref()), jwk)
 }
 
@@ -563,11 +565,13 @@ fn every_algorithm_verifies_its_own_signatures_alone() {
         panic!("not RSA")
     };
     let modulus = public.modulus.strip_prefix(&[0]).unwrap_or(public.modulus);
-    let rsa_jwk = json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(modulus), "e": URL_SAFE_NO_PAD.encode(public.exponent) });
+    let [n, e] = [modulus, public.exponent].map(|part| URL_SAFE_NO_PAD.encode(part));
+    let rsa_jwk = json!({ "kty": "RSA", "n": n, "e": e });
     let p384 =
         EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
     let point = p384.public_key().as_ref();
-    let p384_jwk = json!({ "kty": "EC", "crv": "P-384", "x": URL_SAFE_NO_PAD.encode(&point[1..49]), "y": URL_SAFE_NO_PAD.encode(&point[49..]) });
+    let [x, y] = [&point[1..49], &point[49..]].map(|part| URL_SAFE_NO_PAD.encode(part));
+    let p384_jwk = json!({ "kty": "EC", "crv": "P-384", "x": x, "y": y });
     let (p256, p256_jwk) = ec_key("p256");
     let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let ed_jwk =

@@ -45,7 +45,8 @@ fn a_public_key_is_no_secret_in_any_of_its_forms() {
     let rsa = rsa();
     let (_, ec) = ec_key("two");
     let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-    let ed_jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "three", "x": URL_SAFE_NO_PAD.encode(ed.public_key_raw()) });
+    let x = URL_SAFE_NO_PAD.encode(ed.public_key_raw());
+    let ed_jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "three", "x": x });
     let set = KeySet::write("confusion", json!([rsa.jwk, ec, ed_jwk]));
     let file = std::fs::read(set.path()).unwrap();
     let point = [
@@ -135,7 +136,8 @@ fn a_signature_on_a_curve_is_two_numbers_within_the_order_and_nothing_else() {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
     let signs = EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref());
     let point = aws_lc_rs::signature::KeyPair::public_key(&pair).as_ref().to_vec();
-    let jwk = json!({ "kty": "EC", "crv": "P-256", "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..]) });
+    let [x, y] = [&point[1..33], &point[33..]].map(|part| URL_SAFE_NO_PAD.encode(part));
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y });
     let set = KeySet::write("curve", json!([jwk]));
     let issuers = Issuers::load(&[set.issuer("main", Algorithm::ES256)], &[]).unwrap();
     let good = raw(r#"{"alg":"ES256"}"#, &plain(), &signs, jsonwebtoken::Algorithm::ES256);
@@ -248,7 +250,8 @@ fn families_stand_together_and_the_algorithm_belongs_to_the_key() {
     let (ec_signs, ec) = ec_key("one");
     let ed = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let ed_signs = EncodingKey::from_ed_der(&ed.serialize_der());
-    let ed_jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "one", "x": URL_SAFE_NO_PAD.encode(ed.public_key_raw()) });
+    let x = URL_SAFE_NO_PAD.encode(ed.public_key_raw());
+    let ed_jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "one", "x": x });
     let set = KeySet::write("families", json!([rsa.jwk, ec, ed_jwk]));
     let all = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
     let of = |set: &KeySet, pinned: &[Algorithm]| {

@@ -105,14 +105,7 @@ impl Authenticator {
         presented: Presented<'_>,
         deadline: Instant,
     ) -> Result<Grant, Rejection> {
-        let late = match credential.as_ref().map(|credential| &credential.proof) {
-            Some(Proof::Token(_)) if matched.route.judges.tokens.is_some() => {
-                Rejection::VerifierUnavailable(VerifierFault::Timeout)
-            }
-            Some(Proof::Session(_)) => Rejection::VerifierUnavailable(VerifierFault::Timeout),
-            Some(Proof::Token(_)) => Rejection::IssuerKeysUnavailable,
-            _ => Rejection::StoreUnavailable,
-        };
+        let late = self.timeout_rejection(&matched.route, credential.as_ref());
         let granting = self.grant(prover, matched, credential, presented);
         timeout_at(deadline, granting).await.map_err(|_| late)?
     }
@@ -126,6 +119,7 @@ impl Authenticator {
         presented: Presented<'_>,
         deadline: Instant,
     ) -> Result<Principal, Rejection> {
+        let late = self.timeout_rejection(&matched.route, Some(&credential));
         let judging = async {
             if matched.route.auth.is_empty() {
                 let proved = prover.prove(self, &matched.route, credential, presented).await?;
@@ -134,20 +128,43 @@ impl Authenticator {
             let grant = self.grant(prover, matched, Some(credential), presented).await?;
             grant.principal().cloned().ok_or(Rejection::Internal)
         };
-        timeout_at(deadline, judging).await.map_err(|_| Rejection::StoreUnavailable)?
+        timeout_at(deadline, judging).await.map_err(|_| late)?
+    }
+
+    /// Returns the rejection of a credential that is not verified by the deadline. It names the
+    /// service that verifies credentials of this kind.
+    fn timeout_rejection(
+        &self,
+        route: &config::Route,
+        credential: Option<&Credential>,
+    ) -> Rejection {
+        match credential.map(|credential| &credential.proof) {
+            Some(Proof::Token(token)) if self.asking(route).verifier_of(token).is_none() => {
+                Rejection::IssuerKeysUnavailable
+            }
+            Some(Proof::Token(_) | Proof::Session(_)) => {
+                Rejection::VerifierUnavailable(VerifierFault::Timeout)
+            }
+            _ => Rejection::StoreUnavailable,
+        }
     }
 
     /// Identifies the user of a credential at an endpoint of Usher's own. It opens no route, so it
     /// is not a grant.
     pub async fn identify(
         &self,
-        endpoint: (&config::Judges, &Arc<str>),
+        endpoint: (&config::CredentialVerifiers, &Arc<str>),
         credential: Credential,
         peer: IpAddr,
         now: Now,
     ) -> Result<Principal, Rejection> {
-        let (judges, place) = endpoint;
-        let asking = Asking { issuers: &self.issuers, verifiers: &self.verifiers, judges, place };
+        let (credential_verifiers, place) = endpoint;
+        let asking = CredentialCheck {
+            issuers: &self.issuers,
+            verifiers: &self.verifiers,
+            credential_verifiers,
+            place,
+        };
         let proved = match credential.proof {
             Proof::Token(token) => asking.token(credential.method, &token, peer, now).await?,
             Proof::Session(id) => asking.session(&id, peer).await?,
@@ -214,11 +231,11 @@ impl Authenticator {
         }
     }
 
-    fn asking<'a>(&'a self, route: &'a config::Route) -> Asking<'a> {
-        Asking {
+    fn asking<'a>(&'a self, route: &'a config::Route) -> CredentialCheck<'a> {
+        CredentialCheck {
             issuers: &self.issuers,
             verifiers: &self.verifiers,
-            judges: &route.judges,
+            credential_verifiers: &route.credential_verifiers,
             place: &route.name,
         }
     }
@@ -264,14 +281,14 @@ fn entitle(
 
 /// Whoever judges what is shown at one place: a route, or the ticket endpoint.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asking<'a> {
+pub(crate) struct CredentialCheck<'a> {
     pub(crate) issuers: &'a Issuers,
     pub(crate) verifiers: &'a Verifiers,
-    pub(crate) judges: &'a config::Judges,
+    pub(crate) credential_verifiers: &'a config::CredentialVerifiers,
     pub(crate) place: &'a Arc<str>,
 }
 
-impl Asking<'_> {
+impl CredentialCheck<'_> {
     /// One judge alone: what that refuses is not shown to another.
     pub(crate) async fn token(
         self,
@@ -290,15 +307,14 @@ impl Asking<'_> {
 
     /// Who is asked about this token; `None`: the issuers' keys tell.
     fn verifier_of(&self, token: &Secret) -> Option<&Arc<str>> {
-        self.judges
-            .tokens
-            .as_ref()
-            .filter(|_| !(self.judges.opaque_only && jwt::has_the_shape_of_a_jwt(token)))
+        self.credential_verifiers.tokens.as_ref().filter(|_| {
+            !(self.credential_verifiers.opaque_only && jwt::has_the_shape_of_a_jwt(token))
+        })
     }
 
     pub(crate) async fn session(self, id: &Secret, peer: IpAddr) -> Result<Proved, Rejection> {
         // The config is not taken where nobody knows sessions.
-        let verifier = self.judges.sessions.as_ref().ok_or(Rejection::Internal)?;
+        let verifier = self.credential_verifiers.sessions.as_ref().ok_or(Rejection::Internal)?;
         Box::pin(self.verifiers.prove(verifier, Method::Session, id, self.place, peer)).await
     }
 }
@@ -339,5 +355,61 @@ pub fn check_origin(route: &config::Route, origin: Option<&str>) -> Result<(), R
     match (&route.origins, origin) {
         (Some(allowed), Some(origin)) if !allowed.allow(origin) => Err(Rejection::ForbiddenOrigin),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Never answers.
+    struct Silent;
+
+    impl Prover for Silent {
+        async fn prove(
+            &mut self,
+            _: &Authenticator,
+            _: &config::Route,
+            _: Credential,
+            _: Presented<'_>,
+        ) -> Result<Proved, Rejection> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missed_deadline_names_the_service_that_was_asked() {
+        let config = Arc::new(config::for_test("auth = [\"header\"]"));
+        let matched = RouteMatch {
+            route: Arc::clone(&config.routes[0]),
+            parameters: Vec::new(),
+            upstream_path: None,
+        };
+        let authenticator = Authenticator::new(
+            Arc::new(Issuers::load(&config.issuers, &[]).unwrap()),
+            Arc::new(Tickets::new(&config).unwrap()),
+            Arc::new(Revocations::new(1)),
+            config.mtls.clone(),
+        );
+        let presented = Presented {
+            request_id: "test",
+            origin: None,
+            peer: std::net::Ipv4Addr::LOCALHOST.into(),
+            now: Now::read(),
+        };
+        for (proof, expected) in [
+            (Proof::Token("token".into()), Rejection::IssuerKeysUnavailable),
+            (
+                Proof::Session("session".into()),
+                Rejection::VerifierUnavailable(VerifierFault::Timeout),
+            ),
+            (Proof::Ticket("ticket".into()), Rejection::StoreUnavailable),
+        ] {
+            let credential = Credential { method: Method::Header, proof };
+            let deadline = presented.now.mono;
+            let judged =
+                authenticator.judge(&mut Silent, &matched, credential, presented, deadline).await;
+            assert_eq!(judged.unwrap_err(), expected);
+        }
     }
 }

@@ -1,22 +1,41 @@
-//! Reads what a person gives a command: a file, or standard input, up to a bound.
+//! Reads the input of a command, a secret or a token: from a file, or from standard input.
 
 use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
 
-/// The longest thing that is read as a secret or a token.
+/// The longest input, in bytes.
 const MAX_INPUT: u64 = 64 * 1024;
 
 pub fn read_file(path: &Path) -> anyhow::Result<String> {
-    let mut text = String::new();
     let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    file.take(MAX_INPUT).read_to_string(&mut text).with_context(|| path.display().to_string())?;
-    Ok(text)
+    read(file).with_context(|| path.display().to_string())
 }
 
 pub fn read_stdin() -> anyhow::Result<String> {
+    read(std::io::stdin()).context("standard input")
+}
+
+/// Reads the whole input. A longer one is an error: a part of a secret is another secret.
+fn read(input: impl Read) -> anyhow::Result<String> {
     let mut text = String::new();
-    std::io::stdin().take(MAX_INPUT).read_to_string(&mut text).context("standard input")?;
+    input.take(MAX_INPUT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_INPUT {
+        anyhow::bail!("the input is longer than {} KiB", MAX_INPUT / 1024);
+    }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_longer_input_is_an_error_and_not_cut() {
+        let longest = "x".repeat(64 * 1024);
+        assert_eq!(read(longest.as_bytes()).unwrap(), longest);
+        let error = read((longest + "x").as_bytes()).unwrap_err().to_string();
+        assert_eq!(error, "the input is longer than 64 KiB");
+    }
 }

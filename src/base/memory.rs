@@ -8,11 +8,11 @@ const MANY: usize = 256;
 
 /// The most connections since memory was last given back.
 #[derive(Debug, Default)]
-pub struct Trim {
+pub struct MemoryTrim {
     most: usize,
 }
 
-impl Trim {
+impl MemoryTrim {
     /// Looks at how many are open now, and gives back if that is half of what it was. Takes some
     /// milliseconds then.
     pub fn look(&mut self, open: usize) {
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_once_when_half_have_gone() {
-        let mut trim = Trim::default();
+        let mut trim = MemoryTrim::default();
         let due: Vec<_> = [0, 100, 40, 1000, 600, 500, 500, 400, 250, 200, 90, 0]
             .map(|open| trim.is_due(open))
             .into();

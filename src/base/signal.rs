@@ -13,7 +13,7 @@ pub struct Signals {
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum SignalAction {
     Stop,
     Reload,
 }
@@ -27,16 +27,16 @@ impl Signals {
         })
     }
 
-    pub async fn next(&mut self) -> Asked {
+    pub async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => SignalAction::Stop,
+            _ = self.interrupt.recv() => SignalAction::Stop,
+            _ = self.hangup.recv() => SignalAction::Reload,
         }
     }
 
     /// Completes when somebody asks us to stop. Asked twice, it completes twice.
     pub async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
+        while self.next().await != SignalAction::Stop {}
     }
 }

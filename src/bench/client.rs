@@ -21,7 +21,7 @@ use crate::base::clock::Now;
 use crate::model::secret::Secret;
 use crate::net::http1::response;
 use crate::net::stream::Stream;
-use crate::upstream::upgrade::{self, Answer};
+use crate::upstream::upgrade::{self, UpgradeAnswer};
 use crate::ws::frame::Message;
 
 /// What is read of an answer that is no 101, and of a ticket.
@@ -103,7 +103,7 @@ pub enum Preset {
 }
 
 #[derive(Debug)]
-pub struct Client {
+pub struct BenchClient {
     pub target: Target,
     pub credential: Credential,
     pub origin: Option<HeaderValue>,
@@ -116,7 +116,7 @@ pub struct Client {
 
 /// The times of one connection, in the order of its phases.
 #[derive(Debug)]
-pub struct Laps {
+pub struct PhaseTimes {
     due: Instant,
     last: Instant,
     pub times: Vec<(Phase, Duration)>,
@@ -127,14 +127,14 @@ pub struct Laps {
 }
 
 pub struct Attempt<Open = Connection> {
-    pub laps: Laps,
+    pub times: PhaseTimes,
     pub result: Result<Open, Failure>,
 }
 
-impl Laps {
+impl PhaseTimes {
     /// `due`: when it should have begun; the total counts from there, whatever kept it.
     pub fn begin(due: Option<Instant>, now: Instant) -> Self {
-        let mut laps = Self {
+        let mut times = Self {
             due: due.unwrap_or(now),
             last: now,
             times: Vec::with_capacity(Phase::ALL.len()),
@@ -142,9 +142,9 @@ impl Laps {
             resumed: 0,
         };
         if let Some(due) = due {
-            laps.times.push((Phase::Late, now.saturating_duration_since(due)));
+            times.times.push((Phase::Late, now.saturating_duration_since(due)));
         }
-        laps
+        times
     }
 
     pub fn lap(&mut self, phase: Phase, now: Instant) {
@@ -157,53 +157,53 @@ impl Laps {
     }
 }
 
-impl Client {
+impl BenchClient {
     /// Opens the connection with this number. `due`: when it should have been begun.
     pub async fn attempt(&self, number: u64, due: Option<Instant>) -> Attempt {
-        let mut laps = Laps::begin(due, Now::read().mono);
-        let opening = Box::pin(self.open(number, &mut laps));
+        let mut times = PhaseTimes::begin(due, Now::read().mono);
+        let opening = Box::pin(self.open(number, &mut times));
         let opened = timeout(self.timeout, opening).await;
-        let result = opened.unwrap_or(Err(Failure::Timeout(laps.under_way)));
+        let result = opened.unwrap_or(Err(Failure::Timeout(times.under_way)));
         if result.is_ok() {
-            laps.finish();
+            times.finish();
         }
-        Attempt { laps, result }
+        Attempt { times, result }
     }
 
-    async fn open(&self, number: u64, laps: &mut Laps) -> Result<Connection, Failure> {
+    async fn open(&self, number: u64, times: &mut PhaseTimes) -> Result<Connection, Failure> {
         let mut target = self.target.path_and_query.clone();
         if let Credential::Ticket { token, path, parameter } = &self.credential {
-            laps.under_way = Phase::Ticket;
-            let ticket = self.ticket(number, token, path, laps).await?;
-            laps.lap(Phase::Ticket, Now::read().mono);
+            times.under_way = Phase::Ticket;
+            let ticket = self.ticket(number, token, path, times).await?;
+            times.lap(Phase::Ticket, Now::read().mono);
             target = format!(
                 "{target}{}{parameter}={ticket}",
                 if target.contains('?') { '&' } else { '?' }
             );
         }
-        laps.under_way = Phase::Connect;
+        times.under_way = Phase::Connect;
         let tcp = self.target.connect(number).await.map_err(|_| Failure::Connect)?;
-        laps.lap(Phase::Connect, Now::read().mono);
-        laps.under_way = Phase::Tls;
+        times.lap(Phase::Connect, Now::read().mono);
+        times.under_way = Phase::Tls;
         let stream = self.target.secure(tcp).await.map_err(|_| Failure::Tls)?;
         if self.target.is_secure() {
-            laps.lap(Phase::Tls, Now::read().mono);
-            laps.resumed += u64::from(target::is_resumed(&stream));
+            times.lap(Phase::Tls, Now::read().mono);
+            times.resumed += u64::from(target::is_resumed(&stream));
         }
-        laps.under_way = Phase::Upgrade;
+        times.under_way = Phase::Upgrade;
         let mut connection = self.upgrade(stream, &target).await?;
-        laps.lap(Phase::Upgrade, Now::read().mono);
+        times.lap(Phase::Upgrade, Now::read().mono);
         if let Credential::Message { token, preset, awaits_answer } = &self.credential {
-            laps.under_way = Phase::Auth;
+            times.under_way = Phase::Auth;
             log_in(&mut connection, token, *preset, *awaits_answer).await?;
-            laps.lap(Phase::Auth, Now::read().mono);
+            times.lap(Phase::Auth, Now::read().mono);
         }
         if let Some(message) = &self.first_echo {
-            laps.under_way = Phase::Echo;
+            times.under_way = Phase::Echo;
             if !connection.echo(message).await {
                 return Err(Failure::Echo);
             }
-            laps.lap(Phase::Echo, Now::read().mono);
+            times.lap(Phase::Echo, Now::read().mono);
         }
         Ok(connection)
     }
@@ -214,12 +214,12 @@ impl Client {
         number: u64,
         token: &Secret,
         path: &str,
-        laps: &mut Laps,
+        times: &mut PhaseTimes,
     ) -> Result<String, Failure> {
         let failed = Failure::Ticket(None);
         let tcp = self.target.connect(number).await.map_err(|_| Failure::Connect)?;
         let mut stream = self.target.secure(tcp).await.map_err(|_| Failure::Tls)?;
-        laps.resumed += u64::from(target::is_resumed(&stream));
+        times.resumed += u64::from(target::is_resumed(&stream));
         let mut headers = self.headers();
         headers.insert(AUTHORIZATION, bearer(token).ok_or(failed)?);
         let mut wire =
@@ -254,10 +254,10 @@ impl Client {
                 .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("graphql-transport-ws"));
         }
         match upgrade::open(stream, &uri, headers, ANSWER_BODY).await {
-            Ok(Answer::Switched { stream, early, .. }) => {
+            Ok(UpgradeAnswer::Switched { stream, early, .. }) => {
                 Connection::new(stream, &early, self.message_bytes).map_err(|_| failed)
             }
-            Ok(Answer::Declined { status, .. }) => {
+            Ok(UpgradeAnswer::Declined { status, .. }) => {
                 Err(Failure::Upgrade(Some(StatusCode::as_u16(&status))))
             }
             Err(_) => Err(failed),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::client::{Client, leave};
+use super::client::{BenchClient, leave};
 use super::connection::{Connection, Received};
 use super::load;
 use super::report::{Progress, Tally};
@@ -41,7 +41,7 @@ pub struct Outcome {
 }
 
 /// On one core: the connections are opened in steps, not as fast as can be.
-pub fn run(client: &Arc<Client>, idle: &Idle, progress: &Progress) -> anyhow::Result<Outcome> {
+pub fn run(client: &Arc<BenchClient>, idle: &Idle, progress: &Progress) -> anyhow::Result<Outcome> {
     runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
@@ -49,7 +49,7 @@ pub fn run(client: &Arc<Client>, idle: &Idle, progress: &Progress) -> anyhow::Re
 }
 
 async fn measure(
-    client: &Arc<Client>,
+    client: &Arc<BenchClient>,
     idle: &Idle,
     progress: &Progress,
 ) -> anyhow::Result<Outcome> {

@@ -14,7 +14,7 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::client::{Attempt, Client, Phase, leave};
+use super::client::{Attempt, BenchClient, Phase, leave};
 use super::connection::Connection;
 use super::report::{Failure, Progress, Tally};
 use crate::base::clock::Now;
@@ -74,7 +74,7 @@ fn share(whole: usize, index: usize, of: usize) -> usize {
 
 /// Opens connections one after the other and closes them.
 pub fn connect(
-    client: &Arc<Client>,
+    client: &Arc<BenchClient>,
     load: &Load,
     progress: &Arc<Progress>,
 ) -> anyhow::Result<Tally> {
@@ -114,7 +114,7 @@ pub fn connect(
                     }
                     Some(ended) = running.join_next() => {
                         let (attempt, ended) = ended?;
-                        tally.connection(&attempt.laps, attempt.result.err());
+                        tally.connection(&attempt.times, attempt.result.err());
                         tally.elapsed = tally.elapsed.max(ended.duration_since(core.start));
                     }
                     () = &mut stopped => {
@@ -143,12 +143,12 @@ async fn reach(when: Option<Instant>) {
 
 /// Opens and closes one; gives back when it was open.
 async fn one(
-    client: Arc<Client>,
+    client: Arc<BenchClient>,
     number: u64,
     due: Option<Instant>,
     progress: Arc<Progress>,
 ) -> (Attempt<()>, Instant) {
-    let Attempt { laps, result } = client.attempt(number, due).await;
+    let Attempt { times, result } = client.attempt(number, due).await;
     let ended = Now::read().mono;
     progress.count(result.as_ref().err().copied());
     let result = match result {
@@ -158,12 +158,12 @@ async fn one(
         }
         Err(failure) => Err(failure),
     };
-    (Attempt { laps, result }, ended)
+    (Attempt { times, result }, ended)
 }
 
 /// Sends messages on open connections, each when the echo of the one before has come.
 pub fn messages(
-    client: &Arc<Client>,
+    client: &Arc<BenchClient>,
     connections: usize,
     message: &Message,
     duration: Duration,
@@ -251,7 +251,7 @@ async fn talk(
 
 /// Opens the connections with these numbers, some at a time, and keeps them.
 pub async fn open(
-    client: &Arc<Client>,
+    client: &Arc<BenchClient>,
     mut numbers: std::ops::Range<u64>,
     tally: &mut Tally,
     progress: &Progress,
@@ -266,7 +266,7 @@ pub async fn open(
         }
         let Some(attempt) = running.join_next().await.transpose()? else { return Ok(opened) };
         progress.count(attempt.result.as_ref().err().copied());
-        tally.connection(&attempt.laps, attempt.result.as_ref().err().copied());
+        tally.connection(&attempt.times, attempt.result.as_ref().err().copied());
         opened.extend(attempt.result);
     }
 }
@@ -318,7 +318,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::Laps;
+    use super::super::client::PhaseTimes;
     use super::*;
 
     #[test]
@@ -333,16 +333,16 @@ mod tests {
         for number in 0..20 {
             let began = free.max(number * 100);
             free = began + if number == 0 { 1000 } else { 1 };
-            let mut laps = Laps::begin(Some(schedule.due(number)), at(began));
-            laps.lap(Phase::Connect, at(free));
-            laps.finish();
+            let mut times = PhaseTimes::begin(Some(schedule.due(number)), at(began));
+            times.lap(Phase::Connect, at(free));
+            times.finish();
             let [(Phase::Late, late), (Phase::Connect, step), (Phase::Total, total)] =
-                laps.times[..]
+                times.times[..]
             else {
-                panic!("{laps:?}")
+                panic!("{times:?}")
             };
             assert_eq!(late + step, total, "{number}");
-            tally.connection(&laps, None);
+            tally.connection(&times, None);
         }
         let json = tally.json();
         // As the server saw them, one of twenty was slow; as clients would have seen them, half of

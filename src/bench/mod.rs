@@ -30,7 +30,7 @@ use super::exit::Exit;
 use crate::config::value;
 use crate::model::secret::Secret;
 use crate::ws::frame::Message;
-use client::{Client, Credential, Preset};
+use client::{BenchClient, Credential, Preset};
 use load::{Load, Pace};
 use report::{Progress, Tally};
 use target::{Target, TargetError, Trust};
@@ -262,7 +262,7 @@ impl Idle {
 }
 
 impl Endpoint {
-    fn client(&self) -> anyhow::Result<Client> {
+    fn client(&self) -> anyhow::Result<BenchClient> {
         if let Some(key_exchange) = self.key_exchange {
             target::offer_only(key_exchange.group());
         }
@@ -294,7 +294,7 @@ impl Endpoint {
             }
             Auth::None => Credential::None,
         };
-        Ok(Client {
+        Ok(BenchClient {
             target,
             credential,
             origin: self.origin.clone(),

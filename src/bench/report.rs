@@ -11,7 +11,7 @@ use hdrhistogram::{CreationError, Histogram};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::client::{Laps, Phase};
+use super::client::{Phase, PhaseTimes};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 
@@ -121,10 +121,10 @@ impl Tally {
     }
 
     /// One connection: the phases that it went through, and why it went no further.
-    pub fn connection(&mut self, laps: &Laps, failure: Option<Failure>) {
+    pub fn connection(&mut self, times: &PhaseTimes, failure: Option<Failure>) {
         self.attempts += 1;
-        self.resumed += laps.resumed;
-        for (phase, time) in &laps.times {
+        self.resumed += times.resumed;
+        for (phase, time) in &times.times {
             self.time(*phase, *time);
         }
         if let Some(failure) = failure {
@@ -348,16 +348,16 @@ mod tests {
     fn known() -> Tally {
         let (start, mut tally) = (Now::read().mono, Tally::new().unwrap());
         for millis in 1..=100 {
-            let mut laps = Laps::begin(None, start);
-            laps.lap(Phase::Connect, start + Duration::from_micros(500));
-            laps.lap(Phase::Upgrade, start + Duration::from_millis(millis));
-            laps.finish();
-            tally.connection(&laps, None);
+            let mut times = PhaseTimes::begin(None, start);
+            times.lap(Phase::Connect, start + Duration::from_micros(500));
+            times.lap(Phase::Upgrade, start + Duration::from_millis(millis));
+            times.finish();
+            tally.connection(&times, None);
         }
         for failure in [Failure::Upgrade(Some(403)), Failure::Timeout(Phase::Upgrade)] {
-            let mut laps = Laps::begin(None, start);
-            laps.lap(Phase::Connect, start + Duration::from_micros(500));
-            tally.connection(&laps, Some(failure));
+            let mut times = PhaseTimes::begin(None, start);
+            times.lap(Phase::Connect, start + Duration::from_micros(500));
+            tally.connection(&times, Some(failure));
         }
         tally.elapsed = Duration::from_secs(2);
         tally

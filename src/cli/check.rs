@@ -15,7 +15,7 @@ use crate::admin_client::AdminClient;
 use crate::config::Config;
 use crate::config::diagnostic::Diagnostic;
 use crate::edge::inspect::{Finding, Verdict, reach};
-use crate::edge::judge::{Judgement, Terms, judge};
+use crate::edge::judge::{JudgeOptions, Judgement, judge};
 use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
@@ -52,7 +52,7 @@ enum Format {
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let path = crate::admin_client::find_config(arguments.file.or(arguments.config))?;
     let is_json = arguments.json || matches!(arguments.format, Format::Json);
-    let terms = Terms {
+    let terms = JudgeOptions {
         allow_bypass: arguments.allow_bypass,
         looks_around: !arguments.offline,
         held: &held,

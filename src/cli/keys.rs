@@ -21,24 +21,24 @@ enum Action {
     /// Make the first keys, where there are none
     Generate {
         #[command(flatten)]
-        place: Place,
+        place: KeyringLocation,
         #[arg(long, value_enum, default_value = "ed-dsa")]
         algorithm: Algorithm,
     },
     /// Show which keys there are
     List {
         #[command(flatten)]
-        place: Place,
+        place: KeyringLocation,
         /// Print the index as JSON; null where there are no keys
         #[arg(long)]
         json: bool,
     },
     /// Next becomes current, current previous, and a new next is made
-    Rotate(Place),
+    Rotate(KeyringLocation),
 }
 
 #[derive(Debug, Args)]
-struct Place {
+struct KeyringLocation {
     /// Take the state directory from this configuration
     #[arg(short, long, value_name = "FILE", conflicts_with = "state_dir")]
     config: Option<PathBuf>,
@@ -88,7 +88,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-impl Place {
+impl KeyringLocation {
     fn folder(&self) -> anyhow::Result<Folder> {
         let state_dir = match &self.config {
             Some(file) => config::load(file)?.config.state_dir,

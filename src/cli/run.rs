@@ -11,7 +11,7 @@ use crate::cli;
 use crate::config::Loaded;
 use crate::config::diagnostic::Diagnostics;
 use crate::edge::events::ConfigWarning;
-use crate::edge::judge::{Terms, judge};
+use crate::edge::judge::{JudgeOptions, judge};
 use crate::telemetry::Event;
 
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ fn banner(routes: &[&str]) -> String {
 
 /// Judges the file, at the start and at each reload. `bound`: addresses of this process.
 fn load(path: &Path, allow_bypass: bool, bound: &[SocketAddr]) -> Result<Loaded, Diagnostics> {
-    let terms = Terms { allow_bypass, looks_around: true, held: &|_| bound.to_vec() };
+    let terms = JudgeOptions { allow_bypass, looks_around: true, held: &|_| bound.to_vec() };
     let mut loaded = judge(path, &terms).outcome?;
     if let Some(format) = cli::log_format() {
         loaded.config.log.format = format;

@@ -9,7 +9,7 @@ use crate::model::secret::Secret;
 #[derive(Clone, Debug)]
 pub struct Admin {
     pub address: AdminAddress,
-    /// Set unless only this machine reaches the address.
+    /// Set if other machines can reach the address.
     pub token: Option<Secret>,
 }
 
@@ -21,9 +21,9 @@ pub enum AdminAddress {
 }
 
 impl AdminAddress {
-    /// The beginning of a unix socket's address.
+    /// The prefix of the address of a unix socket.
     pub const UNIX: &str = "unix:";
-    /// `sun_path` has 108 bytes, and the socket is made in a folder beside its path.
+    /// In bytes. `sun_path` has 108, and the socket is first created in a folder beside its path.
     const LONGEST_PATH: usize = 90;
 
     /// Parses an address. `base` is the folder of the configuration.
@@ -39,10 +39,10 @@ impl AdminAddress {
         let path = base.join(path);
         match path.as_os_str().len() {
             _ if path.file_name().is_none() || text.ends_with('/') => {
-                Err(format!("`{text}` names no file; write \"unix:/run/usher/admin.sock\""))
+                Err(format!("`{text}` does not name a file; write \"unix:/run/usher/admin.sock\""))
             }
             length if length > Self::LONGEST_PATH => Err(format!(
-                "the path of the socket has {length} bytes; the system allows {} of them",
+                "the path of the socket has {length} bytes; it must not be longer than {} bytes",
                 Self::LONGEST_PATH
             )),
             _ => Ok(Self::Unix(path)),

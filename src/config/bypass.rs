@@ -1,5 +1,5 @@
-//! `[bypass]`: a test identity from a header. A process accepts it only if its command line allows
-//! it too.
+//! `[bypass]`: a test identity from a header. A process accepts test identities only if its command
+//! line allows them too.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::model::secret::Secret;
 
 #[derive(Clone, Debug)]
 pub struct Bypass {
-    /// Never passed on to an upstream.
+    /// Never sent to an upstream.
     pub header: HeaderName,
     pub secret: Option<Secret>,
     /// Set by the command line, never by the file.
@@ -39,10 +39,10 @@ impl Config {
         let routes = self.bypass_routes();
         if !is_allowed && !routes.is_empty() {
             let message = format!(
-                "the method `bypass` opens {}, and this process may not take it",
+                "the method `bypass` opens {}, but this process does not allow it",
                 routes.join(", ")
             );
-            let help = "take `bypass` out of `auth`; for tests alone, start with \
+            let help = "remove `bypass` from `auth`; only for tests, start with \
                         `usher run --allow-bypass`";
             let locator = Locator::new(self.source.as_deref(), self.written.text());
             let is_opened = |route: &Arc<Route>| route.auth.contains(&Method::Bypass);

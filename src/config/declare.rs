@@ -246,7 +246,7 @@ mod tests {
 
     table! {
         /// A table of this test.
-        pub struct Kettle: [kettle] {
+        pub struct TestTable: [kettle] {
             /// How long it
             /// boils.
             boiling_time: PositiveDuration, default "40s",
@@ -257,10 +257,11 @@ mod tests {
     }
 
     /// Returns the table and the messages about it.
-    fn read(text: &str) -> (Kettle, String) {
+    fn read(text: &str) -> (TestTable, String) {
         let reader = Reader::new(text, None, &|_| None);
         let (table, _) = DeTable::parse_recoverable(text);
-        let kettle = Kettle::read(&Section::new(&reader, "[kettle]", 0..0, Some(table.get_ref())));
+        let kettle =
+            TestTable::read(&Section::new(&reader, "[kettle]", 0..0, Some(table.get_ref())));
         let messages = reader.found.take().into_iter().map(|(_, found)| found.render(false));
         (kettle, messages.collect())
     }
@@ -278,7 +279,7 @@ mod tests {
             let messages = read(text).1;
             assert!(messages.contains(part), "{part} is not in\n{messages}");
         }
-        let table = &Kettle::DECLARATION;
+        let table = &TestTable::DECLARATION;
         let key = &schema::table_schema(table)["properties"]["boiling_time"];
         assert_eq!((&key["default"], &key["type"]), (&"40s".into(), &"string".into()));
         assert_eq!(key["description"], "How long it boils.");

@@ -1,6 +1,6 @@
 //! Errors and warnings about a file: the fault, its place, and the remedy.
 //!
-//! A diagnostic holds all that it prints, so that it outlives the text that it was made from.
+//! A diagnostic owns all that it prints, so it can outlive the text of the file.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,12 +11,12 @@ pub enum Severity {
     Warning,
 }
 
-/// The kind of thing that has to change. It decides the exit code.
+/// The kind of thing that must change. The fault decides the exit code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// Something outside the configuration: a port that is in use.
+    /// Something outside the configuration, such as a port in use.
     Unavailable,
-    /// A permission of the user that runs Usher, or of others.
+    /// A permission that is missing, or a file that other users may read.
     Permission,
     #[default]
     Config,
@@ -31,7 +31,7 @@ pub struct Diagnostic {
     pub help: Option<String>,
 }
 
-/// A run of characters on one line of a file. Lines and columns count from one.
+/// A range of characters on one line of a file. Lines and columns are counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     pub file: String,
@@ -102,7 +102,7 @@ impl Diagnostic {
         if let Some(place) = &self.place {
             let number = place.line.to_string();
             let gutter = " ".repeat(number.len());
-            // Tabs are kept, so that the carets stand under the span however wide a tab is shown.
+            // Tabs are kept, so that the carets are under the span with any width of tabs.
             let indent: String = place
                 .text
                 .chars()
@@ -167,7 +167,7 @@ impl Location {
 }
 
 impl Diagnostics {
-    /// Returns the gravest fault: while the file is wrong, no other fault decides.
+    /// Returns the most severe fault. While the file has mistakes, no other fault decides.
     pub fn fault(&self) -> Fault {
         self.0.iter().map(|diagnostic| diagnostic.fault).max().unwrap_or_default()
     }
@@ -192,7 +192,7 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// Returns the known word that is most like `word`.
+/// Returns the known word that is most similar to `word`.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let scored =
         known.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
@@ -202,15 +202,15 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, candidate)| candidate)
 }
 
-/// Returns "did you mean `x`?" if a known word is near, else all known words.
+/// Returns "did you mean `x`?" if a known word is similar, else all known words.
 pub fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     if let Some(near) = nearest(word, known.clone()) {
         return format!("did you mean `{near}`?");
     }
     let all: Vec<_> = known.into_iter().map(|word| format!("`{word}`")).collect();
     if all.is_empty() {
-        "nothing is known here".to_owned()
+        "remove it".to_owned()
     } else {
-        format!("known here: {}", all.join(", "))
+        format!("the possible names are {}", all.join(", "))
     }
 }

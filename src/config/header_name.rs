@@ -1,9 +1,9 @@
-//! Names that the configuration may give to headers of Usher.
+//! The names that the configuration may give to headers that Usher sets.
 
 use http::HeaderName;
 
-/// Names with a meaning in HTTP, in the WebSocket handshake or between proxies, and those that
-/// carry credentials. In normal form.
+/// Names with a meaning in HTTP, in the WebSocket handshake or between proxies, and names of headers
+/// that carry credentials. In normal form.
 const TAKEN: [&str; 33] = [
     "authorization",
     "connection",
@@ -41,18 +41,18 @@ const TAKEN: [&str; 33] = [
 ];
 const TAKEN_PREFIXES: [&str; 3] = ["sec-", "x-forwarded-", "access-control-"];
 
-/// Returns a name as servers may compare it: case does not count, and `_`, `-` and `.` are one,
-/// because some servers turn one into the other.
+/// Returns a name in the form in which servers may compare it. Case does not count. `_`, `-` and `.`
+/// are the same, because some servers convert one into another.
 pub fn normal_form(name: &str) -> String {
     name.chars().map(|c| if c == '_' || c == '.' { '-' } else { c.to_ascii_lowercase() }).collect()
 }
 
-/// Returns true if an upstream may take one name for the other.
+/// Returns true if an upstream may treat the two names as the same.
 pub fn is_same(one: &HeaderName, other: &HeaderName) -> bool {
     normal_form(one.as_str()) == normal_form(other.as_str())
 }
 
-/// Returns the name of a header that Usher may set at its upstreams.
+/// Parses the name of a header that Usher may send to upstreams.
 pub fn parse(text: &str) -> Result<HeaderName, String> {
     let name = HeaderName::from_bytes(text.as_bytes())
         .map_err(|_| format!("`{text}` is not a header name"))?;
@@ -60,7 +60,7 @@ pub fn parse(text: &str) -> Result<HeaderName, String> {
     let is_taken =
         TAKEN.contains(&&*normal) || TAKEN_PREFIXES.iter().any(|prefix| normal.starts_with(prefix));
     if is_taken {
-        Err(format!("`{text}` has a meaning of its own, and is not one that Usher sets"))
+        Err(format!("`{text}` has another meaning, so Usher must not set it"))
     } else {
         Ok(name)
     }

@@ -1,4 +1,4 @@
-//! The names of a configuration that stand in metric labels.
+//! The names of a configuration that are values of metric labels.
 
 use super::Config;
 use crate::telemetry::family::LabelNames;

@@ -1,7 +1,7 @@
-//! From the file to the [`Config`]: every mistake at once, each with its place.
+//! Turns the text of the file into the [`Config`], and reports every mistake with its place.
 //!
-//! A value that is wrong is reported and stands at its default while the rest is read, and a config
-//! is returned only if nothing was reported.
+//! A wrong value is reported and replaced by its default, so that the rest can be read. The config
+//! is returned only if no error was reported.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::tables::{
     admin, bypass, context, first_message, issuer, keepalive, limits, listener, log, migration,
     mtls, reauth, revocation, route, store, tickets, top, upstream, verifier,
 };
-use super::{Admin, Config, Drain, Log, Mtls, Written};
+use super::{Admin, Config, ConfigText, Drain, Log, Mtls};
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -30,13 +30,13 @@ pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
 
 fn read(path: &Path) -> Result<String, Diagnostics> {
     std::fs::read_to_string(path).map_err(|error| {
-        let diagnostic = Diagnostic::error(format!("cannot read {}: {error}", path.display()));
+        let diagnostic = Diagnostic::error(format!("cannot read `{}`: {error}", path.display()));
         Diagnostics(vec![diagnostic.because(&error)])
     })
 }
 
-/// Reads the table `[admin]` alone. A command to a running Usher needs neither the secrets of the
-/// file nor a file without mistakes elsewhere: the process reads the file itself, and reports them.
+/// Reads only the table `[admin]`. A command to a running Usher does not need the secrets of the
+/// file, nor a file without mistakes: the process reads the file itself and reports its mistakes.
 pub fn load_admin(path: &Path) -> Result<Option<Admin>, Diagnostics> {
     parse_admin(&read(path)?, path, &|name| std::env::var(name).ok())
 }
@@ -66,7 +66,7 @@ pub fn parse(
     let reader = Reader::new(text, source, env);
     let (table, syntax) = DeTable::parse_recoverable(text);
     reader.report_syntax(&syntax);
-    // Past broken syntax the rest would be guesswork.
+    // With broken syntax, the meaning of the rest is not clear.
     let config = if syntax.is_empty() { config(&reader, table.get_ref(), source) } else { None };
     let mut found = reader.found.into_inner();
     found.sort_by_key(|(span, _)| span.start);
@@ -98,8 +98,8 @@ fn config<'r>(
     if listener_sections.is_empty() {
         reader.error(
             &(0..0),
-            "no [[listener]]",
-            "add one: `[[listener]]` with `address` and `certificates`",
+            "the configuration has no [[listener]]",
+            "add `[[listener]]` with `address` and `certificates`",
         );
     }
     let mut addresses = listener::Addresses::default();
@@ -141,7 +141,8 @@ fn config<'r>(
 
     let route_sections = file.sections("route");
     if route_sections.is_empty() {
-        reader.error(&(0..0), "no [[route]]", "add one: `[[route]]` with `path` and `upstream`");
+        let help = "add `[[route]]` with `path` and `upstream`";
+        reader.error(&(0..0), "the configuration has no [[route]]", help);
     }
     let (first_message, reauth) = (file.section("first_message"), file.section("reauth"));
     first_message::check(&first_message);
@@ -188,11 +189,11 @@ fn config<'r>(
     let mtls = Mtls::read(&file.section("mtls"));
     let log = Log::read(&file.section("log"));
     let audit = log::AuditTable::read(&file.section("audit")).file;
-    // Last: it reports every name that is not known by now.
+    // This comes last, because it reports every table that was not read before.
     let top = top::Top::read(&file);
     Some(Config {
         source: source.map(Path::to_path_buf),
-        written: Written::new(reader.text, reader.files.take()),
+        written: ConfigText::new(reader.text, reader.files.take()),
         node: top.node_name(),
         threads: top.thread_count(),
         state_dir: top.state_dir,
@@ -218,7 +219,7 @@ fn config<'r>(
     })
 }
 
-/// Warns of a route at a path that Usher answers itself, whatever the routes say.
+/// Warns of a route at a path that Usher answers itself.
 fn check_own_path(routes: &[Section<'_, '_>], own: &str) {
     for route in routes {
         let path = route.value("path");
@@ -226,11 +227,11 @@ fn check_own_path(routes: &[Section<'_, '_>], own: &str) {
             continue;
         };
         let warning = Diagnostic::warning(format!(
-            "`{own}` is a path of Usher's own: requests never reach this route"
+            "Usher answers `{own}` itself: requests never reach this route"
         ))
         .help(
-            "give the route another path, or Usher's: `tickets.path`, `context.jwks_path`, \
-             `migration.config_path`",
+            "change the path of the route, or that of Usher: `tickets.path`, `context.jwks_path` \
+             or `migration.config_path`",
         );
         route.reader.report(&value.span(), warning);
     }

@@ -1,4 +1,4 @@
-//! Finds where a key stands in the file.
+//! Finds the place of a key in the file.
 
 use std::path::Path;
 
@@ -23,13 +23,13 @@ impl<'t> Locator<'t> {
         Self { file, text, table: table.into_inner() }
     }
 
-    /// Returns the location of the value, or of what is written around it. `None`: not even its
-    /// table is in the file.
+    /// Returns the location of the value, or else that of the table around it. `None`: the file does
+    /// not even have the table.
     pub fn location(&self, path: &str) -> Option<Location> {
         let mut steps = path.split('.');
         let first = steps.next()?;
         let (name, mut value) = self.table.iter().find(|(name, _)| name.get_ref() == first)?;
-        // The span of a list of tables is that of its first header.
+        // The span of a list of tables is the span of its first header.
         let mut span = if value.get_ref().is_table() { name.span() } else { value.span() };
         for step in steps {
             let Some(inner) = inner(value, step) else { break };
@@ -39,7 +39,7 @@ impl<'t> Locator<'t> {
         Some(self.at(span))
     }
 
-    /// Returns true if this very key is written.
+    /// Returns true if the file has this key.
     pub fn is_written(&self, path: &str) -> bool {
         let mut steps = path.split('.');
         let first = steps

@@ -1,4 +1,4 @@
-//! How a route moves from old methods to new ones.
+//! The configuration of a route's migration from old methods to new ones.
 
 use http::HeaderValue;
 
@@ -9,14 +9,14 @@ use crate::model::method::Method;
 pub struct Migration {
     /// Methods of the route that will be removed.
     pub legacy: Vec<Method>,
-    /// Since when the legacy methods are deprecated, and when they stop working. `deprecated` is
-    /// set if `legacy` is not empty.
+    /// The day from which the legacy methods are deprecated. Set if `legacy` is not empty.
     pub deprecated: Option<UnixMillis>,
+    /// The day on which the legacy methods stop working.
     pub sunset: Option<UnixMillis>,
-    /// A page about the change, for readers of the headers.
+    /// A web page about the change, for the `Link` header.
     pub link: Option<HeaderValue>,
     pub rollout: Rollout,
-    /// Checked and counted, without consequence.
+    /// Methods that are checked and counted, but do not decide.
     pub shadow: Vec<Method>,
 }
 
@@ -25,11 +25,11 @@ pub struct Rollout {
     /// Percent of the clients for each method, in order. The sum is at most 100.
     pub shares: Vec<(Method, u8)>,
     pub sticky: Sticky,
-    /// Refuse legacy methods to clients in a share.
+    /// Whether clients in a share are rejected with a legacy method.
     pub enforce: bool,
 }
 
-/// What decides which clients are in a share.
+/// The property that assigns a client to a share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sticky {
     #[default]

@@ -1,9 +1,9 @@
-//! The configuration: what the file means.
+//! The configuration: the meaning of the file.
 //!
-//! `tables/` declares each key once: what the parser reads, the JSON schema (`schema.rs`), the
-//! reference and the tables of the documents (`pages.rs`) come from there. `load.rs` turns the text
-//! into the [`Config`] below and reports every mistake at once. No other module sees the file: the
-//! program reads one `Arc<Config>`, and a session keeps the one that it opened with.
+//! `tables/` declares each key once. The parser, the JSON schema (`schema.rs`), the reference and the
+//! tables of the documents (`pages.rs`) use these declarations. `load.rs` turns the text into the
+//! [`Config`] below and reports every mistake at once. No other module reads the file: the program
+//! uses one `Arc<Config>`, and a session keeps the one that it was opened with.
 
 mod admin;
 pub mod bypass;
@@ -56,20 +56,20 @@ pub use store::Store;
 pub use tables::context::{Context, ContextAlgorithm, ContextSigning};
 pub use tables::drain::Drain;
 pub use tables::keepalive::Keepalive;
-pub use tables::limits::{Limits, OnLimit};
+pub use tables::limits::{ExtraSessions, Limits};
 pub use tables::log::{Log, LogFormat, RefusalLevel};
 pub use tables::mtls::{CertificateUser, Mtls};
 pub use tables::revocation::Revocation;
 pub use tables::tickets::{TicketBindings, Tickets};
-pub use verifier::{Judges, SessionKeys, Verifier, VerifierEndpoint, VerifierKind};
-pub use written::Written;
+pub use verifier::{CredentialVerifiers, SessionKeys, Verifier, VerifierEndpoint, VerifierKind};
+pub use written::ConfigText;
 
 #[derive(Debug)]
 pub struct Config {
-    /// The file that this was read from, if any.
+    /// The file of the configuration, if there is one.
     pub source: Option<PathBuf>,
-    pub written: Written,
-    /// The name of this process among the nodes.
+    pub written: ConfigText,
+    /// The name of this node.
     pub node: String,
     pub state_dir: PathBuf,
     /// Runtime threads.
@@ -81,7 +81,7 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     pub tickets: Tickets,
     pub store: Store,
-    /// The stores of other regions; each has a region.
+    /// The stores of other regions. The `region` of each is set.
     pub regions: Vec<store::Redis>,
     pub context: Context,
     pub mtls: Mtls,
@@ -102,7 +102,7 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether other processes may listen at this address.
     pub sharing: PortSharing,
-    /// `None` only if the file says `plain = true`.
+    /// `None` only with `plain = true`.
     pub tls: Option<Tls>,
     /// Proxies whose `X-Forwarded-*` or `Forwarded` names the client.
     pub trusted_peers: Vec<IpNet>,
@@ -120,7 +120,7 @@ pub enum ForwardingHeader {
 
 #[derive(Debug)]
 pub struct Tls {
-    /// Never empty. The first serves a client that names no host, or a host that no certificate
+    /// Never empty. The first one is for clients that name no host, or a host that no certificate
     /// covers.
     pub certificates: Vec<CertificateFiles>,
     /// `None`: clients are not asked for a certificate.
@@ -132,7 +132,7 @@ pub struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificates {
     pub ca_file: PathBuf,
-    /// Whether a handshake without a certificate ends.
+    /// Whether a handshake without a certificate fails.
     pub is_required: bool,
 }
 
@@ -153,9 +153,9 @@ pub struct Issuer {
     pub name: Arc<str>,
     /// The `iss` that its tokens must carry.
     pub issuer: String,
-    /// A token's `aud` must hold at least one of these. Never empty.
+    /// The `aud` of a token must contain at least one of these. Never empty.
     pub audience: Vec<String>,
-    /// Pinned, all of one family. Never empty.
+    /// The accepted algorithms: all with a shared secret, or all with public keys. Never empty.
     pub algorithms: Vec<Algorithm>,
     pub keys: IssuerKeySource,
     pub leeway: Duration,
@@ -164,7 +164,7 @@ pub struct Issuer {
     pub permissions_claim: String,
     pub session_claim: String,
     pub max_token_bytes: usize,
-    /// A token that is valid for longer than this from now is refused.
+    /// The longest remaining lifetime of a token; one that expires later is rejected.
     pub max_lifetime: Duration,
 }
 
@@ -186,7 +186,7 @@ impl IssuerKeySource {
 pub struct RemoteKeys {
     pub origin: KeyOrigin,
     pub refresh: Duration,
-    /// How long one fetch may take, and a client may wait for it.
+    /// How long one fetch may take, and how long a client may wait for it.
     pub timeout: Duration,
     pub ca_file: Option<PathBuf>,
     pub allow_plain: bool,
@@ -194,9 +194,9 @@ pub struct RemoteKeys {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyOrigin {
-    /// The set itself.
+    /// The URL of the key set.
     Url(ServiceUrl),
-    /// The document that says where the set is.
+    /// The URL of the discovery document, which names the URL of the key set.
     Discovery(ServiceUrl),
 }
 
@@ -210,14 +210,14 @@ pub struct Upstream {
     pub upgrade_timeout: Duration,
     /// How long all attempts for one client may take together.
     pub reach_timeout: Duration,
-    /// How long a server may take to begin an HTTP answer once it has the request, or to read none
-    /// of it.
+    /// How long a server may take to begin an HTTP answer after it has the request, and how long it
+    /// may stop reading the request.
     pub answer_timeout: Duration,
     /// Idle HTTP connections kept for each server on each thread.
     pub max_idle: usize,
     pub idle_timeout: Duration,
     pub ca_file: Option<PathBuf>,
-    /// The name to request and to verify, if it is not the host in the server's URL.
+    /// The name in the certificate, if it is not the host in the server's URL.
     pub server_name: Option<String>,
 }
 
@@ -233,17 +233,17 @@ pub enum Server {
 
 #[derive(Debug)]
 pub struct Route {
-    /// The path as written: the route's name in metrics, logs and tickets.
+    /// The path as written in the file: the name of the route in metrics, logs and tickets.
     pub name: Arc<str>,
-    /// Empty: every host.
+    /// Empty for every host.
     pub hosts: Vec<HostPattern>,
     pub path: PathPattern,
     pub upstream: Arc<Upstream>,
     pub upstream_path: UpstreamPath,
-    /// In order of preference. Empty: public on purpose.
+    /// In order of preference. Empty for a public route.
     pub auth: Vec<Method>,
-    /// Which verifiers judge credentials.
-    pub judges: Judges,
+    /// The verifiers of credentials.
+    pub credential_verifiers: CredentialVerifiers,
     /// `None`: the `Origin` header is not checked.
     pub origins: Option<Origins>,
     /// The query parameter that carries a ticket.
@@ -254,9 +254,9 @@ pub struct Route {
     pub token_cookie: String,
     /// The cookie that carries a session id.
     pub session_cookie: String,
-    /// The same for all routes.
+    /// The header of test identities, the same for all routes.
     pub bypass_header: HeaderName,
-    /// Unsigned convenience headers: header name to claim name.
+    /// Unsigned headers for the upstream: the name of the header, and the claim that it carries.
     pub identity_headers: Vec<(HeaderName, String)>,
     pub first_message: Arc<FirstMessage>,
     pub reauth: Reauth,
@@ -264,14 +264,14 @@ pub struct Route {
     pub close_codes: CloseCodes,
     /// The subprotocols that an early 101 may choose from.
     pub subprotocols: Vec<String>,
-    /// The permissions that a grant must give. Empty on a public route.
+    /// The permissions that a grant must have. Empty for a public route.
     pub require: Vec<RequiredPermission>,
     pub migration: Migration,
 }
 
 impl Listener {
-    /// Returns true for a proxy whose forwarded headers are trusted, and whose certificate is its
-    /// own and not its client's.
+    /// Returns true for a proxy whose forwarding headers are trusted. Its client certificate
+    /// identifies the proxy, not the client behind it.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_peers.iter().any(|network| network.contains(&peer))
     }
@@ -283,13 +283,13 @@ impl Route {
     pub fn asks_for_as_much_as(&self, other: &Self) -> bool {
         let is_known = self.auth.iter().all(|method| other.auth.contains(method))
             && !self.auth.is_empty()
-            && self.judges == other.judges;
+            && self.credential_verifiers == other.credential_verifiers;
         let is_permitted = other.require.iter().all(|permission| self.require.contains(permission));
         let is_from_a_page_of_theirs = other.origins.is_none() || self.origins == other.origins;
         (other.auth.is_empty() || is_known) && is_permitted && is_from_a_page_of_theirs
     }
 
-    /// Returns true for a method of the route, if only in the shadow.
+    /// Returns true for a method of the route, including shadow methods.
     pub fn looks_at(&self, method: Method) -> bool {
         self.auth.contains(&method) || self.migration.shadow.contains(&method)
     }
@@ -310,7 +310,7 @@ impl Config {
         is_taken.then(|| crate::model::principal::CERTIFICATE_ISSUER.into())
     }
 
-    /// Returns the region of this node and the others; none unless the file names them.
+    /// Returns the region of this node and the other regions, if the file names any.
     pub fn region_names(&self) -> impl Iterator<Item = &str> {
         let own = match &self.store {
             Store::Memory { .. } => None,
@@ -333,7 +333,7 @@ impl std::fmt::Display for Server {
 pub use admin::{Admin, AdminAddress};
 pub use load::{Loaded, load, load_admin, parse};
 
-/// Returns a config with one issuer, one upstream and one route of these lines.
+/// Returns a config with one issuer, one upstream and one route, to which `route` adds lines.
 #[cfg(test)]
 pub(crate) fn for_test(route: &str) -> Config {
     let text = format!(

@@ -1,7 +1,7 @@
-//! Reads typed values out of a spanned TOML table and goes on after a mistake.
+//! Reads typed values from a TOML table with spans, and continues after a mistake.
 //!
-//! A table is read key by key as it is declared ([`table!`](super::declare)); a key that is read is
-//! known, and [`Section::finish`] reports the others.
+//! The declaration of a table ([`table!`](super::declare)) reads it key by key. Keys that were read
+//! are known, and [`Section::finish`] reports all others.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -21,27 +21,27 @@ pub struct Reader<'a> {
     pub base: PathBuf,
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub found: RefCell<Vec<(Span, Diagnostic)>>,
-    /// The files that it names.
+    /// The files that the configuration names.
     pub files: RefCell<Vec<PathBuf>>,
 }
 
-/// One table of the file, or an absent one, which reads as all defaults.
+/// One table of the file. A table that the file does not have reads as all defaults.
 pub struct Section<'r, 't> {
     pub reader: &'r Reader<'r>,
     pub title: String,
     pub span: Span,
     table: Option<&'t DeTable<'t>>,
-    /// Where keys come from that `table` leaves out.
+    /// The table for keys that `table` leaves out.
     base: Option<&'t DeTable<'t>>,
     known: RefCell<Vec<&'static str>>,
-    /// New names of keys with the old ones.
+    /// The new names of keys, each with its old name.
     old_names: RefCell<Vec<(&'static str, &'static str)>>,
     is_finished: Cell<bool>,
-    /// Keys that are there under a wrong name.
+    /// Keys that the file has under a misspelt name.
     misspelt: RefCell<Vec<String>>,
 }
 
-/// A value and the key that it belongs to.
+/// A value and its key.
 pub struct Entry<'e> {
     pub reader: &'e Reader<'e>,
     pub key: &'e str,
@@ -61,10 +61,10 @@ impl Entry<'_> {
         self.reader.error(&self.span(), message, help);
     }
 
-    /// Reports a value of another type than the key has.
+    /// Reports a value of the wrong type.
     pub fn wrong_type(&self, wanted: &str) {
         let found = self.value.get_ref().type_str();
-        let message = format!("`{}` is {wanted}, not {} {found}", self.key, article(found));
+        let message = format!("`{}` must be {wanted}, not {} {found}", self.key, article(found));
         self.report(Diagnostic::error(message));
     }
 
@@ -76,19 +76,19 @@ impl Entry<'_> {
         Some(text?.to_owned())
     }
 
-    /// Returns a whole number, in any notation of TOML; reports nothing.
+    /// Returns a whole number in any notation of TOML. Does not report a wrong value.
     pub fn integer(&self) -> Option<usize> {
         let number = self.value.get_ref().as_integer()?;
         usize::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
     }
 
-    /// Reads a string with a unit, and tells the unit that a bare number lacks.
+    /// Reads a string with a unit. For a number without a unit, the error names the missing unit.
     pub fn with_unit<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         if self.value.get_ref().is_integer() {
             let digits = self.reader.text.get(self.span()).unwrap_or_default();
             let message = parse(digits)
                 .err()
-                .unwrap_or_else(|| format!("`{}` is a string with a unit", self.key));
+                .unwrap_or_else(|| format!("`{}` must be a string with a unit", self.key));
             self.report(Diagnostic::error(message));
             return None;
         }
@@ -100,7 +100,7 @@ impl Entry<'_> {
         let Some(items) = self.value.get_ref().as_array() else {
             match self.value.get_ref().as_str() {
                 Some(text) => self.error(
-                    format!("`{}` is a list of strings, not a string", self.key),
+                    format!("`{}` must be a list of strings, not a string", self.key),
                     format!("write `{} = [\"{text}\"]`", self.key),
                 ),
                 None => self.wrong_type("a list of strings"),
@@ -122,7 +122,7 @@ impl<'e> Entry<'e> {
     pub fn sections(&self) -> Option<Vec<Section<'e, 'e>>> {
         let title = format!("[[{}]]", self.key);
         let Some(items) = self.value.get_ref().as_array() else {
-            self.error(format!("`{}` is a list of tables", self.key), format!("write `{title}`"));
+            self.error(format!("`{}` must be a list of tables", self.key), format!("write `{title}`"));
             return None;
         };
         let mut sections = Vec::new();
@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reports the first error of the syntax alone: what follows it is read in the wrong context.
+    /// Reports only the first syntax error: the parser reads the text after it in the wrong context.
     pub fn report_syntax(&self, errors: &[toml::de::Error]) {
         let Some(first) =
             errors.iter().min_by_key(|error| error.span().map_or(0, |span| span.start))
@@ -176,10 +176,10 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns where the last bracket stands that is open at this place, within its own statement.
+    /// Returns the place of the last bracket that is still open at `end`, within one statement.
     fn open_bracket(&self, end: usize) -> Option<usize> {
         let before = self.text.get(..end)?;
-        // A statement starts on a line of its own with a key and an equals sign.
+        // A statement begins on a new line, with a key and an equals sign.
         let mut start = before.len();
         for line in before.split_inclusive('\n').rev() {
             start -= line.len();
@@ -213,20 +213,21 @@ impl Reader<'_> {
         self.report(span, Diagnostic::error(message).help(help));
     }
 
-    /// Reads a value that the program names itself.
+    /// Reads a value from a declaration.
     fn read_toml<K: KeyType>(&self, key: &str, text: &str) -> K::Value {
         DeValue::parse(text)
             .ok()
             .and_then(|value| K::read(&Entry { reader: self, key, value: &value }))
-            .unwrap_or_else(|| unreachable!("`{key}` is declared with {text}: not of its type"))
+            .unwrap_or_else(|| unreachable!("`{key}` is declared with {text}, which has another type"))
     }
 
-    /// Relative paths are relative to the file that names them.
+    /// Returns a path. A relative path is relative to the folder of the configuration.
     pub fn path(&self, text: &str) -> PathBuf {
         self.base.join(Path::new(text))
     }
 
-    /// The same for a file that is read: another content of it is another configuration.
+    /// Returns the path of a file that Usher reads, and records it: if the content of the file
+    /// changes, the configuration has changed.
     pub fn file(&self, text: &str) -> PathBuf {
         let path = self.path(text);
         self.files.borrow_mut().push(path.clone());
@@ -259,8 +260,8 @@ impl<'r, 't> Section<'r, 't> {
         self.table.is_some()
     }
 
-    /// Returns the value of a key as it is written. Until the table is [finished](Self::finish)
-    /// this makes the key known; after that the key must be one of those.
+    /// Returns the value of a key as written in the file. Until the table is
+    /// [finished](Self::finish), this makes the key known. Afterwards, the key must be known.
     pub fn value(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
         let is_known = self.known.borrow().contains(&key);
         debug_assert!(is_known || !self.is_finished.get(), "`{key}` is not declared");
@@ -277,21 +278,21 @@ impl<'r, 't> Section<'r, 't> {
         .map(|(_, value)| value)
     }
 
-    /// Reads a key by its old name too, and warns of that.
+    /// Accepts the old name of a key, with a warning.
     pub fn accept_old_name(&self, new: &'static str, old: &'static str, until: &str) {
         self.old_names.borrow_mut().push((new, old));
         let Some(table) = self.table else { return };
         let name_of = |key: &str| table.keys().find(|name| name.get_ref() == key);
         match (name_of(old), name_of(new)) {
             (Some(written), None) => {
-                let message = format!("`{old}` is now called `{new}`");
-                let help = format!("rename it: version {until} does not read `{old}` any more");
+                let message = format!("`{old}` has the new name `{new}`");
+                let help = format!("rename it: version {until} will not accept `{old}`");
                 let warning = Diagnostic::warning(message).help(help);
                 self.reader.report(&written.span(), warning);
             }
             (Some(written), Some(_)) => {
-                let message = format!("`{old}` and `{new}` are one key");
-                let help = format!("keep `{new}`: `{old}` is its old name");
+                let message = format!("`{old}` is the old name of `{new}`, which is set too");
+                let help = format!("remove `{old}`");
                 self.reader.error(&written.span(), message, help);
             }
             (None, _) => {}
@@ -302,12 +303,12 @@ impl<'r, 't> Section<'r, 't> {
         Some(Entry { reader: self.reader, key, value: self.value(key)? })
     }
 
-    /// Returns nothing for a key that is not written or wrong.
+    /// Returns the value, or nothing if the key is not written or the value is wrong.
     pub fn read_optional<K: KeyType>(&self, key: &'static str) -> Option<K::Value> {
         K::read(&self.entry(key)?)
     }
 
-    /// The same for a key that must be written; `sentence` tells what it is.
+    /// Reads a required key. The error about a missing key quotes `sentence` and `example`.
     pub fn read_required<K: KeyType>(
         &self,
         key: &'static str,
@@ -324,7 +325,7 @@ impl<'r, 't> Section<'r, 't> {
         self.read_optional::<K>(key)
     }
 
-    /// Reads the default, which is TOML, where the key is not written or wrong.
+    /// Reads a key. Returns the default, which is TOML, if the key is not written or wrong.
     pub fn read_or_default<K: KeyType>(&self, key: &'static str, default: &str) -> K::Value {
         self.read_optional::<K>(key).unwrap_or_else(|| self.reader.read_toml::<K>(key, default))
     }
@@ -337,7 +338,7 @@ impl<'r, 't> Section<'r, 't> {
     ) {
         let least_value = self.reader.read_toml::<K>(key, least);
         if self.read_optional::<K>(key).is_some_and(|value| value < least_value) {
-            self.out_of_bounds(key, &format!("is at least {least}"), help);
+            self.out_of_bounds(key, &format!("must be at least {least}"), help);
         }
     }
 
@@ -349,7 +350,7 @@ impl<'r, 't> Section<'r, 't> {
     ) {
         let most_value = self.reader.read_toml::<K>(key, most);
         if self.read_optional::<K>(key).is_some_and(|value| value > most_value) {
-            self.out_of_bounds(key, &format!("is at most {most}"), help);
+            self.out_of_bounds(key, &format!("must be at most {most}"), help);
         }
     }
 
@@ -370,7 +371,8 @@ impl<'r, 't> Section<'r, 't> {
         format!("{} needs `{key}`", self.title)
     }
 
-    /// Takes the error about a missing key back: it is there under a wrong name, which is reported.
+    /// Removes the error about a missing key: the file has the key under a misspelt name, which has
+    /// an error of its own.
     fn forgive_missing(&self, key: &str) {
         self.misspelt.borrow_mut().push(key.to_owned());
         let message = self.needs(key);
@@ -380,7 +382,7 @@ impl<'r, 't> Section<'r, 't> {
             .retain(|(span, found)| *span != self.span || found.message != message);
     }
 
-    /// Returns the table under a key; an absent one reads as all defaults.
+    /// Returns the table under a key. A missing table reads as all defaults.
     pub fn section(&self, key: &'static str) -> Self {
         let value = self.value(key);
         let table = value.and_then(|value| value.get_ref().as_table());
@@ -397,7 +399,7 @@ impl<'r, 't> Section<'r, 't> {
         Entry { reader: self.reader, key, value }.sections().unwrap_or_default()
     }
 
-    /// Returns the tables under free names, each with its name and the place of the name.
+    /// Returns the tables whose names the user chooses, each with its name and its place.
     pub fn tables(&self, key: &'static str) -> Vec<(String, Span, Self)> {
         let outer = self.section(key);
         let mut tables = Vec::new();
@@ -417,7 +419,7 @@ impl<'r, 't> Section<'r, 't> {
         tables
     }
 
-    /// Returns this table with the keys that it leaves out taken from another one.
+    /// Returns this table. Keys that it leaves out come from `base`.
     pub fn over(&self, base: &Self) -> Self {
         Self {
             base: base.table,
@@ -425,8 +427,8 @@ impl<'r, 't> Section<'r, 't> {
         }
     }
 
-    /// Returns the value of one of two keys and its place, or nothing if neither is written.
-    /// Reports both together.
+    /// Returns the value of one of two keys, with its place, or nothing if neither is written. Reports
+    /// an error if both are written.
     pub fn one_of<T>(
         &self,
         (first_key, first): (&'static str, Option<T>),
@@ -436,8 +438,8 @@ impl<'r, 't> Section<'r, 't> {
             (Some(one), Some(other)) => {
                 self.reader.error(
                     &other.span(),
-                    format!("`{first_key}` and `{second_key}` cannot stand together"),
-                    "keep one of them",
+                    format!("`{first_key}` and `{second_key}` cannot be combined"),
+                    "remove one of them",
                 );
                 Some((first, one.span()))
             }
@@ -447,7 +449,7 @@ impl<'r, 't> Section<'r, 't> {
         }
     }
 
-    /// Reports the keys that are not known.
+    /// Reports unknown keys.
     pub fn finish(&self) {
         self.is_finished.set(true);
         let (known, old_names) = (self.known.borrow(), self.old_names.borrow());

@@ -1,4 +1,4 @@
-//! A route, and what a request's path gave it.
+//! A route, with the parts that come from a request's path.
 
 use std::sync::Arc;
 
@@ -31,8 +31,8 @@ impl RouteMatch {
         self.upstream_path.as_deref()
     }
 
-    /// Returns the target of the upstream's request: its path, and the query as the request has it
-    /// now.
+    /// Returns the target of the request to the upstream: its path, and the current query of the
+    /// client's request.
     pub fn upstream_target(&self, uri: &Uri) -> Result<Uri, Rejection> {
         let path = self.upstream_path.as_deref().unwrap_or_else(|| uri.path());
         let target = match uri.query() {

@@ -43,7 +43,7 @@ fn key_schema(key: &Key) -> Json {
     if key.presence == Presence::Default {
         schema["default"] = to_json(key.value);
     }
-    // Only numbers compare as they are written.
+    // JSON schema compares only numbers. The bound of a duration or a size is a string.
     for (name, bound) in [("minimum", key.least), ("maximum", key.most)] {
         if let Some(bound) = bound.map(to_json).filter(Json::is_number) {
             schema[name] = bound;
@@ -57,7 +57,7 @@ fn described(mut schema: Json, sentence: &str) -> Json {
     schema
 }
 
-/// Returns a value of TOML as JSON.
+/// Converts a TOML value to JSON.
 fn to_json(value: &str) -> Json {
     let table: toml::Table = format!("value = {value}").parse().unwrap_or_default();
     table.get("value").and_then(|value| serde_json::to_value(value).ok()).unwrap_or_default()

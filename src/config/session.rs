@@ -1,4 +1,4 @@
-//! The configuration of what happens inside a WebSocket: first message and re-authentication.
+//! The configuration inside a WebSocket: the first message and re-authentication.
 
 use std::time::Duration;
 
@@ -8,21 +8,22 @@ use crate::rejection::close::CloseCodes;
 #[derive(Debug)]
 pub struct FirstMessage {
     pub preset: Preset,
-    /// From the 101.
+    /// How long after the 101 the client may take to send its first message.
     pub timeout: Duration,
     pub max_bytes: usize,
-    /// Whether the client gets an acknowledgement. If the upstream sees the message, the upstream
-    /// sends it.
+    /// Whether Usher acknowledges the first message. If the message goes to the upstream, the
+    /// upstream acknowledges it instead.
     pub ack: bool,
     pub forward: Forward,
     /// Set if `forward` is `Replace`.
     pub upstream_login: Option<UpstreamLogin>,
-    /// Where the type stands in a JSON message, and its value in the one with the credential.
+    /// The place of the type in a JSON message.
     pub type_pointer: String,
+    /// The type of the message with the credential.
     pub type_value: String,
     pub token_pointer: String,
     pub ticket_pointer: String,
-    /// What the client gets before it sends a message.
+    /// A message that Usher sends to the client first.
     pub greeting: Option<String>,
 }
 
@@ -37,18 +38,18 @@ pub enum Preset {
     Mqtt,
 }
 
-/// What the upstream gets of the message that carried the credential.
+/// How the message with the credential reaches the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// Nothing.
+    /// Not at all.
     Consume,
-    /// The message as it came.
+    /// Unchanged.
     Forward,
-    /// The message with the secret blanked.
+    /// Without the secret.
     Redact,
-    /// The message without user name and secret.
+    /// Without the user name and the secret.
     Remove,
-    /// The message with the login of `upstream_login` in place of the client's.
+    /// With the login of `upstream_login` instead of the client's.
     Replace,
 }
 
@@ -63,12 +64,12 @@ pub struct UpstreamLogin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reauth {
     pub mode: ReauthMode,
-    /// How long before its end a grant is renewed.
+    /// How long before its expiry a grant is renewed.
     pub before_expiry: Duration,
-    /// How long the client has to answer.
+    /// How long the client may take to answer.
     pub grace: Duration,
     pub attempts: u32,
-    /// How long a proof of identity counts at most, whatever the token says.
+    /// The longest time between two proofs of identity, even if the token is valid for longer.
     pub max_age: Option<Duration>,
     /// Whether a client may renew before it is asked.
     pub proactive: bool,
@@ -76,15 +77,15 @@ pub struct Reauth {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReauthMode {
-    /// Ask inside the stream.
+    /// Asks for a new token in the stream.
     Message,
-    /// Close when the grant ends.
+    /// Closes the session when its grant expires.
     Close,
-    /// A session outlives its grant.
+    /// Lets the session continue after its grant expires.
     Off,
 }
 
-/// How a refused upgrade is answered.
+/// How Usher answers a rejected upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RejectMode {
     /// With a status.
@@ -114,9 +115,9 @@ impl Preset {
         }
     }
 
-    /// Returns what is forwarded unless the file says otherwise. Brokers and GraphQL servers wait
-    /// for the message that opens their protocol. A broker gets no user name either: the client's
-    /// is not checked, and a broker without passwords refuses a user name with an empty one.
+    /// Returns the default of `forward`. Brokers and GraphQL servers wait for the message that opens
+    /// their protocol. A broker does not get the user name either: Usher does not check the client's
+    /// user name, and a broker without passwords rejects a user name with an empty password.
     pub fn forward(self) -> Forward {
         match self {
             Self::Json | Self::HomeAssistant => Forward::Consume,
@@ -125,7 +126,7 @@ impl Preset {
         }
     }
 
-    /// Returns where token and ticket stand, and the greeting.
+    /// Returns the place of the token, the place of the ticket, and the greeting.
     pub fn places(self) -> (&'static str, &'static str, Option<&'static str>) {
         match self {
             Self::Json | Self::GraphqlTransportWs | Self::Mqtt | Self::Stomp => {
@@ -149,7 +150,7 @@ impl Preset {
         !matches!(self, Self::Stomp | Self::Mqtt)
     }
 
-    /// Returns true if a login has a user name beside the secret.
+    /// Returns true if a login has a user name and a secret, not only a secret.
     pub fn has_user_name(self) -> bool {
         matches!(self, Self::Stomp | Self::Mqtt)
     }
@@ -163,7 +164,8 @@ impl Preset {
         }
     }
 
-    /// GraphQL over WebSocket names its close codes after HTTP.
+    /// Returns the close codes of the dialect. GraphQL over WebSocket numbers them after HTTP
+    /// statuses.
     pub fn close_codes(self) -> CloseCodes {
         if self == Self::GraphqlTransportWs { CloseCodes::Http } else { CloseCodes::Rfc }
     }

@@ -14,27 +14,28 @@ pub enum Store {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
-    /// The region that it serves; `None` if the file names no regions.
+    /// The region of this Redis; `None` if the file names no regions.
     pub region: Option<Arc<str>>,
     pub layout: RedisLayout,
     pub tls: bool,
-    /// The authorities that sign the servers, instead of those of the system.
+    /// The authorities for the servers' certificates, instead of the system's.
     pub ca_file: Option<PathBuf>,
     pub username: Option<String>,
     pub password: Option<Secret>,
     pub sentinel_password: Option<Secret>,
     /// The prefix of every key.
     pub prefix: String,
-    /// How long one operation may take, waiting for a connection included.
+    /// How long one operation may take, including the wait for a connection.
     pub timeout: Duration,
-    /// Replicas that must have recorded that a ticket is redeemed before its client gets in.
+    /// The number of replicas that must record that a ticket is redeemed before its client is
+    /// accepted.
     pub acknowledge: Option<usize>,
-    /// Operations at once, on each thread.
+    /// Concurrent operations, for each thread.
     pub max_in_flight: usize,
-    /// Tickets of this node whose end is watched; `None` for the store of another region, which is
-    /// read-only.
+    /// The most tickets of this node whose expiry is watched; `None` for the store of another
+    /// region, which is read-only.
     pub watched: Option<usize>,
-    /// Whether it may hold tickets that work more than once.
+    /// Whether tickets may work more than once.
     pub multi_use: bool,
 }
 
@@ -55,7 +56,7 @@ pub struct HostPort {
     pub port: u16,
 }
 
-/// Returns true for the name of a region, which its tickets begin with.
+/// Returns true for a valid name of a region. Tickets of the region begin with it.
 pub fn is_region_name(name: &str) -> bool {
     (1..=16).contains(&name.len())
         && name
@@ -64,7 +65,7 @@ pub fn is_region_name(name: &str) -> bool {
 }
 
 impl RedisLayout {
-    /// Returns the servers of the first connection.
+    /// Returns the servers that Usher connects to first.
     pub fn addresses(&self) -> &[HostPort] {
         match self {
             Self::Single { server, .. } => std::slice::from_ref(server),

@@ -378,7 +378,7 @@ fn what_a_route_requires_is_held_against_its_path() {
     assert_eq!(names, ["chat:read", "room:{room}"]);
     for (require, part) in [
         ("[\"room:{rom}\"]", "has no `{rom}`"),
-        ("[\"\"]", "not empty"),
+        ("[\"\"]", "not be empty"),
         ("[\"chat:read chat:write\"]", "white space"),
         ("[\"{room}\"]", "any permission"),
         ("\"chat:read\"", "a list"),
@@ -559,7 +559,7 @@ fn a_revocation_is_kept_for_as_long_as_a_token_can_live() {
 #[test]
 fn the_reference_shows_the_defaults_of_the_code() {
     let meant = |text: &str| {
-        format!("{:?}", Config { written: Written::default(), ..read(text).unwrap().config })
+        format!("{:?}", Config { written: ConfigText::default(), ..read(text).unwrap().config })
     };
     assert_eq!(meant(REFERENCE), meant(&MINIMAL.replace(ORIGINS, "")));
 }
@@ -585,7 +585,7 @@ fn a_key_is_read_by_its_old_name_with_a_warning() {
     let with = |lines: &str| read(&format!("{MINIMAL}\n{lines}\n"));
     let loaded =
         with("[limits]\non_limit = \"replace-oldest\"\n[revocation]\nkeep = \"90d\"").unwrap();
-    assert_eq!(loaded.config.limits.extra_sessions, OnLimit::ReplaceOldest);
+    assert_eq!(loaded.config.limits.extra_sessions, ExtraSessions::ReplaceOldest);
     assert_eq!(loaded.config.revocation.keep, Duration::from_secs(90 * 86_400));
     let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warnings.len(), 2, "{warnings:?}");

@@ -1,6 +1,6 @@
-//! Values that carry a unit: durations, sizes and rates.
+//! Values with a unit: durations, sizes and rates.
 //!
-//! A bare number is rejected: `timeout = 30` does not say thirty of what.
+//! A number without a unit is rejected: `timeout = 30` could mean seconds or milliseconds.
 
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         }
         _ => return Err(format!("`{unit}` is not a unit of time; the units are ms, s, m, h, d")),
     };
-    // A century is far enough, and keeps clock arithmetic away from its edges.
+    // A limit of a century prevents overflow in clock arithmetic.
     duration
         .filter(|d| d.as_secs() <= 100 * 366 * 86_400)
-        .ok_or_else(|| format!("`{text}` is too long"))
+        .ok_or_else(|| format!("`{text}` is too long; the longest duration is 100 years"))
 }
 
 pub fn size(text: &str) -> Result<usize, String> {
@@ -49,11 +49,11 @@ pub fn size(text: &str) -> Result<usize, String> {
         .checked_mul(factor)
         .and_then(|bytes| usize::try_from(bytes).ok())
         .filter(|bytes| *bytes > 0);
-    bytes.ok_or_else(|| format!("`{text}` is too large, or nothing at all"))
+    bytes.ok_or_else(|| format!("`{text}` is zero or too large"))
 }
 
 pub fn rate(text: &str) -> Result<Rate, String> {
-    let wrong = || format!("`{text}` is not a rate; write \"60/1m\" for sixty a minute");
+    let wrong = || format!("`{text}` is not a rate; write \"60/1m\" for 60 in one minute");
     let (count, per) = text.split_once('/').ok_or_else(wrong)?;
     let (count, per) = (count.trim(), per.trim());
     if matches!(per, "ms" | "s" | "m" | "h" | "d") {

@@ -1,4 +1,4 @@
-//! The configuration of verifiers, and of which verifier gets a credential.
+//! The configuration of verifiers, and of the credentials that each one verifies.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,15 +12,17 @@ use crate::model::service_url::ServiceUrl;
 pub struct Verifier {
     pub name: Arc<str>,
     pub kind: VerifierKind,
-    /// For one request, with the wait for a place among `concurrency`.
+    /// How long one request may take, including the wait in the queue.
     pub timeout: Duration,
-    /// Requests at once, and how many more wait for a place.
+    /// Concurrent requests.
     pub concurrency: usize,
+    /// Requests that wait in the queue.
     pub max_waiting: usize,
-    /// How long a good answer is reused, and a refusal. Zero: not at all.
+    /// How long an accepted credential is cached. Zero turns the cache off.
     pub cache_ttl: Duration,
+    /// How long a rejected credential is cached. Zero turns the cache off.
     pub negative_cache_ttl: Duration,
-    /// Answers kept of each of the two kinds.
+    /// Cached credentials, for each of accepted and rejected ones.
     pub cache_entries: usize,
     /// A name at the top of the answer, or a JSON pointer.
     pub user_claim: String,
@@ -28,21 +30,21 @@ pub struct Verifier {
     pub session_claim: String,
     pub expiry_claim: String,
     pub max_token_bytes: usize,
-    /// How long an answer is valid at most, whatever it says.
+    /// The longest time that an answer is valid, even if it expires later.
     pub max_lifetime: Duration,
-    /// How often live sessions are verified again; not at all unless written.
+    /// How often open sessions are verified again. `None`: never.
     pub revalidate: Option<Duration>,
-    /// How long a live session goes on without an answer; to the end of its grant unless written.
+    /// How long an open session continues without an answer. `None`: until its grant expires.
     pub revalidate_grace: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VerifierKind {
-    /// Takes the credential as JSON, and answers with claims.
+    /// Gets the credential as JSON, and answers with claims.
     Http(VerifierEndpoint),
     /// RFC 7662.
     Introspection { asked: VerifierEndpoint, issuer: Option<String>, audience: Vec<String> },
-    /// Session ids are part of a key, whose value is JSON.
+    /// A Redis with sessions. A key contains the session id; its value is JSON.
     Redis(Box<SessionKeys>),
 }
 
@@ -62,17 +64,17 @@ pub struct SessionKeys {
     /// The text around the id in a key.
     pub before: String,
     pub after: String,
-    /// The cookie is signed as `cookie-signature` does it.
+    /// Set if the cookie is signed as in the package `cookie-signature`.
     pub cookie_secret: Option<Secret>,
     pub max_answer_bytes: usize,
 }
 
-/// Which verifiers judge the credentials of a client. Issuers judge tokens unless one is named.
+/// The verifiers of a client's credentials. Without a verifier of tokens, the issuers verify them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Judges {
+pub struct CredentialVerifiers {
     /// The verifier of tokens.
     pub tokens: Option<Arc<str>>,
-    /// Tokens in the shape of a JWT go to the issuers.
+    /// Whether tokens in the form of a JWT go to the issuers.
     pub opaque_only: bool,
     /// The verifier of session ids.
     pub sessions: Option<Arc<str>>,
@@ -89,6 +91,6 @@ impl VerifierKind {
 }
 
 impl SessionKeys {
-    /// Bytes of an id at most, whatever `max_token_bytes` says.
+    /// The longest id in bytes, even if `max_token_bytes` is larger.
     pub const LONGEST_ID: usize = 256;
 }

@@ -1,7 +1,7 @@
 //! The text of a configuration, and fingerprints of the files that it names.
 //!
-//! Two of these show what a reload changes. One alone shows whether a file has changed on disk
-//! since.
+//! The comparison of two configurations shows what a reload changes. The comparison with the disk
+//! shows whether a file has changed since it was read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// Bytes of a file that are read at most; no file of a configuration is longer.
+/// The most bytes of a file that are compared. Files of a configuration are shorter.
 const LONGEST: u64 = 4 << 20;
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Written {
+pub struct ConfigText {
     tables: toml::Table,
     source: String,
     /// The fingerprint of the whole text.
@@ -27,7 +27,7 @@ type Fingerprint = Option<Vec<u8>>;
 /// Files with their content.
 pub type Fingerprints = BTreeMap<PathBuf, Fingerprint>;
 
-impl Written {
+impl ConfigText {
     pub fn new(text: &str, files: impl IntoIterator<Item = PathBuf>) -> Self {
         let files = files.into_iter().map(|path| (path.clone(), fingerprint(&path))).collect();
         let fingerprint = Some(digest(&SHA256, text.as_bytes()).as_ref().to_vec());
@@ -39,7 +39,7 @@ impl Written {
         }
     }
 
-    /// Returns the file as it was read. It holds no secrets.
+    /// Returns the text of the file. It has no secrets.
     pub fn text(&self) -> &str {
         &self.source
     }
@@ -59,21 +59,21 @@ impl Written {
         keys.chain(files).collect()
     }
 
-    /// Returns the files as they were when they were read, with the configuration's own.
+    /// Returns the files as they were when they were read, including the configuration file.
     pub fn as_read(&self, source: &Path) -> Fingerprints {
         let mut files = self.files.clone();
         files.insert(source.to_owned(), self.text.clone());
         files
     }
 
-    /// Returns true if this was read from files that are as in `seen`. It may name others too.
+    /// Returns true if every file that is also in `seen` has the same content there.
     pub fn was_read_from(&self, seen: &Fingerprints, source: &Path) -> bool {
         self.as_read(source)
             .iter()
             .all(|(path, content)| seen.get(path).is_none_or(|seen| seen == content))
     }
 
-    /// Returns the same files as they are now, with the configuration's own.
+    /// Returns the same files as they are on disk now, including the configuration file.
     pub fn on_disk(&self, source: &Path) -> Fingerprints {
         let paths = self.files.keys().map(PathBuf::as_path).chain([source]);
         paths.map(|path| (path.to_owned(), fingerprint(path))).collect()
@@ -94,12 +94,12 @@ mod tests {
     fn what_differs_is_named() {
         let path = std::env::temp_dir().join(format!("usher-written-{}", std::process::id()));
         std::fs::write(&path, "one").unwrap();
-        let before = Written::new(
+        let before = ConfigText::new(
             "threads = 1\n[[route]]\npath = '/a'\n[limits]\nconnections = 1",
             [path.clone()],
         );
         std::fs::write(&path, "two").unwrap();
-        let after = Written::new(
+        let after = ConfigText::new(
             "threads = 1 # as before\n[[route]]\npath = '/b'\n[drain]\nwindow = '1s'",
             [path.clone()],
         );

@@ -55,7 +55,7 @@ pub struct Visitor {
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
-enum Said {
+enum ClientEvent {
     Chat { text: String },
 }
 
@@ -186,7 +186,7 @@ impl Room {
             message.extend_from_slice(&frame.payload);
             in_message = !frame.fin;
             if frame.fin
-                && let Some(refusal) = self.hear(&std::mem::take(&mut message), visitor)
+                && let Some(refusal) = self.receive(&std::mem::take(&mut message), visitor)
             {
                 let _ = answer(text_frame(&refusal)).await;
             }
@@ -194,9 +194,9 @@ impl Room {
     }
 
     /// Passes a message on to everybody, or says why not.
-    fn hear(&self, message: &[u8], visitor: &Visitor) -> Option<String> {
+    fn receive(&self, message: &[u8], visitor: &Visitor) -> Option<String> {
         match strict_json::record(message) {
-            Ok(Said::Chat { text }) if !text.trim().is_empty() && text.chars().count() <= TEXT_CHARACTERS => {
+            Ok(ClientEvent::Chat { text }) if !text.trim().is_empty() && text.chars().count() <= TEXT_CHARACTERS => {
                 self.tell(&json!({ "type": "chat", "from": visitor.name, "text": text }));
                 None
             }

@@ -60,7 +60,7 @@ impl Server {
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         let (restarts, restarted) = mpsc::channel(1);
-        let lives = Lives { address, answers, stopped, restarted };
+        let lives = RestartableServer { address, answers, stopped, restarted };
         let first = lives.open(listener)?;
         let thread =
             std::thread::Builder::new().name(name.to_owned()).spawn(|| lives.run(first))?;
@@ -90,14 +90,14 @@ impl Drop for Server {
 
 /// One server, from restart to restart. Each life has a runtime of its own: dropping it cuts every
 /// connection without a close frame, as a crash does.
-struct Lives<A> {
+struct RestartableServer<A> {
     address: SocketAddr,
     answers: Arc<A>,
     stopped: oneshot::Receiver<()>,
     restarted: mpsc::Receiver<()>,
 }
 
-impl<A: Answers> Lives<A> {
+impl<A: Answers> RestartableServer<A> {
     fn run(mut self, first: (Runtime, TcpListener)) {
         let mut life = Some(first);
         while let Some((runtime, listener)) = life.take() {

@@ -21,7 +21,7 @@ families! {
     CONNECTIONS: Counter = "usher_connections_total";
     /// Client connections open now.
     CONNECTIONS_OPEN: Gauge = "usher_connections_open";
-    /// Connections that a fault of ours ended.
+    /// Connections ended by a panic in Usher.
     CONNECTION_PANICS: Counter = "usher_connection_panics_total";
     /// Connections open now that have shown no credential.
     UNAUTHENTICATED: Gauge = "usher_unauthenticated_open";
@@ -32,7 +32,7 @@ families! {
     RELOADS: Counter = "usher_reloads_total", { outcome: ReloadOutcome }, shown;
     /// When the configuration in force was read, in seconds since the Unix epoch.
     CONFIG_LOADED: Gauge = "usher_config_loaded_timestamp_seconds";
-    /// 0 after a reload that was refused: the file is not what is in force.
+    /// 0 after a refused reload: the file differs from the configuration in force.
     CONFIG_CURRENT: Gauge = "usher_config_is_current";
 }
 
@@ -202,7 +202,7 @@ impl Event for ConfigApplied<'_> {
         if !restart.is_empty() {
             warn!(
                 target: "usher", event = "config_needs_restart", restart,
-                "some keys take effect at the next start"
+                "some keys need a restart to take effect"
             );
         }
     }

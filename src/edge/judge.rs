@@ -8,7 +8,7 @@ use crate::base::clock::Now;
 use crate::config::diagnostic::Diagnostics;
 use crate::config::{Config, Loaded, load};
 
-pub struct Terms<'a> {
+pub struct JudgeOptions<'a> {
     /// `--allow-bypass` is on the command line.
     pub allow_bypass: bool,
     /// Looks at the files, folders and addresses that the configuration names.
@@ -23,7 +23,7 @@ pub struct Judgement {
     pub findings: Vec<Finding>,
 }
 
-pub fn judge(path: &Path, terms: &Terms<'_>) -> Judgement {
+pub fn judge(path: &Path, terms: &JudgeOptions<'_>) -> Judgement {
     let mut loaded = match load(path) {
         Ok(loaded) => loaded,
         Err(diagnostics) => return Judgement { outcome: Err(diagnostics), findings: Vec::new() },

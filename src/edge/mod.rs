@@ -36,7 +36,7 @@ use crate::edge::drain::Drain;
 use crate::edge::router::Router;
 use crate::edge::waiting_room::WaitingRoom;
 use crate::fleet::Fleet;
-use crate::fleet::places::Places;
+use crate::fleet::places::SessionPlaces;
 use crate::migration::shadow::Shadows;
 use crate::migration::uses::LegacyUses;
 use crate::net::tls::server;
@@ -48,7 +48,7 @@ use crate::upstream::signed_context::{ContextRequest, SignedContext, identity_he
 
 /// What a listener's address asks of those who come in, at one time.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct ListenerTerms {
     pub config: Arc<config::Listener>,
     pub tls: Option<Arc<ServerConfig>>,
     /// Who may sign clients' certificates, where these are asked for.
@@ -60,7 +60,7 @@ pub struct Edge {
     pub config: Arc<Config>,
     pub limits: Arc<Limits>,
     /// In the order in which the addresses are bound.
-    pub doors: Vec<Door>,
+    pub listeners: Vec<ListenerTerms>,
     pub router: Router,
     pub reserved: ReservedNames,
     pub authenticator: Arc<Authenticator>,
@@ -76,7 +76,7 @@ pub struct Edge {
     pub ceiling: Arc<Ceiling>,
     pub waiting_room: Arc<WaitingRoom>,
     /// `None`: users may have as many sessions as they like.
-    pub places: Option<Arc<Places>>,
+    pub places: Option<Arc<SessionPlaces>>,
     pub drain: Arc<Drain>,
     /// Who still uses what.
     pub legacy_uses: Arc<LegacyUses>,
@@ -101,12 +101,12 @@ pub enum EdgeError {
     Upstream(#[from] crate::upstream::BuildError),
     #[error(transparent)]
     Store(#[from] crate::store::OpenError),
-    #[error("the state directory {path} cannot be made: {error}")]
+    #[error("the state directory {path} cannot be created: {error}")]
     StateDir { path: PathBuf, error: std::io::Error },
 }
 
 /// What outlives a configuration.
-struct Lasting {
+struct Shared {
     /// `None`: before the first one.
     in_force: Option<Arc<ArcSwap<Authenticator>>>,
     revocations: Arc<Revocations>,
@@ -114,7 +114,7 @@ struct Lasting {
     fleet: Option<Arc<Fleet>>,
     ceiling: Arc<Ceiling>,
     waiting_room: Arc<WaitingRoom>,
-    places: Option<Arc<Places>>,
+    places: Option<Arc<SessionPlaces>>,
     drain: Arc<Drain>,
     legacy_uses: Arc<LegacyUses>,
     shadows: Arc<Shadows>,
@@ -128,7 +128,7 @@ impl Edge {
         let config = Arc::new(config);
         let issuers = issuers(&config)?;
         let verifiers = Arc::new(Verifiers::open(&config, None)?);
-        let lasting = Lasting::new(&config)?;
+        let lasting = Shared::new(&config)?;
         let tickets = Tickets::new(&config)?;
         let upstreams = Upstreams::build(&config.upstreams, None)?;
         Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)
@@ -142,7 +142,7 @@ impl Edge {
         let verifiers = Arc::new(Verifiers::open(&config, Some(&self.verifiers))?);
         let tickets = self.tickets.next(&config);
         let upstreams = Upstreams::build(&config.upstreams, Some(&self.upstreams))?;
-        Self::build(config, issuers, verifiers, tickets, upstreams, Lasting::of(self), now)
+        Self::build(config, issuers, verifiers, tickets, upstreams, Shared::of(self), now)
     }
 
     fn build(
@@ -151,10 +151,10 @@ impl Edge {
         verifiers: Arc<Verifiers>,
         tickets: Tickets,
         upstreams: Upstreams,
-        lasting: Lasting,
+        lasting: Shared,
         now: Now,
     ) -> Result<Self, EdgeError> {
-        let Lasting {
+        let Shared {
             in_force,
             revocations,
             registry,
@@ -182,7 +182,7 @@ impl Edge {
             in_force.unwrap_or_else(|| Arc::new(ArcSwap::new(Arc::clone(&authenticator))));
         Ok(Self {
             limits: Arc::clone(&config.limits),
-            doors: doors(&config)?,
+            listeners: listener_terms(&config)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
             authenticator,
@@ -236,18 +236,18 @@ impl Edge {
     }
 }
 
-impl Lasting {
+impl Shared {
     fn new(config: &Config) -> Result<Self, EdgeError> {
         let limits = &config.limits;
         let revocations = Arc::new(Revocations::new(config.revocation.max_entries));
         let registry = Registry::new();
         let fleet = Fleet::open(config, &registry, &revocations)?;
-        let ledger = fleet.as_ref().and_then(|fleet| fleet.ledger());
+        let fleet_places = fleet.as_ref().and_then(|fleet| fleet.fleet_places());
         Ok(Self {
             in_force: None,
-            places: limits
-                .sessions_per_user
-                .map(|most| Arc::new(Places::new(most, limits.extra_sessions, ledger))),
+            places: limits.sessions_per_user.map(|most| {
+                Arc::new(SessionPlaces::new(most, limits.extra_sessions, fleet_places))
+            }),
             revocations,
             registry,
             fleet,
@@ -282,8 +282,8 @@ fn issuers(config: &Config) -> Result<Arc<Issuers>, EdgeError> {
     Ok(Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir)))
 }
 
-fn doors(config: &Config) -> Result<Vec<Door>, EdgeError> {
-    let door = |listener: &Arc<crate::config::Listener>| {
+fn listener_terms(config: &Config) -> Result<Vec<ListenerTerms>, EdgeError> {
+    let terms = |listener: &Arc<crate::config::Listener>| {
         let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
         let authorities =
             clients.map(|clients| server::authorities(&clients.ca_file)).transpose()?.map(Arc::new);
@@ -292,7 +292,7 @@ fn doors(config: &Config) -> Result<Vec<Door>, EdgeError> {
             .as_ref()
             .map(|tls| server::config(tls, authorities.as_ref()))
             .transpose()?;
-        Ok(Door { config: Arc::clone(listener), tls, authorities })
+        Ok(ListenerTerms { config: Arc::clone(listener), tls, authorities })
     };
-    config.listeners.iter().map(door).collect()
+    config.listeners.iter().map(terms).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Route, RouteMatch};
 use crate::model::host_pattern::HostPattern;
-use crate::model::path::{AmbiguousPath, CanonicalPath, Guard, Letters};
+use crate::model::path::{AmbiguousPath, CanonicalPath, Guard, LaxSpelling};
 use crate::rejection::Rejection;
 
 #[derive(Debug)]
@@ -107,8 +107,10 @@ impl Router {
     /// Routes that would match if the host, the last slash or the case were another.
     pub fn near_misses(&self, host: &str, path: &str) -> Vec<(Arc<Route>, String)> {
         let slash = path.strip_suffix('/').map_or_else(|| format!("{path}/"), str::to_owned);
-        let bent =
-            [(slash, "with the last slash the other way"), (path.to_lowercase(), "in lower case")];
+        let bent = [
+            (slash, "with the last slash added or removed"),
+            (path.to_lowercase(), "in lower case"),
+        ];
         let matches = |route: &Route, path: &str| {
             CanonicalPath::parse(path).is_ok_and(|path| route.path.matches(&path).is_some())
         };
@@ -121,7 +123,7 @@ impl Router {
             let host_why = pattern
                 .as_ref()
                 .filter(|pattern| !pattern.matches(host))
-                .map(|pattern| format!("it is for the host {pattern}"));
+                .map(|pattern| format!("the route is for the host {pattern}"));
             let why: Vec<String> = host_why.into_iter().chain(path_why).collect();
             Some((Arc::clone(route), why.join(", and ")))
         };
@@ -141,7 +143,7 @@ impl Entry {
         if self.guards.is_empty() {
             return Ok(());
         }
-        let letters = Letters::of(path);
+        let letters = LaxSpelling::of(path);
         let is_here =
             |guard: &Guard| guard.host.as_ref().is_none_or(|pattern| pattern.matches(host));
         match self.guards.iter().find(|(guard, _)| is_here(guard) && guard.matches(&letters)) {

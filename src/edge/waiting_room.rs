@@ -23,11 +23,11 @@ use crate::telemetry::limit::{Limit, LimitReached};
 
 #[derive(Debug)]
 pub struct WaitingRoom {
-    held: Mutex<Held>,
+    held: Mutex<RoomState>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct RoomState {
     most: usize,
     most_per_address: usize,
     total: usize,
@@ -51,7 +51,7 @@ struct Resting {
 
 /// A place in the room; it is given back when it is dropped.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingPlace {
     room: Arc<WaitingRoom>,
     address: Option<IpAddr>,
     rest: Option<(u64, oneshot::Receiver<()>)>,
@@ -61,12 +61,12 @@ pub struct Waiting {
 
 /// Whether a connection is a stranger, and the place that it holds while it is.
 #[derive(Debug)]
-pub struct Standing {
+pub struct StrangerState {
     room: Arc<WaitingRoom>,
     peer: IpAddr,
     address: Option<IpAddr>,
     is_stranger: Arc<AtomicBool>,
-    place: Mutex<Option<Waiting>>,
+    place: Mutex<Option<WaitingPlace>>,
 }
 
 /// The name of the limit that was reached.
@@ -81,7 +81,9 @@ impl RoomFull {
 
 impl WaitingRoom {
     pub fn new(most: usize, most_per_address: usize) -> Arc<Self> {
-        Arc::new(Self { held: Mutex::new(Held { most, most_per_address, ..Held::default() }) })
+        Arc::new(Self {
+            held: Mutex::new(RoomState { most, most_per_address, ..RoomState::default() }),
+        })
     }
 
     /// Sets the limits for the connections that come from now on.
@@ -92,7 +94,7 @@ impl WaitingRoom {
 
     /// Gives a place, that of a resting stranger where all are taken. Without an address it counts
     /// in all alone.
-    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Waiting, RoomFull> {
+    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<WaitingPlace, RoomFull> {
         let mut held = lock(&self.held);
         let address = address.map(network_of);
         if let Some(address) = address {
@@ -107,7 +109,7 @@ impl WaitingRoom {
         held.total += 1;
         drop(held);
         UnauthenticatedEntered.emit();
-        Ok(Waiting { room: Arc::clone(self), address, rest: None, is_displaced: false })
+        Ok(WaitingPlace { room: Arc::clone(self), address, rest: None, is_displaced: false })
     }
 
     /// Gives a place to a connection of this listener. The address of a trusted peer is not
@@ -116,11 +118,11 @@ impl WaitingRoom {
         self: &Arc<Self>,
         peer: IpAddr,
         listener: &config::Listener,
-    ) -> Result<Standing, RoomFull> {
+    ) -> Result<StrangerState, RoomFull> {
         let address = (!listener.trusts(peer)).then_some(peer);
         let place = self.enter(address).inspect_err(|full| full.tell(peer))?;
         let (is_stranger, place) = (Arc::new(AtomicBool::new(true)), Mutex::new(Some(place)));
-        Ok(Standing { room: Arc::clone(self), peer, address, is_stranger, place })
+        Ok(StrangerState { room: Arc::clone(self), peer, address, is_stranger, place })
     }
 
     pub fn waiting(&self) -> usize {
@@ -128,7 +130,7 @@ impl WaitingRoom {
     }
 }
 
-impl Held {
+impl RoomState {
     /// Sees to it that the address has a place to take.
     fn make_room_for(&mut self, address: IpAddr) -> Result<(), RoomFull> {
         let places = self.by_address.get(&address).map_or(0, |count| count.places);
@@ -176,7 +178,7 @@ impl Held {
     }
 }
 
-impl Waiting {
+impl WaitingPlace {
     /// Counts the place for this address, where none was known before.
     fn belongs_to(&mut self, address: IpAddr) -> Result<(), RoomFull> {
         if self.address.is_none() {
@@ -221,7 +223,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingPlace {
     fn drop(&mut self) {
         if self.wake() {
             lock(&self.room.held).give_back(self.address);
@@ -230,7 +232,7 @@ impl Drop for Waiting {
     }
 }
 
-impl Standing {
+impl StrangerState {
     /// Gives the place back: the connection has shown who it is.
     pub fn become_known(&self) {
         self.is_stranger.store(false, Ordering::Relaxed);
@@ -242,7 +244,7 @@ impl Standing {
     pub fn become_stranger(&self) -> Result<(), RoomFull> {
         self.is_stranger.store(true, Ordering::Relaxed);
         let mut place = lock(&self.place);
-        if place.as_mut().is_some_and(Waiting::wake) {
+        if place.as_mut().is_some_and(WaitingPlace::wake) {
             return Ok(());
         }
         *place = Some(self.room.enter(self.address).inspect_err(|full| full.tell(self.peer))?);
@@ -267,7 +269,7 @@ impl Standing {
 
     /// Rests no more. Returns false if a newcomer has taken the place.
     pub fn stir(&self) -> bool {
-        lock(&self.place).as_mut().is_none_or(Waiting::wake)
+        lock(&self.place).as_mut().is_none_or(WaitingPlace::wake)
     }
 
     /// Reports at any time whether the connection is a stranger.
@@ -276,7 +278,7 @@ impl Standing {
     }
 
     /// Hands over the place of a stranger, for what its connection becomes.
-    pub fn take_place(&self) -> Option<Waiting> {
+    pub fn take_place(&self) -> Option<WaitingPlace> {
         lock(&self.place).take()
     }
 }
@@ -290,7 +292,7 @@ mod tests {
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
     const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 
-    fn rest(place: &mut Waiting) -> Poll<()> {
+    fn rest(place: &mut WaitingPlace) -> Poll<()> {
         place.poll_rest(&mut Context::from_waker(Waker::noop()))
     }
 

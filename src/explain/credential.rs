@@ -27,8 +27,8 @@ impl Report<'_> {
         let named = origin.map_or_else(|| "none in the request".to_owned(), shown);
         let rule = match &route.origins {
             None => "the route does not check the Origin",
-            Some(origins) if origins.allows_any() => "the route takes every page",
-            Some(_) => "the route lists its pages",
+            Some(origins) if origins.allows_any() => "the route accepts every origin",
+            Some(_) => "the route lists its origins",
         };
         self.station("origin", outcome, format!("{named}; {rule}"));
     }
@@ -56,14 +56,14 @@ impl Report<'_> {
         let listed = method_names(route.auth.iter().copied());
         let taken = outcome(Stage::Credential);
         if taken.is_err() {
-            return self.station("credential", taken, format!("the route takes {listed}"));
+            return self.station("credential", taken, format!("the route accepts {listed}"));
         }
         let Some(chosen) = run.found_method else {
             let missing = Err(Rejection::MissingCredential);
             if outcome(Stage::Authenticate) == missing {
-                self.station("credential", missing, format!("the route takes {listed}"));
+                self.station("credential", missing, format!("the route accepts {listed}"));
             } else {
-                self.note("credential", format!("none in the request; the route takes {listed}"));
+                self.note("credential", format!("none in the request; the route accepts {listed}"));
             }
             return;
         };
@@ -72,12 +72,12 @@ impl Report<'_> {
         let others = if others.is_empty() {
             String::new()
         } else {
-            format!("; found beside it and removed: {others}")
+            format!("; also found and removed: {others}")
         };
         self.station(
             "credential",
             outcome(Stage::Page),
-            format!("by {}; the route takes {listed}{others}", chosen.name()),
+            format!("by {}; the route accepts {listed}{others}", chosen.name()),
         );
     }
 }
@@ -128,7 +128,7 @@ impl Explainer {
             Finding::Vouched { verifier, user } => {
                 match user {
                     Some(user) => {
-                        let words = format!("{verifier} accepted it: {}", shown(user));
+                        let words = format!("{verifier} accepted the credential: {}", shown(user));
                         report.station("verifier", Ok(()), words);
                     }
                     None if look.undecided == Some(Undecided::VerifierNotAsked) => {
@@ -151,7 +151,7 @@ impl Explainer {
         let region = ticket
             .region
             .as_deref()
-            .map_or_else(|| "names no region".to_owned(), |region| format!("of region {region}"));
+            .map_or_else(|| "no region".to_owned(), |region| format!("region {region}"));
         let kind =
             self.tickets.stores().holding(ticket.region.as_deref()).map_or("none", Store::kind);
         let step = |name, mark, detail: String| Step::new(name, mark, detail);
@@ -159,7 +159,7 @@ impl Explainer {
             |name| step(name, Mark::Skipped, "not checked: an earlier check failed".to_owned());
         let failed = |name, rejection: &Rejection| step(name, Mark::Fail, rejection.detail());
         let shape = || step("shape", Mark::Ok, "a ticket".to_owned());
-        let in_region = || step("region", Mark::Ok, format!("{region}; kept in {kind}"));
+        let in_region = || step("region", Mark::Ok, format!("{region}; store: {kind}"));
         match &look.rejection {
             Some(rejection @ Rejection::InvalidTicket(TicketFault::Malformed)) => {
                 vec![failed("shape", rejection), skipped("store"), skipped("binding")]
@@ -190,7 +190,8 @@ impl Explainer {
                     step(
                         "store",
                         Mark::Skipped,
-                        "not checked: the running process has its tickets in its memory".to_owned(),
+                        "not checked: the tickets are in the memory of the running process"
+                            .to_owned(),
                     ),
                 ],
                 Some(record) => {
@@ -206,7 +207,7 @@ impl Explainer {
                         step(
                             "binding",
                             Mark::Ok,
-                            "made for this route, page and address".to_owned(),
+                            "issued for this route, origin and address".to_owned(),
                         ),
                         step(
                             "user",

@@ -169,7 +169,7 @@ impl Explainer {
     fn plain_http(&self, request: &Request) -> Option<String> {
         let http::request::Parts { method, uri, .. } = &request.parts;
         let endpoint = Endpoint::at(uri.path(), method, &self.config, &self.tickets);
-        endpoint.is_none().then(|| format!("{method} in plain HTTP, passed on where it is let in"))
+        endpoint.is_none().then(|| format!("{method} over plain HTTP, forwarded if it is accepted"))
     }
 
     /// Puts the steps up to the credential into words.
@@ -214,7 +214,7 @@ impl Explainer {
         self.judge(&mut report, &run, matched);
         if report.explained.offline && report.rejection == Some(Rejection::IssuerKeysUnavailable) {
             report.explanation.warnings.push(
-                "--offline: nothing was fetched, and state_dir keeps no keys of this issuer"
+                "--offline: no keys were fetched, and state_dir has no keys of this issuer"
                     .to_owned(),
             );
         }
@@ -310,9 +310,7 @@ impl Explainer {
 
 fn words(undecided: Undecided) -> &'static str {
     match undecided {
-        Undecided::TicketInMemory => {
-            "the running process decides: it has its tickets in its memory"
-        }
+        Undecided::TicketInMemory => "the running process decides: the tickets are in its memory",
         Undecided::VerifierNotAsked => "the verifier decides, and --offline does not ask it",
     }
 }

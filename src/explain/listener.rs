@@ -45,7 +45,7 @@ impl Explainer {
             report.explanation.steps.push(Step::new(
                 "listener",
                 Mark::Fail,
-                format!("no listener has this address; there are {}", addresses.join(", ")),
+                format!("no listener has this address; configured are {}", addresses.join(", ")),
             ));
             return None;
         };
@@ -93,10 +93,10 @@ impl Explainer {
         let at = UnixTime::since_unix_epoch(Duration::from_millis(report.now.wall.0));
         match server::check_client(clients, &report.explained.certificate, at) {
             Ok(()) if is_shown => {
-                let detail = "the certificate is of the listener's authorities";
+                let detail = "an authority of the listener signed the certificate";
                 report.explanation.steps.push(Step::new("handshake", Mark::Ok, detail));
             }
-            Ok(()) => report.note("handshake", "the client may send a certificate, and sends none"),
+            Ok(()) => report.note("handshake", "the client may send a certificate, but sends none"),
             Err(error) => {
                 report.explanation.steps.push(Step::new(
                     "handshake",
@@ -105,8 +105,12 @@ impl Explainer {
                 ));
                 report.explanation.verdict = Verdict {
                     let_in: Some(false),
-                    message: "the TLS handshake ends with an alert, before any request".to_owned(),
-                    advice: Some("Give the client a certificate that these authorities have signed, with its chain, good now.".to_owned()),
+                    message: "the TLS handshake fails with an alert, before any request".to_owned(),
+                    advice: Some(
+                        "Give the client a certificate that is valid now and signed by an \
+                         authority of client_ca, with its chain."
+                            .to_owned(),
+                    ),
                     ..Verdict::default()
                 };
                 return false;
@@ -128,7 +132,7 @@ fn certificate_words(
     let Some((leaf, (_, parsed))) =
         leaf.and_then(|leaf| Some((leaf, X509Certificate::from_der(leaf).ok()?)))
     else {
-        return (Mark::Note, "TLS; its certificate cannot be read".to_owned());
+        return (Mark::Note, "TLS; the certificate cannot be read".to_owned());
     };
     let names = server::names_of(leaf).unwrap_or_default();
     let host = host.to_ascii_lowercase();
@@ -136,7 +140,7 @@ fn certificate_words(
     let covers = names.iter().any(|name| *name == host || Some(name) == parent.as_ref());
     let ends =
         UnixMillis::from_secs(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0));
-    let aside = if covers { "" } else { "; not made for this host" };
+    let aside = if covers { "" } else { "; not valid for this host" };
     let mark = if ends <= now {
         Mark::Fail
     } else if covers {

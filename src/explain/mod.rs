@@ -47,7 +47,8 @@ pub struct Arguments {
     /// A header of the request; put secrets into a file
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// A file with headers, one a line, or `-` for standard input; a whole request head will do
+    /// A file with headers, one per line, or `-` for standard input; a whole request head is
+    /// accepted
     #[arg(long, value_name = "FILE")]
     headers_file: Option<PathBuf>,
     /// A file with a token, or `-`; sent by the first method of the route that can carry it
@@ -62,17 +63,17 @@ pub struct Arguments {
     /// A file with the client's certificate and its chain, in PEM
     #[arg(long, value_name = "FILE")]
     certificate_file: Option<PathBuf>,
-    /// The method by which the token or ticket is sent, instead of the first of the route that can
-    /// carry it
+    /// The method by which the token or ticket is sent; without it, the first method of the route
+    /// that can carry it
     #[arg(long = "as", value_name = "METHOD", value_parser = method)]
     chosen_method: Option<Method>,
     /// The Origin of the page
     #[arg(long, value_name = "ORIGIN")]
     origin: Option<String>,
-    /// The address that the connection comes from
+    /// The client's address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     peer: IpAddr,
-    /// The address of the listener, instead of the one with the URL's port
+    /// The address of the listener; without it, the listener with the URL's port
     #[arg(long, value_name = "ADDRESS")]
     listener: Option<SocketAddr>,
     /// The method of the request
@@ -81,13 +82,13 @@ pub struct Arguments {
     /// Check as of this time (RFC 3339, such as 2026-11-21T14:05:00Z) instead of now
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<UnixMillis>,
-    /// Do not fetch keys; use those that a running Usher has kept
+    /// Do not fetch keys and do not ask verifiers; use the keys that a running Usher has saved
     #[arg(long)]
     offline: bool,
     /// Accept test identities, as `usher run --allow-bypass` does
     #[arg(long)]
     allow_bypass: bool,
-    /// Show the values of all claims, not only of those that decide
+    /// Show the values of all claims; without it, only of those that decide
     #[arg(long)]
     claims: bool,
     /// Print JSON for programs
@@ -141,9 +142,10 @@ fn method(text: &str) -> Result<Method, String> {
     Method::ALL
         .into_iter()
         .find(|method| method.name() == text)
-        .ok_or_else(|| format!("one of {}", names.join(", ")))
+        .ok_or_else(|| format!("must be one of {}", names.join(", ")))
 }
 
 fn time(text: &str) -> Result<UnixMillis, String> {
-    UnixMillis::from_rfc3339(text).ok_or_else(|| "write it as 2026-11-21T14:05:00Z".to_owned())
+    UnixMillis::from_rfc3339(text)
+        .ok_or_else(|| "write the time as 2026-11-21T14:05:00Z".to_owned())
 }

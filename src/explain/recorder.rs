@@ -2,7 +2,7 @@
 //! wherever that is possible.
 
 use crate::auth::credential::Credential;
-use crate::auth::explain::{Look, Looker};
+use crate::auth::explain::{CredentialInspector, Look};
 use crate::auth::prover::Prover;
 use crate::auth::verifier::Proved;
 use crate::auth::{Authenticator, Presented};
@@ -17,13 +17,17 @@ pub struct Recorder {
     outcomes: Vec<(Stage, Result<(), Rejection>)>,
     /// The methods that found a credential.
     pub methods: Vec<Method>,
-    looker: Looker,
+    looker: CredentialInspector,
 }
 
 impl Recorder {
     /// Makes an empty record. `may_ask`: keys are fetched and verifiers are asked, as for a client.
     pub fn new(may_ask: bool) -> Self {
-        Self { outcomes: Vec::new(), methods: Vec::new(), looker: Looker::new(may_ask) }
+        Self {
+            outcomes: Vec::new(),
+            methods: Vec::new(),
+            looker: CredentialInspector::new(may_ask),
+        }
     }
 
     /// Returns the outcome of a stage: its first failure, if it has several parts. `None`: it was

@@ -155,9 +155,10 @@ impl<'a> Report<'a> {
         for name in
             self.explained.on_command_line.iter().filter(|name| secrets.contains(&name.as_str()))
         {
-            self.explanation
-                .warnings
-                .push(format!("--header {name} stands where others can read it; take --headers-file, --token-file or --cookie-file"));
+            self.explanation.warnings.push(format!(
+                "other users can read --header {name} in the process list; use --headers-file, \
+                     --token-file or --cookie-file"
+            ));
         }
         let given =
             self.explained.credential.as_ref().and_then(|_| self.explained.method_for(route));
@@ -169,9 +170,10 @@ impl<'a> Report<'a> {
                 pair.split('=').next().and_then(auth::decoded).as_deref() == Some(parameter)
             });
             if is_there && given != Some(method) {
-                self.explanation
-                    .warnings
-                    .push(format!("?{parameter}= in the URL stands where others can read it; take --token-file or --ticket-file"));
+                self.explanation.warnings.push(format!(
+                    "other users can read ?{parameter}= in the process list; use --token-file \
+                         or --ticket-file"
+                ));
             }
         }
     }
@@ -179,7 +181,9 @@ impl<'a> Report<'a> {
     /// Ends with a 101: the first message decides.
     pub(super) fn waits(mut self) -> Explanation {
         self.explanation.verdict.status = Some(101);
-        self.explanation.verdict.message = "the first message decides: give what it would carry with --token-file or --ticket-file".to_owned();
+        self.explanation.verdict.message = "the first message decides; give its credential with \
+             --token-file or --ticket-file"
+            .to_owned();
         self.explanation
     }
 

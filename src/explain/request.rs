@@ -75,13 +75,13 @@ impl ExplainedRequest {
             &arguments.cookie_file,
         ];
         if files.into_iter().flatten().filter(|file| is_stdin(file)).count() > 1 {
-            return Err(Usage("standard input can be one file only".to_owned()).into());
+            return Err(Usage("only one file can be `-`, standard input".to_owned()).into());
         }
         let (scheme, authority, port, target) = split_url(&arguments.url)?;
         let mut headers = Vec::new();
         for line in &arguments.headers {
             headers.push(
-                header(line).ok_or_else(|| Usage("--header takes 'Name: value'".to_owned()))?,
+                header(line).ok_or_else(|| Usage("--header must be 'NAME: VALUE'".to_owned()))?,
             );
         }
         let on_command_line = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
@@ -248,18 +248,18 @@ fn split_url(url: &str) -> Result<(Scheme, String, u16, String), Usage> {
     };
     let (name, rest) = url.split_once("://").ok_or_else(|| wrong("has no scheme"))?;
     let scheme = SCHEMES.into_iter().find(|scheme| scheme.name.eq_ignore_ascii_case(name));
-    let scheme = scheme.ok_or_else(|| wrong("has another scheme than wss, ws, https and http"))?;
+    let scheme = scheme.ok_or_else(|| wrong("has an unknown scheme"))?;
     let rest = rest.split('#').next().unwrap_or_default();
     let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     if authority.is_empty() {
-        return Err(wrong("names no host"));
+        return Err(wrong("has no host"));
     }
     if authority.contains('@') {
-        return Err(wrong("has a user in it"));
+        return Err(wrong("has a user name"));
     }
     let port = match authority.rsplit_once(':') {
         Some((_, port)) if !port.ends_with(']') => {
-            port.parse().map_err(|_| wrong("has no good port"))?
+            port.parse().map_err(|_| wrong("has an invalid port"))?
         }
         _ if scheme.is_tls => 443,
         _ => 80,

@@ -9,7 +9,7 @@ use super::report::Report;
 use super::token::clock;
 use crate::auth::check_page;
 use crate::auth::credential::Credential;
-use crate::auth::explain::Looker;
+use crate::auth::explain::CredentialInspector;
 use crate::auth::grant::Grant;
 use crate::base::clock::UnixMillis;
 use crate::base::text::shown;
@@ -59,7 +59,7 @@ impl Explainer {
         if let Err(rejection) = check_page(&matched.route, Some(&credential), origin, false) {
             return would_be_refused(&rejection);
         }
-        let mut looker = Looker::new(may_ask);
+        let mut looker = CredentialInspector::new(may_ask);
         let judging = self.authenticator.judge(
             &mut looker,
             matched,
@@ -69,7 +69,7 @@ impl Explainer {
         );
         match Box::pin(judging).await {
             Ok(principal) => format!("would be accepted as {}", shown(&principal.subject)),
-            Err(_) if looker.is_undecided() => "not decided here".to_owned(),
+            Err(_) if looker.is_undecided() => "undecided".to_owned(),
             Err(rejection) => would_be_refused(&rejection),
         }
     }
@@ -94,7 +94,7 @@ impl Explainer {
             report.note("rollout", rollout(route, principal, address));
         }
         if let Some(outcome) = run.recorder.outcome(Stage::Migration) {
-            let how = if migration.rollout.enforce { "enforced" } else { "nothing is enforced" };
+            let how = if migration.rollout.enforce { "enforced" } else { "not enforced" };
             report.station("migration", outcome, how);
         }
         let told = report.explanation.told.as_ref();
@@ -113,7 +113,7 @@ fn would_be_refused(rejection: &Rejection) -> String {
 
 fn legacy(migration: &Migration, method: Method) -> String {
     let day = |at: Option<UnixMillis>| {
-        at.map_or_else(|| "no day".to_owned(), |at| clock(at).chars().take(10).collect())
+        at.map_or_else(|| "no date".to_owned(), |at| clock(at).chars().take(10).collect())
     };
     let since = day(migration.deprecated);
     let until = day(migration.sunset);
@@ -123,7 +123,7 @@ fn legacy(migration: &Migration, method: Method) -> String {
 
 fn rollout(route: &Route, principal: &Principal, address: IpAddr) -> String {
     let rollout = &route.migration.rollout;
-    let client = share::Client::of(rollout.sticky, principal, address);
+    let client = share::ShareKey::of(rollout.sticky, principal, address);
     let place = share::place(&route.name, &client);
     let shares: Vec<_> = rollout
         .shares

@@ -42,7 +42,10 @@ impl Scene {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let point = pair.public_key().as_ref();
         let coordinate = |range: std::ops::Range<usize>| URL_SAFE_NO_PAD.encode(&point[range]);
-        let jwk = |kid: &str| json!({ "kty": "EC", "crv": "P-256", "kid": kid, "x": coordinate(1..33), "y": coordinate(33..65) });
+        let jwk = |kid: &str| {
+            let [x, y] = [1..33, 33..65].map(coordinate);
+            json!({ "kty": "EC", "crv": "P-256", "kid": kid, "x": x, "y": y })
+        };
         let set = json!({ "keys": [jwk("2026-10"), jwk("2026-11")] }).to_string();
         fs::write(folder.join("jwks.json"), &set).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
@@ -151,7 +154,8 @@ impl Drop for Scene {
 
 fn claims(changes: Value) -> Value {
     let mut claims = json!({
-        "iss": "https://id.example.com", "aud": "chat", "sub": "ada", "iat": NOW - 300, "exp": NOW + 600, "jti": "7c2f",
+        "iss": "https://id.example.com", "aud": "chat", "sub": "ada", "iat": NOW - 300,
+        "exp": NOW + 600, "jti": "7c2f",
         "permissions": ["chat:read", "room:blue"], "name": "Ada Lovelace",
     });
     claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
@@ -310,14 +314,14 @@ fn near_misses_are_named_where_no_route_matches() {
     };
     assert_eq!(
         near("wss://chat.example.com/old/"),
-        ["/old: the path matches with the last slash the other way"]
+        ["/old: the path matches with the last slash added or removed"]
     );
     assert_eq!(near("wss://chat.example.com/OLD"), ["/old: the path matches in lower case"]);
     assert_eq!(
         near("wss://other.example.com/v1/rooms/blue"),
         [
-            "/v1/rooms/{room}: it is for the host chat.example.com",
-            "/v1/*: it is for the host chat.example.com"
+            "/v1/rooms/{room}: the route is for the host chat.example.com",
+            "/v1/*: the route is for the host chat.example.com"
         ]
     );
     assert!(near("wss://chat.example.com/elsewhere").is_empty());

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::report::{Mark, Step};
-use crate::auth::checks::{Check, Seen};
+use crate::auth::checks::{Check, CheckOutcome};
 use crate::auth::explain::{KeysHeld, TokenLook};
 use crate::auth::jwt::date_of;
 use crate::base::clock::UnixMillis;
@@ -79,7 +79,7 @@ impl TokenWords<'_> {
             .checks
             .iter()
             .filter(|seen| seen.check == check)
-            .map(|Seen { outcome, .. }| *outcome);
+            .map(|CheckOutcome { outcome, .. }| *outcome);
         let first = parts.next()?;
         Some(parts.fold(first, Result::and))
     }
@@ -95,10 +95,10 @@ impl TokenWords<'_> {
                         .iter()
                         .map(|issuer| format!("{} is {}", issuer.name, issuer.issuer))
                         .collect();
-                    format!("iss is {}; known here: {}", claim("iss"), known.join(", "))
+                    format!("iss is {}; configured: {}", claim("iss"), known.join(", "))
                 }
                 Check::Size => {
-                    format!("{} bytes are more than any issuer here allows", self.look.bytes)
+                    format!("{} bytes are more than any issuer allows", self.look.bytes)
                 }
                 _ => format!("a compact JWS of {} bytes", self.look.bytes),
             };
@@ -113,12 +113,12 @@ impl TokenWords<'_> {
             Check::Type => format!("typ is {}", value(header.get("typ"))),
             Check::Algorithm => {
                 let pinned: Vec<_> = issuer.algorithms.iter().map(|one| one.name()).collect();
-                format!("alg is {}, pinned is {}", value(header.get("alg")), pinned.join(", "))
+                format!("alg is {}, allowed is {}", value(header.get("alg")), pinned.join(", "))
             }
             Check::Key => key(issuer, header, keys.as_ref(), self.now),
             Check::Signature => "valid".to_owned(),
             Check::Audience => {
-                format!("aud is {}, wanted is {}", claim("aud"), issuer.audience.join(" or "))
+                format!("aud is {}, required is {}", claim("aud"), issuer.audience.join(" or "))
             }
             Check::Expires => {
                 format!("{}, leeway {}", self.time("exp"), span(issuer.leeway.as_secs()))
@@ -144,11 +144,14 @@ impl TokenWords<'_> {
                 format!("{} by the claim sub", claim("sub"))
             }
             Check::User => {
-                let is_there =
-                    if claims.contains_key(&issuer.user_claim) { "is there" } else { "is missing" };
+                let is_there = if claims.contains_key(&issuer.user_claim) {
+                    "is present"
+                } else {
+                    "is missing"
+                };
                 format!("by the claim {}, which {is_there}", issuer.user_claim)
             }
-            Check::Names => format!("jti, {}: text where they are there", issuer.session_claim),
+            Check::Names => format!("jti, {}: text or absent", issuer.session_claim),
             Check::Permissions => match &self.look.verdict {
                 Ok(principal) => format!(
                     "{} by the claim {}",
@@ -220,7 +223,7 @@ fn key(
         .fault
         .map(|fault| format!(", which cannot be fetched now ({fault})"))
         .unwrap_or_default();
-    format!("{wanted}; held are {names} from {}{age}{fault}", origin(issuer))
+    format!("{wanted}; known keys are {names} from {}{age}{fault}", origin(issuer))
 }
 
 /// Returns where an issuer's keys come from.

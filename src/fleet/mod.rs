@@ -27,11 +27,11 @@ use crate::config::{self, Config};
 use crate::model::request_id::HexId;
 use crate::session::registry::Registry;
 use crate::store::OpenError;
-use crate::store::redis::{Beats, Bulletin, Roster};
+use crate::store::redis::{Bulletin, LiveNodes, Roster};
 use crate::telemetry::Event;
-use places::Ledger;
+use places::FleetPlaces;
 use sessions::Question;
-pub use sessions::{Asked, Gathered, Whole};
+pub use sessions::{Completeness, Gathered, NodeAnswer};
 
 const BEAT: Duration = Duration::from_secs(3);
 
@@ -43,7 +43,7 @@ pub struct Fleet {
     registry: Arc<Registry>,
     revocations: Arc<Revocations>,
     /// `None`: users may have as many sessions as they like.
-    ledger: Option<Arc<Ledger>>,
+    fleet_places: Option<Arc<FleetPlaces>>,
     /// Something is in force here that the stream may not have.
     unwritten: AtomicBool,
     has_beaten: AtomicBool,
@@ -78,17 +78,17 @@ impl Fleet {
     ) -> Result<Option<Arc<Self>>, OpenError> {
         let config::Store::Redis(redis) = &config.store else { return Ok(None) };
         let roster = Arc::new(Roster::open(redis)?);
-        let ledger = config
+        let fleet_places = config
             .limits
             .sessions_per_user
-            .map(|most| Ledger::new(&roster, registry, most, config.limits.extra_sessions));
+            .map(|most| FleetPlaces::new(&roster, registry, most, config.limits.extra_sessions));
         Ok(Some(Arc::new(Self {
             node: Node { id: HexId::random().as_str().to_owned(), name: config.node.clone() },
             bulletin: Bulletin::open(redis, &config.revocation)?,
             roster,
             registry: Arc::clone(registry),
             revocations: Arc::clone(revocations),
-            ledger,
+            fleet_places,
             unwritten: AtomicBool::new(false),
             has_beaten: AtomicBool::new(false),
             nodes: Mutex::default(),
@@ -97,8 +97,8 @@ impl Fleet {
         })))
     }
 
-    pub fn ledger(&self) -> Option<&Arc<Ledger>> {
-        self.ledger.as_ref()
+    pub fn fleet_places(&self) -> Option<&Arc<FleetPlaces>> {
+        self.fleet_places.as_ref()
     }
 
     /// The names of the nodes that beat lately, this one among them; `None`: the store does not
@@ -120,8 +120,8 @@ impl Fleet {
 
     /// In good order: what we hold goes back, and nobody waits for us.
     pub async fn leave(&self) {
-        if let Some(ledger) = &self.ledger {
-            ledger.give_back().await;
+        if let Some(fleet_places) = &self.fleet_places {
+            fleet_places.give_back().await;
         }
         // Where it fails, the beat is late soon.
         let _ = self.roster.leave(&self.node.member()).await;
@@ -130,10 +130,10 @@ impl Fleet {
     /// Who is there, ourselves included.
     async fn beat(&self) -> Option<Vec<Node>> {
         let beats = self.roster.beat(&self.node.member(), Now::read().wall).await;
-        let nodes = beats.ok().map(|Beats { is_new, members }| {
+        let nodes = beats.ok().map(|LiveNodes { is_new, members }| {
             if is_new && self.has_beaten.swap(true, Ordering::Relaxed) {
                 // It has forgotten us, and more.
-                let _ = self.ledger.as_ref().map(|ledger| ledger.doubt());
+                let _ = self.fleet_places.as_ref().map(|fleet_places| fleet_places.doubt());
             }
             members.iter().filter_map(|(member, _)| Node::read(member)).collect::<Vec<_>>()
         });
@@ -146,9 +146,10 @@ impl Fleet {
         for notice in notices {
             // What cannot be read is a newer node's, and nothing that we could do.
             match serde_json::from_str(notice) {
-                Ok(Notice::Question(question)) => self.hear_question(question),
+                Ok(Notice::Question(question)) => self.receive_question(question),
                 Ok(Notice::Replaced(session)) => {
-                    let _ = self.ledger.as_ref().map(|ledger| ledger.end(&session));
+                    let _ =
+                        self.fleet_places.as_ref().map(|fleet_places| fleet_places.end(&session));
                 }
                 Err(_) => {}
             }

@@ -17,14 +17,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::Notice;
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::lock::lock;
-use crate::config::OnLimit;
+use crate::config::ExtraSessions;
 use crate::model::principal::Principal;
 use crate::model::store_fault::StoreFault;
 use crate::rejection::Rejection;
 use crate::rejection::close::CloseReason;
 use crate::session::registry::{Registry, SessionHandle, SessionId};
 use crate::session::user_limit::{UserLimit, UserPlace};
-use crate::store::redis::{Held, LEASE, PAGE, PlaceBook, Roster, Taken, UserHash};
+use crate::store::redis::{LEASE, PAGE, PlaceBook, Roster, StoredPlace, Taken, UserHash};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 
@@ -36,32 +36,32 @@ const LOOK: Duration = Duration::from_secs(1);
 const MOST_WAITING: usize = 100_000;
 
 #[derive(Debug)]
-pub struct Places {
+pub struct SessionPlaces {
     local: Arc<UserLimit>,
-    ledger: Option<Arc<Ledger>>,
+    fleet_places: Option<Arc<FleetPlaces>>,
 }
 
 /// A user's place for one session; it is given back when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct SessionPlace {
     local: Box<UserPlace>,
-    fleet: Option<(Arc<Ledger>, UserHash)>,
+    fleet: Option<(Arc<FleetPlaces>, UserHash)>,
     /// With `refuse` from the start, with `replace-oldest` once the session has begun.
-    seat: Option<Arc<Seat>>,
+    fleet_place: Option<Arc<FleetPlace>>,
 }
 
 /// The places of this node as the store should know them.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct FleetPlaces {
     book: PlaceBook,
     roster: Arc<Roster>,
     registry: Arc<Registry>,
     most: usize,
-    on_limit: OnLimit,
+    extra_sessions: ExtraSessions,
     /// By session. No more than there are sessions and upgrades under way.
-    standing: Mutex<HashMap<String, Standing>>,
+    standing: Mutex<HashMap<String, LeasedPlace>>,
     /// Given back here and not yet in the store, with the time at which the lease ends by itself.
-    left: Mutex<Vec<(Held, Instant)>>,
+    left: Mutex<Vec<(StoredPlace, Instant)>>,
     /// Sessions of other nodes that lost their place and have not been told.
     replaced: Mutex<Vec<String>>,
     /// What was renewed before this may be lost.
@@ -70,7 +70,7 @@ pub struct Ledger {
 }
 
 #[derive(Debug)]
-struct Standing {
+struct LeasedPlace {
     user: UserHash,
     since: UnixMillis,
     renewed: Instant,
@@ -79,14 +79,18 @@ struct Standing {
 /// One place in the fleet. Whoever takes it and whoever has it hold it together: it goes back after
 /// both.
 #[derive(Debug)]
-struct Seat {
-    ledger: Arc<Ledger>,
-    held: Held,
+struct FleetPlace {
+    fleet_places: Arc<FleetPlaces>,
+    held: StoredPlace,
 }
 
-impl Places {
-    pub fn new(most: usize, on_limit: OnLimit, ledger: Option<&Arc<Ledger>>) -> Self {
-        Self { local: UserLimit::new(most, on_limit), ledger: ledger.cloned() }
+impl SessionPlaces {
+    pub fn new(
+        most: usize,
+        extra_sessions: ExtraSessions,
+        fleet_places: Option<&Arc<FleetPlaces>>,
+    ) -> Self {
+        Self { local: UserLimit::new(most, extra_sessions), fleet_places: fleet_places.cloned() }
     }
 
     /// Before an upstream is asked. With `refuse` it decides here, and the store has its time to
@@ -95,19 +99,19 @@ impl Places {
         &self,
         principal: &Principal,
         session: SessionId,
-    ) -> Result<Box<Place>, Rejection> {
+    ) -> Result<Box<SessionPlace>, Rejection> {
         // Who is at the limit on this node is at the fleet's.
         let local = self.local.enter(principal)?;
-        let mut place = Place { local, fleet: None, seat: None };
-        if let Some(ledger) = &self.ledger {
+        let mut place = SessionPlace { local, fleet: None, fleet_place: None };
+        if let Some(fleet_places) = &self.fleet_places {
             let user = UserHash::of(&principal.issuer, &principal.subject);
-            place.fleet = Some((Arc::clone(ledger), user));
-            if ledger.on_limit == OnLimit::Refuse {
-                let seat = ledger.sit(user, session);
-                place.seat = Some(Arc::clone(&seat));
+            place.fleet = Some((Arc::clone(fleet_places), user));
+            if fleet_places.extra_sessions == ExtraSessions::Refuse {
+                let fleet_place = fleet_places.sit(user, session);
+                place.fleet_place = Some(Arc::clone(&fleet_place));
                 // In a task of its own: the client may leave before it is answered, and then the
                 // place goes back after it.
-                let taken = tokio::spawn(async move { seat.take().await }).await;
+                let taken = tokio::spawn(async move { fleet_place.take().await }).await;
                 if matches!(taken, Ok(Ok(Taken::Full))) {
                     return Err(Rejection::TooManySessions);
                 }
@@ -117,31 +121,31 @@ impl Places {
     }
 }
 
-impl Place {
+impl SessionPlace {
     /// The session begins. With `replace-oldest` another may have to end for it, and nothing waits
     /// for that.
     pub fn begin(&mut self, session: &Arc<SessionHandle>) {
         let peer = session.peer;
-        let Some((ledger, user)) =
-            self.fleet.as_ref().filter(|(ledger, _)| ledger.on_limit == OnLimit::ReplaceOldest)
-        else {
+        let Some((fleet_places, user)) = self.fleet.as_ref().filter(|(fleet_places, _)| {
+            fleet_places.extra_sessions == ExtraSessions::ReplaceOldest
+        }) else {
             let replaced = self.local.begin(session);
             (0..replaced).for_each(|_| tell_limit(peer));
             return;
         };
-        let crowd = self.local.join(session);
-        let seat = ledger.sit(*user, session.id);
-        self.seat = Some(Arc::clone(&seat));
+        let user_sessions = self.local.join(session);
+        let fleet_place = fleet_places.sit(*user, session.id);
+        self.fleet_place = Some(Arc::clone(&fleet_place));
         tokio::spawn(async move {
-            match seat.take().await {
+            match fleet_place.take().await {
                 Ok(Taken::Place { replaced }) => {
                     for session in replaced {
                         tell_limit(peer);
-                        seat.ledger.replace(session);
+                        fleet_place.fleet_places.replace(session);
                     }
                 }
                 Ok(Taken::Full) => {}
-                Err(_) => (0..crowd.give_way()).for_each(|_| tell_limit(peer)),
+                Err(_) => (0..user_sessions.give_way()).for_each(|_| tell_limit(peer)),
             }
         });
     }
@@ -151,42 +155,42 @@ fn tell_limit(peer: IpAddr) {
     LimitReached { limit: Limit::SessionsPerUser, peer: Some(peer) }.emit();
 }
 
-impl Seat {
+impl FleetPlace {
     async fn take(&self) -> Result<Taken, StoreFault> {
-        let Ledger { book, most, on_limit, .. } = &*self.ledger;
-        let taken = book.take(&self.held, *most, *on_limit, Now::read().wall).await;
+        let FleetPlaces { book, most, extra_sessions, .. } = &*self.fleet_places;
+        let taken = book.take(&self.held, *most, *extra_sessions, Now::read().wall).await;
         if taken.is_err() {
-            self.ledger.doubt();
+            self.fleet_places.doubt();
         }
         taken
     }
 }
 
-impl Drop for Seat {
+impl Drop for FleetPlace {
     fn drop(&mut self) {
-        self.ledger.forget(&self.held.session);
-        let mut left = lock(&self.ledger.left);
+        self.fleet_places.forget(&self.held.session);
+        let mut left = lock(&self.fleet_places.left);
         if left.len() < MOST_WAITING {
             left.push((self.held.clone(), Now::read().mono + LEASE));
         }
         drop(left);
-        self.ledger.wake.notify_one();
+        self.fleet_places.wake.notify_one();
     }
 }
 
-impl Ledger {
+impl FleetPlaces {
     pub(super) fn new(
         roster: &Arc<Roster>,
         registry: &Arc<Registry>,
         most: usize,
-        on_limit: OnLimit,
+        extra_sessions: ExtraSessions,
     ) -> Arc<Self> {
         Arc::new(Self {
             book: roster.places(),
             roster: Arc::clone(roster),
             registry: Arc::clone(registry),
             most,
-            on_limit,
+            extra_sessions,
             standing: Mutex::default(),
             left: Mutex::default(),
             replaced: Mutex::default(),
@@ -228,7 +232,7 @@ impl Ledger {
     pub(super) async fn give_back(&self) {
         loop {
             let now = Now::read().mono;
-            let page: Vec<(Held, Instant)> = {
+            let page: Vec<(StoredPlace, Instant)> = {
                 let mut left = lock(&self.left);
                 left.retain(|(_, end)| *end > now);
                 let count = left.len().min(PAGE);
@@ -237,7 +241,7 @@ impl Ledger {
             if page.is_empty() {
                 return;
             }
-            let held: Vec<Held> = page.iter().map(|(held, _)| held.clone()).collect();
+            let held: Vec<StoredPlace> = page.iter().map(|(held, _)| held.clone()).collect();
             if self.book.give_back(&held).await.is_err() {
                 let mut left = lock(&self.left);
                 let room = MOST_WAITING.saturating_sub(left.len());
@@ -247,11 +251,14 @@ impl Ledger {
         }
     }
 
-    fn sit(self: &Arc<Self>, user: UserHash, session: SessionId) -> Arc<Seat> {
+    fn sit(self: &Arc<Self>, user: UserHash, session: SessionId) -> Arc<FleetPlace> {
         let (now, session) = (Now::read(), session.to_string());
         lock(&self.standing)
-            .insert(session.clone(), Standing { user, since: now.wall, renewed: now.mono });
-        Arc::new(Seat { ledger: Arc::clone(self), held: Held { user, since: now.wall, session } })
+            .insert(session.clone(), LeasedPlace { user, since: now.wall, renewed: now.mono });
+        Arc::new(FleetPlace {
+            fleet_places: Arc::clone(self),
+            held: StoredPlace { user, since: now.wall, session },
+        })
     }
 
     fn forget(&self, session: &str) {
@@ -272,7 +279,7 @@ impl Ledger {
 
     async fn renew(&self) {
         let (now, doubted) = (Now::read().mono, *lock(&self.doubted));
-        let is_due = |one: &Standing| {
+        let is_due = |one: &LeasedPlace| {
             now.saturating_duration_since(one.renewed) >= RENEW
                 || doubted.is_some_and(|doubted| one.renewed <= doubted)
         };
@@ -286,13 +293,13 @@ impl Ledger {
             let held = |session: &String| {
                 // It may have ended since.
                 let standing = lock(&self.standing);
-                standing.get(session).map(|one| Held {
+                standing.get(session).map(|one| StoredPlace {
                     user: one.user,
                     since: one.since,
                     session: session.clone(),
                 })
             };
-            let held: Vec<Held> = page.iter().filter_map(held).collect();
+            let held: Vec<StoredPlace> = page.iter().filter_map(held).collect();
             if held.is_empty() {
                 continue;
             }
@@ -301,7 +308,7 @@ impl Ledger {
                 return;
             }
             let mut standing = lock(&self.standing);
-            for Held { session, .. } in held {
+            for StoredPlace { session, .. } in held {
                 if let Some(one) = standing.get_mut(&session) {
                     one.renewed = now.mono;
                 }

@@ -19,7 +19,7 @@ use crate::base::clock::Now;
 use crate::model::request_id::HexId;
 use crate::model::revocation::Revocation;
 use crate::model::store_fault::StoreFault;
-use crate::session::revoke::hear;
+use crate::session::revoke::revoke_for_node;
 use crate::store::redis::Reader;
 use crate::telemetry::Event;
 
@@ -103,7 +103,11 @@ impl Fleet {
         loop {
             match reader.wait().await {
                 Ok(heard) => {
-                    self.hear(&heard.orders, None, reader.by_the_slower_clock(Now::read()));
+                    self.apply_entries(
+                        &heard.orders,
+                        None,
+                        reader.by_the_slower_clock(Now::read()),
+                    );
                     self.hear_notices(&heard.notices);
                 }
                 Err(fault) => return fault,
@@ -186,20 +190,20 @@ impl Fleet {
             if entries.is_empty() {
                 return Ok(());
             }
-            self.hear(&entries, Some(found), reader.by_the_slower_clock(Now::read()));
+            self.apply_entries(&entries, Some(found), reader.by_the_slower_clock(Now::read()));
         }
     }
 
     /// `found` is given where the stream is read from its beginning: then the orders are old, and
     /// how late they come says nothing.
-    fn hear(&self, entries: &[Option<Revocation>], found: Option<&Revocations>, now: Now) {
+    fn apply_entries(&self, entries: &[Option<Revocation>], found: Option<&Revocations>, now: Now) {
         for entry in entries {
             let Some(order) = entry else {
                 StreamEntryRead { outcome: EntryOutcome::Unreadable, delay: None }.emit();
                 continue;
             };
             self.bulletin.outlive(order, now);
-            let outcome = match hear(&self.registry, &self.revocations, order, now) {
+            let outcome = match revoke_for_node(&self.registry, &self.revocations, order, now) {
                 Ok(Applied::New) => EntryOutcome::New,
                 Ok(Applied::Known) => EntryOutcome::Known,
                 Ok(Applied::Over) => EntryOutcome::Over,

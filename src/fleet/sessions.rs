@@ -15,7 +15,7 @@ use super::{Fleet, Node, Notice};
 use crate::base::clock::{Now, UnixMillis};
 use crate::model::request_id::HexId;
 use crate::model::store_fault::StoreFault;
-use crate::session::wanted::Wanted;
+use crate::session::filter::SessionFilter;
 
 /// Questions that are asked, or answered, at once.
 pub(super) const AT_ONCE: usize = 8;
@@ -36,11 +36,11 @@ pub(super) struct Question {
     from: String,
     at: u64,
     #[serde(flatten)]
-    wanted: Wanted,
+    filter: SessionFilter,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Answer {
+struct SessionsAnswer {
     node: String,
     total: usize,
     /// As its node writes them: another version may have more columns.
@@ -50,17 +50,17 @@ struct Answer {
 /// What is known of all nodes' sessions.
 #[derive(Debug)]
 pub struct Gathered {
-    pub whole: Whole,
+    pub whole: Completeness,
     pub total: usize,
     /// The longest lived first; each names its `node`.
     pub sessions: Vec<Value>,
-    pub nodes: Vec<Asked>,
+    pub nodes: Vec<NodeAnswer>,
 }
 
 /// Is it everybody?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whole {
-    Whole,
+pub enum Completeness {
+    Completeness,
     /// Some node did not answer.
     Partial,
     /// The store is away: this node speaks for itself alone.
@@ -68,7 +68,7 @@ pub enum Whole {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Asked {
+pub struct NodeAnswer {
     pub node: String,
     pub id: String,
     pub answered: bool,
@@ -76,10 +76,10 @@ pub struct Asked {
     pub sessions: Option<usize>,
 }
 
-impl Whole {
+impl Completeness {
     pub fn name(self) -> &'static str {
         match self {
-            Self::Whole => "whole",
+            Self::Completeness => "whole",
             Self::Partial => "partial",
             Self::Unknown => "unknown",
         }
@@ -88,33 +88,33 @@ impl Whole {
 
 impl Fleet {
     /// `None`: as many are asking already as may.
-    pub async fn sessions(&self, wanted: &Wanted) -> Option<Gathered> {
+    pub async fn sessions(&self, filter: &SessionFilter) -> Option<Gathered> {
         let _place = self.asking.try_acquire().ok()?;
-        let mut answers = vec![self.own(wanted, usize::MAX)];
+        let mut answers = vec![self.own(filter, usize::MAX)];
         let Some(mut nodes) = self.beat().await else {
             return Some(gathered(
-                Whole::Unknown,
+                Completeness::Unknown,
                 std::slice::from_ref(&self.node),
                 answers,
-                wanted.limit,
+                filter.limit,
             ));
         };
         if !nodes.contains(&self.node) {
             nodes.push(self.node.clone());
         }
-        let whole = match self.ask(wanted, &nodes, &mut answers).await {
-            Ok(()) if answers.len() == nodes.len() => Whole::Whole,
-            Ok(()) => Whole::Partial,
-            Err(_) => Whole::Unknown,
+        let whole = match self.ask(filter, &nodes, &mut answers).await {
+            Ok(()) if answers.len() == nodes.len() => Completeness::Completeness,
+            Ok(()) => Completeness::Partial,
+            Err(_) => Completeness::Unknown,
         };
-        Some(gathered(whole, &nodes, answers, wanted.limit))
+        Some(gathered(whole, &nodes, answers, filter.limit))
     }
 
     async fn ask(
         &self,
-        wanted: &Wanted,
+        filter: &SessionFilter,
         nodes: &[Node],
-        answers: &mut Vec<Answer>,
+        answers: &mut Vec<SessionsAnswer>,
     ) -> Result<(), StoreFault> {
         if nodes.len() < 2 {
             return Ok(());
@@ -125,7 +125,7 @@ impl Fleet {
             id,
             from: self.node.id.clone(),
             at: Now::read().wall.0,
-            wanted: wanted.clone(),
+            filter: filter.clone(),
         };
         let notice =
             serde_json::to_string(&Notice::Question(question)).map_err(|_| StoreFault::Other)?;
@@ -135,7 +135,7 @@ impl Fleet {
             let Ok(next) = timeout_at(deadline, line.next()).await else { break };
             let Some(text) = next? else { continue };
             bytes += text.len();
-            let Ok(answer) = serde_json::from_slice::<Answer>(&text) else { continue };
+            let Ok(answer) = serde_json::from_slice::<SessionsAnswer>(&text) else { continue };
             let is_asked = nodes.iter().any(|node| node.id == answer.node);
             if is_asked && answers.iter().all(|other| other.node != answer.node) {
                 answers.push(answer);
@@ -144,7 +144,7 @@ impl Fleet {
         Ok(())
     }
 
-    pub(super) fn hear_question(self: &Arc<Self>, question: Question) {
+    pub(super) fn receive_question(self: &Arc<Self>, question: Question) {
         let age = Now::read().wall.since(UnixMillis(question.at));
         if question.from == self.node.id || age > OLD {
             return;
@@ -153,37 +153,42 @@ impl Fleet {
         let Ok(place) = Arc::clone(&self.answering).try_acquire_owned() else { return };
         let fleet = Arc::clone(self);
         tokio::spawn(async move {
-            if let Ok(text) = serde_json::to_string(&fleet.own(&question.wanted, ANSWER_BYTES)) {
+            if let Ok(text) = serde_json::to_string(&fleet.own(&question.filter, ANSWER_BYTES)) {
                 let _ = fleet.roster.answer(&question.id, &text).await;
             }
             drop(place);
         });
     }
 
-    fn own(&self, wanted: &Wanted, most_bytes: usize) -> Answer {
+    fn own(&self, filter: &SessionFilter, most_bytes: usize) -> SessionsAnswer {
         let (total, rows) =
-            self.registry.snapshot(wanted.limit.min(MOST_ROWS), |handle| wanted.holds(handle));
+            self.registry.snapshot(filter.limit.min(MOST_ROWS), |handle| filter.holds(handle));
         let mut bytes = 0;
         let rows = rows.iter().filter_map(|row| serde_json::to_value(row).ok());
         let sessions = rows.take_while(|row| {
             bytes += row.to_string().len();
             bytes <= most_bytes
         });
-        Answer { node: self.node.id.clone(), total, sessions: sessions.collect() }
+        SessionsAnswer { node: self.node.id.clone(), total, sessions: sessions.collect() }
     }
 }
 
-fn gathered(whole: Whole, nodes: &[Node], answers: Vec<Answer>, limit: usize) -> Gathered {
+fn gathered(
+    whole: Completeness,
+    nodes: &[Node],
+    answers: Vec<SessionsAnswer>,
+    limit: usize,
+) -> Gathered {
     let asked = |node: &Node| {
         let total = answers.iter().find(|answer| answer.node == node.id).map(|answer| answer.total);
-        Asked {
+        NodeAnswer {
             node: node.label(nodes),
             id: node.id.clone(),
             answered: total.is_some(),
             sessions: total,
         }
     };
-    let asked: Vec<Asked> = nodes.iter().map(asked).collect();
+    let asked: Vec<NodeAnswer> = nodes.iter().map(asked).collect();
     let total = answers.iter().map(|answer| answer.total).sum();
     let mut sessions = Vec::new();
     for answer in answers {
@@ -208,7 +213,7 @@ mod tests {
     #[test]
     fn rows_of_all_nodes_are_one_list_with_the_oldest_first() {
         let node = |id: &str| Node { id: id.to_owned(), name: format!("node-{id}") };
-        let answer = |node: &str, since: &[&str]| Answer {
+        let answer = |node: &str, since: &[&str]| SessionsAnswer {
             node: node.to_owned(),
             total: 5,
             sessions: since.iter().map(|since| json!({ "since": since })).collect(),
@@ -217,7 +222,7 @@ mod tests {
             answer("a", &["2026-01-02", "2026-01-04"]),
             answer("b", &["2026-01-01", "2026-01-03"]),
         ];
-        let found = gathered(Whole::Partial, &[node("a"), node("b"), node("c")], answers, 3);
+        let found = gathered(Completeness::Partial, &[node("a"), node("b"), node("c")], answers, 3);
         let rows: Vec<_> = found
             .sessions
             .iter()
@@ -236,12 +241,13 @@ mod tests {
 
     #[test]
     fn a_question_is_one_flat_object() {
-        let wanted = Wanted { limit: 7, user: Some("ada".into()), route: None, method: None };
-        let question = Question { id: "q".into(), from: "n".into(), at: 1, wanted };
+        let filter =
+            SessionFilter { limit: 7, user: Some("ada".into()), route: None, method: None };
+        let question = Question { id: "q".into(), from: "n".into(), at: 1, filter };
         let text = serde_json::to_string(&Notice::Question(question)).unwrap();
         assert_eq!(text, r#"{"question":{"id":"q","from":"n","at":1,"limit":7,"user":"ada"}}"#);
         assert!(
-            matches!(serde_json::from_str(&text), Ok(Notice::Question(question)) if question.wanted.limit == 7)
+            matches!(serde_json::from_str(&text), Ok(Notice::Question(question)) if question.filter.limit == 7)
         );
     }
 }

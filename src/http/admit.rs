@@ -14,7 +14,7 @@ use http::request::Parts;
 use http::{Method, Version};
 
 use super::request::{Request, origin_of};
-use super::switch::Switch;
+use super::switch::UpgradeOffer;
 use super::witness::{Stage, Witness};
 use crate::auth::credential::{Credential, Proof};
 use crate::auth::grant::Grant;
@@ -126,7 +126,7 @@ impl<'a> Admission<'a> {
     ) -> Result<Option<Principal>, Rejection> {
         let rules = tickets.rules();
         let Some(credential) = take_endpoint_credential(request, rules)? else { return Ok(None) };
-        let endpoint = (&rules.judges, tickets.path());
+        let endpoint = (&rules.credential_verifiers, tickets.path());
         let peer = request.address();
         let identified =
             self.authenticator.identify(endpoint, credential, peer, request.shown_at).await?;
@@ -157,7 +157,7 @@ impl<'a> Admission<'a> {
         let route = &matched.route;
         request.route = Some(Arc::clone(route));
         if request.is_upgrade() {
-            request.switch = Some(Switch::of(&request.parts.headers, route));
+            request.switch = Some(UpgradeOffer::of(&request.parts.headers, route));
         }
         Ok(matched)
     }
@@ -199,7 +199,7 @@ fn take_endpoint_credential(
     }
     let mut cookie = auth::take_cookie(headers, &rules.token_cookie)?
         .map(|token| Credential { method: Method::Cookie, proof: Proof::Token(token) });
-    if rules.judges.sessions.is_some() {
+    if rules.credential_verifiers.sessions.is_some() {
         let session = auth::take_cookie(headers, &rules.session_cookie)?
             .map(|id| Credential { method: Method::Session, proof: Proof::Session(id) });
         cookie = cookie.or(session);
@@ -221,21 +221,21 @@ pub fn check_upgrade(parts: &Parts) -> Result<(), Rejection> {
         return Err(Rejection::UpgradeMethod);
     }
     if parts.version != Version::HTTP_11 {
-        return malformed("an upgrade takes HTTP/1.1");
+        return malformed("an upgrade needs HTTP/1.1");
     }
     if tokens(headers, UPGRADE) != ["websocket"] {
-        return malformed("this server upgrades to websocket alone");
+        return malformed("this server upgrades only to websocket");
     }
     if !tokens(headers, CONNECTION).iter().any(|token| token == "upgrade") {
-        return malformed("an upgrade has 'Connection: Upgrade'");
+        return malformed("an upgrade needs 'Connection: Upgrade'");
     }
     if headers.contains_key(TRANSFER_ENCODING)
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
     {
-        return malformed("an upgrade has no body");
+        return malformed("an upgrade must not have a body");
     }
     if headers.contains_key(EXPECT) {
-        return malformed("an upgrade expects nothing");
+        return malformed("an upgrade must not have an Expect header");
     }
     let mut versions = headers.get_all(SEC_WEBSOCKET_VERSION).iter();
     match (versions.next(), versions.next()) {

@@ -11,7 +11,7 @@ use crate::auth::grant::Grant;
 use crate::config;
 use crate::edge::Edge;
 use crate::edge::ceiling::Permit;
-use crate::edge::waiting_room::{RoomFull, Standing};
+use crate::edge::waiting_room::{RoomFull, StrangerState};
 use crate::model::client_certificate::ClientCertificate;
 use crate::rejection::Rejection;
 
@@ -22,13 +22,13 @@ pub struct ClientConnection {
     pub listener: Arc<config::Listener>,
     pub permit: Permit,
     /// Whether the client is a stranger. A stranger holds a place in the waiting room.
-    pub standing: Arc<Standing>,
+    pub standing: Arc<StrangerState>,
     /// When a client that has not shown a good credential is refused.
     pub deadline: Instant,
     /// The certificate that the client showed in the handshake.
     pub certificate: Option<ClientCertificate>,
-    /// The position of the listener in [`Edge::doors`].
-    pub door: usize,
+    /// The position of the listener in [`Edge::listeners`].
+    pub listener_index: usize,
     /// The authorities that verified `certificate`.
     pub authorities: Option<Arc<RootCertStore>>,
 }
@@ -41,7 +41,7 @@ impl ClientConnection {
             let certificate = if self.has_valid_authorities(edge) {
                 certificate
             } else {
-                certificate.no_longer_believed()
+                certificate.without_trust()
             };
             parts.extensions.insert(certificate);
         }
@@ -51,7 +51,8 @@ impl ClientConnection {
     /// authority changes nothing for this connection.
     fn has_valid_authorities(&self, edge: &Edge) -> bool {
         let Some(then) = &self.authorities else { return true };
-        let now = edge.doors.get(self.door).and_then(|door| door.authorities.as_ref());
+        let now =
+            edge.listeners.get(self.listener_index).and_then(|terms| terms.authorities.as_ref());
         now.is_some_and(|now| {
             Arc::ptr_eq(then, now) || then.roots.iter().all(|root| now.roots.contains(root))
         })

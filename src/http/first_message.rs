@@ -18,12 +18,12 @@ use super::connection::ClientConnection;
 use super::guard::Guard;
 use super::last_answer::write_and_close;
 use super::open_session::{ClientSide, open_session};
-use super::reach::{Reached, reach};
+use super::reach::{OpenedUpstream, reach};
 use super::request::Request;
-use super::switch::Switch;
+use super::switch::UpgradeOffer;
 use super::witness::Unwatched;
 use crate::auth::credential::{Credential, Proof};
-use crate::auth::first_message::{self, AuthMessage, Dialect, Heard, Refused};
+use crate::auth::first_message::{self, AuthMessage, Dialect, FirstMessageContent, Refused};
 use crate::auth::grant::Grant;
 use crate::base::clock::Now;
 use crate::config::Route;
@@ -37,7 +37,7 @@ use crate::model::method::Method;
 use crate::net::stream::{Stream, read_behind};
 use crate::rejection::{Rejection, Side};
 use crate::telemetry::Event;
-use crate::ws::deflate::{self, Agreed, InflateError};
+use crate::ws::deflate::{self, AgreedDeflate, InflateError};
 use crate::ws::follow::{FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{self, ControlKind, Message, Sender};
 
@@ -50,7 +50,7 @@ struct PendingClient {
     input: BytesMut,
     follower: FrameFollower,
     dialect: Dialect,
-    deflate: Option<Agreed>,
+    deflate: Option<AgreedDeflate>,
     /// Bytes of the messages so far, inflated. The messages of the protocol before the credential
     /// count too.
     received: usize,
@@ -61,7 +61,7 @@ struct PendingClient {
 /// A client whose upstream has agreed.
 struct AcceptedClient {
     grant: Grant,
-    reached: Reached,
+    reached: OpenedUpstream,
     /// The client's id of its first message.
     id: Option<String>,
     /// What the upstream gets before everything else.
@@ -180,7 +180,7 @@ async fn first_message(
 }
 
 /// Offers to the upstream exactly what the client was promised.
-fn offer(headers: &mut HeaderMap, switch: &Switch, deflate: Option<Agreed>) {
+fn offer(headers: &mut HeaderMap, switch: &UpgradeOffer, deflate: Option<AgreedDeflate>) {
     headers.remove(SEC_WEBSOCKET_PROTOCOL);
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);
     if let Some(protocol) = &switch.protocol {
@@ -314,13 +314,13 @@ impl PendingClient {
                     }
                     match self
                         .dialect
-                        .hear(&message)
+                        .read(&message)
                         .inspect_err(|_| self.rejected_id = self.dialect.id_in(&message))?
                     {
-                        Heard::More(answer) => out.extend(
+                        FirstMessageContent::More(answer) => out.extend(
                             answer.into_iter().flat_map(|answer| answer.to_wire(Sender::Upstream)),
                         ),
-                        Heard::Auth(auth) => {
+                        FirstMessageContent::Auth(auth) => {
                             let behind = input.len() - rest.len();
                             self.input = input;
                             self.input.advance(behind);

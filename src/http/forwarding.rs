@@ -92,7 +92,7 @@ impl Forwarding {
         insert(headers, X_FORWARDED_FOR, &list.join(", "));
         insert(headers, X_FORWARDED_PROTO, proto);
         let mut elements: Vec<String> =
-            hops().map(|hop| format!("for={}", node_text(*hop))).collect();
+            hops().map(|element| format!("for={}", node_text(*element))).collect();
         if let Some(first) = elements.first_mut() {
             match &self.host {
                 Some(host) => first.push_str(&format!(";host=\"{host}\";proto={proto}")),
@@ -131,9 +131,9 @@ impl Forwarding {
     fn follow_forwarded(&mut self, headers: &HeaderMap, listener: &Listener) {
         let list = joined(headers, &FORWARDED);
         for element in elements_from_the_right(&list) {
-            let Some(hop) = Hop::parse(element) else { break };
-            self.learn(hop.proto, hop.host);
-            let Some(address) = hop.node.and_then(node) else { break };
+            let Some(element) = ForwardedElement::parse(element) else { break };
+            self.learn(element.proto, element.host);
+            let Some(address) = element.node.and_then(node) else { break };
             self.chain.push(address);
             if !listener.trusts(address) {
                 break;
@@ -156,30 +156,30 @@ impl Forwarding {
 
 /// One element of `Forwarded`, as far as it is used.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Hop<'a> {
+struct ForwardedElement<'a> {
     node: Option<&'a str>,
     proto: Option<&'a str>,
     host: Option<&'a str>,
 }
 
-impl<'a> Hop<'a> {
+impl<'a> ForwardedElement<'a> {
     /// Reads an element. `None`: it is not well formed (RFC 7239 section 4).
     fn parse(element: &'a str) -> Option<Self> {
-        let mut hop = Self::default();
+        let mut parsed = Self::default();
         for pair in element.split(';').filter(|pair| !pair.trim().is_empty()) {
             let (name, value) = pair.split_once('=')?;
             let value = unquoted(value.trim_end())?;
             let field = match name.trim_start().to_ascii_lowercase().as_str() {
-                "for" => &mut hop.node,
-                "proto" => &mut hop.proto,
-                "host" => &mut hop.host,
+                "for" => &mut parsed.node,
+                "proto" => &mut parsed.proto,
+                "host" => &mut parsed.host,
                 _ => continue,
             };
             if field.replace(value).is_some() {
                 return None;
             }
         }
-        Some(hop)
+        Some(parsed)
     }
 }
 

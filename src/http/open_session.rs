@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::events::SessionStarted;
-use super::reach::Reached;
+use super::reach::OpenedUpstream;
 use super::request::Request;
 use crate::auth::first_message::Dialect;
 use crate::auth::grant::Grant;
@@ -18,7 +18,7 @@ use crate::base::clock::Now;
 use crate::config::ReauthMode;
 use crate::edge::Edge;
 use crate::edge::ceiling::Permit;
-use crate::edge::waiting_room::Waiting;
+use crate::edge::waiting_room::WaitingPlace;
 use crate::fleet::places;
 use crate::model::method::Method;
 use crate::net::stream::Stream;
@@ -30,7 +30,7 @@ use crate::session::relay::{Limits, Opening, Relay};
 use crate::session::revalidation::Revalidation;
 use crate::session::state::{Renewing, Rules};
 use crate::telemetry::Event;
-use crate::upstream::Place;
+use crate::upstream::ServerPlace;
 use crate::ws::frame::Message;
 
 /// The client's side of a session before it begins.
@@ -47,18 +47,18 @@ pub(super) struct ClientSide {
     pub(super) inflates: bool,
     pub(super) permit: Permit,
     /// The place of a stranger in the waiting room: a client on a public route.
-    pub(super) stranger: Option<Waiting>,
+    pub(super) stranger: Option<WaitingPlace>,
 }
 
 pub(super) async fn open_session(
     client: ClientSide,
     grant: Grant,
-    reached: Reached,
+    reached: OpenedUpstream,
     request: Request,
     edge: &Edge,
 ) {
     let now = Now::read();
-    let Reached { place, mut user_place, session_id, upstream, early, phases, .. } = reached;
+    let OpenedUpstream { place, mut user_place, session_id, upstream, early, phases, .. } = reached;
     let route = Arc::clone(grant.route());
     let address = request.address();
     let Request { request_id, origin, .. } = request;
@@ -174,9 +174,9 @@ pub(super) async fn open_session(
 struct Running {
     relay: Relay,
     record: Record,
-    _place: Place,
-    _user_place: Option<Box<places::Place>>,
-    _stranger: Option<Box<Waiting>>,
+    _place: ServerPlace,
+    _user_place: Option<Box<places::SessionPlace>>,
+    _stranger: Option<Box<WaitingPlace>>,
     _permit: Permit,
 }
 

@@ -22,13 +22,13 @@ use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 use crate::upstream::connect::Tries;
 use crate::upstream::signed_context::ContextRequest;
-use crate::upstream::upgrade::Answer;
-use crate::upstream::{self, Place};
+use crate::upstream::upgrade::UpgradeAnswer;
+use crate::upstream::{self, ServerPlace};
 
 /// An upgrade that the upstream has agreed to.
-pub(super) struct Reached {
-    pub(super) place: Place,
-    pub(super) user_place: Option<Box<places::Place>>,
+pub(super) struct OpenedUpstream {
+    pub(super) place: ServerPlace,
+    pub(super) user_place: Option<Box<places::SessionPlace>>,
     pub(super) session_id: SessionId,
     pub(super) upstream: Stream,
     pub(super) early: BytesMut,
@@ -43,7 +43,7 @@ pub(super) async fn reach(
     matched: &RouteMatch,
     request: &mut Request,
     edge: &Edge,
-) -> Result<Reached, Refusal> {
+) -> Result<OpenedUpstream, Refusal> {
     let authenticated = Now::read();
     let session_id = SessionId::random();
     let user_place = Box::pin(enter(grant, edge, session_id, request.address())).await?;
@@ -69,7 +69,7 @@ pub(super) async fn reach(
         }
     };
     match answer {
-        Answer::Switched { stream, early, mut headers } => {
+        UpgradeAnswer::Switched { stream, early, mut headers } => {
             hop_by_hop::strip_hop_by_hop(&mut headers);
             headers.remove(CONTENT_LENGTH);
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -81,9 +81,17 @@ pub(super) async fn reach(
                 answer: Now::read().mono - dialled.mono,
                 total: Now::read().mono - request.started.mono,
             };
-            Ok(Reached { place, user_place, session_id, upstream: stream, early, headers, phases })
+            Ok(OpenedUpstream {
+                place,
+                user_place,
+                session_id,
+                upstream: stream,
+                early,
+                headers,
+                phases,
+            })
         }
-        Answer::Declined { status, mut headers, body } => {
+        UpgradeAnswer::Declined { status, mut headers, body } => {
             hop_by_hop::strip_hop_by_hop(&mut headers);
             let mut answer = Response::new(body);
             *answer.status_mut() = status;
@@ -100,7 +108,7 @@ async fn enter(
     edge: &Edge,
     session: SessionId,
     peer: IpAddr,
-) -> Result<Option<Box<places::Place>>, Rejection> {
+) -> Result<Option<Box<places::SessionPlace>>, Rejection> {
     let (Some(places), Some(principal)) = (&edge.places, grant.principal()) else {
         return Ok(None);
     };

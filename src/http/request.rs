@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::forwarding::Forwarding;
 use super::headers;
-use super::switch::Switch;
+use super::switch::UpgradeOffer;
 use crate::auth::Presented;
 use crate::base::clock::Now;
 use crate::config::RouteMatch;
@@ -47,7 +47,7 @@ pub struct Request {
     /// The credentials that the route's shadow methods found.
     pub shadow: Shadow,
     /// The 101 of Usher's own for a well-formed upgrade on a route.
-    pub switch: Option<Switch>,
+    pub switch: Option<UpgradeOffer>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -144,7 +144,7 @@ async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Wor
     match guard.take_stop() {
         Some(Stop::Refused(rejection)) => refuse(guard, &connection, &rejection).await,
         Some(Stop::Upgrade(_)) if was_busy_at_stop == Some(true) => {
-            let why = "an upgrade waits for the answers before it";
+            let why = "an upgrade must wait for the answers to earlier requests";
             refuse(guard, &connection, &Rejection::UpgradeMalformed(why)).await;
         }
         Some(Stop::Upgrade(head)) => {

@@ -12,11 +12,11 @@ use crate::config::Route;
 use crate::model::method::Method;
 use crate::net::http1::response;
 use crate::ws::accept::accept_for;
-use crate::ws::deflate::Agreed;
+use crate::ws::deflate::AgreedDeflate;
 
 /// The parts of the client's request that decide the 101.
 #[derive(Clone, Debug)]
-pub struct Switch {
+pub struct UpgradeOffer {
     /// `Sec-WebSocket-Key`.
     key: HeaderValue,
     /// The first of the client's offers that the route lists.
@@ -25,7 +25,7 @@ pub struct Switch {
     marker: Option<HeaderValue>,
 }
 
-impl Switch {
+impl UpgradeOffer {
     /// Reads the parts of a request. The request has one good key: it was checked.
     pub(super) fn of(headers: &HeaderMap, route: &Route) -> Self {
         let key = headers.get(SEC_WEBSOCKET_KEY).cloned().unwrap_or(HeaderValue::from_static(""));
@@ -48,7 +48,7 @@ impl Switch {
         }
     }
 
-    pub(super) fn answer(&self, deflate: Option<Agreed>, request_id: &str) -> Vec<u8> {
+    pub(super) fn answer(&self, deflate: Option<AgreedDeflate>, request_id: &str) -> Vec<u8> {
         let mut headers = HeaderMap::new();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

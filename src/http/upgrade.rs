@@ -12,7 +12,7 @@ use super::first_message;
 use super::forwarding::Forwarding;
 use super::guard::Guard;
 use super::open_session::{ClientSide, open_session};
-use super::reach::{Reached, reach};
+use super::reach::{OpenedUpstream, reach};
 use super::refusal::Refusal;
 use super::request::{Request, RequestKind};
 use super::witness::Unwatched;
@@ -94,7 +94,7 @@ async fn go_on(
     matched: &RouteMatch,
     connection: &ClientConnection,
     edge: &Edge,
-) -> Result<Reached, Refusal> {
+) -> Result<OpenedUpstream, Refusal> {
     connection.note_grant(grant, request.address())?;
     if grant.is_renewed_by_message() {
         deflate::keep_readable_offers(&mut request.parts.headers);

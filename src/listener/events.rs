@@ -10,7 +10,7 @@ use crate::telemetry::family::{Word, families, words};
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// Connections that the operating system could not give us, for want of descriptors or memory.
+    /// Connections that could not be accepted for lack of descriptors or memory.
     ACCEPT_FAILURES: Counter = "usher_accept_failures_total";
     /// TLS handshakes: full, resumed, or why they failed.
     TLS_HANDSHAKES: Counter = "usher_tls_handshakes_total", { outcome: TlsOutcome }, shown;

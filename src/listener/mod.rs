@@ -8,7 +8,7 @@ pub mod events;
 mod queue;
 
 use crate::base::clock::Now;
-use crate::edge::Door;
+use crate::edge::ListenerTerms;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Bound {
     pub socket: std::net::TcpListener,
-    /// Which of the [`Door`]s of the edge it is.
-    pub door: usize,
+    /// Which of the [`ListenerTerms`]s of the edge it is.
+    pub listener_index: usize,
 }
 
 /// Accepts until the drain begins, and then what is in the queue.
@@ -53,9 +53,9 @@ pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
-                admit(stream, peer, bound.door, worker.renewed());
+                admit(stream, peer, bound.listener_index, worker.renewed());
             }
-            Err(error) if is_the_peer_s(&error) => {}
+            Err(error) if is_peer_error(&error) => {}
             Err(error) => {
                 AcceptFailed { error: &error }.emit();
                 // A pause in which the drain begins ends with it.
@@ -68,7 +68,7 @@ pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            admit(stream, peer, bound.door, worker.renewed());
+            admit(stream, peer, bound.listener_index, worker.renewed());
         }
     };
     queue::empty(listener.into_std()?, admit).await;
@@ -76,7 +76,7 @@ pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::
 }
 
 /// The connection ended before we took it: no reason to wait with the next.
-fn is_the_peer_s(error: &io::Error) -> bool {
+fn is_peer_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
@@ -85,8 +85,10 @@ fn is_the_peer_s(error: &io::Error) -> bool {
     )
 }
 
-fn admit(stream: TcpStream, peer: SocketAddr, door: usize, worker: Worker) {
-    let Some(Door { config, tls, authorities }) = worker.edge.doors.get(door).cloned() else {
+fn admit(stream: TcpStream, peer: SocketAddr, listener_index: usize, worker: Worker) {
+    let Some(ListenerTerms { config, tls, authorities }) =
+        worker.edge.listeners.get(listener_index).cloned()
+    else {
         return;
     };
     let Some(permit) = worker.edge.ceiling.enter() else {
@@ -104,7 +106,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, door: usize, worker: Worker) {
         standing: Arc::new(standing),
         deadline,
         certificate: None,
-        door,
+        listener_index,
         authorities,
     };
     tokio::spawn(async move {
@@ -170,9 +172,9 @@ fn detail(error: &HandshakeError) -> String {
     let fault = fault.to_string();
     let words = match fault.as_str() {
         "UnsupportedCertVersion" => {
-            "it is no X.509 certificate of version 3: it was made without extensions"
+            "the certificate is not X.509 of version 3: it was made without extensions"
         }
-        "CaUsedAsEndEntity" => "it is the certificate of an authority",
+        "CaUsedAsEndEntity" => "the certificate is that of an authority",
         other => other,
     };
     format!("invalid peer certificate: {words}")

@@ -10,7 +10,7 @@ use std::time::Duration;
 use socket2::{SockFilter, SockRef};
 use tokio::time::sleep;
 
-use super::is_the_peer_s;
+use super::is_peer_error;
 
 /// For clients whose handshake with the kernel is half done.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -48,7 +48,7 @@ fn accept_all(listener: &TcpListener, admit: &mut impl FnMut(TcpStream, SocketAd
     for _ in 0..MOST {
         match listener.accept() {
             Ok((stream, peer)) => admit(stream, peer),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_the_peer_s(&error) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_peer_error(&error) => {}
             // The queue is empty, or there are no descriptors for what is in it.
             Err(_) => return,
         }

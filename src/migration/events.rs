@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use super::Standing;
+use super::RolloutStanding;
 use super::shadow::Mismatch;
 use crate::base::clock::UnixMillis;
 use crate::model::method::Method;
@@ -17,7 +17,7 @@ families! {
     /// Upgrades let in on a route with a rollout: in a share and by the new way (followed), in a
     /// share and by a legacy method (lagging), or outside of every share.
     ROLLOUT_UPGRADES: Counter = "usher_rollout_upgrades_total",
-        { route: Name, standing: Standing };
+        { route: Name, standing: RolloutStanding };
     /// What methods in the shadow said: accepted, the label of a rejection, absent, or skipped for
     /// want of room.
     SHADOW_VERDICTS: Counter = "usher_shadow_verdicts_total",
@@ -27,7 +27,7 @@ families! {
         { route: Name, method: Method, mismatch: Mismatch };
 }
 
-impl Word for Standing {
+impl Word for RolloutStanding {
     fn all() -> Vec<Self> {
         Self::ALL.to_vec()
     }
@@ -104,7 +104,7 @@ pub struct LegacyUsed<'a> {
 #[derive(Debug)]
 pub struct RolledOut<'a> {
     pub route: &'a str,
-    pub standing: Standing,
+    pub standing: RolloutStanding,
 }
 
 /// A shadow method was judged.

@@ -22,7 +22,7 @@ use crate::config::{Migration, Route};
 use crate::model::method::Method;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
-use share::Client;
+use share::ShareKey;
 use uses::LegacyUses;
 
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
@@ -30,7 +30,7 @@ const SUNSET: HeaderName = HeaderName::from_static("sunset");
 
 /// How an upgrade stands to the route's rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RolloutStanding {
     /// In a share, and by the method that it is to use, or by another that is not to go.
     Followed,
     /// In a share, and by a method that is to go.
@@ -39,7 +39,7 @@ pub enum Standing {
     Outside,
 }
 
-impl Standing {
+impl RolloutStanding {
     pub const ALL: [Self; 3] = [Self::Followed, Self::Lagging, Self::Outside];
 
     pub fn name(self) -> &'static str {
@@ -53,7 +53,7 @@ impl Standing {
 
 impl Migration {
     /// Which method this client is to use, where it is in a share.
-    pub fn assigned(&self, route: &str, client: &Client<'_>) -> Option<Method> {
+    pub fn assigned(&self, route: &str, client: &ShareKey<'_>) -> Option<Method> {
         share::assigned(&self.rollout.shares, share::place(route, client))
     }
 
@@ -101,15 +101,15 @@ pub fn admit(
         return Ok(());
     }
     let is_legacy = migration.is_legacy(method);
-    let client = Client::of(migration.rollout.sticky, principal, peer);
+    let client = ShareKey::of(migration.rollout.sticky, principal, peer);
     let assigned = migration.assigned(&route.name, &client);
     if let Some(assigned) = assigned.filter(|_| is_legacy && migration.rollout.enforce) {
         return Err(Rejection::LegacyMethod(assigned));
     }
     let standing = match assigned {
-        None => Standing::Outside,
-        Some(_) if is_legacy => Standing::Lagging,
-        Some(_) => Standing::Followed,
+        None => RolloutStanding::Outside,
+        Some(_) if is_legacy => RolloutStanding::Lagging,
+        Some(_) => RolloutStanding::Followed,
     };
     if !migration.rollout.shares.is_empty() {
         RolledOut { route: &route.name, standing }.emit();
@@ -151,7 +151,9 @@ mod tests {
     fn only_those_in_an_enforced_share_are_refused_and_only_by_a_legacy_method() {
         let route = |ticket: u8, enforce: bool| {
             format!(
-                "auth = [\"ticket\", \"header\", \"query\"]\nlegacy = [\"header\"]\ndeprecated = \"2026-11-01\"\nrollout = {{ ticket = {ticket}, enforce = {enforce} }}"
+                "auth = [\"ticket\", \"header\", \"query\"]\nlegacy = [\"header\"]\n\
+                 deprecated = \"2026-11-01\"\n\
+                 rollout = {{ ticket = {ticket}, enforce = {enforce} }}"
             )
         };
         assert_eq!(
@@ -171,7 +173,9 @@ mod tests {
     #[test]
     fn a_legacy_method_is_marked_with_its_dates() {
         let config = config::for_test(
-            "auth = [\"ticket\", \"header\"]\nlegacy = [\"header\"]\ndeprecated = \"2026-11-01\"\nsunset = \"2027-03-01\"\nmigration_link = \"https://example.com/login\"",
+            "auth = [\"ticket\", \"header\"]\nlegacy = [\"header\"]\n\
+             deprecated = \"2026-11-01\"\nsunset = \"2027-03-01\"\n\
+             migration_link = \"https://example.com/login\"",
         );
         let marked = |method| {
             let mut headers = HeaderMap::new();

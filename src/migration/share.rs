@@ -11,12 +11,12 @@ use crate::model::method::Method;
 use crate::model::principal::Principal;
 
 #[derive(Clone, Copy, Debug)]
-pub enum Client<'a> {
+pub enum ShareKey<'a> {
     User(&'a Principal),
     Address(IpAddr),
 }
 
-impl<'a> Client<'a> {
+impl<'a> ShareKey<'a> {
     pub fn of(sticky: Sticky, principal: &'a Principal, peer: IpAddr) -> Self {
         match sticky {
             Sticky::User => Self::User(principal),
@@ -30,13 +30,13 @@ impl<'a> Client<'a> {
 }
 
 /// From 0 to 99, evenly, and for each route anew.
-pub fn place(route: &str, client: &Client<'_>) -> u8 {
+pub fn place(route: &str, client: &ShareKey<'_>) -> u8 {
     let name = match client {
         // Two issuers may name two people alike.
-        Client::User(principal) => {
+        ShareKey::User(principal) => {
             format!("{route}\u{0}{}\u{0}{}", principal.issuer, principal.subject)
         }
-        Client::Address(address) => format!("{route}\u{0}{address}"),
+        ShareKey::Address(address) => format!("{route}\u{0}{address}"),
     };
     let hash = digest(&SHA256, name.as_bytes());
     let number =
@@ -64,7 +64,7 @@ mod tests {
             .map(|user| {
                 place(
                     "/ws",
-                    &Client::User(&principal(&format!("user {user}"), "main", None, None, 0)),
+                    &ShareKey::User(&principal(&format!("user {user}"), "main", None, None, 0)),
                 )
             })
             .collect();
@@ -107,7 +107,7 @@ mod tests {
     fn an_ipv6_network_is_one_client() {
         let of = |address: &str| {
             let ada = principal("ada", "main", None, None, 0);
-            place("/ws", &Client::of(Sticky::Address, &ada, address.parse().unwrap()))
+            place("/ws", &ShareKey::of(Sticky::Address, &ada, address.parse().unwrap()))
         };
         assert_eq!(of("2001:db8::1"), of("2001:db8::2"));
         assert!((0..32).any(|last| of(&format!("192.0.2.{last}")) != of("192.0.2.200")));

@@ -1,4 +1,4 @@
-//! The signature algorithms that an issuer may be pinned to.
+//! The signature algorithms that an issuer may use.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +18,8 @@ pub enum Algorithm {
     EdDSA,
 }
 
-/// Which kind of key an algorithm takes. One issuer never mixes a shared secret with public keys:
-/// that mix is what makes "sign with the public key as if it were a secret" possible.
+/// The kind of key that an algorithm needs. One issuer never mixes a shared secret with public
+/// keys: otherwise an attacker could sign with the public key as if it were the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     Hmac,
@@ -61,8 +61,8 @@ impl Algorithm {
         }
     }
 
-    /// RFC 7518, section 3.2: "A key of the same size as the hash output [...] or larger MUST be
-    /// used". Public-key algorithms have none.
+    /// Returns the minimum length of a secret in bytes. RFC 7518 section 3.2: "A key of the same
+    /// size as the hash output [...] or larger MUST be used". Returns 0 for public-key algorithms.
     pub fn least_secret(self) -> usize {
         match self {
             Self::HS256 => 32,

@@ -1,32 +1,33 @@
-//! A client certificate, as the handshake has verified it.
+//! A client certificate that the TLS handshake has verified.
 
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-/// What a client has shown in its handshake, and proved to be its own.
+/// A certificate that the client sent in its handshake, with proof that it holds the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
     leaf: Arc<CertificateDer<'static>>,
-    /// Those who verified it are among the authorities of now.
-    is_believed: bool,
+    /// The authority that verified the certificate is still configured.
+    is_trusted: bool,
 }
 
 impl ClientCertificate {
     pub fn new(leaf: CertificateDer<'static>) -> Self {
-        Self { leaf: Arc::new(leaf), is_believed: true }
+        Self { leaf: Arc::new(leaf), is_trusted: true }
     }
 
-    /// The connection has outlived the authorities by which it was verified.
-    pub fn no_longer_believed(self) -> Self {
-        Self { is_believed: false, ..self }
+    /// Marks the certificate as no longer trusted: its authority was removed while the connection
+    /// was open.
+    pub fn without_trust(self) -> Self {
+        Self { is_trusted: false, ..self }
     }
 
     pub fn leaf(&self) -> &CertificateDer<'static> {
         &self.leaf
     }
 
-    pub fn is_believed(&self) -> bool {
-        self.is_believed
+    pub fn is_trusted(&self) -> bool {
+        self.is_trusted
     }
 }

@@ -1,52 +1,58 @@
-//! Why a credential lets nobody in: closed sets, so that rejections, logs and metrics can name them.
+//! The reasons why a credential is refused: closed sets, so that rejections, logs and metrics can
+//! name them.
 
 use http::HeaderName;
 
-/// Why a token is refused. The client learns only that it was; log and audit name the reason.
+/// The reason why a token is refused. The client gets one answer for most; log and audit log have
+/// the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    #[error("the token is longer than the issuer allows")]
+    #[error("the credential is longer than max_token_bytes")]
     TooLong,
-    #[error("it is not a compact JWS")]
+    #[error("the token is malformed")]
     Malformed,
-    #[error("no issuer of ours made it")]
+    #[error("the session id is malformed")]
+    SessionId,
+    #[error("the signature of the session id is not valid")]
+    SessionSignature,
+    #[error("the issuer of the token is not configured")]
     UnknownIssuer,
-    #[error("its algorithm is not one that the issuer is pinned to")]
+    #[error("the algorithm of the token is not allowed for its issuer")]
     Algorithm,
-    #[error("no key of the issuer has its key id")]
+    #[error("the issuer has no key with the key id of the token")]
     UnknownKey,
-    /// Not the token's fault: it may be good.
-    #[error("the issuer's keys could not be fetched yet")]
+    /// The token may be valid.
+    #[error("the keys of the issuer are not fetched yet")]
     NoKeys,
-    #[error("its signature does not verify")]
+    #[error("the signature of the token is not valid")]
     Signature,
-    #[error("it has a critical header that nobody here understands")]
+    #[error("the token has a critical header that is not supported")]
     CriticalHeader,
-    #[error("its type is not a JWT or an access token, or it holds another token")]
+    #[error("the token is not an access token, or it contains another token")]
     Type,
-    #[error("its verifier refuses it")]
+    #[error("the verifier refused the credential")]
     Refused,
-    #[error("it has expired")]
+    #[error("the credential has expired")]
     Expired,
-    #[error("it is not valid yet")]
+    #[error("the token is not valid yet")]
     NotYetValid,
-    #[error("it was made for another audience")]
+    #[error("the token is for another audience")]
     Audience,
     #[error("a claim is missing or has the wrong type: {0}")]
     Claim(&'static str),
-    #[error("it would be good for longer than the issuer's max_lifetime")]
+    #[error("the token is valid for longer than the issuer's max_lifetime")]
     Lifetime,
-    /// RFC 7800. Taken as a bearer token it would open doors for a thief that its issuer meant to
-    /// stop.
-    #[error("it is bound to a key (`cnf`), and proofs of possession are not checked")]
+    /// RFC 7800. The issuer bound the token to a key so that a thief cannot use it. As a bearer
+    /// token, the thief could.
+    #[error("the token is bound to a key (`cnf`), and proofs of possession are not supported")]
     Bound,
-    #[error("it is no test identity that counts here")]
+    #[error("bypass credential not accepted")]
     Bypass,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCertificate {
-    #[error("an authority that verified it has been taken out since; connect anew")]
+    #[error("the authority of the certificate was removed from the configuration; connect again")]
     Authority,
     #[error("the certificate cannot be read")]
     Malformed,
@@ -54,11 +60,11 @@ pub enum InvalidCertificate {
     Expired,
     #[error("the certificate is not valid yet")]
     NotYetValid,
-    #[error("the certificate does not name a user where [mtls] user looks")]
+    #[error("the certificate has no user name in the field that [mtls] user selects")]
     NoUser,
-    #[error("the certificate names more than one user where [mtls] user looks")]
+    #[error("the certificate has several user names in the field that [mtls] user selects")]
     ManyUsers,
-    #[error("the user's name in the certificate is not text that can be passed on")]
+    #[error("the user name in the certificate is empty, too long or not plain text")]
     UserName,
 }
 
@@ -72,30 +78,31 @@ pub enum FirstMessageFault {
     TwoCredentials,
     #[error("the first message is larger than first_message.max_bytes")]
     TooBig,
-    #[error("no first message came in time")]
+    #[error("no first message arrived in time")]
     Timeout,
-    #[error("it is no WebSocket frame, or not one that was agreed on")]
+    #[error("the first message is not a valid WebSocket frame")]
     Protocol,
 }
 
-/// A claim whose value does not survive the header that the route wants to send it in.
+/// A claim whose value would change in the header that the route sends it in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnfitClaim {
     pub claim: String,
     pub header: HeaderName,
 }
 
-/// Why a ticket is not redeemed. The client cannot tell them apart; the audit log does.
+/// The reason why a ticket is not redeemed. The client gets one answer for all; the audit log has
+/// the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TicketFault {
-    #[error("it has not the shape of a ticket")]
+    #[error("the ticket is malformed")]
     Malformed,
-    #[error("it is unknown, or was redeemed, or expired long ago")]
+    #[error("the ticket is unknown, already redeemed or long expired")]
     Unknown,
-    #[error("it has expired")]
+    #[error("the ticket has expired")]
     Expired,
-    #[error("it was redeemed before")]
+    #[error("the ticket was already redeemed")]
     Used,
-    #[error("it names a region that is not known here")]
+    #[error("the region of the ticket is not configured")]
     UnknownRegion,
 }

@@ -1,8 +1,9 @@
-//! The hosts that a route is for.
+//! The host pattern of a route.
 
 use std::fmt;
 
-/// `chat.example.com`, or `*.example.com` for any one label in front.
+/// A host name such as `chat.example.com`, or `*.example.com` for exactly one label before the
+/// name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     Exact(String),
@@ -33,13 +34,14 @@ impl HostPattern {
         let well_formed = is_address || is_name;
         if !well_formed {
             return Err(format!(
-                "'{text}' is not a host name; write 'chat.example.com' or '*.example.com', without scheme or port"
+                "'{text}' is not a host name; write 'chat.example.com' or '*.example.com', without \
+                 scheme or port"
             ));
         }
         Ok(if wildcard { Self::Subdomain(name.to_owned()) } else { Self::Exact(name.to_owned()) })
     }
 
-    /// `host` is lower case and has no port.
+    /// Returns true if the host matches. `host` is in lower case and has no port.
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => name == host,

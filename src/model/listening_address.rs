@@ -1,8 +1,8 @@
-//! Addresses to listen at, and whether two of them meet.
+//! Listening addresses, and whether two of them overlap.
 
 use std::net::SocketAddr;
 
-/// Whether other processes may listen at the same address.
+/// The rule whether other processes may listen on the same address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PortSharing {
     #[default]
@@ -10,7 +10,7 @@ pub enum PortSharing {
     Allowed,
 }
 
-/// Reports whether two addresses cannot be bound by one process: one port, and one address that
+/// Returns true if one process cannot bind both addresses: the ports are equal, and one address
 /// covers the other.
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let covers = |wide: SocketAddr, narrow: SocketAddr| {

@@ -1,6 +1,7 @@
-//! The ways in: by which method a client shows its credential.
+//! The methods by which a client sends its credential.
 
-/// The ways in. The name is the same in config, metrics, logs and the signed context.
+/// A method by which a client sends its credential. Its name is the same in config, metrics, logs
+/// and the signed context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
@@ -42,13 +43,13 @@ impl Method {
         }
     }
 
-    /// Does a browser show it by itself, whichever page asks? Then the page's origin has to be
-    /// known.
+    /// Returns true if a browser sends the credential by itself, from any page. Then the origin of
+    /// the page must be checked.
     pub fn is_sent_by_browsers(self) -> bool {
         matches!(self, Self::Cookie | Self::Session)
     }
 
-    /// Can the script of any page show it with `new WebSocket`?
+    /// Returns true if a script of any page can send the credential with `new WebSocket`.
     pub fn is_shown_by_pages(self) -> bool {
         matches!(self, Self::Ticket | Self::Message | Self::Subprotocol | Self::Query)
     }

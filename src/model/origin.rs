@@ -1,7 +1,7 @@
-//! Which web pages may open a socket here.
+//! The web pages that may open a WebSocket.
 //!
-//! A browser sends the page's origin and lets no script change it; other clients send what they
-//! like or nothing. So the check protects a user's browser, and is no credential.
+//! A browser sends the origin of the page, and scripts cannot change it. Other clients send any
+//! origin or none. So the check protects the users of browsers, and is not a credential.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub struct Origins {
     allowed: Vec<Origin>,
 }
 
-/// Scheme, host and port, with the scheme's default port written out.
+/// The scheme, host and port of a page. The scheme's default port is filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     scheme: String,
@@ -32,7 +32,7 @@ impl Origins {
         Ok(origins)
     }
 
-    /// `*` was written: every page may.
+    /// Returns true if the list has `*`: every page may connect.
     pub fn allows_any(&self) -> bool {
         self.any
     }
@@ -41,13 +41,13 @@ impl Origins {
         !self.any && self.allowed.is_empty()
     }
 
-    /// `header` is the Origin header as the client sent it. `null` (sandboxed frames, files) is
-    /// never in the list.
+    /// Returns true if a page of this origin may connect. `header` is the Origin header from the
+    /// client. `null` (sandboxed frames, files) is never in the list.
     pub fn allow(&self, header: &str) -> bool {
         self.any || Origin::parse(header).is_ok_and(|origin| self.allowed.contains(&origin))
     }
 
-    /// The same, where `*` does not count: the origin itself is in the list.
+    /// Returns true if the list has this origin itself. `*` does not match here.
     pub fn names(&self, header: &str) -> bool {
         Origin::parse(header).is_ok_and(|origin| self.allowed.contains(&origin))
     }
@@ -75,7 +75,8 @@ impl Origin {
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "'{text}' is not an origin; write 'https://app.example.com', with a port only where it is not the scheme's own"
+                "'{text}' is not an origin; write 'https://app.example.com', with a port only if \
+                 it is not the default of the scheme"
             )
         };
         let (scheme, authority) = text.split_once("://").ok_or_else(wrong)?;

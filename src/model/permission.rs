@@ -1,14 +1,14 @@
-//! What a route requires of a grant: permissions by name, in which the path may fill places.
+//! The permissions that a route requires. A name may contain parameters of the path.
 //!
-//! A permission is a name and nothing more: it is there, letter for letter, or it is not. `*` means
-//! itself. The value of a path parameter is chosen by the client, so it must not be able to spell
-//! another permission than the one that the operator had in mind.
+//! A permission matches only by its exact name. `*` has no special meaning. The client chooses the
+//! value of a path parameter, so the value must not turn the name into a permission that the
+//! operator did not mean.
 
 use std::fmt;
 
 use crate::model::path::PathPattern;
 
-/// `chat:read`, or `room:{room}` with parameters of the route's path.
+/// A permission such as `chat:read`, or `room:{room}` with a parameter of the route's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequiredPermission {
     parts: Vec<Part>,
@@ -20,61 +20,60 @@ enum Part {
     Parameter(String),
 }
 
-/// The permissions of one request, its parameters filled in.
+/// The permissions that one request requires, with the values of its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Required {
     Permissions(Box<[String]>),
-    /// A value stands in the path that no permission can have. It is missing whatever is granted.
+    /// The path has a value that no permission may contain. No grant has this permission.
     Impossible(String),
 }
 
-/// What a grant would need and has not.
+/// A required permission that the grant does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingPermission {
     pub name: String,
-    /// What a new token is to be asked for, where a bearer token was shown (RFC 6750, section 3).
+    /// The scope to request for a new bearer token (RFC 6750 section 3).
     pub scope: Option<String>,
 }
 
 impl RequiredPermission {
-    /// `path` is that of the route.
+    /// Parses a permission. `path` is the route's path.
     pub fn parse(text: &str, path: &PathPattern) -> Result<Self, String> {
         if text.is_empty() {
-            return Err("a permission is not empty".to_owned());
+            return Err("a permission must not be empty".to_owned());
         }
         if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            return Err(format!("`{text}` has white space in it: name each permission by itself"));
+            return Err(format!("`{text}` has white space; list each permission separately"));
         }
         let (mut parts, mut rest) = (Vec::new(), text);
         while let Some((before, after)) = rest.split_once('{') {
             let Some((name, behind)) = after.split_once('}').filter(|_| !before.contains('}'))
             else {
-                return Err(format!("`{text}` has a brace without its other half"));
+                return Err(format!("`{text}` has an unmatched brace"));
             };
             if !path.parameter_names().any(|one| one == name) {
                 return Err(format!("the path `{path}` has no `{{{name}}}`"));
             }
             if parts.is_empty() && before.is_empty() {
                 return Err(format!(
-                    "in `{text}` a path could spell any permission; begin with text of its own, such as `room:{{{name}}}`"
+                    "`{text}` could become any permission; begin with fixed text, such as \
+                     `room:{{{name}}}`"
                 ));
             }
             if !before.ends_with(|c: char| c.is_ascii_punctuation()) {
-                return Err(format!(
-                    "in `{text}` nothing parts `{{{name}}}` from what is before it; write `:` or the like"
-                ));
+                return Err(format!("`{text}` needs a separator before `{{{name}}}`, such as `:`"));
             }
             parts.push(Part::Text(before.to_owned()));
             parts.push(Part::Parameter(name.to_owned()));
             rest = behind;
         }
         if rest.contains('}') {
-            return Err(format!("`{text}` has a brace without its other half"));
+            return Err(format!("`{text}` has an unmatched brace"));
         }
         if !rest.is_empty() {
             if !parts.is_empty() && !rest.starts_with(|c: char| c.is_ascii_punctuation()) {
                 return Err(format!(
-                    "in `{text}` nothing parts a parameter from what is behind it; write `:` or the like"
+                    "`{text}` needs a separator after its last parameter, such as `:`"
                 ));
             }
             parts.push(Part::Text(rest.to_owned()));
@@ -82,7 +81,7 @@ impl RequiredPermission {
         Ok(Self { parts })
     }
 
-    /// `None`: it names a parameter.
+    /// Returns the name if it has no parameter.
     pub fn fixed(&self) -> Option<&str> {
         match self.parts.as_slice() {
             [Part::Text(text)] => Some(text),
@@ -90,7 +89,7 @@ impl RequiredPermission {
         }
     }
 
-    /// With the values of a path; the second is whether they all may stand in it.
+    /// Returns the name with the values of a path, and true if every value is allowed in it.
     fn filled(&self, parameters: &[(String, String)]) -> (String, bool) {
         let (mut name, mut is_possible) = (String::new(), true);
         for part in &self.parts {
@@ -109,8 +108,9 @@ impl RequiredPermission {
         (name, is_possible)
     }
 
-    /// `room:{room}` with the room `blue:admin` would be another kind of permission, and so with
-    /// whatever parts the text around. `*` is kept out for those who read it as more than a star.
+    /// Returns true if a value may replace a parameter. `room:{room}` with the room `blue:admin`
+    /// would be another kind of permission, so the value must not contain a separator of the name.
+    /// `*` is refused because other software reads it as a wildcard.
     fn may_hold(&self, value: &str) -> bool {
         let parts = |c: char| {
             c.is_ascii_punctuation()
@@ -138,7 +138,7 @@ impl fmt::Display for RequiredPermission {
 }
 
 impl Required {
-    /// `None`: nothing is required.
+    /// Returns the permissions for a request. `None`: the route requires none.
     pub fn of(required: &[RequiredPermission], parameters: &[(String, String)]) -> Option<Self> {
         let mut names = Vec::with_capacity(required.len());
         for one in required {
@@ -150,7 +150,7 @@ impl Required {
         (!names.is_empty()).then(|| Self::Permissions(names.into()))
     }
 
-    /// All of them by name, the impossible one too.
+    /// Returns the names of all permissions, also of an impossible one.
     pub fn names(&self) -> &[String] {
         match self {
             Self::Permissions(names) => names,
@@ -158,7 +158,7 @@ impl Required {
         }
     }
 
-    /// The first one that is not among `granted`.
+    /// Returns the first permission that is not in `granted` as the error.
     pub fn check(&self, granted: &[String]) -> Result<(), MissingPermission> {
         match self {
             Self::Impossible(name) => Err(MissingPermission { name: name.clone(), scope: None }),
@@ -171,14 +171,14 @@ impl Required {
 }
 
 impl MissingPermission {
-    /// The client showed something else than a bearer token.
+    /// Removes the scope: the credential is not a bearer token.
     pub fn without_scope(self) -> Self {
         Self { scope: None, ..self }
     }
 }
 
-/// RFC 6749, section 3.3: `scope-token = 1*( %x21 / %x23-5B / %x5D-7E )`. A name of other
-/// characters cannot be asked for so.
+/// Returns the names as one scope. RFC 6749 section 3.3: `scope-token = 1*( %x21 / %x23-5B /
+/// %x5D-7E )`. `None`: a name has other characters.
 fn scope(names: &[String]) -> Option<String> {
     let is_scope =
         |name: &String| name.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
@@ -226,7 +226,7 @@ mod tests {
         assert!(is_granted("room:{team}:{room}:write", "blue", &["room:ops:blue:write"]));
         assert!(
             is_granted("room:{room}", "Blå-1.2", &["room:Blå-1.2"]),
-            "other signs are none of ours"
+            "other characters are allowed"
         );
         assert!(
             is_granted("room/{room}", "!abc:example.org", &["room/!abc:example.org"]),
@@ -257,18 +257,23 @@ mod tests {
                 "{value:?}"
             );
         }
-        // The other reading of the same letters.
+        // The same text with the separator in another place.
         assert!(!is_granted("room:{room}.{team}", "a.b", &["room:a.b.ops"]));
     }
 
     proptest! {
-        /// Of all that can be granted, a path asks for its own room's and for nothing else; no two
-        /// paths ask for the same.
+        /// Each path requires only the permission of its own room. Two paths never require the same
+        /// permission.
         #[test]
-        fn no_two_paths_ask_for_the_same(one in "[ab:.*/ -]{0,4}", other in "[ab:.*/ -]{0,4}", three in "[ab:.]{0,3}") {
+        fn no_two_paths_ask_for_the_same(
+            one in "[ab:.*/ -]{0,4}",
+            other in "[ab:.*/ -]{0,4}",
+            three in "[ab:.]{0,3}",
+        ) {
             let template = required("room:{team}:{room}.x", "/{team}/{room}").unwrap();
             let of = |team: &str, room: &str| {
-                let parameters = [("team".to_owned(), team.to_owned()), ("room".to_owned(), room.to_owned())];
+                let parameters = [("team", team), ("room", room)]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()));
                 Required::of(std::slice::from_ref(&template), &parameters).unwrap()
             };
             let asked = of(&one, &other);
@@ -288,18 +293,18 @@ mod tests {
     #[test]
     fn what_is_written_wrong_is_told() {
         for (text, part) in [
-            ("", "not empty"),
+            ("", "not be empty"),
             ("a b", "white space"),
             ("room:{rom}", "has no `{rom}`"),
             ("room:{}", "has no `{}`"),
             ("{room}", "any permission"),
             ("{room}:read", "any permission"),
-            ("room{room}", "before it"),
-            ("room:{team}{room}", "before it"),
-            ("room:{room}read", "behind it"),
-            ("room:{room", "other half"),
-            ("room:room}", "other half"),
-            ("room}:{room}", "other half"),
+            ("room{room}", "separator before"),
+            ("room:{team}{room}", "separator before"),
+            ("room:{room}read", "separator after"),
+            ("room:{room", "unmatched brace"),
+            ("room:room}", "unmatched brace"),
+            ("room}:{room}", "unmatched brace"),
         ] {
             let error = required(text, "/v1/{team}/{room}").unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

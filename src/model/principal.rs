@@ -1,4 +1,4 @@
-//! Who a credential turned out to belong to.
+//! The principal: the verified identity of a credential.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ pub const BYPASS_ISSUER: &str = "bypass";
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Principal {
-    /// The user, as the issuer's user claim names them. Never empty.
+    /// The value of the issuer's user claim. Never empty.
     pub subject: String,
-    /// The name (our config's) of the issuer that vouched for them.
+    /// The configured name of the issuer that verified the user.
     pub issuer: Arc<str>,
-    /// The `jti` of the token, where it had one.
+    /// The `jti` of the token, if it has one.
     pub token_id: Option<String>,
-    /// The issuer's own session id, where the token had one.
+    /// The issuer's own session id, if the token has one.
     pub issuer_session: Option<String>,
     pub permissions: Vec<String>,
-    /// When the token was issued; the beginning of time where it does not say.
+    /// The issue time of the token; 0 if the token does not have one.
     pub issued_at: UnixMillis,
-    /// When the credential stops being good.
+    /// The expiry time of the credential.
     pub expires_at: UnixMillis,
-    /// The token's own end has passed, and it is good by the issuer's leeway alone.
+    /// The token has expired, and is valid only by the issuer's leeway.
     pub in_leeway: bool,
-    /// The claims that `[context] claims` asks to carry into the signed context.
+    /// The claims that `[context] claims` copies into the signed context.
     pub claims: Map<String, Value>,
 }
 

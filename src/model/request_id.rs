@@ -1,6 +1,6 @@
-//! The name of one request, told to the client, the log, the audit log and the upstream alike.
+//! The id of one request, the same for the client, the log, the audit log and the upstream.
 //!
-//! An id is no secret: whoever knows it can do nothing with it. It only has to be unique.
+//! An id is not a secret: it gives no access. It only has to be unique.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ impl RequestId {
         Self(Origin::Made(HexId::random()))
     }
 
-    /// Takes over an id of 1 to 128 letters, digits, dots, underscores and hyphens, and nothing
-    /// else.
+    /// Accepts an id of 1 to 128 letters, digits, dots, underscores and hyphens. `None`: the text
+    /// is not an id.
     pub fn given(text: &str) -> Option<Self> {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let is_good = (1..=Self::MOST_GIVEN).contains(&text.len()) && text.bytes().all(is_allowed);
@@ -66,7 +66,7 @@ impl HexId {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// 0 to 15, evenly spread.
+    /// Returns a number from 0 to 15, evenly distributed.
     pub fn first_digit(&self) -> usize {
         let [first, ..] = self.0;
         usize::from(if first <= b'9' { first - b'0' } else { first - b'a' + 10 })
@@ -77,7 +77,7 @@ fn digit(nibble: u8) -> u8 {
     if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
 }
 
-/// Unique without randomness: what is left when the system has none to give.
+/// Returns bytes that are unique but not random, for a system that has no randomness.
 fn counted() -> [u8; 16] {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut bytes = [0; 16];

@@ -1,7 +1,7 @@
-//! Ending what was granted before its time: a user, a login session, one token, or all that is
-//! older than a moment.
+//! Revocations: they end grants early, for a user, a login session, one token, or all tokens issued
+//! before a time.
 //!
-//! A [`Revocation`] is what an operator orders and what nodes tell each other.
+//! An operator orders a [`Revocation`], and the nodes send it to each other.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use super::principal::Principal;
 use super::request_id::HexId;
 use crate::base::clock::{Now, UnixMillis};
 
-/// An order to end something, the same on every node. Its JSON is compact and has the fields of
-/// `POST /revoke`.
+/// An order to revoke, the same on every node. Its JSON is compact and has the fields of `POST
+/// /revoke`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Wire", try_from = "Wire")]
 pub struct Revocation {
-    /// Names the order in logs and between nodes.
+    /// The id of the order in logs and between nodes.
     pub id: String,
-    /// When it was ordered.
+    /// The time of the order.
     pub at: UnixMillis,
-    /// From then on no token that it concerns can be good.
+    /// The end of the order. After it, no token that the order matches can be valid.
     pub until: UnixMillis,
-    /// The name (our config's) of the one issuer that it concerns; `None`: all of them.
+    /// The configured name of the one issuer that the order matches. `None`: all issuers.
     pub issuer: Option<String>,
     pub what: What,
 }
@@ -31,18 +31,18 @@ pub struct Revocation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     User(String),
-    /// A session of ours by its id, or the issuer's login session, which its tokens name.
+    /// An Usher session by its id, or a login session of the issuer, which the token names.
     Session(String),
     /// The `jti` of a token.
     TokenId(String),
-    /// Every token that was issued before this time, of one user or of all.
+    /// Every token that was issued before this time, of one user or of all users.
     IssuedBefore {
         before: UnixMillis,
         user: Option<String>,
     },
 }
 
-/// What kind of order it is: a label of a closed set.
+/// The kind of an order: a label of a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     User,
@@ -51,7 +51,7 @@ pub enum Kind {
     IssuedBefore,
 }
 
-/// The fields that say what is meant, as a person or another node wrote them.
+/// The fields of an order, from an operator or another node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
     pub user: Option<String>,
@@ -60,20 +60,19 @@ pub struct Fields {
     pub issued_before: Option<UnixMillis>,
 }
 
-/// The longest name of a user, a session or a token.
+/// The maximum length of a user, a session or a token id, in bytes.
 const LONGEST: usize = 1024;
-/// The clocks of two nodes agree to within seconds; this is more.
+/// More than the clocks of two nodes differ, which is seconds.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 
 impl Revocation {
-    /// A new order, in force for `keep`.
+    /// Makes a new order that is in force for `keep`.
     pub fn new(what: What, issuer: Option<String>, at: UnixMillis, keep: Duration) -> Self {
         Self { id: HexId::random().as_str().to_owned(), at, until: at + keep, issuer, what }
     }
 
-    /// Returns when the order ends by the monotonic clock. Heard while the wall clock is far
-    /// behind, as on a machine that has not set it yet, it is kept for no longer than it was given
-    /// for.
+    /// Returns the end of the order by the monotonic clock. If the wall clock of this node is far
+    /// behind, for example not yet set, the order is kept for its own duration plus a minute.
     pub fn ends_at(&self, now: Now) -> Instant {
         let span = self.until.since(now.wall).min(self.until.since(self.at) + CLOCKS_APART);
         now.mono.checked_add(span).unwrap_or(now.mono)
@@ -88,7 +87,7 @@ impl Revocation {
         }
     }
 
-    /// Whose it is, where it is about one name; empty for everybody.
+    /// Returns the user, session or token id of the order. Empty: the order is for all users.
     pub fn name(&self) -> &str {
         match &self.what {
             What::User(name) | What::Session(name) | What::TokenId(name) => name,
@@ -96,7 +95,7 @@ impl Revocation {
         }
     }
 
-    /// Zero where time does not matter.
+    /// Returns the time of an `IssuedBefore` order, else zero.
     pub fn before(&self) -> UnixMillis {
         if let What::IssuedBefore { before, .. } = self.what { before } else { UnixMillis(0) }
     }
@@ -133,12 +132,13 @@ impl Kind {
 }
 
 impl Fields {
-    /// Exactly one thing is named; a user may narrow `issued_before`.
+    /// Returns what the fields name. Exactly one field must be set, but `user` may narrow
+    /// `issued_before`.
     pub fn meant(self) -> Result<What, &'static str> {
         let Self { user, session, token_id, issued_before } = self;
         for name in [&user, &session, &token_id].into_iter().flatten() {
             if name.is_empty() || name.len() > LONGEST {
-                return Err("a name has 1 to 1024 bytes");
+                return Err("user, session and token_id must have 1 to 1024 bytes");
             }
         }
         match (user, session, token_id, issued_before) {
@@ -150,7 +150,8 @@ impl Fields {
                 Err("one of user, session, token_id and issued_before is needed")
             }
             _ => Err(
-                "only one of user, session, token_id and issued_before can be meant; user may stand beside issued_before",
+                "give only one of user, session, token_id and issued_before; user is also allowed \
+                 with issued_before",
             ),
         }
     }

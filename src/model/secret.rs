@@ -1,7 +1,7 @@
 //! Bytes that must never be printed.
 //!
-//! Every credential and every key that Usher holds lives in a [`Secret`]: it prints as
-//! `[redacted]`, compares in constant time and is wiped when dropped.
+//! Every credential and every key in Usher is a [`Secret`]. It prints as `[redacted]`, compares in
+//! constant time and is wiped when dropped.
 
 use std::fmt;
 
@@ -16,12 +16,12 @@ impl Secret {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The bytes themselves. Each call is a place to look at when asking where a secret can go.
+    /// Returns the bytes. Every call is a place to check for a leak.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// The bytes as text, where the secret is text by nature (a bearer token, a ticket).
+    /// Returns the bytes as text, for secrets that are text: a bearer token or a ticket.
     pub fn expose_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
     }

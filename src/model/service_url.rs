@@ -1,45 +1,45 @@
-//! The address of a service that Usher asks: an issuer or a verifier.
+//! The URL of a service that Usher sends requests to: an issuer or a verifier.
 //!
-//! Tokens and keys travel there: https, or plain http to this machine alone, unless the config says
-//! that the network in between is trusted.
+//! Tokens and keys are sent there. So the URL is https, or plain http to this machine. The config
+//! can allow plain http for a trusted network.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use http::{HeaderValue, Uri};
 
-/// A document that names an address may be of any length, and the address goes into logs.
+/// The maximum length of a URL. A URL can come from a remote document, and it goes into logs.
 const MOST_BYTES: usize = 2048;
 
-/// An address that may be asked.
+/// A URL that Usher may send requests to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceUrl {
     written: String,
-    /// Path and query.
+    /// The path and query.
     target: Uri,
     authority: HeaderValue,
     host: String,
     port: u16,
     is_tls: bool,
-    /// Every address that the name has must be of this machine.
+    /// The name must resolve to addresses of this machine only.
     only_loopback: bool,
     server: String,
 }
 
 impl ServiceUrl {
-    /// `allow_plain`: http to any host.
+    /// Parses a URL. `allow_plain` allows http to any host.
     pub fn parse(text: &str, allow_plain: bool) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not an address to ask; write \"https://host/path\"");
+        let wrong = || format!("`{text}` is not a URL of a service; write \"https://host/path\"");
         if text.len() > MOST_BYTES {
-            return Err(format!("an address has {MOST_BYTES} bytes at most"));
+            return Err(format!("the URL is longer than {MOST_BYTES} bytes"));
         }
         if text.contains('#') {
-            return Err(format!("`{text}` has a fragment, which no server ever sees"));
+            return Err(format!("`{text}` has a fragment, which is never sent to a server"));
         }
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let (scheme, authority) = uri.scheme_str().zip(uri.authority()).ok_or_else(wrong)?;
         if authority.as_str().contains('@') {
-            return Err("an address takes neither a user nor a password".to_owned());
+            return Err("the URL must not have a user name or password".to_owned());
         }
         let is_tls = match scheme {
             "https" => true,
@@ -52,7 +52,8 @@ impl ServiceUrl {
         }
         if !is_tls && !allow_plain && !names_this_machine(&host) {
             return Err(format!(
-                "`{text}` is plain http to another machine: whoever sits in between reads and changes what it says"
+                "`{text}` is plain http to another machine: the network in between can read and \
+                 change the traffic"
             ));
         }
         let target = uri
@@ -73,7 +74,7 @@ impl ServiceUrl {
         })
     }
 
-    /// As it was written, whole.
+    /// Returns the whole URL as the configuration has it.
     pub fn written(&self) -> &str {
         &self.written
     }
@@ -86,7 +87,7 @@ impl ServiceUrl {
         &self.authority
     }
 
-    /// Without the brackets that an IPv6 address has in a URL.
+    /// Returns the host, without the brackets of an IPv6 address.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -99,7 +100,7 @@ impl ServiceUrl {
         self.is_tls
     }
 
-    /// Connections to it serve every place of the same server.
+    /// Returns scheme, host and port. URLs of one server share its connections.
     pub fn server(&self) -> &str {
         &self.server
     }
@@ -109,14 +110,14 @@ impl ServiceUrl {
     }
 }
 
-/// Without its query: this goes into logs.
+/// Writes the URL without its query, for logs.
 impl fmt::Display for ServiceUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.written.split('?').next().unwrap_or_default())
     }
 }
 
-/// What `localhost` resolves to is looked at again when it is dialled.
+/// The resolved address of `localhost` is checked again when Usher connects.
 fn names_this_machine(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())

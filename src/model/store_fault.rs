@@ -1,28 +1,28 @@
-//! What can be wrong with a store in Redis: a closed set, so that logs and metrics can name it.
+//! The faults of a store in Redis: a closed set, so that logs and metrics can name them.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreFault {
-    /// The breaker is open; nothing was sent.
+    /// The circuit breaker is open; nothing was sent.
     BreakerOpen,
     /// No answer in time. The operation may have happened.
     Timeout,
     Unreachable,
     Disconnected,
-    /// We speak to a replica, such as a master that was demoted.
+    /// The server is a replica, for example a demoted master.
     ReadOnly,
-    /// No password, a wrong one, or one that may not do this.
+    /// The password is missing or wrong, or its user lacks a permission.
     Auth,
     Loading,
     OutOfMemory,
-    /// The cluster has lost slots, or moves them.
+    /// The cluster has lost slots, or is moving them.
     Cluster,
-    /// The sentinels know no living master of this name.
+    /// The sentinels know no live master of this name.
     NoMaster,
-    /// Too few replicas heard of it in time. The ticket is spent.
+    /// Too few replicas acknowledged the write in time. The ticket is spent.
     NotAcknowledged,
-    /// This is not the Redis protocol, or not what was asked for.
+    /// The response is not in the Redis protocol, or not of the expected type.
     Protocol,
-    /// What stands in the store is no record that we can read.
+    /// The value in the store is not a readable record.
     Unreadable,
     Other,
 }
@@ -64,13 +64,14 @@ impl StoreFault {
         }
     }
 
-    /// Does it say that the store is away? A server that is full still answers, and still redeems.
+    /// Returns true if the fault counts as an outage of the store. A server that is out of memory
+    /// still answers, and still redeems tickets.
     pub fn counts_against_the_store(self) -> bool {
         !matches!(self, Self::BreakerOpen | Self::OutOfMemory | Self::Unreadable)
     }
 
-    /// Is another connection the way out? A demoted master keeps the old one open, and answers on
-    /// it for ever.
+    /// Returns true if a new connection can solve the fault. A demoted master keeps the old
+    /// connection open, and answers on it for ever.
     pub fn ends_the_connection(self) -> bool {
         matches!(
             self,

@@ -1,9 +1,9 @@
-//! Which path the upstream gets in place of the client's.
+//! The path that the upstream gets instead of the client's path.
 //!
-//! A prefix is a number of whole segments, counted off the path as it was sent. What remains is a
-//! run of the client's own bytes: nothing is decoded for the cut and nothing is encoded anew, so no
-//! encoding moves it and no dot segment is made. What would remain with another meaning than it had
-//! behind its prefix is refused with the route, before a credential is looked at.
+//! A prefix is a number of whole segments of the path as the client sent it. The rest of the path
+//! is passed on byte by byte. Nothing is decoded or encoded again, so no encoding moves the cut,
+//! and no dot segment appears. If the rest could mean something else without its prefix, the
+//! request is refused before any credential is checked.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -11,12 +11,12 @@ use crate::model::path::{AmbiguousPath, CanonicalPath, PathPattern};
 
 pub const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// What a route does to the path of its requests.
+/// The rule of a route for the path of its requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamPath {
     #[default]
     AsSent,
-    /// The same path for every request, as written and as read: `upstream_path`.
+    /// The same path for every request, as written and as parsed: `upstream_path`.
     Fixed(String, CanonicalPath),
     /// The path without its first segments: `strip_prefix`.
     Stripped(Prefix),
@@ -25,37 +25,37 @@ pub enum UpstreamPath {
 /// The first segments of a route's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix {
-    /// As the configuration has it.
+    /// The text in the configuration.
     text: String,
     segments: usize,
 }
 
 impl UpstreamPath {
-    /// Reads an `upstream_path` for requests to `route`.
+    /// Parses the `upstream_path` of a route.
     pub fn fixed(text: &str, route: &PathPattern) -> Result<Self, String> {
         let path = one_reading(text)?;
         if !route.is_literal() {
             return Err(format!(
-                "every path of `{route}` would become `{text}`; give each exact path a route of its own, or cut with `strip_prefix`"
+                "every path of `{route}` would become `{text}`; give each exact path its own \
+                 route, or use `strip_prefix`"
             ));
         }
         Ok(Self::Fixed(text.to_owned(), path))
     }
 
-    /// Reads a `strip_prefix` for requests to `route`.
+    /// Parses the `strip_prefix` of a route.
     pub fn stripped(text: &str, route: &PathPattern) -> Result<Self, String> {
         if text.ends_with('/') {
             let shorter = text.trim_end_matches('/');
             return Err(match shorter {
-                "" => "`/` strips nothing; leave `strip_prefix` out".to_owned(),
-                _ => format!(
-                    "`{text}` ends in a slash, which belongs to what remains; write `{shorter}`"
-                ),
+                "" => "`/` strips nothing; remove `strip_prefix`".to_owned(),
+                _ => format!("`{text}` must not end in a slash; write `{shorter}`"),
             });
         }
         if text.contains(['*', '{', '}']) {
             return Err(format!(
-                "`{text}` is not a prefix of literal segments; write `/chat`, without `*` and `{{name}}`"
+                "`{text}` is not a prefix of literal segments; write a prefix such as `/chat`, \
+                 without `*` and `{{name}}`"
             ));
         }
         let prefix = one_reading(text)?;
@@ -67,8 +67,8 @@ impl UpstreamPath {
         Ok(Self::Stripped(Prefix { text: text.to_owned(), segments: prefix.segments().len() }))
     }
 
-    /// Returns the upstream's path for a request that the route matches; `None` where it is the
-    /// client's own.
+    /// Returns the upstream's path for a request of the route. `None`: the upstream gets the
+    /// client's path.
     pub fn of(
         &self,
         path: &str,
@@ -81,7 +81,7 @@ impl UpstreamPath {
         }
     }
 
-    /// Returns the paths that the upstream is asked for by requests to `route`.
+    /// Returns the pattern of the paths that the upstream gets for this route.
     pub fn pattern(&self, route: &PathPattern) -> PathPattern {
         match self {
             Self::AsSent => route.clone(),
@@ -90,10 +90,11 @@ impl UpstreamPath {
         }
     }
 
-    /// Tells the upstream what was cut off, behind what a trusted peer says that it cut off before.
+    /// Sets `X-Forwarded-Prefix` to the stripped prefix, after the prefixes that a trusted peer
+    /// reports.
     pub fn tell_prefix(&self, headers: &mut HeaderMap) {
         let Self::Stripped(prefix) = self else { return };
-        // Each proxy adds what it cut off, in a line of its own or to the list.
+        // Each proxy adds its prefix, in its own header line or to the list.
         let lines = headers.get_all(X_FORWARDED_PREFIX).iter().map(|line| line.to_str().ok());
         let outer =
             lines.collect::<Option<Vec<_>>>().and_then(|lines| outer_prefix(&lines.join(",")));
@@ -106,42 +107,40 @@ impl UpstreamPath {
 }
 
 impl Prefix {
-    /// Returns what stands behind the prefix, `/` where nothing does.
+    /// Returns the path after the prefix, or `/` if nothing follows.
     fn cut<'p>(&self, path: &'p str, canonical: &CanonicalPath) -> Result<&'p str, AmbiguousPath> {
         let mut behind = canonical.segments().iter().skip(self.segments);
         let first = behind.next();
-        // `//evil.example.com` is another host to a server that resolves it as a reference, and
-        // `/;/evil` is `//evil` to one that drops parameters.
+        // `//evil.example.com` is another host to a server that resolves the path as a URI
+        // reference, and `/;/evil` is `//evil` to a server that drops parameters.
         if first.is_some_and(|first| first.split(';').next() == Some("")) && behind.next().is_some()
         {
-            return Err(AmbiguousPath(
-                "an empty segment stands behind the prefix that is stripped",
-            ));
+            return Err(AmbiguousPath("the path has an empty segment after the stripped prefix"));
         }
         Ok(path.match_indices('/').nth(self.segments).map_or("/", |(at, _)| path.split_at(at).1))
     }
 }
 
-/// Joins what proxies before this one cut off; `None` where one of them is not a path.
+/// Joins the prefixes of the proxies before this one. `None`: a prefix is not a path.
 fn outer_prefix(list: &str) -> Option<String> {
     let prefixes = list.split(',').map(|prefix| prefix.trim().trim_end_matches('/'));
     prefixes.map(|prefix| one_reading(prefix).is_ok().then_some(prefix)).collect()
 }
 
-/// Reads a path of the configuration that every server reads in the same way.
+/// Parses a path of the configuration. Every server must read it in the same way.
 fn one_reading(text: &str) -> Result<CanonicalPath, String> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"#<>?\\^`{|}".contains(&byte);
     if let Some(odd) = text.chars().find(|c| !u8::try_from(*c).is_ok_and(is_plain)) {
         return Err(format!(
-            "`{}` cannot stand in a path; percent-encode it, and leave out a query",
+            "`{}` is not allowed in a path; percent-encode it, and leave out a query",
             odd.escape_default()
         ));
     }
     let path = CanonicalPath::parse(text)
-        .map_err(|error| format!("`{text}` is not one path: {}", error.0))?;
+        .map_err(|error| format!("`{text}` is ambiguous: {}", error.0))?;
     if path.looser_reading().is_some() {
         return Err(format!(
-            "`{text}` is not one path: a server may drop its empty segments and `;parameters`"
+            "`{text}` is ambiguous: a server may drop its empty segments and `;parameters`"
         ));
     }
     Ok(path)
@@ -181,7 +180,7 @@ mod tests {
         crate::config::parse(&text, None, &|_| None).unwrap().config.routes
     }
 
-    /// The route, and the target that its upstream gets.
+    /// Returns the route, and the target that its upstream gets.
     fn target(router: &Router, sent: &str) -> Result<(String, String), Rejection> {
         let uri: Uri = sent.parse().unwrap();
         let matched = router.find("x", uri.path())?.unwrap();
@@ -206,7 +205,7 @@ mod tests {
             ("/root?q", "/root", "/?q"),
             ("/stomp?vhost=%2f", "/stomp", "/ws?vhost=%2f"),
             ("/st%6fmp", "/stomp", "/ws"),
-            // The prefix ends where its segment ends.
+            // A prefix matches whole segments only.
             ("/chatter/x", "/*", "/chatter/x"),
             ("/chat../x", "/*", "/chat../x"),
             ("/chat", "/*", "/chat"),
@@ -246,8 +245,8 @@ mod tests {
         }
     }
 
-    /// A server that decodes twice, takes a backslash for a slash, drops parameters and merges
-    /// slashes.
+    /// Reads a path as a lax server: it decodes twice, reads a backslash as a slash, drops
+    /// parameters and merges slashes.
     fn lax(path: &str) -> Vec<String> {
         let decoded = |text: String| {
             let pieces: Vec<_> = text.split('%').collect();
@@ -278,14 +277,15 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
-        /// However a path is written: what a route cuts is what it cuts for the laxest of servers,
-        /// and the rest is the client's own bytes.
+        /// For every spelling, the route and the laxest server cut the same prefix, and the rest is
+        /// the client's own bytes.
         #[test]
         fn no_spelling_moves_the_cut(
             pieces in prop::collection::vec(
                 prop::sample::select(vec![
-                    "/", "/chat", "/%63hat", "/CHAT", "chat", "/a", "/x", ".", "..", "%2e", "%2E", "%252e", "%2f", "%252f", "%5c", "%255c",
-                    ";", ";v=1", "%3b", "%253b", "%25", "%2561", "%20", "@", ":80", "evil.example.com", "~", "%c3%a9", "%00", "%",
+                    "/", "/chat", "/%63hat", "/CHAT", "chat", "/a", "/x", ".", "..", "%2e", "%2E",
+                    "%252e", "%2f", "%252f", "%5c", "%255c", ";", ";v=1", "%3b", "%253b", "%25",
+                    "%2561", "%20", "@", ":80", "evil.example.com", "~", "%c3%a9", "%00", "%",
                 ]),
                 0..7,
             ),
@@ -294,7 +294,8 @@ mod tests {
             let routes = routes();
             let path = format!("/chat{}", pieces.concat());
             let Ok(uri) = format!("{path}{query}").parse::<Uri>() else { return Ok(()) };
-            let Ok(Some(matched)) = Router::new(&routes).find("x", uri.path()) else { return Ok(()) };
+            let router = Router::new(&routes);
+            let Ok(Some(matched)) = router.find("x", uri.path()) else { return Ok(()) };
             let target = matched.upstream_target(&uri).unwrap();
             prop_assert_eq!(target.query(), uri.query());
             prop_assert!(target.scheme().is_none() && target.authority().is_none());
@@ -359,7 +360,7 @@ mod tests {
         };
         for (text, path, part) in [
             ("/chat/", "/chat/*", "write `/chat`"),
-            ("/", "/*", "leave `strip_prefix` out"),
+            ("/", "/*", "remove `strip_prefix`"),
             ("/chat/*", "/chat/*", "without `*`"),
             ("/{room}", "/{room}/log", "without `*` and `{name}`"),
             ("/chat", "/chatter/*", "does not lie under `/chat`"),
@@ -376,8 +377,8 @@ mod tests {
             assert!(error.contains(part), "{text}: {error}");
         }
         for (text, path, part) in [
-            ("/ws", "/chat/*", "a route of its own"),
-            ("/ws", "/{room}", "a route of its own"),
+            ("/ws", "/chat/*", "its own route"),
+            ("/ws", "/{room}", "its own route"),
             ("ws", "/stomp", "does not begin with '/'"),
             ("http://backend/ws", "/stomp", "does not begin with '/'"),
             ("//backend/ws", "/stomp", "empty segments"),

@@ -1,36 +1,36 @@
-//! What can be wrong with a verifier: a closed set, so that logs and metrics can name it.
+//! The faults of a verifier: a closed set, so that logs and metrics can name them.
 
 use super::store_fault::StoreFault;
 
-/// Why there is no answer.
+/// The reason why a verifier gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifierFault {
-    #[error("too many questions are on their way")]
+    #[error("too many requests in progress")]
     Busy,
-    #[error("it was away a moment ago")]
+    #[error("circuit breaker open")]
     BreakerOpen,
-    #[error("no answer in time")]
+    #[error("no response in time")]
     Timeout,
-    #[error("it cannot be reached")]
+    #[error("connection failed")]
     Unreachable,
     #[error("TLS failed")]
     Tls,
-    #[error("it answered a status that is neither yes nor no")]
+    #[error("unexpected status {0}")]
     Status(u16),
-    #[error("it answered with a redirect")]
+    #[error("redirect received")]
     Redirect,
-    #[error("its answer is too large")]
+    #[error("response too large")]
     TooLarge,
-    #[error("its answer cannot be read")]
+    #[error("response malformed")]
     Malformed,
-    #[error("Redis does not answer as it should")]
+    #[error("Redis failed: {}", .0.label())]
     Store(StoreFault),
-    #[error("the question was lost")]
+    #[error("request lost")]
     Lost,
 }
 
 impl VerifierFault {
-    /// The closed set of [`VerifierFault::label`]s.
+    /// All labels of [`VerifierFault::label`].
     pub const LABELS: [&'static str; 11] = [
         "busy",
         "breaker_open",
@@ -61,12 +61,13 @@ impl VerifierFault {
         }
     }
 
-    /// Does it say that the verifier is away? Not what a client can bring about by what it shows.
+    /// Returns true if the fault counts as an outage of the verifier. Faults that a client can
+    /// cause with its credential do not count.
     pub fn counts_against_the_verifier(self) -> bool {
         match self {
             Self::Timeout | Self::Unreachable | Self::Tls => true,
             Self::Status(status) => status >= 500 || status == 429,
-            // It has a breaker of its own.
+            // The Redis client has its own circuit breaker.
             Self::Store(_) => false,
             Self::Busy
             | Self::BreakerOpen

@@ -96,7 +96,7 @@ impl Listening {
 
 /// What stands at the path of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occupant {
+pub enum SocketPathState {
     Nothing,
     /// A socket at which no process listens.
     Stale,
@@ -105,16 +105,20 @@ pub enum Occupant {
     NotASocket,
 }
 
-pub fn occupant(path: &Path) -> io::Result<Occupant> {
+pub fn occupant(path: &Path) -> io::Result<SocketPathState> {
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Occupant::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(SocketPathState::Nothing),
         Err(error) => Err(error),
-        Ok(found) if !found.file_type().is_socket() => Ok(Occupant::NotASocket),
+        Ok(found) if !found.file_type().is_socket() => Ok(SocketPathState::NotASocket),
         Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => Ok(Occupant::Listening),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(Occupant::Stale),
+            Ok(_) => Ok(SocketPathState::Listening),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Ok(SocketPathState::Stale)
+            }
             // A queue that is full has a listener.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Occupant::Listening),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(SocketPathState::Listening)
+            }
             Err(error) => Err(error),
         },
     }
@@ -122,10 +126,10 @@ pub fn occupant(path: &Path) -> io::Result<Occupant> {
 
 fn bind_file(path: &Path) -> io::Result<(StdUnixListener, SocketFile)> {
     match occupant(path)? {
-        Occupant::Nothing => {}
-        Occupant::Stale => fs::remove_file(path)?,
-        Occupant::Listening => return Err(io::ErrorKind::AddrInUse.into()),
-        Occupant::NotASocket => return Err(io::ErrorKind::AlreadyExists.into()),
+        SocketPathState::Nothing => {}
+        SocketPathState::Stale => fs::remove_file(path)?,
+        SocketPathState::Listening => return Err(io::ErrorKind::AddrInUse.into()),
+        SocketPathState::NotASocket => return Err(io::ErrorKind::AlreadyExists.into()),
     }
     let folder = path.with_file_name(format!(".usher{}", std::process::id()));
     let made = || {
@@ -157,11 +161,11 @@ fn describe(error: &io::Error) -> String {
         io::ErrorKind::AddrInUse => "another process listens there\n  \
              help: stop that process, or choose another path"
             .to_owned(),
-        io::ErrorKind::AlreadyExists => "the file is there and is not a socket\n  \
+        io::ErrorKind::AlreadyExists => "the file exists and is not a socket\n  \
              help: choose another path, or move the file away"
             .to_owned(),
         io::ErrorKind::NotFound => "the folder does not exist\n  \
-             help: make it, owned by the user that runs Usher"
+             help: create the folder, owned by the user that runs Usher"
             .to_owned(),
         io::ErrorKind::PermissionDenied => "permission denied\n  \
              help: the folder must be writable by the user that runs Usher"
@@ -205,9 +209,9 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 1, "nothing else is left");
         assert_eq!(bind_file(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(occupant(&path).unwrap(), Occupant::Listening);
+        assert_eq!(occupant(&path).unwrap(), SocketPathState::Listening);
         drop((socket, file));
-        assert_eq!(occupant(&path).unwrap(), Occupant::Nothing);
+        assert_eq!(occupant(&path).unwrap(), SocketPathState::Nothing);
     }
 
     #[test]
@@ -215,7 +219,7 @@ mod tests {
         let scratch = Scratch::new("stale");
         let path = scratch.0.join("admin.sock");
         drop(StdUnixListener::bind(&path).unwrap());
-        assert_eq!(occupant(&path).unwrap(), Occupant::Stale);
+        assert_eq!(occupant(&path).unwrap(), SocketPathState::Stale);
         let (_socket, file) = bind_file(&path).unwrap();
         // Another process has taken the place: its file stays.
         fs::remove_file(&path).unwrap();

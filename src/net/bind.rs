@@ -81,7 +81,7 @@ fn describe(error: &io::Error) -> String {
              help: choose a port of 1024 or above, or give the process CAP_NET_BIND_SERVICE"
             .to_owned(),
         io::ErrorKind::AddrNotAvailable => "this machine has no such address\n  \
-             help: choose an address of one of its interfaces, or 0.0.0.0 for all of them"
+             help: choose an address of one of its interfaces, or 0.0.0.0 for all addresses"
             .to_owned(),
         _ => error.to_string(),
     }

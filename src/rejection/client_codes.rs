@@ -76,15 +76,17 @@ impl CloseKind {
     fn consequence(self) -> &'static str {
         match self {
             Self::Normal => "stops",
-            Self::Replaced => "stops: two clients would take the place from each other for ever",
+            Self::Replaced => "stops: two clients would replace each other for ever",
             Self::Denied => "stops",
             Self::Rejected => {
-                "fetches a fresh credential and connects at once; the second time in a row it backs off first"
+                "fetches a new credential and connects at once; the second time in a row it backs \
+                 off first"
             }
             Self::Busy => "backs off for longer, then connects",
             Self::Unavailable | Self::Network => "backs off, then connects",
             Self::GoingAway => {
-                "backs off, then connects; within the window that the reason names (`retry_after_ms=N`)"
+                "backs off, then connects, within the time that the reason names \
+                 (`retry_after_ms=N`)"
             }
         }
     }
@@ -151,9 +153,10 @@ fn rows() -> Vec<(CloseKind, Vec<String>)> {
 /// `clients/js/src/codes.ts`.
 pub fn typescript() -> String {
     let mut file = String::from(
-        "// Generated from src/rejection/mod.rs and src/rejection/close.rs by `USHER_WRITE_DOCS=1 cargo test --lib client_codes`.\n\n\
+        "// Generated from src/rejection/mod.rs and src/rejection/close.rs by \
+         `USHER_WRITE_DOCS=1 cargo test --lib client_codes`.\n\n\
          import type { CloseKind } from './machine.js'\n\n\
-         /** What the end of a connection means, by its close code and reason. The first pattern that fits decides. */\n\
+         /** The meaning of a close code and reason. The first pattern that matches decides. */\n\
          export const KINDS: [CloseKind, RegExp][] = [\n",
     );
     for (kind, texts) in rows() {
@@ -198,7 +201,8 @@ mod tests {
         }
         assert!(
             committed == wanted,
-            "clients/js/{name} is not what the tables say; run USHER_WRITE_DOCS=1 cargo test --lib client_codes"
+            "clients/js/{name} differs from the tables; run \
+             USHER_WRITE_DOCS=1 cargo test --lib client_codes"
         );
     }
 

@@ -151,8 +151,11 @@ impl CloseReason {
                 Some((CloseCode::GOING_AWAY, "Idle timeout")),
             ),
             Self::SessionExpired => {
-                let error =
-                    error("SESSION_EXPIRED", "the session has ended with its credential", true);
+                let error = error(
+                    "SESSION_EXPIRED",
+                    "the session ended because its credential expired",
+                    true,
+                );
                 policy("session_expired", "Session expired", 401, error)
             }
             // Both sides hear the same: the upstream may want to end more than this connection.
@@ -165,8 +168,11 @@ impl CloseReason {
             // each other for ever.
             Self::Replaced => {
                 let told = Some((CloseCode::POLICY, "Session replaced"));
-                let error =
-                    error("SESSION_REPLACED", "another session of this user took the place", false);
+                let error = error(
+                    "SESSION_REPLACED",
+                    "another session of this user replaced this one",
+                    false,
+                );
                 Facts { label: "replaced", to_client: told, to_upstream: told, status: 409, error }
             }
             Self::LoginRefused => {
@@ -179,7 +185,7 @@ impl CloseReason {
             }
             Self::ReauthTimeout => {
                 let error =
-                    error("REAUTHENTICATION_TIMEOUT", "no valid credential came in time", true);
+                    error("REAUTHENTICATION_TIMEOUT", "no valid credential arrived in time", true);
                 policy("reauth_timeout", "Re-authentication timeout", 408, error)
             }
             // The answer to the credential has said it.
@@ -190,8 +196,7 @@ impl CloseReason {
                 Some((CloseCode::GOING_AWAY, "Message too big")),
             ),
             Self::MessageRate => {
-                let error =
-                    error("RATE_LIMITED", "the client sends more messages than it may", true);
+                let error = error("RATE_LIMITED", "the client sends too many messages", true);
                 policy("message_rate", "Too many messages", 429, error)
             }
             Self::Draining => row(

@@ -172,7 +172,7 @@ impl Rejection {
             Self::FirstMessage(FirstMessageFault::Protocol),
             Self::TicketBinding("the ticket was made for another route, page or address"),
             Self::TicketsOff(Box::default()),
-            Self::InvalidRequest("the body is not what this endpoint takes"),
+            Self::InvalidRequest("the request body is not valid for this endpoint"),
             Self::MethodNotAllowed { allow: "POST, OPTIONS" },
             Self::LegacyMethod(Method::Ticket),
             Self::PermissionDenied,
@@ -435,16 +435,16 @@ impl Rejection {
             | Self::UpgradeMalformed(why)
             | Self::InvalidRequest(why) => (*why).to_owned(),
             Self::HeadTooLarge => "the request head is larger than this server accepts".to_owned(),
-            Self::BodyTimeout => "the request body stopped coming".to_owned(),
+            Self::BodyTimeout => "the request body did not arrive in time".to_owned(),
             Self::HeadTimeout => "the request head did not arrive in time".to_owned(),
-            Self::UpgradeMethod => "a WebSocket upgrade is a GET request".to_owned(),
+            Self::UpgradeMethod => "a WebSocket upgrade must be a GET request".to_owned(),
             Self::UpgradeVersion => {
-                "this server speaks version 13 of the WebSocket protocol".to_owned()
+                "this server supports version 13 of the WebSocket protocol".to_owned()
             }
-            Self::NoRoute => "there is nothing at this path".to_owned(),
-            Self::PathSpelling(_) => "there is nothing at this spelling of the path".to_owned(),
+            Self::NoRoute => "no route matches this path".to_owned(),
+            Self::PathSpelling(_) => "no route matches this spelling of the path".to_owned(),
             Self::ForbiddenOrigin => "pages of this origin may not connect here".to_owned(),
-            Self::MissingOrigin => "a cookie counts only with the Origin of a page".to_owned(),
+            Self::MissingOrigin => "a cookie is accepted only with an Origin header".to_owned(),
             Self::MissingCredential => "a credential is required".to_owned(),
             Self::InvalidToken(InvalidToken::Bound) => {
                 "a token that is bound to a key is not accepted here".to_owned()
@@ -458,10 +458,10 @@ impl Rejection {
             Self::InvalidCertificate(_) => "the client certificate is not valid".to_owned(),
             Self::Revoked(_) => "the credential is revoked".to_owned(),
             Self::FirstMessage(fault) => fault.to_string(),
-            Self::TicketsOff(_) => "tickets are not taken here".to_owned(),
-            Self::MethodNotAllowed { allow } => format!("this endpoint answers {allow}"),
+            Self::TicketsOff(_) => "tickets are not accepted here".to_owned(),
+            Self::MethodNotAllowed { allow } => format!("this endpoint accepts {allow}"),
             Self::LegacyMethod(instead) => {
-                format!("this client is to log in by {} now", instead.name())
+                format!("use the {} method instead", instead.name())
             }
             Self::PermissionDenied => "the credential does not give this permission".to_owned(),
             Self::MissingPermission(missing) => {
@@ -471,7 +471,7 @@ impl Rejection {
                 "a claim of the credential cannot be passed on unchanged".to_owned()
             }
             Self::RateLimited { .. } => "too many requests".to_owned(),
-            Self::TooManySessions => "this user has as many sessions as one may have".to_owned(),
+            Self::TooManySessions => "this user has too many sessions".to_owned(),
             Self::StoreUnavailable => "tickets cannot be checked at the moment".to_owned(),
             Self::UpstreamUnavailable => {
                 "the service behind this address cannot be reached".to_owned()
@@ -480,14 +480,14 @@ impl Rejection {
                 "the service behind this address did not answer in time".to_owned()
             }
             Self::UpstreamProtocol(_) => {
-                "the service behind this address gave an answer that is not valid".to_owned()
+                "the service behind this address sent an invalid response".to_owned()
             }
             Self::UpstreamDeclined(status) => {
                 format!("the service behind this address answered {status}")
             }
-            Self::TooManyConnections => "this server has no room for another connection".to_owned(),
-            Self::Draining => "this server is about to stop".to_owned(),
-            Self::ClientGone => "the client left".to_owned(),
+            Self::TooManyConnections => "this server has too many connections".to_owned(),
+            Self::Draining => "this server is shutting down".to_owned(),
+            Self::ClientGone => "the client disconnected".to_owned(),
             Self::Internal => "something went wrong on our side".to_owned(),
         }
     }
@@ -599,18 +599,19 @@ impl Rejection {
             Self::IssuerKeysUnavailable => {
                 "the keys of the token's issuer could not be fetched".to_owned()
             }
-            Self::VerifierUnavailable(fault) => format!("the verifier gives no answer: {fault}"),
+            Self::VerifierUnavailable(fault) => format!("verifier unavailable: {fault}"),
             Self::InvalidTicket(why) => why.to_string(),
             Self::InvalidCertificate(why) => why.to_string(),
             Self::Revoked(kind) => format!("revoked by {}", kind.name()),
             Self::PathSpelling(route) => {
                 format!(
-                    "the path is another spelling of one of the route `{route}`, and would fall to a route that asks for less"
+                    "the path is another spelling of a path of the route `{route}`, and would \
+                     match a route with weaker rules"
                 )
             }
             Self::UnfitClaim(unfit) => {
                 format!(
-                    "the claim `{}` would not arrive unchanged in the header {}",
+                    "the header {1} would change the value of the claim `{0}`",
                     unfit.claim, unfit.header
                 )
             }

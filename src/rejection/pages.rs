@@ -12,19 +12,23 @@ use crate::ws::close_code::CloseCode;
 pub fn errors_page() -> String {
     let mut page = String::from(
         "# Errors\n\n\
-         Generated from `src/rejection/mod.rs` and `src/rejection/close.rs` by `USHER_WRITE_DOCS=1 cargo test --lib pages`.\n\n\
+         Generated from `src/rejection/mod.rs` and `src/rejection/close.rs` by \
+         `USHER_WRITE_DOCS=1 cargo test --lib pages`.\n\n\
          ## How a request is refused\n\n\
-         `code` is in the body of the answer; the label is the `outcome` in metrics, logs and audit lines. Side: whose fault it was.\n\
-         Recoverable: the same client may succeed by trying again, perhaps with a fresh credential.\n\n\
-         After an early 101, and where a route says `reject_mode = \"close\"`, the status is a close code and a reason instead;\n\
+         `code` is in the body of the response; the label is the `outcome` in metrics, logs and \
+         audit lines. Side: the side at fault.\n\
+         Recoverable: the same client may succeed by trying again, perhaps with a new credential.\n\n\
+         After an early 101, and on routes with `reject_mode = \"close\"`, the client gets a close \
+         code and a reason instead of the status;\n\
          `close_codes = \"http\"` sends the code in brackets.\n\n\
-         | code | status | close | label | side | recoverable | what the client is told |\n|---|---|---|---|---|---|---|\n",
+         | code | status | close | label | side | recoverable | message to the client |\n\
+         |---|---|---|---|---|---|---|\n",
     );
     for rejection in Rejection::catalogue() {
         let facts = rejection.facts();
         let (status, message) = match rejection {
             Rejection::UpstreamDeclined(_) => {
-                ("the upstream's".to_owned(), "the upstream's own answer is passed on".to_owned())
+                ("the upstream's".to_owned(), "the upstream's own response is passed on".to_owned())
             }
             ref other => (facts.status.as_u16().to_string(), other.message()),
         };
@@ -44,7 +48,8 @@ pub fn errors_page() -> String {
     }
     page.push_str(
         "\n## `AUTH_FAILED`\n\n\
-         Usher sends the finer code. A client that knows one code for every failed login, often `AUTH_FAILED`, maps these to it:\n",
+         Usher sends the more specific code. A client that knows one code for every failed login, \
+         often `AUTH_FAILED`, maps these to it:\n",
     );
     let rejections = Rejection::catalogue();
     let mut codes: Vec<&str> = Vec::new();
@@ -57,23 +62,28 @@ pub fn errors_page() -> String {
     let _ = writeln!(page, "{}.", codes.join(", "));
     page.push_str(
         "\n## Error frames\n\n\
-         After the 101 a client that speaks the route's dialect gets an error frame ahead of the close frame ([live-auth.md](live-auth.md)):\n\
-         `{\"type\":\"error\",\"id\",\"timestamp\",\"payload\":{\"code\",\"message\",\"recoverable\",\"details\",\"request_id\"}}`.\n\
-         `details` is an object and always has `status`, what HTTP would say.\n\n\
+         After the 101, a client that speaks the route's dialect gets an error frame before the \
+         close frame ([live-auth.md](live-auth.md)):\n\
+         `{\"type\":\"error\",\"id\",\"timestamp\",\"payload\":{\"code\",\"message\",\
+         \"recoverable\",\"details\",\"request_id\"}}`.\n\
+         `details` is an object and always has `status`, the HTTP status of the error.\n\n\
          | in `details` | type | with the codes |\n|---|---|---|\n\
          | `status` | number | all |\n\
-         | `permission` | string, the one that is missing | `MISSING_PERMISSION` |\n\
-         | `method` | string, the one to log in by | `LEGACY_METHOD` |\n\
+         | `permission` | string, the missing permission | `MISSING_PERMISSION` |\n\
+         | `method` | string, the method to use instead | `LEGACY_METHOD` |\n\
          | `retry_after_seconds` | number | `RATE_LIMITED` before the session |\n\
-         | `attempts_left` | number, wrong tries before the session ends | refusals of a renewal, but `OTHER_SUBJECT` |\n\
+         | `attempts_left` | number, failed attempts before the session ends | refused renewals, \
+         except `OTHER_SUBJECT` |\n\
          | `expires_at` | number, milliseconds since 1970 | `SESSION_EXPIRED` |\n",
     );
     page.push_str(
         "\n## How a session ends\n\n\
-         The label is the `reason` in metrics and the `outcome` of the audit line `session_ended`. Where Usher makes the end, each side is\n\
-         sent this close code and reason; in brackets the code of `close_codes = \"http\"`. Recoverable: the client may come back by\n\
-         itself.\n\n\
-         | label | error frame | recoverable | to the client | to the upstream |\n|---|---|---|---|---|\n",
+         The label is the `reason` in metrics and the `outcome` of the audit line \
+         `session_ended`. If Usher ends the session, it sends each side\n\
+         this close code and reason; in brackets the code of `close_codes = \"http\"`. \
+         Recoverable: the client may reconnect by itself.\n\n\
+         | label | error frame | recoverable | to the client | to the upstream |\n\
+         |---|---|---|---|---|\n",
     );
     for reason in CloseReason::ALL {
         let facts = reason.facts();
@@ -96,8 +106,7 @@ pub fn errors_page() -> String {
 }
 
 fn told(close: Option<(CloseCode, &'static str)>) -> String {
-    close
-        .map_or_else(|| "nothing of ours".to_owned(), |(code, reason)| format!("{code} `{reason}`"))
+    close.map_or_else(|| "no close frame".to_owned(), |(code, reason)| format!("{code} `{reason}`"))
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 
 use super::events::{Reauth, ReauthOutcome};
 use super::registry::SessionHandle;
-use super::state::{Hearing, SessionState, Verdict};
+use super::state::{ClientMessage, SessionState, Verdict};
 use crate::auth::credential::Credential;
-use crate::auth::first_message::{Accepted, Answer, Dialect, Question, Refused};
+use crate::auth::first_message::{Accepted, Dialect, Question, Refused, RenewalAnswer};
 use crate::auth::grant::Grant;
 use crate::auth::renewal::{NotRenewed, Renewal};
 use crate::base::clock::Now;
@@ -44,7 +44,7 @@ pub struct Conversation {
 
 /// What becomes of a message of the client.
 #[derive(Debug)]
-pub enum Hears {
+pub enum MessageFate {
     /// It was meant for us: it goes no further.
     Ours,
     /// The upstream gets this one for it.
@@ -96,7 +96,12 @@ impl Conversation {
     }
 
     /// A whole message of the client.
-    pub fn hears(&mut self, message: &HeldMessage, state: &mut SessionState, now: Now) -> Hears {
+    pub fn receive_client(
+        &mut self,
+        message: &HeldMessage,
+        state: &mut SessionState,
+        now: Now,
+    ) -> MessageFate {
         // What inflates to more than the longest of ours is none of ours.
         let inflated = if message.is_compressed {
             inflate(&message.payload, self.dialect.longest()).ok()
@@ -105,7 +110,7 @@ impl Conversation {
         };
         let payload = match (&inflated, message.is_compressed) {
             (Some(inflated), _) => inflated,
-            (None, true) => return Hears::NotOurs,
+            (None, true) => return MessageFate::NotOurs,
             (None, false) => &message.payload,
         };
         let answer =
@@ -116,28 +121,28 @@ impl Conversation {
         match answer {
             Some(answer) => {
                 self.take_answer(answer, state, now);
-                Hears::Ours
+                MessageFate::Ours
             }
             None if self.began_by_message || self.dialect.logs_in_again() => self
                 .dialect
                 .login_again(message.is_text, payload)
-                .map_or(Hears::NotOurs, Hears::Instead),
-            None => Hears::NotOurs,
+                .map_or(MessageFate::NotOurs, MessageFate::Instead),
+            None => MessageFate::NotOurs,
         }
     }
 
     /// An answer that nobody waits for is taken out of the stream too, and not judged.
-    fn take_answer(&mut self, answer: Answer, state: &mut SessionState, now: Now) {
+    fn take_answer(&mut self, answer: RenewalAnswer, state: &mut SessionState, now: Now) {
         let Some(renewal) = &self.renewal else { return };
         let (credential, id) = match answer {
-            Answer::Echo => return,
-            Answer::Proof { proof, id } => (Ok(Credential::message(proof)), id),
-            Answer::Wrong { fault: FirstMessageFault::MissingToken, id } => {
+            RenewalAnswer::Echo => return,
+            RenewalAnswer::Proof { proof, id } => (Ok(Credential::message(proof)), id),
+            RenewalAnswer::Wrong { fault: FirstMessageFault::MissingToken, id } => {
                 (Err(Rejection::MissingCredential), id)
             }
-            Answer::Wrong { fault, id } => (Err(fault.into()), id),
+            RenewalAnswer::Wrong { fault, id } => (Err(fault.into()), id),
         };
-        if state.handle_auth_message() == Hearing::Judge {
+        if state.handle_auth_message() == ClientMessage::Judge {
             let verdict: Pin<Box<dyn Future<Output = _> + Send>> = match credential {
                 Ok(credential) => Box::pin(Arc::clone(renewal).judge(credential, now)),
                 Err(rejection) => Box::pin(std::future::ready(Err(NotRenewed::Refused(rejection)))),
@@ -163,12 +168,12 @@ impl Conversation {
     }
 
     /// A whole message of the upstream.
-    pub fn hears_upstream(
+    pub fn receive_upstream(
         &mut self,
         message: &HeldMessage,
         state: &mut SessionState,
         now: Now,
-    ) -> Hears {
+    ) -> MessageFate {
         self.upstream_heard += 1;
         if let Some(mut sent) = self.login_answer.take() {
             let inflated = if message.is_compressed {
@@ -184,7 +189,7 @@ impl Conversation {
                     state.handle_close_request(CloseReason::LoginRefused, now.mono);
                 }
             }
-            return Hears::NotOurs;
+            return MessageFate::NotOurs;
         }
         let was_awaited = std::mem::take(&mut self.awaits_greeting);
         // The client has had it from us.
@@ -193,14 +198,14 @@ impl Conversation {
             && !message.is_compressed
             && self.dialect.is_greeting(&message.payload)
         {
-            return Hears::Ours;
+            return MessageFate::Ours;
         }
-        Hears::NotOurs
+        MessageFate::NotOurs
     }
 
     /// The upstream has sent so many messages in all: one that was too long to be looked at is no
     /// answer to a login.
-    pub fn heard_upstream(&mut self, messages: u64, state: &mut SessionState, now: Now) {
+    pub fn count_upstream(&mut self, messages: u64, state: &mut SessionState, now: Now) {
         if messages > self.upstream_heard && self.login_answer.take().is_some() {
             state.handle_close_request(CloseReason::LoginRefused, now.mono);
         }
@@ -306,7 +311,7 @@ impl Conversation {
             NotRenewed::NoLonger => (
                 Verdict::Wrong,
                 "NOT_RENEWED",
-                "the credential ends no later than the one before".to_owned(),
+                "the credential does not expire later than the one before".to_owned(),
                 401,
                 true,
             ),

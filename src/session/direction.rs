@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::conversation::{Conversation, Hears};
+use super::conversation::{Conversation, MessageFate};
 use super::message_rate::MessageRate;
 use super::state::SessionState;
 use crate::base::clock::Now;
@@ -95,7 +95,7 @@ enum Read {
 
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Pumped {
+pub(super) enum PumpResult {
     Nothing,
     /// Something, and now there is nothing to be had or no room for it: a wake-up will come.
     Some,
@@ -104,7 +104,7 @@ pub(super) enum Pumped {
 }
 
 /// Who is asked about what passes.
-pub(super) struct Ears<'a> {
+pub(super) struct MessageContext<'a> {
     pub state: &'a mut SessionState,
     pub conversation: Option<&'a mut Conversation>,
     pub now: Now,
@@ -167,7 +167,7 @@ impl Direction {
     }
 
     /// Our close frame has been placed: nothing follows it.
-    pub(super) fn has_said_goodbye(&self) -> bool {
+    pub(super) fn has_sent_close(&self) -> bool {
         self.source != Source::Open && self.inserts.is_none()
     }
 
@@ -240,10 +240,10 @@ impl Direction {
 
     /// Follows bytes of the sender. Gives back what can be written as it is; everything else is in
     /// `pending`, before it in order.
-    fn take_in<'a>(&mut self, ears: &mut Ears<'_>, bytes: &'a [u8]) -> &'a [u8] {
+    fn take_in<'a>(&mut self, context: &mut MessageContext<'_>, bytes: &'a [u8]) -> &'a [u8] {
         self.bytes += bytes.len() as u64;
         if self.sender == Sender::Client {
-            ears.state.handle_client_bytes(ears.now.mono);
+            context.state.handle_client_bytes(context.now.mono);
         }
         let mut rest = bytes;
         let mut whole: &[u8] = &[];
@@ -252,7 +252,7 @@ impl Direction {
                 Ok(Some(segment)) => segment,
                 Ok(None) => break,
                 Err(error) => {
-                    self.cannot_follow(error, ears);
+                    self.cannot_follow(error, context);
                     break;
                 }
             };
@@ -263,7 +263,7 @@ impl Direction {
                 }
                 other => {
                     self.pending.extend_from_slice(std::mem::take(&mut whole));
-                    self.take_in_segment(other, ears);
+                    self.take_in_segment(other, context);
                 }
             }
             if self.inserts.is_some() {
@@ -277,32 +277,32 @@ impl Direction {
                 break;
             }
             if let Some(rate) = &mut self.rate
-                && !rate.allows(self.follower.messages(), ears.now.mono)
+                && !rate.allows(self.follower.messages(), context.now.mono)
             {
                 LimitReached { limit: Limit::MessagesPerSecond, peer: None }.emit();
                 self.rate = None;
-                ears.state.handle_close_request(CloseReason::MessageRate, ears.now.mono);
+                context.state.handle_close_request(CloseReason::MessageRate, context.now.mono);
                 self.refuse_the_rest();
             }
         }
         whole
     }
 
-    fn take_in_segment(&mut self, segment: Segment<'_>, ears: &mut Ears<'_>) {
+    fn take_in_segment(&mut self, segment: Segment<'_>, context: &mut MessageContext<'_>) {
         let forwards = self.source == Source::Open;
         match segment {
             Segment::Control(control) => {
                 match control.kind {
                     ControlKind::Pong
                         if self.sender == Sender::Client
-                            && ears.state.handle_pong(control.payload == PING) =>
+                            && context.state.handle_pong(control.payload == PING) =>
                     {
                         return;
                     }
-                    ControlKind::Close => ears.state.handle_close_frame(
+                    ControlKind::Close => context.state.handle_close_frame(
                         self.sender,
                         control.close_code(),
-                        ears.now.mono,
+                        context.now.mono,
                     ),
                     _ => {}
                 }
@@ -321,35 +321,38 @@ impl Direction {
                 } else {
                     message.payload.len()
                 };
-                let heard = match (&mut ears.conversation, self.sender) {
+                let heard = match (&mut context.conversation, self.sender) {
                     (Some(conversation), Sender::Client) => {
-                        conversation.hears(&message, ears.state, ears.now)
+                        conversation.receive_client(&message, context.state, context.now)
                     }
                     (Some(conversation), Sender::Upstream) => {
-                        let heard = conversation.hears_upstream(&message, ears.state, ears.now);
+                        let heard =
+                            conversation.receive_upstream(&message, context.state, context.now);
                         self.hold(conversation.holds_of_upstream());
                         heard
                     }
-                    (None, _) => Hears::NotOurs,
+                    (None, _) => MessageFate::NotOurs,
                 };
                 match heard {
-                    Hears::Ours => {}
-                    Hears::Instead(message) => self.pending.extend(message.to_wire(self.sender)),
-                    Hears::NotOurs if message.is_compressed && self.inflater.is_some() => {
+                    MessageFate::Ours => {}
+                    MessageFate::Instead(message) => {
+                        self.pending.extend(message.to_wire(self.sender))
+                    }
+                    MessageFate::NotOurs if message.is_compressed && self.inflater.is_some() => {
                         let HeldMessage { payload: bytes, is_text, .. } = message;
                         self.inflating = Some(Box::new((
                             Compressed { bytes, is_text, begins: true, ends: true },
                             0,
                         )));
                     }
-                    Hears::NotOurs => self.pending.extend_from_slice(&message.wire),
+                    MessageFate::NotOurs => self.pending.extend_from_slice(&message.wire),
                 }
             }
         }
     }
 
     /// Goes on with a compressed piece, as far as what is pending allows.
-    fn inflate(&mut self, ears: &mut Ears<'_>) {
+    fn inflate(&mut self, context: &mut MessageContext<'_>) {
         let (Some(inflater), Some(inflating)) = (&mut self.inflater, &mut self.inflating) else {
             return;
         };
@@ -373,11 +376,11 @@ impl Direction {
             Ok(()) => {}
             Err(InflateError::TooLarge) => {
                 LimitReached { limit: Limit::InflatedBytes, peer: None }.emit();
-                ears.state.handle_close_request(CloseReason::MessageTooBig, ears.now.mono);
+                context.state.handle_close_request(CloseReason::MessageTooBig, context.now.mono);
                 self.refuse_the_rest();
             }
             Err(InflateError::Broken) => {
-                ears.state.handle_protocol_error(self.sender, ears.now.mono);
+                context.state.handle_protocol_error(self.sender, context.now.mono);
                 self.refuse_the_rest();
                 self.source = Source::Unreadable;
             }
@@ -392,14 +395,14 @@ impl Direction {
         }
     }
 
-    fn cannot_follow(&mut self, error: FrameError, ears: &mut Ears<'_>) {
+    fn cannot_follow(&mut self, error: FrameError, context: &mut MessageContext<'_>) {
         self.refuse_the_rest();
         self.source = Source::Unreadable;
         if error == FrameError::TooBig {
             LimitReached { limit: Limit::MessageBytes, peer: None }.emit();
-            ears.state.handle_close_request(CloseReason::MessageTooBig, ears.now.mono);
+            context.state.handle_close_request(CloseReason::MessageTooBig, context.now.mono);
         } else {
-            ears.state.handle_protocol_error(self.sender, ears.now.mono);
+            context.state.handle_protocol_error(self.sender, context.now.mono);
         }
     }
 }
@@ -407,12 +410,12 @@ impl Direction {
 /// Moves what can be moved.
 pub(super) fn pump(
     direction: &mut Direction,
-    ears: &mut Ears<'_>,
+    context: &mut MessageContext<'_>,
     from: &mut Stream,
     to: &mut Stream,
     cx: &mut Context<'_>,
-) -> Pumped {
-    let mut moved = Pumped::Nothing;
+) -> PumpResult {
+    let mut moved = PumpResult::Nothing;
     direction.heard = 0;
     for _ in 0..READS_PER_TURN {
         match write_pending(direction, to, cx) {
@@ -425,32 +428,32 @@ pub(super) fn pump(
                 direction.inserts = None;
                 direction.inflating = None;
                 direction.refuse_the_rest();
-                ears.state.handle_write_failed(direction.sender.other(), ears.now.mono);
-                moved = Pumped::Some;
+                context.state.handle_write_failed(direction.sender.other(), context.now.mono);
+                moved = PumpResult::Some;
             }
         }
         if direction.source == Source::Ended {
             return moved;
         }
         if direction.inflating.is_some() {
-            direction.inflate(ears);
-            moved = Pumped::Some;
+            direction.inflate(context);
+            moved = PumpResult::Some;
             continue;
         }
         if direction.heard > HEARD_PER_TURN {
-            return Pumped::More;
+            return PumpResult::More;
         }
-        match read(direction, ears, from, to, cx) {
-            Read::Bytes => moved = Pumped::Some,
+        match read(direction, context, from, to, cx) {
+            Read::Bytes => moved = PumpResult::Some,
             Read::EndOfStream => {
                 direction.source = Source::Ended;
-                ears.state.handle_end_of_stream(direction.sender, ears.now.mono);
-                return Pumped::More;
+                context.state.handle_end_of_stream(direction.sender, context.now.mono);
+                return PumpResult::More;
             }
             Read::Blocked => return moved,
         }
     }
-    Pumped::More
+    PumpResult::More
 }
 
 /// Writes what waits, without reading anything.
@@ -496,7 +499,7 @@ fn write_pending(
 /// before.
 fn read(
     direction: &mut Direction,
-    ears: &mut Ears<'_>,
+    context: &mut MessageContext<'_>,
     from: &mut Stream,
     to: &mut Stream,
     cx: &mut Context<'_>,
@@ -519,7 +522,7 @@ fn read(
             scratch.split_at_mut(count).0.copy_from_slice(&now);
             count
         };
-        let mut whole = direction.take_in(ears, scratch.split_at(filled).0);
+        let mut whole = direction.take_in(context, scratch.split_at(filled).0);
         while !whole.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, whole) {
                 Poll::Ready(Ok(count)) if count > 0 => {

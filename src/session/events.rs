@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tracing::{Level, debug, info};
 
-use super::revalidation::Heard;
+use super::revalidation::RevalidationResult;
 use crate::auth::renewal::NotRenewed;
 use crate::base::clock::UnixMillis;
 use crate::model::method::Method;
@@ -146,7 +146,7 @@ pub enum ReauthOutcome<'a> {
 pub struct Revalidated<'a> {
     pub session: SessionFacts<'a>,
     pub verifier: &'a str,
-    pub heard: &'a Heard,
+    pub heard: &'a RevalidationResult,
 }
 
 /// The one end of a session.
@@ -230,10 +230,10 @@ impl Event for Reauth<'_> {
 impl Revalidated<'_> {
     fn label(&self) -> RevalidationLabel {
         match self.heard {
-            Heard::Good { .. } => RevalidationLabel::Good,
-            Heard::Revoked => RevalidationLabel::Revoked,
-            Heard::Away { too_long: false } => RevalidationLabel::Away,
-            Heard::Away { too_long: true } => RevalidationLabel::AwayTooLong,
+            RevalidationResult::Good { .. } => RevalidationLabel::Good,
+            RevalidationResult::Revoked => RevalidationLabel::Revoked,
+            RevalidationResult::Away { too_long: false } => RevalidationLabel::Away,
+            RevalidationResult::Away { too_long: true } => RevalidationLabel::AwayTooLong,
         }
     }
 }
@@ -249,7 +249,7 @@ impl Event for Revalidated<'_> {
             ),
             _ => info!(
                 target: "usher", event = "revalidated", request_id, session_id, user, route, %peer,
-                verifier, outcome = outcome.word(), "session revalidated"
+                verifier, outcome = outcome.word(), "session not revalidated"
             ),
         }
     }

@@ -9,6 +9,7 @@
 pub mod conversation;
 mod direction;
 pub mod events;
+pub mod filter;
 mod message_rate;
 pub mod registry;
 pub mod relay;
@@ -17,4 +18,3 @@ pub mod revoke;
 pub mod state;
 pub mod timer;
 pub mod user_limit;
-pub mod wanted;

@@ -110,7 +110,7 @@ pub struct SessionRow {
 
 /// One line of `/status`; without a method on a public route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Tally {
+pub struct SessionCount {
     pub route: String,
     pub method: Option<&'static str>,
     pub sessions: usize,
@@ -201,7 +201,7 @@ impl Registry {
     }
 
     /// Open sessions for each route and method that has any.
-    pub fn tally(&self) -> Vec<Tally> {
+    pub fn tally(&self) -> Vec<SessionCount> {
         let mut counts: BTreeMap<(Arc<str>, Option<&'static str>), usize> = BTreeMap::new();
         for shard in &self.shards {
             for handle in lock(shard).values() {
@@ -212,7 +212,11 @@ impl Registry {
         }
         counts
             .into_iter()
-            .map(|((route, method), sessions)| Tally { route: route.to_string(), method, sessions })
+            .map(|((route, method), sessions)| SessionCount {
+                route: route.to_string(),
+                method,
+                sessions,
+            })
             .collect()
     }
 
@@ -337,9 +341,11 @@ impl SessionId {
         Self(HexId::random())
     }
 
-    /// As it is written; `None`: it is no id.
+    /// Reads an id of 32 hexadecimal digits. `None`: the text is not an id.
     pub fn read(text: &str) -> Option<Self> {
-        let bits = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
+        // `from_str_radix` also reads a leading `+`.
+        let is_id = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let bits = u128::from_str_radix(text, 16).ok().filter(|_| is_id)?;
         Some(Self(HexId::from_bytes(bits.to_be_bytes())))
     }
 
@@ -494,6 +500,8 @@ pub(crate) mod tests {
         );
         let id = guards[0].id;
         assert_eq!((SessionId::read(id.as_str()), SessionId::read("7")), (Some(id), None));
+        let signed = id.as_str().replacen(|_: char| true, "+", 1);
+        assert_eq!(SessionId::read(&signed), None, "a sign is not a digit");
         assert!(registry.find(id).is_some());
         drop(guards);
         assert!(

@@ -10,11 +10,11 @@ use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 
 use super::conversation::Conversation;
-use super::direction::{Direction, Ears, PING, Pumped, flush, pump};
+use super::direction::{Direction, MessageContext, PING, PumpResult, flush, pump};
 use super::events::Revalidated;
 use super::message_rate::MessageRate;
 use super::registry::SessionHandle;
-use super::revalidation::{Heard, Revalidation};
+use super::revalidation::{Revalidation, RevalidationResult};
 use super::state::{Action, Rules, SessionState};
 use crate::base::clock::Now;
 use crate::net::stream::Stream;
@@ -181,30 +181,34 @@ impl Relay {
     }
 
     /// Moves what can be moved.
-    fn pump(&mut self, cx: &mut Context<'_>, now: Now) -> Pumped {
+    fn pump(&mut self, cx: &mut Context<'_>, now: Now) -> PumpResult {
         if let Some(conversation) = &self.conversation {
             self.inbound.hold(conversation.holds(&self.state));
         }
         self.refuse_what_waits();
         let awaits_login_answer = self.awaits_login_answer();
-        let mut ears =
-            Ears { state: &mut self.state, conversation: self.conversation.as_deref_mut(), now };
+        let mut context = MessageContext {
+            state: &mut self.state,
+            conversation: self.conversation.as_deref_mut(),
+            now,
+        };
         let was_crowded = self.outbound.is_crowded();
-        let mut inbound = Pumped::Nothing;
+        let mut inbound = PumpResult::Nothing;
         if awaits_login_answer {
             // The login itself.
             flush(&mut self.inbound, &mut self.upstream, cx);
         } else if !was_crowded {
-            inbound = pump(&mut self.inbound, &mut ears, &mut self.client, &mut self.upstream, cx);
+            inbound =
+                pump(&mut self.inbound, &mut context, &mut self.client, &mut self.upstream, cx);
         }
         let outbound =
-            pump(&mut self.outbound, &mut ears, &mut self.upstream, &mut self.client, cx);
+            pump(&mut self.outbound, &mut context, &mut self.upstream, &mut self.client, cx);
         if let Some(conversation) = &mut self.conversation {
-            conversation.heard_upstream(self.outbound.traffic().messages, &mut self.state, now);
+            conversation.count_upstream(self.outbound.traffic().messages, &mut self.state, now);
         }
         let is_free = (was_crowded && !self.outbound.is_crowded())
             || (awaits_login_answer && !self.awaits_login_answer());
-        if is_free { Pumped::More } else { inbound.max(outbound) }
+        if is_free { PumpResult::More } else { inbound.max(outbound) }
     }
 
     /// Returns true while the client's messages have to wait for the upstream's answer to the
@@ -235,7 +239,7 @@ impl Relay {
     }
 
     /// A credential that was judged; true if one was.
-    fn hear_verdict(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_verdict(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(conversation) = &mut self.conversation else { return false };
         let Poll::Ready(told) = conversation.poll_verdict(cx, &mut self.state, &self.session)
         else {
@@ -250,7 +254,7 @@ impl Relay {
     }
 
     /// What the verifier says of the credential by now; true if it was asked.
-    fn hear_verifier(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_verifier(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(revalidation) = &mut self.revalidation else { return false };
         if !self.state.is_open() {
             return false;
@@ -268,15 +272,17 @@ impl Relay {
         }
         .emit();
         match heard {
-            Heard::Good { expires_at } => {
+            RevalidationResult::Good { expires_at } => {
                 self.state.handle_revalidated(now.instant_of(expires_at), now.mono);
                 self.session.set_expires_at(Some(expires_at));
             }
-            Heard::Revoked => self.state.handle_close_request(CloseReason::Revoked, now.mono),
-            Heard::Away { too_long: true } => {
+            RevalidationResult::Revoked => {
+                self.state.handle_close_request(CloseReason::Revoked, now.mono)
+            }
+            RevalidationResult::Away { too_long: true } => {
                 self.state.handle_close_request(CloseReason::SessionExpired, now.mono);
             }
-            Heard::Away { too_long: false } => {}
+            RevalidationResult::Away { too_long: false } => {}
         }
         true
     }
@@ -286,7 +292,7 @@ impl Relay {
     fn shut_client(&mut self, cx: &mut Context<'_>) {
         let done = self.state.is_ending()
             && self.inbound.is_unreadable()
-            && self.outbound.has_said_goodbye();
+            && self.outbound.has_sent_close();
         if done && !self.client_is_shut && self.outbound.is_flushed() {
             self.client_is_shut = Pin::new(&mut self.client).poll_shutdown(cx).is_ready();
         }
@@ -329,13 +335,13 @@ impl Future for Relay {
         }
         let mut turns = 0;
         loop {
-            let pumped = this.pump(cx, now);
-            if pumped > Pumped::Nothing {
+            let pump_result = this.pump(cx, now);
+            if pump_result > PumpResult::Nothing {
                 this.session.touch(now.wall);
                 this.session.set_traffic([this.inbound.traffic(), this.outbound.traffic()]);
             }
-            let mut acted = this.hear_verdict(cx);
-            acted |= this.hear_verifier(cx);
+            let mut acted = this.poll_verdict(cx);
+            acted |= this.poll_verifier(cx);
             while let Some(action) = this.state.poll_action() {
                 if let Action::End(reason) = action {
                     // The last frames go out first, as long as the linger timer runs.
@@ -357,7 +363,7 @@ impl Future for Relay {
                 acted = true;
             }
             turns += 1;
-            if pumped < Pumped::More && !acted {
+            if pump_result < PumpResult::More && !acted {
                 return Poll::Pending;
             }
             if turns >= TURNS {

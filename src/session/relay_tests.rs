@@ -247,8 +247,8 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     [&wire[..], &[0; 4], payload].concat()
 }
 
-async fn read_until(stream: &mut UnixStream, wanted: usize) -> Vec<u8> {
-    let mut bytes = vec![0; wanted];
+async fn read_until(stream: &mut UnixStream, filter: usize) -> Vec<u8> {
+    let mut bytes = vec![0; filter];
     stream.read_exact(&mut bytes).await.unwrap();
     bytes
 }

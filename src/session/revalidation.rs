@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::auth::grant::Grant;
-use crate::auth::verifier::Vouched;
+use crate::auth::verifier::VerifierGrant;
 use crate::base::clock::{Now, UnixMillis};
 use crate::model::permission::Required;
 use crate::model::principal::Principal;
@@ -22,7 +22,7 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Revalidation {
-    vouched: Arc<Vouched>,
+    vouched: Arc<VerifierGrant>,
     /// Whatever the verifier says, the session does not outlive this moment without another
     /// credential.
     latest: Option<UnixMillis>,
@@ -35,7 +35,7 @@ pub struct Revalidation {
 
 /// What came of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum RevalidationResult {
     /// The same user, until then.
     Good { expires_at: UnixMillis },
     /// It is refused now, is somebody else's, or no longer permits what the route requires.
@@ -73,7 +73,7 @@ impl Revalidation {
         cx: &mut Context<'_>,
         user: Option<&str>,
         expires_at: Option<UnixMillis>,
-    ) -> Poll<Heard> {
+    ) -> Poll<RevalidationResult> {
         loop {
             match &mut self.step {
                 Step::Waiting(sleep) => match sleep.as_mut().poll(cx) {
@@ -88,7 +88,7 @@ impl Revalidation {
                     };
                     let now = Now::read();
                     let heard = self.judge(answer, user, now.mono);
-                    let expires_at = if let Heard::Good { expires_at } = heard {
+                    let expires_at = if let RevalidationResult::Good { expires_at } = heard {
                         Some(expires_at)
                     } else {
                         expires_at
@@ -115,7 +115,7 @@ impl Revalidation {
         answer: Result<Arc<Principal>, Rejection>,
         user: Option<&str>,
         now: Instant,
-    ) -> Heard {
+    ) -> RevalidationResult {
         match answer {
             Ok(principal)
                 if Some(principal.subject.as_str()) == user && self.permits(&principal) =>
@@ -124,23 +124,25 @@ impl Revalidation {
                 let expires_at = self
                     .latest
                     .map_or(principal.expires_at, |latest| latest.min(principal.expires_at));
-                Heard::Good { expires_at }
+                RevalidationResult::Good { expires_at }
             }
-            Ok(_) => Heard::Revoked,
-            Err(rejection) if rejection.facts().status.is_server_error() => Heard::Away {
-                too_long: self
-                    .vouched
-                    .grace()
-                    .is_some_and(|grace| now.saturating_duration_since(self.heard) >= grace),
-            },
-            Err(_) => Heard::Revoked,
+            Ok(_) => RevalidationResult::Revoked,
+            Err(rejection) if rejection.facts().status.is_server_error() => {
+                RevalidationResult::Away {
+                    too_long: self
+                        .vouched
+                        .grace()
+                        .is_some_and(|grace| now.saturating_duration_since(self.heard) >= grace),
+                }
+            }
+            Err(_) => RevalidationResult::Revoked,
         }
     }
 }
 
 impl Step {
     /// In good time before the client would be asked for what the verifier may know.
-    fn waiting(vouched: &Vouched, expires_at: Option<UnixMillis>, now: Now) -> Self {
+    fn waiting(vouched: &VerifierGrant, expires_at: Option<UnixMillis>, now: Now) -> Self {
         let in_good_time = expires_at.map_or(Duration::MAX, |end| end.since(now.wall).mul_f64(0.4));
         let pause = vouched.pause().min(in_good_time.max(LEAST_PAUSE));
         Self::Waiting(Box::pin(sleep_until(now.mono + pause)))
@@ -166,7 +168,7 @@ mod tests {
     fn a_session_that_is_asked_about_pays_little_for_it() {
         let sizes = [
             size_of::<Revalidation>(),
-            size_of::<Vouched>(),
+            size_of::<VerifierGrant>(),
             size_of::<Question>(),
             size_of::<Sleep>(),
         ];

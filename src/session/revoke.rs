@@ -24,7 +24,7 @@ pub fn revoke(
 
 /// The same for what another node ordered. What is in force here already, our own orders above all,
 /// is no event.
-pub fn hear(
+pub fn revoke_for_node(
     registry: &Registry,
     revocations: &Revocations,
     order: &Revocation,

@@ -30,7 +30,7 @@ pub struct SessionState {
     /// A ping waits to be sent.
     ping_due: bool,
     code: Option<CloseCode>,
-    asking: Asking,
+    asking: RenewalPhase,
     /// The question waits to be put into the stream.
     ask_due: bool,
     /// A credential is being looked at.
@@ -64,7 +64,7 @@ pub struct Renewing {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asking {
+enum RenewalPhase {
     Quiet,
     /// The client was asked, and has until `Timer::Answer`.
     Asked,
@@ -75,7 +75,7 @@ enum Asking {
 
 /// What to do with a message of the client that was meant for us. The upstream never sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hearing {
+pub enum ClientMessage {
     Judge,
     Ignore,
 }
@@ -140,7 +140,7 @@ impl SessionState {
             pinged: 0,
             ping_due: false,
             code: None,
-            asking: Asking::Quiet,
+            asking: RenewalPhase::Quiet,
             ask_due: false,
             judging: false,
             attempts_left: rules.renewing.map_or(0, |renewing| renewing.attempts),
@@ -179,19 +179,19 @@ impl SessionState {
     /// Returns true if a message of the client may be an answer.
     pub fn expects_answer(&self) -> bool {
         let Some(renewing) = self.rules.renewing else { return false };
-        renewing.proactive || self.asking != Asking::Quiet
+        renewing.proactive || self.asking != RenewalPhase::Quiet
     }
 
     /// A message that carries a credential, or should, was taken out of the stream.
-    pub fn handle_auth_message(&mut self) -> Hearing {
+    pub fn handle_auth_message(&mut self) -> ClientMessage {
         // Who was just renewed and may not come unasked is repeating itself.
-        let repeats = self.asking == Asking::Settling
+        let repeats = self.asking == RenewalPhase::Settling
             && self.rules.renewing.is_some_and(|renewing| !renewing.proactive);
         if !self.is_open() || !self.expects_answer() || self.judging || repeats {
-            return Hearing::Ignore;
+            return ClientMessage::Ignore;
         }
         self.judging = true;
-        Hearing::Judge
+        ClientMessage::Judge
     }
 
     pub fn is_open(&self) -> bool {
@@ -204,7 +204,7 @@ impl SessionState {
     }
 
     pub fn was_renewed_just_now(&self) -> bool {
-        self.asking == Asking::Settling
+        self.asking == RenewalPhase::Settling
     }
 
     /// What came of the message that was to be judged. True: the session goes on.
@@ -215,7 +215,7 @@ impl SessionState {
             Verdict::Renewed { expires } => {
                 self.attempts_left = renewing.attempts;
                 self.ask_due = false;
-                self.asking = Asking::Settling;
+                self.asking = RenewalPhase::Settling;
                 self.timers.set(Timer::Answer, now + renewing.grace);
                 self.live_until(expires, now);
             }
@@ -235,7 +235,7 @@ impl SessionState {
     pub fn handle_revalidated(&mut self, expires: Instant, now: Instant) {
         // Who may outlive a grant is not bound to another.
         let Some(before) = self.rules.expires.filter(|_| self.is_open()) else { return };
-        if self.asking == Asking::Asked {
+        if self.asking == RenewalPhase::Asked {
             if expires <= before {
                 // It has to answer all the same, and perhaps sooner.
                 self.rules.expires = Some(expires);
@@ -244,7 +244,7 @@ impl SessionState {
             // The client was asked for nothing: its answer, if one comes, is taken out of the
             // stream all the same.
             let grace = self.rules.renewing.map_or(Duration::ZERO, |renewing| renewing.grace);
-            self.asking = Asking::Settling;
+            self.asking = RenewalPhase::Settling;
             self.timers.set(Timer::Answer, now + grace);
             self.ask_due = false;
         }
@@ -345,15 +345,19 @@ impl SessionState {
                     if let (Some(renewing), Some(expires)) =
                         (self.rules.renewing, self.rules.expires)
                     {
-                        self.asking = Asking::Asked;
+                        self.asking = RenewalPhase::Asked;
                         self.ask_due = true;
                         self.shows_credentials = true;
                         self.timers.set(Timer::Answer, expires.min(now + renewing.grace));
                     }
                 }
                 Timer::Answer => match self.asking {
-                    Asking::Asked => self.handle_close_request(CloseReason::ReauthTimeout, now),
-                    Asking::Quiet | Asking::Settling => self.asking = Asking::Quiet,
+                    RenewalPhase::Asked => {
+                        self.handle_close_request(CloseReason::ReauthTimeout, now)
+                    }
+                    RenewalPhase::Quiet | RenewalPhase::Settling => {
+                        self.asking = RenewalPhase::Quiet
+                    }
                 },
                 Timer::Linger => self.end(),
             }

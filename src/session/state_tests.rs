@@ -127,15 +127,15 @@ fn a_day_is_walked_in_tokens_of_fifteen_minutes() {
             assert_eq!(action, Action::Ask, "at {at}");
             asked.push(at);
             assert!(state.listens());
-            assert_eq!(state.handle_auth_message(), Hearing::Judge);
-            assert_eq!(state.handle_auth_message(), Hearing::Ignore, "one at a time");
+            assert_eq!(state.handle_auth_message(), ClientMessage::Judge);
+            assert_eq!(state.handle_auth_message(), ClientMessage::Ignore, "one at a time");
             assert!(state.handle_verdict(
                 Verdict::Renewed { expires: Some(now + Duration::from_secs(900)) },
                 now
             ));
             assert_eq!(
                 state.handle_auth_message(),
-                Hearing::Ignore,
+                ClientMessage::Ignore,
                 "a second answer to the same question"
             );
         }
@@ -144,7 +144,7 @@ fn a_day_is_walked_in_tokens_of_fifteen_minutes() {
     assert_eq!(asked.len(), 102);
     assert!(!state.expects_answer(), "what has no credential in it is the application's again");
     assert!(state.listens(), "a late answer is taken out of the stream");
-    assert_eq!(state.handle_auth_message(), Hearing::Ignore, "and not judged");
+    assert_eq!(state.handle_auth_message(), ClientMessage::Ignore, "and not judged");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_client_that_logged_in_by_a_message_may_say_so_again() {
         let mut state =
             SessionState::new(Rules { began_by_message: true, renewing, ..RULES }, start);
         assert!(state.listens() && !state.expects_answer());
-        assert_eq!(state.handle_auth_message(), Hearing::Ignore);
+        assert_eq!(state.handle_auth_message(), ClientMessage::Ignore);
     }
     assert!(!SessionState::new(RULES, start).listens(), "others pay nothing");
 }
@@ -178,7 +178,7 @@ fn three_wrong_answers_are_the_end_and_two_are_not() {
     state.handle_client_bytes(now);
     assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
     for goes_on in [true, true, false] {
-        assert_eq!(state.handle_auth_message(), Hearing::Judge);
+        assert_eq!(state.handle_auth_message(), ClientMessage::Judge);
         assert_eq!(state.handle_verdict(Verdict::Wrong, now), goes_on);
     }
     assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ReauthTimeout)));
@@ -187,7 +187,7 @@ fn three_wrong_answers_are_the_end_and_two_are_not() {
     state.handle_client_bytes(now);
     assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
     for _ in 0..20 {
-        assert_eq!(state.handle_auth_message(), Hearing::Judge);
+        assert_eq!(state.handle_auth_message(), ClientMessage::Judge);
         assert!(state.handle_verdict(Verdict::Unknown, now), "a store that is away takes no tries");
     }
     state.handle_auth_message();
@@ -214,7 +214,7 @@ fn a_client_may_come_early_only_where_the_route_says_so() {
     let start = Now::read().mono;
     let mut state = renewing(start, 900);
     assert!(!state.listens());
-    assert_eq!(state.handle_auth_message(), Hearing::Ignore);
+    assert_eq!(state.handle_auth_message(), ClientMessage::Ignore);
     let rules = Rules {
         expires: Some(start + Duration::from_secs(900)),
         renewing: Some(Renewing { proactive: true, ..RENEWING }),
@@ -222,7 +222,7 @@ fn a_client_may_come_early_only_where_the_route_says_so() {
     };
     let mut state = SessionState::new(rules, start);
     assert!(state.listens());
-    assert_eq!(state.handle_auth_message(), Hearing::Judge);
+    assert_eq!(state.handle_auth_message(), ClientMessage::Judge);
     assert!(state.handle_verdict(
         Verdict::Renewed { expires: Some(start + Duration::from_secs(1800)) },
         start
@@ -256,7 +256,7 @@ fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
     state.handle_revalidated(at(1800), at(850));
     assert_eq!(seconds(&mut state, start, 870), [], "nobody has to answer any more");
     assert!(
-        state.listens() && state.handle_auth_message() == Hearing::Ignore,
+        state.listens() && state.handle_auth_message() == ClientMessage::Ignore,
         "and an answer does not reach the upstream"
     );
     assert_eq!(seconds(&mut state, start, 1740), [Action::Ask]);
@@ -292,7 +292,7 @@ proptest! {
                 5 => state.handle_close_request(CloseReason::Draining, at),
                 6 => { state.handle_pong(true); }
                 7 => state.handle_protocol_error(Sender::Client, at),
-                8 | 9 => judging |= state.handle_auth_message() == Hearing::Judge,
+                8 | 9 => judging |= state.handle_auth_message() == ClientMessage::Judge,
                 10 if judging => {
                     judging = false;
                     let later = at + Duration::from_secs(50);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::registry::SessionHandle;
 use crate::base::lock::lock;
-use crate::config::OnLimit;
+use crate::config::ExtraSessions;
 use crate::model::principal::Principal;
 use crate::rejection::Rejection;
 use crate::rejection::close::CloseReason;
@@ -19,10 +19,10 @@ use crate::rejection::close::CloseReason;
 #[derive(Debug)]
 pub struct UserLimit {
     most: usize,
-    on_limit: OnLimit,
+    extra_sessions: ExtraSessions,
     /// Nobody stands here without a session or an upgrade under way: there are no more entries than
     /// connections.
-    users: Mutex<HashMap<User, Held>>,
+    users: Mutex<HashMap<User, UserEntry>>,
 }
 
 /// Two issuers may name two people alike.
@@ -33,7 +33,7 @@ struct User {
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct UserEntry {
     /// With `refuse`.
     count: usize,
     /// With `replace-oldest`, the oldest first.
@@ -50,14 +50,14 @@ pub struct UserPlace {
 
 /// All sessions of one user on this node.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct UserSessions {
     limit: Arc<UserLimit>,
     user: User,
 }
 
 impl UserLimit {
-    pub fn new(most: usize, on_limit: OnLimit) -> Arc<Self> {
-        Arc::new(Self { most, on_limit, users: Mutex::default() })
+    pub fn new(most: usize, extra_sessions: ExtraSessions) -> Arc<Self> {
+        Arc::new(Self { most, extra_sessions, users: Mutex::default() })
     }
 
     pub fn enter(self: &Arc<Self>, principal: &Principal) -> Result<Box<UserPlace>, Rejection> {
@@ -65,7 +65,7 @@ impl UserLimit {
             issuer: Arc::clone(&principal.issuer),
             subject: principal.subject.as_str().into(),
         };
-        if self.on_limit == OnLimit::Refuse {
+        if self.extra_sessions == ExtraSessions::Refuse {
             let mut users = self.lock();
             let held = users.entry(user.clone()).or_default();
             // At the limit somebody stands there, so nothing empty is left behind.
@@ -77,7 +77,7 @@ impl UserLimit {
         Ok(Box::new(UserPlace { limit: Arc::clone(self), user, session: None }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<User, Held>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<User, UserEntry>> {
         lock(&self.users)
     }
 }
@@ -89,8 +89,8 @@ impl UserPlace {
     }
 
     /// The session begins, and who has to go for it is not decided here.
-    pub fn join(&mut self, session: &Arc<SessionHandle>) -> Crowd {
-        if self.limit.on_limit == OnLimit::ReplaceOldest && self.session.is_none() {
+    pub fn join(&mut self, session: &Arc<SessionHandle>) -> UserSessions {
+        if self.limit.extra_sessions == ExtraSessions::ReplaceOldest && self.session.is_none() {
             self.session = Some(Arc::clone(session));
             self.limit
                 .lock()
@@ -99,11 +99,11 @@ impl UserPlace {
                 .sessions
                 .push_back(Arc::clone(session));
         }
-        Crowd { limit: Arc::clone(&self.limit), user: self.user.clone() }
+        UserSessions { limit: Arc::clone(&self.limit), user: self.user.clone() }
     }
 }
 
-impl Crowd {
+impl UserSessions {
     /// The oldest that are too many end. Gives back how many were told so.
     pub fn give_way(&self) -> usize {
         let mut users = self.limit.lock();
@@ -122,7 +122,7 @@ impl Drop for UserPlace {
         match &self.session {
             // One that was replaced is on the list no more.
             Some(session) => held.sessions.retain(|other| other.id != session.id),
-            None if self.limit.on_limit == OnLimit::Refuse => held.count -= 1,
+            None if self.limit.extra_sessions == ExtraSessions::Refuse => held.count -= 1,
             None => {}
         }
         if held.count == 0 && held.sessions.is_empty() {
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_place_is_refused_at_the_limit_and_given_back() {
-        let limit = UserLimit::new(2, OnLimit::Refuse);
+        let limit = UserLimit::new(2, ExtraSessions::Refuse);
         let ada = user("ada", "main");
         let places = [limit.enter(&ada).unwrap(), limit.enter(&ada).unwrap()];
         assert_eq!(limit.enter(&ada).unwrap_err(), Rejection::TooManySessions);
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_oldest_gives_way_and_those_after_it_stay() {
-        let limit = UserLimit::new(2, OnLimit::ReplaceOldest);
+        let limit = UserLimit::new(2, ExtraSessions::ReplaceOldest);
         let ada = user("ada", "main");
         let sessions: Vec<_> = (0..4).map(|at| Arc::new(handle("ada", at))).collect();
         let mut places: Vec<_> = (0..4).map(|_| limit.enter(&ada).unwrap()).collect();
@@ -191,9 +191,9 @@ mod tests {
 
     #[test]
     fn of_sixty_four_at_once_exactly_as_many_as_may_get_in() {
-        for on_limit in [OnLimit::Refuse, OnLimit::ReplaceOldest] {
+        for extra_sessions in [ExtraSessions::Refuse, ExtraSessions::ReplaceOldest] {
             for _ in 0..50 {
-                let (limit, start) = (UserLimit::new(5, on_limit), Barrier::new(64));
+                let (limit, start) = (UserLimit::new(5, extra_sessions), Barrier::new(64));
                 let entered: Vec<_> = thread::scope(|scope| {
                     let racers: Vec<_> = (0..64)
                         .map(|at| {

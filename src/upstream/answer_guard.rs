@@ -24,7 +24,7 @@ const READ_SIZE: usize = 8 * 1024;
 
 /// What the connection's owner tells its guard, and learns from it.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct ExchangeWatch {
     /// Requests that were sent so far.
     asked: AtomicUsize,
     /// The last one was HEAD: its answer has no body, whatever its head says.
@@ -35,7 +35,7 @@ pub struct Watch {
 #[derive(Debug)]
 pub struct AnswerGuard {
     stream: Stream,
-    watch: Arc<Watch>,
+    watch: Arc<ExchangeWatch>,
     /// Read and not handed out yet; the first `approved` bytes may be.
     buffer: BytesMut,
     approved: usize,
@@ -48,7 +48,7 @@ pub struct AnswerGuard {
     body: Option<BodyFraming>,
 }
 
-impl Watch {
+impl ExchangeWatch {
     /// To be called before each request.
     pub fn begin(&self, method: &http::Method) {
         self.is_head.store(*method == http::Method::HEAD, Ordering::Release);
@@ -62,8 +62,8 @@ impl Watch {
 }
 
 impl AnswerGuard {
-    pub fn new(stream: Stream) -> (Self, Arc<Watch>) {
-        let watch = Arc::<Watch>::default();
+    pub fn new(stream: Stream) -> (Self, Arc<ExchangeWatch>) {
+        let watch = Arc::<ExchangeWatch>::default();
         let guard = Self {
             stream,
             watch: Arc::clone(&watch),
@@ -87,7 +87,7 @@ impl AnswerGuard {
             if !body.is_done() {
                 let taken = body
                     .advance(&self.buffer, |_| {})
-                    .map_err(|_| "the body of its answer is not framed correctly")?;
+                    .map_err(|_| "the body of the answer is not framed correctly")?;
                 self.approved = taken;
                 return Ok(taken > 0);
             }
@@ -98,7 +98,7 @@ impl AnswerGuard {
             return if self.buffer.is_empty() {
                 Ok(false)
             } else {
-                Err("it sent more than its answer")
+                Err("the server sent more than its answer")
             };
         }
         self.judge_head()
@@ -113,13 +113,12 @@ impl AnswerGuard {
             .map(|length| overlap + length);
         let length = found.unwrap_or(self.buffer.len());
         if length > MAX_ANSWER_HEAD {
-            return Err("its answer head is larger than 32 KiB");
+            return Err("the answer head is larger than 32 KiB");
         }
         if found.is_none() {
             let (seen, new) = self.buffer.split_at(self.scanned.min(length));
             let last = seen.last().copied().unwrap_or(0);
-            head::check_bytes(new, last)
-                .map_err(|_| "its answer head holds bytes that no head may hold")?;
+            head::check_bytes(new, last).map_err(|_| "the answer head holds forbidden bytes")?;
             self.scanned = length;
             return Ok(false);
         }
@@ -129,13 +128,13 @@ impl AnswerGuard {
             self.watch.is_head.load(Ordering::Acquire),
         )?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err("it switched protocols without being asked");
+            return Err("the server switched protocols without being asked");
         }
         if head.status.is_informational() {
             self.interim += 1;
             self.buffer.advance(length);
             return if self.interim > MAX_INTERIM_ANSWERS {
-                Err("it sent too many interim answers")
+                Err("the server sent too many interim answers")
             } else {
                 self.judge_head()
             };

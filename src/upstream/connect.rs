@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::events::DialFailed;
-use super::{Place, Server, Upstream};
+use super::{Server, ServerPlace, Upstream};
 use crate::auth::grant::Grant;
 use crate::base::clock::Now;
 use crate::config;
@@ -47,7 +47,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Opens a connection to the next server that can be dialled.
-    pub async fn dial(&mut self, _proof: &Grant) -> Result<(Stream, Place), Rejection> {
+    pub async fn dial(&mut self, _proof: &Grant) -> Result<(Stream, ServerPlace), Rejection> {
         while Now::read().mono < self.deadline
             && let Some(index) = self.order.next()
         {
@@ -76,7 +76,11 @@ impl<'a> Tries<'a> {
 
     /// Waits for a server's answer to an upgrade. Returns `None` if it is late; the next server may
     /// be tried.
-    pub async fn answer<T>(&mut self, place: &Place, answer: impl Future<Output = T>) -> Option<T> {
+    pub async fn answer<T>(
+        &mut self,
+        place: &ServerPlace,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
         let answered = timeout_at(self.ends(self.upstream.config.upgrade_timeout), answer).await;
         if answered.is_err() {
             self.failed(
@@ -92,7 +96,7 @@ impl<'a> Tries<'a> {
         self.deadline.min(Now::read().mono + limit)
     }
 
-    fn failed(&mut self, place: &Place, rejection: Rejection, error: &str) {
+    fn failed(&mut self, place: &ServerPlace, rejection: Rejection, error: &str) {
         self.rejection = rejection;
         DialFailed { upstream: self.upstream.name(), server: &place.server(), error }.emit();
     }

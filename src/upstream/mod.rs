@@ -58,7 +58,7 @@ struct Server {
 
 /// A place on a server; given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ServerPlace {
     upstream: Arc<Upstream>,
     index: usize,
 }
@@ -154,11 +154,11 @@ impl Upstream {
         })
     }
 
-    fn place(self: &Arc<Self>, index: usize) -> Place {
+    fn place(self: &Arc<Self>, index: usize) -> ServerPlace {
         if let Some(server) = self.servers.get(index) {
             server.busy.fetch_add(1, Ordering::Relaxed);
         }
-        Place { upstream: Arc::clone(self), index }
+        ServerPlace { upstream: Arc::clone(self), index }
     }
 }
 
@@ -174,7 +174,7 @@ impl Server {
     }
 }
 
-impl Place {
+impl ServerPlace {
     pub fn server(&self) -> Arc<str> {
         self.upstream
             .servers
@@ -184,7 +184,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ServerPlace {
     fn drop(&mut self) {
         if let Some(server) = self.upstream.servers.get(self.index) {
             server.busy.fetch_sub(1, Ordering::Relaxed);

@@ -10,10 +10,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::time::Instant;
 
-use super::answer_guard::{AnswerGuard, Watch};
+use super::answer_guard::{AnswerGuard, ExchangeWatch};
 use super::connect::Tries;
 use super::upload::{Upload, server_is_late};
-use super::{Place, Upstream};
+use super::{ServerPlace, Upstream};
 use crate::auth::grant::Grant;
 use crate::base::clock::Now;
 use crate::base::lock::lock;
@@ -43,17 +43,17 @@ struct Idle {
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Upload>,
-    watch: Arc<Watch>,
+    watch: Arc<ExchangeWatch>,
 }
 
 impl Pool {
-    /// Sends one request; `Place` lives as long as the answer's body does.
+    /// Sends one request; `ServerPlace` lives as long as the answer's body does.
     pub async fn exchange(
         self: &Arc<Self>,
         grant: &Grant,
         upstream: &Arc<Upstream>,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Place), Rejection> {
+    ) -> Result<(Response<Incoming>, ServerPlace), Rejection> {
         let mut request = request.map(Upload::new);
         // A kept connection may have been closed by the server a moment ago: what was not sent yet
         // is sent on the next.
@@ -110,14 +110,14 @@ impl Pool {
                     Err(Rejection::AmbiguousRequest("the request's body did not arrive whole"))
                 }
                 None => {
-                    let silent = "it closed the connection instead of answering";
+                    let silent = "the server closed the connection without an answer";
                     Err(Rejection::UpstreamProtocol(connection.watch.fault().unwrap_or(silent)))
                 }
             },
         }
     }
 
-    fn take(&self, upstream: &Arc<Upstream>) -> Option<(Connection, Place)> {
+    fn take(&self, upstream: &Arc<Upstream>) -> Option<(Connection, ServerPlace)> {
         let now = Now::read().mono;
         let mut idle = lock(&self.idle);
         for index in upstream.order() {
@@ -138,7 +138,7 @@ impl Pool {
         self: &Arc<Self>,
         mut connection: Connection,
         upstream: &Arc<Upstream>,
-        place: &Place,
+        place: &ServerPlace,
     ) {
         let Some(key) = upstream.key(place.index) else { return };
         let (pool, max_idle) = (Arc::clone(self), upstream.config.max_idle);

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::net::http1::hop_by_hop;
-use crate::upstream::Place;
+use crate::upstream::ServerPlace;
 
 /// A request's body on its way to the upstream: the data alone.
 ///
@@ -22,7 +22,7 @@ pub struct RequestBody(Incoming);
 pub enum AnswerBody {
     Whole(Full<Bytes>),
     /// The place on the server is kept until the last byte.
-    Streamed(Incoming, #[allow(dead_code, reason = "held for its Drop")] Place),
+    Streamed(Incoming, #[allow(dead_code, reason = "held for its Drop")] ServerPlace),
 }
 
 impl RequestBody {

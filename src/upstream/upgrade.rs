@@ -21,7 +21,7 @@ use crate::ws::accept::accept_for;
 const READ_SIZE: usize = 4 * 1024;
 
 #[derive(Debug)]
-pub enum Answer {
+pub enum UpgradeAnswer {
     /// A correct 101. `early` came behind it already.
     Switched { stream: Stream, early: BytesMut, headers: HeaderMap },
     /// Any other answer, cut at the limit.
@@ -35,9 +35,10 @@ pub async fn open(
     uri: &Uri,
     mut headers: HeaderMap,
     body_limit: usize,
-) -> Result<Answer, Rejection> {
+) -> Result<UpgradeAnswer, Rejection> {
     let wire = request(uri, &mut headers);
-    let gone = |_| Rejection::UpstreamProtocol("it closed the connection instead of answering");
+    let gone =
+        |_| Rejection::UpstreamProtocol("the server closed the connection without an answer");
     stream.write_all(&wire).await.map_err(gone)?;
     stream.flush().await.map_err(gone)?;
 
@@ -52,15 +53,15 @@ pub async fn open(
         }
         interim += 1;
         if interim > MAX_INTERIM_ANSWERS {
-            return Err(Rejection::UpstreamProtocol("it sent too many interim answers"));
+            return Err(Rejection::UpstreamProtocol("the server sent too many interim answers"));
         }
     };
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         check_switch(&answer.headers, &headers)?;
-        return Ok(Answer::Switched { stream, early: buffer, headers: answer.headers });
+        return Ok(UpgradeAnswer::Switched { stream, early: buffer, headers: answer.headers });
     }
     let body = read_body(&mut stream, &buffer, answer.framing, body_limit).await?;
-    Ok(Answer::Declined { status: answer.status, headers: answer.headers, body })
+    Ok(UpgradeAnswer::Declined { status: answer.status, headers: answer.headers, body })
 }
 
 /// The request's bytes; the upgrade's own headers are set on the way.
@@ -83,7 +84,7 @@ pub async fn read_head(
     loop {
         let length = head::length_of_head(buffer);
         if length.unwrap_or(buffer.len()) > MAX_ANSWER_HEAD {
-            return Err(Rejection::UpstreamProtocol("its answer head is larger than 32 KiB"));
+            return Err(Rejection::UpstreamProtocol("the answer head is larger than 32 KiB"));
         }
         if let Some(length) = length {
             let answer = head::parse_answer(buffer.split_at(length).0, false)
@@ -94,7 +95,7 @@ pub async fn read_head(
         match stream.read_buf(buffer).await {
             Ok(0) | Err(_) => {
                 return Err(Rejection::UpstreamProtocol(
-                    "it closed the connection instead of answering",
+                    "the server closed the connection without an answer",
                 ));
             }
             Ok(_) => {}
@@ -106,16 +107,16 @@ pub async fn read_head(
 fn check_switch(answer: &HeaderMap, asked: &HeaderMap) -> Result<(), Rejection> {
     let wrong = |why| Err(Rejection::UpstreamProtocol(why));
     if tokens(answer, UPGRADE) != ["websocket"] {
-        return wrong("its 101 does not switch to websocket");
+        return wrong("the 101 does not switch to websocket");
     }
     if !tokens(answer, CONNECTION).iter().any(|token| token == "upgrade") {
-        return wrong("its 101 has no 'Connection: Upgrade'");
+        return wrong("the 101 has no 'Connection: Upgrade'");
     }
     let key = asked.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
     let mut accepts = answer.get_all(SEC_WEBSOCKET_ACCEPT).iter();
     match (accepts.next(), accepts.next()) {
         (Some(accept), None) if accept.as_bytes() == accept_for(key).as_bytes() => {}
-        _ => return wrong("its Sec-WebSocket-Accept does not belong to this key"),
+        _ => return wrong("Sec-WebSocket-Accept does not belong to this key"),
     }
     let mut chosen = answer.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
     match (chosen.next(), chosen.next()) {
@@ -123,11 +124,11 @@ fn check_switch(answer: &HeaderMap, asked: &HeaderMap) -> Result<(), Rejection> 
         (Some(protocol), None)
             if offered_protocols(asked)
                 .any(|offered| offered.as_bytes() == protocol.as_bytes()) => {}
-        _ => return wrong("it chose a subprotocol that was not offered"),
+        _ => return wrong("the server chose a subprotocol that was not offered"),
     }
     let offered: Vec<_> = extension_names(asked).collect();
     if extension_names(answer).any(|name| !offered.contains(&name)) {
-        return wrong("it chose an extension that was not offered");
+        return wrong("the server chose an extension that was not offered");
     }
     Ok(())
 }
@@ -157,7 +158,7 @@ pub async fn read_body(
         let misframed = framing.advance(bytes, |payload| body.extend_from_slice(payload));
         if misframed.is_err() {
             return Err(Rejection::UpstreamProtocol(
-                "the body of its answer is not framed correctly",
+                "the body of the answer is not framed correctly",
             ));
         }
         if framing.is_done() || body.len() >= limit {

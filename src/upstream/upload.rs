@@ -14,7 +14,7 @@ use crate::upstream::request_body::RequestBody;
 
 /// The side that an exchange waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum WaitsFor {
     /// More of the body is to come from the client, which is bounded by its own progress.
     Client,
     /// The server takes the body, or has all of it, since then.
@@ -24,35 +24,35 @@ pub enum Turn {
 #[derive(Debug)]
 pub struct Upload {
     body: RequestBody,
-    turn: watch::Sender<Turn>,
+    turn: watch::Sender<WaitsFor>,
 }
 
 impl Upload {
     pub fn new(body: RequestBody) -> Self {
-        Self { body, turn: watch::Sender::new(Turn::Server(Now::read().mono)) }
+        Self { body, turn: watch::Sender::new(WaitsFor::Server(Now::read().mono)) }
     }
 
     /// Begins the server's turn: the request is on its way from now on.
     pub fn begin(&self) {
-        self.turn.send_replace(Turn::Server(Now::read().mono));
+        self.turn.send_replace(WaitsFor::Server(Now::read().mono));
     }
 
-    pub fn turns(&self) -> watch::Receiver<Turn> {
+    pub fn turns(&self) -> watch::Receiver<WaitsFor> {
         self.turn.subscribe()
     }
 }
 
 /// Completes when the server has had its turn for so long: it takes no more of the body, or does
 /// not answer.
-pub async fn server_is_late(mut turns: watch::Receiver<Turn>, limit: Duration) {
+pub async fn server_is_late(mut turns: watch::Receiver<WaitsFor>, limit: Duration) {
     let mut is_gone = false;
     loop {
         let turn = *turns.borrow_and_update();
         let since = match turn {
-            Turn::Server(since) => since,
+            WaitsFor::Server(since) => since,
             // A body that is gone will not be sent further.
-            Turn::Client if is_gone => Now::read().mono,
-            Turn::Client => {
+            WaitsFor::Client if is_gone => Now::read().mono,
+            WaitsFor::Client => {
                 is_gone = turns.changed().await.is_err();
                 continue;
             }
@@ -75,12 +75,12 @@ impl Body for Upload {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         match &polled {
-            Poll::Pending => this
-                .turn
-                .send_if_modified(|turn| std::mem::replace(turn, Turn::Client) != Turn::Client),
+            Poll::Pending => this.turn.send_if_modified(|turn| {
+                std::mem::replace(turn, WaitsFor::Client) != WaitsFor::Client
+            }),
             // What was polled before is out, or this would not be asked for.
             Poll::Ready(_) => {
-                this.turn.send_replace(Turn::Server(Now::read().mono)) == Turn::Client
+                this.turn.send_replace(WaitsFor::Server(Now::read().mono)) == WaitsFor::Client
             }
         };
         polled
@@ -104,13 +104,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_server_is_late_by_its_own_turns_alone() {
         let begun = Now::read().mono;
-        let turn = watch::Sender::new(Turn::Server(begun));
+        let turn = watch::Sender::new(WaitsFor::Server(begun));
         let late = tokio::spawn(server_is_late(turn.subscribe(), LIMIT));
         for _ in 0..5 {
             tokio::time::sleep(LIMIT / 2).await;
-            turn.send_replace(Turn::Client);
+            turn.send_replace(WaitsFor::Client);
             tokio::time::sleep(LIMIT * 2).await;
-            turn.send_replace(Turn::Server(Now::read().mono));
+            turn.send_replace(WaitsFor::Server(Now::read().mono));
         }
         assert!(!late.is_finished());
         let sent = Now::read().mono;

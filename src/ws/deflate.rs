@@ -23,16 +23,16 @@ const CHUNK: usize = 16 * 1024;
 
 /// What a client was promised in an early 101.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Agreed {
+pub struct AgreedDeflate {
     server_no_context_takeover: bool,
     server_max_window_bits: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
-    #[error("it is not deflated data")]
+    #[error("the data is not deflated")]
     Broken,
-    #[error("it inflates to more than is read")]
+    #[error("the data inflates to more than the limit")]
     TooLarge,
 }
 
@@ -61,9 +61,10 @@ fn window_bits(text: Option<&str>) -> Option<u8> {
 }
 
 /// The first of a client's offers that can be kept.
-pub fn agree(headers: &HeaderMap) -> Option<Agreed> {
+pub fn agree(headers: &HeaderMap) -> Option<AgreedDeflate> {
     extensions(headers).filter(|offer| offer.name.eq_ignore_ascii_case(NAME)).find_map(|offer| {
-        let mut agreed = Agreed { server_no_context_takeover: false, server_max_window_bits: None };
+        let mut agreed =
+            AgreedDeflate { server_no_context_takeover: false, server_max_window_bits: None };
         for (key, value) in offer.parameters {
             match key {
                 "server_no_context_takeover" if value.is_none() => {
@@ -83,7 +84,7 @@ pub fn agree(headers: &HeaderMap) -> Option<Agreed> {
     })
 }
 
-impl Agreed {
+impl AgreedDeflate {
     /// The same words for both sides: the answer to the client, and the offer to the upstream.
     pub fn header(&self) -> HeaderValue {
         let mut text = format!("{NAME}; {NO_CONTEXT}");
@@ -102,20 +103,20 @@ impl Agreed {
         let mut taken = extensions(answer);
         let Some(extension) = taken.next() else { return Ok(false) };
         if taken.next().is_some() || !extension.name.eq_ignore_ascii_case(NAME) {
-            return Err("it chose an extension that was not offered");
+            return Err("the server chose an extension that was not offered");
         }
         let has = |name: &str| extension.parameters.iter().find(|(key, _)| *key == name);
         if self.server_no_context_takeover && has("server_no_context_takeover").is_none() {
-            return Err("it keeps its compression context although it was told not to");
+            return Err("the server keeps its compression context against the offer");
         }
         let bits = has("server_max_window_bits").map(|(_, value)| window_bits(*value));
         if let Some(most) = self.server_max_window_bits
             && bits.flatten().is_none_or(|bits| bits > most)
         {
-            return Err("it compresses with a larger window than it was told to");
+            return Err("the server compresses with a larger window than was offered");
         }
         if has("client_max_window_bits").is_some() {
-            return Err("it asks for a smaller window than was offered");
+            return Err("the server asks for a smaller window than was offered");
         }
         Ok(true)
     }
@@ -333,8 +334,10 @@ pub(crate) mod tests {
 
     #[test]
     fn an_upstream_keeps_what_the_client_was_promised_or_is_refused() {
-        let plain = Agreed { server_no_context_takeover: false, server_max_window_bits: None };
-        let strict = Agreed { server_no_context_takeover: true, server_max_window_bits: Some(10) };
+        let plain =
+            AgreedDeflate { server_no_context_takeover: false, server_max_window_bits: None };
+        let strict =
+            AgreedDeflate { server_no_context_takeover: true, server_max_window_bits: Some(10) };
         assert_eq!(plain.is_kept_by(&headers(&[])), Ok(false));
         assert_eq!(
             plain.is_kept_by(&headers(&["permessage-deflate; server_no_context_takeover"])),

@@ -30,7 +30,7 @@ fn framed(first: u8, payload: &[u8], sender: Sender) -> Vec<u8> {
 
 /// What went on, in order, and what was seen of it.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
+struct FollowResult {
     wire: Vec<u8>,
     kinds: Vec<ControlKind>,
     messages: Vec<Vec<u8>>,
@@ -42,7 +42,7 @@ fn follow(
     follower: &mut FrameFollower,
     pieces: &[&[u8]],
     pause: Pause,
-    seen: &mut Seen,
+    seen: &mut FollowResult,
 ) -> Result<(), FrameError> {
     for piece in pieces {
         let mut rest = *piece;
@@ -113,7 +113,7 @@ fn frames_that_cannot_be_followed_are_errors_and_what_came_before_passes() {
     ];
     for (sender, bytes, error) in cases {
         let good = framed(0x81, b"good", sender);
-        let mut seen = Seen::default();
+        let mut seen = FollowResult::default();
         let mut follower = FrameFollower::new(sender, Rules::FOLLOW_ONLY);
         assert_eq!(
             follow(&mut follower, &[&[&good, bytes].concat()], Pause::Never, &mut seen),
@@ -129,7 +129,7 @@ fn a_message_that_is_too_big_is_refused_by_its_header() {
     let small = framed(0x81, &[0; 10], Sender::Client);
     let fragments =
         [framed(0x01, &[0; 6], Sender::Client), framed(0x80, &[0; 5], Sender::Client)].concat();
-    let mut seen = Seen::default();
+    let mut seen = FollowResult::default();
     let mut follower = FrameFollower::new(Sender::Client, rules);
     follow(&mut follower, &[&small], Pause::Never, &mut seen).unwrap();
     assert_eq!(
@@ -149,7 +149,7 @@ fn a_held_message_that_grows_too_large_passes_whole() {
         framed(0x80, b"end", Sender::Client),
     ]
     .concat();
-    let mut seen = Seen::default();
+    let mut seen = FollowResult::default();
     follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen)
         .unwrap();
     assert_eq!((seen.wire, seen.messages.len()), (stream, 0));
@@ -161,7 +161,7 @@ fn a_million_empty_fragments_hold_nothing_that_grows() {
     let mut follower = FrameFollower::new(Sender::Client, rules);
     let first = framed(0x01, b"", Sender::Client);
     let fragments = framed(0x00, b"", Sender::Client).repeat(10_000);
-    let mut seen = Seen::default();
+    let mut seen = FollowResult::default();
     follow(&mut follower, &[&first], Pause::Never, &mut seen).unwrap();
     for _ in 0..100 {
         follow(&mut follower, &[&fragments], Pause::Never, &mut seen).unwrap();
@@ -177,7 +177,7 @@ fn a_continuation_behind_a_close_frame_is_no_message_by_itself() {
     let stream = [framed(0x01, b"{", Sender::Client), close.clone(), end].concat();
     let rules = Rules { hold: Some(Hold { most: 100, binary: true }), ..Rules::FOLLOW_ONLY };
     let mut follower = FrameFollower::new(Sender::Client, rules);
-    let mut seen = Seen::default();
+    let mut seen = FollowResult::default();
     let outcome = follow(&mut follower, &[&stream], Pause::Never, &mut seen);
     assert_eq!((outcome, seen.wire, seen.messages.len()), (Err(FrameError::Sequence), close, 0));
 }
@@ -186,7 +186,7 @@ fn a_continuation_behind_a_close_frame_is_no_message_by_itself() {
 fn what_is_held_when_a_close_frame_comes_is_no_message_and_goes_nowhere() {
     let rules = Rules { hold: Some(Hold { most: 100, binary: false }), ..Rules::FOLLOW_ONLY };
     let close = framed(0x88, b"", Sender::Client);
-    let mut seen = Seen::default();
+    let mut seen = FollowResult::default();
     let stream = [framed(0x01, b"{\"type\":\"auth\"}", Sender::Client), close.clone()].concat();
     follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen)
         .unwrap();
@@ -209,7 +209,7 @@ fn a_held_compressed_message_that_grows_too_large_is_taken_out_whole() {
         .concat();
         for cut in 0..=stream.len() {
             let (first, second) = stream.split_at(cut);
-            let mut seen = Seen::default();
+            let mut seen = FollowResult::default();
             let mut follower = FrameFollower::new(Sender::Client, rules);
             follow(&mut follower, &[first, second], Pause::Never, &mut seen).unwrap();
             assert_eq!(
@@ -224,7 +224,7 @@ fn a_held_compressed_message_that_grows_too_large_is_taken_out_whole() {
     let wire = framed(0x00, b"", Sender::Client).repeat(1000);
     let stream =
         [framed(0x41, &[1; 60], Sender::Client), wire, framed(0x80, b"", Sender::Client)].concat();
-    let mut seen = Seen::default();
+    let mut seen = FollowResult::default();
     follow(&mut FrameFollower::new(Sender::Client, rules), &[&stream], Pause::Never, &mut seen)
         .unwrap();
     assert_eq!(seen.taken, [(true, vec![1; 60])]);
@@ -298,7 +298,7 @@ proptest! {
         cuts.extend([0, made.wire.len()]);
         cuts.sort_unstable();
         let mut follower = FrameFollower::new(sender, Rules::FOLLOW_ONLY);
-        let mut seen = Seen::default();
+        let mut seen = FollowResult::default();
         for pair in cuts.windows(2) {
             follow(&mut follower, &[&made.wire[pair[0]..pair[1]]], pause, &mut seen).unwrap();
             prop_assert_eq!(follower.at_frame_boundary(), made.frame_ends.contains(&seen.wire.len()));
@@ -318,13 +318,13 @@ proptest! {
         let made = stream(choices, Sender::Client);
         let rules = Rules { hold: Some(Hold { most: 1000, binary: false }), ..Rules::FOLLOW_ONLY };
         for cut in 0..=made.wire.len() {
-            let mut seen = Seen::default();
+            let mut seen = FollowResult::default();
             let (first, second) = made.wire.split_at(cut);
             follow(&mut FrameFollower::new(Sender::Client, rules), &[first, second], Pause::Never, &mut seen).unwrap();
             prop_assert_eq!(&seen.messages, &made.texts);
             prop_assert_eq!(seen.wire.len(), made.wire.len());
         }
-        let mut seen = Seen::default();
+        let mut seen = FollowResult::default();
         let bytes: Vec<&[u8]> = made.wire.chunks(1).collect();
         follow(&mut FrameFollower::new(Sender::Client, rules), &bytes, Pause::Never, &mut seen).unwrap();
         prop_assert_eq!(&seen.messages, &made.texts);
@@ -341,7 +341,7 @@ proptest! {
         let rules = Rules { takes_out_compressed: true, ..Rules::FOLLOW_ONLY };
         let expected: Vec<_> = sizes.iter().map(|(first, second)| (true, [vec![3; *first], vec![4; *second]].concat())).collect();
         for cut in 0..=wire.len() {
-            let mut seen = Seen::default();
+            let mut seen = FollowResult::default();
             let (first, second) = wire.split_at(cut);
             let mut follower = FrameFollower::new(Sender::Client, rules);
             follow(&mut follower, &[first, second], Pause::Never, &mut seen).unwrap();

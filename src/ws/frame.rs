@@ -33,13 +33,13 @@ pub enum FrameError {
     Unmasked,
     #[error("an upstream's frame is masked")]
     Masked,
-    #[error("a length with the highest bit set")]
+    #[error("a frame length has its highest bit set")]
     Length,
-    #[error("a control frame that is fragmented or longer than 125 bytes")]
+    #[error("a control frame is fragmented, or longer than 125 bytes")]
     Control,
-    #[error("a continuation of nothing, or a new message inside another")]
+    #[error("a continuation without a message, or a new message inside another")]
     Sequence,
-    #[error("a message larger than message_bytes")]
+    #[error("a message is larger than message_bytes")]
     TooBig,
 }
 

@@ -83,14 +83,14 @@ ack = false
 
 PAGE = """# Conformance
 
-The cases of the [Autobahn WebSocket test suite](https://github.com/crossbario/autobahn-testsuite), against an echo backend itself and against the same backend behind Usher. A case passes when both its behaviour and its way of closing are OK, NON-STRICT or INFORMATIONAL; what passes without Usher has to pass through it.
+Every case of the [Autobahn WebSocket test suite](https://github.com/crossbario/autobahn-testsuite) that passes against an echo backend must also pass against the same backend behind Usher. A case passes if both its behaviour and its close are OK, NON-STRICT or INFORMATIONAL.
 
-- Usher: {version}; one plain listener; its own pings put off, since cases judge each ping that arrives; every text message of the client examined (`proactive = true`).
+- Usher: {version}; one plain listener; no pings of its own, because the cases check each ping that arrives; Usher reads every text message of the client (`proactive = true`).
 - Backend: `websockets` {websockets} for Python, with permessage-deflate and no limit on sizes and fragments.
-- Suite: `kosoku` {kosoku}, which drives Autobahn's own case files, with `{options}`.
-- By ticket, the suite connects with one ticket of many uses. By first message, a forwarder of bytes puts the frame with the token behind each upgrade request, and Usher does not answer it (`ack = false`).
+- Suite: `kosoku` {kosoku}, which runs Autobahn's own case files, with `{options}`.
+- By ticket: the suite connects with one ticket of many uses. By first message: a byte forwarder appends the frame with the token to each upgrade request, and Usher does not answer it (`ack = false`).
 
-To repeat it: `make conformance`. It ends with 1 where a case passes without Usher and fails through it. The suite's own reports are then in `target/conformance/reports`.
+To repeat it, run `make conformance`. It exits with 1 if a case passes without Usher and fails through it. It writes the suite's own reports to `target/conformance/reports`.
 
 {report}"""
 

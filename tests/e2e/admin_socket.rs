@@ -1,4 +1,4 @@
-//! The admin listener on a unix socket, and the commands that speak to it.
+//! The admin listener on a unix socket, and the commands that use it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -74,7 +74,7 @@ impl Node {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let line =
-            lines.find(|line| line.contains("\"event\":\"ready\"")).expect("it is not ready");
+            lines.find(|line| line.contains("\"event\":\"ready\"")).expect("Usher is not ready");
         std::thread::spawn(move || lines.for_each(drop));
         (child, serde_json::from_str(&line).unwrap())
     }
@@ -83,7 +83,8 @@ impl Node {
         self.folder.join("admin.sock")
     }
 
-    /// A command that takes the address from the configuration, or as it is written.
+    /// Runs a command. The address of the admin listener comes from the configuration, or from
+    /// `admin`.
     fn command(&self, arguments: &[&str], admin: &[&str]) -> Output {
         let config = self.folder.join("usher.toml");
         let at =
@@ -141,11 +142,11 @@ fn commands_speak_to_a_socket_that_only_its_owner_reaches() {
     }
     let check = node.command(&["check"], &[]);
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
-    // No page in a browser reaches a file, so any Host will do.
+    // Any Host is accepted: no page in a browser can reach a file.
     let metrics = node.get("GET /metrics HTTP/1.1\r\nHost: usher\r\nConnection: close\r\n\r\n");
     assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("usher_ready 1"), "{metrics}");
 
-    // A second process does not take it away.
+    // A second process does not take the socket over.
     let second = node.command(&["run"], &[]);
     let why = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(69), "{why}");
@@ -155,7 +156,7 @@ fn commands_speak_to_a_socket_that_only_its_owner_reaches() {
             .starts_with("HTTP/1.1 200")
     );
 
-    // What a process that was killed leaves behind is no obstacle.
+    // The file that a killed process leaves behind is replaced.
     node.child.kill().unwrap();
     node.child.wait().unwrap();
     assert!(path.exists());
@@ -165,7 +166,7 @@ fn commands_speak_to_a_socket_that_only_its_owner_reaches() {
     node.restart();
     assert!(node.command(&["status"], &[]).status.success());
     assert_eq!(node.stop(), 0);
-    assert!(!path.exists(), "it goes with the process");
+    assert!(!path.exists(), "the socket is removed with the process");
 }
 
 #[test]

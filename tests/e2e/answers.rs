@@ -1,4 +1,4 @@
-//! An upstream's answer has one reading, to an upgrade and to plain HTTP alike.
+//! An answer of the upstream has one reading, for an upgrade and for plain HTTP.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 use crate::support::client::{self, Answer};
 use crate::support::{Raw, Setup, Usher, upgrade_request};
 
-/// A server that answers `/public/NUMBER` with the bytes of that number, then closes where it is
-/// told to.
+/// A server that answers `/public/NUMBER` with the bytes of that number. It may close the
+/// connection after each answer.
 struct Server {
     url: String,
     task: JoinHandle<()>,
@@ -41,7 +41,7 @@ impl Drop for Server {
     }
 }
 
-/// The number in the target of the next request. Its body, if there is one, is not looked at.
+/// Returns the number in the target of the next request. A body is left unread.
 async fn asked_for(socket: &mut TcpStream) -> Option<usize> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -191,8 +191,8 @@ async fn a_body_that_is_misframed_or_cut_has_no_clean_end() {
             .header("content-length")
             .is_some_and(|length| length == "100" && got.body.len() < 100);
         let is_open = got.header("transfer-encoding").is_some() && !got.body.ends_with("0\r\n\r\n");
-        // The upstream may be faster than the head on its way to the client: then the connection
-        // just ends.
+        // The upstream may fail before the head has gone out to the client. Then the client gets
+        // the end of the connection alone.
         assert!(
             [0, 502].contains(&got.status) || is_cut || is_open,
             "{answer:?}: {} {:?}",
@@ -217,8 +217,7 @@ async fn an_answer_that_was_not_asked_for_reaches_no_other_client() {
     .map(String::into_bytes)
     .to_vec();
     let (_server, usher) = usher(&answers, false).await;
-    // One client connection stays on one thread, and shares that thread's connections to the
-    // upstream.
+    // A client connection stays on one thread and shares the upstream connections of that thread.
     for number in 0..3 {
         let mut raw = Raw::connect(usher.plain).await;
         raw.send(format!("GET /public/{number} HTTP/1.1\r\nHost: x\r\n\r\n")).await;

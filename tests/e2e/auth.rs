@@ -1,4 +1,4 @@
-//! Who gets in with a token, and what the others are told.
+//! Which tokens let a client in, and how the others are answered.
 
 use aws_lc_rs::signature::KeyPair;
 use base64::Engine as _;
@@ -52,7 +52,7 @@ async fn only_a_good_token_opens_the_upstream() {
     ];
     for (what, token) in &bad {
         usher.keep_secret(
-            token.as_str().get(..).filter(|text| text.len() > 10).unwrap_or("a token that is none"),
+            token.as_str().get(..).filter(|text| text.len() > 10).unwrap_or("not a token"),
         );
         let answer = attempt(&usher, &format!("Authorization: Bearer {token}\r\n")).await;
         assert_eq!(answer.status, 401, "{what}");
@@ -189,7 +189,7 @@ async fn public_keys_verify_and_cannot_be_mixed_up() {
     usher.finish().await;
 }
 
-/// A user whose name a header would change is another user to the upstream: refused, and nobody is
+/// Refuses a user whose name a header would change: the upstream would see another user. Nothing is
 /// dialled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_does_not_survive_its_header_lets_nobody_in() {
@@ -243,9 +243,9 @@ async fn a_name_that_does_not_survive_its_header_lets_nobody_in() {
     let mut socket = usher.open("/ws", &[]).await.unwrap();
     socket.send(crate::first_message::auth(&usher.token(" admin "))).await.unwrap();
     assert_eq!(crate::first_message::json(&mut socket).await["payload"]["code"], "UNFIT_CLAIM");
-    assert!(echo.visits().is_empty(), "nobody is dialled");
+    assert!(echo.visits().is_empty(), "the upstream was dialled");
 
-    // The signed context carries any name, and a header what it can.
+    // The signed context carries any name, a plain header only some.
     drop(
         usher
             .open(
@@ -276,7 +276,7 @@ async fn a_name_that_does_not_survive_its_header_lets_nobody_in() {
     );
 }
 
-/// A provider that signs with three families under one `iss`: one table.
+/// One table serves a provider that signs with three families of algorithms under one `iss`.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_issuer_signs_with_keys_of_several_families() {
     let echo = Echo::start().await;
@@ -326,7 +326,7 @@ async fn one_issuer_signs_with_keys_of_several_families() {
     }
     let (config, good) =
         (usher.config_path(), std::fs::read_to_string(usher.config_path()).unwrap());
-    // What `run` would refuse, `check` refuses too: two tables of one issuer.
+    // `check` refuses the same file as `run`: here two tables for one issuer.
     std::fs::write(&config, good.replace("https://idp.example.com", "https://id.example.com"))
         .unwrap();
     for command in [&["check"][..], &["run", "-c"]] {

@@ -1,4 +1,5 @@
-//! The load tester against Usher: every way in over TLS, what is counted, and what it refuses.
+//! The load tester against Usher: each method over TLS, its counts, and the targets that it
+//! refuses.
 
 use std::process::{Output, Stdio};
 
@@ -20,7 +21,7 @@ async fn bench(token: &str, arguments: &[&str]) -> Output {
     command.output().await.unwrap()
 }
 
-/// Against the TLS listener, with `--json`; gives back the exit code and what was printed.
+/// Runs the bench with `--json` against the TLS listener. Returns the exit code and the report.
 async fn tell(usher: &Usher, token: &str, mode: &[&str], arguments: &[&str]) -> (i32, Value) {
     let (url, ca) = (format!("wss://localhost:{}/ws", usher.tls.port()), usher.certificate_path());
     let common = ["--json", "--token-env", "BENCH_TOKEN", "--ca", ca.to_str().unwrap(), &url];
@@ -77,8 +78,8 @@ async fn every_way_in_is_walked_and_counted() {
         (0, &json!(20), &json!(20)),
         "an open loop: {json}"
     );
-    // The second connection of a client that takes one at a time has the first one's session to
-    // resume.
+    // With one connection at a time, each connection after the first can resume the TLS session
+    // before it.
     let one_by_one = ["--auth", "header", "--connections", "6", "--concurrency", "1"];
     let (code, json) =
         tell(&usher, &token, &[], &[&one_by_one[..], &["--tls-resume"]].concat()).await;
@@ -98,7 +99,7 @@ async fn messages_are_echoed_and_idle_connections_weighed() {
         &usher,
         &token,
         &["messages"],
-        &["--auth", "message", "--connections", "5", "--size", "100KiB", "--duration", "200ms"],
+        &["--auth", "message", "--connections", "5", "--size", "100KiB", "--duration", "1s"],
     )
     .await;
     assert_eq!(
@@ -140,8 +141,8 @@ async fn a_bench_that_is_stopped_tells_what_there_was() {
     command.args(["bench", "messages", &url, "--duration", "1h", "--connections", "3", "--json"]);
     let child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // Once messages go to and fro, all threads listen for the signal.
-    eventually("messages go to and fro", async || echo.messages().len() >= 10).await;
+    // All threads wait for the signal once messages are echoed.
+    eventually("messages are echoed", async || echo.messages().len() >= 10).await;
     let stopped = std::process::Command::new("kill")
         .args(["-INT", &child.id().unwrap().to_string()])
         .status()
@@ -165,7 +166,7 @@ async fn graphql_clients_are_played_too() {
         [route.first_message]\npreset = \"graphql-transport-ws\"\n";
     let usher = Setup::new(echo.url()).routes(routes).start().await;
     let token = usher.token("ada");
-    // The server behind is the one that acknowledges; this one only echoes.
+    // This server echoes and does not acknowledge, as a GraphQL server would.
     let arguments = [
         "--auth",
         "message",
@@ -198,10 +199,10 @@ async fn what_fails_is_named_and_fails_the_bench() {
         let (code, _) =
             tell(&usher, "nonsense", &["connect"], &[&few[..], &["--tolerate", "4"]].concat())
                 .await;
-        assert_eq!(code, 0, "as many as are tolerated");
+        assert_eq!(code, 0, "as many failures as are tolerated");
     }
-    // A stranger who says something else first; a certificate that nobody vouches for, and a port
-    // where nobody listens.
+    // A certificate that is not trusted, a first message that is not a login, and a port without a
+    // listener.
     let url = format!("wss://127.0.0.1:{}/ws", usher.tls.port());
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let ca = usher.certificate_path().with_file_name("other.pem");
@@ -231,7 +232,7 @@ async fn a_timeout_names_its_phase_and_the_remedy() {
     ] {
         let silent = Recorder::start(script).await;
         let url = format!("ws://{}/ws", silent.address);
-        let output = bench("", &["--connections", "2", "--timeout", "300ms", &url]).await;
+        let output = bench("", &["--connections", "2", "--timeout", "2s", &url]).await;
         let told = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(1));
         assert!(

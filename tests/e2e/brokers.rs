@@ -1,5 +1,5 @@
-//! Brokers that want a login of their own, behind clients that show Usher a token: as
-//! `docs/brokers.md` sets them up.
+//! Brokers with a login of their own behind Usher, set up as `docs/brokers.md` says. Their clients
+//! send Usher a token.
 
 use std::time::Duration;
 
@@ -19,16 +19,16 @@ use crate::support::{Setup, Usher};
 const SECRET: &str = "broker:canary s3cret";
 const SERVICE: Login<'static> = Login { user: "usher", password: SECRET };
 
-/// Where a broker stands among those of the page.
+/// The index of a broker among those of the page.
 const RABBITMQ: usize = 0;
 const MOSQUITTO: usize = 1;
 
-/// What the page says to write for a broker.
+/// Returns the block that the page shows for a broker.
 fn block(broker: usize, language: &str) -> String {
     Page::named("docs/brokers.md").blocks(language).swap_remove(broker).text
 }
 
-/// The upstreams and routes of the page's configuration, with other addresses.
+/// Starts Usher with the upstreams and routes of the page and other addresses.
 async fn start(broker: usize, secret: &str, addresses: &[(&str, u16)]) -> Usher {
     let config = block(broker, "toml");
     let mut routes = config.split_at(config.find("[[upstream]]").unwrap()).1.to_owned();
@@ -49,7 +49,7 @@ fn is_done((code, lines): &(i32, Vec<Value>)) -> bool {
     *code == 0 && lines.last() == Some(&json!({"done": true}))
 }
 
-/// What paho-mqtt prints, in another language and by another author than MQTT.js.
+/// Returns the output of paho-mqtt, a second MQTT client beside MQTT.js.
 async fn paho(usher: &Usher, path: &'static str, token: &str, version: &'static str) -> String {
     let (port, certificate, token) =
         (usher.tls.port().to_string(), usher.certificate_path(), token.to_owned());
@@ -91,8 +91,8 @@ async fn mosquitto_gets_the_login_of_the_service() {
     usher.finish().await;
 }
 
-/// The file of the secret is read again with each reload, and a login that the broker refuses is
-/// told as what it is.
+/// A reload reads the file of the secret again. A login that the broker refuses has a log line of
+/// its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_login_is_told_and_mended_by_a_reload() {
     let broker = Mosquitto::start(&block(MOSQUITTO, "ini"), &[SERVICE]).await;
@@ -134,8 +134,8 @@ async fn a_wrong_login_is_told_and_mended_by_a_reload() {
     assert_eq!(audit.iter().filter(|line| line["outcome"] == "login_refused").count(), 2);
 }
 
-/// A broker that lets in who shows no login refuses a user name with an empty password, once it has
-/// a file of passwords.
+/// Mosquitto with `allow_anonymous` and a file of passwords refuses a user name with an empty
+/// password.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_service_the_broker_sees_no_login_at_all() {
     let broker = Mosquitto::start(
@@ -170,8 +170,8 @@ fn stomp_login(host: &str, token: &str) -> String {
     format!("CONNECT\naccept-version:1.2\nhost:{host}\nlogin:guest\npasscode:{token}\n\n\0")
 }
 
-/// Sends these messages at once. Gives back what comes until the end, or until nothing has come for
-/// a while.
+/// Sends these messages at once. Returns the answers until the end, or until no more come for ten
+/// seconds.
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     mut socket: WebSocketStream<S>,
     messages: &[String],
@@ -181,7 +181,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     }
     socket.flush().await.unwrap();
     let mut heard = Vec::new();
-    while let Ok(Some(Ok(message))) = timeout(Duration::from_secs(3), socket.next()).await {
+    while let Ok(Some(Ok(message))) = timeout(Duration::from_secs(10), socket.next()).await {
         match message {
             Message::Text(text) => heard.push(text.to_string()),
             Message::Close(frame) => return (heard, frame.map(|frame| frame.code.into())),
@@ -237,13 +237,13 @@ async fn rabbitmq_gets_the_login_of_the_service() {
     what_the_page_says_of_other_logins(&broker).await;
 }
 
-/// `guest` may do everything from this machine, and to the broker Usher's clients are on this
-/// machine.
+/// Checks that a client cannot log in as `guest`, who may do everything from this machine. For the
+/// broker, all clients of Usher are on this machine.
 async fn no_client_logs_in_as_another(broker: &RabbitMq, usher: &Usher, token: &str) {
     let is_in = |heard: &[String]| heard.iter().any(|frame| frame.contains("CONNECTED"));
     let refused = stomp_login("nowhere", SECRET);
-    // Without Usher the broker takes a second login, also one behind a byte that is none of a
-    // login.
+    // Without Usher, the broker accepts a second login, even behind a byte that belongs to no
+    // frame.
     let tcp = tokio::net::TcpStream::connect(("127.0.0.1", broker.stomp)).await.unwrap();
     let (direct, _) =
         tokio_tungstenite::client_async(format!("ws://127.0.0.1:{}/ws", broker.stomp), tcp)
@@ -269,12 +269,12 @@ async fn no_client_logs_in_as_another(broker: &RabbitMq, usher: &Usher, token: &
         );
         assert!(code.is_some(), "{messages:?}");
     }
-    // Behind a login that was accepted the broker itself takes no other.
+    // After a login that it accepted, the broker itself accepts no other.
     for behind in [format!("\0{GUEST}"), format!("{send}{GUEST}")] {
         let (heard, code) = through(usher, &[stomp_login("/", token), behind]).await;
         assert!(heard.len() == 1 && is_in(&heard) && code.is_some(), "{heard:?} {code:?}");
     }
-    // Two logins in one message are two credentials.
+    // Two logins in one message count as two credentials.
     let (heard, code) = through(usher, &[format!("{}\0{GUEST}", stomp_login("/", token))]).await;
     assert!(heard[0].contains("TWO_CREDENTIALS") && code == Some(1008), "{heard:?} {code:?}");
 }

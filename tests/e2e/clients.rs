@@ -1,4 +1,4 @@
-//! Clients of other languages, through Usher by ticket over TLS.
+//! Clients in other languages, which connect through Usher with tickets over TLS.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

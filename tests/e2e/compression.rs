@@ -1,4 +1,5 @@
-//! permessage-deflate: what is agreed with whom, and that nothing is lost while Usher reads along.
+//! permessage-deflate: what is agreed on either side, and that no message is lost while Usher reads
+//! the stream.
 
 use std::process::Command;
 
@@ -51,8 +52,8 @@ async fn compressed_streams_are_renewed_by_ticket_and_by_first_message() {
         .unwrap()
         .unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        // By first message the client compresses whatever the upstream does; by ticket the
-        // upstream's word goes.
+        // By first message, Usher agrees on compression before it dials the upstream. By ticket, it
+        // agrees on what the upstream answers.
         let expected = if by_ticket && upstream_agreed.is_empty() {
             "ok 2000 \n"
         } else {
@@ -67,7 +68,7 @@ async fn compressed_streams_are_renewed_by_ticket_and_by_first_message() {
         assert_eq!(
             server.lines()[1..],
             [format!("extensions: {upstream_agreed}")],
-            "and no auth message"
+            "the upstream got an auth message"
         );
         usher.finish().await;
     }
@@ -105,8 +106,8 @@ async fn the_client_is_told_that_each_message_stands_alone() {
     usher.finish().await;
 }
 
-/// A few kilobytes that inflate to megabytes: as a first message, and for an upstream that takes no
-/// compression.
+/// Refuses a few kilobytes that inflate to megabytes, as a first message and for an upstream
+/// without compression.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compression_bomb_is_refused() {
     let bomb = {

@@ -1,4 +1,4 @@
-//! The demo as a person meets it: one command, and a browser.
+//! The demo as a visitor uses it: one command, and a browser.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,7 @@ impl Drop for Demo {
     }
 }
 
-/// The demo, and what it prints line by line.
+/// Starts the demo. Returns the lines that it prints.
 fn start() -> (Demo, mpsc::Receiver<String>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
         .args(["demo", "--port", "0", "--tls-port", "0", "--admin-port", "0"])
@@ -31,7 +31,7 @@ fn start() -> (Demo, mpsc::Receiver<String>) {
     (Demo(child), lines)
 }
 
-/// The address on the line that begins with this word.
+/// Returns the address on the line that begins with this word.
 fn address(lines: &mpsc::Receiver<String>, word: &str) -> String {
     loop {
         let line =
@@ -42,11 +42,11 @@ fn address(lines: &mpsc::Receiver<String>, word: &str) -> String {
     }
 }
 
-/// One browser at a time: several on few cores only wait for each other.
+/// One browser runs at a time: on a few cores several would only slow each other down.
 static BROWSER: Mutex<()> = Mutex::new(());
 
-/// Runs a script of `tests/e2e/browser` with the path of the binary, and prints what it measured.
-#[allow(clippy::print_stdout, reason = "what was measured is shown with --nocapture")]
+/// Runs a script of `tests/e2e/browser` with the path of the binary, and prints its figures.
+#[allow(clippy::print_stdout, reason = "--nocapture shows the figures")]
 fn browse(script: &str) {
     let _turn = BROWSER.lock().unwrap_or_else(PoisonError::into_inner);
     let shots = concat!(env!("CARGO_MANIFEST_DIR"), "/target/demo-screenshots");

@@ -1,5 +1,4 @@
-//! The documents, held to the program: what they configure, what they show to type, where they
-//! lead.
+//! Checks the documents against the program: configurations, commands and links.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +8,8 @@ use crate::first_steps::Folder;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What a part of a configuration is completed with, where it has no such table. In a table with
-/// the line `# ...` the keys that are not written are completed.
+/// The tables that complete a part of a configuration. A missing table is added. In a table with
+/// the line `# ...`, the missing keys are added.
 const FRAME: [(&str, &[&str]); 4] = [
     ("[[listener]]", &["address = \"127.0.0.1:8080\"", "plain = true"]),
     (
@@ -27,13 +26,13 @@ const FRAME: [(&str, &[&str]); 4] = [
     ("[[route]]", &["path = \"/framed\"", "upstream = \"chat\"", "auth = [\"header\"]"]),
 ];
 
-/// A page, by its path from the root.
+/// A page, by its path from the root of the repository.
 pub struct Page {
     name: String,
     text: String,
 }
 
-/// What stands between two fences, and the line of the first.
+/// The text between two fences, and the line of the first.
 pub struct Block {
     line: usize,
     pub text: String,
@@ -89,7 +88,7 @@ impl Page {
         blocks
     }
 
-    /// The page without what stands in fences or between backticks.
+    /// Returns the page without fenced blocks and code spans.
     fn prose(&self) -> String {
         let mut is_code = false;
         let lines = self.text.lines().filter(|line| {
@@ -101,7 +100,7 @@ impl Page {
         text.split('`').step_by(2).collect()
     }
 
-    /// The anchors of its headings, as GitHub makes them.
+    /// Returns the anchors of its headings, as GitHub makes them.
     fn anchors(&self) -> Vec<String> {
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         let mut is_code = false;
@@ -122,7 +121,7 @@ impl Page {
         anchors
     }
 
-    /// Links of its prose, without those to other sites.
+    /// Returns the links in its prose, without those to other sites.
     fn links(&self) -> Vec<String> {
         let prose = self.prose();
         let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -133,12 +132,12 @@ impl Page {
     }
 }
 
-/// A part of a configuration, made whole.
+/// Returns the part as a complete configuration.
 fn completed(part: &str) -> String {
     let mut text = part.to_owned();
     for (table, keys) in FRAME {
         let Some(at) = text.find(&format!("{table}\n")) else {
-            // Each upstream that a route names.
+            // Adds each upstream that a route names.
             let mut names: Vec<_> = values(part, "upstream").collect();
             names.sort_unstable();
             names.dedup();
@@ -167,7 +166,7 @@ fn completed(part: &str) -> String {
     text
 }
 
-/// The strings that keys with this ending have.
+/// Returns the string values of all keys that end so.
 fn values<'a>(text: &'a str, ending: &'a str) -> impl Iterator<Item = &'a str> {
     text.lines().filter_map(move |line| {
         let (key, value) = line.split_once('=')?;
@@ -175,7 +174,8 @@ fn values<'a>(text: &'a str, ending: &'a str) -> impl Iterator<Item = &'a str> {
     })
 }
 
-/// What `usher check` finds in the configurations of a page, warnings included. README's are whole.
+/// Returns the errors and warnings of `usher check` for the configurations of a page. Those of
+/// README are complete as they are.
 fn configuration_faults(page: &Page) -> Vec<String> {
     let folder = Folder::new();
     let secret = "0123456789abcdef".repeat(4);
@@ -186,7 +186,7 @@ fn configuration_faults(page: &Page) -> Vec<String> {
         for file in values(&whole, "_file").filter(|file| !file.contains('/')) {
             folder.write(file, &secret);
         }
-        // A test identity is warned about wherever it stands.
+        // A configuration with `[bypass]` always has a warning.
         let terms = if whole.contains("[bypass]") { "--allow-bypass" } else { "--strict" };
         let mut command =
             folder.command(env!("CARGO_BIN_EXE_usher"), &["check", "--offline", terms]);
@@ -203,7 +203,7 @@ fn configuration_faults(page: &Page) -> Vec<String> {
     faults
 }
 
-/// Links that lead to no file, or to no heading in it.
+/// Returns the links that lead to no file, or to no heading of the file.
 fn link_faults(page: &Page) -> Vec<String> {
     let folder = Path::new(ROOT).join(&page.name).parent().unwrap().to_owned();
     let mut faults = Vec::new();
@@ -259,8 +259,8 @@ fn a_configuration_that_is_broken_in_a_document_is_found() {
         let faults = broken("README.md", from, to);
         assert!(faults.len() == 1 && faults[0].contains(part), "{part}: {faults:?}");
     }
-    // Elsewhere a table that is not there is completed, and one that is there has to be whole,
-    // unless it says that it is not.
+    // In other pages, a missing table is added. A table that is there must be complete, unless it
+    // has the line `# ...`.
     assert!(
         broken(
             "docs/page.md",
@@ -275,13 +275,14 @@ fn a_configuration_that_is_broken_in_a_document_is_found() {
     );
 }
 
-/// What stands in a block is one JSON text, or one a line.
+/// Returns true if the block is one JSON text, or one JSON text on each line.
 fn is_json(text: &str) -> bool {
     let is_one = |text: &str| serde_json::from_str::<serde_json::Value>(text).is_ok();
     is_one(text) || text.lines().all(is_one)
 }
 
-/// Each block as node reads a module, without running it.
+/// Returns the faults that node finds in the blocks. It parses each as a module and does not run
+/// it.
 fn script_faults(blocks: &[Block]) -> Vec<String> {
     let folder = Folder::new();
     let mut faults = Vec::new();
@@ -351,7 +352,7 @@ fn a_link_that_leads_nowhere_is_found() {
     assert_eq!(page.anchors(), ["one-two-three", "one-two-three-1", "one-two-three-2"]);
 }
 
-/// README is the way to every page.
+/// README links to every page.
 #[test]
 fn readme_links_every_page_of_the_documents() {
     let links = Page::named("README.md").links();

@@ -1,4 +1,4 @@
-//! Stopping in good order.
+//! Stopping in an orderly way.
 
 use std::time::Duration;
 
@@ -24,14 +24,14 @@ async fn every_session_is_told_to_go_and_the_exit_is_clean() {
         sockets.push(usher.connect(&format!("user-{number}")).await);
     }
     usher.signal("TERM");
-    // Not ready comes before the first close, or the first close has not come yet.
+    // `/readyz` turns to 503 before the first close frame goes out, or no close frame has come yet.
     is_unready(&usher).await;
     for socket in &mut sockets {
         let message =
             timeout(Duration::from_secs(10), socket.next()).await.unwrap().unwrap().unwrap();
         let Message::Close(Some(frame)) = message else { panic!("{message:?}") };
         assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1001, "Server going away"));
-        // The answer goes out with the next poll.
+        // The client library sends its close frame with the next poll.
         while let Some(Ok(_)) = socket.next().await {}
     }
     let audit = usher.finish_stopped().await;
@@ -55,10 +55,10 @@ async fn a_second_signal_exits_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_kernel_has_queued_is_served_and_nobody_is_reset() {
     let backend = Backend::start().await;
-    // Longer than a busy machine takes to send a hundred requests.
+    // The window is longer than a busy machine takes to send a hundred requests.
     let usher = Setup::new(backend.url()).drain("30s").start().await;
-    // The process stands still, so that the kernel queues, and finds the signal before the
-    // connections.
+    // The process is stopped, so that the kernel queues connections. When it goes on, the signal
+    // comes before the connections.
     usher.signal("STOP");
     let mut queued = Vec::new();
     for number in 0..200 {
@@ -72,7 +72,7 @@ async fn what_the_kernel_has_queued_is_served_and_nobody_is_reset() {
     usher.signal("CONT");
     for (number, raw) in queued.iter_mut().enumerate() {
         if number % 2 == 1 {
-            // It is slower than the signal.
+            // These requests arrive after the signal.
             raw.send("GET /public/hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
         }
     }
@@ -97,7 +97,7 @@ async fn an_answer_under_way_has_the_window_to_end() {
     assert!(raw.read_head().await.starts_with("HTTP/1.1 200 "));
     usher.signal("TERM");
     usher.logged(&["drain_finished"]).await;
-    // The window outlasts a session's close handshake, which is shorter than this pause.
+    // The drain window counts, not the shorter time for the close handshake of a session.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     raw.send("y!!").await;
     assert!(String::from_utf8(raw.read_to_close().await).unwrap().ends_with("0\r\n\r\n"));

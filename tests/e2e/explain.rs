@@ -1,4 +1,4 @@
-//! What `usher explain` says is what a running Usher does.
+//! `usher explain` predicts what a running Usher does.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -9,7 +9,7 @@ use crate::support::redis::RedisServer;
 use crate::support::verifier_server::VerifierServer;
 use crate::support::{Echo, Setup, Usher};
 
-/// Runs the command; the request's headers, or its token, come by standard input.
+/// Runs the command. The headers or the token of the request go to its standard input.
 fn run(config: &Path, url: &str, arguments: &[&str], input: &str) -> Output {
     use std::io::Write as _;
     let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
@@ -26,7 +26,7 @@ fn run(config: &Path, url: &str, arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// The explanation of a request, as programs read it.
+/// Returns the explanation of a request as JSON.
 pub async fn explained(usher: &Usher, url: &str, arguments: &[&str], input: &str) -> Value {
     let (config, url, input) = (usher.config_path(), url.to_owned(), input.to_owned());
     let arguments: Vec<String> = arguments.iter().map(|one| (*one).to_owned()).collect();

@@ -1,7 +1,7 @@
-//! A hundred requests: `usher explain` says of each what a running Usher does with it.
+//! Compares `usher explain` with a running Usher on a hundred requests.
 //!
-//! Both are asked about the same bytes. Of the running Usher the answer is read from the wire, the
-//! method and the user from its log, and the upstream path from the upstream.
+//! Both get the same bytes. The answer of the running Usher is read from the wire, the method and
+//! the user from its log, and the upstream path from the upstream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -121,21 +121,21 @@ const ROUTES: &str = r#"
 /// One request of the table.
 #[derive(Clone, Debug, Default)]
 struct Case {
-    /// `GET` upgrades; every other one is plain HTTP.
+    /// `None` upgrades. Any other method is plain HTTP.
     method: Option<&'static str>,
     target: String,
     headers: String,
-    /// The credential of the first message: `token` or `ticket`.
+    /// The field and the value of the credential in the first message: `token` or `ticket`.
     message: Option<(&'static str, String)>,
     /// The name of the client certificate.
     certificate: Option<&'static str>,
 }
 
-/// What becomes of a request.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     status: u64,
-    /// The outcome in metrics and logs; `accepted` for a request that is let in.
+    /// The outcome in metrics and logs. It is `accepted` if the request is let in.
     label: String,
     code: Option<String>,
     close_code: Option<u64>,
@@ -144,7 +144,7 @@ struct Outcome {
     upstream_path: Option<String>,
 }
 
-/// An upstream that accepts every request and writes down its path, by the request id.
+/// An upstream that accepts every request and notes its path by the request id.
 struct Upstream {
     url: String,
     paths: Arc<Mutex<HashMap<String, String>>>,
@@ -199,7 +199,7 @@ impl Drop for Upstream {
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        match timeout(PATIENCE, stream.read_u8()).await.expect("no head") {
+        match timeout(PATIENCE, stream.read_u8()).await.expect("no head arrived") {
             Ok(byte) => head.push(byte),
             Err(_) => break,
         }
@@ -214,7 +214,7 @@ fn header(head: &str, name: &str) -> Option<String> {
     })
 }
 
-/// The code of the first close frame among these frames of a server.
+/// Returns the code of the first close frame among these frames of a server.
 fn close_code(mut frames: &[u8]) -> Option<u64> {
     while let [first, length, rest @ ..] = frames {
         let (length, rest) = match length {
@@ -230,7 +230,7 @@ fn close_code(mut frames: &[u8]) -> Option<u64> {
     None
 }
 
-/// A text message of a client, masked with zeros.
+/// Returns a text message of a client, masked with zeros.
 fn masked(text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len()).unwrap().to_be_bytes();
     [&[0x81, 0x80 | 126][..], &length, &[0; 4], text.as_bytes()].concat()
@@ -281,7 +281,7 @@ impl Case {
         let is_rejected = line["event"].as_str().unwrap().ends_with("_rejected");
         let mut rest = Vec::new();
         if is_rejected {
-            let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("no end");
+            let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection stayed open");
         }
         let problem: Value = serde_json::from_slice(&rest).unwrap_or_default();
         let text =
@@ -331,13 +331,13 @@ impl Case {
         let close_code = verdict["close_code"].as_u64();
         let label = text(&verdict["label"]).unwrap_or_else(|| "accepted".to_owned());
         let outcome = Outcome {
-            // What is passed on has the upstream's own status.
+            // A request that is passed on gets the status of the upstream.
             status: verdict["status"].as_u64().unwrap_or(Upstream::STATUS),
             label: label.clone(),
-            // The code is in a body only.
+            // Only a body has the code, and a close frame does not.
             code: text(&verdict["code"]).filter(|_| close_code.is_none()),
             close_code,
-            // A running Usher does not look for a credential behind a bad upgrade.
+            // A running Usher does not look for a credential if the upgrade is malformed.
             method: text(&told["method"]).filter(|_| !label.starts_with("upgrade_")),
             user: text(&verdict["user"]),
             upstream_path: text(&told["upstream"]["path"]),
@@ -348,9 +348,9 @@ impl Case {
 }
 
 impl Case {
-    /// Asks both. `Some`: they say different things.
+    /// Asks both. Returns the difference if their answers differ.
     async fn check(&self, number: usize, world: &World) -> Option<String> {
-        // First the explanation: the ticket of a request stays good.
+        // The explanation comes first: it does not spend the ticket of the request.
         let (explained, told) = self.explained(number, world).await;
         let live = self.live(world).await;
         let text = told.to_string();
@@ -359,7 +359,7 @@ impl Case {
             let secret: String =
                 behind.chars().take_while(|c| !c.is_whitespace() && *c != '&').collect();
             let signature = secret.rsplit('.').next().unwrap_or_default();
-            assert!(signature.len() < 20 || !text.contains(signature), "a signature in {text}");
+            assert!(signature.len() < 20 || !text.contains(signature), "a signature is in {text}");
         }
         let steps = &told["steps"];
         (explained != live)
@@ -367,7 +367,8 @@ impl Case {
     }
 }
 
-/// The name of no certificate: the client connects to the listener that asks for one.
+/// Not the name of a certificate: the client connects without one to the listener that asks for
+/// one.
 const NO_CERTIFICATE: &str = "none";
 
 struct World {
@@ -377,7 +378,7 @@ struct World {
 }
 
 impl World {
-    /// The log line with the end of a request, or with the start of its session.
+    /// Returns the log line with the end of a request, or with the start of its session.
     async fn end_of(&self, id: &str) -> Value {
         let line = format!("\"request_id\":\"{id}\"");
         let is_end = |line: &Value| {
@@ -386,7 +387,7 @@ impl World {
                 ["session_started", "upgrade_rejected", "request_rejected", "http_forwarded"];
             ends.contains(&event)
         };
-        eventually(format!("an end of {id} in the log"), async || {
+        eventually(format!("the log has an end of {id}"), async || {
             let log = self.usher.log();
             let lines = log.lines().filter(|one| one.contains(&line));
             lines.filter_map(|one| serde_json::from_str(one).ok()).find(is_end)
@@ -439,7 +440,7 @@ fn certified(certificate: &'static str, headers: impl Into<String>) -> Case {
     Case { certificate: Some(certificate), ..upgrade("/certified", headers) }
 }
 
-/// Credentials in headers, queries, subprotocols and cookies, good and bad.
+/// Credentials in headers, queries, subprotocols and cookies, valid and invalid.
 fn token_cases(usher: &Usher) -> Vec<Case> {
     let ada = usher.token("ada");
     let with = |changes: Value| bearer(&usher.token_with("ada", changes));
@@ -492,7 +493,7 @@ fn token_cases(usher: &Usher) -> Vec<Case> {
     ]
 }
 
-/// Issuers whose keys are published, or cannot be fetched.
+/// Issuers with published keys, and issuers whose keys cannot be fetched.
 fn issuer_cases(usher: &Usher, keys: &KeyServer, away: &KeyServer) -> Vec<Case> {
     let good = Signer::new("published");
     let other = Signer::new("elsewhere");
@@ -507,7 +508,7 @@ fn issuer_cases(usher: &Usher, keys: &KeyServer, away: &KeyServer) -> Vec<Case> 
     ]
 }
 
-/// Spellings of paths, required permissions, and upgrades that are not well formed.
+/// Spellings of paths, required permissions, and malformed upgrades.
 fn path_cases(usher: &Usher) -> Vec<Case> {
     let ada = bearer(&usher.token("ada"));
     let with =
@@ -539,7 +540,7 @@ fn path_cases(usher: &Usher) -> Vec<Case> {
     ]
 }
 
-/// Shares of a migration, and methods that are only looked at.
+/// Shares of a migration, and methods in shadow mode.
 fn migration_cases(usher: &Usher) -> Vec<Case> {
     let ada = bearer(&usher.token("ada"));
     let mut cases = vec![
@@ -549,7 +550,7 @@ fn migration_cases(usher: &Usher) -> Vec<Case> {
         upgrade(&format!("/watched?access_token={}", usher.token("bob")), ""),
         plain("GET", "/old", &*ada),
     ];
-    // Of these, some are in the share and some are not.
+    // Some of these users are in the share and some are not.
     let users = (0..6).map(|number| usher.token(&format!("user {number}")));
     cases.extend(users.map(|token| upgrade("/old", bearer(&token))));
     cases
@@ -595,7 +596,7 @@ async fn other_methods(usher: &Usher, verifier: &VerifierServer) -> Vec<Case> {
     ]
 }
 
-/// Plain HTTP, which the same routes serve.
+/// Plain HTTP on the same routes.
 fn plain_cases(usher: &Usher) -> Vec<Case> {
     let ada = usher.token("ada");
     vec![
@@ -661,7 +662,7 @@ async fn of_a_hundred_requests_it_says_what_a_running_usher_does() {
 
     let world = World { usher, upstream, certified_port };
     let mut different = Vec::new();
-    // Some at a time: each explanation is a process.
+    // A few at a time: each explanation is a process.
     for (first, some) in cases.chunks(4).enumerate() {
         let checks =
             some.iter().enumerate().map(|(number, case)| case.check(first * 4 + number, &world));

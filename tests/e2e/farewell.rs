@@ -99,10 +99,10 @@ async fn the_end_of_a_session_is_told_in_an_error_frame_and_then_in_the_close_fr
     assert_eq!(closed(&mut socket).await, (1008, "Session revoked".to_owned()));
     let request_id = frame["payload"]["request_id"].clone();
 
-    let ends = token::now() + 2;
+    let ends = token::now() + 4;
     let token = usher.token_with("bob", json!({ "exp": ends }));
     let mut socket = by_message(&usher, "/close", &token).await;
-    let expired = json!({"code": "SESSION_EXPIRED", "message": "the session has ended with its credential",
+    let expired = json!({"code": "SESSION_EXPIRED", "message": "the session ended because its credential expired",
                          "recoverable": true, "details": {"status": 401, "expires_at": ends * 1000}});
     assert_eq!(payload(&json_of(&mut socket).await), expired);
     assert_eq!(closed(&mut socket).await, (4401, "Session expired".to_owned()));
@@ -110,7 +110,7 @@ async fn the_end_of_a_session_is_told_in_an_error_frame_and_then_in_the_close_fr
     // By a header, on a route that asks in messages: its client may be asked, so it may be told.
     let mut first = bearer(&usher, "/ws", &usher.token("eve")).await;
     let mut second = bearer(&usher, "/ws", &usher.token("eve")).await;
-    let replaced = json!({"code": "SESSION_REPLACED", "message": "another session of this user took the place",
+    let replaced = json!({"code": "SESSION_REPLACED", "message": "another session of this user replaced this one",
                           "recoverable": false, "details": {"status": 409}});
     assert_eq!(payload(&json_of(&mut first).await), replaced);
     assert_eq!(closed(&mut first).await, (1008, "Session replaced".to_owned()));
@@ -155,7 +155,7 @@ async fn a_client_that_does_not_speak_the_dialect_gets_the_close_frame_alone() {
         let code = if target == "/close" { 4401 } else { 1008 };
         assert_eq!(closed(&mut socket).await, (code, "Session revoked".to_owned()), "{target}");
     }
-    let token = usher.token_with("late", json!({ "exp": token::now() + 1 }));
+    let token = usher.token_with("late", json!({ "exp": token::now() + 3 }));
     let mut socket = bearer(&usher, "/close", &token).await;
     assert_eq!(closed(&mut socket).await, (4401, "Session expired".to_owned()));
     usher.finish().await;

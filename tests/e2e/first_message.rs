@@ -25,7 +25,7 @@ const ROUTES: &str = r#"
     upstream = "chat"
     auth = ["message"]
     close_codes = "http"
-    first_message = { timeout = "300ms", max_bytes = "1KiB" }
+    first_message = { timeout = "1s", max_bytes = "1KiB" }
     [[route]]
     path = "/forward"
     upstream = "chat"
@@ -332,12 +332,11 @@ async fn the_upstream_gets_the_message_as_the_route_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_fails_after_the_101_is_explained() {
-    let away = Recorder::start(Script::Silent).await.url();
+    let away = format!("http://127.0.0.1:{}", free_port());
     let wrong = Recorder::start(Script::WrongAccept).await;
     let busy =
         Recorder::start(Script::Answer(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec()))
             .await;
-    // The first server is gone by now: nobody listens there.
     for (url, code) in [(away, 1013), (wrong.url(), 1014), (busy.url(), 1014)] {
         let usher = start(url).await;
         let token = usher.token("ada");

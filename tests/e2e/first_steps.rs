@@ -67,7 +67,7 @@ impl Folder {
                 "-euo",
                 "pipefail",
                 "-c",
-                &format!("curl() {{ command curl --max-time 1 \"$@\" || [ $? = 28 ]; }}\n{script}"),
+                &format!("curl() {{ command curl --max-time 2 \"$@\" || [ $? = 28 ]; }}\n{script}"),
             ],
         );
         let (out, err) = (

@@ -96,7 +96,8 @@ async fn an_expectation_is_met_a_head_has_no_body_and_an_error_is_no_clean_end()
 async fn the_wait_for_an_answer_begins_when_the_request_is_out() {
     // A server that answers when it has the whole body, and one that never answers.
     let server = Recorder::start(Script::AnswerTo("the end")).await;
-    let usher = Setup::new(server.url()).upstream_lines("answer_timeout = \"700ms\"").start().await;
+    let usher =
+        Setup::new(server.url()).upstream_lines("answer_timeout = \"1500ms\"").start().await;
     let post = |path: &str| {
         format!(
             "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 8200\r\nConnection: close\r\n\r\n"

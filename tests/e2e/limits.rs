@@ -12,7 +12,7 @@ use crate::support::{Echo, Raw, Setup, eventually, upgrade_request};
 async fn a_slow_client_is_let_go_in_time() {
     let echo = Echo::start().await;
     let limits =
-        "[limits]\ntls_timeout = \"500ms\"\nhead_timeout = \"700ms\"\nhandshake_timeout = \"2s\"\n";
+        "[limits]\ntls_timeout = \"1s\"\nhead_timeout = \"2s\"\nhandshake_timeout = \"4s\"\n";
     let usher = Setup::new(echo.url()).extra(limits).start().await;
     let closed = join_all((0..40).map(|turn| {
         let usher = &usher;

@@ -200,10 +200,7 @@ async fn a_share_that_is_enforced_refuses_the_legacy_way_and_no_other() {
         }
     }
     drop(raw);
-    assert_eq!(
-        code,
-        Some((json!("LEGACY_METHOD"), json!("this client is to log in by ticket now")))
-    );
+    assert_eq!(code, Some((json!("LEGACY_METHOD"), json!("use the ticket method instead"))));
     assert_eq!(
         config(&usher, "?route=/ws", None).await.0,
         401,

@@ -419,7 +419,7 @@ async fn a_revoked_certificate_is_out_and_stays_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_with_its_certificate_and_a_resumed_handshake_does_not_bring_it_back() {
     let echo = Echo::start().await;
-    let clients = Clients::start(&echo.url(), 6).await;
+    let clients = Clients::start(&echo.url(), 10).await;
     let connector = clients.connector(Some("short"));
     let mut socket = clients.open(&connector, OPTIONAL, "/who", &[]).await.unwrap();
     // It is not asked for a new token: there is none to give.

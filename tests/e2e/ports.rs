@@ -1,8 +1,9 @@
 //! Addresses that another process has.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 
+use crate::support::redis::free_port;
 use crate::support::{Echo, Setup, Usher};
 
 /// Runs a second process with the first one's configuration and other addresses, which ends at
@@ -25,7 +26,7 @@ fn run_second(usher: &Usher, listener: &str, admin: &str) -> Output {
 async fn a_port_of_another_process_is_an_error_and_is_not_shared() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).start().await;
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let listener = format!("address = \"{}\"", usher.plain);
     let asking = format!("address = \"{}\"\nshare_port = true", usher.admin);
     for (listener, admin, address) in [

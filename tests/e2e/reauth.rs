@@ -194,7 +194,7 @@ async fn who_answers_as_another_or_not_at_all_is_closed_on_both_sides() {
     assert_eq!(json_of(&mut socket).await["payload"]["code"], "OTHER_SUBJECT");
     assert_eq!(close_frame(&mut socket).await, (1008, "Invalid token".to_owned()));
 
-    let mut socket = bearer(&usher, &short(&usher, "ada", 2)).await;
+    let mut socket = bearer(&usher, &short(&usher, "ada", 4)).await;
     asked(&mut socket).await;
     assert_eq!(json_of(&mut socket).await["payload"]["code"], "REAUTHENTICATION_TIMEOUT");
     assert_eq!(close_frame(&mut socket).await, (1008, "Re-authentication timeout".to_owned()));
@@ -259,15 +259,15 @@ async fn max_age_off_and_close_do_as_they_say() {
     usher.finish().await;
 
     let usher = start(echo.url(), "mode = \"off\"").await;
-    let mut socket = bearer(&usher, &short(&usher, "ada", 1)).await;
-    // The token's life, and one second more: its end must not matter here.
-    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let mut socket = bearer(&usher, &short(&usher, "ada", 3)).await;
+    // The end of the token has to pass.
+    tokio::time::sleep(Duration::from_millis(4100)).await;
     socket.send(Message::text("still here")).await.unwrap();
     assert_eq!(text(&mut socket).await, "still here");
     usher.finish().await;
 
     let usher = start(echo.url(), "mode = \"close\"").await;
-    let mut socket = bearer(&usher, &short(&usher, "ada", 1)).await;
+    let mut socket = bearer(&usher, &short(&usher, "ada", 3)).await;
     assert_eq!(close_frame(&mut socket).await, (1008, "Session expired".to_owned()));
     usher.finish().await;
 }
@@ -277,7 +277,7 @@ async fn nothing_of_ours_stands_inside_a_fragmented_message() {
     // The first fragment of a text message, and never the last.
     let recorder = Recorder::start(Script::Accept(b"\x01\x05begin".to_vec())).await;
     let usher = start(recorder.url(), "").await;
-    let token = short(&usher, "ada", 2);
+    let token = short(&usher, "ada", 4);
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n"))).await;
     raw.read_head().await;

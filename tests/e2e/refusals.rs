@@ -93,7 +93,7 @@ async fn an_address_that_a_limit_stops_has_a_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_counts_under_the_method_that_the_route_waited_for() {
     let echo = Echo::start().await;
-    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nfirst_message = { timeout = \"200ms\" }\n";
+    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nfirst_message = { timeout = \"1s\" }\n";
     let usher = Setup::new(echo.url()).routes(routes).start().await;
     for message in [Some("hello"), Some(r#"{"type":"auth"}"#), None] {
         let mut socket = usher.open("/ws", &[]).await.unwrap();
@@ -154,10 +154,9 @@ async fn a_refusal_counts_under_the_method_that_the_client_tried() {
 /// any other refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_at_a_public_route_without_an_upstream_fill_no_audit_log() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = []\n";
-    let setup =
-        Setup::new(format!("http://{nobody}")).routes(routes).extra("[log]\nrefusal_lines = 2\n");
+    let away = format!("http://127.0.0.1:{}", free_port());
+    let setup = Setup::new(away).routes(routes).extra("[log]\nrefusal_lines = 2\n");
     let usher = setup.start().await;
     for _ in 0..100 {
         let mut raw = Raw::connect(usher.plain).await;

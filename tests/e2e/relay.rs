@@ -173,7 +173,7 @@ async fn a_peer_that_vanishes_is_explained_to_the_other() {
 async fn a_session_ends_with_its_token() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).extra("[reauth]\nmode = \"close\"\n").start().await;
-    let token = usher.token_with("ada", json!({ "exp": token::now() + 2 }));
+    let token = usher.token_with("ada", json!({ "exp": token::now() + 4 }));
     let mut socket =
         usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap();
     assert_eq!(close_frame(&mut socket).await, (1008, "Session expired".to_owned()));

@@ -292,7 +292,7 @@ async fn a_revocation_ends_by_itself() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url())
         .routes(ROUTES)
-        .extra("[revocation]\nttl = \"2s\"\nmax_entries = 2\n")
+        .extra("[revocation]\nttl = \"4s\"\nmax_entries = 2\n")
         .start()
         .await;
     let token = usher.token("ada");

@@ -1,11 +1,11 @@
 //! The example for Socket.IO, with the configuration that its page shows: by WebSocket, by polling,
 //! and from one to the other.
 
-use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use crate::documents::Page;
 use crate::support::client::{self, Answer};
+use crate::support::redis::free_port;
 use crate::support::{Program, Setup, Usher};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/socketio");
@@ -13,7 +13,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/socketio");
 /// The server wants to know where the keys are, and Usher where the server is: its port is chosen
 /// first.
 async fn start() -> (Usher, Program, u16) {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let blocks = Page::named("docs/live-auth.md").blocks("toml");
     let shown = blocks
         .iter()

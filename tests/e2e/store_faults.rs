@@ -137,10 +137,10 @@ impl Drill {
         self.until_well().await;
         let recovered = healed.mono.elapsed();
         let known = self.until_closed(closed).await.saturating_duration_since(healed.mono);
-        // Whether this one survived depends on the fault; the door book counts it.
-        let late = redeem(&self.usher, &spare).await;
+        // Whether this ticket survived depends on the fault. The door book counts its uses.
+        let late = self.redeem_for_sure(&spare).await;
         assert!([101, 403].contains(&late), "{}: {late}", self.row);
-        assert_eq!(redeem(&self.usher, &spent).await, 403, "{}", self.row);
+        assert_eq!(self.redeem_for_sure(&spent).await, 403, "{}", self.row);
         note(
             self.row,
             &format!("{} | {} | {revoke}", want.issue, want.redeem),
@@ -149,6 +149,13 @@ impl Drill {
         );
         drop(live);
         self.finish().await;
+    }
+
+    /// Redeems again while the store does not answer in time, which happens on a busy machine.
+    async fn redeem_for_sure(&self, ticket: &str) -> u16 {
+        let answer =
+            async || Some(redeem(&self.usher, ticket).await).filter(|status| *status != 503);
+        eventually(format!("{}: the store answers", self.row), answer).await
     }
 
     pub async fn until_closed(&self, closed: JoinHandle<Instant>) -> Instant {
@@ -354,7 +361,7 @@ async fn usher_starts_without_redis_and_says_so() {
         .await;
     };
     tells("\"store\":\"away\"").await;
-    assert!(drill.usher.metrics().await.contains("usher_store_breaker_state{lane=\"tickets\"} 2"));
+    drill.usher.until_metric("usher_store_breaker_state{lane=\"tickets\"} 2").await;
     server.start_again();
     tells("\"store\":\"here\"").await;
     drill.until_well().await;

@@ -79,12 +79,12 @@ async fn the_whole_life_of_a_ticket_is_in_the_audit_log_on_every_store() {
         assert_eq!((redeem(&usher, &bound).await, redeem(&usher, &bound).await), (403, 403));
 
         let forgotten = ticket(&usher, &[], json!({"ttl_seconds": 1, "route": "/ws"})).await;
-        let multi = ticket(&usher, &[], json!({"ttl_seconds": 1, "single_use": false})).await;
+        let multi = ticket(&usher, &[], json!({"ttl_seconds": 5, "single_use": false})).await;
         assert_eq!(redeem(&usher, &multi).await, 101);
-        // Both have ended, and the first is shown before anyone looks.
+        // The time to live of `forgotten` has to pass.
         tokio::time::sleep(Duration::from_millis(1100)).await;
         let late = ticket(&usher, &[], json!({"ttl_seconds": 1})).await;
-        // It ends by the clock.
+        // The time to live of `late` has to pass.
         tokio::time::sleep(Duration::from_millis(1100)).await;
         assert_eq!((redeem(&usher, &late).await, redeem(&usher, &late).await), (403, 403));
         usher.until_metric("usher_tickets_expired_total 3").await;
@@ -151,7 +151,7 @@ async fn the_whole_life_of_a_ticket_is_in_the_audit_log_on_every_store() {
         let refused = audit.iter().find(|line| line["outcome"] == "binding").unwrap();
         assert_eq!(
             (&refused["user"], &refused["detail"]),
-            (&json!("ada"), &json!("it was made for another route"))
+            (&json!("ada"), &json!("the ticket was issued for another route"))
         );
         let validated: Vec<_> =
             audit.iter().filter(|line| line["event"] == "ticket_validated").collect();
@@ -174,7 +174,7 @@ async fn of_two_nodes_the_one_that_issued_a_ticket_tells_its_end_once() {
     let server = RedisServer::start(&[]);
     let store = format!("url = \"{}\"\ntimeout = \"10s\"", server.url());
     let (one, other) = (start(&echo, &store).await, start(&echo, &store).await);
-    let body = json!({"ttl_seconds": 2});
+    let body = json!({"ttl_seconds": 5});
     let redeemed = ticket(&one, &[&other], body.clone()).await;
     let forgotten = ticket(&one, &[&other], body).await;
     assert_eq!((redeem(&other, &redeemed).await, redeem(&one, &redeemed).await), (101, 403));

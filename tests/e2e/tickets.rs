@@ -148,6 +148,31 @@ async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_origins_at_the_endpoints_of_usher_are_a_bad_request() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).routes(ROUTES).start().await;
+    let token = usher.token("ada");
+    let (listed, other) = ("https://app.example.com", "https://evil.example.com");
+    for (first, second) in [(listed, other), (other, listed), (listed, listed)] {
+        let origins = format!("Origin: {first}\r\nOrigin: {second}\r\n");
+        for request in ["POST /websocket/ticket", "GET /websocket/config?route=/ws"] {
+            let head = format!(
+                "{request} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{origins}Content-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            let answer = client::http(usher.plain, head.as_bytes()).await;
+            assert!(
+                answer.status == 400 && answer.body.contains("\"BAD_REQUEST\""),
+                "{request} {origins}: {} {}",
+                answer.status,
+                answer.body
+            );
+            assert_eq!(answer.header("access-control-allow-origin"), None, "{request} {origins}");
+        }
+    }
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bound_ticket_is_good_only_where_it_was_made_for() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url())

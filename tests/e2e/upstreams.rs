@@ -20,10 +20,9 @@ async fn speaks(usher: &Usher) {
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
 }
 
-/// An address where nobody listens.
-async fn dead() -> String {
-    let recorder = Recorder::start(Script::Silent).await;
-    recorder.url()
+/// Returns the URL of a server that does not exist.
+fn dead() -> String {
+    format!("http://127.0.0.1:{}", free_port())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,13 +60,13 @@ async fn a_unix_socket_is_an_upstream_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_server_is_passed_over() {
     let echo = Echo::start().await;
-    let usher = Setup::new("").servers(&[dead().await, echo.url()]).start().await;
+    let usher = Setup::new("").servers(&[dead(), echo.url()]).start().await;
     for _ in 0..4 {
         speaks(&usher).await;
     }
     assert_eq!(echo.visits().len(), 4);
     usher.finish().await;
-    let usher = Setup::new("").servers(&[dead().await, dead().await]).start().await;
+    let usher = Setup::new("").servers(&[dead(), dead()]).start().await;
     assert_eq!(status(&usher).await.status, 502);
     usher.finish().await;
 }
@@ -101,7 +100,7 @@ async fn a_server_that_answers_late_or_nonsense_is_a_gateway_error() {
     ] {
         let recorder = Recorder::start(script).await;
         let usher =
-            Setup::new(recorder.url()).upstream_lines("upgrade_timeout = \"500ms\"").start().await;
+            Setup::new(recorder.url()).upstream_lines("upgrade_timeout = \"2s\"").start().await;
         assert_eq!(status(&usher).await.status, expected);
         usher.finish().await;
     }
@@ -111,7 +110,7 @@ async fn a_server_that_answers_late_or_nonsense_is_a_gateway_error() {
 async fn a_server_that_does_not_answer_an_upgrade_costs_its_own_timeout_and_the_next_one_is_asked()
 {
     let (silent, echo) = (Recorder::start(Script::Silent).await, Echo::start().await);
-    let lines = "upgrade_timeout = \"300ms\"\nanswer_timeout = \"1h\"";
+    let lines = "upgrade_timeout = \"1s\"\nanswer_timeout = \"1h\"";
     let usher =
         Setup::new("").servers(&[silent.url(), echo.url()]).upstream_lines(lines).start().await;
     let mut sockets = Vec::new();
@@ -140,7 +139,7 @@ async fn a_server_that_does_not_answer_an_upgrade_costs_its_own_timeout_and_the_
 #[tokio::test(flavor = "multi_thread")]
 async fn all_tries_together_share_reach_timeout() {
     let silent = [Recorder::start(Script::Silent).await, Recorder::start(Script::Silent).await];
-    let lines = "upgrade_timeout = \"1h\"\nreach_timeout = \"400ms\"";
+    let lines = "upgrade_timeout = \"1h\"\nreach_timeout = \"2s\"";
     let servers = silent.each_ref().map(Recorder::url);
     let usher = Setup::new("").servers(&servers).upstream_lines(lines).start().await;
     assert_eq!(status(&usher).await.status, 504);

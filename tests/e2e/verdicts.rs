@@ -216,7 +216,7 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
         "is not a unit of time",
     ),
     // Routes.
-    ("path = \"/ws\"", "path = \"ws\"", "a path begins with '/'"),
+    ("path = \"/ws\"", "path = \"ws\"", "a path must begin with '/'"),
     ("path = \"/ws\"", "", "needs `path`"),
     ("upstream = \"chat\"", "upstream = \"chta\"", "did you mean `chat`?"),
     (
@@ -228,7 +228,7 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
     (
         "upstream = \"chat\"",
         "upstream = \"chat\"\nupstream_path = \"//host/ws\"",
-        "is not one path",
+        "is ambiguous",
     ),
     (
         "upstream = \"chat\"",
@@ -273,15 +273,15 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
         "address = \"192.0.2.1:0\"\ntoken_file = \"secret\"\n[audit]",
         "does not have the address",
     ),
-    ("file = \"audit.jsonl\"", "file = \"missing/audit.jsonl\"", "is not there"),
+    ("file = \"audit.jsonl\"", "file = \"missing/audit.jsonl\"", "does not exist"),
     ("file = \"audit.jsonl\"", "file = \".\"", "is a directory"),
-    ("file = \"audit.jsonl\"", "file = \"secret/audit.jsonl\"", "is not there"),
+    ("file = \"audit.jsonl\"", "file = \"secret/audit.jsonl\"", "does not exist"),
     ("[audit]", "[log]\nfilter = \"verbose\"\n[audit]", "is not a log level"),
     ("[audit]", "[log]\nfilter = \"usher=loud\"\n[audit]", "is not a filter"),
     ("[audit]", "[log]\nformat = \"yaml\"\n[audit]", "not a value of `format`"),
     ("[audit]", "[tickets]\nrate_per_user = \"60/m\"\n[audit]", "write \"60/1m\""),
     ("[audit]", "[tickets]\nttl = \"10m\"\n[audit]", "`max_ttl`"),
-    ("[audit]", "[tickets]\npath = \"ticket\"\n[audit]", "a path begins with '/'"),
+    ("[audit]", "[tickets]\npath = \"ticket\"\n[audit]", "a path must begin with '/'"),
     ("[audit]", "[limits]\nhead_bytes = 16\n[audit]", "has no unit"),
     (
         "[audit]",
@@ -299,9 +299,9 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
     (
         "[audit]",
         "[context]\nalgorithm = \"ES256\"\nkey_files = [\"signing.pem\"]\n[audit]",
-        "is no ES256 key",
+        "is not an ES256 key",
     ),
-    ("[audit]", "[context]\nalgorithm = \"ES256\"\n[audit]", "its keys are for EdDSA"),
+    ("[audit]", "[context]\nalgorithm = \"ES256\"\n[audit]", "the keys are for EdDSA"),
     ("[audit]", "[context]\nalgorithm = \"HS256\"\n[audit]", "needs a secret"),
     ("[audit]", "[context]\nheader = \"X User\"\n[audit]", "is not a header name"),
     ("state_dir = \"state\"", "state_dir = \"secret\"", "is not a directory"),
@@ -428,7 +428,7 @@ async fn what_is_not_in_the_file_is_judged_alike_too() {
     // Keys that others can read.
     let files = edited("[audit]", "[context]\nkey_files = [\"signing.pem\"]\n[audit]");
     chmod(&folder.join("signing.pem"), 0o644);
-    says(&files, 77, "others can read it");
+    says(&files, 77, "others can read the key file");
     chmod(&folder.join("signing.pem"), 0o600);
     let keys: Vec<_> = fs::read_dir(folder.join("state/keys"))
         .unwrap()
@@ -439,7 +439,7 @@ async fn what_is_not_in_the_file_is_judged_alike_too() {
         .find(|path| path.extension().is_some_and(|extension| extension == "pem"))
         .unwrap();
     chmod(key, 0o604);
-    says(BASE, 77, "others can read it");
+    says(BASE, 77, "others can read the key file");
     chmod(key, 0o600);
     // Files that are no longer what they were.
     fs::write(folder.join("jwks.json"), "{\"keys\":[]}").unwrap();
@@ -479,7 +479,7 @@ async fn a_port_of_the_running_usher_is_free_for_its_reload_and_for_check() {
     let said = String::from_utf8_lossy(&checked.stdout).into_owned()
         + &String::from_utf8_lossy(&checked.stderr);
     assert!(
-        checked.status.success() && said.matches("bound by the Usher that runs").count() == 3,
+        checked.status.success() && said.matches("bound by the running Usher").count() == 3,
         "{said}"
     );
     usher.finish().await;

@@ -1,4 +1,4 @@
-// The driver of `usher-client` for JavaScript: see docs/clients.md for the lines that it speaks.
+// The driver of `usher-client` for JavaScript, as docs/client-rules.md describes it.
 import { createInterface } from 'node:readline'
 import { createRequire } from 'node:module'
 

@@ -1,4 +1,4 @@
-"""The driver of `usher_client` for Python: see docs/clients.md for the lines that it speaks."""
+"""The driver of `usher_client` for Python, as docs/client-rules.md describes it."""
 
 import asyncio
 import json

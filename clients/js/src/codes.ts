@@ -2,7 +2,7 @@
 
 import type { CloseKind } from './machine.js'
 
-/** What the end of a connection means, by its close code and reason. The first pattern that fits decides. */
+/** The meaning of a close code and reason. The first pattern that matches decides. */
 export const KINDS: [CloseKind, RegExp][] = [
   ['going_away', /^(1001|1012)/],
   ['unavailable', /^(1011|1013|1014|4503)/],

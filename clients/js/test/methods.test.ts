@@ -189,7 +189,7 @@ describe('the fallback', () => {
     await pass()
     socket().open()
     socket().refuse(legacy)
-    socket().end(1008, 'this client is to log in by ticket now')
+    socket().end(1008, 'use the ticket method instead')
     await pass()
     expect(by()).toBe('ticket')
   })

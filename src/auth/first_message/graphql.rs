@@ -7,20 +7,23 @@
 use serde_json::{Map, Value, json};
 
 use super::json::{self, may_contain};
-use super::{Answer, Heard};
+use super::{FirstMessageContent, RenewalAnswer};
 use crate::base::strict_json;
 use crate::config::FirstMessage;
 use crate::model::faults::FirstMessageFault;
 use crate::ws::frame::Message;
 
-pub(super) fn hear(rules: &FirstMessage, message: &Message) -> Result<Heard, FirstMessageFault> {
+pub(super) fn read(
+    rules: &FirstMessage,
+    message: &Message,
+) -> Result<FirstMessageContent, FirstMessageFault> {
     let kind = json::object(message)
         .and_then(|object| object.get("type").and_then(Value::as_str).map(str::to_owned));
     match kind.as_deref() {
         // "Ping: useful for detecting failed connections"; either side may, at any time.
-        Some("ping") => Ok(Heard::More(Some(Message::text(r#"{"type":"pong"}"#)))),
-        Some("pong") => Ok(Heard::More(None)),
-        _ => json::hear(rules, "connection_init", message),
+        Some("ping") => Ok(FirstMessageContent::More(Some(Message::text(r#"{"type":"pong"}"#)))),
+        Some("pong") => Ok(FirstMessageContent::More(None)),
+        _ => json::read(rules, "connection_init", message),
     }
 }
 
@@ -49,7 +52,7 @@ pub(super) fn ping(kind: &str, payload: Value) -> Message {
     Message::text(json!({ "type": "ping", "payload": json::merged(about, payload) }).to_string())
 }
 
-pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
+pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer> {
     if !may_contain(text, "pong") {
         return None;
     }
@@ -58,11 +61,13 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
         return None;
     }
     match json::proof(rules, &object) {
-        Ok(proof) => return Some(Answer::Proof { proof, id: None }),
+        Ok(proof) => return Some(RenewalAnswer::Proof { proof, id: None }),
         Err(FirstMessageFault::MissingToken) => {}
-        Err(fault) => return Some(Answer::Wrong { fault, id: None }),
+        Err(fault) => return Some(RenewalAnswer::Wrong { fault, id: None }),
     }
     // A client that knows nothing of this sends a ping's payload back.
     let echoed = object.pointer("/payload/type").and_then(Value::as_str);
-    echoed.filter(|kind| ["auth_required", "auth_ok", "error"].contains(kind)).map(|_| Answer::Echo)
+    echoed
+        .filter(|kind| ["auth_required", "auth_ok", "error"].contains(kind))
+        .map(|_| RenewalAnswer::Echo)
 }

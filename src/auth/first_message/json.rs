@@ -3,7 +3,9 @@
 use aws_lc_rs::rand;
 use serde_json::{Map, Value, json};
 
-use super::{Accepted, Answer, AuthMessage, Heard, LONGEST_ID, Question, Refused};
+use super::{
+    Accepted, AuthMessage, FirstMessageContent, LONGEST_ID, Question, Refused, RenewalAnswer,
+};
 use crate::auth::credential::Proof;
 use crate::base::clock::UnixMillis;
 use crate::base::strict_json;
@@ -11,11 +13,11 @@ use crate::config::{FirstMessage, Forward};
 use crate::model::faults::FirstMessageFault;
 use crate::ws::frame::Message;
 
-pub(super) fn hear(
+pub(super) fn read(
     rules: &FirstMessage,
     wanted: &str,
     message: &Message,
-) -> Result<Heard, FirstMessageFault> {
+) -> Result<FirstMessageContent, FirstMessageFault> {
     let mut object = object(message).ok_or(FirstMessageFault::NotAuth)?;
     if object.pointer(&rules.type_pointer).and_then(Value::as_str) != Some(wanted) {
         return Err(FirstMessageFault::NotAuth);
@@ -30,11 +32,11 @@ pub(super) fn hear(
             Some(Message::text(object.to_string()))
         }
     };
-    Ok(Heard::Auth(AuthMessage { proof, id, forward, rest: None }))
+    Ok(FirstMessageContent::Auth(AuthMessage { proof, id, forward, rest: None }))
 }
 
 /// In the stream most messages are the application's: those that cannot be ours are not parsed.
-pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
+pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer> {
     if !may_contain(text, &rules.type_value) {
         return None;
     }
@@ -44,8 +46,8 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
     }
     let id = id_of(&object);
     Some(match proof(rules, &object) {
-        Ok(proof) => Answer::Proof { proof, id },
-        Err(fault) => Answer::Wrong { fault, id },
+        Ok(proof) => RenewalAnswer::Proof { proof, id },
+        Err(fault) => RenewalAnswer::Wrong { fault, id },
     })
 }
 
@@ -173,7 +175,11 @@ pub(super) fn refused(about: &Refused<'_>) -> Message {
 }
 
 pub(super) fn acceptance(about: &Accepted<'_>) -> Value {
-    json!({ "user": about.user, "session_id": about.session_id, "expires_at": about.expires_at.map(|at| at.0) })
+    json!({
+        "user": about.user,
+        "session_id": about.session_id,
+        "expires_at": about.expires_at.map(|at| at.0),
+    })
 }
 
 pub(super) fn refusal(about: &Refused<'_>) -> Value {

@@ -40,7 +40,7 @@ enum Memory {
 
 /// What a client's first message turned out to be.
 #[derive(Debug)]
-pub enum Heard {
+pub enum FirstMessageContent {
     /// Nothing yet: the protocol allows something before it, or it goes on in the next message.
     /// Perhaps with an answer.
     More(Option<Message>),
@@ -60,7 +60,7 @@ pub struct AuthMessage {
 
 /// A message in the stream that was meant for us.
 #[derive(Debug)]
-pub enum Answer {
+pub enum RenewalAnswer {
     Proof {
         proof: Proof,
         id: Option<String>,
@@ -110,7 +110,7 @@ pub struct Question {
 /// Ids of clients are repeated, but not of any length.
 const LONGEST_ID: usize = 128;
 
-impl Answer {
+impl RenewalAnswer {
     /// Returns true if the message carries a secret, or more than one.
     pub fn has_credential(&self) -> bool {
         match self {
@@ -144,15 +144,15 @@ impl Dialect {
         (self.rules.preset == Preset::Json).then(|| json::id_in(message)).flatten()
     }
 
-    pub fn hear(&mut self, message: &Message) -> Result<Heard, Rejection> {
+    pub fn read(&mut self, message: &Message) -> Result<FirstMessageContent, Rejection> {
         let heard = match (self.rules.preset, &mut self.memory) {
             (Preset::SocketIo, Memory::SocketIo(namespace)) => {
-                socketio::hear(&self.rules, namespace, message)
+                socketio::read(&self.rules, namespace, message)
             }
-            (Preset::Mqtt, Memory::Mqtt(connect)) => connect.hear(&self.rules, message),
-            (Preset::GraphqlTransportWs, _) => graphql::hear(&self.rules, message),
-            (Preset::Stomp, _) => stomp::hear(&self.rules, message),
-            _ => json::hear(&self.rules, &self.rules.type_value, message),
+            (Preset::Mqtt, Memory::Mqtt(connect)) => connect.read(&self.rules, message),
+            (Preset::GraphqlTransportWs, _) => graphql::read(&self.rules, message),
+            (Preset::Stomp, _) => stomp::read(&self.rules, message),
+            _ => json::read(&self.rules, &self.rules.type_value, message),
         };
         heard.map_err(Rejection::FirstMessage)
     }
@@ -250,7 +250,7 @@ impl Dialect {
     }
 
     /// Is this message of the stream meant for us? `None`: it is the application's.
-    pub fn answer(&self, text: &[u8]) -> Option<Answer> {
+    pub fn answer(&self, text: &[u8]) -> Option<RenewalAnswer> {
         match &self.memory {
             Memory::SocketIo(_) => return socketio::answer(&self.rules, text),
             Memory::Mqtt(_) => return None,

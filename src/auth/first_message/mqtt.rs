@@ -4,7 +4,7 @@
 //! packet is whole. The broker gets it without the client's login, or with one of the service, and
 //! answers CONNACK itself. MQTT has no words for a renewal.
 
-use super::{AuthMessage, Heard, Refused};
+use super::{AuthMessage, FirstMessageContent, Refused};
 use crate::auth::credential::Proof;
 use crate::config::{FirstMessage, Forward};
 use crate::model::faults::FirstMessageFault;
@@ -41,11 +41,11 @@ struct Parts {
 }
 
 impl Connect {
-    pub(super) fn hear(
+    pub(super) fn read(
         &mut self,
         rules: &FirstMessage,
         message: &Message,
-    ) -> Result<Heard, FirstMessageFault> {
+    ) -> Result<FirstMessageContent, FirstMessageFault> {
         if message.is_text {
             return Err(FirstMessageFault::NotAuth);
         }
@@ -54,7 +54,7 @@ impl Connect {
         }
         self.gathered.extend_from_slice(&message.payload);
         let Some((&first, after)) = self.gathered.split_first() else {
-            return Ok(Heard::More(None));
+            return Ok(FirstMessageContent::More(None));
         };
         if first != CONNECT {
             return Err(FirstMessageFault::NotAuth);
@@ -62,14 +62,14 @@ impl Connect {
         let Some((length, length_bytes)) =
             variable_length(after).ok_or(FirstMessageFault::NotAuth)?
         else {
-            return Ok(Heard::More(None));
+            return Ok(FirstMessageContent::More(None));
         };
         if length > rules.max_bytes {
             return Err(FirstMessageFault::TooBig);
         }
         let whole = after.split_at(length_bytes).1;
         let Some((packet, rest)) = whole.split_at_checked(length) else {
-            return Ok(Heard::More(None));
+            return Ok(FirstMessageContent::More(None));
         };
         let parts = Parts::read(packet).ok_or(FirstMessageFault::NotAuth)?;
         self.level = Some(parts.level);
@@ -92,7 +92,7 @@ impl Connect {
             rest,
         };
         self.gathered = Vec::new();
-        Ok(Heard::Auth(heard))
+        Ok(FirstMessageContent::Auth(heard))
     }
 
     /// CONNACK, with the codes of the client's version.

@@ -8,7 +8,7 @@
 use serde_json::{Value, json};
 
 use super::json::{self, may_contain};
-use super::{Answer, AuthMessage, Heard, Refused};
+use super::{AuthMessage, FirstMessageContent, Refused, RenewalAnswer};
 use crate::base::strict_json;
 use crate::config::{FirstMessage, Forward};
 use crate::model::faults::FirstMessageFault;
@@ -21,7 +21,12 @@ pub(super) struct Namespace(String);
 /// The open packet. What the greeting of the config says is kept; an id is added.
 pub(super) fn open(greeting: Option<&str>) -> Message {
     let written = greeting.and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let usual = json!({ "upgrades": [], "pingInterval": 25_000, "pingTimeout": 20_000, "maxPayload": 1_000_000 });
+    let usual = json!({
+        "upgrades": [],
+        "pingInterval": 25_000,
+        "pingTimeout": 20_000,
+        "maxPayload": 1_000_000,
+    });
     let mut object = written.filter(Value::is_object).unwrap_or(usual);
     if let Some(object) = object.as_object_mut() {
         object.entry("sid").or_insert_with(|| json::uuid().into());
@@ -29,11 +34,11 @@ pub(super) fn open(greeting: Option<&str>) -> Message {
     Message::text(format!("0{object}"))
 }
 
-pub(super) fn hear(
+pub(super) fn read(
     rules: &FirstMessage,
     namespace: &mut Namespace,
     message: &Message,
-) -> Result<Heard, FirstMessageFault> {
+) -> Result<FirstMessageContent, FirstMessageFault> {
     let packet = message
         .as_text()
         .and_then(|text| text.strip_prefix("40"))
@@ -56,7 +61,7 @@ pub(super) fn hear(
             Some(Message::text(format!("40{name}{object}")))
         }
     };
-    Ok(Heard::Auth(AuthMessage { proof, id: None, forward, rest: None }))
+    Ok(FirstMessageContent::Auth(AuthMessage { proof, id: None, forward, rest: None }))
 }
 
 /// A client joins each further namespace with a CONNECT packet of its own, and its library puts the
@@ -80,7 +85,7 @@ pub(super) fn event(namespace: &Namespace, name: &str, argument: &Value) -> Mess
     Message::text(format!("42{}{}", namespace.0, json!([name, argument])))
 }
 
-pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
+pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer> {
     if !text.starts_with(b"42") || !may_contain(text, &rules.type_value) {
         return None;
     }
@@ -96,8 +101,8 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<Answer> {
         .ok_or(FirstMessageFault::MissingToken)
         .and_then(|argument| json::proof(rules, argument));
     Some(match proof {
-        Ok(proof) => Answer::Proof { proof, id: None },
-        Err(fault) => Answer::Wrong { fault, id: None },
+        Ok(proof) => RenewalAnswer::Proof { proof, id: None },
+        Err(fault) => RenewalAnswer::Wrong { fault, id: None },
     })
 }
 

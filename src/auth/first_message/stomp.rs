@@ -4,7 +4,7 @@
 //! The broker gets the frame without the client's login, or with one of the service, and answers
 //! CONNECTED itself. STOMP has no words for a renewal.
 
-use super::{AuthMessage, Heard, Refused};
+use super::{AuthMessage, FirstMessageContent, Refused};
 use crate::auth::credential::Proof;
 use crate::config::{FirstMessage, Forward};
 use crate::model::faults::FirstMessageFault;
@@ -18,12 +18,15 @@ const LOGIN: [&str; 3] = ["authorization", "passcode", "login"];
 /// Brokers skip these between two frames; NUL is RabbitMQ's addition.
 const BETWEEN_FRAMES: [char; 3] = ['\r', '\n', '\0'];
 
-pub(super) fn hear(rules: &FirstMessage, message: &Message) -> Result<Heard, FirstMessageFault> {
+pub(super) fn read(
+    rules: &FirstMessage,
+    message: &Message,
+) -> Result<FirstMessageContent, FirstMessageFault> {
     let text = std::str::from_utf8(&message.payload).map_err(|_| FirstMessageFault::NotAuth)?;
     // Heart-beats are bare line ends.
     let text = text.trim_start_matches(['\r', '\n']);
     if text.is_empty() {
-        return Ok(Heard::More(None));
+        return Ok(FirstMessageContent::More(None));
     }
     let (frame, rest) = text.split_once('\0').ok_or(FirstMessageFault::NotAuth)?;
     if !is_login(frame) || has_bare_carriage_return(frame) {
@@ -43,7 +46,7 @@ pub(super) fn hear(rules: &FirstMessage, message: &Message) -> Result<Heard, Fir
     };
     let rest = (!rest.is_empty())
         .then(|| Message { is_text: message.is_text, payload: rest.as_bytes().to_vec() });
-    Ok(Heard::Auth(AuthMessage {
+    Ok(FirstMessageContent::Auth(AuthMessage {
         proof: Proof::Token(Secret::from(token)),
         id: None,
         forward,

@@ -15,13 +15,13 @@ fn dialect(table: &str) -> Dialect {
     Dialect::new(&rules(table))
 }
 
-fn hear(dialect: &mut Dialect, text: &str) -> Result<Heard, Rejection> {
-    dialect.hear(&Message::text(text))
+fn read(dialect: &mut Dialect, text: &str) -> Result<FirstMessageContent, Rejection> {
+    dialect.read(&Message::text(text))
 }
 
-fn auth(heard: Result<Heard, Rejection>) -> AuthMessage {
+fn auth(heard: Result<FirstMessageContent, Rejection>) -> AuthMessage {
     match heard.unwrap() {
-        Heard::Auth(auth) => auth,
+        FirstMessageContent::Auth(auth) => auth,
         other => panic!("{other:?}"),
     }
 }
@@ -64,15 +64,15 @@ const QUESTION: Question =
 fn json_takes_a_token_or_a_ticket_and_answers_under_the_client_s_id() {
     let mut dialect = dialect("");
     let heard =
-        auth(hear(&mut dialect, r#"{"type":"auth","id":"m1","payload":{"token":"t.o.k"}}"#));
+        auth(read(&mut dialect, r#"{"type":"auth","id":"m1","payload":{"token":"t.o.k"}}"#));
     assert!(matches!(heard.proof, Proof::Token(_)));
     assert_eq!(
         (token(&heard.proof), heard.id.as_deref(), heard.forward),
         ("t.o.k", Some("m1"), None)
     );
-    let heard = auth(hear(&mut dialect, r#"{"type":"auth","payload":{"token":"Bearer t.o.k"}}"#));
+    let heard = auth(read(&mut dialect, r#"{"type":"auth","payload":{"token":"Bearer t.o.k"}}"#));
     assert_eq!(token(&heard.proof), "t.o.k");
-    let heard = auth(hear(&mut dialect, r#" {"payload":{"ticket":"abc"},"type":"\u0061uth"}"#));
+    let heard = auth(read(&mut dialect, r#" {"payload":{"ticket":"abc"},"type":"\u0061uth"}"#));
     assert!(matches!(heard.proof, Proof::Ticket(_)));
     for (message, fault) in [
         ("hello", FirstMessageFault::NotAuth),
@@ -84,14 +84,14 @@ fn json_takes_a_token_or_a_ticket_and_answers_under_the_client_s_id() {
         (r#"{"type":"auth","payload":{"token":5}}"#, FirstMessageFault::MissingToken),
     ] {
         assert_eq!(
-            hear(&mut dialect, message).unwrap_err(),
+            read(&mut dialect, message).unwrap_err(),
             Rejection::FirstMessage(fault),
             "{message}"
         );
     }
     let binary = Message::binary(br#"{"type":"auth","payload":{"token":"t"}}"#.to_vec());
     assert_eq!(
-        dialect.hear(&binary).unwrap_err(),
+        dialect.read(&binary).unwrap_err(),
         Rejection::FirstMessage(FirstMessageFault::NotAuth)
     );
 
@@ -105,8 +105,8 @@ fn json_takes_a_token_or_a_ticket_and_answers_under_the_client_s_id() {
     assert_eq!(
         said,
         json!({"type": "error", "id": "m1", "timestamp": "1970-01-01T00:00:00.000Z",
-               "payload": {"code": "INVALID_TOKEN", "message": "the token is not valid", "recoverable": true,
-                           "details": {"status": 401}, "request_id": "r1"}})
+               "payload": {"code": "INVALID_TOKEN", "message": "the token is not valid",
+                           "recoverable": true, "details": {"status": 401}, "request_id": "r1"}})
     );
     let details = [("attempts_left", json!(2))];
     let told = Refused { details: &details, ..REFUSED };
@@ -129,15 +129,15 @@ fn an_answer_is_found_and_everything_else_is_the_application_s() {
     let dialect = dialect("");
     assert!(matches!(
         dialect.answer(br#"{"type":"auth","payload":{"token":"t"}}"#),
-        Some(Answer::Proof { .. })
+        Some(RenewalAnswer::Proof { .. })
     ));
     assert!(matches!(
         dialect.answer(br#"{"type":"\u0061\u0075th","payload":{"token":"t"}}"#),
-        Some(Answer::Proof { .. })
+        Some(RenewalAnswer::Proof { .. })
     ));
     assert!(matches!(
         dialect.answer(br#"{"type":"auth","id":"x"}"#),
-        Some(Answer::Wrong { id: Some(_), .. })
+        Some(RenewalAnswer::Wrong { id: Some(_), .. })
     ));
     for other in [
         &b"hello"[..],
@@ -153,10 +153,12 @@ fn an_answer_is_found_and_everything_else_is_the_application_s() {
 
 #[test]
 fn other_json_dialects_fit_by_pointers() {
-    let table = "type_pointer = \"/msg\"\ntype_value = \"login\"\ntoken_pointer = \"/params/0/resume\"\nforward = \"redact\"\nack = false\ngreeting = '{\"server\":1}'";
+    let table = "type_pointer = \"/msg\"\ntype_value = \"login\"\n\
+                 token_pointer = \"/params/0/resume\"\nforward = \"redact\"\nack = false\n\
+                 greeting = '{\"server\":1}'";
     let mut dialect = dialect(table);
     assert_eq!(text(dialect.greeting()), r#"{"server":1}"#);
-    let heard = auth(hear(&mut dialect, r#"{"msg":"login","params":[{"resume":"secret"}]}"#));
+    let heard = auth(read(&mut dialect, r#"{"msg":"login","params":[{"resume":"secret"}]}"#));
     assert_eq!(token(&heard.proof), "secret");
     assert_eq!(text(heard.forward), r#"{"msg":"login","params":[{"resume":""}]}"#);
     assert!(dialect.accepted(&ACCEPTED).is_none());
@@ -165,11 +167,11 @@ fn other_json_dialects_fit_by_pointers() {
 #[test]
 fn graphql_hears_connection_init_and_asks_by_ping() {
     let mut dialect = dialect("preset = \"graphql-transport-ws\"");
-    match hear(&mut dialect, r#"{"type":"ping"}"#).unwrap() {
-        Heard::More(answer) => assert_eq!(text(answer), r#"{"type":"pong"}"#),
+    match read(&mut dialect, r#"{"type":"ping"}"#).unwrap() {
+        FirstMessageContent::More(answer) => assert_eq!(text(answer), r#"{"type":"pong"}"#),
         other => panic!("{other:?}"),
     }
-    let heard = auth(hear(
+    let heard = auth(read(
         &mut dialect,
         r#"{"type":"connection_init","payload":{"token":"secret","more":1}}"#,
     ));
@@ -177,7 +179,7 @@ fn graphql_hears_connection_init_and_asks_by_ping() {
         text(heard.forward),
         r#"{"type":"connection_init","payload":{"token":"","more":1}}"#
     );
-    let subscribe = hear(&mut dialect, r#"{"type":"subscribe","id":"1"}"#);
+    let subscribe = read(&mut dialect, r#"{"type":"subscribe","id":"1"}"#);
     assert_eq!(subscribe.unwrap_err(), Rejection::FirstMessage(FirstMessageFault::NotAuth));
     assert!(dialect.accepted(&ACCEPTED).is_none() && dialect.refused(&REFUSED).is_none());
     let asked: Value = serde_json::from_str(&text(dialect.ask(&QUESTION))).unwrap();
@@ -187,11 +189,11 @@ fn graphql_hears_connection_init_and_asks_by_ping() {
     );
     assert!(matches!(
         dialect.answer(br#"{"type":"pong","payload":{"token":"t"}}"#),
-        Some(Answer::Proof { .. })
+        Some(RenewalAnswer::Proof { .. })
     ));
     assert!(matches!(
         dialect.answer(br#"{"type":"pong","payload":{"type":"auth_required","id":"q"}}"#),
-        Some(Answer::Echo)
+        Some(RenewalAnswer::Echo)
     ));
     assert!(dialect.answer(br#"{"type":"pong"}"#).is_none());
     assert!(dialect.answer(br#"{"type":"subscribe","payload":{"token":"t"}}"#).is_none());
@@ -204,7 +206,7 @@ fn socket_io_greets_first_and_keeps_to_the_client_s_namespace() {
     let open: Value = serde_json::from_str(open.strip_prefix('0').unwrap()).unwrap();
     assert_eq!((&open["pingInterval"], &open["upgrades"]), (&json!(25_000), &json!([])));
     assert!(open["sid"].is_string());
-    let heard = auth(hear(&mut dialect, r#"40/admin,{"token":"secret"}"#));
+    let heard = auth(read(&mut dialect, r#"40/admin,{"token":"secret"}"#));
     assert_eq!(
         (token(&heard.proof), text(heard.forward)),
         ("secret", r#"40/admin,{"token":""}"#.to_owned())
@@ -215,9 +217,12 @@ fn socket_io_greets_first_and_keeps_to_the_client_s_namespace() {
     assert!(text(dialect.ask(&QUESTION)).starts_with(r#"42/admin,["auth_required",{"#));
     assert!(matches!(
         dialect.answer(br#"42/admin,["auth",{"token":"t"}]"#),
-        Some(Answer::Proof { .. })
+        Some(RenewalAnswer::Proof { .. })
     ));
-    assert!(matches!(dialect.answer(br#"427["auth",{"token":"t"}]"#), Some(Answer::Proof { .. })));
+    assert!(matches!(
+        dialect.answer(br#"427["auth",{"token":"t"}]"#),
+        Some(RenewalAnswer::Proof { .. })
+    ));
     assert!(dialect.answer(br#"42["chat","auth"]"#).is_none());
     assert!(dialect.logs_in_again());
     let more = dialect.login_again(true, br#"40/more,{"token":"secret","a":1}"#);
@@ -235,18 +240,19 @@ fn socket_io_greets_first_and_keeps_to_the_client_s_namespace() {
         ("2probe", FirstMessageFault::NotAuth),
         ("42[\"x\"]", FirstMessageFault::NotAuth),
     ] {
-        assert_eq!(hear(&mut dialect, message).unwrap_err(), Rejection::FirstMessage(fault));
+        assert_eq!(read(&mut dialect, message).unwrap_err(), Rejection::FirstMessage(fault));
     }
 }
 
 #[test]
 fn home_assistant_names_its_version_in_every_answer() {
     let mut dialect = dialect(
-        "preset = \"home-assistant\"\ngreeting = '{\"type\":\"auth_required\",\"ha_version\":\"2026.11.0\"}'",
+        "preset = \"home-assistant\"\n\
+         greeting = '{\"type\":\"auth_required\",\"ha_version\":\"2026.11.0\"}'",
     );
     assert!(text(dialect.greeting()).contains("auth_required"));
     assert_eq!(
-        token(&auth(hear(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#)).proof),
+        token(&auth(read(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#)).proof),
         "secret"
     );
     assert_eq!(text(dialect.accepted(&ACCEPTED)), r#"{"type":"auth_ok","ha_version":"2026.11.0"}"#);
@@ -260,7 +266,7 @@ fn home_assistant_names_its_version_in_every_answer() {
         dialect.greeted_for_the_upstream()
             && dialect.is_greeting(br#"{"type":"auth_required","ha_version":"1"}"#)
     );
-    let heard = auth(hear(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#));
+    let heard = auth(read(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#));
     assert_eq!(text(heard.forward), r#"{"type":"auth","access_token":""}"#);
     assert!(dialect.accepted(&ACCEPTED).is_none(), "the upstream says it");
 }
@@ -268,8 +274,8 @@ fn home_assistant_names_its_version_in_every_answer() {
 #[test]
 fn stomp_hides_the_secret_wherever_it_may_stand() {
     let mut dialect = dialect("preset = \"stomp\"\nforward = \"redact\"");
-    assert!(matches!(hear(&mut dialect, "\n\r\n"), Ok(Heard::More(None))));
-    let heard = auth(hear(
+    assert!(matches!(read(&mut dialect, "\n\r\n"), Ok(FirstMessageContent::More(None))));
+    let heard = auth(read(
         &mut dialect,
         "\nCONNECT\naccept-version:1.2\nAuthorization:Bearer secret\r\npasscode:\n\n\0\n",
     ));
@@ -280,13 +286,13 @@ fn stomp_hides_the_secret_wherever_it_may_stand() {
     );
     assert!(heard.rest.is_none());
     let heard =
-        auth(hear(&mut dialect, "STOMP\nlogin:ada\npasscode:secret\n\n\0SUBSCRIBE\nid:0\n\n\0"));
+        auth(read(&mut dialect, "STOMP\nlogin:ada\npasscode:secret\n\n\0SUBSCRIBE\nid:0\n\n\0"));
     assert_eq!(
         (token(&heard.proof), text(heard.rest)),
         ("secret", "SUBSCRIBE\nid:0\n\n\0".to_owned())
     );
     assert_eq!(
-        hear(&mut dialect, "CONNECT\n\n\0").unwrap_err(),
+        read(&mut dialect, "CONNECT\n\n\0").unwrap_err(),
         Rejection::FirstMessage(FirstMessageFault::MissingToken)
     );
     for message in [
@@ -295,7 +301,7 @@ fn stomp_hides_the_secret_wherever_it_may_stand() {
         "CONNECT\npasscode:secret\nx:y\rlogin:root\n\n\0",
     ] {
         assert_eq!(
-            hear(&mut dialect, message).unwrap_err(),
+            read(&mut dialect, message).unwrap_err(),
             Rejection::FirstMessage(FirstMessageFault::NotAuth),
             "{message:?}"
         );
@@ -362,9 +368,9 @@ fn mqtt_is_gathered_from_any_pieces_and_loses_its_password() {
             let stream = [&with[..], b"\xc0\0"].concat();
             let mut heard = None;
             for piece in stream.chunks(step) {
-                match dialect.hear(&Message::binary(piece.to_vec())).unwrap() {
-                    Heard::More(answer) => assert!(answer.is_none()),
-                    Heard::Auth(auth) => {
+                match dialect.read(&Message::binary(piece.to_vec())).unwrap() {
+                    FirstMessageContent::More(answer) => assert!(answer.is_none()),
+                    FirstMessageContent::Auth(auth) => {
                         heard = Some(auth);
                         break;
                     }
@@ -384,14 +390,14 @@ fn mqtt_is_gathered_from_any_pieces_and_loses_its_password() {
         }
     }
     let whole = [connect(4, false, Some(b"secret")), b"\xc0\0".to_vec()].concat();
-    let heard = auth(dialect("preset = \"mqtt\"").hear(&Message::binary(whole)));
+    let heard = auth(dialect("preset = \"mqtt\"").read(&Message::binary(whole)));
     assert_eq!(heard.rest, Some(Message::binary(b"\xc0\0".to_vec())));
 }
 
 #[test]
 fn what_is_no_connect_packet_is_refused_at_once() {
     let fault = |bytes: &[u8]| {
-        dialect("preset = \"mqtt\"").hear(&Message::binary(bytes.to_vec())).unwrap_err()
+        dialect("preset = \"mqtt\"").read(&Message::binary(bytes.to_vec())).unwrap_err()
     };
     for bytes in [&b"\x82\x05"[..], b"\x10\xff\xff\xff\xff\x01", b"\x10\x02\0\x04"] {
         assert_eq!(fault(bytes), Rejection::FirstMessage(FirstMessageFault::NotAuth), "{bytes:?}");
@@ -410,7 +416,7 @@ fn what_is_no_connect_packet_is_refused_at_once() {
         "more in it than it says"
     );
     let mut dialect = dialect("preset = \"mqtt\"");
-    assert!(hear(&mut dialect, "text").is_err());
+    assert!(read(&mut dialect, "text").is_err());
     assert!(dialect.refused(&REFUSED).is_none(), "nobody knows its version");
 }
 
@@ -435,7 +441,7 @@ fn a_second_credential_is_refused_in_every_dialect() {
         // RabbitMQ skips the second NUL.
         ("stomp", "CONNECT\npasscode:good\n\n\0\0CONNECT\npasscode:junk\n\n\0"),
     ] {
-        let heard = hear(&mut dialect(&format!("preset = \"{preset}\"")), message);
+        let heard = read(&mut dialect(&format!("preset = \"{preset}\"")), message);
         assert_eq!(heard.unwrap_err(), TWO, "{message}");
     }
     // What clients write for an absent field is none.
@@ -443,11 +449,11 @@ fn a_second_credential_is_refused_in_every_dialect() {
         r#"{"type":"auth","payload":{"token":"good","ticket":null}}"#,
         r#"{"type":"auth","payload":{"token":"","ticket":"good"}}"#,
     ] {
-        assert_eq!(token(&auth(hear(&mut dialect(""), message)).proof), "good", "{message}");
+        assert_eq!(token(&auth(read(&mut dialect(""), message)).proof), "good", "{message}");
     }
     let mut twice = connect(4, false, Some(b"good"));
     twice.extend(connect(4, false, Some(b"junk")));
-    assert_eq!(dialect("preset = \"mqtt\"").hear(&Message::binary(twice)).unwrap_err(), TWO);
+    assert_eq!(dialect("preset = \"mqtt\"").read(&Message::binary(twice)).unwrap_err(), TWO);
     // The properties gain an authentication method, with data and without.
     for more in [&b"\x15\0\x02xy\x16\0\x03key"[..], b"\x15\0\x02xy"] {
         let mut enhanced = connect(5, false, Some(b"good"));
@@ -456,7 +462,7 @@ fn a_second_credential_is_refused_in_every_dialect() {
         enhanced.splice(at + 6..at + 6, more.iter().copied());
         enhanced[1] += more.len() as u8;
         assert_eq!(
-            dialect("preset = \"mqtt\"").hear(&Message::binary(enhanced)).unwrap_err(),
+            dialect("preset = \"mqtt\"").read(&Message::binary(enhanced)).unwrap_err(),
             TWO,
             "{more:?}"
         );
@@ -473,7 +479,10 @@ fn a_second_credential_in_an_answer_is_one_too_many() {
     ] {
         let answer = dialect(&format!("preset = \"{preset}\"")).answer(message);
         assert!(
-            matches!(answer, Some(Answer::Wrong { fault: FirstMessageFault::TwoCredentials, .. })),
+            matches!(
+                answer,
+                Some(RenewalAnswer::Wrong { fault: FirstMessageFault::TwoCredentials, .. })
+            ),
             "{preset}: {answer:?}"
         );
     }
@@ -482,7 +491,7 @@ fn a_second_credential_in_an_answer_is_one_too_many() {
 #[test]
 fn the_upstream_gets_no_login_or_that_of_the_service() {
     let text_of =
-        |table: &str, message: &str| text(auth(hear(&mut dialect(table), message)).forward);
+        |table: &str, message: &str| text(auth(read(&mut dialect(table), message)).forward);
     let login = "forward = \"replace\"\nsecret_env = \"ANY\"";
     let stomp = "CONNECT\r\nlogin:ada\r\npasscode:token\r\nhost:/\r\n\r\n\0";
     assert_eq!(
@@ -499,7 +508,8 @@ fn the_upstream_gets_no_login_or_that_of_the_service() {
         format!("CONNECT\r\nlogin:svc\r\npasscode:{SECRET}\r\nhost:/\r\n\r\n\0")
     );
     // In no spelling is the client's own user left, and what stands below the headers is no header.
-    let spelled = "STOMP\nLogin:root\n login :root\nlogin:root\nAuthorization:Bearer token\ncontent-length:8\n\nlogin:me\0";
+    let spelled = "STOMP\nLogin:root\n login :root\nlogin:root\nAuthorization:Bearer token\n\
+                   content-length:8\n\nlogin:me\0";
     assert_eq!(
         text_of(&format!("preset = \"stomp\"\nuser = \"svc\"\n{login}"), spelled),
         format!("STOMP\nlogin:svc\npasscode:{SECRET}\ncontent-length:8\n\nlogin:me\0")
@@ -519,7 +529,7 @@ fn the_upstream_gets_no_login_or_that_of_the_service() {
             |user: Option<&[u8]>, password: Option<&[u8]>| connect_as(level, will, user, password);
         let sent = Message::binary(packet(Some(b"ada"), Some(b"token")));
         let got = |table: &str| {
-            auth(dialect(&format!("preset = \"mqtt\"\n{table}")).hear(&sent))
+            auth(dialect(&format!("preset = \"mqtt\"\n{table}")).read(&sent))
                 .forward
                 .unwrap()
                 .payload

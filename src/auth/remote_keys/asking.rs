@@ -12,23 +12,23 @@ use tokio::time::Instant;
 pub const APART: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
-pub struct Asking {
+pub struct FetchSchedule {
     begun: u64,
     finished: u64,
-    asked: Option<Asked>,
+    asked: Option<PromisedFetch>,
     /// Nobody has begun what was promised yet.
     is_due: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct PromisedFetch {
     at: Instant,
     /// The attempt that answers it.
     attempt: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum FetchDecision {
     /// Whoever fetches has to be woken; then wait as below.
     Begin(u64),
     /// Wait until this attempt has finished.
@@ -37,21 +37,27 @@ pub enum Answer {
     TooSoon,
 }
 
-impl Asking {
-    pub fn ask(&mut self, now: Instant) -> Answer {
+impl FetchSchedule {
+    pub fn ask(&mut self, now: Instant) -> FetchDecision {
         match self.asked {
-            Some(asked) if asked.attempt > self.finished => return Answer::Wait(asked.attempt),
+            Some(asked) if asked.attempt > self.finished => {
+                return FetchDecision::Wait(asked.attempt);
+            }
             Some(asked) if now.saturating_duration_since(asked.at) < APART => {}
             _ => {
                 // What has begun already may have been answered before the need arose.
                 let attempt = self.begun + 1;
-                self.asked = Some(Asked { at: now, attempt });
+                self.asked = Some(PromisedFetch { at: now, attempt });
                 self.is_due = true;
-                return Answer::Begin(attempt);
+                return FetchDecision::Begin(attempt);
             }
         }
         // One of the background is on its way and costs nobody anything.
-        if self.begun > self.finished { Answer::Wait(self.begun) } else { Answer::TooSoon }
+        if self.begun > self.finished {
+            FetchDecision::Wait(self.begun)
+        } else {
+            FetchDecision::TooSoon
+        }
     }
 
     /// Is there a question that no attempt has taken up?
@@ -78,36 +84,40 @@ mod tests {
 
     #[test]
     fn all_who_need_a_key_wait_for_one_attempt() {
-        let (mut asking, now) = (Asking::default(), Now::read().mono);
-        assert_eq!(asking.ask(now), Answer::Begin(1));
-        assert_eq!(asking.ask(now), Answer::Wait(1));
+        let (mut asking, now) = (FetchSchedule::default(), Now::read().mono);
+        assert_eq!(asking.ask(now), FetchDecision::Begin(1));
+        assert_eq!(asking.ask(now), FetchDecision::Wait(1));
         assert!(asking.is_due());
         asking.begin();
         assert!(!asking.is_due());
-        assert_eq!(asking.ask(now), Answer::Wait(1));
+        assert_eq!(asking.ask(now), FetchDecision::Wait(1));
         assert_eq!(asking.finish(), 1);
     }
 
     #[test]
     fn a_minute_passes_between_two_questions() {
-        let (mut asking, now) = (Asking::default(), Now::read().mono);
-        assert_eq!(asking.ask(now), Answer::Begin(1));
+        let (mut asking, now) = (FetchSchedule::default(), Now::read().mono);
+        assert_eq!(asking.ask(now), FetchDecision::Begin(1));
         asking.begin();
         asking.finish();
-        assert_eq!(asking.ask(now + APART - Duration::from_millis(1)), Answer::TooSoon);
-        assert_eq!(asking.ask(now + APART), Answer::Begin(2));
+        assert_eq!(asking.ask(now + APART - Duration::from_millis(1)), FetchDecision::TooSoon);
+        assert_eq!(asking.ask(now + APART), FetchDecision::Begin(2));
     }
 
     #[test]
     fn an_attempt_that_had_begun_before_the_need_does_not_answer_it() {
-        let (mut asking, now) = (Asking::default(), Now::read().mono);
+        let (mut asking, now) = (FetchSchedule::default(), Now::read().mono);
         asking.begin();
-        assert_eq!(asking.ask(now), Answer::Begin(2));
+        assert_eq!(asking.ask(now), FetchDecision::Begin(2));
         asking.finish();
-        assert_eq!(asking.ask(now), Answer::Wait(2));
+        assert_eq!(asking.ask(now), FetchDecision::Wait(2));
         asking.begin();
         asking.finish();
         asking.begin();
-        assert_eq!(asking.ask(now), Answer::Wait(3), "one of the background, which costs nothing");
+        assert_eq!(
+            asking.ask(now),
+            FetchDecision::Wait(3),
+            "one of the background, which costs nothing"
+        );
     }
 }

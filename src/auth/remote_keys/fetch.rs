@@ -41,10 +41,11 @@ pub enum Fault {
     #[error("{place} is not a discovery document: {error}")]
     Document { place: String, error: serde_json::Error },
     #[error(
-        "{place} speaks for the issuer '{found}', not for the one of the config, character by character"
+        "{place} names the issuer '{found}', which differs from the configured one; both must \
+         match exactly"
     )]
     OtherIssuer { place: String, found: String },
-    #[error("{place} points to keys that are not fetched: {why}")]
+    #[error("{place} has a `jwks_uri` that is not allowed: {why}")]
     Forbidden { place: String, why: String },
 }
 
@@ -130,7 +131,7 @@ impl Source {
 fn keys_place(document: &ServiceUrl, keys: &str, allow_plain: bool) -> Result<ServiceUrl, String> {
     let keys = ServiceUrl::parse(keys, allow_plain)?;
     if document.is_tls() && !keys.is_tls() && !allow_plain {
-        return Err(format!("`{keys}` is plain http, and the document is not"));
+        return Err(format!("`{keys}` is plain http, but the document came over https"));
     }
     Ok(keys)
 }

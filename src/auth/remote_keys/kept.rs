@@ -16,7 +16,7 @@ const MOST_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Kept {
+pub struct KeptKeys {
     pub issuer: String,
     /// What the config names, not where that pointed.
     pub origin: String,
@@ -25,7 +25,7 @@ pub struct Kept {
     pub set: String,
 }
 
-impl Kept {
+impl KeptKeys {
     pub fn at(&self) -> UnixMillis {
         UnixMillis(self.fetched_at)
     }
@@ -78,13 +78,13 @@ mod tests {
     fn a_set_is_kept_for_its_issuer_at_its_address_alone() {
         let folder = std::env::temp_dir().join(format!("usher-kept-{}", std::process::id()));
         let path = path_in(&folder, "main");
-        let kept = || Kept {
+        let kept = || KeptKeys {
             issuer: "https://a".into(),
             origin: "https://a/keys".into(),
             fetched_at: 7,
             set: "{}".into(),
         };
-        assert!(Kept::read(&path, "https://a", "https://a/keys").is_none());
+        assert!(KeptKeys::read(&path, "https://a", "https://a/keys").is_none());
         kept().write(&path).unwrap();
         kept().write(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -93,12 +93,12 @@ mod tests {
             1,
             "nothing half written is left"
         );
-        let read = Kept::read(&path, "https://a", "https://a/keys").unwrap();
+        let read = KeptKeys::read(&path, "https://a", "https://a/keys").unwrap();
         assert_eq!((read.at(), read.set.as_str()), (UnixMillis(7), "{}"));
-        assert!(Kept::read(&path, "https://b", "https://a/keys").is_none());
-        assert!(Kept::read(&path, "https://a", "https://b/keys").is_none());
+        assert!(KeptKeys::read(&path, "https://b", "https://a/keys").is_none());
+        assert!(KeptKeys::read(&path, "https://a", "https://b/keys").is_none());
         fs::write(&path, "half").unwrap();
-        assert!(Kept::read(&path, "https://a", "https://a/keys").is_none());
+        assert!(KeptKeys::read(&path, "https://a", "https://a/keys").is_none());
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -34,9 +34,9 @@ use crate::model::principal::Principal;
 use crate::model::secret::Secret;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
-use asking::{Answer, Asking};
+use asking::{FetchDecision, FetchSchedule};
 use fetch::{Fault, FetchedSet, Source};
-use kept::Kept;
+use kept::KeptKeys;
 
 /// How long the start waits for keys.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,16 +53,16 @@ pub struct RemoteKeys {
     refresh: Duration,
     /// Where the last good set is kept; nowhere in tests and checks.
     kept_at: OnceLock<PathBuf>,
-    held: RwLock<Option<Held>>,
+    held: RwLock<Option<FetchedKeys>>,
     health: Mutex<Health>,
-    asking: Mutex<Asking>,
+    asking: Mutex<FetchSchedule>,
     wanted: Notify,
     /// How many attempts have finished.
     finished: watch::Sender<u64>,
 }
 
 #[derive(Clone)]
-struct Held {
+struct FetchedKeys {
     set: Arc<KeySet>,
     keys: Arc<[Jwk]>,
     fetched_at: UnixMillis,
@@ -231,9 +231,9 @@ impl RemoteKeys {
     async fn await_fetch(&self, now: Instant, patience: Instant) -> bool {
         let answer = lock(&self.asking).ask(now);
         let attempt = match answer {
-            Answer::TooSoon => return false,
-            Answer::Wait(attempt) => attempt,
-            Answer::Begin(attempt) => {
+            FetchDecision::TooSoon => return false,
+            FetchDecision::Wait(attempt) => attempt,
+            FetchDecision::Begin(attempt) => {
                 self.wanted.notify_one();
                 attempt
             }
@@ -310,7 +310,7 @@ impl RemoteKeys {
     fn hold(&self, set: KeySet, keys: Vec<Jwk>, fetched_at: UnixMillis) -> bool {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let is_new = held.as_ref().is_none_or(|held| *held.keys != *keys);
-        *held = Some(Held { set: Arc::new(set), keys: keys.into(), fetched_at });
+        *held = Some(FetchedKeys { set: Arc::new(set), keys: keys.into(), fetched_at });
         is_new
     }
 
@@ -336,7 +336,7 @@ impl RemoteKeys {
     }
 
     fn restore(&self, path: &Path) {
-        let Some(kept) = Kept::read(path, &self.issuer.issuer, self.source.origin().written())
+        let Some(kept) = KeptKeys::read(path, &self.issuer.issuer, self.source.origin().written())
         else {
             return;
         };
@@ -356,9 +356,10 @@ impl RemoteKeys {
         let Some(path) = self.kept_at.get().cloned() else { return };
         let (issuer, origin) =
             (self.issuer.issuer.clone(), self.source.origin().written().to_owned());
-        let written =
-            spawn_blocking(move || Kept { issuer, origin, fetched_at: now.0, set }.write(&path))
-                .await;
+        let written = spawn_blocking(move || {
+            KeptKeys { issuer, origin, fetched_at: now.0, set }.write(&path)
+        })
+        .await;
         if let Ok(Err(error)) = written {
             IssuerKeysNotKept { issuer: &self.issuer.name, error: &error }.emit();
         }
@@ -399,7 +400,7 @@ impl Drop for Attempt<'_> {
     }
 }
 
-impl std::fmt::Debug for Held {
+impl std::fmt::Debug for FetchedKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Held")
             .field("keys", &self.set.len())

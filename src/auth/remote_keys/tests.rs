@@ -63,7 +63,8 @@ impl Published {
             )
         };
         if head.starts_with(b"GET /.well-known/openid-configuration ") {
-            let document = json!({ "issuer": self.base, "jwks_uri": format!("{}/keys", self.base), "other": [1] });
+            let jwks_uri = format!("{}/keys", self.base);
+            let document = json!({ "issuer": self.base, "jwks_uri": jwks_uri, "other": [1] });
             stream.write_all(ok(&document).as_bytes()).await.unwrap();
             return;
         }
@@ -101,7 +102,8 @@ impl Published {
     fn issuers(&self, keys: &str, more: &str) -> Issuers {
         let base = &self.base;
         load(&format!(
-            "[[issuer]]\nname = \"main\"\nissuer = \"{base}\"\naudience = [\"chat\"]\nalgorithms = [\"EdDSA\"]\njwks_timeout = \"10s\"\n{keys}\n{more}"
+            "[[issuer]]\nname = \"main\"\nissuer = \"{base}\"\naudience = [\"chat\"]\n\
+             algorithms = [\"EdDSA\"]\njwks_timeout = \"10s\"\n{keys}\n{more}"
         ))
     }
 
@@ -112,7 +114,9 @@ impl Published {
 
 fn load(issuers: &str) -> Issuers {
     let text = format!(
-        "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n{issuers}\n[[upstream]]\nname = \"chat\"\nservers = [\"http://127.0.0.1:1\"]\n[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"header\"]\n"
+        "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n{issuers}\n\
+         [[upstream]]\nname = \"chat\"\nservers = [\"http://127.0.0.1:1\"]\n\
+         [[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"header\"]\n"
     );
     let config = config::parse(&text, None, &|_| None).unwrap().config;
     Issuers::load(&config.issuers, &[]).unwrap()
@@ -129,7 +133,8 @@ impl Signer {
     }
 
     fn jwk(&self) -> Value {
-        json!({ "kty": "OKP", "crv": "Ed25519", "kid": self.id, "x": URL_SAFE_NO_PAD.encode(self.pair.public_key_raw()) })
+        let x = URL_SAFE_NO_PAD.encode(self.pair.public_key_raw());
+        json!({ "kty": "OKP", "crv": "Ed25519", "kid": self.id, "x": x })
     }
 
     fn token(&self, issuer: &str, seconds: i64) -> Secret {
@@ -218,7 +223,8 @@ async fn nothing_bad_replaces_a_good_set() {
     let good = Signer::new("good");
     let published = Published::start(set(&[&good])).await;
     let issuers = load(&format!(
-        "[[issuer]]\nname = \"main\"\nissuer = \"{0}\"\naudience = [\"chat\"]\nalgorithms = [\"EdDSA\"]\njwks_timeout = \"150ms\"\njwks_url = \"{0}/keys\"",
+        "[[issuer]]\nname = \"main\"\nissuer = \"{0}\"\naudience = [\"chat\"]\n\
+         algorithms = [\"EdDSA\"]\njwks_timeout = \"150ms\"\njwks_url = \"{0}/keys\"",
         published.base
     ));
     let remote = only(&issuers);
@@ -229,7 +235,8 @@ async fn nothing_bad_replaces_a_good_set() {
     let raw = |head: &str, body: &str| {
         Answers::Raw(format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
     };
-    let secret = json!({ "keys": [{ "kty": "oct", "kid": "good", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0", "alg": "HS256" }] });
+    let bytes = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0";
+    let secret = json!({ "keys": [{ "kty": "oct", "kid": "good", "k": bytes, "alg": "HS256" }] });
     let many = json!({ "keys": vec![good.jwk(); 101] });
     for (what, answer, labels) in [
         ("an error", raw("500 Internal Server Error", "{}"), &["status"][..]),
@@ -311,7 +318,8 @@ async fn two_issuers_with_the_same_key_id_do_not_mix() {
     let (first, second) =
         (Published::start(set(&[&mine])).await, Published::start(set(&[&theirs])).await);
     let more = format!(
-        "[[issuer]]\nname = \"other\"\nissuer = \"{0}\"\naudience = [\"chat\"]\nalgorithms = [\"EdDSA\"]\ndiscovery = true",
+        "[[issuer]]\nname = \"other\"\nissuer = \"{0}\"\naudience = [\"chat\"]\n\
+         algorithms = [\"EdDSA\"]\ndiscovery = true",
         second.base
     );
     let issuers = first.issuers("discovery = true", &more);
@@ -330,7 +338,8 @@ async fn a_discovery_document_speaks_for_its_own_issuer_alone() {
     // The same server under another name: what it says of itself is not what the config says.
     let base = published.base.replace("127.0.0.1", "localhost");
     let issuers = load(&format!(
-        "[[issuer]]\nname = \"main\"\nissuer = \"{base}\"\naudience = [\"chat\"]\nalgorithms = [\"EdDSA\"]\ndiscovery = true"
+        "[[issuer]]\nname = \"main\"\nissuer = \"{base}\"\naudience = [\"chat\"]\n\
+         algorithms = [\"EdDSA\"]\ndiscovery = true"
     ));
     issuers.prefetch().await;
     assert_eq!(issuers.figures(Now::read().wall)[0].fault, Some("other_issuer"));

@@ -51,7 +51,7 @@ pub enum Applied {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the deny list holds as many entries as it may (revocation.max_entries)")]
+#[error("the deny list is full (revocation.max_entries)")]
 pub struct Full;
 
 impl Revocations {
@@ -432,7 +432,11 @@ pub(super) mod tests {
             }
             let then = at(UnixMillis(time));
             let strip = |list: &Revocations| {
-                let mut kept: Vec<_> = list.snapshot(then).into_iter().map(|one| (format!("{:?}", one.what), one.issuer, one.until)).collect();
+                let mut kept: Vec<_> = list
+                    .snapshot(then)
+                    .into_iter()
+                    .map(|one| (format!("{:?}", one.what), one.issuer, one.until))
+                    .collect();
                 kept.sort();
                 kept
             };

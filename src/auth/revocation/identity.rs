@@ -24,7 +24,7 @@ pub struct Identity {
 
 /// A revocation as it is held against many sessions.
 #[derive(Debug)]
-pub struct Aim<'a> {
+pub struct RevocationTarget<'a> {
     revocation: &'a Revocation,
     mark: u64,
     issuer: Option<u32>,
@@ -53,8 +53,8 @@ impl Identity {
 }
 
 impl Revocation {
-    pub fn aim(&self) -> Aim<'_> {
-        Aim {
+    pub fn aim(&self) -> RevocationTarget<'_> {
+        RevocationTarget {
             revocation: self,
             mark: mark(self.name()),
             issuer: self.issuer.as_deref().map(issuer_mark),
@@ -62,7 +62,7 @@ impl Revocation {
     }
 }
 
-impl Aim<'_> {
+impl RevocationTarget<'_> {
     /// `user` is `None` on a public route; such a session has nothing but its id.
     pub fn hits(&self, session_id: &str, user: Option<&str>, identity: &Identity) -> bool {
         if let What::Session(session) = &self.revocation.what

@@ -143,7 +143,7 @@ impl Event for TicketIssued<'_> {
             user: Some(self.user),
             issuer: Some(self.issuer),
             route: Some(self.route),
-            detail: Some(format!("good for {} s", self.ttl.as_secs())),
+            detail: Some(format!("valid for {} s", self.ttl.as_secs())),
             ..AuditLine::of_request("ticket_issued", ACCEPTED, self.request_id, self.peer)
         })
     }

@@ -42,7 +42,7 @@ pub struct Tickets {
 /// What a client asks for; every field may be absent.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Request {
+pub struct TicketRequest {
     ttl_seconds: Option<u64>,
     single_use: Option<bool>,
     permissions: Option<Vec<String>>,
@@ -62,20 +62,20 @@ pub struct Issued {
 
 /// Where the request for a ticket came from.
 #[derive(Clone, Copy, Debug)]
-pub struct Asking<'a> {
+pub struct TicketAsker<'a> {
     pub origin: Option<&'a str>,
     pub peer: IpAddr,
     pub traceparent: Option<&'a str>,
 }
 
 /// The user and the address that are counted.
-struct Asker {
+struct CountedAsker {
     user: String,
     peer: IpAddr,
     network: IpAddr,
 }
 
-impl Asker {
+impl CountedAsker {
     fn new(principal: &Principal, peer: IpAddr) -> Self {
         // Two issuers may name two people alike.
         let user = format!("{}\u{0}{}", principal.issuer, principal.subject);
@@ -129,7 +129,7 @@ impl Tickets {
     }
 
     /// Checks the rates, and counts this request against them.
-    fn check_rates(&self, asker: &Asker, now: Now) -> Result<(), Rejection> {
+    fn check_rates(&self, asker: &CountedAsker, now: Now) -> Result<(), Rejection> {
         let limited = |limit| {
             move |retry_after| {
                 LimitReached { limit, peer: Some(asker.peer) }.emit();
@@ -143,7 +143,7 @@ impl Tickets {
     }
 
     /// A ticket that a server's fault kept back is not counted.
-    fn forgive(&self, asker: &Asker) {
+    fn forgive(&self, asker: &CountedAsker) {
         self.per_address.give_back(&asker.network);
         self.per_user.give_back(&asker.user);
     }
@@ -151,11 +151,11 @@ impl Tickets {
     pub async fn issue(
         &self,
         principal: Principal,
-        request: Request,
-        asking: Asking<'_>,
+        request: TicketRequest,
+        asking: TicketAsker<'_>,
         now: Now,
     ) -> Result<Issued, Rejection> {
-        let asker = Asker::new(&principal, asking.peer);
+        let asker = CountedAsker::new(&principal, asking.peer);
         self.check_rates(&asker, now)?;
         let issued = self.make(principal, request, asking, now).await;
         if issued.as_ref().is_err_and(|rejection| rejection.facts().side != Side::Client) {
@@ -167,14 +167,14 @@ impl Tickets {
     async fn make(
         &self,
         mut principal: Principal,
-        request: Request,
-        asking: Asking<'_>,
+        request: TicketRequest,
+        asking: TicketAsker<'_>,
         now: Now,
     ) -> Result<Issued, Rejection> {
         let rules = &self.config.tickets;
         let single_use = request.single_use.unwrap_or(true);
         if !single_use && !rules.multi_use {
-            return Err(Rejection::InvalidRequest("tickets are single-use here"));
+            return Err(Rejection::InvalidRequest("tickets must be single-use on this server"));
         }
         let ttl = lifetime(rules, request.ttl_seconds)?;
         // A ticket does not outlive the token that it was made from.
@@ -286,11 +286,13 @@ impl Tickets {
     ) -> Result<Option<TicketRecord>, Rejection> {
         let (request_id, peer) = asked;
         let region = form::region_of(ticket);
-        let hash = region.is_ok().then(|| TicketHash::of(ticket));
+        // The name of a malformed ticket is not logged: it may be a password.
+        let hash = TicketHash::of(ticket);
+        let name = region.is_ok().then(|| hash.name());
         let looked = match region.map(|region| self.stores.holding(region)) {
             Err(fault) => Err(TakeError::Fault(fault)),
             Ok(None) => Err(TakeError::Fault(TicketFault::UnknownRegion)),
-            Ok(Some(store)) => store.peek(TicketHash::of(ticket), now).await,
+            Ok(Some(store)) => store.peek(hash, now).await,
         };
         let is_theirs = |record: &TicketRecord| {
             record.principal.subject == owner.subject && record.principal.issuer == owner.issuer
@@ -301,7 +303,6 @@ impl Tickets {
             Err(TakeError::Fault(fault)) => (Validity::Fault(fault), None),
             Err(TakeError::Unavailable) => return Err(Rejection::StoreUnavailable),
         };
-        let name = hash.map(|hash| hash.name());
         TicketValidated {
             request_id,
             ticket: name.as_ref().map(HexId::as_str),
@@ -378,7 +379,7 @@ impl Tickets {
             .iter()
             .find(|route| &*route.name == name && route.looks_at(Method::Ticket));
         route.cloned().ok_or(Rejection::InvalidRequest(
-            "`route` is the path of a route that takes tickets, as the configuration writes it",
+            "`route` must be the path of a route that accepts tickets, as in the configuration",
         ))
     }
 }
@@ -403,13 +404,13 @@ fn check_bindings(
     peer: IpAddr,
 ) -> Result<(), RedeemFault> {
     if record.route.as_ref().is_some_and(|name| *name != route.name) {
-        return Err(RedeemFault::Binding("it was made for another route"));
+        return Err(RedeemFault::Binding("the ticket was issued for another route"));
     }
     if record.origin.as_deref().is_some_and(|bound| origin != Some(bound)) {
-        return Err(RedeemFault::Binding("it was made for another page"));
+        return Err(RedeemFault::Binding("the ticket was issued for another origin"));
     }
     if record.address.is_some_and(|bound| bound != peer) {
-        return Err(RedeemFault::Binding("it was made for another address"));
+        return Err(RedeemFault::Binding("the ticket was issued for another address"));
     }
     Ok(())
 }
@@ -425,7 +426,7 @@ fn rejection(fault: RedeemFault) -> Rejection {
 fn lifetime(rules: &config::Tickets, wanted: Option<u64>) -> Result<Duration, Rejection> {
     match wanted.map(Duration::from_secs) {
         None => Ok(rules.ttl),
-        Some(Duration::ZERO) => Err(Rejection::InvalidRequest("ttl_seconds is at least 1")),
+        Some(Duration::ZERO) => Err(Rejection::InvalidRequest("ttl_seconds must be at least 1")),
         Some(ttl) if ttl > rules.max_ttl => {
             Err(Rejection::InvalidRequest("ttl_seconds is more than this server allows"))
         }

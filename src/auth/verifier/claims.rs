@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::Answer;
+use super::VerifierAnswer;
 use crate::auth::jwt::{check_unbound, claim_at, date_of, non_empty, permissions};
 use crate::base::clock::UnixMillis;
 use crate::config;
@@ -23,9 +23,9 @@ pub(super) fn judge(
     claims: Map<String, Value>,
     kept_for: Option<Duration>,
     now: UnixMillis,
-) -> Answer {
+) -> VerifierAnswer {
     principal(config, carried, claims, kept_for, now)
-        .map_or_else(Answer::No, |principal| Answer::Good(Arc::new(principal)))
+        .map_or_else(VerifierAnswer::No, |principal| VerifierAnswer::Good(Arc::new(principal)))
 }
 
 fn principal(

@@ -54,7 +54,7 @@ pub struct Verifier {
     carried: Vec<String>,
     source: Source,
     places: Semaphore,
-    desk: Mutex<Desk>,
+    answers: Mutex<AnswerCache>,
     breaker: Mutex<Breaker>,
 }
 
@@ -72,7 +72,7 @@ pub struct Question {
 #[derive(Debug)]
 pub struct Proved {
     pub principal: Principal,
-    pub vouched: Option<Arc<Vouched>>,
+    pub vouched: Option<Arc<VerifierGrant>>,
 }
 
 impl From<Principal> for Proved {
@@ -83,28 +83,28 @@ impl From<Principal> for Proved {
 
 /// A verifier's word that a live session rests on. Keeps the credential.
 #[derive(Debug)]
-pub struct Vouched {
+pub struct VerifierGrant {
     verifier: Arc<Verifier>,
     question: Arc<Question>,
     every: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Answer {
+enum VerifierAnswer {
     Good(Arc<Principal>),
     No(InvalidToken),
 }
 
 /// Answers that are believed, and questions on their way.
 #[derive(Debug)]
-struct Desk {
+struct AnswerCache {
     good: Cache<Arc<Principal>>,
     /// Apart from the good ones: a flood of made-up credentials drives out nothing that is in use.
     bad: Cache<InvalidToken>,
     flights: HashMap<Key, Flight>,
 }
 
-type Flight = watch::Receiver<Option<Result<Answer, VerifierFault>>>;
+type Flight = watch::Receiver<Option<Result<VerifierAnswer, VerifierFault>>>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("verifier '{name}': {problem}")]
@@ -114,7 +114,7 @@ pub struct OpenError {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Memory {
+enum CacheUse {
     Used,
     /// Somebody wants to know it anew.
     PassedOver,
@@ -176,10 +176,10 @@ impl Verifiers {
         let credential =
             source::credential(&verifier.config, method, shown).map_err(Rejection::InvalidToken)?;
         let question = Arc::new(Question { credential, method, route: Arc::clone(route), address });
-        let principal = verifier.prove(&question, Memory::Used).await?;
+        let principal = verifier.prove(&question, CacheUse::Used).await?;
         let vouched = verifier.config.revalidate.map(|every| {
             let verifier = Arc::clone(verifier);
-            Arc::new(Vouched { verifier, question, every })
+            Arc::new(VerifierGrant { verifier, question, every })
         });
         Ok(Proved { principal: Principal::clone(&principal), vouched })
     }
@@ -193,7 +193,7 @@ impl Verifier {
             carried: carried.to_vec(),
             source,
             places: Semaphore::new(config.concurrency.min(Semaphore::MAX_PERMITS)),
-            desk: Mutex::new(Desk {
+            answers: Mutex::new(AnswerCache {
                 good: Cache::new(config.cache_entries),
                 bad: Cache::new(config.cache_entries),
                 flights: HashMap::new(),
@@ -208,7 +208,7 @@ impl Verifier {
             Source::Redis(lookup) => lookup.state(),
             Source::Http(_) | Source::Introspection(_) => lock(&self.breaker).state(),
         };
-        let asking = lock(&self.desk).flights.len();
+        let asking = lock(&self.answers).flights.len();
         VerifierFigures {
             name: self.config.name.to_string(),
             kind: self.config.kind.name(),
@@ -220,11 +220,11 @@ impl Verifier {
     async fn prove(
         self: &Arc<Self>,
         question: &Arc<Question>,
-        memory: Memory,
+        memory: CacheUse,
     ) -> Result<Arc<Principal>, Rejection> {
         match self.answer(question, memory, Now::read()).await {
-            Ok(Answer::Good(principal)) => Ok(principal),
-            Ok(Answer::No(why)) => Err(Rejection::InvalidToken(why)),
+            Ok(VerifierAnswer::Good(principal)) => Ok(principal),
+            Ok(VerifierAnswer::No(why)) => Err(Rejection::InvalidToken(why)),
             Err(fault) => Err(Rejection::VerifierUnavailable(fault)),
         }
     }
@@ -232,9 +232,9 @@ impl Verifier {
     async fn answer(
         self: &Arc<Self>,
         question: &Arc<Question>,
-        memory: Memory,
+        memory: CacheUse,
         now: Now,
-    ) -> Result<Answer, VerifierFault> {
+    ) -> Result<VerifierAnswer, VerifierFault> {
         let key = self.key_of(question);
         let (outcome, flight) = self.find_or_ask(key, question, memory, now.mono);
         CacheLookedUp { verifier: &self.config.name, outcome }.emit();
@@ -262,22 +262,23 @@ impl Verifier {
         self: &Arc<Self>,
         key: Key,
         question: &Arc<Question>,
-        memory: Memory,
+        memory: CacheUse,
         now: Instant,
-    ) -> (CacheOutcome, Result<Answer, Result<Flight, VerifierFault>>) {
-        let mut desk = lock(&self.desk);
-        if memory == Memory::Used {
-            if let Some(principal) = desk.good.recall(&key, now) {
-                return (CacheOutcome::Good, Ok(Answer::Good(principal)));
+    ) -> (CacheOutcome, Result<VerifierAnswer, Result<Flight, VerifierFault>>) {
+        let mut answers = lock(&self.answers);
+        if memory == CacheUse::Used {
+            if let Some(principal) = answers.good.recall(&key, now) {
+                return (CacheOutcome::Good, Ok(VerifierAnswer::Good(principal)));
             }
-            if let Some(why) = desk.bad.recall(&key, now) {
-                return (CacheOutcome::Bad, Ok(Answer::No(why)));
+            if let Some(why) = answers.bad.recall(&key, now) {
+                return (CacheOutcome::Bad, Ok(VerifierAnswer::No(why)));
             }
         }
-        if let Some(flight) = desk.flights.get(&key) {
+        if let Some(flight) = answers.flights.get(&key) {
             return (CacheOutcome::Joined, Err(Ok(flight.clone())));
         }
-        if desk.flights.len() >= self.config.concurrency.saturating_add(self.config.max_waiting) {
+        if answers.flights.len() >= self.config.concurrency.saturating_add(self.config.max_waiting)
+        {
             LimitReached { limit: Limit::VerifierMaxWaiting, peer: None }.emit();
             return (CacheOutcome::Miss, Err(Err(VerifierFault::Busy)));
         }
@@ -285,8 +286,8 @@ impl Verifier {
             return (CacheOutcome::Miss, Err(Err(VerifierFault::BreakerOpen)));
         }
         let (tell, flight) = watch::channel(None);
-        desk.flights.insert(key, flight.clone());
-        let landing = Landing { verifier: Arc::clone(self), key };
+        answers.flights.insert(key, flight.clone());
+        let landing = FlightGuard { verifier: Arc::clone(self), key };
         let question = Arc::clone(question);
         tokio::spawn(async move {
             let outcome = landing.verifier.ask(&question).await;
@@ -298,7 +299,7 @@ impl Verifier {
     }
 
     /// One question, from the wait for a place to what its answer means.
-    async fn ask(&self, question: &Question) -> Result<Answer, VerifierFault> {
+    async fn ask(&self, question: &Question) -> Result<VerifierAnswer, VerifierFault> {
         let began = Now::read();
         let deadline = began.mono + self.config.timeout;
         let name = &self.config.name;
@@ -329,8 +330,8 @@ impl Verifier {
         VerifierAsked {
             verifier: name,
             outcome: match &outcome {
-                Ok(Answer::Good(_)) => QuestionOutcome::Good,
-                Ok(Answer::No(_)) => QuestionOutcome::Bad,
+                Ok(VerifierAnswer::Good(_)) => QuestionOutcome::Good,
+                Ok(VerifierAnswer::No(_)) => QuestionOutcome::Bad,
                 Err(fault) => QuestionOutcome::Failed(*fault),
             },
             duration: Some(ended.saturating_duration_since(began.mono)),
@@ -340,22 +341,22 @@ impl Verifier {
     }
 
     /// A good answer is never believed past its own end.
-    fn remember(&self, key: Key, outcome: &Result<Answer, VerifierFault>) {
+    fn remember(&self, key: Key, outcome: &Result<VerifierAnswer, VerifierFault>) {
         let now = Now::read();
-        let mut desk = lock(&self.desk);
+        let mut answers = lock(&self.answers);
         match outcome {
-            Ok(Answer::Good(principal)) => {
-                desk.bad.forget(&key);
+            Ok(VerifierAnswer::Good(principal)) => {
+                answers.bad.forget(&key);
                 let until =
                     (now.mono + self.config.cache_ttl).min(now.instant_of(principal.expires_at));
                 if until > now.mono {
-                    desk.good.remember(key, Arc::clone(principal), until);
+                    answers.good.remember(key, Arc::clone(principal), until);
                 }
             }
-            Ok(Answer::No(why)) => {
-                desk.good.forget(&key);
+            Ok(VerifierAnswer::No(why)) => {
+                answers.good.forget(&key);
                 if !self.config.negative_cache_ttl.is_zero() {
-                    desk.bad.remember(key, *why, now.mono + self.config.negative_cache_ttl);
+                    answers.bad.remember(key, *why, now.mono + self.config.negative_cache_ttl);
                 }
             }
             // Nobody knows what it would say now. What was good is good for the rest of its time.
@@ -399,7 +400,7 @@ impl Verifier {
     }
 }
 
-impl Vouched {
+impl VerifierGrant {
     pub fn verifier(&self) -> &str {
         &self.verifier.config.name
     }
@@ -419,19 +420,19 @@ impl Vouched {
 
     /// Asks anew, whatever is remembered.
     pub async fn ask_again(self: Arc<Self>) -> Result<Arc<Principal>, Rejection> {
-        self.verifier.prove(&self.question, Memory::PassedOver).await
+        self.verifier.prove(&self.question, CacheUse::PassedOver).await
     }
 }
 
 /// Takes the question off the desk, also when its task is dropped.
-struct Landing {
+struct FlightGuard {
     verifier: Arc<Verifier>,
     key: Key,
 }
 
-impl Drop for Landing {
+impl Drop for FlightGuard {
     fn drop(&mut self) {
-        lock(&self.verifier.desk).flights.remove(&self.key);
+        lock(&self.verifier.answers).flights.remove(&self.key);
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{Answer, Question, claims};
+use super::{Question, VerifierAnswer, claims};
 use crate::auth::decoded;
 use crate::auth::jwt::names_audience;
 use crate::base::clock::UnixMillis;
@@ -39,7 +39,7 @@ pub(super) enum Source {
 
 /// What a verifier over HTTP is told.
 #[derive(Serialize)]
-struct Told<'a> {
+struct VerifierRequest<'a> {
     credential: &'a str,
     /// `token` or `session`.
     kind: &'static str,
@@ -73,14 +73,14 @@ impl Source {
         carried: &[String],
         question: &Question,
         now: UnixMillis,
-    ) -> Result<Answer, VerifierFault> {
+    ) -> Result<VerifierAnswer, VerifierFault> {
         let (claims, kept_for) = match (self, &config.kind) {
             (Self::Http(fetcher), VerifierKind::Http(asked)) => {
                 let answer = fetcher
                     .post(&asked.place, json_type(), asked.authorization.as_ref(), told(question)?)
                     .await?;
                 if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                    return Ok(Answer::No(InvalidToken::Refused));
+                    return Ok(VerifierAnswer::No(InvalidToken::Refused));
                 }
                 (object(&answer)?, None)
             }
@@ -94,7 +94,7 @@ impl Source {
                     .await?;
                 let claims = object(&answer)?;
                 if let Some(why) = introspected(&claims, issuer.as_deref(), audience)? {
-                    return Ok(Answer::No(why));
+                    return Ok(VerifierAnswer::No(why));
                 }
                 (claims, None)
             }
@@ -104,7 +104,7 @@ impl Source {
                 let Some(found) =
                     lookup.read(&key, keys.max_answer_bytes).await.map_err(VerifierFault::Store)?
                 else {
-                    return Ok(Answer::No(InvalidToken::Refused));
+                    return Ok(VerifierAnswer::No(InvalidToken::Refused));
                 };
                 if found.value.len() > keys.max_answer_bytes {
                     return Err(VerifierFault::TooLarge);
@@ -127,8 +127,12 @@ pub(super) fn credential(
     if shown.len() > config.max_token_bytes {
         return Err(InvalidToken::TooLong);
     }
+    let malformed = match method {
+        Method::Session => InvalidToken::SessionId,
+        _ => InvalidToken::Malformed,
+    };
     if shown.is_empty() || !shown.expose().iter().all(u8::is_ascii_graphic) {
-        return Err(InvalidToken::Malformed);
+        return Err(malformed);
     }
     let VerifierKind::Redis(keys) = &config.kind else { return Ok(shown.clone()) };
     let id = match &keys.cookie_secret {
@@ -139,7 +143,7 @@ pub(super) fn credential(
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_,".contains(byte);
     if id.len() < SHORTEST_ID || id.len() > SessionKeys::LONGEST_ID || !id.expose().iter().all(fits)
     {
-        return Err(InvalidToken::Malformed);
+        return Err(malformed);
     }
     Ok(id)
 }
@@ -148,19 +152,20 @@ pub(super) fn credential(
 /// without padding.
 fn signed_id(shown: &Secret, secret: &Secret) -> Result<Secret, InvalidToken> {
     let written =
-        Zeroizing::new(shown.expose_str().and_then(decoded).ok_or(InvalidToken::Malformed)?);
+        Zeroizing::new(shown.expose_str().and_then(decoded).ok_or(InvalidToken::SessionId)?);
     let (id, signature) = written
         .strip_prefix("s:")
         .and_then(|rest| rest.rsplit_once('.'))
-        .ok_or(InvalidToken::Malformed)?;
-    let signature = STANDARD_NO_PAD.decode(signature).map_err(|_| InvalidToken::Signature)?;
+        .ok_or(InvalidToken::SessionId)?;
+    let signature =
+        STANDARD_NO_PAD.decode(signature).map_err(|_| InvalidToken::SessionSignature)?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose());
-    hmac::verify(&key, id.as_bytes(), &signature).map_err(|_| InvalidToken::Signature)?;
+    hmac::verify(&key, id.as_bytes(), &signature).map_err(|_| InvalidToken::SessionSignature)?;
     Ok(Secret::from(id))
 }
 
 fn told(question: &Question) -> Result<Bytes, VerifierFault> {
-    let told = Told {
+    let told = VerifierRequest {
         credential: question.credential.expose_str().unwrap_or_default(),
         kind: if question.method == Method::Session { "session" } else { "token" },
         method: question.method.name(),

@@ -38,7 +38,7 @@ fn question(credential: &str, route: &str) -> Arc<Question> {
     })
 }
 
-fn judged(config: &config::Verifier, claims: Value, kept_for: Option<Duration>) -> Answer {
+fn judged(config: &config::Verifier, claims: Value, kept_for: Option<Duration>) -> VerifierAnswer {
     let Value::Object(claims) = claims else { panic!("no object") };
     claims::judge(config, &["tenant".to_owned()], claims, kept_for, UnixMillis::from_secs(1000))
 }
@@ -46,10 +46,14 @@ fn judged(config: &config::Verifier, claims: Value, kept_for: Option<Duration>) 
 #[test]
 fn claims_say_who_and_until_when_by_name_path_or_pointer() {
     let config = http(
-        "user_claim = \"/user/id\"\npermissions_claim = \"access.roles\"\nexpiry_claim = \"/until\"\nmax_lifetime = \"100s\"",
+        "user_claim = \"/user/id\"\npermissions_claim = \"access.roles\"\n\
+         expiry_claim = \"/until\"\nmax_lifetime = \"100s\"",
     );
-    let claims = json!({ "user": { "id": 42 }, "access": { "roles": ["a", "b"] }, "until": 1050, "tenant": "t", "sid": "s", "jti": "j", "iat": 990, "other": 1 });
-    let Answer::Good(principal) = judged(&config, claims.clone(), None) else {
+    let claims = json!({
+        "user": { "id": 42 }, "access": { "roles": ["a", "b"] }, "until": 1050, "tenant": "t",
+        "sid": "s", "jti": "j", "iat": 990, "other": 1,
+    });
+    let VerifierAnswer::Good(principal) = judged(&config, claims.clone(), None) else {
         panic!("it is refused")
     };
     let expected = Principal {
@@ -70,8 +74,8 @@ fn claims_say_who_and_until_when_by_name_path_or_pointer() {
             claims[name] = value.clone();
         }
         match judged(&config, claims, kept_for.map(Duration::from_secs)) {
-            Answer::Good(principal) => Ok(principal.expires_at.as_secs()),
-            Answer::No(why) => Err(why),
+            VerifierAnswer::Good(principal) => Ok(principal.expires_at.as_secs()),
+            VerifierAnswer::No(why) => Err(why),
         }
     };
     assert_eq!(until(json!({ "until": null }), None), Ok(1100), "max_lifetime");
@@ -103,7 +107,7 @@ fn claims_say_who_and_until_when_by_name_path_or_pointer() {
 #[test]
 fn an_answer_about_a_bound_token_is_a_refusal() {
     let bound = |lines: &str, claims: Value| judged(&http(lines), claims, None);
-    let no = Answer::No(InvalidToken::Bound);
+    let no = VerifierAnswer::No(InvalidToken::Bound);
     for cnf in [json!({ "jkt": "x" }), json!({}), json!(null), json!("x")] {
         assert_eq!(bound("", json!({ "sub": "ada", "cnf": cnf })), no, "{cnf}");
     }
@@ -115,7 +119,7 @@ fn an_answer_about_a_bound_token_is_a_refusal() {
         assert_eq!(bound(&format!("user_claim = \"{user}\""), session), no, "{user}");
     }
     let free = json!({ "sub": "ada", "token_type": "Bearer", "other": { "cnf": 1 } });
-    assert!(matches!(bound("", free), Answer::Good(_)));
+    assert!(matches!(bound("", free), VerifierAnswer::Good(_)));
 }
 
 #[test]
@@ -126,14 +130,16 @@ fn what_no_verifier_could_know_is_not_asked_about() {
     let any = http("max_token_bytes = \"20B\"");
     assert_eq!(ask(&any, "a.b+c/d=").unwrap(), b"a.b+c/d=");
     for (shown, why) in [
-        ("", InvalidToken::Malformed),
-        ("a b", InvalidToken::Malformed),
-        ("a\n", InvalidToken::Malformed),
-        ("\u{e9}", InvalidToken::Malformed),
+        ("", InvalidToken::SessionId),
+        ("a b", InvalidToken::SessionId),
+        ("a\n", InvalidToken::SessionId),
+        ("\u{e9}", InvalidToken::SessionId),
         ("012345678901234567890", InvalidToken::TooLong),
     ] {
         assert_eq!(ask(&any, shown), Err(why), "{shown}");
     }
+    let token = source::credential(&any, Method::Header, &"a b".into()).map(drop);
+    assert_eq!(token, Err(InvalidToken::Malformed), "a token is not a session id");
     let sessions = redis("");
     assert!(ask(&sessions, "0123456789abcDEF-_,").is_ok());
     for shown in [
@@ -144,7 +150,7 @@ fn what_no_verifier_could_know_is_not_asked_about() {
         "0123456789abcdef.",
         &"a".repeat(257),
     ] {
-        assert_eq!(ask(&sessions, shown), Err(InvalidToken::Malformed), "{shown}");
+        assert_eq!(ask(&sessions, shown), Err(InvalidToken::SessionId), "{shown}");
     }
     // As the npm package cookie-signature signs this id with this secret.
     let signed = redis("cookie_secret_env = \"COOKIE\"");
@@ -157,8 +163,9 @@ fn what_no_verifier_could_know_is_not_asked_about() {
     let written = signature.replace('+', "%2B").replace('/', "%2F");
     assert_eq!(ask(&signed, &format!("s%3A{id}.{written}")).unwrap(), id.as_bytes());
     assert_eq!(ask(&signed, &format!("s:{id}.{written}")).unwrap(), id.as_bytes());
-    assert_eq!(ask(&signed, &format!("s%3A{id}0.{written}")), Err(InvalidToken::Signature));
-    assert_eq!(ask(&signed, id), Err(InvalidToken::Malformed));
+    let changed = format!("s%3A{id}0.{written}");
+    assert_eq!(ask(&signed, &changed), Err(InvalidToken::SessionSignature));
+    assert_eq!(ask(&signed, id), Err(InvalidToken::SessionId));
 }
 
 #[test]
@@ -180,7 +187,9 @@ async fn a_verifier_that_is_away_is_asked_a_few_times_and_then_left_alone() {
     let verifier = Arc::new(Verifier::open(&http(""), &[]).unwrap());
     let mut faults = Vec::new();
     for number in 0..8 {
-        match verifier.prove(&question(&format!("credential-{number}"), "/ws"), Memory::Used).await
+        match verifier
+            .prove(&question(&format!("credential-{number}"), "/ws"), CacheUse::Used)
+            .await
         {
             Err(Rejection::VerifierUnavailable(fault)) => faults.push(fault),
             other => panic!("{other:?}"),
@@ -188,7 +197,7 @@ async fn a_verifier_that_is_away_is_asked_a_few_times_and_then_left_alone() {
     }
     assert!(faults[..5].iter().all(|fault| *fault == VerifierFault::Unreachable), "{faults:?}");
     assert!(faults[5..].iter().all(|fault| *fault == VerifierFault::BreakerOpen), "{faults:?}");
-    assert!(lock(&verifier.desk).flights.is_empty());
+    assert!(lock(&verifier.answers).flights.is_empty());
 }
 
 #[tokio::test]
@@ -197,14 +206,14 @@ async fn a_question_that_is_dropped_leaves_nothing_behind() {
     // Never polled again, as when a client leaves.
     {
         let question = question("credential", "/ws");
-        let mut asking = Box::pin(verifier.prove(&question, Memory::Used));
+        let mut asking = Box::pin(verifier.prove(&question, CacheUse::Used));
         let polled = std::future::poll_fn(|cx| {
             std::task::Poll::Ready(asking.as_mut().poll(cx).is_pending())
         })
         .await;
-        assert!(polled && lock(&verifier.desk).flights.len() == 1);
+        assert!(polled && lock(&verifier.answers).flights.len() == 1);
     }
-    while !lock(&verifier.desk).flights.is_empty() {
+    while !lock(&verifier.answers).flights.is_empty() {
         tokio::task::yield_now().await;
     }
     assert_eq!(verifier.places.available_permits(), verifier.config.concurrency);

@@ -13,10 +13,10 @@ use crate::config::{Admin, AdminAddress, Listener};
 use crate::model::listening_address::overlap;
 
 table! {
-    /// The address for metrics, health and steering; not served unless written.
+    /// The address for metrics, health checks and administration; not served without this table.
     pub struct AdminTable: [admin] {
-        /// IP address and port, loopback unless there is a token; or unix:PATH, a socket that only
-        /// its owner reaches.
+        /// IP address and port, loopback unless a token is set; or unix:PATH, a socket that only
+        /// its owner can open.
         address: AdminAddress, required "127.0.0.1:9090";
         /// Environment variable with the bearer token.
         token_env: SecretVariable, optional "USHER_ADMIN_TOKEN";
@@ -49,7 +49,7 @@ pub fn admin(section: &Section<'_, '_>) -> Option<Admin> {
     let address = table.address?;
     let token = token.and_then(|(token, span)| {
         if token.as_ref().is_some_and(|token| HeaderValue::from_bytes(token.expose()).is_err()) {
-            let message = "the token holds characters that a header cannot carry";
+            let message = "the token has characters that a header cannot carry";
             section.reader.report(&span, Diagnostic::error(message));
         }
         token
@@ -57,14 +57,14 @@ pub fn admin(section: &Section<'_, '_>) -> Option<Admin> {
     if let Some(value) = section.value("address").filter(|_| !address.is_local() && !is_written) {
         section.reader.error(
             &value.span(),
-            "an admin address that others can reach needs a token",
+            "an admin address that other machines can reach needs a token",
             "add `token_env` or `token_file`, or listen on 127.0.0.1 or on \"unix:/path\"",
         );
     }
     Some(Admin { address, token })
 }
 
-/// Rejects the port of a listener: a client would reach one or the other by chance.
+/// Rejects the port of a listener: chance would decide which of the two a client reaches.
 pub fn check_port(section: &Section<'_, '_>, admin: Option<&Admin>, listeners: &[Arc<Listener>]) {
     let (Some(admin), Some(value)) = (admin, section.value("address")) else { return };
     let Some(address) = admin.address.tcp() else { return };

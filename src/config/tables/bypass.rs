@@ -9,12 +9,13 @@ use crate::config::key_type::{OwnHeader, SecretFile, SecretVariable};
 use crate::config::reader::Section;
 
 table! {
-    /// A test identity from a header, for end-to-end tests; counts only with `usher run
+    /// A test identity from a header, for end-to-end tests; it works only with `usher run
     /// --allow-bypass`.
     pub struct BypassTable: [bypass] {
-        /// The header: secret, user and perhaps permissions, with a space between them.
+        /// The header. Its value is the secret, the user and optional permissions, separated by
+        /// spaces.
         header: OwnHeader, default "X-Usher-Bypass",
-            because "a name that no application has";
+            because "no application uses this name";
         /// Environment variable with the secret.
         secret_env: SecretVariable, optional "USHER_BYPASS_SECRET";
         /// File with the secret, instead of `secret_env`.
@@ -35,13 +36,13 @@ pub fn bypass(section: &Section<'_, '_>, signed_context: &HeaderName) -> Bypass 
         section.one_of(("secret_env", table.secret_env), ("secret_file", table.secret_file));
     let secret = written.and_then(|(secret, span)| {
         let secret = secret?;
-        let help = "such as from `openssl rand -hex 32`";
+        let help = "make one with `openssl rand -hex 32`";
         if secret.len() < SHORTEST_SECRET {
-            let message = format!("the secret has less than {SHORTEST_SECRET} bytes");
+            let message = format!("the secret is shorter than {SHORTEST_SECRET} bytes");
             section.reader.error(&span, message, help);
         }
         if !secret.expose().iter().all(u8::is_ascii_graphic) {
-            section.reader.error(&span, "the secret is not one word of ASCII", help);
+            section.reader.error(&span, "the secret must be one word of visible ASCII", help);
         }
         Some(secret)
     });

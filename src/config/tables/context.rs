@@ -17,37 +17,38 @@ use crate::model::secret::Secret;
 table! {
     /// The signed header that names the user to the upstream.
     pub struct ContextTable: [context] {
-        /// The header that carries it.
+        /// The header that carries the signed context.
         header: OwnHeader, default "X-User-Context",
-            because "the name of the contract",
-            change_when "the backend reads another";
-        /// EdDSA, ES256 (which every library verifies, where EdDSA fails in some) or HS256.
+            because "the name that the specification gives it",
+            change_when "the backend reads another header";
+        /// EdDSA, ES256 (every library verifies it; some do not verify EdDSA) or HS256.
         algorithm: OneOf<Algorithm>, default "EdDSA",
-            because "short, quick, nothing to choose wrongly; the backend holds no secret",
-            change_when "the backend's library knows only ES256, or shares a secret";
-        /// Its `iss`.
+            because "short and fast, without parameters to choose wrongly; the backend holds no \
+                secret",
+            change_when "the backend's library verifies only ES256, or the backend shares a secret";
+        /// The `iss` of the signed context.
         issuer: Text, default "usher",
             because "one name for all nodes",
             change_when "a backend serves several Ushers";
-        /// How long it is valid.
+        /// How long a signed context is valid.
         ttl: PositiveDuration, default "60s",
-            because "the header is used once, at the upgrade; 60 s forgives clocks that differ",
+            because "the header is used once, at the upgrade; 60 s allow for clocks that differ",
             change_when "clocks differ by more";
-        /// Claims of the token that it carries on.
+        /// Claims of the token that are copied into the signed context.
         claims: List<Text>, default [],
-            because "a backend gets what it asks for, and nothing else";
+            because "the backend gets only the claims that it needs";
         /// The path of the public keys.
         jwks_path: EndpointPath, default "/.well-known/usher/jwks.json",
-            because "where such sets are looked for",
-            change_when "it collides";
-        /// How often the next key becomes the signing one, at least 10m; by `usher keys rotate`
-        /// alone unless written.
+            because "the usual folder for such files",
+            change_when "the application uses this path";
+        /// How often the next key becomes the signing key, at least 10m; without it, only
+        /// `usher keys rotate` does that.
         rotate_every: DurationType, optional "30d",
             because "keys that stay on one machine need no schedule, and a backend that never \
-                fetches the set again would reject",
-            change_when "a rule asks for it: `\"30d\"`, with backends that fetch the set now and \
-                then";
-        /// PKCS#8 PEM files, the signing one first; Usher makes its own unless written.
+                fetches the key set again would reject contexts after a rotation",
+            change_when "a policy asks for it: `\"30d\"`, with backends that fetch the key set \
+                regularly";
+        /// PKCS#8 PEM files, the signing key first; without it, Usher makes its own keys.
         key_files: FilesToRead, optional ["context.pem"];
         /// Environment variable with the shared secret, for HS256.
         secret_env: SecretVariable, optional "USHER_CONTEXT_SECRET";
@@ -64,7 +65,8 @@ pub struct Context {
     /// Claims of the token that the signed context carries on.
     pub claims: Vec<String>,
     pub signing: ContextSigning,
-    /// From one rotation of the keys that Usher makes to the next; `None`: by hand alone.
+    /// The time between two rotations of the keys that Usher makes. `None`: only
+    /// `usher keys rotate` rotates them.
     pub rotate_every: Option<Duration>,
     pub jwks_path: String,
 }
@@ -72,8 +74,8 @@ pub struct Context {
 impl Context {
     /// How long a backend may keep the published keys.
     pub const KEY_SET_MAX_AGE: Duration = Duration::from_secs(300);
-    /// The shortest time between two rotations. A key set that a backend keeps then has the key
-    /// that signs, whichever process sent the set and however late that process looked.
+    /// The shortest time between two rotations. With it, a key set that a backend keeps always has
+    /// the signing key, no matter which process sent the set and how late that process read it.
     pub const SHORTEST_ROTATION: Duration =
         Duration::from_secs(2 * Self::KEY_SET_MAX_AGE.as_secs());
 }
@@ -139,7 +141,7 @@ pub fn context(section: &Section<'_, '_>) -> Context {
             let at = section.value("algorithm").map_or(0..0, toml::Spanned::span);
             reader.error(
                 &at,
-                "HS256 needs a secret shared with the upstream",
+                "HS256 needs a secret that the upstream shares",
                 "add `secret_env` or `secret_file`",
             );
             None
@@ -148,8 +150,8 @@ pub fn context(section: &Section<'_, '_>) -> Context {
             if let Some(length) = secret.as_ref().map(Secret::len).filter(|length| *length < 32) {
                 reader.error(
                     &span,
-                    format!("the secret has {length} bytes; an HMAC secret has at least 32"),
-                    "make one: `openssl rand -hex 32`",
+                    format!("the secret has {length} bytes; an HMAC secret needs at least 32"),
+                    "make one with `openssl rand -hex 32`",
                 );
             }
             secret
@@ -157,7 +159,7 @@ pub fn context(section: &Section<'_, '_>) -> Context {
         (Algorithm(Some(algorithm)), Some((secret, span))) => {
             reader.error(
                 &span,
-                format!("a secret has no use with {algorithm:?}"),
+                format!("the secret is not used with {algorithm:?}"),
                 "remove it, or set `algorithm = \"HS256\"`",
             );
             secret
@@ -165,7 +167,7 @@ pub fn context(section: &Section<'_, '_>) -> Context {
         (Algorithm(Some(_)), None) => None,
     };
     if let Some(value) = section.value("key_files").filter(|_| table.algorithm.0.is_none()) {
-        reader.error(&value.span(), "`key_files` has no use with HS256", "remove it");
+        reader.error(&value.span(), "`key_files` is not used with HS256", "remove it");
     }
     let algorithm = table.algorithm.0.unwrap_or(ContextAlgorithm::EdDSA);
     let signing = match secret {
@@ -178,16 +180,16 @@ pub fn context(section: &Section<'_, '_>) -> Context {
         if !matches!(signing, ContextSigning::Generated { .. }) {
             reader.error(
                 &value.span(),
-                "`rotate_every` is for keys that Usher makes",
-                "remove it, or `key_files` and the secret",
+                "`rotate_every` needs keys that Usher makes",
+                "remove `rotate_every`, or remove `key_files` and the secret",
             );
         } else if every < shortest {
             let seconds = shortest.as_secs();
             reader.error(
                 &value.span(),
-                format!("`rotate_every` is shorter than {seconds}s"),
-                "backends keep the published keys for 5 minutes, and a context is valid for `ttl`: \
-                 allow for both",
+                format!("`rotate_every` must be at least {seconds}s"),
+                "backends keep the published keys for 5 minutes, and a signed context is valid for \
+                 `ttl`; the time between two rotations must be twice the longer one",
             );
         }
     }

@@ -4,14 +4,14 @@ use crate::config::declare::table;
 use crate::config::key_type;
 
 table! {
-    /// Stopping.
+    /// How Usher stops.
     pub struct Drain: [drain] {
-        /// How long sessions have to leave.
+        /// The time over which the sessions are closed.
         window: key_type::Duration, default "30s",
-            because "closes are spread over it, so that reconnects do not arrive at once; it fits \
-                the usual grace periods. For plain HTTP an answer under way may take as long, and \
-                `keepalive.close_timeout` more",
-            change_when "there are many sessions: longer, and raise the supervisor's grace along \
+            because "the closes are spread over this time, so that clients do not all reconnect at \
+                once; it fits the usual grace periods of supervisors. A plain HTTP answer that has \
+                begun may take as long, plus `keepalive.close_timeout`",
+            change_when "there are many sessions: raise it, and the supervisor's grace period \
                 with it";
     }
 }

@@ -16,48 +16,49 @@ table! {
     pub struct FirstMessageTable: [first_message] {
         /// The dialect: json, graphql-transport-ws, socketio, home-assistant, stomp or mqtt.
         preset: OneOf<Preset>, default "json",
-            because "the dialect of clients that have none yet",
+            because "the dialect for clients without a protocol of their own",
             change_when "the clients speak another protocol";
-        /// How long the client may take, from the 101.
+        /// How long after the 101 the client may take to send its first message.
         timeout: PositiveDuration, default "5s",
-            because "from the 101; graphql-ws waits 3 s, Home Assistant 10 s. Together with TLS \
-                and head it stays inside the published 15 s",
+            because "graphql-ws waits for 3 s, Home Assistant for 10 s. Together with the TLS \
+                handshake and the request head it stays within the published 15 s",
             change_when "mobile radios wake slowly: 10 s";
-        /// Its size, inflated.
+        /// The largest first message, after decompression.
         max_bytes: Size, default "16KiB",
-            at_most "64KiB" "that is what an unauthenticated client may hold",
-            because "the longest token that an issuer may send, twice over",
+            at_most "64KiB" "this is the most memory that an unauthenticated client may use",
+            because "twice the longest token that an issuer may send",
             change_when "tokens are longer";
-        /// Answer auth_ok, or what the dialect has for it.
+        /// Answer with auth_ok, or with the equivalent of the dialect.
         ack: Flag, default true,
-            because "a client sends nothing before the answer";
-        /// What the upstream gets of it: consume (nothing), forward (all), redact (the secret
-        /// blanked), remove (no login) or replace (the login below); json and home-assistant
-        /// consume, stomp and mqtt remove, the others redact.
+            because "clients wait for the answer before they send anything else";
+        /// How the first message reaches the upstream: consume (not at all), forward (unchanged),
+        /// redact (without the secret), remove (without the login) or replace (with the login
+        /// below). The default is consume for json and home-assistant, remove for stomp and mqtt,
+        /// and redact for the others.
         forward: OneOf<Forward>, derived "consume",
             because "by preset. A backend that trusts the signed context needs no credential; a \
-                broker cannot start without its first packet, and one that accepts anonymous \
-                clients refuses a user name whose password is empty",
-            change_when "the backend reads the message; the broker wants a login";
-        /// With replace, the user name that the upstream gets; stomp and mqtt alone.
+                broker cannot start without its first packet, and a broker that accepts anonymous \
+                clients rejects a user name with an empty password",
+            change_when "the backend reads the message, or the broker needs a login";
+        /// With replace, the user name for the upstream; only for stomp and mqtt.
         user: Text, optional "usher";
-        /// With replace, the secret that the upstream gets: a variable of the environment.
+        /// With replace, the environment variable with the secret for the upstream.
         secret_env: SecretVariable, optional "BROKER_PASSWORD";
-        /// The same, from a file.
+        /// With replace, the file with the secret for the upstream, instead of `secret_env`.
         secret_file: SecretFile, optional "broker-password";
-        /// Where in a JSON message its type stands.
+        /// The place of the type in a JSON message.
         type_pointer: JsonPointer, default "/type",
-            because "where most protocols of JSON have it";
+            because "most JSON protocols have it there";
         /// The type of the message that carries the credential.
         type_value: Text, default "auth",
-            because "the word of the contract";
-        /// Where in a JSON message the token stands; each preset has its own.
+            because "the type that the specification gives it";
+        /// The place of the token in a JSON message; each preset has its own.
         token_pointer: JsonPointer, derived "/payload/token",
             because "by preset: `/token` for socketio, `/access_token` for home-assistant";
-        /// Where a ticket stands, for clients that have one instead.
+        /// The place of the ticket in a JSON message, for clients that send one instead of a token.
         ticket_pointer: JsonPointer, derived "/payload/ticket",
             because "by preset: `/ticket` for socketio and home-assistant";
-        /// A message that the client gets before it sends one.
+        /// A message that Usher sends to the client first.
         greeting: JsonText, optional "{\"type\":\"auth_required\"}";
     }
 }
@@ -114,15 +115,15 @@ impl KeyType for JsonText {
         let text = entry.text()?;
         if serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
             entry.error(
-                format!("`{}` is not JSON", entry.key),
-                format!("such as `{} = '{{\"type\":\"auth_required\"}}'`", entry.key),
+                format!("`{}` must be JSON", entry.key),
+                format!("for example `{} = '{{\"type\":\"auth_required\"}}'`", entry.key),
             );
         }
         Some(text)
     }
 }
 
-/// Reports what is wrong in one table, whatever stands in the other.
+/// Reports the mistakes that one table has by itself, without the other one.
 pub fn check(section: &Section<'_, '_>) {
     let table = FirstMessageTable::read(section);
     if table.forward.is_some_and(|forward| forward != Forward::Replace) {
@@ -130,7 +131,7 @@ pub fn check(section: &Section<'_, '_>) {
     }
 }
 
-/// Reads the table of a route over that of the file.
+/// Reads the table of a route. Keys that it leaves out come from the table at the top of the file.
 pub fn first_message(own: &Section<'_, '_>, base: &Section<'_, '_>) -> FirstMessage {
     let section = own.over(base);
     let table = FirstMessageTable::read(&section);
@@ -150,7 +151,7 @@ pub fn first_message(own: &Section<'_, '_>, base: &Section<'_, '_>) -> FirstMess
         section.one_of(("secret_env", table.secret_env), ("secret_file", table.secret_file));
     let upstream_login = match table.forward {
         Some(Forward::Replace) => upstream_login(&section, preset, table.user, secret),
-        // A route may override the login of the table for all.
+        // A route may override the login of the table for all routes.
         Some(_) => None,
         None => {
             report_unused_login(&section);
@@ -188,8 +189,8 @@ fn check_pointers(section: &Section<'_, '_>, token: &str, ticket: &str) {
     if is_within(token, ticket) || is_within(ticket, token) {
         section.reader.error(
             &value.span(),
-            format!("the token at `{token}` and the ticket at `{ticket}` stand in each other"),
-            "give each a place of its own",
+            format!("the token at `{token}` and the ticket at `{ticket}` overlap"),
+            "give them two separate places",
         );
     }
 }
@@ -200,13 +201,13 @@ fn report_unused_login(section: &Section<'_, '_>) {
     for value in user.into_iter().chain(secret) {
         section.reader.error(
             &value.span(),
-            "a login for the upstream has no use without `forward = \"replace\"`",
-            "write `forward = \"replace\"`, or take it away",
+            "a login for the upstream needs `forward = \"replace\"`",
+            "write `forward = \"replace\"`, or remove the login",
         );
     }
 }
 
-/// Returns the login of `forward = "replace"`, and reports what is wrong with it.
+/// Returns the login of `forward = "replace"`, and reports its mistakes.
 fn upstream_login(
     section: &Section<'_, '_>,
     preset: Preset,
@@ -216,7 +217,7 @@ fn upstream_login(
     let reader = section.reader;
     let span_of = |key| section.value(key).map_or(0..0, toml::Spanned::span);
     let Some((secret, secret_span)) = secret else {
-        let help = "add `secret_env` or `secret_file`: what the upstream takes";
+        let help = "add `secret_env` or `secret_file` with a secret that the upstream accepts";
         reader.error(&span_of("forward"), "`forward = \"replace\"` needs a secret", help);
         return None;
     };
@@ -231,7 +232,7 @@ fn upstream_login(
         (Some(_), false) => reader.error(
             &span_of("user"),
             format!("a login of the preset `{}` has no user name", preset.name()),
-            "take `user` away",
+            "remove `user`",
         ),
         _ => {}
     }
@@ -239,40 +240,37 @@ fn upstream_login(
         check_stomp_word(section, &span_of("user"), "`user`", user.as_deref());
         check_stomp_word(section, &secret_span, "the secret", secret.expose_str());
     }
-    // A line end in it would begin another header of STOMP.
+    // A line end in the secret or the user name would begin another STOMP header.
     let is_one_line = |text: &str| !text.chars().any(char::is_control);
     if !secret.expose_str().is_some_and(is_one_line) {
-        let message = "the secret is not one line of UTF-8";
-        reader.error(&secret_span, message, "keep it free of control characters");
+        let message = "the secret must be one line of UTF-8";
+        reader.error(&secret_span, message, "remove its control characters");
     }
     let longest = usize::from(u16::MAX);
     if let Some(user) = user.as_ref().filter(|user| !is_one_line(user) || user.len() > longest) {
-        let message = format!(
-            "`user` is not a user name: {} bytes, with control characters or too long",
-            user.len()
-        );
-        reader.error(&span_of("user"), message, "keep it free of control characters");
+        let message = format!("`user` has control characters or is too long: {} bytes", user.len());
+        let help = "write at most 65535 bytes without control characters";
+        reader.error(&span_of("user"), message, help);
     }
     if secret.len() > longest {
-        let message = "the secret has more than 65535 bytes";
-        reader.error(&secret_span, message, "no protocol can carry it");
+        let message = "the secret is longer than 65535 bytes";
+        reader.error(&secret_span, message, "MQTT and STOMP cannot carry a longer one");
     }
     Some(UpstreamLogin { user: user.unwrap_or_default(), secret })
 }
 
-/// Rejects a word that brokers of STOMP read in two ways.
+/// Rejects a word that STOMP brokers read in two different ways.
 fn check_stomp_word(section: &Section<'_, '_>, span: &Span, name: &str, word: Option<&str>) {
     let Some(word) = word else { return };
-    // RabbitMQ reads escapes in CONNECT, and STOMP 1.2 has none there.
+    // RabbitMQ decodes escapes in CONNECT. STOMP 1.2 has no escapes there.
     if word.contains('\\') {
-        let message = format!("{name} has a backslash, which brokers of STOMP read in two ways");
+        let message = format!("{name} has a backslash, which STOMP brokers read in two ways");
         section.reader.error(span, message, "choose one without a backslash");
     }
-    // STOMP 1.0 trims, and 1.2 does not.
+    // STOMP 1.0 trims white space, STOMP 1.2 does not.
     if word.trim() != word {
-        let message = format!(
-            "{name} begins or ends with white space, which brokers of STOMP read in two ways"
-        );
-        section.reader.error(span, message, "choose one without white space at its ends");
+        let message =
+            format!("{name} begins or ends with white space, which STOMP brokers read in two ways");
+        section.reader.error(span, message, "choose one without white space at either end");
     }
 }

@@ -23,68 +23,69 @@ table! {
         name: Text, required "main";
         /// The `iss` that its tokens carry.
         issuer: Text, required "https://id.example.com";
-        /// A token carries at least one of these as `aud`.
+        /// Accepted audiences: the `aud` of a token must contain at least one.
         audience: NonEmpty<List<Text>>, required ["chat"];
-        /// Signature algorithms; those of public keys may stand together.
+        /// Signature algorithms; HS* cannot be combined with public-key algorithms.
         algorithms: NonEmpty<Algorithms>, required ["HS256"];
         /// Environment variable with the shared secret, for HS256, HS384 and HS512.
         secret_env: SecretVariable, derived "USHER_JWT_SECRET",
-            because "HS* needs it, every other algorithm has published keys";
+            because "HS* needs it; every other algorithm uses published keys";
         /// File with the shared secret, instead of `secret_env`.
         secret_file: SecretFile, optional "secret.txt";
         /// JSON Web Key Set with the public keys, for every other algorithm.
         jwks_file: FileToRead, optional "jwks.json";
-        /// Where the keys are published, instead of `jwks_file`.
+        /// The URL of the published keys, instead of `jwks_file`.
         jwks_url: Text, optional "https://id.example.com/keys";
-        /// Find the keys by OpenID discovery, from the issuer's own address.
+        /// Find the keys by OpenID Connect Discovery, from the URL in `issuer`.
         discovery: Flag, default false,
-            because "keys come from one place, which the file names";
+            because "the keys have one source, and the configuration names it";
         /// How often published keys are fetched again.
         jwks_refresh: key_type::Duration, default "10m" commented,
-            at_least "1s" "the issuer is asked so often by every node; 10m is usual",
-            because "a key that is withdrawn is refused after it, a new one is fetched at once \
-                anyway",
-            change_when "keys must be taken back sooner";
+            at_least "1s" "every node fetches the keys this often; 10m is usual",
+            because "a withdrawn key is rejected after this time at the latest; a new key is \
+                fetched at once anyway",
+            change_when "a withdrawn key must be rejected sooner";
         /// How long one fetch may take, and how long a client with an unknown key id waits for it.
         jwks_timeout: PositiveDuration, default "5s" commented,
-            because "the start and clients with a new key wait for it; inside the 15 s of the \
-                handshake",
-            change_when "the issuer is far away, or slow";
-        /// PEM file of the authorities that sign the issuer's server, instead of those of the
-        /// system.
+            because "the start waits for it, and so do clients with a new key; it stays within \
+                the 15 s of the handshake",
+            change_when "the issuer is far away or slow";
+        /// PEM file of the authorities for the certificate of the issuer's server, instead of the
+        /// system's.
         ca_file: FileToRead, optional "authorities.pem";
-        /// Fetch keys over plain http from another machine; the network in between then decides
-        /// which tokens are accepted.
+        /// Fetch keys over plain http from another machine; the network between the two then
+        /// decides which tokens are accepted.
         allow_plain: Flag, default false commented,
-            because "a party that can change the keys on their way decides which clients get in",
-            change_when "the network in between is yours alone";
-        /// How far clocks may differ.
+            because "an attacker who can change the keys on the network decides which tokens are \
+                accepted",
+            change_when "only you control the network between the two";
+        /// How far the clocks of the issuer and of Usher may differ.
         leeway: key_type::Duration, default "30s",
-            because "clocks differ; short enough not to matter for tokens that live minutes",
-            change_when "never up without need";
+            because "clocks differ; this is short compared with tokens that live for minutes",
+            change_when "do not raise it without need";
         /// Claims that a token must carry besides `iss`, `aud` and `exp`.
         required_claims: List<Text>, default [],
-            because "what else a token says is the application's to know";
+            because "only the application knows which other claims its tokens have";
         /// The claim that names the user.
         user_claim: Text, default "sub",
             because "the subject of RFC 7519",
-            change_when "users are known by another name";
-        /// The claim that lists permissions; realm_access.roles leads into an object.
+            change_when "another claim identifies the user";
+        /// The claim that lists permissions; realm_access.roles reads a claim inside an object.
         permissions_claim: Text, default "permissions",
-            because "the claim of the contract",
-            change_when "the issuer writes `scope` or roles";
+            because "the claim that the specification names",
+            change_when "the issuer uses `scope` or roles";
         /// The claim that names the login session.
         session_claim: Text, default "sid",
             because "the claim of OpenID Connect";
-        /// A longer token is refused.
+        /// The largest token; a longer one is rejected.
         max_token_bytes: Size, default "8KiB",
-            because "above what real issuers send. A token is checked before the client is known: \
-                its cost has to be bounded",
+            because "larger than the tokens of real issuers. A token is checked before the client \
+                is authenticated, so the cost of the check has a limit",
             change_when "tokens carry long lists of groups";
-        /// A token that is valid for longer than this from now is refused.
+        /// The longest remaining lifetime of a token; one that expires later is rejected.
         max_lifetime: PositiveDuration, default "30d",
-            because "a token that is valid for years is one that cannot be taken back",
-            change_when "an issuer makes long ones on purpose";
+            because "a token that is valid for years cannot be revoked in practice",
+            change_when "an issuer makes long-lived tokens on purpose";
     }
 }
 
@@ -114,24 +115,25 @@ impl KeyType for Algorithms {
             let text = item.text()?;
             let Some(algorithm) = Algorithm::ALL.into_iter().find(|one| one.name() == text) else {
                 let help = suggest(&text, Algorithm::ALL.iter().map(|one| one.name()));
-                item.error(format!("`{text}` is not an algorithm that Usher accepts"), help);
+                item.error(format!("`{text}` is not a supported algorithm"), help);
                 continue;
             };
-            // With both, a party that knows a public key could sign with it as if it were a secret.
+            // With both, an attacker could take a public key and sign with it as if it were the
+            // shared secret.
             let is_shared = |one: &Algorithm| one.family() == Family::Hmac;
             let first = algorithms.first();
             if let Some(first) = first.filter(|first| is_shared(first) != is_shared(&algorithm)) {
                 item.error(
                     format!(
-                        "`{text}` is of another family than `{}`, and one of them takes a shared \
-                         secret",
+                        "`{text}` and `{}` cannot be combined: one uses a shared secret, the other \
+                         published keys",
                         first.name()
                     ),
                     "an issuer signs with a shared secret (HS*) or with published keys (others)",
                 );
             }
             if algorithms.contains(&algorithm) {
-                item.error(format!("`{text}` stands twice"), "name each algorithm once");
+                item.error(format!("`{text}` appears twice"), "list each algorithm once");
                 continue;
             }
             algorithms.push(algorithm);
@@ -140,7 +142,7 @@ impl KeyType for Algorithms {
     }
 }
 
-/// Names and `iss` values of the issuers, each of which stands once.
+/// The names and `iss` values of the issuers. Each may appear once.
 #[derive(Default)]
 pub struct IssuerNames {
     pub names: Names,
@@ -148,11 +150,11 @@ pub struct IssuerNames {
 }
 
 impl IssuerNames {
-    /// Adds an `iss`. A token names its issuer by `iss` alone: of two tables with one `iss`, chance
-    /// would choose the rules.
+    /// Adds an `iss`. A token names its issuer only by `iss`. With two tables for one `iss`, chance
+    /// would decide which rules apply.
     fn add_issuer(&mut self, section: &Section<'_, '_>, issuer: Option<&str>) {
         let (Some(issuer), Some(value)) = (issuer, section.value("issuer")) else { return };
-        let help = "; one table holds all of its audiences and algorithms: \
+        let help = "; put all of its audiences and algorithms into one table: \
                     `algorithms = [\"RS256\", \"ES256\"]`";
         let what = ("the `issuer`", issuer);
         self.issuers.add_with_help(section.reader, what, &value.span(), help);
@@ -197,12 +199,12 @@ fn check_name(section: &Section<'_, '_>, seen: &mut IssuerNames, name: Option<&s
         _ => return,
     };
     if let (Some(name), Some(value)) = (name, section.value("name")) {
-        let message = format!("`{name}` is the issuer of {taken}");
-        section.reader.error(&value.span(), message, "give this one another name");
+        let message = format!("the issuer name `{name}` is reserved for {taken}");
+        section.reader.error(&value.span(), message, "give this issuer another name");
     }
 }
 
-/// Holds the source of the keys against the algorithms.
+/// Rejects a source of keys that does not fit the algorithms.
 fn check_keys(
     section: &Section<'_, '_>,
     algorithms: &[Algorithm],
@@ -214,13 +216,13 @@ fn check_keys(
     match (is_hmac, secret, public) {
         (_, Some(_), Some(public)) => reader.error(
             &public.span,
-            format!("a secret and `{}` cannot stand together", public.key),
-            "HS* takes a secret, every other algorithm takes `jwks_file`, `jwks_url` or \
+            format!("a secret and `{}` cannot be combined", public.key),
+            "HS* needs a secret; every other algorithm needs `jwks_file`, `jwks_url` or \
              `discovery`",
         ),
         (Some(true), None, _) => section.missing(
             "secret_env",
-            "HS256, HS384 and HS512 check with a shared secret: `secret_env` or `secret_file`",
+            "HS256, HS384 and HS512 need a shared secret: `secret_env` or `secret_file`",
         ),
         (Some(false), Some((_, span)), None) => {
             let has_variable = section.value("secret_env").is_some();
@@ -228,14 +230,14 @@ fn check_keys(
             let of = algorithms.first().map_or("this algorithm", |algorithm| algorithm.name());
             reader.error(
                 span,
-                format!("`{key}` has no use with {of}"),
-                "public-key algorithms check with published keys: `jwks_url`, `discovery = true` \
-                 or `jwks_file`",
+                format!("`{key}` is not used with {of}"),
+                "public-key algorithms need published keys: `jwks_url`, `discovery = true` or \
+                 `jwks_file`",
             );
         }
         (Some(false), None, None) => section.missing(
             "jwks_url",
-            "public-key algorithms check with published keys: `jwks_url`, `discovery = true` or \
+            "public-key algorithms need published keys: `jwks_url`, `discovery = true` or \
              `jwks_file`",
         ),
         _ => {}
@@ -247,18 +249,18 @@ fn check_keys(
         let of = algorithms.iter().map(|algorithm| algorithm.name()).max().unwrap_or_default();
         reader.error(
             span,
-            format!("the secret has {} bytes; one for {of} has at least {least}", secret.len()),
-            "make one: `openssl rand -hex 64`",
+            format!("the secret has {} bytes; {of} needs at least {least}", secret.len()),
+            "make one with `openssl rand -hex 64`",
         );
     }
 }
 
-/// Where public keys come from.
+/// The source of public keys.
 struct PublicKeys {
-    /// The key that says so.
+    /// The configuration key that names the source.
     key: &'static str,
     span: Span,
-    /// `None`: it is wrong and reported.
+    /// `None`: the source has a mistake, which is reported.
     source: Option<IssuerKeySource>,
 }
 
@@ -269,14 +271,14 @@ fn public_keys(section: &Section<'_, '_>, table: &IssuerTable) -> Option<PublicK
         if let Some(value) = section.value(key).filter(|_| !is_remote) {
             reader.error(
                 &value.span(),
-                format!("`{key}` is about keys that are fetched"),
-                "it goes with `jwks_url` or `discovery`",
+                format!("`{key}` needs `jwks_url` or `discovery`"),
+                "it applies to keys that are fetched; remove it, or name their URL",
             );
         }
     }
     if let Some(value) = section.value("allow_plain").filter(|_| table.allow_plain && is_remote) {
         let message =
-            "keys are fetched over plain http: the network in between decides who gets in";
+            "keys are fetched over plain http: an attacker on the network could replace them";
         reader.report(&value.span(), Diagnostic::warning(message));
     }
     let written = |key| Some((key, section.value(key)?.span()));
@@ -287,8 +289,8 @@ fn public_keys(section: &Section<'_, '_>, table: &IssuerTable) -> Option<PublicK
     if let Some((other, span)) = sources.next() {
         reader.error(
             &span,
-            format!("`{other}` and another source of keys cannot stand together"),
-            "keep one of them",
+            format!("`{other}` and `{key}` cannot be combined: keys have one source"),
+            "remove one of them",
         );
     }
     let source = match key {
@@ -309,7 +311,7 @@ fn remote_keys(
         "jwks_url" => ServiceUrl::parse(table.jwks_url.as_ref()?, allow_plain).map(KeyOrigin::Url),
         _ => discovery_place(table.issuer.as_ref()?, allow_plain).map(KeyOrigin::Discovery),
     };
-    let help = "write https; plain http is for this machine, or `allow_plain`";
+    let help = "write https; plain http works only for this machine or with `allow_plain`";
     let origin = origin.map_err(|message| reader.error(span, message, help)).ok()?;
     Some(IssuerKeySource::Remote(Box::new(RemoteKeys {
         origin,
@@ -324,7 +326,7 @@ fn remote_keys(
 /// terminating / MUST be removed before appending /.well-known/openid-configuration".
 fn discovery_place(issuer: &str, allow_plain: bool) -> Result<ServiceUrl, String> {
     if issuer.contains('?') {
-        return Err(format!("`{issuer}` has a query, so it cannot be discovered"));
+        return Err(format!("`{issuer}` has a query, so discovery does not work"));
     }
     ServiceUrl::parse(
         &format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')),

@@ -6,114 +6,113 @@ use crate::config::key_type::{Choice, Count, OneOf, PositiveDuration, Size};
 use crate::config::reader::Section;
 
 table! {
-    /// Bounds of everything that a client could make grow.
+    /// Limits on everything that clients can make grow.
     pub struct Limits: [limits] {
-        /// Client connections in all.
+        /// Open client connections.
         connections: Count, default 20000,
-            because "a figure that a small machine holds; a ceiling that is never reached \
-                protects nothing",
-            change_when "you have measured; raise the descriptor limit along with it: two for \
+            because "a small machine can hold this many; a limit that is never reached protects \
+                nothing",
+            change_when "you have measured; raise the limit of file descriptors with it: two for \
                 each session";
         /// How long a TLS handshake may take.
         tls_timeout: PositiveDuration, default "5s",
-            because "inside the 15 s of `handshake_timeout`: each stage has its own, so that a \
-                slow stage shows as itself in the metrics";
+            because "within the 15 s of `handshake_timeout`; each stage has its own timeout, so \
+                that the metrics show which stage is slow";
         /// How long a request head may take.
         head_timeout: PositiveDuration, default "5s",
             because "as `tls_timeout`";
-        /// From accept to a grant; the wait for a first message has its own timeout.
+        /// The longest time from accept to a grant; the wait for a first message has its own
+        /// timeout.
         handshake_timeout: PositiveDuration, default "15s",
-            because "the published bound: from accept to a grant, whatever the stages in between",
-            change_when "never up";
-        /// Size of a request head.
+            because "the published limit: from accept to a grant, for all stages together",
+            change_when "never raise it";
+        /// The largest request head.
         head_bytes: Size, default "16KiB",
-            because "inside the published 64 KiB; large cookies and tokens fit";
-        /// Header fields of a request.
+            because "within the published 64 KiB; large cookies and tokens fit";
+        /// The most header fields of a request.
         head_fields: Count, default 100,
-            because "more than a browser and two proxies write together";
-        /// Size of a request target.
+            because "more than a browser and two proxies send together";
+        /// The largest request target.
         target_bytes: Size, default "8KiB",
-            because "inside the published 64 KiB; a token in the query fits";
-        /// How long an HTTP connection may rest between requests.
+            because "within the published 64 KiB; a token in the query fits";
+        /// How long an HTTP connection may be idle between requests.
         http_idle_timeout: PositiveDuration, default "15s",
-            because "a browser opens a new connection in a moment";
-        /// How long a client may send nothing of a body that is waited for, or read nothing of an
-        /// answer.
+            because "a browser opens a new connection quickly";
+        /// How long a client may pause while it sends a request body or reads an answer.
         stall_timeout: PositiveDuration, default "30s",
-            because "a phone in a tunnel comes back; a client that reads no answer holds a place \
-                no longer. Only waits for the client count: a long poll or a silent stream is not \
-                cut",
-            change_when "clients are slower: up. It is not a time limit for a whole body";
-        /// Bytes of an upstream's refusal that are passed on.
+            because "a phone may lose its network for a short time; a client that stops reading \
+                does not keep its connection for longer. Only waits for the client count: a long \
+                poll or a silent stream is not cut",
+            change_when "clients are slower: raise it. It does not limit the time of a whole body";
+        /// The most bytes of an upstream's refusal that are sent to the client.
         refusal_bytes: Size, default "64KiB",
-            because "enough for an error page; the rest of a refusal says nothing more";
-        /// Bytes held for one direction of one session while the other side does not read them;
+            because "enough for an error page";
+        /// Bytes buffered for one direction of one session while the other side does not read;
         /// 64KiB at most.
         buffered_bytes: Size, default "64KiB",
-            because "what one side does not read is backpressure for the other; a large buffer \
-                only hides a slow reader";
-        /// Users and addresses whose ticket rate is remembered.
+            because "bytes that one side does not read become backpressure for the other; a larger \
+                buffer only hides a slow reader";
+        /// Users and addresses whose ticket rate is tracked.
         rate_entries: Count, default 100000,
-            because "the memory of strangers must not grow with their number";
-        /// Audit and log lines, each, that wait for a slow disk.
+            because "the memory for unknown clients must not grow with their number";
+        /// Lines that wait for a slow disk, for each of the log and the audit log.
         log_queue: Count, default 10000, was audit_queue until "0.3.0",
-            because "what waits for a disk must not grow without end";
-        /// Connections that have shown no credential, in all; at most half of `connections` unless
-        /// written, and never all of them.
+            because "the queue for a slow disk must not grow without limit";
+        /// Open connections without an accepted credential. The default is at most half of
+        /// `connections`; a written value is limited to 90 % of them.
         unauthenticated: Count, default 10000,
-            because "at most half of `connections`, and 90 % of them however it is written. A \
-                stranger holds a place all its life: in the handshake, in plain HTTP, between two \
-                requests, in a session on a public route. What strangers cannot take is kept for \
-                clients that have shown a credential. The most that strangers hold is this times \
-                the published bound",
+            because "at most half of `connections`, and never more than 90 % of them. A client \
+                without a credential counts as long as it is connected: in the handshake, in plain \
+                HTTP, between two requests, and in a session on a public route. The other \
+                connections are kept for authenticated clients. Unauthenticated clients use at \
+                most this number times the published 64 KiB",
             change_when "a public route has many sessions: raise `connections` with it";
-        /// The same, from one address; at most half of `unauthenticated` unless written.
+        /// The same limit for one address; the default is at most half of `unauthenticated`.
         unauthenticated_per_address: Count, default 1000,
-            because "at most half of `unauthenticated`. One address may be an office; and one \
-                alone never takes every place",
+            because "at most half of `unauthenticated`. Many clients of an office may share one \
+                address, but one address never takes all connections",
             change_when "many clients come from one address that is not a trusted peer";
-        /// Sessions of one user at once, on all nodes that share a store; not limited unless
-        /// written.
+        /// Concurrent sessions of one user on all nodes that share a store; not limited by default.
         sessions_per_user: Count, optional 5,
-            because "how many pages and devices one person has is the application's to know; the \
+            because "only the application knows how many pages and devices one person uses; the \
                 count is per issuer and user, over all nodes that share a store",
             change_when "accounts are shared, or a client leaks sockets";
-        /// What happens to one session more than `sessions_per_user`: refuse it, or replace-oldest.
-        extra_sessions: OneOf<OnLimit>, default "refuse", was on_limit until "0.3.0",
-            because "it takes nothing from a connected user",
-            change_when "dead connections linger, or the newest device is the one in use: \
-                `replace-oldest`. Clients must not come back after `Session replaced` (1008, or \
-                4409), or two pages take the place from each other for ever";
-        /// The largest message of a client, as it stands on the wire.
+        /// The action for a session above `sessions_per_user`: refuse it, or replace-oldest.
+        extra_sessions: OneOf<ExtraSessions>, default "refuse", was on_limit until "0.3.0",
+            because "it does not disturb a session that is already open",
+            change_when "dead connections remain open, or users work on their newest device: \
+                `replace-oldest`. Clients must not reconnect after `Session replaced` (1008 or \
+                4409); otherwise two pages replace each other for ever";
+        /// The largest message of a client, as sent on the wire.
         message_bytes: Size, default "16MiB",
-            because "above what chats send, below what hurts a backend; judged by headers, \
-                nothing is buffered",
-            change_when "the backend has a limit of its own: to that";
-        /// Messages of one client in a second; not limited unless written.
+            because "larger than chat messages, smaller than messages that overload a backend; the \
+                frame headers decide, so nothing is buffered",
+            change_when "the backend has its own limit: use the same";
+        /// Messages of one client per second; not limited by default.
         messages_per_second: Count, optional 1000,
-            because "a fitting number is the application's to know; a wrong one cuts honest \
-                clients off",
-            change_when "you know it: always";
-        /// The largest message that is inflated for an upstream without compression.
+            because "only the application knows the right number; a wrong one disconnects honest \
+                clients",
+            change_when "you know how many messages your clients send";
+        /// The largest message after decompression, for an upstream without compression.
         inflated_bytes: Size, default "16MiB",
-            because "deflate can expand a thousandfold; only used where the upstream takes no \
-                compression";
-        /// Shadow methods that are checked at once.
+            because "deflate can expand data a thousand times; the limit applies only where the \
+                upstream does not use compression";
+        /// Concurrent checks of shadow methods.
         shadow_checks: Count, default 1000,
-            because "checks without consequence give way to what clients wait for",
-            change_when "many are `skipped`";
+            because "clients do not wait for these checks, so other work comes first",
+            change_when "many checks are `skipped`";
     }
 }
 
-/// What happens to a session more than a user may have.
+/// The action for a session above the limit of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnLimit {
+pub enum ExtraSessions {
     Refuse,
-    /// It is opened, and the user's oldest session ends.
+    /// Opens the new session and ends the oldest session of the user.
     ReplaceOldest,
 }
 
-impl Choice for OnLimit {
+impl Choice for ExtraSessions {
     fn choices() -> Vec<(&'static str, Self)> {
         vec![("refuse", Self::Refuse), ("replace-oldest", Self::ReplaceOldest)]
     }
@@ -131,11 +130,11 @@ pub fn limits(section: &Section<'_, '_>) -> Limits {
             let most = (connections * MOST_UNAUTHENTICATED_PERCENT / 100).max(1);
             if limits.unauthenticated > most {
                 let message = format!(
-                    "`unauthenticated` leaves no room for clients that have shown a credential; \
-                     {most} are in force"
+                    "`unauthenticated` leaves no room for authenticated clients; {most} is used \
+                     instead"
                 );
-                let help = "write less than `connections`: what strangers cannot take is kept for \
-                            the others";
+                let help = "write less than `connections`: the rest is kept for authenticated \
+                            clients";
                 let warning = Diagnostic::warning(message).help(help);
                 section.reader.report(&value.span(), warning);
                 limits.unauthenticated = most;

@@ -20,40 +20,42 @@ table! {
     pub struct ListenerTable: [[listener]] {
         /// IP address and port.
         address: Located<Address>, required "0.0.0.0:8443";
-        /// Let other processes that set it too listen at this address; unless written, a port in
-        /// use is an error.
+        /// Share this address with other processes that set it too; without it, a port in use is an
+        /// error.
         share_port: Flag, default false,
-            because "two processes at one port would each get some of the clients, and reject the \
-                other's tickets",
-            change_when "a second process takes over without a gap, and both share a store";
+            because "two processes on one port would each get some of the clients, and each would \
+                reject tickets of the other",
+            change_when "a new process takes over from an old one without a gap, and both share a \
+                store";
         /// PEM files; the first pair serves clients that name no known host.
         certificates: NestedList<CertificateTable>,
             derived [{ cert = "cert.pem", key = "key.pem" }],
-            because "none with `plain`; at least one without";
-        /// Accept plain HTTP, where another proxy terminates TLS.
+            because "none with `plain`; otherwise at least one";
+        /// Accept plain HTTP, for example behind a proxy that terminates TLS.
         plain: Flag, default false,
-            because "credentials do not cross a network in the clear by omission",
+            because "credentials must not cross a network unencrypted by accident",
             change_when "another proxy terminates TLS";
         /// PEM file of the authorities whose client certificates are accepted.
         client_ca: FileToRead, optional "clients.pem";
         /// optional, or required: a handshake without a client certificate is ended.
         client_auth: OneOf<ClientAuth>, default "optional" commented,
-            because "the route decides which clients have to show a certificate, and browsers \
-                without one still reach the others",
-            change_when "every client of the listener has one";
+            because "the route decides which clients need a certificate; browsers without one can \
+                still use the other routes",
+            change_when "every client of the listener has a certificate";
         /// The oldest TLS version accepted, 1.2 or 1.3.
         min_tls: OneOf<TlsVersion>, default "1.2",
-            because "clients that know only 1.2 still exist, and its suites here are sound",
-            change_when "all clients are yours: 1.3";
+            because "some clients support only 1.2, and the cipher suites that Usher accepts for \
+                it are secure",
+            change_when "all of your clients support 1.3";
         /// Networks of proxies whose forwarding headers are trusted.
         trusted_peers: List<Network>, default [],
-            because "any client can write such a header",
-            change_when "another proxy stands in front";
-        /// The header of trusted peers that counts: x-forwarded-for, forwarded, or auto (the first
-        /// that is there).
+            because "any client can send such a header",
+            change_when "another proxy is in front of Usher";
+        /// The header that is read from trusted peers: x-forwarded-for, forwarded, or auto
+        /// (x-forwarded-for, or else forwarded).
         forwarding_header: OneOf<ForwardingHeader>, default "auto",
-            because "most proxies write one of the two",
-            change_when "the proxy passes on the other one as its client wrote it";
+            because "most proxies set one of the two",
+            change_when "the proxy forwards the other header unchanged from its client";
     }
 }
 
@@ -128,23 +130,23 @@ impl TextType for Network {
     }
 }
 
-/// Addresses that are bound together, and where they are written.
+/// The addresses of all listeners, each with its place in the file.
 #[derive(Default)]
 pub struct Addresses(Vec<(SocketAddr, Span)>);
 
 impl Addresses {
-    /// Reports an address that cannot be bound beside one of those before.
+    /// Reports an address that cannot be bound together with an earlier one.
     fn add(&mut self, reader: &Reader<'_>, address: SocketAddr, span: &Span) {
         let same = self.0.iter().find(|(other, _)| overlap(*other, address));
         if let Some((other, first)) = same {
             let before = reader.text.get(..first.start).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             let message = if *other == address {
-                format!("address `{address}` stands twice")
+                format!("address `{address}` appears twice")
             } else {
                 format!("address `{address}` is covered by `{other}`, or covers it")
             };
-            let help = format!("the listener on line {line} has this port; use another one");
+            let help = format!("the listener on line {line} has the same port; use another one");
             reader.error(span, message, help);
         }
         self.0.push((address, span.clone()));
@@ -165,8 +167,8 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
     {
         let (message, help) = if is_plain {
             (
-                "client certificates come with TLS",
-                "take `client_ca` and `client_auth` away, or give this listener `certificates`",
+                "client certificates need TLS",
+                "remove `client_ca` and `client_auth`, or give this listener `certificates`",
             )
         } else {
             (
@@ -186,11 +188,11 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
     if is_plain && section.value("certificates").is_some() {
         reader.error(
             &section.span,
-            "`plain = true` and `certificates` cannot stand together",
-            "keep one of them",
+            "`plain = true` and `certificates` cannot be combined",
+            "remove one of them",
         );
     }
-    // A `plain` of another type is reported by itself.
+    // A `plain` of the wrong type is already reported.
     let is_clear = section.value("plain").is_none_or(|value| value.get_ref().as_bool().is_some());
     if !is_plain && certificates.is_empty() && is_clear {
         let help = "add `certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]`, or \

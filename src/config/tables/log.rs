@@ -9,27 +9,28 @@ table! {
     pub struct Log: [log] {
         /// json, text, or auto: text on a terminal, JSON elsewhere.
         format: OneOf<LogFormat>, default "auto",
-            because "text on a terminal, JSON elsewhere";
+            because "people read a terminal, programs read the rest";
         /// A level, or a list of target=level.
         filter: LogFilter, default "info",
-            because "what happens to clients and servers, without the steps in between";
-        /// The level of refusals that are the client's doing: info or warn. Those of Usher, the
-        /// store and the upstream are warn.
+            because "it shows what happens to clients and servers, without every step";
+        /// The level of refusals that the client caused: info or warn. Refusals that Usher, the
+        /// store or the upstream caused are always warn.
         refusals: OneOf<RefusalLevel>, default "info",
-            because "a client's mistake is not a fault of the server",
-            change_when "the filter is `warn` and refusals are still wanted";
-        /// Lines about refusals of one address in a second, in the log and the audit log; the
-        /// others are counted in one line.
+            because "a mistake of a client is not a fault of the server",
+            change_when "the filter is `warn`, but the log must have these refusals";
+        /// Lines per second about refusals of one address, in the log and the audit log; the
+        /// rest is counted in one line.
         refusal_lines: Count, default 5,
-            because "enough to see what a client does wrong; a stranger cannot fill the disk",
-            change_when "a proxy that is not in `trusted_peers` gives all clients one address: up";
+            because "enough to see the client's mistake; no client can fill the disk",
+            change_when "a proxy that is not in `trusted_peers` gives all clients one address: \
+                raise it";
     }
 }
 
 table! {
     /// The audit trail.
     pub struct AuditTable: [audit] {
-        /// The file that audit lines are appended to; none unless written.
+        /// The file that audit lines are appended to; without it, there is no audit log.
         file: PathToWrite, optional "audit.jsonl";
     }
 }
@@ -79,8 +80,8 @@ impl TextType for LogFilter {
                 .map(|near| format!("did you mean `{near}`? "))
                 .unwrap_or_default();
             return Err(format!(
-                "`{wrong}` is not a log level; {near}the levels are {}, and \
-                 \"info,usher=debug\" sets one of them for a part",
+                "`{wrong}` is not a log level; {near}the levels are {}; \"info,usher=debug\" sets \
+                 a level for one target",
                 LEVELS.join(", ")
             ));
         }

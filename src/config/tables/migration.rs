@@ -4,11 +4,11 @@ use crate::config::declare::table;
 use crate::config::key_type::EndpointPath;
 
 table! {
-    /// Where clients ask which method to use.
+    /// The endpoint where clients ask which method to use.
     pub struct MigrationTable: [migration] {
-        /// The path that answers them.
+        /// The path of the endpoint.
         config_path: EndpointPath, default "/websocket/config",
-            because "beside the ticket endpoint",
-            change_when "it collides";
+            because "next to the ticket endpoint",
+            change_when "the application uses this path";
     }
 }

@@ -3,10 +3,10 @@
 pub mod admin;
 pub mod bypass;
 pub mod context;
+pub mod credential_verifiers;
 pub mod drain;
 pub mod first_message;
 pub mod issuer;
-pub mod judges;
 pub mod keepalive;
 pub mod limits;
 pub mod listener;
@@ -53,7 +53,7 @@ pub const TABLES: [&Declaration; 20] = [
     &log::AuditTable::DECLARATION,
 ];
 
-/// Tables inside others.
+/// Tables inside other tables.
 #[cfg(test)]
 const NESTED: [&Declaration; 3] = [
     &listener::CertificateTable::DECLARATION,
@@ -61,7 +61,7 @@ const NESTED: [&Declaration; 3] = [
     &store::RegionTable::DECLARATION,
 ];
 
-/// Every table with keys, each behind the one that it stands in.
+/// Returns every table with keys. A nested table follows the table that contains it.
 #[cfg(test)]
 pub fn documented() -> Vec<&'static Declaration> {
     let inner = |outer: &'static Declaration| {

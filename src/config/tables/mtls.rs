@@ -12,17 +12,18 @@ use crate::config::reader::Section;
 use crate::config::{Listener, Method, Route};
 
 table! {
-    /// The user that a client certificate stands for.
+    /// The user that a client certificate identifies.
     pub struct Mtls: [mtls] {
         /// The field that names the user: common-name, san-uri, san-dns or san-email.
         user: OneOf<CertificateUser>, default "common-name",
-            because "what most private authorities fill in; one place and no fallback, so that no \
-                client can choose another",
-            change_when "SPIFFE: `san-uri`; machines: `san-dns`";
-        /// Permissions that every client certificate gives.
+            because "most private authorities set this field; there is no fallback to another \
+                field, so a client cannot choose one",
+            change_when "certificates name users elsewhere, for example `san-uri` for SPIFFE or \
+                `san-dns` for machines";
+        /// Permissions of every client with a certificate.
         permissions: List<Permission>, default [],
-            because "a certificate proves an identity, and no permission",
-            change_when "every client with a certificate may do the same";
+            because "a certificate proves an identity, but not a permission",
+            change_when "all clients with a certificate may do the same";
     }
 }
 
@@ -55,14 +56,14 @@ impl TextType for Permission {
 
     fn parse(_key: &str, text: &str) -> Result<String, String> {
         match text.is_empty() {
-            true => Err("a permission is not empty".to_owned()),
+            true => Err("a permission must not be empty".to_owned()),
             false => Ok(text.to_owned()),
         }
     }
 }
 
-/// Every listener reaches every route, so a route that takes certificates wants listeners that ask
-/// for them.
+/// Reports listeners that do not ask for the certificates that a route accepts. Every listener
+/// serves every route.
 pub fn check_listeners(
     listener_sections: &[Section<'_, '_>],
     listeners: &[Arc<Listener>],
@@ -74,7 +75,7 @@ pub fn check_listeners(
     };
     let asks =
         |listener: &Arc<Listener>| listener.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
-    // A listener that is wrong is missing from the list, and told by itself.
+    // A listener with a mistake is not in the list, and is already reported.
     if listeners.len() != listener_sections.len() {
         return;
     }
@@ -84,7 +85,7 @@ pub fn check_listeners(
             let is_mtls =
                 |item: &&Spanned<DeValue<'_>>| item.get_ref().as_str() == Some(Method::Mtls.name());
             let Some(written) = methods.into_iter().flatten().find(is_mtls) else { continue };
-            let help = "give a [[listener]] the authorities of your clients: \
+            let help = "add the authorities of your clients to a [[listener]]: \
                         `client_ca = \"clients.pem\"`";
             let message = "no listener asks for client certificates";
             section.reader.error(&written.span(), message, help);
@@ -94,26 +95,27 @@ pub fn check_listeners(
     for (section, listener) in listener_sections.iter().zip(listeners) {
         if !asks(listener) {
             let warning = Diagnostic::warning(format!(
-                "route `{}` takes client certificates, and this listener asks for none",
+                "route `{}` accepts client certificates, but this listener does not ask for them",
                 wanting.name
             ))
             .help(
-                "add `client_ca`, or leave it if this listener is for clients of the other methods",
+                "add `client_ca`, or ignore this if the listener is for clients with other methods",
             );
             section.reader.report(&section.span, warning);
         }
     }
 }
 
-/// A certificate may live for years, and nothing says how long beforehand.
+/// Warns if revocations of client certificates get the default lifetime: a certificate may be valid
+/// for years, and the configuration does not say how long.
 pub fn check_revocation(section: &Section<'_, '_>, routes: &[Arc<Route>]) {
     if section.value("ttl").is_none()
         && routes.iter().any(|route| route.auth.contains(&Method::Mtls))
     {
         let warning = Diagnostic::warning(
-            "a client certificate that lives longer than [revocation] `ttl` comes back to life",
+            "a revoked client certificate is accepted again after [revocation] `ttl`",
         )
-        .help("write `ttl`, as long as your client certificates live");
+        .help("write `ttl`, at least as long as your client certificates are valid");
         section.reader.report(&section.span, warning);
     }
 }

@@ -1,10 +1,10 @@
-//! Names that may stand once in the file.
+//! Names that may appear once in the file.
 
 use std::collections::BTreeMap;
 
 use crate::config::reader::{Reader, Section, Span};
 
-/// Names of one kind, and where each stood first.
+/// The names of one kind, each with the place where it appears first.
 #[derive(Default)]
 pub struct Names(BTreeMap<String, Span>);
 
@@ -32,7 +32,7 @@ impl Names {
         self.add_with_help(reader, (what, name), span, "");
     }
 
-    /// Reports a name that stands twice; `help` follows the line of the first one.
+    /// Adds a name, or reports that it appears twice. `help` is appended to the help text.
     pub fn add_with_help(
         &mut self,
         reader: &Reader<'_>,
@@ -44,8 +44,8 @@ impl Names {
             let line = reader.text.get(..first.start).unwrap_or_default().matches('\n').count() + 1;
             reader.error(
                 span,
-                format!("{what} `{name}` stands twice"),
-                format!("it stands on line {line} already{help}"),
+                format!("{what} `{name}` appears twice"),
+                format!("line {line} has it already{help}"),
             );
         } else {
             self.0.insert(name.to_owned(), span.clone());

@@ -6,33 +6,33 @@ use crate::config::reader::Section;
 use crate::config::{Preset, Reauth, ReauthMode};
 
 table! {
-    /// How a session is renewed while it lives; a route can override each key.
+    /// How an open session gets a new token; a route can override each key.
     pub struct ReauthTable: [reauth] {
-        /// message (ask inside the stream), close (end with the token) or off (outlive it); stomp
-        /// and mqtt close.
+        /// message (ask for a new token in the stream), close (end with the token) or off (continue
+        /// without one). The default is close for stomp and mqtt, and message for the others.
         mode: OneOf<ReauthMode>, derived "message",
-            because "a session that ends with its token reconnects, and all of them together; \
-                asking costs one message. Where the protocol has no words for it (stomp, mqtt) it \
-                is `close`",
-            change_when "clients cannot answer: `close`. `off` only where sessions may outlive \
-                their tokens";
-        /// How long before its end a new token is requested.
+            because "sessions that end with their tokens reconnect, often many at the same time; \
+                asking costs one message. The protocols stomp and mqtt have no message for it, so \
+                their default is `close`",
+            change_when "clients cannot answer: `close`. Use `off` only where sessions may \
+                continue after their tokens expire";
+        /// How long before the token expires a new one is requested.
         before_expiry: PositiveDuration, default "60s",
-            because "time for a refresh at the issuer and one more try, before the token has ended";
-        /// How long the client has to answer.
+            because "time for a refresh at the issuer and one retry, before the token expires";
+        /// How long the client may take to answer.
         grace: PositiveDuration, default "30s",
-            because "half of `before_expiry`: the session ends before its token does";
-        /// Wrong answers before the session ends.
+            because "half of `before_expiry`: the session ends before its token expires";
+        /// Rejected answers before the session ends.
         attempts: Count, default 3,
-            because "one expired cache, one clock, one more";
-        /// A proof of identity counts for this long at most, whatever the token says.
+            because "enough for an expired cache, a clock that differs, and one more";
+        /// The longest time between two proofs of identity, even if the token is valid for longer.
         max_age: PositiveDuration, optional "12h",
-            because "the token's own end is the rule",
-            change_when "tokens live for days";
+            because "the token's own expiry decides",
+            change_when "tokens are valid for days";
         /// Clients may renew before they are asked.
         proactive: Flag, default false,
             because "an `auth` message that was not requested belongs to the application",
-            change_when "clients refresh by their own clock";
+            change_when "clients refresh on their own schedule";
     }
 }
 
@@ -42,7 +42,7 @@ impl Choice for ReauthMode {
     }
 }
 
-/// Reads the table of a route over that of the file.
+/// Reads the table of a route. Keys that it leaves out come from the table at the top of the file.
 pub fn reauth(own: &Section<'_, '_>, base: &Section<'_, '_>, preset: Preset) -> Reauth {
     let section = own.over(base);
     let table = ReauthTable::read(&section);
@@ -52,7 +52,7 @@ pub fn reauth(own: &Section<'_, '_>, base: &Section<'_, '_>, preset: Preset) -> 
     {
         section.reader.error(
             &value.span(),
-            format!("clients of the preset `{}` cannot be asked for a new token", preset.name()),
+            format!("the preset `{}` cannot ask clients for a new token", preset.name()),
             "write `mode = \"close\"` for routes of this preset",
         );
     }

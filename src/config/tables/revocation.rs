@@ -10,26 +10,26 @@ use crate::config::reader::Section;
 use crate::config::{Issuer, Verifier};
 
 table! {
-    /// Credentials and sessions that are revoked.
+    /// Revoked credentials and sessions.
     pub struct RevocationTable: [revocation] {
-        /// How long a revocation is in force; the longest `max_lifetime` of the issuers unless
-        /// written.
+        /// How long a revocation is in force; by default the longest `max_lifetime` of the issuers
+        /// and verifiers.
         ttl: PositiveDuration, optional "24h", was keep until "0.3.0",
-            because "as long as a token can live: the order has to outlive the token. \
-                `issuer.max_lifetime` makes both short";
-        /// Revocations in force at once.
+            because "a revocation must stay in force as long as the token is valid. A shorter \
+                `issuer.max_lifetime` shortens both";
+        /// The most revocations in force at the same time.
         max_entries: Count, default 100000,
-            because "an order that is forgotten to make room for another lets a client back in, \
-                so the list is bounded and refuses",
-            change_when "orders name tokens one by one";
+            because "to drop a revocation for a newer one would let a client in again, so a full \
+                list rejects new ones",
+            change_when "you revoke tokens one by one";
     }
 }
 
 #[derive(Debug)]
 pub struct Revocation {
-    /// How long an order is in force.
+    /// How long a revocation is in force.
     pub keep: Duration,
-    /// Orders in force at once.
+    /// The most revocations in force at the same time.
     pub max_entries: usize,
 }
 
@@ -39,7 +39,7 @@ pub fn revocation(
     verifiers: &[Arc<Verifier>],
 ) -> Revocation {
     let table = RevocationTable::read(section);
-    // The order outlives a token that was issued right before it.
+    // A revocation outlives a token that was issued right before it.
     let lifetimes = issuers
         .iter()
         .map(|issuer| issuer.max_lifetime + issuer.leeway)
@@ -47,11 +47,10 @@ pub fn revocation(
     let longest = lifetimes.max().unwrap_or(Duration::from_secs(86_400));
     let keep = table.ttl.unwrap_or(longest);
     if let Some(written) = section.value("ttl").filter(|_| keep < longest) {
-        let message = "a token that is good for longer than `ttl` comes back to life when its \
-                       revocation ends";
+        let message = "a revoked token is accepted again after `ttl`, if it is valid for longer";
         let help = format!(
-            "tokens are accepted for up to {} h; lower `max_lifetime` of the issuers to what they \
-             really make",
+            "tokens are accepted for up to {} h; raise `ttl`, or lower `max_lifetime` of the \
+             issuers",
             longest.as_secs() / 3600
         );
         section.reader.report(&written.span(), Diagnostic::warning(message).help(help));

@@ -1,4 +1,4 @@
-//! The keys of a `[[route]]` that move it from old methods to new ones, and `[route.rollout]`.
+//! `[route.rollout]`, and the keys of a `[[route]]` that move it from old methods to new ones.
 
 use http::HeaderValue;
 use serde_json::{Value as Json, json};
@@ -16,14 +16,14 @@ table! {
         message: Percent, optional 10;
         /// Percent of the clients that use a ticket.
         ticket: Percent, optional 10;
-        /// What decides which clients are in a share: user or address.
+        /// The property that assigns a client to a share: user or address.
         sticky: OneOf<Sticky>, default "user",
-            because "a person with two devices is in one share; addresses change",
-            change_when "clients cannot say who they are before they connect";
-        /// Refuse the legacy methods to clients in a share.
+            because "all devices of a person get the same method; addresses change",
+            change_when "clients cannot send their user name before they connect";
+        /// Reject legacy methods from clients in a share.
         enforce: Flag, default false,
-            because "refusing is a step of its own",
-            change_when "not one client is `lagging` any more";
+            because "rejecting is a separate step of the migration",
+            change_when "no client is `lagging` any more";
     }
 }
 
@@ -52,15 +52,15 @@ impl KeyType for Percent {
         let percent = percent.filter(|percent| *percent <= 100);
         if percent.is_none() {
             entry.error(
-                format!("`{}` is a share of the clients", entry.key),
-                "a whole number from 0 to 100, in percent",
+                format!("`{}` must be a whole number from 0 to 100", entry.key),
+                "it is the share of the clients in percent",
             );
         }
         percent
     }
 }
 
-/// A day, from its beginning in UTC, or a moment.
+/// A day, which begins at midnight UTC, or a moment.
 pub struct Day;
 
 impl TextType for Day {
@@ -122,25 +122,25 @@ fn check_legacy(section: &Section<'_, '_>, auth: &[Method], keys: &RouteKeys) {
         reader.error(
             span,
             format!("`{name}` is not a method of this route"),
-            format!("a legacy method still works: name it in `auth` too, or take `{name}` out"),
+            format!("a legacy method still works: add it to `auth` too, or remove `{name}`"),
         );
     }
     if let Some((_, span)) = keys.legacy.iter().find(|(method, _)| *method == Method::Message) {
         reader.error(
             span,
             "`message` cannot be a legacy method",
-            "the early 101 is sent before the client is known",
+            "Usher sends the early 101 before it can tell which method the client uses",
         );
     }
     match (keys.legacy.first(), section.value("deprecated")) {
         (Some((_, span)), None) => reader.error(
             span,
             "`legacy` needs `deprecated`",
-            "the day since which these methods are deprecated: `deprecated = \"2026-11-01\"`",
+            "add the day from which these methods are deprecated: `deprecated = \"2026-11-01\"`",
         ),
         (None, Some(value)) => reader.error(
             &value.span(),
-            "`deprecated` is for legacy methods",
+            "`deprecated` needs `legacy`",
             "write `legacy = [...]`, or remove it",
         ),
         _ => {}
@@ -151,8 +151,8 @@ fn check_legacy(section: &Section<'_, '_>, auth: &[Method], keys: &RouteKeys) {
     {
         reader.error(
             &value.span(),
-            "`sunset` is before `deprecated`",
-            "the day on which the legacy methods stop working",
+            "`sunset` must be after `deprecated`",
+            "`sunset` is the day on which the legacy methods stop working",
         );
     }
 }
@@ -164,13 +164,13 @@ fn shadow(section: &Section<'_, '_>, auth: &[Method], written: Vec<(Method, Span
         match method {
             Method::Message | Method::Bypass => section.reader.error(
                 &span,
-                format!("`{name}` cannot be looked at in the shadow"),
-                "it decides how the upgrade is answered",
+                format!("`{name}` cannot be a shadow method"),
+                "it changes how Usher answers the upgrade; remove it from `shadow`",
             ),
             _ if auth.contains(&method) => section.reader.error(
                 &span,
                 format!("`{name}` is a method of this route already"),
-                "take it out of `shadow`, or of `auth`",
+                "remove it from `shadow` or from `auth`",
             ),
             _ => methods.push(method),
         }
@@ -190,15 +190,15 @@ fn rollout(section: &Section<'_, '_>, auth: &[Method], legacy: &[Method]) -> Rol
             reader.error(
                 &value.span(),
                 format!("`{key}` is not a method of this route"),
-                format!("name `{key}` in `auth`, or remove the share"),
+                format!("add `{key}` to `auth`, or remove the share"),
             );
         }
         shares.push((method, percent));
     }
     let sum: u16 = shares.iter().map(|(_, percent)| u16::from(*percent)).sum();
     if sum > 100 {
-        let message = format!("the shares make {sum} %");
-        reader.error(&section.span, message, "together they are at most 100");
+        let message = format!("the sum of the shares is {sum} %");
+        reader.error(&section.span, message, "write shares with a sum of at most 100");
     }
     if let Some(value) = section
         .value("enforce")
@@ -206,9 +206,8 @@ fn rollout(section: &Section<'_, '_>, auth: &[Method], legacy: &[Method]) -> Rol
     {
         reader.error(
             &value.span(),
-            "there is nothing to enforce",
-            "name the methods that will be removed in `legacy`, and a share in `ticket` or \
-             `message`",
+            "`enforce` needs `legacy` and a share",
+            "list the methods that will be removed in `legacy`, and set `ticket` or `message`",
         );
     }
     Rollout { shares, sticky: table.sticky, enforce: table.enforce }

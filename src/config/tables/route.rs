@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::HeaderName;
 use serde_json::Value as Json;
 
+use super::credential_verifiers::CredentialVerifiersTable;
 use super::first_message::{self, FirstMessageTable};
-use super::judges::JudgesTable;
 use super::names::Names;
 use super::reauth::{self, ReauthTable};
 use super::rollout::{self, Day, MigrationLink, RolloutTable};
@@ -19,79 +19,77 @@ use crate::config::key_type::{
 };
 use crate::config::reader::{Entry, Section, Span};
 use crate::config::{
-    Bypass, CloseCodes, Forward, HostPattern, Judges, Method, Origins, PathPattern, RejectMode,
-    RequiredPermission, Route, Upstream, UpstreamPath,
+    Bypass, CloseCodes, CredentialVerifiers, Forward, HostPattern, Method, Origins, PathPattern,
+    RejectMode, RequiredPermission, Route, Upstream, UpstreamPath,
 };
 
 table! {
-    /// Which path goes to which upstream, and which clients may use it; at least one.
-    pub struct RouteTable: [[route]], with judges: JudgesTable {
-        /// An exact path, /prefix/*, or with {name} segments.
+    /// Paths, their upstreams, and the clients that may use them; at least one.
+    pub struct RouteTable: [[route]], with credential_verifiers: CredentialVerifiersTable {
+        /// An exact path, /prefix/*, or a path with {name} segments.
         path: PathPattern, required "/ws";
-        /// Hosts that it answers; all unless written.
+        /// Hosts of the route; an empty list means all hosts.
         hosts: List<HostPattern>, default [],
             because "most installations have one host";
         /// The name of an upstream.
         upstream: Text, required "chat";
-        /// The first segments of `path`, which the upstream does not get; it finds them in
+        /// The first segments of `path`, which are removed for the upstream; it gets them in
         /// X-Forwarded-Prefix.
         strip_prefix: Text, optional "/ws";
-        /// The path that the upstream gets instead of an exact one; as the client wrote it unless
-        /// written.
+        /// The path for the upstream, instead of an exact `path`; by default the client's path.
         upstream_path: Text, optional "/socket";
         /// Methods in order of preference; an empty list makes the route public.
         auth: SetOf<Method>, required ["ticket", "message", "header"],
-            because "public on purpose, or authenticated on purpose; nothing by omission";
-        /// Permissions that a grant must give; {name} stands for a parameter of the path.
+            because "a route is public or authenticated on purpose, never by omission";
+        /// Permissions that a client needs; {name} stands for a parameter of the path.
         require: LocatedTexts, default [],
-            because "any good credential opens the route",
+            because "any valid credential opens the route",
             change_when "there are rooms, roles or scopes";
-        /// Web pages that may connect. Unless written, any page may that has a good ticket or
-        /// token; a
-        /// cookie or a session needs the list.
+        /// Web pages that may connect. By default, any page with a valid ticket or token may; the
+        /// methods cookie and session need this list.
         origins: Origins, optional ["https://app.example.com"],
-            because "any page, and a warning where pages can use the route. Tickets and bearer \
-                tokens are not sent by browsers on their own, so the origin is a second wall, not \
-                the first; what browsers send by themselves is refused without the list \
+            because "any page, with a warning where pages can use the route. Browsers do not send \
+                tickets and bearer tokens by themselves, so the origin is a second check, not the \
+                first. For credentials that browsers send by themselves, the list is required \
                 ([origins](credentials.md#origins))",
-            change_when "always: list your pages; `[]` where none connects";
+            change_when "always: list your pages, or write `[]` if no page connects";
         /// The query parameter that carries a ticket.
         ticket_parameter: Text, default "ticket",
-            because "the name of the contract";
+            because "the name that the specification gives it";
         /// The query parameter that carries a token, for the method query.
         token_parameter: Text, default "access_token",
-            because "the name that RFC 6750 gives it";
+            because "the name in RFC 6750";
         /// Unsigned headers for the upstream, each with the claim that it carries.
         identity_headers: StringsByName, optional { "X-User-Id" = "sub" };
-        /// Subprotocols that an early 101 may choose; those of the preset unless written.
+        /// Subprotocols that an early 101 may choose; by default those of the preset.
         subprotocols: List<Subprotocol>, optional ["chat.v1"];
         /// How a refused upgrade is answered: http (a status) or close (a 101 and a close frame,
         /// which a page can read).
         reject_mode: OneOf<RejectMode>, default "http",
-            because "a status is what tools and libraries expect",
-            change_when "pages have to tell the reasons apart";
+            because "tools and libraries expect a status",
+            change_when "pages must read the reason";
         /// Close codes: rfc (1008) or http (4401, 4403, 4408).
         close_codes: OneOf<CloseCodes>, derived "rfc",
-            because "`http` for the preset graphql-transport-ws, whose protocol names them so; \
-                for all others those of RFC 6455",
-            change_when "pages have to tell the reasons apart";
-        /// Methods of this route that will be removed: they work, and clients and operators are
-        /// warned.
+            because "`http` for the preset graphql-transport-ws, whose protocol uses these codes; \
+                `rfc` for all others",
+            change_when "pages must distinguish the reasons";
+        /// Methods of this route that will be removed: they still work, with a warning to clients
+        /// and operators.
         legacy: SetOf<Method>, optional ["header"];
-        /// The day since which the legacy methods are deprecated.
+        /// The day from which the legacy methods are deprecated.
         deprecated: Day, optional "2026-11-01";
-        /// The day on which they stop working.
+        /// The day on which the legacy methods stop working.
         sunset: Day, optional "2027-03-01";
-        /// A page about the change, for the answers to legacy clients.
+        /// A web page about the change, linked in the answers to legacy clients.
         migration_link: MigrationLink, optional "https://example.com/login";
-        /// Methods that are checked and counted, without consequence.
+        /// Methods that are checked and counted, but do not decide.
         shadow: SetOf<Method>, optional ["query"];
         /// The share of the clients that use ticket or message.
         rollout: Nested<RolloutTable>,
             optional { ticket = 10, message = 0, sticky = "user", enforce = false };
-        /// As the table first_message, for this route.
+        /// The table first_message, for this route.
         first_message: Nested<FirstMessageTable>, optional { preset = "json" };
-        /// As the table reauth, for this route.
+        /// The table reauth, for this route.
         reauth: Nested<ReauthTable>, optional { mode = "close" };
     }
 }
@@ -137,8 +135,7 @@ impl TextType for HostPattern {
     }
 }
 
-/// The name of a subprotocol. RFC 6455 section 4.1: the elements "MUST all be unique strings" of
-/// the characters of a token.
+/// The name of a subprotocol: a token of HTTP (RFC 6455 section 4.1).
 pub struct Subprotocol;
 
 impl TextType for Subprotocol {
@@ -146,10 +143,10 @@ impl TextType for Subprotocol {
     const NAME: &str = "subprotocol";
 
     fn parse(_key: &str, text: &str) -> Result<String, String> {
-        // Header names are tokens too.
+        // A header name is a token too.
         match HeaderName::from_bytes(text.as_bytes()) {
             Ok(_) => Ok(text.to_owned()),
-            Err(_) => Err(format!("`{text}` is not the name of a subprotocol")),
+            Err(_) => Err(format!("`{text}` is not a valid subprotocol name")),
         }
     }
 }
@@ -184,13 +181,13 @@ impl KeyType for Origins {
     }
 }
 
-/// What a route needs of the tables around it.
+/// The parts of other tables that a route needs.
 pub struct RouteContext<'a> {
     pub upstreams: &'a [Arc<Upstream>],
     pub upstream_names: &'a Names,
     pub has_issuer: bool,
     pub verifier_names: &'a Names,
-    /// The ticket endpoint has a verifier of its own.
+    /// Whether `[tickets]` names a verifier.
     pub has_ticket_judge: bool,
     pub bypass: &'a Bypass,
     pub signed_context: &'a HeaderName,
@@ -208,18 +205,20 @@ pub fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -> Optio
     }
     let upstream = find_upstream(section, context, table.upstream.as_deref());
     let upstream_path = upstream_path(section, &table);
-    let judges = table.judges.judges(section, context.verifier_names);
+    let credential_verifiers =
+        table.credential_verifiers.credential_verifiers(section, context.verifier_names);
     let methods = table.auth.unwrap_or_default();
-    check_methods(section, context, &judges, &methods);
+    check_methods(section, context, &credential_verifiers, &methods);
     let auth: Vec<_> = methods.into_iter().map(|(method, _)| method).collect();
-    let (token_cookie, session_cookie) = (table.judges.token_cookie, table.judges.session_cookie);
+    let (token_cookie, session_cookie) =
+        (table.credential_verifiers.token_cookie, table.credential_verifiers.session_cookie);
     if token_cookie == session_cookie
         && auth.contains(&Method::Cookie)
         && auth.contains(&Method::Session)
     {
         reader.error(
             &span_of(section, "auth"),
-            "tokens and sessions stand in the same cookie",
+            "tokens and sessions use the same cookie",
             "give `session_cookie` another name",
         );
     }
@@ -230,7 +229,7 @@ pub fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -> Optio
     {
         reader.error(
             &span_of(section, "auth"),
-            "tickets and tokens stand in the same query parameter",
+            "tickets and tokens use the same query parameter",
             "give `token_parameter` another name",
         );
     }
@@ -254,12 +253,11 @@ pub fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -> Optio
             shadow: table.shadow.unwrap_or_default(),
         },
     );
-    if let Some(value) = section
-        .value("shadow")
-        .filter(|_| migration.shadow.contains(&Method::Session) && judges.sessions.is_none())
-    {
+    if let Some(value) = section.value("shadow").filter(|_| {
+        migration.shadow.contains(&Method::Session) && credential_verifiers.sessions.is_none()
+    }) {
         let help = "name the [[verifier]] of sessions: `session_verifier = \"...\"`";
-        reader.error(&value.span(), "`session` needs a verifier, in the shadow too", help);
+        reader.error(&value.span(), "the shadow method `session` needs a verifier", help);
     }
     let name = section.value("path").and_then(|value| value.get_ref().as_str()).map(Arc::from);
     Some(Route {
@@ -274,7 +272,7 @@ pub fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -> Optio
         upstream: upstream?,
         upstream_path,
         auth,
-        judges,
+        credential_verifiers,
         origins: table.origins,
         ticket_parameter: table.ticket_parameter,
         token_parameter: table.token_parameter,
@@ -291,12 +289,12 @@ pub fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -> Optio
     })
 }
 
-/// Returns where a key is written, or else its table.
+/// Returns the place of a key, or of the table if the key is not written.
 fn span_of(section: &Section<'_, '_>, key: &'static str) -> Span {
     section.value(key).map_or_else(|| section.span.clone(), toml::Spanned::span)
 }
 
-/// Rejects a path that stands twice for one host.
+/// Rejects a path that appears twice for one host.
 fn add_path(
     section: &Section<'_, '_>,
     context: &mut RouteContext<'_>,
@@ -309,7 +307,7 @@ fn add_path(
         hosts.push(String::new());
     }
     for host in hosts {
-        // What a segment is called makes no difference to a request.
+        // The name of a segment makes no difference: `/{a}` and `/{b}` match the same requests.
         let name = format!("{host}{}", path.without_names());
         context.seen.add(section.reader, "route", &name, &span);
     }
@@ -323,7 +321,7 @@ fn find_upstream(
     let name = name?;
     if !context.upstream_names.contains(name) {
         let help = match context.upstream_names.is_empty() {
-            true => "add an [[upstream]] of that name".to_owned(),
+            true => "add an [[upstream]] with that name".to_owned(),
             false => suggest(name, context.upstream_names.iter()),
         };
         let message = format!("no upstream is named `{name}`");
@@ -336,11 +334,11 @@ fn upstream_path(section: &Section<'_, '_>, table: &RouteTable) -> UpstreamPath 
     if table.strip_prefix.is_some() && table.upstream_path.is_some() {
         section.reader.error(
             &span_of(section, "upstream_path"),
-            "`strip_prefix` and `upstream_path` both say which path the upstream gets",
-            "keep one of them",
+            "`strip_prefix` and `upstream_path` cannot be combined: both set the upstream's path",
+            "remove one of them",
         );
     }
-    // A route without a good path is reported already.
+    // A route without a valid path is already reported.
     let Some(path) = &table.path else { return UpstreamPath::AsSent };
     let parsed =
         |key, text: &Option<String>, parse: fn(&str, &PathPattern) -> Result<_, String>| {
@@ -354,16 +352,16 @@ fn upstream_path(section: &Section<'_, '_>, table: &RouteTable) -> UpstreamPath 
     cut.or(fixed).unwrap_or_default()
 }
 
-/// A rewritten path is not looked up again: a route may lead to what another one guards at the same
-/// upstream.
+/// Warns of a route that reaches paths of an upstream that another route protects more strictly. A
+/// rewritten path is not looked up in the routes again.
 pub fn check_reach(sections: &[Section<'_, '_>], routes: &[Arc<Route>]) {
-    // A route that is wrong is missing from the list, and reported by itself.
+    // A route with a mistake is not in the list, and is already reported.
     if sections.len() != routes.len() {
         return;
     }
     for (section, route) in sections.iter().zip(routes) {
         let reached = route.upstream_path.pattern(&route.path);
-        // One path is meant as it is written.
+        // A route with one exact path is assumed to be intended.
         if reached.is_literal() {
             continue;
         }
@@ -374,8 +372,8 @@ pub fn check_reach(sections: &[Section<'_, '_>], routes: &[Arc<Route>]) {
             let is_same = route.upstream.name == other.upstream.name
                 && is_rewritten
                 && !reached.is_more_specific_than(&guarded);
-            // The guarded paths as a client writes them have a route of their own, which is judged
-            // by itself.
+            // If the protected paths have a route of their own, it takes their requests. That route
+            // gets its own check.
             let is_taken = |one: &Arc<Route>| {
                 one.path == guarded && one.hosts == route.hosts && !Arc::ptr_eq(one, route)
             };
@@ -389,18 +387,18 @@ pub fn check_reach(sections: &[Section<'_, '_>], routes: &[Arc<Route>]) {
             &route.upstream.name,
         );
         let warning = Diagnostic::warning(format!(
-            "this route leads to paths of `{upstream}` that `{}` guards, and asks for less",
+            "this route reaches paths of `{upstream}` that the route `{}` protects more strictly",
             opened.name
         ))
         .help(
-            "ask for as much, name the paths one by one, or give one of the two another upstream",
+            "use the same checks, list the paths one by one, or use another upstream for one route",
         );
         section.reader.report(&span, warning);
     }
 }
 
-/// An unsigned header never takes the place of one that the upstream trusts for another reason, in
-/// no spelling of its name.
+/// Returns the identity headers. Rejects a name, in any spelling, that could replace a header that
+/// the upstream trusts for another reason.
 fn identity_headers(
     section: &Section<'_, '_>,
     context: &RouteContext<'_>,
@@ -421,7 +419,7 @@ fn identity_headers(
             let twice = headers
                 .iter()
                 .any(|(other, _)| header_name::is_same(other, &header))
-                .then_some("named twice in this table");
+                .then_some("listed twice in this table");
             match taken.or(twice) {
                 Some(what) => Err(format!("`{name}` is {what}")),
                 None => Ok(header),
@@ -437,11 +435,11 @@ fn identity_headers(
     headers
 }
 
-/// Holds the methods of a route to what verifies their credentials.
+/// Reports methods whose credentials nothing can verify.
 fn check_methods(
     section: &Section<'_, '_>,
     context: &RouteContext<'_>,
-    judges: &Judges,
+    credential_verifiers: &CredentialVerifiers,
     methods: &[(Method, Span)],
 ) {
     let reader = section.reader;
@@ -454,30 +452,30 @@ fn check_methods(
             let warning = Diagnostic::warning(
                 "`bypass`: the secret of `[bypass]` impersonates any user here",
             )
-            .help("for end-to-end tests alone; it counts only with `usher run --allow-bypass`");
+            .help("use it only for end-to-end tests; it needs `usher run --allow-bypass`");
             reader.report(span, warning);
         }
         let is_judged = context.has_issuer
             || match method {
                 Method::Session | Method::Bypass | Method::Mtls => true,
                 Method::Ticket => context.has_ticket_judge,
-                _ => judges.tokens.is_some(),
+                _ => credential_verifiers.tokens.is_some(),
             };
         if !is_judged {
             reader.error(
                 span,
                 format!("`{}` needs an issuer", method.name()),
-                "add an [[issuer]] that says whose tokens are good",
+                "add an [[issuer]] whose tokens are accepted",
             );
         }
-        if *method == Method::Session && judges.sessions.is_none() {
+        if *method == Method::Session && credential_verifiers.sessions.is_none() {
             let help = "name the [[verifier]] of sessions: `session_verifier = \"...\"`";
             reader.error(span, "`session` needs a verifier", help);
         }
     }
 }
 
-/// Holds the pages that may connect to the methods that pages can use.
+/// Reports `origins` that do not fit the methods of the route.
 fn check_origins(section: &Section<'_, '_>, auth: &[Method], origins: Option<&Origins>) {
     let reader = section.reader;
     if let Some(method) = auth.iter().find(|method| method.is_sent_by_browsers()) {
@@ -486,7 +484,7 @@ fn check_origins(section: &Section<'_, '_>, auth: &[Method], origins: Option<&Or
             None => reader.error(
                 &span_of(section, "auth"),
                 format!("`{name}` needs `origins`"),
-                "a browser sends it for every page that asks: list the origins of your own pages",
+                "browsers send this credential for every page: list the origins of your own pages",
             ),
             Some(origins) if origins.allows_any() => {
                 let warning = Diagnostic::warning(format!(
@@ -502,7 +500,7 @@ fn check_origins(section: &Section<'_, '_>, auth: &[Method], origins: Option<&Or
         let path = path.map_or_else(String::new, |path| format!(" `{path}`"));
         let message = format!(
             "route{path} has no `origins`: a page of any site may open a socket here, if it has a \
-             good ticket or token"
+             valid ticket or token"
         );
         let help = "list your own pages: `origins = [\"https://app.example.com\"]`, or \
                     `origins = []` if no page uses it";
@@ -510,28 +508,29 @@ fn check_origins(section: &Section<'_, '_>, auth: &[Method], origins: Option<&Or
     }
 }
 
-/// The login of the service stands in the message that carries the credential. A client with a
-/// credential in its upgrade sends a login of its own choice.
+/// Rejects `forward = "replace"` beside other methods. Usher writes the login of the service into
+/// the message that carries the credential; a client with a credential in its upgrade could send a
+/// login of its own.
 fn check_login(section: &Section<'_, '_>, auth: &[Method], is_named_here: bool) {
     let Some(written) = section.value("auth") else { return };
     let other = auth.iter().find(|method| **method != Method::Message);
     match (auth.contains(&Method::Message), other) {
         (true, Some(other)) => {
             let message = format!(
-                "a client of the method `{}` would send the upstream a login of its own",
+                "clients with the method `{}` could send the upstream a login of their own",
                 other.name()
             );
-            let help = "with `forward = \"replace\"` write `auth = [\"message\"]`, and give other \
-                        methods a route of their own";
+            let help = "with `forward = \"replace\"` write `auth = [\"message\"]`, and add a second \
+                        route for the other methods";
             section.reader.error(&written.span(), message, help);
         }
         (false, _) if is_named_here => {
             let message =
-                "`forward = \"replace\"` has no use on a route that takes no first message";
+                "`forward = \"replace\"` needs the method `message`";
             section.reader.error(
                 &written.span(),
                 message,
-                "write `auth = [\"message\"]`, or take the login away",
+                "write `auth = [\"message\"]`, or remove `forward` and the login",
             );
         }
         _ => {}
@@ -546,12 +545,12 @@ fn required_permissions(
 ) -> Vec<RequiredPermission> {
     let Some(path) = path else { return Vec::new() };
     let is_required = !written.is_empty();
-    // Where `auth` is missing, that is the mistake.
+    // A missing `auth` is already reported.
     if is_required && auth.is_empty() && section.value("auth").is_some() {
         section.reader.error(
             &span_of(section, "require"),
-            "a public route gives no grant that could have permissions",
-            "name the methods of the route in `auth`, or take `require` away",
+            "a public route cannot require permissions",
+            "list the methods of the route in `auth`, or remove `require`",
         );
     }
     let parse = |(text, span): (String, Span)| {

@@ -5,45 +5,45 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::judges::JudgesTable;
+use super::credential_verifiers::CredentialVerifiersTable;
 use super::names::Names;
 use crate::base::rate::Rate;
 use crate::config::declare::table;
 use crate::config::key_type::{EndpointPath, Flag, KeyType, PositiveDuration};
 use crate::config::reader::{Entry, Section};
-use crate::config::{Judges, Method, Origins, Route};
+use crate::config::{CredentialVerifiers, Method, Origins, Route};
 
 table! {
     /// One-time tickets for browsers.
-    pub struct TicketsTable: [tickets], with judges: JudgesTable {
+    pub struct TicketsTable: [tickets], with credential_verifiers: CredentialVerifiersTable {
         /// The path where clients request tickets.
         path: EndpointPath, default "/websocket/ticket",
-            because "one place for all routes",
-            change_when "it collides";
+            because "one endpoint for all routes",
+            change_when "the application uses this path";
         /// How long a ticket is valid.
         ttl: PositiveDuration, default "30s",
-            because "from `fetch` to `new WebSocket` takes less than a second; 30 s outlives a \
-                bad mobile network, and little else",
-            change_when "clients sit behind slow logins";
-        /// The longest that a client may ask for.
+            because "the time from `fetch` to `new WebSocket` is less than a second; 30 s is \
+                enough for a bad mobile network",
+            change_when "clients wait for a slow login in between";
+        /// The longest lifetime that a client may ask for.
         max_ttl: PositiveDuration, default "5m",
-            because "beyond that a ticket is a password in a URL",
-            change_when "rarely";
+            because "a ticket that is valid for longer is like a password in a URL",
+            change_when "almost never";
         /// Allow tickets that work more than once.
         multi_use: Flag, default false,
-            because "single use is what makes a leaked URL worthless",
-            change_when "a client cannot fetch another one on reconnect";
-        /// What a ticket is tied to: origin, ip.
+            because "a leaked URL is worthless once its ticket is used",
+            change_when "a client cannot fetch a new ticket to reconnect";
+        /// Properties that must be the same at the request and at the upgrade: origin, ip.
         bind: TicketBindings, default [],
             because "addresses change between `fetch` and upgrade (IPv4 and IPv6, mobile \
                 networks); origins differ where a page embeds another",
             change_when "all clients are on fixed networks, or on one origin";
-        /// Pages that may request tickets; those of the ticket routes unless written.
+        /// Pages that may request tickets; by default the origins of all routes with tickets.
         origins: Origins, optional ["https://app.example.com"];
-        /// Tickets for one user.
+        /// How many tickets one user may request.
         rate_per_user: Rate, default "60/1m",
-            because "one burst of reconnects: a person with several tabs is not stopped, a loop is";
-        /// Tickets for one client address.
+            because "enough for a person with several tabs that reconnect, too little for a loop";
+        /// How many tickets one client address may request.
         rate_per_address: Rate, default "600/1m",
             because "ten times `rate_per_user`",
             change_when "many users share one address";
@@ -61,9 +61,9 @@ pub struct Tickets {
     pub origins: Origins,
     /// The cookie that a page may send instead of a bearer token.
     pub token_cookie: String,
-    /// The cookie with a session id, which counts where a verifier judges those.
+    /// The cookie with a session id. It is read only where a verifier of sessions is named.
     pub session_cookie: String,
-    pub judges: Judges,
+    pub credential_verifiers: CredentialVerifiers,
     pub rate_per_user: Rate,
     pub rate_per_address: Rate,
 }
@@ -93,7 +93,7 @@ impl KeyType for TicketBindings {
                 "ip" => bindings.ip = true,
                 other => item.error(
                     format!("a ticket cannot be bound to `{other}`"),
-                    "known here: `origin`, `ip`",
+                    "the possible values are `origin` and `ip`",
                 ),
             }
         }
@@ -116,7 +116,7 @@ impl TicketsTable {
                 .map_or(0..0, toml::Spanned::span);
             section.reader.error(
                 &span,
-                format!("`ttl` ({ttl:?}) is longer than `max_ttl` ({max_ttl:?})"),
+                format!("`ttl` ({ttl:?}) must not be longer than `max_ttl` ({max_ttl:?})"),
                 "shorten `ttl` or raise `max_ttl`",
             );
         }
@@ -135,9 +135,11 @@ impl TicketsTable {
             multi_use: self.multi_use,
             bind: self.bind,
             origins,
-            judges: self.judges.judges(section, verifiers),
-            token_cookie: self.judges.token_cookie,
-            session_cookie: self.judges.session_cookie,
+            credential_verifiers: self
+                .credential_verifiers
+                .credential_verifiers(section, verifiers),
+            token_cookie: self.credential_verifiers.token_cookie,
+            session_cookie: self.credential_verifiers.session_cookie,
             rate_per_user: self.rate_per_user,
             rate_per_address: self.rate_per_address,
         }

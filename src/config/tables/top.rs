@@ -6,18 +6,18 @@ use crate::config::declare::table;
 use crate::config::key_type::{Count, PathToWrite, TextType};
 
 table! {
-    /// Keys of the process.
+    /// Settings of the process.
     pub struct Top: [] {
-        /// The name of this node where nodes are listed; the host's name unless written.
+        /// The name of this node in lists of nodes; by default the host's name.
         node: NodeName, optional "edge-1";
-        /// The folder of the keys that Usher makes, and of the last good ones of issuers.
+        /// The folder for the keys that Usher makes, and for the last valid keys of issuers.
         state_dir: PathToWrite, default "./usher-state",
-            because "beside the configuration: nothing else to prepare",
+            because "next to the configuration, so there is nothing else to prepare",
             change_when "the folder of the configuration is read-only";
-        /// Runtime threads; one per core unless written.
+        /// Runtime threads; by default one per core.
         threads: Count, optional 4,
-            at_most 1024 "one for each core is the default",
-            because "one per core: a session stays on one core",
+            at_most 1024 "the default is one per core",
+            because "one per core, so that a session stays on one core",
             change_when "other processes need the cores";
     }
 }
@@ -35,7 +35,7 @@ impl TextType for NodeName {
             (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
         match is_name {
             true => Ok(text.to_owned()),
-            false => Err(format!("`{key}` is 1 to 64 visible ASCII characters")),
+            false => Err(format!("`{key}` must be 1 to 64 visible ASCII characters")),
         }
     }
 }

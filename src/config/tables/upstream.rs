@@ -20,30 +20,30 @@ table! {
         servers: NonEmpty<Servers>, required ["http://127.0.0.1:9000"];
         /// How long connecting may take.
         dial_timeout: PositiveDuration, default "3s",
-            because "the next server is tried after it, and the client waits for all of them",
+            because "after it, Usher tries the next server, and the client waits for all attempts",
             change_when "servers are far away";
         /// How long a server may take to answer an upgrade.
         upgrade_timeout: PositiveDuration, default "3s",
-            because "a server that does not answer an upgrade is given up, and the next one tried",
-            change_when "a backend looks up much before its 101";
+            because "after it, Usher gives up this server and tries the next one",
+            change_when "a backend needs more time before its 101";
         /// How long all attempts to reach a server may take together.
         reach_timeout: PositiveDuration, default "10s",
-            because "all dials and waits for a 101 of one client together, from its grant on";
-        /// How long a server may take to begin an HTTP answer, once it has the whole request.
+            because "the limit for all dials and all waits for a 101 of one client, from its grant";
+        /// How long a server may take to begin an HTTP answer, after it has the whole request.
         answer_timeout: PositiveDuration, default "75s",
-            because "from the whole request to the head of the answer: long polls and BOSH wait \
-                for 60 s. An upload is timed by its progress and does not count; an answer that \
-                has begun has no limit here",
-            change_when "polls are longer";
+            because "long polls and BOSH wait for 60 s. The time of an upload does not count, and \
+                an answer that has begun has no limit here",
+            change_when "long polls are longer";
         /// Idle HTTP connections kept for each server on each thread.
         max_idle: Count, default 32,
-            because "a burst of page loads finds connections; a server has descriptors left";
+            because "enough for a burst of page loads, without using up the server's file \
+                descriptors";
         /// How long an idle HTTP connection is kept.
         idle_timeout: PositiveDuration, default "60s",
-            because "shorter than the 75 s after which common servers close it themselves";
-        /// PEM file of the authorities that sign the servers, instead of those of the system.
+            because "shorter than the 75 s after which common servers close idle connections";
+        /// PEM file of the authorities for the servers' certificates, instead of the system's.
         ca_file: FileToRead, optional "ca.pem";
-        /// The name to verify, where it is not the host of the server.
+        /// The name in the servers' certificates, if it is not the host in the URL.
         server_name: ServerName, optional "chat.internal";
     }
 }
@@ -112,7 +112,8 @@ pub fn upstream(section: &Section<'_, '_>, seen: &mut Names) -> Option<Upstream>
     })
 }
 
-/// Rejects hosts that cannot be the name of a certificate, which they are without `server_name`.
+/// Rejects hosts that cannot be names in a certificate. Without `server_name`, the host of a server
+/// is the name that its certificate must have.
 fn check_hosts(reader: &Reader<'_>, servers: &[(Server, Span)]) {
     for (server, span) in servers {
         let Server::Tls { host, .. } = server else { continue };
@@ -144,7 +145,7 @@ fn server(reader: &Reader<'_>, text: &str) -> Result<Server, String> {
         || authority.host().is_empty()
     {
         return Err(format!(
-            "`{text}` has more than a host and a port; a server takes neither path, query nor user"
+            "`{text}` has more than a host and a port; remove the path, the query and the user"
         ));
     }
     let host = authority.host().to_owned();

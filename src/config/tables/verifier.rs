@@ -23,103 +23,101 @@ table! {
     pub struct VerifierTable: [[verifier]] commented {
         /// Its name in routes, logs and metrics.
         name: Text, required "login";
-        /// http (the credential as JSON, claims back), introspection (RFC 7662) or redis (sessions
-        /// under a key).
+        /// http (POST the credential as JSON, get claims), introspection (RFC 7662) or redis
+        /// (sessions under a key).
         kind: OneOf<Kind>, required "http";
-        /// Its address; for redis that of the sessions, the store's unless written.
+        /// The URL of the service; for redis that of the sessions, by default the store's.
         url: Text, optional "https://login.example.com/verify";
-        /// Send credentials over plain http to another machine; the network in between then has
-        /// them.
+        /// Send credentials over plain http to another machine; the network between the two can
+        /// then read them.
         allow_plain: Flag, default false,
-            because "a party on the way would have every credential",
-            change_when "the network in between is yours alone";
-        /// PEM file of the authorities that sign its server, instead of those of the system.
+            because "an attacker on the network could read every credential",
+            change_when "only you control the network between the two";
+        /// PEM file of the authorities for its server's certificate, instead of the system's.
         ca_file: FileToRead, optional "authorities.pem";
-        /// The client id of Usher at an introspection endpoint.
+        /// The client id of Usher at the introspection endpoint.
         client_id: Text, optional "usher";
-        /// Environment variable with that client's secret.
+        /// Environment variable with the secret of that client.
         client_secret_env: SecretVariable, optional "USHER_CLIENT_SECRET";
-        /// File with that client's secret, instead of `client_secret_env`.
+        /// File with the secret of that client, instead of `client_secret_env`.
         client_secret_file: SecretFile, optional "client-secret.txt";
-        /// Environment variable with the bearer token that Usher sends to it.
+        /// Environment variable with the bearer token that Usher sends to the service.
         token_env: SecretVariable, optional "USHER_VERIFIER_TOKEN";
         /// File with that token, instead of `token_env`.
         token_file: SecretFile, optional "verifier-token.txt";
-        /// The `iss` that an introspected token must have; not checked unless written.
+        /// The `iss` that an introspected token must have; not checked by default.
         issuer: Text, optional "https://id.example.com";
-        /// An introspected token carries at least one of these as `aud`; not checked unless
-        /// written.
+        /// Accepted audiences: the `aud` of an introspected token must contain at least one; not
+        /// checked by default.
         audience: List<Text>, optional ["chat"];
-        /// The user of Redis, where it is not the default one.
+        /// The user name at Redis, if it is not the default user.
         username: Text, optional "usher";
         /// Environment variable with the password of Redis.
         password_env: SecretVariable, optional "USHER_SESSIONS_PASSWORD";
         /// File with the password of Redis, instead of `password_env`.
         password_file: SecretFile, optional "sessions-password";
-        /// The key in Redis that holds a session, with {id} in it.
+        /// The key of a session in Redis, with {id} in place of the session id.
         key: SessionKey, optional "sess:{id}";
-        /// Environment variable with the secret that session cookies are signed with, as
-        /// express-session does it.
+        /// Environment variable with the secret that signs session cookies, as in express-session.
         cookie_secret_env: SecretVariable, optional "USHER_COOKIE_SECRET";
         /// File with that secret, instead of `cookie_secret_env`.
         cookie_secret_file: SecretFile, optional "cookie-secret.txt";
-        /// How long one answer may take, the wait for a place included.
+        /// How long one answer may take, including the wait in the queue.
         timeout: PositiveDuration, default "1s",
-            because "a client waits for it during its handshake; a verifier that takes longer is \
-                in trouble",
-            change_when "it is far away";
-        /// Requests at once.
+            because "a client waits for it during its handshake; a healthy verifier is faster",
+            change_when "the verifier is far away";
+        /// Concurrent requests.
         concurrency: Count, default 64,
-            because "a verifier that is slow is not made slower",
-            change_when "it can take more, or less";
-        /// Requests that wait for a place among them.
+            because "more requests would make a slow verifier slower",
+            change_when "the verifier can handle more, or only fewer";
+        /// Requests that wait in the queue.
         max_waiting: Count, default 1000,
-            because "the queue is bounded: beyond it the wait is longer than `timeout`",
-            change_when "it can take more, or less";
-        /// How long a good answer is reused, never past its own end.
+            because "in a longer queue, a request would wait for longer than `timeout`",
+            change_when "the verifier can handle more, or only fewer";
+        /// How long an accepted credential is cached, but never after it expires.
         cache_ttl: key_type::Duration, default "10s",
-            because "a page that reconnects causes no request; a logout counts after ten seconds",
-            change_when "logouts have to count at once: `\"0s\"`";
-        /// How long a refusal is reused.
+            because "a page that reconnects causes no new request; a logout takes effect within \
+                ten seconds",
+            change_when "logouts must take effect at once: `\"0s\"`";
+        /// How long a rejected credential is cached.
         negative_cache_ttl: key_type::Duration, default "5s",
-            because "a client that tries again and again with the same wrong credential causes no \
-                request",
-            change_when "credentials become valid a moment after they are first shown";
-        /// Answers remembered, good ones and refusals each.
+            because "a client that repeats a wrong credential causes no new request",
+            change_when "credentials become valid shortly after their first use";
+        /// Cached credentials, for each of accepted and rejected ones.
         cache_entries: Count, default 10000,
-            because "what remembers clients must not grow with their number";
+            because "the memory for clients must not grow with their number";
         /// The claim that names the user: a name, or a JSON pointer.
         user_claim: Text, default "sub",
-            because "the name of RFC 7662";
-        /// The claim that lists permissions; scope for introspection.
+            because "the name in RFC 7662";
+        /// The claim that lists permissions; the default for introspection is scope.
         permissions_claim: Text, derived "permissions",
-            because "`permissions`, and for introspection `scope`, the name of RFC 7662";
+            because "`permissions`; for introspection `scope`, the name in RFC 7662";
         /// The claim that names the login session.
         session_claim: Text, default "sid",
             because "the claim of OpenID Connect";
-        /// The claim that says when the credential ends.
+        /// The claim with the expiry time of the credential.
         expiry_claim: Text, default "exp",
-            because "the name of RFC 7662";
-        /// A longer credential is refused.
+            because "the name in RFC 7662";
+        /// The largest credential; a longer one is rejected.
         max_token_bytes: Size, default "8KiB",
             because "as `issuer.max_token_bytes`";
-        /// The longest answer that is read.
+        /// The largest answer.
         max_answer_bytes: Size, default "64KiB",
-            because "far above any set of claims; a server that sends more is not a verifier";
-        /// How long an answer is valid at most.
+            because "much larger than any set of claims";
+        /// The longest time that an answer is valid.
         max_lifetime: PositiveDuration, default "12h",
-            because "an answer without an end is not valid for ever";
-        /// How often live sessions are verified again; not at all unless written.
+            because "an answer without an expiry time must expire too";
+        /// How often open sessions are verified again; never by default.
         revalidate: PositiveDuration, optional "1m",
-            at_least "1s" "the verifier is asked so often for every live session",
-            because "it is one request for each live session and interval: the load is yours to \
-                choose",
-            change_when "logging out has to end sockets";
-        /// How long a live session goes on while the verifier does not answer; to the end of its
-        /// grant unless written.
+            at_least "1s" "it is one request to the verifier for every open session",
+            because "it costs one request for each open session and interval; only you know what \
+                load the verifier can handle",
+            change_when "a logout must close sockets";
+        /// How long an open session continues while the verifier does not answer; by default until
+        /// its grant expires.
         revalidate_grace: key_type::Duration, optional "5m",
-            because "a verifier that is away for a while should not end every socket",
-            change_when "a session that is not confirmed is worse than none";
+            because "a short outage of the verifier should not close every socket",
+            change_when "an unconfirmed session is worse than no session";
     }
 }
 
@@ -137,7 +135,7 @@ impl Choice for Kind {
     }
 }
 
-/// The key of a session: what stands before the id, and behind it.
+/// The key of a session, as the text before the id and the text after it.
 pub struct SessionKey;
 
 impl TextType for SessionKey {
@@ -149,10 +147,11 @@ impl TextType for SessionKey {
         text.split_once("{id}")
             .filter(|(before, after)| !before.is_empty() && !after.contains("{id}"))
             .map(|(before, after)| (before.to_owned(), after.to_owned()))
-            .ok_or_else(|| format!("`{key}` holds {{id}} once, behind a prefix: \"sess:{{id}}\""))
+            .ok_or_else(|| format!("`{key}` must have {{id}} once, after a prefix; write \"sess:{{id}}\""))
     }
 }
 
+// The keys that not every kind uses. Reading a name that is not declared fails in tests.
 const HTTP_KEYS: [&str; 3] = ["allow_plain", "token_env", "token_file"];
 const INTROSPECTION_KEYS: [&str; 5] =
     ["client_id", "client_secret_env", "client_secret_file", "issuer", "audience"];
@@ -185,7 +184,7 @@ pub fn verifier(
         section.reader.error(
             &value.span(),
             "`revalidate_grace` needs `revalidate`",
-            "add `revalidate`, or remove it",
+            "add `revalidate`, or remove `revalidate_grace`",
         );
     }
     let verifier = Verifier {
@@ -216,8 +215,8 @@ fn check_name(section: &Section<'_, '_>, seen: &mut Names, issuers: &Names, name
     {
         section.reader.error(
             &value.span(),
-            format!("an issuer is named `{name}` already"),
-            "the name of the issuer or verifier is part of a user's identity",
+            format!("an issuer has the name `{name}` already"),
+            "choose another name: it is part of the identity of users",
         );
     }
 }
@@ -232,7 +231,7 @@ fn check_foreign_keys(section: &Section<'_, '_>, kind: Kind) {
         if let Some(value) = section.value(key) {
             section.reader.error(
                 &value.span(),
-                format!("`{key}` has no use with `kind = \"{name}\"`"),
+                format!("`{key}` is not used with `kind = \"{name}\"`"),
                 "remove it",
             );
         }
@@ -242,17 +241,17 @@ fn check_foreign_keys(section: &Section<'_, '_>, kind: Kind) {
 fn asked(section: &Section<'_, '_>, table: &mut VerifierTable) -> Option<VerifierEndpoint> {
     let reader = section.reader;
     if let Some(value) = section.value("allow_plain").filter(|_| table.allow_plain) {
-        let message = "credentials are sent over plain http: the network in between has them";
+        let message = "credentials are sent over plain http: the network can read them";
         reader.report(&value.span(), Diagnostic::warning(message));
     }
     let url = section.value("url");
     if url.is_none() {
-        section.missing("url", "where it is asked: `url = \"https://id.example.com/verify\"`");
+        section.missing("url", "add the URL of the service: `url = \"https://id.example.com/verify\"`");
     }
     let place = table.url.as_ref().and_then(|text| {
         let wrong = |message| {
             let span = url.map_or(0..0, toml::Spanned::span);
-            let help = "write https; plain http is for this machine, or `allow_plain`";
+            let help = "write https; plain http works only for this machine or with `allow_plain`";
             reader.error(&span, message, help);
         };
         ServiceUrl::parse(text, table.allow_plain).map_err(wrong).ok()
@@ -262,8 +261,8 @@ fn asked(section: &Section<'_, '_>, table: &mut VerifierTable) -> Option<Verifie
     let authorization = token.and_then(|(token, span)| {
         let token = token?;
         if !token.expose().iter().all(u8::is_ascii_graphic) {
-            let message = "the token is not one word of visible ASCII";
-            reader.error(&span, message, "look at its file");
+            let message = "the token must be one word of visible ASCII";
+            reader.error(&span, message, "check the file or the variable that holds it");
         }
         Some(Secret::new(Zeroizing::new([b"Bearer ", token.expose()].concat()).to_vec()))
     });
@@ -287,20 +286,21 @@ fn introspection(section: &Section<'_, '_>, table: &mut VerifierTable) -> Option
         (Some(_), Some(_), None) | (None, None, Some(_)) => {}
         (Some(value), None, None) => reader.error(
             &value.span(),
-            "`client_id` needs its secret",
-            "`client_secret_env` or `client_secret_file`",
+            "`client_id` needs a secret",
+            "add `client_secret_env` or `client_secret_file`",
         ),
         (None, Some((_, span)), None) => {
             reader.error(span, "a client secret needs `client_id`", "add `client_id`");
         }
         (_, _, Some(value)) => reader.error(
             &value.span(),
-            "a token and a client cannot stand together",
-            "keep one of them",
+            "a token and a client secret cannot be combined",
+            "remove one of them",
         ),
         (None, None, None) => section.missing(
             "client_id",
-            "and `client_secret_env`: an introspection endpoint authenticates its clients",
+            "add `client_id` and `client_secret_env`: an introspection endpoint authenticates its \
+             clients",
         ),
     }
     let mut asked = asked(section, table)?;
@@ -311,8 +311,8 @@ fn introspection(section: &Section<'_, '_>, table: &mut VerifierTable) -> Option
     Some(VerifierKind::Introspection { asked, issuer: table.issuer.take(), audience })
 }
 
-/// RFC 6749, section 2.3.1: both "encoded using the application/x-www-form-urlencoded encoding
-/// algorithm".
+/// Returns the value of `Authorization`. Id and secret are form-encoded first (RFC 6749 section
+/// 2.3.1).
 fn basic(id: &str, secret: &Secret) -> Secret {
     let mut pair = Zeroizing::new(Vec::new());
     let mut encode = |bytes: &[u8]| {
@@ -331,7 +331,7 @@ fn basic(id: &str, secret: &Secret) -> Secret {
     Secret::from(encoded.as_str())
 }
 
-/// Returns where sessions are: in a Redis of their own, or in that of `[store]`.
+/// Returns the Redis of the sessions: their own, or that of `[store]`.
 fn redis(
     section: &Section<'_, '_>,
     store: &Store,
@@ -348,15 +348,15 @@ fn redis(
         ("cookie_secret_file", table.cookie_secret_file.take()),
     );
     if section.value("key").is_none() {
-        section.missing("key", "the key that holds a session: `key = \"sess:{id}\"`");
+        section.missing("key", "add the key of a session: `key = \"sess:{id}\"`");
     }
     let (before, after) = table.key.take()?;
     let (timeout, max_in_flight) = (table.timeout, table.concurrency);
     let own = |key: &str, span: &Span| {
         reader.error(
             span,
-            format!("`{key}` goes with a `url` of its own"),
-            "the store has its own",
+            format!("{key} needs a `url`"),
+            "without `url`, the sessions use the connection of [store]",
         );
     };
     let redis = match (section.value("url"), store) {
@@ -383,7 +383,7 @@ fn redis(
         (None, Store::Redis(redis)) => {
             for key in ["ca_file", "username"] {
                 if let Some(value) = section.value(key) {
-                    own(key, &value.span());
+                    own(&format!("`{key}`"), &value.span());
                 }
             }
             if let Some((_, span)) = password {
@@ -394,8 +394,8 @@ fn redis(
         (None, Store::Memory { .. }) => {
             section.missing(
                 "url",
-                "`url = \"redis://127.0.0.1:6379\"`; or a [store] in Redis, whose connection it \
-                 shares",
+                "add `url = \"redis://127.0.0.1:6379\"`, or a [store] in Redis, whose connection is \
+                 then shared",
             );
             return None;
         }

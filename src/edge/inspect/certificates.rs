@@ -13,8 +13,8 @@ use crate::net::tls::trust;
 
 const EXPIRES_SOON_DAYS: i64 = 14;
 const MISSING_HINT: &str = "`usher cert` makes a pair for this machine; relative paths start at the configuration's folder";
-const AUTHORITIES_HINT: &str = "a PEM file with the certificates of the authorities";
-const PAIR_HINT: &str = "PEM files: the certificate first and its chain after it, and the private key that belongs to it";
+const AUTHORITIES_HINT: &str = "name a PEM file with the certificates of the authorities";
+const PAIR_HINT: &str = "`cert` is a PEM file with the certificate and its chain behind it, `key` one with its private key";
 
 pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     let config = inspector.config;
@@ -71,12 +71,12 @@ pub(super) fn client_authorities(subject: &str, path: &Path) -> Finding {
         0 => Finding::ok(subject, count),
         others => {
             let detail = format!(
-                "{count}, {others} of them without CA:TRUE; whoever has its key can sign a client of any name"
+                "{count}, {others} of them without CA:TRUE; the owner of such a certificate can sign one for any client name"
             );
             Finding::warn(
                 subject,
                 detail,
-                "name the authority that signed it, not the certificate of a client",
+                "list the authority that signed the clients' certificates, not a client's certificate",
             )
         }
     }
@@ -115,7 +115,7 @@ fn judge_dates(subject: &str, leaf: &X509Certificate<'_>, names: &[String], now:
     let left = validity.not_after.timestamp() - seconds;
     if left <= 0 {
         let detail = format!("{names}, expired on {}; clients refuse it", validity.not_after);
-        return Finding::warn(subject, detail, "renew it, then `usher reload`");
+        return Finding::warn(subject, detail, "renew the certificate, then run `usher reload`");
     }
     if validity.not_before.timestamp() > seconds {
         let detail =
@@ -123,13 +123,15 @@ fn judge_dates(subject: &str, leaf: &X509Certificate<'_>, names: &[String], now:
         return Finding::warn(
             subject,
             detail,
-            "look at the clock of this machine, or wait with this certificate",
+            "check the clock of this machine, or use the certificate later",
         );
     }
     match left / 86_400 {
-        days if days < EXPIRES_SOON_DAYS => {
-            Finding::warn(subject, format!("{names}, expires in {days} days"), "renew it")
-        }
+        days if days < EXPIRES_SOON_DAYS => Finding::warn(
+            subject,
+            format!("{names}, expires in {days} days"),
+            "renew the certificate",
+        ),
         days => {
             Finding::ok(subject, format!("{names}, valid for {days} more days, matches its key"))
         }

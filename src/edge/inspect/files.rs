@@ -26,7 +26,7 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
         if let Some(path) = &upstream.ca_file {
             trusted(inspector, &key, &format!("authorities of upstream {}", upstream.name), path);
         } else if let Err(error) = Upstreams::build(std::slice::from_ref(upstream), None) {
-            let hint = "Debian has them in the package ca-certificates";
+            let hint = "on Debian, the package ca-certificates has the root certificates";
             inspector.add(
                 &format!("upstream.{index}.servers"),
                 Finding::fail("upstream", error.to_string(), hint),
@@ -56,7 +56,7 @@ fn issuer_files(inspector: &mut Inspector<'_>, index: usize, issuer: &Arc<Issuer
             let key = format!("issuer.{index}.jwks_file");
             if inspector.is_readable(&key, &subject, path) {
                 let hint =
-                    "a JSON Web Key Set with a public key for one of the issuer's algorithms";
+                    "name a JSON Web Key Set with a public key for one of the issuer's algorithms";
                 let finding = match issuer_keys::read(path, &issuer.algorithms) {
                     Ok(keys) => {
                         Finding::ok(subject, format!("{} usable in {}", keys.len(), path.display()))
@@ -91,7 +91,11 @@ fn verifier_files(inspector: &mut Inspector<'_>, index: usize, verifier: &Arc<Ve
         let subject = format!("verifier {}", verifier.name);
         inspector.add(
             &format!("verifier.{index}"),
-            Finding::fail(subject, error.to_string(), "see its keys"),
+            Finding::fail(
+                subject,
+                error.to_string(),
+                "check the keys of this verifier in the configuration",
+            ),
         );
     }
 }
@@ -133,17 +137,26 @@ fn signing_keys(inspector: &mut Inspector<'_>) {
 
 fn keys_finding(subject: &str, read: Result<(), KeyringError>, path: &Path) -> Finding {
     let Err(error) = read else {
-        return Finding::ok(subject, format!("fit for their algorithm in {}", path.display()));
+        return Finding::ok(
+            subject,
+            format!("usable with the configured algorithm in {}", path.display()),
+        );
     };
     let (hint, fault) = match &error {
         KeyringError::File { error, .. } => {
-            ("the user that runs Usher must be able to read it", Fault::of(error))
+            ("the user that runs Usher must be able to read the file", Fault::of(error))
         }
-        KeyringError::Exposed { .. } => {
-            ("`chmod 600`, and another key if this one may have been seen", Fault::Permission)
+        KeyringError::Exposed { .. } => (
+            "run `chmod 600` on the file, and make a new key if others may have read this one",
+            Fault::Permission,
+        ),
+        KeyringError::OtherAlgorithm { .. } => {
+            ("change `algorithm`, or name other keys", Fault::Config)
         }
-        KeyringError::OtherAlgorithm { .. } => ("one of the two is not meant", Fault::Config),
-        _ => ("a private key in PKCS#8, as `openssl genpkey` writes it", Fault::Config),
+        _ => (
+            "the file must hold a private key in PKCS#8, as `openssl genpkey` writes it",
+            Fault::Config,
+        ),
     };
     Finding { fault, ..Finding::fail(subject, error.to_string(), hint) }
 }

@@ -10,8 +10,8 @@ use super::{Finding, Inspector};
 use crate::config::ContextSigning;
 use crate::upstream::keyring::Folder;
 
-const STATE_HINT: &str = "make it, and give it to the user that runs Usher";
-const AUDIT_HINT: &str = "make its folder, and give it to the user that runs Usher";
+const STATE_HINT: &str = "create the directory, owned by the user that runs Usher";
+const AUDIT_HINT: &str = "create the folder of the file, owned by the user that runs Usher";
 
 pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     let config = inspector.config;
@@ -31,7 +31,7 @@ pub(super) fn state_dir(path: &Path, has_keys: bool) -> Finding {
         if a.as_os_str().is_empty() { Path::new(".").to_owned() } else { a.to_owned() }
     };
     let Some(there) = path.ancestors().map(existing).find(|ancestor| ancestor.exists()) else {
-        return fail("no part of the path is there".to_owned());
+        return fail("no part of the path exists".to_owned());
     };
     let is_there = there == path;
     if !there.is_dir() {
@@ -41,8 +41,8 @@ pub(super) fn state_dir(path: &Path, has_keys: bool) -> Finding {
         Err(error) if !(is_there && has_keys) => {
             fail(format!("{} cannot be written to: {error}", there.display())).because(&error)
         }
-        _ if is_there => Finding::ok(subject, "there"),
-        _ => Finding::ok(subject, "will be made at the first start"),
+        _ if is_there => Finding::ok(subject, "exists"),
+        _ => Finding::ok(subject, "will be created at the first start"),
     }
 }
 
@@ -55,17 +55,17 @@ fn audit_file(path: &Path) -> Finding {
     }
     if path.exists() {
         return match writable(path) {
-            Ok(()) => Finding::ok(subject, "there"),
+            Ok(()) => Finding::ok(subject, "exists"),
             Err(error) => fail(format!("cannot be written to: {error}")).because(&error),
         };
     }
     let folder =
         path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
-        return fail(format!("the folder {} is not there", folder.display()));
+        return fail(format!("the folder {} does not exist", folder.display()));
     }
     match writable(folder) {
-        Ok(()) => Finding::ok(subject, "will be made at the first start"),
+        Ok(()) => Finding::ok(subject, "will be created at the first start"),
         Err(error) => {
             fail(format!("the folder {} cannot be written to: {error}", folder.display()))
                 .because(&error)

@@ -82,8 +82,10 @@ impl<'a> Inspector<'a> {
         let Err(error) = read_a_byte(path) else { return true };
         let hint = match error.kind() {
             io::ErrorKind::NotFound => missing,
-            io::ErrorKind::PermissionDenied => "the user that runs Usher must be able to read it",
-            _ => "name a file",
+            io::ErrorKind::PermissionDenied => {
+                "the user that runs Usher must be able to read the file"
+            }
+            _ => "name a readable file",
         };
         let detail = format!("{} cannot be read: {error}", path.display());
         self.add(key, Finding::fail(subject, detail, hint).because(&error));

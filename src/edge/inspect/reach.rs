@@ -58,7 +58,7 @@ pub fn servers(config: &Config) -> Vec<Finding> {
 /// Fetches the keys as the start does.
 fn published(issuer: &Arc<Issuer>, from: &RemoteKeys) -> Finding {
     let subject = format!("keys of issuer {}", issuer.name);
-    let hint = "Usher starts without them and tries on; until it has them, or the last ones of an earlier start, this issuer's tokens are refused";
+    let hint = "Usher starts without these keys and retries; this issuer's tokens are refused until Usher has them, or has kept those of an earlier start";
     let source = match Source::new(issuer, from) {
         Ok(source) => source,
         Err(error) => return Finding::warn(subject, error, hint),
@@ -80,7 +80,7 @@ fn upstream_server(upstream: &str, server: &Server) -> Finding {
         Server::Plain { host, port } | Server::Tls { host, port } => tcp(host, *port),
         Server::Unix { path } => std::os::unix::net::UnixStream::connect(path).map(drop),
     };
-    let hint = "is it running, and is the address right? Clients get 502 until it answers";
+    let hint = "start the server, or correct its address; clients get 502 until the server answers";
     told(format!("upstream {upstream}, {server}"), reached, "reachable", hint)
 }
 
@@ -88,9 +88,9 @@ fn store(redis: &Redis, other_region: Option<&str>) -> Vec<Finding> {
     let (of, hint) = match other_region {
         Some(region) => (
             format!(" of region {region}"),
-            format!("tickets of {region} are refused until it is there"),
+            format!("tickets of {region} are refused until the store answers"),
         ),
-        None => (String::new(), "tickets are refused until it is there".to_owned()),
+        None => (String::new(), "tickets are refused until the store answers".to_owned()),
     };
     let reach = |HostPort { host, port }: &HostPort| {
         told(format!("store{of} {host}:{port}"), tcp(host, *port), "reachable", &hint)
@@ -111,7 +111,7 @@ fn verifier_servers(verifier: &Arc<Verifier>) -> Vec<Finding> {
             .map(|HostPort { host, port }| (host.as_str(), *port))
             .collect(),
     };
-    let hint = "what it judges is answered 503 until it is there";
+    let hint = "its credentials are answered with 503 until the verifier answers";
     let reach = |(host, port)| {
         let subject = format!("verifier {}, {host}:{port}", verifier.name);
         told(subject, tcp(host, port), "reachable; nothing was asked", hint)

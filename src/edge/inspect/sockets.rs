@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{Finding, Inspector};
 use crate::config::AdminAddress;
 use crate::model::listening_address::{PortSharing, overlap};
-use crate::net::admin_socket::{Occupant, occupant};
+use crate::net::admin_socket::{SocketPathState, occupant};
 use crate::net::bind;
 
 pub(super) fn inspect(inspector: &mut Inspector<'_>, held: &[SocketAddr]) {
@@ -29,27 +29,29 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>, held: &[SocketAddr]) {
 fn file(path: &Path, is_ours: bool) -> Finding {
     let subject = format!("admin listener unix:{}", path.display());
     let (error, detail, hint) = match occupant(path) {
-        Ok(Occupant::Listening) if is_ours => {
-            return Finding::ok(subject, "bound by the Usher that runs");
+        Ok(SocketPathState::Listening) if is_ours => {
+            return Finding::ok(subject, "bound by the running Usher");
         }
-        Ok(Occupant::Nothing) if !path.parent().is_some_and(Path::is_dir) => (
+        Ok(SocketPathState::Nothing) if !path.parent().is_some_and(Path::is_dir) => (
             io::ErrorKind::NotFound.into(),
             "the folder does not exist".to_owned(),
-            "make it, owned by the user that runs Usher",
+            "create the folder, owned by the user that runs Usher",
         ),
-        Ok(Occupant::Nothing | Occupant::Stale) => return Finding::ok(subject, "free"),
-        Ok(Occupant::Listening) => (
+        Ok(SocketPathState::Nothing | SocketPathState::Stale) => {
+            return Finding::ok(subject, "free");
+        }
+        Ok(SocketPathState::Listening) => (
             io::ErrorKind::AddrInUse.into(),
             "another process listens there".to_owned(),
             "stop that process, or choose another path",
         ),
-        Ok(Occupant::NotASocket) => (
+        Ok(SocketPathState::NotASocket) => (
             io::ErrorKind::AlreadyExists.into(),
-            "the file is there and is not a socket".to_owned(),
+            "the file exists and is not a socket".to_owned(),
             "choose another path, or move the file away",
         ),
         Err(error) => {
-            let detail = format!("it cannot be bound: {error}");
+            let detail = format!("the socket cannot be bound: {error}");
             (error, detail, "the folder must be open to the user that runs Usher")
         }
     };
@@ -63,7 +65,7 @@ fn address(
 ) -> Finding {
     let subject = format!("{what} {address}");
     if held.iter().any(|held| overlap(*held, address)) {
-        return Finding::ok(subject, "bound by the Usher that runs");
+        return Finding::ok(subject, "bound by the running Usher");
     }
     let Err(bind::BindError { error, .. }) = bind::check(address, sharing) else {
         return Finding::ok(subject, "free");
@@ -71,18 +73,18 @@ fn address(
     let (detail, hint) = match error.kind() {
         io::ErrorKind::AddrInUse => (
             "the port is in use by another process".to_owned(),
-            "stop that process (`ss -ltnp` names it) or take another port; processes share the port of a listener only \
+            "stop that process (`ss -ltnp` names it), or choose another port; processes share the port of a listener only \
              where each has `share_port = true`",
         ),
         io::ErrorKind::AddrNotAvailable => (
             "this machine does not have the address".to_owned(),
-            "write 0.0.0.0 or [::] for all of them",
+            "choose an address of one of its interfaces, or write 0.0.0.0 or [::] for all addresses",
         ),
         io::ErrorKind::PermissionDenied => (
-            format!("it cannot be bound: {error}"),
-            "ports below 1024 want root, or AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit",
+            format!("the address cannot be bound: {error}"),
+            "ports below 1024 need root, or AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit",
         ),
-        _ => (format!("it cannot be bound: {error}"), "take another address"),
+        _ => (format!("the address cannot be bound: {error}"), "choose another address"),
     };
     Finding::fail(subject, detail, hint).because(&error)
 }

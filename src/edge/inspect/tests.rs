@@ -42,11 +42,11 @@ fn a_region_that_is_away_concerns_its_own_tickets_alone() {
         .map(|finding| (finding.verdict, finding.subject, finding.hint.unwrap()))
         .collect();
     let wanted = [
-        (Verdict::Warn, "store 127.0.0.1:1", "tickets are refused until it is there"),
+        (Verdict::Warn, "store 127.0.0.1:1", "tickets are refused until the store answers"),
         (
             Verdict::Warn,
             "store of region eu 127.0.0.1:1",
-            "tickets of eu are refused until it is there",
+            "tickets of eu are refused until the store answers",
         ),
     ];
     assert_eq!(

@@ -14,7 +14,7 @@ use crate::edge::Edge;
 use crate::http::admit::Admission;
 use crate::http::events::RequestRejected;
 use crate::http::request::{Request, origin_of};
-use crate::migration::share::Client;
+use crate::migration::share::ShareKey;
 use crate::model::method::Method;
 use crate::model::principal::Principal;
 use crate::net::http1::host::Authority;
@@ -63,8 +63,8 @@ fn requested_route<'a>(
     let mut found: Vec<_> = match (names.next(), names.next()) {
         (None, _) => routes.collect(),
         (Some((_, name)), None) => {
-            let name =
-                decoded(name).ok_or(Rejection::InvalidRequest("the route is not well written"))?;
+            let name = decoded(name)
+                .ok_or(Rejection::InvalidRequest("the route is not encoded correctly"))?;
             let same: Vec<_> = routes.filter(|route| *route.name == *name).collect();
             let here =
                 same.iter().find(|route| route.hosts.iter().any(|pattern| pattern.matches(host)));
@@ -74,12 +74,12 @@ fn requested_route<'a>(
                 .into_iter()
                 .collect()
         }
-        _ => return Err(Rejection::InvalidRequest("one route at a time")),
+        _ => return Err(Rejection::InvalidRequest("name only one route")),
     };
     match (found.pop(), found.pop()) {
         (Some(route), None) => Ok(route),
         _ => Err(Rejection::InvalidRequest(
-            "say which route: ?route=, with a path as the configuration writes it",
+            "name the route with ?route=, by its path in the configuration",
         )),
     }
 }
@@ -96,9 +96,9 @@ pub fn client_config(
         _ if migration.rollout.shares.iter().all(|(_, percent)| *percent == 0) => None,
         (Sticky::User, None) => return Err(Rejection::MissingCredential),
         (Sticky::User, Some(principal)) => {
-            migration.assigned(&route.name, &Client::User(principal))
+            migration.assigned(&route.name, &ShareKey::User(principal))
         }
-        (Sticky::Address, _) => migration.assigned(&route.name, &Client::at(peer)),
+        (Sticky::Address, _) => migration.assigned(&route.name, &ShareKey::at(peer)),
     };
     // Test identities are not offered to strangers.
     let offered = || route.auth.iter().copied().filter(|method| *method != Method::Bypass);

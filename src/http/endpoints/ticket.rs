@@ -10,7 +10,7 @@ use tokio::time::timeout_at;
 use super::{allow_origin, check_origin, json_answer, preflight, refusal};
 use crate::auth::ticket::events::TicketIssued;
 use crate::auth::ticket::events::TicketRefused;
-use crate::auth::ticket::{self, Asking, Issued};
+use crate::auth::ticket::{self, Issued, TicketAsker};
 use crate::base::strict_json;
 use crate::config::{Config, Route};
 use crate::edge::Edge;
@@ -54,7 +54,9 @@ async fn respond(
     request.origin = origin_of(&request.parts.headers)?;
     let whole = timeout_at(request.deadline, Limited::new(body, MAX_BODY).collect()).await;
     let Ok(Ok(body)) = whole else {
-        return Err(Rejection::AmbiguousRequest("the body is too long, or did not arrive"));
+        return Err(Rejection::AmbiguousRequest(
+            "the body is too long, or did not arrive whole in time",
+        ));
     };
     check_origin(&edge.config.tickets.origins, request.origin.as_deref())?;
     let path = request.parts.uri.path();
@@ -104,7 +106,7 @@ async fn issue(
     let issuer = principal.issuer.clone();
     let traceparent = request.parts.headers.get("traceparent").and_then(|one| one.to_str().ok());
     let peer = request.address();
-    let asking = Asking { origin: request.origin.as_deref(), peer, traceparent };
+    let asking = TicketAsker { origin: request.origin.as_deref(), peer, traceparent };
     let issued = edge.tickets.issue(principal, wanted, asking, request.started).await?;
     let ttl = issued.expires_at.since(issued.created_at);
     let name = TicketHash::of(&issued.ticket).name();
@@ -172,12 +174,12 @@ async fn validate(
     ))
 }
 
-fn read_request(body: &[u8]) -> Result<ticket::Request, Rejection> {
+fn read_request(body: &[u8]) -> Result<ticket::TicketRequest, Rejection> {
     if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(ticket::Request::default());
+        return Ok(ticket::TicketRequest::default());
     }
     let wrong = Rejection::InvalidRequest(
-        "the body is not JSON of the fields ttl_seconds, single_use, permissions and route",
+        "the body is not a JSON object with the fields ttl_seconds, single_use, permissions and route",
     );
     strict_json::record(body).map_err(|_| wrong)
 }

@@ -1,8 +1,8 @@
-//! The path of a request in its one reading, and the patterns that it matches.
+//! The canonical form of a request path, and the patterns for it.
 //!
-//! A path has one canonical reading here. What another server could read differently (dot segments,
-//! encoded slashes, backslashes, path parameters that hide a segment) is refused before any rule is
-//! chosen, because the rule that authorises must be the rule that the upstream sees.
+//! Every path has one canonical form. A path that another server could read differently is refused
+//! before a route is chosen: dot segments, encoded slashes, backslashes, and path parameters that
+//! hide a segment. The route that authorises the request must be the route that the upstream sees.
 
 mod spelling;
 
@@ -10,13 +10,13 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use super::host_pattern::HostPattern;
-pub use spelling::{Guard, Letters};
+pub use spelling::{Guard, LaxSpelling};
 
-/// `/exact`, `/prefix/*`, or with `{name}` segments.
+/// A pattern such as `/exact` or `/prefix/*`, which may have `{name}` segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
     segments: Vec<Segment>,
-    /// Ends in `/*`: anything below matches.
+    /// The pattern ends in `/*` and matches every path below.
     open_ended: bool,
 }
 
@@ -26,7 +26,7 @@ enum Segment {
     Parameter(String),
 }
 
-/// A request path in its one canonical reading: percent-decoded segments.
+/// A request path in its canonical form: percent-decoded segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanonicalPath {
     segments: Vec<String>,
@@ -39,7 +39,7 @@ pub struct AmbiguousPath(pub &'static str);
 impl PathPattern {
     pub fn parse(text: &str) -> Result<Self, String> {
         let Some(rest) = text.strip_prefix('/') else {
-            return Err("a path begins with '/'".to_owned());
+            return Err("a path must begin with '/'".to_owned());
         };
         let mut open_ended = false;
         let mut segments = Vec::new();
@@ -60,15 +60,16 @@ impl PathPattern {
                 }
                 if segments.iter().any(|s| matches!(s, Segment::Parameter(other) if other == name))
                 {
-                    return Err(format!("the parameter '{{{name}}}' stands twice"));
+                    return Err(format!("the parameter '{{{name}}}' appears twice"));
                 }
                 segments.push(Segment::Parameter(name.to_owned()));
             } else if part.contains(['*', '{', '}', '?', '#']) {
                 return Err(format!(
-                    "'{part}' is not a segment: a parameter is a whole segment like '{{room}}', a prefix ends in '/*'"
+                    "'{part}' is not a segment: a parameter is a whole segment like '{{room}}', \
+                     and a prefix ends in '/*'"
                 ));
             } else if part.is_empty() && !last {
-                return Err("a path has no empty segments".to_owned());
+                return Err("a path must not have empty segments".to_owned());
             } else {
                 let literal =
                     CanonicalPath::parse(&format!("/{part}")).map_err(|error| error.to_string())?;
@@ -78,7 +79,7 @@ impl PathPattern {
         Ok(Self { segments, open_ended })
     }
 
-    /// The parameters, if the path matches.
+    /// Returns the parameters if the path matches.
     pub fn matches(&self, path: &CanonicalPath) -> Option<Vec<(String, String)>> {
         let enough = if self.open_ended {
             path.segments.len() > self.segments.len()
@@ -101,15 +102,18 @@ impl PathPattern {
         Some(parameters)
     }
 
-    /// Does exactly one path match, so that a URL can be written for it?
+    /// Returns true if the pattern matches exactly one path, so that a URL can be built from it.
     pub fn is_literal(&self) -> bool {
         !self.open_ended
             && self.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)))
     }
 
-    /// Does every path that matches begin with these segments?
+    /// Returns true if every path that matches begins with these segments.
     pub fn lies_under(&self, prefix: &CanonicalPath) -> bool {
-        let is_same = |(segment, wanted): (&Segment, &String)| matches!(segment, Segment::Literal(literal) if literal == wanted);
+        let is_same = |(segment, wanted): (&Segment, &String)| match segment {
+            Segment::Literal(literal) => literal == wanted,
+            Segment::Parameter(_) => false,
+        };
         self.segments.len() >= prefix.segments.len()
             && self.segments.iter().zip(&prefix.segments).all(is_same)
     }
@@ -121,7 +125,7 @@ impl PathPattern {
         }
     }
 
-    /// What is left of the pattern behind its first segments.
+    /// Returns the pattern without its first segments.
     pub fn behind(&self, segments: usize) -> Self {
         Self {
             segments: self.segments.iter().skip(segments).cloned().collect(),
@@ -129,7 +133,7 @@ impl PathPattern {
         }
     }
 
-    /// Is there a path that a lax server takes for one of both?
+    /// Returns true if a lax server could match one path to both patterns.
     pub fn meets(&self, other: &Self) -> bool {
         Guard::new(None, self).meets(&Guard::new(None, other))
     }
@@ -138,7 +142,7 @@ impl PathPattern {
         self.cmp_specificity(other).is_lt()
     }
 
-    /// The same text for patterns that match the same paths.
+    /// Returns a text that is equal for patterns that match the same paths.
     pub fn without_names(&self) -> String {
         let segments = self.segments.iter().map(|segment| match segment {
             Segment::Literal(literal) => literal.as_str(),
@@ -155,8 +159,8 @@ impl PathPattern {
         })
     }
 
-    /// `Less` is the more specific one: segment by segment a literal before a parameter, the longer
-    /// pattern before the shorter, a closed pattern before an open one.
+    /// Compares two patterns; `Less` is more specific. A literal segment comes before a parameter,
+    /// the longer pattern before the shorter, a closed pattern before an open one.
     pub fn cmp_specificity(&self, other: &Self) -> Ordering {
         for (a, b) in self.segments.iter().zip(&other.segments) {
             match (a, b) {
@@ -182,7 +186,7 @@ impl fmt::Display for PathPattern {
 }
 
 impl CanonicalPath {
-    /// `path` is the path of a request target, still encoded, without its query.
+    /// Parses the path of a request target, still encoded and without its query.
     pub fn parse(path: &str) -> Result<Self, AmbiguousPath> {
         let rest = path.strip_prefix('/').ok_or(AmbiguousPath("it does not begin with '/'"))?;
         let segments = rest.split('/').map(decode_segment).collect::<Result<_, _>>()?;
@@ -193,8 +197,8 @@ impl CanonicalPath {
         &self.segments
     }
 
-    /// The path as a lax server might read it, where that differs: no `;parameters`, no empty
-    /// segments inside.
+    /// Returns the path as a lax server reads it, without `;parameters` and inner empty segments.
+    /// `None`: the two readings are equal.
     pub fn looser_reading(&self) -> Option<Self> {
         let lax = |segment: &String| segment.contains(';') || segment.is_empty();
         let inner = self.segments.len().saturating_sub(1);
@@ -241,7 +245,7 @@ fn decode_segment(raw: &str) -> Result<String, AmbiguousPath> {
     if hides_a_second_encoding(&decoded) {
         return Err(AmbiguousPath("a separator or dot that is encoded twice"));
     }
-    // `..;x` is `..` to a server that drops parameters.
+    // A server that drops parameters reads `..;x` as `..`.
     if matches!(decoded.split(';').next(), Some("." | "..")) {
         return Err(AmbiguousPath("a dot segment"));
     }
@@ -250,8 +254,11 @@ fn decode_segment(raw: &str) -> Result<String, AmbiguousPath> {
 
 fn hides_a_second_encoding(decoded: &str) -> bool {
     decoded.as_bytes().windows(3).any(|window| {
-        matches!(window, [b'%', high, low]
-            if matches!((high, low.to_ascii_lowercase()), (b'2', b'e' | b'f') | (b'5', b'c') | (b'0', b'0') | (b'3', b'b') | (b'2', b'5')))
+        let [b'%', high, low] = window else { return false };
+        matches!(
+            (high, low.to_ascii_lowercase()),
+            (b'2', b'5' | b'e' | b'f') | (b'5', b'c') | (b'0', b'0') | (b'3', b'b')
+        )
     })
 }
 

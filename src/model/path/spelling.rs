@@ -1,23 +1,23 @@
-//! Other spellings of a path, which a lax server behind Usher does not tell apart.
+//! Other spellings of a path, which a lax server behind Usher reads as the same path.
 //!
-//! A route is chosen by the letters of a path, percent-encoding aside. Some servers look at less.
-//! They ignore case, slashes and dots at the end, and `;parameters`. Some decode twice, so that a
-//! query begins at an encoded question mark. Such a server opens `/ws` for a request to `/WS`. A
-//! spelling is refused if its route asks for less than the route of the other path.
+//! Usher chooses a route by the percent-decoded path. Some servers are less exact: they ignore
+//! case, `;parameters`, and slashes and dots at the end. Some decode twice, so an encoded question
+//! mark begins a query. Such a server opens `/ws` for a request to `/WS`. Usher refuses a spelling
+//! if its route has weaker rules than the route of the other path.
 
 use std::cmp::Ordering;
 
 use super::{CanonicalPath, HostPattern, PathPattern, Segment};
 
-/// The letters of a path that the laxest of servers looks at.
+/// The parts of a path that the laxest server compares.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letters {
+pub struct LaxSpelling {
     segments: Vec<String>,
-    /// So many of them stand before a query that a second decoding brings to light.
+    /// The number of segments before a query that appears after a second decoding.
     before_query: Option<usize>,
 }
 
-/// A route that comes before a weaker one, by what a lax server takes for its paths.
+/// A route with stronger rules, as a lax server matches its paths.
 #[derive(Clone, Debug)]
 pub struct Guard {
     pub host: Option<HostPattern>,
@@ -26,7 +26,7 @@ pub struct Guard {
     open_ended: bool,
 }
 
-impl Letters {
+impl LaxSpelling {
     pub fn of(path: &CanonicalPath) -> Self {
         let (mut segments, mut before_query) = (Vec::new(), None);
         for segment in &path.segments {
@@ -55,9 +55,9 @@ impl Guard {
         Self { host: host.cloned(), segments, open_ended: path.open_ended }
     }
 
-    /// Could a lax server take the path for one of the guarded ones? It takes `/api` for `/api/`
-    /// too.
-    pub fn matches(&self, path: &Letters) -> bool {
+    /// Returns true if a lax server could read the path as a path of this route. A lax server also
+    /// reads `/api` as `/api/`.
+    pub fn matches(&self, path: &LaxSpelling) -> bool {
         let fits =
             |segments: &[String]| {
                 let enough = segments.len() == self.segments.len()
@@ -71,7 +71,7 @@ impl Guard {
             || path.before_query.and_then(|count| path.segments.get(..count)).is_some_and(fits)
     }
 
-    /// Is there a path that both match?
+    /// Returns true if some path matches both patterns.
     pub fn meets(&self, other: &Self) -> bool {
         let is_long_enough = match self.segments.len().cmp(&other.segments.len()) {
             Ordering::Less => self.open_ended,
@@ -91,8 +91,8 @@ fn letters(segment: &str) -> String {
     kept.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }
 
-/// Decodes what is still encoded. It hides no separator: a path with one that is encoded twice has
-/// been refused.
+/// Decodes a segment once more. This hides no separator: a path with a separator that is encoded
+/// twice was already refused.
 fn decoded_again(segment: &str) -> String {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
@@ -118,7 +118,7 @@ mod tests {
 
     fn guards(pattern: &str, path: &str) -> bool {
         let guard = Guard::new(None, &PathPattern::parse(pattern).unwrap());
-        guard.matches(&Letters::of(&CanonicalPath::parse(path).unwrap()))
+        guard.matches(&LaxSpelling::of(&CanonicalPath::parse(path).unwrap()))
     }
 
     #[test]

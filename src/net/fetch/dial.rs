@@ -62,7 +62,8 @@ async fn tcp(place: &ServiceUrl, time: Duration) -> Result<TcpStream, FetchError
     for address in addresses {
         if !place.may_be(address.ip()) {
             last = FetchError::Unreachable(
-                "plain http goes to this machine alone, and the name is another's".to_owned(),
+                "plain http is allowed only to this machine, and the name has another address"
+                    .to_owned(),
             );
             continue;
         }

@@ -71,26 +71,28 @@ pub struct Fetched {
 pub enum FetchError {
     #[error("no whole answer within {0:?}")]
     Timeout(Duration),
-    #[error("it cannot be reached: {0}")]
+    #[error("the server cannot be reached: {0}")]
     Unreachable(String),
     #[error("TLS failed: {0}")]
     Tls(String),
-    #[error("it answered {0}")]
+    #[error("the server answered {0}")]
     Status(StatusCode),
-    #[error("it answered {0}; redirects are not followed, so write the address that it points to")]
+    #[error(
+        "the server answered {0}; redirects are not followed: write the address that this one points to"
+    )]
     Redirect(StatusCode),
-    #[error("its answer is larger than {0} bytes")]
+    #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
-    #[error("its answer is not what was asked for: {0}")]
+    #[error("the answer cannot be used: {0}")]
     Malformed(String),
 }
 
 /// Connections that wait for the next question, by server.
 #[derive(Debug, Default)]
-struct Idle(Mutex<HashMap<String, Vec<Kept>>>);
+struct Idle(Mutex<HashMap<String, Vec<IdleConnection>>>);
 
 /// A connection, and since when it waits.
-type Kept = (SendRequest<Full<Bytes>>, Instant);
+type IdleConnection = (SendRequest<Full<Bytes>>, Instant);
 
 impl Fetcher {
     /// Fails where `ca_file` holds no authorities.
@@ -172,7 +174,7 @@ impl Fetcher {
         }
         // None was asked for.
         if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-            return Err(FetchError::Malformed("it is compressed".to_owned()));
+            return Err(FetchError::Malformed("the body is compressed".to_owned()));
         }
         let most = self.config.max_body;
         if body.size_hint().lower() > most as u64 {
@@ -270,7 +272,7 @@ fn request(
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     if let Some(authorization) = authorization {
         let wrong =
-            |_| FetchError::Malformed("the authorization cannot stand in a header".to_owned());
+            |_| FetchError::Malformed("the authorization is not a valid header value".to_owned());
         let mut value = HeaderValue::from_bytes(authorization.expose()).map_err(wrong)?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);

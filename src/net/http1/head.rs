@@ -116,29 +116,30 @@ pub fn parse_request(head: &[u8], limits: &Limits) -> Result<RequestHead, Reject
 /// `head` ends with its empty line; `to_head` says that it answers a HEAD. The error is what is
 /// wrong with the upstream.
 pub fn parse_answer(head: &[u8], to_head: bool) -> Result<AnswerHead, &'static str> {
-    check_bytes(head, 0).map_err(|_| "its answer head holds bytes that no head may hold")?;
+    check_bytes(head, 0).map_err(|_| "the answer head holds forbidden bytes")?;
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     match response.parse(head) {
         Ok(httparse::Status::Complete(length))
             if length == head.len() && head.starts_with(b"HTTP/") => {}
-        _ => return Err("its answer head is not HTTP/1"),
+        _ => return Err("the answer head is not HTTP/1"),
     }
     let is_http_10 = response.version == Some(0);
     let status = response
         .code
         .and_then(|code| StatusCode::from_u16(code).ok())
         .filter(|status| status.as_u16() < 600);
-    let status = status.ok_or("its status is not a number from 100 to 599")?;
-    let headers = header_map(response.headers).ok_or("one of its headers is not well formed")?;
-    let two_ways = "the length of its answer can be read in two ways";
+    let status = status.ok_or("the status is not a number from 100 to 599")?;
+    let headers =
+        header_map(response.headers).ok_or("a header of the answer is not well formed")?;
+    let two_ways = "the length of the answer can be read in two ways";
     let length = body_length(&headers).map_err(|_| two_ways)?;
     let chunked = is_chunked(&headers).map_err(|_| two_ways)?;
     if chunked && (length.is_some() || is_http_10) {
         return Err(two_ways);
     }
     if status == StatusCode::SWITCHING_PROTOCOLS && is_http_10 {
-        return Err("it switches protocols in HTTP/1.0");
+        return Err("the server switches protocols in HTTP/1.0");
     }
     let framing = if status.is_informational() || status == StatusCode::NO_CONTENT {
         // RFC 9112 section 6.1 and RFC 9110 section 8.6: neither field may stand here. A length of
@@ -186,7 +187,7 @@ fn authority(text: &str) -> Result<Authority, Rejection> {
 /// The target as path and query, and the host of an absolute target.
 fn origin_form<'a>(method: &Method, target: &'a str) -> Result<(Uri, Option<&'a str>), Rejection> {
     if *method == Method::CONNECT {
-        return Err(Rejection::AmbiguousRequest("this server opens no tunnels"));
+        return Err(Rejection::AmbiguousRequest("this server does not open tunnels"));
     }
     let (named, path) = if target.starts_with('/') || (target == "*" && *method == Method::OPTIONS)
     {
@@ -217,7 +218,7 @@ fn request_framing(headers: &HeaderMap, version: Version) -> Result<BodyFraming,
             Err(Rejection::AmbiguousRequest("the body has both a length and chunks"))
         }
         (None, true) if version != Version::HTTP_11 => {
-            Err(Rejection::AmbiguousRequest("chunks belong to HTTP/1.1"))
+            Err(Rejection::AmbiguousRequest("a chunked body needs HTTP/1.1"))
         }
         (None, true) => Ok(BodyFraming::Chunked(Chunks::default())),
         (Some(length), false) => Ok(BodyFraming::Length(length)),

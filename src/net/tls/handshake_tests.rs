@@ -7,7 +7,9 @@ use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::test_ends::{Dice, client_config, localhost, provider, server_config, sockets, suites};
+use super::test_ends::{
+    TestRandom, client_config, localhost, provider, server_config, sockets, suites,
+};
 use super::{Established, HandshakeError, accept};
 
 /// The client's last words of the handshake and all that it has to say behind them, not sent yet.
@@ -48,7 +50,7 @@ async fn read_all(connection: &mut ClientConnection, tcp: &mut TcpStream) -> Vec
 
 #[tokio::test]
 async fn what_comes_with_the_clients_last_word_is_neither_lost_nor_doubled() {
-    let mut dice = Dice::new(5);
+    let mut dice = TestRandom::new(5);
     for suite in suites() {
         let (ours, theirs) = (server_config(provider(suites())), client_config(suite));
         for turn in 0..12 {
@@ -59,7 +61,7 @@ async fn what_comes_with_the_clients_last_word_is_neither_lost_nor_doubled() {
                 turn % 3 == 0 && suite.version().version == ProtocolVersion::TLSv1_3,
             );
             let most = [1_000_000, 1, 7, 3000][turn % 4];
-            let mut pieces = Dice::new(turn as u64);
+            let mut pieces = TestRandom::new(turn as u64);
             let talk = async {
                 let (mut connection, mut wire) = shake_to_the_last_word(&theirs, &mut client).await;
                 let (first, second) = said.split_at(said.len() / 2);

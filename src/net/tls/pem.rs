@@ -5,7 +5,7 @@ use std::path::Path;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-pub const NO_CERTIFICATE: &str = "it holds no certificate";
+pub const NO_CERTIFICATE: &str = "the file holds no certificate";
 
 /// Returns the certificates of a file in their order. A file without one is an error.
 pub fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -34,21 +34,21 @@ pub enum Content {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    #[error("a record that does not decrypt")]
+    #[error("a record cannot be decrypted")]
     Undecryptable,
-    #[error("a record that is too large")]
+    #[error("a record is too large")]
     TooLarge,
-    #[error("a record of a kind that has no place here")]
+    #[error("a record of this type is not expected here")]
     Unexpected,
-    #[error("a message that cannot be read")]
+    #[error("a message is malformed")]
     Malformed,
-    #[error("a value that must not be")]
+    #[error("a message holds a value that is not allowed")]
     Illegal,
     #[error("too many records that carry nothing")]
     TooManyIdle,
-    #[error("no keys are left")]
+    #[error("the key must not be used any more, and there is no next one")]
     Exhausted,
-    #[error("the client ended it with alert {0}")]
+    #[error("the client ended the connection with alert {0}")]
     Alert(u8),
 }
 

@@ -22,14 +22,14 @@ const FORMS: [CipherSuite; 4] = [
 ];
 
 /// A client after its handshake that says whatever it likes.
-struct Client {
+struct RawClient {
     tcp: TcpStream,
     seals: Key,
     opens: Key,
     came: Vec<u8>,
 }
 
-impl Client {
+impl RawClient {
     async fn new(wanted: CipherSuite) -> (TlsStream, Self) {
         let suite = suite(wanted);
         let (server, client) = pair(suite).await;
@@ -53,7 +53,7 @@ impl Client {
     }
 
     /// What the server says, tickets apart.
-    async fn hear(&mut self) -> (Content, Vec<u8>) {
+    async fn receive(&mut self) -> (Content, Vec<u8>) {
         loop {
             let mut bytes = self.came.as_slice();
             if let Some(record) = split_first(&mut bytes).unwrap() {
@@ -75,7 +75,7 @@ impl Client {
 }
 
 /// Data is read, then comes the error; the client is told which.
-async fn assert_refused(mut server: TlsStream, mut client: Client, error: RecordError) {
+async fn assert_refused(mut server: TlsStream, mut client: RawClient, error: RecordError) {
     let mut buffer = vec![0; 32 * 1024];
     let found = loop {
         match server.read(&mut buffer).await {
@@ -87,7 +87,7 @@ async fn assert_refused(mut server: TlsStream, mut client: Client, error: Record
     assert!(server.read(&mut buffer).await.is_err(), "and it stays one");
     assert!(server.write_all(b"more").await.is_err());
     if let Some(alert) = error.alert() {
-        assert_eq!(client.hear().await, (Content::Alert, vec![2, alert]));
+        assert_eq!(client.receive().await, (Content::Alert, vec![2, alert]));
     }
 }
 
@@ -120,7 +120,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls13() {
         (23, &[7; 17_000], &[23], RecordError::TooLarge),
     ];
     for (kind, data, after, error) in table {
-        let (server, mut client) = Client::new(TLS13_AES_128_GCM_SHA256).await;
+        let (server, mut client) = RawClient::new(TLS13_AES_128_GCM_SHA256).await;
         client.say(Content::ApplicationData, b"before").await;
         let wire = client.seals.seal_odd(kind, data, after);
         client.tcp.write_all(&wire).await.unwrap();
@@ -148,7 +148,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls12() {
         [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256]
     {
         for (kind, data, error) in table {
-            let (server, mut client) = Client::new(wanted).await;
+            let (server, mut client) = RawClient::new(wanted).await;
             client.say(Content::ApplicationData, b"before").await;
             let wire = client.seals.seal_odd(kind, data, &[]);
             client.tcp.write_all(&wire).await.unwrap();
@@ -161,7 +161,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls12() {
 async fn a_record_that_was_touched_cut_or_repeated_is_refused() {
     for wanted in FORMS {
         for damage in 0..5 {
-            let (server, mut client) = Client::new(wanted).await;
+            let (server, mut client) = RawClient::new(wanted).await;
             let mut wire = client.sealed(Content::ApplicationData, b"some data");
             match damage {
                 0 => *wire.last_mut().unwrap() ^= 1,
@@ -181,7 +181,7 @@ async fn a_record_that_was_touched_cut_or_repeated_is_refused() {
 async fn a_flood_of_records_that_carry_nothing_is_refused() {
     for wanted in FORMS {
         for (content, data) in [(Content::ApplicationData, &[][..]), (Content::Alert, &[1, 90])] {
-            let (server, mut client) = Client::new(wanted).await;
+            let (server, mut client) = RawClient::new(wanted).await;
             for _ in 0..32 {
                 client.say(content, data).await;
             }
@@ -196,7 +196,7 @@ async fn a_flood_of_records_that_carry_nothing_is_refused() {
 
 #[tokio::test]
 async fn a_warning_of_tls12_is_let_pass() {
-    let (mut server, mut client) = Client::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await;
+    let (mut server, mut client) = RawClient::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await;
     client.say(Content::Alert, &[1, 41]).await;
     client.say(Content::ApplicationData, b"hello").await;
     assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 5);
@@ -204,13 +204,13 @@ async fn a_warning_of_tls12_is_let_pass() {
 
 #[tokio::test]
 async fn another_handshake_of_tls12_is_refused_and_the_connection_goes_on() {
-    let (mut server, mut client) = Client::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await;
+    let (mut server, mut client) = RawClient::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await;
     client.say(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
     client.say(Content::ApplicationData, b"hello").await;
     assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 5);
-    assert_eq!(client.hear().await, (Content::Alert, vec![1, 100]));
+    assert_eq!(client.receive().await, (Content::Alert, vec![1, 100]));
     server.write_all(b"an answer").await.unwrap();
-    assert_eq!(client.hear().await, (Content::ApplicationData, b"an answer".to_vec()));
+    assert_eq!(client.receive().await, (Content::ApplicationData, b"an answer".to_vec()));
     for _ in 0..33 {
         client.say(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
     }
@@ -222,7 +222,7 @@ async fn another_handshake_of_tls12_is_refused_and_the_connection_goes_on() {
 #[tokio::test]
 async fn nothing_is_delivered_behind_a_goodbye() {
     for wanted in FORMS {
-        let (mut server, mut client) = Client::new(wanted).await;
+        let (mut server, mut client) = RawClient::new(wanted).await;
         let mut wire = client.sealed(Content::ApplicationData, b"before");
         wire.extend(client.sealed(Content::Alert, &[1, 0]));
         wire.extend(client.sealed(Content::ApplicationData, b"behind"));
@@ -237,7 +237,7 @@ async fn nothing_is_delivered_behind_a_goodbye() {
 
 #[tokio::test]
 async fn a_key_update_in_pieces_is_answered_before_the_next_data() {
-    let (mut server, mut client) = Client::new(TLS13_AES_128_GCM_SHA256).await;
+    let (mut server, mut client) = RawClient::new(TLS13_AES_128_GCM_SHA256).await;
     client.say(Content::ApplicationData, b"hello").await;
     for piece in [&[24][..], &[0, 0], &[1], &[1]] {
         client.say(Content::Handshake, piece).await;
@@ -249,9 +249,9 @@ async fn a_key_update_in_pieces_is_answered_before_the_next_data() {
         tokio::select! { biased; _ = server.read(&mut buffer) => false, () = tokio::task::yield_now() => true }
     );
     server.write_all(b"an answer").await.unwrap();
-    assert_eq!(client.hear().await, (Content::Handshake, vec![24, 0, 0, 1, 0]));
+    assert_eq!(client.receive().await, (Content::Handshake, vec![24, 0, 0, 1, 0]));
 
-    let (server, mut client) = Client::new(TLS13_AES_128_GCM_SHA256).await;
+    let (server, mut client) = RawClient::new(TLS13_AES_128_GCM_SHA256).await;
     client.say(Content::Handshake, &[24, 0]).await;
     client.say(Content::ApplicationData, b"in between").await;
     assert_refused(server, client, RecordError::Unexpected).await;
@@ -259,7 +259,7 @@ async fn a_key_update_in_pieces_is_answered_before_the_next_data() {
 
 #[tokio::test]
 async fn padding_is_taken_off_however_much_there_is() {
-    let (mut server, mut client) = Client::new(TLS13_CHACHA20_POLY1305_SHA256).await;
+    let (mut server, mut client) = RawClient::new(TLS13_CHACHA20_POLY1305_SHA256).await;
     let mut buffer = vec![0; 32 * 1024];
     for (data, padding) in [(1, 0), (1, 1), (5, 16_379), (16_000, 384), (MOST_PLAINTEXT, 0)] {
         let wire =

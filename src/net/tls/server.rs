@@ -129,7 +129,7 @@ pub fn check_client(
     let file = || clients.ca_file.display().to_string();
     let Some((leaf, others)) = chain.split_first() else {
         let problem =
-            "a certificate of these authorities is required, and none is shown".to_owned();
+            "the client must show a certificate of these authorities, and showed none".to_owned();
         return if clients.is_required { Err(TlsError { file: file(), problem }) } else { Ok(()) };
     };
     let authorities = Arc::new(authorities(&clients.ca_file)?);
@@ -203,8 +203,10 @@ pub fn certificate_for(tls: &Tls, host: &str) -> Result<Arc<CertifiedKey>, TlsEr
 
 impl Certificates {
     fn load(tls: &Tls) -> Result<Self, TlsError> {
-        let none =
-            || TlsError { file: "certificates".to_owned(), problem: "there is none".to_owned() };
+        let none = || TlsError {
+            file: "certificates".to_owned(),
+            problem: "none is configured".to_owned(),
+        };
         let mut loaded =
             tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?.into_iter();
         let (first_names, first) = loaded.next().ok_or_else(none)?;

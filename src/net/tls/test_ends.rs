@@ -83,9 +83,9 @@ pub(super) async fn pair(suite: SupportedCipherSuite) -> (TlsStream, client::Tls
 }
 
 /// Numbers that look random, the same ones each time.
-pub(super) struct Dice(u64);
+pub(super) struct TestRandom(u64);
 
-impl Dice {
+impl TestRandom {
     pub(super) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(2).wrapping_add(1))
     }

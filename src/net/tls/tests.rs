@@ -12,11 +12,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::test_ends::{
-    Dice, client_config, localhost, pair, provider, server_config, sockets, suite, suites,
+    TestRandom, client_config, localhost, pair, provider, server_config, sockets, suite, suites,
 };
 use super::{Established, HandshakeError, accept};
 
-async fn write_in_pieces(writer: &mut (impl AsyncWrite + Unpin), data: &[u8], mut dice: Dice) {
+async fn write_in_pieces(
+    writer: &mut (impl AsyncWrite + Unpin),
+    data: &[u8],
+    mut dice: TestRandom,
+) {
     let mut rest = data;
     while !rest.is_empty() {
         let most = [10, 1000, 100_000][dice.below(3)];
@@ -30,7 +34,7 @@ async fn write_in_pieces(writer: &mut (impl AsyncWrite + Unpin), data: &[u8], mu
     writer.shutdown().await.unwrap();
 }
 
-async fn read_in_pieces(reader: &mut (impl AsyncRead + Unpin), mut dice: Dice) -> Vec<u8> {
+async fn read_in_pieces(reader: &mut (impl AsyncRead + Unpin), mut dice: TestRandom) -> Vec<u8> {
     let mut data = Vec::new();
     loop {
         let most = [10, 1000, 100_000][dice.below(3)];
@@ -46,15 +50,15 @@ async fn read_in_pieces(reader: &mut (impl AsyncRead + Unpin), mut dice: Dice) -
 async fn data_in_random_pieces_is_the_same_at_both_ends_under_each_suite() {
     for (seed, suite) in (1..).zip(suites()) {
         let (server, client) = pair(suite).await;
-        let mut dice = Dice::new(seed);
+        let mut dice = TestRandom::new(seed);
         let (up, down) = (dice.bytes(400_000), dice.bytes(400_000));
         let (mut server_reads, mut server_writes) = tokio::io::split(server);
         let (mut client_reads, mut client_writes) = tokio::io::split(client);
         let (_, _, came_up, came_down) = tokio::join!(
-            write_in_pieces(&mut client_writes, &up, Dice::new(seed + 10)),
-            write_in_pieces(&mut server_writes, &down, Dice::new(seed + 20)),
-            read_in_pieces(&mut server_reads, Dice::new(seed + 30)),
-            read_in_pieces(&mut client_reads, Dice::new(seed + 40)),
+            write_in_pieces(&mut client_writes, &up, TestRandom::new(seed + 10)),
+            write_in_pieces(&mut server_writes, &down, TestRandom::new(seed + 20)),
+            read_in_pieces(&mut server_reads, TestRandom::new(seed + 30)),
+            read_in_pieces(&mut client_reads, TestRandom::new(seed + 40)),
         );
         assert!(came_up == up && came_down == down, "{suite:?}");
         server_reads.unsplit(server_writes).assert_owns_nothing();
@@ -64,7 +68,7 @@ async fn data_in_random_pieces_is_the_same_at_both_ends_under_each_suite() {
 #[tokio::test]
 async fn for_a_slow_reader_one_write_is_kept_and_no_more() {
     let (mut server, mut client) = pair(suite(CipherSuite::TLS13_AES_128_GCM_SHA256)).await;
-    let data = Dice::new(7).bytes(100_000);
+    let data = TestRandom::new(7).bytes(100_000);
     let mut sent = Vec::new();
     // Until the sockets are full.
     while let Poll::Ready(taken) = poll_once(|cx| Pin::new(&mut server).poll_write(cx, &data)) {
@@ -87,7 +91,7 @@ async fn for_a_slow_reader_one_write_is_kept_and_no_more() {
 #[tokio::test]
 async fn an_alert_waits_its_turn_behind_data_that_is_blocked() {
     let (mut server, mut client) = pair(suite(CipherSuite::TLS13_AES_128_GCM_SHA256)).await;
-    let data = Dice::new(8).bytes(100_000);
+    let data = TestRandom::new(8).bytes(100_000);
     let mut sent = Vec::new();
     while let Poll::Ready(taken) = poll_once(|cx| Pin::new(&mut server).poll_write(cx, &data)) {
         sent.extend_from_slice(&data[..taken.unwrap()]);
@@ -143,7 +147,7 @@ impl AsyncWrite for OneByOne {
 async fn a_client_may_send_byte_by_byte() {
     for suite in suites() {
         let (server, client) = sockets().await;
-        let data = Dice::new(3).bytes(3000);
+        let data = TestRandom::new(3).bytes(3000);
         let talk = async {
             let mut client = TlsConnector::from(client_config(suite))
                 .connect(localhost(), OneByOne(client))
@@ -215,7 +219,7 @@ async fn a_spent_key_of_tls13_is_renewed_and_the_stream_goes_on() {
         }
         // In the middle of one big write too.
         server.seals_at_most(20);
-        let data = Dice::new(9).bytes(2_000_000);
+        let data = TestRandom::new(9).bytes(2_000_000);
         let written = async {
             server.write_all(&data).await.unwrap();
             server.shutdown().await.unwrap();

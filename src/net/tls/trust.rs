@@ -38,7 +38,10 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
-            return Err("the system has no root certificates; name some with ca_file".to_owned());
+            return Err(
+                "the system has no root certificates; name a file of certificates with ca_file"
+                    .to_owned(),
+            );
         }
         return Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth());
     };

@@ -15,9 +15,9 @@ use std::time::Duration;
 use redis::{Cmd, Pipeline, Value, cmd, pipe};
 use tokio::time::{Instant, timeout};
 
+use super::channel::RedisChannel;
 use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
 use super::events::{Operation, Purpose, StoreDialled};
-use super::lane::Lane;
 use super::{ask_all, authorities, millis};
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::lock::lock;
@@ -49,7 +49,7 @@ pub struct Bulletin {
     /// The latest end of an order that was written or heard, by each clock.
     latest: Mutex<Option<(UnixMillis, Instant)>>,
     length: usize,
-    lane: Lane,
+    channel: RedisChannel,
     dialer: Dialer,
     /// For one answer to a reader.
     patience: Duration,
@@ -81,7 +81,7 @@ pub type Entry = Option<Revocation>;
 
 /// What came while a reader waited.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct StreamBatch {
     pub orders: Vec<Entry>,
     /// As they were written. Those of the last minute are heard again on a new connection.
     pub notices: Vec<String>,
@@ -104,7 +104,12 @@ impl Bulletin {
             latest: Mutex::default(),
             // Nodes that write the same at once leave room for each other.
             length: revocation.max_entries.saturating_mul(2),
-            lane: Lane::new(Purpose::Revocations, &dialer, config.timeout, config.max_in_flight),
+            channel: RedisChannel::new(
+                Purpose::Revocations,
+                &dialer,
+                config.timeout,
+                config.max_in_flight,
+            ),
             dialer: Dialer::new(Redis { timeout: patience, ..config.clone() }, ca),
             patience,
         })
@@ -119,7 +124,7 @@ impl Bulletin {
     /// longer.
     pub async fn write(&self, orders: &[Revocation]) -> Result<(), StoreFault> {
         let pipeline = self.pipeline(orders, Now::read())?;
-        self.lane
+        self.channel
             .run(
                 Operation::Revoke,
                 |connection| ask_all(connection, pipeline),
@@ -240,7 +245,7 @@ impl Reader {
     }
 
     /// The same, and waits for it; nothing after a while.
-    pub async fn wait(&mut self) -> Result<Heard, StoreFault> {
+    pub async fn wait(&mut self) -> Result<StreamBatch, StoreFault> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS");
         read.arg(&self.key).arg(&self.notices).arg(&self.last).arg(&self.last_notice);
@@ -264,8 +269,8 @@ impl Reader {
     }
 
     /// How far it has read, and what is said there.
-    fn note(&mut self, streams: Vec<Stream>) -> Heard {
-        let mut heard = Heard::default();
+    fn note(&mut self, streams: Vec<Stream>) -> StreamBatch {
+        let mut heard = StreamBatch::default();
         for Stream { key, entries } in streams {
             let last = entries.last().map(|entry| entry.id.clone());
             if key == self.notices {

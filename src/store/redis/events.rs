@@ -19,13 +19,13 @@ families! {
         { operation: Operation, region: OptionalName };
     /// Connections to the store: ok, or why there was none.
     CONNECTIONS: Counter = "usher_store_connections_total",
-        { lane: Purpose, outcome: Outcome, region: OptionalName };
+        { channel: Purpose, outcome: Outcome, region: OptionalName };
     /// 0 while the store is asked, 2 while it is not, 1 while it is tried.
-    BREAKER: Gauge = "usher_store_breaker_state", { lane: Purpose, region: OptionalName };
+    BREAKER: Gauge = "usher_store_breaker_state", { channel: Purpose, region: OptionalName };
 }
 
 words! {
-    /// What a connection is for: the label `lane`.
+    /// What a connection is for: the label `channel`.
     pub enum Purpose {
         Tickets = "tickets",
         /// Operations that wait for replicas.
@@ -124,13 +124,13 @@ impl Event for OperationEnded<'_> {
 
 impl Event for StoreDialled<'_> {
     fn log(&self) {
-        let (region, lane) = (non_empty(self.region), self.purpose.word());
+        let (region, channel) = (non_empty(self.region), self.purpose.word());
         match self.fault {
             None => info!(
-                target: "usher", event = "store_connected", region, lane, "connected to the store"
+                target: "usher", event = "store_connected", region, channel, "connected to the store"
             ),
             Some(fault) => warn!(
-                target: "usher", event = "store_unreachable", region, lane,
+                target: "usher", event = "store_unreachable", region, channel,
                 outcome = fault.label(), "store dial failed"
             ),
         }
@@ -143,15 +143,15 @@ impl Event for StoreDialled<'_> {
 
 impl Event for StoreBreakerChanged<'_> {
     fn log(&self) {
-        let (region, lane) = (non_empty(self.region), self.purpose.word());
+        let (region, channel) = (non_empty(self.region), self.purpose.word());
         let state = self.state.name();
         match self.state {
             BreakerState::Open => warn!(
-                target: "usher", event = "store_breaker", region, lane, state,
+                target: "usher", event = "store_breaker", region, channel, state,
                 "store circuit breaker open"
             ),
             _ => info!(
-                target: "usher", event = "store_breaker", region, lane, state,
+                target: "usher", event = "store_breaker", region, channel, state,
                 "store circuit breaker changed"
             ),
         }

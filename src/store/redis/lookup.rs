@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Value, pipe};
 
+use super::channel::RedisChannel;
 use super::dial::Dialer;
 use super::events::{Operation, Purpose};
-use super::lane::Lane;
 use super::{OpenError, ask_all, authorities};
 use crate::base::breaker::BreakerState;
 use crate::config::store::Redis;
@@ -15,7 +15,7 @@ use crate::model::store_fault::StoreFault;
 
 #[derive(Debug)]
 pub struct Lookup {
-    lane: Lane,
+    channel: RedisChannel,
 }
 
 /// A value, or as much of it as is too much, and how long its key has to live; `None`: for ever.
@@ -28,12 +28,17 @@ impl Lookup {
     pub fn open(config: &Redis) -> Result<Self, OpenError> {
         let dialer = Arc::new(Dialer::new(config.clone(), authorities(config)?));
         Ok(Self {
-            lane: Lane::new(Purpose::Sessions, &dialer, config.timeout, config.max_in_flight),
+            channel: RedisChannel::new(
+                Purpose::Sessions,
+                &dialer,
+                config.timeout,
+                config.max_in_flight,
+            ),
         })
     }
 
     pub fn state(&self) -> BreakerState {
-        self.lane.state()
+        self.channel.state()
     }
 
     /// Reads one byte more than `most` where there are so many.
@@ -51,6 +56,8 @@ impl Lookup {
                 Err(_) => None,
             })
         };
-        self.lane.run(Operation::Session, move |connection| ask_all(connection, both), read).await
+        self.channel
+            .run(Operation::Session, move |connection| ask_all(connection, both), read)
+            .await
     }
 }

@@ -12,10 +12,10 @@
 //! the same node issued it, and otherwise the clock of Redis, by what is left of the key's life.
 
 mod bulletin;
+mod channel;
 mod dial;
 pub mod events;
 mod fault;
-mod lane;
 mod lookup;
 mod places;
 mod record;
@@ -40,16 +40,16 @@ use crate::config::store::Redis;
 use crate::model::faults::TicketFault;
 use crate::model::store_fault::StoreFault;
 use crate::net::tls::trust::client_config;
-pub use bulletin::{Bulletin, Heard, Reader};
+pub use bulletin::{Bulletin, Reader, StreamBatch};
+use channel::RedisChannel;
 use dial::{Connection, Dialer, is_unknown_command};
 use events::{Operation, Purpose};
-use lane::Lane;
 pub use lookup::{Found, Lookup};
-pub use places::{Held, LEASE, PAGE, PlaceBook, Taken, UserHash};
+pub use places::{LEASE, PAGE, PlaceBook, StoredPlace, Taken, UserHash};
 use record::{Fate, StoredTicket};
-pub use roster::{Beats, Roster};
+pub use roster::{LiveNodes, Roster};
 use secure::Authorities;
-use watch::Watch;
+use watch::ExpiryWatch;
 
 /// How long after its end a ticket is still known to have expired.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -101,8 +101,8 @@ pub struct RedisStore {
     prefix: String,
     multi_use: bool,
     /// `None`: it is another region's.
-    watch: Option<Watch>,
-    tickets: Lane,
+    watch: Option<ExpiryWatch>,
+    tickets: RedisChannel,
     acknowledged: Option<Acknowledged>,
     /// The server is older than 6.2.
     by_script: AtomicBool,
@@ -119,7 +119,7 @@ struct FoundTicket {
 /// have a lane of their own.
 #[derive(Debug)]
 struct Acknowledged {
-    lane: Lane,
+    channel: RedisChannel,
     replicas: usize,
     /// What replicas are given, less than an operation has.
     patience: Duration,
@@ -128,14 +128,14 @@ struct Acknowledged {
 impl RedisStore {
     pub fn open(config: &Redis) -> Result<Self, OpenError> {
         let dialer = Arc::new(Dialer::new(config.clone(), authorities(config)?));
-        let lane = |name| Lane::new(name, &dialer, config.timeout, config.max_in_flight);
+        let channel = |name| RedisChannel::new(name, &dialer, config.timeout, config.max_in_flight);
         Ok(Self {
             prefix: config.prefix.clone(),
             multi_use: config.multi_use,
-            watch: config.watched.map(Watch::new),
-            tickets: lane(Purpose::Tickets),
+            watch: config.watched.map(ExpiryWatch::new),
+            tickets: channel(Purpose::Tickets),
             acknowledged: config.acknowledge.map(|replicas| Acknowledged {
-                lane: lane(Purpose::Acknowledged),
+                channel: channel(Purpose::Acknowledged),
                 replicas,
                 patience: config.timeout * 3 / 5,
             }),
@@ -237,7 +237,7 @@ impl RedisStore {
         let acknowledged = self
             .acknowledged
             .as_ref()
-            .map_or(BreakerState::Closed, |acknowledged| acknowledged.lane.state());
+            .map_or(BreakerState::Closed, |acknowledged| acknowledged.channel.state());
         if acknowledged.number() > self.tickets.state().number() {
             acknowledged
         } else {
@@ -252,7 +252,7 @@ impl RedisStore {
     ) -> Result<Option<FoundTicket>, StoreFault> {
         let key = self.key(hash, true);
         let is_known = self.end_of(hash).is_some();
-        let Some(Acknowledged { lane, replicas, patience }) = &self.acknowledged else {
+        let Some(Acknowledged { channel, replicas, patience }) = &self.acknowledged else {
             let exchange = |connection| self.redeem(connection, &key, is_known, ask::<Value>);
             return self.tickets.run(operation, exchange, readable).await;
         };
@@ -281,7 +281,7 @@ impl RedisStore {
             }
             readable(taken)
         };
-        lane.run(operation, exchange, read).await
+        channel.run(operation, exchange, read).await
     }
 
     /// Takes a ticket. The life of its key is asked for where this node does not know its end.

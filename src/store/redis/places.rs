@@ -13,11 +13,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use redis::{cmd, pipe};
 
+use super::channel::RedisChannel;
 use super::events::Operation;
-use super::lane::Lane;
 use super::{ask, ask_each, millis};
 use crate::base::clock::UnixMillis;
-use crate::config::OnLimit;
+use crate::config::ExtraSessions;
 use crate::model::store_fault::StoreFault;
 
 /// How long a place is held without a word from its node.
@@ -47,7 +47,7 @@ return answer";
 #[derive(Debug)]
 pub struct PlaceBook {
     prefix: String,
-    lane: Arc<Lane>,
+    channel: Arc<RedisChannel>,
 }
 
 /// Who holds a place: a hash, for names stay out of the store's keys.
@@ -56,7 +56,7 @@ pub struct UserHash([u8; 32]);
 
 /// One place as the store knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct StoredPlace {
     pub user: UserHash,
     pub since: UnixMillis,
     /// The session's id.
@@ -84,7 +84,7 @@ impl UserHash {
     }
 }
 
-impl Held {
+impl StoredPlace {
     /// Sorts by age: the digits do not change in number before the year 2286.
     fn member(&self) -> String {
         format!("{:013}:{}", self.since.0, self.session)
@@ -92,18 +92,18 @@ impl Held {
 }
 
 impl PlaceBook {
-    pub(super) fn new(prefix: &str, lane: &Arc<Lane>) -> Self {
-        Self { prefix: prefix.to_owned(), lane: Arc::clone(lane) }
+    pub(super) fn new(prefix: &str, channel: &Arc<RedisChannel>) -> Self {
+        Self { prefix: prefix.to_owned(), channel: Arc::clone(channel) }
     }
 
     pub async fn take(
         &self,
-        place: &Held,
+        place: &StoredPlace,
         most: usize,
-        on_limit: OnLimit,
+        extra_sessions: ExtraSessions,
         now: UnixMillis,
     ) -> Result<Taken, StoreFault> {
-        let mode = if on_limit == OnLimit::Refuse { "refuse" } else { "replace" };
+        let mode = if extra_sessions == ExtraSessions::Refuse { "refuse" } else { "replace" };
         let mut script = cmd("EVAL");
         script
             .arg(TAKE_SCRIPT)
@@ -126,26 +126,29 @@ impl PlaceBook {
                 _ => Err(StoreFault::Protocol),
             }
         };
-        self.lane.run(Operation::Place, |connection| ask(connection, script), read).await
+        self.channel.run(Operation::Place, |connection| ask(connection, script), read).await
     }
 
     /// Holds on to a page of places, or puts them back where the store has lost them.
-    pub async fn renew(&self, places: &[Held], now: UnixMillis) -> Result<(), StoreFault> {
-        let renewal = |place: &Held| {
+    pub async fn renew(&self, places: &[StoredPlace], now: UnixMillis) -> Result<(), StoreFault> {
+        let renewal = |place: &StoredPlace| {
             let (key, mut pipeline) = (self.key(place.user), pipe());
             pipeline.cmd("ZADD").arg(&key).arg((now + LEASE).0).arg(place.member());
             pipeline.cmd("PEXPIRE").arg(&key).arg(millis(LEASE * 2));
             pipeline
         };
         let pipelines = places.iter().map(renewal).collect();
-        self.lane.run(Operation::Renew, |connection| ask_each(connection, pipelines), Ok).await
+        self.channel.run(Operation::Renew, |connection| ask_each(connection, pipelines), Ok).await
     }
 
-    pub async fn give_back(&self, places: &[Held]) -> Result<(), StoreFault> {
-        let end =
-            |place: &Held| pipe().cmd("ZREM").arg(self.key(place.user)).arg(place.member()).clone();
+    pub async fn give_back(&self, places: &[StoredPlace]) -> Result<(), StoreFault> {
+        let end = |place: &StoredPlace| {
+            pipe().cmd("ZREM").arg(self.key(place.user)).arg(place.member()).clone()
+        };
         let pipelines = places.iter().map(end).collect();
-        self.lane.run(Operation::GiveBack, |connection| ask_each(connection, pipelines), Ok).await
+        self.channel
+            .run(Operation::GiveBack, |connection| ask_each(connection, pipelines), Ok)
+            .await
     }
 
     fn key(&self, user: UserHash) -> String {
@@ -162,8 +165,8 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    fn held(user: &str, since: UnixMillis, session: &str) -> Held {
-        Held { user: UserHash::of("main", user), since, session: session.to_owned() }
+    fn held(user: &str, since: UnixMillis, session: &str) -> StoredPlace {
+        StoredPlace { user: UserHash::of("main", user), since, session: session.to_owned() }
     }
 
     fn book(server: &RedisServer) -> PlaceBook {
@@ -181,7 +184,7 @@ mod tests {
         let take = |session: &'static str, now| {
             let held = held("ada", now, session);
             let book = &book;
-            async move { book.take(&held, 2, OnLimit::Refuse, now).await }
+            async move { book.take(&held, 2, ExtraSessions::Refuse, now).await }
         };
         assert_eq!((take("a", NOW).await, take("b", NOW).await), (place(&[]), place(&[])));
         assert_eq!(
@@ -190,7 +193,7 @@ mod tests {
             "asking again counts once"
         );
         assert_eq!(
-            book.take(&held("bob", NOW, "d"), 2, OnLimit::Refuse, NOW).await,
+            book.take(&held("bob", NOW, "d"), 2, ExtraSessions::Refuse, NOW).await,
             place(&[]),
             "another user"
         );
@@ -219,7 +222,7 @@ mod tests {
         let take = |session: &'static str, since| {
             let held = held("ada", since, session);
             let book = &book;
-            async move { book.take(&held, 2, OnLimit::ReplaceOldest, at(9)).await }
+            async move { book.take(&held, 2, ExtraSessions::ReplaceOldest, at(9)).await }
         };
         assert_eq!(
             (take("b", at(2)).await, take("a", at(1)).await, take("c", at(3)).await),
@@ -228,7 +231,7 @@ mod tests {
         // One whose clock is behind does not replace itself.
         assert_eq!(take("d", at(0)).await, place(&["b"]));
         // Two nodes each let in two without the store, and put them back.
-        let lost: Vec<Held> = [("e", 4), ("f", 5), ("g", 6)]
+        let lost: Vec<StoredPlace> = [("e", 4), ("f", 5), ("g", 6)]
             .map(|(session, since)| held("ada", at(since), session))
             .into();
         book.renew(&lost, at(9)).await.unwrap();

@@ -48,7 +48,7 @@ impl Fate {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct RecordJson {
     v: u8,
     sub: String,
     iss: String,
@@ -89,7 +89,7 @@ pub fn encode(record: TicketRecord) -> Option<Vec<u8>> {
         single_use,
         traceparent,
     } = record;
-    let written = Written {
+    let written = RecordJson {
         v: VERSION,
         sub: principal.subject,
         iss: principal.issuer.as_ref().to_owned(),
@@ -116,8 +116,8 @@ pub fn decode(bytes: &[u8]) -> Option<StoredTicket> {
     if let Some(fate) = [Fate::Used, Fate::Expired].into_iter().find(|fate| fate.mark() == bytes) {
         return Some(StoredTicket::Past(fate));
     }
-    let written: Written =
-        serde_json::from_slice(bytes).ok().filter(|written: &Written| written.v == VERSION)?;
+    let written: RecordJson =
+        serde_json::from_slice(bytes).ok().filter(|written: &RecordJson| written.v == VERSION)?;
     Some(StoredTicket::Ticket(Box::new(TicketRecord {
         principal: Principal {
             subject: written.sub,

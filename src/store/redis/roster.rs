@@ -11,9 +11,9 @@ use redis::{FromRedisValue, Value, cmd, pipe};
 use tokio::time::timeout;
 
 use super::bulletin::{NOTICE, notices_key};
+use super::channel::RedisChannel;
 use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
 use super::events::{Operation, Purpose, StoreDialled};
-use super::lane::Lane;
 use super::places::PlaceBook;
 use super::{ask, ask_all, authorities, millis};
 use crate::base::clock::UnixMillis;
@@ -38,13 +38,13 @@ const WAIT_SECONDS: u64 = 2;
 #[derive(Debug)]
 pub struct Roster {
     prefix: String,
-    lane: Arc<Lane>,
+    channel: Arc<RedisChannel>,
     dialer: Dialer,
 }
 
 /// What the set says: nodes that have beaten lately, as they wrote themselves.
 #[derive(Debug)]
-pub struct Beats {
+pub struct LiveNodes {
     /// We were not in it. The first time it is so; later the store has lost its memory.
     pub is_new: bool,
     pub members: Vec<(String, UnixMillis)>,
@@ -52,7 +52,7 @@ pub struct Beats {
 
 /// A connection that waits for the answers to one question.
 #[derive(Debug)]
-pub struct Answers {
+pub struct AnswerSubscription {
     key: String,
     connection: Connection,
 }
@@ -64,7 +64,7 @@ impl Roster {
         let patience = Duration::from_secs(WAIT_SECONDS) + config.timeout;
         Ok(Self {
             prefix: config.prefix.clone(),
-            lane: Arc::new(Lane::new(
+            channel: Arc::new(RedisChannel::new(
                 Purpose::Fleet,
                 &dialer,
                 config.timeout,
@@ -76,11 +76,11 @@ impl Roster {
 
     /// Places of users, over the same connections.
     pub fn places(&self) -> PlaceBook {
-        PlaceBook::new(&self.prefix, &self.lane)
+        PlaceBook::new(&self.prefix, &self.channel)
     }
 
     /// Says that we are here, and hears who is.
-    pub async fn beat(&self, member: &str, now: UnixMillis) -> Result<Beats, StoreFault> {
+    pub async fn beat(&self, member: &str, now: UnixMillis) -> Result<LiveNodes, StoreFault> {
         let (key, late) = (self.key("nodes"), now.0.saturating_sub(millis(LATE)));
         let mut pipeline = pipe();
         pipeline.cmd("ZADD").arg(&key).arg(now.0).arg(member);
@@ -112,15 +112,15 @@ impl Roster {
             )]
             let members =
                 members.into_iter().map(|(member, at)| (member, UnixMillis(at as u64))).collect();
-            Ok(Beats { is_new: added > 0, members })
+            Ok(LiveNodes { is_new: added > 0, members })
         };
-        self.lane.run(Operation::Beat, |connection| ask_all(connection, pipeline), read).await
+        self.channel.run(Operation::Beat, |connection| ask_all(connection, pipeline), read).await
     }
 
     /// Says that we are gone.
     pub async fn leave(&self, member: &str) -> Result<(), StoreFault> {
         let command = cmd("ZREM").arg(self.key("nodes")).arg(member).clone();
-        self.lane.run(Operation::Beat, |connection| ask::<()>(connection, command), Ok).await
+        self.channel.run(Operation::Beat, |connection| ask::<()>(connection, command), Ok).await
     }
 
     /// Puts notices before all nodes. They are heard at once or not at all.
@@ -139,7 +139,7 @@ impl Roster {
                 .arg(notice);
         }
         pipeline.cmd("PEXPIRE").arg(&key).arg(millis(NOTICE_KEPT));
-        self.lane
+        self.channel
             .run(Operation::Notify, |connection| ask_all(connection, pipeline), |_| Ok(()))
             .await
     }
@@ -150,13 +150,13 @@ impl Roster {
         let mut pipeline = pipe();
         pipeline.cmd("RPUSH").arg(&key).arg(text);
         pipeline.cmd("PEXPIRE").arg(&key).arg(millis(ANSWER_KEPT));
-        self.lane
+        self.channel
             .run(Operation::Answer, |connection| ask_all(connection, pipeline), |_| Ok(()))
             .await
     }
 
     /// Made before the question is asked: waiting blocks a connection, so it has one of its own.
-    pub async fn answers(&self, question: &str) -> Result<Answers, StoreFault> {
+    pub async fn answers(&self, question: &str) -> Result<AnswerSubscription, StoreFault> {
         let made = match timeout(DIAL_TIMEOUT, self.dialer.dial()).await {
             Ok(made) => made.map_err(|error| StoreFault::from(&error)),
             Err(_) => Err(StoreFault::Timeout),
@@ -167,7 +167,7 @@ impl Roster {
             fault: made.as_ref().err().copied(),
         }
         .emit();
-        Ok(Answers { key: self.answers_key(question), connection: made? })
+        Ok(AnswerSubscription { key: self.answers_key(question), connection: made? })
     }
 
     fn key(&self, name: &str) -> String {
@@ -179,7 +179,7 @@ impl Roster {
     }
 }
 
-impl Answers {
+impl AnswerSubscription {
     /// The next one; `None`: there was none for a while.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, StoreFault> {
         let command = cmd("BLPOP").arg(&self.key).arg(WAIT_SECONDS).clone();

@@ -34,7 +34,7 @@ const PAGE: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(REMEMBERED.as_secs() - 10);
 
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct ExpiryWatch {
     most: usize,
     tickets: Mutex<HashMap<TicketHash, Watched>>,
     /// Found expired, and not told yet.
@@ -58,7 +58,7 @@ impl Watched {
     }
 }
 
-impl Watch {
+impl ExpiryWatch {
     pub(super) fn new(most: usize) -> Self {
         Self { most, tickets: Mutex::default(), expired: Mutex::default() }
     }

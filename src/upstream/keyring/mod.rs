@@ -82,18 +82,20 @@ pub struct Entry {
 pub enum KeyringError {
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("{}: others can read it; run chmod 600 on it, and rotate if it may have been seen", path.display())]
+    #[error("{}: others can read the key file; run chmod 600 on it, and rotate the key if they may have read it", path.display())]
     Exposed { path: PathBuf },
     #[error("{}: {problem}", path.display())]
     NotAKey { path: PathBuf, problem: String },
     #[error(
-        "{}: its keys are for {found}, the config asks for {wanted}; set [context] algorithm = \"{found}\", or move the folder away to begin anew",
+        "{}: the keys are for {found}, and the configuration asks for {wanted}; set [context] algorithm = \"{found}\", or move the folder away to start with new keys",
         path.display()
     )]
     OtherAlgorithm { path: PathBuf, found: String, wanted: &'static str },
-    #[error("there are keys already in {}", .0.display())]
+    #[error("{} already holds keys", .0.display())]
     Exists(PathBuf),
-    #[error("no key could be made")]
+    #[error("[context] key_files is empty; name at least one key file")]
+    NoFiles,
+    #[error("a key could not be made")]
     Crypto,
 }
 
@@ -130,7 +132,7 @@ impl Keyring {
                     .map(|file| read_key(file, *algorithm, OTHERS))
                     .collect::<Result<Vec<_>, _>>()?
                     .into_iter();
-                let current = keys.next().ok_or(KeyringError::Crypto)?;
+                let current = keys.next().ok_or(KeyringError::NoFiles)?;
                 Self { current, others: keys.collect() }
             }
             ContextSigning::Shared { secret } => {
@@ -179,7 +181,7 @@ impl Keyring {
 impl Key {
     fn from_pkcs8(der: &[u8], algorithm: ContextAlgorithm) -> Result<Self, String> {
         let wrong = |error: aws_lc_rs::error::KeyRejected| {
-            format!("it is no {} key: {error}", name(algorithm))
+            format!("the file is not an {} key: {error}", name(algorithm))
         };
         let signer = match algorithm {
             ContextAlgorithm::EdDSA => {
@@ -450,7 +452,7 @@ fn algorithm_of(index: &Index, path: &Path) -> Result<ContextAlgorithm, KeyringE
         "ES256" => Ok(ContextAlgorithm::ES256),
         other => Err(KeyringError::NotAKey {
             path: path.to_owned(),
-            problem: format!("'{other}' is no algorithm of ours"),
+            problem: format!("'{other}' is not an algorithm that Usher signs with"),
         }),
     }
 }
@@ -536,6 +538,13 @@ mod tests {
             kids(&keyring),
             [third.current.kid, third.previous.unwrap().kid, third.next.kid]
         );
+    }
+
+    #[test]
+    fn an_empty_list_of_key_files_is_refused_as_such() {
+        let signing = ContextSigning::Files { algorithm: ContextAlgorithm::EdDSA, files: vec![] };
+        let opened = Keyring::open(&context(signing), Path::new("/nowhere"), Now::read());
+        assert!(matches!(opened, Err(KeyringError::NoFiles)));
     }
 
     #[test]

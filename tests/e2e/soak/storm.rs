@@ -27,9 +27,8 @@ use crate::revocation::{JSON, post};
 use crate::store_faults::NO_RATES;
 use crate::store_redis::{redeem, usher};
 use crate::support::auditor::{Bounds, Case, Entry, Order, Record, Token, judge};
-use crate::support::eventually::eventually_within;
 use crate::support::redis::RedisServer;
-use crate::support::{Echo, Usher, client, token};
+use crate::support::{Echo, Usher, client, eventually, token};
 
 /// 200 ms is what is promised; how long it takes after the store's return is stated in
 /// `docs/revocation.md`. The slack is for a machine that does other work.
@@ -242,9 +241,8 @@ impl Fleet {
             let known: HashSet<&str> = lines.filter_map(|line| line["order"].as_str()).collect();
             orders.iter().all(|id| known.contains(id.as_str()))
         };
-        let patience = Duration::from_millis(BOUNDS.recovery + BOUNDS.slack);
         let know_all = async || self.ushers.iter().all(knows_all);
-        eventually_within(patience, "both nodes know every order", know_all).await;
+        eventually("both nodes know every order", know_all).await;
     }
 }
 
@@ -296,6 +294,8 @@ async fn under_mixed_load_with_redis_killed_again_and_again_nobody_is_in_who_sho
         let killed = now();
         server.kill();
         until(at + away).await;
+        let is_noticed = async || fleet.refused_by_store.load(Ordering::SeqCst);
+        eventually("a ticket is refused without Redis", is_noticed).await;
         server.start_again();
         outages.push((killed, now()));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::time::sleep;
 use usher::base::clock::Now;
 
 use super::asked_for;
@@ -62,9 +63,20 @@ impl Walk {
             is_alive(&mut socket).await;
             let _ = socket.close(None).await;
             is_alive(&mut kept).await;
-            self.rounds[usize::try_from(number).unwrap()].fetch_add(1, Ordering::Relaxed);
+            let round = &self.rounds[usize::try_from(number).unwrap()];
+            self.keep_step(round.fetch_add(1, Ordering::Relaxed) + 1).await;
         }
         is_alive(&mut kept).await;
+    }
+
+    /// Waits until every client has done `rounds` rounds. Otherwise the quick clients, which use the
+    /// header, would count for more than their share.
+    async fn keep_step(&self, rounds: u64) {
+        let is_behind = |other: &AtomicU64| other.load(Ordering::Relaxed) < rounds;
+        while self.rounds.iter().any(is_behind) && !self.stop.load(Ordering::Relaxed) {
+            // Nothing announces a round.
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Puts the route's `lines` in force.

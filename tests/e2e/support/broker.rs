@@ -2,7 +2,6 @@
 //! until it is dropped.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::eventually::{eventually_or, eventually_within};
+use super::redis::free_port;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -219,9 +219,6 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// Asked for together, and given back just before they are used.
 fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    let held: Vec<TcpListener> =
-        (0..COUNT).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    std::array::from_fn(|index| held[index].local_addr().unwrap().port())
+    std::array::from_fn(|_| free_port())
 }

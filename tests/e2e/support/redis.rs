@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
+static NEXT_PORT: AtomicU32 = AtomicU32::new(0);
 
 pub struct RedisServer {
     child: Child,
@@ -178,8 +179,18 @@ fn tls_lines() -> String {
     TLS.chunks(2).map(|pair| format!("{}\n", pair.join(" ").trim_start_matches("--"))).collect()
 }
 
+/// Returns a port of loopback that no other test gets. It lies below the range from which the kernel
+/// takes ports by itself, so that it stays free while its server is stopped.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    // Two test processes start at different ports.
+    let start = std::process::id() % 300 * 64;
+    loop {
+        let number = start + NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (number % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub fn folder() -> PathBuf {

@@ -443,10 +443,21 @@ impl Usher {
         eventually_or(is_there, async || format!("{line} in\n{}", self.metrics().await)).await;
     }
 
-    /// The audit lines so far. They are written by a thread of their own: after the end they are
-    /// all there.
+    /// Waits until this series of a metric has at least this value.
+    pub async fn until_at_least(&self, series: &str, least: u64) {
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<u64>().ok();
+        let is_reached =
+            async || self.metrics().await.lines().filter_map(value).any(|value| value >= least);
+        let complaint = async || format!("{series} is {least}:\n{}", self.metrics().await);
+        eventually_or(is_reached, complaint).await;
+    }
+
+    /// Returns the audit lines that are written so far. A thread of Usher writes them: the file has
+    /// all of them only after the process has ended, and may end in the middle of a line before.
     pub fn audit(&self) -> Vec<Value> {
-        self.audit_text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let text = self.audit_text();
+        let whole_lines = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole_lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     fn audit_text(&self) -> String {

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::eventually::eventually_or;
+use super::redis::free_port;
 use super::token;
 
 #[derive(Clone)]
@@ -41,7 +42,7 @@ struct Inner {
 
 impl VerifierServer {
     pub async fn start() -> Self {
-        Self::start_with(None, 0).await
+        Self::start_with(None, free_port()).await
     }
 
     /// At the address of one that has died.

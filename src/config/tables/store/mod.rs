@@ -1,5 +1,4 @@
-//! `[store]` and `[store.regions.NAME]`: where the tickets of this node are, and where those of
-//! other regions are.
+//! `[store]` and `[store.regions.NAME]`: the store of this node, and the stores of other regions.
 
 pub mod redis;
 #[cfg(test)]
@@ -15,24 +14,25 @@ use crate::config::reader::{Section, Span};
 use crate::config::store::{Redis, RedisLayout, is_region_name};
 
 table! {
-    /// Where tickets are kept.
+    /// The store of tickets.
     pub struct StoreTable: [store], with redis: RedisTable {
         /// memory, or `redis://host:port/database`, `redis+sentinel://host:port,.../master`,
         /// `redis+cluster://host:port,...`; `rediss` with TLS.
         url: Text, default "memory",
-            because "nothing else to run",
+            because "it needs no other server",
             change_when "there is more than one node";
-        /// Tickets valid at once, in memory; with Redis, tickets of this node whose end is watched.
+        /// The most valid tickets in memory; with Redis, the most tickets of this node whose expiry
+        /// is watched.
         max_tickets: Count, default 100000,
-            because "what waits for clients must not grow with their number";
+            because "the memory for tickets must not grow with the number of clients";
         /// How long one operation on Redis may take.
         timeout: PositiveDuration, default "250ms" commented,
-            because "a Redis that is well answers in one; a client that is refused soon can try \
-                another method",
+            because "a healthy Redis answers in one millisecond; a client that is refused early \
+                can try another method",
             change_when "Redis is far away";
-        /// The name of this region, which its tickets carry: 1 to 16 of a-z, 0-9 and -.
+        /// The name of this region, which its tickets begin with: 1 to 16 of a-z, 0-9 and -.
         region: Text, optional "us";
-        /// The stores of other regions: a table for each, by its name.
+        /// The stores of other regions: one table for each, under the name of the region.
         regions: NestedByName<RegionTable>,
             optional { eu = { url = "rediss://redis.eu.internal:6379", ca_file = "redis-ca.pem" } };
     }
@@ -41,30 +41,17 @@ table! {
 table! {
     /// The store of another region.
     pub struct RegionTable: [store.regions.NAME], with redis: RedisTable {
-        /// As `store.url`, and not memory.
+        /// As `store.url`, but not memory.
         url: Text, required "rediss://redis.eu.internal:6379";
         /// How long one operation on Redis may take.
         timeout: PositiveDuration, default "1s",
-            because "around the world and back is 0.3 s, and a new connection takes some of these",
-            change_when "the regions are neighbours";
+            because "a round trip around the world takes 0.3 s, and a new connection needs several",
+            change_when "the regions are close to each other";
     }
 }
 
-/// The keys of `[store]` that have no use in memory.
-const REDIS_KEYS: [&str; 12] = [
-    "ca_file",
-    "username",
-    "password_env",
-    "password_file",
-    "sentinel_password_env",
-    "sentinel_password_file",
-    "prefix",
-    "timeout",
-    "wait_for_replicas",
-    "max_in_flight",
-    "region",
-    "regions",
-];
+/// The keys of `[store]` that a store in memory uses. All others need Redis.
+const MEMORY_KEYS: [&str; 2] = ["url", "max_tickets"];
 
 /// Returns the store of this node, and those of other regions.
 pub fn store(section: &Section<'_, '_>, multi_use: bool) -> (Store, Vec<Redis>) {
@@ -81,16 +68,23 @@ pub fn store(section: &Section<'_, '_>, multi_use: bool) -> (Store, Vec<Redis>) 
         RedisRole { region: own, timeout: table.timeout, watched: Some(max_tickets), multi_use };
     let redis = table.redis.finish(section, url, role);
     if is_memory {
-        for value in REDIS_KEYS.into_iter().filter_map(|key| Some((key, section.value(key)?))) {
-            section.reader.error(
-                &value.1.span(),
-                format!("`{}` is for a store in Redis", value.0),
-                "write `url`, or remove this key",
-            );
-        }
+        report_redis_keys(section);
     }
     let store = redis.map_or(Store::Memory { max_tickets }, |redis| Store::Redis(Box::new(redis)));
     (store, regions)
+}
+
+fn report_redis_keys(section: &Section<'_, '_>) {
+    let keys = StoreTable::DECLARATION.keys().map(|key| key.name);
+    for key in keys.filter(|key| !MEMORY_KEYS.contains(key)) {
+        if let Some(value) = section.value(key) {
+            section.reader.error(
+                &value.span(),
+                format!("`{key}` needs a store in Redis"),
+                "add `url`, or remove this key",
+            );
+        }
+    }
 }
 
 fn redis_url(section: &Section<'_, '_>, url: &str) -> Option<(bool, RedisLayout)> {
@@ -105,8 +99,8 @@ fn other_regions(section: &Section<'_, '_>, own: Option<&str>, multi_use: bool) 
     if let Some(regions) = section.value("regions").filter(|_| section.value("region").is_none()) {
         section.reader.error(
             &regions.span(),
-            "`regions` needs `region`: this one has no name itself",
-            "write `region`, the name that tickets from here carry",
+            "`regions` needs `region`, the name of this region",
+            "add `region`: the tickets of this region begin with it",
         );
     }
     section
@@ -128,8 +122,8 @@ fn other_region(
     if own == Some(name) {
         section.reader.error(
             span,
-            format!("`{name}` is the name of the own region"),
-            "its store is [store] itself: remove this table",
+            format!("`{name}` is the name of this region"),
+            "the store of this region is [store]: remove this table",
         );
     }
     let url = match table.url.as_deref() {
@@ -137,8 +131,8 @@ fn other_region(
             let span = section.value("url").map_or(0..0, toml::Spanned::span);
             section.reader.error(
                 &span,
-                "the store of another region is a Redis",
-                "another process cannot look into the memory of this one",
+                "the store of another region must be a Redis",
+                "another node cannot read the memory of this one",
             );
             None
         }
@@ -152,8 +146,8 @@ fn region_name(section: &Section<'_, '_>, name: &str, span: &Span) -> Option<Arc
     if !is_region_name(name) {
         section.reader.error(
             span,
-            format!("`{name}` is not the name of a region"),
-            "1 to 16 of the characters a-z, 0-9 and `-`",
+            format!("`{name}` is not a valid name of a region"),
+            "write 1 to 16 of the characters a-z, 0-9 and `-`",
         );
         return None;
     }

@@ -17,10 +17,9 @@ use crate::model::secret::Secret;
 table! {
     /// A Redis.
     pub struct RedisTable: [] {
-        /// PEM file of the authorities that sign the servers of Redis, instead of those of the
-        /// system.
+        /// PEM file of the authorities for the certificates of Redis, instead of the system's.
         ca_file: FileToRead, optional "redis-ca.pem";
-        /// The user of Redis, where it is not the default one.
+        /// The user name at Redis, if it is not the default user.
         username: Text, optional "usher";
         /// Environment variable with the password of Redis.
         password_env: SecretVariable, optional "USHER_REDIS_PASSWORD";
@@ -30,24 +29,25 @@ table! {
         sentinel_password_env: SecretVariable, optional "USHER_SENTINEL_PASSWORD";
         /// File with the password of the sentinels, instead of `sentinel_password_env`.
         sentinel_password_file: SecretFile, optional "sentinel-password";
-        /// What every key in Redis begins with.
+        /// The prefix of every key in Redis.
         prefix: KeyPrefix, default "usher:" commented,
-            because "keys of other programs stay apart",
-            change_when "two Ushers share a Redis and nothing else";
-        /// none, or how many replicas must have recorded that a ticket is redeemed before the
-        /// client gets in.
+            because "it separates the keys from those of other programs",
+            change_when "two separate installations share a Redis";
+        /// none, or the number of replicas that must record that a ticket is redeemed before the
+        /// client is accepted.
         wait_for_replicas: Replicas, default "none" commented, was acknowledge until "0.3.0",
-            because "a second use needs the ticket itself and a failover within its 30 seconds",
-            change_when "a ticket used twice would be worse than one refused, and there are two \
-                replicas";
-        /// Operations on their way to Redis at once, on each thread.
+            because "to use a ticket twice, an attacker needs the ticket and a failover within its \
+                30 seconds",
+            change_when "a ticket that is used twice is worse than a refused one, and there are \
+                two replicas";
+        /// Concurrent operations on Redis, for each thread.
         max_in_flight: Count, default 256 commented,
-            because "beyond it one connection gets slower and no faster",
-            change_when "never without measuring";
+            because "more operations make one connection slower, not faster",
+            change_when "only after you have measured";
     }
 }
 
-/// What every key begins with. A brace would put every key into one slot of a cluster.
+/// The prefix of every key. Rejects braces: they would put all keys into one slot of a cluster.
 pub struct KeyPrefix;
 
 impl TextType for KeyPrefix {
@@ -60,7 +60,7 @@ impl TextType for KeyPrefix {
             && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{' && byte != b'}');
         match is_fine {
             true => Ok(text.to_owned()),
-            false => Err(format!("`{key}` is 1 to 64 visible ASCII characters without braces")),
+            false => Err(format!("`{key}` must be 1 to 64 visible ASCII characters without braces")),
         }
     }
 }
@@ -85,15 +85,15 @@ impl KeyType for Replicas {
         }
         if entry.value.get_ref().as_str() != Some("none") {
             entry.error(
-                format!("`{}` is \"none\" or a number of replicas", entry.key),
-                format!("such as `{} = 1`", entry.key),
+                format!("`{}` must be \"none\" or a number of replicas", entry.key),
+                format!("for example `{} = 1`", entry.key),
             );
         }
         Some(None)
     }
 }
 
-/// What the keys of a Redis do not say.
+/// Settings of a Redis that come from other keys.
 pub struct RedisRole {
     pub region: Option<Arc<str>>,
     pub timeout: Duration,
@@ -102,7 +102,7 @@ pub struct RedisRole {
 }
 
 impl RedisTable {
-    /// Returns the store at a URL that was read.
+    /// Returns the store at a URL that is already parsed. `None` if the URL had a mistake.
     pub fn finish(
         self,
         section: &Section<'_, '_>,
@@ -118,8 +118,8 @@ impl RedisTable {
         );
         let (tls, layout) = url?;
         if let Some(value) = section.value("ca_file").filter(|_| !tls) {
-            let help = "begin the URL with `rediss`, or remove it";
-            reader.error(&value.span(), "`ca_file` is for TLS", help);
+            let help = "begin the URL with `rediss`, or remove `ca_file`";
+            reader.error(&value.span(), "`ca_file` needs TLS", help);
         }
         if let Some(value) = section.value("username").filter(|_| password.is_none()) {
             let help = "add `password_env` or `password_file`";
@@ -127,8 +127,8 @@ impl RedisTable {
         }
         let has_sentinels = matches!(layout, RedisLayout::Sentinel { .. });
         if let Some((_, span)) = sentinel_password.as_ref().filter(|_| !has_sentinels) {
-            let help = "write `url = \"redis+sentinel://...\"`, or remove it";
-            reader.error(span, "there are no sentinels for this password", help);
+            let help = "write `url = \"redis+sentinel://...\"`, or remove the password";
+            reader.error(span, "the password of the sentinels needs a URL with sentinels", help);
         }
         check_text(section, password.as_ref());
         check_text(section, sentinel_password.as_ref());
@@ -155,51 +155,51 @@ pub fn check_text(section: &Section<'_, '_>, password: Option<&(Option<Secret>, 
     if let Some((Some(secret), span)) = password
         && secret.expose_str().is_none()
     {
-        section.reader.report(span, Diagnostic::error("the password is not UTF-8"));
+        section.reader.report(span, Diagnostic::error("the password must be UTF-8"));
     }
 }
 
-/// TLS or not, and where the servers are.
+/// Returns whether the URL means TLS, and the servers that it names.
 pub fn parse_url(url: &str) -> Result<(bool, RedisLayout), (String, String)> {
     const SCHEMES: [&str; 6] =
         ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
     let wrong = |message: String| {
         (
             message,
-            "such as \"redis://127.0.0.1:6379\", \"redis+sentinel://a:26379,b:26379/master\" or \
+            "write \"redis://127.0.0.1:6379\", \"redis+sentinel://a:26379,b:26379/master\" or \
              \"redis+cluster://a:6379,b:6379\""
                 .to_owned(),
         )
     };
     let (scheme, rest) =
-        url.split_once("://").ok_or_else(|| wrong("this is not a store".to_owned()))?;
+        url.split_once("://").ok_or_else(|| wrong("`url` is not a store".to_owned()))?;
     if !SCHEMES.contains(&scheme) {
         return Err(wrong(format!(
-            "`{scheme}` is not a kind of store; there are \"memory\" and {}",
+            "`{scheme}` is not a kind of store; the kinds are \"memory\" and {}",
             SCHEMES.join(", ")
         )));
     }
-    // Not repeated in the message: what stands there may be a password.
+    // The message does not repeat the URL, because it may contain a password.
     if rest.contains('@') {
         let help = "use `username`, and `password_env` or `password_file`: a secret is never \
                     written in the file";
         return Err((
-            "the URL of the store holds a name or a password".to_owned(),
+            "the URL of the store has a user name or a password".to_owned(),
             help.to_owned(),
         ));
     }
     if rest.contains(['?', '#']) {
-        return Err(wrong("the URL of a store has no query".to_owned()));
+        return Err(wrong("the URL of a store must not have a query".to_owned()));
     }
     let (addresses, path) = rest.split_once('/').unwrap_or((rest, ""));
     let default_port = if scheme.ends_with("sentinel") { 26379 } else { 6379 };
     let mut servers = addresses.split(',').map(|one| {
         host_port(one, default_port)
-            .ok_or_else(|| wrong(format!("`{one}` is not a host and a port")))
+            .ok_or_else(|| wrong(format!("`{one}` is not a host with a port")))
     });
     let layout = if scheme.ends_with("sentinel") {
         if path.is_empty() || path.contains('/') {
-            return Err(wrong("the name of the master is missing after the sentinels".to_owned()));
+            return Err(wrong("the URL needs the name of the master after the sentinels".to_owned()));
         }
         RedisLayout::Sentinel {
             sentinels: servers.collect::<Result<_, _>>()?,
@@ -207,15 +207,15 @@ pub fn parse_url(url: &str) -> Result<(bool, RedisLayout), (String, String)> {
         }
     } else if scheme.ends_with("cluster") {
         if !path.is_empty() {
-            return Err(wrong("a cluster has no databases".to_owned()));
+            return Err(wrong("the URL of a cluster must not have a database".to_owned()));
         }
         RedisLayout::Cluster { nodes: servers.collect::<Result<_, _>>()? }
     } else {
         let server =
-            servers.next().ok_or_else(|| wrong("the URL names no server".to_owned()))??;
+            servers.next().ok_or_else(|| wrong("the URL has no server".to_owned()))??;
         if servers.next().is_some() {
             return Err(wrong(
-                "several servers are a `redis+cluster://` or a `redis+sentinel://`".to_owned(),
+                "several servers need `redis+cluster://` or `redis+sentinel://`".to_owned(),
             ));
         }
         let database = if path.is_empty() { Some(0) } else { path.parse::<u16>().ok() };
@@ -223,7 +223,7 @@ pub fn parse_url(url: &str) -> Result<(bool, RedisLayout), (String, String)> {
             server,
             database: i64::from(
                 database
-                    .ok_or_else(|| wrong(format!("`{path}` is not the number of a database")))?,
+                    .ok_or_else(|| wrong(format!("`{path}` is not a database number")))?,
             ),
         }
     };

@@ -1,4 +1,4 @@
-//! What `[store]` accepts, rejects and means.
+//! Tests of `[store]`: accepted and rejected values, and their meaning.
 
 use std::time::Duration;
 
@@ -30,6 +30,16 @@ fn at(host: &str, port: u16) -> HostPort {
 }
 
 #[test]
+fn a_store_in_memory_takes_no_key_of_redis() {
+    let keys = StoreTable::DECLARATION.keys().filter(|key| !MEMORY_KEYS.contains(&key.name));
+    for key in keys {
+        let error = read(&format!("{} = {}", key.name, key.value)).unwrap_err();
+        let part = format!("`{}` needs a store in Redis", key.name);
+        assert!(error.contains(&part), "{part} is not in\n{error}");
+    }
+}
+
+#[test]
 fn each_layout_has_its_scheme() {
     assert!(matches!(for_test("auth = []").store, Store::Memory { .. }));
     assert_eq!(
@@ -54,20 +64,20 @@ fn each_layout_has_its_scheme() {
 #[test]
 fn what_is_wrong_is_told() {
     for (lines, part) in [
-        ("url = \"redis\"", "not a store"),
+        ("url = \"redis\"", "`url` is not a store"),
         ("url = \"http://a\"", "`http` is not a kind of store"),
         ("url = \"redis://a,b\"", "redis+cluster"),
-        ("url = \"redis://a:0\"", "`a:0` is not a host and a port"),
-        ("url = \"redis://a/x\"", "not the number of a database"),
+        ("url = \"redis://a:0\"", "`a:0` is not a host with a port"),
+        ("url = \"redis://a/x\"", "not a database number"),
         ("url = \"redis+sentinel://a\"", "the name of the master"),
-        ("url = \"redis+cluster://a/1\"", "no databases"),
-        ("url = \"redis://a\"\nca_file = \"x\"", "`ca_file` is for TLS"),
+        ("url = \"redis+cluster://a/1\"", "must not have a database"),
+        ("url = \"redis://a\"\nca_file = \"x\"", "`ca_file` needs TLS"),
         ("url = \"redis://a\"\nusername = \"x\"", "needs a password"),
-        ("url = \"redis://a\"\nsentinel_password_env = \"x\"", "no sentinels"),
+        ("url = \"redis://a\"\nsentinel_password_env = \"x\"", "a URL with sentinels"),
         ("url = \"redis://a\"\nwait_for_replicas = \"all\"", "a number of replicas"),
         ("url = \"redis://a\"\nprefix = \"{a}\"", "without braces"),
         ("url = \"redis://a\"\npassword = \"x\"", "never written in the file"),
-        ("timeout = \"1s\"", "is for a store in Redis"),
+        ("timeout = \"1s\"", "`timeout` needs a store in Redis"),
     ] {
         let error = read(lines).unwrap_err();
         assert!(error.contains(part), "{part} is not in\n{error}");
@@ -77,7 +87,7 @@ fn what_is_wrong_is_told() {
 #[test]
 fn a_password_in_the_url_is_refused() {
     let error = read("url = \"redis://me:hunter2@a\"").unwrap_err();
-    assert!(error.contains("holds a name or a password"), "{error}");
+    assert!(error.contains("has a user name or a password"), "{error}");
 }
 
 #[test]
@@ -117,12 +127,12 @@ fn each_region_has_a_name_and_a_store_with_keys_of_its_own() {
 fn what_is_wrong_with_regions_is_told() {
     let own = "url = \"redis://a\"\nregion = \"us\"\n";
     for (lines, part) in [
-        ("url = \"redis://a\"\nregion = \"US\"", "`US` is not the name of a region"),
-        ("url = \"redis://a\"\nregion = \"\"", "is not the name of a region"),
-        ("region = \"us\"", "`region` is for a store in Redis"),
+        ("url = \"redis://a\"\nregion = \"US\"", "`US` is not a valid name of a region"),
+        ("url = \"redis://a\"\nregion = \"\"", "is not a valid name of a region"),
+        ("region = \"us\"", "`region` needs a store in Redis"),
         (
             "region = \"us\"\n[store.regions.eu]\nurl = \"redis://b\"",
-            "`regions` is for a store in Redis",
+            "`regions` needs a store in Redis",
         ),
         (
             "url = \"redis://a\"\n[store.regions.eu]\nurl = \"redis://b\"",
@@ -130,13 +140,13 @@ fn what_is_wrong_with_regions_is_told() {
         ),
         (
             &format!("{own}[store.regions.us]\nurl = \"redis://b\""),
-            "`us` is the name of the own region",
+            "`us` is the name of this region",
         ),
-        (&format!("{own}[store.regions.eu]\nurl = \"memory\""), "is a Redis"),
+        (&format!("{own}[store.regions.eu]\nurl = \"memory\""), "must be a Redis"),
         (&format!("{own}[store.regions.eu]\nprefix = \"a:\""), "[store.regions.eu] needs `url`"),
         (
             &format!("{own}[store.regions.\"e.u\"]\nurl = \"redis://b\""),
-            "`e.u` is not the name of a region",
+            "`e.u` is not a valid name of a region",
         ),
         (&format!("{own}[store.regions.seventeen-letters]\nurl = \"redis://b\""), "1 to 16"),
         (
@@ -145,14 +155,14 @@ fn what_is_wrong_with_regions_is_told() {
         ),
         (
             &format!("{own}[store.regions.eu]\nurl = \"redis://b\"\nca_file = \"x\""),
-            "`ca_file` is for TLS",
+            "`ca_file` needs TLS",
         ),
         (
             &format!("{own}[store.regions.eu]\nurl = \"redis://me:hunter2@b\""),
-            "holds a name or a password",
+            "has a user name or a password",
         ),
-        (&format!("{own}regions = [\"eu\"]"), "`regions` is a table"),
-        (&format!("{own}[store.regions]\neu = \"redis://b\""), "`eu` is a table"),
+        (&format!("{own}regions = [\"eu\"]"), "`regions` must be a table"),
+        (&format!("{own}[store.regions]\neu = \"redis://b\""), "`eu` must be a table"),
     ] {
         let error = config(lines).unwrap_err();
         assert!(error.contains(part), "{part} is not in\n{error}");

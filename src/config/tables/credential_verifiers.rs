@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::names::Names;
-use crate::config::Judges;
+use crate::config::CredentialVerifiers;
 use crate::config::declare::table;
 use crate::config::diagnostic::suggest;
 use crate::config::key_type::{Choice, CookieName, OneOf, Text};
@@ -11,25 +11,25 @@ use crate::config::reader::Section;
 
 table! {
     /// The cookies and the verifiers of credentials.
-    pub struct JudgesTable: [] {
-        /// The cookie that carries a token, for the method cookie; a page can send it for a ticket
-        /// too.
+    pub struct CredentialVerifiersTable: [] {
+        /// The cookie that carries a token, for the method cookie; a page can also send it to get a
+        /// ticket.
         token_cookie: CookieName, default "access_token",
-            because "the name that RFC 6750 gives the parameter",
-            change_when "the cookie can be called `__Host-...`, which a page of a neighbouring \
-                host cannot set";
-        /// The cookie that carries a session id, for the method session; it counts where there is
-        /// a verifier for it.
+            because "the name of the parameter in RFC 6750",
+            change_when "you can name it `__Host-...`, because a page of a neighbouring host \
+                cannot set such a cookie";
+        /// The cookie that carries a session id, for the method session; it is read only where a
+        /// verifier of sessions is named.
         session_cookie: CookieName, default "session",
-            because "the name that most frameworks give it";
-        /// The verifier of tokens; the issuers verify them unless written.
+            because "the name that most frameworks use";
+        /// The verifier of tokens; without it, the issuers verify them.
         verifier: Text, optional "login";
-        /// The tokens that go to `verifier`: all, or opaque (those in the shape of a JWT go to the
+        /// The tokens that go to `verifier`: all, or opaque (tokens in the form of a JWT go to the
         /// issuers).
         verifier_tokens: OneOf<VerifierTokens>, default "all" commented,
             was verifier_for until "0.3.0",
-            because "one place decides";
-        /// The verifier of sessions; the one of `verifier` unless written.
+            because "with all, one service decides about every token";
+        /// The verifier of sessions; without it, the one in `verifier`.
         session_verifier: Text, optional "login";
     }
 }
@@ -38,7 +38,7 @@ table! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerifierTokens {
     All,
-    /// Tokens in the shape of a JWT go to the issuers.
+    /// Tokens in the form of a JWT go to the issuers.
     Opaque,
 }
 
@@ -48,16 +48,20 @@ impl Choice for VerifierTokens {
     }
 }
 
-impl JudgesTable {
-    /// Holds the names of verifiers to those that are there.
-    pub fn judges(&self, section: &Section<'_, '_>, verifiers: &Names) -> Judges {
+impl CredentialVerifiersTable {
+    /// Returns the verifiers that the keys name, and reports names that no verifier has.
+    pub fn credential_verifiers(
+        &self,
+        section: &Section<'_, '_>,
+        verifiers: &Names,
+    ) -> CredentialVerifiers {
         let named = |key: &'static str, name: &Option<String>| {
             let name = name.as_deref()?;
             if !verifiers.contains(name)
                 && let Some(value) = section.value(key)
             {
                 let help = match verifiers.is_empty() {
-                    true => "add a [[verifier]] of that name".to_owned(),
+                    true => "add a [[verifier]] with that name".to_owned(),
                     false => suggest(name, verifiers.iter()),
                 };
                 let message = format!("no verifier is named `{name}`");
@@ -74,7 +78,7 @@ impl JudgesTable {
                 "name the verifier, or remove it",
             );
         }
-        Judges {
+        CredentialVerifiers {
             sessions: sessions.or_else(|| tokens.clone()),
             tokens,
             opaque_only: self.verifier_tokens == VerifierTokens::Opaque,

@@ -30,25 +30,25 @@ use crate::telemetry::limit::{Limit, LimitReached};
 const TIMEOUTS: u32 = 3;
 
 #[derive(Debug)]
-pub struct Lane {
+pub struct RedisChannel {
     /// What its connections are for.
     purpose: Purpose,
     dialer: Arc<Dialer>,
     limit: Duration,
     max_in_flight: usize,
     breaker: Mutex<Breaker>,
-    berths: Mutex<HashMap<Id, Arc<Berth>>>,
+    slots: Mutex<HashMap<Id, Arc<ThreadSlot>>>,
 }
 
 /// Where one thread's connection lies.
 #[derive(Debug)]
-struct Berth {
-    mooring: Mutex<Mooring>,
+struct ThreadSlot {
+    state: Mutex<SlotState>,
     places: Semaphore,
 }
 
 #[derive(Debug, Default)]
-struct Mooring {
+struct SlotState {
     link: Link,
     /// Tells one connection from the next.
     generation: u64,
@@ -63,7 +63,7 @@ enum Link {
     Up(Connection),
 }
 
-impl Lane {
+impl RedisChannel {
     pub fn new(
         purpose: Purpose,
         dialer: &Arc<Dialer>,
@@ -72,8 +72,8 @@ impl Lane {
     ) -> Self {
         StoreBreakerChanged { region: dialer.region(), purpose, state: BreakerState::Closed }
             .emit();
-        let (breaker, berths) = (Mutex::default(), Mutex::default());
-        Self { purpose, dialer: Arc::clone(dialer), limit, max_in_flight, breaker, berths }
+        let (breaker, slots) = (Mutex::default(), Mutex::default());
+        Self { purpose, dialer: Arc::clone(dialer), limit, max_in_flight, breaker, slots }
     }
 
     pub fn state(&self) -> BreakerState {
@@ -102,14 +102,14 @@ impl Lane {
             .emit();
             return Err(StoreFault::BreakerOpen);
         }
-        let berth = self.berth();
-        let answer = timeout(self.limit, self.attempt(&berth, exchange))
+        let slot = self.slot();
+        let answer = timeout(self.limit, self.attempt(&slot, exchange))
             .await
             .unwrap_or(Err(StoreFault::Timeout));
         let outcome = answer.and_then(read);
         let ended = Now::read().mono;
         let fault = outcome.as_ref().err().copied();
-        self.judge(&berth, fault, ended);
+        self.judge(&slot, fault, ended);
         let duration = Some(ended.saturating_duration_since(began));
         OperationEnded { region, operation, fault, duration }.emit();
         outcome
@@ -117,35 +117,35 @@ impl Lane {
 
     async fn attempt<A, F>(
         &self,
-        berth: &Arc<Berth>,
+        slot: &Arc<ThreadSlot>,
         exchange: impl FnOnce(Connection) -> F,
     ) -> Result<A, StoreFault>
     where
         F: Future<Output = RedisResult<A>>,
     {
-        let place = if let Ok(place) = berth.places.try_acquire() {
+        let place = if let Ok(place) = slot.places.try_acquire() {
             place
         } else {
             LimitReached { limit: Limit::StoreInFlight, peer: None }.emit();
             // It is never closed.
-            berth.places.acquire().await.map_err(|_| StoreFault::Other)?
+            slot.places.acquire().await.map_err(|_| StoreFault::Other)?
         };
-        let (generation, connection) = self.connection(berth).await?;
+        let (generation, connection) = self.connection(slot).await?;
         let answer = exchange(connection).await;
         drop(place);
         answer.map_err(|error| {
             let fault = StoreFault::from(&error);
             if fault.ends_the_connection() {
-                berth.part(generation);
+                slot.part(generation);
             }
             fault
         })
     }
 
-    fn judge(&self, berth: &Berth, fault: Option<StoreFault>, now: Instant) {
+    fn judge(&self, slot: &ThreadSlot, fault: Option<StoreFault>, now: Instant) {
         match fault {
-            Some(StoreFault::Timeout) => berth.count_timeout(),
-            _ => lock(&berth.mooring).timeouts = 0,
+            Some(StoreFault::Timeout) => slot.count_timeout(),
+            _ => lock(&slot.state).timeouts = 0,
         }
         let away = fault.is_some_and(StoreFault::counts_against_the_store);
         self.change(|breaker| if away { breaker.failed(now) } else { breaker.succeeded() });
@@ -165,29 +165,29 @@ impl Lane {
         result
     }
 
-    fn berth(&self) -> Arc<Berth> {
-        let mut berths = lock(&self.berths);
+    fn slot(&self) -> Arc<ThreadSlot> {
+        let mut slots = lock(&self.slots);
         let make = || {
-            Arc::new(Berth {
-                mooring: Mutex::default(),
+            Arc::new(ThreadSlot {
+                state: Mutex::default(),
                 places: Semaphore::new(self.max_in_flight),
             })
         };
-        Arc::clone(berths.entry(Handle::current().id()).or_insert_with(make))
+        Arc::clone(slots.entry(Handle::current().id()).or_insert_with(make))
     }
 
-    async fn connection(&self, berth: &Arc<Berth>) -> Result<(u64, Connection), StoreFault> {
+    async fn connection(&self, slot: &Arc<ThreadSlot>) -> Result<(u64, Connection), StoreFault> {
         let (generation, mut dialled) = {
-            let mut mooring = lock(&berth.mooring);
-            match &mooring.link {
+            let mut state = lock(&slot.state);
+            match &state.link {
                 Link::Up(connection) if !connection.is_lost() => {
-                    return Ok((mooring.generation, connection.clone()));
+                    return Ok((state.generation, connection.clone()));
                 }
                 // One whose task is gone has no sender.
                 Link::Dialling(dialled) if dialled.has_changed().is_ok() => {
-                    (mooring.generation, dialled.clone())
+                    (state.generation, dialled.clone())
                 }
-                _ => self.begin_dialling(berth, &mut mooring),
+                _ => self.begin_dialling(slot, &mut state),
             }
         };
         let done = dialled.wait_for(Option::is_some).await.map_err(|_| StoreFault::Other)?;
@@ -200,14 +200,14 @@ impl Lane {
 
     fn begin_dialling(
         &self,
-        berth: &Arc<Berth>,
-        mooring: &mut Mooring,
+        slot: &Arc<ThreadSlot>,
+        state: &mut SlotState,
     ) -> (u64, watch::Receiver<Option<Result<Connection, StoreFault>>>) {
         let (tell, dialled) = watch::channel(None);
-        mooring.generation += 1;
-        mooring.link = Link::Dialling(dialled.clone());
-        let (generation, berth, dialer, purpose) =
-            (mooring.generation, Arc::clone(berth), Arc::clone(&self.dialer), self.purpose);
+        state.generation += 1;
+        state.link = Link::Dialling(dialled.clone());
+        let (generation, slot, dialer, purpose) =
+            (state.generation, Arc::clone(slot), Arc::clone(&self.dialer), self.purpose);
         tokio::spawn(async move {
             let made = match timeout(DIAL_TIMEOUT, dialer.dial()).await {
                 Ok(made) => made.map_err(|error| StoreFault::from(&error)),
@@ -215,32 +215,32 @@ impl Lane {
             };
             let fault = made.as_ref().err().copied();
             StoreDialled { region: dialer.region(), purpose, fault }.emit();
-            let mut mooring = lock(&berth.mooring);
-            if mooring.generation == generation {
-                mooring.link =
+            let mut state = lock(&slot.state);
+            if state.generation == generation {
+                state.link =
                     made.as_ref().map_or(Link::Absent, |connection| Link::Up(connection.clone()));
-                mooring.timeouts = 0;
+                state.timeouts = 0;
             }
-            drop(mooring);
+            drop(state);
             tell.send_replace(Some(made));
         });
         (generation, dialled)
     }
 }
 
-impl Berth {
+impl ThreadSlot {
     fn part(&self, generation: u64) {
-        let mut mooring = lock(&self.mooring);
-        if mooring.generation == generation && matches!(mooring.link, Link::Up(_)) {
-            mooring.link = Link::Absent;
+        let mut state = lock(&self.state);
+        if state.generation == generation && matches!(state.link, Link::Up(_)) {
+            state.link = Link::Absent;
         }
     }
 
     fn count_timeout(&self) {
-        let mut mooring = lock(&self.mooring);
-        mooring.timeouts += 1;
-        if mooring.timeouts >= TIMEOUTS && matches!(mooring.link, Link::Up(_)) {
-            mooring.link = Link::Absent;
+        let mut state = lock(&self.state);
+        state.timeouts += 1;
+        if state.timeouts >= TIMEOUTS && matches!(state.link, Link::Up(_)) {
+            state.link = Link::Absent;
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::registry::SessionHandle;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct SessionFilter {
     /// How many are listed at most.
     pub limit: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -18,7 +18,7 @@ pub struct Wanted {
     pub method: Option<String>,
 }
 
-impl Wanted {
+impl SessionFilter {
     pub fn holds(&self, handle: &SessionHandle) -> bool {
         let is_user = self.user.as_ref().is_none_or(|user| handle.user.as_deref() == Some(user));
         let is_method = self

@@ -18,20 +18,20 @@ use crate::model::secret::Secret;
 const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_ANSWER: u64 = 16 << 20;
 
-/// Where it listens, and what it asks for: as the configuration says, unless it is said here.
+/// The address and the token of the admin listener. They come from the configuration, or from these
+/// arguments.
 #[derive(Debug, clap::Args)]
 pub struct AdminArguments {
-    /// Address of the admin listener, HOST:PORT or unix:PATH, instead of the configuration's
+    /// The address of the admin listener, HOST:PORT or unix:PATH, instead of the configuration's
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The environment variable that holds the admin token, where --admin is given
+    /// The environment variable with the admin token, for --admin
     #[arg(long, value_name = "NAME", requires = "admin")]
     admin_token_env: Option<String>,
-    /// The file that holds the admin token, where --admin is given
+    /// The file with the admin token, for --admin
     #[arg(long, value_name = "FILE", requires = "admin", conflicts_with = "admin_token_env")]
     admin_token_file: Option<PathBuf>,
-    /// The configuration file; without it, `usher.toml` here, then in the system's configuration
-    /// folder [env: USHER_CONFIG]
+    /// The configuration file; by default `usher.toml` here or in /etc/usher [env: USHER_CONFIG]
     #[arg(short, long, value_name = "FILE", conflicts_with = "admin")]
     config: Option<PathBuf>,
 }
@@ -42,14 +42,14 @@ pub struct AdminClient {
     token: Option<Secret>,
 }
 
-/// What came back.
+/// An answer of the admin listener.
 #[derive(Debug)]
 pub struct AdminAnswer {
     pub status: u16,
     pub body: Value,
 }
 
-/// Nobody listens there, or nobody answers.
+/// The admin listener is not there, or does not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer from the admin listener at {0}: {1}")]
 pub struct Unavailable(AdminAddress, std::io::Error);
@@ -60,7 +60,8 @@ impl AdminArguments {
             let file = find_config(self.config)?;
             let admin = crate::config::load_admin(&file)?.with_context(|| {
                 format!(
-                    "{} has no [admin]: a running Usher is reached at its address, or with --admin HOST:PORT or unix:PATH",
+                    "{} has no [admin] with the address of a running Usher; add `[admin]`, or give \
+                     --admin HOST:PORT or --admin unix:PATH",
                     file.display()
                 )
             })?;
@@ -76,12 +77,14 @@ impl AdminArguments {
                 .with_context(|| format!("--admin {written}: write HOST:PORT or unix:PATH"))?
                 .next();
             AdminAddress::Tcp(
-                address.with_context(|| format!("--admin {written}: the name has no address"))?,
+                address
+                    .with_context(|| format!("--admin {written}: the host name has no address"))?,
             )
         };
         let token = match (self.admin_token_env, self.admin_token_file) {
             (Some(name), _) => Some(
-                std::env::var(&name).with_context(|| format!("the environment has no {name}"))?,
+                std::env::var(&name)
+                    .with_context(|| format!("the environment variable {name} is not set"))?,
             ),
             (None, Some(file)) => Some(read_file(&file)?),
             (None, None) => None,
@@ -96,7 +99,7 @@ impl AdminClient {
         Self { address: admin.address.clone(), token: admin.token.clone() }
     }
 
-    /// Returns a client of an admin listener that asks for no token.
+    /// Returns a client for an admin listener without a token.
     pub fn at(address: SocketAddr) -> Self {
         Self { address: AdminAddress::Tcp(address), token: None }
     }
@@ -105,7 +108,8 @@ impl AdminClient {
         let answer = self.ask(format!("GET {target} HTTP/1.1\r\n"), "")?;
         anyhow::ensure!(
             answer.exit() != Exit::Ok || answer.body.is_object(),
-            "the answer is not whole, or longer than can be read"
+            "the answer of the admin listener is incomplete or longer than {} MiB",
+            LONGEST_ANSWER >> 20
         );
         Ok(answer)
     }
@@ -137,11 +141,11 @@ impl AdminClient {
             .map_err(|error| Unavailable(self.address.clone(), error))?;
         let text = String::from_utf8_lossy(&answer);
         let (head, body) =
-            text.split_once("\r\n\r\n").context("the admin listener does not speak HTTP")?;
+            text.split_once("\r\n\r\n").context("the answer of the admin listener is not HTTP")?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status
             .filter(|_| head.starts_with("HTTP/1."))
-            .context("the admin listener does not speak HTTP")?;
+            .context("the answer of the admin listener is not HTTP")?;
         Ok(AdminAnswer { status, body: serde_json::from_str(body).unwrap_or_default() })
     }
 
@@ -151,19 +155,19 @@ impl AdminClient {
                 let stream = TcpStream::connect_timeout(address, PATIENCE)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
-                speak(stream, request)
+                exchange(stream, request)
             }
             AdminAddress::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_write_timeout(Some(PATIENCE))?;
-                speak(stream, request)
+                exchange(stream, request)
             }
         }
     }
 }
 
-fn speak(mut stream: impl Read + Write, request: &str) -> std::io::Result<Vec<u8>> {
+fn exchange(mut stream: impl Read + Write, request: &str) -> std::io::Result<Vec<u8>> {
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(LONGEST_ANSWER).read_to_end(&mut answer)?;
@@ -189,11 +193,14 @@ impl AdminAnswer {
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no configuration: neither ./usher.toml nor /etc/usher/usher.toml is there\n  try it without one:   usher demo\n  write a first one:    usher init --plain"
+    "no configuration: neither ./usher.toml nor /etc/usher/usher.toml exists\n  \
+     try Usher without a configuration:  usher demo\n  \
+     write a first configuration:        usher init --plain"
 )]
 pub struct NoConfig;
 
-/// The path given, or that of `USHER_CONFIG`, or `usher.toml` here, or the one of the system.
+/// Returns the path of the configuration: the given one, or else that of `USHER_CONFIG`, or
+/// `usher.toml` in the working directory, or the one in `/etc/usher`.
 pub fn find_config(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     let variable =
         || std::env::var_os("USHER_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);

@@ -1,8 +1,8 @@
-//! The whole program: built from a config, then run until it is told to stop.
+//! The whole program: builds it from a config, and runs it until a signal stops it.
 //!
-//! `build` binds every socket and opens everything that can fail, so that `run` has only to serve.
-//! Each core gets a thread with a runtime of its own; one more serves the admin listener, the
-//! signals and the housekeeping, so that probes are answered however busy the others are.
+//! `build` binds every socket and opens everything that can fail, so that `run` only has to serve.
+//! Each core gets a thread with its own runtime. One more thread serves the admin listener, the
+//! signals and periodic tasks, so that probes are answered when the other threads are busy.
 
 use crate::edge::worker::Worker;
 use std::net::SocketAddr;
@@ -37,22 +37,22 @@ use crate::telemetry::Telemetry;
 use crate::telemetry_setup;
 use crate::upstream::keyring::Rotation;
 
-/// How long a node that stops may take to say so.
+/// How long a stopping node may take to leave the fleet.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Where another configuration comes from, once this one is in force.
+/// How the configuration is reloaded.
 #[derive(Default)]
 pub struct Reloading {
-    /// `None`: there is no file; this configuration is for good.
+    /// `None`: there is no file, so the configuration cannot change.
     pub load: Option<Load>,
-    /// Look at the files now and then, and load them when they have changed.
+    /// Whether to reload when the files change.
     pub watch: bool,
 }
 
 #[derive(Debug)]
 pub struct App {
     current: Current,
-    /// For each thread, its sockets.
+    /// The sockets of each thread.
     threads: Vec<Vec<Bound>>,
     admin: Option<AdminSocket>,
     telemetry: Arc<Telemetry>,
@@ -80,7 +80,7 @@ pub enum BuildError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("the runtime could not be started: {0}")]
+    #[error("cannot start the runtime: {0}")]
     Runtime(#[from] std::io::Error),
     #[error("a worker thread has died")]
     WorkerDied,
@@ -130,7 +130,7 @@ impl App {
         }
         let outcome = main.block_on(async {
             let mut signals = Signals::listen()?;
-            tokio::spawn(keep_house(
+            tokio::spawn(run_upkeep(
                 Arc::clone(&self.current),
                 Arc::clone(&self.telemetry),
                 Arc::clone(&self.readiness),
@@ -159,7 +159,7 @@ impl App {
             if let (true, Some(source)) =
                 (reloading.watch && can_reload, edge.config.source.clone())
             {
-                // It watches before the process says that it is ready: no change is missed.
+                // The watcher starts before the process is ready, so that it misses no change.
                 let watcher = Watcher::new(source, self.current.load_full());
                 tokio::spawn(watcher.run(Arc::clone(&self.current), orders.clone()));
             }
@@ -169,7 +169,7 @@ impl App {
                         Reloader::new(load, Arc::clone(&self.current), Arc::clone(&self.telemetry));
                     tokio::spawn(follow_orders(ordered, reloader, context, admin, following));
                 }
-                // Whoever gives an order hears that nobody takes it.
+                // Drops the receiver, so that `Orders::give` fails at once.
                 None => drop(ordered),
             }
             self.readiness.set_ready();
@@ -201,7 +201,7 @@ impl App {
     }
 }
 
-/// What the admin listener is made of, for one edge after another.
+/// The parts from which a new [`Admin`] is made for each edge.
 struct AdminContext {
     current: Current,
     telemetry: Arc<Telemetry>,
@@ -274,8 +274,8 @@ fn figures(edge: &Edge) -> Figures {
     }
 }
 
-/// One order after the other. `following` keeps up with what the issuers of the edge in force
-/// publish.
+/// Carries out the orders, one after the other. `following` is the task that fetches the published
+/// keys for the current edge.
 async fn follow_orders(
     mut ordered: mpsc::Receiver<Order>,
     reloader: Reloader,
@@ -321,23 +321,23 @@ fn spawn_worker(
     let drain = &current.load().drain;
     let sockets: Vec<_> = sockets.into_iter().map(|bound| (bound, drain.accepting())).collect();
     std::thread::Builder::new().name(format!("usher-{index}")).spawn(move || {
-        // The random generator of a thread gathers entropy at its first use, for some tens of
-        // milliseconds. Here no handshake waits for it. A failure shows again there.
+        // The random generator of a thread gathers entropy at its first use, which takes tens of
+        // milliseconds. Here, no handshake waits for it. A handshake would meet a failure again.
         let _ = rand::fill(&mut [0]);
         runtime.block_on(async move {
             let worker = Worker { edge: current.load_full(), pool: Arc::default(), current };
             for (bound, accepting) in sockets {
                 tokio::spawn(listener::accept(bound, worker.clone(), accepting));
             }
-            // A sender that is gone stops us too.
+            // The worker also stops if the sender is dropped.
             let _ = stop.wait_for(|stop| *stop).await;
         });
-        // Dropping the runtime drops what is left; each session still tells its end.
+        // The runtime drops the remaining tasks; each session still emits its end event.
     })
 }
 
-/// Completes at the first signal to stop; fails if a worker thread ends before that. A hangup
-/// reloads, or stops us where there is nothing to load: then the terminal has gone.
+/// Completes at the first signal to stop, and fails if a worker thread ends before. A hangup signal
+/// reloads the configuration. Without a file it stops the process, because the terminal is closed.
 async fn watch_over(
     signals: &mut Signals,
     workers: &[JoinHandle<()>],
@@ -355,25 +355,25 @@ async fn watch_over(
     }
 }
 
-/// Closes the sessions, and waits for what plain HTTP is still being answered: as long as a session
-/// would have had.
+/// Closes the sessions. Then waits for plain HTTP answers that have begun, as long as a session may
+/// take.
 async fn leave(edge: &Edge) {
     let close_timeout = edge.config.keepalive.close_timeout;
     let window_ends = Now::read().mono + edge.config.drain.window;
     drain::close_sessions(&edge.registry, edge.config.drain.window, close_timeout).await;
-    // What was in the queue counts as open only once it is accepted.
+    // Connections in the queue of the operating system count as open only after accept.
     let _ = timeout(close_timeout, edge.drain.all_closed()).await;
     let deadline = window_ends.max(Now::read().mono) + close_timeout;
     while edge.ceiling.open() > 0 && Now::read().mono < deadline {
         sleep(Duration::from_millis(10)).await;
     }
     if let Some(fleet) = &edge.fleet {
-        // Nobody waits for a store that is away: what it holds of ours ends by itself.
+        // The wait for the store is short. The entries of this node in the store expire anyway.
         let _ = timeout(FAREWELL, fleet.leave()).await;
     }
 }
 
-async fn keep_house(current: Current, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>) {
+async fn run_upkeep(current: Current, telemetry: Arc<Telemetry>, readiness: Arc<Readiness>) {
     let mut every = interval(Telemetry::UPKEEP);
     let mut trim = MemoryTrim::default();
     let mut rotation = Rotation::default();
@@ -385,6 +385,6 @@ async fn keep_house(current: Current, telemetry: Arc<Telemetry>, readiness: Arc<
         RevocationsHeld { count: edge.revocations.sweep(now) }.emit();
         trim.look(edge.ceiling.open());
         let config = &edge.config;
-        rotation.tend(&config.context, &config.state_dir, &edge.signing_keys, now);
+        rotation.rotate_due_keys(&config.context, &config.state_dir, &edge.signing_keys, now);
     }
 }

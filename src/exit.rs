@@ -8,13 +8,13 @@ use crate::config::diagnostic::Fault;
 #[repr(u8)]
 pub enum Exit {
     Ok = 0,
-    /// It ran and failed.
+    /// The command failed.
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// Something it needs is not there.
+    /// Something that the command needs is not available, such as a port or the admin listener.
     Unavailable = 69,
-    /// It may not.
+    /// A permission is missing.
     Permission = 77,
     /// The configuration is wrong or missing.
     Config = 78,

@@ -2,34 +2,38 @@
 //!
 //! # The life of a connection
 //!
-//! A thread of its own core accepts it ([`listener`]) and ends its TLS. Its first bytes are read as
-//! a request head by a reader that knows one reading only ([`http::head`]); what could be read in
-//! two ways is refused there and then. Plain HTTP goes on through a guard to the HTTP library and
-//! is forwarded ([`http::forward`]). An upgrade stays with us ([`http::upgrade`]): the route is
-//! found, the credential is taken out of the request and becomes a principal, and the principal a
-//! [`auth::grant::Grant`]. A client that shows none there may say it in its first message, in one
-//! of several dialects ([`auth::first_message`]). Only with a grant can an upstream be dialled
-//! ([`upstream::connect`]); it gets the upgrade with a signed context that says who the client is,
-//! and only its correct 101 opens the way. From then on the two sockets are a session: its rules
-//! are a state machine without I/O ([`session::state`]), its bytes move through one future that
-//! owns no buffer while it is idle ([`session::relay`]). Near the grant's end the client is asked
-//! for a new credential inside its stream ([`session::conversation`]). It ends once, for one
-//! reason, and that is told once ([`telemetry::Event`]).
+//! 1. A thread accepts the connection ([`listener`]) and terminates TLS. Each core has one thread.
+//! 2. A strict parser reads the first bytes as a request head ([`http::head`]). It rejects a head
+//!    that another parser could read differently.
+//! 3. Plain HTTP goes through a guard to the HTTP library, and is forwarded ([`http::forward`]).
+//! 4. An upgrade is handled by Usher itself ([`http::upgrade`]). Usher finds the route and removes
+//!    the credential from the request. The credential becomes a principal, and the principal a
+//!    [`auth::grant::Grant`]. A client without a credential in its request may send one in its
+//!    first message, in one of several dialects ([`auth::first_message`]).
+//! 5. An upstream can be dialled only with a grant ([`upstream::connect`]). It gets the upgrade
+//!    with a signed context that names the user. The session opens only after a correct 101.
+//! 6. From then on, the two sockets are a session. Its rules are a state machine without I/O
+//!    ([`session::state`]). One future moves its bytes, and owns no buffer while it is idle
+//!    ([`session::relay`]).
+//! 7. Before the grant expires, Usher asks the client for a new credential in the stream
+//!    ([`session::conversation`]).
+//! 8. A session ends once, for one reason, and emits one event about it ([`telemetry::Event`]).
 //!
-//! # The map
+//! # The modules
 //!
-//! A module imports only from the floors below its own; `tests/floors.rs` holds that. From the
-//! ground up:
+//! A module imports only from the floors below its own; `tests/floors.rs` checks this. From the
+//! lowest floor up:
 //!
-//! - [`base`] and [`ws`] know nothing of ours: the clock, locks, rates; WebSocket frames
-//! - [`model`] is the vocabulary, [`rejection`] every refusal and close reason, [`telemetry`] what
-//!   counts and logs, [`config`] from text to meaning
-//! - [`net`] moves bytes, [`store`] keeps tickets, [`auth`] makes a credential a grant
-//! - [`upstream`] dials with a grant, [`session`] is the live connection, [`fleet`] the other nodes,
-//!   [`migration`] the way from old methods to new ones
-//! - [`edge`] is one configuration ready to serve, [`http`] a client's connection, [`listener`]
-//!   accepts it, [`admin`] is what operators ask
-//! - [`app`] builds and runs the whole, [`cli`] is how a person meets it
+//! - [`base`] and [`ws`] import no other module of the program. [`base`] has the clock, locks and
+//!   rates; [`ws`] has WebSocket frames.
+//! - [`model`] has the common types, [`rejection`] every refusal and close reason, [`telemetry`]
+//!   metrics and logs, and [`config`] the configuration.
+//! - [`net`] moves bytes, [`store`] keeps tickets, and [`auth`] turns a credential into a grant.
+//! - [`upstream`] dials with a grant, [`session`] is the open connection, [`fleet`] the other
+//!   nodes, and [`migration`] the way from old methods to new ones.
+//! - [`edge`] is one configuration ready to serve, [`http`] is a client's connection, [`listener`]
+//!   accepts connections, and [`admin`] is the admin listener.
+//! - [`app`] builds and runs the program, and [`cli`] is the command line.
 
 pub mod admin;
 pub mod admin_client;

@@ -1,5 +1,4 @@
-//! What the program gives to telemetry: the metric families of every module, and the settings of a
-//! configuration.
+//! Sets up telemetry with the metric families of all modules and the settings of a configuration.
 
 use tracing::Level;
 
@@ -30,7 +29,7 @@ const MODULES: &[&[&dyn AnyFamily]] = &[
     migration::events::FAMILIES,
 ];
 
-/// Installs telemetry as the configuration says.
+/// Installs telemetry with the settings of the configuration.
 pub fn install(config: &Config) -> Result<Telemetry, InstallError> {
     let log = LogSettings {
         filter: config.log.filter.clone(),
@@ -102,7 +101,7 @@ mod tests {
         }
         assert!(
             std::fs::read_to_string(&path).unwrap_or_default() == page,
-            "docs/metrics.md is not what the families say; \
+            "docs/metrics.md differs from the families; \
              run USHER_WRITE_DOCS=1 cargo test --lib page"
         );
     }

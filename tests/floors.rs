@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The modules from the ground up. Modules of one floor do not import each other.
+/// The modules from the lowest floor up. Modules of one floor do not import each other.
 const FLOORS: &[&[&str]] = &[
     &["base", "ws"],
     &["model"],
@@ -38,10 +38,10 @@ const FLOORS: &[&[&str]] = &[
     &["cli"],
 ];
 
-/// Modules whose files form no import cycle either.
+/// Modules whose files form no import cycle.
 const WITHOUT_CYCLES: &[&str] = &["http", "model", "net", "rejection"];
 
-/// Outside crates that are used in one place each, as path prefixes under `src`.
+/// External crates that are used in one place each, as path prefixes under `src`.
 const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["cli/", "bench/", "demo/", "explain/", "config/tables/log.rs", "admin_client.rs"]),
     ("fastwebsockets", &["demo/"]),
@@ -61,7 +61,7 @@ const CRATES: &[(&str, &[&str])] = &[
 
 /// A source file without its comments and tests.
 struct Source {
-    /// Under `src`, with `/`.
+    /// The path under `src`, with `/`.
     path: String,
     lines: Vec<String>,
 }
@@ -99,21 +99,20 @@ fn the_page_shows_the_same_floors() {
 fn an_upward_import_is_found_and_named() {
     let faults = upward_imports(&[source(
         "config/value.rs",
-        "use crate::base::rate::Rate;\n/// Of `crate::http`.\nuse crate::{auth::grant::Grant, model};\n\
+        "use crate::base::rate::Rate;\n/// Of `crate::http`.\n\
+         use crate::{auth::grant::Grant, model};\n\
          #[cfg(test)]\nmod tests {\n    use crate::app;\n}\n",
     )]);
     assert_eq!(
         faults,
-        [
-            "src/config/value.rs:3: `config` imports `auth`, which stands above it: move the item down, or the user of it up"
-        ]
+        ["src/config/value.rs:3: `config` imports `auth`, which stands above it: move the item \
+             down, or the user of it up"]
     );
     let sideways = upward_imports(&[source("bench/mod.rs", "\n    crate::demo::run();\n")]);
     assert_eq!(
         sideways,
-        [
-            "src/bench/mod.rs:2: `bench` imports `demo`, which stands beside it: move the item down, or the user of it up"
-        ]
+        ["src/bench/mod.rs:2: `bench` imports `demo`, which stands beside it: move the item \
+             down, or the user of it up"]
     );
     let unknown = upward_imports(&[source("cellar/mod.rs", "use crate::base;\n")]);
     assert_eq!(unknown, ["src/cellar/mod.rs: the module `cellar` has no floor"]);
@@ -140,9 +139,8 @@ fn a_strayed_crate_is_found_and_named() {
     ]);
     assert_eq!(
         faults,
-        [
-            "src/fleet/mod.rs:2: the crate `redis` is used in store/redis/ alone: put what you need there"
-        ]
+        ["src/fleet/mod.rs:2: the crate `redis` is used in store/redis/ alone: put what you \
+             need there"]
     );
 }
 
@@ -195,7 +193,7 @@ fn cycles(module: &str, sources: &[Source]) -> Vec<String> {
     found.into_iter().map(|cycle| format!("{module}: {cycle}")).collect()
 }
 
-/// Follows the imports of `file`. A cycle is written from its first name in the alphabet on.
+/// Follows the imports of `file`. A cycle starts at the first of its names in the alphabet.
 fn walk(
     file: &str,
     graph: &BTreeMap<&String, BTreeSet<String>>,
@@ -227,7 +225,8 @@ fn strayed_crates(sources: &[Source]) -> Vec<String> {
             for (index, line) in source.lines.iter().enumerate() {
                 if uses_crate(line, name) {
                     faults.push(format!(
-                        "src/{}:{}: the crate `{name}` is used in {} alone: put what you need there",
+                        "src/{}:{}: the crate `{name}` is used in {} alone: put what you need \
+                         there",
                         source.path,
                         index + 1,
                         places.join(", ")
@@ -239,7 +238,7 @@ fn strayed_crates(sources: &[Source]) -> Vec<String> {
     faults
 }
 
-/// Reports whether a path in the line begins with the crate's name.
+/// Returns true if a path in the line begins with the name of the crate.
 fn uses_crate(line: &str, name: &str) -> bool {
     line.match_indices(&format!("{name}::")).any(|(at, _)| {
         let before = &line[..at];
@@ -255,13 +254,14 @@ impl Source {
         self.path.split(['/', '.']).next().unwrap_or_default()
     }
 
-    /// The name of the file or folder inside its module: `http/route/spelling.rs` is `route`.
+    /// Returns the name of the file or folder inside its module: `http/route/spelling.rs` is
+    /// `route`.
     fn file(&self) -> String {
         let rest = self.path.split_once('/').map_or(self.path.as_str(), |(_, rest)| rest);
         rest.split(['/', '.']).next().unwrap_or_default().to_owned()
     }
 
-    /// Reports whether `name` is a module of ours here, such as `store::redis`.
+    /// Returns true if `name` is a module of the project at this place, such as `store::redis`.
     fn has_own(&self, name: &str) -> bool {
         let is_own = |line: &String| {
             let names = line.split(|c: char| !c.is_alphanumeric() && c != '_');
@@ -271,7 +271,7 @@ impl Source {
         self.lines.iter().any(is_own)
     }
 
-    /// The modules that follow `crate::`, with their lines.
+    /// Returns the modules that follow `crate::`, with their lines.
     fn imports(&self) -> Vec<(usize, String)> {
         let mut imports = Vec::new();
         for (line, path) in self.paths("crate::") {
@@ -280,7 +280,7 @@ impl Source {
         imports
     }
 
-    /// The files of its own module that it imports.
+    /// Returns the files of its own module that it imports.
     fn siblings(&self, module: &str) -> BTreeSet<String> {
         let mut siblings: BTreeSet<String> = BTreeSet::new();
         for (_, path) in self.paths(&format!("crate::{module}::")) {
@@ -293,7 +293,7 @@ impl Source {
         siblings
     }
 
-    /// Returns what follows `prefix`, up to the end of the statement.
+    /// Returns the paths that follow `prefix`, up to the end of the statement.
     fn paths(&self, prefix: &str) -> Vec<(usize, String)> {
         let text = self.lines.join("\n");
         let mut paths = Vec::new();
@@ -310,7 +310,7 @@ impl Source {
     }
 }
 
-/// `a::b` has the first name `a`; `{a::b, c::{d, e}}` has `a` and `c`.
+/// Returns the first names in a path: `a` for `a::b`, and `a` and `c` for `{a::b, c::{d, e}}`.
 fn first_names(path: &str) -> Vec<String> {
     let name = |text: &str| -> String {
         text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
@@ -341,7 +341,7 @@ fn source(path: &str, text: &str) -> Source {
     let mut lines: Vec<String> = Vec::new();
     let mut is_test = false;
     for line in text.lines() {
-        // Tests are the end of a file.
+        // The tests are at the end of a file.
         is_test |= line.starts_with("#[cfg(test)]") && !text_after_is_a_file(text, line);
         let code = line.split("//").next().unwrap_or_default();
         lines.push(if is_test { String::new() } else { code.to_owned() });
@@ -349,14 +349,14 @@ fn source(path: &str, text: &str) -> Source {
     Source { path: path.to_owned(), lines }
 }
 
-/// `#[cfg(test)] mod tests;` names a file, and code follows it.
+/// Returns true for `#[cfg(test)] mod tests;`, which names a file: code may follow it.
 fn text_after_is_a_file(text: &str, line: &str) -> bool {
     let at = line.as_ptr() as usize - text.as_ptr() as usize + line.len();
     let next = text[at..].lines().find(|line| !line.is_empty() && !line.starts_with("#["));
     next.is_some_and(|next| next.ends_with(';'))
 }
 
-/// Every file of `src` that is no test.
+/// Returns every file of `src` except tests.
 fn sources() -> Vec<Source> {
     let (mut sources, mut folders) = (Vec::new(), vec![root().join("src")]);
     while let Some(folder) = folders.pop() {
@@ -372,7 +372,7 @@ fn sources() -> Vec<Source> {
             }
         }
     }
-    assert!(sources.len() > 100, "the sources are read");
+    assert!(sources.len() > 100, "too few sources were found");
     sources
 }
 

@@ -49,7 +49,8 @@ pub fn run(runner: &mut Runner) {
             &format!("head: rewrite, {name}"),
             |rounds| (0..rounds).map(|_| parse()).collect(),
             |mut parts| {
-                let credential = auth::take_tried(grant.route(), &mut parts, |_| ()).1.unwrap();
+                let credential =
+                    auth::take_credential_of_any(grant.route(), &mut parts, |_| ()).1.unwrap();
                 let forwarding =
                     Forwarding::of(&parts.headers, host.as_ref(), [192, 0, 2, 7].into(), listener);
                 let request_id = headers::request_id(&parts.headers, forwarding.is_trusted());

@@ -56,7 +56,7 @@ REFUSALS = {
         "the body is not a JSON object with the fields ttl_seconds, single_use, permissions and route",
     ),
     "TICKETS_OFF": (404, 1008, "", False, "tickets are not accepted here"),
-    "INTERNAL": (500, 1011, "Internal error", True, "something went wrong on our side"),
+    "INTERNAL": (500, 1011, "Internal error", True, "an internal error occurred"),
 }  # fmt: skip
 
 

@@ -1,9 +1,8 @@
-//! The operators' listener: is it alive, is it ready, what does it count, who is connected, and who
-//! is to go.
+//! The admin listener: probes, metrics, sessions, status, revocation and reload, for operators.
 //!
-//! It has a socket of its own, loopback unless the config says otherwise, and is bounded like
-//! everything else: so many connections, one request each, a deadline over all of it. With a token
-//! set, everything but the two probes asks for it.
+//! It has a socket of its own, and the number of its connections is limited. Each connection serves
+//! one request and has a deadline. If a token is configured, all requests but the two probes need
+//! it.
 
 mod readiness;
 mod reload;
@@ -49,20 +48,20 @@ pub struct Admin {
     pub telemetry: Arc<Telemetry>,
     pub registry: Arc<Registry>,
     pub readiness: Arc<Readiness>,
-    /// Asked for by everything but `/livez` and `/readyz`.
+    /// The token that every request but `/livez` and `/readyz` needs.
     pub token: Option<Secret>,
     pub revoking: Revoking,
     pub summary: Summary,
-    /// To reload.
+    /// The channel of orders to reload.
     pub orders: Orders,
-    /// Counts what is not in the registry.
+    /// Returns the figures that are not in the registry.
     pub figures: Box<dyn Fn() -> Figures + Send + Sync>,
 }
 
-/// What `/status` tells of the config.
+/// The parts of the config that `/status` shows.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Summary {
-    /// As bound, not as written: port 0 has become a port.
+    /// The bound addresses: in place of port 0, they have the real port.
     pub listeners: Vec<SocketAddr>,
     pub routes: Vec<String>,
     pub upstreams: Vec<String>,
@@ -72,7 +71,7 @@ pub struct Summary {
 
 const CONNECTIONS: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Over one connection's whole life, so that a reader who stalls does not keep its place.
+/// The limit for the whole life of a connection, so that a stalled client does not keep its permit.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -81,12 +80,12 @@ const SESSIONS: &str = "/sessions";
 const RELOAD: &str = "/reload";
 
 impl Admin {
-    /// Runs until it is dropped; each connection is answered by what is in force then. One over the
-    /// limit waits in the system's queue.
+    /// Serves until the future is dropped. Each connection uses the `Admin` that is current when it
+    /// is accepted. Connections over the limit wait in the queue of the operating system.
     pub async fn serve(current: Arc<ArcSwap<Self>>, listener: Listening) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let reserve = Arc::new(Reserve::new());
-        // The semaphore is never closed: there is always a place to wait for.
+        // The semaphore is never closed, so this loop never ends.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             let stream = match listener.accept().await {
                 Ok(stream) => stream,
@@ -99,7 +98,7 @@ impl Admin {
             };
             let (admin, reserve) = (current.load_full(), Arc::clone(&reserve));
             tokio::spawn(async move {
-                // Whatever ends it, the asker knows; there is nobody else to tell.
+                // Errors are not logged: the client sees how its connection ended.
                 let _ = tokio::time::timeout(CONNECTION_TIMEOUT, admin.answer_one(stream)).await;
                 reserve.refill();
                 drop(place);
@@ -145,13 +144,13 @@ impl Admin {
             Err(_) => answer_error(
                 StatusCode::BAD_REQUEST,
                 "INVALID_REQUEST",
-                "the body is broken off, or longer than an order can be",
+                "the body is incomplete or too long",
             ),
         }
     }
 
-    /// Who may not ask, and what cannot be asked. No page in a browser reaches a file, whatever the
-    /// Host says.
+    /// Returns the refusal of a request that is not allowed or not known. The `Host` of a request
+    /// to a unix socket is not checked: a page in a browser cannot open one.
     fn refuse<B>(&self, request: &Request<B>, is_file: bool) -> Option<Response<Full<Bytes>>> {
         let path = request.uri().path();
         let is_probe = matches!(path, "/livez" | "/readyz");
@@ -167,7 +166,7 @@ impl Admin {
             return Some(response);
         }
         if !is_probe && !is_file && self.token.is_none() && !names_this_machine(request) {
-            let message = "without a token, ask by address or as localhost";
+            let message = "without a token, the Host must be an IP address or localhost";
             return Some(answer_error(
                 StatusCode::MISDIRECTED_REQUEST,
                 "MISDIRECTED_REQUEST",
@@ -178,15 +177,11 @@ impl Admin {
             path,
             "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE | RELOAD
         ) {
-            return Some(answer_error(
-                StatusCode::NOT_FOUND,
-                "NOT_FOUND",
-                "there is nothing at this path",
-            ));
+            return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "unknown path"));
         }
         let (allowed, allow, message): (&[Method], _, _) = match path {
-            REVOKE | RELOAD => (&[Method::POST], "POST", "this path takes orders"),
-            _ => (&[Method::GET, Method::HEAD], "GET, HEAD", "this path is for reading"),
+            REVOKE | RELOAD => (&[Method::POST], "POST", "use POST at this path"),
+            _ => (&[Method::GET, Method::HEAD], "GET, HEAD", "use GET at this path"),
         };
         if !allowed.contains(request.method()) {
             let mut response =
@@ -197,7 +192,7 @@ impl Admin {
         None
     }
 
-    /// Everything that is told at once.
+    /// Answers the requests that need not wait for anything.
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
@@ -207,8 +202,8 @@ impl Admin {
                     if let Some(store) = self.readiness.store() {
                         ready.insert("store".to_owned(), store.into());
                     }
-                    // They are told and do not make the node unready: every one of a fleet would
-                    // leave at once.
+                    // Missing keys are shown, but do not make the node unready: all nodes of a
+                    // fleet would become unready at once.
                     let keyless: Vec<_> = (self.figures)()
                         .issuers
                         .into_iter()
@@ -244,13 +239,14 @@ impl Admin {
         let Some((scheme, credential)) = value.as_bytes().split_at_checked("bearer ".len()) else {
             return false;
         };
-        // `Secret` compares in constant time.
+        // The comparison of `Secret` takes constant time.
         scheme.eq_ignore_ascii_case(b"bearer ") && Secret::new(credential) == *token
     }
 }
 
-/// A page in a browser on this machine can have its own name resolve to loopback and so read what
-/// it finds there. It cannot choose the Host header: that still carries the name.
+/// Returns true if the `Host` is an IP address or localhost. A malicious web page can make its own
+/// host name resolve to loopback (DNS rebinding), but it cannot change the `Host` header: that
+/// still has the name of the page's host.
 fn names_this_machine<B>(request: &Request<B>) -> bool {
     let Some(value) = request.headers().get(HOST) else { return true };
     let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
@@ -258,7 +254,8 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
 }
 
-/// Without it, any page in a browser on this machine could send a body.
+/// Returns true for the content type of JSON. Without this check, any page in a browser on this
+/// machine could send a body.
 fn names_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
@@ -270,7 +267,7 @@ fn answer_error(status: StatusCode, code: &str, message: &str) -> Response<Full<
     answer_json(status, &json!({ "code": code, "message": message }))
 }
 
-/// One field more of an object.
+/// Sets a field of an object.
 fn set(body: &mut serde_json::Value, name: &str, value: impl Into<serde_json::Value>) {
     if let Some(fields) = body.as_object_mut() {
         fields.insert(name.to_owned(), value.into());
@@ -349,7 +346,7 @@ mod tests {
         admin.refuse(request, false).unwrap_or_else(answer)
     }
 
-    /// Without other nodes nothing is waited for.
+    /// Polls a future that must be ready: without other nodes, nothing waits.
     fn at_once<T>(future: impl Future<Output = T>) -> T {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         let std::task::Poll::Ready(done) = std::pin::pin!(future).poll(&mut context) else {

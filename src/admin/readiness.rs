@@ -1,8 +1,8 @@
-//! May a load balancer send clients here?
+//! Whether a load balancer may send clients to this node.
 //!
-//! The process goes from starting to ready to draining and never back. A store that is away is told
-//! and does not make it unready: every node of a fleet would leave at once, and with it the clients
-//! that need no ticket.
+//! The process goes from starting to ready to draining, and never back. A store that does not
+//! answer is shown, but does not make the node unready: all nodes of a fleet would become unready
+//! at once, also for clients that do not need a ticket.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -30,7 +30,7 @@ impl Readiness {
         }
     }
 
-    /// `None`: there is none outside of this process.
+    /// Returns the state of the store. `None`: the store is in this process.
     pub fn store(&self) -> Option<&'static str> {
         match self.store.load(Ordering::Acquire) {
             0 => None,
@@ -48,7 +48,7 @@ impl Readiness {
         self.store.store(number, Ordering::Release);
     }
 
-    /// Does nothing once draining.
+    /// Sets the stage to ready. Does nothing while draining.
     pub fn set_ready(&self) {
         self.stage.fetch_max(1, Ordering::AcqRel);
     }

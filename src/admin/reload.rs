@@ -1,4 +1,4 @@
-//! `POST /reload`: load the configuration anew, and say what came of it.
+//! `POST /reload`: reloads the configuration, and returns the result.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
@@ -11,9 +11,9 @@ use crate::edge::reload::{Applied, Cause};
 
 impl Admin {
     pub(super) async fn reload(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        // A page of another site can have a browser send this, but not under this type.
+        // A page of another site can make a browser send a request, but not with this content type.
         if !names_json(headers) {
-            let message = "an order says: Content-Type: application/json";
+            let message = "the request needs the header Content-Type: application/json";
             return answer_error(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "UNSUPPORTED_MEDIA_TYPE",
@@ -24,16 +24,21 @@ impl Admin {
             None => answer_error(
                 StatusCode::CONFLICT,
                 "NO_RELOAD",
-                "there is nothing to reload: no file, or the process is about to end",
+                "nothing to reload: Usher runs without a file, or is stopping",
             ),
             Some(Ok(Applied { changed, restart, warnings })) => {
                 let warnings: Vec<_> = warnings.iter().map(Diagnostic::json).collect();
-                let body = json!({ "outcome": "applied", "changed": changed, "needs_restart": restart, "warnings": warnings });
+                let body = json!({
+                    "outcome": "applied",
+                    "changed": changed,
+                    "needs_restart": restart,
+                    "warnings": warnings,
+                });
                 answer_json(StatusCode::OK, &body)
             }
             Some(Err(diagnostics)) => {
                 let errors: Vec<_> = diagnostics.0.iter().map(Diagnostic::json).collect();
-                let message = "the configuration was refused, and nothing has changed";
+                let message = "configuration rejected; nothing has changed";
                 let body = json!({
                     "outcome": "refused", "code": "CONFIG_REFUSED", "message": message,
                     "errors": errors, "text": diagnostics.render(false),

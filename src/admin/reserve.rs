@@ -1,4 +1,4 @@
-//! Descriptors that are kept back, so that probes are answered while clients hold all others.
+//! Reserved file descriptors, so that probes are answered when clients use all others.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use crate::base::lock::lock;
 
 const RESERVED: usize = 8;
 
-/// Open files that nobody reads. One is closed where an accepted connection needs its descriptor.
+/// Open files that are never read. One is closed when an accepted connection needs its descriptor.
 #[derive(Debug)]
 pub struct Reserve(Mutex<Vec<File>>);
 
@@ -19,13 +19,13 @@ impl Reserve {
         reserve
     }
 
-    /// Gives one descriptor back to the process. Returns false if none is left. Another thread may
-    /// take it first: then the next one is released.
+    /// Releases one descriptor. Returns false if none is left. If another thread takes the
+    /// descriptor first, the caller releases the next one.
     pub fn release(&self) -> bool {
         lock(&self.0).pop().is_some()
     }
 
-    /// Takes back what was released, as far as there are descriptors.
+    /// Reserves descriptors again, as many as are available.
     pub fn refill(&self) {
         let mut held = lock(&self.0);
         while held.len() < RESERVED
@@ -36,7 +36,7 @@ impl Reserve {
     }
 }
 
-/// Reports whether the process or the system has no descriptor left.
+/// Returns true if the process or the system has no descriptor left.
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

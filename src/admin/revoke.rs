@@ -1,4 +1,4 @@
-//! `POST /revoke`: an operator's order, in JSON.
+//! `POST /revoke`: a revocation by an operator, in JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,23 +18,23 @@ use crate::model::revocation::{Fields, Revocation};
 use crate::session::registry::Registry;
 use crate::session::revoke::revoke;
 
-/// What an order is carried out on.
+/// The parts of a node that a revocation needs.
 #[derive(Debug)]
 pub struct Revoking {
     pub revocations: Arc<Revocations>,
-    /// How long an order is in force, unless it says so itself.
+    /// How long a revocation is in force, unless the request has `until`.
     pub keep: Duration,
-    /// The names that an order may give as its issuer.
+    /// The valid values of `issuer`.
     pub issuers: Vec<Arc<str>>,
-    /// The other nodes, where there may be some.
+    /// The other nodes. `None` without a shared store.
     pub fleet: Option<Arc<Fleet>>,
 }
 
-/// The longest request body that is read.
+/// The longest request body, in bytes.
 pub(super) const MAX_BODY: usize = 8 * 1024;
-/// Clocks differ: so far ahead a time is still taken for the present.
+/// How far `issued_before` may be in the future, because clocks differ.
 const AHEAD: Duration = Duration::from_secs(60);
-/// A number below this is no time in milliseconds since 1970: it is one in seconds.
+/// A smaller number is rejected: it is most likely a time in seconds.
 const YEAR_2000: u64 = 946_684_800_000;
 
 #[derive(Deserialize)]
@@ -51,7 +51,8 @@ struct RevokeRequest {
 #[derive(Deserialize)]
 #[serde(
     untagged,
-    expecting = "a time is a number of milliseconds since 1970, or text such as \"2026-01-31T12:00:00Z\" or \"now\""
+    expecting = "a time must be a number of milliseconds since 1970, or a string such as \
+                 \"2026-01-31T12:00:00Z\" or \"now\""
 )]
 enum Time {
     Millis(u64),
@@ -66,9 +67,9 @@ impl Revoking {
         body: &[u8],
         now: Now,
     ) -> Response<Full<Bytes>> {
-        // A page of another site can have a browser send any body here, but not under this type.
+        // A page of another site can make a browser send any body, but not with this content type.
         if !names_json(headers) {
-            let message = "the body is JSON and says so: Content-Type: application/json";
+            let message = "the request needs the header Content-Type: application/json";
             return answer_error(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "UNSUPPORTED_MEDIA_TYPE",
@@ -82,7 +83,7 @@ impl Revoking {
             }
         };
         match revoke(registry, &self.revocations, &order, now) {
-            Ok(closed) => self.tell(order, closed).await,
+            Ok(closed) => self.publish(order, closed).await,
             Err(full) => answer_error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "REVOCATIONS_FULL",
@@ -91,8 +92,9 @@ impl Revoking {
         }
     }
 
-    /// It is in force here. Is it everywhere?
-    async fn tell(&self, order: Revocation, closed: usize) -> Response<Full<Bytes>> {
+    /// Sends a revocation that is in force on this node to the other nodes, and answers the
+    /// request.
+    async fn publish(&self, order: Revocation, closed: usize) -> Response<Full<Bytes>> {
         let (id, kind, until) = (order.id.clone(), order.kind().name(), order.until.to_rfc3339());
         let Some(fleet) = &self.fleet else {
             return answer_json(
@@ -100,13 +102,14 @@ impl Revoking {
                 &json!({ "id": id, "kind": kind, "closed": closed, "until": until }),
             );
         };
-        if Arc::clone(fleet).tell(order).await {
+        if Arc::clone(fleet).publish(order).await {
             return answer_json(
                 StatusCode::OK,
                 &json!({ "id": id, "kind": kind, "closed": closed, "until": until, "fleet": true }),
             );
         }
-        let message = "in force on this node only: the store cannot be written to; it is told to the others as soon as it can be";
+        let message = "in force on this node only: the store does not answer; the other nodes get \
+                       it as soon as it does";
         let body = json!({
             "id": id, "kind": kind, "closed": closed, "until": until, "fleet": false,
             "code": "REVOKED_HERE_ONLY", "message": message,
@@ -116,22 +119,22 @@ impl Revoking {
 
     fn order(&self, body: &[u8], now: UnixMillis) -> Result<Revocation, String> {
         let asked: RevokeRequest = strict_json::record(body)
-            .map_err(|error| format!("the body is not an order: {error}"))?;
+            .map_err(|error| format!("the body is not a revocation: {error}"))?;
         let RevokeRequest { user, session, token_id, issued_before, issuer, until } = asked;
         let issued_before =
             issued_before.map(|time| time.read("issued_before", now)).transpose()?;
         if issued_before.is_some_and(|before| before > now + AHEAD) {
-            return Err("issued_before lies in the future".to_owned());
+            return Err("issued_before is in the future".to_owned());
         }
         let until = until.map(|time| time.read("until", now)).transpose()?;
         if until.is_some_and(|until| until <= now) {
-            return Err("until lies in the past".to_owned());
+            return Err("until is in the past".to_owned());
         }
         if let Some(issuer) =
             issuer.as_deref().filter(|issuer| !self.issuers.iter().any(|known| **known == **issuer))
         {
             return Err(format!(
-                "no issuer is named {issuer:?}; there is {}",
+                "no issuer has the name {issuer:?}; the issuers are {}",
                 self.issuers.join(", ")
             ));
         }
@@ -144,13 +147,13 @@ impl Revoking {
 impl Time {
     fn read(self, field: &str, now: UnixMillis) -> Result<UnixMillis, String> {
         match self {
-            Self::Millis(millis) if millis < YEAR_2000 => {
-                Err(format!("{field} counts milliseconds since 1970; {millis} is before 2000"))
-            }
+            Self::Millis(millis) if millis < YEAR_2000 => Err(format!(
+                "{field} must be in milliseconds since 1970; {millis} is before the year 2000"
+            )),
             Self::Millis(millis) => Ok(UnixMillis(millis)),
             Self::Text(text) if text == "now" => Ok(now),
             Self::Text(text) => UnixMillis::from_rfc3339(&text).ok_or_else(|| {
-                format!("{field}: {text:?} is not a time such as 2026-01-31T12:00:00Z")
+                format!("{field}: {text:?} is not a time; write for example 2026-01-31T12:00:00Z")
             }),
         }
     }
@@ -197,19 +200,19 @@ mod tests {
     #[test]
     fn a_bad_order_is_told_what_is_wrong() {
         for (body, part) in [
-            ("", "not an order"),
+            ("", "not a revocation"),
             (r#"{"usr":"ada"}"#, "unknown field `usr`, expected one of `user`, `session`"),
             (r#"{"user":7}"#, "invalid type"),
-            (r#"{"user":"a","user":"b"}"#, "stands twice"),
+            (r#"{"user":"a","user":"b"}"#, "appears twice"),
             (r#"["ada"]"#, "not a JSON object"),
             ("{}", "one of user, session"),
             (r#"{"user":"a","session":"b"}"#, "only one of"),
-            (r#"{"issued_before":1700000000}"#, "counts milliseconds"),
-            (r#"{"issued_before":true}"#, "a time is a number of milliseconds"),
-            (r#"{"issued_before":"yesterday"}"#, "is not a time such as"),
+            (r#"{"issued_before":1700000000}"#, "must be in milliseconds"),
+            (r#"{"issued_before":true}"#, "a time must be a number of milliseconds"),
+            (r#"{"issued_before":"yesterday"}"#, "is not a time"),
             (r#"{"issued_before":1900000000000}"#, "in the future"),
             (r#"{"user":"a","until":1700000000000}"#, "in the past"),
-            (r#"{"user":"a","issuer":"mian"}"#, "there is main"),
+            (r#"{"user":"a","issuer":"mian"}"#, "the issuers are main"),
         ] {
             let message = order(body).unwrap_err();
             assert!(message.contains(part), "{body}: {message}");

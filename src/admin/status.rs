@@ -1,4 +1,5 @@
-//! `/status` and `/sessions`: how this node stands, and who is connected here, or to all nodes.
+//! `/status` and `/sessions`: the state of this node, and the open sessions of this node or of all
+//! nodes.
 
 use std::collections::BTreeMap;
 
@@ -17,32 +18,32 @@ use crate::fleet::{Completeness, Gathered};
 use crate::migration::uses::LegacyUse;
 use crate::session::filter::SessionFilter;
 
-/// What is counted outside of the registry.
+/// The figures that are not in the registry.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
     pub connections: usize,
     pub unauthenticated: usize,
-    /// `None`: only the store itself knows.
+    /// `None`: only the store knows the number.
     pub tickets: Option<usize>,
     pub revocations: usize,
-    /// `None`: this node is alone, or cannot know.
+    /// `None`: this node has no shared store, or the store does not answer.
     pub nodes: Option<Vec<String>>,
     pub store: StoreFigures,
-    /// Those that publish their keys.
+    /// The issuers with published keys.
     pub issuers: Vec<IssuerFigures>,
     pub verifiers: Vec<VerifierFigures>,
-    /// Who still uses methods that are to go.
+    /// The use of legacy methods.
     pub legacy: Vec<LegacyUse>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StoreFigures {
     pub kind: &'static str,
-    /// `None`: it is in this process, and has none.
+    /// `None`: the store is in this process, without a breaker.
     pub breaker: Option<&'static str>,
-    /// What the own region is called, where there are regions.
+    /// The name of this region, if regions are configured.
     pub region: Option<String>,
-    /// The breakers of the others' stores.
+    /// The breakers of the stores of other regions.
     pub regions: BTreeMap<String, Option<&'static str>>,
 }
 
@@ -51,16 +52,17 @@ const SESSIONS_LISTED: usize = 1000;
 impl Admin {
     pub(super) async fn sessions(&self, query: &str) -> Response<Full<Bytes>> {
         let Some((filter, is_fleet)) = read(query) else {
-            let message = "the parameters are `limit`, a number, `user`, `route`, `method` and `fleet`, true or false, each at most once";
+            let message = "the parameters are `limit` (a number), `user`, `route`, `method` and \
+                           `fleet` (true or false), each at most once";
             return answer_error(StatusCode::BAD_REQUEST, "BAD_REQUEST", message);
         };
         match &self.revoking.fleet {
             Some(fleet) if is_fleet => match fleet.sessions(&filter).await {
-                Some(gathered) => answer_json(StatusCode::OK, &of_all_nodes(&gathered)),
+                Some(gathered) => answer_json(StatusCode::OK, &fleet_sessions_json(&gathered)),
                 None => answer_error(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "BUSY",
-                    "too many ask the whole fleet at once",
+                    "too many requests about the whole fleet",
                 ),
             },
             _ => answer_json(StatusCode::OK, &self.own_sessions(&filter, is_fleet)),
@@ -124,7 +126,7 @@ impl Admin {
     }
 }
 
-fn of_all_nodes(gathered: &Gathered) -> Value {
+fn fleet_sessions_json(gathered: &Gathered) -> Value {
     let Gathered { whole, total, sessions, nodes } = gathered;
     let mut body =
         json!({ "total": total, "sessions": sessions, "fleet": whole.name(), "nodes": nodes });
@@ -132,13 +134,13 @@ fn of_all_nodes(gathered: &Gathered) -> Value {
         set(
             &mut body,
             "message",
-            "the store is away: these are the sessions of this node, those of the others are unknown",
+            "the store does not answer: the list has only the sessions of this node",
         );
     }
     body
 }
 
-/// What is asked for, and whether all nodes are asked.
+/// Reads the query: the filter, and whether the request is about all nodes.
 fn read(query: &str) -> Option<(SessionFilter, bool)> {
     let (mut limit, mut user, mut route, mut method, mut fleet) = (None, None, None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {

@@ -1,8 +1,8 @@
-//! A test identity, for end-to-end tests that have no issuer to ask.
+//! Test identities, for end-to-end tests without an issuer.
 //!
-//! Whoever knows the secret says who they are: `X-Usher-Bypass: <secret> <user>
-//! [<permission>,<permission>]`. It counts only in a process that was started with
-//! `--allow-bypass`, whatever the file says.
+//! A client that knows the secret chooses its user: `X-Usher-Bypass: <secret> <user>
+//! [<permission>,<permission>]`. Usher accepts it only if the process was started with
+//! `--allow-bypass`, regardless of the configuration file.
 
 use crate::model::principal::BYPASS_ISSUER;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::model::secret::Secret;
 
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// Who asks, by a header's value. The client learns no more than that it is wrong.
+/// Returns the principal of a header value. The client learns only that its value is wrong.
 pub fn identify(
     bypass: &config::Bypass,
     shown: &Secret,

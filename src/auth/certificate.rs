@@ -1,8 +1,8 @@
-//! A client certificate, and who it stands for.
+//! The principal of a client certificate.
 //!
-//! The handshake has verified the chain, the signature and the purpose against the listener's
-//! authorities before anything here sees it. A resumed session carries the certificate of the full
-//! handshake, which may have ended since: so the dates are looked at again whenever it is shown.
+//! The handshake has already verified the chain, the signature and the purpose with the listener's
+//! authorities. A resumed session has the certificate of the full handshake, which may have expired
+//! since. So the dates are checked again for every credential.
 
 use crate::model::client_certificate::ClientCertificate;
 use crate::model::faults::InvalidCertificate;
@@ -34,8 +34,8 @@ impl ClientCertificate {
         let at = |seconds: i64| UnixMillis::from_secs(u64::try_from(seconds).unwrap_or(0));
         let (begins, ends) =
             (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
-        // RFC 5280, section 4.1.2.5: "from notBefore through notAfter, inclusive"; the second
-        // itself is left to the clocks.
+        // RFC 5280 section 4.1.2.5: "from notBefore through notAfter, inclusive". The last second
+        // itself counts as expired, because clocks differ.
         if now.wall >= ends {
             return Err(InvalidCertificate::Expired);
         }
@@ -55,7 +55,7 @@ impl ClientCertificate {
         })
     }
 
-    /// SHA-256 of the certificate, in lower-case hex.
+    /// Returns the SHA-256 hash of the certificate in lower-case hex.
     fn fingerprint(&self) -> String {
         digest(&SHA256, self.leaf()).as_ref().iter().fold(
             String::with_capacity(64),
@@ -67,7 +67,7 @@ impl ClientCertificate {
     }
 }
 
-/// The one name of that kind. Of two it would be left to chance which one is believed.
+/// Returns the one name of this kind. Refuses two names: which one counts would be left to chance.
 fn user(
     certificate: &X509Certificate<'_>,
     kind: CertificateUser,
@@ -124,7 +124,7 @@ mod tests {
         )
     }
 
-    fn shown(
+    fn accepted_user(
         certificate: &ClientCertificate,
         user: CertificateUser,
         at: u64,
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_certificate_becomes_its_principal_from_its_first_moment_to_its_last() {
         let ada = certificate(|params| params.distinguished_name.push(DnType::CommonName, "ada"));
-        let principal = shown(&ada, CertificateUser::CommonName, 1_500_000).unwrap();
+        let principal = accepted_user(&ada, CertificateUser::CommonName, 1_500_000).unwrap();
         assert_eq!(
             (principal.subject.as_str(), &*principal.issuer, principal.issuer_session),
             ("ada", "mtls", None)
@@ -150,7 +150,7 @@ mod tests {
             principal.token_id.is_some_and(|id| id.len() == 64
                 && id.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()))
         );
-        let at = |at| shown(&ada, CertificateUser::CommonName, at).map(drop);
+        let at = |at| accepted_user(&ada, CertificateUser::CommonName, at).map(drop);
         assert_eq!(at(999_999), Err(InvalidCertificate::NotYetValid));
         assert_eq!((at(1_000_000), at(1_999_999)), (Ok(()), Ok(())));
         assert_eq!(at(2_000_000), Err(InvalidCertificate::Expired));
@@ -172,7 +172,7 @@ mod tests {
             (CertificateUser::SanDns, "ada.example.com"),
             (CertificateUser::SanEmail, "ada@example.com"),
         ] {
-            assert_eq!(shown(&all, kind, 1_500_000).unwrap().subject, user);
+            assert_eq!(accepted_user(&all, kind, 1_500_000).unwrap().subject, user);
         }
         let nobody = certificate(|_| {});
         let two = certificate(|params| {
@@ -180,29 +180,29 @@ mod tests {
                 ["a", "b"].map(|one| SanType::DnsName(one.try_into().unwrap())).into();
         });
         assert_eq!(
-            shown(&nobody, CertificateUser::CommonName, 1_500_000),
+            accepted_user(&nobody, CertificateUser::CommonName, 1_500_000),
             Err(InvalidCertificate::NoUser)
         );
         assert_eq!(
-            shown(&two, CertificateUser::SanUri, 1_500_000),
+            accepted_user(&two, CertificateUser::SanUri, 1_500_000),
             Err(InvalidCertificate::NoUser)
         );
         assert_eq!(
-            shown(&two, CertificateUser::SanDns, 1_500_000),
+            accepted_user(&two, CertificateUser::SanDns, 1_500_000),
             Err(InvalidCertificate::ManyUsers)
         );
         for name in ["", "ada\nX-User-Id: eve", "ada\u{0}", &"a".repeat(1025)] {
             let odd =
                 certificate(|params| params.distinguished_name.push(DnType::CommonName, name));
             assert_eq!(
-                shown(&odd, CertificateUser::CommonName, 1_500_000),
+                accepted_user(&odd, CertificateUser::CommonName, 1_500_000),
                 Err(InvalidCertificate::UserName),
                 "{name:?}"
             );
         }
         let garbage = ClientCertificate::new(vec![0x30, 0x03, 1, 2, 3].into());
         assert_eq!(
-            shown(&garbage, CertificateUser::CommonName, 0),
+            accepted_user(&garbage, CertificateUser::CommonName, 0),
             Err(InvalidCertificate::Malformed)
         );
     }

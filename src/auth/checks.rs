@@ -1,12 +1,12 @@
-//! The checks of a token, and the witness that sees their outcomes.
+//! The checks of a token, and the witness that sees their results.
 //!
-//! `jwt.rs` makes the checks. Requests that are served have the witness [`Unwatched`], which the
-//! compiler removes. `usher explain` has a [`Recorder`], which writes each outcome down and lets
-//! the next check be made. So there is one list of checks for both.
+//! `jwt.rs` makes the checks. For served requests the witness is [`Unwatched`], which the compiler
+//! removes. `usher explain` uses a [`Recorder`], which records each result and lets the next check
+//! run. So both use one list of checks.
 
 use crate::model::faults::InvalidToken;
 
-/// A check of a token, in the order in which they are made.
+/// A check of a token. The variants are in the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
     Shape,
@@ -78,16 +78,16 @@ impl Check {
     }
 }
 
-/// Sees the outcome of each check, and decides whether the next one is made.
+/// Sees the result of each check, and decides whether the next check is made.
 pub(super) trait Witness {
-    /// Sees a check whose result the next ones need. A failure is the end.
+    /// Sees a check whose result the next checks need. A failure always ends the verification.
     fn saw<T>(&mut self, check: Check, outcome: Result<T, InvalidToken>)
     -> Result<T, InvalidToken>;
 
-    /// Decides whether to go on after several checks that were seen one by one.
-    fn go_on(&mut self, outcome: Result<(), InvalidToken>) -> Result<(), InvalidToken>;
+    /// Decides whether to continue after several checks that were already seen.
+    fn proceed(&mut self, outcome: Result<(), InvalidToken>) -> Result<(), InvalidToken>;
 
-    /// Sees a check that the next ones can do without.
+    /// Sees a check that the next checks do not need.
     #[inline]
     fn passes(
         &mut self,
@@ -95,11 +95,11 @@ pub(super) trait Witness {
         outcome: Result<(), InvalidToken>,
     ) -> Result<(), InvalidToken> {
         let outcome = self.saw(check, outcome);
-        self.go_on(outcome)
+        self.proceed(outcome)
     }
 }
 
-/// The witness of tokens that are verified: the first failure is the end.
+/// The witness for served requests: the first failure ends the verification.
 pub(super) struct Unwatched;
 
 impl Witness for Unwatched {
@@ -109,17 +109,17 @@ impl Witness for Unwatched {
     }
 
     #[inline]
-    fn go_on(&mut self, outcome: Result<(), InvalidToken>) -> Result<(), InvalidToken> {
+    fn proceed(&mut self, outcome: Result<(), InvalidToken>) -> Result<(), InvalidToken> {
         outcome
     }
 }
 
-/// Writes every outcome down, and goes on wherever that is possible. The result behind a failure is
-/// not a verdict.
+/// Records every result, and continues wherever possible. The result after a failure is not a
+/// verdict.
 #[derive(Debug, Default)]
 pub(super) struct Recorder(pub(super) Vec<CheckOutcome>);
 
-/// A check and its outcome.
+/// A check and its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckOutcome {
     pub check: Check,
@@ -137,7 +137,7 @@ impl Witness for Recorder {
         outcome
     }
 
-    fn go_on(&mut self, _: Result<(), InvalidToken>) -> Result<(), InvalidToken> {
+    fn proceed(&mut self, _: Result<(), InvalidToken>) -> Result<(), InvalidToken> {
         Ok(())
     }
 }

@@ -1,11 +1,10 @@
-//! What a client showed, before anyone has looked at whether it is any good.
+//! A credential as the client sent it, not verified yet.
 
 use crate::model::client_certificate::ClientCertificate;
 use crate::model::method::Method;
 use crate::model::secret::Secret;
 
-/// A credential taken out of what the client sent: the bytes are no longer in what goes to the
-/// upstream.
+/// A credential taken out of the client's request or message. Its bytes do not go to the upstream.
 #[derive(Debug)]
 pub struct Credential {
     pub method: Method,
@@ -16,7 +15,7 @@ pub struct Credential {
 pub enum Proof {
     Ticket(Secret),
     Token(Secret),
-    /// An opaque session id, as its cookie has it.
+    /// An opaque session id from a cookie.
     Session(Secret),
     Certificate(ClientCertificate),
     /// The value of the header for test identities.

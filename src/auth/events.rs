@@ -1,4 +1,4 @@
-//! What happens with test identities.
+//! The events of test identities.
 
 use std::net::IpAddr;
 
@@ -11,9 +11,9 @@ use crate::telemetry::family::{Name, Word, families, words};
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// 1 while test identities count in this process; 0 wherever real users are.
+    /// 1 if this process accepts test identities; 0 in production.
     BYPASS_ALLOWED: Gauge = "usher_bypass_allowed";
-    /// Test identities shown: accepted or refused.
+    /// Test identities received: accepted or refused.
     BYPASS_USED: Counter = "usher_bypass_used_total", { route: Name, outcome: BypassOutcome };
 }
 
@@ -30,13 +30,13 @@ pub struct BypassAllowed<'a> {
     pub routes: &'a [&'a str],
 }
 
-/// A client showed a test identity.
+/// A client sent a test identity.
 #[derive(Debug)]
 pub struct BypassUsed<'a> {
     pub request_id: &'a str,
     pub peer: IpAddr,
     pub route: &'a str,
-    /// `None`: it was refused.
+    /// `None`: the identity was refused.
     pub user: Option<&'a str>,
 }
 

@@ -1,8 +1,8 @@
-//! Looks at a credential for `usher explain`, check by check, without consequences.
+//! Checks a credential for `usher explain`, check by check, without consequences.
 //!
-//! The verdict comes from the functions that serve: [`Issuers::verify`] and the rules of tickets. A
-//! ticket stays where it is kept. The grant that a good credential leads to is for reading: nothing
-//! is dialled with it.
+//! The verdict comes from the functions that serve requests: [`Issuers::verify`] and the rules of
+//! tickets. A ticket is not redeemed. The grant of a valid credential is only read: Usher does not
+//! connect to an upstream with it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::model::secret::Secret;
 use crate::rejection::Rejection;
 use crate::store::TicketRecord;
 
-/// A token, and the outcome of each check.
+/// A token, and the result of each check.
 #[derive(Debug)]
 pub struct TokenLook {
     pub header: Map<String, Value>,
@@ -34,21 +34,21 @@ pub struct TokenLook {
     pub issuer: Option<Arc<config::Issuer>>,
     pub keys: Option<KeysHeld>,
     pub checks: Vec<CheckOutcome>,
-    /// The verdict of the function that serves.
+    /// The verdict of the function that serves requests.
     pub verdict: Result<Principal, InvalidToken>,
 }
 
-/// The keys that are held for an issuer.
+/// The keys that Usher holds for an issuer.
 #[derive(Debug)]
 pub struct KeysHeld {
     pub keys: Vec<(Option<String>, Vec<Algorithm>)>,
-    /// When the keys were fetched, if the issuer publishes them.
+    /// The time of the last fetch, if the issuer publishes its keys.
     pub fetched_at: Option<UnixMillis>,
-    /// Why the last fetch failed, if it did.
+    /// The fault of the last fetch, if it failed.
     pub fault: Option<&'static str>,
 }
 
-/// A credential that was looked at.
+/// The result of the check of a credential.
 #[derive(Debug)]
 pub struct Look {
     pub finding: Finding,
@@ -57,14 +57,14 @@ pub struct Look {
     pub undecided: Option<Undecided>,
 }
 
-/// The result of a look.
+/// The finding of a check, by kind of credential.
 #[derive(Debug)]
 pub enum Finding {
     Token(Box<TokenLook>),
     Ticket(Box<TicketLook>),
     /// The user of a certificate or of a test identity.
     Name(Option<String>),
-    /// The user that a verifier knows the credential of.
+    /// The user that a verifier returned for the credential.
     Vouched {
         verifier: Arc<str>,
         user: Option<String>,
@@ -77,17 +77,17 @@ pub struct TicketLook {
     pub record: Option<TicketRecord>,
 }
 
-/// Why a look leads to no verdict.
+/// The reason why a check gives no verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undecided {
     /// The ticket is in the memory of the running process.
     TicketInMemory,
-    /// The verifier would decide, and is not asked.
+    /// The verifier would decide, but is not asked.
     VerifierNotAsked,
 }
 
 impl Issuers {
-    /// Fetches the keys of the issuer that a token names, where it publishes them.
+    /// Fetches the keys of the issuer that a token names, if the issuer publishes them.
     pub async fn fetch_for(&self, token: &Secret) {
         let Some((_, claims)) = opened(token) else { return };
         if let Ok(issuer) = self.issuer_of(&claims)
@@ -97,10 +97,10 @@ impl Issuers {
         }
     }
 
-    /// Makes every check of a token, also behind a failure.
+    /// Makes every check of a token, also after a failure.
     pub fn look_at(&self, token: &Secret, now: Now) -> TokenLook {
         let mut recorder = Recorder::default();
-        // The result behind a failure is not a verdict.
+        // The result after a failure is not a verdict.
         let _ = self.verify_before(&mut recorder, token, now);
         let (header, claims) = opened(token).unwrap_or_default();
         let issuer = self.issuer_of(&claims).ok();
@@ -122,11 +122,11 @@ impl Issuers {
         }
     }
 
-    /// Returns the rejection of a token, after all keys that can be fetched were fetched.
+    /// Returns the rejection of a token. All keys that can be fetched must already be fetched.
     pub fn rejection(&self, why: InvalidToken, token: &Secret, now: Now) -> Rejection {
         match why {
             InvalidToken::UnknownKey | InvalidToken::NoKeys => {
-                match self.who_may_have_its_key(token, now) {
+                match self.issuers_to_refetch(token, now) {
                     Some(remote) if remote.standing().1.is_some() => remote.missing(),
                     _ => why.into(),
                 }
@@ -140,13 +140,13 @@ fn owned((id, algorithms): (Option<&str>, &[Algorithm])) -> (Option<String>, Vec
     (id.map(str::to_owned), algorithms.to_vec())
 }
 
-/// Looks at credentials and changes nothing: a ticket stays where it is kept. The deny list is not
-/// looked at: only a running process has it.
+/// Checks credentials and changes nothing: a ticket is not redeemed. The deny list is not checked,
+/// because only a running process has it.
 #[derive(Debug)]
 pub struct CredentialInspector {
-    /// Fetches keys and asks verifiers, as for a client.
+    /// True: keys are fetched and verifiers are asked, as for a client.
     may_ask: bool,
-    /// The credential that was looked at.
+    /// The result of the last check.
     pub look: Option<Look>,
 }
 
@@ -155,7 +155,7 @@ impl CredentialInspector {
         Self { may_ask, look: None }
     }
 
-    /// Returns true if the credential cannot be decided about here.
+    /// Returns true if this process cannot decide about the credential.
     pub fn is_undecided(&self) -> bool {
         self.look.as_ref().is_some_and(|look| look.undecided.is_some())
     }
@@ -170,13 +170,13 @@ impl CredentialInspector {
         proved
     }
 
-    /// Refuses what cannot be decided here. The refusal is not a verdict.
+    /// Refuses a credential that this process cannot decide about. The refusal is not a verdict.
     fn undecided(&mut self, finding: Finding, why: Undecided) -> Result<Proved, Rejection> {
         self.look = Some(Look { finding, rejection: None, undecided: Some(why) });
         Err(Rejection::Internal)
     }
 
-    async fn vouched(
+    async fn look_at_verified(
         &mut self,
         verifier: Arc<str>,
         answer: impl Future<Output = Result<Proved, Rejection>> + Send,
@@ -211,7 +211,7 @@ impl Prover for CredentialInspector {
         match proof {
             Proof::Token(token) => match asking.verifier_of(&token).cloned() {
                 Some(verifier) => {
-                    self.vouched(verifier, asking.token(method, &token, peer, now)).await
+                    self.look_at_verified(verifier, asking.token(method, &token, peer, now)).await
                 }
                 None => {
                     if self.may_ask {
@@ -225,7 +225,7 @@ impl Prover for CredentialInspector {
             },
             Proof::Session(id) => {
                 let verifier = route.credential_verifiers.sessions.clone().unwrap_or_default();
-                self.vouched(verifier, asking.session(&id, peer)).await
+                self.look_at_verified(verifier, asking.session(&id, peer)).await
             }
             Proof::Ticket(ticket) => {
                 let region = tickets.region_of(&ticket).map(str::to_owned);
@@ -251,8 +251,8 @@ impl Prover for CredentialInspector {
     }
 }
 
-/// Loads the issuers of a configuration with the key sets that a running process keeps in its state
-/// directory. Writes nothing.
+/// Loads the issuers of a configuration, with the key sets that a running process has saved in its
+/// state directory. Writes nothing.
 pub fn issuers(
     config: &config::Config,
     state_dir: &Path,

@@ -1,9 +1,9 @@
-//! Takes credentials out of a request.
+//! Takes the credentials out of a request.
 //!
-//! Each method of a route has one place where its credential stands. What is found there leaves the
-//! request, so that the upstream gets none, whichever of them counts. What could be read as two
-//! credentials, or as none, is refused here, and leaves the request as well: a method that is only
-//! looked at in the shadow does not end it.
+//! Each method of a route has one place for its credential. Everything found there is removed from
+//! the request, so the upstream gets no credential, not even an unused one. A value that could be
+//! read as two credentials, or as none, is refused. It is removed too, because a shadow method does
+//! not end the request.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,19 +19,18 @@ use crate::model::method::Method;
 use crate::model::secret::Secret;
 use crate::rejection::Rejection;
 
-/// The subprotocol whose next neighbour in the list is a token. It is no secret and may be
-/// answered.
+/// The subprotocol before a token in the list. It is not secret and may be sent back.
 const MARKER: &str = "bearer";
 const PREFIX: &str = "bearer.";
 const ENCODED_PREFIX: &str = "base64url.bearer.authorization.";
-/// Kubernetes puts its own name between that prefix and the token.
+/// Kubernetes puts this text between that prefix and the token.
 const KUBERNETES: &str = "k8s.io.";
 
 /// Takes the credentials of the route's methods out of the request, and returns the one of the most
-/// preferred method. The others are gone too: the upstream gets none. Also returns the method that
-/// the client tried, even if its credential cannot be taken. `found` gets each method that found a
-/// credential, good or not.
-pub fn take_tried(
+/// preferred method. The upstream gets none of them. Also returns the method that the client tried,
+/// even if its credential is refused. `found` gets each method that found a credential, valid or
+/// not.
+pub fn take_credential_of_any(
     route: &config::Route,
     parts: &mut Parts,
     mut found: impl FnMut(Method),
@@ -77,13 +76,13 @@ pub fn take(
         Method::Mtls => {
             parts.extensions.get::<ClientCertificate>().cloned().map(Proof::Certificate)
         }
-        // It comes after the 101.
+        // The first message comes after the 101.
         Method::Message => None,
     };
     Ok(proof.map(|proof| Credential { method, proof }))
 }
 
-/// The token of the one `Authorization: Bearer` header. RFC 9110, section 11.1: the scheme is
+/// Takes the token of the one `Authorization: Bearer` header. RFC 9110 section 11.1: the scheme is
 /// case-insensitive.
 pub fn take_bearer(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
@@ -109,10 +108,11 @@ fn bearer(value: &HeaderValue) -> Result<Secret, Rejection> {
     Ok(Secret::from(token))
 }
 
-/// The token among the subprotocols that are offered, in any of its three forms. The others stay,
-/// in their order.
+/// Takes the token out of the offered subprotocols, in any of its three forms. The others stay, in
+/// their order.
 ///
-/// RFC 6455 has subprotocols compared by case. A secret is one in every spelling, so these are not.
+/// RFC 6455 compares subprotocols with case. This function ignores case, because a token is secret
+/// in every spelling.
 fn take_subprotocol(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection> {
     let (kept, tokens) = sorted(headers);
     if tokens.is_empty() {
@@ -131,7 +131,7 @@ fn take_subprotocol(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection
     }
 }
 
-/// What is left of the list, and the tokens in it.
+/// Returns the remaining subprotocols, and the tokens in the list.
 fn sorted(headers: &HeaderMap) -> (String, Vec<Result<Secret, Rejection>>) {
     let (mut kept, mut tokens, mut lines) = (Vec::new(), Vec::new(), Vec::new());
     for line in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
@@ -156,8 +156,8 @@ fn sorted(headers: &HeaderMap) -> (String, Vec<Result<Secret, Rejection>>) {
     (kept.join(", "), tokens)
 }
 
-/// The word `bearer` as the client offered it: what can be answered to a client whose other offers
-/// nobody takes.
+/// Returns the word `bearer` as the client offered it. Usher can answer with it if the upstream
+/// accepts none of the client's other subprotocols.
 pub fn marker(headers: &HeaderMap) -> Option<HeaderValue> {
     let lines =
         headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok());
@@ -165,7 +165,8 @@ pub fn marker(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_str(offered).ok()
 }
 
-/// RFC 9110, section 5.6.1: lines are one list, and empty elements count for nothing.
+/// Returns the subprotocols. RFC 9110 section 5.6.1: several lines are one list, and empty elements
+/// are ignored.
 fn offers<'a>(lines: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
     lines
         .into_iter()
@@ -174,13 +175,13 @@ fn offers<'a>(lines: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = 
         .filter(|offer| !offer.is_empty())
 }
 
-/// What stands behind `prefix`, in whatever case that is written.
+/// Returns the text after `prefix`, which may be in any case.
 fn behind<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let (start, rest) = text.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// The cookie `name`. Every other cookie stays byte for byte, on the line where it stood.
+/// Takes out the cookie `name`. Every other cookie stays byte for byte, on its line.
 pub fn take_cookie(headers: &mut HeaderMap, name: &str) -> Result<Option<Secret>, Rejection> {
     let (mut lines, mut values) = (Vec::new(), Vec::new());
     for line in headers.get_all(COOKIE) {
@@ -216,13 +217,14 @@ pub fn take_cookie(headers: &mut HeaderMap, name: &str) -> Result<Option<Secret>
     one_of(values, "the request has the cookie of the credential twice")
 }
 
-/// RFC 6265, section 4.1.1: a value may stand in quotes, which are not part of it.
+/// Removes the quotes. RFC 6265 section 4.1.1: a value may have quotes around it, which are not
+/// part of it.
 fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// The value of the one test identity. Other spellings of the header are removed with those of our
-/// own headers.
+/// Takes the value of the one test identity. Other spellings of the header are removed with those
+/// of Usher's own headers.
 fn take_bypass(headers: &mut HeaderMap, name: &HeaderName) -> Result<Option<Secret>, Rejection> {
     let values = headers.get_all(name).iter().map(|value| Secret::new(value.as_bytes())).collect();
     headers.remove(name);
@@ -259,8 +261,7 @@ fn parameter_value(written: &Secret) -> Result<Secret, Rejection> {
     written.expose_str().and_then(decoded).map(Secret::new).ok_or_else(malformed)
 }
 
-/// A parameter as a form decoder would read it, so that no spelling of it slips through to the
-/// upstream.
+/// Decodes a parameter as a form decoder does, so that no spelling of it reaches the upstream.
 pub(crate) fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -279,7 +280,8 @@ pub(crate) fn decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Two of a kind would leave it to chance which one is checked, even where they are the same.
+/// Returns the one value. Refuses two values, even equal ones: which one is checked would be left
+/// to chance.
 fn one_of(values: Vec<Secret>, why: &'static str) -> Result<Option<Secret>, Rejection> {
     let mut values = values.into_iter();
     match (values.next(), values.next()) {
@@ -301,7 +303,7 @@ mod tests {
         secret.map(|secret| secret.expose_str().unwrap().to_owned())
     }
 
-    /// What is left of a header, line by line.
+    /// Returns the lines of a header that remain.
     fn left(headers: &HeaderMap, name: HeaderName) -> Vec<&str> {
         headers.get_all(name).iter().map(|line| line.to_str().unwrap()).collect()
     }
@@ -378,7 +380,7 @@ mod tests {
                 &["v4.channel.k8s.io"],
             ),
             (&["BASE64URL.Bearer.Authorization.K8s.IO.YS5iLmM"], Some("a.b.c"), &[]),
-            // Nothing of ours: every byte stays.
+            // Without a token, every byte stays.
             (&["chat ,  superchat", "bearers"], None, &["chat ,  superchat", "bearers"]),
             (
                 &["base64url.bearer.phx.YS5iLmM", "phoenix"],

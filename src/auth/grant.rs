@@ -1,7 +1,7 @@
-//! What may be opened, for whom and until when.
+//! A grant: the permission of a client to open a route until a time.
 //!
-//! A [`Grant`] can be made only inside `auth`, and dialling an upstream takes one: code that would
-//! let the unauthenticated reach an upstream does not compile.
+//! Only code in `auth` can make a [`Grant`], and the function that connects to an upstream takes
+//! one. Code that connects an unauthenticated client to an upstream does not compile.
 //!
 //! ```compile_fail,E0624
 //! fn open_to_anyone(route: std::sync::Arc<usher::config::Route>) -> usher::auth::grant::Grant {
@@ -26,18 +26,19 @@ pub struct Grant {
 
 #[derive(Clone, Debug)]
 enum Holder {
-    /// The route is public on purpose: nobody in particular.
+    /// The route is public on purpose. There is no user.
     Anyone,
     Known {
-        /// Boxed: a grant is moved through every stage of an upgrade.
+        /// Boxed, because a grant is moved through every stage of an upgrade.
         principal: Box<Principal>,
         method: Method,
-        /// When the credential was shown.
+        /// The time when the client sent the credential.
         proved_at: UnixMillis,
-        /// What the route requires at this path, if anything; whoever renews the grant has it too.
+        /// The permissions that the route requires at this path. A renewed credential needs them
+        /// too.
         required: Option<Arc<Required>>,
-        /// Who can be asked whether it is still good.
-        vouched: Option<Arc<VerifierGrant>>,
+        /// The verifier that can check again whether the credential is still valid.
+        verifier_grant: Option<Arc<VerifierGrant>>,
     },
 }
 
@@ -46,7 +47,7 @@ impl Grant {
         Self { route, holder: Holder::Anyone }
     }
 
-    /// Refused where the principal lacks what is required.
+    /// Makes a grant. Refuses a principal that lacks a required permission.
     pub(super) fn to(
         route: Arc<Route>,
         required: Option<Arc<Required>>,
@@ -54,7 +55,7 @@ impl Grant {
         method: Method,
         now: Now,
     ) -> Result<Self, MissingPermission> {
-        let Proved { principal, vouched } = proved;
+        let Proved { principal, verifier_grant } = proved;
         if let Some(required) = &required {
             required.check(&principal.permissions)?;
         }
@@ -65,13 +66,13 @@ impl Grant {
                 method,
                 proved_at: now.wall,
                 required,
-                vouched,
+                verifier_grant,
             },
         })
     }
 
-    /// The same session's grant by a new credential. The method stays the one that it began with.
-    /// `Ok(None)`: nobody in particular has nothing to renew.
+    /// Returns the grant of the same session with a new credential. The method stays the original
+    /// one. `Ok(None)`: a public session has nothing to renew.
     pub(super) fn renewed(
         &self,
         proved: Proved,
@@ -89,7 +90,7 @@ impl Grant {
         &self.route
     }
 
-    /// `None` on a public route.
+    /// Returns the principal. `None`: the route is public.
     pub fn principal(&self) -> Option<&Principal> {
         match &self.holder {
             Holder::Anyone => None,
@@ -104,8 +105,8 @@ impl Grant {
         }
     }
 
-    /// The end of the token, or of what the route's `max_age` makes of it. `None`: a public session
-    /// has no end of its own.
+    /// Returns the expiry time: the end of the token, or an earlier end from the route's `max_age`.
+    /// `None`: a public session does not expire.
     pub fn expires_at(&self) -> Option<UnixMillis> {
         match &self.holder {
             Holder::Anyone => None,
@@ -116,7 +117,8 @@ impl Grant {
         }
     }
 
-    /// What the route's `max_age` makes of the moment when the credential was shown.
+    /// Returns the end from the route's `max_age`, counted from the time when the client sent the
+    /// credential.
     pub fn latest(&self) -> Option<UnixMillis> {
         match &self.holder {
             Holder::Anyone => None,
@@ -126,7 +128,7 @@ impl Grant {
         }
     }
 
-    /// What the route requires at its path.
+    /// Returns the permissions that the route requires at its path.
     pub fn required(&self) -> Option<&Arc<Required>> {
         match &self.holder {
             Holder::Anyone => None,
@@ -134,22 +136,24 @@ impl Grant {
         }
     }
 
-    /// The verifier's word that it rests on, where that is asked for again while the session lives.
-    pub fn vouched(&self) -> Option<&Arc<VerifierGrant>> {
+    /// Returns the verifier's answer behind the grant, if the verifier is asked again during the
+    /// session.
+    pub fn verifier_grant(&self) -> Option<&Arc<VerifierGrant>> {
         match &self.holder {
             Holder::Anyone => None,
-            Holder::Known { vouched, .. } => vouched.as_ref(),
+            Holder::Known { verifier_grant, .. } => verifier_grant.as_ref(),
         }
     }
 
-    /// Will its holder be asked in the stream, and the stream be read for answers?
+    /// Returns true if the client is asked for a new credential in the stream, so that its messages
+    /// are read for the answer.
     pub fn is_renewed_by_message(&self) -> bool {
-        // A certificate is shown in the handshake, not in a message.
+        // A client sends its certificate in the handshake, not in a message.
         self.route.reauth.mode == ReauthMode::Message
             && self.method().is_some_and(|method| method != Method::Mtls)
     }
 
-    /// Tests of what stands behind a grant need one without the way that leads to it.
+    /// Makes a grant for tests, without authentication.
     #[cfg(test)]
     pub(crate) fn for_test(
         route: Arc<Route>,

@@ -1,8 +1,7 @@
-//! Claims as unsigned headers: a value that a header would change is refused.
+//! Claims as unsigned headers: a value that would change in a header is refused.
 //!
-//! A header loses the white space around its value, and bytes beyond ASCII are read in as many ways
-//! as there are servers. A backend that trusts such a header would see another user than the one
-//! who was let in.
+//! Servers remove white space around a header value, and read bytes beyond ASCII in different ways.
+//! A backend that trusts such a header would see another user than the authenticated one.
 
 use crate::model::faults::UnfitClaim;
 use http::{HeaderName, HeaderValue};
@@ -11,8 +10,8 @@ use serde_json::Value;
 use crate::config::Route;
 use crate::model::principal::Principal;
 
-/// Returns the headers that the route names. A claim that is absent, an object or an array gives no
-/// header.
+/// Returns the headers that the route names. A claim gives no header if it is absent, an object or
+/// an array.
 pub fn values(
     route: &Route,
     principal: &Principal,
@@ -35,8 +34,8 @@ fn text_of(principal: &Principal, claim: &str) -> Option<String> {
     }
 }
 
-/// RFC 9110 section 5.5: visible ASCII with single spaces or more between, and nothing around it. A
-/// tab may become a space.
+/// Returns a header value that no server changes. RFC 9110 section 5.5: visible ASCII, with spaces
+/// only inside. A tab is refused, because it may become a space.
 fn header_value(text: &str) -> Option<HeaderValue> {
     let is_kept =
         text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && text.trim_matches(' ') == text;

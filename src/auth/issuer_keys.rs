@@ -1,8 +1,8 @@
 //! An issuer's public keys, from a JWK set.
 //!
-//! A set may hold keys for other purposes; only keys that can verify one of the issuer's pinned
-//! algorithms are taken, and never a symmetric one: whoever can write to a published set must not
-//! be able to choose a shared secret.
+//! A set may also hold keys for other purposes. Only keys for the issuer's configured algorithms
+//! are used. A symmetric key is never used: a party that can write to a published set must not be
+//! able to choose a shared secret.
 
 use std::io::Read;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::model::algorithm::{Algorithm, Family};
 pub const MAX_SET_BYTES: u64 = 256 * 1024;
 const MAX_KEYS: usize = 100;
 const MIN_RSA_BYTES: usize = 2048 / 8;
-/// What the crypto library takes; a larger modulus would cost the verifier too much.
+/// The limit of the crypto library. A larger modulus would make verification too slow.
 const MAX_RSA_BYTES: usize = 8192 / 8;
 
 /// A usable key.
@@ -29,7 +29,7 @@ pub struct Jwk {
     pub material: KeyMaterial,
 }
 
-/// In base64url, as the set writes it.
+/// The values of a key in base64url, as in the set.
 #[derive(Debug, PartialEq, Eq)]
 pub enum KeyMaterial {
     Rsa { modulus: String, exponent: String },
@@ -53,7 +53,7 @@ pub enum KeySetError {
 
 #[derive(Deserialize)]
 struct WrittenSet {
-    /// Objects, because a key that is an array would be read by position.
+    /// Maps, because serde would read a JSON array by position.
     keys: Vec<Map<String, Value>>,
 }
 
@@ -135,16 +135,18 @@ fn usable(key: WrittenKey, pinned: &[Algorithm]) -> Option<Jwk> {
     (!algorithms.is_empty()).then_some(Jwk { id: key.kid, algorithms, material })
 }
 
-/// With 1 every text is its own signature, and 3 has made too many verifiers stumble: FIPS 186-5
-/// asks for more than 2^16. An even one is no exponent.
+/// Returns true if an RSA exponent is safe. With exponent 1, every text is its own signature. With
+/// exponent 3, many verifiers had bugs: FIPS 186-5 requires more than 2^16. An even number is not
+/// an exponent.
 fn is_good_exponent(exponent: &str) -> bool {
     let Ok(bytes) = URL_SAFE_NO_PAD.decode(exponent) else { return false };
     let digits = bytes.iter().skip_while(|byte| **byte == 0).count();
     digits >= 3 && bytes.last().is_some_and(|last| last % 2 == 1)
 }
 
-/// CVE-2017-15361: smart cards whose primes were powers of 65537 modulo small primes. The modulus
-/// shows it, and can be factored. Of other keys one in some hundred million looks so.
+/// Returns true for a weak modulus (CVE-2017-15361): some smart cards used primes that were powers
+/// of 65537 modulo small primes. The modulus shows this, and can be factored. About one in some
+/// hundred million other keys looks the same.
 fn has_guessable_primes(modulus: &[u8]) -> bool {
     const PRIMES: [u32; 38] = [
         3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89,

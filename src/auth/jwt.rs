@@ -1,8 +1,8 @@
-//! Verifying a bearer token: the one place that meets the JWT library.
+//! Verifies bearer tokens: the only module that uses the JWT library.
 //!
-//! The library is used for its signatures alone. What a token's header and claims must be is
-//! checked here, because the usual defaults are traps: an absent `aud` that passes, an `exp` of the
-//! wrong type that counts as none, `crit` ignored. The algorithm comes from the config and the key,
+//! The library only checks signatures. This module checks the header and the claims, because the
+//! usual defaults of libraries are unsafe. There, a missing `aud` passes, an `exp` of the wrong
+//! type counts as absent, and `crit` is ignored. The algorithm comes from the config and the key,
 //! never from the token.
 
 use crate::model::faults::InvalidToken;
@@ -26,7 +26,7 @@ use crate::model::algorithm::{Algorithm, Family};
 use crate::model::principal::Principal;
 use crate::model::secret::Secret;
 
-/// Every issuer whose tokens are accepted.
+/// All configured issuers of tokens.
 #[derive(Debug)]
 pub struct Issuers {
     pub(super) by_name: HashMap<String, Issuer>,
@@ -44,12 +44,12 @@ pub(super) enum Keys {
     Remote(Arc<RemoteKeys>),
 }
 
-/// The keys of one issuer, ready to verify.
+/// The keys of one issuer, ready to verify tokens.
 pub(super) struct KeySet(Vec<Key>);
 
 struct Key {
     id: Option<String>,
-    /// What this key may verify: the issuer's pins that fit it.
+    /// The algorithms of this key: those of the issuer that fit it.
     algorithms: Vec<Algorithm>,
     decoding: DecodingKey,
 }
@@ -64,7 +64,7 @@ pub enum LoadError {
     Twice(String),
 }
 
-/// A token taken apart, nothing of it believed yet.
+/// The parts of a token, not verified yet.
 struct Parts<'a> {
     header: Map<String, Value>,
     claims: Map<String, Value>,
@@ -73,7 +73,8 @@ struct Parts<'a> {
 }
 
 impl Issuers {
-    /// `carried_claims` are kept with the principal, for the signed context.
+    /// Loads the keys of all issuers. `carried_claims` are kept in the principal, for the signed
+    /// context.
     pub fn load(
         issuers: &[Arc<config::Issuer>],
         carried_claims: &[String],
@@ -93,8 +94,8 @@ impl Issuers {
         self.verify_before(&mut Unwatched, token, now)
     }
 
-    /// The same before a witness. Whose witness goes on after a failure gets what would follow, and
-    /// no verdict.
+    /// Verifies a token before a witness. If the witness continues after a failure, the result is
+    /// not a verdict.
     pub(super) fn verify_before<W: Witness>(
         &self,
         witness: &mut W,
@@ -107,23 +108,20 @@ impl Issuers {
         let issuer = witness.saw(Check::Issuer, self.issuer_of(&parts.claims))?;
         witness.passes(Check::Size, fits(token, issuer.config.max_token_bytes))?;
         let signature = issuer.check_signature(&parts, witness);
-        witness.go_on(signature)?;
+        witness.proceed(signature)?;
         issuer.check_claims(&parts.claims, now, &self.carried_claims, witness)
     }
 
-    /// The unverified name only chooses which issuer's keys and rules the token has to satisfy.
+    /// Returns the issuer that the token names. The name is not verified yet: it only selects the
+    /// keys and rules that the token has to satisfy.
     pub(super) fn issuer_of(&self, claims: &Map<String, Value>) -> Result<&Issuer, InvalidToken> {
         let named = claims.get("iss").and_then(Value::as_str).ok_or(InvalidToken::Claim("iss"))?;
         self.by_name.get(named).ok_or(InvalidToken::UnknownIssuer)
     }
 
-    /// Whom to ask for the key of a token that nothing but its key is missing to. One that would be
-    /// refused whoever signed it is worth no question.
-    pub(super) fn who_may_have_its_key(
-        &self,
-        token: &Secret,
-        now: Now,
-    ) -> Option<&Arc<RemoteKeys>> {
+    /// Returns the issuer to ask for the key of a token, if the key is all that is missing. A token
+    /// whose claims are refused causes no request.
+    pub(super) fn issuers_to_refetch(&self, token: &Secret, now: Now) -> Option<&Arc<RemoteKeys>> {
         let parts = Parts::split(token.expose_str()?).ok()?;
         let issuer = self.issuer_of(&parts.claims).ok()?;
         let Keys::Remote(remote) = &issuer.keys else { return None };
@@ -133,7 +131,7 @@ impl Issuers {
             .map(|_| remote)
     }
 
-    /// The issuers that publish their keys.
+    /// Returns the issuers that publish their keys.
     pub(super) fn remote(&self) -> impl Iterator<Item = &Arc<RemoteKeys>> {
         self.by_name.values().filter_map(|issuer| match &issuer.keys {
             Keys::Remote(remote) => Some(remote),
@@ -142,7 +140,7 @@ impl Issuers {
     }
 }
 
-/// Is it a compact JWS with a header and claims, whatever they say?
+/// Returns true if the token is a compact JWS with a readable header and claims.
 pub fn has_the_shape_of_a_jwt(token: &Secret) -> bool {
     token.expose_str().is_some_and(|text| Parts::split(text).is_ok())
 }
@@ -153,7 +151,7 @@ impl<'a> Parts<'a> {
         Ok(Self { claims: strict_json::object(&payload).ok_or(InvalidToken::Malformed)?, ..parts })
     }
 
-    /// The payload is not looked at: it is the second.
+    /// Splits a token. The second value is the payload, not parsed.
     fn cut(token: &'a str) -> Result<(Self, Vec<u8>), InvalidToken> {
         let (message, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
         let (header, payload) = message.split_once('.').ok_or(InvalidToken::Malformed)?;
@@ -191,7 +189,7 @@ impl Issuer {
         witness.passes(Check::Signature, key.check(parts, algorithm))
     }
 
-    /// The token's algorithm, where it is one of the pins.
+    /// Returns the token's algorithm if the issuer may use it.
     fn pinned(&self, header: &Map<String, Value>) -> Result<Algorithm, InvalidToken> {
         let named = header.get("alg").and_then(Value::as_str).ok_or(InvalidToken::Algorithm)?;
         self.config
@@ -218,17 +216,17 @@ impl Issuer {
         let expires = witness.saw(Check::Expires, expires)?;
         witness.passes(
             Check::Expires,
-            unless(now.wall >= expires + config.leeway, InvalidToken::Expired),
+            fail_if(now.wall >= expires + config.leeway, InvalidToken::Expired),
         )?;
         witness.passes(
             Check::Lifetime,
-            unless(expires.since(now.wall) > config.max_lifetime, InvalidToken::Lifetime),
+            fail_if(expires.since(now.wall) > config.max_lifetime, InvalidToken::Lifetime),
         )?;
         for (name, check) in [("nbf", Check::NotBefore), ("iat", Check::IssuedAt)] {
             if let Some(value) = claims.get(name) {
                 let begins = date_of(value).ok_or(InvalidToken::Claim(name));
                 let is_good = begins.and_then(|begins| {
-                    unless(begins > now.wall + config.leeway, InvalidToken::NotYetValid)
+                    fail_if(begins > now.wall + config.leeway, InvalidToken::NotYetValid)
                 });
                 witness.passes(check, is_good)?;
             }
@@ -238,9 +236,9 @@ impl Issuer {
             config.required_claims.iter().any(|name| claims.get(name).is_none_or(Value::is_null));
         witness.passes(
             Check::RequiredClaims,
-            unless(lacks_one, InvalidToken::Claim("a required claim")),
+            fail_if(lacks_one, InvalidToken::Claim("a required claim")),
         )?;
-        // The subject is required whichever claim names the user (RFC 9068, section 2.2).
+        // `sub` is required even if another claim names the user (RFC 9068 section 2.2).
         let subject = non_empty(claims.get("sub")).map(drop).ok_or(InvalidToken::Claim("sub"));
         witness.passes(Check::Subject, subject)?;
         let user = non_empty(claims.get(&config.user_claim))
@@ -263,7 +261,7 @@ impl Issuer {
                 permissions(claim_at(claims, &config.permissions_claim)),
             )?,
             issued_at: claims.get("iat").and_then(date_of).unwrap_or_default(),
-            // Inside its leeway a token is good for what is left of the leeway.
+            // In its leeway, a token is valid for the rest of the leeway.
             expires_at: if expires > now.wall { expires } else { expires + config.leeway },
             in_leeway: expires <= now.wall,
             claims: carried
@@ -275,7 +273,7 @@ impl Issuer {
 }
 
 impl KeySet {
-    /// Keys whose bytes are not what they say are left out.
+    /// Loads a key set. Leaves out keys whose values are not valid for their type.
     pub(super) fn of(set: &[Jwk]) -> Self {
         Self(set.iter().filter_map(|jwk| Key::from_jwk(jwk).ok()).collect())
     }
@@ -284,7 +282,7 @@ impl KeySet {
         self.0.len()
     }
 
-    /// Each key's id and what it may verify.
+    /// Returns the id and the algorithms of each key.
     pub(super) fn names(&self) -> impl Iterator<Item = (Option<&str>, &[Algorithm])> {
         self.0.iter().map(|key| (key.id.as_deref(), key.algorithms.as_slice()))
     }
@@ -292,10 +290,10 @@ impl KeySet {
     fn find(&self, algorithm: Algorithm, key_id: Option<&str>) -> Option<&Key> {
         let fits = |key: &&Key| key.algorithms.contains(&algorithm);
         match key_id {
-            // A shared secret has no name of its own: any `kid` means it.
+            // A shared secret has no key id: it fits every `kid`.
             Some(_) if algorithm.family() == Family::Hmac => self.0.iter().find(fits),
             Some(id) => self.0.iter().filter(fits).find(|key| key.id.as_deref() == Some(id)),
-            // Without a name the key must be the only one that it can be.
+            // Without a `kid`, exactly one key must fit.
             None => {
                 let mut fitting = self.0.iter().filter(fits);
                 fitting.next().filter(|_| fitting.next().is_none())
@@ -353,30 +351,29 @@ impl Key {
     }
 }
 
-/// A token's header and claims as they stand there; nothing of them is believed.
+/// Returns the header and the claims of a token, not verified.
 pub(super) fn opened(token: &Secret) -> Option<(Map<String, Value>, Map<String, Value>)> {
     let parts = Parts::split(token.expose_str()?).ok()?;
     Some((parts.header, parts.claims))
 }
 
-fn unless(is_wrong: bool, why: InvalidToken) -> Result<(), InvalidToken> {
+fn fail_if(is_wrong: bool, why: InvalidToken) -> Result<(), InvalidToken> {
     if is_wrong { Err(why) } else { Ok(()) }
 }
 
 fn fits(token: &Secret, longest: usize) -> Result<(), InvalidToken> {
-    unless(token.len() > longest, InvalidToken::TooLong)
+    fail_if(token.len() > longest, InvalidToken::TooLong)
 }
 
-/// Rejects a confirmation of any kind, also one that is null: which proof it asks for is not looked
-/// at.
+/// Refuses a token with `cnf`, even if it is null: Usher checks no kind of proof.
 pub(super) fn check_unbound(claims: &Map<String, Value>) -> Result<(), InvalidToken> {
-    unless(claims.contains_key("cnf"), InvalidToken::Bound)
+    fail_if(claims.contains_key("cnf"), InvalidToken::Bound)
 }
 
 fn check_critical(header: &Map<String, Value>) -> Result<(), InvalidToken> {
-    // RFC 7515, section 4.1.11: extensions listed in `crit` must be understood; none is. `b64` is
-    // one of them.
-    unless(header.contains_key("crit") || header.contains_key("b64"), InvalidToken::CriticalHeader)
+    // RFC 7515 section 4.1.11: a recipient must support the extensions in `crit`. Usher supports
+    // none. `b64` is one of them.
+    fail_if(header.contains_key("crit") || header.contains_key("b64"), InvalidToken::CriticalHeader)
 }
 
 fn check_type(header: &Map<String, Value>) -> Result<(), InvalidToken> {
@@ -387,7 +384,8 @@ fn check_type(header: &Map<String, Value>) -> Result<(), InvalidToken> {
                 .contains(&kind.to_ascii_lowercase().as_str()) => {}
         Some(_) => return Err(InvalidToken::Type),
     }
-    // RFC 7519, section 5.2: `JWT` says that another token is inside. None is opened here.
+    // RFC 7519 section 5.2: `JWT` means that another token is nested inside. Usher does not open
+    // nested tokens.
     match header.get("cty").map(Value::as_str) {
         None => Ok(()),
         Some(Some(kind))
@@ -407,8 +405,8 @@ fn key_id(header: &Map<String, Value>) -> Result<Option<&str>, InvalidToken> {
     }
 }
 
-/// The claim of this name; where there is none and the name has dots, what stands at the end of
-/// that path: `realm_access.roles`. A name such as `https://example.com/roles` is found first.
+/// Returns the claim of this name. If there is none and the name has dots, it is a path such as
+/// `realm_access.roles`. A name such as `https://example.com/roles` is found first.
 pub(super) fn claim_at<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     claims.get(name).or_else(|| {
         let mut steps = name.split('.');
@@ -419,7 +417,7 @@ pub(super) fn claim_at<'a>(claims: &'a Map<String, Value>, name: &str) -> Option
 
 fn check_audience(claims: &Map<String, Value>, accepted: &[String]) -> Result<(), InvalidToken> {
     let names_us = names_audience(claims.get("aud").ok_or(InvalidToken::Claim("aud"))?, accepted)?;
-    unless(!names_us, InvalidToken::Audience)
+    fail_if(!names_us, InvalidToken::Audience)
 }
 
 pub(super) fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool, InvalidToken> {
@@ -434,9 +432,9 @@ pub(super) fn names_audience(claim: &Value, accepted: &[String]) -> Result<bool,
     }
 }
 
-/// RFC 7519, section 2: "A JSON numeric value representing the number of seconds from
-/// 1970-01-01T00:00:00Z UTC", which may have a fraction. Text that looks like a number is no
-/// number.
+/// Returns the time of a numeric date. RFC 7519 section 2: "A JSON numeric value representing the
+/// number of seconds from 1970-01-01T00:00:00Z UTC", which may have a fraction. A string is not a
+/// date, even if it looks like a number.
 pub fn date_of(value: &Value) -> Option<UnixMillis> {
     const LATEST: f64 = 253_402_300_800.0;
     let seconds = value.as_f64()?;
@@ -447,8 +445,8 @@ pub(super) fn non_empty(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-/// A list, or text as OAuth writes scopes (RFC 6749, section 3.3: "space-delimited", by that one
-/// character).
+/// Returns the permissions of a list, or of a text as in OAuth scopes (RFC 6749 section 3.3:
+/// "space-delimited", only by the space character).
 pub(super) fn permissions(claim: Option<&Value>) -> Result<Vec<String>, InvalidToken> {
     const WRONG: InvalidToken = InvalidToken::Claim("the permissions claim");
     match claim {

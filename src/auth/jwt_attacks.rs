@@ -1,4 +1,5 @@
-//! Tokens that differ from a good one in one thing, and why each is refused.
+//! Tests of tokens that differ from a valid one in one point, and of the reason why each is
+//! refused.
 
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ pub(super) fn claims(changes: &Value) -> Value {
     claims
 }
 
-/// Signs whatever header and payload are given.
+/// Signs any header and payload.
 pub(super) fn raw(
     header: &str,
     payload: &str,
@@ -84,7 +85,7 @@ fn header(header: &str) -> String {
 pub(super) fn verify(issuers: &Issuers, token: &str) -> Result<Principal, InvalidToken> {
     let token = Secret::from(token);
     let verdict = issuers.verify(&token, now());
-    // What is told check by check has the same verdict: its first failure, if any.
+    // The check by check result has the same verdict: its first failure, if any.
     let told = issuers.look_at(&token, now());
     let first = told.checks.iter().find_map(|seen| seen.outcome.err());
     assert_eq!(
@@ -321,7 +322,8 @@ fn each_attack_is_refused_for_its_own_reason() {
     }
 }
 
-/// Signed by a secret of the attacker's, who says in the header where it would be found.
+/// Returns a token that is signed with an attacker's secret. Its header names the place of that
+/// secret.
 fn forged(where_from: &str, secret: &[u8]) -> String {
     let key = EncodingKey::from_secret(secret);
     raw(
@@ -332,7 +334,7 @@ fn forged(where_from: &str, secret: &[u8]) -> String {
     )
 }
 
-/// A good token, with something written in front of its claims as it is.
+/// Returns a valid token with this text before its claims.
 fn numbers(text: &str) -> String {
     hs256(HEADER, &claims(&json!({})).to_string().replacen('{', &format!("{{{text},"), 1))
 }
@@ -348,7 +350,7 @@ fn exp(text: &str) -> String {
     )
 }
 
-/// RFC 7797: the payload stands in the token as it is, and is signed so.
+/// Returns a token with an unencoded payload, signed in that form (RFC 7797).
 fn unencoded(header: &str, payload: &str) -> String {
     let message = format!("{}.{payload}", URL_SAFE_NO_PAD.encode(header));
     let signature = crypto::sign(
@@ -360,7 +362,7 @@ fn unencoded(header: &str, payload: &str) -> String {
     format!("{message}.{signature}")
 }
 
-/// The same bytes to a decoder that does not look at the bits behind the last one.
+/// Returns a text that decodes to the same bytes in a decoder that ignores the unused last bits.
 fn with_spare_bits(text: &str) -> String {
     const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let (rest, last) = text.split_at(text.len() - 1);
@@ -430,7 +432,7 @@ fn permissions_are_text_a_list_or_at_the_end_of_a_path() {
 fn what_is_unusual_and_right_is_accepted() {
     let issuers = hmac_issuers();
     let inside = verify(&issuers, &with(json!({ "exp": NOW - 29 }))).unwrap();
-    assert_eq!(inside.expires_at, UnixMillis::from_secs(NOW + 1), "what is left of the leeway");
+    assert_eq!(inside.expires_at, UnixMillis::from_secs(NOW + 1), "the rest of the leeway");
     for token in [
         with(json!({ "exp": (NOW + 60) as f64 + 0.5, "nbf": 0, "iat": 0 })),
         with(json!({ "aud": "chat", "permissions": null, "jti": null })),
@@ -459,7 +461,7 @@ fn a_required_claim_is_required() {
     );
 }
 
-/// A key set in a file of its own, removed at the end.
+/// A key set in its own file, which is removed at the end.
 pub(super) struct KeySet(std::path::PathBuf);
 
 impl KeySet {
@@ -485,7 +487,7 @@ impl Drop for KeySet {
     }
 }
 
-/// A P-256 key: what signs, and its public half as a set writes it.
+/// Returns a P-256 key: the private key, and the public key as a JWK.
 pub(super) fn ec_key(kid: &str) -> (EncodingKey, Value) {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let point = pair.public_key().as_ref();
@@ -512,7 +514,7 @@ fn a_public_key_verifies_its_own_issuer_s_tokens_and_nothing_else() {
         raw(&format!(r#"{{"alg":"ES256"{kid}}}"#), &plain, key, jsonwebtoken::Algorithm::ES256)
     };
     assert!(verify(&issuers, &es256(r#","kid":"one""#, &mine)).is_ok());
-    assert!(verify(&issuers, &es256("", &mine)).is_ok(), "the only key that it can be");
+    assert!(verify(&issuers, &es256("", &mine)).is_ok(), "the only key that fits");
     assert_eq!(verify(&issuers, &es256(r#","kid":"two""#, &mine)), Err(InvalidToken::UnknownKey));
     assert_eq!(
         verify(&issuers, &es256(r#","kid":"one""#, &theirs)),
@@ -522,7 +524,7 @@ fn a_public_key_verifies_its_own_issuer_s_tokens_and_nothing_else() {
     assert_eq!(
         verify(&issuers, &hs256(r#"{"alg":"HS256","kid":"one"}"#, &plain)),
         Err(InvalidToken::Algorithm),
-        "a published secret is none"
+        "a published secret is not used"
     );
     let zeros = format!(
         "{}.{}",
@@ -636,6 +638,6 @@ fn a_token_that_is_bound_to_a_key_is_no_bearer_token() {
     assert_eq!(verify(&issuers, &hs256(HEADER, &null)), Err(InvalidToken::Bound));
     assert!(
         verify(&issuers, &with(json!({"Cnf": {"jkt": "x"}}))).is_ok(),
-        "claims are told apart by case"
+        "names of claims are case-sensitive"
     );
 }

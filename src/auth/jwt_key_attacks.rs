@@ -1,5 +1,4 @@
-//! Attacks on tokens whose issuer has public keys: what everybody may know must not be enough to
-//! sign.
+//! Attacks on tokens of an issuer with public keys: public information must not be enough to sign.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
@@ -10,7 +9,7 @@ use x509_parser::prelude::FromDer as _;
 use super::tests::{KeySet, claims, ec_key, raw, verify};
 use super::*;
 
-/// The order of P-256.
+/// The order of the curve P-256.
 const ORDER: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
 
 struct Rsa {
@@ -85,7 +84,7 @@ fn a_public_key_is_no_secret_in_any_of_its_forms() {
                     Err(InvalidToken::Algorithm),
                     "{pinned:?} {index} {name}"
                 );
-                // It says what is expected and was made otherwise.
+                // The header names the expected algorithm, but another one signed the token.
                 let header = format!(r#"{{"alg":"{}"}}"#, pinned.name());
                 assert_eq!(
                     verify(&issuers, &raw(&header, &plain(), &key, algorithm)),
@@ -127,7 +126,7 @@ fn one_padding_is_not_taken_for_the_other() {
     assert_eq!(
         verify(&both(&one), &token),
         Err(InvalidToken::UnknownKey),
-        "the key says what it is for"
+        "the key names its algorithm"
     );
 }
 
@@ -172,8 +171,8 @@ fn a_signature_on_a_curve_is_two_numbers_within_the_order_and_nothing_else() {
     }
     for (what, bytes) in forged {
         let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(bytes));
-        // The other of the two signatures that everybody can make of one: it is good, and stands
-        // for the same words.
+        // Every ECDSA signature has a second valid form, which anyone can compute. It is accepted:
+        // the signed text is the same.
         let expected = if what == "negative s" { Ok(()) } else { Err(InvalidToken::Signature) };
         assert_eq!(verify(&issuers, &token).map(drop), expected, "{what}");
     }
@@ -226,7 +225,7 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// `order - number`, in 32 bytes.
+/// Returns `order - number` in 32 bytes.
 fn minus(order: &[u8], number: &[u8]) -> Vec<u8> {
     let mut borrow = 0;
     let mut digits: Vec<u8> = order
@@ -243,7 +242,7 @@ fn minus(order: &[u8], number: &[u8]) -> Vec<u8> {
     digits
 }
 
-/// One issuer whose key set has RSA, EC and Ed25519 keys, all under the same key id.
+/// Uses one issuer whose key set has RSA, EC and Ed25519 keys, all with the same key id.
 #[test]
 fn families_stand_together_and_the_algorithm_belongs_to_the_key() {
     let rsa = rsa();
@@ -273,7 +272,8 @@ fn families_stand_together_and_the_algorithm_belongs_to_the_key() {
                 "{header}"
             );
         }
-        // The header names an algorithm of another family: that family's key judges the signature.
+        // The header names an algorithm of another family: the key of that family checks the
+        // signature.
         for named in all.into_iter().filter(|named| *named != algorithm) {
             let header = format!(r#"{{"alg":"{}","kid":"one"}}"#, named.name());
             let token = raw(&header, &plain(), key, library(algorithm));
@@ -284,7 +284,7 @@ fn families_stand_together_and_the_algorithm_belongs_to_the_key() {
             );
         }
     }
-    // An algorithm of a listed family is not thereby listed, and a secret never is.
+    // A listed algorithm does not allow other algorithms of its family. A secret is never allowed.
     let ps =
         raw(r#"{"alg":"PS256","kid":"one"}"#, &plain(), &rsa.signs, jsonwebtoken::Algorithm::PS256);
     assert_eq!(verify(&issuers, &ps), Err(InvalidToken::Algorithm));
@@ -304,7 +304,7 @@ fn families_stand_together_and_the_algorithm_belongs_to_the_key() {
         assert_eq!(verify(&issuers, &token), Err(InvalidToken::Algorithm));
     }
 
-    // A key that says it is for an algorithm of another family is for none.
+    // A key whose `alg` belongs to another family is not used.
     let marked = |jwk: &Value, kid: &str, alg: &str| {
         let mut jwk = jwk.clone();
         (jwk["kid"], jwk["alg"]) = (json!(kid), json!(alg));

@@ -1,6 +1,6 @@
-//! The public Wycheproof vectors for signed tokens and their keys, held against the verifier.
+//! Compares the verifier with the public Wycheproof vectors for signed tokens and their keys.
 //!
-//! Their payloads are no claims, so only the part that judges header, key and signature is asked.
+//! Their payloads are not claims, so only the checks of header, key and signature run.
 
 use std::time::Duration;
 
@@ -12,24 +12,23 @@ const SIGNATURES: &str =
     include_str!("../../tests/vectors/wycheproof/json_web_signature_test.json");
 const KEYS: &str = include_str!("../../tests/vectors/wycheproof/json_web_key_test.json");
 
-/// Good by the vectors, and refused here on purpose.
+/// Valid by the vectors, and refused here on purpose.
 const STRICTER: [(u64, InvalidToken); 6] = [
-    // The key says that it is for PS256, and the token is signed by PS384.
+    // The key is for PS256, and the token is signed with PS384.
     (346, InvalidToken::Algorithm),
     (350, InvalidToken::Algorithm),
-    // ES512 is none of ours.
+    // ES512 is not supported.
     (347, InvalidToken::Algorithm),
     (351, InvalidToken::Algorithm),
-    // A character that base64url does not have.
+    // The token has a character outside of base64url.
     (372, InvalidToken::Malformed),
     (373, InvalidToken::Malformed),
 ];
 
-/// Bad by the vectors, and letter for letter the same as 357, which is good: their padding was
-/// lost.
+/// Invalid by the vectors, but identical to 357, which is valid: their padding was lost.
 const SAME_AS_A_GOOD_ONE: [u64; 2] = [367, 370];
 
-/// A set of secrets is none here: an issuer has one, and it stands in no set.
+/// Sets of secrets are refused here: an issuer has one secret, and it is not in a set.
 const SETS_OF_SECRETS: [(u64, InvalidToken); 1] = [(2, InvalidToken::UnknownKey)];
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,8 +38,8 @@ struct Count {
     stricter: usize,
 }
 
-/// What an issuer would say that is pinned to what the key is for, or where the key does not tell,
-/// to what the token says. One secret is the operator's, everything else a published set.
+/// Returns the verdict of an issuer that allows the algorithm of the key, or of the token if the
+/// key names none. A single secret belongs to the operator; every other key is in a published set.
 fn verdict(key: &Value, token: &str) -> Result<(), InvalidToken> {
     let (parts, _) = Parts::cut(token)?;
     let keys: Vec<_> = key["keys"].as_array().cloned().unwrap_or_else(|| vec![key.clone()]);
@@ -90,7 +89,7 @@ fn hold(vectors: &str, stricter: &[(u64, InvalidToken)], looser: &[u64]) -> Coun
         let key = group.get("public").unwrap_or(&group["private"]);
         for test in group["tests"].as_array().unwrap() {
             let id = test["tcId"].as_u64().unwrap();
-            // JSON serialisation is an object in some of them.
+            // Some tests use the JSON serialisation, which is an object.
             let token = test["jws"].as_str().map_or_else(|| test["jws"].to_string(), str::to_owned);
             let said = verdict(key, &token);
             let is_valid = test["result"] == "valid";

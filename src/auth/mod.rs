@@ -1,8 +1,8 @@
-//! Who the client is, and what it may open.
+//! Authentication: it identifies the client, and grants access to a route.
 //!
-//! A credential is taken out of the request once, by the first method of the route that finds one;
-//! it becomes a principal, and the principal a [`Grant`]. A credential that is present and wrong is
-//! a rejection: no weaker method is tried with the same request.
+//! A credential is taken out of the request once, by the first method of the route that finds one.
+//! It becomes a principal, and the principal becomes a [`Grant`]. An invalid credential is a
+//! rejection: no weaker method is tried with the same request.
 
 pub mod bypass;
 pub mod certificate;
@@ -43,7 +43,7 @@ use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use credential::{Credential, Proof};
 pub(crate) use extract::decoded;
-pub use extract::{take_bearer, take_cookie, take_tried};
+pub use extract::{take_bearer, take_cookie, take_credential_of_any};
 use grant::Grant;
 use jwt::Issuers;
 use prover::Prover;
@@ -60,7 +60,7 @@ pub struct Authenticator {
     mtls: config::Mtls,
 }
 
-/// The circumstances in which a credential was shown.
+/// The request in which a credential was sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Presented<'a> {
     pub request_id: &'a str,
@@ -95,8 +95,8 @@ impl Authenticator {
         &self.revocations
     }
 
-    /// Verifies a credential and makes the grant for its route. A credential that is not verified by
-    /// the deadline is refused.
+    /// Verifies a credential and makes the grant for its route. Refuses a credential that is not
+    /// verified by the deadline.
     pub async fn authenticate<P: Prover>(
         &self,
         prover: &mut P,
@@ -110,7 +110,7 @@ impl Authenticator {
         timeout_at(deadline, granting).await.map_err(|_| late)?
     }
 
-    /// Returns the user whom a credential would let in, for judgements without consequences.
+    /// Returns the principal of a credential, without consequences for the client.
     pub async fn judge<P: Prover>(
         &self,
         prover: &mut P,
@@ -149,8 +149,8 @@ impl Authenticator {
         }
     }
 
-    /// Identifies the user of a credential at an endpoint of Usher's own. It opens no route, so it
-    /// is not a grant.
+    /// Identifies the user of a credential at an endpoint of Usher. The endpoint is not a route, so
+    /// the result is not a grant.
     pub async fn identify(
         &self,
         endpoint: (&config::CredentialVerifiers, &Arc<str>),
@@ -172,10 +172,10 @@ impl Authenticator {
                 return Err(Rejection::MissingCredential);
             }
         };
-        Ok(self.unless_revoked(proved, now)?.principal)
+        Ok(self.reject_revoked(proved, now)?.principal)
     }
 
-    /// The only way to a grant.
+    /// Makes a grant. This is the only way to get one.
     async fn grant<P: Prover>(
         &self,
         prover: &mut P,
@@ -194,7 +194,7 @@ impl Authenticator {
         entitle(matched, proved, method, is_bearer, presented.now)
     }
 
-    /// Proves whose credential it is, on this route. A ticket is redeemed.
+    /// Verifies a credential for this route. A ticket is redeemed.
     async fn prove(
         &self,
         route: &config::Route,
@@ -221,10 +221,10 @@ impl Authenticator {
                 .map_err(Rejection::InvalidCertificate)?
                 .into(),
         };
-        self.unless_revoked(proved, now)
+        self.reject_revoked(proved, now)
     }
 
-    fn unless_revoked(&self, proved: Proved, now: Now) -> Result<Proved, Rejection> {
+    fn reject_revoked(&self, proved: Proved, now: Now) -> Result<Proved, Rejection> {
         match self.revocations.find(&proved.principal, now) {
             None => Ok(proved),
             Some(kind) => Err(Rejection::Revoked(kind)),
@@ -240,7 +240,8 @@ impl Authenticator {
         }
     }
 
-    /// Loud each time: nobody should find out late that this is on.
+    /// Identifies a test identity. Logs every use, so that operators notice that test identities
+    /// are enabled.
     fn bypassed(
         &self,
         route: &config::Route,
@@ -259,7 +260,7 @@ impl Authenticator {
     }
 }
 
-/// Does what the credential gives open this route at this path?
+/// Makes the grant if the credential gives access to this route at this path.
 fn entitle(
     matched: &RouteMatch,
     proved: impl Into<Proved>,
@@ -279,7 +280,7 @@ fn entitle(
     })
 }
 
-/// Whoever judges what is shown at one place: a route, or the ticket endpoint.
+/// The issuers and verifiers for the credentials of one endpoint: a route or the ticket endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CredentialCheck<'a> {
     pub(crate) issuers: &'a Issuers,
@@ -289,7 +290,7 @@ pub(crate) struct CredentialCheck<'a> {
 }
 
 impl CredentialCheck<'_> {
-    /// One judge alone: what that refuses is not shown to another.
+    /// Verifies a token with one service: a token that one service refuses is not sent to another.
     pub(crate) async fn token(
         self,
         method: Method,
@@ -305,7 +306,7 @@ impl CredentialCheck<'_> {
         }
     }
 
-    /// Who is asked about this token; `None`: the issuers' keys tell.
+    /// Returns the verifier of this token. `None`: the issuers' keys verify it.
     fn verifier_of(&self, token: &Secret) -> Option<&Arc<str>> {
         self.credential_verifiers.tokens.as_ref().filter(|_| {
             !(self.credential_verifiers.opaque_only && jwt::has_the_shape_of_a_jwt(token))
@@ -313,15 +314,16 @@ impl CredentialCheck<'_> {
     }
 
     pub(crate) async fn session(self, id: &Secret, peer: IpAddr) -> Result<Proved, Rejection> {
-        // The config is not taken where nobody knows sessions.
+        // The configuration is refused if the method `session` has no verifier.
         let verifier = self.credential_verifiers.sessions.as_ref().ok_or(Rejection::Internal)?;
         Box::pin(self.verifiers.prove(verifier, Method::Session, id, self.place, peer)).await
     }
 }
 
-/// A browser sends some credentials whoever asks. They count only together with the name of an
-/// allowed page, save where nothing can change and the answer is hidden from other pages: a safe
-/// method of plain HTTP, which browsers name no page for.
+/// Checks the origin of the page for credentials that browsers send by themselves. They are
+/// accepted only with the origin of an allowed page. Exception: a safe method of plain HTTP, for
+/// which browsers send no origin. Such a request changes nothing, and browsers hide the response
+/// from other pages.
 pub fn check_page(
     route: &config::Route,
     credential: Option<&Credential>,
@@ -334,14 +336,15 @@ pub fn check_page(
         {
             Err(Rejection::MissingOrigin)
         }
-        // A certificate comes from browsers and from devices. A browser names the page, which has
-        // to be one of ours.
+        // Browsers and devices send certificates. A browser also sends the origin of the page,
+        // which must be in the route's list.
         Some(credential)
             if credential.method == Method::Mtls && origin.is_some() && route.origins.is_none() =>
         {
             Err(Rejection::ForbiddenOrigin)
         }
-        // The config asks for a list where such a method is. None is nobody's permission.
+        // The configuration requires a list of origins for such a method. Without a list, no page
+        // is allowed.
         Some(credential) if credential.method.is_sent_by_browsers() && route.origins.is_none() => {
             Err(Rejection::ForbiddenOrigin)
         }
@@ -349,8 +352,8 @@ pub fn check_page(
     }
 }
 
-/// A browser names the page's origin; other clients name none, and hold no credential that a
-/// browser would send by itself.
+/// Checks the Origin header. A browser sends the page's origin. Other clients send none, and have
+/// no credential that a browser would send by itself.
 pub fn check_origin(route: &config::Route, origin: Option<&str>) -> Result<(), Rejection> {
     match (&route.origins, origin) {
         (Some(allowed), Some(origin)) if !allowed.allow(origin) => Err(Rejection::ForbiddenOrigin),

@@ -1,4 +1,4 @@
-//! How a credential is proved: for real, or by a look that changes nothing.
+//! The two ways to prove a credential: for a served request, or by a check that changes nothing.
 
 use super::credential::Credential;
 use super::verifier::Proved;
@@ -6,8 +6,8 @@ use super::{Authenticator, Presented};
 use crate::config::Route;
 use crate::rejection::Rejection;
 
-/// Proves credentials. Requests that are served take the default, which redeems tickets; `usher
-/// explain` only looks at them.
+/// Proves credentials. Served requests use the default method, which redeems tickets; `usher
+/// explain` only checks them.
 pub trait Prover: Send {
     fn prove(
         &mut self,
@@ -20,7 +20,7 @@ pub trait Prover: Send {
     }
 }
 
-/// Proves credentials for requests that are served.
+/// Proves credentials for served requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Redeeming;
 

@@ -1,4 +1,4 @@
-//! A grant that is renewed while its session lives.
+//! The renewal of a grant during its session.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::model::permission::MissingPermission;
 use crate::model::request_id::RequestId;
 use crate::rejection::Rejection;
 
-/// What a session needs to judge a new credential: the same rules, and the grant that it lives by.
+/// The data that a session needs to check a new credential: the rules and its current grant.
 #[derive(Debug)]
 pub struct Renewal {
-    /// Of the configuration in force: a session may live for weeks, and an issuer's keys change, or
-    /// are taken back.
+    /// The authenticator of the current configuration. A session may live for weeks, and an
+    /// issuer's keys may change or be revoked meanwhile.
     pub authenticator: Arc<ArcSwap<Authenticator>>,
     pub grant: Grant,
     pub request_id: RequestId,
@@ -29,14 +29,15 @@ pub struct Renewal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotRenewed {
     Refused(Rejection),
-    /// The credential is good, and somebody else's.
+    /// The credential is valid, but of another user.
     OtherSubject,
-    /// It is theirs, and ends no later than the one before.
+    /// The credential is of the same user, but does not expire later than the old one.
     NoLonger,
 }
 
 impl Renewal {
-    /// The grant that the session would live by. Claims are replaced, never merged.
+    /// Returns the new grant of the session. New claims replace the old ones; they are never
+    /// merged.
     pub async fn judge(
         self: Arc<Self>,
         credential: Credential,
@@ -53,7 +54,7 @@ impl Renewal {
         let proved =
             authenticator.prove(route, credential, presented).await.map_err(NotRenewed::Refused)?;
         let principal = &proved.principal;
-        // Two issuers may name two people alike.
+        // Two issuers may use the same name for two users.
         let is_the_same = self
             .grant
             .principal()
@@ -61,15 +62,15 @@ impl Renewal {
         if !is_the_same {
             return Err(NotRenewed::OtherSubject);
         }
-        // Leeway is for clocks that differ at the door. Who is in already is not kept in by a token
-        // that has ended.
+        // The leeway is for clock differences at the start of a session. It does not extend a
+        // session with an expired token.
         if principal.in_leeway {
             return Err(NotRenewed::Refused(Rejection::InvalidToken(InvalidToken::Expired)));
         }
         let missing = |missing: MissingPermission| {
             NotRenewed::Refused(Rejection::MissingPermission(Box::new(missing.without_scope())))
         };
-        // Whoever came in with more may not stay with less than the route requires.
+        // A new credential must also have the permissions that the route requires.
         let Some(renewed) = self.grant.renewed(proved, now).map_err(missing)? else {
             return Err(NotRenewed::OtherSubject);
         };

@@ -1,18 +1,19 @@
-//! When to stop asking a service that does not answer, and when to ask it again.
+//! A circuit breaker: decides when to stop using a service that does not answer, and when to try it
+//! again.
 //!
-//! Without I/O and without a clock: the time is given. Closed, it lets everything through and
-//! counts failures in a row. Open, it lets nothing through, so that clients are refused at once.
-//! Half open, one operation is the probe.
+//! It does no I/O and reads no clock: the time is an argument. A closed breaker allows all
+//! operations, and counts consecutive failures. An open breaker allows none, so that clients are
+//! refused at once. A half-open breaker allows one operation, the probe.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// This many failures in a row open it.
+/// The number of consecutive failures that opens the breaker.
 pub const FAILURES: u32 = 5;
-/// The first pause; each probe that fails doubles it.
+/// The first pause. Each failed probe doubles it.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Never longer than this, so that a service that is back is found within it.
+/// The longest pause. A service that works again is found within this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -29,14 +30,14 @@ enum State {
         until: Instant,
         pause: Duration,
     },
-    /// A probe went out; one that never comes back makes room for the next at `until`.
+    /// A probe is under way. If it does not end, the next probe is allowed at `until`.
     HalfOpen {
         until: Instant,
         pause: Duration,
     },
 }
 
-/// What is shown of it.
+/// The state that metrics and logs show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
     Closed,
@@ -51,7 +52,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// May an operation begin? Where the answer is yes, its outcome is to be told.
+    /// Returns true if an operation may begin. The caller then reports its outcome.
     pub fn admit(&mut self, now: Instant) -> bool {
         match self.state {
             State::Closed { .. } => true,
@@ -77,7 +78,7 @@ impl Breaker {
                 let pause = (pause * 2).min(LONGEST_PAUSE);
                 State::Open { until: now + pause, pause }
             }
-            // An operation from before it opened.
+            // The operation began before the breaker opened.
             open @ State::Open { .. } => open,
         };
     }
@@ -100,7 +101,7 @@ impl BreakerState {
         }
     }
 
-    /// As the metric shows it.
+    /// Returns the value of the metric.
     pub fn number(self) -> u8 {
         match self {
             Self::Closed => 0,

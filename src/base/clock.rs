@@ -1,19 +1,20 @@
-//! The one place that reads a clock.
+//! The only module that reads a clock.
 //!
-//! Rules take a [`Now`] as an argument. Wall time judges what other parties signed (`exp`, `nbf`);
-//! monotonic time keeps deadlines, so that a clock set back never lengthens a session.
+//! Rules take a [`Now`] as an argument. Wall time is for times that other parties signed (`exp`,
+//! `nbf`). Monotonic time is for deadlines, so that a clock that is set back never lengthens a
+//! session.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 use tokio::time::Instant;
 
-/// Milliseconds since the Unix epoch: the wall clock as the wire shows it.
+/// Milliseconds since the Unix epoch, by the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
 
-/// One reading of both clocks, taken when an event arrives and handed to every rule that the event
-/// touches.
+/// One reading of both clocks. It is taken when an event arrives, and passed to every rule for the
+/// event.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     pub wall: UnixMillis,
@@ -21,7 +22,7 @@ pub struct Now {
 }
 
 impl Now {
-    #[allow(clippy::disallowed_methods, reason = "this is the place that reads the clocks")]
+    #[allow(clippy::disallowed_methods, reason = "only this function reads the clocks")]
     pub fn read() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -30,8 +31,8 @@ impl Now {
         }
     }
 
-    /// The monotonic instant at which the wall clock would show `wall`, if nobody sets it
-    /// meanwhile. What has passed already is now.
+    /// Returns the monotonic instant at which the wall clock will show `wall`, if the clock is not
+    /// set in between. A time in the past becomes now.
     pub fn instant_of(&self, wall: UnixMillis) -> Instant {
         self.mono.checked_add(wall.since(self.wall)).unwrap_or(self.mono)
     }
@@ -46,12 +47,12 @@ impl UnixMillis {
         self.0 / 1000
     }
 
-    /// How long after `earlier` this is; zero when it is not after.
+    /// Returns the time since `earlier`, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// Reads `YYYY-MM-DDTHH:MM:SS`, with or without a fraction, and `Z` or an offset behind it.
+    /// Parses `YYYY-MM-DDTHH:MM:SS`, an optional fraction, and `Z` or an offset.
     pub fn from_rfc3339(text: &str) -> Option<Self> {
         let digits = |range: std::ops::Range<usize>| -> Option<u16> {
             text.get(range)
@@ -108,7 +109,7 @@ impl UnixMillis {
         Some(Self(seconds * 1000 + millis))
     }
 
-    /// `YYYY-MM-DDTHH:MM:SS.mmmZ`, as logs, audit lines and messages on the wire write it.
+    /// Returns `YYYY-MM-DDTHH:MM:SS.mmmZ`, the format of logs, audit lines and messages.
     pub fn to_rfc3339(self) -> String {
         let at = i64::try_from(self.0 / 1000)
             .ok()
@@ -124,7 +125,7 @@ impl UnixMillis {
 }
 
 impl UnixMillis {
-    /// `Mon, 01 Mar 2027 00:00:00 GMT`, as headers of HTTP write it.
+    /// Returns `Mon, 01 Mar 2027 00:00:00 GMT`, the format of HTTP headers.
     pub fn to_http_date(self) -> String {
         httpdate::fmt_http_date(
             UNIX_EPOCH + Duration::from_secs(self.as_secs().min(253_402_300_799)),

@@ -1,7 +1,7 @@
-//! Taking a mutex, whatever became of who held it last.
+//! Locks a mutex, and ignores poisoning.
 //!
-//! A panic ends one connection, and what it held is whole: nothing is kept half changed under a
-//! lock. So the next one goes on.
+//! A panic ends one connection. The data under a lock is never left half changed, so other
+//! connections may go on using it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,20 +1,21 @@
-//! Memory back to the system when many connections have gone.
+//! Returns memory to the operating system after many connections have closed.
 //!
-//! The allocator keeps what was freed for the next connection. After a storm, or a drain of another
-//! node, that is most of what the process holds, and nobody else on the machine can have it.
+//! The allocator keeps freed memory for later connections. After a storm of connections, or after
+//! the drain of another node, this is most of the process's memory, and other processes cannot use
+//! it.
 
-/// Fewer than these are not worth it.
+/// The smallest number of connections for which memory is returned.
 const MANY: usize = 256;
 
-/// The most connections since memory was last given back.
+/// Tracks the most open connections since memory was last returned.
 #[derive(Debug, Default)]
 pub struct MemoryTrim {
     most: usize,
 }
 
 impl MemoryTrim {
-    /// Looks at how many are open now, and gives back if that is half of what it was. Takes some
-    /// milliseconds then.
+    /// Returns memory if the number of open connections is at most half of the maximum. That takes
+    /// some milliseconds.
     pub fn look(&mut self, open: usize) {
         if self.is_due(open) {
             give_back();
@@ -34,8 +35,8 @@ impl MemoryTrim {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code, reason = "there is no safe wrapper of this call")]
 fn give_back() {
-    // SAFETY: it takes a number and touches nothing but the allocator's own free memory, under the
-    // allocator's locks.
+    // SAFETY: the function takes a number. It changes only the free memory of the allocator, under
+    // the locks of the allocator.
     unsafe { libc::malloc_trim(0) };
 }
 

@@ -1,4 +1,4 @@
-//! What every other module may use, and what knows none of them.
+//! Modules that every other module may use, and that use no other module.
 
 pub mod breaker;
 pub mod clock;

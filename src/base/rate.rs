@@ -1,4 +1,4 @@
-//! Token buckets for users and addresses, bounded in number.
+//! Token buckets for users and addresses. The number of buckets is limited.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -12,14 +12,15 @@ use super::lock::lock;
 
 const SHARDS: usize = 16;
 
-/// `"30/1m"`: thirty at once, thirty a minute in the long run.
+/// A rate such as `"30/1m"`: 30 at once, and 30 per minute in the long run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     pub count: u32,
     pub per: Duration,
 }
 
-/// At most `rate.count` at once for each key, refilled evenly over `rate.per`.
+/// Allows at most `rate.count` at once for each key. The tokens of a key refill evenly over
+/// `rate.per`.
 #[derive(Debug)]
 pub struct RateLimiter<K> {
     rate: Rate,
@@ -35,8 +36,8 @@ struct Bucket {
 }
 
 impl<K: Hash + Eq + Clone> RateLimiter<K> {
-    /// `capacity`: how many keys are remembered. Beyond it the one that is nearest to a full bucket
-    /// is forgotten, which takes the least away from the limit.
+    /// Creates a limiter for at most `capacity` keys. Above that, the key with the fullest bucket
+    /// is removed, because this weakens the limit the least.
     pub fn new(rate: Rate, capacity: usize) -> Self {
         let shard_capacity = (capacity / SHARDS).max(1);
         Self {
@@ -47,7 +48,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
         }
     }
 
-    /// The same one, unless it is to be another.
+    /// Returns this limiter, or a new one if the rate or the capacity has changed.
     pub fn next(self: &Arc<Self>, rate: Rate, capacity: usize) -> Arc<Self> {
         let other = Self::new(rate, capacity);
         if other.rate == self.rate && other.shard_capacity == self.shard_capacity {
@@ -57,7 +58,7 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
         }
     }
 
-    /// Takes one token, or says how long until there is one.
+    /// Takes one token, or returns the time until the next one.
     pub fn allow(&self, key: K, now: Instant) -> Result<(), Duration> {
         let full = f64::from(self.rate.count);
         let per_second = full / self.rate.per.as_secs_f64().max(0.001);
@@ -89,7 +90,8 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
         }
     }
 
-    /// Gives one token back: what it was taken for failed, and not by the fault of the key's owner.
+    /// Gives one token back. Called when the operation failed for a reason that the key's owner did
+    /// not cause.
     pub fn give_back(&self, key: &K) {
         if let Some(mut shard) = self.shard(key)
             && let Some(bucket) = shard.get_mut(key)
@@ -104,8 +106,8 @@ impl<K: Hash + Eq + Clone> RateLimiter<K> {
     }
 }
 
-/// The address that limits count: an IPv6 host has a whole /64 to choose from, so the network
-/// stands for it.
+/// Returns the address that limits count. For IPv6 this is the /64 network, because one host can
+/// use all addresses of its network.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

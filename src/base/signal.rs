@@ -1,4 +1,4 @@
-//! The signals that Usher listens to.
+//! The signals that Usher handles.
 
 use std::io;
 
@@ -11,7 +11,7 @@ pub struct Signals {
     hangup: Signal,
 }
 
-/// What a signal asks for.
+/// The action that a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalAction {
     Stop,
@@ -35,7 +35,7 @@ impl Signals {
         }
     }
 
-    /// Completes when somebody asks us to stop. Asked twice, it completes twice.
+    /// Completes at the next signal to stop. A second signal completes a second call.
     pub async fn stop(&mut self) {
         while self.next().await != SignalAction::Stop {}
     }

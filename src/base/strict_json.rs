@@ -1,7 +1,7 @@
-//! JSON objects in which each name stands once.
+//! A JSON parser that rejects an object with two equal names.
 //!
-//! A token that says `"sub"` twice is read as one user here and as another elsewhere, so it is not
-//! read at all; and so with what stands deeper in it.
+//! With two `"sub"` in a token, one parser would use the first and another the second: they would
+//! see different users. The rule also applies to nested objects.
 
 use std::fmt;
 
@@ -10,7 +10,8 @@ use serde::de::{
 };
 use serde_json::{Map, Number, Value};
 
-/// `None`: it is not JSON, not an object, or a name stands twice in one object of it.
+/// Parses an object. `None`: the bytes are not JSON or not an object, or a name appears twice in
+/// one object.
 pub fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
     match serde_json::from_slice::<Once>(bytes) {
         Ok(Once(Value::Object(object))) => Some(object),
@@ -18,8 +19,8 @@ pub fn object(bytes: &[u8]) -> Option<Map<String, Value>> {
     }
 }
 
-/// Reads an object into its type. serde alone would also take an array, by position, and the last
-/// of two names.
+/// Parses an object into its type. serde itself would also accept an array, by position, and would
+/// use the last of two equal names.
 pub fn record<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
     match serde_json::from_slice(bytes)? {
         Once(object @ Value::Object(_)) => serde_json::from_value(object),
@@ -61,7 +62,9 @@ impl<'de> Visitor<'de> for OnceVisitor {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is none"))
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("a number that is not finite"))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
@@ -84,7 +87,7 @@ impl<'de> Visitor<'de> for OnceVisitor {
         let mut map = Map::new();
         while let Some((name, Once(value))) = access.next_entry::<String, Once>()? {
             if map.insert(name, value).is_some() {
-                return Err(A::Error::custom("a name stands twice"));
+                return Err(A::Error::custom("a name appears twice"));
             }
         }
         Ok(Value::Object(map))

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::io::IsTerminal;
 
-/// `NO_COLOR` turns colours off, else `CLICOLOR_FORCE` turns them on, else a terminal that is not
-/// `TERM=dumb` has them.
+/// Returns true if output may have colours. `NO_COLOR` turns them off, otherwise `CLICOLOR_FORCE`
+/// turns them on. Without either, a terminal has colours unless `TERM=dumb`.
 pub fn is_coloured(stream: &impl IsTerminal) -> bool {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     judge(

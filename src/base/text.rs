@@ -1,26 +1,27 @@
-//! How what came from outside is written on a terminal, and how times are.
+//! Formats untrusted text and times for a terminal.
 
 use std::fmt::Write;
 
 use crate::base::clock::UnixMillis;
 
-/// A user's name, or a claim, comes from a token: what would steer the terminal is written out.
-pub fn shown(text: &str) -> String {
+/// Escapes characters that would control the terminal. User names and claims come from tokens, so
+/// they are not trusted.
+pub fn printable(text: &str) -> String {
     let steers = |c: char| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    text.chars().fold(String::new(), |mut shown, c| {
+    text.chars().fold(String::new(), |mut printable, c| {
         if steers(c) {
-            shown.extend(c.escape_unicode());
+            printable.extend(c.escape_unicode());
         } else {
-            shown.push(c);
+            printable.push(c);
         }
-        shown
+        printable
     })
 }
 
-/// As a query carries it.
+/// Returns the text encoded for a URL query.
 pub fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         match byte {
@@ -35,7 +36,7 @@ pub fn encoded(text: &str) -> String {
     })
 }
 
-/// `in 10 min`, or `2 h ago`.
+/// Returns a relative time such as `in 10 min` or `2 h ago`.
 pub fn distance(at: UnixMillis, now: UnixMillis) -> String {
     let (ahead, behind) = (at.since(now).as_secs(), now.since(at).as_secs());
     if ahead > 0 { format!("in {}", span(ahead)) } else { format!("{} ago", span(behind)) }

@@ -1,4 +1,4 @@
-//! One connection, step by step, and how long each step took.
+//! Opens one connection in phases, and measures the time of each phase.
 
 use std::time::Duration;
 
@@ -24,16 +24,16 @@ use crate::net::stream::Stream;
 use crate::upstream::upgrade::{self, UpgradeAnswer};
 use crate::ws::frame::Message;
 
-/// What is read of an answer that is no 101, and of a ticket.
+/// The most bytes that are read of a ticket, or of an answer other than 101.
 const ANSWER_BODY: usize = 16 * 1024;
-/// How long a server has to end a connection that is over. It is in no time that is told.
+/// How long a server may take to close a finished connection. This time is not measured.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// How much later than planned a connection of an open loop began.
+    /// The delay with which a connection of an open loop began.
     Late,
-    /// A connection of its own, TLS if need be, and the answer with the ticket.
+    /// A separate connection, with TLS if needed, and the answer with the ticket.
     Ticket,
     Connect,
     Tls,
@@ -73,7 +73,7 @@ impl Phase {
     }
 }
 
-/// How the endpoint is told who comes.
+/// The credential of a connection, by method.
 #[derive(Debug)]
 pub enum Credential {
     Ticket {
@@ -81,7 +81,7 @@ pub enum Credential {
         path: String,
         parameter: String,
     },
-    /// `awaits_answer`: whether the server says that the first message was good.
+    /// `awaits_answer`: whether the server acknowledges the first message.
     Message {
         token: Secret,
         preset: Preset,
@@ -93,7 +93,7 @@ pub enum Credential {
     None,
 }
 
-/// How the first message is written, and what answers it.
+/// The format of the first message and of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
     /// `auth`, answered by `auth_ok`
@@ -108,9 +108,9 @@ pub struct BenchClient {
     pub credential: Credential,
     pub origin: Option<HeaderValue>,
     pub timeout: Duration,
-    /// Sent once the connection is open, and waited for.
+    /// The message that is sent when the connection is open, and whose echo ends the last phase.
     pub first_echo: Option<Message>,
-    /// The largest message that comes back.
+    /// The size of the largest echo.
     pub message_bytes: usize,
 }
 
@@ -120,9 +120,9 @@ pub struct PhaseTimes {
     due: Instant,
     last: Instant,
     pub times: Vec<(Phase, Duration)>,
-    /// The phase that has begun and has not ended.
+    /// The current phase.
     pub under_way: Phase,
-    /// TLS handshakes that resumed an earlier session.
+    /// The number of TLS handshakes that resumed an earlier session.
     pub resumed: u64,
 }
 
@@ -132,7 +132,8 @@ pub struct Attempt<Open = Connection> {
 }
 
 impl PhaseTimes {
-    /// `due`: when it should have begun; the total counts from there, whatever kept it.
+    /// Begins the first phase. `due` is when the connection should have begun. The total counts
+    /// from there, so it includes every delay.
     pub fn begin(due: Option<Instant>, now: Instant) -> Self {
         let mut times = Self {
             due: due.unwrap_or(now),
@@ -158,7 +159,7 @@ impl PhaseTimes {
 }
 
 impl BenchClient {
-    /// Opens the connection with this number. `due`: when it should have been begun.
+    /// Opens the connection with this number. `due` is when it should have begun.
     pub async fn attempt(&self, number: u64, due: Option<Instant>) -> Attempt {
         let mut times = PhaseTimes::begin(due, Now::read().mono);
         let opening = Box::pin(self.open(number, &mut times));
@@ -208,7 +209,7 @@ impl BenchClient {
         Ok(connection)
     }
 
-    /// On a connection of its own, as a client that comes for the first time.
+    /// Gets a ticket over a separate connection, like a new client.
     async fn ticket(
         &self,
         number: u64,
@@ -276,7 +277,7 @@ impl BenchClient {
     }
 }
 
-/// The first message, and the answer to it.
+/// Sends the first message, and waits for the answer.
 async fn log_in(
     connection: &mut Connection,
     token: &Secret,
@@ -298,7 +299,7 @@ async fn log_in(
         match connection.receive().await {
             Ok(Received::Message(message)) => {
                 let answer: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
-                // An `error` is followed by a close frame, whose code says more.
+                // After an `error`, a close frame follows, whose code tells more.
                 if answer.get("type").and_then(Value::as_str) == Some(good) {
                     return Ok(());
                 }
@@ -309,7 +310,7 @@ async fn log_in(
     }
 }
 
-/// Ends an open connection in good order, if the server plays its part.
+/// Closes an open connection with a close handshake, as far as the server takes part.
 pub async fn leave(connection: Connection) {
     let _ = timeout(GOODBYE, connection.close()).await;
 }
@@ -320,7 +321,8 @@ fn bearer(token: &Secret) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// RFC 6455, section 4.1: "The nonce MUST be selected randomly for each connection".
+/// Returns a new `Sec-WebSocket-Key`. RFC 6455 section 4.1: "The nonce MUST be selected randomly
+/// for each connection".
 fn key() -> Option<HeaderValue> {
     let mut nonce = [0; 16];
     aws_lc_rs::rand::fill(&mut nonce).ok()?;

@@ -1,4 +1,4 @@
-//! An open WebSocket, as a client has it: whole messages out and in, pings answered.
+//! An open WebSocket of a client: sends and receives whole messages, and answers pings.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,9 +10,9 @@ use crate::ws::close_code::CloseCode;
 use crate::ws::follow::{FrameFollower, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{self, ControlKind, FrameError, Message, Sender};
 
-/// Greetings and answers of a server; a larger message is passed over.
+/// The largest greeting or answer of a server. Larger messages are ignored.
 const LARGEST_ANSWER: usize = 64 * 1024;
-/// Thousands of idle connections have one each.
+/// The size of the read buffer. It is small, because each of thousands of idle connections has one.
 const READ_SIZE: usize = 1024;
 
 pub struct Connection {
@@ -29,14 +29,15 @@ pub enum Received {
 }
 
 impl Connection {
-    /// `early` came behind the 101 already; messages of `message_bytes` come back.
+    /// Creates a connection. `early` are bytes that arrived with the 101. `message_bytes` is the
+    /// size of the largest echo.
     pub fn new(stream: Stream, early: &[u8], message_bytes: usize) -> Result<Self, FrameError> {
         let hold = Hold { most: message_bytes.max(LARGEST_ANSWER), binary: true };
         let follower =
             FrameFollower::new(Sender::Upstream, Rules { hold: Some(hold), ..Rules::FOLLOW_ONLY });
         let scratch = vec![0; message_bytes.clamp(READ_SIZE, LARGEST_ANSWER)];
         let mut connection = Self { stream, follower, scratch, inbox: VecDeque::new() };
-        // A ping this early stays without an answer; servers do not end a connection over one.
+        // A ping in `early` is not answered. Servers do not close a connection for that.
         take_in(&mut connection.follower, early, &mut connection.inbox)?;
         Ok(connection)
     }
@@ -45,7 +46,7 @@ impl Connection {
         self.write(&message.to_wire(Sender::Client)).await
     }
 
-    /// The next message, or the close frame.
+    /// Returns the next message, or the close frame.
     pub async fn receive(&mut self) -> io::Result<Received> {
         loop {
             if let Some(received) = self.inbox.pop_front() {
@@ -64,14 +65,13 @@ impl Connection {
         }
     }
 
-    /// Sends a message and waits for the same one; false: the connection ended first. What the
-    /// server says of its own accord is passed over, so that a refusal in words is not taken for an
-    /// echo.
+    /// Sends a message, and waits for the same one. Returns false if the connection ended before.
+    /// Ignores other messages, so that an error message of the server does not count as an echo.
     pub async fn echo(&mut self, message: &Message) -> bool {
         self.echo_of(&message.to_wire(Sender::Client), message).await
     }
 
-    /// The same for a message that is on the wire's form already, as it is sent again and again.
+    /// The same for a message that is already encoded as a frame.
     pub async fn echo_of(&mut self, wire: &[u8], message: &Message) -> bool {
         if self.write(wire).await.is_err() {
             return false;
@@ -84,8 +84,8 @@ impl Connection {
         false
     }
 
-    /// Says goodbye, and waits until the server has ended the connection (RFC 6455, section 7.1.1:
-    /// the server closes first).
+    /// Sends a close frame, and waits until the server has closed the connection (RFC 6455 section
+    /// 7.1.1: the server closes first).
     pub async fn close(mut self) {
         if self.write(&frame::close(CloseCode::NORMAL, "", Sender::Client)).await.is_err() {
             return;
@@ -100,7 +100,7 @@ impl Connection {
     }
 }
 
-/// Follows the bytes; gives back the answers to pings among them.
+/// Follows the bytes, and returns the pongs for the pings in them.
 fn take_in(
     follower: &mut FrameFollower,
     mut bytes: &[u8],

@@ -1,5 +1,5 @@
-//! What an open connection that says nothing costs the server: its resident memory before, with
-//! them, and after.
+//! Measures the memory of idle connections in the server: its resident memory before the
+//! connections, with them, and after them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use super::load;
 use super::report::{Progress, Tally};
 use crate::base::clock::Now;
 
-/// A server frees what it can a moment after the last connection is gone.
+/// How long to wait after the last connection has closed, so that the server can free its memory.
 const SETTLE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub struct Idle {
-    /// A server may be several processes: their memory is summed.
+    /// The processes of the server. Their memory is summed.
     pub pids: Vec<u32>,
     pub connections: u64,
     pub step: u64,
@@ -32,7 +32,7 @@ pub struct Idle {
 pub struct Outcome {
     pub tally: Tally,
     before_kib: u64,
-    /// After each step: open connections, and the memory then.
+    /// The open connections and the memory after each step.
     steps: Vec<(usize, u64)>,
     held_kib: u64,
     after_kib: u64,
@@ -40,7 +40,7 @@ pub struct Outcome {
     pub lost: u64,
 }
 
-/// On one core: the connections are opened in steps, not as fast as can be.
+/// Runs on one core, because the connections are opened in steps, not as fast as possible.
 pub fn run(client: &Arc<BenchClient>, idle: &Idle, progress: &Progress) -> anyhow::Result<Outcome> {
     runtime::Builder::new_current_thread()
         .enable_all()
@@ -61,14 +61,14 @@ async fn measure(
     let (end, ended) = watch::channel(false);
     let mut held = JoinSet::new();
     let start = Now::read().mono;
-    let mut stopped = std::pin::pin!(load::stopped());
+    let mut interrupted = std::pin::pin!(load::wait_for_interrupt());
     for first in
         (0..idle.connections).step_by(usize::try_from(idle.step).unwrap_or(usize::MAX).max(1))
     {
         let numbers = first..(first + idle.step).min(idle.connections);
         let opened = tokio::select! {
             opened = load::open(client, numbers, &mut tally, progress) => opened?,
-            () = &mut stopped => {
+            () = &mut interrupted => {
                 tally.is_partial = true;
                 break;
             }
@@ -83,7 +83,7 @@ async fn measure(
     if !tally.is_partial {
         tokio::select! {
             () = sleep(idle.hold) => {}
-            () = &mut stopped => tally.is_partial = true,
+            () = &mut interrupted => tally.is_partial = true,
         }
     }
     let held_kib = resident()?;
@@ -97,11 +97,12 @@ async fn measure(
     Ok(Outcome { tally, before_kib, steps, held_kib, after_kib: resident()?, lost })
 }
 
-/// Answers pings until it is told to stop. True: the server ended the connection first.
-async fn hold(mut connection: Connection, mut stopped: watch::Receiver<bool>) -> bool {
+/// Holds a connection and answers its pings until `interrupted` changes. Returns true if the server
+/// closed the connection before.
+async fn hold(mut connection: Connection, mut interrupted: watch::Receiver<bool>) -> bool {
     loop {
         tokio::select! {
-            _ = stopped.changed() => {
+            _ = interrupted.changed() => {
                 leave(connection).await;
                 return false;
             }
@@ -152,7 +153,7 @@ impl Outcome {
         row("after", 0, self.after_kib);
         if self.lost > 0 {
             text.push_str(&format!(
-                "lost: {} connections were ended by the server while they were held\n",
+                "lost: the server closed {} connections while they were held\n",
                 self.lost
             ));
         }

@@ -1,7 +1,7 @@
-//! The load itself: connections in a closed or an open loop, and messages on open connections.
+//! Generates the load: connections in a closed or an open loop, and messages on open connections.
 //!
-//! Each core has a thread with a runtime of its own, as the server has, and a tally of its own;
-//! they are merged at the end.
+//! Each core has a thread with its own runtime, like the server, and its own tally. The tallies are
+//! merged at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -20,16 +20,16 @@ use super::report::{Failure, Progress, Tally};
 use crate::base::clock::Now;
 use crate::ws::frame::{Message, Sender};
 
-/// How many are being opened at a time where opening is not what is measured.
+/// The number of connections that are opened at the same time when opening is not measured.
 const OPENING: usize = 64;
 const SHOWN_EVERY: Duration = Duration::from_millis(250);
 
 /// When connections begin.
 #[derive(Clone, Copy, Debug)]
 pub enum Pace {
-    /// When one before has ended.
+    /// When an earlier connection has ended.
     Closed,
-    /// At their moment, whatever became of those before.
+    /// At their scheduled time, even if earlier connections have not ended.
     Open { per_second: f64 },
 }
 
@@ -48,7 +48,7 @@ impl Schedule {
 #[derive(Debug)]
 pub struct Load {
     pub connections: u64,
-    /// How many are under way at a time, at most.
+    /// The most connections at the same time.
     pub concurrency: usize,
     pub pace: Pace,
 }
@@ -58,7 +58,7 @@ pub struct Load {
 struct Core {
     index: usize,
     of: usize,
-    /// The same on all of them.
+    /// The start of the load, the same on all cores.
     start: Instant,
 }
 
@@ -97,9 +97,9 @@ pub fn connect(
                 }
             };
             let (mut running, mut waiting) = (JoinSet::new(), None);
-            let mut stopped = std::pin::pin!(stopped());
+            let mut interrupted = std::pin::pin!(wait_for_interrupt());
             loop {
-                // A core that has no room leaves the next one to the others.
+                // A core at its limit leaves the next connection to the others.
                 if waiting.is_none() && running.len() < concurrency {
                     waiting = take();
                 }
@@ -117,7 +117,7 @@ pub fn connect(
                         tally.connection(&attempt.times, attempt.result.err());
                         tally.elapsed = tally.elapsed.max(ended.duration_since(core.start));
                     }
-                    () = &mut stopped => {
+                    () = &mut interrupted => {
                         tally.stop(core.start.elapsed());
                         return Ok(tally);
                     }
@@ -127,21 +127,21 @@ pub fn connect(
     })
 }
 
-/// Somebody presses Ctrl-C. All cores hear it.
-pub async fn stopped() {
+/// Waits for Ctrl-C, which stops all cores.
+pub async fn wait_for_interrupt() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// A timer rounds up to its tick, so what is due already does not wait for one.
+/// Waits until `when`. Sets no timer for a time in the past, because a timer rounds up to its tick.
 async fn reach(when: Option<Instant>) {
     if let Some(when) = when.filter(|when| *when > Now::read().mono) {
         sleep_until(when).await;
     }
 }
 
-/// Opens and closes one; gives back when it was open.
+/// Opens and closes one connection. Returns the attempt and the time when it had been opened.
 async fn one(
     client: Arc<BenchClient>,
     number: u64,
@@ -161,7 +161,7 @@ async fn one(
     (Attempt { times, result }, ended)
 }
 
-/// Sends messages on open connections, each when the echo of the one before has come.
+/// Sends messages on open connections. Each message follows the echo of the one before.
 pub fn messages(
     client: &Arc<BenchClient>,
     connections: usize,
@@ -178,12 +178,12 @@ pub fn messages(
                 .map(|index| share(connections, index, core.of))
                 .sum::<usize>() as u64;
             let numbers = first..first + core.share(connections) as u64;
-            let mut stopped = std::pin::pin!(stopped());
+            let mut interrupted = std::pin::pin!(wait_for_interrupt());
             let opened = tokio::select! {
                 opened = open(client, numbers, &mut tally, progress) => Some(opened),
-                () = &mut stopped => None,
+                () = &mut interrupted => None,
             };
-            // A message is sent by nobody before all connections are open.
+            // No core sends a message before all connections are open.
             barrier.wait().await;
             let start = Now::read().mono;
             let Some(opened) = opened else {
@@ -195,12 +195,12 @@ pub fn messages(
             for connection in opened? {
                 let (message, tally, patience) =
                     (message.clone(), Arc::clone(&tally), client.timeout);
-                talks.spawn(talk(connection, message, start + duration, patience, tally));
+                talks.spawn(run_session(connection, message, start + duration, patience, tally));
             }
             let is_stopped = loop {
                 tokio::select! {
                     ended = talks.join_next() => if ended.transpose()?.is_none() { break false },
-                    () = &mut stopped => break true,
+                    () = &mut interrupted => break true,
                 }
             };
             talks.shutdown().await;
@@ -217,7 +217,7 @@ pub fn messages(
     })
 }
 
-async fn talk(
+async fn run_session(
     mut connection: Connection,
     message: Message,
     until: Instant,
@@ -225,7 +225,7 @@ async fn talk(
     tally: Arc<Mutex<Tally>>,
 ) {
     let note = |what: Result<Duration, Failure>| {
-        // The threads are one each, so that nobody waits here.
+        // Only tasks of one thread use this lock, so no task waits for it.
         if let Ok(mut tally) = tally.lock() {
             match what {
                 Ok(time) => tally.time(Phase::Message, time),
@@ -233,7 +233,7 @@ async fn talk(
             }
         }
     };
-    // One mask for all: what is measured is the server.
+    // All messages use one mask, which saves work in the client: the server is measured.
     let wire = message.to_wire(Sender::Client);
     loop {
         let began = Now::read().mono;
@@ -249,7 +249,7 @@ async fn talk(
     leave(connection).await;
 }
 
-/// Opens the connections with these numbers, some at a time, and keeps them.
+/// Opens the connections with these numbers, several at the same time, and keeps them open.
 pub async fn open(
     client: &Arc<BenchClient>,
     mut numbers: std::ops::Range<u64>,
@@ -290,8 +290,8 @@ where
         for index in 0..of {
             let (sender, work, ready, start) = (sender.clone(), &work, &ready, &start);
             scope.spawn(move || {
-                // A thread's first random bytes cost tens of milliseconds, and belong to no
-                // handshake.
+                // The first random bytes of a thread cost tens of milliseconds. They are made here,
+                // so that no handshake includes this time.
                 let _ = aws_lc_rs::rand::fill(&mut [0; 16]);
                 ready.wait();
                 let start = *start.get_or_init(|| Now::read().mono);
@@ -299,7 +299,7 @@ where
                 let tally = runtime
                     .map_err(Into::into)
                     .and_then(|runtime| runtime.block_on(work(Core { index, of, start })));
-                // Somebody listens until all threads have said theirs, or one has failed.
+                // The receiver exists until all threads have sent their tally, or one has failed.
                 let _ = sender.send(tally);
             });
         }
@@ -327,8 +327,7 @@ mod tests {
         let schedule = Schedule { start, per_second: 10.0 };
         let at = |millis: u64| start + Duration::from_millis(millis);
         assert_eq!((schedule.due(0), schedule.due(7)), (at(0), at(700)));
-        // A server that takes one at a time, 1 ms each, and stands still for a second with the
-        // first.
+        // The server takes one connection at a time, for 1 ms each, but the first one for 1 s.
         let (mut tally, mut free) = (Tally::new().unwrap(), 0);
         for number in 0..20 {
             let began = free.max(number * 100);
@@ -345,8 +344,8 @@ mod tests {
             tally.connection(&times, None);
         }
         let json = tally.json();
-        // As the server saw them, one of twenty was slow; as clients would have seen them, half of
-        // them were.
+        // By the server's times, one of twenty connections was slow. For the clients, half of them
+        // were.
         assert_eq!(json["phases"]["connect"]["p90_us"], 1000);
         let total = json["phases"]["total"]["p50_us"].as_u64().unwrap();
         assert!((9_000..=110_000).contains(&total), "{total}");

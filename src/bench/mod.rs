@@ -1,8 +1,8 @@
-//! `usher bench`: how fast an endpoint lets clients in, how fast it echoes, what an idle connection
-//! costs it.
+//! `usher bench`: measures how fast an endpoint accepts clients, how fast it echoes, and how much
+//! memory an idle connection costs.
 //!
-//! It speaks to any WebSocket endpoint, so that Usher can be held beside others. Tokens come from
-//! the environment or a file, never from the arguments.
+//! It works with any WebSocket endpoint, so that Usher can be compared with others. Tokens come
+//! from the environment or a file, never from arguments.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -46,11 +46,11 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Mode {
-    /// Open connections, up to the first echo, and close them (what is done without a mode)
+    /// Open connections, wait for a first echo, and close them (the default)
     Connect(Connect),
     /// Send messages on open connections and wait for their echoes
     Messages(Messages),
-    /// Hold idle connections and read how much memory the server needs for them
+    /// Hold idle connections and read the memory of the server
     Idle(Idle),
 }
 
@@ -58,22 +58,22 @@ enum Mode {
 struct Connect {
     #[command(flatten)]
     endpoint: Endpoint,
-    /// How many, each when one before has ended
+    /// The number of connections; each begins when an earlier one has ended
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u64).range(1..))]
     connections: u64,
-    /// How many are under way at a time, at most; 50, or 10000 with --rate
+    /// The most connections at the same time; by default 50, or 10000 with --rate
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
-    /// How many begin in a second, whatever became of those before
+    /// The number of connections that begin per second, even if earlier ones have not ended
     #[arg(long, value_name = "N", requires = "duration", conflicts_with = "connections", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// For how long connections begin
+    /// How long new connections begin
     #[arg(long, requires = "rate", value_parser = value::duration)]
     duration: Option<Duration>,
-    /// What is sent first once the connection is open, and has to come back
+    /// The message to send when the connection is open, and whose echo is measured
     #[arg(long, value_name = "TEXT", default_value = "usher bench")]
     message: String,
-    /// Send nothing once the connection is open: the endpoint does not echo
+    /// Send no message, because the endpoint does not echo
     #[arg(long)]
     no_echo: bool,
 }
@@ -82,11 +82,13 @@ struct Connect {
 struct Messages {
     #[command(flatten)]
     endpoint: Endpoint,
+    /// The number of connections
     #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// Of each message
+    /// The size of each message
     #[arg(long, default_value = "64B", value_parser = value::size)]
     size: usize,
+    /// How long messages are sent
     #[arg(long, default_value = "10s", value_parser = value::duration)]
     duration: Duration,
 }
@@ -95,15 +97,16 @@ struct Messages {
 struct Idle {
     #[command(flatten)]
     endpoint: Endpoint,
-    /// The server's process, on this machine; given more than once, their memory is summed
+    /// The process of the server, on this machine; may be given more than once
     #[arg(long = "pid", value_name = "PID", required = true)]
     pids: Vec<u32>,
+    /// The number of connections
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// How many are opened between two readings
+    /// The number of connections between two readings
     #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
     step: u32,
-    /// How long all of them stay open
+    /// How long all connections stay open
     #[arg(long, default_value = "5s", value_parser = value::duration)]
     hold: Duration,
 }
@@ -111,64 +114,64 @@ struct Idle {
 #[derive(Debug, Args)]
 struct Endpoint {
     /// ws://HOST[:PORT]/PATH or wss://HOST[:PORT]/PATH
-    // An option, because the one that stands before a mode is not there.
+    // `Option`, because clap does not set the argument before a mode.
     #[arg(required = true)]
     url: Option<String>,
-    /// How the endpoint is told who comes
+    /// How the connections authenticate
     #[arg(long, value_enum, default_value = "none")]
     auth: Auth,
-    /// The environment variable that holds the bearer token
+    /// The environment variable with the bearer token
     #[arg(long, value_name = "NAME", conflicts_with = "token_file")]
     token_env: Option<String>,
-    /// The file that holds the bearer token
+    /// The file with the bearer token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Where tickets are asked for
+    /// The path of the ticket endpoint
     #[arg(long, value_name = "PATH", default_value = "/websocket/ticket")]
     ticket_path: String,
     /// The query parameter that carries the ticket
     #[arg(long, value_name = "NAME", default_value = "ticket")]
     ticket_parameter: String,
-    /// How the first message of `--auth message` is written
+    /// The format of the first message for `--auth message`
     #[arg(long, value_enum, default_value = "json")]
     preset: Preset,
-    /// The server does not answer the first message
+    /// Do not wait for an answer to the first message
     #[arg(long)]
     no_ack: bool,
-    /// The Origin header, as a page would send it
+    /// The Origin header to send
     #[arg(long)]
     origin: Option<HeaderValue>,
     /// Trust the certificates in this file instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Take any certificate
+    /// Accept any certificate
     #[arg(long, conflicts_with = "ca")]
     insecure: bool,
-    /// Resume TLS sessions; without it every handshake is a whole one
+    /// Resume TLS sessions; without it, every handshake is a full one
     #[arg(long)]
     tls_resume: bool,
-    /// The one key exchange that is offered; all that are known unless written
+    /// The only key exchange to offer; by default all
     #[arg(long, value_enum)]
     key_exchange: Option<KeyExchange>,
-    /// For each connection, from its beginning to its first echo; for each message
+    /// The timeout of each connection until its first echo, and of each message
     #[arg(long, default_value = "10s", value_parser = value::duration)]
     timeout: Duration,
-    /// How many may fail before the exit code is 1
+    /// How many connections may fail before the exit code is 1
     #[arg(long, value_name = "N", default_value = "0")]
     tolerate: u64,
-    /// One JSON object instead of the table
+    /// Print a JSON object instead of a table
     #[arg(long)]
     json: bool,
-    /// Load a host that is not this machine
+    /// Allow a host that is not this machine
     #[arg(long)]
     yes_i_may_load_this_host: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Auth {
-    /// A ticket in the query, asked for with the token before each connection
+    /// A ticket in the query, requested with the token before each connection
     Ticket,
-    /// The token in the first message, as --preset has it
+    /// The token in the first message, in the format of --preset
     Message,
     /// The token in the Authorization header
     Header,
@@ -183,16 +186,20 @@ enum KeyExchange {
     X25519mlkem768,
 }
 
-/// What is wrong with the command line and only seen when it is carried out.
+/// Mistakes in the command line that are found only when it runs.
 #[derive(Debug, thiserror::Error)]
 pub enum Usage {
     #[error(transparent)]
     Target(#[from] TargetError),
     #[error("--auth {0} needs --token-env or --token-file")]
     NoToken(&'static str),
-    #[error("there is a token but no --auth to send it with")]
+    #[error("a token needs --auth ticket, --auth message or --auth header")]
     NoAuth,
-    #[error("{need} connections at a time need more than the {have} descriptors that a process may have here: ulimit -n {}", need + 100)]
+    #[error(
+        "{need} connections need more than the {have} file descriptors of this process; raise the \
+         limit with `ulimit -n {}`",
+        need + 100
+    )]
     Descriptors { need: u64, have: u64 },
 }
 
@@ -218,7 +225,7 @@ impl Connect {
         };
         let usual = if matches!(pace, Pace::Closed) { 50 } else { 10_000 };
         let concurrency = u64::from(self.concurrency.unwrap_or(usual)).min(connections);
-        // An open loop that is not told a bound has the one of the system.
+        // Without --concurrency, the limit of an open loop comes from the file descriptors.
         let concurrency = match (self.concurrency, pace) {
             (None, Pace::Open { .. }) => concurrency.min(descriptors().saturating_sub(100)),
             _ => enough_descriptors(concurrency)?,
@@ -307,7 +314,7 @@ impl Endpoint {
     fn token(&self) -> anyhow::Result<Option<Secret>> {
         let text = match (&self.token_env, &self.token_file) {
             (Some(name), _) => {
-                std::env::var(name).with_context(|| format!("the environment has no {name}"))?
+                std::env::var(name).with_context(|| format!("the environment variable {name} is not set"))?
             }
             (None, Some(file)) => crate::base::input::read_file(file)?,
             (None, None) => return Ok(None),
@@ -321,7 +328,7 @@ impl Endpoint {
         } else {
             print!("{table}");
         }
-        // What was stopped has not done what was asked for.
+        // A run that was stopped early is not a success.
         if tally.is_partial || tally.failed() + lost > self.tolerate {
             Exit::Failed.into()
         } else {
@@ -354,11 +361,11 @@ impl Auth {
 
 fn enough_descriptors(need: u64) -> Result<u64, Usage> {
     let have = descriptors();
-    // The runtimes and the standard streams have some too.
+    // The runtimes and the standard streams also need descriptors.
     if need + 50 > have { Err(Usage::Descriptors { need, have }) } else { Ok(need) }
 }
 
-/// How many this process may have; where that cannot be known, it is not in the way.
+/// Returns the limit of file descriptors of this process. If it is unknown, there is no limit.
 fn descriptors() -> u64 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));

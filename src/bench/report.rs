@@ -1,4 +1,4 @@
-//! What was measured, and how it is told: a table for people, one object for programs.
+//! The results, and their output: a table for people, a JSON object for programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -15,55 +15,57 @@ use super::client::{Phase, PhaseTimes};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 
-/// In microseconds; three digits of each value are kept.
+/// The longest time in a histogram, in microseconds. Values have three significant digits.
 const LONGEST: u64 = 3_600_000_000;
 const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
 
-/// Why a connection failed. With the numbers of HTTP and of close frames it is a closed set.
+/// The reason why a connection failed, with the HTTP status or the close code if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
     Connect,
     Tls,
-    /// With the status of an answer that was no success.
+    /// With the status of an answer that was not a success.
     Ticket(Option<u16>),
-    /// With the status of an answer that was no 101; none where the answer was no answer.
+    /// With the status of an answer other than 101; `None` if the answer was not HTTP.
     Upgrade(Option<u16>),
     /// With the code of the close frame.
     Auth(Option<u16>),
     Echo,
-    /// In this phase.
+    /// A timeout in this phase.
     Timeout(Phase),
 }
 
 impl Failure {
-    /// Says what to try, where that can be guessed.
+    /// Returns what the user can try, for failures with a likely cause.
     fn remedy(self) -> Option<&'static str> {
         Some(match self {
             Self::Timeout(Phase::Echo) | Self::Echo => {
-                "the endpoint did not send the first message back: add --no-echo if it does not echo, \
-                 or --auth message if it waits for a credential"
+                "the endpoint did not echo the first message: add --no-echo if it does not echo, or \
+                 --auth message if it waits for a credential"
             }
             Self::Timeout(Phase::Message) => {
-                "the endpoint stopped to echo: is the backend an echo server?"
+                "the endpoint stopped echoing: check that the backend is an echo server"
             }
             Self::Timeout(Phase::Auth) => {
-                "the first message was not answered: add --no-ack if the endpoint answers none, or choose its --preset"
+                "the first message was not answered: add --no-ack if the endpoint does not answer it, \
+                 or choose its --preset"
             }
             Self::Timeout(Phase::Upgrade) => {
-                "the upgrade was not answered: look at the upstream, or raise --timeout"
+                "the upgrade was not answered: check the upstream, or raise --timeout"
             }
             Self::Timeout(Phase::Connect | Phase::Tls) | Self::Connect => {
-                "the endpoint was not reached: look at its address, and whether it speaks TLS (wss) or not (ws)"
+                "cannot connect to the endpoint: check its address, and whether it uses TLS (wss) or \
+                 not (ws)"
             }
             Self::Timeout(Phase::Ticket) => {
-                "the ticket was not answered: look at --ticket-path, or raise --timeout"
+                "the ticket request was not answered: check --ticket-path, or raise --timeout"
             }
-            Self::Auth(Some(1008)) => "the credential was refused: look at the server's log",
+            Self::Auth(Some(1008)) => "the credential was rejected: check the log of the server",
             Self::Ticket(Some(429)) => {
                 "tickets are limited for each user and address: raise [tickets] rate_per_user"
             }
             Self::Ticket(Some(401)) | Self::Upgrade(Some(401)) => {
-                "the token was refused: ask `usher explain` why"
+                "the token was rejected: `usher explain` shows why"
             }
             _ => return None,
         })
@@ -89,17 +91,17 @@ impl fmt::Display for Failure {
 }
 
 pub struct Tally {
-    /// In the order of `Phase::ALL`.
+    /// The histograms in the order of `Phase::ALL`.
     phases: Vec<Histogram<u64>>,
     failures: BTreeMap<Failure, u64>,
     pub attempts: u64,
-    /// TLS handshakes that resumed an earlier session, those for tickets among them.
+    /// The TLS handshakes that resumed an earlier session, including those for tickets.
     pub resumed: u64,
-    /// It was stopped by hand before its end.
+    /// Whether the user stopped the run early.
     pub is_partial: bool,
-    /// Of the part that throughput is told of.
+    /// The duration of the part for which throughput is computed.
     pub elapsed: Duration,
-    /// Bytes of each message; set where messages are what is measured.
+    /// The bytes of each message. Set if messages are measured.
     pub message_bytes: Option<usize>,
 }
 
@@ -120,7 +122,7 @@ impl Tally {
         })
     }
 
-    /// One connection: the phases that it went through, and why it went no further.
+    /// Adds one connection: the phases that it completed, and why it failed, if it did.
     pub fn connection(&mut self, times: &PhaseTimes, failure: Option<Failure>) {
         self.attempts += 1;
         self.resumed += times.resumed;
@@ -145,7 +147,7 @@ impl Tally {
 
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.phases.iter_mut().zip(&other.phases) {
-            // They have the same bounds, so that nothing can be out of them.
+            // Both have the same bounds, so this cannot fail.
             let _ = mine.add(theirs);
         }
         for (failure, count) in &other.failures {
@@ -158,7 +160,7 @@ impl Tally {
         self.message_bytes = self.message_bytes.or(other.message_bytes);
     }
 
-    /// It ends here, before its time.
+    /// Marks the run as stopped early.
     pub fn stop(&mut self, elapsed: Duration) {
         self.is_partial = true;
         self.elapsed = elapsed;
@@ -172,7 +174,7 @@ impl Tally {
         self.phases.get(phase as usize).map_or(0, Histogram::len)
     }
 
-    /// The phases that anything went through.
+    /// Returns the phases that have at least one value.
     fn seen(&self) -> impl Iterator<Item = (Phase, &Histogram<u64>)> {
         Phase::ALL.into_iter().zip(&self.phases).filter(|(_, histogram)| !histogram.is_empty())
     }
@@ -214,8 +216,9 @@ impl Tally {
                 let messages = self.count(Phase::Message);
                 write!(
                     text,
-                    "\n\n{messages} messages of {bytes} B and their echoes on {opened} of {} connections in {seconds:.2} s: \
-                     {rate:.1} a second, {mebibytes:.2} MiB/s each way\n",
+                    "\n\n{messages} messages of {bytes} B and their echoes on {opened} of {} \
+                     connections in {seconds:.2} s: {rate:.1} a second, {mebibytes:.2} MiB/s each \
+                     way\n",
                     self.attempts
                 )
             }
@@ -224,7 +227,7 @@ impl Tally {
             let _ = writeln!(text, "{} TLS handshakes resumed a session", self.resumed);
         }
         if self.is_partial {
-            text.push_str("stopped before its end: what there was until then\n");
+            text.push_str("stopped early: the results are incomplete\n");
         }
         for (failure, count) in &self.failures {
             let _ = writeln!(text, "failed: {failure:<12} {count:>9}");
@@ -276,11 +279,11 @@ impl Tally {
     }
 }
 
-/// Without a terminal, a line so often.
+/// How often a line is printed without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// How far the load is, on standard error: one line that is written over on a terminal, and a line
-/// now and then elsewhere.
+/// Shows the progress on standard error. On a terminal it updates one line; elsewhere it prints a
+/// line every [`LINE_EVERY`].
 #[derive(Debug, Default)]
 pub struct Progress {
     done: AtomicU64,
@@ -328,7 +331,7 @@ impl Progress {
         }
     }
 
-    /// The first line comes after as long as every other.
+    /// Returns true if a line is due. The first line is due after one whole interval.
     fn is_due(&self, now: Instant) -> bool {
         let mut last = lock(&self.last);
         let since = *last.line.get_or_insert(now);
@@ -344,7 +347,7 @@ impl Progress {
 mod tests {
     use super::*;
 
-    /// A hundred connections that took 1 to 100 ms, and two that did not get in.
+    /// Returns a tally of 100 connections that took 1 to 100 ms, and of two that failed.
     fn known() -> Tally {
         let (start, mut tally) = (Now::read().mono, Tally::new().unwrap());
         for millis in 1..=100 {
@@ -386,7 +389,7 @@ total          100     50.015     90.047     99.007    100.031    100.031
 100 of 102 connections in 2.00 s, 50.0 a second
 failed: upgrade 403          1
 failed: timeout upgrade         1
-  help: the upgrade was not answered: look at the upstream, or raise --timeout
+  help: the upgrade was not answered: check the upstream, or raise --timeout
 ";
         assert_eq!(known().table(), expected);
     }

@@ -1,7 +1,7 @@
-//! Where the load goes: the URL, its addresses, and whether it may go there.
+//! The target of the load: the URL, its addresses, and whether the load is allowed.
 //!
-//! Names are resolved once, before anything is sent. A load test of somebody else's machine is an
-//! attack, so anything but loopback has to be allowed in words.
+//! Host names are resolved once, before anything is sent. A load test of another person's machine
+//! is an attack, so any target but loopback needs a flag.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -21,19 +21,22 @@ use tokio_rustls::TlsConnector;
 use crate::net::stream::Stream;
 use crate::net::tls::trust::tls_config;
 
-/// Connections from one source address to one server; the system has some 28,000 ports for them.
+/// The most connections from one source address. The system has about 28,000 ports for each
+/// address.
 const PER_SOURCE: u64 = 20_000;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
     #[error(
-        "{0} is not a target: write ws://HOST[:PORT]/PATH or wss://HOST[:PORT]/PATH, without a user and a fragment"
+        "{0} is not a valid target; write ws://HOST[:PORT]/PATH or wss://HOST[:PORT]/PATH, without \
+         user and fragment"
     )]
     Url(String),
-    #[error("{host} cannot be resolved: {problem}")]
+    #[error("cannot resolve {host}: {problem}")]
     Unresolved { host: String, problem: String },
     #[error(
-        "{host} ({address}) is not this machine, and a load test of a host that is not yours is an attack\n  if it is yours, or its owner agrees: --yes-i-may-load-this-host"
+        "{host} ({address}) is not this machine, and a load test of a host that is not yours is an \
+         attack\n  if it is yours, or its owner agrees, add --yes-i-may-load-this-host"
     )]
     NotLoopback { host: String, address: IpAddr },
     #[error("{0}")]
@@ -42,10 +45,10 @@ pub enum TargetError {
 
 #[derive(Debug, Clone, Copy)]
 pub struct Trust<'a> {
-    /// These roots alone; the system's without it.
+    /// The file with the only accepted roots. `None`: the roots of the system.
     pub ca: Option<&'a Path>,
     pub insecure: bool,
-    /// TLS sessions are resumed, as a client that comes again does it.
+    /// Whether TLS sessions are resumed, as by a client that reconnects.
     pub resume: bool,
 }
 
@@ -69,7 +72,7 @@ impl Target {
             .map_err(|error| unresolved(error.to_string()))?
             .collect();
         if addresses.is_empty() {
-            return Err(unresolved("the name has no address".to_owned()));
+            return Err(unresolved("the host name has no address".to_owned()));
         }
         if !may_load_any_host {
             refuse_others(host, &addresses)?;
@@ -84,7 +87,7 @@ impl Target {
         Ok(Self { authority, path_and_query, addresses, tls })
     }
 
-    /// The connection with this number, TCP only.
+    /// Opens the TCP connection with this number.
     pub async fn connect(&self, number: u64) -> io::Result<TcpStream> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in &self.addresses {
@@ -100,7 +103,7 @@ impl Target {
         self.tls.is_some()
     }
 
-    /// Speaks TLS where the target does.
+    /// Does the TLS handshake, if the target uses TLS.
     pub async fn secure(&self, tcp: TcpStream) -> io::Result<Stream> {
         let Some((config, name)) = &self.tls else { return Ok(Stream::Tcp(tcp)) };
         let stream =
@@ -109,23 +112,23 @@ impl Target {
     }
 }
 
-/// Did this stream's handshake resume an earlier session?
+/// Returns true if the handshake of this stream resumed an earlier session.
 pub fn is_resumed(stream: &Stream) -> bool {
     matches!(stream, Stream::DialledTls(tls) if tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed))
 }
 
-/// Has this process offer that key exchange alone, so that servers which prefer different ones do
+/// Makes this process offer only this key exchange, so that servers with different preferences do
 /// the same work.
 pub fn offer_only(key_exchange: NamedGroup) {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.kx_groups.retain(|group| group.name() == key_exchange);
-    // An earlier one would stay; nothing has asked for TLS before the command line was read.
+    // This works only for the first provider. TLS is not used before the command line is parsed.
     let _ = provider.install_default();
 }
 
 fn parse(url: &str) -> Result<(bool, Authority, String), TargetError> {
     let wrong = || TargetError::Url(url.to_owned());
-    // The parser drops a fragment in silence.
+    // The parser drops a fragment without an error.
     let uri: Uri = url.parse().ok().filter(|_| !url.contains('#')).ok_or_else(wrong)?;
     let secure = match uri.scheme_str() {
         Some("ws") => false,
@@ -141,7 +144,7 @@ fn parse(url: &str) -> Result<(bool, Authority, String), TargetError> {
     ))
 }
 
-/// One address elsewhere is enough: which of them is dialled is not ours to choose.
+/// Rejects a host if one of its addresses is not on loopback: any of them may be dialled.
 fn refuse_others(host: &str, addresses: &[SocketAddr]) -> Result<(), TargetError> {
     match addresses.iter().map(SocketAddr::ip).find(|address| !address.to_canonical().is_loopback())
     {
@@ -150,8 +153,8 @@ fn refuse_others(host: &str, addresses: &[SocketAddr]) -> Result<(), TargetError
     }
 }
 
-/// On loopback every 127.x.y.z is ours: the ports of one source address do not bound how many
-/// connections are open.
+/// Connects. On loopback, each 127.x.y.z is a source address of this machine, so the ports of one
+/// source address do not limit the number of connections.
 async fn connect(address: SocketAddr, number: u64) -> io::Result<TcpStream> {
     let source = number / PER_SOURCE % 250;
     if source == 0 || !matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback()) {
@@ -180,7 +183,8 @@ fn client_config(trust: Trust<'_>) -> Result<Arc<ClientConfig>, TargetError> {
     Ok(Arc::new(config))
 }
 
-/// Takes any certificate. Signatures are still checked: they are part of what a handshake costs.
+/// Accepts any certificate. Signatures are still verified, because they are part of the cost of a
+/// handshake.
 #[derive(Debug)]
 struct AnyCertificate(CryptoProvider);
 

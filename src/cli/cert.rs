@@ -1,7 +1,7 @@
-//! `usher cert`: a certificate for this machine, signed by its own key.
+//! `usher cert`: a self-signed certificate for this machine.
 //!
-//! It has no authority behind it, so no other key has to be kept, and a client trusts this one
-//! certificate or nothing.
+//! There is no authority whose key would have to be protected. A client trusts only this
+//! certificate.
 #![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
 use crate::net::tls::self_signed::self_signed;
@@ -18,8 +18,8 @@ use rustls::pki_types::DnsName;
 use crate::base::clock::{Now, UnixMillis};
 use crate::exit::Exit;
 
-/// From the day before to the end: browsers take at most 397 days from a public authority, and at
-/// most 825 from any other.
+/// The validity of the certificate, which begins one day ago. Browsers accept at most 397 days from
+/// a public authority, and at most 825 days from others.
 const DAYS: i64 = 397;
 const CERTIFICATE_MODE: u32 = 0o644;
 const KEY_MODE: u32 = 0o600;
@@ -29,13 +29,13 @@ pub struct Arguments {
     /// Host names and IP addresses that clients connect to
     #[arg(value_name = "NAME", value_parser = host_name, default_values = ["localhost", "127.0.0.1", "::1"])]
     names: Vec<String>,
-    /// Where to write the certificate
+    /// The file for the certificate
     #[arg(long, value_name = "FILE", default_value = "cert.pem")]
     cert: PathBuf,
-    /// Where to write its key, which only you can read
+    /// The file for the private key, which only you can read
     #[arg(long, value_name = "FILE", default_value = "key.pem")]
     key: PathBuf,
-    /// Replace the files that are there
+    /// Replace existing files
     #[arg(long)]
     force: bool,
 }
@@ -49,7 +49,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let pair = self_signed(&names, "Usher local certificate", DAYS, Now::read())?;
     write(&key, &pair.key, KEY_MODE)?;
     write(&cert, &pair.certificate, CERTIFICATE_MODE).inspect_err(|_| {
-        // Half a pair would be in the way of the next try.
+        // A key without its certificate would make the next `usher cert` fail.
         if !force {
             let _ = std::fs::remove_file(&key);
         }
@@ -67,14 +67,14 @@ fn host_name(text: &str) -> Result<String, String> {
     Err("write a host name or an IP address, without scheme, port or brackets".to_owned())
 }
 
-/// A file by its folder and its name, however the path to it is written.
+/// Returns the folder and the name of a file, the same for every spelling of its path.
 fn place(path: &Path) -> (PathBuf, Option<&OsStr>) {
     let folder =
         path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     (folder.canonicalize().unwrap_or_else(|_| folder.to_owned()), path.file_name())
 }
 
-/// A link that leads nowhere is in the way too.
+/// Rejects existing files. A symbolic link without a target counts as existing too.
 fn refuse_to_overwrite(paths: &[&Path]) -> anyhow::Result<()> {
     let there: Vec<_> = paths
         .iter()
@@ -82,20 +82,23 @@ fn refuse_to_overwrite(paths: &[&Path]) -> anyhow::Result<()> {
         .map(|path| path.display().to_string())
         .collect();
     if !there.is_empty() {
-        let (are, were, them) =
-            if there.len() == 1 { ("is", "was", "it") } else { ("are", "were", "them") };
+        let (exist, them) = if there.len() == 1 { ("exists", "it") } else { ("exist", "them") };
         bail!(
-            "{} {are} there already and {were} not touched; `--force` replaces {them}, or choose others with --cert and --key",
+            "{} {exist} already; add `--force` to replace {them}, or choose other files with --cert \
+             and --key",
             there.join(" and ")
         );
     }
     Ok(())
 }
 
-/// A running Usher that reads the file meanwhile finds the old one or the whole new one.
+/// Writes a file in one step. A running Usher that reads it at the same time gets the whole old
+/// file or the whole new one.
 fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
-    let mut name =
-        path.file_name().with_context(|| format!("{} names no file", path.display()))?.to_owned();
+    let mut name = path
+        .file_name()
+        .with_context(|| format!("{} does not name a file", path.display()))?
+        .to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let temporary = path.with_file_name(name);
     let written = std::fs::OpenOptions::new()
@@ -108,7 +111,7 @@ fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     if written.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }
-    written.with_context(|| format!("{} was not written", path.display()))
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn next_steps(names: &[String], cert: &Path, key: &Path, expires: UnixMillis) -> String {
@@ -118,9 +121,9 @@ fn next_steps(names: &[String], cert: &Path, key: &Path, expires: UnixMillis) ->
     let host = if first.contains(':') { format!("[{first}]") } else { first };
     format!(
         r#"wrote {cert}: for {names_shown}; ECDSA P-256, until {day}
-wrote {key}: its key, which only you can read
+wrote {key}: the private key, which only you can read
 
-The listener names them, relative to usher.toml:
+Put them into [[listener]], relative to the folder of usher.toml:
   certificates = [{{ cert = "{cert}", key = "{key}" }}]
 
 Next:
@@ -128,7 +131,7 @@ Next:
   usher run
   curl --cacert {cert} https://{host}:8443/
 
-No client trusts it until it is told to:
+Make clients trust the certificate:
   Node      export NODE_EXTRA_CA_CERTS={cert}
   Python    export SSL_CERT_FILE={cert}
   Chromium  certutil -d sql:$HOME/.pki/nssdb -A -t P,, -n usher -i {cert}

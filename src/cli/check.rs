@@ -1,4 +1,4 @@
-//! `usher check`: would Usher start with this configuration, and are its servers there?
+//! `usher check`: tests whether Usher can start with a configuration and reach its servers.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -20,25 +20,25 @@ use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The configuration; `usher.toml` here or in /etc/usher unless given
+    /// The configuration file; by default `usher.toml` here or in /etc/usher
     #[arg(conflicts_with = "config")]
     file: Option<PathBuf>,
-    /// The same, as the other commands take it [env: USHER_CONFIG]
+    /// The configuration file, as for the other commands [env: USHER_CONFIG]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Look at the file alone: not at certificates, keys, folders, ports and servers
+    /// Check only the file, not the certificates, keys, folders, ports and servers
     #[arg(long)]
     offline: bool,
-    /// Let warnings fail the check
+    /// Fail if there are warnings
     #[arg(long)]
     strict: bool,
-    /// Judge as `usher run --allow-bypass` does
+    /// Check for `usher run --allow-bypass`
     #[arg(long)]
     allow_bypass: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// As --json, from before
+    /// The old form of --json
     #[arg(long, value_enum, default_value = "text", hide = true)]
     format: Format,
 }
@@ -88,7 +88,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         return Ok(exit.into());
     }
     if errors.is_none() {
-        println!("ok    {}: the configuration is well formed", path.display());
+        println!("ok    {}: the configuration is valid", path.display());
     }
     for finding in findings.iter().filter(|finding| finding.verdict == Verdict::Ok) {
         println!("ok    {}: {}", finding.subject, finding.detail);
@@ -100,8 +100,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Asks the admin listener of this configuration what it has bound: a port that the running Usher
-/// holds is free for the next one.
+/// Asks the admin listener of this configuration for the addresses of a running Usher. A port that
+/// it uses counts as free, because the next Usher gets it.
 fn held(config: &Config) -> Vec<SocketAddr> {
     let Some(admin) = &config.admin else { return Vec::new() };
     let Ok(answer) = AdminClient::of(admin).get("/status") else { return Vec::new() };

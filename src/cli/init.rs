@@ -1,5 +1,5 @@
-//! `usher init`: a commented starting configuration, and a secret to try it with. Files that are
-//! there are never overwritten.
+//! `usher init`: a first configuration with comments, and a secret to try it with. Existing files
+//! are never overwritten.
 #![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
 use std::io::{ErrorKind, Write};
@@ -14,19 +14,19 @@ use crate::exit::Exit;
 
 pub const STARTING_CONFIG: &str = include_str!("../../config/usher.toml");
 
-/// The lines of [`STARTING_CONFIG`] that a choice replaces.
+/// The lines of [`STARTING_CONFIG`] that an option replaces.
 const TLS: &str = r#"address = "0.0.0.0:8443"
 certificates = [{ cert = "cert.pem", key = "key.pem" }]
-# `usher cert` makes these two for this machine. Without TLS: `usher init --plain`.
+# `usher cert` makes both files for this machine. For a file without TLS, use `usher init --plain`.
 "#;
-const PLAIN: &str = r#"# Without TLS: for this machine alone, or behind a proxy that terminates TLS. Then list the addresses of the proxy, whose
-# forwarding headers are believed: trusted_peers = ["127.0.0.1"]
+const PLAIN: &str = r#"# Without TLS: only for this machine, or behind a proxy that terminates TLS. Behind a proxy, list its addresses, so that
+# its forwarding headers are trusted: trusted_peers = ["127.0.0.1"]
 address = "127.0.0.1:8080"
 plain = true
 "#;
 const SECRET_FROM_ENVIRONMENT: &str = r#"secret_env = "USHER_JWT_SECRET"
 "#;
-const SECRET_FROM_FILE: &str = r#"# Made by `usher init`, to try with: put the one that your tokens are signed with in its place.
+const SECRET_FROM_FILE: &str = r#"# Made by `usher init` as a first secret: replace it by the secret that signs your tokens.
 secret_file = "jwt-secret"
 "#;
 
@@ -35,10 +35,10 @@ const SECRET_FILE: &str = "jwt-secret";
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Where to write it
+    /// The file to write
     #[arg(default_value = "usher.toml")]
     path: PathBuf,
-    /// Listen without TLS, on loopback: for a first try, or behind a proxy that terminates TLS
+    /// Listen on loopback without TLS, for a first try or behind a proxy that terminates TLS
     #[arg(long)]
     plain: bool,
 }
@@ -50,15 +50,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let text = starting_config(plain, has_variable);
     write_new(&path, &text, 0o644).map_err(|error| {
         let hint = if error.kind() == ErrorKind::AlreadyExists {
-            " (a file that is there is never overwritten)"
+            " (existing files are never overwritten)"
         } else {
             ""
         };
-        anyhow::Error::new(error).context(format!("{shown} was not written{hint}"))
+        anyhow::Error::new(error).context(format!("cannot write {shown}{hint}"))
     })?;
     println!("wrote {shown}");
     let mint = if has_variable {
-        println!("its secret is read from the environment: {VARIABLE}");
+        println!("the secret is read from the environment variable {VARIABLE}");
         format!("--secret-env {VARIABLE}")
     } else {
         let file = path.with_file_name(SECRET_FILE);
@@ -68,12 +68,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let named =
         if path == Path::new("usher.toml") { String::new() } else { format!(" -c {shown}") };
     println!(
-        "\nSay in it where your backend listens (`servers`), whose tokens are good (`[[issuer]]`) and which pages may connect (`origins`)."
+        "\nEdit the file: set the address of your backend (`servers`), the issuer of your tokens \
+         (`[[issuer]]`) and the pages that may connect (`origins`)."
     );
     println!("\nNext:");
     if !plain {
         println!(
-            "  {:<26} # or your own certificate, as cert.pem and key.pem beside {shown}",
+            "  {:<26} # or put your own cert.pem and key.pem next to {shown}",
             cert_command(&path)
         );
     }
@@ -85,7 +86,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(Exit::Ok.into())
 }
 
-/// The configuration names its files relative to its own folder.
+/// Returns the command that makes the certificate files where the configuration expects them: paths
+/// in a configuration are relative to its folder.
 fn cert_command(config: &Path) -> String {
     let [cert, key] = ["cert.pem", "key.pem"].map(|name| config.with_file_name(name));
     if cert == Path::new("cert.pem") {
@@ -106,7 +108,7 @@ fn starting_config(plain: bool, has_variable: bool) -> String {
     text
 }
 
-/// One that is there is kept: tokens may be signed with it.
+/// Makes a secret. Keeps an existing one, because tokens may be signed with it.
 fn make_secret(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
     let mut bytes = [0; 32];
@@ -114,11 +116,11 @@ fn make_secret(path: &Path) -> anyhow::Result<()> {
     let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     match write_new(path, &format!("{hex}\n"), 0o600) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            println!("kept {shown}: a secret is there already");
+            println!("kept {shown}: the file exists already");
         }
         written => {
-            written.with_context(|| format!("{shown} was not written"))?;
-            println!("wrote {shown}: a secret to try with, which only you can read");
+            written.with_context(|| format!("cannot write {shown}"))?;
+            println!("wrote {shown}: a first secret, which only you can read");
         }
     }
     Ok(())

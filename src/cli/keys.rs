@@ -1,4 +1,4 @@
-//! `usher keys`: the keys that sign the context for the upstreams.
+//! `usher keys`: the keys that sign the contexts for the upstreams.
 #![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
 use std::path::PathBuf;
@@ -18,28 +18,28 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make the first keys, where there are none
+    /// Make the first keys
     Generate {
         #[command(flatten)]
         place: KeyringLocation,
         #[arg(long, value_enum, default_value = "ed-dsa")]
         algorithm: Algorithm,
     },
-    /// Show which keys there are
+    /// List the keys
     List {
         #[command(flatten)]
         place: KeyringLocation,
-        /// Print the index as JSON; null where there are no keys
+        /// Print the index as JSON, or null without keys
         #[arg(long)]
         json: bool,
     },
-    /// Next becomes current, current previous, and a new next is made
+    /// Make the next key the current one, and make a new next key
     Rotate(KeyringLocation),
 }
 
 #[derive(Debug, Args)]
 struct KeyringLocation {
-    /// Take the state directory from this configuration
+    /// The configuration that names the state directory
     #[arg(short, long, value_name = "FILE", conflicts_with = "state_dir")]
     config: Option<PathBuf>,
     /// The state directory
@@ -73,7 +73,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             match folder.index()? {
                 Some(index) => show(&index),
                 None => println!(
-                    "no keys in {}; the first start makes them, or `usher keys generate`",
+                    "no keys in {}; `usher run` or `usher keys generate` makes them",
                     folder.path().display()
                 ),
             }
@@ -81,7 +81,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Action::Rotate(place) => {
             show(&place.folder()?.rotate(now)?);
             println!(
-                "\nA running Usher signs with the new current key after `usher reload`, or its next start."
+                "\nNext: `usher reload`, so that a running Usher signs with the new current key"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! One file per command.
+//! The command line, with one file for each command.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -36,7 +36,7 @@ use crate::{admin_client, bench, demo, explain};
     about = "An edge reverse proxy that terminates WebSocket authentication"
 )]
 struct CommandLine {
-    /// How log lines are written, whatever the file says
+    /// The format of log lines, instead of `log.format`
     #[arg(long, global = true, value_enum, env = "USHER_LOG_FORMAT")]
     log_format: Option<LogFormat>,
     #[command(subcommand)]
@@ -45,13 +45,13 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve
+    /// Start the proxy
     Run(run::Arguments),
     /// Check a configuration and what it needs
     Check(check::Arguments),
-    /// Try everything on this machine, without a configuration
+    /// Try Usher on this machine, without a configuration
     Demo(demo::Arguments),
-    /// Write a commented starting configuration
+    /// Write a first configuration with comments
     Init(init::Arguments),
     /// Make a certificate for this machine
     Cert(cert::Arguments),
@@ -59,15 +59,15 @@ enum Command {
     Keys(keys::Arguments),
     /// Make and read tokens
     Token(token::Arguments),
-    /// Say what would become of a request, check by check, and why
+    /// Show how a request would be decided, check by check
     Explain(Box<explain::Arguments>),
-    /// End sessions by user, session, token or age, and refuse their credentials
+    /// Close sessions by user, session, token or age, and reject their credentials
     Revoke(revoke::Arguments),
-    /// Have a running Usher load its configuration anew
+    /// Make a running Usher reload its configuration
     Reload(reload::Arguments),
     /// List the open sessions of a running Usher
     Sessions(sessions::Arguments),
-    /// Show how a running Usher stands
+    /// Show the state of a running Usher
     Status(status::Arguments),
     /// Load-test the handshake of an endpoint on this machine
     Bench(Box<bench::Arguments>),
@@ -78,8 +78,7 @@ enum Command {
 static LOG_FORMAT: std::sync::OnceLock<LogFormat> = std::sync::OnceLock::new();
 
 pub fn main() -> ExitCode {
-    // Everything that speaks TLS uses this one provider; an error only means that one is installed
-    // already.
+    // All TLS uses this provider. An error only means that a provider is already installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let command_line = CommandLine::parse();
     if let Some(format) = command_line.log_format {
@@ -111,7 +110,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// What `--log-format` says, if it was given.
+/// Returns the value of `--log-format`, if it was given.
 pub fn log_format() -> Option<LogFormat> {
     LOG_FORMAT.get().copied()
 }
@@ -132,7 +131,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     if error.is::<admin_client::Unavailable>() {
         return Exit::Unavailable;
     }
-    // What the judgement of the configuration could not foresee: it changed a moment ago.
+    // Errors that the check of the configuration did not find, because something changed since.
     match error.downcast_ref::<BuildError>() {
         Some(BuildError::Bind(failed)) => return Fault::of(&failed.error).into(),
         Some(BuildError::Admin(failed)) => return Fault::of(failed.io()).into(),
@@ -168,8 +167,8 @@ mod tests {
         <CommandLine as clap::CommandFactory>::command().debug_assert();
     }
 
-    /// The commands of a shell script, each as its words. Enough of a shell for documents: what a
-    /// command in `$(...)` prints is `1`.
+    /// Returns the commands of a shell script, each as its words. Supports what documents need. The
+    /// output of a command in `$(...)` counts as `1`.
     fn commands(script: &str) -> Vec<Vec<String>> {
         let (mut all, mut command, mut word) = (Vec::new(), Vec::new(), None::<String>);
         let mut quote = None;
@@ -204,8 +203,8 @@ mod tests {
         all
     }
 
-    /// What is wrong with the commands of this program in the scripts of a page, and how many there
-    /// are.
+    /// Returns the faults in the commands of this program in the scripts of a page, and the number
+    /// of commands.
     fn faults_of(page: &str) -> (Vec<String>, usize) {
         let (mut faults, mut count) = (Vec::new(), 0);
         let scripts = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());

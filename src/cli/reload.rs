@@ -1,4 +1,4 @@
-//! `usher reload`: have a running Usher load its configuration anew.
+//! `usher reload`: makes a running Usher reload its configuration.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -15,7 +15,7 @@ use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Print what the admin listener answers
+    /// Print the answer of the admin listener as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(exit.into())
 }
 
-/// As `usher check` and `usher run` exit.
+/// Returns the same exit code as `usher check` and `usher run`.
 fn refusal_exit(body: &Value) -> Exit {
     let errors = body.get("errors").and_then(Value::as_array).into_iter().flatten();
     let faults = errors.filter_map(|error| Fault::named(text(error, "kind")));
@@ -53,7 +53,7 @@ fn applied(body: &Value) -> String {
     };
     let mut page = match list("changed") {
         changed if changed.is_empty() => {
-            "applied: the file is as it was; keys and certificates were read anew\n".to_owned()
+            "applied: no changes in the file; keys and certificates were reloaded\n".to_owned()
         }
         changed => format!("applied: {changed}\n"),
     };
@@ -62,7 +62,7 @@ fn applied(body: &Value) -> String {
     }
     match list("needs_restart") {
         restart if restart.is_empty() => {}
-        restart => page.push_str(&format!("at the next start only: {restart}\n")),
+        restart => page.push_str(&format!("needs a restart: {restart}\n")),
     }
     page
 }
@@ -77,14 +77,18 @@ mod tests {
 
     #[test]
     fn what_waits_for_a_start_is_said_apart() {
-        let body = json!({ "changed": ["route", "threads"], "needs_restart": ["threads"], "warnings": [{ "message": "m" }] });
+        let body = json!({
+            "changed": ["route", "threads"],
+            "needs_restart": ["threads"],
+            "warnings": [{ "message": "m" }],
+        });
         assert_eq!(
             applied(&body),
-            "applied: route, threads\nwarning: m\nat the next start only: threads\n"
+            "applied: route, threads\nwarning: m\nneeds a restart: threads\n"
         );
         assert_eq!(
             applied(&json!({ "changed": [] })),
-            "applied: the file is as it was; keys and certificates were read anew\n"
+            "applied: no changes in the file; keys and certificates were reloaded\n"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! `usher revoke`: end sessions and refuse their credentials, on a running Usher.
+//! `usher revoke`: closes sessions of a running Usher, and rejects their credentials.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -15,25 +15,25 @@ use crate::exit::Exit;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["user", "session", "token_id", "issued_before"]))]
 pub struct Arguments {
-    /// The user, whatever their tokens; with --issued-before, only their older ones
+    /// All credentials of this user; with --issued-before, only the older ones
     #[arg(long, value_name = "USER", conflicts_with_all = ["session", "token_id"])]
     user: Option<String>,
-    /// A session of `/sessions`, or a login session that tokens name
+    /// The id of a session in `usher sessions`, or of a login session in tokens
     #[arg(long, value_name = "ID", conflicts_with_all = ["token_id", "issued_before"])]
     session: Option<String>,
     /// The `jti` of a token
     #[arg(long, value_name = "JTI", conflicts_with = "issued_before")]
     token_id: Option<String>,
-    /// Every token that was issued before this time: RFC 3339, milliseconds since 1970, or now
+    /// All tokens issued before this time: RFC 3339, milliseconds since 1970, or now
     #[arg(long, value_name = "TIME")]
     issued_before: Option<String>,
-    /// Tokens of this issuer only, by its name in the configuration
+    /// Only credentials of this issuer, by its name in the configuration
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
-    /// When the revocation ends; `revocation.ttl` from now unless given
+    /// When the revocation ends; by default after `revocation.ttl`
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    /// Print what the admin listener answers
+    /// Print the answer of the admin listener as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -60,9 +60,9 @@ fn carried_out(answer: &Value) -> String {
         1 => "1 session closed".to_owned(),
         count => format!("{count} sessions closed"),
     };
-    // With a shared store `closed` counts this node alone, and an operator would look for the rest.
+    // With a shared store, `closed` counts only the sessions of this node, so the text says so.
     let others = match answer.get("fleet").and_then(Value::as_bool) {
-        Some(true) => " on this node, and the other nodes are told",
+        Some(true) => " on this node; the other nodes are notified",
         _ => "",
     };
     format!("revoked until {until}; {sessions}{others}")
@@ -70,7 +70,7 @@ fn carried_out(answer: &Value) -> String {
 
 fn order(arguments: &Arguments) -> Value {
     let text = |value: &Option<String>| value.as_ref().map(|value| json!(value));
-    // A number is milliseconds; everything else is for the listener to read.
+    // A number means milliseconds. The admin listener parses all other values.
     let time = |value: &Option<String>| {
         value
             .as_ref()
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(
             among_others,
             format!(
-                "revoked until {until}; 1 session closed on this node, and the other nodes are told"
+                "revoked until {until}; 1 session closed on this node; the other nodes are notified"
             )
         );
     }

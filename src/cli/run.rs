@@ -1,5 +1,5 @@
-//! `usher run`: serve.
-#![allow(clippy::print_stderr, reason = "a banner is for whoever looks at the terminal")]
+//! `usher run`: starts the proxy.
+#![allow(clippy::print_stderr, reason = "a banner is for the user at the terminal")]
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -16,14 +16,13 @@ use crate::telemetry::Event;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The configuration file; without it, `usher.toml` here, then in the system's configuration
-    /// folder [env: USHER_CONFIG]
+    /// The configuration file; by default `usher.toml` here or in /etc/usher [env: USHER_CONFIG]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Take the test identities of `[bypass]`; never where real users are
+    /// Accept the test identities of `[bypass]`; never use this with real users
     #[arg(long)]
     allow_bypass: bool,
-    /// Load the configuration anew whenever it, or a file that it names, has changed and is whole
+    /// Reload the configuration when it, or a file that it names, has changed
     #[arg(long)]
     watch: bool,
 }
@@ -54,15 +53,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 fn banner(routes: &[&str]) -> String {
     match routes {
-        [] => "usher: --allow-bypass is given, and no route takes `bypass`".to_owned(),
+        [] => "usher: --allow-bypass is given, but no route accepts `bypass`".to_owned(),
         routes => format!(
-            "usher: BYPASS IS ON: whoever knows its secret is anybody, on {}",
+            "usher: bypass enabled: its secret impersonates any user on {}",
             routes.join(", ")
         ),
     }
 }
 
-/// Judges the file, at the start and at each reload. `bound`: addresses of this process.
+/// Checks the file, at the start and at each reload. `bound` has the addresses of this process.
 fn load(path: &Path, allow_bypass: bool, bound: &[SocketAddr]) -> Result<Loaded, Diagnostics> {
     let terms = JudgeOptions { allow_bypass, looks_around: true, held: &|_| bound.to_vec() };
     let mut loaded = judge(path, &terms).outcome?;

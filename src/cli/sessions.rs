@@ -1,4 +1,4 @@
-//! `usher sessions`: who is connected to a running Usher.
+//! `usher sessions`: lists the open sessions of a running Usher.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -18,22 +18,22 @@ use crate::model::method::Method;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Sessions of this user only
+    /// Only sessions of this user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Sessions of this route only, by its path in the configuration
+    /// Only sessions of this route, by its path in the configuration
     #[arg(long, value_name = "PATH")]
     route: Option<String>,
-    /// Sessions that began by this method only
+    /// Only sessions that authenticated with this method
     #[arg(long, value_name = "METHOD", value_parser = PossibleValuesParser::new(Method::ALL.map(Method::name)))]
     method: Option<String>,
     /// Sessions of all nodes that share the store
     #[arg(long)]
     all: bool,
-    /// How many are listed, the longest lived first
+    /// The most sessions to list, the oldest first
     #[arg(long, value_name = "COUNT", default_value_t = 1000)]
     limit: usize,
-    /// Print what the admin listener answers
+    /// Print the answer of the admin listener as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -76,11 +76,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let columns: Vec<_> =
             COLUMNS.into_iter().filter(|(_, key)| arguments.all || *key != "node").collect();
         let head = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
-        let rows = sessions
-            .iter()
-            .map(|session| columns.iter().map(|(_, key)| shown(session.get(key))).collect());
+        let rows = sessions.iter().map(|session| {
+            columns.iter().map(|(_, key)| printable_or_dash(session.get(key))).collect()
+        });
         print!("{}", table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
-        println!("{} of {total} listed", sessions.len());
+        println!("{} of {total} sessions listed", sessions.len());
     }
     if exit == Exit::Ok && arguments.all {
         for gap in gaps(&answer.body) {
@@ -91,22 +91,24 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(exit.into())
 }
 
-/// What the list does not have.
+/// Returns the reasons why the list is not complete.
 fn gaps(answer: &Value) -> Vec<String> {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let nodes = answer.get("nodes").and_then(Value::as_array).into_iter().flatten();
     let silent = nodes.filter(|node| node.get("answered").and_then(Value::as_bool) == Some(false));
-    let mut gaps: Vec<String> =
-        silent.map(|node| format!("no answer from node {}", shown(node.get("node")))).collect();
+    let mut gaps: Vec<String> = silent
+        .map(|node| format!("no answer from node {}", printable_or_dash(node.get("node"))))
+        .collect();
     if answer.get("fleet").and_then(Value::as_str) == Some("unknown") {
         gaps.push(
-            text(answer.get("message")).unwrap_or_else(|| "the other nodes are unknown".to_owned()),
+            text(answer.get("message"))
+                .unwrap_or_else(|| "the sessions of the other nodes are unknown".to_owned()),
         );
     }
     gaps
 }
 
-/// Columns as wide as what stands in them, but for the last.
+/// Formats a table. Each column but the last is as wide as its widest cell.
 fn table(rows: &[Vec<String>]) -> String {
     let mut widths = vec![0; rows.first().map_or(0, Vec::len)];
     for row in rows {
@@ -127,8 +129,8 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-pub(super) fn shown(value: Option<&Value>) -> String {
-    text::shown(value.and_then(Value::as_str).unwrap_or("-"))
+pub(super) fn printable_or_dash(value: Option<&Value>) -> String {
+    text::printable(value.and_then(Value::as_str).unwrap_or("-"))
 }
 
 #[cfg(test)]
@@ -146,24 +148,27 @@ mod tests {
 
     #[test]
     fn a_table_lines_up_and_a_name_cannot_steer_the_terminal() {
-        let name = shown(Some(&json!("\u{1b}[2J\u{202e}")));
+        let name = printable_or_dash(Some(&json!("\u{1b}[2J\u{202e}")));
         assert_eq!(name, "\\u{1b}[2J\\u{202e}");
         let rows = [["USER", "ID"], ["ada", "1"], ["grâce", "2"]]
             .map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "USER   ID\nada    1\ngrâce  2\n");
-        assert_eq!(shown(Some(&Value::Null)), "-");
+        assert_eq!(printable_or_dash(Some(&Value::Null)), "-");
     }
 
     #[test]
     fn a_list_says_which_nodes_are_not_in_it() {
-        let nodes = json!([{ "node": "edge-1", "answered": true }, { "node": "edge-2", "answered": false }]);
+        let nodes = json!([
+            { "node": "edge-1", "answered": true },
+            { "node": "edge-2", "answered": false },
+        ]);
         assert_eq!(
             gaps(&json!({ "fleet": "partial", "nodes": nodes })),
             ["no answer from node edge-2"]
         );
         assert_eq!(
-            gaps(&json!({ "fleet": "unknown", "message": "the store is away" })),
-            ["the store is away"]
+            gaps(&json!({ "fleet": "unknown", "message": "the store does not answer" })),
+            ["the store does not answer"]
         );
         assert!(gaps(&json!({ "fleet": "alone" })).is_empty());
     }

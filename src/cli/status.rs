@@ -1,4 +1,4 @@
-//! `usher status`: how a running Usher stands.
+//! `usher status`: shows the state of a running Usher.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -9,13 +9,13 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::sessions::shown;
+use super::sessions::printable_or_dash;
 use crate::admin_client;
 use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Print what the admin listener answers
+    /// Print the answer of the admin listener as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -51,7 +51,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(exit.into())
 }
 
-/// One line for each figure; under the sessions, one for each route and method that has any.
+/// Formats the status, one line for each figure. Below `sessions` is a line for each route and
+/// method with sessions.
 fn page(status: &Value) -> String {
     let mut page = String::new();
     let mut line = |name: &str, value: &str| page.push_str(&format!("{name:<16} {value}\n"));
@@ -87,7 +88,10 @@ fn page(status: &Value) -> String {
         let users = legacy.get("recent_users").and_then(Value::as_array).into_iter().flatten();
         line(
             "",
-            &format!("by {}", users.map(|user| shown(Some(user))).collect::<Vec<_>>().join(", ")),
+            &format!(
+                "by {}",
+                users.map(|user| printable_or_dash(Some(user))).collect::<Vec<_>>().join(", ")
+            ),
         );
     }
     for issuer in status.get("issuers").and_then(Value::as_array).into_iter().flatten() {
@@ -111,7 +115,7 @@ fn page(status: &Value) -> String {
         line(
             "verifier",
             &format!(
-                "{}, {}, breaker {}, {} questions on their way",
+                "{}, {}, breaker {}, {} requests in flight",
                 of("name"),
                 of("kind"),
                 of("breaker"),
@@ -154,7 +158,7 @@ mod tests {
             "redis, breaker open\n",
             "legacy           7 uses of header on /ws, last 2026-11-21T10:00:00.000Z\n                 by ada, b\\u{7}\n",
             "  region eu, breaker closed\n",
-            "verifier         login, http, breaker open, 2 questions on their way\n",
+            "verifier         login, http, breaker open, 2 requests in flight\n",
             "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",
         ] {
             assert!(page.contains(wanted), "{wanted}: {page}");

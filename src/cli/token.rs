@@ -1,7 +1,7 @@
-//! `usher token`: make and read tokens, for development.
+//! `usher token`: makes and reads tokens, for development.
 //!
-//! Secrets come from standard input, a file or the environment, never from the arguments: those are
-//! in the shell's history and in the process list.
+//! Secrets come from standard input, a file or the environment, never from arguments: the history
+//! of the shell and the list of processes would show them.
 #![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
 use crate::base::input::read_file;
@@ -34,10 +34,10 @@ pub struct Arguments {
 enum Action {
     /// Sign a token as an issuer would
     Mint(Box<Mint>),
-    /// Show what a token says; its signature is not checked. It comes from standard input: `echo
+    /// Show the claims of a token from standard input, without checking its signature: `echo
     /// "$TOKEN" | usher token inspect`
     Inspect {
-        /// A file that holds the token; without it, standard input
+        /// The file with the token, instead of standard input
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
@@ -46,10 +46,10 @@ enum Action {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("key").required(true))]
 struct Mint {
-    /// The environment variable that holds the shared secret
+    /// The environment variable with the shared secret
     #[arg(long, value_name = "NAME", group = "key")]
     secret_env: Option<String>,
-    /// The file that holds the shared secret
+    /// The file with the shared secret
     #[arg(long, value_name = "FILE", group = "key")]
     secret_file: Option<PathBuf>,
     /// Read the shared secret from standard input
@@ -61,25 +61,25 @@ struct Mint {
     /// HS256, HS384, HS512, RS256 to RS512, PS256 to PS512, ES256, ES384 or EdDSA
     #[arg(long, default_value = "HS256", value_parser = algorithm)]
     algorithm: Algorithm,
-    /// `kid` in the header
+    /// The `kid` in the header
     #[arg(long, value_name = "ID")]
     key_id: Option<String>,
-    /// Who it is: the claim `sub`
+    /// The user: the claim `sub`
     #[arg(long)]
     subject: String,
-    /// The claim `iss`, exactly as the `[[issuer]]` has it in `issuer`
+    /// The claim `iss`, the same as `issuer` in `[[issuer]]`
     #[arg(long)]
     issuer: String,
     /// The claim `aud`; may be given more than once
     #[arg(long, required = true)]
     audience: Vec<String>,
-    /// How long it is good for
+    /// How long the token is valid
     #[arg(long, default_value = "15m", value_parser = value::duration)]
     ttl: Duration,
     /// A permission; may be given more than once
     #[arg(long = "permission", value_name = "NAME")]
     permissions: Vec<String>,
-    /// A further claim; JSON where it is JSON, text otherwise
+    /// Another claim; a value that is not JSON becomes a string
     #[arg(long = "claim", value_name = "NAME=VALUE")]
     claims: Vec<String>,
 }
@@ -103,7 +103,7 @@ fn algorithm(text: &str) -> Result<Algorithm, String> {
     Algorithm::ALL
         .into_iter()
         .find(|one| one.name() == text)
-        .ok_or_else(|| format!("one of {}", names.join(", ")))
+        .ok_or_else(|| format!("the possible values are {}", names.join(", ")))
 }
 
 impl Mint {
@@ -111,16 +111,20 @@ impl Mint {
         let is_shared = self.algorithm.family() == Family::Hmac;
         if is_shared == self.key_file.is_some() {
             bail!(
-                "{} takes {}",
+                "{} needs {}",
                 self.algorithm.name(),
-                if is_shared { "a shared secret" } else { "a private key: --key-file" }
+                if is_shared {
+                    "a shared secret: --secret-file"
+                } else {
+                    "a private key: --key-file"
+                }
             );
         }
         let key = self.key()?;
         let least = self.algorithm.least_secret();
         if key.len() < least {
             bail!(
-                "the secret has {} bytes; one for {} has at least {least}: `openssl rand -hex 64`",
+                "the secret has {} bytes; {} needs at least {least}; make one with `openssl rand -hex 64`",
                 key.len(),
                 self.algorithm.name()
             );
@@ -131,9 +135,8 @@ impl Mint {
 
     fn key(&self) -> anyhow::Result<Secret> {
         let text = match (&self.secret_env, self.secret_file.as_ref().or(self.key_file.as_ref())) {
-            (Some(name), _) => {
-                std::env::var(name).with_context(|| format!("the environment has no {name}"))?
-            }
+            (Some(name), _) => std::env::var(name)
+                .with_context(|| format!("the environment variable {name} is not set"))?,
             (None, Some(file)) => read_file(file)?,
             (None, None) => read_stdin()?,
         };
@@ -169,13 +172,13 @@ impl Mint {
     }
 }
 
-/// What a token says, in words.
+/// Returns the header, the claims and the times of a token as text.
 fn inspect(token: &str, now: Now) -> anyhow::Result<String> {
     let mut parts = token.split('.');
     let (Some(header), Some(claims), Some(_), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        bail!("this is not a compact JWS: three parts with dots between them");
+        bail!("the input is not a token: a compact JWS has three parts, separated by dots");
     };
     let object = |part: &str, what: &str| -> anyhow::Result<Map<String, Value>> {
         let bytes = URL_SAFE_NO_PAD
@@ -196,7 +199,7 @@ fn inspect(token: &str, now: Now) -> anyhow::Result<String> {
             ));
         }
     }
-    text.push_str("The signature was not checked: anybody can write such a token.\n");
+    text.push_str("The signature was not checked: the token may be forged.\n");
     Ok(text)
 }
 

@@ -1,11 +1,12 @@
-//! How a table of the file is declared: each key once.
+//! The declaration of a table of the file, with each key once.
 //!
-//! [`table!`] takes a list of keys and makes a struct with a field for each, the code that reads it
-//! from the file, and the [`Declaration`] from which `schema.rs` and `pages.rs` write the JSON
-//! schema, `config/reference.toml` and the tables of the documents. A key is written as
+//! [`table!`] takes a list of keys. It makes a struct with a field for each key, the code that
+//! reads the struct from the file, and a [`Declaration`]. From the declaration, `schema.rs` and
+//! `pages.rs` generate the JSON schema, `config/reference.toml` and the tables of the documents. A
+//! key is written as
 //!
 //! ```text
-//! /// One sentence for the author of the file.
+//! /// One sentence for the user who writes the file.
 //! name: Type, presence value, because "why this default", change_when "another one is better";
 //! ```
 //!
@@ -13,16 +14,16 @@
 //!
 //! | presence | without the key | the field is | `value` is |
 //! |---|---|---|---|
-//! | `default` | `value` holds; it wants a reason | `T` | read as if it stood in the file |
+//! | `default` | `value`; needs a reason | `T` | read like the file |
 //! | `required` | an error | `Option<T>`: `None` if it was wrong | an example |
 //! | `optional` | nothing | `Option<T>` | an example |
-//! | `derived` | a value from other keys; it wants a reason | `Option<T>` | an example of it |
+//! | `derived` | a value from other keys; needs a reason | `Option<T>` | an example |
 //!
-//! `commented` behind the value or the header: the reference shows the key or the table as
-//! comments, because it goes with others that stand there as comments too. `at_least` and
-//! `at_most`, each with a value and a help text, are bounds. `with name: Table` behind the header
-//! adds the keys of a table that several tables have in common. `was old until "1.0.0"` reads a key
-//! by its old name too, with a warning.
+//! With `commented` after the value or the header, the reference shows the key or the table as
+//! comments, because it belongs to keys that are comments there too. `at_least` and `at_most`, each
+//! with a value and a help text, are bounds. `with name: Table` after the header adds the keys of a
+//! table that several tables have in common. `was old until "1.0.0"` accepts the old name of a key
+//! too, with a warning.
 
 use serde_json::Value as Json;
 
@@ -35,7 +36,7 @@ pub trait Table: Sized {
     /// Reads every key.
     fn read_keys(section: &Section<'_, '_>) -> Self;
 
-    /// Reads every key, and reports those that are not declared.
+    /// Reads every key, and reports keys that are not declared.
     fn read(section: &Section<'_, '_>) -> Self {
         let table = Self::read_keys(section);
         section.finish();
@@ -45,13 +46,13 @@ pub trait Table: Sized {
 
 #[derive(Clone, Copy)]
 pub struct Declaration {
-    /// As in the file: `[drain]`, `[[route]]`, `[]` for the top.
+    /// The header as in the file: `[drain]`, `[[route]]`, and `[]` for the top.
     pub header: &'static str,
     pub sentence: &'static str,
-    /// The reference shows the whole table as comments.
+    /// Whether the reference shows the whole table as comments.
     pub is_commented: bool,
     pub own_keys: &'static [Key],
-    /// Keys that other tables have too.
+    /// Keys that other tables have in common with this one.
     pub group: Option<&'static Self>,
 }
 
@@ -62,16 +63,17 @@ pub struct Key {
     pub presence: Presence,
     /// The default or an example, in TOML.
     pub value: &'static str,
-    /// The reference shows the key as a comment.
+    /// Whether the reference shows the key as a comment.
     pub is_commented: bool,
-    /// In TOML.
+    /// The smallest value, in TOML.
     pub least: Option<&'static str>,
+    /// The largest value, in TOML.
     pub most: Option<&'static str>,
-    /// Why the default is what it is.
+    /// The reason for the default.
     pub reason: Option<&'static str>,
-    /// When to write another value.
+    /// When another value is better.
     pub change: Option<&'static str>,
-    /// A name that is still read, with a warning.
+    /// A name that is still accepted, with a warning.
     pub old_name: Option<OldName>,
     pub type_name: fn() -> String,
     pub schema: fn() -> Json,
@@ -80,11 +82,11 @@ pub struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OldName {
     pub name: &'static str,
-    /// The version that does not read it any more.
+    /// The version that does not accept it any more.
     pub until: &'static str,
 }
 
-/// What holds where a key is not written.
+/// The effect of a key that is not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     Default,
@@ -103,7 +105,7 @@ impl Declaration {
         self.header.trim_matches(['[', ']'])
     }
 
-    /// Returns whether the file may hold it several times.
+    /// Returns true if the file may have the table several times.
     pub fn is_list(&self) -> bool {
         self.header.starts_with("[[")
     }
@@ -213,8 +215,8 @@ macro_rules! table {
     (@is_commented) => { false };
     (@is_commented commented) => { true };
 
-    (@reason default) => { compile_error!("a default has a reason: add `because`") };
-    (@reason derived) => { compile_error!("a default has a reason: add `because`") };
+    (@reason default) => { compile_error!("a default needs a reason: add `because`") };
+    (@reason derived) => { compile_error!("a default needs a reason: add `because`") };
     (@reason $presence:ident) => { None };
     (@reason $presence:ident $reason:literal) => { Some($reason) };
 
@@ -245,7 +247,7 @@ mod tests {
     use crate::config::{pages, schema};
 
     table! {
-        /// A table of this test.
+        /// The table of this test.
         pub struct TestTable: [kettle] {
             /// How long it
             /// boils.
@@ -274,7 +276,7 @@ mod tests {
             ("boiling_tim = '1m'", "did you mean `boiling_time`?"),
             ("boiling_time = 5", "write \"5s\""),
             ("boiling_time = '0s'", "must be greater than zero"),
-            ("boiling_time = '11m'", "`boiling_time` is at most 10m"),
+            ("boiling_time = '11m'", "`boiling_time` must be at most 10m"),
         ] {
             let messages = read(text).1;
             assert!(messages.contains(part), "{part} is not in\n{messages}");
@@ -285,7 +287,7 @@ mod tests {
         assert_eq!(key["description"], "How long it boils.");
         assert_eq!(
             pages::reference(table),
-            "# A table of this test.\n[kettle]\n# How long it boils.\nboiling_time = \"40s\"\n"
+            "# The table of this test.\n[kettle]\n# How long it boils.\nboiling_time = \"40s\"\n"
         );
         let row =
             "| `boiling_time` | duration, at most `\"10m\"` | `\"40s\"` | How long it boils. |";

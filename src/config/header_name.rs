@@ -2,8 +2,8 @@
 
 use http::HeaderName;
 
-/// Names with a meaning in HTTP, in the WebSocket handshake or between proxies, and names of headers
-/// that carry credentials. In normal form.
+/// Names with a meaning in HTTP, in the WebSocket handshake or between proxies, and names of
+/// headers that carry credentials. In normal form.
 const TAKEN: [&str; 33] = [
     "authorization",
     "connection",
@@ -41,8 +41,8 @@ const TAKEN: [&str; 33] = [
 ];
 const TAKEN_PREFIXES: [&str; 3] = ["sec-", "x-forwarded-", "access-control-"];
 
-/// Returns a name in the form in which servers may compare it. Case does not count. `_`, `-` and `.`
-/// are the same, because some servers convert one into another.
+/// Returns a name in the form in which servers may compare it. Case does not count. `_`, `-` and
+/// `.` are the same, because some servers convert one into another.
 pub fn normal_form(name: &str) -> String {
     name.chars().map(|c| if c == '_' || c == '.' { '-' } else { c.to_ascii_lowercase() }).collect()
 }

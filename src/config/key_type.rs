@@ -1,4 +1,4 @@
-//! The types that a key can have: how a value is read, what it is called, and its JSON schema.
+//! The types of keys: how a value is read, the name of the type in documents, and its JSON schema.
 
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -17,15 +17,15 @@ use crate::model::secret::Secret;
 pub trait KeyType {
     type Value;
 
-    /// An empty list counts as a missing key.
+    /// Whether an empty list counts as a missing key.
     const IS_NEVER_EMPTY: bool = false;
 
-    /// Returns what the documents call such a value.
+    /// Returns the name of the type in the documents.
     fn name() -> String;
 
     fn schema() -> Json;
 
-    /// Returns nothing for a value that is wrong, and reports it.
+    /// Reads a value. Reports a wrong value and returns nothing.
     fn read(entry: &Entry<'_>) -> Option<Self::Value>;
 }
 
@@ -33,7 +33,7 @@ pub trait KeyType {
 pub trait TextType {
     type Value;
     const NAME: &str;
-    /// A regular expression for editors; it may be laxer than `parse`.
+    /// A regular expression for editors. It may accept more than `parse`.
     const PATTERN: Option<&str> = None;
 
     fn parse(key: &str, text: &str) -> Result<Self::Value, String>;
@@ -110,14 +110,14 @@ impl KeyType for Count {
     fn read(entry: &Entry<'_>) -> Option<usize> {
         let count = entry.integer().filter(|count| *count > 0);
         if count.is_none() {
-            let message = format!("`{}` is a whole number of at least 1", entry.key);
+            let message = format!("`{}` must be a whole number of at least 1", entry.key);
             entry.report(Diagnostic::error(message));
         }
         count
     }
 }
 
-/// A duration; zero too.
+/// A duration, including zero.
 pub struct Duration;
 
 /// A duration longer than zero.
@@ -212,7 +212,7 @@ impl<C: Choice> KeyType for OneOf<C> {
                 .unwrap_or_default();
             entry.error(
                 format!("`{text}` is not a value of `{}`", entry.key),
-                format!("{near}it is one of {}", all.join(", ")),
+                format!("{near}the possible values are {}", all.join(", ")),
             );
         }
         found
@@ -238,7 +238,7 @@ impl<K: TextType> KeyType for List<K> {
     }
 }
 
-/// A file that Usher reads. Another content of it is another configuration.
+/// A file that Usher reads. If its content changes, the configuration has changed.
 pub struct FileToRead;
 
 impl KeyType for FileToRead {
@@ -294,7 +294,7 @@ impl KeyType for SecretVariable {
         let name = entry.text()?;
         if let Some(bare) = bare_variable(&name) {
             entry.error(
-                format!("`{name}` is the name of a variable with a `$`"),
+                format!("`{name}` must be a variable name without `$`"),
                 format!("write `{} = \"{bare}\"`", entry.key),
             );
             return None;
@@ -303,7 +303,7 @@ impl KeyType for SecretVariable {
             let file_key = entry.key.replace("_env", "_file");
             entry.error(
                 format!("the environment variable `{name}` is not set"),
-                format!("set it, or name a file with `{file_key}`"),
+                format!("set the variable, or use a file: `{file_key}`"),
             );
             return None;
         };
@@ -338,7 +338,7 @@ impl KeyType for SecretFile {
     }
 }
 
-/// Returns a secret without the line end behind it.
+/// Returns a secret without the line end after it.
 fn first_line(entry: &Entry<'_>, secret: &[u8]) -> Option<Secret> {
     let line = secret.strip_suffix(b"\n").unwrap_or(secret);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -367,13 +367,13 @@ impl TextType for EndpointPath {
     fn parse(key: &str, text: &str) -> Result<String, String> {
         match PathPattern::parse(text) {
             Ok(_) if !text.contains(['*', '{']) => Ok(text.to_owned()),
-            Ok(_) => Err(format!("`{key}` is one exact path, without '*' or '{{name}}'")),
+            Ok(_) => Err(format!("`{key}` must be one exact path, without '*' or '{{name}}'")),
             Err(message) => Err(message),
         }
     }
 }
 
-/// The name of a header that Usher sets at its upstreams.
+/// The name of a header that Usher sends to upstreams.
 pub struct OwnHeader;
 
 impl TextType for OwnHeader {
@@ -393,10 +393,10 @@ impl TextType for CookieName {
     const NAME: &str = "cookie name";
 
     fn parse(_key: &str, text: &str) -> Result<String, String> {
-        // Header names are tokens too.
+        // A header name is a token too.
         match HeaderName::from_bytes(text.as_bytes()) {
             Ok(_) => Ok(text.to_owned()),
-            Err(_) => Err(format!("`{text}` is not the name of a cookie")),
+            Err(_) => Err(format!("`{text}` is not a valid cookie name")),
         }
     }
 }
@@ -417,7 +417,7 @@ impl KeyType for Rate {
     }
 }
 
-/// A list that must not be empty where it must be written.
+/// A list that must not be empty if the key is required.
 pub struct NonEmpty<K>(PhantomData<K>);
 
 impl<K: KeyType> KeyType for NonEmpty<K> {
@@ -441,7 +441,7 @@ impl<K: KeyType> KeyType for NonEmpty<K> {
     }
 }
 
-/// A value and the place where it is written.
+/// A value with its place in the file.
 pub struct Located<K>(PhantomData<K>);
 
 impl<K: KeyType> KeyType for Located<K> {
@@ -460,7 +460,7 @@ impl<K: KeyType> KeyType for Located<K> {
     }
 }
 
-/// A list of strings, each with its place.
+/// A list of strings, each with its place in the file.
 pub struct LocatedTexts;
 
 impl KeyType for LocatedTexts {
@@ -479,12 +479,12 @@ impl KeyType for LocatedTexts {
     }
 }
 
-/// Words of a closed set, each at most once and with its place.
+/// Words of a closed set, each at most once and with its place in the file.
 pub struct SetOf<C>(PhantomData<C>);
 
 /// A word of a set, such as a method.
 pub trait Member: Choice + PartialEq {
-    /// With its article.
+    /// The noun in error messages, with its article.
     const NOUN: &str;
 }
 
@@ -506,7 +506,7 @@ impl<C: Member> KeyType for SetOf<C> {
             let text = item.text()?;
             match choices.iter().find(|(word, _)| *word == text).map(|(_, member)| *member) {
                 Some(member) if members.iter().any(|(other, _)| *other == member) => {
-                    item.error(format!("`{text}` stands twice"), "name each once");
+                    item.error(format!("`{text}` appears twice"), "list each word once");
                 }
                 Some(member) => members.push((member, item.span())),
                 None => {
@@ -520,7 +520,7 @@ impl<C: Member> KeyType for SetOf<C> {
     }
 }
 
-/// A table inside another one. [`Section::section`] leads into it.
+/// A table inside another one, which [`Section::section`] reads.
 pub struct Nested<T>(PhantomData<T>);
 
 impl<T: Table> KeyType for Nested<T> {
@@ -539,7 +539,7 @@ impl<T: Table> KeyType for Nested<T> {
     }
 }
 
-/// Tables inside another one, each under a name. [`Section::tables`] leads into them.
+/// Tables inside another one, each under a name, which [`Section::tables`] reads.
 pub struct NestedByName<T>(PhantomData<T>);
 
 impl<T: Table> KeyType for NestedByName<T> {
@@ -580,7 +580,7 @@ impl<T: Table> KeyType for NestedList<T> {
     }
 }
 
-/// A table of strings under free names, each with the place of its name.
+/// A table of strings under names that the user chooses, each with the place of its name.
 pub struct StringsByName;
 
 impl KeyType for StringsByName {

@@ -23,8 +23,8 @@ impl<'t> Locator<'t> {
         Self { file, text, table: table.into_inner() }
     }
 
-    /// Returns the location of the value, or else that of the table around it. `None`: the file does
-    /// not even have the table.
+    /// Returns the location of the value, or else that of the table around it. `None`: the file
+    /// does not even have the table.
     pub fn location(&self, path: &str) -> Option<Location> {
         let mut steps = path.split('.');
         let first = steps.next()?;

@@ -1,9 +1,9 @@
 //! The configuration: the meaning of the file.
 //!
-//! `tables/` declares each key once. The parser, the JSON schema (`schema.rs`), the reference and the
-//! tables of the documents (`pages.rs`) use these declarations. `load.rs` turns the text into the
-//! [`Config`] below and reports every mistake at once. No other module reads the file: the program
-//! uses one `Arc<Config>`, and a session keeps the one that it was opened with.
+//! `tables/` declares each key once. The parser, the JSON schema (`schema.rs`), the reference and
+//! the tables of the documents (`pages.rs`) use these declarations. `load.rs` turns the text into
+//! the [`Config`] below and reports every mistake at once. No other module reads the file: the
+//! program uses one `Arc<Config>`, and a session keeps the one that it was opened with.
 
 mod admin;
 pub mod bypass;

@@ -122,7 +122,10 @@ impl<'e> Entry<'e> {
     pub fn sections(&self) -> Option<Vec<Section<'e, 'e>>> {
         let title = format!("[[{}]]", self.key);
         let Some(items) = self.value.get_ref().as_array() else {
-            self.error(format!("`{}` must be a list of tables", self.key), format!("write `{title}`"));
+            self.error(
+                format!("`{}` must be a list of tables", self.key),
+                format!("write `{title}`"),
+            );
             return None;
         };
         let mut sections = Vec::new();
@@ -153,7 +156,8 @@ impl<'a> Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reports only the first syntax error: the parser reads the text after it in the wrong context.
+    /// Reports only the first syntax error: the parser reads the text after it in the wrong
+    /// context.
     pub fn report_syntax(&self, errors: &[toml::de::Error]) {
         let Some(first) =
             errors.iter().min_by_key(|error| error.span().map_or(0, |span| span.start))
@@ -218,7 +222,9 @@ impl Reader<'_> {
         DeValue::parse(text)
             .ok()
             .and_then(|value| K::read(&Entry { reader: self, key, value: &value }))
-            .unwrap_or_else(|| unreachable!("`{key}` is declared with {text}, which has another type"))
+            .unwrap_or_else(|| {
+                unreachable!("`{key}` is declared with {text}, which has another type")
+            })
     }
 
     /// Returns a path. A relative path is relative to the folder of the configuration.
@@ -427,8 +433,8 @@ impl<'r, 't> Section<'r, 't> {
         }
     }
 
-    /// Returns the value of one of two keys, with its place, or nothing if neither is written. Reports
-    /// an error if both are written.
+    /// Returns the value of one of two keys, with its place, or nothing if neither is written.
+    /// Reports an error if both are written.
     pub fn one_of<T>(
         &self,
         (first_key, first): (&'static str, Option<T>),

@@ -115,9 +115,10 @@ impl Preset {
         }
     }
 
-    /// Returns the default of `forward`. Brokers and GraphQL servers wait for the message that opens
-    /// their protocol. A broker does not get the user name either: Usher does not check the client's
-    /// user name, and a broker without passwords rejects a user name with an empty password.
+    /// Returns the default of `forward`. Brokers and GraphQL servers wait for the message that
+    /// opens their protocol. A broker does not get the user name either: Usher does not check the
+    /// client's user name, and a broker without passwords rejects a user name with an empty
+    /// password.
     pub fn forward(self) -> Forward {
         match self {
             Self::Json | Self::HomeAssistant => Forward::Consume,

@@ -1,10 +1,10 @@
-//! What the user reads when a file is wrong, and the reference held to the code.
+//! Tests of the messages about a wrong file, and of the reference file.
 
 use super::*;
 use std::time::Duration;
 
 const MINIMAL: &str = include_str!("../../config/usher.toml");
-/// A line of it.
+/// A line of `MINIMAL`.
 const ORIGINS: &str = "origins = [\"https://app.example.com\"]";
 const REFERENCE: &str = include_str!("../../config/reference.toml");
 
@@ -39,7 +39,7 @@ fn an_unknown_key_is_shown_in_its_line_with_the_nearest_known_one() {
 #[test]
 fn what_is_known_is_told_once() {
     let error = error_of(&(MINIMAL.to_owned() + "\n[drain]\nzzzzzzzz = 1\n"));
-    assert!(error.contains("known here: `window`"), "{error}");
+    assert!(error.contains("the possible names are `window`"), "{error}");
     let error = error_of(&MINIMAL.replace("path = \"/ws\"", "path = \"/ws\"\nzzzzzzzz = 1"));
     assert_eq!(
         (error.matches("`path`").count(), error.matches("`sunset`").count()),
@@ -56,7 +56,7 @@ fn a_prefix_that_leads_to_what_another_route_guards_is_warned_about() {
             .map(|lines| format!("\n[[route]]\nupstream = \"chat\"\n{lines}\n"))
             .collect();
         let warnings = read(&(MINIMAL.to_owned() + &more)).unwrap().warnings;
-        warnings.iter().filter(|one| one.message.contains("guards, and asks for less")).count()
+        warnings.iter().filter(|one| one.message.contains("protects more strictly")).count()
     };
     let site = "path = \"/site/*\"\nstrip_prefix = \"/site\"\n";
     let header = format!("{ORIGINS}\nauth = [\"header\"]");
@@ -105,7 +105,7 @@ fn every_mistake_is_told_at_once() {
         "did you mean `chat`?",
         "did you mean `HS256`?",
         "`25` has no unit; write \"25s\"",
-        "longer than `max_ttl`",
+        "must not be longer than `max_ttl`",
     ] {
         assert!(error.contains(part), "{part} is not in\n{error}");
     }
@@ -126,7 +126,9 @@ fn who_steers_needs_the_admin_table_alone() {
     );
     assert_eq!(admin("[[route]]\npath = \"/ws\"\n"), Ok(None));
     assert!(
-        admin(&MINIMAL.replace("\"127.0.0.1:9090\"", "9090")).unwrap_err().contains("`address` is")
+        admin(&MINIMAL.replace("\"127.0.0.1:9090\"", "9090"))
+            .unwrap_err()
+            .contains("`address` must be")
     );
     assert!(admin("[admin\n").unwrap_err().contains("usher.toml:1:"));
 }
@@ -147,10 +149,10 @@ fn addresses_that_one_process_cannot_bind_together_are_refused() {
     listeners("0.0.0.0:8080", "0.0.0.0:8081", "127.0.0.1:9090").unwrap();
     listeners("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0").unwrap();
     let error = listeners("127.0.0.1:8080", "127.0.0.1:8080", "127.0.0.1:9090").unwrap_err();
-    assert!(error.contains("address `127.0.0.1:8080` stands twice"), "{error}");
+    assert!(error.contains("address `127.0.0.1:8080` appears twice"), "{error}");
     let error = listeners("0.0.0.0:8080", "127.0.0.1:8080", "127.0.0.1:9090").unwrap_err();
     assert!(error.contains("is covered by `0.0.0.0:8080`"), "{error}");
-    // The admin listener too: with `SO_REUSEPORT` the kernel would hand it some of the clients.
+    // The same for the admin listener: with `SO_REUSEPORT`, the kernel would give it some clients.
     for listener in ["127.0.0.1:9090", "0.0.0.0:9090", "[::]:9090"] {
         let error = listeners("127.0.0.1:8080", listener, "127.0.0.1:9090").unwrap_err();
         assert!(error.contains("have the same port"), "{error}");
@@ -162,7 +164,7 @@ fn a_route_that_stands_twice_is_refused() {
     let error = error_of(
         &(MINIMAL.to_owned() + "\n[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = []\n"),
     );
-    assert!(error.contains("route `/ws` stands twice"), "{error}");
+    assert!(error.contains("route `/ws` appears twice"), "{error}");
 }
 
 #[test]
@@ -173,14 +175,14 @@ fn what_would_be_unsafe_is_refused() {
         ("certificates =", "#", "has no certificates"),
         ("127.0.0.1:9090", "0.0.0.0:9090", "needs a token"),
         ("secret_env = \"USHER_JWT_SECRET\"", "secret = \"x\"", "never written in the file"),
-        ("\"HS256\"", "\"HS256\", \"RS256\"", "another family"),
+        ("\"HS256\"", "\"HS256\", \"RS256\"", "cannot be combined"),
         ("audience = [\"chat\"]", "audience = []", "needs `audience`"),
         ("auth = [\"ticket\", \"message\", \"header\"]", "", "needs `auth`"),
         ("\"ticket\",", "\"session\",", "`session` needs a verifier"),
         (
             "[[route]]",
             "[first_message]\npreset = \"mqtt\"\n[reauth]\nmode = \"message\"\n[[route]]",
-            "cannot be asked for a new token",
+            "cannot ask clients for a new token",
         ),
         (
             "[[route]]",
@@ -189,7 +191,7 @@ fn what_would_be_unsafe_is_refused() {
         ),
         ("[[route]]", "[first_message]\npreset = \"jsno\"\n[[route]]", "did you mean `json`?"),
         ("[[route]]", "[first_message]\nmax_bytes = \"1MiB\"\n[[route]]", "at most 64KiB"),
-        ("[[route]]", "[first_message]\ngreeting = \"{\"\n[[route]]", "is not JSON"),
+        ("[[route]]", "[first_message]\ngreeting = \"{\"\n[[route]]", "must be JSON"),
         (
             "[[route]]",
             "[first_message]\ntoken_pointer = \"token\"\n[[route]]",
@@ -215,13 +217,13 @@ fn what_would_be_unsafe_is_refused() {
         (
             "[[route]]",
             &format!("[first_message]\nforward = \"redact\"\n{secret}[[route]]"),
-            "has no use without",
+            "needs `forward = \"replace\"`",
         ),
-        ("[[route]]", "[first_message]\nuser = \"u\"\n[[route]]", "has no use without"),
+        ("[[route]]", "[first_message]\nuser = \"u\"\n[[route]]", "needs `forward = \"replace\"`"),
         (
             "[[route]]",
             &format!("[first_message]\nforward = \"replace\"\n{secret}[[route]]"),
-            "`ticket` would send the upstream a login",
+            "`ticket` could send the upstream a login",
         ),
         (
             "[admin]",
@@ -231,19 +233,19 @@ fn what_would_be_unsafe_is_refused() {
         (
             "\"message\", \"header\"]",
             &format!("\"header\"]\n[route.first_message]\nforward = \"replace\"\n{secret}"),
-            "takes no first message",
+            "needs the method `message`",
         ),
         (
             "[[route]]",
             "[first_message]\ntoken_pointer = \"/a\"\nticket_pointer = \"/a/b\"\n[[route]]",
-            "stand in each other",
+            "overlap",
         ),
         (
             "[[upstream]]",
             &format!("{other_issuer}\n[[upstream]]"),
-            "the `issuer` `https://id.example.com` stands twice",
+            "the `issuer` `https://id.example.com` appears twice",
         ),
-        ("\"HS256\"", "\"HS256\", \"HS256\"", "`HS256` stands twice"),
+        ("\"HS256\"", "\"HS256\", \"HS256\"", "`HS256` appears twice"),
     ] {
         let error = error_of(&MINIMAL.replace(from, to));
         assert!(error.contains(part), "{part} is not in\n{error}");
@@ -261,7 +263,7 @@ fn what_would_be_unsafe_is_refused() {
         ),
         (
             "kind = \"http\"\nurl = \"https://a/\"\nkey = \"x:{id}\"",
-            "`key` has no use with `kind = \"http\"`".to_owned(),
+            "`key` is not used with `kind = \"http\"`".to_owned(),
         ),
         ("kind = \"http\"\nurl = \"https://a/\"\nrevalidate = \"10ms\"", "at least 1s".to_owned()),
         (
@@ -269,18 +271,21 @@ fn what_would_be_unsafe_is_refused() {
             "needs `revalidate`".to_owned(),
         ),
         (introspection, "needs `client_id`".to_owned()),
-        (&format!("{introspection}client_id = \"a\""), "`client_id` needs its secret".to_owned()),
+        (&format!("{introspection}client_id = \"a\""), "`client_id` needs a secret".to_owned()),
         (&format!("{introspection}client_secret_env = \"A\""), "needs `client_id`".to_owned()),
         (
             &format!(
                 "{introspection}client_id = \"a\"\nclient_secret_env = \"A\"\ntoken_env = \"A\""
             ),
-            "cannot stand together".to_owned(),
+            "cannot be combined".to_owned(),
         ),
         ("kind = \"redis\"\nkey = \"sess:{id}\"", "needs `url`".to_owned()),
         ("kind = \"redis\"\nurl = \"redis://a\"", "needs `key`".to_owned()),
-        ("kind = \"redis\"\nurl = \"redis://a\"\nkey = \"{id}\"", "behind a prefix".to_owned()),
-        ("kind = \"redis\"\nurl = \"redis://a\"\nkey = \"sess:id\"", "holds {id} once".to_owned()),
+        ("kind = \"redis\"\nurl = \"redis://a\"\nkey = \"{id}\"", "after a prefix".to_owned()),
+        (
+            "kind = \"redis\"\nurl = \"redis://a\"\nkey = \"sess:id\"",
+            "must have {id} once".to_owned(),
+        ),
     ] {
         let error = verifier(lines);
         assert!(error.contains(&part), "{part} is not in\n{error}");
@@ -290,8 +295,13 @@ fn what_would_be_unsafe_is_refused() {
         ("[[route]]", "[[route]]\nverifier = \"lgoin\"", "login", "did you mean `login`?"),
         ("[[route]]", "[[route]]\nverifier_tokens = \"opaque\"", "login", "needs `verifier`"),
         ("\"ticket\",", "\"session\",", "login", "`session` needs a verifier"),
-        ("[[route]]", "[[route]]\nshadow = [\"session\"]", "login", "in the shadow too"),
-        ("[\"ticket\",", "[\"session\",", "main", "an issuer is named `main` already"),
+        (
+            "[[route]]",
+            "[[route]]\nshadow = [\"session\"]",
+            "login",
+            "the shadow method `session` needs a verifier",
+        ),
+        ("[\"ticket\",", "[\"session\",", "main", "an issuer has the name `main` already"),
         (
             "auth = [\"ticket\", \"message\", \"header\"]",
             "auth = [\"session\"]\nverifier = \"login\"",
@@ -307,10 +317,10 @@ fn what_would_be_unsafe_is_refused() {
     for (keys, part) in [
         ("", "needs `jwks_url`"),
         ("jwks_url = \"http://id.example.com/keys\"", "plain http to another machine"),
-        ("jwks_url = \"https://id.example.com/keys\"\ndiscovery = true", "cannot stand together"),
-        ("jwks_file = \"keys.json\"\njwks_refresh = \"1h\"", "goes with `jwks_url` or `discovery`"),
+        ("jwks_url = \"https://id.example.com/keys\"\ndiscovery = true", "cannot be combined"),
+        ("jwks_file = \"keys.json\"\njwks_refresh = \"1h\"", "needs `jwks_url` or `discovery`"),
         ("discovery = true\njwks_refresh = \"10ms\"", "at least 1s"),
-        ("discovery = true\nsecret_env = \"KEY\"", "cannot stand together"),
+        ("discovery = true\nsecret_env = \"KEY\"", "cannot be combined"),
     ] {
         let error = error_of(
             &MINIMAL
@@ -340,7 +350,7 @@ fn what_a_browser_sends_by_itself_needs_a_list_of_pages() {
     let error = with("\"query\"", "token_parameter = \"ticket\"").unwrap_err();
     assert!(error.contains("the same query parameter"), "{error}");
     let error = with("\"query\"", "token_cookie = \"a b\"").unwrap_err();
-    assert!(error.contains("not the name of a cookie"), "{error}");
+    assert!(error.contains("not a valid cookie name"), "{error}");
 }
 
 #[test]
@@ -359,9 +369,10 @@ fn a_test_identity_needs_a_secret_a_warning_and_the_command_line() {
     );
     loaded.config.allow_bypass(true).unwrap();
     assert!(loaded.config.bypass.is_allowed);
-    for (secret, part) in
-        [("short", "less than 32"), ("0123456789 0123456789 0123456789 0123456789", "not one word")]
-    {
+    for (secret, part) in [
+        ("short", "shorter than 32"),
+        ("0123456789 0123456789 0123456789 0123456789", "must be one word"),
+    ] {
         let secret_of =
             |name: &str| Some(if name == "B" { secret } else { TEST_SECRET }.to_owned());
         let error = parse(&text, None, &secret_of).unwrap_err().to_string();
@@ -388,7 +399,7 @@ fn what_a_route_requires_is_held_against_its_path() {
     }
     let public = with("path = \"/ws\"\nrequire = [\"chat:read\"]")
         .replace("[\"ticket\", \"message\", \"header\"]", "[]");
-    assert!(error_of(&public).contains("a public route gives no grant"));
+    assert!(error_of(&public).contains("a public route cannot require permissions"));
 }
 
 #[test]
@@ -398,7 +409,8 @@ fn client_certificates_want_an_authority_where_they_are_shown() {
     let asking = route.replace("certificates =", "client_ca = \"clients.pem\"\ncertificates =");
     let loaded = read(&asking).unwrap();
     assert!(
-        loaded.warnings.len() == 1 && loaded.warnings[0].to_string().contains("comes back to life"),
+        loaded.warnings.len() == 1
+            && loaded.warnings[0].to_string().contains("is accepted again after"),
         "{:?}",
         loaded.warnings
     );
@@ -417,7 +429,7 @@ fn client_certificates_want_an_authority_where_they_are_shown() {
     let second = "\n[[listener]]\naddress = \"127.0.0.1:8080\"\nplain = true\n";
     let warned = read(&(asking.clone() + second)).unwrap().warnings;
     assert!(
-        warned.len() == 1 && warned[0].to_string().contains("this listener asks for none"),
+        warned.len() == 1 && warned[0].to_string().contains("this listener does not ask for them"),
         "{warned:?}"
     );
     for (from, to, part) in [
@@ -428,18 +440,18 @@ fn client_certificates_want_an_authority_where_they_are_shown() {
         ),
         ("client_ca =", "client_auth = \"always\"\nclient_ca =", "is not a value of `client_auth`"),
         ("[[route]]", "[mtls]\nuser = \"cn\"\n[[route]]", "is not a value of `user`"),
-        ("name = \"main\"", "name = \"mtls\"", "is the issuer of client certificates"),
-        ("name = \"main\"", "name = \"bypass\"", "is the issuer of test identities"),
+        ("name = \"main\"", "name = \"mtls\"", "is reserved for client certificates"),
+        ("name = \"main\"", "name = \"bypass\"", "is reserved for test identities"),
         (
             "[[upstream]]",
             "[[listener]]\naddress = \"127.0.0.1:1\"\nplain = true\nclient_ca = \"x\"\n[[upstream]]",
-            "come with TLS",
+            "client certificates need TLS",
         ),
     ] {
         let error = error_of(&asking.replace(from, to));
         assert!(error.contains(part), "{part} is not in\n{error}");
     }
-    // A route of certificates alone needs no issuer.
+    // A route with only client certificates does not need an issuer.
     let alone = asking.replace("[\"ticket\", \"message\", \"mtls\"]", "[\"mtls\"]");
     let (before, rest) = alone.split_once("[[issuer]]").unwrap();
     let (_, after) = rest.split_once("[[upstream]]").unwrap();
@@ -459,15 +471,15 @@ fn an_hmac_secret_is_as_long_as_its_hash() {
     }
 }
 
-/// A page sets no header of its socket, and a certificate counts with a listed page alone; to the
-/// public every page belongs.
+/// Methods that pages can use need `origins`. A page cannot set headers of its socket, a client
+/// certificate needs `origins` anyway, and a public route is open to every page.
 #[test]
 fn a_route_that_pages_can_use_says_which_pages() {
     let warnings = |auth: &str, lines: &str| {
-        let listener = "client_ca = \"clients.pem\"\n\n# Whose tokens";
+        let listener = "client_ca = \"clients.pem\"\n\n# The issuer";
         let text = MINIMAL
             .replace("\"ticket\", \"message\", \"header\"", auth)
-            .replace("\n# Whose tokens", listener);
+            .replace("\n# The issuer", listener);
         read(&(text.replace(ORIGINS, lines) + "[revocation]\nttl = \"400d\"\n")).unwrap().warnings
     };
     for auth in [
@@ -550,7 +562,7 @@ fn a_revocation_is_kept_for_as_long_as_a_token_can_live() {
         (Duration::from_secs(3600), 1)
     );
     assert!(
-        loaded.warnings[0].to_string().contains("comes back to life"),
+        loaded.warnings[0].to_string().contains("is accepted again after"),
         "{}",
         loaded.warnings[0]
     );
@@ -577,7 +589,7 @@ fn every_key_of_the_reference_is_known() {
         })
         .collect();
     let error = error_of(&uncommented.join("\n"));
-    assert!(error.contains("cannot stand together") && !error.contains("unknown key"), "{error}");
+    assert!(error.contains("cannot be combined") && !error.contains("unknown key"), "{error}");
 }
 
 #[test]
@@ -590,13 +602,13 @@ fn a_key_is_read_by_its_old_name_with_a_warning() {
     let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(
-        warnings[0].contains("`on_limit` is now called `extra_sessions`")
+        warnings[0].contains("`on_limit` has the new name `extra_sessions`")
             && warnings[0].contains("version 0.3.0"),
         "{warnings:?}"
     );
     for (lines, part) in [
         ("[limits]\non_limit = \"no\"", "not a value of `extra_sessions`"),
-        ("[revocation]\nkeep = \"1h\"\nttl = \"2h\"", "`keep` and `ttl` are one key"),
+        ("[revocation]\nkeep = \"1h\"\nttl = \"2h\"", "`keep` is the old name of `ttl`"),
         ("[limits]\non_limits = \"refuse\"", "unknown key `on_limits`"),
     ] {
         let error = with(lines).unwrap_err();
@@ -622,16 +634,16 @@ fn routes_that_nobody_could_reach_are_told() {
     };
     let first = |path: &str| MINIMAL.replace("path = \"/ws\"", &format!("path = \"{path}\""));
     let error = error_of(&second("/ws"));
-    assert!(error.contains("route `/ws` stands twice"), "{error}");
+    assert!(error.contains("route `/ws` appears twice"), "{error}");
     let error = error_of(&format!(
         "{}\n[[route]]\npath = \"/a/{{y}}\"\nupstream = \"chat\"\nauth = []\n",
         first("/a/{x}")
     ));
-    assert!(error.contains("route `/a/{}` stands twice"), "{error}");
+    assert!(error.contains("route `/a/{}` appears twice"), "{error}");
     for own in ["/websocket/ticket", "/websocket/config", "/.well-known/usher/jwks.json"] {
         let warnings = read(&second(own)).unwrap().warnings;
         assert!(
-            warnings.len() == 1 && warnings[0].to_string().contains("Usher's own"),
+            warnings.len() == 1 && warnings[0].to_string().contains("Usher answers"),
             "{warnings:?}"
         );
     }
@@ -687,7 +699,7 @@ fn a_mistake_is_told_once_and_with_its_remedy() {
             "secret =",
             "never written in the file",
         ),
-        (rs256, "secret_env =", "`secret_env` has no use with RS256"),
+        (rs256, "secret_env =", "`secret_env` is not used with RS256"),
         (
             MINIMAL.to_owned() + "\n[tickets]\nrate_per_user = \"60/m\"\n",
             "rate_per_user =",
@@ -766,10 +778,10 @@ fn an_identity_header_takes_no_other_name_s_place() {
         error("\"X-Me\" = \"sub\"", "[context]\nheader = \"x.me\"\n")
             .contains("header of the signed context")
     );
-    assert!(error("X-User-Id = \"sub\", x_user_id = \"tenant\"", "").contains("named twice"));
+    assert!(error("X-User-Id = \"sub\", x_user_id = \"tenant\"", "").contains("listed twice"));
     for header in ["Connection", "x_forwarded_for", "Authorization"] {
         let found = error_of(&format!("{MINIMAL}\n[context]\nheader = \"{header}\"\n"));
-        assert!(found.contains("has a meaning of its own"), "{found}");
+        assert!(found.contains("has another meaning"), "{found}");
     }
     assert!(
         error_of(&format!("{MINIMAL}\n[bypass]\nheader = \"x_user_context\"\n"))
@@ -785,7 +797,7 @@ fn public_key_families_may_be_listed_together() {
     let loaded = parse(&text, None, &|_| None).map_err(|errors| errors.to_string()).unwrap();
     let names: Vec<_> = loaded.config.issuers[0].algorithms.iter().map(|one| one.name()).collect();
     assert_eq!(names, ["RS256", "PS256", "ES256", "EdDSA"]);
-    assert!(error_of(&text.replace("\"EdDSA\"", "\"HS256\"")).contains("another family"));
+    assert!(error_of(&text.replace("\"EdDSA\"", "\"HS256\"")).contains("cannot be combined"));
 }
 
 #[test]
@@ -797,8 +809,8 @@ fn the_admin_listener_takes_an_address_or_the_path_of_a_socket() {
     assert_eq!(admin("unix:/run/usher/admin.sock"), Ok("unix:/run/usher/admin.sock".to_owned()));
     assert!(admin("unix:admin.sock").is_ok(), "beside the configuration, and without a token");
     for (address, why) in [
-        ("unix:", "names no file"),
-        ("unix:/run/usher/", "names no file"),
+        ("unix:", "does not name a file"),
+        ("unix:/run/usher/", "does not name a file"),
         (&*format!("unix:/{}", "x".repeat(100)), "101 bytes"),
         ("unix", "is not an address"),
         ("0.0.0.0:9090", "needs a token"),
@@ -817,10 +829,10 @@ fn a_rotation_leaves_backends_time_and_is_for_keys_that_usher_makes() {
         (None, Some(Duration::from_secs(600)))
     );
     for (lines, why) in [
-        ("rotate_every = \"9m\"", "is shorter than 600s"),
-        ("rotate_every = \"15m\"\nttl = \"10m\"", "is shorter than 1200s"),
-        ("rotate_every = \"0s\"", "is shorter than 600s"),
-        ("rotate_every = \"1h\"\nkey_files = [\"a.pem\"]", "for keys that Usher makes"),
+        ("rotate_every = \"9m\"", "must be at least 600s"),
+        ("rotate_every = \"15m\"\nttl = \"10m\"", "must be at least 1200s"),
+        ("rotate_every = \"0s\"", "must be at least 600s"),
+        ("rotate_every = \"1h\"\nkey_files = [\"a.pem\"]", "needs keys that Usher makes"),
     ] {
         let error = with(lines).unwrap_err();
         assert!(error.contains(why), "{lines}: {error}");
@@ -852,8 +864,8 @@ fn a_login_that_brokers_read_in_two_ways_is_refused() {
         ("stomp", "s\\vc", "secret", "`user` has a backslash"),
         ("stomp", "svc", "s3cr3t ", "the secret begins or ends with white space"),
         ("stomp", " svc", "secret", "`user` begins or ends with white space"),
-        ("stomp", "svc", "se\ncret", "not one line"),
-        ("mqtt", "svc", "se\0cret", "not one line"),
+        ("stomp", "svc", "se\ncret", "must be one line"),
+        ("mqtt", "svc", "se\0cret", "must be one line"),
     ] {
         let error = with(preset, user, secret).unwrap_err();
         assert!(error.contains(part) && !error.contains(secret), "{part} is not in\n{error}");

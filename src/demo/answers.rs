@@ -33,18 +33,18 @@ pub fn json_answer(status: StatusCode, body: &Value) -> Answer {
     response
 }
 
-/// Reads a body of JSON. A page of another origin can post a form here, but it cannot send JSON
-/// without asking first, so every other type is rejected.
+/// Reads a JSON body. Rejects other types: a page of another origin can post a form here, but it
+/// cannot send JSON without a preflight request.
 pub async fn json_body(request: Request<Incoming>) -> Result<Bytes, Answer> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let is_json = kind
         .and_then(|kind| kind.split(';').next())
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
     if !is_json {
-        return Err(message(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json"));
+        return Err(message(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json"));
     }
     match Limited::new(request.into_body(), BODY_BYTES).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(_) => Err(message(StatusCode::BAD_REQUEST, "the body is too long or ended early")),
+        Err(_) => Err(message(StatusCode::BAD_REQUEST, "the body is incomplete or too long")),
     }
 }

@@ -1,4 +1,4 @@
-//! The demo's chat backend: a greeting over HTTP, and the chat room. It has no auth code.
+//! The chat backend of the demo: a greeting over HTTP, and the chat room. It has no auth code.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ impl Answers for Backend {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/api/hello") => hello(&Visitor::of(&request)),
             (_, "/ws") => {
-                message(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket; ask for an upgrade")
+                message(StatusCode::UPGRADE_REQUIRED, "use a WebSocket upgrade at this path")
             }
-            _ => message(StatusCode::NOT_FOUND, "there is nothing at this path"),
+            _ => message(StatusCode::NOT_FOUND, "unknown path"),
         }
     }
 }
@@ -34,7 +34,7 @@ impl Answers for Backend {
 impl Backend {
     fn open_chat(&self, request: &mut Request<Incoming>) -> Answer {
         let Some(seat) = self.room.seat() else {
-            return message(StatusCode::SERVICE_UNAVAILABLE, "every seat in the room is taken");
+            return message(StatusCode::SERVICE_UNAVAILABLE, "the chat room is full");
         };
         let visitor = Visitor::of(request);
         match upgrade::upgrade(request) {
@@ -88,7 +88,8 @@ mod tests {
         Box::pin(connect_async(request)).await.unwrap().0
     }
 
-    /// The next message of this type; others, such as people coming and going, are passed over.
+    /// Returns the next message of this type. Skips others, such as those about users who join or
+    /// leave.
     async fn next(client: &mut Client, kind: &str) -> Value {
         loop {
             let message = client.next().await.unwrap().unwrap();
@@ -145,9 +146,9 @@ mod tests {
             b"\xf1\x80\0\0\0\0",                                 // reserved bits
             b"\x83\x80\0\0\0\0",                                 // an unknown opcode
             b"\x80\x80\0\0\0\0",                                 // a continuation of nothing
-            b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0", // a length that nobody has
-            b"\x88\x81\0\0\0\0\0",                               // a close with half a code
-            b"\x81\x82\0\0\0\0\xff\xfe",                         // text that is no text
+            b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0", // an impossible length
+            b"\x88\x81\0\0\0\0\0",                               // a close frame with half a code
+            b"\x81\x82\0\0\0\0\xff\xfe",                         // text that is not UTF-8
             b"\x82\x80\0\0\0\0",                                 // binary
         ];
         for frame in frames {
@@ -157,7 +158,7 @@ mod tests {
             stream.write_all(head.as_bytes()).await.unwrap();
             stream.write_all(frame).await.unwrap();
             let mut all = Vec::new();
-            // Ended or reset, but not left hanging.
+            // The connection is closed or reset, but it does not hang.
             let _ = stream.read_to_end(&mut all).await;
             assert!(all.starts_with(b"HTTP/1.1 101"), "{frame:?}");
         }
@@ -191,7 +192,7 @@ mod tests {
         assert!(next(&mut ada, "rejected").await["text"].as_str().unwrap().contains("chat"));
     }
 
-    /// Reads to the end of the stream; true where a close frame came before it.
+    /// Reads to the end of the stream. Returns true if a close frame came before it.
     async fn ends_with_a_close_frame(client: &mut Client) -> bool {
         while let Some(message) = client.next().await {
             match message {

@@ -1,8 +1,8 @@
-//! The demo's chat room: what any chat backend behind Usher looks like once it has no auth code.
+//! The chat room of the demo: an example of a chat backend without auth code.
 //!
-//! It takes the user from the signed context and never asks who is there. It decodes that header
-//! without checking the signature, because nobody but Usher is told its port; the page checks it
-//! with the published keys, as a real backend must.
+//! It reads the user from the signed context. It decodes that header without verifying the
+//! signature, because only Usher knows its port. A real backend must verify it. The page of the
+//! demo does that, with the published keys.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -35,20 +35,20 @@ pub struct Room {
     cuts: Mutex<HashMap<SocketKey, oneshot::Sender<()>>>,
 }
 
-/// User and session of a socket in the room.
+/// The user and the session of a socket in the room.
 type SocketKey = (String, String);
 
-/// The entry of one socket, removed with it: also where its task is dropped.
+/// The entry of one socket. Dropping it removes the entry, so it also goes if the task is dropped.
 struct CutEntry<'a> {
     room: &'a Room,
     key: SocketKey,
 }
 
-/// Who came, and what Usher said about them.
+/// A user in the room, with the request that Usher forwarded.
 pub struct Visitor {
     pub name: String,
     pub context: Value,
-    /// The request line's target: a reader sees that the ticket was taken out of it.
+    /// The target of the request. It shows that Usher has removed the ticket.
     pub target: String,
     pub headers: Vec<(String, String)>,
 }
@@ -80,7 +80,14 @@ impl Visitor {
     }
 
     fn welcome(&self) -> String {
-        json!({ "type": "welcome", "you": self.name, "context": self.context, "target": self.target, "headers": self.headers }).to_string()
+        json!({
+            "type": "welcome",
+            "you": self.name,
+            "context": self.context,
+            "target": self.target,
+            "headers": self.headers,
+        })
+        .to_string()
     }
 }
 
@@ -93,7 +100,7 @@ impl Room {
         }
     }
 
-    /// Cuts a socket without a close frame. Returns false where this user has no such session here.
+    /// Cuts a socket without a close frame. Returns false if this user has no such session here.
     pub fn cut(&self, user: &str, session: &str) -> bool {
         let key = (user.to_owned(), session.to_owned());
         lock(&self.cuts).remove(&key).is_some_and(|cut| cut.send(()).is_ok())
@@ -111,7 +118,7 @@ impl Room {
         Arc::clone(&self.seats).try_acquire_owned().ok()
     }
 
-    /// Hosts one visitor until either side ends it.
+    /// Serves one visitor until either side closes the connection.
     pub async fn host(&self, upgrade: UpgradeFut, visitor: Visitor, _seat: OwnedSemaphorePermit) {
         let Ok(mut socket) = upgrade.await else { return };
         socket.set_max_message_size(MESSAGE_BYTES);
@@ -122,19 +129,19 @@ impl Room {
         if answers.send(text_frame(&visitor.welcome())).await.is_err() {
             return;
         }
-        self.tell(&json!({ "type": "joined", "from": visitor.name }));
+        self.broadcast(&json!({ "type": "joined", "from": visitor.name }));
         {
             let mut writing = std::pin::pin!(write(writer, waiting, messages));
             tokio::select! {
                 _ = self.listen(reader, answers, &visitor) => {
-                    // What was answered last, a close frame above all, still goes out.
+                    // The last answers, such as a close frame, are still sent.
                     let _ = tokio::time::timeout(WRITE_TIMEOUT, &mut writing).await;
                 }
                 _ = &mut writing => {}
                 Ok(()) = is_cut => {}
             }
         }
-        self.tell(&json!({ "type": "left", "from": visitor.name }));
+        self.broadcast(&json!({ "type": "left", "from": visitor.name }));
     }
 
     async fn listen<S>(
@@ -173,8 +180,8 @@ impl Room {
                     let _ = answer(Frame::close(1003, b"Text only")).await;
                     return Ok(());
                 }
-                // A message is never begun inside another, and never continued before it is begun
-                // (RFC 6455, 5.4).
+                // A message must not begin inside another one, nor continue before it has begun
+                // (RFC 6455 section 5.4).
                 OpCode::Text if in_message => return protocol_error(&mut answer).await,
                 OpCode::Continuation if !in_message => return protocol_error(&mut answer).await,
                 OpCode::Text | OpCode::Continuation => {}
@@ -193,11 +200,11 @@ impl Room {
         }
     }
 
-    /// Passes a message on to everybody, or says why not.
+    /// Sends a message to all visitors, or returns an error message for the sender.
     fn receive(&self, message: &[u8], visitor: &Visitor) -> Option<String> {
         match strict_json::record(message) {
             Ok(ClientEvent::Chat { text }) if !text.trim().is_empty() && text.chars().count() <= TEXT_CHARACTERS => {
-                self.tell(&json!({ "type": "chat", "from": visitor.name, "text": text }));
+                self.broadcast(&json!({ "type": "chat", "from": visitor.name, "text": text }));
                 None
             }
             _ => Some(
@@ -207,8 +214,8 @@ impl Room {
         }
     }
 
-    fn tell(&self, message: &Value) {
-        // Nobody listening is no fault.
+    fn broadcast(&self, message: &Value) {
+        // An empty room is not an error.
         let _ = self.messages.send(message.to_string().into());
     }
 }
@@ -245,7 +252,8 @@ where
             },
             message = messages.recv() => match message {
                 Ok(message) => text_frame(&message),
-                // A slow reader misses messages and learns how many: the room does not wait for it.
+                // The room does not wait for a slow reader. The reader misses messages, and gets
+                // their number.
                 Err(broadcast::error::RecvError::Lagged(count)) => text_frame(&json!({ "type": "missed", "count": count }).to_string()),
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
             },

@@ -1,4 +1,4 @@
-//! The demo's configuration, as a person would have written it.
+//! The configuration of the demo, in the form in which a person would write it.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::Arguments;
 use super::issuer::{AUDIENCE, ISSUER};
 
-/// The ports that were free a moment ago.
+/// The chosen ports, which were free when they were checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     pub plain: u16,
@@ -17,8 +17,8 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Chooses each before the proxy binds it, because the configuration lists the page's origins.
-    /// All three are held until all are chosen, so that no two are the same.
+    /// Chooses the ports before the proxy binds them, because the configuration lists the origins
+    /// of the page. All three are bound until all are chosen, so that they differ.
     pub fn choose(arguments: &Arguments) -> anyhow::Result<Self> {
         let plain = free_port(arguments.port)?;
         let tls = free_port(arguments.tls_port)?;
@@ -31,7 +31,7 @@ impl Ports {
 fn free_port(wanted: u16) -> anyhow::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
         .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .context("no loopback port is free")
+        .context("cannot find a free port on loopback")
 }
 
 /// The addresses of the two servers behind Usher.
@@ -71,7 +71,7 @@ secret_file = {secret}
 name = "chat"
 servers = ["http://{chat}"]
 
-# The page, the login, and the buttons that break something.
+# The page, the login, and the buttons that cause faults.
 [[upstream]]
 name = "site"
 servers = ["http://{site}"]
@@ -83,7 +83,7 @@ auth = ["ticket", "message", "header"]
 origins = {origins}
 reauth = {{ before_expiry = "10s", grace = "10s", proactive = true }}
 
-# The old way: the token stands in the address. It works, and each use is counted as legacy.
+# The legacy method: the token is in the URL. It works, and each use is counted.
 [[route]]
 path = "/old"
 upstream = "chat"
@@ -102,7 +102,7 @@ path = "/control/*"
 upstream = "site"
 auth = ["header"]
 
-# Public on purpose: the page, and the login that gives out tokens.
+# Public routes: the page, and the login that issues tokens.
 [[route]]
 path = "/"
 upstream = "site"
@@ -126,7 +126,7 @@ auth = []
 [admin]
 address = "127.0.0.1:{admin}"
 
-# Ctrl-C ends the demo at once; a real proxy spreads the closes over its window.
+# Ctrl-C stops the demo at once. A real proxy spreads the closes over its window.
 [drain]
 window = "0s"
 
@@ -140,7 +140,7 @@ close_timeout = "1s"
     )
 }
 
-/// Writes a path as a TOML string; TOML reads the escapes of JSON.
+/// Returns a path as a TOML string. TOML accepts the escapes of JSON.
 fn quoted(path: &Path) -> String {
     serde_json::Value::from(path.to_string_lossy()).to_string()
 }
@@ -160,7 +160,7 @@ mod tests {
         let secret = table["issuer"][0]["secret_file"].as_str();
         assert_eq!(secret, Some("/tmp/a \"b\"\\c/issuer.secret"));
         assert_eq!(table["route"].as_array().unwrap().len(), 8);
-        // Ctrl-C has nothing to wait for.
+        // Ctrl-C does not wait for anything.
         assert_eq!(table["drain"]["window"].as_str(), Some("0s"));
         let listeners = table["listener"].as_array().unwrap().iter().chain([&table["admin"]]);
         for listener in listeners {

@@ -1,4 +1,4 @@
-//! The demo's temporary files: the issuer's secret, a certificate and its key.
+//! The temporary files of the demo: the issuer's secret, a certificate and its key.
 
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -15,7 +15,7 @@ use crate::net::tls::self_signed::self_signed;
 
 const CERTIFICATE_DAYS: i64 = 31;
 
-/// A folder that only its owner can read, gone when the demo ends.
+/// A folder that only its owner can read. It is removed when the demo ends.
 pub struct TemporaryFolder {
     pub path: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! The demo's introduction on the terminal: addresses, configuration, and commands to paste.
+//! The introduction of the demo on the terminal: addresses, configuration, and commands to paste.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub fn introduction(folder: &Path, ports: Ports, configuration: &str, colours: C
         out,
         "\n  {}  {}\n",
         heading("Usher demo"),
-        note("loopback only, nothing is kept")
+        note("loopback only, with temporary files")
     );
     let _ = writeln!(
         out,
@@ -49,7 +49,7 @@ pub fn introduction(folder: &Path, ports: Ports, configuration: &str, colours: C
         out,
         "{}  {}",
         heading("usher.toml"),
-        note("what runs now; the files in it last as long as the demo")
+        note("the configuration of the demo; its files are removed at the end")
     );
     for line in configuration.lines() {
         let _ = writeln!(
@@ -75,32 +75,32 @@ pub fn introduction(folder: &Path, ports: Ports, configuration: &str, colours: C
             format!(r#"curl -s {base}/api/hello -H "Authorization: Bearer $TOKEN""#),
         ),
         (
-            "ask for a ticket",
+            "request a ticket",
             format!(
                 r#"TICKET=$(curl -s -X POST {base}/websocket/ticket -H "Authorization: Bearer $TOKEN" | sed -E 's/.*"ticket_id": ?"([^"]+)".*/\1/')"#
             ),
         ),
         (
-            "is it still good? (this does not use it up)",
+            "check whether the ticket is valid (without using it)",
             format!(
                 r#"curl -s {base}/websocket/ticket/$TICKET/validate -H "Authorization: Bearer $TOKEN""#
             ),
         ),
         (
-            "open the WebSocket with it, for three seconds; run it again and see it refused",
+            "open the WebSocket with the ticket for three seconds; a second run is rejected",
             format!(
                 r#"curl -isN --http1.1 --max-time 3 --output - "{base}/ws?ticket=$TICKET" -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='"#
             ),
         ),
-        ("who is connected", format!("curl -s http://127.0.0.1:{admin}/sessions")),
+        ("list the open sessions", format!("curl -s http://127.0.0.1:{admin}/sessions")),
         (
-            "the same over TLS",
+            "call the API over TLS",
             format!(
                 r#"curl -s --cacert {cert} https://localhost:{tls}/api/hello -H "Authorization: Bearer $TOKEN""#
             ),
         ),
     ];
-    let _ = writeln!(out, "\n{}  {}", heading("By hand"), note("each line works as it stands"));
+    let _ = writeln!(out, "\n{}  {}", heading("Commands"), note("to paste, one line at a time"));
     for (purpose, command) in commands {
         let _ = writeln!(out, "    {}\n    {command}", note(&format!("# {purpose}")));
     }

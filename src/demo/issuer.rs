@@ -1,8 +1,8 @@
-//! The demo's development issuer: a name is enough to get a token.
+//! The development issuer of the demo, which issues a token for any name.
 //!
-//! It stands for the login service that a real chat already has, with a login that can be refreshed
-//! and ended. It asks for no password, which is why the demo listens on loopback alone and why its
-//! secret is made anew on every start.
+//! It takes the place of the login service that a real chat already has. A login can be refreshed
+//! and ended. It does not ask for a password. So the demo listens only on loopback, and makes a new
+//! secret at every start.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -25,7 +25,7 @@ pub const AUDIENCE: &str = "chat";
 const TOKEN_SECONDS: u64 = 15 * 60;
 const SHORTEST_TOKEN_SECONDS: u64 = 4;
 const NAME_CHARACTERS: usize = 40;
-/// More logins than this, and the oldest one has to log in again.
+/// The most logins. Above that, the oldest login ends.
 const LOGINS: usize = 1000;
 
 pub struct DevelopmentIssuer {
@@ -36,8 +36,8 @@ pub struct DevelopmentIssuer {
 #[derive(Default)]
 struct Logins {
     open: VecDeque<OpenLogin>,
-    /// The second after the last revocation: `iat` counts seconds, and a token of that very second
-    /// would count as older than the revocation.
+    /// The second after the last revocation. `iat` is in seconds, so a new token in the second of
+    /// the revocation would count as older than the revocation.
     not_before: u64,
 }
 
@@ -46,7 +46,7 @@ struct OpenLogin {
     user: String,
 }
 
-/// Why the issuer gives no token.
+/// The reason why the issuer refuses a token.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginRefused {
     #[error("the body must be {{\"name\": \"...\"}}")]
@@ -57,7 +57,7 @@ pub enum LoginRefused {
     Name,
     #[error("this login has ended; log in again")]
     Ended,
-    #[error("the token could not be made")]
+    #[error("cannot make a token")]
     Token,
 }
 
@@ -89,7 +89,7 @@ impl DevelopmentIssuer {
         Self { secret, logins: Mutex::default() }
     }
 
-    /// Answers `POST /login`: a bearer token for the name in `body`, and what refreshes it.
+    /// Answers `POST /login` with a bearer token for the name in `body`, and a refresh token.
     pub fn log_in(&self, body: &[u8], now: Now) -> Result<Value, LoginRefused> {
         let login: LoginBody = strict_json::record(body).map_err(|_| LoginRefused::LoginBody)?;
         let user = login.name.trim().to_owned();
@@ -107,7 +107,7 @@ impl DevelopmentIssuer {
         Ok(json!({ "token": token, "expires_in": TOKEN_SECONDS, "refresh": refresh }))
     }
 
-    /// Answers `POST /refresh`: another token for the same login, as long as the login is open.
+    /// Answers `POST /refresh` with another token for the same login, as long as the login is open.
     pub fn refresh(&self, body: &[u8], now: Now) -> Result<Value, LoginRefused> {
         let RefreshBody { refresh, lifetime_seconds } =
             strict_json::record(body).map_err(|_| LoginRefused::RefreshBody)?;
@@ -123,7 +123,8 @@ impl DevelopmentIssuer {
         Ok(json!({ "token": token, "expires_in": seconds }))
     }
 
-    /// Ends every login of this user. Whoever holds a token of it can use that until it ends.
+    /// Ends every login of this user. Tokens that are already issued remain valid until they
+    /// expire.
     pub fn end_logins(&self, user: &str, now: Now) {
         let mut logins = lock(&self.logins);
         logins.open.retain(|login| login.user != user);

@@ -1,9 +1,8 @@
-//! `usher demo`: everything on one machine, by one command.
+//! `usher demo`: starts a whole example on this machine.
 //!
-//! It starts a chat backend, a site with a development issuer, writes the configuration that a
-//! person would have written, runs the real proxy from it, and prints the addresses. All of it is
-//! on loopback, and there is no flag for any other address, because the issuer asks for no
-//! password.
+//! It starts a chat backend and a site with a development issuer. It writes a configuration, runs
+//! the real proxy with it, and prints the addresses. Everything listens on loopback. There is no
+//! flag for another address, because the issuer does not ask for a password.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -38,17 +37,17 @@ use self::server::Server;
 use self::site::Site;
 use crate::app::{App, Reloading};
 
-/// Try Usher here: a chat, a login and the proxy, on loopback only.
+/// Try Usher with a chat, a login and the proxy, on loopback only.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Port of the plain listener, which a browser opens without a certificate warning. Another is
-    /// taken when it is busy.
+    /// The port of the plain listener, which browsers open without a certificate warning; if it is
+    /// in use, another one
     #[arg(long, default_value_t = 7080)]
     pub port: u16,
-    /// Port of the TLS listener. Another is taken when it is busy.
+    /// The port of the TLS listener; if it is in use, another one
     #[arg(long, default_value_t = 7443)]
     pub tls_port: u16,
-    /// Port of the admin listener. Another is taken when it is busy.
+    /// The port of the admin listener; if it is in use, another one
     #[arg(long, default_value_t = 7090)]
     pub admin_port: u16,
 }
@@ -66,16 +65,16 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let text = configuration(&folder.path, ports, servers);
     let proxy = start_proxy(&text)?;
     let introduction = introduction(&folder.path, ports, &text, Colours::of_stdout());
-    // A reader that closed the pipe has read enough; the demo goes on.
+    // If the reader has closed the pipe, the demo continues.
     let _ = std::io::stdout().write_all(introduction.as_bytes());
-    proxy.run(Reloading::default()).context("the proxy ended badly")?;
-    // The proxy goes first, so that it sends no client to a server that has gone.
+    proxy.run(Reloading::default()).context("the proxy failed")?;
+    // The proxy ends first, so that it does not send clients to a server that has ended.
     drop((site, chat));
     drop(folder);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds a proxy that listens, from the text of its configuration.
+/// Builds a proxy with bound listeners from the text of its configuration.
 fn start_proxy(text: &str) -> anyhow::Result<App> {
     let loaded = crate::config::parse(text, None, &|_| None).map_err(|diagnostics| {
         anyhow::anyhow!("the demo's own configuration is not valid:\n{diagnostics}")
@@ -86,7 +85,7 @@ fn start_proxy(text: &str) -> anyhow::Result<App> {
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| anyhow::anyhow!("the system has no randomness to give"))?;
+        .map_err(|_| anyhow::anyhow!("the system has no random bytes"))?;
     Ok(bytes)
 }
 

@@ -1,7 +1,7 @@
-//! A small HTTP server on a thread of its own: the demo's site and its chat backend.
+//! A small HTTP server on its own thread, for the site and the chat backend of the demo.
 //!
-//! It listens on a loopback port of the kernel's choice and is reached through Usher alone. The
-//! thread keeps it apart from the proxy, which then behaves as in front of any other server.
+//! It listens on a loopback port that the kernel chooses. Clients reach it only through Usher. The
+//! separate thread isolates it from the proxy, like any other server.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,14 +21,15 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 const CONNECTIONS: usize = 256;
-/// Longer than Usher keeps an idle connection, so that Usher closes it first.
+/// The idle timeout. It is longer than that of Usher, so that Usher closes an idle connection
+/// first.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long a restart takes: long enough to watch.
+/// How long a restart takes, so that the user can watch it.
 pub const PAUSE: Duration = Duration::from_secs(3);
-/// The wait before another try, where the port is not free yet.
+/// The wait before the next try, if the port is still in use.
 const REBIND: Duration = Duration::from_millis(100);
 
-/// The requests that a server answers.
+/// The handler of a server's requests.
 pub trait Answers: Send + Sync + 'static {
     fn answer(
         self: Arc<Self>,
@@ -36,7 +37,7 @@ pub trait Answers: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
-/// A server that serves until it is dropped.
+/// A server that runs until it is dropped.
 pub struct Server {
     pub address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -44,7 +45,7 @@ pub struct Server {
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// The right to restart a server.
+/// A handle that restarts a server.
 #[derive(Clone)]
 pub struct Restart(mpsc::Sender<()>);
 
@@ -73,7 +74,7 @@ impl Server {
 }
 
 impl Restart {
-    /// Returns false while a restart is under way.
+    /// Restarts the server. Returns false if a restart is already under way.
     pub fn order(&self) -> bool {
         self.0.try_send(()).is_ok()
     }
@@ -88,8 +89,8 @@ impl Drop for Server {
     }
 }
 
-/// One server, from restart to restart. Each life has a runtime of its own: dropping it cuts every
-/// connection without a close frame, as a crash does.
+/// A server that can restart. Each run has its own runtime. Dropping the runtime cuts every
+/// connection without a close frame, like a crash.
 struct RestartableServer<A> {
     address: SocketAddr,
     answers: Arc<A>,
@@ -115,7 +116,7 @@ impl<A: Answers> RestartableServer<A> {
         }
     }
 
-    /// Waits, and listens at the same address again. `None` where the server was stopped meanwhile.
+    /// Waits, and listens at the same address again. `None`: the server was stopped in between.
     fn come_back(&mut self) -> Option<(Runtime, TcpListener)> {
         let waiting = Builder::new_current_thread().enable_time().build().ok()?;
         let mut wait = PAUSE;
@@ -127,7 +128,7 @@ impl<A: Answers> RestartableServer<A> {
             }
             let opened = std::net::TcpListener::bind(self.address).map_err(anyhow::Error::from);
             if let Ok(life) = opened.and_then(|listener| self.open(listener)) {
-                // An order of the meantime is carried out already.
+                // A restart that was ordered in between is done.
                 while self.restarted.try_recv().is_ok() {}
                 return Some(life);
             }
@@ -153,7 +154,7 @@ async fn serve<A: Answers>(listener: TcpListener, answers: Arc<A>) {
             Ok((stream, _)) => {
                 tokio::spawn(converse(stream, Arc::clone(&answers), permit));
             }
-            // Out of descriptors, most likely: wait for some instead of spinning.
+            // Most likely the process is out of descriptors: wait instead of spinning.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
@@ -165,7 +166,7 @@ async fn converse<A: Answers>(stream: TcpStream, answers: Arc<A>, _permit: Owned
         let answers = Arc::clone(&answers);
         async move { Ok::<_, Infallible>(answers.answer(request).await) }
     });
-    // A connection that breaks concerns its peer alone; the next one is accepted all the same.
+    // An error affects only this connection.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -1,7 +1,7 @@
-//! The demo's site: the page, the login, and the controls that break something on purpose.
+//! The site of the demo: the page, the login, and the controls that cause faults on purpose.
 //!
-//! It stands for the web site that a real chat already has. The controls are behind Usher's
-//! `header` method, so that they know the user from the signed context, as the chat does.
+//! It takes the place of the web site that a real chat already has. The controls are behind the
+//! method `header`, so they read the user from the signed context, like the chat.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const ICON: &str = include_str!("page/icon.svg");
 
-/// The site, and its handles on the rest of the demo.
+/// The site, with handles for the other parts of the demo.
 pub struct Site {
     pub issuer: DevelopmentIssuer,
     pub room: Arc<Room>,
@@ -56,7 +56,7 @@ impl Answers for Site {
             (&Method::POST, "/control/restart-backend") => self.restart_backend(),
             (&Method::POST, "/control/revoke-me") => self.revoke(request).await,
             (_, "/login" | "/refresh") => message(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
-            _ => message(StatusCode::NOT_FOUND, "there is nothing at this path"),
+            _ => message(StatusCode::NOT_FOUND, "unknown path"),
         }
     }
 }
@@ -76,7 +76,7 @@ impl Site {
         }
     }
 
-    /// Cuts one socket of this user, between Usher and the backend and without a close frame.
+    /// Cuts one socket of this user between Usher and the backend, without a close frame.
     async fn drop_socket(&self, request: Request<Incoming>) -> Answer {
         let user = Visitor::of(&request).name;
         let body = match json_body(request).await {
@@ -89,7 +89,7 @@ impl Site {
         if self.room.cut(&user, &session) {
             json_answer(StatusCode::OK, &json!({ "dropped": session }))
         } else {
-            message(StatusCode::NOT_FOUND, "you have no such session in the room")
+            message(StatusCode::NOT_FOUND, "the room has no such session of this user")
         }
     }
 
@@ -97,11 +97,11 @@ impl Site {
         if self.backend.order() {
             json_answer(StatusCode::ACCEPTED, &json!({ "back_in_seconds": PAUSE.as_secs() }))
         } else {
-            message(StatusCode::CONFLICT, "the backend is restarting already")
+            message(StatusCode::CONFLICT, "the backend is already restarting")
         }
     }
 
-    /// Ends the user's logins, and orders Usher to end the sessions and refuse the tokens.
+    /// Ends the logins of the user. Makes Usher close the sessions and reject the tokens.
     async fn revoke(&self, request: Request<Incoming>) -> Answer {
         let user = Visitor::of(&request).name;
         self.issuer.end_logins(&user, Now::read());
@@ -111,7 +111,7 @@ impl Site {
             Ok(Ok(done)) if done.status == 200 => json_answer(StatusCode::OK, &done.body),
             Ok(Ok(refused)) => message(StatusCode::BAD_GATEWAY, &refused.message()),
             Ok(Err(error)) => message(StatusCode::BAD_GATEWAY, &error.to_string()),
-            Err(_) => message(StatusCode::INTERNAL_SERVER_ERROR, "the order was not given"),
+            Err(_) => message(StatusCode::INTERNAL_SERVER_ERROR, "the revocation was not sent"),
         }
     }
 }
@@ -135,8 +135,8 @@ fn page(headers: &HeaderMap) -> Answer {
     response
 }
 
-/// Allows this site alone. Older browsers do not count a WebSocket to the page's own host as
-/// `'self'`, so the host is named.
+/// Returns a content security policy that allows only this site. It lists the host for WebSockets,
+/// because older browsers do not treat them as `'self'`.
 fn policy(headers: &HeaderMap) -> HeaderValue {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).filter(|host| is_plain(host));
     let sockets = host.map(|host| format!(" ws://{host} wss://{host}")).unwrap_or_default();
@@ -148,7 +148,7 @@ fn policy(headers: &HeaderMap) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("default-src 'none'"))
 }
 
-/// True for a host that means nothing else inside a policy.
+/// Returns true if the host cannot change the meaning of a policy.
 fn is_plain(host: &str) -> bool {
     host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte))
 }

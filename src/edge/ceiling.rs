@@ -1,4 +1,4 @@
-//! How many client connections there are, and may be.
+//! The limit on client connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::events::{ConnectionClosed, ConnectionOpened, ConnectionPanicked};
 use crate::telemetry::Event;
 
-/// How many client connections there are, and may be.
+/// The number of open client connections, and its limit.
 #[derive(Debug)]
 pub struct Ceiling {
     open: AtomicUsize,
     limit: AtomicUsize,
 }
 
-/// A connection's place under the ceiling. It tells its end, also when that is a panic.
+/// A connection's place under the ceiling. Dropping it counts the end of the connection, and a
+/// panic if that was the cause.
 #[derive(Debug)]
 pub struct Permit(Arc<Ceiling>);
 
@@ -22,7 +23,7 @@ impl Ceiling {
         Arc::new(Self { open: AtomicUsize::new(0), limit: AtomicUsize::new(limit) })
     }
 
-    /// From now on. Who is there stays.
+    /// Sets the limit for new connections. Open connections stay.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
     }

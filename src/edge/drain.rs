@@ -1,4 +1,4 @@
-//! Stopping in good order: not ready, no new connections, closes spread over the window, exit.
+//! An orderly stop: not ready, no new connections, closes spread over the window, exit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::telemetry::Event;
 #[derive(Debug)]
 pub struct Drain {
     begun: watch::Sender<bool>,
-    /// Sockets that still accept.
+    /// The number of sockets that still accept.
     accepting: watch::Sender<usize>,
 }
 
-/// A socket that accepts; dropped when it has closed.
+/// A socket that accepts connections. Dropped when the socket has closed.
 #[derive(Debug)]
 pub struct Accepting(watch::Sender<usize>);
 
@@ -41,7 +41,7 @@ impl Drain {
         self.begun.send_replace(true);
     }
 
-    /// Notes a socket that accepts.
+    /// Registers a socket that accepts connections.
     pub fn accepting(&self) -> Accepting {
         self.accepting.send_modify(|count| *count += 1);
         Accepting(self.accepting.clone())
@@ -49,7 +49,7 @@ impl Drain {
 
     /// Completes when every socket has emptied its queue and closed.
     pub async fn all_closed(&self) {
-        // The sender lives as long as we do.
+        // The sender lives as long as `self`.
         let _ = self.accepting.subscribe().wait_for(|count| *count == 0).await;
     }
 
@@ -60,13 +60,13 @@ impl Drain {
     /// Completes when the drain begins, at once if it has.
     pub async fn begun(&self) {
         let mut watcher = self.begun.subscribe();
-        // The sender lives as long as we do, so this cannot fail before the drain begins.
+        // The sender lives as long as `self`, so this cannot fail before the drain begins.
         let _ = watcher.wait_for(|begun| *begun).await;
     }
 }
 
-/// Tells every session to go, each in its own moment of the window, and waits until all are gone,
-/// at most for the window and the time that a close handshake may take.
+/// Closes every session, each at its own moment of the window. Waits until all sessions have ended,
+/// at most for the window and `close_timeout`.
 pub async fn close_sessions(registry: &Arc<Registry>, window: Duration, close_timeout: Duration) {
     let sessions = registry.handles();
     DrainStarted { sessions: sessions.len(), window }.emit();
@@ -83,8 +83,8 @@ pub async fn close_sessions(registry: &Arc<Registry>, window: Duration, close_ti
     DrainFinished { remaining: registry.len() }.emit();
 }
 
-/// The window is cut into equal slots; where in its slot a session is closed is random, so that
-/// many servers that are stopped at once do not act in step.
+/// Returns the moment at which one session closes. Each session has an equal slot of the window and
+/// a random moment in it, so that many servers that stop together do not close in step.
 fn slot(window: Duration, turn: u32, count: u32) -> Duration {
     let mut random = [0; 2];
     let _ = rand::fill(&mut random);

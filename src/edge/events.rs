@@ -1,4 +1,4 @@
-//! What happens to the process and to its client connections.
+//! Events of the process and of its client connections.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,7 +43,7 @@ words! {
     }
 }
 
-/// Everything is bound and built.
+/// The process is ready: all sockets are bound and everything is built.
 #[derive(Debug)]
 pub struct Ready<'a> {
     pub listeners: &'a [SocketAddr],
@@ -63,7 +63,7 @@ pub struct DrainFinished {
     pub remaining: usize,
 }
 
-/// The configuration in force has a warning; at the start and after a reload.
+/// A warning about the configuration in force, at the start or after a reload.
 #[derive(Debug)]
 pub struct ConfigWarning<'a>(pub &'a Diagnostic);
 
@@ -73,13 +73,13 @@ pub struct ConfigUnfinished<'a> {
     pub path: &'a Path,
 }
 
-/// Another configuration is in force.
+/// Another configuration came into force.
 #[derive(Debug)]
 pub struct ConfigApplied<'a> {
-    /// Who asked for the reload.
+    /// The origin of the reload: signal, watch or admin.
     pub cause: &'static str,
     pub changed: &'a [String],
-    /// Keys whose new value waits for the next start.
+    /// Keys whose new value takes effect at the next start.
     pub restart: &'a [&'static str],
 }
 
@@ -110,7 +110,8 @@ pub struct UnauthenticatedEntered;
 #[derive(Debug)]
 pub struct UnauthenticatedLeft;
 
-/// A connection without a credential rested between two requests, and a new one takes its place.
+/// A connection without a credential was idle between two requests, and a new connection took its
+/// place.
 #[derive(Debug)]
 pub struct UnauthenticatedDisplaced;
 

@@ -1,4 +1,4 @@
-//! The one judgement of a configuration, for `usher check`, the start and every reload.
+//! Judges a configuration in the same way for `usher check`, the start and every reload.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,13 +11,13 @@ use crate::config::{Config, Loaded, load};
 pub struct JudgeOptions<'a> {
     /// `--allow-bypass` is on the command line.
     pub allow_bypass: bool,
-    /// Looks at the files, folders and addresses that the configuration names.
+    /// Whether the files, folders and addresses that the configuration names are checked.
     pub looks_around: bool,
     /// Returns the addresses that a running Usher has bound for this configuration.
     pub held: &'a dyn Fn(&Config) -> Vec<SocketAddr>,
 }
 
-/// The verdict, and each thing that was looked at.
+/// The verdict, and a finding for each thing that was checked.
 pub struct Judgement {
     pub outcome: Result<Loaded, Diagnostics>,
     pub findings: Vec<Finding>,

@@ -1,9 +1,9 @@
-//! What all threads share.
+//! The state that all threads share.
 //!
 //! An [`Edge`] is one configuration, ready to serve: routes, issuers' keys, certificates,
-//! upstreams. It never changes. A reload makes the next one, which takes over what outlives a
-//! configuration: sessions, counts, the deny list, the store. [`Current`] holds the one in force;
-//! whoever begins something takes it from there and keeps it to the end.
+//! upstreams. It never changes. A reload makes the next one, which takes over everything that
+//! outlives a configuration: sessions, counts, the deny list, the store. [`Current`] holds the edge
+//! in force. A task takes the edge from there when it begins, and keeps it to the end.
 
 pub mod ceiling;
 pub mod drain;
@@ -46,12 +46,12 @@ use crate::upstream::keyring::{Keyring, SigningKeys};
 use crate::upstream::reserved_names::ReservedNames;
 use crate::upstream::signed_context::{ContextRequest, SignedContext, identity_headers};
 
-/// What a listener's address asks of those who come in, at one time.
+/// A listener in one configuration: its settings, its TLS, and the authorities of its clients.
 #[derive(Clone, Debug)]
 pub struct ListenerTerms {
     pub config: Arc<config::Listener>,
     pub tls: Option<Arc<ServerConfig>>,
-    /// Who may sign clients' certificates, where these are asked for.
+    /// The authorities that may sign clients' certificates, if the listener asks for these.
     pub authorities: Option<Arc<RootCertStore>>,
 }
 
@@ -59,12 +59,13 @@ pub struct ListenerTerms {
 pub struct Edge {
     pub config: Arc<Config>,
     pub limits: Arc<Limits>,
-    /// In the order in which the addresses are bound.
+    /// The listeners, in the order in which their addresses are bound.
     pub listeners: Vec<ListenerTerms>,
     pub router: Router,
     pub reserved: ReservedNames,
     pub authenticator: Arc<Authenticator>,
-    /// That of the edge in force, for those who live longer than the one that they began with.
+    /// The authenticator of the edge in force, for sessions that outlive the edge that they began
+    /// with.
     pub in_force: Arc<ArcSwap<Authenticator>>,
     pub tickets: Arc<Tickets>,
     pub verifiers: Arc<Verifiers>,
@@ -75,10 +76,10 @@ pub struct Edge {
     pub fleet: Option<Arc<Fleet>>,
     pub ceiling: Arc<Ceiling>,
     pub waiting_room: Arc<WaitingRoom>,
-    /// `None`: users may have as many sessions as they like.
+    /// `None`: the sessions of a user are not limited.
     pub places: Option<Arc<SessionPlaces>>,
     pub drain: Arc<Drain>,
-    /// Who still uses what.
+    /// The clients that still use legacy methods.
     pub legacy_uses: Arc<LegacyUses>,
     pub shadows: Arc<Shadows>,
     signed_context: SignedContext,
@@ -105,9 +106,9 @@ pub enum EdgeError {
     StateDir { path: PathBuf, error: std::io::Error },
 }
 
-/// What outlives a configuration.
+/// The state that outlives a configuration.
 struct Shared {
-    /// `None`: before the first one.
+    /// `None` before the first configuration.
     in_force: Option<Arc<ArcSwap<Authenticator>>>,
     revocations: Arc<Revocations>,
     registry: Arc<Registry>,
@@ -121,7 +122,7 @@ struct Shared {
 }
 
 impl Edge {
-    /// The first one of a process.
+    /// Opens the first edge of a process.
     pub fn open(config: Config, now: Now) -> Result<Self, EdgeError> {
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|error| EdgeError::StateDir { path: config.state_dir.clone(), error })?;
@@ -134,7 +135,7 @@ impl Edge {
         Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)
     }
 
-    /// The next one: another configuration over the same sessions, counts and store.
+    /// Builds the next edge: another configuration over the same sessions, counts and store.
     pub fn next(&self, config: Config, now: Now) -> Result<Self, EdgeError> {
         let config = Arc::new(config);
         let issuers = issuers(&config)?;
@@ -205,8 +206,8 @@ impl Edge {
         })
     }
 
-    /// What is counted over all configurations has the limits of this one from now on, and renewals
-    /// are judged by its issuers.
+    /// Puts this edge's limits into force for everything that is counted over all configurations.
+    /// Its issuers judge renewals from now on.
     pub fn take_over(&self) {
         self.in_force.store(Arc::clone(&self.authenticator));
         self.ceiling.set_limit(self.limits.connections);
@@ -216,10 +217,10 @@ impl Edge {
         }
         self.waiting_room
             .set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
-        self.verifiers.tell_breakers();
+        self.verifiers.publish_breakers();
     }
 
-    /// Says to the upstream who the client is; on a public route there is nobody to speak of.
+    /// Sets the headers that identify the client to the upstream. On a public route there are none.
     pub fn set_identity(
         &self,
         headers: &mut HeaderMap,

@@ -1,8 +1,8 @@
-//! Another configuration, while everything runs: read, check, build, swap.
+//! Reload: reads, checks and builds another configuration, and swaps it in while everything runs.
 //!
-//! Whatever is wrong with it, nothing has changed then. Live sessions keep the edge that they
-//! opened with; what comes next is served by the new one. A few keys are built into the process; a
-//! new value of theirs waits for the next start, and the answer names it.
+//! If anything is wrong with the new configuration, nothing changes. Live sessions keep the edge
+//! that they opened with; new ones are served by the new edge. A few keys are fixed when the
+//! process starts. Their new values wait for the next start, and the answer names them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::edge::{Current, Edge};
 use crate::telemetry::Event;
 use crate::telemetry::Telemetry;
 
-/// Reads and judges the configuration as the command line said. The addresses are those that the
-/// process has bound.
+/// A function that reads and judges the configuration under the options of the command line. The
+/// addresses are those that the process has bound.
 pub type Load = Box<dyn Fn(&[SocketAddr]) -> Result<Loaded, Diagnostics> + Send + Sync>;
 
-/// Orders that wait for their turn.
+/// The most orders that wait for their turn.
 const QUEUE: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +43,12 @@ impl Cause {
     }
 }
 
-/// What came into force.
+/// The result of a reload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Applied {
     /// Tables of the file, and files that it names.
     pub changed: Vec<String>,
-    /// Keys whose new value waits for the next start.
+    /// Keys whose new value takes effect at the next start.
     pub restart: Vec<&'static str>,
     pub warnings: Vec<Diagnostic>,
 }
@@ -59,16 +59,16 @@ pub struct Reloader {
     telemetry: Arc<Telemetry>,
 }
 
-/// One order to reload, and where its outcome goes.
+/// An order to reload, and the channel for its outcome.
 #[derive(Debug)]
 pub struct Order {
     pub cause: Cause,
-    /// Carried out only while the files are as they were seen.
+    /// The files as they were seen. The order is carried out only while they are unchanged.
     seen: Option<Fingerprints>,
     outcome: oneshot::Sender<Result<Applied, Diagnostics>>,
 }
 
-/// Gives orders.
+/// The sender of orders.
 #[derive(Clone, Debug)]
 pub struct Orders(mpsc::Sender<Order>);
 
@@ -78,12 +78,13 @@ impl Orders {
         (Self(sender), receiver)
     }
 
-    /// `None`: the process is about to end.
+    /// Orders a reload and waits for its outcome. `None`: the process is about to end.
     pub async fn give(&self, cause: Cause) -> Option<Result<Applied, Diagnostics>> {
         self.send(cause, None).await
     }
 
-    /// The same for files as they were seen. `None`, too, where they have changed since.
+    /// Orders a reload of the files as they were seen. Also returns `None` if they have changed
+    /// since.
     pub async fn give_for(
         &self,
         cause: Cause,
@@ -117,11 +118,11 @@ impl Reloader {
             }
             Err(diagnostics) => ConfigRefused { cause, why: &diagnostics.render(false) }.emit(),
         }
-        // Whoever asked may be gone; it is done all the same.
+        // The caller may have gone. The reload is done all the same.
         let _ = order.outcome.send(outcome);
     }
 
-    /// Returns `None` where the files are not those that were seen.
+    /// Returns `None` if the files have changed since they were seen.
     async fn reload(&self, seen: Option<&Fingerprints>) -> Option<Result<Applied, Diagnostics>> {
         let before = self.current.load_full();
         match (self.load)(&bound(&before.config)) {
@@ -143,8 +144,8 @@ impl Reloader {
         let next =
             Arc::new(before.next(config, Now::read()).map_err(|error| refused(error.to_string()))?);
         self.telemetry.follow(label_names::of(&next.config));
-        // So that nobody is refused for keys that have not come yet. Where they do not come, those
-        // of before go on.
+        // Prevents refusals for keys that have not arrived yet. If they do not arrive, the keys of
+        // before stay in use.
         next.authenticator.issuers().prefetch().await;
         if next.config.bypass.is_allowed {
             BypassAllowed { routes: &next.config.bypass_routes() }.emit();
@@ -162,8 +163,8 @@ fn bound(config: &Config) -> Vec<SocketAddr> {
     listeners.chain(config.admin.as_ref().and_then(|admin| admin.address.tcp())).collect()
 }
 
-/// Puts the values that are in force back where only a start can change them, and names those that
-/// were to change.
+/// Restores the running value of each key that only a start can change. Returns the keys whose new
+/// value differs.
 fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static str> {
     let mut restart = Vec::new();
     let mut differs = |name, is_other: bool| {
@@ -191,7 +192,7 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
     differs("limits.log_queue", limits.log_queue != before.log_queue);
     differs("limits.sessions_per_user", limits.sessions_per_user != before.sessions_per_user);
     differs("limits.extra_sessions", limits.extra_sessions != before.extra_sessions);
-    // Nobody else holds them yet.
+    // The configuration is new, so this is the only reference to its limits.
     if let Some(limits) = Arc::get_mut(&mut config.limits) {
         limits.log_queue = before.log_queue;
         limits.sessions_per_user = before.sessions_per_user;
@@ -200,8 +201,8 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
     let address = |config: &Config| config.admin.as_ref().map(|admin| admin.address.clone());
     if address(config) != address(running) {
         differs("admin.address", true);
-        // The socket stays as it is bound, and so does who may speak to it: a token that the new
-        // address could do without is still asked for at the old one.
+        // The socket stays bound where it is, and keeps the access rules of its address. The old
+        // address still asks for a token, even if the new address needs none.
         config.admin.clone_from(&running.admin);
     }
     differs("log", config.log != running.log);
@@ -211,8 +212,8 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
     restart
 }
 
-/// The bound addresses in their order, each as the new configuration has it. Says whether there are
-/// others.
+/// Puts the bound addresses into their order, each with the settings of the new configuration.
+/// Returns true if the configuration has other addresses.
 fn keep_listeners(config: &mut Config, running: &Config) -> bool {
     let mut written = std::mem::take(&mut config.listeners);
     let mut is_other = false;
@@ -224,8 +225,8 @@ fn keep_listeners(config: &mut Config, running: &Config) -> bool {
     is_other || !written.is_empty()
 }
 
-/// Keeps whether other processes may share each address: that is decided where it is bound. Reports
-/// whether the new configuration says otherwise.
+/// Keeps the sharing of each address, which was decided when the address was bound. Returns true if
+/// the new configuration differs.
 fn keep_sharing(config: &mut Config, running: &Config) -> bool {
     let mut is_other = false;
     for (listener, bound) in config.listeners.iter_mut().zip(&running.listeners) {
@@ -250,7 +251,8 @@ mod tests {
             .map(|one| format!("[[listener]]\naddress = \"{one}\"\nplain = true\n"))
             .collect();
         let text = format!(
-            "{rest}\n{listeners}[[upstream]]\nname = \"a\"\nservers = [\"http://a\"]\n[[route]]\npath = \"/\"\nupstream = \"a\"\nauth = []\n"
+            "{rest}\n{listeners}[[upstream]]\nname = \"a\"\nservers = [\"http://a\"]\n\
+             [[route]]\npath = \"/\"\nupstream = \"a\"\nauth = []\n"
         );
         parse(&text, None, &|_| None).unwrap().config
     }

@@ -1,4 +1,4 @@
-//! Which route a request belongs to: the most specific one that matches its host and path.
+//! Finds the route of a request: the most specific one that matches its host and path.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Router {
 struct Entry {
     host: Option<HostPattern>,
     route: Arc<Route>,
-    /// More specific routes that ask for more than this one, each with its name.
+    /// More specific routes with stricter rules than this one, each with its name.
     guards: Vec<(Guard, Arc<str>)>,
 }
 
@@ -49,16 +49,16 @@ impl Router {
         Self { entries }
     }
 
-    /// `Ok(None)` where no route matches.
+    /// Returns the route of a request; `Ok(None)` if none matches.
     pub fn find(&self, host: &str, path: &str) -> Result<Option<RouteMatch>, Rejection> {
-        // `OPTIONS *` asks about the server as a whole, and no route is that.
+        // `OPTIONS *` asks about the server as a whole, which is not a route.
         if path == "*" {
             return Ok(None);
         }
         let canonical = CanonicalPath::parse(path)?;
         let found = self.fitting(host, &canonical).next();
-        // A server behind us may drop `;parameters` or merge slashes. That is its business only as
-        // long as it would still be under the same rule.
+        // A server behind Usher may drop `;parameters` or merge slashes. That is harmless only if
+        // the path then still belongs to the same route.
         if let Some(looser) = canonical.looser_reading() {
             let other = self.fitting(host, &looser).next();
             let same = match (&found, &other) {
@@ -80,7 +80,7 @@ impl Router {
         Ok(Some(matched.with_upstream_path(path, &canonical)?))
     }
 
-    /// Every route that matches, the most specific first.
+    /// Returns every route that matches, the most specific first.
     fn fitting(
         &self,
         host: &str,
@@ -98,13 +98,14 @@ impl Router {
         })
     }
 
-    /// Routes that match too, and are less specific than the one that [`Router::find`] gives.
+    /// Returns the routes that match too, but are less specific than the result of
+    /// [`Router::find`].
     pub fn others(&self, host: &str, path: &str) -> Vec<Arc<Route>> {
         let Ok(path) = CanonicalPath::parse(path) else { return Vec::new() };
         self.fitting(host, &path).skip(1).map(|(_, matched)| matched.route).collect()
     }
 
-    /// Routes that would match if the host, the last slash or the case were another.
+    /// Returns the routes that would match if the host, the last slash or the case were different.
     pub fn near_misses(&self, host: &str, path: &str) -> Vec<(Arc<Route>, String)> {
         let slash = path.strip_suffix('/').map_or_else(|| format!("{path}/"), str::to_owned);
         let bent = [
@@ -137,8 +138,8 @@ impl Entry {
         by_host.then_with(|| self.route.path.cmp_specificity(&other.route.path))
     }
 
-    /// Refuses another spelling of a path that a more specific route guards: a server that reads
-    /// both alike would serve under this route what the other one refuses.
+    /// Rejects another spelling of a path that a more specific route guards. A server that reads
+    /// both spellings alike would serve under this route a path that the other route refuses.
     fn check_spelling(&self, host: &str, path: &CanonicalPath) -> Result<(), Rejection> {
         if self.guards.is_empty() {
             return Ok(());
@@ -167,8 +168,9 @@ mod tests {
 
     fn router(routes: &[&str]) -> Router {
         let mut text = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n\
-            [[issuer]]\nname = \"main\"\nissuer = \"https://id.example.com\"\naudience = [\"chat\"]\nalgorithms = [\"HS256\"]\n\
-            secret_env = \"KEY\"\n\
+            [[issuer]]\nname = \"main\"\nissuer = \"https://id.example.com\"\n\
+            audience = [\"chat\"]\n\
+            algorithms = [\"HS256\"]\nsecret_env = \"KEY\"\n\
             [[upstream]]\nname = \"chat\"\nservers = [\"http://127.0.0.1:1\"]\n"
             .to_owned();
         for route in routes {
@@ -275,7 +277,8 @@ mod tests {
         for (other, refused) in [
             ("auth = [\"header\"]\nrequire = [\"chat:read\", \"more\"]", false),
             (
-                "auth = [\"header\"]\nrequire = [\"chat:read\"]\norigins = [\"https://a.example.com\"]",
+                "auth = [\"header\"]\nrequire = [\"chat:read\"]\n\
+                 origins = [\"https://a.example.com\"]",
                 false,
             ),
             ("auth = [\"header\"]", true),
@@ -285,7 +288,7 @@ mod tests {
             let router = router(&[GUARDED, &format!("path = \"/*\"\n{other}")]);
             assert_eq!(spelling_of(&router, "/WS").is_some(), refused, "{other}");
         }
-        // A page that may not connect may not by another spelling either.
+        // A page that may not connect may not connect by another spelling either.
         let paged = router(&[
             "path = \"/ws\"\nauth = []\norigins = [\"https://a.example.com\"]",
             "path = \"/*\"\nauth = []",

@@ -32,7 +32,7 @@ struct RoomState {
     most_per_address: usize,
     total: usize,
     by_address: HashMap<IpAddr, AddressCount>,
-    /// The places that rest, the longest first.
+    /// The places that rest, the one that has rested longest first.
     resting: BTreeMap<u64, Resting>,
     next_rest: u64,
 }
@@ -49,13 +49,13 @@ struct Resting {
     displaced: oneshot::Sender<()>,
 }
 
-/// A place in the room; it is given back when it is dropped.
+/// A place in the room. Dropping it gives it back.
 #[derive(Debug)]
 pub struct WaitingPlace {
     room: Arc<WaitingRoom>,
     address: Option<IpAddr>,
     rest: Option<(u64, oneshot::Receiver<()>)>,
-    /// A newcomer has it.
+    /// A newcomer has taken the place.
     is_displaced: bool,
 }
 
@@ -74,7 +74,7 @@ pub struct StrangerState {
 pub struct RoomFull(pub Limit);
 
 impl RoomFull {
-    fn tell(self, peer: IpAddr) {
+    fn log_refusal(self, peer: IpAddr) {
         LimitReached { limit: self.0, peer: Some(peer) }.emit();
     }
 }
@@ -92,8 +92,8 @@ impl WaitingRoom {
         (held.most, held.most_per_address) = (most, most_per_address);
     }
 
-    /// Gives a place, that of a resting stranger where all are taken. Without an address it counts
-    /// in all alone.
+    /// Takes a place, or that of a resting stranger if all are taken. Without an address the place
+    /// counts only in the total.
     pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<WaitingPlace, RoomFull> {
         let mut held = lock(&self.held);
         let address = address.map(network_of);
@@ -112,15 +112,15 @@ impl WaitingRoom {
         Ok(WaitingPlace { room: Arc::clone(self), address, rest: None, is_displaced: false })
     }
 
-    /// Gives a place to a connection of this listener. The address of a trusted peer is not
-    /// counted: the peer stands for many clients, and theirs come with the heads.
+    /// Takes a place for a connection of this listener. The address of a trusted peer is not
+    /// counted: the peer stands for many clients, and their addresses come with the request heads.
     pub fn admit(
         self: &Arc<Self>,
         peer: IpAddr,
         listener: &config::Listener,
     ) -> Result<StrangerState, RoomFull> {
         let address = (!listener.trusts(peer)).then_some(peer);
-        let place = self.enter(address).inspect_err(|full| full.tell(peer))?;
+        let place = self.enter(address).inspect_err(|full| full.log_refusal(peer))?;
         let (is_stranger, place) = (Arc::new(AtomicBool::new(true)), Mutex::new(Some(place)));
         Ok(StrangerState { room: Arc::clone(self), peer, address, is_stranger, place })
     }
@@ -131,7 +131,7 @@ impl WaitingRoom {
 }
 
 impl RoomState {
-    /// Sees to it that the address has a place to take.
+    /// Ensures that the address has a free place.
     fn make_room_for(&mut self, address: IpAddr) -> Result<(), RoomFull> {
         let places = self.by_address.get(&address).map_or(0, |count| count.places);
         if places >= self.most_per_address && !self.displace(Some(address)) {
@@ -151,7 +151,7 @@ impl RoomState {
         };
         let Some(resting) = longest.and_then(|rest| self.wake(rest)) else { return false };
         self.give_back(resting.address);
-        // A receiver that is gone has left by itself, and has been counted as displaced.
+        // The connection may have ended by itself. It counts as displaced all the same.
         let _ = resting.displaced.send(());
         UnauthenticatedDisplaced.emit();
         true
@@ -179,7 +179,7 @@ impl RoomState {
 }
 
 impl WaitingPlace {
-    /// Counts the place for this address, where none was known before.
+    /// Counts the place for this address, if none was known before.
     fn belongs_to(&mut self, address: IpAddr) -> Result<(), RoomFull> {
         if self.address.is_none() {
             let network = network_of(address);
@@ -214,7 +214,7 @@ impl WaitingPlace {
         polled
     }
 
-    /// Rests no more. Returns false if a newcomer has the place.
+    /// Ends the rest. Returns false if a newcomer has taken the place.
     fn wake(&mut self) -> bool {
         if let Some((rest, _)) = self.rest.take() {
             self.is_displaced = lock(&self.room.held).wake(rest).is_none();
@@ -233,32 +233,32 @@ impl Drop for WaitingPlace {
 }
 
 impl StrangerState {
-    /// Gives the place back: the connection has shown who it is.
+    /// Gives the place back: the connection has shown a good credential.
     pub fn become_known(&self) {
         self.is_stranger.store(false, Ordering::Relaxed);
         lock(&self.place).take();
     }
 
-    /// Takes a place again where there is none: what the connection asks for now, it asks for
-    /// without a credential.
+    /// Takes a place again if the connection has none: its next request has no credential.
     pub fn become_stranger(&self) -> Result<(), RoomFull> {
         self.is_stranger.store(true, Ordering::Relaxed);
         let mut place = lock(&self.place);
         if place.as_mut().is_some_and(WaitingPlace::wake) {
             return Ok(());
         }
-        *place = Some(self.room.enter(self.address).inspect_err(|full| full.tell(self.peer))?);
+        *place =
+            Some(self.room.enter(self.address).inspect_err(|full| full.log_refusal(self.peer))?);
         Ok(())
     }
 
-    /// Counts the place for this address: behind a trusted peer the connection has turned out to be
-    /// one client's.
+    /// Counts the place for this address: behind a trusted peer, the connection now belongs to one
+    /// client.
     pub fn belongs_to(&self, address: IpAddr) -> Result<(), RoomFull> {
         let mut place = lock(&self.place);
         place
             .as_mut()
             .map_or(Ok(()), |place| place.belongs_to(address))
-            .inspect_err(|full| full.tell(address))
+            .inspect_err(|full| full.log_refusal(address))
     }
 
     /// Rests between two requests: completes when a newcomer has taken the place. Never completes
@@ -267,12 +267,12 @@ impl StrangerState {
         lock(&self.place).as_mut().map_or(Poll::Pending, |place| place.poll_rest(cx))
     }
 
-    /// Rests no more. Returns false if a newcomer has taken the place.
-    pub fn stir(&self) -> bool {
+    /// Ends the rest. Returns false if a newcomer has taken the place.
+    pub fn leave_rest(&self) -> bool {
         lock(&self.place).as_mut().is_none_or(WaitingPlace::wake)
     }
 
-    /// Reports at any time whether the connection is a stranger.
+    /// Returns a flag that says at any time whether the connection is a stranger.
     pub fn stranger_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_stranger)
     }
@@ -332,8 +332,8 @@ mod tests {
         assert!(rest(&mut early).is_ready() && rest(&mut late).is_pending());
         assert!(!early.wake() && late.wake());
         assert!(room.enter(Some(TWO)).is_err(), "none rests");
-        // An address that is at its own limit takes from itself, also where another has rested
-        // longer.
+        // An address at its own limit displaces its own stranger, even if another address has one
+        // that has rested longer.
         room.set_limits(9, 2);
         let mut other = room.enter(Some(TWO)).unwrap();
         assert!(rest(&mut busy).is_pending() && rest(&mut other).is_pending());
@@ -355,7 +355,7 @@ mod tests {
         assert!(!standing.stranger_flag().load(Ordering::Relaxed) && room.waiting() == 0);
         let other = room.admit(TWO, &config.listeners[0]).unwrap();
         assert_eq!(standing.become_stranger().unwrap_err(), RoomFull(Limit::Unauthenticated));
-        // It has lost its place while it rested, and takes another one.
+        // `other` loses its place while it rests, and needs another one.
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(other.poll_rest(cx).is_pending());
         standing.become_stranger().unwrap();

@@ -1,10 +1,10 @@
-//! Sees changes of the configuration and of the files that it names, and orders a reload once
-//! they are whole.
+//! Watches the configuration and the files that it names, and orders a reload once a change is
+//! complete.
 //!
-//! A file that was replaced as a whole (a rename, or a symlink that leads elsewhere) is taken at
-//! once. One that was written in place is taken when it has been quiet for [`QUIET`] and no program
-//! has it open for writing: the first half of a file may be a valid configuration that lets in
-//! what the second half refuses.
+//! A file that was replaced as a whole (by a rename, or a symlink that leads elsewhere) is loaded
+//! at once. A file that was written in place is loaded when it has not changed for [`QUIET`] and no
+//! program has it open for writing. The first half of a file may be a valid configuration that
+//! allows what the second half forbids.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -21,9 +21,9 @@ use crate::edge::reload::{Cause, Orders};
 use crate::edge::{Current, Edge};
 use crate::telemetry::Event;
 
-/// Between two looks at the files.
+/// The time between two checks of the files.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long a file that was written in place must be left alone.
+/// The time for which a file that was written in place must not change.
 pub const QUIET: Duration = Duration::from_secs(5);
 /// A change that is not whole after this long is logged, once.
 const LATE: Duration = Duration::from_secs(60);
@@ -32,18 +32,18 @@ const LATE: Duration = Duration::from_secs(60);
 pub struct Watcher {
     source: PathBuf,
     edge: Arc<Edge>,
-    /// What is in force, or was refused.
+    /// The contents that are in force, or were refused.
     known: Fingerprints,
     files: BTreeMap<PathBuf, File>,
     writers: Writers,
-    /// The change that is waited for, and whether that was logged.
+    /// When the pending change was first seen, and whether it was logged.
     pending_since: Option<(Instant, bool)>,
 }
 
 /// One file over time.
 #[derive(Debug)]
 struct File {
-    /// As it was when its content became known. `None`: it was not there.
+    /// The file when its content became known. `None`: it did not exist.
     at_rest: Option<Stamp>,
     last: Option<Stamp>,
     changed_at: Instant,
@@ -58,7 +58,7 @@ enum Arrival {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
-    /// Where the path leads, past every symlink.
+    /// The path after all symlinks are resolved.
     target: PathBuf,
     inode: (u64, u64),
     size: u64,
@@ -80,7 +80,8 @@ impl Watcher {
         watcher
     }
 
-    /// Gives an order whenever the configuration or a file that it names has changed. For ever.
+    /// Orders a reload whenever the configuration or a file that it names has changed. Never
+    /// returns.
     pub async fn run(mut self, current: Current, orders: Orders) {
         loop {
             sleep(LOOK).await;
@@ -88,15 +89,15 @@ impl Watcher {
             let Some(seen) = self.look(Now::read().mono) else { continue };
             match orders.give_for(Cause::Watch, seen.clone()).await {
                 Some(Ok(_)) => self.follow(current.load_full()),
-                // What was refused is not tried again until it is another.
+                // Refused contents are not tried again until they change.
                 Some(Err(_)) => self.rest(seen),
-                // The files have changed since this look: the next one sees it.
+                // The files have changed since this check. The next one sees it.
                 None => {}
             }
         }
     }
 
-    /// Turns to the files of another edge, where there is one.
+    /// Switches to the files of another edge, if there is one.
     fn follow(&mut self, edge: Arc<Edge>) {
         if !Arc::ptr_eq(&self.edge, &edge) {
             self.begin(edge);
@@ -110,7 +111,7 @@ impl Watcher {
         let on_disk = edge.config.written.on_disk(&self.source);
         let file = |(path, content): (&PathBuf, _)| {
             let last = Stamp::of(path);
-            // It has changed between its reading and now: a start may take seconds.
+            // The file may have changed since it was read: a start may take seconds.
             let is_same = on_disk.get(path) == Some(content);
             let at_rest = last.clone().filter(|_| is_same);
             (path.clone(), File { at_rest, last, changed_at: now, arrival: Arrival::InPlace })
@@ -120,7 +121,7 @@ impl Watcher {
         self.edge = edge;
     }
 
-    /// Returns the files where they have changed and are whole.
+    /// Returns the contents of the files if they have changed and are complete.
     fn look(&mut self, now: Instant) -> Option<Fingerprints> {
         self.writers.update();
         for (path, file) in &mut self.files {
@@ -149,7 +150,7 @@ impl Watcher {
         Some(seen)
     }
 
-    /// From now on only another content is a change.
+    /// Takes these contents as known. From now on only other contents are a change.
     fn rest(&mut self, known: Fingerprints) {
         self.known = known;
         self.pending_since = None;
@@ -167,7 +168,7 @@ impl File {
         self.changed_at = now;
         self.arrival = match (&self.last, &stamp) {
             (Some(before), Some(after)) if before.target != after.target => Arrival::Whole,
-            // Its mode or owner is another one.
+            // Only its mode or owner has changed.
             (Some(before), Some(after)) if before.is_same_content(after) => self.arrival,
             (_, Some(after)) if writers.has_moved_in(&after.target) => Arrival::Whole,
             _ => Arrival::InPlace,
@@ -182,7 +183,7 @@ impl File {
     fn is_settled(&self, writers: &Writers, now: Instant) -> bool {
         let quiet = now.saturating_duration_since(self.changed_at);
         match (self.arrival, &self.last) {
-            // One more look, so that a certificate and its key come together.
+            // Waits for one more check, so that a certificate and its key are loaded together.
             (Arrival::Whole, _) => quiet >= LOOK,
             (Arrival::InPlace, Some(stamp)) => quiet >= QUIET && !writers.has_open(&stamp.target),
             (Arrival::InPlace, None) => quiet >= QUIET,
@@ -209,8 +210,8 @@ impl Stamp {
     }
 }
 
-/// Which files are being written, as far as the kernel tells. Where it does not, a rename is taken
-/// for a write in place.
+/// The files that are being written, as far as the kernel reports it. Where it does not, a rename
+/// counts as a write in place.
 #[derive(Debug, Default)]
 struct Writers {
     #[cfg(target_os = "linux")]
@@ -292,10 +293,10 @@ mod linux {
     #[derive(Clone, Copy, Debug)]
     pub(super) enum Change {
         MovedIn,
-        /// A program has it open, or had a moment ago.
+        /// A program has the file open, or had it open a moment ago.
         Written,
         Closed,
-        /// The queue was full.
+        /// The queue of events was full.
         Lost,
     }
 

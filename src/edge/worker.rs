@@ -1,11 +1,11 @@
-//! What one thread serves its requests by.
+//! The state with which one thread serves its requests.
 
 use std::sync::Arc;
 
 use super::{Current, Edge};
 use crate::upstream::pool::Pool;
 
-/// What one thread has, and what it serves one request by.
+/// The state of one thread, with the edge that serves one request.
 #[derive(Clone, Debug)]
 pub struct Worker {
     pub edge: Arc<Edge>,
@@ -14,7 +14,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// By what is in force now. What has begun goes on by what it began with.
+    /// Returns a worker with the edge that is in force now. A request that has begun keeps its
+    /// edge.
     pub fn renewed(&self) -> Self {
         Self {
             edge: self.current.load_full(),

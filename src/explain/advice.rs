@@ -4,7 +4,7 @@ use super::token::{clock, origin, value};
 use crate::auth::explain::TokenLook;
 use crate::auth::jwt::date_of;
 use crate::base::clock::UnixMillis;
-use crate::base::text::{distance, shown, span};
+use crate::base::text::{distance, printable, span};
 use crate::config::{Issuer, Route};
 use crate::model::algorithm::Family;
 use crate::model::faults::InvalidCertificate;
@@ -44,12 +44,12 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
         Rejection::PathSpelling(route) => format!(
             "Write the path as {} has it. If this spelling means something else, give it its own \
              [[route]].",
-            shown(route)
+            printable(route)
         ),
         Rejection::ForbiddenOrigin => match about.origin {
             Some(origin) => format!(
                 "If pages of {} may connect, add exactly this text to origins of the route.",
-                shown(origin)
+                printable(origin)
             ),
             None => "List the pages that may connect in origins of the route.".to_owned(),
         },
@@ -100,13 +100,13 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
         Rejection::MissingPermission(missing) => format!(
             "Have the issuer grant {}, or remove it from require of the route. Permissions must \
              match exactly.",
-            shown(&missing.name)
+            printable(&missing.name)
         ),
         Rejection::UnfitClaim(unfit) => format!(
             "Have the backend read {} from the signed context, and remove {} from \
              identity_headers. Or have the issuer use user names in ASCII without spaces around \
              them.",
-            shown(&unfit.claim),
+            printable(&unfit.claim),
             unfit.header
         ),
         Rejection::VerifierUnavailable(fault) => {

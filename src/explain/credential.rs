@@ -1,5 +1,5 @@
-//! The page and the credential, in words: where the credential stands, whether it is good, and what
-//! it opens.
+//! Describes the origin and the credential: its place in the request, whether it is valid, and its
+//! permissions.
 
 use super::explainer::{Explainer, Run};
 use super::report::{Mark, Report, Step};
@@ -7,7 +7,7 @@ use super::token::{TokenWords, clock, list};
 use crate::auth::explain::{Finding, Look, TicketLook, Undecided};
 use crate::auth::grant::Grant;
 use crate::base::clock::UnixMillis;
-use crate::base::text::{distance, shown};
+use crate::base::text::{distance, printable};
 use crate::config::Route;
 use crate::config::RouteMatch;
 use crate::http::witness::Stage;
@@ -24,7 +24,7 @@ impl Report<'_> {
             return self.station("origin", outcome, "");
         }
         let origin = run.request.origin.as_deref();
-        let named = origin.map_or_else(|| "none in the request".to_owned(), shown);
+        let named = origin.map_or_else(|| "none in the request".to_owned(), printable);
         let rule = match &route.origins {
             None => "the route does not check the Origin",
             Some(origins) if origins.allows_any() => "the route accepts every origin",
@@ -33,7 +33,7 @@ impl Report<'_> {
         self.station("origin", outcome, format!("{named}; {rule}"));
     }
 
-    /// Adds where the credential was found, or that the first message carries it.
+    /// Adds the place of the credential: in the request or in the first message.
     pub(super) fn credential(&mut self, run: &Run, route: &Route) {
         if route.auth.is_empty() {
             return self.note(
@@ -104,7 +104,7 @@ impl Explainer {
         }
     }
 
-    /// Adds what was found of the credential. Returns the permissions that it gives.
+    /// Adds the result for the credential. Returns its permissions.
     fn look(&self, report: &mut Report<'_>, look: &Look, run: &Run) -> Option<Vec<String>> {
         let now = report.now.wall;
         let failed = || Err(look.rejection.clone().unwrap_or(Rejection::Internal));
@@ -128,7 +128,8 @@ impl Explainer {
             Finding::Vouched { verifier, user } => {
                 match user {
                     Some(user) => {
-                        let words = format!("{verifier} accepted the credential: {}", shown(user));
+                        let words =
+                            format!("{verifier} accepted the credential: {}", printable(user));
                         report.station("verifier", Ok(()), words);
                     }
                     None if look.undecided == Some(Undecided::VerifierNotAsked) => {
@@ -140,13 +141,13 @@ impl Explainer {
             }
             Finding::Name(name) => {
                 let outcome = if name.is_some() { Ok(()) } else { failed() };
-                report.station("user", outcome, name.as_deref().map(shown).unwrap_or_default());
+                report.station("user", outcome, name.as_deref().map(printable).unwrap_or_default());
                 granted()
             }
         }
     }
 
-    /// Returns the checks of a ticket, in the order in which they are made.
+    /// Returns the checks of a ticket, in their order.
     fn ticket(&self, ticket: &TicketLook, look: &Look, now: UnixMillis) -> Vec<Step> {
         let region = ticket
             .region
@@ -214,7 +215,7 @@ impl Explainer {
                             Mark::Ok,
                             format!(
                                 "{} of {}",
-                                shown(&record.principal.subject),
+                                printable(&record.principal.subject),
                                 record.principal.issuer
                             ),
                         ),
@@ -234,7 +235,7 @@ fn permissions(required: &Required, granted: Option<&[String]>) -> Step {
     match required.check(granted) {
         Ok(()) => Step::new("permissions", Mark::Ok, format!("required {names}; all are granted")),
         Err(missing) => {
-            let missing = shown(&missing.name);
+            let missing = printable(&missing.name);
             let granted = list(granted);
             let words = format!("required {names}; missing {missing}; granted {granted}");
             Step::new("permissions", Mark::Fail, words)

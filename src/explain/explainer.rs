@@ -1,5 +1,5 @@
-//! Explains one request: runs the admission that serves with a witness, and puts the record into
-//! words.
+//! Explains one request: runs the admission of served requests with a witness, and describes the
+//! record.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::auth::revocation::Revocations;
 use crate::auth::ticket::Tickets;
 use crate::auth::verifier::Verifiers;
 use crate::base::clock::Now;
-use crate::base::text::shown;
+use crate::base::text::printable;
 use crate::config::RouteMatch;
 use crate::config::{Config, Listener};
 use crate::edge::EdgeError;
@@ -37,7 +37,7 @@ use crate::rejection::Rejection;
 use crate::upstream::reserved_names::ReservedNames;
 use crate::upstream::signed_context::{self, ContextRequest, identity_headers};
 
-/// What serving is built from, as far as an explanation needs it.
+/// The parts of a server that an explanation needs.
 pub struct Explainer {
     pub(super) config: Arc<Config>,
     pub(super) router: Router,
@@ -47,16 +47,16 @@ pub struct Explainer {
     legacy_uses: LegacyUses,
 }
 
-/// A request that was admitted or not, and the record of how.
+/// A request, admitted or refused, and the record of its checks.
 pub(super) struct Run {
     pub(super) request: Request,
     pub(super) recorder: Recorder,
     pub(super) grant: Option<Grant>,
-    /// The method of the credential that stood in the request.
+    /// The method of the credential in the request.
     pub(super) found_method: Option<Method>,
-    /// The client gets its 101 before the credential.
+    /// The client gets its 101 before it sends the credential.
     pub(super) is_early: bool,
-    /// The first message decides, and it is not given.
+    /// The first message decides, and is not given.
     awaits_message: bool,
 }
 
@@ -92,8 +92,8 @@ impl Explainer {
         report.explanation.url = format!(
             "{}://{}{}",
             explained.scheme.name,
-            shown(&explained.authority),
-            shown(self.tickets.shown_path(head.parts.uri.path()))
+            printable(&explained.authority),
+            printable(self.tickets.shown_path(head.parts.uri.path()))
         );
         let found = self.router.find(head.host_name(), head.parts.uri.path());
         let matched = found.ok().flatten();
@@ -125,7 +125,7 @@ impl Explainer {
         Box::pin(self.conclude(report, run, &matched, &sent)).await
     }
 
-    /// Admits the request as it would be served, with a witness.
+    /// Admits the request like a served one, with a witness.
     async fn run(
         &self,
         mut request: Request,
@@ -165,14 +165,14 @@ impl Explainer {
         Run { request, recorder, grant, found_method, is_early, awaits_message }
     }
 
-    /// Returns the words for plain HTTP. `None`: Usher answers it itself.
+    /// Returns the description of a plain HTTP request. `None`: Usher answers the request itself.
     fn plain_http(&self, request: &Request) -> Option<String> {
         let http::request::Parts { method, uri, .. } = &request.parts;
         let endpoint = Endpoint::at(uri.path(), method, &self.config, &self.tickets);
         endpoint.is_none().then(|| format!("{method} over plain HTTP, forwarded if it is accepted"))
     }
 
-    /// Puts the steps up to the credential into words.
+    /// Describes the steps up to the credential.
     fn describe(
         &self,
         report: &mut Report<'_>,
@@ -198,7 +198,7 @@ impl Explainer {
         Some(matched)
     }
 
-    /// Puts the steps from the credential on into words, and adds the verdict.
+    /// Describes the steps after the credential, and adds the verdict.
     async fn conclude(
         &self,
         mut report: Report<'_>,
@@ -246,7 +246,7 @@ impl Explainer {
         report.let_in(grant, run.request.is_upgrade())
     }
 
-    /// Returns what the upstream would get.
+    /// Returns the request that the upstream would get.
     fn forwarded(
         &self,
         grant: &Grant,
@@ -257,15 +257,15 @@ impl Explainer {
     ) -> Result<Forwarded, Rejection> {
         let target = request.prepare_for_upstream(matched, &self.reserved)?;
         let passed = &request.parts.headers;
-        // The headers of the connection itself are not passed on, but written anew.
+        // Headers of the connection are not passed on, but written again.
         let mut sent = sent.clone();
         hop_by_hop::strip_hop_by_hop(&mut sent);
         let removed = sent
             .keys()
             .filter(|name| !passed.contains_key(*name))
-            .map(|name| shown(name.as_str()))
+            .map(|name| printable(name.as_str()))
             .collect();
-        let mut names: Vec<String> = passed.keys().map(|name| shown(name.as_str())).collect();
+        let mut names: Vec<String> = passed.keys().map(|name| printable(name.as_str())).collect();
         let upstream = &grant.route().upstream;
         let about = ContextRequest {
             session_id: "made for each session",
@@ -289,7 +289,7 @@ impl Explainer {
         );
         names.sort_unstable();
         names.dedup();
-        // These are claims of the token, and may be personal.
+        // These claims come from the token, and may be personal.
         if let Some(Value::Object(claims)) = context
             .as_mut()
             .and_then(|context| context.get_mut("claims"))
@@ -300,7 +300,7 @@ impl Explainer {
         Ok(Forwarded {
             name: upstream.name.to_string(),
             servers: upstream.servers.iter().map(ToString::to_string).collect(),
-            path: shown(target.path()),
+            path: printable(target.path()),
             headers: names,
             removed,
             context,

@@ -1,4 +1,4 @@
-//! The listener, its certificate, the handshake and the head, in words.
+//! Describes the listener, its certificate, the handshake and the request head.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use super::report::{Mark, Report, Step, Verdict};
 use super::token::clock;
 
 use crate::base::clock::UnixMillis;
-use crate::base::text::{distance, shown};
+use crate::base::text::{distance, printable};
 use crate::config::Listener;
 use crate::net::http1::head::RequestHead;
 use crate::net::tls::server;
 
 impl Explainer {
-    /// Finds the listener, and reads the head as it would be read there.
+    /// Finds the listener, and reads the head as the listener would.
     pub(super) fn begin(&self, report: &mut Report<'_>) -> Option<(Arc<Listener>, RequestHead)> {
         let explained = report.explained;
         report.explanation.url =
-            format!("{}://{}", explained.scheme.name, shown(&explained.authority));
+            format!("{}://{}", explained.scheme.name, printable(&explained.authority));
         let by_port = |one: &&Arc<Listener>| {
             one.address.port() == explained.port && one.tls.is_some() == explained.scheme.is_tls
         };
@@ -77,7 +77,7 @@ impl Explainer {
         }
     }
 
-    /// Returns false if the TLS handshake fails: then there is no request.
+    /// Returns false if the TLS handshake fails, so that there is no request.
     pub(super) fn shakes_hands(&self, report: &mut Report<'_>, listener: &Listener) -> bool {
         let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
         let is_shown = !report.explained.certificate.is_empty();

@@ -1,15 +1,11 @@
-//! `usher explain`: what would become of a request, check by check, and what to change.
+//! `usher explain`: shows what would happen to a request, check by check, and what to change.
 //!
-//! `request.rs` makes the bytes that a client would send. `explainer.rs` admits the request as it
-//! would be served (`http/admit.rs`), with the witness of `recorder.rs`, and puts the record into
-//! words: `listener.rs`, `route.rs`, `credential.rs`, `token.rs` and `rollout.rs` have the words of
-//! each step, `advice.rs` those about a rejection. `report.rs` collects them, `page.rs` writes them
-//! for a person. Nothing is redeemed, dialled or written.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command's product is what it prints"
-)]
+//! `request.rs` makes the bytes that a client would send. `explainer.rs` admits the request like a
+//! served one (`http/admit.rs`), with the witness of `recorder.rs`. `listener.rs`, `route.rs`,
+//! `credential.rs`, `token.rs` and `rollout.rs` describe each step, and `advice.rs` has the advice
+//! for each rejection. `report.rs` collects the steps, and `page.rs` prints them. No ticket is
+//! redeemed, no upstream is contacted, and nothing is written.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command prints its result")]
 
 mod advice;
 mod credential;
@@ -44,7 +40,7 @@ pub struct Arguments {
     /// folder [env: USHER_CONFIG]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A header of the request; put secrets into a file
+    /// A header of the request; put secrets into a file instead
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
     /// A file with headers, one per line, or `-` for standard input; a whole request head is
@@ -79,7 +75,7 @@ pub struct Arguments {
     /// The method of the request
     #[arg(long, value_name = "NAME", default_value = "GET")]
     method: String,
-    /// Check as of this time (RFC 3339, such as 2026-11-21T14:05:00Z) instead of now
+    /// Check as of this time in RFC 3339, such as 2026-11-21T14:05:00Z; without it, now
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<UnixMillis>,
     /// Do not fetch keys and do not ask verifiers; use the keys that a running Usher has saved
@@ -96,7 +92,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// A fault of the command line.
+/// An error in the command line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
@@ -104,8 +100,8 @@ pub struct Usage(pub String);
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let path = crate::admin_client::find_config(arguments.config.clone())?;
     let mut config = crate::config::load(&path)?.config;
-    // Without the flag, `usher run` does not start with a route that takes test identities. Here
-    // only the identity is refused.
+    // Without the flag, `usher run` does not start if a route accepts test identities. Here only
+    // the identity is refused.
     config.bypass.is_allowed = arguments.allow_bypass;
     let now = Now::read();
     let now = Now { wall: arguments.at.unwrap_or(now.wall), ..now };

@@ -1,18 +1,18 @@
-//! An explanation as text: one line for each check, the verdict at the end.
+//! Prints an explanation as text: one line for each check, the verdict at the end.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
 use super::report::{Explanation, Mark, Step};
-use crate::base::text::shown;
+use crate::base::text::printable;
 
 const GREEN: &str = "\u{1b}[32m";
 const RED: &str = "\u{1b}[1;31m";
 const YELLOW: &str = "\u{1b}[33m";
 const DIM: &str = "\u{1b}[2m";
 
-/// Writes in colours, or without.
+/// Writes text with or without colours.
 struct Pen {
     text: String,
     is_coloured: bool,
@@ -80,7 +80,7 @@ impl Pen {
             }
         }
         if let Some(detail) = verdict.detail.as_ref().filter(|detail| **detail != verdict.message) {
-            self.line("", "in the log", &shown(detail));
+            self.line("", "in the log", &printable(detail));
         }
         if let Some(advice) = &verdict.advice {
             self.line("", "to do", advice);
@@ -122,7 +122,7 @@ impl Pen {
 
 fn words(value: &Value) -> String {
     match value {
-        Value::String(text) => shown(text),
-        other => shown(&other.to_string()),
+        Value::String(text) => printable(text),
+        other => printable(&other.to_string()),
     }
 }

@@ -1,5 +1,5 @@
-//! The witness of an explained request: writes each outcome down, and goes on to the next stage
-//! wherever that is possible.
+//! The witness of an explained request: records each result, and continues with the next stage
+//! wherever possible.
 
 use crate::auth::credential::Credential;
 use crate::auth::explain::{CredentialInspector, Look};
@@ -11,7 +11,7 @@ use crate::http::witness::{Stage, Witness};
 use crate::model::method::Method;
 use crate::rejection::Rejection;
 
-/// The record of one admission. What the admission returns behind a failure is not a verdict.
+/// The record of one admission. The result of the admission after a failure is not a verdict.
 #[derive(Debug)]
 pub struct Recorder {
     outcomes: Vec<(Stage, Result<(), Rejection>)>,
@@ -21,7 +21,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Makes an empty record. `may_ask`: keys are fetched and verifiers are asked, as for a client.
+    /// Makes an empty record. If `may_ask` is true, keys are fetched and verifiers are asked, as
+    /// for a client.
     pub fn new(may_ask: bool) -> Self {
         Self {
             outcomes: Vec::new(),
@@ -30,20 +31,20 @@ impl Recorder {
         }
     }
 
-    /// Returns the outcome of a stage: its first failure, if it has several parts. `None`: it was
-    /// not reached.
+    /// Returns the result of a stage: its first failure, if it has several parts. `None`: the stage
+    /// was not reached.
     pub fn outcome(&self, stage: Stage) -> Option<Result<(), Rejection>> {
         let mut parts = self.outcomes.iter().filter(|(one, _)| *one == stage);
         let (_, first) = parts.next()?;
         Some(parts.fold(first.clone(), |all, (_, outcome)| all.and(outcome.clone())))
     }
 
-    /// Returns true if a stage has failed.
+    /// Returns true if a stage failed.
     pub fn has_failure(&self) -> bool {
         self.outcomes.iter().any(|(_, outcome)| outcome.is_err())
     }
 
-    /// Returns the look at the credential, if there was one.
+    /// Returns the result of the check of the credential, if there was one.
     pub fn look(&self) -> Option<&Look> {
         self.looker.look.as_ref()
     }

@@ -1,5 +1,4 @@
-//! The explanation of a request, and how it comes together: step by step, with the first rejection
-//! as the verdict.
+//! The explanation of a request. It is built step by step, and the first rejection is the verdict.
 
 use http::request::Parts;
 use serde::Serialize;
@@ -12,15 +11,15 @@ use crate::auth;
 use crate::auth::explain::TokenLook;
 use crate::auth::grant::Grant;
 use crate::base::clock::Now;
-use crate::base::text::{distance, shown};
+use crate::base::text::{distance, printable};
 use crate::config::{RejectMode, Route};
 use crate::model::method::Method;
 use crate::rejection::Rejection;
 
-/// A whole explanation. Its JSON is for programs: what is there stays.
+/// A complete explanation. Its JSON is for programs: existing fields stay.
 #[derive(Debug, Default, Serialize)]
 pub struct Explanation {
-    /// Without its query.
+    /// The URL without its query.
     pub url: String,
     pub at: String,
     pub warnings: Vec<String>,
@@ -28,7 +27,7 @@ pub struct Explanation {
     pub route: Option<String>,
     pub parameters: serde_json::Map<String, Value>,
     pub method: Option<&'static str>,
-    /// The answer of `GET` of the config path to this client.
+    /// The response of `GET` on the config path for this client.
     pub told: Option<Value>,
     pub verdict: Verdict,
     pub upstream: Option<Forwarded>,
@@ -39,7 +38,7 @@ pub struct Step {
     pub name: &'static str,
     pub result: Mark,
     pub detail: String,
-    /// For programs only.
+    /// The step is only in the JSON, not in the text.
     #[serde(skip)]
     pub is_quiet: bool,
 }
@@ -53,21 +52,21 @@ pub enum Mark {
     Note,
 }
 
-/// The answer that the client would get.
+/// The response that the client would get.
 #[derive(Debug, Default, Serialize)]
 pub struct Verdict {
     /// `None`: a running process decides, or the client's next message.
     pub let_in: Option<bool>,
-    /// 101 where a close frame follows it. `None`: the upstream's own.
+    /// The HTTP status; 101 if a close frame follows. `None`: the upstream's own status.
     pub status: Option<u16>,
     pub code: Option<&'static str>,
-    /// The outcome in metrics, logs and audit lines.
+    /// The label in metrics, logs and audit lines.
     pub label: Option<&'static str>,
     pub close_code: Option<u16>,
     pub close_reason: Option<String>,
     /// The message to the client.
     pub message: String,
-    /// The reason in log and audit log.
+    /// The reason in the log and the audit log.
     pub detail: Option<String>,
     /// The change that would help.
     pub advice: Option<String>,
@@ -83,7 +82,7 @@ pub struct Forwarded {
     pub servers: Vec<String>,
     /// The path of the request to the upstream.
     pub path: String,
-    /// Names of headers, without those of the connection itself.
+    /// The names of the headers, without those of the connection.
     pub headers: Vec<String>,
     /// The client's headers that the upstream does not get.
     pub removed: Vec<String>,
@@ -97,16 +96,16 @@ impl Step {
     }
 }
 
-/// An explanation in the making.
+/// An explanation that is being built.
 pub(super) struct Report<'a> {
     pub(super) explanation: Explanation,
-    /// The first rejection, which the client gets.
+    /// The first rejection, which the client would get.
     pub(super) rejection: Option<Rejection>,
     pub(super) explained: &'a ExplainedRequest,
     pub(super) now: Now,
-    /// The client got a 101 before the rejection, which is then sent in a close frame.
+    /// The client got a 101 before the rejection, so the rejection is sent in a close frame.
     pub(super) is_early: bool,
-    /// The rejection is of an upgrade on a route: `reject_mode` of the route decides its form.
+    /// The rejected request is an upgrade on a route, so `reject_mode` of the route applies.
     pub(super) is_routed: bool,
 }
 
@@ -120,7 +119,7 @@ impl<'a> Report<'a> {
         self.explanation.steps.push(Step::new(name, Mark::Note, detail));
     }
 
-    /// Adds a step that a request passes or not.
+    /// Adds a step that the request passes or fails.
     pub(super) fn station(
         &mut self,
         name: &'static str,
@@ -139,7 +138,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Keeps the first rejection.
+    /// Keeps the rejection if it is the first.
     pub(super) fn refuse(&mut self, rejection: Option<Rejection>) {
         if self.rejection.is_none() && rejection.is_some() {
             self.is_routed &= self.explanation.route.is_some();
@@ -147,8 +146,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Warns of secrets in the arguments: they are in the shell's history and in the list of
-    /// processes.
+    /// Warns of secrets in the arguments: they are in the shell history and in the process list.
     pub(super) fn warn_of_secrets(&mut self, route: &Route, parts: &Parts) {
         let secrets =
             ["authorization", "cookie", "sec-websocket-protocol", route.bypass_header.as_str()];
@@ -178,7 +176,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Ends with a 101: the first message decides.
+    /// Ends with a 101, because the first message decides.
     pub(super) fn waits(mut self) -> Explanation {
         self.explanation.verdict.status = Some(101);
         self.explanation.verdict.message = "the first message decides; give its credential with \
@@ -187,7 +185,7 @@ impl<'a> Report<'a> {
         self.explanation
     }
 
-    /// Ends at a path that Usher answers itself.
+    /// Ends at an endpoint of Usher.
     pub(super) fn own_endpoint(mut self) -> Explanation {
         self.note("request", "plain HTTP, answered by Usher itself");
         self.explanation.verdict.message =
@@ -205,7 +203,7 @@ impl<'a> Report<'a> {
         verdict.expires_at = grant.expires_at().map(clock);
         let user = principal.map_or_else(
             || "without a user".to_owned(),
-            |principal| format!("as {}", shown(&principal.subject)),
+            |principal| format!("as {}", printable(&principal.subject)),
         );
         let ends = match grant.expires_at() {
             Some(at) if is_upgrade => {

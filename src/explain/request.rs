@@ -1,4 +1,4 @@
-//! The request that is explained, as the bytes that a client would send.
+//! The explained request, as the bytes that a client would send.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::net::http1::head::{self, RequestHead};
 use crate::net::tls::pem::read_certificates;
 use crate::rejection::Rejection;
 
-/// The headers of a good upgrade beside Host. An argument replaces each of them.
+/// The headers of a valid upgrade besides Host. An argument replaces each of them.
 const UPGRADE: [(&str, &str); 4] = [
     ("Connection", "Upgrade"),
     ("Upgrade", "websocket"),
@@ -33,15 +33,15 @@ pub struct ExplainedRequest {
     method: String,
     headers: Vec<(String, String)>,
     pub credential: Option<GivenCredential>,
-    /// The method by which the credential is shown, if the caller chose one.
+    /// The method of the credential, if the caller chose one.
     pub chosen_method: Option<Method>,
-    /// The leaf first.
+    /// The certificate chain, the leaf first.
     pub certificate: Vec<CertificateDer<'static>>,
     pub peer: IpAddr,
     pub listener: Option<SocketAddr>,
     pub offline: bool,
     pub claims: bool,
-    /// Names of headers that stand on the command line.
+    /// The names of headers on the command line.
     pub on_command_line: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ pub struct Scheme {
     pub is_upgrade: bool,
 }
 
-/// A credential that was given by itself. The methods of the route say where it belongs.
+/// A credential in a file. The methods of the route decide its place in the request.
 #[derive(Debug)]
 pub enum GivenCredential {
     Token(Secret),
@@ -121,13 +121,13 @@ impl ExplainedRequest {
         })
     }
 
-    /// Returns the request without the credential that was given by itself.
+    /// Returns the request without the credential from the file.
     pub fn head(&self, limits: &Limits) -> Result<RequestHead, Rejection> {
         self.written(&self.target, &[], limits)
     }
 
     /// Returns the request with the credential, by a method of this route. A credential for the
-    /// first message is returned beside it.
+    /// first message is returned separately.
     pub fn head_for(
         &self,
         route: &Route,
@@ -163,14 +163,14 @@ impl ExplainedRequest {
                 };
                 return Ok((self.head(limits)?, Some(Credential::message(proof))));
             }
-            // These credentials are given by other arguments.
+            // Other arguments give these credentials.
             _ => self.head(limits)?,
         };
         Ok((head, None))
     }
 
-    /// Returns the method by which the route's clients would show the credential: the first that
-    /// can carry it, a message last.
+    /// Returns the method that the route's clients would use: the first that can carry the
+    /// credential, with the first message last.
     pub fn method_for(&self, route: &Route) -> Option<Method> {
         let carries = |method: &Method| match self.credential {
             Some(GivenCredential::Token(_)) => matches!(
@@ -234,14 +234,15 @@ fn read(file: Option<&PathBuf>) -> anyhow::Result<Option<String>> {
     text.map(Some).map_err(|error| Usage(format!("{error:#}")).into())
 }
 
-/// Reads a header line. `None` for the request line of a whole head.
+/// Reads a header line. `None`: the line is the request line of a head.
 fn header(line: &str) -> Option<(String, String)> {
     let (name, value) = line.split_once(':')?;
     let is_name = !name.is_empty() && !name.contains(char::is_whitespace);
     is_name.then(|| (name.to_owned(), value.trim().to_owned()))
 }
 
-/// Splits a URL as it is written: a library would normalise an odd path, and a client does not.
+/// Splits a URL without normalising it. A library would normalise an unusual path, and a client
+/// does not.
 fn split_url(url: &str) -> Result<(Scheme, String, u16, String), Usage> {
     let wrong = |why: &str| {
         Usage(format!("the URL {why}: write wss://HOST/PATH, or https:// for a plain request"))

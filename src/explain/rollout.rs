@@ -1,4 +1,4 @@
-//! The migration to new methods, in words: shadows, shares, and the method for this client.
+//! Describes the migration to new methods: shadows, shares, and the method for this client.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::auth::credential::Credential;
 use crate::auth::explain::CredentialInspector;
 use crate::auth::grant::Grant;
 use crate::base::clock::UnixMillis;
-use crate::base::text::shown;
+use crate::base::text::printable;
 use crate::config::RouteMatch;
 use crate::config::{Migration, Route};
 use crate::http::endpoints::methods::client_config;
@@ -24,7 +24,7 @@ use crate::model::principal::Principal;
 use crate::rejection::Rejection;
 
 impl Explainer {
-    /// Adds the verdicts of the shadow methods.
+    /// Adds the results of the shadow methods.
     pub(super) async fn shadows(
         &self,
         report: &mut Report<'_>,
@@ -68,13 +68,13 @@ impl Explainer {
             request.deadline,
         );
         match Box::pin(judging).await {
-            Ok(principal) => format!("would be accepted as {}", shown(&principal.subject)),
+            Ok(principal) => format!("would be accepted as {}", printable(&principal.subject)),
             Err(_) if looker.is_undecided() => "undecided".to_owned(),
             Err(rejection) => would_be_refused(&rejection),
         }
     }
 
-    /// Adds the client's place in the migration of its route, and the method that it should use.
+    /// Adds the client's share in the migration of its route, and the method that it should use.
     pub(super) fn migration(&self, report: &mut Report<'_>, run: &Run, route: &Route) {
         let migration = &route.migration;
         let address = run.request.address();
@@ -130,7 +130,7 @@ fn rollout(route: &Route, principal: &Principal, address: IpAddr) -> String {
         .iter()
         .map(|(method, percent)| format!("{} {percent} %", method.name()))
         .collect();
-    let share = match route.migration.assigned(&route.name, &client) {
+    let share = match route.migration.assigned_method(&route.name, &client) {
         Some(method) => format!("in the share of {}", method.name()),
         None => "in no share".to_owned(),
     };

@@ -1,16 +1,16 @@
-//! The route, in words.
+//! Describes the route.
 
 use serde_json::json;
 
 use super::explainer::Explainer;
 use super::report::{Mark, Report, Step};
-use crate::base::text::shown;
+use crate::base::text::printable;
 use crate::config::RouteMatch;
 use crate::http::request::Request;
 use crate::rejection::Rejection;
 
 impl Explainer {
-    /// Adds the route that matched, or the routes that would nearly match.
+    /// Adds the route that matches, or the routes that nearly match.
     pub(super) fn route(
         &self,
         report: &mut Report<'_>,
@@ -32,7 +32,7 @@ impl Explainer {
         let parameters: Vec<_> = matched
             .parameters
             .iter()
-            .map(|(name, value)| format!("{name} = {}", shown(value)))
+            .map(|(name, value)| format!("{name} = {}", printable(value)))
             .collect();
         let parameters = if parameters.is_empty() {
             String::new()
@@ -51,7 +51,7 @@ impl Explainer {
         let servers: Vec<_> = route.upstream.servers.iter().map(ToString::to_string).collect();
         let rewritten = matched
             .upstream_path()
-            .map(|path| format!(", with the path {}", shown(path)))
+            .map(|path| format!(", with the path {}", printable(path)))
             .unwrap_or_default();
         report.note(
             "upstream",

@@ -1,7 +1,7 @@
-//! Explanations of a fixed configuration at a fixed time: those of `docs/explain.md`, and the ways
-//! in which a request differs.
+//! Tests of explanations with a fixed configuration and time: those of `docs/explain.md`, and other
+//! requests.
 //!
-//! `USHER_WRITE_DOCS=1 cargo test --lib explain` writes the page's outputs anew.
+//! `USHER_WRITE_DOCS=1 cargo test --lib explain` writes the outputs in the page again.
 
 use std::fs;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ struct Line {
     arguments: Arguments,
 }
 
-/// A folder with everything that the configuration names.
+/// A folder with all files that the configuration names.
 struct Scene {
     folder: PathBuf,
     key: EncodingKey,
@@ -117,7 +117,7 @@ impl Scene {
         crate::config::parse(&text, None, &|_| Some(SECRET.to_owned())).unwrap().config
     }
 
-    /// With a token in a file, where there is one.
+    /// Explains a request, with a token in a file if given.
     fn explain_with(
         &self,
         more: &str,
@@ -162,7 +162,7 @@ fn claims(changes: Value) -> Value {
     claims
 }
 
-/// The mark of a step.
+/// Returns the mark of a step.
 fn mark(told: &Explanation, name: &str) -> Option<Mark> {
     told.steps.iter().find(|step| step.name == name).map(|step| step.result)
 }
@@ -212,7 +212,7 @@ fn a_second_mistake_is_found_behind_the_first() {
     let scene = Scene::new("second");
     let token = scene.token("2026-12", json!({ "aud": "billing", "exp": NOW - 60 }));
     let told = scene.explain(URL, Some(&token), &["--origin", "https://evil.example.com"]);
-    assert_eq!(told.verdict.code, Some("FORBIDDEN_ORIGIN"), "the first one answers");
+    assert_eq!(told.verdict.code, Some("FORBIDDEN_ORIGIN"), "the first failure decides");
     for name in ["origin", "key id", "audience", "expires"] {
         assert_eq!(mark(&told, name), Some(Mark::Fail), "{name}");
     }
@@ -398,7 +398,7 @@ fn the_way_of_a_command_leads_into_a_request_and_nowhere_else() {
         assert_eq!((told.verdict.let_in, told.method), (Some(true), Some(method)));
         assert!(told.warnings.is_empty(), "{:?}", told.warnings);
     }
-    // A route that takes no cookie does not look at one.
+    // A route that accepts no cookie ignores cookies.
     let told = scene.explain("wss://chat.example.com/old", Some(&token), &["--as", "cookie"]);
     assert_eq!(told.verdict.code, Some("MISSING_CREDENTIAL"));
     for url in ["chat.example.com/ws", "ftp://x/", "wss://", "wss://a@b/", "wss://b:x/"] {

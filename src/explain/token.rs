@@ -1,4 +1,4 @@
-//! The checks of a token, in words: the value, and what it is compared with.
+//! Describes the checks of a token: the value, and the value that is required.
 
 use serde_json::{Map, Value};
 
@@ -7,19 +7,20 @@ use crate::auth::checks::{Check, CheckOutcome};
 use crate::auth::explain::{KeysHeld, TokenLook};
 use crate::auth::jwt::date_of;
 use crate::base::clock::UnixMillis;
-use crate::base::text::{distance, shown, span};
+use crate::base::text::{distance, printable, span};
 use crate::config::{Issuer, IssuerKeySource, KeyOrigin};
 use crate::model::algorithm::Family;
 use crate::model::faults::InvalidToken;
 
-/// Claims whose values decide. The values of others are personal: only their names are shown.
+/// The claims whose values are shown, because they decide. Other values are personal: only the
+/// names are shown.
 const SHOWN: [&str; 7] = ["iss", "aud", "sub", "exp", "nbf", "iat", "jti"];
 
-/// Checks that have a line only if they fail: every token of a usual library passes them.
+/// The checks that get a line only if they fail: tokens of common libraries pass them.
 const QUIET: [Check; 6] =
     [Check::Size, Check::Critical, Check::Type, Check::Bound, Check::Subject, Check::Names];
 
-/// Checks whose line needs the reason of the failure.
+/// The checks whose line needs the reason of the failure.
 const NEEDS_REASON: [Check; 7] = [
     Check::Shape,
     Check::Critical,
@@ -30,7 +31,7 @@ const NEEDS_REASON: [Check; 7] = [
     Check::Permissions,
 ];
 
-/// The checks of a token, to be put into words.
+/// The checks of a token, to be described.
 pub struct TokenWords<'a> {
     pub look: &'a TokenLook,
     pub issuers: &'a [std::sync::Arc<Issuer>],
@@ -72,7 +73,7 @@ impl TokenWords<'_> {
         steps
     }
 
-    /// Returns the outcome of a check: its first failure, if it was made in several parts.
+    /// Returns the result of a check: its first failure, if it has several parts.
     fn outcome(&self, check: Check) -> Option<Result<(), InvalidToken>> {
         let mut parts = self
             .look
@@ -139,7 +140,7 @@ impl TokenWords<'_> {
                 format!("required {}{rest}", issuer.required_claims.join(", "))
             }
             Check::Subject => format!("sub is {}", claim("sub")),
-            // The name of the user is shown where it is the subject; another claim may be personal.
+            // The user is shown if it is the subject; another claim may be personal.
             Check::User if issuer.user_claim == "sub" => {
                 format!("{} by the claim sub", claim("sub"))
             }
@@ -184,7 +185,7 @@ impl TokenWords<'_> {
             .claims
             .keys()
             .filter(|name| !SHOWN.contains(&name.as_str()))
-            .map(|name| shown(name))
+            .map(|name| printable(name))
             .collect();
         let jti = value(self.look.claims.get("jti"));
         let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
@@ -209,7 +210,7 @@ fn key(
     let mut names: Vec<_> = held
         .keys
         .iter()
-        .map(|(id, _)| id.as_deref().map_or_else(|| "one without id".to_owned(), shown))
+        .map(|(id, _)| id.as_deref().map_or_else(|| "one without id".to_owned(), printable))
         .collect();
     if names.len() > 8 {
         let more = names.len() - 8;
@@ -226,7 +227,7 @@ fn key(
     format!("{wanted}; known keys are {names} from {}{age}{fault}", origin(issuer))
 }
 
-/// Returns where an issuer's keys come from.
+/// Returns the source of an issuer's keys.
 pub fn origin(issuer: &Issuer) -> String {
     match &issuer.keys {
         IssuerKeySource::Secret(_) => "the config".to_owned(),
@@ -237,7 +238,7 @@ pub fn origin(issuer: &Issuer) -> String {
     }
 }
 
-/// Returns a claim's value on one line, cut after 120 characters.
+/// Returns a claim's value on one line, at most 120 characters.
 pub fn value(value: Option<&Value>) -> String {
     const MOST: usize = 120;
     let text = match value {
@@ -252,22 +253,22 @@ pub fn value(value: Option<&Value>) -> String {
         return "empty".to_owned();
     }
     let short: String = text.chars().take(MOST).collect();
-    shown(&if short.len() < text.len() { format!("{short}...") } else { short })
+    printable(&if short.len() < text.len() { format!("{short}...") } else { short })
 }
 
 fn words(map: &Map<String, Value>) -> String {
-    shown(&Value::Object(map.clone()).to_string())
+    printable(&Value::Object(map.clone()).to_string())
 }
 
 pub fn list(names: &[String]) -> String {
     if names.is_empty() {
         "none".to_owned()
     } else {
-        names.iter().map(|name| shown(name)).collect::<Vec<_>>().join(", ")
+        names.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ")
     }
 }
 
-/// Returns the time to the second.
+/// Returns the time with a precision of one second.
 pub fn clock(at: UnixMillis) -> String {
     UnixMillis::from_secs(at.as_secs()).to_rfc3339().replace(".000Z", "Z")
 }

@@ -1,4 +1,4 @@
-//! What happens between this node and the others.
+//! The events between this node and the other nodes.
 
 use std::time::Duration;
 
@@ -10,38 +10,38 @@ use crate::telemetry::family::{families, words};
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// 1 while this node hears what other nodes revoke; always 0 without a shared store.
+    /// 1 while this node reads the revocations of other nodes; always 0 without a shared store.
     READING: Gauge = "usher_revocation_stream_reading";
-    /// Entries read from the fleet's stream of revocations: new, known, over, full or unreadable.
+    /// Entries read from the stream of revocations: new, known, over, full or unreadable.
     ENTRIES: Counter = "usher_revocation_stream_entries_total", { outcome: EntryOutcome };
-    /// From another node's order to its being in force here, by the two clocks.
+    /// The time from a revocation at another node until it is in force here, by the two clocks.
     DELAY: Histogram = "usher_revocation_stream_delay_seconds";
-    /// Times that the fleet's stream had lost entries and was read anew.
+    /// Times that the stream of revocations had lost entries and was read again.
     GAPS: Counter = "usher_revocation_stream_gaps_total";
-    /// Nodes that share this node's store, itself included; 0 while the store does not say, or is
-    /// this node's own.
+    /// Nodes that share the store of this node, including itself; 0 while the store does not
+    /// answer, or without a shared store.
     NODES: Gauge = "usher_fleet_nodes";
-    /// Revocations in force here that the fleet's stream did not have and that were written to it.
+    /// Revocations in force here that were missing in the stream and were written to it.
     RESTORED: Counter = "usher_revocation_stream_restored_total";
 }
 
 words! {
-    /// What became of an entry of the stream.
+    /// The outcome for an entry of the stream.
     pub enum EntryOutcome {
         New = "new",
         Known = "known",
-        /// Its order has ended.
+        /// The revocation has expired.
         Over = "over",
-        /// The deny list has no room.
+        /// The deny list is full.
         Full = "full",
         Unreadable = "unreadable",
     }
 }
 
-/// This node reads the stream of revocations, or cannot.
+/// This node reads the stream of revocations, or cannot read it.
 #[derive(Debug)]
 pub struct StreamReading {
-    /// `None`: it reads.
+    /// `None`: the node reads the stream.
     pub fault: Option<StoreFault>,
 }
 
@@ -49,21 +49,21 @@ pub struct StreamReading {
 #[derive(Debug)]
 pub struct StreamEntryRead {
     pub outcome: EntryOutcome,
-    /// Since the order was given; `None` for an old or a known one.
+    /// The time since the revocation was given; `None` for an old or a known one.
     pub delay: Option<Duration>,
 }
 
-/// The stream has lost entries: it was trimmed, emptied or replaced.
+/// The stream has lost entries, because it was trimmed, emptied or replaced.
 #[derive(Debug)]
 pub struct StreamGap;
 
-/// This many nodes beat lately, this one among them; 0 if the store does not say.
+/// The number of nodes with a recent heartbeat, including this one; 0 if the store does not answer.
 #[derive(Debug)]
 pub struct NodesCounted {
     pub count: usize,
 }
 
-/// Orders in force here were missing in the stream, and were written to it.
+/// Revocations in force here were missing in the stream, and were written to it.
 #[derive(Debug)]
 pub struct StreamRestored {
     pub count: usize,
@@ -77,7 +77,7 @@ impl Event for StreamReading {
             ),
             Some(fault) => warn!(
                 target: "usher", event = "fleet_deaf", fault = fault.label(),
-                "revocation stream not readable"
+                "cannot read the revocation stream"
             ),
         }
     }

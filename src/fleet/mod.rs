@@ -1,10 +1,9 @@
-//! The other nodes: what is revoked on one is revoked on all, who is connected where, and how many
-//! sessions a user has in all.
+//! The nodes that share a store: revocations, lists of sessions and session limits for all nodes.
 //!
-//! Nodes meet in the store alone. Each beats there, so that a node that has died is missed by
-//! itself. `revocations.rs` keeps one deny list in step, `sessions.rs` asks the others on demand,
-//! `places.rs` counts the sessions of a user. Where the store is away each goes on with what it
-//! knows itself, and says so.
+//! Nodes communicate only through the store. Each node writes a heartbeat, so that the others
+//! notice when it dies. `revocations.rs` synchronises the deny lists, `sessions.rs` asks the other
+//! nodes for their sessions, and `places.rs` counts the sessions of a user. While the store does
+//! not answer, each node continues with its own data, and reports that.
 
 pub mod events;
 pub mod places;
@@ -42,35 +41,35 @@ pub struct Fleet {
     roster: Arc<Roster>,
     registry: Arc<Registry>,
     revocations: Arc<Revocations>,
-    /// `None`: users may have as many sessions as they like.
+    /// `None`: the sessions of a user are not limited.
     fleet_places: Option<Arc<FleetPlaces>>,
-    /// Something is in force here that the stream may not have.
+    /// Whether a revocation is in force here that the stream may not have.
     unwritten: AtomicBool,
     has_beaten: AtomicBool,
-    /// As of the last beat; `None`: it was not heard.
+    /// The nodes at the last heartbeat; `None`: the store did not answer.
     nodes: Mutex<Option<Vec<Node>>>,
     asking: Semaphore,
     answering: Arc<Semaphore>,
 }
 
-/// A process, and what people call it.
+/// A process: its random id and its configured name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     id: String,
     name: String,
 }
 
-/// What is said to all nodes at once.
+/// A message to all nodes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Notice {
     Question(Question),
-    /// This session lost its place to a younger one of its user.
+    /// The session with this id must end, because a newer session of its user took its place.
     Replaced(String),
 }
 
 impl Fleet {
-    /// `None`: the store is in this process, which is alone.
+    /// Opens the fleet. `None`: the store is in this process, so there are no other nodes.
     pub fn open(
         config: &Config,
         registry: &Arc<Registry>,
@@ -101,38 +100,39 @@ impl Fleet {
         self.fleet_places.as_ref()
     }
 
-    /// The names of the nodes that beat lately, this one among them; `None`: the store does not
-    /// say.
+    /// Returns the names of the nodes with a recent heartbeat, including this one. `None`: the
+    /// store does not answer.
     pub fn nodes(&self) -> Option<Vec<String>> {
         let nodes = lock(&self.nodes).clone()?;
         Some(nodes.iter().map(|node| node.label(&nodes)).collect())
     }
 
-    /// Says that we are here, for ever.
+    /// Writes the heartbeat of this node, for ever.
     pub async fn beat_on(self: Arc<Self>) {
         let mut every = interval(BEAT);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            self.beat().await;
+            self.announce().await;
         }
     }
 
-    /// In good order: what we hold goes back, and nobody waits for us.
+    /// Leaves the fleet: gives the places back, and removes the heartbeat, so that no node waits
+    /// for this one.
     pub async fn leave(&self) {
         if let Some(fleet_places) = &self.fleet_places {
             fleet_places.give_back().await;
         }
-        // Where it fails, the beat is late soon.
+        // If this fails, the heartbeat is soon too old anyway.
         let _ = self.roster.leave(&self.node.member()).await;
     }
 
-    /// Who is there, ourselves included.
-    async fn beat(&self) -> Option<Vec<Node>> {
-        let beats = self.roster.beat(&self.node.member(), Now::read().wall).await;
+    /// Writes the heartbeat, and returns all live nodes, including this one.
+    async fn announce(&self) -> Option<Vec<Node>> {
+        let beats = self.roster.announce(&self.node.member(), Now::read().wall).await;
         let nodes = beats.ok().map(|LiveNodes { is_new, members }| {
             if is_new && self.has_beaten.swap(true, Ordering::Relaxed) {
-                // It has forgotten us, and more.
+                // The store has lost the heartbeat of this node, so it may have lost places too.
                 let _ = self.fleet_places.as_ref().map(|fleet_places| fleet_places.doubt());
             }
             members.iter().filter_map(|(member, _)| Node::read(member)).collect::<Vec<_>>()
@@ -142,9 +142,9 @@ impl Fleet {
         nodes
     }
 
-    fn hear_notices(self: &Arc<Self>, notices: &[String]) {
+    fn receive_notices(self: &Arc<Self>, notices: &[String]) {
         for notice in notices {
-            // What cannot be read is a newer node's, and nothing that we could do.
+            // A notice that cannot be read is from a newer version, and has no meaning here.
             match serde_json::from_str(notice) {
                 Ok(Notice::Question(question)) => self.receive_question(question),
                 Ok(Notice::Replaced(session)) => {
@@ -167,7 +167,7 @@ impl Node {
         Some(Self { id: id.to_owned(), name: name.to_owned() })
     }
 
-    /// The name, and where others have the same also the beginning of the id.
+    /// Returns the name. If other nodes have the same name, adds the beginning of the id.
     fn label(&self, nodes: &[Self]) -> String {
         let is_shared = nodes.iter().any(|other| other.name == self.name && other.id != self.id);
         if is_shared {

@@ -1,10 +1,11 @@
-//! How many sessions one user may have, on this node and with a shared store on all nodes.
+//! The limit of sessions for one user, on this node, and with a shared store on all nodes.
 //!
-//! Each node counts its own (`session/user_limit.rs`), and that goes on whatever happens. With a
-//! shared store a place is taken there too: it decides over the fleet, and where it does not answer
-//! in time the node's own count decides. So with the store away n nodes may let in n times as many,
-//! and nobody is refused because of it. Places are a lease: the node moves its end on, gives it
-//! back when the session is over, and puts it back where the store has lost it.
+//! Each node always counts its own sessions (`session/user_limit.rs`). With a shared store, a
+//! session also takes a place in the store, which decides for the whole fleet. If the store does
+//! not answer in time, the count of this node decides. So without the store, n nodes together may
+//! accept n times the limit, but no client is refused because of the store. A place is a lease. The
+//! node renews it, gives it back when the session ends, and writes it again if the store has lost
+//! it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,11 +29,11 @@ use crate::store::redis::{LEASE, PAGE, PlaceBook, Roster, StoredPlace, Taken, Us
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 
-/// A third of the lease: two renewals may fail.
+/// The time between two renewals of a place: a third of the lease, so that two renewals may fail.
 const RENEW: Duration = Duration::from_secs(20);
-/// Between two looks at what is to be renewed.
+/// How often places are checked for renewal.
 const LOOK: Duration = Duration::from_secs(1);
-/// What waits for the store, at most; beyond it a lease ends by itself.
+/// The most entries that wait for the store. A place that does not fit expires with its lease.
 const MOST_WAITING: usize = 100_000;
 
 #[derive(Debug)]
@@ -41,16 +42,16 @@ pub struct SessionPlaces {
     fleet_places: Option<Arc<FleetPlaces>>,
 }
 
-/// A user's place for one session; it is given back when this is dropped.
+/// A user's place for one session. Dropping it gives the place back.
 #[derive(Debug)]
 pub struct SessionPlace {
     local: Box<UserPlace>,
     fleet: Option<(Arc<FleetPlaces>, UserHash)>,
-    /// With `refuse` from the start, with `replace-oldest` once the session has begun.
+    /// Set from the start with `refuse`, and after the session has begun with `replace-oldest`.
     fleet_place: Option<Arc<FleetPlace>>,
 }
 
-/// The places of this node as the store should know them.
+/// The places of this node that the store should have.
 #[derive(Debug)]
 pub struct FleetPlaces {
     book: PlaceBook,
@@ -58,13 +59,13 @@ pub struct FleetPlaces {
     registry: Arc<Registry>,
     most: usize,
     extra_sessions: ExtraSessions,
-    /// By session. No more than there are sessions and upgrades under way.
+    /// The places by session id. There is at most one for each session and each upgrade under way.
     standing: Mutex<HashMap<String, LeasedPlace>>,
-    /// Given back here and not yet in the store, with the time at which the lease ends by itself.
+    /// Places that the store must still remove, each with the time at which its lease expires.
     left: Mutex<Vec<(StoredPlace, Instant)>>,
-    /// Sessions of other nodes that lost their place and have not been told.
+    /// Sessions of other nodes that lost their place, and whose nodes are not yet notified.
     replaced: Mutex<Vec<String>>,
-    /// What was renewed before this may be lost.
+    /// The store may have lost places that were renewed before this time.
     doubted: Mutex<Option<Instant>>,
     wake: Notify,
 }
@@ -76,8 +77,8 @@ struct LeasedPlace {
     renewed: Instant,
 }
 
-/// One place in the fleet. Whoever takes it and whoever has it hold it together: it goes back after
-/// both.
+/// One place in the fleet. The task that takes it and the session that uses it share it: the place
+/// is given back after both have dropped it.
 #[derive(Debug)]
 struct FleetPlace {
     fleet_places: Arc<FleetPlaces>,
@@ -93,24 +94,24 @@ impl SessionPlaces {
         Self { local: UserLimit::new(most, extra_sessions), fleet_places: fleet_places.cloned() }
     }
 
-    /// Before an upstream is asked. With `refuse` it decides here, and the store has its time to
-    /// say so.
+    /// Takes a place before the upstream is dialled. With `refuse`, waits for the decision of the
+    /// store, up to the store's timeout.
     pub async fn enter(
         &self,
         principal: &Principal,
         session: SessionId,
     ) -> Result<Box<SessionPlace>, Rejection> {
-        // Who is at the limit on this node is at the fleet's.
+        // A user who reaches the limit on this node also reaches it in the fleet.
         let local = self.local.enter(principal)?;
         let mut place = SessionPlace { local, fleet: None, fleet_place: None };
         if let Some(fleet_places) = &self.fleet_places {
             let user = UserHash::of(&principal.issuer, &principal.subject);
             place.fleet = Some((Arc::clone(fleet_places), user));
             if fleet_places.extra_sessions == ExtraSessions::Refuse {
-                let fleet_place = fleet_places.sit(user, session);
+                let fleet_place = fleet_places.create_fleet_place(user, session);
                 place.fleet_place = Some(Arc::clone(&fleet_place));
-                // In a task of its own: the client may leave before it is answered, and then the
-                // place goes back after it.
+                // In a separate task: the client may disconnect before the store answers. The place
+                // is then given back after the answer.
                 let taken = tokio::spawn(async move { fleet_place.take().await }).await;
                 if matches!(taken, Ok(Ok(Taken::Full))) {
                     return Err(Rejection::TooManySessions);
@@ -122,36 +123,36 @@ impl SessionPlaces {
 }
 
 impl SessionPlace {
-    /// The session begins. With `replace-oldest` another may have to end for it, and nothing waits
-    /// for that.
+    /// Called when the session begins. With `replace-oldest`, another session may have to end for
+    /// it. The new session does not wait for that.
     pub fn begin(&mut self, session: &Arc<SessionHandle>) {
         let peer = session.peer;
         let Some((fleet_places, user)) = self.fleet.as_ref().filter(|(fleet_places, _)| {
             fleet_places.extra_sessions == ExtraSessions::ReplaceOldest
         }) else {
             let replaced = self.local.begin(session);
-            (0..replaced).for_each(|_| tell_limit(peer));
+            (0..replaced).for_each(|_| log_user_limit(peer));
             return;
         };
         let user_sessions = self.local.join(session);
-        let fleet_place = fleet_places.sit(*user, session.id);
+        let fleet_place = fleet_places.create_fleet_place(*user, session.id);
         self.fleet_place = Some(Arc::clone(&fleet_place));
         tokio::spawn(async move {
             match fleet_place.take().await {
                 Ok(Taken::Place { replaced }) => {
                     for session in replaced {
-                        tell_limit(peer);
+                        log_user_limit(peer);
                         fleet_place.fleet_places.replace(session);
                     }
                 }
                 Ok(Taken::Full) => {}
-                Err(_) => (0..user_sessions.give_way()).for_each(|_| tell_limit(peer)),
+                Err(_) => (0..user_sessions.give_way()).for_each(|_| log_user_limit(peer)),
             }
         });
     }
 }
 
-fn tell_limit(peer: IpAddr) {
+fn log_user_limit(peer: IpAddr) {
     LimitReached { limit: Limit::SessionsPerUser, peer: Some(peer) }.emit();
 }
 
@@ -199,7 +200,7 @@ impl FleetPlaces {
         })
     }
 
-    /// Keeps the store's count true, for ever.
+    /// Keeps the places in the store up to date, for ever.
     pub async fn keep(self: Arc<Self>) {
         let mut every = interval(LOOK);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -208,18 +209,19 @@ impl FleetPlaces {
                 _ = every.tick() => self.renew().await,
                 () = self.wake.notified() => {}
             }
-            // After the renewal, never beside it: what has ended must not come back.
+            // This runs after the renewal, never at the same time: a place that was given back must
+            // not be renewed.
             self.give_back().await;
-            self.tell_replaced().await;
+            self.send_replaced_notices().await;
         }
     }
 
-    /// The store may have lost what it was told: it is told again when it answers.
+    /// Marks all places as possibly lost. They are written again when the store answers.
     pub(super) fn doubt(&self) {
         *lock(&self.doubted) = Some(Now::read().mono);
     }
 
-    /// A session of this node lost its place. Says whether it is one of this node.
+    /// Closes a session that lost its place. Returns true if it is a session of this node.
     pub(super) fn end(&self, session: &str) -> bool {
         self.forget(session);
         let found = SessionId::read(session).and_then(|id| self.registry.find(id));
@@ -251,7 +253,7 @@ impl FleetPlaces {
         }
     }
 
-    fn sit(self: &Arc<Self>, user: UserHash, session: SessionId) -> Arc<FleetPlace> {
+    fn create_fleet_place(self: &Arc<Self>, user: UserHash, session: SessionId) -> Arc<FleetPlace> {
         let (now, session) = (Now::read(), session.to_string());
         lock(&self.standing)
             .insert(session.clone(), LeasedPlace { user, since: now.wall, renewed: now.mono });
@@ -291,7 +293,7 @@ impl FleetPlaces {
         for page in due.chunks(PAGE) {
             let now = Now::read();
             let held = |session: &String| {
-                // It may have ended since.
+                // The session may have ended in between.
                 let standing = lock(&self.standing);
                 standing.get(session).map(|one| StoredPlace {
                     user: one.user,
@@ -316,7 +318,7 @@ impl FleetPlaces {
         }
     }
 
-    async fn tell_replaced(&self) {
+    async fn send_replaced_notices(&self) {
         loop {
             let page: Vec<String> = {
                 let mut replaced = lock(&self.replaced);
@@ -333,8 +335,8 @@ impl FleetPlaces {
                 })
                 .collect();
             if self.roster.notify(&notices).await.is_err() {
-                // Their own node puts them back meanwhile, and the next who comes replaces them
-                // again.
+                // Until the notice is sent, their own node may write the places again. The next
+                // session of the user replaces them again.
                 lock(&self.replaced).extend(page);
                 return;
             }

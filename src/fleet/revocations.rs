@@ -1,10 +1,10 @@
-//! One deny list on all nodes.
+//! Synchronises the deny lists of all nodes.
 //!
-//! An order is in force where it was given first, then it is written to a stream that all nodes
-//! read. Each holds in memory what is in force, so nothing has to be queued: whenever a node has
-//! read the stream from its beginning, it writes what it knows and did not find there. That is how
-//! an order given while the store was away comes to the others, and how a store that lost its
-//! memory learns again.
+//! A revocation is first in force on the node that received it. The node then writes it to a stream
+//! that all nodes read. Each node has all revocations in memory, so no queue is needed: after a
+//! node has read the stream from its beginning, it writes the revocations that it did not find
+//! there. In this way, the others get a revocation that was given while the store did not answer,
+//! and a store that lost its data gets all revocations again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,18 +23,17 @@ use crate::session::revoke::revoke_for_node;
 use crate::store::redis::Reader;
 use crate::telemetry::Event;
 
-/// A node that starts waits no longer for what was revoked before it came.
+/// How long a starting node waits for the existing revocations.
 const START: Duration = Duration::from_secs(2);
-/// Between two looks whether the stream is still the one that was read.
+/// How often the node checks whether the stream has lost entries.
 const LOOK: Duration = Duration::from_secs(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Reading the stream from its beginning takes at most one part in so many of the time, however
-/// often it has lost entries or cannot be written: a stream that is trimmed all the time would be
-/// read all the time.
+/// Reading the stream from its beginning takes at most one part in `REST` of the time. Without this
+/// limit, a stream that is trimmed all the time would be read all the time.
 const REST: u32 = 20;
 const LONGEST_REST: Duration = Duration::from_secs(30);
-/// Orders written by one operation.
+/// The most revocations that one operation writes.
 const PAGE: usize = 64;
 
 impl Fleet {
@@ -42,9 +41,10 @@ impl Fleet {
         self.bulletin.set_keep(keep);
     }
 
-    /// Tells the others of an order that is in force here. When it fails, they are told later.
-    pub async fn tell(self: Arc<Self>, order: Revocation) -> bool {
-        // In a task of its own: whoever gave the order may be gone before it is written.
+    /// Writes a revocation that is in force here to the stream. After a failure, it is written
+    /// later.
+    pub async fn publish(self: Arc<Self>, order: Revocation) -> bool {
+        // In a separate task: the caller may disconnect before the revocation is written.
         let telling = tokio::spawn(async move {
             let written = self.bulletin.write(&[order]).await;
             if written.is_err() {
@@ -55,7 +55,7 @@ impl Fleet {
         telling.await.unwrap_or(false)
     }
 
-    /// Before anybody is let in: hears what was revoked, if the store is there to tell.
+    /// Reads the existing revocations before the first client is accepted, if the store answers.
     pub async fn join(&self) -> Option<Reader> {
         let joined = timeout(START, async {
             loop {
@@ -69,7 +69,7 @@ impl Fleet {
         joined.await.ok()
     }
 
-    /// Reads what the others write, for ever.
+    /// Reads the revocations of the other nodes, for ever.
     pub async fn follow(self: Arc<Self>, mut joined: Option<Reader>) {
         let mut pause = SHORTEST_PAUSE;
         loop {
@@ -81,7 +81,7 @@ impl Fleet {
                 Ok(reader) => {
                     pause = SHORTEST_PAUSE;
                     StreamReading { fault: None }.emit();
-                    self.keep_up(reader).await
+                    self.follow_stream(reader).await
                 }
                 Err(fault) => fault,
             };
@@ -97,8 +97,8 @@ impl Fleet {
         Ok(reader)
     }
 
-    /// Gives back why it ended.
-    async fn keep_up(self: &Arc<Self>, mut reader: Reader) -> StoreFault {
+    /// Follows the stream until a fault, which it returns.
+    async fn follow_stream(self: &Arc<Self>, mut reader: Reader) -> StoreFault {
         let (mut look, mut next) = (Now::read().mono + LOOK, Now::read().mono);
         loop {
             match reader.wait().await {
@@ -108,7 +108,7 @@ impl Fleet {
                         None,
                         reader.by_the_slower_clock(Now::read()),
                     );
-                    self.hear_notices(&heard.notices);
+                    self.receive_notices(&heard.notices);
                 }
                 Err(fault) => return fault,
             }
@@ -134,8 +134,8 @@ impl Fleet {
         }
     }
 
-    /// Reads the stream from its beginning and writes what is missing in it. Only reading can fail:
-    /// who cannot write hears all the same, and tries again.
+    /// Reads the stream from its beginning, and writes the revocations that are missing in it.
+    /// Returns an error only if reading fails. A failed write is tried again later.
     async fn agree(&self, reader: &mut Reader) -> Result<(), StoreFault> {
         let was_unwritten = self.unwritten.swap(false, Ordering::SeqCst);
         let outcome = self.exchange(reader, was_unwritten).await;
@@ -150,15 +150,15 @@ impl Fleet {
         reader: &mut Reader,
         was_unwritten: bool,
     ) -> Result<Result<(), StoreFault>, StoreFault> {
-        // What the stream says, and nothing else. It is bounded itself.
+        // The revocations of the stream alone. The stream itself is bounded.
         let found = Revocations::new(usize::MAX);
         reader.rewind();
         self.read_all(reader, &found).await?;
         let now = reader.by_the_slower_clock(Now::read());
         let mut written = 0;
         let mut orders = self.revocations.snapshot(now);
-        // All nodes may be doing this now. Each begins somewhere else, and meets what the next one
-        // has written.
+        // All nodes may do this at the same time. Each begins at a random place, so that it later
+        // finds the revocations that another node has already written.
         let begin = orders.len() / 16 * HexId::random().first_digit();
         orders.rotate_left(begin);
         for page in orders.chunks(PAGE) {
@@ -174,13 +174,13 @@ impl Fleet {
                 return Ok(Err(fault));
             }
             written += missing.len();
-            // Others may be writing the same: what they have written need not be written again.
+            // Other nodes may write the same revocations. Those need not be written again.
             self.read_all(reader, &found).await?;
         }
         if written > 0 {
             StreamRestored { count: written }.emit();
         }
-        // Nothing else would ask the breaker to close.
+        // This write is the probe with which the breaker closes.
         Ok(if was_unwritten { self.bulletin.write(&[]).await } else { Ok(()) })
     }
 
@@ -194,15 +194,15 @@ impl Fleet {
         }
     }
 
-    /// `found` is given where the stream is read from its beginning: then the orders are old, and
-    /// how late they come says nothing.
+    /// Applies entries of the stream. `found` is set while the stream is read from its beginning.
+    /// Those revocations may be old, so their delay is not measured.
     fn apply_entries(&self, entries: &[Option<Revocation>], found: Option<&Revocations>, now: Now) {
         for entry in entries {
             let Some(order) = entry else {
                 StreamEntryRead { outcome: EntryOutcome::Unreadable, delay: None }.emit();
                 continue;
             };
-            self.bulletin.outlive(order, now);
+            self.bulletin.keep_stream_for(order, now);
             let outcome = match revoke_for_node(&self.registry, &self.revocations, order, now) {
                 Ok(Applied::New) => EntryOutcome::New,
                 Ok(Applied::Known) => EntryOutcome::Known,
@@ -212,7 +212,7 @@ impl Fleet {
             let delay = (found.is_none() && outcome == EntryOutcome::New)
                 .then(|| Now::read().wall.since(order.at));
             StreamEntryRead { outcome, delay }.emit();
-            // Its bound is the stream's.
+            // This list has no bound of its own: the stream is bounded.
             let _ = found.map(|found| found.apply(order.clone(), now));
         }
     }

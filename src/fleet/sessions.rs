@@ -1,8 +1,9 @@
-//! Who is connected, on all nodes: asked when somebody wants to know.
+//! Lists the sessions of all nodes on request.
 //!
-//! Nothing is written while nobody asks, and nothing can be out of date. A question goes to all
-//! nodes, each pushes a page of its rows, and whoever asked waits a moment and says who did not
-//! answer. Rows, bytes and questions at once are bounded.
+//! Nodes write their sessions only after a question, so the list is never out of date. A question
+//! goes to all nodes, and each node answers with one page of rows. The asking node waits for a
+//! short time, and reports the nodes that did not answer. Rows, bytes and concurrent questions are
+//! limited.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +18,18 @@ use crate::model::request_id::HexId;
 use crate::model::store_fault::StoreFault;
 use crate::session::filter::SessionFilter;
 
-/// Questions that are asked, or answered, at once.
+/// The most questions that a node asks, and the most that it answers, at the same time.
 pub(super) const AT_ONCE: usize = 8;
-/// The others have so long to answer.
+/// How long the asking node waits for answers.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// Whoever asked so long ago waits no more. Clocks may differ by a second.
+/// The age from which a question is ignored: its node has stopped waiting. Includes a second for
+/// clocks that differ.
 const OLD: Duration = Duration::from_secs(4);
-/// What one node answers, and what is read of all answers.
+/// The largest answer of one node.
 const ANSWER_BYTES: usize = 1 << 20;
+/// The most bytes that are read of all answers.
 const MOST_BYTES: usize = 8 << 20;
-/// Rows of one answer, whatever is asked for.
+/// The most rows of one answer, even if more are requested.
 const MOST_ROWS: usize = 10_000;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,27 +46,27 @@ pub(super) struct Question {
 struct SessionsAnswer {
     node: String,
     total: usize,
-    /// As its node writes them: another version may have more columns.
+    /// The rows as their node writes them: another version may have more columns.
     sessions: Vec<Value>,
 }
 
-/// What is known of all nodes' sessions.
+/// The sessions of all nodes, as far as they are known.
 #[derive(Debug)]
 pub struct Gathered {
     pub whole: Completeness,
     pub total: usize,
-    /// The longest lived first; each names its `node`.
+    /// The oldest first. Each row has the name of its `node`.
     pub sessions: Vec<Value>,
     pub nodes: Vec<NodeAnswer>,
 }
 
-/// Is it everybody?
+/// Whether the list has the sessions of all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completeness {
     Completeness,
-    /// Some node did not answer.
+    /// At least one node did not answer.
     Partial,
-    /// The store is away: this node speaks for itself alone.
+    /// The store does not answer: the list has only the sessions of this node.
     Unknown,
 }
 
@@ -72,7 +75,7 @@ pub struct NodeAnswer {
     pub node: String,
     pub id: String,
     pub answered: bool,
-    /// How many it has, listed or not.
+    /// The number of its sessions, including those that are not listed.
     pub sessions: Option<usize>,
 }
 
@@ -87,11 +90,11 @@ impl Completeness {
 }
 
 impl Fleet {
-    /// `None`: as many are asking already as may.
+    /// Asks all nodes. `None`: too many questions are under way.
     pub async fn sessions(&self, filter: &SessionFilter) -> Option<Gathered> {
         let _place = self.asking.try_acquire().ok()?;
         let mut answers = vec![self.own(filter, usize::MAX)];
-        let Some(mut nodes) = self.beat().await else {
+        let Some(mut nodes) = self.announce().await else {
             return Some(gathered(
                 Completeness::Unknown,
                 std::slice::from_ref(&self.node),
@@ -149,7 +152,8 @@ impl Fleet {
         if question.from == self.node.id || age > OLD {
             return;
         }
-        // Whoever asks says which nodes did not answer.
+        // Over the limit, the question is dropped: the asking node reports that this one did not
+        // answer.
         let Ok(place) = Arc::clone(&self.answering).try_acquire_owned() else { return };
         let fleet = Arc::clone(self);
         tokio::spawn(async move {

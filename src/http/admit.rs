@@ -1,7 +1,7 @@
-//! The way of a request to a grant: route, origin, credential, authenticate, migrate.
+//! The way of a request to a grant: route, origin, credential, authentication, migration.
 //!
-//! It is written here once. Upgrades and plain HTTP walk the whole of it, a first message joins at
-//! [`Admission::authenticate`]. Usher's own endpoints have no route: [`Admission::identify`].
+//! It is written only here. Upgrades and plain HTTP take all of it. A first message enters at
+//! [`Admission::authenticate`]. Usher's own endpoints have no route: see [`Admission::identify`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub struct Admission<'a> {
     pub is_draining: bool,
 }
 
-/// A request that may go on.
+/// A request that may continue.
 #[derive(Debug)]
 pub enum Admitted {
     /// The credential is good, or the route is public.
@@ -65,8 +65,8 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// Decides whether a request may go on. What becomes known of the request on the way stays in
-    /// it, also if it is rejected.
+    /// Decides whether a request may continue. Facts that are found on the way are stored in the
+    /// request, also if it is rejected.
     pub async fn admit<W: Witness>(
         &self,
         request: &mut Request,
@@ -88,7 +88,7 @@ impl<'a> Admission<'a> {
         Ok(Admitted::Granted { grant, matched })
     }
 
-    /// Verifies the credential. An upgrade is then held against the migration of its route.
+    /// Verifies the credential. An upgrade is then checked against the migration of its route.
     pub async fn authenticate<W: Witness>(
         &self,
         request: &mut Request,
@@ -117,8 +117,8 @@ impl<'a> Admission<'a> {
         Ok(grant)
     }
 
-    /// Identifies the user at an endpoint of Usher's own: it has no route, so the way is shorter.
-    /// `Ok(None)`: the request has no credential.
+    /// Identifies the user at one of Usher's own endpoints, which have no route. `Ok(None)`: the
+    /// request has no credential.
     pub async fn identify(
         &self,
         request: &mut Request,
@@ -133,7 +133,7 @@ impl<'a> Admission<'a> {
         Ok(Some(identified))
     }
 
-    /// Judges the credentials of the shadow methods, beside the request and without consequences.
+    /// Evaluates the credentials of the shadow methods in the background, without consequences.
     pub fn cast_shadow(&self, request: &mut Request, matched: &RouteMatch, actual: Actual) {
         let Some(shadows) = self.shadows.filter(|_| !request.shadow.is_empty()) else { return };
         let shadow = std::mem::take(&mut request.shadow);
@@ -163,16 +163,16 @@ impl<'a> Admission<'a> {
     }
 }
 
-/// Takes the credential out of the request, and checks the page that shows it.
+/// Takes the credential out of the request, and checks the page that sent it.
 fn take_credential<W: Witness>(
     request: &mut Request,
     route: &Route,
     witness: &mut W,
 ) -> Result<Option<Credential>, Rejection> {
-    // Taken before the origin is checked: a page that may not connect counts under the method that
-    // it tried.
+    // Taken before the origin is checked, so that a page that may not connect counts under the
+    // method that it tried.
     let (tried, taken) =
-        auth::take_tried(route, &mut request.parts, |method| witness.found(method));
+        auth::take_credential_of_any(route, &mut request.parts, |method| witness.found(method));
     request.method = tried;
     request.origin = witness.passes(Stage::Origin, origin_of(&request.parts.headers))?;
     let origin = request.origin.as_deref();
@@ -186,8 +186,8 @@ fn take_credential<W: Witness>(
     Ok(credential)
 }
 
-/// Takes a bearer token, or a cookie from a listed page: with a token, or with a session id. A page
-/// that `*` alone allows gets no ticket for the user that happens to look at it.
+/// Takes a bearer token, or a cookie with a token or a session id. A cookie counts only from a
+/// listed page: a page that only `*` allows must not get a ticket for its visitor.
 fn take_endpoint_credential(
     request: &mut Request,
     rules: &config::Tickets,

@@ -1,4 +1,4 @@
-//! What happens to a request: forwarded, switched or refused.
+//! Events of a request: forwarded, switched or refused.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ impl StatusClass {
     }
 }
 
-/// `None`: accepted.
+/// The outcome of an upgrade. `None`: accepted.
 enum UpgradeOutcome {}
 
 impl Label for UpgradeOutcome {
@@ -80,7 +80,7 @@ impl Label for UpgradeOutcome {
     }
 }
 
-/// An upgrade was refused, or another request on a route that asks for auth.
+/// An upgrade was refused, or another request on a route with authentication.
 #[derive(Debug)]
 pub struct UpgradeRejected<'a> {
     pub about: Attempt<'a>,

@@ -1,9 +1,8 @@
 //! An upgrade without a credential, on a route that takes one in the first message.
 //!
-//! early 101 -> wait for the message -> authenticate -> pick and dial -> relay. What the client
-//! sends behind the message is queued, up to a limit, and delivered in order; beyond the limit
-//! nothing is read, which is backpressure. A refusal is sent in the client's dialect and ends with
-//! a close frame.
+//! early 101 -> wait for the message -> authenticate -> pick and dial -> relay. Bytes behind the
+//! message are queued up to a limit, and delivered in order. Beyond the limit nothing is read: that
+//! is backpressure. A refusal is sent in the client's dialect and ends with a close frame.
 
 use std::pin::pin;
 
@@ -34,7 +33,7 @@ use crate::http::events::FirstMessageCame;
 use crate::migration::shadow::Actual;
 use crate::model::faults::FirstMessageFault;
 use crate::model::method::Method;
-use crate::net::stream::{Stream, read_behind};
+use crate::net::stream::{SCRATCH, Stream, read_behind};
 use crate::rejection::{Rejection, Side};
 use crate::telemetry::Event;
 use crate::ws::deflate::{self, AgreedDeflate, InflateError};
@@ -46,7 +45,7 @@ const READ_SIZE: usize = 4 * 1024;
 /// A client between its 101 and its session.
 struct PendingClient {
     stream: Stream,
-    /// Received and not read yet.
+    /// Bytes that were received and not read yet.
     input: BytesMut,
     follower: FrameFollower,
     dialect: Dialect,
@@ -58,15 +57,15 @@ struct PendingClient {
     rejected_id: Option<String>,
 }
 
-/// A client whose upstream has agreed.
+/// A client whose upstream has accepted the upgrade.
 struct AcceptedClient {
     grant: Grant,
     reached: OpenedUpstream,
     /// The client's id of its first message.
     id: Option<String>,
-    /// What the upstream gets before everything else.
+    /// Bytes that the upstream gets first.
     ahead: Vec<u8>,
-    /// What the client sent behind its credential, in the same message.
+    /// Bytes that the client sent behind its credential, in the same message.
     rest: Vec<u8>,
 }
 
@@ -86,7 +85,7 @@ pub(super) async fn run(
     let mut client = PendingClient::new(guard, &request, &matched.route);
     let accepted = accept(&mut client, &mut request, &matched, &connection, edge);
     match Box::pin(accepted).await {
-        Ok(accepted) => Box::pin(go_on(client, accepted, connection, request, edge)).await,
+        Ok(accepted) => Box::pin(open_granted(client, accepted, connection, request, edge)).await,
         Err((rejection, id)) => {
             request.report_rejected(edge, &rejection);
             client.send_refusal(&rejection, id.as_deref(), &request, &matched.route).await;
@@ -97,7 +96,7 @@ pub(super) async fn run(
 /// A rejection, and the client's id of the message that it answers.
 type RejectedMessage = (Rejection, Option<String>);
 
-/// Waits for the credential and takes it to an upstream that agrees.
+/// Waits for the credential, verifies it, and reaches an upstream.
 async fn accept(
     client: &mut PendingClient,
     request: &mut Request,
@@ -123,7 +122,7 @@ async fn accept(
         tokio::select! {
             biased;
             verdict = &mut verifying => verdict.map_err(|rejection| (rejection, None)),
-            // A request to the store is not called back: the ticket is spent.
+            // A request to the store cannot be cancelled: the ticket is spent.
             () = client.queue(most) => Err((
                 Rejection::ClientGone,
                 if by_ticket { verifying.await.ok() } else { None },
@@ -157,8 +156,8 @@ async fn accept(
     Ok(AcceptedClient { grant, reached, id, ahead, rest })
 }
 
-/// Sends the 101 and waits for the message with the credential. The upstream will be offered what
-/// the 101 promised to the client.
+/// Sends the 101 and waits for the message with the credential. Then sets the offers to the
+/// upstream to those that the 101 promised to the client.
 async fn first_message(
     client: &mut PendingClient,
     request: &mut Request,
@@ -179,7 +178,7 @@ async fn first_message(
     Ok(message)
 }
 
-/// Offers to the upstream exactly what the client was promised.
+/// Offers to the upstream exactly the terms that the client was promised.
 fn offer(headers: &mut HeaderMap, switch: &UpgradeOffer, deflate: Option<AgreedDeflate>) {
     headers.remove(SEC_WEBSOCKET_PROTOCOL);
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);
@@ -191,7 +190,7 @@ fn offer(headers: &mut HeaderMap, switch: &UpgradeOffer, deflate: Option<AgreedD
     }
 }
 
-async fn go_on(
+async fn open_granted(
     client: PendingClient,
     accepted: AcceptedClient,
     connection: ClientConnection,
@@ -235,7 +234,7 @@ async fn go_on(
 impl PendingClient {
     fn new(guard: Guard, request: &Request, route: &Route) -> Self {
         let dialect = Dialect::new(&route.first_message);
-        // A message that is taken out of a compressed stream would be missed by the next ones.
+        // Later messages of a compressed stream can refer to the greeting, which Usher takes out.
         let deflate = if dialect.greeted_for_the_upstream() {
             None
         } else {
@@ -294,7 +293,7 @@ impl PendingClient {
                         out.extend(frame::pong(&control.payload, Sender::Upstream));
                     }
                     ControlKind::Close => {
-                        // RFC 6455, section 5.5.1: "the endpoint MUST send a Close frame in
+                        // RFC 6455 section 5.5.1: "the endpoint MUST send a Close frame in
                         // response".
                         out.extend(frame::close(
                             control.close_code().or_protocol_error(),
@@ -359,11 +358,13 @@ impl PendingClient {
         Ok(Message { is_text: held.is_text, payload })
     }
 
-    /// Queues what the client sends meanwhile, up to `most` bytes. Completes when the client has
-    /// left.
+    /// Queues bytes from the client, up to `most`, and up to the bound of the relay. Completes when
+    /// the client has left.
     async fn queue(&mut self, most: usize) {
+        let most = most.min(SCRATCH);
         while self.input.len() < most {
-            match read_behind(&mut self.stream, &mut self.input, READ_SIZE).await {
+            let room = READ_SIZE.min(most - self.input.len());
+            match read_behind(&mut self.stream, &mut self.input, room).await {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return,
             }
@@ -403,5 +404,39 @@ impl PendingClient {
             .unwrap_or_default();
         wire.extend(frame::close(code, &reason, Sender::Upstream));
         write_and_close(self.stream, &wire).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::UnixStream;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_behind_the_credential_are_queued_up_to_the_limit_and_the_relay_s_bound() {
+        let config = crate::config::for_test("auth = [\"message\"]");
+        for (most, queued) in [(10_000, 10_000), (1 << 20, SCRATCH)] {
+            let (mut sender, stream) = UnixStream::pair().unwrap();
+            let mut client = PendingClient {
+                stream: Stream::Unix(stream),
+                input: BytesMut::new(),
+                follower: FrameFollower::new(Sender::Client, Rules::FOLLOW_ONLY),
+                dialect: Dialect::new(&config.routes[0].first_message),
+                deflate: None,
+                received: 0,
+                rejected_id: None,
+            };
+            let sending = async {
+                sender.write_all(&[7; 2 * SCRATCH]).await.unwrap();
+                std::future::pending::<()>().await;
+            };
+            let queueing = async { tokio::join!(client.queue(most), sending) };
+            assert!(timeout(Duration::from_secs(1), queueing).await.is_err());
+            assert_eq!(client.input.len(), queued);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Plain HTTP: our own endpoints, and everything else passed on with streamed bodies.
+//! Plain HTTP: Usher's own endpoints. Everything else is forwarded with streamed bodies.
 
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT};
@@ -24,7 +24,7 @@ use crate::telemetry::Event;
 use crate::upstream::request_body::{AnswerBody, RequestBody};
 use crate::upstream::signed_context::ContextRequest;
 
-/// Answers one request. The answer carries the request's id, whatever becomes of it.
+/// Answers one request. The answer carries the request's id, also if the request is refused.
 pub async fn answer(
     request: http::Request<Incoming>,
     connection: &ClientConnection,
@@ -76,7 +76,7 @@ async fn forward_or_refuse(
         Err(rejection) => {
             RequestRejected { about, rejection: &rejection }.emit();
             let mut answer = response::problem(&rejection, request.request_id.as_str());
-            // Another certificate takes another handshake.
+            // The client can show another certificate only in another handshake.
             if matches!(
                 rejection,
                 Rejection::AmbiguousRequest(_)
@@ -92,7 +92,7 @@ async fn forward_or_refuse(
     }
 }
 
-/// Takes a request to a grant and to its upstream. `user` is known once the credential is verified.
+/// Admits a request and forwards it. `user` is set once the credential is verified.
 async fn forward(
     request: &mut Request,
     body: Incoming,
@@ -109,11 +109,11 @@ async fn forward(
     let upstream = edge.upstreams.of(&matched.route.upstream).ok_or(Rejection::Internal)?;
     let target = request.prepare_for_upstream(&matched, &edge.reserved)?;
     let mut headers = std::mem::take(&mut request.parts.headers);
-    // hyper has told the client to go on by the time that the body is read.
+    // hyper has sent 100 (Continue) to the client by the time that the body is read.
     headers.remove(EXPECT);
     upstream.name_host(&mut headers);
-    // An exchange is a session of one request. Its id is not the request's, which a trusted peer
-    // may have chosen.
+    // An exchange counts as a session of one request. Its id is not the request id, which a trusted
+    // peer may have chosen.
     let session_id = HexId::random();
     let about = ContextRequest {
         session_id: session_id.as_str(),
@@ -134,8 +134,8 @@ async fn forward(
     Ok(Response::from_parts(parts, AnswerBody::Streamed(body, place)))
 }
 
-/// Notes whether the request had a good credential. A stranger for whom there is no place gets its
-/// answer, and then the connection closes.
+/// Notes whether the request had a good credential. A stranger without a place in the waiting room
+/// gets its answer, and then the connection closes.
 fn settle(
     connection: &ClientConnection,
     is_good: bool,

@@ -1,10 +1,9 @@
 //! The client of a request, the proxies on the way, and the headers with both for the upstream.
 //!
-//! A peer in `trusted_peers` speaks for its clients, in `X-Forwarded-*` or in `Forwarded` (RFC
-//! 7239). Only one of the two is read: a proxy that writes one passes on what its client wrote into
-//! the other. Both are then written anew from what was read, so that they cannot contradict each
-//! other, and start with the client: the entries before it were written by peers that are not
-//! trusted.
+//! A peer in `trusted_peers` names its clients, in `X-Forwarded-*` or in `Forwarded` (RFC 7239).
+//! Only one of the two is read: a proxy that writes one of them forwards its client's value of the
+//! other. Usher then writes both from the one that it read, so that they agree. Both start with the
+//! client: earlier entries were written by peers that are not trusted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -60,7 +59,7 @@ impl Forwarding {
         forwarding
     }
 
-    /// Returns whose request it is: the first address from the right that is not a trusted peer.
+    /// Returns the client's address: the first one from the right that is not a trusted peer.
     pub fn client(&self) -> IpAddr {
         self.chain.last().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
@@ -84,7 +83,7 @@ impl Forwarding {
         self.host.as_deref().unwrap_or_default()
     }
 
-    /// Writes both kinds of headers, in place of those that are there.
+    /// Writes both kinds of headers, and replaces existing ones.
     pub fn write(&self, headers: &mut HeaderMap) {
         let hops = || self.chain.iter().rev();
         let list: Vec<String> = hops().map(IpAddr::to_string).collect();
@@ -118,21 +117,24 @@ impl Forwarding {
                 break;
             }
         }
-        // Each proxy may add its own entry, or there is one for all.
+        // Each proxy may add its own entry, or one entry stands for all.
         let hops = self.chain.len() - 1;
         let at_client = |name| {
             let list = joined(headers, &name);
             let entries: Vec<&str> = list.rsplit(',').map(str::trim).collect();
             entries.get(hops.clamp(1, entries.len()) - 1).map(|entry| (*entry).to_owned())
         };
-        self.learn(at_client(X_FORWARDED_PROTO).as_deref(), at_client(X_FORWARDED_HOST).as_deref());
+        self.take_peer_values(
+            at_client(X_FORWARDED_PROTO).as_deref(),
+            at_client(X_FORWARDED_HOST).as_deref(),
+        );
     }
 
     fn follow_forwarded(&mut self, headers: &HeaderMap, listener: &Listener) {
         let list = joined(headers, &FORWARDED);
         for element in elements_from_the_right(&list) {
             let Some(element) = ForwardedElement::parse(element) else { break };
-            self.learn(element.proto, element.host);
+            self.take_peer_values(element.proto, element.host);
             let Some(address) = element.node.and_then(node) else { break };
             self.chain.push(address);
             if !listener.trusts(address) {
@@ -141,8 +143,8 @@ impl Forwarding {
         }
     }
 
-    /// Takes over what can be understood of a trusted peer's words.
-    fn learn(&mut self, proto: Option<&str>, host: Option<&str>) {
+    /// Takes scheme and host from a trusted peer, if they are valid.
+    fn take_peer_values(&mut self, proto: Option<&str>, host: Option<&str>) {
         match proto.map(str::to_ascii_lowercase).as_deref() {
             Some("https" | "wss") => self.is_secure = true,
             Some("http" | "ws") => self.is_secure = false,
@@ -193,8 +195,8 @@ fn unquoted(value: &str) -> Option<&str> {
     (!inner.is_empty() && !inner.contains(['"', '\\'])).then_some(inner)
 }
 
-/// Returns the elements of `Forwarded`, the last one first: an open quote of a client cannot
-/// swallow an element that a proxy wrote behind it.
+/// Returns the elements of `Forwarded`, the last one first. In this order an open quote of a client
+/// cannot swallow an element that a proxy wrote behind it.
 fn elements_from_the_right(list: &str) -> impl Iterator<Item = &str> {
     let mut is_quoted = false;
     let is_comma = move |c: char| {
@@ -258,7 +260,8 @@ mod tests {
     const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
     fn listener(header: ForwardingHeader) -> Listener {
-        let text = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\ntrusted_peers = [\"10.0.0.0/8\"]\n\
+        let text = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n\
+            trusted_peers = [\"10.0.0.0/8\"]\n\
             [[upstream]]\nname = \"chat\"\nservers = [\"http://127.0.0.1:1\"]\n\
             [[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = []\n";
         let mut config = crate::config::parse(text, None, &|_| None).unwrap().config;
@@ -267,12 +270,16 @@ mod tests {
         listener
     }
 
-    /// The headers that the upstream gets: chain, proto, host, and `Forwarded`.
-    fn told(header: ForwardingHeader, fields: &[(&str, &str)]) -> [String; 4] {
-        told_to(PEER, header, fields)
+    /// Returns the headers that the upstream gets: chain, proto, host, and `Forwarded`.
+    fn headers_for(header: ForwardingHeader, fields: &[(&str, &str)]) -> [String; 4] {
+        headers_for_peer(PEER, header, fields)
     }
 
-    fn told_to(peer: IpAddr, header: ForwardingHeader, fields: &[(&str, &str)]) -> [String; 4] {
+    fn headers_for_peer(
+        peer: IpAddr,
+        header: ForwardingHeader,
+        fields: &[(&str, &str)],
+    ) -> [String; 4] {
         let mut sent = headers(fields);
         let host = Authority::parse("inner").unwrap();
         Forwarding::of(&sent, Some(&host), peer, &listener(header)).write(&mut sent);
@@ -294,9 +301,10 @@ mod tests {
             ("Forwarded", "for=6.6.6.6;proto=https;host=evil"),
         ];
         for header in [Auto, XForwardedFor, Rfc7239] {
-            let told = told_to(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), header, &sent);
+            let headers_for =
+                headers_for_peer(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), header, &sent);
             assert_eq!(
-                told,
+                headers_for,
                 ["192.0.2.7", "http", "inner", "for=192.0.2.7;host=\"inner\";proto=http"]
             );
         }
@@ -318,10 +326,10 @@ mod tests {
             ("6.6.6.6,", "10.0.0.1"),
             ("10.0.0.3, 10.0.0.2", "10.0.0.3, 10.0.0.2, 10.0.0.1"),
         ] {
-            assert_eq!(told(Auto, &[("X-Forwarded-For", list)])[0], chain, "{list}");
+            assert_eq!(headers_for(Auto, &[("X-Forwarded-For", list)])[0], chain, "{list}");
         }
         let lines = [("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-For", "198.51.100.9, 10.0.0.2")];
-        assert_eq!(told(Auto, &lines)[0], "198.51.100.9, 10.0.0.2, 10.0.0.1");
+        assert_eq!(headers_for(Auto, &lines)[0], "198.51.100.9, 10.0.0.2, 10.0.0.1");
     }
 
     #[test]
@@ -333,17 +341,17 @@ mod tests {
         ];
         let forwarded = "for=198.51.100.9;host=\"chat.example.com:8443\";proto=https, for=10.0.0.1";
         assert_eq!(
-            told(Auto, &sent),
+            headers_for(Auto, &sent),
             ["198.51.100.9, 10.0.0.1", "https", "chat.example.com:8443", forwarded]
         );
-        // Of several entries that of the client's own hop counts; nonsense does not.
+        // Of several entries, the one of the client's own hop counts. Invalid values are ignored.
         for (proto, host, chain, secure) in [
             ("http, https", "evil, a", "6.6.6.6, 198.51.100.9", "https"),
             ("https, http", "a, b", "198.51.100.9, 10.0.0.2", "https"),
             ("wss", "a", "198.51.100.9", "https"),
             ("gopher", "a", "198.51.100.9", "http"),
         ] {
-            let told = told(
+            let headers_for = headers_for(
                 Auto,
                 &[
                     ("X-Forwarded-For", chain),
@@ -351,11 +359,15 @@ mod tests {
                     ("X-Forwarded-Host", host),
                 ],
             );
-            assert_eq!((told[1].as_str(), told[2].as_str()), (secure, "a"), "{proto}");
+            assert_eq!(
+                (headers_for[1].as_str(), headers_for[2].as_str()),
+                (secure, "a"),
+                "{proto}"
+            );
         }
-        assert_eq!(told(Auto, &[("X-Forwarded-Host", "a..b")])[2], "inner");
+        assert_eq!(headers_for(Auto, &[("X-Forwarded-Host", "a..b")])[2], "inner");
         assert_eq!(
-            told(Auto, &[("X-Forwarded-Proto", "https")])[1],
+            headers_for(Auto, &[("X-Forwarded-Proto", "https")])[1],
             "https",
             "without an address, too"
         );
@@ -369,16 +381,16 @@ mod tests {
         )];
         let out = "for=\"[2001:db8::1]\";host=\"chat.example.com\";proto=https, for=10.0.0.1";
         let expected = ["2001:db8::1, 10.0.0.1", "https", "chat.example.com", out];
-        assert_eq!(told(Auto, &sent), expected);
-        assert_eq!(told(Rfc7239, &sent), expected);
-        assert_eq!(told(XForwardedFor, &sent)[0], "10.0.0.1");
-        // A proxy that writes one passes on its client's other.
+        assert_eq!(headers_for(Auto, &sent), expected);
+        assert_eq!(headers_for(Rfc7239, &sent), expected);
+        assert_eq!(headers_for(XForwardedFor, &sent)[0], "10.0.0.1");
+        // A proxy that writes one header forwards its client's value of the other.
         let both = [
             ("X-Forwarded-For", "198.51.100.9"),
             ("Forwarded", "for=6.6.6.6;proto=https;host=evil"),
         ];
         assert_eq!(
-            told(Auto, &both),
+            headers_for(Auto, &both),
             [
                 "198.51.100.9, 10.0.0.1",
                 "http",
@@ -386,8 +398,8 @@ mod tests {
                 "for=198.51.100.9;host=\"inner\";proto=http, for=10.0.0.1"
             ]
         );
-        assert_eq!(told(XForwardedFor, &both)[0], "198.51.100.9, 10.0.0.1");
-        assert_eq!(told(Rfc7239, &both)[0], "6.6.6.6, 10.0.0.1");
+        assert_eq!(headers_for(XForwardedFor, &both)[0], "198.51.100.9, 10.0.0.1");
+        assert_eq!(headers_for(Rfc7239, &both)[0], "6.6.6.6, 10.0.0.1");
     }
 
     #[test]
@@ -406,7 +418,7 @@ mod tests {
             ("for=6.6.6.6, nonsense", "10.0.0.1"),
             ("for=6.6.6.6, proto=https", "10.0.0.1"),
         ] {
-            assert_eq!(told(Rfc7239, &[("Forwarded", list)])[0], chain, "{list}");
+            assert_eq!(headers_for(Rfc7239, &[("Forwarded", list)])[0], chain, "{list}");
         }
     }
 

@@ -1,9 +1,8 @@
 //! The guard between a client's socket and the HTTP library.
 //!
-//! Bytes reach hyper only after their head was judged, message by message: the guard follows each
-//! body to its end and stops there when the next head is an upgrade or can be read in two ways.
-//! hyper then finishes what it has begun and gives the connection back, and Usher handles the
-//! upgrade or the refusal without hyper.
+//! Bytes reach hyper only after their head was checked. The guard follows each body to its end. It
+//! stops there when the next head is an upgrade or can be read in two ways. Then hyper finishes its
+//! answers and gives the connection back. Usher handles the upgrade or the refusal without hyper.
 
 use std::io;
 use std::pin::Pin;
@@ -34,7 +33,7 @@ pub struct Guard {
     /// Bytes of an unfinished head that were checked: a head that arrives byte by byte is checked
     /// once.
     scanned: usize,
-    /// The framing of the message that is passing. Done: a head comes next.
+    /// The framing of the message that is passing. If it is done, a head comes next.
     body: BodyFraming,
     stop: Option<Stop>,
     signals: Arc<GuardSignals>,
@@ -59,21 +58,21 @@ pub struct GuardSignals {
     pub has_stalled: AtomicBool,
 }
 
-/// Why the guard handed nothing further to hyper.
+/// The reason why the guard handed no more bytes to hyper.
 #[derive(Debug)]
 pub enum Stop {
     Upgrade(Box<RequestHead>),
     Refused(Rejection),
 }
 
-/// What the next head is.
+/// The kind of the next head.
 #[derive(Debug)]
 pub enum Next {
     /// Plain HTTP: the head waits in the guard for hyper to read it.
     Plain,
     Upgrade(Box<RequestHead>),
     Refused(Rejection),
-    /// The client has gone, between two messages.
+    /// The client closed the connection between two messages.
     Closed,
 }
 
@@ -113,8 +112,9 @@ impl Guard {
         self.stop.take()
     }
 
-    /// Completes when the client goes away. What it sends meanwhile is kept, up to one head's size;
-    /// after that it is left in the socket and a departure goes unnoticed until the relay starts.
+    /// Completes when the client leaves. Bytes that arrive meanwhile are kept, up to the size of
+    /// one head. Further bytes stay in the socket. Then a client that leaves is noticed only when
+    /// the relay starts.
     pub async fn client_gone(&mut self) {
         std::future::poll_fn(|cx| {
             loop {
@@ -153,7 +153,7 @@ impl Guard {
     /// Judges the head at the start of the buffer; `None` while it is not whole.
     fn judge(&mut self) -> Option<Next> {
         let (seen, new) = self.buffer.split_at(self.scanned.min(self.buffer.len()));
-        // The empty line may have begun before.
+        // The empty line may have begun in the bytes that were scanned before.
         let overlap = seen.len().saturating_sub(3);
         let found = self
             .buffer
@@ -203,14 +203,14 @@ impl Guard {
         self.is_stranger.load(Ordering::Relaxed)
     }
 
-    /// Reads for hyper. A body that is waited for is bounded by its progress; the next head has
-    /// hyper's own timer.
+    /// Reads for hyper. The wait for a body is bounded by the body's progress. The wait for the
+    /// next head has hyper's own timer.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(count) = self.poll_fill(cx) {
             self.signals.is_at_rest.store(false, Ordering::Release);
             let count = count?;
             let is_stranger = self.is_stranger();
-            self.reading.moved(count, is_stranger);
+            self.reading.count_bytes(count, is_stranger);
             self.note_slowness();
             return Poll::Ready(Ok(count));
         }
@@ -225,7 +225,7 @@ impl Guard {
         Poll::Ready(Err(self.stalled()))
     }
 
-    /// Bounds the wait for a client that does not take its answer.
+    /// Bounds the wait for a client that does not read its answer.
     fn watch_write<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -235,7 +235,7 @@ impl Guard {
         let is_stranger = self.is_stranger();
         let unsent = self.stream.unsent();
         let drained = std::mem::replace(&mut self.unsent, unsent).saturating_sub(unsent);
-        self.writing.moved(taken + drained, is_stranger);
+        self.writing.count_bytes(taken + drained, is_stranger);
         self.note_slowness();
         if polled.is_ready() {
             return polled;
@@ -278,8 +278,8 @@ impl Read for Guard {
                 return Poll::Ready(Ok(()));
             }
             if this.stop.is_some() {
-                // Nothing wakes hyper for this: who drives the connection sees the flag after each
-                // poll.
+                // hyper needs no wake-up: the task that drives the connection checks the flag after
+                // each poll.
                 return Poll::Pending;
             }
             if this.body.is_done() {

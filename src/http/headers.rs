@@ -1,9 +1,9 @@
 //! The headers of the request to the upstream.
 //!
-//! The client's headers pass unchanged, except: hop-by-hop ones are removed, every spelling of a
-//! name that the upstream trusts is removed, and the forwarded headers are written from the real
-//! peer. Usher's own headers are set last, so that a `Connection:` token of the client cannot strip
-//! them.
+//! The client's headers pass unchanged, with three exceptions. Hop-by-hop headers are removed.
+//! Every spelling of a name that the upstream trusts is removed. The forwarded headers are written
+//! from the real peer. Usher's own headers are set last, so that a `Connection:` token of the
+//! client cannot strip them.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -15,8 +15,8 @@ use crate::net::http1::hop_by_hop;
 use crate::net::http1::response::REQUEST_ID;
 use crate::upstream::reserved_names::ReservedNames;
 
-/// Prepares a client's headers for the upstream. An upgrade's own hop-by-hop headers are set anew
-/// by its writer.
+/// Prepares a client's headers for the upstream. The code that writes an upgrade sets its
+/// hop-by-hop headers again.
 pub fn prepare(
     headers: &mut HeaderMap,
     route: &Route,
@@ -39,14 +39,13 @@ pub fn prepare(
         headers.remove(name);
     }
     forwarding.write(headers);
-    route.upstream_path.tell_prefix(headers);
+    route.upstream_path.set_forwarded_prefix(headers);
     if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
         headers.insert(REQUEST_ID, value);
     }
 }
 
-/// Returns the id that a request goes by: that of a trusted peer where it is well formed, a new one
-/// otherwise.
+/// Returns the id of a request: that of a trusted peer if it is well formed, otherwise a new one.
 pub fn request_id(headers: &HeaderMap, is_trusted: bool) -> RequestId {
     let mut given = headers.get_all(REQUEST_ID).iter().filter(|_| is_trusted);
     let kept = match (given.next(), given.next()) {
@@ -56,8 +55,8 @@ pub fn request_id(headers: &HeaderMap, is_trusted: bool) -> RequestId {
     kept.unwrap_or_else(RequestId::random)
 }
 
-/// Returns false for a spelling that only the client of a trusted proxy would write: the proxy may
-/// have passed it on.
+/// Returns false for a spelling that only a client behind a trusted proxy would write: the proxy
+/// may have forwarded it.
 fn is_usual_spelling(name: &HeaderName) -> bool {
     !name.as_str().contains(['_', '.'])
 }
@@ -93,9 +92,10 @@ pub(crate) mod tests {
         ReservedNames(vec!["x-user-context".to_owned(), "x-user-id".to_owned()])
     }
 
-    /// A listener that trusts 192.0.2.0/24, and a peer of it.
+    /// Prepares headers from this peer, behind a listener that trusts 192.0.2.0/24.
     fn prepared(mut sent: HeaderMap, peer: [u8; 4]) -> (HeaderMap, RequestId) {
-        let text = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\ntrusted_peers = [\"192.0.2.0/24\"]\n\
+        let text = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n\
+            trusted_peers = [\"192.0.2.0/24\"]\n\
             [[upstream]]\nname = \"chat\"\nservers = [\"http://127.0.0.1:1\"]\n\
             [[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = []\n";
         let config = crate::config::parse(text, None, &|_| None).unwrap().config;

@@ -13,9 +13,9 @@ pub async fn answer_and_close(stream: Stream, answer: &http::Response<bytes::Byt
     write_and_close(stream, &response::closing(answer)).await;
 }
 
-/// Writes the last bytes of a connection and closes it so that the client can read them. Reads what
-/// the client still sends for a moment: closing over unread bytes resets the connection, and the
-/// answer is lost.
+/// Writes the last bytes of a connection and closes it so that the client can read them. For a
+/// moment, further bytes of the client are read and dropped: closing over unread bytes would reset
+/// the connection, and the answer would be lost.
 pub async fn write_and_close(mut stream: Stream, last: &[u8]) {
     const PATIENCE: Duration = Duration::from_secs(2);
     const MOST: usize = 256 * 1024;

@@ -3,9 +3,11 @@
 //! `net/http1` has the strict reader that judges every head. Upgrades and plain HTTP are admitted
 //! by the same function (`admit.rs`, with `request.rs` and `witness.rs`). An upgrade is then
 //! carried out here, without an HTTP stack (`upgrade.rs`, `first_message.rs`, `reach.rs`,
-//! `open_session.rs`, `refusal.rs`). Plain HTTP is served by hyper through a guard that follows
-//! each message and hands the connection back at a message's end (`guard.rs`, `serve.rs`), and is
-//! forwarded over pooled connections (`forward.rs`).
+//! `open_session.rs`, `refusal.rs`).
+//!
+//! Plain HTTP is served by hyper. A guard before hyper follows each message, and hands the
+//! connection back at a message's end (`guard.rs`, `serve.rs`). Plain HTTP is forwarded over pooled
+//! connections (`forward.rs`).
 
 pub mod admit;
 pub mod connection;

@@ -1,4 +1,4 @@
-//! The start of a session: from here on the end of an upgrade is the end of a session.
+//! The start of a session. From here on, an upgrade ends with the end of its session.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ pub(super) async fn open_session(
     let (facts, principal, server) = (session.facts(), grant.principal(), &session.server);
     SessionStarted { session: facts, principal, server, handshake: phases }.emit();
     let mut record = Record { session, end: None };
-    // A revocation that arrived while the upstream was asked did not find this session in the
+    // A revocation that arrived while the upstream was reached did not find this session in the
     // registry.
     if edge.revocations.find_session(session_id.as_str(), grant.principal(), now).is_some() {
         record.session.close(CloseReason::Revoked);
@@ -125,8 +125,8 @@ pub(super) async fn open_session(
         origin,
         peer: address,
     });
-    // Only a client that knows the route's dialect gets messages of Usher: it logged in by it, or
-    // is asked in it.
+    // Only a client that uses the route's dialect gets messages from Usher: it logged in with it,
+    // or will be asked in it to renew its grant.
     let conversation = match logged_in_by_message {
         true => Some(Conversation::new(client.dialect, renewal).begun_by_message()),
         false => renews.then(|| Conversation::new(client.dialect, renewal)),

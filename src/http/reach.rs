@@ -1,4 +1,4 @@
-//! The upstream's part of an upgrade: from a grant to an upstream that agrees.
+//! The upstream's part of an upgrade: from a grant to an upstream that accepts it.
 
 use std::net::IpAddr;
 
@@ -25,19 +25,19 @@ use crate::upstream::signed_context::ContextRequest;
 use crate::upstream::upgrade::UpgradeAnswer;
 use crate::upstream::{self, ServerPlace};
 
-/// An upgrade that the upstream has agreed to.
+/// An upgrade that the upstream has accepted.
 pub(super) struct OpenedUpstream {
     pub(super) place: ServerPlace,
     pub(super) user_place: Option<Box<places::SessionPlace>>,
     pub(super) session_id: SessionId,
     pub(super) upstream: Stream,
     pub(super) early: BytesMut,
-    /// The upstream's 101, without what belongs to its connection.
+    /// The headers of the upstream's 101, without those of its connection.
     pub(super) headers: HeaderMap,
     pub(super) phases: Phases,
 }
 
-/// Picks and dials a server, and asks it for the upgrade with the signed context.
+/// Picks and dials a server, and requests the upgrade with the signed context.
 pub(super) async fn reach(
     grant: &Grant,
     matched: &RouteMatch,

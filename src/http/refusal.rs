@@ -1,4 +1,4 @@
-//! The end of an upgrade that is refused: what is reported, and the answer to the client.
+//! The end of a refused upgrade: its event, and the answer to the client.
 
 use bytes::Bytes;
 use http::Response;
@@ -45,8 +45,8 @@ impl Request {
         }
     }
 
-    /// Reports the end of an upgrade and answers it before any 101: with a status, or where the
-    /// route says so with a 101 and a close frame.
+    /// Reports the end of an upgrade and answers it before any 101. The answer is a status, or a
+    /// 101 and a close frame if the route's `reject_mode` is `close`.
     pub async fn refuse(&self, edge: &Edge, stream: Stream, refusal: Refusal) {
         self.report_rejected(edge, &refusal.rejection);
         let request_id = self.request_id.as_str();

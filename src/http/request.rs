@@ -36,7 +36,7 @@ pub struct Request {
     pub started: Now,
     /// When the credential arrived: with the head, or in the first message.
     pub shown_at: Now,
-    /// When a credential whose verification is not finished is refused.
+    /// The deadline for the verification of the credential.
     pub deadline: Instant,
 
     /// The route that matched.
@@ -46,7 +46,7 @@ pub struct Request {
     pub origin: Option<String>,
     /// The credentials that the route's shadow methods found.
     pub shadow: Shadow,
-    /// The 101 of Usher's own for a well-formed upgrade on a route.
+    /// Usher's own 101 for a well-formed upgrade on a route.
     pub switch: Option<UpgradeOffer>,
 }
 

@@ -30,11 +30,11 @@ use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 use crate::telemetry::refusal::Attempt;
 
-/// Bytes of an answer that the kernel holds unsent: more of it waits upstream until the client
-/// reads.
+/// The most bytes of an answer that the kernel holds unsent. The rest waits at the upstream until
+/// the client reads.
 const MOST_UNSENT: u32 = 32 * 1024;
 
-/// Serves one connection. Whatever happens, it ends here or in the session that it becomes.
+/// Serves one connection. It ends here, or in the session that it becomes.
 pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker) {
     let limits = Arc::clone(&worker.edge.limits);
     let mut guard = Guard::new(stream, Arc::clone(&limits), connection.standing.stranger_flag());
@@ -49,7 +49,7 @@ pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker)
         Err(_) if guard.holds_part_of_a_head() => {
             refuse(guard, &connection, &Rejection::HeadTimeout).await;
         }
-        // A silent connection is closed in silence.
+        // A client that has sent nothing gets no answer.
         Err(_) => {}
     }
 }
@@ -87,7 +87,7 @@ async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Wor
     // Whether a request was being answered when the guard stopped: an upgrade that was sent before
     // its turn is refused.
     let mut was_busy_at_stop = None;
-    // A stranger that is at rest, or that lets others wait, makes room for a newcomer.
+    // A stranger that rests, or is slow, makes room for a newcomer.
     let standing = Arc::clone(&connection.standing);
     let mut is_displaced = false;
     let edge = Arc::clone(&worker.edge);
@@ -96,7 +96,8 @@ async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Wor
     let served = std::future::poll_fn(|cx| {
         loop {
             let polled = http.poll_without_shutdown(cx);
-            // Behind the poll: hyper would not answer a first request that it has not read.
+            // Checked after the poll: otherwise hyper would not answer a first request that it has
+            // not read yet.
             if polled.is_pending() && !is_draining && drain.as_mut().poll(cx).is_ready() {
                 is_draining = true;
                 Pin::new(&mut http).graceful_shutdown();
@@ -117,7 +118,7 @@ async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Wor
                 is_displaced = if is_at_rest || is_slow {
                     standing.poll_rest(cx).is_ready()
                 } else {
-                    !standing.stir()
+                    !standing.leave_rest()
                 };
                 if is_displaced && is_slow {
                     // A client that does not read or send would not end by itself.

@@ -16,30 +16,29 @@ const LEAST_OF_A_STRANGER: usize = 1024;
 /// may have its place.
 const SLOW_AFTER: u32 = 6;
 
-/// One direction of a connection. It owns a timer only while the client is waited for.
+/// The waits for a client in one direction. A timer exists only while Usher waits.
 #[derive(Debug)]
 pub struct Stall {
     limit: Duration,
-    /// The rest of the limit, while the client is not waited for.
+    /// The part of the limit that is left, while no timer runs.
     left: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     slow: Option<Pin<Box<Sleep>>>,
     is_slow: bool,
     /// Bytes since the limit was last reset.
-    moved: usize,
+    count_bytes: usize,
 }
 
 impl Stall {
     pub fn new(limit: Duration) -> Self {
-        Self { limit, left: limit, timer: None, slow: None, is_slow: false, moved: 0 }
+        Self { limit, left: limit, timer: None, slow: None, is_slow: false, count_bytes: 0 }
     }
 
-    /// Notes that the client has moved `count` bytes. The time runs on when the client is waited
-    /// for.
-    pub fn moved(&mut self, count: usize, is_stranger: bool) {
+    /// Notes that the client has moved `count` bytes. The limit goes on with the next wait.
+    pub fn count_bytes(&mut self, count: usize, is_stranger: bool) {
         let Some(timer) = &self.timer else { return };
-        self.moved = self.moved.saturating_add(count);
-        if self.moved >= least(is_stranger) {
+        self.count_bytes = self.count_bytes.saturating_add(count);
+        if self.count_bytes >= least(is_stranger) {
             self.end();
         } else if count > 0 {
             self.left = timer.deadline().saturating_duration_since(Now::read().mono);
@@ -47,18 +46,18 @@ impl Stall {
         }
     }
 
-    /// Notes that nothing is waited for any more.
+    /// Notes that Usher does not wait any more.
     pub fn end(&mut self) {
         (self.timer, self.slow, self.is_slow) = (None, None, false);
-        (self.left, self.moved) = (self.limit, 0);
+        (self.left, self.count_bytes) = (self.limit, 0);
     }
 
-    /// Returns true if the client has been waited for, for a sixth of the limit.
+    /// Returns true if the current wait has lasted for a sixth of the limit.
     pub fn is_slow(&self) -> bool {
         self.is_slow
     }
 
-    /// Waits for the client: completes when it has not moved enough for the whole limit.
+    /// Waits for the client. Completes when it has not moved enough bytes within the limit.
     pub fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let slow = self.slow.get_or_insert_with(|| Box::pin(sleep(self.limit / SLOW_AFTER)));
         self.is_slow = self.is_slow || slow.as_mut().poll(cx).is_ready();
@@ -89,7 +88,7 @@ mod tests {
             assert!(!is_elapsed(&mut stall).await);
             tokio::time::advance(LIMIT - Duration::from_millis(2)).await;
             assert!(!is_elapsed(&mut stall).await);
-            stall.moved(1, false);
+            stall.count_bytes(1, false);
             assert!(stall.timer.is_none(), "nothing is held while nothing is waited for");
         }
         assert!(!is_elapsed(&mut stall).await);
@@ -103,20 +102,20 @@ mod tests {
         assert!(!is_elapsed(&mut stall).await);
         for _ in 0..3 {
             tokio::time::advance(LIMIT / 4).await;
-            stall.moved(LEAST_OF_A_STRANGER / 4, true);
+            stall.count_bytes(LEAST_OF_A_STRANGER / 4, true);
             assert!(!is_elapsed(&mut stall).await);
         }
-        stall.moved(LEAST_OF_A_STRANGER / 4, true);
+        stall.count_bytes(LEAST_OF_A_STRANGER / 4, true);
         assert_eq!(stall.left, LIMIT, "it is slow, and it moves");
-        // While the upstream takes its time, the client is not waited for.
+        // While the upstream takes its time, Usher does not wait for the client.
         assert!(!is_elapsed(&mut stall).await);
-        stall.moved(1, true);
+        stall.count_bytes(1, true);
         tokio::time::advance(LIMIT * 2).await;
         assert!(!is_elapsed(&mut stall).await);
         for _ in 0..3 {
             tokio::time::advance(LIMIT / 3 + Duration::from_millis(2)).await;
             assert!(stall.timer.is_some());
-            stall.moved(1, true);
+            stall.count_bytes(1, true);
             let _ = is_elapsed(&mut stall).await;
         }
         assert!(is_elapsed(&mut stall).await);

@@ -1,7 +1,7 @@
 //! An upgrade, from its head to a session.
 //!
-//! `admit.rs` takes it to a grant, `reach.rs` to an upstream that agrees, `open_session.rs` to a
-//! session. A client without a credential goes to `first_message.rs` where the route takes one in
+//! `admit.rs` takes it to a grant, `reach.rs` to an upstream that accepts it, `open_session.rs` to
+//! a session. A client without a credential goes to `first_message.rs` if the route takes one in
 //! the first message. Each upgrade ends in exactly one rejection or one session end.
 
 use http::StatusCode;
@@ -43,7 +43,8 @@ pub async fn run(
             return Box::pin(first_message::run(guard, request, matched, connection, worker)).await;
         }
         Ok(Admitted::Granted { grant, matched }) => {
-            let reached = go_on(&mut guard, &mut request, &grant, &matched, &connection, edge);
+            let reached =
+                open_granted(&mut guard, &mut request, &grant, &matched, &connection, edge);
             reached.await.map(|reached| (grant, reached))
         }
         Err(rejection) => Err(rejection.into()),
@@ -85,9 +86,8 @@ fn request_of(head: RequestHead, connection: &ClientConnection, edge: &Edge) -> 
     Request { deadline: connection.deadline, ..request }
 }
 
-/// Reaches the upstream of a granted upgrade. A client that leaves meanwhile leaves nothing behind:
-/// the dial is dropped with it.
-async fn go_on(
+/// Reaches the upstream of a granted upgrade. If the client leaves meanwhile, the dial is dropped.
+async fn open_granted(
     guard: &mut Guard,
     request: &mut Request,
     grant: &Grant,

@@ -1,4 +1,4 @@
-//! What happens when a connection is accepted.
+//! Events of accepting a connection.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -32,7 +32,7 @@ words! {
     }
 }
 
-/// The operating system could not give the next connection (no descriptors, no memory).
+/// The next connection could not be accepted: no descriptors, or no memory.
 #[derive(Debug)]
 pub struct AcceptFailed<'a> {
     pub error: &'a std::io::Error,

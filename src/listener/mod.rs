@@ -29,7 +29,7 @@ use crate::net::tls::{self, Established, HandshakeError};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 
-/// After a failed accept: first this long, then twice as long each time, up to a second.
+/// The pause after a failed accept. Each further failure doubles it, up to a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -37,11 +37,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Bound {
     pub socket: std::net::TcpListener,
-    /// Which of the [`ListenerTerms`]s of the edge it is.
+    /// The position of its [`ListenerTerms`] in the edge.
     pub listener_index: usize,
 }
 
-/// Accepts until the drain begins, and then what is in the queue.
+/// Accepts connections until the drain begins, and then those in the queue.
 pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::Result<()> {
     let listener = TcpListener::from_std(bound.socket)?;
     let mut pause = FIRST_PAUSE;
@@ -58,7 +58,7 @@ pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::
             Err(error) if is_peer_error(&error) => {}
             Err(error) => {
                 AcceptFailed { error: &error }.emit();
-                // A pause in which the drain begins ends with it.
+                // The start of a drain ends the pause.
                 let _ = timeout(pause, worker.edge.drain.begun()).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -75,7 +75,7 @@ pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::
     Ok(())
 }
 
-/// The connection ended before we took it: no reason to wait with the next.
+/// Returns true if the connection ended before it was accepted. The next accept need not wait.
 fn is_peer_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -123,7 +123,8 @@ fn admit(stream: TcpStream, peer: SocketAddr, listener_index: usize, worker: Wor
     });
 }
 
-/// `None`: the client did not manage a handshake in time; that is told here.
+/// Completes the TLS handshake. Returns `None` if it failed or took too long, which is reported
+/// here.
 async fn handshake(
     stream: TcpStream,
     config: Arc<ServerConfig>,
@@ -161,7 +162,7 @@ async fn handshake(
     }
 }
 
-/// What the certificate library says about a client's certificate, in words.
+/// Describes a handshake error. Codes of the certificate library become words.
 fn detail(error: &HandshakeError) -> String {
     let HandshakeError::Protocol(rustls::Error::InvalidCertificate(
         rustls::CertificateError::Other(fault),

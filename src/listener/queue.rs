@@ -1,7 +1,8 @@
-//! The end of a listening socket: what the kernel has queued is accepted before the socket closes.
+//! The end of a listening socket: connections in the kernel's queue are accepted before it closes.
 //!
-//! A client in the queue has its connection: closing the socket would reset it. New connections are
-//! turned away first, so that none enters the queue between the last accept and the close.
+//! A client in the queue is already connected, and closing the socket would reset it. New
+//! connections are turned away first, so that none enters the queue between the last accept and the
+//! close.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,10 +13,10 @@ use tokio::time::sleep;
 
 use super::is_peer_error;
 
-/// For clients whose handshake with the kernel is half done.
+/// The wait for clients whose handshake with the kernel is half done.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Of one socket's queue, twice; where new connections could not be turned away, the emptying ends
-/// all the same.
+/// The most connections that one pass over the queue accepts; there are two passes. This bounds a
+/// pass even if new connections cannot be turned away.
 const MOST: usize = 8192;
 
 /// Drops packets that open a connection (SYN) and lets all others pass. The client's kernel sends
@@ -35,9 +36,9 @@ fn no_syn() -> [SockFilter; 4] {
     ]
 }
 
-/// Accepts what is queued, and then closes the socket.
+/// Accepts the queued connections, and then closes the socket.
 pub async fn empty(listener: TcpListener, mut admit: impl FnMut(TcpStream, SocketAddr)) {
-    // Where the kernel takes no filter, a client that comes in the last moment is reset, as before.
+    // If the kernel takes no filter, a client that connects in the last moment is reset.
     let _ = SockRef::from(&listener).attach_filter(&no_syn());
     accept_all(&listener, &mut admit);
     sleep(SETTLE).await;

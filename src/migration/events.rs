@@ -1,4 +1,4 @@
-//! How clients move from old methods to new ones.
+//! The events of clients that move from old methods to new ones.
 
 use tracing::info;
 
@@ -12,17 +12,17 @@ use crate::telemetry::family::{Label, LabelNames, Name, Word, families};
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// Upgrades let in by a method that is to go.
+    /// Upgrades accepted by a legacy method.
     LEGACY_UPGRADES: Counter = "usher_legacy_upgrades_total", { route: Name, method: Method };
-    /// Upgrades let in on a route with a rollout: in a share and by the new way (followed), in a
-    /// share and by a legacy method (lagging), or outside of every share.
+    /// Upgrades accepted on a route with a rollout: in a share by a new method (followed), in a
+    /// share by a legacy method (lagging), or in no share (outside).
     ROLLOUT_UPGRADES: Counter = "usher_rollout_upgrades_total",
         { route: Name, standing: RolloutStanding };
-    /// What methods in the shadow said: accepted, the label of a rejection, absent, or skipped for
-    /// want of room.
+    /// Results of shadow methods: accepted, the label of a rejection, absent (no credential), or
+    /// skipped (too many checks in progress).
     SHADOW_VERDICTS: Counter = "usher_shadow_verdicts_total",
         { route: Name, method: Method, verdict: ShadowVerdict<'static> };
-    /// Verdicts of the shadow that do not fit what really happened.
+    /// Results of shadow methods that differ from the real decision.
     SHADOW_MISMATCHES: Counter = "usher_shadow_mismatches_total",
         { route: Name, method: Method, mismatch: Mismatch };
 }
@@ -55,14 +55,14 @@ impl Word for Mismatch {
     }
 }
 
-/// What a shadow method would have decided.
+/// The decision that a shadow method would have made.
 #[derive(Clone, Copy, Debug)]
 pub enum ShadowVerdict<'a> {
     Accepted,
     Rejected(&'a Rejection),
     /// The request has no credential of the method.
     Absent,
-    /// Too many shadows are being judged.
+    /// Too many shadow checks are in progress.
     Skipped,
 }
 
@@ -90,7 +90,7 @@ impl Label for ShadowVerdict<'static> {
     }
 }
 
-/// A client came in by a legacy method.
+/// A client logged in by a legacy method.
 #[derive(Debug)]
 pub struct LegacyUsed<'a> {
     pub route: &'a str,
@@ -100,14 +100,14 @@ pub struct LegacyUsed<'a> {
     pub sunset: Option<UnixMillis>,
 }
 
-/// A client came in on a route with a rollout.
+/// A client was accepted on a route with a rollout.
 #[derive(Debug)]
 pub struct RolledOut<'a> {
     pub route: &'a str,
     pub standing: RolloutStanding,
 }
 
-/// A shadow method was judged.
+/// A shadow method was checked.
 #[derive(Debug)]
 pub struct Shadowed<'a> {
     pub route: &'a str,

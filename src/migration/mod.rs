@@ -1,9 +1,9 @@
-//! From old ways in to new ones, share by share, with a look at what would happen first.
+//! Moves clients from old methods to new ones, share by share, with a trial before.
 //!
-//! A route says which of its methods are to go (`legacy`), which share of its clients is to use a
-//! new one (`rollout`), and which methods are only to be looked at (`shadow`). `share.rs` decides
-//! who is in a share, `shadow.rs` judges without consequences, `uses.rs` remembers who still uses
-//! what. `http/endpoints/methods.rs` tells a client what it should use.
+//! A route names its legacy methods (`legacy`), the share of its clients that must use a new method
+//! (`rollout`), and methods that are only tried (`shadow`). `share.rs` decides whether a client is
+//! in a share, `shadow.rs` checks credentials without consequences, and `uses.rs` remembers which
+//! users still use a legacy method. `http/endpoints/methods.rs` tells a client which method to use.
 
 pub mod events;
 pub mod shadow;
@@ -28,14 +28,14 @@ use uses::LegacyUses;
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 const SUNSET: HeaderName = HeaderName::from_static("sunset");
 
-/// How an upgrade stands to the route's rollout.
+/// The position of an upgrade in the route's rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RolloutStanding {
-    /// In a share, and by the method that it is to use, or by another that is not to go.
+    /// The client is in a share, and used its assigned method or another one that is not legacy.
     Followed,
-    /// In a share, and by a method that is to go.
+    /// The client is in a share, and used a legacy method.
     Lagging,
-    /// In no share.
+    /// The client is in no share.
     Outside,
 }
 
@@ -52,16 +52,16 @@ impl RolloutStanding {
 }
 
 impl Migration {
-    /// Which method this client is to use, where it is in a share.
-    pub fn assigned(&self, route: &str, client: &ShareKey<'_>) -> Option<Method> {
-        share::assigned(&self.rollout.shares, share::place(route, client))
+    /// Returns the method that this client must use, if it is in a share.
+    pub fn assigned_method(&self, route: &str, client: &ShareKey<'_>) -> Option<Method> {
+        share::assigned_method(&self.rollout.shares, share::place(route, client))
     }
 
     pub fn is_legacy(&self, method: Method) -> bool {
         self.legacy.contains(&method)
     }
 
-    /// Tells the client that its method is to go: RFC 9745 and RFC 8594.
+    /// Adds the headers that announce the end of a legacy method: RFC 9745 and RFC 8594.
     pub fn mark(&self, method: Option<Method>, headers: &mut HeaderMap) {
         let Some(deprecated) =
             self.deprecated.filter(|_| method.is_some_and(|method| self.is_legacy(method)))
@@ -84,8 +84,8 @@ impl Migration {
     }
 }
 
-/// Looks at a grant by the rollout of its route. Only here is a client refused for the way in which
-/// it came.
+/// Checks a grant against the rollout of its route. Only this function refuses a client because of
+/// its method.
 pub fn admit(
     grant: &Grant,
     peer: IpAddr,
@@ -102,11 +102,13 @@ pub fn admit(
     }
     let is_legacy = migration.is_legacy(method);
     let client = ShareKey::of(migration.rollout.sticky, principal, peer);
-    let assigned = migration.assigned(&route.name, &client);
-    if let Some(assigned) = assigned.filter(|_| is_legacy && migration.rollout.enforce) {
-        return Err(Rejection::LegacyMethod(assigned));
+    let assigned_method = migration.assigned_method(&route.name, &client);
+    if let Some(assigned_method) =
+        assigned_method.filter(|_| is_legacy && migration.rollout.enforce)
+    {
+        return Err(Rejection::LegacyMethod(assigned_method));
     }
-    let standing = match assigned {
+    let standing = match assigned_method {
         None => RolloutStanding::Outside,
         Some(_) if is_legacy => RolloutStanding::Lagging,
         Some(_) => RolloutStanding::Followed,
@@ -164,7 +166,7 @@ mod tests {
         assert_eq!(
             admitted(&route(100, true), Method::Query),
             Ok(()),
-            "another method, and not one that is to go"
+            "another method that is not legacy"
         );
         assert_eq!(admitted(&route(100, false), Method::Header), Ok(()));
         assert_eq!(admitted(&route(0, true), Method::Header), Ok(()));

@@ -1,7 +1,7 @@
-//! Methods that are looked at and have no consequence: what would they have said?
+//! Shadow methods: they are checked, and have no consequences.
 //!
-//! The client is answered first, by what the route really asks for. What the shadow finds then is
-//! counted, beside whether it agrees. A ticket that is looked at is redeemed: the look is real.
+//! The client first gets the answer of the route's real methods. Then the result of the shadow
+//! methods is counted, with whether it agrees. The check is real: a ticket is redeemed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,28 +24,28 @@ use crate::model::request_id::RequestId;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 
-/// What the shadow methods of a route found in a request.
+/// The credentials that the shadow methods of a route found in a request.
 #[derive(Debug, Default)]
 pub struct Shadow(Vec<(Method, Result<Option<Credential>, Rejection>)>);
 
-/// Judgements under way, and how many there may be.
+/// The shadow checks in progress, and their limit.
 #[derive(Debug)]
 pub struct Shadows {
     running: AtomicUsize,
     most: AtomicUsize,
 }
 
-/// What the route really said.
+/// The real decision of the route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actual {
-    /// The issuer and the name; `None` on a public route, where somebody else decides.
+    /// The issuer and the user name. `None` on a public route, where the upstream decides.
     Accepted(Option<(Arc<str>, String)>),
     Refused,
-    /// Not yet: the first message decides.
+    /// Not decided yet: the first message decides.
     Open,
 }
 
-/// A verdict that does not fit what really happened.
+/// A difference between the shadow's decision and the real one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
     WouldRefuse,
@@ -74,8 +74,8 @@ impl Mismatch {
 }
 
 impl Shadow {
-    /// Takes what the shadow methods are about out of the request, behind the real ones. On a
-    /// public route it stays: somebody else checks it there.
+    /// Takes the credentials of the shadow methods out of the request, after those of the real
+    /// methods. On a public route they stay, because the upstream checks them.
     pub fn look(route: &Route, parts: &mut Parts) -> Self {
         let shadow = &route.migration.shadow;
         if shadow.is_empty() {
@@ -86,7 +86,7 @@ impl Shadow {
         Self(shadow.iter().map(|method| (*method, extract::take(*method, route, parts))).collect())
     }
 
-    /// Returns what each of them found.
+    /// Returns each method with its credential.
     pub fn into_found(
         self,
     ) -> impl Iterator<Item = (Method, Result<Option<Credential>, Rejection>)> {
@@ -98,7 +98,7 @@ impl Shadow {
     }
 }
 
-/// What a judgement is made of, beside the credentials.
+/// The input of a check, besides the credentials.
 #[derive(Debug)]
 pub struct Scene {
     pub authenticator: Arc<Authenticator>,
@@ -119,7 +119,7 @@ impl Shadows {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Beside the client's way, which does not wait for it.
+    /// Checks the credentials in a task of its own. The client does not wait for it.
     pub fn judge(self: &Arc<Self>, shadow: Shadow, scene: Scene) {
         if shadow.is_empty() {
             return;

@@ -1,5 +1,5 @@
-//! Who is in which share. The same client is at the same place on every node and after every
-//! reload, so a share that grows keeps those who are in it.
+//! Assigns clients to shares. A client has the same number on every node and after every reload, so
+//! a share that grows keeps its clients.
 
 use std::net::IpAddr;
 
@@ -29,10 +29,11 @@ impl<'a> ShareKey<'a> {
     }
 }
 
-/// From 0 to 99, evenly, and for each route anew.
+/// Returns the client's number from 0 to 99. Numbers are evenly distributed, and independent for
+/// each route.
 pub fn place(route: &str, client: &ShareKey<'_>) -> u8 {
     let name = match client {
-        // Two issuers may name two people alike.
+        // Two issuers may use the same name for two users.
         ShareKey::User(principal) => {
             format!("{route}\u{0}{}\u{0}{}", principal.issuer, principal.subject)
         }
@@ -44,8 +45,8 @@ pub fn place(route: &str, client: &ShareKey<'_>) -> u8 {
     u8::try_from(number % 100).unwrap_or_default()
 }
 
-/// The shares are cut off one behind the other.
-pub fn assigned(shares: &[(Method, u8)], place: u8) -> Option<Method> {
+/// Returns the method of the share that has this number. The shares follow one another from 0 on.
+pub fn assigned_method(shares: &[(Method, u8)], place: u8) -> Option<Method> {
     let mut end = 0;
     shares.iter().find_map(|(method, percent)| {
         end += u16::from(*percent);
@@ -71,7 +72,7 @@ mod tests {
         let within = |percent| {
             places
                 .iter()
-                .filter(|place| assigned(&[(Method::Ticket, percent)], **place).is_some())
+                .filter(|place| assigned_method(&[(Method::Ticket, percent)], **place).is_some())
                 .count()
         };
         for percent in [0, 1, 10, 50, 99, 100] {
@@ -80,8 +81,8 @@ mod tests {
         }
         for place in places {
             assert!(
-                assigned(&[(Method::Ticket, 10)], place).is_none()
-                    || assigned(&[(Method::Ticket, 11)], place).is_some()
+                assigned_method(&[(Method::Ticket, 10)], place).is_none()
+                    || assigned_method(&[(Method::Ticket, 11)], place).is_some()
             );
         }
     }
@@ -89,7 +90,7 @@ mod tests {
     #[test]
     fn shares_stand_one_behind_the_other() {
         let shares = [(Method::Message, 10), (Method::Ticket, 50)];
-        let of = |place| assigned(&shares, place);
+        let of = |place| assigned_method(&shares, place);
         assert_eq!(
             [of(0), of(9), of(10), of(59), of(60), of(99)],
             [

@@ -1,5 +1,5 @@
-//! Who still uses what: for each route and legacy method a count, the last time, and some names to
-//! talk to.
+//! Records the use of legacy methods: for each route and method a count, the last time, and some
+//! user names to contact.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -10,10 +10,11 @@ use crate::base::clock::UnixMillis;
 use crate::base::lock::lock;
 use crate::model::method::Method;
 
-/// Names kept for each route and method.
+/// The number of names for each route and method.
 const NAMES: usize = 20;
 
-/// No larger than the routes that were ever configured, times the methods.
+/// The uses by route and method. The map has at most one entry for each configured route and
+/// method.
 #[derive(Debug, Default)]
 pub struct LegacyUses(Mutex<BTreeMap<(Arc<str>, &'static str), Uses>>);
 
@@ -21,11 +22,11 @@ pub struct LegacyUses(Mutex<BTreeMap<(Arc<str>, &'static str), Uses>>);
 struct Uses {
     count: u64,
     last: UnixMillis,
-    /// The latest at the end, each once.
+    /// The latest name is at the end. Each name appears once.
     users: VecDeque<String>,
 }
 
-/// A line of `/status`.
+/// One entry of `/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LegacyUse {
     pub route: String,

@@ -230,7 +230,7 @@ mod tests {
         );
         assert!(
             is_granted("room/{room}", "!abc:example.org", &["room/!abc:example.org"]),
-            "the text parts with something else"
+            "the text has another separator"
         );
         assert!(!is_granted(
             "room:{room}",

@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::base::clock::UnixMillis;
 
-/// The issuer of every client certificate, in the signed context, in revocations and in logs.
+/// The issuer name of client certificates in the signed context, in revocations and in logs.
 pub const CERTIFICATE_ISSUER: &str = "mtls";
-/// The issuer of test identities.
+/// The issuer name of test identities.
 pub const BYPASS_ISSUER: &str = "bypass";
 
 #[derive(Clone, Debug, PartialEq)]

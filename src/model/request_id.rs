@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::clock::Now;
 
-/// 128 bits as 32 hexadecimal digits.
+/// An id of 128 bits as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HexId([u8; 32]);
 
-/// Made by Usher, or given by a trusted peer.
+/// A request id, made by Usher or sent by a trusted peer.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RequestId(Origin);
 

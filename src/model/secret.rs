@@ -1,4 +1,4 @@
-//! Bytes that must never be printed.
+//! Secrets: bytes that must never be printed.
 //!
 //! Every credential and every key in Usher is a [`Secret`]. It prints as `[redacted]`, compares in
 //! constant time and is wiped when dropped.

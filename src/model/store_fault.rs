@@ -4,7 +4,7 @@
 pub enum StoreFault {
     /// The circuit breaker is open; nothing was sent.
     BreakerOpen,
-    /// No answer in time. The operation may have happened.
+    /// No response in time. The operation may have happened.
     Timeout,
     Unreachable,
     Disconnected,

@@ -92,7 +92,7 @@ impl UpstreamPath {
 
     /// Sets `X-Forwarded-Prefix` to the stripped prefix, after the prefixes that a trusted peer
     /// reports.
-    pub fn tell_prefix(&self, headers: &mut HeaderMap) {
+    pub fn set_forwarded_prefix(&self, headers: &mut HeaderMap) {
         let Self::Stripped(prefix) = self else { return };
         // Each proxy adds its prefix, in its own header line or to the list.
         let lines = headers.get_all(X_FORWARDED_PREFIX).iter().map(|line| line.to_str().ok());
@@ -247,7 +247,7 @@ mod tests {
 
     /// Reads a path as a lax server: it decodes twice, reads a backslash as a slash, drops
     /// parameters and merges slashes.
-    fn lax(path: &str) -> Vec<String> {
+    fn lax_segments(path: &str) -> Vec<String> {
         let decoded = |text: String| {
             let pieces: Vec<_> = text.split('%').collect();
             let mut out = pieces[0].to_owned();
@@ -306,15 +306,15 @@ mod tests {
             let rest = target.path();
             prop_assert!(rest.starts_with('/') && path.ends_with(rest), "{rest}");
             prop_assert!(!rest.starts_with("//") && !rest.starts_with("/;/"), "{rest}");
-            let whole = lax(&path);
+            let whole = lax_segments(&path);
             prop_assert_eq!(whole.first().map(String::as_str), Some("chat"));
-            prop_assert_eq!(&whole[1..], &lax(rest)[..]);
+            prop_assert_eq!(&whole[1..], &lax_segments(rest)[..]);
         }
     }
 
-    fn told(rule: &UpstreamPath, sent: &[(&str, &str)]) -> Vec<String> {
+    fn headers_after(rule: &UpstreamPath, sent: &[(&str, &str)]) -> Vec<String> {
         let mut headers = headers(sent);
-        rule.tell_prefix(&mut headers);
+        rule.set_forwarded_prefix(&mut headers);
         headers
             .get_all(X_FORWARDED_PREFIX)
             .iter()
@@ -327,10 +327,13 @@ mod tests {
         let chat =
             UpstreamPath::stripped("/chat", &PathPattern::parse("/chat/*").unwrap()).unwrap();
         let before = |value| [("x-forwarded-prefix", value)];
-        assert_eq!(told(&chat, &[]), ["/chat"]);
-        assert_eq!(told(&chat, &before("/outer/")), ["/outer/chat"]);
-        assert_eq!(told(&chat, &before("/one, /two")), ["/one/two/chat"]);
-        assert_eq!(told(&chat, &[before("/one")[0], before("/two")[0]]), ["/one/two/chat"]);
+        assert_eq!(headers_after(&chat, &[]), ["/chat"]);
+        assert_eq!(headers_after(&chat, &before("/outer/")), ["/outer/chat"]);
+        assert_eq!(headers_after(&chat, &before("/one, /two")), ["/one/two/chat"]);
+        assert_eq!(
+            headers_after(&chat, &[before("/one")[0], before("/two")[0]]),
+            ["/one/two/chat"]
+        );
         for odd in [
             "//evil.example.com",
             "https://evil.example.com",
@@ -343,11 +346,15 @@ mod tests {
             "/",
             "/\"><script>",
         ] {
-            assert_eq!(told(&chat, &before(odd)), ["/chat"], "{odd}");
+            assert_eq!(headers_after(&chat, &before(odd)), ["/chat"], "{odd}");
         }
         let fixed = UpstreamPath::fixed("/ws", &PathPattern::parse("/stomp").unwrap()).unwrap();
         for rule in [fixed, UpstreamPath::AsSent] {
-            assert_eq!(told(&rule, &before("/outer")), ["/outer"], "nothing was cut off here");
+            assert_eq!(
+                headers_after(&rule, &before("/outer")),
+                ["/outer"],
+                "this rule strips no prefix"
+            );
         }
     }
 

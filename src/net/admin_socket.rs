@@ -1,9 +1,9 @@
 //! The admin listener's socket: an address, or a file.
 //!
-//! A unix socket is made in a folder that nobody else may enter, gets its mode there, and is moved
-//! to its path: nobody can connect before it is its owner's alone. What a process left behind that
-//! died is taken away; a socket at which a process listens, or a file that is no socket, is an
-//! error.
+//! A unix socket is created in a folder that only its owner may enter, gets its mode there, and is
+//! moved to its path. So no other user can connect before the mode is set. The socket of a dead
+//! process is removed. A socket at which a process listens is an error, and so is a file that is
+//! not a socket.
 
 use std::fs;
 use std::io;
@@ -24,14 +24,14 @@ pub enum AdminSocket {
     Unix(StdUnixListener, SocketFile),
 }
 
-/// The same, in a runtime.
+/// An [`AdminSocket`] in a runtime.
 #[derive(Debug)]
 pub enum Listening {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
 }
 
-/// The file of a socket; it is removed with this, unless another has taken its place.
+/// The file of a socket. Dropping it removes the file, unless another file has taken its place.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -69,7 +69,7 @@ impl AdminSocket {
         }
     }
 
-    /// As bound: port 0 has become a port.
+    /// Returns the bound address: port 0 has become a real port.
     pub fn address(&self) -> io::Result<AdminAddress> {
         Ok(match self {
             Self::Tcp(socket) => AdminAddress::Tcp(socket.local_addr()?),
@@ -94,14 +94,14 @@ impl Listening {
     }
 }
 
-/// What stands at the path of a socket.
+/// The state of a socket's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketPathState {
     Nothing,
     /// A socket at which no process listens.
     Stale,
     Listening,
-    /// It is not ours to remove.
+    /// A file of another kind, which Usher must not remove.
     NotASocket,
 }
 
@@ -115,7 +115,7 @@ pub fn occupant(path: &Path) -> io::Result<SocketPathState> {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Ok(SocketPathState::Stale)
             }
-            // A queue that is full has a listener.
+            // A full queue means that a process listens.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Ok(SocketPathState::Listening)
             }
@@ -174,7 +174,8 @@ fn describe(error: &io::Error) -> String {
     }
 }
 
-/// Of the same machine: no page in a browser reaches a file.
+/// Returns true if the peer connected over the socket file: it is on this machine, and not a page
+/// in a browser.
 pub fn is_file(stream: &Stream) -> bool {
     matches!(stream, Stream::Unix(_))
 }

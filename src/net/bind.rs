@@ -1,10 +1,10 @@
 //! Binding addresses, so that a port of another process is an error and is never shared by
 //! accident.
 //!
-//! Each thread has a socket of its own on each address (`SO_REUSEPORT`). The kernel would let any
-//! other process of the same user join them, so the first socket is bound and listens without that
-//! option, which fails where another socket listens already. Only then does it take the option on,
-//! and the sockets of the other threads join it.
+//! Each thread has a socket of its own on each address (`SO_REUSEPORT`). With that option the
+//! kernel would let any other process of the same user join. So the first socket is bound and
+//! listens without it, which fails if another socket already listens. Then the option is set, and
+//! the sockets of the other threads join.
 
 use crate::model::listening_address::PortSharing;
 use std::io;
@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 const BACKLOG: i32 = 4096;
 
-/// An address that cannot be bound, with the remedy in its words.
+/// An address that cannot be bound. The message names the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {}", describe(.error))]
 pub struct BindError {
@@ -40,8 +40,8 @@ pub fn bind(
     Ok(sockets)
 }
 
-/// Returns the error that [`bind`] would return. Nothing listens meanwhile: no client connects to
-/// what is closed at once.
+/// Returns the error that [`bind`] would return. The probe does not listen, so no client can
+/// connect to it.
 pub fn check(address: SocketAddr, sharing: PortSharing) -> Result<(), BindError> {
     let probe = || socket(address, sharing == PortSharing::Allowed)?.bind(&address.into());
     probe().map_err(|error| BindError { address, error })
@@ -65,7 +65,7 @@ fn socket(address: SocketAddr, joins: bool) -> io::Result<Socket> {
         // `[::]` means every address, IPv4 ones too.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // What is accepted here inherits it.
+    // Accepted connections inherit it.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     Ok(socket)

@@ -1,4 +1,4 @@
-//! Bytes to and from other processes: sockets, TLS, HTTP/1.1 heads, requests on Usher's own account.
+//! Bytes to and from other processes: sockets, TLS, HTTP/1.1 heads, Usher's own requests.
 
 pub mod admin_socket;
 pub mod bind;

@@ -1,7 +1,7 @@
-//! One byte stream, whatever it runs over.
+//! One type for all byte streams: TCP, unix sockets, and TLS.
 //!
-//! Both sides of a session are a [`Stream`], so that the relay is written once and TLS can change
-//! its insides without anyone noticing.
+//! Both sides of a session are a [`Stream`], so that the relay is written once and does not depend
+//! on the details of TLS.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,26 +19,26 @@ use crate::net::tls::TlsStream;
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    /// A client's. Boxed: a session's future is held by every connection.
+    /// TLS with a client. Boxed: every connection holds a session's future.
     Tls(Box<TlsStream>),
-    /// To a server.
+    /// TLS with a server.
     DialledTls(Box<client::TlsStream<TcpStream>>),
 }
 
-/// What one read takes at most. The thread's, not the connection's.
+/// The most bytes of one read. The buffer belongs to the thread, not to the connection.
 pub const SCRATCH: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// Lends the thread's scratch buffer, so that who waits for bytes owns none.
+/// Lends the thread's scratch buffer, so that a task that waits for bytes owns none.
 pub fn with_scratch<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH_BUFFER.with_borrow_mut(|scratch| use_it(scratch))
 }
 
-/// Adds what comes next to `buffer`, at most so much; 0 is the end. Nothing is lost if this is
-/// dropped, and who waits holds no buffer.
+/// Appends the next bytes to `buffer`, at most `most` of them. Returns 0 at the end of the stream.
+/// Dropping the future loses nothing, and a task that waits holds no buffer.
 pub async fn read_behind(
     reader: &mut (impl AsyncRead + Unpin),
     buffer: &mut impl BufMut,
@@ -62,7 +62,7 @@ pub fn poll_read_behind(
 }
 
 impl Stream {
-    /// Bytes that were written here and that the socket has not taken yet.
+    /// Returns how many bytes were written here that the socket has not taken yet.
     pub fn unsent(&self) -> usize {
         match self {
             Self::Tls(stream) => stream.unsent(),
@@ -70,15 +70,15 @@ impl Stream {
         }
     }
 
-    /// Bounds what the kernel holds for a client that does not read, besides what is on its way;
-    /// `None`: as the system does.
+    /// Bounds the bytes that the kernel holds unsent for a client that does not read. `None`
+    /// restores the system's default.
     pub fn limit_unsent(&self, most: Option<u32>) {
         let tcp = match self {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.tcp(),
             Self::Unix(_) | Self::DialledTls(_) => return,
         };
-        // Where the system does not know it, its own bounds hold.
+        // A system without this option keeps its own bounds.
         let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(most.unwrap_or(0));
     }
 }
@@ -153,8 +153,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A peer that drops TLS without its goodbye: what it carries ends by its own rules, so this is an
-/// end.
+/// Treats the end of TLS without a close_notify as an end of the stream: the protocol inside has
+/// rules of its own for its end.
 fn without_goodbye(read: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
     match read {
         Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {

@@ -1,8 +1,8 @@
-//! What the JavaScript client makes of a close frame: `clients/js/src/codes.ts` and a table in
-//! `clients/js/README.md`, written from the tables that the program itself uses.
+//! Writes how the JavaScript client reacts to close frames: `clients/js/src/codes.ts` and a table
+//! in `clients/js/README.md`. The source is the tables that Usher itself uses.
 //!
-//! Tests hold the committed files to these functions; `USHER_WRITE_DOCS=1 cargo test --lib
-//! client_codes` writes them anew.
+//! Tests compare the committed files with these functions; `USHER_WRITE_DOCS=1 cargo test --lib
+//! client_codes` writes the files again.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::rejection::close::CloseCodes;
 use crate::rejection::close::CloseReason;
 use crate::ws::close_code::CloseCode;
 
-/// What the end of a connection means to a client. The order is from hopeless to hopeful.
+/// The meaning of the end of a connection for a client. The order is from permanent to temporary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CloseKind {
     Normal,
@@ -26,15 +26,15 @@ pub enum CloseKind {
     GoingAway,
 }
 
-/// A close code, and the reason beside it where the reason says more.
+/// A close code, and its reason if the reason adds information.
 type CloseFrame = (u16, Option<String>);
 
 impl CloseKind {
-    /// Every code that has a meaning of its own. 1012 is never ours: it comes from an upstream.
+    /// Every code with its own meaning. Usher never sends 1012: it comes from an upstream.
     const CODES: [u16; 14] =
         [1000, 1001, 1008, 1011, 1012, 1013, 1014, 4400, 4401, 4403, 4408, 4409, 4429, 4503];
 
-    /// Returns the meaning of a code without reason or error frame.
+    /// Returns the meaning of a code without a reason or an error frame.
     fn of_code(code: u16) -> Self {
         match code {
             1000 => Self::Normal,
@@ -48,13 +48,12 @@ impl CloseKind {
         }
     }
 
-    /// Returns the meaning of an end of ours. `code` is its code with `close_codes = "http"`, which
-    /// tells more ends apart.
+    /// Returns the meaning of a close frame from Usher. `code` is its code with `close_codes =
+    /// "http"`, which distinguishes more cases.
     fn of_end(code: u16, is_recoverable: Option<bool>) -> Self {
         match (Self::of_code(code), is_recoverable) {
             (Self::Rejected | Self::Network, Some(false)) => Self::Denied,
-            // Another credential helps. It does not mend a request that is wrong in itself, which
-            // is 4400.
+            // Another credential helps, except for code 4400: there the request itself is wrong.
             (Self::Denied, Some(true)) if code != 4400 => Self::Rejected,
             (kind, _) => kind,
         }
@@ -92,10 +91,10 @@ impl CloseKind {
     }
 }
 
-/// Returns each code, and each close frame of ours whose reason says another thing than its code.
+/// Returns each code, and each close frame of Usher whose reason has another meaning than its code.
 ///
-/// Left out are frames that this client does not act on: an error frame is ahead of every refusal
-/// of a first message, and the client shows no certificate.
+/// Leaves out frames that this client does not act on: it gets an error frame before every refusal
+/// of a first message, and it sends no certificate.
 fn close_frames() -> BTreeMap<CloseFrame, CloseKind> {
     let mut ends: Vec<(u16, u16, String, Option<bool>)> = Vec::new();
     for rejection in Rejection::catalogue() {
@@ -103,7 +102,7 @@ fn close_frames() -> BTreeMap<CloseFrame, CloseKind> {
             (rejection.close(CloseCodes::Rfc), rejection.close(CloseCodes::Http));
         let is_left_out =
             matches!(rejection, Rejection::FirstMessage(_) | Rejection::InvalidCertificate(_));
-        // Reasons that are not fixed are for people.
+        // Reasons that are not fixed are for people, not for programs.
         if !is_left_out && reason != rejection.message() {
             ends.push((rfc.0, http.0, reason, Some(rejection.facts().recoverable)));
         }
@@ -123,8 +122,8 @@ fn close_frames() -> BTreeMap<CloseFrame, CloseKind> {
     for (rfc, http, reason, is_recoverable) in ends {
         let kind = CloseKind::of_end(http, is_recoverable);
         for code in [rfc, http] {
-            // Where ends share a frame, the client acts on the most hopeful one: a hopeless one
-            // says so in its error frame.
+            // If several cases share a frame, the client acts on the most temporary one. A
+            // permanent case says so in its error frame.
             let known = frames.entry((code, Some(reason.clone()))).or_insert(kind);
             *known = kind.max(*known);
         }
@@ -134,10 +133,10 @@ fn close_frames() -> BTreeMap<CloseFrame, CloseKind> {
     frames
 }
 
-/// Returns kinds with the beginnings of what they look like, `CODE REASON`. The first that fits
+/// Returns each kind with the prefixes of its frames, `CODE REASON`. The first prefix that matches
 /// decides.
 fn rows() -> Vec<(CloseKind, Vec<String>)> {
-    // What 1008 means without a known reason comes behind all of its reasons.
+    // The row for 1008 without a known reason comes after all of its reasons.
     let policy = (CloseCode::POLICY.0, None);
     let mut rows: BTreeMap<Reverse<CloseKind>, Vec<String>> = BTreeMap::new();
     for ((code, reason), kind) in close_frames().into_iter().filter(|(frame, _)| *frame != policy) {
@@ -150,7 +149,7 @@ fn rows() -> Vec<(CloseKind, Vec<String>)> {
     rows
 }
 
-/// `clients/js/src/codes.ts`.
+/// Returns `clients/js/src/codes.ts`.
 pub fn typescript() -> String {
     let mut file = String::from(
         "// Generated from src/rejection/mod.rs and src/rejection/close.rs by \
@@ -168,7 +167,7 @@ pub fn typescript() -> String {
     file
 }
 
-/// The table of `clients/js/README.md`.
+/// Returns the table of `clients/js/README.md`.
 pub fn markdown() -> String {
     let mut table =
         String::from("| close code | reason | `kind` | the client |\n|---|---|---|---|\n");
@@ -216,9 +215,10 @@ mod tests {
         hold("README.md", |page| {
             let (before, rest) = page
                 .split_once(BEGIN)
-                .expect("clients/js/README.md has no place for the close codes");
-            let (_, after) =
-                rest.split_once(END).expect("the place for the close codes has no end");
+                .expect("clients/js/README.md has no start mark of the close codes");
+            let (_, after) = rest
+                .split_once(END)
+                .expect("clients/js/README.md has no end mark of the close codes");
             format!("{before}{BEGIN}{}{END}{after}", markdown())
         });
     }
@@ -238,7 +238,7 @@ mod tests {
     fn the_first_pattern_that_fits_a_close_frame_says_what_it_means() {
         let rows = rows();
         for ((code, reason), kind) in close_frames() {
-            // As the client writes it, with the id of a request behind the reason.
+            // The format of the client, with a request id after the reason.
             let text = reason
                 .map_or_else(|| format!("{code} "), |reason| format!("{code} {reason} (0bcb)"));
             let first = rows.iter().find(|(_, beginnings)| {
@@ -251,7 +251,7 @@ mod tests {
         };
         assert!(
             rows.iter().all(|(_, texts)| texts.iter().all(is_plain)),
-            "a beginning is not a pattern for itself"
+            "a prefix has a character that is special in a pattern"
         );
     }
 }

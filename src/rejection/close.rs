@@ -1,6 +1,6 @@
-//! Every way a session ends.
+//! The ways in which a session ends.
 //!
-//! As with rejections, one table holds what each side is told and how the end is counted.
+//! As with rejections, one table has the message to each side and the labels.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use crate::ws::close_code::CloseCode;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseCodes {
-    /// 1008 and its neighbours in RFC 6455.
+    /// The codes of RFC 6455, such as 1008.
     Rfc,
-    /// 4400, 4401, 4403, 4408, 4409, 4429 and 4503, after the statuses of HTTP.
+    /// 4400, 4401, 4403, 4408, 4409, 4429 and 4503, derived from HTTP statuses.
     Http,
 }
 
 impl CloseCodes {
-    /// The code that a peer is sent for `rfc`, where the end is one that HTTP would call `status`.
+    /// Returns the code to send: `rfc`, or the code for the HTTP status of this case.
     pub fn of(self, rfc: CloseCode, status: u16) -> CloseCode {
         match (self, status) {
             (Self::Http, 400 | 401 | 403 | 408 | 409 | 429) => CloseCode(4000 + status),
@@ -28,58 +28,60 @@ impl CloseCodes {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client sent a close frame and the upstream answered, or the other way round.
+    /// The client sent a close frame and the upstream answered it. `UpstreamClosed` is the other
+    /// direction.
     ClientClosed,
     UpstreamClosed,
     /// The connection ended without a close frame.
     ClientGone,
     UpstreamGone,
-    /// Bytes that are no WebSocket frames.
+    /// The peer sent bytes that are not valid WebSocket frames.
     ClientProtocol,
     UpstreamProtocol,
     /// The client sent nothing, not even a pong, for the idle timeout.
     IdleTimeout,
-    /// The grant came to its end.
+    /// The grant expired.
     SessionExpired,
-    /// Its user, login session or token was revoked, or it was itself.
+    /// The user, the login session, the token or the session itself was revoked.
     Revoked,
-    /// Its user opened another, and may have no more at once.
+    /// The user opened another session and had reached the limit.
     Replaced,
-    /// The upstream did not accept the login in the first message, which was not the client's own.
+    /// The upstream refused the login in the first message. Usher had changed the client's own
+    /// login.
     LoginRefused,
-    /// The client was asked for a new credential and showed none that is good in time.
+    /// The client did not send a valid new credential in time.
     ReauthTimeout,
-    /// The client showed a good credential of somebody else.
+    /// The client sent a valid credential of another user.
     ReauthSubject,
-    /// A message of the client is larger than `limits.message_bytes`.
+    /// The client sent a message larger than `limits.message_bytes`.
     MessageTooBig,
-    /// The client sends more than `limits.messages_per_second`.
+    /// The client sent more than `limits.messages_per_second`.
     MessageRate,
-    /// The server is going away; each session is told in its own moment of the window.
+    /// The server is shutting down. It closes the sessions one after another within the drain time.
     Draining,
-    /// A fault of ours ended the task.
+    /// A fault in Usher ended the task.
     Internal,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// Metric label and audit word.
+    /// The label in metrics and audit lines.
     pub label: &'static str,
-    /// The close frame that Usher puts into each direction, where the end is of its making.
+    /// The close frame that Usher sends to the client, if Usher ends the session.
     pub to_client: Option<(CloseCode, &'static str)>,
-    /// What HTTP would call it, for `close_codes = "http"`; 0 where that has no word for it.
+    /// The HTTP status for `close_codes = "http"`; 0 if no status fits.
     pub status: u16,
     pub to_upstream: Option<(CloseCode, &'static str)>,
-    /// Goes ahead of the close frame to a client that speaks the route's dialect.
+    /// The error frame before the close frame, for a client that speaks the route's dialect.
     pub error: Option<ErrorFrame>,
 }
 
-/// The end of a session in the words of an error frame.
+/// The end of a session as an error frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorFrame {
     pub code: &'static str,
     pub message: &'static str,
-    /// May the same client come back by itself?
+    /// True if the same client may reconnect by itself.
     pub recoverable: bool,
 }
 
@@ -104,7 +106,7 @@ impl CloseReason {
         Self::Internal,
     ];
 
-    /// The close frame for the client, in the codes of its route.
+    /// Returns the close frame for the client, with the codes of its route.
     pub fn to_client(self, codes: CloseCodes) -> Option<(CloseCode, &'static str)> {
         let facts = self.facts();
         facts.to_client.map(|(code, reason)| (codes.of(code, facts.status), reason))
@@ -158,13 +160,14 @@ impl CloseReason {
                 );
                 policy("session_expired", "Session expired", 401, error)
             }
-            // Both sides hear the same: the upstream may want to end more than this connection.
+            // Both sides get the same reason: the upstream may want to end more than this
+            // connection.
             Self::Revoked => {
                 let told = Some((CloseCode::POLICY, "Session revoked"));
                 let error = error("SESSION_REVOKED", "the session was revoked", false);
                 Facts { label: "revoked", to_client: told, to_upstream: told, status: 401, error }
             }
-            // The client's code for it says: do not come back, or two pages take the place from
+            // The client's code means that it must not reconnect. Otherwise two pages would replace
             // each other for ever.
             Self::Replaced => {
                 let told = Some((CloseCode::POLICY, "Session replaced"));
@@ -188,7 +191,7 @@ impl CloseReason {
                     error("REAUTHENTICATION_TIMEOUT", "no valid credential arrived in time", true);
                 policy("reauth_timeout", "Re-authentication timeout", 408, error)
             }
-            // The answer to the credential has said it.
+            // The answer to the credential already had the error.
             Self::ReauthSubject => policy("reauth_subject", "Invalid token", 403, None),
             Self::MessageTooBig => row(
                 "message_too_big",
@@ -209,11 +212,12 @@ impl CloseReason {
     }
 }
 
-/// What a session was, told once when it is over.
+/// The summary of a session, reported once at its end.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionEnd {
     pub reason: CloseReason,
-    /// The code in the close frame that the client sent or got; `None` where there was none.
+    /// The code in the close frame that the client sent or received. `None`: there was no close
+    /// frame.
     pub code: Option<CloseCode>,
     pub duration: Duration,
     pub from_client: Traffic,
@@ -221,7 +225,7 @@ pub struct SessionEnd {
 }
 
 impl SessionEnd {
-    /// A session that moved nothing, for the ends before the relay.
+    /// A session without traffic, for ends before the relay begins.
     pub const NEVER_BEGAN: Self = Self {
         reason: CloseReason::Internal,
         code: None,

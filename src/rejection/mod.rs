@@ -1,7 +1,7 @@
-//! Every way a request is refused before it becomes a session.
+//! The ways in which a request is refused before it becomes a session.
 //!
-//! One variant is one answer to "why not?": its status, code, metric label, audit word and the side
-//! at fault stand in one table, so that client, log, metric and audit line cannot disagree.
+//! Each variant is one reason. One table has its status, code, metric label, audit label and the
+//! side at fault. So client, log, metric and audit line always agree.
 
 use crate::model::path::AmbiguousPath;
 pub mod client_codes;
@@ -29,109 +29,109 @@ use crate::ws::close_code::CloseCode;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// The bytes can be read as more than one request, or not as one at all.
+    /// The bytes can be read as more than one request, or not as a request.
     AmbiguousRequest(&'static str),
     HeadTooLarge,
     HeadTimeout,
-    /// The body stopped coming in the middle.
+    /// The body did not arrive completely in time.
     BodyTimeout,
     UpgradeMethod,
-    /// HTTP/1.0, another protocol than `websocket`, a body, a bad key.
+    /// The upgrade has HTTP/1.0, a protocol other than `websocket`, a body or a bad key.
     UpgradeMalformed(&'static str),
     UpgradeVersion,
     NoRoute,
-    /// The path is another spelling of one that the named route guards, and would fall to a route
-    /// that asks for less.
+    /// The path is another spelling of a path of the named route, and would match a route with
+    /// weaker rules.
     PathSpelling(Arc<str>),
     ForbiddenOrigin,
-    /// A credential that browsers send by themselves, and no page that is named with it.
+    /// The credential is one that browsers send by themselves, and the request has no Origin.
     MissingOrigin,
     MissingCredential,
     InvalidToken(InvalidToken),
-    /// Nobody can say whether the token is good: its issuer's keys cannot be fetched.
+    /// The token cannot be verified: the keys of its issuer cannot be fetched.
     IssuerKeysUnavailable,
-    /// Nobody can say whether the credential is good: its verifier gives no answer.
+    /// The credential cannot be verified: its verifier does not answer.
     VerifierUnavailable(VerifierFault),
     InvalidTicket(TicketFault),
-    /// The handshake has verified it, and it names nobody, or its time is over.
+    /// The handshake verified the certificate, but it names no user or is not valid now.
     InvalidCertificate(InvalidCertificate),
-    /// The credential was good, and its user, login session or token is revoked.
+    /// The credential is valid, but its user, login session or token is revoked.
     Revoked(Kind),
-    /// After an early 101, the first message was not what it should be.
+    /// After an early 101, the first message was not valid or did not arrive.
     FirstMessage(FirstMessageFault),
-    /// The ticket was made for another route, page or address.
+    /// The ticket was issued for another route, origin or address.
     TicketBinding(&'static str),
-    /// A ticket was asked for, and nothing takes tickets.
+    /// The client requested a ticket, and no route accepts tickets.
     TicketsOff(Box<WaysIn>),
-    /// What our own endpoint was asked cannot be done.
+    /// The request to an endpoint of Usher is not valid.
     InvalidRequest(&'static str),
-    /// Our own endpoint answers these methods only.
+    /// The endpoint of Usher accepts only these HTTP methods.
     MethodNotAllowed {
         allow: &'static str,
     },
-    /// The credential was good, and its client is to come by this method instead.
+    /// The credential is valid, but the client must use this method instead.
     LegacyMethod(Method),
-    /// More was asked for than the credential gives.
+    /// The client requested a permission that its credential does not give.
     PermissionDenied,
-    /// The credential is good, and does not give what the route requires.
+    /// The credential is valid, but lacks a permission that the route requires.
     MissingPermission(Box<MissingPermission>),
-    /// The credential is good, and the upstream would read one of its claims as another value.
+    /// The credential is valid, but the upstream would read one of its claims differently.
     UnfitClaim(Box<UnfitClaim>),
     RateLimited {
         retry_after: Duration,
     },
-    /// The user has as many sessions as one may have.
+    /// The user has the maximum number of sessions.
     TooManySessions,
     StoreUnavailable,
     /// No server could be reached.
     UpstreamUnavailable,
-    /// A server took too long to answer.
+    /// A server did not answer in time.
     UpstreamTimeout,
-    /// A server answered what is not a correct upgrade and not HTTP.
+    /// A server answered neither with a correct upgrade nor with HTTP.
     UpstreamProtocol(&'static str),
-    /// A server answered the upgrade with this status instead of 101; its answer is passed on.
+    /// A server answered the upgrade with this status instead of 101. Usher passes its response on.
     UpstreamDeclined(StatusCode),
     TooManyConnections,
     Draining,
-    /// The client went away before it was answered.
+    /// The client disconnected before it got an answer.
     ClientGone,
-    /// A fault of ours.
+    /// A fault in Usher.
     Internal,
 }
 
-/// One fact of an error frame's `details`, by its name there.
+/// One entry of an error frame's `details`: its name and value.
 pub type Detail = (&'static str, Value);
 
-/// The methods that a route offers in place of one that it does not take.
+/// The methods that a route offers instead of one that it does not accept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WaysIn {
-    /// `None`: the client named none, and there are several.
+    /// `None`: the client named no route, and there are several.
     pub route: Option<String>,
-    /// In the order of preference.
+    /// The methods in order of preference.
     pub methods: Vec<Method>,
 }
 
-/// Whose fault it was.
+/// The side at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Client,
     Upstream,
     Store,
-    /// Whoever vouches for the client.
+    /// The issuer or verifier of the credential.
     Issuer,
     Us,
 }
 
-/// The row of the table that a rejection stands in.
+/// The table row of a rejection.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     pub status: StatusCode,
-    /// Stable, for programs: `code` in the body, and the label in metrics and audit lines in lower
-    /// case.
+    /// The stable code for programs: `code` in the body. The label in metrics and audit lines is in
+    /// lower case.
     pub code: &'static str,
     pub label: &'static str,
     pub side: Side,
-    /// May the same client succeed by trying again, perhaps with a fresh credential?
+    /// True if the same client may succeed by trying again, perhaps with a new credential.
     pub recoverable: bool,
 }
 
@@ -142,7 +142,7 @@ impl From<AmbiguousPath> for Rejection {
 }
 
 impl Rejection {
-    /// One of each variant: the rows of `docs/errors.md` and the closed set of metric labels.
+    /// Returns one of each variant: the rows of `docs/errors.md` and all metric labels.
     pub fn catalogue() -> Vec<Self> {
         vec![
             Self::AmbiguousRequest("the request can be read in more than one way"),
@@ -170,7 +170,7 @@ impl Rejection {
             Self::FirstMessage(FirstMessageFault::TooBig),
             Self::FirstMessage(FirstMessageFault::Timeout),
             Self::FirstMessage(FirstMessageFault::Protocol),
-            Self::TicketBinding("the ticket was made for another route, page or address"),
+            Self::TicketBinding("the ticket was issued for another route, origin or address"),
             Self::TicketsOff(Box::default()),
             Self::InvalidRequest("the request body is not valid for this endpoint"),
             Self::MethodNotAllowed { allow: "POST, OPTIONS" },
@@ -262,7 +262,7 @@ impl Rejection {
                 Client,
                 true,
             ),
-            // The same client gets the same kind of token again.
+            // The client would get the same kind of token again.
             Self::InvalidToken(InvalidToken::Bound) => {
                 row(StatusCode::UNAUTHORIZED, "BOUND_TOKEN", "bound_token", Client, false)
             }
@@ -293,8 +293,7 @@ impl Rejection {
                 Client,
                 false,
             ),
-            // A user who is revoked as such gets in by no credential; everybody else may fetch a
-            // new one.
+            // If the user is revoked, no credential helps. Otherwise the client may get a new one.
             Self::Revoked(kind) => {
                 row(StatusCode::UNAUTHORIZED, "REVOKED", "revoked", Client, *kind != Kind::User)
             }
@@ -428,7 +427,8 @@ impl Rejection {
         }
     }
 
-    /// What the client may know. Never says why a credential failed beyond its kind.
+    /// Returns the message to the client. It gives only the kind of failure, never the reason why a
+    /// credential failed.
     pub fn message(&self) -> String {
         match self {
             Self::AmbiguousRequest(why)
@@ -488,11 +488,11 @@ impl Rejection {
             Self::TooManyConnections => "this server has too many connections".to_owned(),
             Self::Draining => "this server is shutting down".to_owned(),
             Self::ClientGone => "the client disconnected".to_owned(),
-            Self::Internal => "something went wrong on our side".to_owned(),
+            Self::Internal => "an internal error occurred".to_owned(),
         }
     }
 
-    /// Returns the facts that a program can act on: what the client may know, as `message` says it.
+    /// Returns the details that a program can act on. They give no more than `message` does.
     pub fn details(&self) -> Vec<Detail> {
         match self {
             Self::MissingPermission(missing) => vec![("permission", missing.name.as_str().into())],
@@ -515,8 +515,8 @@ impl Rejection {
         }
     }
 
-    /// Says whether only a client with a good credential can be refused so. Without a method nobody
-    /// logged in: a public route asks its upstream for strangers too.
+    /// Returns true if only a client with a valid credential gets this rejection. Without a method
+    /// there was no login: a public route also contacts its upstream for unauthenticated clients.
     pub fn is_after_login(&self, method: Option<Method>) -> bool {
         match self {
             Self::Revoked(_)
@@ -529,7 +529,7 @@ impl Rejection {
         }
     }
 
-    /// Says whether a client that knows one code for every failed login calls it `AUTH_FAILED`.
+    /// Returns true if a client that knows one code for every failed login calls it `AUTH_FAILED`.
     pub fn is_failed_login(&self) -> bool {
         let facts = self.facts();
         let status = facts.status.as_u16();
@@ -540,7 +540,8 @@ impl Rejection {
         facts.side == Side::Client && (matches!(status, 401 | 403) || of_first_message)
     }
 
-    /// How it is said with a close frame: after an early 101, and in `reject_mode = "close"`.
+    /// Returns the close frame of the rejection, for use after an early 101 and with `reject_mode =
+    /// "close"`.
     pub fn close(&self, codes: CloseCodes) -> (CloseCode, String) {
         let (rfc, reason) = match self {
             Self::FirstMessage(FirstMessageFault::NotAuth) => {
@@ -574,13 +575,13 @@ impl Rejection {
             Self::UpstreamProtocol(_) | Self::UpstreamDeclined(_) => {
                 (CloseCode::BAD_GATEWAY, "Upstream unavailable")
             }
-            // The same as for live sessions, whatever the codes of the route.
+            // The same as for live sessions, with every setting of `close_codes`.
             Self::Draining => return (CloseCode::GOING_AWAY, "Server going away".to_owned()),
             Self::Internal => (CloseCode::INTERNAL, "Internal error"),
             other if other.facts().status.is_server_error() => (CloseCode::TRY_AGAIN_LATER, ""),
             _ => (CloseCode::POLICY, ""),
         };
-        // An upstream's own answer keeps its status to itself.
+        // The close code does not depend on the status of the upstream's response.
         let status = if matches!(self, Self::UpstreamDeclined(_)) {
             StatusCode::BAD_GATEWAY
         } else {
@@ -592,7 +593,7 @@ impl Rejection {
         )
     }
 
-    /// What the operator should know: goes to log and audit, never to the client.
+    /// Returns the reason for the operator. It goes to log and audit log, never to the client.
     pub fn detail(&self) -> String {
         match self {
             Self::InvalidToken(why) => why.to_string(),

@@ -1,7 +1,7 @@
-//! `docs/errors.md`, written from the tables of rejections and close reasons.
+//! Writes `docs/errors.md` from the tables of rejections and close reasons.
 //!
-//! A test holds the committed page to this function; `USHER_WRITE_DOCS=1 cargo test --lib pages`
-//! writes it anew.
+//! A test compares the committed page with this function; `USHER_WRITE_DOCS=1 cargo test --lib
+//! pages` writes it again.
 
 use std::fmt::Write;
 
@@ -17,7 +17,8 @@ pub fn errors_page() -> String {
          ## How a request is refused\n\n\
          `code` is in the body of the response; the label is the `outcome` in metrics, logs and \
          audit lines. Side: the side at fault.\n\
-         Recoverable: the same client may succeed by trying again, perhaps with a new credential.\n\n\
+         Recoverable: the same client may succeed by trying again, perhaps with a new \
+         credential.\n\n\
          After an early 101, and on routes with `reject_mode = \"close\"`, the client gets a close \
          code and a reason instead of the status;\n\
          `close_codes = \"http\"` sends the code in brackets.\n\n\
@@ -95,7 +96,7 @@ pub fn errors_page() -> String {
                 (format!("`{}`", error.code), if error.recoverable { "yes" } else { "no" })
             }
         };
-        let (client, upstream) = (told(facts.to_client), told(facts.to_upstream));
+        let (client, upstream) = (close_cell(facts.to_client), close_cell(facts.to_upstream));
         let _ = writeln!(
             page,
             "| `{}` | {code} | {recoverable} | {client}{http} | {upstream} |",
@@ -105,7 +106,7 @@ pub fn errors_page() -> String {
     page
 }
 
-fn told(close: Option<(CloseCode, &'static str)>) -> String {
+fn close_cell(close: Option<(CloseCode, &'static str)>) -> String {
     close.map_or_else(|| "no close frame".to_owned(), |(code, reason)| format!("{code} `{reason}`"))
 }
 
@@ -125,7 +126,7 @@ mod tests {
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == page,
-            "docs/{name} is not what the tables say; run USHER_WRITE_DOCS=1 cargo test --lib pages"
+            "docs/{name} differs from the tables; run USHER_WRITE_DOCS=1 cargo test --lib pages"
         );
     }
 
@@ -136,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_catalogue_has_every_rejection() {
-        // A variant that is new here belongs into `Rejection::catalogue` too.
+        // Add a new variant to `Rejection::catalogue` too.
         let number = |rejection: &Rejection| match rejection {
             Rejection::AmbiguousRequest(_) => 0,
             Rejection::HeadTooLarge => 1,

@@ -1,7 +1,8 @@
-//! What Usher itself says and hears inside a session's stream.
+//! Usher's own messages inside a session's stream.
 //!
-//! The relay holds short text messages of the client while an answer may be among them and shows
-//! them here; whatever is meant for us is taken out, judged beside the stream, and answered in it.
+//! The relay holds short text messages of the client while one of them may be an answer, and passes
+//! them to this module. A message for Usher is taken out of the stream, judged beside it, and
+//! answered in it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -27,27 +28,27 @@ use crate::ws::frame::Message;
 #[derive(Debug)]
 pub struct Conversation {
     dialect: Dialect,
-    /// `None`: nothing is renewed here.
+    /// `None`: the session cannot be renewed.
     renewal: Option<Arc<Renewal>>,
-    /// The upstream's greeting is still to come, and the client had it from us.
+    /// The upstream's greeting has not arrived yet, and Usher has already sent one to the client.
     awaits_greeting: bool,
-    /// What the upstream has sent so far, while its answer to the login is awaited.
+    /// The bytes from the upstream so far, while its answer to the login is awaited.
     login_answer: Option<Vec<u8>>,
-    /// Messages of the upstream that were looked at.
+    /// The number of messages of the upstream that were checked.
     upstream_heard: u64,
     /// The client's login was a message of this dialect, and not a header of its upgrade.
     began_by_message: bool,
     judging: Option<Judging>,
-    /// The grant is a new one, and nobody has looked at it yet.
+    /// The grant was renewed, and `take_renewed` has not returned it yet.
     was_renewed: bool,
 }
 
-/// What becomes of a message of the client.
+/// The fate of a message that was held.
 #[derive(Debug)]
 pub enum MessageFate {
-    /// It was meant for us: it goes no further.
+    /// The message was for Usher. It goes no further.
     Ours,
-    /// The upstream gets this one for it.
+    /// The upstream gets this message instead.
     Instead(Message),
     NotOurs,
 }
@@ -77,7 +78,7 @@ impl Conversation {
         }
     }
 
-    /// The conversation of a client that logged in by a message.
+    /// Returns the conversation of a client that logged in by a message.
     pub fn begun_by_message(self) -> Self {
         let login_answer = self.dialect.waits_for_login_answer().then(Vec::new);
         Self {
@@ -88,21 +89,21 @@ impl Conversation {
         }
     }
 
-    /// Returns what is held of the client's messages, to be shown here.
+    /// Returns which messages of the client the relay holds for [`Self::hears`].
     pub fn holds(&self, state: &SessionState) -> Option<Hold> {
         let is_needed = state.listens() || self.dialect.logs_in_again();
         let binary = self.began_by_message && self.dialect.is_binary();
         is_needed.then(|| Hold { most: self.dialect.longest(), binary })
     }
 
-    /// A whole message of the client.
+    /// Handles a whole message of the client.
     pub fn receive_client(
         &mut self,
         message: &HeldMessage,
         state: &mut SessionState,
         now: Now,
     ) -> MessageFate {
-        // What inflates to more than the longest of ours is none of ours.
+        // A message that inflates to more than the longest login is not for Usher.
         let inflated = if message.is_compressed {
             inflate(&message.payload, self.dialect.longest()).ok()
         } else {
@@ -115,7 +116,7 @@ impl Conversation {
         };
         let answer =
             if message.is_text && state.listens() { self.dialect.answer(payload) } else { None };
-        // Without a credential in it, what looks like an answer that nobody waits for is the
+        // When no answer is expected, a message that looks like one but has no credential is the
         // application's.
         let answer = answer.filter(|answer| state.expects_answer() || answer.has_credential());
         match answer {
@@ -131,7 +132,7 @@ impl Conversation {
         }
     }
 
-    /// An answer that nobody waits for is taken out of the stream too, and not judged.
+    /// Handles an answer. An unexpected one is taken out of the stream too, and not judged.
     fn take_answer(&mut self, answer: RenewalAnswer, state: &mut SessionState, now: Now) {
         let Some(renewal) = &self.renewal else { return };
         let (credential, id) = match answer {
@@ -151,23 +152,23 @@ impl Conversation {
         }
     }
 
-    /// Returns what is held of the upstream's messages, to be shown here.
+    /// Returns which messages of the upstream the relay holds for [`Self::hears_upstream`].
     pub fn holds_of_upstream(&self) -> Option<Hold> {
         let binary = self.awaits_login_answer();
         (binary || self.awaits_greeting).then(|| Hold { most: self.dialect.longest(), binary })
     }
 
-    /// Returns true while what the client sends has to wait.
+    /// Returns true while the client's messages have to wait.
     pub fn awaits_login_answer(&self) -> bool {
         self.login_answer.is_some()
     }
 
-    /// Gives up waiting for the upstream's answer to the login; false if it came, or none was due.
+    /// Stops waiting for the upstream's answer to the login. Returns false if none was awaited.
     pub fn forget_login(&mut self) -> bool {
         self.login_answer.take().is_some()
     }
 
-    /// A whole message of the upstream.
+    /// Handles a whole message of the upstream.
     pub fn receive_upstream(
         &mut self,
         message: &HeldMessage,
@@ -192,7 +193,7 @@ impl Conversation {
             return MessageFate::NotOurs;
         }
         let was_awaited = std::mem::take(&mut self.awaits_greeting);
-        // The client has had it from us.
+        // Usher has already sent a greeting to the client.
         if was_awaited
             && message.is_text
             && !message.is_compressed
@@ -203,15 +204,15 @@ impl Conversation {
         MessageFate::NotOurs
     }
 
-    /// The upstream has sent so many messages in all: one that was too long to be looked at is no
-    /// answer to a login.
+    /// Notes how many messages the upstream has sent in all. A message that was too long to be held
+    /// is not an answer to a login.
     pub fn count_upstream(&mut self, messages: u64, state: &mut SessionState, now: Now) {
         if messages > self.upstream_heard && self.login_answer.take().is_some() {
             state.handle_close_request(CloseReason::LoginRefused, now.mono);
         }
     }
 
-    /// The question for a new credential.
+    /// Returns the question for a new credential.
     pub fn ask(&self, session: &SessionHandle, now: Now) -> Option<Message> {
         let grant = &self.renewal.as_ref()?.grant;
         let expires_at = grant.expires_at()?;
@@ -220,7 +221,7 @@ impl Conversation {
         self.dialect.ask(&Question { expires_at, grace, now: now.wall })
     }
 
-    /// Completes when a credential was judged, with what the client is to be told.
+    /// Completes when a credential was judged, with the message for the client.
     pub fn poll_verdict(
         &mut self,
         cx: &mut Context<'_>,
@@ -232,12 +233,12 @@ impl Conversation {
         let id = self.judging.take().and_then(|judging| judging.id);
         let now = Now::read();
         Poll::Ready(match verdict {
-            Ok(grant) => self.go_on(grant, id.as_deref(), state, session, now),
+            Ok(grant) => self.proceed(grant, id.as_deref(), state, session, now),
             Err(why) => self.refuse(&why, id.as_deref(), state, session, now),
         })
     }
 
-    fn go_on(
+    fn proceed(
         &mut self,
         grant: Grant,
         id: Option<&str>,
@@ -256,8 +257,8 @@ impl Conversation {
         session.set_expires_at(expires_at);
         if let (Some(renewal), Some(principal)) = (&self.renewal, grant.principal()) {
             session.identity.renew(principal);
-            // It may have been revoked since it was judged, when the session did not bear its name
-            // yet.
+            // The credential may have been revoked after it was judged, before the session was
+            // known by it.
             if renewal.authenticator.load().revocations().find(principal, now).is_some() {
                 session.close(CloseReason::Revoked);
             }
@@ -272,7 +273,7 @@ impl Conversation {
         };
         let message = self.dialect.renewed(&told);
         if let Some(renewal) = &mut self.renewal {
-            // The future that judged is gone, so this is the only one who holds it.
+            // The future that judged is gone, so this is the only reference.
             if let Some(renewal) = Arc::get_mut(renewal) {
                 renewal.grant = grant;
                 self.was_renewed = true;
@@ -281,7 +282,7 @@ impl Conversation {
         message
     }
 
-    /// The new grant, once after it was renewed.
+    /// Returns the new grant, once after each renewal.
     pub fn take_renewed(&mut self) -> Option<&Grant> {
         let was_renewed = std::mem::take(&mut self.was_renewed);
         self.renewal.as_ref().filter(|_| was_renewed).map(|renewal| &renewal.grant)
@@ -304,7 +305,7 @@ impl Conversation {
                 false,
             ),
             NotRenewed::NoLonger if state.was_renewed_just_now() => {
-                // The same answer once more.
+                // The client sent the same answer once more.
                 state.handle_verdict(Verdict::Unknown, now.mono);
                 return None;
             }
@@ -324,7 +325,7 @@ impl Conversation {
         };
         Reauth { session: session.facts(), outcome: ReauthOutcome::Refused(why) }.emit();
         if !state.is_open() {
-            // Nothing of ours follows a close frame.
+            // Usher sends no message behind a close frame.
             return None;
         }
         let goes_on = state.handle_verdict(verdict, now.mono);
@@ -347,7 +348,8 @@ impl Conversation {
         })
     }
 
-    /// Words the end of the session for its client, ahead of the close frame.
+    /// Returns the message that tells the client why the session ends, to be sent before the close
+    /// frame.
     pub fn farewell(
         &self,
         reason: CloseReason,

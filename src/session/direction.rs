@@ -1,9 +1,10 @@
-//! One direction of a session: what is known of its frames, and what could not be written yet.
+//! One direction of a session: the state of its frames, and the bytes that could not be written
+//! yet.
 //!
-//! A direction that is idle owns no buffer: bytes are read into a scratch buffer of the thread,
-//! followed frame by frame, and written to the other side at once. Only what the other side does
-//! not take is kept, and while it is kept nothing more is read: that is the backpressure. What
-//! Usher puts in goes between two frames, and a message of ours between two messages.
+//! An idle direction owns no buffer: bytes are read into a scratch buffer of the thread, followed
+//! frame by frame, and written to the other side at once. Only bytes that the other side does not
+//! take are kept, and meanwhile nothing more is read: that is the backpressure. Usher inserts its
+//! control frames between two frames, and its messages between two messages.
 
 use std::io;
 use std::pin::Pin;
@@ -23,26 +24,27 @@ use crate::ws::deflate::{InflateError, Inflater};
 use crate::ws::follow::{Compressed, FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{ControlKind, FrameError, Sender};
 
-/// What one read takes where messages are looked at or inflated: deflate makes a thousand bytes of
-/// one.
+/// The most bytes of one read while messages are held or inflated: deflate makes up to a thousand
+/// bytes out of one.
 const READ_TO_BE_HEARD: usize = 4 * 1024;
-/// What is inflated at a time, before it is seen whether the receiver takes it.
+/// The bytes that are inflated in one step, before the next check whether there is room for more.
 const INFLATED_STEP: usize = 128;
-/// What one turn hears of short messages before others have theirs: hearing is parsing.
+/// The most bytes of held messages in one turn, so that other sessions get theirs. Held messages
+/// are parsed, which takes time.
 const HEARD_PER_TURN: usize = 64 * 1024;
 /// Reads of one direction in one turn, so that a busy session lets others run.
 pub(super) const READS_PER_TURN: usize = 8;
-/// Our own words that wait for their place. A client that makes us say more than it reads is not
-/// listened to meanwhile.
+/// The most bytes of Usher's own messages that wait for their place. A client that causes more of
+/// them is not read from until it reads.
 const MOST_INSERTED: usize = 4 * 1024;
-/// What our pings say; a pong that says it is the answer.
+/// The payload of Usher's pings. A pong with the same payload is the answer.
 pub(super) const PING: &[u8] = b"usher";
 
 #[derive(Debug)]
 pub(super) struct Direction {
     sender: Sender,
     follower: FrameFollower,
-    /// Came before the relay began, and is taken in before anything is read.
+    /// Bytes that arrived before the relay began. They are taken in before anything is read.
     early: Vec<u8>,
     pending: Vec<u8>,
     written: usize,
@@ -50,40 +52,41 @@ pub(super) struct Direction {
     needs_flush: bool,
     source: Source,
     bytes: u64,
-    /// What one read takes, and so what is kept at most while the receiver does not take it.
+    /// The most bytes of one read, and so the most that are kept while the receiver does not take
+    /// them.
     most: usize,
-    /// Where the upstream takes no compression. Boxed, like all that few sessions have.
+    /// Set if the upstream takes no compression. Boxed, like everything that few sessions need.
     inflater: Option<Box<Inflater>>,
-    /// A piece of a compressed message that is not inflated to its end, and how far it is.
+    /// A piece of a compressed message that is only partly inflated, and the position in it.
     inflating: Option<Box<(Compressed, usize)>>,
     holds: bool,
-    /// Of short messages, in this turn.
+    /// Bytes of held messages in this turn.
     heard: usize,
-    /// Where forwarding stopped, did the receiver stand between two frames?
+    /// Set when forwarding has stopped: whether the receiver was between two frames then.
     stopped_between_frames: Option<bool>,
     rate: Option<Box<MessageRate>>,
 }
 
-/// Frames of ours that wait for their place.
+/// Usher's own frames that wait for their place.
 #[derive(Debug, Default)]
 struct Inserts {
-    /// Between two messages.
+    /// They go between two messages.
     messages: Vec<u8>,
-    /// Between two frames.
+    /// They go between two frames.
     controls: Vec<u8>,
-    /// Between two frames; nothing of the peer's may follow it.
+    /// It goes between two frames. No frame of the peer may follow it.
     close: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Open,
-    /// Nothing more may be forwarded: what still comes is read and dropped, but for the answer to
-    /// our close frame.
+    /// Nothing more may be forwarded. Further bytes are read and dropped, except the answer to
+    /// Usher's close frame.
     Drained,
-    /// The same, and it cannot even be followed.
+    /// As `Drained`, and the frames cannot even be followed.
     Unreadable,
-    /// Nothing more comes.
+    /// The stream has ended.
     Ended,
 }
 
@@ -93,17 +96,17 @@ enum Read {
     Blocked,
 }
 
-/// What a turn came to.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum PumpResult {
     Nothing,
-    /// Something, and now there is nothing to be had or no room for it: a wake-up will come.
+    /// Bytes have moved. Now there are no more, or there is no room for them: a wake-up will come.
     Some,
-    /// There may be more at once.
+    /// Bytes may have moved, and there may be more at once.
     More,
 }
 
-/// Who is asked about what passes.
+/// The parts of a session that see the passing frames.
 pub(super) struct MessageContext<'a> {
     pub state: &'a mut SessionState,
     pub conversation: Option<&'a mut Conversation>,
@@ -137,7 +140,7 @@ impl Direction {
         self
     }
 
-    /// Whole frames that the receiver gets before everything else.
+    /// Sets whole frames that the receiver gets first.
     pub(super) fn beginning_with(mut self, ahead: Vec<u8>) -> Self {
         self.pending = ahead;
         self
@@ -161,12 +164,12 @@ impl Direction {
         self.pending.is_empty() && !self.needs_flush
     }
 
-    /// Nothing that comes from this side can change anything any more.
+    /// Returns true if the frames from this side cannot be followed any more.
     pub(super) fn is_unreadable(&self) -> bool {
         self.source == Source::Unreadable
     }
 
-    /// Our close frame has been placed: nothing follows it.
+    /// Returns true if Usher's close frame has been placed. Nothing follows it.
     pub(super) fn has_sent_close(&self) -> bool {
         self.source != Source::Open && self.inserts.is_none()
     }
@@ -189,8 +192,7 @@ impl Direction {
         self.place();
     }
 
-    /// False: there is no place for it, and there will be none. The peer went away in the middle of
-    /// a frame.
+    /// Inserts a close frame. Returns false if the peer left in the middle of a frame.
     pub(super) fn insert_close(&mut self, wire: Vec<u8>) -> bool {
         self.inserts.get_or_insert_default().close = Some(wire);
         self.place();
@@ -202,7 +204,7 @@ impl Direction {
         true
     }
 
-    /// Puts what waits behind what is pending, if that ends where it may stand.
+    /// Moves waiting frames behind the pending bytes, if these end where the frames may stand.
     fn place(&mut self) {
         let Some(inserts) = &mut self.inserts else { return };
         if self.inflating.is_some()
@@ -226,7 +228,7 @@ impl Direction {
         }
     }
 
-    /// Where following has to stop, for something to be put in or counted.
+    /// Returns where the follower must stop, so that a frame can be inserted or a message counted.
     fn pause(&self) -> Pause {
         match &self.inserts {
             Some(inserts) if inserts.close.is_some() || !inserts.controls.is_empty() => {
@@ -238,8 +240,8 @@ impl Direction {
         }
     }
 
-    /// Follows bytes of the sender. Gives back what can be written as it is; everything else is in
-    /// `pending`, before it in order.
+    /// Follows bytes of the sender. Returns the bytes that can be written as they are. Everything
+    /// else is in `pending`, and comes before them.
     fn take_in<'a>(&mut self, context: &mut MessageContext<'_>, bytes: &'a [u8]) -> &'a [u8] {
         self.bytes += bytes.len() as u64;
         if self.sender == Sender::Client {
@@ -271,7 +273,7 @@ impl Direction {
                 self.place();
             }
             if self.inflating.is_some() {
-                // The rest waits until it is through.
+                // The rest waits until the piece is inflated.
                 self.bytes -= rest.len() as u64;
                 self.early = [rest, &self.early].concat();
                 break;
@@ -282,7 +284,7 @@ impl Direction {
                 LimitReached { limit: Limit::MessagesPerSecond, peer: None }.emit();
                 self.rate = None;
                 context.state.handle_close_request(CloseReason::MessageRate, context.now.mono);
-                self.refuse_the_rest();
+                self.ignore_rest();
             }
         }
         whole
@@ -315,7 +317,8 @@ impl Direction {
             Segment::Bytes(bytes) => self.pending.extend_from_slice(&bytes),
             Segment::Compressed(piece) => self.inflating = Some(Box::new((piece, 0))),
             Segment::Message(message) => {
-                // What is compressed may be as long as the longest that is looked at.
+                // A compressed message may inflate to the longest message that is parsed, so it
+                // counts for more.
                 self.heard += if message.is_compressed {
                     READ_TO_BE_HEARD.max(message.payload.len())
                 } else {
@@ -351,7 +354,7 @@ impl Direction {
         }
     }
 
-    /// Goes on with a compressed piece, as far as what is pending allows.
+    /// Inflates more of a compressed piece, while the pending bytes leave room.
     fn inflate(&mut self, context: &mut MessageContext<'_>) {
         let (Some(inflater), Some(inflating)) = (&mut self.inflater, &mut self.inflating) else {
             return;
@@ -377,18 +380,18 @@ impl Direction {
             Err(InflateError::TooLarge) => {
                 LimitReached { limit: Limit::InflatedBytes, peer: None }.emit();
                 context.state.handle_close_request(CloseReason::MessageTooBig, context.now.mono);
-                self.refuse_the_rest();
+                self.ignore_rest();
             }
             Err(InflateError::Broken) => {
                 context.state.handle_protocol_error(self.sender, context.now.mono);
-                self.refuse_the_rest();
+                self.ignore_rest();
                 self.source = Source::Unreadable;
             }
         }
     }
 
-    /// What still comes is followed for its close frame alone.
-    pub(super) fn refuse_the_rest(&mut self) {
+    /// Stops forwarding. Further bytes are followed only for their close frame.
+    pub(super) fn ignore_rest(&mut self) {
         if self.source == Source::Open {
             self.stopped_between_frames = Some(self.follower.at_frame_boundary());
             self.source = Source::Drained;
@@ -396,7 +399,7 @@ impl Direction {
     }
 
     fn cannot_follow(&mut self, error: FrameError, context: &mut MessageContext<'_>) {
-        self.refuse_the_rest();
+        self.ignore_rest();
         self.source = Source::Unreadable;
         if error == FrameError::TooBig {
             LimitReached { limit: Limit::MessageBytes, peer: None }.emit();
@@ -407,7 +410,7 @@ impl Direction {
     }
 }
 
-/// Moves what can be moved.
+/// Moves bytes in one direction, until nothing can move or the turn is over.
 pub(super) fn pump(
     direction: &mut Direction,
     context: &mut MessageContext<'_>,
@@ -427,7 +430,7 @@ pub(super) fn pump(
                 direction.needs_flush = false;
                 direction.inserts = None;
                 direction.inflating = None;
-                direction.refuse_the_rest();
+                direction.ignore_rest();
                 context.state.handle_write_failed(direction.sender.other(), context.now.mono);
                 moved = PumpResult::Some;
             }
@@ -456,13 +459,13 @@ pub(super) fn pump(
     PumpResult::More
 }
 
-/// Writes what waits, without reading anything.
+/// Writes the pending bytes, without reading.
 pub(super) fn flush(direction: &mut Direction, to: &mut Stream, cx: &mut Context<'_>) {
     // A failure shows again at the next write.
     let _ = write_pending(direction, to, cx);
 }
 
-/// True when nothing is left to write.
+/// Writes the pending bytes. Returns true when nothing is left to write.
 fn write_pending(
     direction: &mut Direction,
     to: &mut Stream,
@@ -495,7 +498,7 @@ fn write_pending(
     Ok(true)
 }
 
-/// One read; what it brings is written at once, and what is not taken is kept. Nothing is pending
+/// Reads once. Writes the bytes at once, and keeps those that are not taken. Nothing may be pending
 /// before.
 fn read(
     direction: &mut Direction,

@@ -1,4 +1,4 @@
-//! What happens in a session after the 101.
+//! Events of a session after the 101.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use crate::telemetry::family::{Label, LabelNames, Name, Word, families, words};
 use crate::telemetry::metrics::Metrics;
 use crate::ws::close_code::CloseCode;
 
-/// From a second to a day.
+/// From one second to one day.
 const SESSION_BUCKETS: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0];
 
 families! {
@@ -119,7 +119,7 @@ impl<'a> SessionFacts<'a> {
     }
 }
 
-/// Live sessions of a route moved this much since the last event.
+/// The traffic of a route's live sessions since the last event.
 #[derive(Debug)]
 pub struct Relayed<'a> {
     pub route: &'a str,
@@ -158,7 +158,7 @@ pub struct SessionEnded<'a> {
     pub rest: [Traffic; 2],
 }
 
-/// Counts a session that begins. Its [`SessionEnded`] takes it away again.
+/// Counts a session that begins. Its [`SessionEnded`] subtracts it again.
 pub fn count_started(metrics: &Metrics, route: &str) {
     metrics.change(&ACTIVE, (route,), 1.0);
 }
@@ -272,7 +272,7 @@ impl Event for SessionEnded<'_> {
     fn log(&self) {
         let SessionFacts { request_id, session_id, user, route, upstream, peer, .. } = self.session;
         let end = self.end;
-        // What the upstream takes for a login is the operator's doing.
+        // The operator chooses the login that the upstream gets, so its refusal is a warning.
         let level = match end.reason {
             CloseReason::LoginRefused => Level::WARN,
             _ => Level::INFO,

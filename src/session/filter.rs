@@ -1,4 +1,4 @@
-//! Which sessions somebody asks for. Nodes ask each other in these words.
+//! The filter of a request for sessions. Nodes send it to each other.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,14 +6,14 @@ use super::registry::SessionHandle;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionFilter {
-    /// How many are listed at most.
+    /// The most sessions that are listed.
     pub limit: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// By its path in the configuration.
+    /// The route's path in the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
-    /// By its name.
+    /// The method's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
 }

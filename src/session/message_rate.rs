@@ -1,4 +1,4 @@
-//! How many messages a client may send in a second, counted by their headers.
+//! The limit on a client's messages per second, counted by their headers.
 
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ impl MessageRate {
         Self { per_second, left: per_second, counted: 0, at: now }
     }
 
-    /// `messages`: how many there were so far.
+    /// Returns false if the client has sent too many. `messages` is the number of messages so far.
     pub(super) fn allows(&mut self, messages: u64, now: Instant) -> bool {
         let new = messages - self.counted;
         if new == 0 {

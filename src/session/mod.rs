@@ -1,10 +1,10 @@
-//! An authenticated client and upstream, joined.
+//! Sessions: an authenticated client, joined with an upstream.
 //!
-//! `state.rs` holds the rules (no I/O, no clock), `timer.rs` the deadlines, `relay.rs` carries out
-//! what the rules ask for, `direction.rs` moves the bytes of one direction, `conversation.rs` is
-//! what Usher says and hears in the stream, `revalidation.rs` asks the verifier again,
-//! `registry.rs` knows every live session, `user_limit.rs` how many one user has, `close.rs` every
-//! way one ends.
+//! `state.rs` holds the rules (no I/O, no clock), and `timer.rs` the deadlines. `relay.rs` carries
+//! out the actions of the rules, and `direction.rs` moves the bytes of one direction.
+//! `conversation.rs` handles Usher's own messages in the stream, and `revalidation.rs` asks the
+//! verifier again. `registry.rs` lists every live session, and `user_limit.rs` counts those of one
+//! user. `rejection/close.rs` lists the reasons for an end.
 
 pub mod conversation;
 mod direction;

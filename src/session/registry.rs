@@ -1,7 +1,7 @@
-//! Every live session of this process, whichever thread runs it.
+//! The list of every live session of this process, on all threads.
 //!
-//! Drain, the admin listener and limits look at sessions through the [`Registry`]; a session's own
-//! task holds a [`SessionGuard`] and polls it for the wish that it should close.
+//! Drain, the admin listener and limits find sessions in the [`Registry`]. A session's own task
+//! holds a [`SessionGuard`] and polls it for a request to close.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -39,27 +39,27 @@ pub struct SessionHandle {
     pub id: SessionId,
     /// `None` on a public route.
     pub user: Option<Box<str>>,
-    /// What a revocation looks for.
+    /// The identity by which a revocation finds the session.
     pub identity: Identity,
     pub method: Option<Method>,
     pub route: Arc<str>,
     pub upstream: Arc<str>,
-    /// The upstream's server that serves it.
+    /// The server of the upstream that serves the session.
     pub server: Arc<str>,
     pub peer: IpAddr,
     pub request_id: RequestId,
     pub started: UnixMillis,
-    /// Unix milliseconds; 0: it has no end of its own. A renewal moves it.
+    /// Unix milliseconds; 0: the session has no end of its own. A renewal changes it.
     pub expires_at: AtomicU64,
-    /// Unix milliseconds; written by the session's task, read by whoever lists sessions.
+    /// Unix milliseconds. The session's task writes it, and lists of sessions read it.
     pub last_activity: AtomicU64,
     /// From the client, and from the upstream.
     pub traffic: [TrafficMeter; 2],
     pub signal: CloseSignal,
 }
 
-/// What one direction of a session has moved. The session's task writes it; whoever renders the
-/// metrics takes what is new.
+/// The traffic of one direction of a session. The session's task writes it, and the metrics take
+/// the new part.
 #[derive(Debug, Default)]
 pub struct TrafficMeter {
     bytes: Meter,
@@ -69,11 +69,11 @@ pub struct TrafficMeter {
 #[derive(Debug, Default)]
 struct Meter {
     moved: AtomicU64,
-    /// Of that, what was counted already.
+    /// The part of `moved` that was already counted.
     counted: AtomicU64,
 }
 
-/// The wish that a session should close: the first reason given stays.
+/// A request that a session should close. The first reason stays.
 #[derive(Debug, Default)]
 pub struct CloseSignal {
     slot: Mutex<Slot>,
@@ -85,7 +85,7 @@ struct Slot {
     waker: Option<Waker>,
 }
 
-/// A session is in the registry for as long as this lives.
+/// A session's place in the registry. Dropping it removes the session.
 #[derive(Debug)]
 pub struct SessionGuard {
     registry: Arc<Registry>,
@@ -143,8 +143,7 @@ impl Registry {
         self.shard(id)?.get(&id).cloned()
     }
 
-    /// Every session that is open now. Locks one shard at a time: sessions may come and go
-    /// meanwhile.
+    /// Returns every open session. Locks one shard at a time: sessions may come and go meanwhile.
     pub fn handles(&self) -> Vec<Arc<SessionHandle>> {
         let mut handles = Vec::with_capacity(self.len());
         for shard in &self.shards {
@@ -153,7 +152,7 @@ impl Registry {
         handles
     }
 
-    /// Tells every session that the revocation concerns to end; gives back how many were not ending
+    /// Asks every session that the revocation concerns to end. Returns how many were not ending
     /// already.
     pub fn close_revoked(&self, revocation: &Revocation) -> usize {
         let aim = revocation.aim();
@@ -168,7 +167,8 @@ impl Registry {
         closed
     }
 
-    /// Counts what live sessions have moved since the last time: nothing is counted while they do.
+    /// Counts the traffic of live sessions since the last call. Sessions do not count it while they
+    /// run.
     pub fn count_traffic(&self) {
         let mut routes: HashMap<Arc<str>, [Traffic; 2]> = HashMap::new();
         for shard in &self.shards {
@@ -188,7 +188,7 @@ impl Registry {
         }
     }
 
-    /// How many sessions are wanted, and at most `limit` of them, the longest lived first.
+    /// Returns the number of wanted sessions, and at most `limit` of them, the oldest first.
     pub fn snapshot(
         &self,
         limit: usize,
@@ -200,7 +200,7 @@ impl Registry {
         (handles.len(), handles.iter().take(limit).map(|handle| handle.row()).collect())
     }
 
-    /// Open sessions for each route and method that has any.
+    /// Returns the number of open sessions for each route and method that has any.
     pub fn tally(&self) -> Vec<SessionCount> {
         let mut counts: BTreeMap<(Arc<str>, Option<&'static str>), usize> = BTreeMap::new();
         for shard in &self.shards {
@@ -229,23 +229,24 @@ impl Registry {
 }
 
 impl SessionHandle {
-    /// Asks the session to end. From any thread; only the first reason counts. Says whether this
+    /// Asks the session to end, from any thread. Only the first reason counts. Returns true if this
     /// was the first.
     pub fn close(&self, reason: CloseReason) -> bool {
         self.signal.close(reason)
     }
 
-    /// For the session's own task alone: one waker is kept.
+    /// Completes when the session was asked to end. For the session's own task alone: one waker is
+    /// kept.
     pub fn poll_close(&self, context: &mut Context<'_>) -> Poll<CloseReason> {
         self.signal.poll(context)
     }
 
-    /// Something came from either side.
+    /// Notes that bytes came from either side.
     pub fn touch(&self, now: UnixMillis) {
         self.last_activity.store(now.0, Ordering::Relaxed);
     }
 
-    /// What has moved since the session began, from the client and from the upstream.
+    /// Sets the traffic since the session began, from the client and from the upstream.
     pub fn set_traffic(&self, moved: [Traffic; 2]) {
         self.traffic.iter().zip(moved).for_each(|(meter, moved)| {
             meter.bytes.moved.store(moved.bytes, Ordering::Relaxed);
@@ -253,7 +254,8 @@ impl SessionHandle {
         });
     }
 
-    /// Takes what has not been counted. Each byte is taken once, whoever else asks.
+    /// Takes the traffic that has not been counted. Each byte is taken once, also by callers that
+    /// race.
     pub fn uncounted_traffic(&self) -> [Traffic; 2] {
         let [client, upstream] = &self.traffic;
         [client, upstream]
@@ -303,7 +305,7 @@ impl Meter {
         if moved == self.counted.load(Ordering::Relaxed) {
             return 0;
         }
-        // Another may have read a later figure meanwhile, and has taken more.
+        // Another caller may have read a later value meanwhile, and has taken more.
         moved.saturating_sub(self.counted.fetch_max(moved, Ordering::Relaxed))
     }
 }
@@ -321,8 +323,8 @@ impl CloseSignal {
         is_first
     }
 
-    /// The reason and the waker change hands under one lock: a reason given before is seen here,
-    /// one given after finds the waker. No wake-up falls in between.
+    /// Returns the reason, or keeps the waker, under one lock. A reason that is set before is seen
+    /// here; one that is set after finds the waker. So no wake-up is lost.
     fn poll(&self, context: &mut Context<'_>) -> Poll<CloseReason> {
         let mut slot = lock(&self.slot);
         if let Some(reason) = slot.reason {
@@ -446,7 +448,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Every session has one, idle or not.
+    /// Every session has a handle, also an idle one.
     #[test]
     fn a_handle_takes_no_more_than_304_bytes() {
         assert!(size_of::<SessionHandle>() <= 304, "{}", size_of::<SessionHandle>());

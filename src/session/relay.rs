@@ -1,4 +1,4 @@
-//! A session's future: both directions pumped, and the rules carried out.
+//! A session's future: moves bytes in both directions, and carries out the rules.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -24,7 +24,7 @@ use crate::ws::close_code::CloseCode;
 use crate::ws::follow;
 use crate::ws::frame::{self, Message, Sender};
 
-/// How often one poll goes round, so that a busy session lets others run.
+/// The most rounds of one poll, so that a busy session lets others run.
 const TURNS: usize = 2;
 
 #[derive(Debug)]
@@ -35,29 +35,29 @@ pub struct Relay {
     inbound: Direction,
     outbound: Direction,
     state: SessionState,
-    /// Boxed: most sessions of a busy server need none, or have nothing to say for hours.
+    /// Boxed: most sessions of a busy server need none, or do not use it for hours.
     conversation: Option<Box<Conversation>>,
-    /// Boxed: few sessions rest on a verifier's word.
+    /// Boxed: few sessions depend on a verifier.
     revalidation: Option<Box<Revalidation>>,
     sleep: Pin<Box<Sleep>>,
     asleep_until: Option<Instant>,
     session: Arc<SessionHandle>,
     started: Instant,
-    /// The client has been sent all that it will ever be sent.
+    /// The sending side to the client is shut down.
     client_is_shut: bool,
 }
 
-/// Two connections that are to become one session.
+/// Two connections that will become one session.
 #[derive(Debug)]
 pub struct Opening {
     pub client: Stream,
     pub upstream: Stream,
-    /// What the upstream gets before everything else.
+    /// Bytes that the upstream gets first.
     pub ahead: Vec<u8>,
-    /// What each side sent before the relay began.
+    /// Bytes that each side sent before the relay began.
     pub early_in: Vec<u8>,
     pub early_out: Vec<u8>,
-    /// What the client hears first.
+    /// The first message that the client gets.
     pub welcome: Option<Message>,
     pub conversation: Option<Conversation>,
     pub revalidation: Option<Revalidation>,
@@ -66,11 +66,12 @@ pub struct Opening {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Kept for one direction while the other side does not take it.
+    /// The most bytes that are kept for one direction while the other side does not take them.
     pub buffered_bytes: usize,
     pub message_bytes: u64,
     pub messages_per_second: Option<usize>,
-    /// The client compresses and the upstream does not: so much is inflated of one message.
+    /// The most bytes that one message may inflate to. Set if the client compresses and the
+    /// upstream does not.
     pub inflated_bytes: Option<u64>,
 }
 
@@ -145,14 +146,14 @@ impl Relay {
                     .conversation
                     .as_ref()
                     .and_then(|conversation| conversation.ask(&self.session, now));
-                self.say(question);
+                self.insert_message(question);
             }
             Action::Close(reason) => {
                 let farewell = self
                     .conversation
                     .as_ref()
                     .and_then(|conversation| conversation.farewell(reason, &self.session, now));
-                self.say(farewell);
+                self.insert_message(farewell);
                 let to_client = reason
                     .to_client(self.state.close_codes())
                     .map(|(code, text)| frame::close(code, text, Sender::Upstream));
@@ -164,7 +165,8 @@ impl Relay {
                     (&mut self.inbound, to_upstream, Sender::Upstream),
                     (&mut self.outbound, to_client, Sender::Client),
                 ] {
-                    // Who cannot be told is not waited for: its connection just ends.
+                    // A side that cannot get a close frame is not waited for: its connection just
+                    // ends.
                     if close.is_some_and(|close| !direction.insert_close(close)) {
                         self.state.handle_end_of_stream(receiver, now.mono);
                     }
@@ -174,18 +176,18 @@ impl Relay {
         }
     }
 
-    fn say(&mut self, message: Option<Message>) {
+    fn insert_message(&mut self, message: Option<Message>) {
         if let Some(message) = message {
             self.outbound.insert_message(message.to_wire(Sender::Upstream));
         }
     }
 
-    /// Moves what can be moved.
+    /// Moves bytes in both directions.
     fn pump(&mut self, cx: &mut Context<'_>, now: Now) -> PumpResult {
         if let Some(conversation) = &self.conversation {
             self.inbound.hold(conversation.holds(&self.state));
         }
-        self.refuse_what_waits();
+        self.drop_held_messages();
         let awaits_login_answer = self.awaits_login_answer();
         let mut context = MessageContext {
             state: &mut self.state,
@@ -195,7 +197,7 @@ impl Relay {
         let was_crowded = self.outbound.is_crowded();
         let mut inbound = PumpResult::Nothing;
         if awaits_login_answer {
-            // The login itself.
+            // Only the login itself is written.
             flush(&mut self.inbound, &mut self.upstream, cx);
         } else if !was_crowded {
             inbound =
@@ -221,24 +223,25 @@ impl Relay {
                 .is_some_and(|conversation| conversation.awaits_login_answer())
     }
 
-    /// The session ends before the login was answered: what waits behind it never reaches the
-    /// upstream.
-    fn refuse_what_waits(&mut self) {
+    /// Drops the bytes that wait behind a login, if the session ends before the login was answered.
+    /// They never reach the upstream.
+    fn drop_held_messages(&mut self) {
         let Some(conversation) = &mut self.conversation else { return };
         if self.state.is_open() || !conversation.forget_login() {
             return;
         }
         if self.state.is_ending() {
-            // A close frame of ours is on its way.
-            self.inbound.refuse_the_rest();
+            // Usher's close frame is on its way.
+            self.inbound.ignore_rest();
         } else {
-            // The upstream has said goodbye, and the client's answer is among what it may not see.
+            // The upstream has sent a close frame. The client's answer to it is among the dropped
+            // bytes, so Usher answers.
             let code = self.state.close_code().unwrap_or(CloseCode::GOING_AWAY).or_protocol_error();
             self.inbound.insert_close(frame::close(code, "", Sender::Client));
         }
     }
 
-    /// A credential that was judged; true if one was.
+    /// Handles the verdict on a credential. Returns true if there was one.
     fn poll_verdict(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(conversation) = &mut self.conversation else { return false };
         let Poll::Ready(told) = conversation.poll_verdict(cx, &mut self.state, &self.session)
@@ -246,14 +249,14 @@ impl Relay {
             return false;
         };
         if let Some(grant) = conversation.take_renewed() {
-            // Another credential, perhaps of another kind.
+            // The new credential may be of another kind.
             self.revalidation = Revalidation::of(grant, Now::read()).map(Box::new);
         }
-        self.say(told);
+        self.insert_message(told);
         true
     }
 
-    /// What the verifier says of the credential by now; true if it was asked.
+    /// Handles a new answer of the verifier about the credential. Returns true if there was one.
     fn poll_verifier(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(revalidation) = &mut self.revalidation else { return false };
         if !self.state.is_open() {
@@ -287,8 +290,8 @@ impl Relay {
         true
     }
 
-    /// From a client that cannot be followed no goodbye will be understood: it has ours, and is
-    /// shown that nothing more comes.
+    /// Shuts down the connection to a client whose frames cannot be followed. The client has
+    /// Usher's close frame, and its own could not be understood.
     fn shut_client(&mut self, cx: &mut Context<'_>) {
         let done = self.state.is_ending()
             && self.inbound.is_unreadable()
@@ -304,7 +307,7 @@ impl Relay {
             self.sleep.as_mut().reset(deadline);
             self.asleep_until = Some(deadline);
         } else if !self.sleep.is_elapsed() {
-            // It knows already whom to wake.
+            // The timer already has the waker.
             return Poll::Pending;
         }
         let due = self.sleep.as_mut().poll(cx);
@@ -314,7 +317,7 @@ impl Relay {
         due
     }
 
-    /// Nothing of ours or of the peers' waits to be written.
+    /// Returns true if no bytes wait to be written.
     fn is_flushed(&self) -> bool {
         self.inbound.is_flushed() && self.outbound.is_flushed()
     }
@@ -326,7 +329,7 @@ impl Future for Relay {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         let this = self.get_mut();
         let now = Now::read();
-        // Checked against the clock itself: the timer may be late where everyone is busy.
+        // Compared with the clock itself: the timer may be late on a busy thread.
         if this.state.next_deadline().is_some_and(|deadline| deadline <= now.mono) {
             this.state.handle_deadline(now.mono);
         }
@@ -367,8 +370,8 @@ impl Future for Relay {
                 return Poll::Pending;
             }
             if turns >= TURNS {
-                // Behind the others, and behind what the sockets and timers have to say: a task
-                // that wakes itself would come back before either is looked at.
+                // Lets other tasks, sockets and timers go first. A task that wakes itself would run
+                // again before sockets and timers are polled.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }

@@ -41,9 +41,11 @@ fn config(reauth: &str) -> Arc<Config> {
     Arc::new(crate::config::for_test(&format!("auth = [\"header\"]\n[route.reauth]\n{reauth}")))
 }
 
-/// A token that ends so many seconds after the wall clock, which paused time does not move.
+/// Returns a token that ends `seconds` after the wall clock, which paused time does not move.
 fn token(config: &Config, wall: UnixMillis, subject: &str, seconds: u64) -> String {
-    let claims = json!({"iss": "https://id.example.com", "aud": "chat", "sub": subject, "exp": wall.as_secs() + seconds});
+    let exp = wall.as_secs() + seconds;
+    let claims =
+        json!({"iss": "https://id.example.com", "aud": "chat", "sub": subject, "exp": exp});
     sign_for_development(config.issuers[0].algorithms[0], &TEST_SECRET.into(), None, &claims)
         .unwrap()
 }
@@ -120,8 +122,7 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
     Session { client, upstream, relay, config, wall: now.wall }
 }
 
-/// A session of a client that has logged in by its first message, of which the upstream gets
-/// `login`.
+/// Opens a session of a client that has logged in by its first message. The upstream gets `login`.
 fn open_behind_login(
     preset: &str,
     login: &[u8],
@@ -203,7 +204,7 @@ async fn a_session_of_hours_is_asked_answers_wrongly_and_rightly_and_ends_when_i
     client.send(Frame::text("\"hello\"")).await.unwrap();
     assert_eq!(words(&mut client).await, json!("hello"));
 
-    // The wall clock stands still, so the token of half an hour is good for all of it from now.
+    // The wall clock stands still, so the token is valid for its whole half hour from now.
     assert_eq!(words(&mut client).await["type"], "auth_required");
     assert!((2575..2580).contains(&at()), "{}", at());
     for wrong in ["x.y.z", &token(&config, wall, "ada", 1800)] {
@@ -234,7 +235,7 @@ async fn a_session_of_hours_is_asked_answers_wrongly_and_rightly_and_ends_when_i
     assert!(seen.len() == 2 && seen[1].is_close(), "{seen:?}");
 }
 
-/// A client's frame, masked with zeros.
+/// Returns a client's frame, masked with zeros.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut wire = vec![first];
     match payload.len() {
@@ -253,8 +254,8 @@ async fn read_until(stream: &mut UnixStream, filter: usize) -> Vec<u8> {
     bytes
 }
 
-/// The auth message between two others, whole, in fragments and compressed: cut at every byte, what
-/// the upstream gets is the same, and the client is told the same.
+/// The auth message stands between two others: whole, in fragments, or compressed. Wherever the
+/// bytes are cut, the upstream and the client get the same.
 #[tokio::test]
 async fn an_auth_message_is_taken_out_wherever_the_bytes_are_cut() {
     let config = config("");
@@ -299,13 +300,14 @@ async fn an_auth_message_is_taken_out_wherever_the_bytes_are_cut() {
     }
 }
 
-/// Leeway is for the door: a token that has ended renews nothing, although it would still let
-/// somebody in.
+/// Leeway counts only for a new session. An expired token renews nothing, although it would still
+/// open a session.
 #[tokio::test(start_paused = true)]
 async fn a_token_inside_its_leeway_renews_nothing() {
     let Session { client, upstream: _upstream, relay, config, wall } = open("proactive = true", 8);
     let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
-    let claims = json!({"iss": "https://id.example.com", "aud": "chat", "sub": "ada", "exp": wall.as_secs() - 2});
+    let exp = wall.as_secs() - 2;
+    let claims = json!({"iss": "https://id.example.com", "aud": "chat", "sub": "ada", "exp": exp});
     let ended =
         sign_for_development(config.issuers[0].algorithms[0], &TEST_SECRET.into(), None, &claims)
             .unwrap();
@@ -314,8 +316,8 @@ async fn a_token_inside_its_leeway_renews_nothing() {
     relay.abort();
 }
 
-/// Held first, in fragments that grow too large, compressed, for an upstream that knows no
-/// compression: it reads plain text.
+/// A compressed message in fragments is held until it grows too large. The upstream takes no
+/// compression and reads plain text.
 #[tokio::test]
 async fn a_compressed_message_that_was_held_first_is_inflated_all_the_same() {
     let mut random = 1u32;
@@ -351,7 +353,7 @@ async fn a_compressed_message_that_was_held_first_is_inflated_all_the_same() {
     session.relay.abort();
 }
 
-/// For an upstream that takes no compression, everything is inflated, wherever the bytes are cut.
+/// If the upstream takes no compression, everything is inflated, wherever the bytes are cut.
 #[tokio::test]
 async fn compressed_messages_are_inflated_wherever_the_bytes_are_cut() {
     let packed = deflate::tests::deflate(b"compressed");
@@ -392,8 +394,8 @@ async fn compressed_messages_are_inflated_wherever_the_bytes_are_cut() {
     }
 }
 
-/// The question is due while the upstream's stream comes in two pieces, cut at every byte: it
-/// stands between two messages.
+/// The question is due between two pieces of the upstream's stream, cut at every byte. It stands
+/// between two messages.
 #[tokio::test(start_paused = true)]
 async fn the_question_stands_between_two_messages_wherever_the_upstream_stops() {
     let stream: Vec<u8> = [
@@ -410,7 +412,7 @@ async fn the_question_stands_between_two_messages_wherever_the_upstream_stops() 
         let mut session = open("", 900);
         let (first, second) = stream.split_at(cut);
         session.upstream.write_all(first).await.unwrap();
-        // Beyond the moment of the question.
+        // After the moment of the question.
         tokio::time::sleep(Duration::from_secs(845)).await;
         session.upstream.write_all(second).await.unwrap();
         let mut seen = Vec::new();
@@ -439,7 +441,7 @@ async fn the_question_stands_between_two_messages_wherever_the_upstream_stops() 
     }
 }
 
-/// An unmasked frame, as the upstream sends it.
+/// Returns an unmasked frame, as the upstream sends it.
 fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = payload.len() as u16;
     let head = if length < 126 {
@@ -466,8 +468,8 @@ async fn nothing_of_the_client_follows_a_login_that_the_broker_refuses() {
         client.write_all(&hidden).await.unwrap();
         assert_eq!(read_until(&mut upstream, 9).await, b"the login");
         for answer in &answers {
-            // What it does until its answer is whole, and what the client sends meanwhile, changes
-            // nothing.
+            // The pauses of the broker before its answer is whole, and further bytes of the client,
+            // change nothing.
             tokio::time::sleep(Duration::from_secs(1)).await;
             client.write_all(&hidden).await.unwrap();
             upstream.write_all(answer).await.unwrap();
@@ -512,7 +514,7 @@ async fn what_follows_a_login_waits_for_the_broker_to_accept_it() {
             upstream.write_all(&answer).await.unwrap();
         }
         assert_eq!(read_until(&mut upstream, behind.len()).await, behind, "{preset}");
-        // From then on nothing is looked at.
+        // From then on the upstream's messages are not checked.
         upstream.write_all(&plain(0x81, b"ERROR\n\n\0")).await.unwrap();
         drop(writer.await.unwrap());
         assert_eq!(relay.await.unwrap().reason, CloseReason::ClientGone, "{preset}");
@@ -528,8 +530,7 @@ async fn a_broker_that_never_answers_a_login_ends_the_session() {
     assert_eq!(began.elapsed().as_secs(), 80, "the idle timeout, and the time for a close");
 }
 
-/// The end of a session comes between the login and its answer: the client may be able to choose
-/// the moment.
+/// The session ends between the login and its answer. The client may be able to choose that moment.
 #[tokio::test(start_paused = true)]
 async fn nothing_of_the_client_follows_a_login_when_the_session_ends_before_its_answer() {
     let hidden = masked(0x81, b"CONNECT\nlogin:guest\npasscode:guest\n\n\0");

@@ -1,6 +1,7 @@
-//! A session whose verifier is asked again and again whether its credential is still good.
+//! Repeated checks with a verifier that the credential of a session is still good.
 //!
-//! The relay polls it beside its bytes. Only sessions that rest on a verifier's word have one.
+//! The relay polls a [`Revalidation`] beside its bytes. Only sessions that depend on a verifier
+//! have one.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,30 +18,31 @@ use crate::model::permission::Required;
 use crate::model::principal::Principal;
 use crate::rejection::Rejection;
 
-/// No verifier is asked more often about one session, however near its end is.
+/// The shortest pause between two questions about one session, however near its end is.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Revalidation {
-    vouched: Arc<VerifierGrant>,
-    /// Whatever the verifier says, the session does not outlive this moment without another
-    /// credential.
+    verifier_grant: Arc<VerifierGrant>,
+    /// The session does not outlive this moment without another credential, whatever the verifier
+    /// says.
     latest: Option<UnixMillis>,
-    /// What its user has to be permitted, now as then.
+    /// The permissions that the user needs, as at the start of the session.
     required: Option<Arc<Required>>,
-    /// When the verifier last said that all is well.
+    /// When the verifier last confirmed the credential.
     heard: Instant,
     step: Step,
 }
 
-/// What came of a question.
+/// The result of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RevalidationResult {
-    /// The same user, until then.
+    /// The credential is good for the same user, until this time.
     Good { expires_at: UnixMillis },
-    /// It is refused now, is somebody else's, or no longer permits what the route requires.
+    /// The credential is refused, belongs to another user, or does not permit any more what the
+    /// route requires.
     Revoked,
-    /// Nobody answers; `too_long`: for longer than the session may go on.
+    /// The verifier does not answer. `too_long`: for longer than the session may go on without it.
     Away { too_long: bool },
 }
 
@@ -50,12 +52,13 @@ enum Step {
 }
 
 impl Revalidation {
-    /// `None`: the grant does not rest on a verifier's word, or is not asked about again.
+    /// Returns `None` if the grant does not depend on a verifier, or the verifier is not asked
+    /// again.
     pub fn of(grant: &Grant, now: Now) -> Option<Self> {
-        let vouched = Arc::clone(grant.vouched()?);
-        let step = Step::waiting(&vouched, grant.expires_at(), now);
+        let verifier_grant = Arc::clone(grant.verifier_grant()?);
+        let step = Step::waiting(&verifier_grant, grant.expires_at(), now);
         Some(Self {
-            vouched,
+            verifier_grant,
             latest: grant.latest(),
             required: grant.required().cloned(),
             heard: now.mono,
@@ -64,10 +67,10 @@ impl Revalidation {
     }
 
     pub fn verifier(&self) -> &str {
-        self.vouched.verifier()
+        self.verifier_grant.verifier()
     }
 
-    /// Completes after each question, and is to be polled on.
+    /// Completes after each question. Must be polled again for the next one.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -79,7 +82,8 @@ impl Revalidation {
                 Step::Waiting(sleep) => match sleep.as_mut().poll(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(()) => {
-                        self.step = Step::Asking(Box::pin(Arc::clone(&self.vouched).ask_again()));
+                        self.step =
+                            Step::Asking(Box::pin(Arc::clone(&self.verifier_grant).ask_again()));
                     }
                 },
                 Step::Asking(asking) => {
@@ -93,8 +97,8 @@ impl Revalidation {
                     } else {
                         expires_at
                     };
-                    self.step = Step::waiting(&self.vouched, expires_at, now);
-                    // The sleep that has just been made has to know whom to wake.
+                    self.step = Step::waiting(&self.verifier_grant, expires_at, now);
+                    // The new sleep must get the waker.
                     if let Step::Waiting(sleep) = &mut self.step
                         && sleep.as_mut().poll(cx).is_ready()
                     {
@@ -130,7 +134,7 @@ impl Revalidation {
             Err(rejection) if rejection.facts().status.is_server_error() => {
                 RevalidationResult::Away {
                     too_long: self
-                        .vouched
+                        .verifier_grant
                         .grace()
                         .is_some_and(|grace| now.saturating_duration_since(self.heard) >= grace),
                 }
@@ -141,10 +145,11 @@ impl Revalidation {
 }
 
 impl Step {
-    /// In good time before the client would be asked for what the verifier may know.
-    fn waiting(vouched: &VerifierGrant, expires_at: Option<UnixMillis>, now: Now) -> Self {
+    /// Waits for the next question. It comes before the client would be asked for a credential that
+    /// the verifier may still confirm.
+    fn waiting(verifier_grant: &VerifierGrant, expires_at: Option<UnixMillis>, now: Now) -> Self {
         let in_good_time = expires_at.map_or(Duration::MAX, |end| end.since(now.wall).mul_f64(0.4));
-        let pause = vouched.pause().min(in_good_time.max(LEAST_PAUSE));
+        let pause = verifier_grant.pause().min(in_good_time.max(LEAST_PAUSE));
         Self::Waiting(Box::pin(sleep_until(now.mono + pause)))
     }
 }
@@ -163,7 +168,7 @@ mod tests {
     use super::*;
     use crate::auth::verifier::Question;
 
-    /// Paid by sessions that rest on a verifier's word alone, beside the credential and the timer.
+    /// Only sessions that depend on a verifier pay this, besides the credential and the timer.
     #[test]
     fn a_session_that_is_asked_about_pays_little_for_it() {
         let sizes = [

@@ -1,7 +1,7 @@
-//! An order carried out on this node, whoever gave it.
+//! Carries out a revocation on this node, whichever node it was ordered on.
 //!
 //! The deny list comes first and the registry second. An upgrade does it the other way round: it
-//! enters the registry and then looks at the list. So each meets the other, however they race.
+//! enters the registry and then checks the list. So at least one of the two sees the other.
 
 use super::registry::Registry;
 use crate::auth::revocation::events::{RevocationRefused, RevocationsHeld, Revoked};
@@ -10,8 +10,7 @@ use crate::base::clock::Now;
 use crate::model::revocation::Revocation;
 use crate::telemetry::Event;
 
-/// Refuses from now on what the order concerns, and ends the sessions that live by it. Gives back
-/// how many were ended.
+/// Refuses the order's identity from now on, and ends its sessions. Returns how many were ended.
 pub fn revoke(
     registry: &Registry,
     revocations: &Revocations,
@@ -22,8 +21,8 @@ pub fn revoke(
     Ok(carry_out(registry, revocations, order))
 }
 
-/// The same for what another node ordered. What is in force here already, our own orders above all,
-/// is no event.
+/// Does the same for an order of another node. An order that is already in force here, above all
+/// one of this node, is not an event.
 pub fn revoke_for_node(
     registry: &Registry,
     revocations: &Revocations,
@@ -83,7 +82,7 @@ mod tests {
                     revoke(&registry, &revocations, &order, now).unwrap();
                 });
                 start.wait();
-                // As an upgrade does it.
+                // As an upgrade does.
                 let guard = registry.open(session);
                 if revocations.find_session(guard.id.as_str(), None, now).is_some() {
                     guard.close(crate::rejection::close::CloseReason::Revoked);
@@ -113,7 +112,7 @@ mod tests {
                     revoke(&registry, &revocations, &order, now).unwrap();
                 });
                 start.wait();
-                // As a conversation does it.
+                // As a conversation does.
                 guard.identity.renew(&renewed);
                 if revocations.find(&renewed, now).is_some() {
                     guard.close(crate::rejection::close::CloseReason::Revoked);

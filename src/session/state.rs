@@ -1,9 +1,8 @@
 //! The rules of a session: events with the time in, actions out. No I/O, no clock.
 //!
-//! A driver calls `handle_*` with what happened, then `poll_action` until it gives nothing, then
-//! waits for bytes, for a close from the registry, or for `next_deadline`. Everything about when to
-//! ping, when to end and what each side is told is here; where frames begin and end is the driver's
-//! business.
+//! A driver calls `handle_*` for each event, then `poll_action` until it returns `None`. Then it
+//! waits for bytes, for a close from the registry, or for `next_deadline`. This module decides when
+//! to ping, when to end, and what each side gets. The driver knows where frames begin and end.
 
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use crate::rejection::close::CloseReason;
 use crate::ws::close_code::CloseCode;
 use crate::ws::frame::Sender;
 
-/// Who is revoked is not waited for as long as others: a client that hangs in the middle of a frame
-/// still has the upstream's ear.
+/// The wait for the peers of a revoked session. It is shorter than others: a client that stops in
+/// the middle of a frame can still send to the upstream.
 const REVOKED_LINGER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -25,18 +24,18 @@ pub struct SessionState {
     phase: Phase,
     timers: TimerTable,
     client_heard: Instant,
-    /// Pings of ours that the client has not answered.
+    /// Usher's pings that the client has not answered.
     pinged: u32,
     /// A ping waits to be sent.
     ping_due: bool,
     code: Option<CloseCode>,
     asking: RenewalPhase,
-    /// The question waits to be put into the stream.
+    /// The question waits to be sent.
     ask_due: bool,
-    /// A credential is being looked at.
+    /// A credential is being judged.
     judging: bool,
     attempts_left: u32,
-    /// The client knows messages with a credential: it sent one, or was asked for one.
+    /// The client may send credentials in messages: it sent one, or was asked for one.
     shows_credentials: bool,
 }
 
@@ -45,12 +44,12 @@ pub struct Rules {
     pub ping: Duration,
     pub idle_timeout: Duration,
     pub close_timeout: Duration,
-    /// The end of the grant; `None`: of a public session, and of one that may outlive its grant.
+    /// The end of the grant. `None` for a public session, and for one that may outlive its grant.
     pub expires: Option<Instant>,
     /// `None`: the session ends with its grant.
     pub renewing: Option<Renewing>,
-    /// The client showed its credential in a message, and may say the same again at any time, which
-    /// the upstream must not see.
+    /// The client sent its credential in a message. It may send it again at any time, and the
+    /// upstream must not see it.
     pub began_by_message: bool,
     pub close_codes: CloseCodes,
 }
@@ -66,29 +65,29 @@ pub struct Renewing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RenewalPhase {
     Quiet,
-    /// The client was asked, and has until `Timer::Answer`.
+    /// The client was asked, and has time until `Timer::Answer`.
     Asked,
     /// The grant was renewed just now. A second answer to the same question may still come, and
     /// must not reach the upstream.
     Settling,
 }
 
-/// What to do with a message of the client that was meant for us. The upstream never sees it.
+/// The handling of a client's message for Usher. The upstream never sees the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientMessage {
     Judge,
     Ignore,
 }
 
-/// What came of a credential.
+/// The result of a check of a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The grant goes on until then.
+    /// The grant is extended until this time.
     Renewed {
         expires: Option<Instant>,
     },
     Wrong,
-    /// It could not be looked at, which is not the client's fault.
+    /// The credential could not be checked, which is not the client's fault.
     Unknown,
     OtherSubject,
 }
@@ -96,13 +95,13 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// A close frame of a peer has passed, or a peer is gone; the other's answer is awaited.
+    /// A close frame of a peer has passed, or a peer is gone. The other peer's answer is awaited.
     Leaving {
         reason: CloseReason,
         client_done: bool,
         upstream_done: bool,
     },
-    /// Usher ends it: close frames go to whoever is still there.
+    /// Usher ends the session: close frames go to each side that is still there.
     Ending {
         reason: CloseReason,
         told: bool,
@@ -120,10 +119,10 @@ pub enum Action {
     Ping,
     /// Put the question for a new credential into the stream to the client.
     Ask,
-    /// Put close frames of this reason between the frames of both directions, forward nothing after
-    /// them.
+    /// Put close frames of this reason between the frames of both directions, and forward nothing
+    /// after them.
     Close(CloseReason),
-    /// Both sides are through: flush, shut down, drop.
+    /// Both sides are done: flush, shut down, drop.
     End(CloseReason),
 }
 
@@ -159,7 +158,7 @@ impl SessionState {
         match self.rules.renewing {
             None => self.timers.set(Timer::Expiry, expires),
             Some(renewing) => {
-                // Who has a token of a minute is not asked for the next one at once.
+                // A client with a token of one minute is not asked for the next one at once.
                 let halfway = now + expires.saturating_duration_since(now) / 2;
                 let early = expires.checked_sub(renewing.before_expiry).unwrap_or(now);
                 self.timers.set(Timer::Ask, early.max(halfway));
@@ -170,7 +169,7 @@ impl SessionState {
     /// Returns true if a message of the client may carry a credential. Once it has been asked for
     /// one, a late answer may come at any time.
     pub fn listens(&self) -> bool {
-        // Also while the session is ending: what a client answers then must not reach the upstream
+        // This holds while the session is ending too: an answer must not reach the upstream then
         // either.
         !matches!(self.phase, Phase::Ended { .. })
             && (self.shows_credentials || self.expects_answer())
@@ -182,9 +181,10 @@ impl SessionState {
         renewing.proactive || self.asking != RenewalPhase::Quiet
     }
 
-    /// A message that carries a credential, or should, was taken out of the stream.
+    /// Handles a message that carries a credential, or should. It was taken out of the stream.
     pub fn handle_auth_message(&mut self) -> ClientMessage {
-        // Who was just renewed and may not come unasked is repeating itself.
+        // A client that was just renewed, and may not send a credential unasked, repeats its
+        // answer.
         let repeats = self.asking == RenewalPhase::Settling
             && self.rules.renewing.is_some_and(|renewing| !renewing.proactive);
         if !self.is_open() || !self.expects_answer() || self.judging || repeats {
@@ -198,7 +198,7 @@ impl SessionState {
         matches!(self.phase, Phase::Open)
     }
 
-    /// Wrong tries that the client has left before the session ends.
+    /// Returns the number of wrong tries that the client has left before the session ends.
     pub fn attempts_left(&self) -> u32 {
         self.attempts_left
     }
@@ -207,7 +207,7 @@ impl SessionState {
         self.asking == RenewalPhase::Settling
     }
 
-    /// What came of the message that was to be judged. True: the session goes on.
+    /// Handles the verdict on a credential. Returns true if the session goes on.
     pub fn handle_verdict(&mut self, verdict: Verdict, now: Instant) -> bool {
         self.judging = false;
         let (Phase::Open, Some(renewing)) = (self.phase, self.rules.renewing) else { return false };
@@ -231,18 +231,17 @@ impl SessionState {
         matches!(self.phase, Phase::Open)
     }
 
-    /// The grant goes on until then without the client's doing, perhaps not as long as before.
+    /// Handles a new end of the grant from the verifier, which may be earlier than before.
     pub fn handle_revalidated(&mut self, expires: Instant, now: Instant) {
-        // Who may outlive a grant is not bound to another.
+        // A session that may outlive its grant is not bound to another.
         let Some(before) = self.rules.expires.filter(|_| self.is_open()) else { return };
         if self.asking == RenewalPhase::Asked {
             if expires <= before {
-                // It has to answer all the same, and perhaps sooner.
+                // The client has to answer all the same, and perhaps sooner.
                 self.rules.expires = Some(expires);
                 return self.timers.hasten(Timer::Answer, expires);
             }
-            // The client was asked for nothing: its answer, if one comes, is taken out of the
-            // stream all the same.
+            // The question is withdrawn. An answer to it is taken out of the stream all the same.
             let grace = self.rules.renewing.map_or(Duration::ZERO, |renewing| renewing.grace);
             self.asking = RenewalPhase::Settling;
             self.timers.set(Timer::Answer, now + grace);
@@ -251,14 +250,14 @@ impl SessionState {
         self.live_until(Some(expires), now);
     }
 
-    /// The client sent something. The timers are not moved here, for this is the hot path: a timer
-    /// that finds that the client was heard meanwhile goes back to sleep.
+    /// Notes that the client sent bytes. The timers are not moved here, because this is the hot
+    /// path. A timer that fires checks for bytes since then, and goes back to sleep.
     pub fn handle_client_bytes(&mut self, now: Instant) {
         self.client_heard = now;
     }
 
-    /// A pong came. Is it the answer to our ping, so that the upstream, which has not asked, must
-    /// not see it?
+    /// Handles a pong. Returns true if it answers Usher's ping: the upstream did not ask, and must
+    /// not see it.
     pub fn handle_pong(&mut self, is_ours: bool) -> bool {
         let answers = is_ours && self.pinged > 0;
         if answers {
@@ -267,7 +266,7 @@ impl SessionState {
         answers
     }
 
-    /// A close frame has passed from this side.
+    /// Handles a close frame that has passed from this side.
     pub fn handle_close_frame(&mut self, from: Sender, code: CloseCode, now: Instant) {
         self.code.get_or_insert(code);
         let reason = match from {
@@ -277,20 +276,20 @@ impl SessionState {
         self.side_is_done(from, reason, now);
     }
 
-    /// This side will send no more.
+    /// Handles the end of this side's stream.
     pub fn handle_end_of_stream(&mut self, from: Sender, now: Instant) {
         let reason = match from {
             Sender::Client => CloseReason::ClientGone,
             Sender::Upstream => CloseReason::UpstreamGone,
         };
         match self.phase {
-            // Nobody said goodbye: the other side is told why.
+            // There was no close frame: the other side gets one with the reason.
             Phase::Open => self.begin_ending(reason, Some(from), now),
             _ => self.side_is_done(from, reason, now),
         }
     }
 
-    /// Usher ends the session, or finds that a side does not speak the protocol.
+    /// Handles a request to end the session, from outside or for a broken rule.
     pub fn handle_close_request(&mut self, reason: CloseReason, now: Instant) {
         match self.phase {
             Phase::Open => self.begin_ending(reason, None, now),
@@ -302,8 +301,8 @@ impl SessionState {
         }
     }
 
-    /// Bytes that cannot be followed: nothing of this side is understood any more, its own close
-    /// frame neither.
+    /// Handles bytes that cannot be followed. Nothing of this side is understood any more, not even
+    /// its own close frame.
     pub fn handle_protocol_error(&mut self, from: Sender, now: Instant) {
         let reason = match from {
             Sender::Client => CloseReason::ClientProtocol,
@@ -315,7 +314,7 @@ impl SessionState {
         }
     }
 
-    /// A side could not be written to.
+    /// Handles a failed write to this side.
     pub fn handle_write_failed(&mut self, to: Sender, now: Instant) {
         self.handle_end_of_stream(to, now);
     }
@@ -390,17 +389,17 @@ impl SessionState {
         self.timers.next()
     }
 
-    /// Usher is ending the session: what the peers still send goes nowhere.
+    /// Returns true if Usher is ending the session: further bytes of the peers are dropped.
     pub fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Ending { .. } | Phase::Ended { .. })
     }
 
-    /// The codes of the route.
+    /// Returns the close codes of the route.
     pub fn close_codes(&self) -> CloseCodes {
         self.rules.close_codes
     }
 
-    /// The close code that passed first, or that we sent.
+    /// Returns the close code that passed first, or that Usher sent.
     pub fn close_code(&self) -> Option<CloseCode> {
         self.code
     }

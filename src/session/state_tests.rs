@@ -67,11 +67,11 @@ fn who_is_revoked_is_waited_for_a_second_at_most() {
     let mut state = SessionState::new(RULES, start);
     state.handle_close_request(CloseReason::Revoked, start);
     assert_eq!(seconds(&mut state, start, 0), [Action::Close(CloseReason::Revoked)]);
-    // It is asked for again whenever the session's task runs, and that wins no time.
+    // The session's task repeats the request whenever it runs, and that gains no time.
     state.handle_close_request(CloseReason::Revoked, start + Duration::from_millis(900));
     assert_eq!(seconds(&mut state, start, 1)[0], Action::End(CloseReason::Revoked));
 
-    // Neither is one that was leaving by itself.
+    // The same holds for a session that was already closing by itself.
     let mut state = SessionState::new(RULES, start);
     state.handle_close_frame(Sender::Upstream, CloseCode::NORMAL, start);
     state.handle_close_request(CloseReason::Revoked, start);
@@ -238,14 +238,14 @@ fn a_client_may_come_early_only_where_the_route_says_so() {
 fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
     let start = Now::read().mono;
     let at = |seconds| start + Duration::from_secs(seconds);
-    // Later, and sooner.
+    // A later end, and an earlier one.
     let mut state = SessionState::new(Rules { expires: Some(at(60)), ..RULES }, start);
     state.handle_client_bytes(at(200));
     state.handle_revalidated(at(120), at(30));
     assert_eq!(seconds(&mut state, start, 60), []);
     state.handle_revalidated(at(100), at(70));
     assert_eq!(seconds(&mut state, start, 100), [Action::Close(CloseReason::SessionExpired)]);
-    // Who may outlive a grant does.
+    // A session that may outlive its grant does.
     let mut state = SessionState::new(RULES, start);
     state.handle_revalidated(at(1), start);
     assert_eq!(seconds(&mut state, start, 2), []);
@@ -254,7 +254,7 @@ fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
     state.handle_client_bytes(at(2000));
     assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
     state.handle_revalidated(at(1800), at(850));
-    assert_eq!(seconds(&mut state, start, 870), [], "nobody has to answer any more");
+    assert_eq!(seconds(&mut state, start, 870), [], "no answer is due any more");
     assert!(
         state.listens() && state.handle_auth_message() == ClientMessage::Ignore,
         "and an answer does not reach the upstream"
@@ -265,9 +265,9 @@ fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: the session tells the sides at most once, it ends within
-    /// the close timeout of the first sign of an end, it never outlives its grant, and after the
-    /// end it only repeats it.
+    /// For any events in any order: close frames are sent at most once, and the session ends within
+    /// the close timeout after the first sign of an end. It never outlives its grant, and after the
+    /// end it only repeats the end.
     #[test]
     fn any_sequence_of_events_ends_once_and_in_time(
         events in prop::collection::vec((0u8..14, 0u64..20), 1..80),
@@ -277,7 +277,8 @@ proptest! {
         let start = Now::read().mono;
         let renewing = renews.then_some(Renewing { proactive, ..RENEWING });
         let mut expires = start + Duration::from_secs(100);
-        let mut state = SessionState::new(Rules { expires: Some(expires), renewing, ..RULES }, start);
+        let rules = Rules { expires: Some(expires), renewing, ..RULES };
+        let mut state = SessionState::new(rules, start);
         let (mut at, mut closes, mut leaving_since, mut ended) = (start, 0, None, None);
         let mut judging = false;
         for (event, pause) in events {
@@ -296,20 +297,29 @@ proptest! {
                 10 if judging => {
                     judging = false;
                     let later = at + Duration::from_secs(50);
-                    if state.handle_verdict(Verdict::Renewed { expires: Some(later) }, at) { expires = later; }
+                    let renewed = Verdict::Renewed { expires: Some(later) };
+                    if state.handle_verdict(renewed, at) {
+                        expires = later;
+                    }
                 }
                 11 if judging => { judging = false; state.handle_verdict(Verdict::Wrong, at); }
                 13 if state.is_open() => {
                     expires = at + Duration::from_secs(pause * 4 + 1);
                     state.handle_revalidated(expires, at);
                 }
-                12 if judging => { judging = false; state.handle_verdict(Verdict::OtherSubject, at); }
+                12 if judging => {
+                    judging = false;
+                    state.handle_verdict(Verdict::OtherSubject, at);
+                }
                 _ => {}
             }
             for action in std::iter::from_fn(|| state.poll_action()).take(5) {
                 match action {
                     Action::Close(_) => closes += 1,
-                    Action::End(reason) => { prop_assert!(ended.is_none_or(|earlier| earlier == reason)); ended = Some(reason); }
+                    Action::End(reason) => {
+                        prop_assert!(ended.is_none_or(|earlier| earlier == reason));
+                        ended = Some(reason);
+                    }
                     Action::Ping | Action::Ask => prop_assert!(ended.is_none()),
                 }
             }

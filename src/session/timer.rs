@@ -12,7 +12,7 @@ pub enum Timer {
     Expiry,
     /// When to ask for a new credential.
     Ask,
-    /// When to stop waiting for one; after a renewal, when to stop looking out for late answers.
+    /// When to stop waiting for one; after a renewal, when to stop expecting late answers.
     Answer,
     /// When to stop waiting for the end of a close handshake.
     Linger,
@@ -35,7 +35,7 @@ impl TimerTable {
         }
     }
 
-    /// Sets it, unless it is due sooner.
+    /// Sets the timer, unless it is due sooner.
     pub fn hasten(&mut self, timer: Timer, at: Instant) {
         if let Some(slot) = self.0.get_mut(timer as usize) {
             *slot = Some(slot.map_or(at, |before| before.min(at)));
@@ -52,7 +52,7 @@ impl TimerTable {
         self.0.iter().flatten().min().copied()
     }
 
-    /// A timer that is due; it is stopped.
+    /// Returns a timer that is due, and stops it.
     pub fn take_due(&mut self, now: Instant) -> Option<Timer> {
         let due = Timer::ALL.into_iter().find(|&timer| {
             self.0.get(timer as usize).copied().flatten().is_some_and(|at| at <= now)

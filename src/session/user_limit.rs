@@ -1,10 +1,8 @@
-//! How many sessions one user may have on this node, and what gives way when there are more.
-//! `fleet/places.rs` asks here first.
+//! The limit on one user's sessions on this node. `fleet/places.rs` asks here first.
 //!
-//! An upgrade takes its place once the user is known, before an upstream is asked. With `refuse`
-//! the place counts from then on; with `replace-oldest` it counts when the session begins, so that
-//! nobody is sent away for an upgrade that fails. Off, there is no limit to ask and a session keeps
-//! nothing.
+//! An upgrade takes its place once the user is known, before an upstream is reached. With `refuse`
+//! the place counts from then on. With `replace-oldest` it counts when the session begins, so that
+//! no session ends for an upgrade that fails. Without a limit a session keeps nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,12 +18,12 @@ use crate::rejection::close::CloseReason;
 pub struct UserLimit {
     most: usize,
     extra_sessions: ExtraSessions,
-    /// Nobody stands here without a session or an upgrade under way: there are no more entries than
+    /// Each entry belongs to a session or to an upgrade under way: there are no more entries than
     /// connections.
     users: Mutex<HashMap<User, UserEntry>>,
 }
 
-/// Two issuers may name two people alike.
+/// A user of one issuer. Two issuers may give two users the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct User {
     issuer: Arc<str>,
@@ -34,13 +32,13 @@ struct User {
 
 #[derive(Debug, Default)]
 struct UserEntry {
-    /// With `refuse`.
+    /// The number of places. Used with `refuse`.
     count: usize,
-    /// With `replace-oldest`, the oldest first.
+    /// The sessions, the oldest first. Used with `replace-oldest`.
     sessions: VecDeque<Arc<SessionHandle>>,
 }
 
-/// A user's place for one session; it is given back when this is dropped.
+/// A user's place for one session. Dropping it gives it back.
 #[derive(Debug)]
 pub struct UserPlace {
     limit: Arc<UserLimit>,
@@ -68,7 +66,7 @@ impl UserLimit {
         if self.extra_sessions == ExtraSessions::Refuse {
             let mut users = self.lock();
             let held = users.entry(user.clone()).or_default();
-            // At the limit somebody stands there, so nothing empty is left behind.
+            // At the limit the count is not zero, so no empty entry is left behind.
             if held.count >= self.most {
                 return Err(Rejection::TooManySessions);
             }
@@ -83,12 +81,12 @@ impl UserLimit {
 }
 
 impl UserPlace {
-    /// The session begins. Gives back how many were told to end for it.
+    /// Begins the session. Returns how many sessions were asked to end for it.
     pub fn begin(&mut self, session: &Arc<SessionHandle>) -> usize {
         self.join(session).give_way()
     }
 
-    /// The session begins, and who has to go for it is not decided here.
+    /// Begins the session. Does not decide which sessions must end for it.
     pub fn join(&mut self, session: &Arc<SessionHandle>) -> UserSessions {
         if self.limit.extra_sessions == ExtraSessions::ReplaceOldest && self.session.is_none() {
             self.session = Some(Arc::clone(session));
@@ -104,7 +102,7 @@ impl UserPlace {
 }
 
 impl UserSessions {
-    /// The oldest that are too many end. Gives back how many were told so.
+    /// Ends the oldest sessions above the limit. Returns how many were asked to end.
     pub fn give_way(&self) -> usize {
         let mut users = self.limit.lock();
         let Some(held) = users.get_mut(&self.user) else { return 0 };
@@ -120,7 +118,7 @@ impl Drop for UserPlace {
         let mut users = self.limit.lock();
         let Some(held) = users.get_mut(&self.user) else { return };
         match &self.session {
-            // One that was replaced is on the list no more.
+            // A session that was replaced is not on the list any more.
             Some(session) => held.sessions.retain(|other| other.id != session.id),
             None if self.limit.extra_sessions == ExtraSessions::Refuse => held.count -= 1,
             None => {}
@@ -160,7 +158,7 @@ mod tests {
         let namesake = limit.enter(&user("ada", "other")).unwrap();
         drop(places);
         drop((limit.enter(&ada).unwrap(), namesake));
-        assert!(limit.lock().is_empty(), "nobody is remembered");
+        assert!(limit.lock().is_empty(), "no user is remembered");
     }
 
     #[test]
@@ -174,8 +172,8 @@ mod tests {
             sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(),
             [true, false, false, false]
         );
-        // The place of one that has ended is free, and that of the replaced one was given away
-        // already.
+        // The place of the session that ended is free, and that of the replaced one was already
+        // given away.
         drop(places.remove(1));
         drop(places.remove(0));
         assert_eq!(places[1].begin(&sessions[3]), 0);
@@ -183,7 +181,7 @@ mod tests {
             sessions.iter().map(|session| ended(session)).collect::<Vec<_>>(),
             [true, false, false, false]
         );
-        // One who never began takes nothing along.
+        // A place whose session never began takes nothing away.
         drop(limit.enter(&user("bob", "main")).unwrap());
         drop(places);
         assert!(limit.lock().is_empty());

@@ -1,4 +1,4 @@
-//! What every store promises. A store's own tests run [`check`] on it.
+//! The contract of every store. The tests of each store run [`check`] on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,7 +150,7 @@ async fn a_record_comes_back_as_it_was(store: Store) {
 async fn sweeping_forgets_what_nobody_redeemed(store: Store) {
     let now = Now::read();
     put(&store, now).await;
-    // What a store outside of this process holds, it alone knows.
+    // Only a store in this process knows the number of its tickets.
     let counts = store.held().is_some();
     assert_eq!((store.sweep(now).await, store.held()), (Vec::new(), counts.then_some(1)));
     let multi = TicketHash([43; 32]);
@@ -181,8 +181,8 @@ async fn sweeping_forgets_what_nobody_redeemed(store: Store) {
     }
 }
 
-/// A ticket of 30 s after 33 s, at a node whose wall clock was set back by 30 s meanwhile, or by an
-/// hour.
+/// Redeems a ticket of 30 s after 33 s, on a node whose wall clock was set back by 30 s or by an
+/// hour in between.
 async fn a_clock_that_is_set_back_lengthens_no_ticket(store: Store) {
     let now = Now::read();
     let set_back = |back: u64| {
@@ -204,8 +204,7 @@ async fn a_clock_that_is_set_back_lengthens_no_ticket(store: Store) {
             );
         }
     }
-    // Within its time a ticket is good whatever the wall clock does, as long as that has not passed
-    // its end.
+    // Before its expiry, a ticket is valid even if the wall clock is set back.
     put(&store, now).await;
     let early = later(now, 20);
     assert!(

@@ -1,4 +1,4 @@
-//! What happens in a store, whichever it is.
+//! The events of all stores.
 
 use tracing::debug;
 
@@ -9,11 +9,11 @@ use crate::telemetry::family::families;
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// Tickets that nobody redeemed in time; with Redis, those that this node issued.
+    /// Tickets that expired before they were redeemed; with Redis, those that this node issued.
     EXPIRED: Counter = "usher_tickets_expired_total";
 }
 
-/// The end of a ticket came, and it was not redeemed.
+/// A ticket expired, and was not redeemed before.
 #[derive(Debug)]
 pub struct TicketExpired<'a>(pub &'a ExpiredTicket);
 
@@ -22,7 +22,7 @@ impl TicketExpired<'_> {
         if self.0.is_certain { "expired" } else { "store_unavailable" }
     }
 
-    /// Returns the route's name, or an empty one for a ticket for every route.
+    /// Returns the name of the route, or an empty one if the ticket is for every route.
     fn route(&self) -> &str {
         self.0.route.as_deref().unwrap_or_default()
     }
@@ -43,7 +43,7 @@ impl Event for TicketExpired<'_> {
 
     fn audit(&self) -> Option<AuditLine<'_>> {
         let ticket = self.0;
-        let doubt = "the store was away, so it may have been redeemed";
+        let doubt = "the store did not answer, so the ticket may have been redeemed";
         Some(AuditLine {
             event: "ticket_expired",
             outcome: self.outcome(),

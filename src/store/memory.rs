@@ -1,7 +1,8 @@
-//! The store of one process: sharded maps, bounded.
+//! The store of one process: sharded maps with a limit.
 //!
-//! A live ticket is never pushed out to make room for another: when the store is full, issuing is
-//! refused. A ticket ends when either clock says so: a wall clock that is set back lengthens none.
+//! A live ticket is never removed to make room for another one: a full store refuses to issue
+//! tickets. A ticket expires as soon as one of the two clocks has passed its expiry, so a wall
+//! clock that is set back does not lengthen its life.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,14 +17,14 @@ use crate::base::lock::lock;
 use crate::model::faults::TicketFault;
 
 const SHARDS: usize = 16;
-/// How long after its end a ticket's fate is remembered, for the audit log.
+/// How long after its expiry the fate of a ticket is remembered, for the audit log.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct MemoryStore {
     capacity: usize,
     held: AtomicUsize,
-    /// Found since the last sweep; no longer than the store is large.
+    /// Expired tickets since the last sweep, at most as many as the store can have.
     expired: Mutex<Vec<ExpiredTicket>>,
     shards: [Mutex<HashMap<TicketHash, Entry>>; SHARDS],
 }
@@ -31,14 +32,14 @@ pub struct MemoryStore {
 #[derive(Debug)]
 enum Entry {
     Live(Box<LiveTicket>),
-    /// What became of it, until this time.
+    /// The fate of the ticket, which is remembered until this time.
     Past(TicketFault, Instant),
 }
 
 #[derive(Debug)]
 struct LiveTicket {
     record: TicketRecord,
-    /// The record's end by the monotonic clock.
+    /// The expiry of the record by the monotonic clock.
     ends: Instant,
 }
 
@@ -112,7 +113,7 @@ impl MemoryStore {
         }
     }
 
-    /// Forgets the past. Returns every ticket that has expired since the last sweep.
+    /// Removes old entries. Returns the tickets that have expired since the last sweep.
     pub fn sweep(&self, now: Now) -> Vec<ExpiredTicket> {
         self.expire(now);
         std::mem::take(&mut *lock(&self.expired))
@@ -138,7 +139,8 @@ impl MemoryStore {
                     expired += 1;
                 }
             }
-            // The past may not outgrow the present: a flood of redeemed tickets is forgotten early.
+            // Remembered fates must not use more memory than live tickets: in a flood of redeemed
+            // tickets, they are removed early.
             let crowded = shard.len() > self.capacity / SHARDS * 2 + 64;
             shard.retain(|_, entry| match entry {
                 Entry::Live(_) => true,
@@ -191,8 +193,8 @@ mod tests {
         );
     }
 
-    /// A full store sweeps by itself, and a ticket that is shown late is found expired: neither is
-    /// lost nor told twice.
+    /// Expired tickets are found in three ways: by a sweep, by a full store, and by a late
+    /// redemption. Each is reported exactly once.
     #[test]
     fn every_expired_ticket_is_told_once_however_it_was_found() {
         let (store, now) = (MemoryStore::new(3), Now::read());

@@ -1,7 +1,7 @@
-//! Where tickets are kept.
+//! The stores of tickets.
 //!
-//! A closed set of stores behind one enum, and one contract suite (`contract.rs`) that each of them
-//! passes. A store never sees a ticket, only its hash.
+//! One enum has all kinds of stores, and each of them passes the same tests (`contract.rs`). A
+//! store never gets a ticket, only its hash.
 
 #[cfg(test)]
 pub mod contract;
@@ -28,7 +28,7 @@ use memory::MemoryStore;
 use redis::{BreakerState, RedisStore};
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "there are a few in a process")]
+#[allow(clippy::large_enum_variant, reason = "a process has only a few of them")]
 pub enum Store {
     Memory(MemoryStore),
     Redis(RedisStore),
@@ -38,20 +38,21 @@ pub enum Store {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TicketHash(pub [u8; 32]);
 
-/// What a ticket stands for.
+/// The data of a ticket.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TicketRecord {
-    /// With the permissions that the ticket was narrowed to.
+    /// The principal, with only the permissions of the ticket.
     pub principal: Principal,
-    /// The name of the one route that it opens; `None`: every route that takes tickets.
+    /// The name of the route that the ticket opens; `None`: every route that accepts tickets.
     pub route: Option<Arc<str>>,
-    /// The page and the address that it is bound to, where the config says so.
+    /// The origin that the ticket is bound to, if the config says so.
     pub origin: Option<String>,
+    /// The address that the ticket is bound to, if the config says so.
     pub address: Option<IpAddr>,
     pub created_at: UnixMillis,
     pub expires_at: UnixMillis,
     pub single_use: bool,
-    /// The trace that asked for it goes on when it is redeemed.
+    /// The trace of the ticket request, which continues when the ticket is redeemed.
     pub traceparent: Option<String>,
 }
 
@@ -65,43 +66,43 @@ pub enum TakeError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PutError {
-    #[error("the store holds as many tickets as it may")]
+    #[error("the store is full")]
     Full,
     #[error("the store cannot be reached")]
     Unavailable,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the store's authorities cannot be read from {path}: {error}")]
+#[error("cannot read the store's authorities from {path}: {error}")]
 pub struct OpenError {
     pub path: PathBuf,
     pub error: std::io::Error,
 }
 
-/// A ticket whose end came before anyone redeemed it; one that works more than once, at its end.
+/// An expired ticket that was not redeemed, or a multi-use ticket that has expired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiredTicket {
     pub name: HexId,
     pub user: String,
     pub issuer: Arc<str>,
     pub route: Option<Arc<str>>,
-    /// False: the store was away, so it may have been redeemed.
+    /// False if the store did not answer: the ticket may have been redeemed.
     pub is_certain: bool,
 }
 
-/// Why a ticket that was shown lets nobody in.
+/// The reason why a ticket was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedeemFault {
     #[error(transparent)]
     Ticket(#[from] TicketFault),
-    /// It is spent all the same.
+    /// The ticket is bound to something else. It is redeemed anyway, and cannot be used again.
     #[error("{0}")]
     Binding(&'static str),
     #[error("the store cannot be reached")]
     StoreUnavailable,
 }
 
-/// What the owner of a ticket was told of it, or somebody else.
+/// The validity of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validity {
     Valid,
@@ -109,10 +110,10 @@ pub enum Validity {
     OtherUser,
 }
 
-/// Does the store answer?
+/// Whether the store answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// In this process: there is nothing to lose.
+    /// The store is in this process, so it always answers.
     Local,
     Here,
     Away,
@@ -122,7 +123,7 @@ impl TicketFault {
     pub const ALL: [Self; 5] =
         [Self::Malformed, Self::Unknown, Self::Expired, Self::Used, Self::UnknownRegion];
 
-    /// Metric label and audit word.
+    /// Returns the word for metric labels and audit lines.
     pub fn label(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -143,7 +144,7 @@ impl RedeemFault {
         }
     }
 
-    /// The closed set of labels.
+    /// Returns the closed set of labels.
     pub fn labels() -> impl Iterator<Item = &'static str> {
         TicketFault::ALL
             .into_iter()
@@ -171,7 +172,7 @@ impl Validity {
         }
     }
 
-    /// The closed set of labels.
+    /// Returns the closed set of labels.
     pub fn labels() -> impl Iterator<Item = &'static str> {
         TicketFault::ALL
             .into_iter()
@@ -192,7 +193,7 @@ impl ExpiredTicket {
         }
     }
 
-    fn tell(&self) {
+    fn publish(&self) {
         TicketExpired(self).emit();
     }
 }
@@ -205,7 +206,8 @@ impl TicketHash {
         Self(hash)
     }
 
-    /// Half of it: what the audit log calls the ticket. Nobody can redeem by it.
+    /// Returns half of the hash, which names the ticket in the audit log. It is not enough to
+    /// redeem the ticket.
     pub fn name(&self) -> HexId {
         let mut half = [0; 16];
         half.iter_mut().zip(self.0).for_each(|(to, from)| *to = from);
@@ -214,7 +216,7 @@ impl TicketHash {
 }
 
 impl Store {
-    /// Connects to nothing yet: a store that is away keeps nobody from starting.
+    /// Opens the store without connecting, so that Usher can start while the store does not answer.
     fn open(config: &config::Store) -> Result<Self, OpenError> {
         Ok(match config {
             config::Store::Memory { max_tickets } => Self::Memory(MemoryStore::new(*max_tickets)),
@@ -234,7 +236,7 @@ impl Store {
         }
     }
 
-    /// Redeems: of any number of callers at once exactly one gets a single-use ticket.
+    /// Redeems a ticket. If several callers redeem a single-use ticket, exactly one gets it.
     pub async fn take(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
             Self::Memory(store) => store.take(hash, now).map_err(TakeError::Fault),
@@ -242,7 +244,7 @@ impl Store {
         }
     }
 
-    /// Looks without redeeming.
+    /// Reads a ticket without redeeming it.
     pub async fn peek(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
             Self::Memory(store) => store.peek(hash, now).map_err(TakeError::Fault),
@@ -250,8 +252,8 @@ impl Store {
         }
     }
 
-    /// Forgets the tickets that have expired, and returns those that were not redeemed. Of tickets
-    /// in Redis each node returns those that it issued; and Redis is asked whether it is there.
+    /// Removes the expired tickets, and returns those that were not redeemed. With Redis, each node
+    /// returns only the tickets that it issued, and checks whether Redis answers.
     pub async fn sweep(&self, now: Now) -> Vec<ExpiredTicket> {
         match self {
             Self::Memory(store) => store.sweep(now),
@@ -259,7 +261,7 @@ impl Store {
         }
     }
 
-    /// Tickets that can be redeemed; `None` where only the store itself knows.
+    /// Returns the number of live tickets; `None` if only the store knows it.
     pub fn held(&self) -> Option<usize> {
         match self {
             Self::Memory(store) => Some(store.held()),
@@ -274,7 +276,7 @@ impl Store {
         }
     }
 
-    /// `None`: a store in this process needs none.
+    /// Returns the state of the breaker. `None`: a store in this process does not need a breaker.
     pub fn breaker(&self) -> Option<BreakerState> {
         match self {
             Self::Memory(_) => None,

@@ -1,8 +1,9 @@
-//! The own store, and the stores that hold the tickets of other regions.
+//! The store of this region, and the stores of other regions.
 //!
-//! Tickets are issued into the own store alone. One that names another region is looked up in that
-//! region's store, which has its own connections, time limit and breaker, so that one region's
-//! trouble is nobody else's. What no region is known for is looked up nowhere.
+//! Tickets are issued only into the store of this region. A ticket with the name of another region
+//! is looked up in that region's store. Each store has its own connections, timeout and breaker, so
+//! that a fault in one region does not affect the others. A ticket with an unknown region is not
+//! looked up.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::config::{self, Config};
 #[derive(Debug)]
 pub struct Stores {
     own: Store,
-    /// What the own region is called.
+    /// The name of this region.
     name: Option<Arc<str>>,
     others: Vec<Region>,
 }
@@ -48,7 +49,7 @@ impl Stores {
         &self.own
     }
 
-    /// What tickets that are issued here begin with.
+    /// Returns the name of this region, with which its tickets begin.
     pub fn own_name(&self) -> Option<&str> {
         self.name.as_deref()
     }
@@ -57,7 +58,8 @@ impl Stores {
         &self.others
     }
 
-    /// Where a ticket of this region is, if anywhere. One that names none is ours.
+    /// Returns the store for a ticket of this region, if the region is known. A ticket without a
+    /// region is in the own store.
     pub fn holding(&self, region: Option<&str>) -> Option<&Store> {
         match region {
             None => Some(&self.own),
@@ -68,15 +70,16 @@ impl Stores {
         }
     }
 
-    /// Sweeps every store and tells which tickets have expired. Does not wait for other regions.
+    /// Sweeps every store, and emits an event for each expired ticket. Does not wait for other
+    /// regions.
     pub async fn sweep(&self, now: Now) {
         for Region { store, .. } in &self.others {
             let store = Arc::clone(store);
             tokio::spawn(
-                async move { store.sweep(now).await.iter().for_each(ExpiredTicket::tell) },
+                async move { store.sweep(now).await.iter().for_each(ExpiredTicket::publish) },
             );
         }
-        self.own.sweep(now).await.iter().for_each(ExpiredTicket::tell);
+        self.own.sweep(now).await.iter().for_each(ExpiredTicket::publish);
     }
 }
 

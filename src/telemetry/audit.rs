@@ -1,4 +1,4 @@
-//! The audit log: user, event, outcome and time, one JSON object a line.
+//! The audit log: user, event, outcome and time, as one JSON object for each line.
 //!
 //! Lines are only appended. Each upgrade ends in exactly one line whose event is `upgrade_rejected`
 //! or `session_ended`; both have the request id that the client received. No line has a credential.
@@ -45,14 +45,15 @@ pub struct AuditLine<'a> {
     pub ticket: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<&'a str>,
-    /// The `jti`, the login session and the `iat` of a token; of an order, the token that it names.
+    /// The `jti`, the login session and the `iat` of a token. In a line about a revocation, they
+    /// are those of the revoked token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_session: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_issued_at: Option<String>,
-    /// The id of an order to revoke, and when the first node received it.
+    /// The id of a revocation, and when the first node received it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,7 +101,7 @@ pub struct TrafficLine {
 }
 
 impl<'a> AuditLine<'a> {
-    /// A line about one request.
+    /// Returns a line about one request.
     pub fn of_request(
         event: &'static str,
         outcome: &'a str,
@@ -110,14 +111,14 @@ impl<'a> AuditLine<'a> {
         Self { event, outcome, request_id: Some(request_id), peer: Some(peer), ..Self::default() }
     }
 
-    /// A line about this process: what was done, and a detail.
+    /// Returns a line about this process, with a detail.
     pub fn of_process(event: &'static str, outcome: &'a str, detail: impl Into<String>) -> Self {
         Self { event, outcome, detail: Some(detail.into()), ..Self::default() }
     }
 }
 
 impl AuditLog {
-    /// Opens the file. A new one is readable by its owner alone; an existing one keeps its mode.
+    /// Opens the file. Only the owner can read a new file; an existing file keeps its mode.
     pub fn open(path: &Path, capacity: usize) -> Result<Self, InstallError> {
         let file =
             open(path).map_err(|why| InstallError::AuditFile { path: path.to_owned(), why })?;

@@ -1,4 +1,4 @@
-//! The trait of every event, and where an event goes: log, metrics and audit log together.
+//! The trait of all events. An event goes to the log, the metrics and the audit log together.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::flood::{FloodControl, Lines, Source, Summary};
 use super::metrics::Metrics;
 use crate::base::clock::Now;
 
-/// An event of some module: a small struct with what the event is about.
+/// An event of a module: a small struct with the details of the event.
 ///
-/// The module implements what the event writes. Nothing else in the program logs, counts or
-/// audits, so a log line and its counter cannot drift apart.
+/// The module implements the lines and metrics of the event. Nothing else in the program logs,
+/// counts or audits, so a log line always agrees with its counter.
 pub trait Event {
-    /// Returns the refusal that the event tells. Of one source only the first few refusals in a
-    /// second have lines (`flood.rs`); all are counted.
+    /// Returns the refusal of the event. For one source, only the first few refusals in a second
+    /// get lines (`flood.rs`); all are counted.
     fn refusal(&self) -> Option<Refusal> {
         None
     }
@@ -49,7 +49,7 @@ pub trait Event {
     }
 }
 
-/// Where an event's metrics and audit line go. Before telemetry is installed: nowhere.
+/// The metrics and the audit log for an event. Both are `None` before telemetry is installed.
 #[derive(Clone, Copy)]
 pub(super) struct Outlet<'a> {
     pub(super) metrics: Option<&'a Metrics>,
@@ -57,18 +57,19 @@ pub(super) struct Outlet<'a> {
     pub(super) flood: Option<&'a FloodControl>,
 }
 
-/// A refusal, as the flood control sees it.
+/// A refusal, for the flood control.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal {
     pub source: Source,
-    /// A word of a closed set, for the line that sums up many.
+    /// A word of a closed set, for the line that summarises many refusals.
     pub reason: &'static str,
-    /// Is the audit line always written? Then no stranger may be able to cause it.
+    /// Whether the audit line is always written. Allowed only for refusals that an unauthenticated
+    /// client cannot cause.
     pub keeps_audit: bool,
 }
 
 impl Refusal {
-    /// A refusal that any stranger at this address can cause.
+    /// Returns a refusal that any client at this address can cause.
     pub fn of(peer: IpAddr, reason: &'static str) -> Self {
         Self { source: Source::of(Some(peer), reason), reason, keeps_audit: false }
     }
@@ -103,12 +104,12 @@ impl Outlet<'_> {
     }
 }
 
-/// Returns the level of refusals that are the client's doing: `[log] refusals`.
+/// Returns the level of refusals that the client caused: `[log] refusals`.
 pub fn client_refusal_level() -> Level {
     INSTALLED.get().map_or(Level::INFO, |installed| installed.client_refusals)
 }
 
-/// Logs as a warning if the level says so, else as information.
+/// Logs at the given level, `WARN` or `INFO`.
 macro_rules! log_at {
     ($level:expr, $($line:tt)+) => {
         if $level == ::tracing::Level::WARN {
@@ -120,15 +121,15 @@ macro_rules! log_at {
 }
 pub(crate) use log_at;
 
-/// The outcome of what went well, in metrics and audit lines.
+/// The outcome of success, in metrics and audit lines.
 pub const ACCEPTED: &str = "accepted";
 
-/// Returns a text, or `None` where it is empty.
+/// Returns the text, or `None` if it is empty.
 pub fn non_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Returns whole milliseconds, as log and audit lines have them.
+/// Returns whole milliseconds, for log and audit lines.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -171,7 +172,7 @@ pub(crate) mod testing {
     use crate::telemetry::metrics::Exposition;
     use std::path::PathBuf;
 
-    /// Telemetry of one test, beside what the process may have installed.
+    /// Telemetry for one test, independent of the telemetry of the process.
     pub(crate) struct TestOutlet {
         exposition: Exposition,
         metrics: Metrics,

@@ -1,4 +1,4 @@
-//! Metric families: each is declared once, beside the events that feed it, with its name, its
+//! Metric families. Each is declared once, next to the events that change it, with its name, its
 //! labels and their closed sets, and its documentation.
 //!
 //! ```ignore
@@ -8,8 +8,9 @@
 //! }
 //! ```
 //!
-//! The sentence above a family is its help text and its row in `docs/metrics.md`; a family without
-//! one does not compile. `FAMILIES`, which the macro makes, has every family of the module.
+//! The sentence above a family is its help text and its row in `docs/metrics.md`. A family without
+//! a sentence does not compile. The macro also makes `FAMILIES`, the list of all families of the
+//! module.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
@@ -19,7 +20,7 @@ use metrics::Histogram;
 
 use super::metrics::{Cells, Dimension, Instrument};
 
-/// What `docs/metrics.md` says of a family.
+/// The documentation of a family, for `docs/metrics.md`.
 #[derive(Debug)]
 pub struct Definition {
     pub name: &'static str,
@@ -32,11 +33,11 @@ pub struct Definition {
 pub enum Kind {
     Counter,
     Gauge,
-    /// With the upper bounds of its buckets.
+    /// A histogram with the upper bounds of its buckets.
     Histogram(&'static [f64]),
 }
 
-/// From 0.1 ms, which a ticket costs, to the timeouts. In seconds.
+/// From 0.1 ms, the cost of a ticket, to the timeouts. In seconds.
 pub const HANDSHAKE_BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
@@ -44,8 +45,8 @@ pub const HANDSHAKE_BUCKETS: &[f64] = &[
 /// A metric over the closed sets `L` of its labels. `I` is its instrument.
 pub struct Family<I, L = ()> {
     definition: Definition,
-    is_shown: bool,
-    /// Its place in every [`super::metrics::Metrics`], given at the first registration.
+    registers_all: bool,
+    /// The index in every [`super::metrics::Metrics`], assigned at the first registration.
     slot: AtomicUsize,
     types: PhantomData<fn(I, L)>,
 }
@@ -61,17 +62,17 @@ impl<I: Instrument, L: Labels> Family<I, L> {
         assert!(labels.len() == L::COUNT, "a family has one type for each label");
         Self {
             definition: Definition { name, kind: I::KIND, labels, help },
-            is_shown: L::COUNT == 0,
+            registers_all: L::COUNT == 0,
             slot: AtomicUsize::new(UNREGISTERED),
             types: PhantomData,
         }
     }
 
-    /// Makes every series of known values exist from the start, so that a rate sees the first
-    /// event as an increase.
+    /// Creates all series of known values at the start, so that the first event is an increase for
+    /// `rate`.
     #[must_use]
     pub const fn shown(self) -> Self {
-        Self { is_shown: true, ..self }
+        Self { registers_all: true, ..self }
     }
 }
 
@@ -89,12 +90,12 @@ impl Definition {
     }
 }
 
-/// A family whatever its labels, for the list of all.
+/// A family with any labels, for lists of families.
 pub trait AnyFamily: Sync {
     fn definition(&self) -> &Definition;
-    /// Returns its place among all families, the same in the whole life of the process.
+    /// Returns the index of the family, which stays the same for the life of the process.
     fn register(&self) -> usize;
-    /// Returns its series for these names; those that are shown exist at once.
+    /// Returns the series for these names. With [`Family::shown`], they exist at once.
     fn cells(&'static self, recorder: &super::metrics::Recorder, names: &LabelNames) -> Cells;
 }
 
@@ -119,7 +120,7 @@ impl<I: Instrument, L: Labels> AnyFamily for Family<I, L> {
 
     fn cells(&'static self, recorder: &super::metrics::Recorder, names: &LabelNames) -> Cells {
         let dimensions = L::dimensions(self.definition.labels, names);
-        I::cells(recorder, &self.definition, dimensions, self.is_shown)
+        I::cells(recorder, &self.definition, dimensions, self.registers_all)
     }
 }
 
@@ -133,7 +134,7 @@ impl<I, L> Family<I, L> {
     }
 }
 
-/// The names of a configuration that label values come from, by label: `route`, `upstream`, ...
+/// The names of a configuration that are label values, by label: `route`, `upstream`, ...
 #[derive(Clone, Debug, Default)]
 pub struct LabelNames(BTreeMap<&'static str, BTreeSet<String>>);
 
@@ -148,7 +149,7 @@ impl LabelNames {
         self
     }
 
-    /// Adds the names of another configuration. Returns whether any of them is new.
+    /// Adds the names of another configuration. Returns true if any of them is new.
     pub fn add(&mut self, other: Self) -> bool {
         let count = |names: &Self| names.0.values().map(BTreeSet::len).sum::<usize>();
         let before = count(self);
@@ -163,11 +164,11 @@ impl LabelNames {
     }
 }
 
-/// The values of one label: a closed set, so that nothing a client sends makes a new series.
+/// The values of one label. They are a closed set, so that a client cannot cause new series.
 pub trait Label {
     type Value<'a>: Copy;
 
-    /// Is the label left out where it has no value? Else it says `none`.
+    /// Whether a label without a value is left out. Otherwise its value is `none`.
     const IS_OPTIONAL: bool = false;
 
     /// Returns the values that are known in advance. `label` is the name of the label.
@@ -176,13 +177,13 @@ pub trait Label {
     /// Returns the text of a value. Empty counts as `none`, an unknown one as `other`.
     fn text(value: Self::Value<'_>) -> &str;
 
-    /// Returns the place of a value in its dimension.
+    /// Returns the index of a value in its dimension.
     fn place(value: Self::Value<'_>, dimension: &Dimension) -> usize {
         dimension.place(Self::text(value))
     }
 }
 
-/// A name of the configuration: the label's own set in [`LabelNames`].
+/// A name from the configuration. The label's set is in [`LabelNames`].
 #[derive(Debug)]
 pub enum Name {}
 
@@ -198,7 +199,7 @@ impl Label for Name {
     }
 }
 
-/// A name of the configuration that many configurations do without.
+/// A name from the configuration that many configurations do not have.
 #[derive(Debug)]
 pub enum OptionalName {}
 
@@ -270,7 +271,7 @@ pub trait Labels: 'static {
 
     fn dimensions(labels: &[&'static str], names: &LabelNames) -> Vec<Dimension>;
 
-    /// Returns the number of the cell that these values have.
+    /// Returns the index of the cell for these values.
     fn cell(dimensions: &[Dimension], values: Self::Values<'_>) -> usize;
 }
 
@@ -311,8 +312,8 @@ labels!(3 A B C);
 
 /// Declares the metric families of a module, and `FAMILIES`, the list of them.
 ///
-/// Each is a sentence, the name in the code, the instrument, the name of the metric, its labels
-/// with their [`Label`] types, and options: methods of [`Family`].
+/// A declaration has a sentence, the name in the code, the instrument, the name of the metric, its
+/// labels with their [`Label`] types, and options, which are methods of [`Family`].
 macro_rules! families {
     ($(
         $(#[doc = $help:literal])+

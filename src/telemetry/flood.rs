@@ -1,8 +1,8 @@
 //! Limits the lines about refusals, so that one address cannot fill the disk.
 //!
-//! The first few refusals of each address in a second have lines. The others are counted by their
-//! reason and summarised in one line. The table is bounded: addresses beyond its size share one
-//! entry. No I/O and no clock.
+//! The first few refusals of each address in a second get lines. The others are counted by reason
+//! and summarised in one line. The table is bounded: addresses that do not fit share one entry. The
+//! module does no I/O and reads no clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -19,26 +19,26 @@ const WINDOW: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 /// The refusals of the last second, by their source.
 pub struct FloodControl {
-    /// Lines of one source in a second.
+    /// The most lines of one source in a second.
     max_lines: u64,
-    /// Sources in the table.
+    /// The most sources in the table.
     max_sources: usize,
     table: Mutex<HashMap<Source, Window>>,
 }
 
-/// What lines are counted by.
+/// The source of refusals, by which lines are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// An IPv4 address, or an IPv6 network of 64 bits.
     Address(IpAddr),
-    /// A limit that no single address reaches.
+    /// A limit that many addresses reach together.
     Limit(&'static str),
-    /// Every address beyond the size of the table.
+    /// All addresses that do not fit into the table.
     Others,
 }
 
 #[derive(Debug)]
-/// One second of one source.
+/// The lines of one source in one second.
 struct Window {
     began: Instant,
     written: u64,
@@ -82,8 +82,7 @@ impl FloodControl {
     }
 
     /// Counts one refusal. Returns the lines that it may write, and the summary of the second
-    /// before if that is not written yet. With `keeps_audit` the audit line is always written: no
-    /// stranger can cause it.
+    /// before if that is not written yet. With `keeps_audit`, the audit line is always written.
     pub fn judge(
         &self,
         source: Source,
@@ -135,7 +134,7 @@ impl FloodControl {
         summaries
     }
 
-    /// Removes all sources, and returns their summaries: the process ends.
+    /// Removes all sources, and returns their summaries. Called when the process ends.
     pub fn finish(&self) -> Vec<Summary> {
         let table = std::mem::take(&mut *lock(&self.table));
         table.into_iter().filter_map(|(source, window)| window.summary(source)).collect()

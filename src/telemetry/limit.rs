@@ -1,4 +1,4 @@
-//! Configured limits that were reached, in any module.
+//! The event that a configured limit was reached, for all modules.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,8 @@ use super::flood::Source;
 use super::metrics::Metrics;
 
 words! {
-    /// The keys of `[limits]`, the rates of `[tickets]` and the bounds of `[store]` and
-    /// `[[verifier]]` that can be reached.
+    /// The limits that can be reached: keys of `[limits]`, rates of `[tickets]`, and limits of
+    /// `[store]` and `[[verifier]]`.
     pub enum Limit {
         Connections = "connections",
         Unauthenticated = "unauthenticated",
@@ -40,12 +40,12 @@ families! {
 #[derive(Debug)]
 pub struct LimitReached {
     pub limit: Limit,
-    /// Who reached it; `None` for a limit that no address has reached by itself.
+    /// The address that reached the limit; `None` for a limit that many addresses reach together.
     pub peer: Option<IpAddr>,
 }
 
 impl LimitReached {
-    /// Counts a limit whose event has another name.
+    /// Only counts the limit, for events that have a name and a log line of their own.
     pub fn count_only(limit: Limit, metrics: &Metrics) {
         metrics.count(&LIMITS_HIT, (limit,));
     }

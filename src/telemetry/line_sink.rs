@@ -1,7 +1,7 @@
 //! A bounded queue of lines in front of a slow writer.
 //!
-//! Logs and audit lines are written by a thread of their own, so that a blocked pipe or a full disk
-//! never blocks the data path. When the queue is full the line is dropped and counted.
+//! A separate thread writes the lines of the log and the audit log, so that a blocked pipe or a
+//! full disk never blocks the data path. If the queue is full, a line is dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Vec<Vec<u8>>,
-    /// Lines that the thread is writing now; they count against the capacity too.
+    /// Lines that the thread is writing now. They also count against the capacity.
     being_written: usize,
     dropped: u64,
     closed: bool,
@@ -69,7 +69,7 @@ impl LineSink {
         self.shared.lock().dropped
     }
 
-    /// Waits until every queued line is written, at most for `patience`. Returns whether all are.
+    /// Waits until every queued line is written, at most for `patience`. Returns true if all are.
     pub fn flush(&self, patience: Duration) -> bool {
         let state = self.shared.lock();
         let waited = self.shared.written.wait_timeout_while(state, patience, |state| {
@@ -88,7 +88,7 @@ impl Drop for LineSink {
 }
 
 impl Shared {
-    /// Ignores poisoning: a thread that panicked has left whole lines.
+    /// Locks the state. Ignores poisoning, because the queue only has whole lines.
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }

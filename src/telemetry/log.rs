@@ -1,6 +1,7 @@
 //! The log on stderr, as text for people or JSON for machines.
 //!
-//! Lines pass a bounded [`LineSink`], so that a slow reader of stderr does not stall a session.
+//! Lines go through a bounded [`LineSink`], so that a slow reader of stderr does not stall a
+//! session.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use super::InstallError;
 use super::line_sink::LineSink;
 
-/// How log lines look, and which are written.
+/// The format of log lines, and the filter that selects them.
 #[derive(Clone, Debug)]
 pub struct LogSettings {
     pub format: Format,
@@ -29,8 +30,8 @@ pub enum Format {
     Text,
 }
 
-/// Sets the process-wide subscriber. Returns `None` if there is one already, which then gets the
-/// lines.
+/// Sets the subscriber of the process. Returns `None` if the process already has one, which then
+/// gets the lines.
 pub fn install(
     settings: &LogSettings,
     capacity: usize,
@@ -80,7 +81,7 @@ where
     })
 }
 
-/// The subscriber hands over each line in one write.
+/// A writer for the subscriber, which writes each line in one call.
 #[derive(Clone)]
 struct SinkWriter(Arc<LineSink>);
 

@@ -1,6 +1,6 @@
-//! The time series of every family, and what events do to them.
+//! The time series of every family, and the operations of events on them.
 //!
-//! Handles are taken once and held, because looking one up costs seven times what counting costs.
+//! Handles are looked up once and kept, because a lookup costs seven times as much as counting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -14,17 +14,17 @@ use metrics_exporter_prometheus::{
 use super::InstallError;
 use super::family::{AnyFamily, Definition, Family, HANDSHAKE_BUCKETS, Kind, LabelNames, Labels};
 
-/// Nothing was found or shown: no route, no method, no close code.
+/// The value of a label without a value: no route, no method, no close code.
 pub(super) const NONE: &str = "none";
-/// A value of no set that is known.
+/// The value of a label for an unknown value.
 pub(super) const OTHER: &str = "other";
 
 pub type Recorder = Arc<PrometheusRecorder>;
 
-/// The series of one configuration's names, by the slot of their family.
+/// The series for the names of one configuration, by the index of their family.
 pub struct Metrics(Vec<Option<Cells>>);
 
-/// Where all series stand, and how they are written out.
+/// All series, and their output for Prometheus.
 pub(super) struct Exposition {
     families: Vec<&'static dyn AnyFamily>,
     recorder: Recorder,
@@ -38,8 +38,8 @@ impl Exposition {
         let families: Vec<_> = families.into_iter().collect();
         let mut builder = PrometheusBuilder::new();
         for family in &families {
-            // Without buckets of its own a histogram would be a summary, which cannot be added up
-            // over processes.
+            // Without buckets, a histogram would become a summary, and summaries of several
+            // processes cannot be added.
             let definition = family.definition();
             if let Kind::Histogram(buckets) = definition.kind {
                 let matcher = Matcher::Full(definition.name.to_owned());
@@ -60,7 +60,7 @@ impl Exposition {
         Ok(Self { families, handle: recorder.handle(), recorder })
     }
 
-    /// Returns the series of these names. Those that exist already keep their values.
+    /// Returns the series for these names. Existing series keep their values.
     pub(super) fn metrics(&self, names: &LabelNames) -> Metrics {
         let mut slots = Vec::new();
         for family in &self.families {
@@ -100,7 +100,7 @@ impl Metrics {
         }
     }
 
-    /// Adds to a gauge, or takes away from it.
+    /// Adds to a gauge, or subtracts from it.
     pub fn change<L: Labels>(&self, family: &Family<Gauge, L>, labels: L::Values<'_>, by: f64) {
         if let Some(gauge) = self.handle(family, labels) {
             gauge.increment(by);
@@ -124,7 +124,7 @@ impl Metrics {
         labels: L::Values<'_>,
     ) -> Option<&I> {
         let cells = self.0.get(family.slot()).and_then(Option::as_ref);
-        debug_assert!(cells.is_some(), "{} is in no list of families", family.name());
+        debug_assert!(cells.is_some(), "{} is not in a list of families", family.name());
         let series = I::series(cells?)?;
         series.handle(L::cell(&series.dimensions, labels))
     }
@@ -137,8 +137,7 @@ pub enum Cells {
     Histogram(Series<Histogram>),
 }
 
-/// One handle for each combination of label values; a series exists from the first time that it is
-/// asked for.
+/// One handle for each combination of label values. A series is created at its first use.
 pub struct Series<I> {
     recorder: Recorder,
     definition: &'static Definition,
@@ -185,12 +184,12 @@ impl<I: Instrument> Series<I> {
         recorder: &Recorder,
         definition: &'static Definition,
         dimensions: Vec<Dimension>,
-        is_shown: bool,
+        registers_all: bool,
     ) -> Self {
         let size = dimensions.iter().map(Dimension::len).product();
         let handles = std::iter::repeat_with(OnceLock::new).take(size).collect();
         let series = Self { recorder: Arc::clone(recorder), definition, dimensions, handles };
-        for cell in 0..if is_shown { size } else { 0 } {
+        for cell in 0..if registers_all { size } else { 0 } {
             if !series.values_of(cell).iter().any(|value| *value == NONE || *value == OTHER) {
                 series.handle(cell);
             }
@@ -237,7 +236,7 @@ pub trait Instrument: Sized + 'static {
         recorder: &Recorder,
         definition: &'static Definition,
         dimensions: Vec<Dimension>,
-        is_shown: bool,
+        registers_all: bool,
     ) -> Cells;
 
     fn series(cells: &Cells) -> Option<&Series<Self>>;
@@ -258,9 +257,9 @@ macro_rules! instrument {
                 recorder: &Recorder,
                 definition: &'static Definition,
                 dimensions: Vec<Dimension>,
-                is_shown: bool,
+                registers_all: bool,
             ) -> Cells {
-                Cells::$instrument(Series::new(recorder, definition, dimensions, is_shown))
+                Cells::$instrument(Series::new(recorder, definition, dimensions, registers_all))
             }
 
             fn series(cells: &Cells) -> Option<&Series<Self>> {
@@ -392,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "test_unlisted_total is in no list of families")]
+    #[should_panic(expected = "test_unlisted_total is not in a list of families")]
     fn a_family_that_is_in_no_list_fails_a_test() {
         static UNLISTED: Family<Counter> = Family::new("test_unlisted_total", &[], "Nothing.");
         exposition(&routes()).1.count(&UNLISTED, ());

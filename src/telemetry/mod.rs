@@ -1,8 +1,8 @@
-//! The mechanism of metrics, logs and the audit log. The events stand in their modules.
+//! Metrics, logs and the audit log. The events themselves are in their modules.
 //!
-//! [`Telemetry::install`] is called once, before the first event. From then on every [`Event`]
-//! writes its log line, counts in its metrics and writes its audit line together. Events before
-//! that, as in unit tests, only log.
+//! [`Telemetry::install`] is called once, before the first event. From then on, every [`Event`]
+//! writes its log line, changes its metrics and writes its audit line together. Earlier events, as
+//! in unit tests, only log.
 
 pub mod audit;
 pub mod event;
@@ -33,15 +33,15 @@ use log::LogSettings;
 use metrics::{Exposition, Metrics};
 
 families! {
-    /// Always 1; the label tells the version.
+    /// Always 1; the label has the version.
     BUILD_INFO: Gauge = "usher_build_info", { version: Version }, shown;
     /// When this process started, in seconds since the Unix epoch.
     START_TIME: Gauge = "usher_start_time_seconds";
-    /// Lines about refusals that were summed up instead of written, in the log or the audit log.
+    /// Lines about refusals that were summarised instead of written, in the log or the audit log.
     LINES_SUMMARISED: Counter = "usher_lines_summarised_total", { log: LineKind }, shown;
     /// Audit lines lost because the disk was too slow or full.
     AUDIT_LINES_DROPPED: Counter = "usher_audit_lines_dropped_total";
-    /// Log lines lost because nobody took them in time.
+    /// Log lines lost because the reader of stderr was too slow.
     LOG_LINES_DROPPED: Counter = "usher_log_lines_dropped_total";
 }
 
@@ -69,7 +69,7 @@ impl family::Word for Version {
     }
 }
 
-/// What [`Event::emit`] writes to.
+/// The telemetry of the process, which [`Event::emit`] writes to.
 static INSTALLED: OnceLock<Installed> = OnceLock::new();
 
 struct Installed {
@@ -81,49 +81,49 @@ struct Installed {
 
 pub struct Telemetry {
     started: Now,
-    /// Replaced when a reload brings new names.
+    /// Replaced when a reload adds new names.
     metrics: Arc<ArcSwap<Metrics>>,
     names: Mutex<LabelNames>,
     exposition: Exposition,
     audit: Option<Arc<AuditLog>>,
     flood: Arc<FloodControl>,
-    /// `None` if the process has another subscriber already, as in tests.
+    /// `None` if the process already has another subscriber, as in tests.
     log: Option<Arc<LineSink>>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    #[error("the log filter `{filter}` cannot be read: {why}")]
+    #[error("the log filter `{filter}` is not valid: {why}")]
     LogFilter { filter: String, why: String },
-    #[error("the audit log {} cannot be opened: {why}", path.display())]
+    #[error("cannot open the audit log {}: {why}", path.display())]
     AuditFile { path: PathBuf, why: std::io::Error },
-    #[error("a thread for {purpose} cannot be started: {why}")]
+    #[error("cannot start a thread for {purpose}: {why}")]
     Thread { purpose: &'static str, why: std::io::Error },
-    #[error("the metrics cannot be set up: {0}")]
+    #[error("cannot set up the metrics: {0}")]
     Metrics(String),
-    #[error("telemetry is installed already")]
+    #[error("telemetry is already installed")]
     Twice,
 }
 
-/// What the program wants of logs, metrics and the audit log.
+/// The settings of logs, metrics and the audit log.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub log: LogSettings,
-    /// The level of refusals that are the client's doing.
+    /// The level of refusals that the client caused.
     pub client_refusals: Level,
-    /// Lines about refusals of one source in a second; the others are summed up in one.
+    /// Lines per second about refusals of one source; the rest is summarised in one line.
     pub refusal_lines: usize,
-    /// Sources of refusals that are remembered.
+    /// The most sources of refusals in the table.
     pub refusal_sources: usize,
     pub audit_file: Option<PathBuf>,
-    /// Lines that may wait to be written, of the log and of the audit log each.
+    /// The most lines that wait to be written, for each of the log and the audit log.
     pub waiting_lines: usize,
     pub label_names: LabelNames,
 }
 
 impl Telemetry {
-    /// Sets up logs, metrics and the audit log for the whole process. `families` are those of every
-    /// module.
+    /// Sets up logs, metrics and the audit log for the process. `families` are those of all
+    /// modules.
     pub fn install(
         settings: Settings,
         families: impl IntoIterator<Item = &'static dyn AnyFamily>,
@@ -153,7 +153,7 @@ impl Telemetry {
         Ok(telemetry)
     }
 
-    /// Metrics that no event counts in, for tests that look at an exposition.
+    /// Returns telemetry that no event changes, for tests of the exposition.
     pub fn detached(
         families: impl IntoIterator<Item = &'static dyn AnyFamily>,
         names: LabelNames,
@@ -174,8 +174,8 @@ impl Telemetry {
         })
     }
 
-    /// Follows a reload. New names get series; names that are gone keep theirs, because sessions
-    /// may still use them. The audit log is opened again, in case its file was moved away.
+    /// Applies a reload. New names get series. Removed names keep their series, because sessions
+    /// may still use them. The audit log is opened again, in case its file was moved.
     pub fn follow(&self, new: LabelNames) {
         let mut names = lock(&self.names);
         if names.add(new) {
@@ -191,7 +191,7 @@ impl Telemetry {
         self.started
     }
 
-    /// The metrics in the text format of Prometheus, version 0.0.4.
+    /// Returns the metrics in the text format of Prometheus, version 0.0.4.
     pub fn render(&self) -> String {
         let audit_dropped = self.audit.as_ref().map_or(0, |audit| audit.dropped());
         let log_dropped = self.log.as_ref().map_or(0, |log| log.dropped());
@@ -201,8 +201,8 @@ impl Telemetry {
         self.exposition.handle.render()
     }
 
-    /// Moves the samples of histograms into their buckets, and writes due summaries of refusals.
-    /// Without a call every [`Self::UPKEEP`] the samples grow.
+    /// Moves the samples of histograms into their buckets, and writes due summaries of refusals. It
+    /// is called every [`Self::UPKEEP`], because the samples use memory until then.
     pub fn upkeep(&self) {
         self.exposition.handle.run_upkeep();
         for summary in self.flood.sweep(Now::read().mono) {
@@ -212,7 +212,7 @@ impl Telemetry {
 
     pub const UPKEEP: Duration = Duration::from_secs(5);
 
-    /// Waits until every line is written, at most for `patience`. Returns whether all are.
+    /// Waits until every line is written, at most for `patience`. Returns true if all are.
     pub fn flush(&self, patience: Duration) -> bool {
         for summary in self.flood.finish() {
             summary.emit();

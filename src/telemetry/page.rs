@@ -1,4 +1,4 @@
-//! `docs/metrics.md`, written from the families.
+//! Generates `docs/metrics.md` from the families.
 
 use std::fmt::Write;
 
@@ -13,9 +13,8 @@ pub fn metrics_page(families: impl IntoIterator<Item = &'static dyn AnyFamily>) 
          `GET /metrics` on the admin listener answers in the text format of Prometheus, version \
          0.0.4.\n\
          Labels are closed sets: never a user, a ticket, a path or an origin. `none` means that \
-         nothing was found or shown,\n\
-         `other` that the value is in no set that Usher knows. `region` is there only where the \
-         file names regions.\n\n\
+         there is no value,\n\
+         `other` that the value is unknown. `region` exists only if regions are configured.\n\n\
          | metric | kind | labels | meaning |\n|---|---|---|---|\n",
     );
     let mut buckets = String::new();

@@ -1,9 +1,9 @@
 //! The guard between an upstream's socket and the HTTP library.
 //!
-//! Bytes of an answer reach hyper only after the reader that judges upgrade answers has judged
-//! their head, and only as far as their body goes. A library is lenient for the sake of its many
-//! users; two lengths, a bare line feed or a 101 that was not asked for are passed on by it, and
-//! the client might read another answer than Usher did.
+//! Bytes of an answer reach hyper only after the strict reader of upgrade answers has checked their
+//! head, and only up to the end of the body. An HTTP library is lenient, because it has many users.
+//! It accepts two lengths, a bare line feed, or a 101 without a request for it. The client might
+//! then read another answer than Usher did.
 
 use std::io;
 use std::pin::Pin;
@@ -22,12 +22,12 @@ use crate::net::stream::{Stream, poll_read_behind};
 
 const READ_SIZE: usize = 8 * 1024;
 
-/// What the connection's owner tells its guard, and learns from it.
+/// The state that a connection's owner shares with its guard.
 #[derive(Debug, Default)]
 pub struct ExchangeWatch {
-    /// Requests that were sent so far.
+    /// The number of requests that were sent.
     asked: AtomicUsize,
-    /// The last one was HEAD: its answer has no body, whatever its head says.
+    /// The last request was a HEAD: its answer has no body, whatever its head says.
     is_head: AtomicBool,
     fault: OnceLock<&'static str>,
 }
@@ -36,26 +36,26 @@ pub struct ExchangeWatch {
 pub struct AnswerGuard {
     stream: Stream,
     watch: Arc<ExchangeWatch>,
-    /// Read and not handed out yet; the first `approved` bytes may be.
+    /// Bytes that were read and not handed out; the first `approved` of them may be.
     buffer: BytesMut,
     approved: usize,
-    /// How much of an unfinished head was looked at already.
+    /// Bytes of an unfinished head that were already checked.
     scanned: usize,
-    /// Answers that have passed, and interim ones since the last of them.
+    /// The number of answers that have passed, and of interim ones since the last of them.
     answered: usize,
     interim: usize,
-    /// Of the answer that is passing. `None`: a head comes next.
+    /// The framing of the answer that is passing. `None`: a head comes next.
     body: Option<BodyFraming>,
 }
 
 impl ExchangeWatch {
-    /// To be called before each request.
+    /// Notes the next request. Must be called before each one.
     pub fn begin(&self, method: &http::Method) {
         self.is_head.store(*method == http::Method::HEAD, Ordering::Release);
         self.asked.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Why the guard lets nothing further pass.
+    /// Returns the reason why the guard lets nothing further pass.
     pub fn fault(&self) -> Option<&'static str> {
         self.fault.get().copied()
     }
@@ -81,7 +81,7 @@ impl AnswerGuard {
         self.body.is_none() && self.answered == self.watch.asked.load(Ordering::Acquire)
     }
 
-    /// Approves what may pass of the buffer. `false`: more has to be read first.
+    /// Approves the bytes of the buffer that may pass. Returns false if more must be read first.
     fn advance(&mut self) -> Result<bool, &'static str> {
         if let Some(body) = &mut self.body {
             if !body.is_done() {
@@ -145,7 +145,7 @@ impl AnswerGuard {
         Ok(true)
     }
 
-    /// A connection between two requests holds no buffer.
+    /// Reads more from the upstream. A connection between two requests holds no buffer.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();

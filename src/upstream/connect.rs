@@ -1,7 +1,7 @@
 //! Dialling a server: TCP, TLS or a unix socket.
 //!
-//! [`Tries::dial`] takes a `&Grant`. There is no other way to an upstream, and no way to a `Grant`
-//! but through `auth`.
+//! [`Tries::dial`] takes a `&Grant`. It is the only way to an upstream, and only `auth` makes a
+//! `Grant`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 
-/// How long the addresses of a server's name are used before they are asked for again.
+/// The time for which the resolved addresses of a server's name are used.
 const RESOLVED_FOR: Duration = Duration::from_secs(10);
 
 /// The servers of an upstream for one client, each once, the least busy first. All tries share
@@ -31,7 +31,7 @@ pub struct Tries<'a> {
     upstream: &'a Arc<Upstream>,
     order: std::vec::IntoIter<usize>,
     deadline: Instant,
-    /// What the last server did.
+    /// The failure of the last server.
     rejection: Rejection,
 }
 
@@ -74,7 +74,7 @@ impl<'a> Tries<'a> {
         Err(self.rejection.clone())
     }
 
-    /// Waits for a server's answer to an upgrade. Returns `None` if it is late; the next server may
+    /// Waits for a server's answer to an upgrade. Returns `None` if it is late: the next server may
     /// be tried.
     pub async fn answer<T>(
         &mut self,
@@ -138,7 +138,8 @@ async fn tcp(server: &Server, host: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// A name is asked for once in a while, not once in a connection: the resolver blocks a thread.
+/// Returns the addresses of a name. It is not resolved for every connection: the resolver blocks a
+/// thread.
 async fn addresses(server: &Server, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
         return Ok(vec![SocketAddr::new(address, port)]);

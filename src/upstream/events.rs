@@ -1,4 +1,4 @@
-//! What happens between this node and an upstream's servers.
+//! Events between this node and an upstream's servers.
 
 use tracing::warn;
 

@@ -1,9 +1,9 @@
 //! The servers behind Usher.
 //!
-//! `pick.rs` decides which server is next, `connect.rs` dials it (and takes a `&Grant` to do so),
-//! `upgrade.rs` opens the WebSocket on it, `pool.rs` keeps connections for plain HTTP and
-//! `answer_guard.rs` reads their answers strictly, `signed_context.rs` writes the header that says
-//! who the client is.
+//! `pick.rs` picks the next server. `connect.rs` dials it, and takes a `&Grant` to do so.
+//! `upgrade.rs` opens the WebSocket on it. `pool.rs` keeps connections for plain HTTP, and
+//! `answer_guard.rs` reads their answers strictly. `signed_context.rs` writes the header that
+//! identifies the client.
 
 pub mod answer_guard;
 pub mod connect;
@@ -31,7 +31,7 @@ use crate::config;
 
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
-/// All upstreams, shared by all threads: how busy a server is counts for everyone.
+/// All upstreams. All threads share them, so that the load of a server counts for each thread.
 #[derive(Debug)]
 pub struct Upstreams(Vec<Arc<Upstream>>);
 
@@ -40,7 +40,7 @@ pub struct Upstream {
     config: Arc<config::Upstream>,
     servers: Vec<Arc<Server>>,
     tls: Option<Arc<rustls::ClientConfig>>,
-    /// Another one for each that verifies servers.
+    /// A new number for each upstream that verifies servers.
     generation: u64,
     /// Moves on with each pick, so that equally busy servers take turns.
     turn: AtomicUsize,
@@ -56,7 +56,7 @@ struct Server {
     resolved: Mutex<Option<(Instant, Vec<SocketAddr>)>>,
 }
 
-/// A place on a server; given back when dropped.
+/// A place on a server. Dropping it gives it back.
 #[derive(Debug)]
 pub struct ServerPlace {
     upstream: Arc<Upstream>,
@@ -70,7 +70,8 @@ pub enum BuildError {
 }
 
 impl Upstreams {
-    /// With the ones before, where there are any: a server that stays keeps its count of sessions.
+    /// Builds the upstreams. `before` are those of the last configuration: a server that stays
+    /// keeps its count of sessions.
     pub fn build(
         configs: &[Arc<config::Upstream>],
         before: Option<&Self>,
@@ -82,7 +83,7 @@ impl Upstreams {
         configs.iter().map(build).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The running state of a configured upstream.
+    /// Returns the running state of a configured upstream.
     pub fn of(&self, config: &config::Upstream) -> Option<&Arc<Upstream>> {
         self.0.iter().find(|upstream| upstream.config.name == config.name)
     }
@@ -124,8 +125,8 @@ impl Upstream {
         &self.config
     }
 
-    /// Names the server as the host of a request that came without one, as HTTP/1.0 allows and
-    /// HTTP/1.1 does not.
+    /// Names the server as the host of a request without one, which HTTP/1.0 allows and HTTP/1.1
+    /// does not.
     pub fn name_host(&self, headers: &mut HeaderMap) {
         if headers.contains_key(HOST) {
             return;
@@ -141,7 +142,7 @@ impl Upstream {
         }
     }
 
-    /// Every server once, the least busy first.
+    /// Returns every server once, the least busy first.
     fn order(&self) -> Vec<usize> {
         let busy: Vec<_> =
             self.servers.iter().map(|server| server.busy.load(Ordering::Relaxed)).collect();

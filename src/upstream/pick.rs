@@ -1,6 +1,6 @@
-//! Which server is next. No I/O, no clock.
+//! Picks the next server. No I/O, no clock.
 
-/// Every index of `busy` once: the least busy first, equals in turn.
+/// Returns every index of `busy` once: the least busy first, equals in turn.
 pub fn least_busy_first(busy: &[usize], turn: usize) -> Vec<usize> {
     let count = busy.len();
     let mut order: Vec<usize> =

@@ -1,6 +1,6 @@
 //! Connections for plain HTTP: opened with a grant, kept for a while, used again.
 //!
-//! One pool for each thread, so an exchange never leaves its core.
+//! Each thread has one pool, so an exchange never leaves its core.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -21,11 +21,12 @@ use crate::net::http1::head::MAX_FIELDS;
 use crate::rejection::Rejection;
 use crate::upstream::request_body::RequestBody;
 
-/// The names of an upstream and of its server, for another configuration may have them in another
-/// order; and whom that configuration believes, for what was verified by another is not used again.
+/// The names of an upstream and of its server, because another configuration may list them in
+/// another order. The number is the upstream's generation: a connection that was verified under one
+/// configuration is not used under another.
 pub(super) type ServerKey = (Arc<str>, Arc<str>, u64);
 
-/// Bytes of an answer that are read ahead of its client.
+/// The most bytes of an answer that are read ahead of its client.
 const MOST_READ: usize = 32 * 1024;
 
 #[derive(Debug, Default)]
@@ -55,8 +56,8 @@ impl Pool {
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, ServerPlace), Rejection> {
         let mut request = request.map(Upload::new);
-        // A kept connection may have been closed by the server a moment ago: what was not sent yet
-        // is sent on the next.
+        // The server may have closed a kept connection a moment ago. A request that was not sent
+        // yet is sent on the next one.
         while let Some((mut connection, place)) = self.take(upstream) {
             match self.send(&mut connection, upstream, request).await? {
                 Ok(response) => {
@@ -86,7 +87,8 @@ impl Pool {
         }
     }
 
-    /// The inner error is the request, not sent at all.
+    /// Sends a request on one connection. The inner error is the request, if nothing of it was
+    /// sent.
     async fn send(
         &self,
         connection: &mut Connection,
@@ -133,7 +135,7 @@ impl Pool {
         None
     }
 
-    /// The connection is free again when the answer's body has passed.
+    /// Keeps a connection when the answer's body has passed, and it is free again.
     fn keep_when_ready(
         self: &Arc<Self>,
         mut connection: Connection,
@@ -149,7 +151,8 @@ impl Pool {
             }
             let now = Now::read().mono;
             let mut idle = lock(&pool.idle);
-            // Those of servers that another configuration took out are asked for by nobody.
+            // No request asks for connections to servers that a reload removed: they are dropped
+            // here too.
             idle.retain(|_, kept| {
                 kept.retain(|one| now < one.until && one.connection.sender.is_ready());
                 !kept.is_empty()
@@ -162,7 +165,7 @@ impl Pool {
     }
 }
 
-/// Reports whether the client has stalled in the middle of its body.
+/// Returns true if the client has stalled in the middle of its body.
 fn has_stalled(error: &hyper::Error) -> bool {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let mut io = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>());

@@ -1,4 +1,4 @@
-//! Bodies of plain HTTP, each on its way.
+//! Bodies of plain HTTP: those of requests, and those of answers.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,12 +13,12 @@ use crate::upstream::ServerPlace;
 /// A request's body on its way to the upstream: the data alone.
 ///
 /// Trailers end here. A server that merges them into the headers (RFC 9110 section 6.5.1) would
-/// take a forged identity, address or credential from them, and RFC 9110 section 6.5 lets an
-/// intermediary discard them.
+/// read a forged identity, address or credential. RFC 9110 section 6.5 lets an intermediary discard
+/// them.
 #[derive(Debug)]
 pub struct RequestBody(Incoming);
 
-/// An answer's body: ours, or the upstream's as it comes.
+/// An answer's body: Usher's own, or the upstream's as it arrives.
 pub enum AnswerBody {
     Whole(Full<Bytes>),
     /// The place on the server is kept until the last byte.

@@ -1,6 +1,6 @@
-//! The header that tells an upstream who the client is, signed so that it can believe it.
+//! The signed header that identifies the client to an upstream.
 //!
-//! A compact JWS, good for a minute and for one upstream. Its fixed part is encoded once.
+//! A compact JWS, valid for a short time and for one upstream. Its fixed part is encoded once.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -23,12 +23,12 @@ use crate::upstream::keyring::SigningKeys;
 #[derive(Debug)]
 pub struct SignedContext {
     keys: Arc<SigningKeys>,
-    /// The protected header, encoded, and its dot.
+    /// The claim `iss` of every context.
     issuer: String,
     ttl: Duration,
 }
 
-/// The request that the context speaks of.
+/// The request that the context describes.
 #[derive(Clone, Copy, Debug)]
 pub struct ContextRequest<'a> {
     pub session_id: &'a str,
@@ -50,7 +50,8 @@ struct Claims<'a> {
     session_exp: u64,
     auth: Auth<'a>,
     permissions: &'a [String],
-    /// Chosen claims of the token, in a place of their own: none of them can pass for one of ours.
+    /// Chosen claims of the token, in a place of their own: none of them can stand in for a claim
+    /// of Usher.
     #[serde(skip_serializing_if = "Map::is_empty")]
     claims: &'a Map<String, Value>,
     client: IpAddr,
@@ -76,7 +77,7 @@ impl SignedContext {
         Self { keys, issuer: context.issuer.clone(), ttl: context.ttl }
     }
 
-    /// `None` for a public grant: there is nobody to speak of.
+    /// Returns the signed header; `None` for a public grant, which has no user.
     pub fn header_value(
         &self,
         grant: &Grant,
@@ -94,7 +95,7 @@ impl SignedContext {
     }
 }
 
-/// The claims without a signature, for who only wants to read them. `None` for a public grant.
+/// Returns the claims without a signature, for display. `None` for a public grant.
 pub fn claims(
     context: &config::Context,
     grant: &Grant,
@@ -137,8 +138,8 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// Returns the unsigned convenience headers that the route names. A grant is only given where all
-/// of them can be written.
+/// Returns the unsigned convenience headers that the route names. A grant is given only if all of
+/// them can be written.
 pub fn identity_headers(route: &Route, grant: &Grant) -> Vec<(HeaderName, HeaderValue)> {
     grant
         .principal()
@@ -213,8 +214,10 @@ mod tests {
     }
 
     fn principal() -> Principal {
-        let Value::Object(claims) = json!({ "tier": "gold", "level": 3, "staff": true, "groups": ["a"], "sub": "mallory", "aud": "other" })
-        else {
+        let Value::Object(claims) = json!({
+            "tier": "gold", "level": 3, "staff": true, "groups": ["a"],
+            "sub": "mallory", "aud": "other",
+        }) else {
             unreachable!()
         };
         Principal {
@@ -234,7 +237,7 @@ mod tests {
         Grant::for_test(Arc::clone(&config.routes[0]), principal, Method::Header)
     }
 
-    /// The claims, and a header's value that the published keys have verified.
+    /// Returns the claims, and the header's value. The published keys have verified it.
     fn round(
         name: &str,
         algorithm: ContextAlgorithm,
@@ -276,14 +279,18 @@ mod tests {
             members.remove("iat");
             members.remove("exp");
             let expected = json!({
-                "iss": "usher", "aud": "chat", "sub": "alice", "sid": "session-1", "session_exp": 4_000_000_000_u64,
+                "iss": "usher", "aud": "chat", "sub": "alice",
+                "sid": "session-1", "session_exp": 4_000_000_000_u64,
                 "auth": { "method": "header", "issuer": "main", "token_id": "token-1" },
                 "permissions": ["chat:read"],
-                "claims": { "tier": "gold", "level": 3, "staff": true, "groups": ["a"], "sub": "mallory", "aud": "other" },
+                "claims": {
+                    "tier": "gold", "level": 3, "staff": true, "groups": ["a"],
+                    "sub": "mallory", "aud": "other",
+                },
                 "client": "192.0.2.7",
                 "req": { "host": "chat.example.com", "path": "/ws" },
             });
-            assert_eq!(claims, expected, "a token's claim never stands in for one of ours");
+            assert_eq!(claims, expected, "a token's claim never stands in for one of Usher's");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Opening a WebSocket on a dialled server.
 //!
-//! The request is written by hand and the answer read by the strict reader: what is not a correct
-//! 101 for this very key stays HTTP and can never become a tunnel.
+//! The request is written without an HTTP library, and the strict reader reads the answer. An
+//! answer that is not a correct 101 for this key stays HTTP, and can never become a tunnel.
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
@@ -22,14 +22,14 @@ const READ_SIZE: usize = 4 * 1024;
 
 #[derive(Debug)]
 pub enum UpgradeAnswer {
-    /// A correct 101. `early` came behind it already.
+    /// A correct 101. `early` holds the bytes that came behind it.
     Switched { stream: Stream, early: BytesMut, headers: HeaderMap },
     /// Any other answer, cut at the limit.
     Declined { status: StatusCode, headers: HeaderMap, body: Bytes },
 }
 
-/// `headers` are the client's, prepared; the upgrade's own are set here. `body_limit` bounds what
-/// is kept of a refusal.
+/// Asks a server for an upgrade. `headers` are the client's, prepared; the upgrade's own are set
+/// here. `body_limit` bounds the bytes that are kept of a refusal.
 pub async fn open(
     mut stream: Stream,
     uri: &Uri,
@@ -46,8 +46,8 @@ pub async fn open(
     let mut interim = 0;
     let answer = loop {
         let answer = read_head(&mut stream, &mut buffer).await?;
-        // RFC 9110, section 15.2: "A client MUST be able to parse one or more 1xx responses
-        // received prior to a final response"; 101 is the one that is final here.
+        // RFC 9110 section 15.2: "A client MUST be able to parse one or more 1xx responses received
+        // prior to a final response". Here the 101 is final.
         if !answer.status.is_informational() || answer.status == StatusCode::SWITCHING_PROTOCOLS {
             break answer;
         }
@@ -64,7 +64,7 @@ pub async fn open(
     Ok(UpgradeAnswer::Declined { status: answer.status, headers: answer.headers, body })
 }
 
-/// The request's bytes; the upgrade's own headers are set on the way.
+/// Returns the request's bytes, and sets the upgrade's own headers.
 pub fn request(uri: &Uri, headers: &mut HeaderMap) -> Vec<u8> {
     headers.remove(CONTENT_LENGTH);
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -103,7 +103,8 @@ pub async fn read_head(
     }
 }
 
-/// RFC 6455, section 4.1, what a client must check of an answer; a wrong one fails the connection.
+/// Checks a 101 by the rules of RFC 6455 section 4.1 for a client. A wrong one fails the
+/// connection.
 fn check_switch(answer: &HeaderMap, asked: &HeaderMap) -> Result<(), Rejection> {
     let wrong = |why| Err(Rejection::UpstreamProtocol(why));
     if tokens(answer, UPGRADE) != ["websocket"] {

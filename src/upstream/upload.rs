@@ -1,4 +1,4 @@
-//! A request's body on its way to a server, and whose turn it is meanwhile.
+//! A request's body on its way to a server, and the side that must act next.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,9 +15,9 @@ use crate::upstream::request_body::RequestBody;
 /// The side that an exchange waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitsFor {
-    /// More of the body is to come from the client, which is bounded by its own progress.
+    /// The client must send more of the body. Its own progress bounds the wait.
     Client,
-    /// The server takes the body, or has all of it, since then.
+    /// Since this time the server must take the body, or answer it.
     Server(Instant),
 }
 
@@ -42,15 +42,15 @@ impl Upload {
     }
 }
 
-/// Completes when the server has had its turn for so long: it takes no more of the body, or does
-/// not answer.
+/// Completes when one turn of the server has taken longer than `limit`: it takes no more of the
+/// body, or does not answer.
 pub async fn server_is_late(mut turns: watch::Receiver<WaitsFor>, limit: Duration) {
     let mut is_gone = false;
     loop {
         let turn = *turns.borrow_and_update();
         let since = match turn {
             WaitsFor::Server(since) => since,
-            // A body that is gone will not be sent further.
+            // A body that is gone will not be sent any further.
             WaitsFor::Client if is_gone => Now::read().mono,
             WaitsFor::Client => {
                 is_gone = turns.changed().await.is_err();
@@ -78,7 +78,7 @@ impl Body for Upload {
             Poll::Pending => this.turn.send_if_modified(|turn| {
                 std::mem::replace(turn, WaitsFor::Client) != WaitsFor::Client
             }),
-            // What was polled before is out, or this would not be asked for.
+            // hyper has sent the last frame, otherwise it would not ask for this one.
             Poll::Ready(_) => {
                 this.turn.send_replace(WaitsFor::Server(Now::read().mono)) == WaitsFor::Client
             }

@@ -4,10 +4,11 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// RFC 6455, section 1.3.
+/// RFC 6455 section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// RFC 6455, section 4.2.1: "a base64-encoded value that, when decoded, is 16 bytes in length".
+/// Returns true for a valid key. RFC 6455 section 4.2.1: "a base64-encoded value that, when
+/// decoded, is 16 bytes in length".
 pub fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
 }

@@ -1,4 +1,4 @@
-//! Close codes of RFC 6455, section 7.4, as far as Usher sends or counts them.
+//! Close codes of RFC 6455 section 7.4, as far as Usher sends or counts them.
 
 use std::fmt;
 
@@ -15,8 +15,8 @@ impl CloseCode {
     pub const TRY_AGAIN_LATER: Self = Self(1013);
     pub const BAD_GATEWAY: Self = Self(1014);
 
-    /// The code as it may be sent back: what must not stand in a frame is a protocol error (RFC
-    /// 6455, section 7.4).
+    /// Returns the code as it may be sent back. A code that must not stand in a frame becomes a
+    /// protocol error (RFC 6455 section 7.4).
     pub fn or_protocol_error(self) -> Self {
         match self.0 {
             1000..=1003 | 1005 | 1007..=1014 | 3000..=4999 => self,
@@ -24,7 +24,7 @@ impl CloseCode {
         }
     }
 
-    /// The code as a metric label: a closed set, whatever peers send.
+    /// Returns the code as a metric label, which is one of a closed set.
     pub fn label(self) -> &'static str {
         match self.0 {
             1000 => "1000",

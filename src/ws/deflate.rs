@@ -1,9 +1,9 @@
 //! permessage-deflate (RFC 7692) as far as a relay needs it.
 //!
 //! Usher compresses nothing. It agrees with a client on terms under which each of the client's
-//! messages can be read by itself (`client_no_context_takeover`), and inflates: one short message
-//! to see whether it is an `auth` message, or all of them where the upstream takes no compression.
-//! Frames of its own are never compressed, which the extension allows.
+//! messages can be read by itself (`client_no_context_takeover`). It inflates one short message to
+//! see whether it is an `auth` message, or all messages if the upstream takes no compression.
+//! Usher's own frames are never compressed, which the extension allows.
 
 use std::cell::RefCell;
 
@@ -16,12 +16,12 @@ use super::frame::{self, Sender};
 
 const NAME: &str = "permessage-deflate";
 const NO_CONTEXT: &str = "client_no_context_takeover";
-/// RFC 7692, section 7.2.2: what the sender cut off the end of each message.
+/// RFC 7692 section 7.2.2: the bytes that the sender cut off the end of each message.
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// What is inflated at a time, and so the largest frame that is made of it.
+/// The most bytes that are inflated at a time, and so the largest frame that is made of them.
 const CHUNK: usize = 16 * 1024;
 
-/// What a client was promised in an early 101.
+/// The terms that a client was promised in an early 101.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgreedDeflate {
     server_no_context_takeover: bool,
@@ -60,7 +60,7 @@ fn window_bits(text: Option<&str>) -> Option<u8> {
     text.and_then(|text| text.parse().ok()).filter(|bits| (8..=15).contains(bits))
 }
 
-/// The first of a client's offers that can be kept.
+/// Returns the first of a client's offers that can be kept.
 pub fn agree(headers: &HeaderMap) -> Option<AgreedDeflate> {
     extensions(headers).filter(|offer| offer.name.eq_ignore_ascii_case(NAME)).find_map(|offer| {
         let mut agreed =
@@ -73,9 +73,9 @@ pub fn agree(headers: &HeaderMap) -> Option<AgreedDeflate> {
                 "server_max_window_bits" => {
                     agreed.server_max_window_bits = Some(window_bits(value)?);
                 }
-                // We say it anyway.
+                // Usher sends this parameter anyway.
                 NO_CONTEXT if value.is_none() => {}
-                // A hint of what the client could do; it is not asked to.
+                // A hint about the client's abilities, which Usher does not use.
                 "client_max_window_bits" if value.is_none() || window_bits(value).is_some() => {}
                 _ => return None,
             }
@@ -85,7 +85,7 @@ pub fn agree(headers: &HeaderMap) -> Option<AgreedDeflate> {
 }
 
 impl AgreedDeflate {
-    /// The same words for both sides: the answer to the client, and the offer to the upstream.
+    /// Returns the header for both sides: the answer to the client, and the offer to the upstream.
     pub fn header(&self) -> HeaderValue {
         let mut text = format!("{NAME}; {NO_CONTEXT}");
         if self.server_no_context_takeover {
@@ -97,8 +97,8 @@ impl AgreedDeflate {
         HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(NAME))
     }
 
-    /// Has the upstream taken what the client was promised? False: it declined, and gets everything
-    /// inflated.
+    /// Returns true if the upstream accepted the terms that the client was promised. False: it
+    /// declined, and gets everything inflated.
     pub fn is_kept_by(&self, answer: &HeaderMap) -> Result<bool, &'static str> {
         let mut taken = extensions(answer);
         let Some(extension) = taken.next() else { return Ok(false) };
@@ -122,7 +122,7 @@ impl AgreedDeflate {
     }
 }
 
-/// Keeps of a client's offers those whose messages we could read.
+/// Keeps those of a client's offers whose messages Usher could read.
 pub fn keep_readable_offers(headers: &mut HeaderMap) {
     let lines: Vec<HeaderValue> =
         headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().cloned().collect();
@@ -139,10 +139,10 @@ pub fn keep_readable_offers(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds to each extension of an upstream's answer that the client compresses each message by
-/// itself. RFC 7692, section 7.1.1.2: a server may say so although the client did not offer it, and
-/// a client that hears it obeys. The upstream's own decompressor needs not know: what refers to
-/// nothing before it can be read with any window.
+/// Adds `client_no_context_takeover` to each extension of an upstream's answer, so that the client
+/// compresses each message by itself. RFC 7692 section 7.1.1.2: a server may send it although the
+/// client did not offer it, and the client must obey. The upstream's own decompressor need not
+/// know: a message that refers to nothing before it can be read with any window.
 pub fn make_readable(answer: &mut HeaderMap) {
     let is_readable = |element: &str| {
         element
@@ -176,7 +176,7 @@ thread_local! {
     static WHOLE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
-/// Inflates one whole message, as far as `most` bytes.
+/// Inflates one whole message, up to `most` bytes.
 pub fn inflate(payload: &[u8], most: usize) -> Result<Vec<u8>, InflateError> {
     WHOLE.with_borrow_mut(|decompress| {
         decompress.reset(false);
@@ -217,7 +217,7 @@ fn run(
     }
 }
 
-/// Turns the compressed messages of a client into plain ones for an upstream that takes no
+/// A converter of a client's compressed messages into plain ones, for an upstream that takes no
 /// compression. Between two messages it holds nothing.
 #[derive(Debug)]
 pub struct Inflater {
@@ -238,7 +238,7 @@ impl Inflater {
         Self { most, under_way: None }
     }
 
-    /// Writes what this piece becomes: whole frames, of which the last of the message is final.
+    /// Inflates a piece and writes it as whole frames. The last frame of the message is final.
     pub fn take_in(&mut self, piece: Compressed, wire: &mut Vec<u8>) -> Result<(), InflateError> {
         if piece.begins || self.under_way.is_none() {
             let opcode = if piece.is_text { 1 } else { 2 };
@@ -306,9 +306,11 @@ pub(crate) mod tests {
             "permessage-deflate; client_no_context_takeover"
         );
         assert_eq!(
-            said(&["x-other, permessage-deflate; server_max_window_bits=99, permessage-deflate; server_no_context_takeover; server_max_window_bits=\"10\""])
-                .unwrap(),
-            "permessage-deflate; client_no_context_takeover; server_no_context_takeover; server_max_window_bits=10"
+            said(&["x-other, permessage-deflate; server_max_window_bits=99, \
+                permessage-deflate; server_no_context_takeover; server_max_window_bits=\"10\""])
+            .unwrap(),
+            "permessage-deflate; client_no_context_takeover; server_no_context_takeover; \
+             server_max_window_bits=10"
         );
         assert_eq!(said(&["permessage-deflate; made_up"]), None);
         assert_eq!(said(&[]), None);
@@ -397,7 +399,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// What an upstream that knows no compression would read.
+    /// Returns the messages that an upstream without compression would read.
     fn messages(wire: &[u8]) -> Vec<Vec<u8>> {
         let hold = Some(Hold { most: usize::MAX / 2, binary: true });
         let mut follower = FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY });
@@ -426,7 +428,10 @@ pub(crate) mod tests {
                 let packed = deflate(message);
                 let cut = cut % (packed.len() + 1);
                 let (first, second) = packed.split_at(cut);
-                let piece = |bytes: &[u8], begins| Compressed { bytes: bytes.to_vec(), is_text: false, begins, ends: !begins };
+                let piece = |bytes: &[u8], begins| {
+                    let bytes = bytes.to_vec();
+                    Compressed { bytes, is_text: false, begins, ends: !begins }
+                };
                 inflater.take_in(piece(first, true), &mut wire).unwrap();
                 inflater.take_in(piece(second, false), &mut wire).unwrap();
             }

@@ -1,9 +1,9 @@
-//! Following frames by their headers as bytes pass.
+//! Follows frames by their headers while the bytes pass.
 //!
-//! A [`FrameFollower`] stands in one direction of a relay. It holds back only what must be seen
-//! whole: a header that arrives in pieces, control frames, and, while it is told to, short
-//! messages. Every other payload passes untouched. So it always knows whether the other side stands
-//! between two frames, or between two messages, where a frame of our own may be put.
+//! A [`FrameFollower`] stands in one direction of a relay. It holds back only bytes that must be
+//! seen whole: a header that arrives in pieces, control frames and, if it is told to, short
+//! messages. Every other payload passes untouched. So it always knows whether the other side is
+//! between two frames or between two messages, where Usher may insert a frame.
 
 use super::close_code::CloseCode;
 use super::frame::{ControlKind, FrameError, Header, MAX_HEADER, Opcode, Sender};
@@ -24,9 +24,9 @@ pub struct FrameFollower {
 pub struct Rules {
     /// Larger messages are an error.
     pub message_bytes: u64,
-    /// Messages up to this size are held until they are whole, and given out as such.
+    /// Messages up to this size are held until they are whole, and returned as such.
     pub hold: Option<Hold>,
-    /// Compressed messages are given out as payload, for somebody to inflate.
+    /// Compressed messages are returned as payload, for the caller to inflate.
     pub takes_out_compressed: bool,
 }
 
@@ -41,7 +41,7 @@ impl Rules {
         Self { message_bytes: u64::MAX, hold: None, takes_out_compressed: false };
 }
 
-/// Where to stop, so that something can be put in.
+/// Where to stop, so that a frame can be inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
     Never,
@@ -49,13 +49,13 @@ pub enum Pause {
     MessageEnd,
 }
 
-/// What is to go to the other side, in order.
+/// The next part for the other side, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Segment<'a> {
     /// Bytes that pass as they are. Neighbours are joined: a read full of data frames is one
     /// `Pass`.
     Pass(&'a [u8]),
-    /// The same, held back before.
+    /// The same, but held back before.
     Bytes(Vec<u8>),
     Control(Control),
     Message(HeldMessage),
@@ -68,7 +68,7 @@ pub struct Control {
     pub kind: ControlKind,
     /// Unmasked.
     pub payload: Vec<u8>,
-    /// As it came.
+    /// The frame as it arrived.
     pub wire: Vec<u8>,
 }
 
@@ -79,7 +79,7 @@ pub struct HeldMessage {
     pub is_compressed: bool,
     /// Unmasked, and still compressed if it was.
     pub payload: Vec<u8>,
-    /// As it came.
+    /// The frames as they arrived.
     pub wire: Vec<u8>,
 }
 
@@ -99,13 +99,13 @@ enum Step<'a> {
     GoOn,
 }
 
-/// Headers of the fragments of one held message.
+/// The most bytes of headers in one held message.
 const MOST_HEADERS: usize = 4096;
 
 #[derive(Debug)]
 enum State {
     Between,
-    /// The beginning of a header; the rest has not come.
+    /// The beginning of a header. The rest has not arrived.
     Header {
         bytes: [u8; MAX_HEADER],
         have: u8,
@@ -133,11 +133,11 @@ struct MessageUnderWay {
     fate: Fate,
     bytes: u64,
     is_text: bool,
-    /// Nothing of a compressed message has been given out yet.
+    /// Nothing of a compressed message has been returned yet.
     begins: bool,
 }
 
-/// What becomes of a message, decided at its first frame.
+/// The handling of a message, decided at its first frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Passes,
@@ -150,12 +150,12 @@ impl FrameFollower {
         Self { sender, rules, state: State::Between, message: None, held: None, messages: 0 }
     }
 
-    /// From the next message on.
+    /// Sets which messages are held, from the next message on.
     pub fn set_hold(&mut self, hold: Option<Hold>) {
         self.rules.hold = hold;
     }
 
-    /// Does the other side stand between two frames?
+    /// Returns true if the other side is between two frames.
     pub fn at_frame_boundary(&self) -> bool {
         !matches!(
             (&self.state, &self.message),
@@ -163,17 +163,17 @@ impl FrameFollower {
         )
     }
 
-    /// Does the other side stand between two messages?
+    /// Returns true if the other side is between two messages.
     pub fn at_message_boundary(&self) -> bool {
         self.message.is_none_or(|message| message.fate == Fate::Held)
     }
 
-    /// Whole messages that have come.
+    /// Returns the number of whole messages that have arrived.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// Takes bytes from the front of `input` and gives out the next segment; `None` when all of
+    /// Takes bytes from the front of `input` and returns the next segment; `None` when all of
     /// `input` is taken.
     pub fn next<'a>(
         &mut self,
@@ -191,7 +191,7 @@ impl FrameFollower {
 
     fn step<'a>(&mut self, input: &mut &'a [u8], pause: Pause) -> Result<Step<'a>, FrameError> {
         let whole = *input;
-        // `whole[..whole.len() - rest.len()]` passes, and is given out in one piece.
+        // `whole[..whole.len() - rest.len()]` passes, and is returned in one piece.
         let mut rest = whole;
         loop {
             match &mut self.state {
@@ -236,7 +236,7 @@ impl FrameFollower {
                     }
                     let header = match Header::parse(rest, self.sender) {
                         Ok(Some(header)) => header,
-                        // What came before the fault goes on first.
+                        // The bytes before the fault pass first.
                         Err(_) if rest.len() < whole.len() => break,
                         Err(error) => return Err(error),
                         Ok(None) if rest.len() < whole.len() => break,
@@ -289,8 +289,8 @@ impl FrameFollower {
         Ok(if passed.is_empty() { Step::NothingLeft } else { Step::Out(Segment::Pass(passed)) })
     }
 
-    /// A header that is not simply passed: of a control frame, of a message that is held or taken
-    /// out, or one that came in pieces.
+    /// Handles a header that does not simply pass: of a control frame, of a message that is held or
+    /// taken out, or one that arrived in pieces.
     fn enter<'a>(&mut self, header: &Header, head: &[u8]) -> Result<Step<'a>, FrameError> {
         if header.is_control() {
             let mut wire = Vec::with_capacity(
@@ -298,8 +298,8 @@ impl FrameFollower {
             );
             wire.extend_from_slice(head);
             if header.control_kind() == ControlKind::Close && self.held.take().is_some() {
-                // What was held will have no end, and so is no message. Its beginning is gone: a
-                // continuation behind the close frame continues nothing.
+                // The held message will have no end, so it is dropped. Its beginning is gone: a
+                // continuation behind the close frame is an error.
                 self.message = None;
             }
             self.state = State::Control(Box::new(HeldControl { wire, header: *header }));
@@ -309,7 +309,7 @@ impl FrameFollower {
         if fate != Fate::Held
             && let Some(held) = self.held.take()
         {
-            // It has grown larger than what is held: all of it passes, or is to be inflated.
+            // The message has grown too large to be held: all of it passes, or will be inflated.
             self.begin(header, fate);
             return Ok(Step::Out(match fate {
                 Fate::TakenOut => self.compressed(
@@ -341,7 +341,7 @@ impl FrameFollower {
         }
     }
 
-    /// What becomes of the message that this frame begins or goes on with. Changes nothing.
+    /// Returns the handling of the message that this frame begins or continues. Changes nothing.
     fn fate_of(&self, header: &Header) -> Result<Fate, FrameError> {
         let starts = header.opcode() != Opcode::Continuation;
         match &self.message {
@@ -406,7 +406,7 @@ impl FrameFollower {
         if data.remaining > 0 {
             self.state = State::Data(data);
         } else if fate == Fate::TakenOut {
-            // Its end is told together with its piece.
+            // Its end is reported together with its piece.
             self.state = State::Between;
         } else {
             self.end_frame(data.is_final);
@@ -433,7 +433,7 @@ impl FrameFollower {
         }
     }
 
-    /// Takes payload of the frame that is passing; true if that was its end.
+    /// Takes payload of the current frame. Returns true if the frame ends with it.
     fn advance<'a>(&mut self, rest: &mut &'a [u8]) -> (&'a [u8], bool) {
         let State::Data(data) = &mut self.state else { return (&[], false) };
         let take = usize::try_from(data.remaining).unwrap_or(usize::MAX).min(rest.len());
@@ -452,7 +452,7 @@ impl FrameFollower {
         held.wire.extend_from_slice(bytes);
     }
 
-    /// The held message, if its last frame has come.
+    /// Returns the held message, if its last frame has arrived.
     fn take_whole_message(&mut self) -> Option<HeldMessage> {
         if self.message.is_some() || !matches!(self.state, State::Between) {
             return None;
@@ -474,8 +474,8 @@ impl FrameFollower {
         self.compressed(bytes, frame_ended, data.is_final)
     }
 
-    /// The next piece of the message that is taken out; with it the frame may end, and with that
-    /// the message.
+    /// Returns the next piece of the message that is taken out. The frame may end with it, and the
+    /// message with the frame.
     fn compressed<'a>(&mut self, bytes: Vec<u8>, frame_ends: bool, is_final: bool) -> Segment<'a> {
         let begins =
             self.message.as_mut().is_some_and(|message| std::mem::take(&mut message.begins));
@@ -508,7 +508,7 @@ impl HeldControl {
 }
 
 impl Control {
-    /// The code of a close frame; 1005 stands for a frame without one.
+    /// Returns the code of a close frame; 1005 stands for a frame without one.
     pub fn close_code(&self) -> CloseCode {
         match self.payload.as_slice() {
             [high, low, ..] => CloseCode(u16::from_be_bytes([*high, *low])),
@@ -517,7 +517,7 @@ impl Control {
     }
 }
 
-/// The payloads of whole frames, one behind the other, unmasked.
+/// Returns the payloads of whole frames, one behind the other, unmasked.
 fn payload_of(wire: &[u8], sender: Sender) -> Vec<u8> {
     let (mut payload, mut rest) = (Vec::with_capacity(wire.len()), wire);
     while let Ok(Some(header)) = Header::parse(rest, sender) {

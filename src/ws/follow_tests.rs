@@ -28,13 +28,13 @@ fn framed(first: u8, payload: &[u8], sender: Sender) -> Vec<u8> {
     wire
 }
 
-/// What went on, in order, and what was seen of it.
+/// The bytes that passed, in order, and the parts of them that were seen.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct FollowResult {
     wire: Vec<u8>,
     kinds: Vec<ControlKind>,
     messages: Vec<Vec<u8>>,
-    /// (text, payload) of what was taken out.
+    /// (text, payload) of each message that was taken out.
     taken: Vec<(bool, Vec<u8>)>,
 }
 
@@ -136,7 +136,7 @@ fn a_message_that_is_too_big_is_refused_by_its_header() {
         follow(&mut follower, &[&fragments], Pause::Never, &mut seen),
         Err(FrameError::TooBig)
     );
-    // Of the second only what came before the header that was too much.
+    // Of the second message, only the bytes before the header that exceeds the limit.
     assert_eq!(seen.wire, [&small[..], &fragments[..12]].concat());
 }
 
@@ -220,7 +220,7 @@ fn a_held_compressed_message_that_grows_too_large_is_taken_out_whole() {
             assert_eq!((seen.wire.len(), follower.messages()), (0, 1));
         }
     }
-    // The frame that is too much is an empty one, and the last.
+    // The frame that exceeds the limit is empty, and the last one.
     let wire = framed(0x00, b"", Sender::Client).repeat(1000);
     let stream =
         [framed(0x41, &[1; 60], Sender::Client), wire, framed(0x80, b"", Sender::Client)].concat();
@@ -231,7 +231,7 @@ fn a_held_compressed_message_that_grows_too_large_is_taken_out_whole() {
     assert!(seen.wire.is_empty());
 }
 
-/// A stream of whole messages, some in fragments with pings between, and what it is made of.
+/// A stream of whole messages, some in fragments with pings between, and its parts.
 #[derive(Debug)]
 struct Stream {
     wire: Vec<u8>,
@@ -282,9 +282,8 @@ fn stream(choices: Vec<(u8, usize, usize)>, sender: Sender) -> Stream {
 }
 
 proptest! {
-    /// Whatever the frames and however the bytes are cut: the same bytes come out in the same
-    /// order, and at each cut the follower knows whether they end between frames, and between
-    /// messages.
+    /// For any frames and any cuts, the same bytes come out in the same order. At each cut the
+    /// follower knows whether the bytes end between frames, and between messages.
     #[test]
     fn any_split_of_any_frames_passes_the_same_bytes(
         choices in prop::collection::vec((0u8..4, 0usize..400, 0usize..3), 1..10),
@@ -301,7 +300,8 @@ proptest! {
         let mut seen = FollowResult::default();
         for pair in cuts.windows(2) {
             follow(&mut follower, &[&made.wire[pair[0]..pair[1]]], pause, &mut seen).unwrap();
-            prop_assert_eq!(follower.at_frame_boundary(), made.frame_ends.contains(&seen.wire.len()));
+            let is_frame_end = made.frame_ends.contains(&seen.wire.len());
+            prop_assert_eq!(follower.at_frame_boundary(), is_frame_end);
             if follower.at_frame_boundary() && follower.at_message_boundary() {
                 prop_assert!(made.message_ends.contains(&seen.wire.len()));
             }
@@ -311,27 +311,32 @@ proptest! {
         prop_assert_eq!(follower.messages() as usize, made.message_ends.len() - 1 - pings(&made));
     }
 
-    /// At every byte boundary: texts that are held come out whole, as often as they came, nothing
-    /// else changes its order.
+    /// For a cut at any byte, held texts come out whole, each once, and nothing changes its order.
     #[test]
-    fn held_messages_come_out_whole_at_every_split(choices in prop::collection::vec((0u8..4, 0usize..60, 0usize..3), 1..5)) {
+    fn held_messages_come_out_whole_at_every_split(
+        choices in prop::collection::vec((0u8..4, 0usize..60, 0usize..3), 1..5),
+    ) {
         let made = stream(choices, Sender::Client);
         let rules = Rules { hold: Some(Hold { most: 1000, binary: false }), ..Rules::FOLLOW_ONLY };
         for cut in 0..=made.wire.len() {
             let mut seen = FollowResult::default();
             let (first, second) = made.wire.split_at(cut);
-            follow(&mut FrameFollower::new(Sender::Client, rules), &[first, second], Pause::Never, &mut seen).unwrap();
+            let mut follower = FrameFollower::new(Sender::Client, rules);
+            follow(&mut follower, &[first, second], Pause::Never, &mut seen).unwrap();
             prop_assert_eq!(&seen.messages, &made.texts);
             prop_assert_eq!(seen.wire.len(), made.wire.len());
         }
         let mut seen = FollowResult::default();
         let bytes: Vec<&[u8]> = made.wire.chunks(1).collect();
-        follow(&mut FrameFollower::new(Sender::Client, rules), &bytes, Pause::Never, &mut seen).unwrap();
+        let mut follower = FrameFollower::new(Sender::Client, rules);
+        follow(&mut follower, &bytes, Pause::Never, &mut seen).unwrap();
         prop_assert_eq!(&seen.messages, &made.texts);
     }
 
     #[test]
-    fn compressed_messages_are_taken_out_whole_at_every_split(sizes in prop::collection::vec((0usize..80, 0usize..80), 1..4)) {
+    fn compressed_messages_are_taken_out_whole_at_every_split(
+        sizes in prop::collection::vec((0usize..80, 0usize..80), 1..4),
+    ) {
         let mut wire = Vec::new();
         for (first, second) in &sizes {
             wire.extend(framed(0x41, &vec![3; *first], Sender::Client));
@@ -339,7 +344,10 @@ proptest! {
             wire.extend(framed(0x82, b"plain", Sender::Client));
         }
         let rules = Rules { takes_out_compressed: true, ..Rules::FOLLOW_ONLY };
-        let expected: Vec<_> = sizes.iter().map(|(first, second)| (true, [vec![3; *first], vec![4; *second]].concat())).collect();
+        let whole = |(first, second): &(usize, usize)| {
+            (true, [vec![3; *first], vec![4; *second]].concat())
+        };
+        let expected: Vec<_> = sizes.iter().map(whole).collect();
         for cut in 0..=wire.len() {
             let mut seen = FollowResult::default();
             let (first, second) = wire.split_at(cut);

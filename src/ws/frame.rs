@@ -5,9 +5,9 @@ use aws_lc_rs::rand;
 use super::close_code::CloseCode;
 use super::mask;
 
-/// RFC 6455, section 5.2: two bytes, up to eight of length, four of mask.
+/// RFC 6455 section 5.2: two bytes, up to eight of length, four of mask.
 pub const MAX_HEADER: usize = 14;
-/// RFC 6455, section 5.5: "All control frames MUST have a payload length of 125 bytes or less".
+/// RFC 6455 section 5.5: "All control frames MUST have a payload length of 125 bytes or less".
 pub const MAX_CONTROL_PAYLOAD: usize = 125;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +43,13 @@ pub enum FrameError {
     TooBig,
 }
 
-/// What a data frame begins or goes on with.
+/// The opcode of a data frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
     Continuation,
     Text,
     Binary,
-    /// 3 to 7: reserved; the peers are to say what they think of it.
+    /// 3 to 7: reserved. Usher forwards the frame, and the peers decide what to do.
     Reserved,
 }
 
@@ -70,7 +70,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The length of the header that begins with these bytes, once it can be known.
+    /// Returns the length of the header that begins with these bytes, once it is known.
     pub fn length_of(bytes: &[u8]) -> Option<usize> {
         let second = bytes.get(1)?;
         let length = match second & 0x7f {
@@ -81,7 +81,7 @@ impl Header {
         Some(length + if second & 0x80 != 0 { 4 } else { 0 })
     }
 
-    /// `None`: more bytes are needed.
+    /// Parses a header. `None`: more bytes are needed.
     pub fn parse(bytes: &[u8], sender: Sender) -> Result<Option<Self>, FrameError> {
         let [first, second, rest @ ..] = bytes else { return Ok(None) };
         let masked = second & 0x80 != 0;
@@ -123,8 +123,8 @@ impl Header {
         self.first & 0x80 != 0
     }
 
-    /// RSV1: of a message that permessage-deflate has compressed, its first frame has it (RFC 7692,
-    /// section 6).
+    /// Returns RSV1, which the first frame of a message has if permessage-deflate has compressed it
+    /// (RFC 7692 section 6).
     pub fn is_compressed(&self) -> bool {
         self.first & 0x40 != 0
     }
@@ -148,7 +148,7 @@ impl Header {
     }
 }
 
-/// A whole message of the application.
+/// A whole message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub is_text: bool,
@@ -168,7 +168,7 @@ impl Message {
         std::str::from_utf8(&self.payload).ok().filter(|_| self.is_text)
     }
 
-    /// As one frame of ours: from the upstream it is not masked, from the client it is.
+    /// Returns the message as one frame. It is masked if it comes from the client.
     pub fn to_wire(&self, from: Sender) -> Vec<u8> {
         let mut wire = Vec::with_capacity(self.payload.len() + MAX_HEADER);
         data(&mut wire, if self.is_text { 1 } else { 2 }, true, &self.payload, from);
@@ -176,7 +176,7 @@ impl Message {
     }
 }
 
-/// Writes a data frame. `opcode` 0 goes on with the message before.
+/// Writes a data frame. `opcode` 0 continues the message before.
 pub fn data(wire: &mut Vec<u8>, opcode: u8, is_final: bool, payload: &[u8], from: Sender) {
     frame(wire, if is_final { 0x80 | opcode } else { opcode }, payload, from);
 }
@@ -189,9 +189,9 @@ pub fn pong(payload: &[u8], from: Sender) -> Vec<u8> {
     control(0xa, payload, from)
 }
 
-/// A close frame for the peer of `from`.
+/// Returns a close frame for the peer of `from`.
 pub fn close(code: CloseCode, reason: &str, from: Sender) -> Vec<u8> {
-    // RFC 6455, section 7.4.1: 1005 "MUST NOT be set as a status code"; it stands for none.
+    // RFC 6455 section 7.4.1: 1005 "MUST NOT be set as a status code"; it stands for no code.
     if code.0 == 1005 {
         return control(0x8, &[], from);
     }

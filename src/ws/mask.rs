@@ -1,6 +1,6 @@
-//! Masking of client frames (RFC 6455, section 5.3).
+//! Masking of client frames (RFC 6455 section 5.3).
 
-/// Masks or unmasks in place. `offset` is how much of the frame's payload stood before these bytes.
+/// Masks or unmasks in place. `offset` is the number of payload bytes of the frame before these.
 pub fn apply(bytes: &mut [u8], mask: [u8; 4], offset: u64) {
     let mut mask = mask;
     mask.rotate_left((offset % 4) as usize);

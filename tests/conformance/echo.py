@@ -1,9 +1,9 @@
-"""The backend of the conformance run: sends every message back as it came. Prints its port."""
+"""The backend of the conformance run: echoes every message unchanged. Prints its port."""
 
 import asyncio
 import os
 
-# Read when the library is imported: one case sends a message in 65536 fragments.
+# The library reads this when it is imported. One case sends a message in 65536 fragments.
 os.environ["WEBSOCKETS_MAX_FRAGMENTS"] = "100000"
 
 from websockets.asyncio.server import serve  # noqa: E402

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Autobahn WebSocket test suite through Usher, held against the same suite without it."""
+"""Compares the results of the Autobahn WebSocket test suite through Usher and without it."""
 
 import argparse
 import hashlib
@@ -37,7 +37,8 @@ GROUPS = {
     "13": "compression, by parameters",
 }
 
-# The cases judge each ping that arrives, and slow ones are silent for long: so Usher's own pings are put off.
+# The cases check each ping that arrives, and slow cases are silent for long. So Usher sends no pings
+# of its own for ten minutes.
 CONFIG = """
 state_dir = "state"
 [[listener]]
@@ -67,7 +68,7 @@ path = "/ticket"
 upstream = "echo"
 auth = ["ticket"]
 """
-# With `proactive` every text message of a client is examined on its way.
+# With `proactive`, Usher reads every text message of a client.
 REAUTH = """
 [route.reauth]
 proactive = true
@@ -96,7 +97,7 @@ To repeat it, run `make conformance`. It exits with 1 if a case passes without U
 
 
 def install():
-    """The virtual environment, with exactly what is pinned; nothing is done where it is there."""
+    """Installs the pinned packages into the virtual environment, unless it has them."""
     stamp, wanted = VENV / ".installed", hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
@@ -108,7 +109,7 @@ def install():
 
 @contextmanager
 def child(name, command, **options):
-    """A process that ends with the block. What it says on stderr goes into a file."""
+    """Runs a process that ends with the block. Its stderr goes into a file."""
     path = WORK / f"{name}.log"
     with path.open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, text=True, **options)
@@ -124,7 +125,7 @@ def child(name, command, **options):
 
 
 def script(stack, name, *arguments, **environment):
-    """Starts one of the scripts beside this one; gives back the port that it prints."""
+    """Starts a script of this folder. Returns the port that it prints."""
     command = [VENV / "bin/python", HERE / f"{name}.py", *arguments]
     process, log = stack.enter_context(
         child(name, command, stdout=subprocess.PIPE, env={**os.environ, **environment})
@@ -133,7 +134,7 @@ def script(stack, name, *arguments, **environment):
 
 
 def usher(stack, binary, config, environment):
-    """Starts Usher on a configuration; gives back the port that it listens on."""
+    """Starts Usher with a configuration. Returns the port that it listens on."""
     command = [binary, "run", "--log-format", "json", "-c", config]
     process, log = stack.enter_context(child("usher", command, stdout=subprocess.DEVNULL, env=environment))
     until = time.monotonic() + 20
@@ -156,7 +157,7 @@ def ask_ticket(port, token):
 
 
 def suite(name, url, options):
-    """Runs the cases against a URL; gives back what is wrong, by case: nothing where the case passes."""
+    """Runs the cases against a URL. Returns the fault of each case, or None if it passes."""
     print(f"running the suite against {RUNS[name]}", file=sys.stderr, flush=True)
     folder = WORK / "reports" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -218,7 +219,7 @@ def table(results):
 
 
 def failures(results):
-    """What is wrong through Usher with the cases that pass against the backend itself, by run and case."""
+    """Returns the faults through Usher of cases that pass without it, by run and case."""
     passing = [case for case, wrong in results["bare"].items() if wrong is None]
     wrong = {name: {case: run.get(case, "missing") for case in passing} for name, run in results.items()}
     return {name: {case: why for case, why in run.items() if why} for name, run in wrong.items() if name != "bare"}

@@ -1,7 +1,8 @@
-"""Lets a client that knows nothing of first-message authentication pass it.
+"""Authenticates by a first message for a client that does not know how.
 
-A forwarder of bytes: behind the client's upgrade request, and before anything else of the client's, it sends one
-text frame with the token. Usage: TOKEN=... shim.py PORT, where PORT is Usher's on loopback. Prints its own port.
+It forwards bytes. After the upgrade request of the client, and before any other byte of the client,
+it sends one text frame with the token. Usage: TOKEN=... shim.py PORT, where PORT is the port of
+Usher on loopback. Prints its own port.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ async def forward(reader, writer, port, token):
             tasks.create_task(copy(reader, server_writer))
             tasks.create_task(copy(server_reader, writer))
     except* (OSError, asyncio.IncompleteReadError):
-        # One side is gone without an end: so goes the other.
+        # One side was lost, so both connections are cut.
         writer.transport.abort()
         server_writer.transport.abort()
     finally:

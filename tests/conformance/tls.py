@@ -4,11 +4,12 @@
     cargo build --bin usher --example peers-floor
     python3 tests/conformance/tls.py --tlsfuzzer FOLDER [NAME...]
 
-FOLDER is a checkout of https://github.com/tlsfuzzer/tlsfuzzer, whose scripts are GPL-2.0 and therefore not part of this
-tree. Its library, tlslite-ng, comes from PyPI into target/conformance/tls. Both servers have the same RSA certificate and
-answer with the same HTTP: behind the rustls server stands Usher's plain listener. Each script runs with the same random
-numbers against both. Prints every conversation that ends differently, and exits with 1 if there is one that
-EXPLAINED does not name.
+FOLDER is a checkout of https://github.com/tlsfuzzer/tlsfuzzer. Its scripts have the licence GPL-2.0,
+so they are not part of this repository. Its library tlslite-ng is installed from PyPI into
+target/conformance/tls. Both servers have the same RSA certificate and the same HTTP answers: the
+rustls server forwards to the plain listener of Usher. Each script runs with the same random numbers
+against both. Prints every conversation that ends differently, and exits with 1 if EXPLAINED does
+not name one of them.
 """
 
 import argparse
@@ -26,7 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 VENV = ROOT / "target/conformance/tls/venv"
 TLSLITE = "tlslite-ng==0.9.0b2"
 SUITE = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"
-# Minutes of measuring times, or no conversation at all.
+# These scripts measure times for minutes, or have no conversation.
 LEFT_OUT = re.compile(r"^_stub|generator|timing|lucky|minerva|pregenerate")
 SEEDED = (
     "import random, runpy, sys; random.seed(7); sys.argv = sys.argv[1:]; sys.path.insert(0, '.');"
@@ -34,18 +35,19 @@ SEEDED = (
 )
 
 LOST = "AssertionError Unexpected closure from peer"
-# What may differ, and why: a part of "SCRIPT: CONVERSATION", patterns of Usher's end and of the rustls server's, the reason.
+# Known differences: a part of "SCRIPT: CONVERSATION", a pattern of the end at Usher, a pattern of the
+# end at the rustls server, and the reason.
 EXPLAINED = [
     ("", r"as expected|Alert|alert", LOST,
-     "Usher's alert arrives; the rustls server has none, or closes over unread bytes and the reset overtakes it"),
+     "the alert of Usher arrives; the rustls server sends none, or its reset overtakes it"),
     ("renegotiation", r"as expected|no_renegotiation", r"Timeout",
-     "Usher says no_renegotiation at once; in the rustls server it waits for the next data"),
+     "Usher sends no_renegotiation at once; the rustls server sends it with the next data"),
     ("test-tls13-empty-alert.py", r"as expected", r"decode_error",
-     "Usher says unexpected_message, as RFC 8446 section 5.1 asks; rustls says decode_error"),
+     "Usher sends unexpected_message, as RFC 8446 section 5.1 requires; rustls sends decode_error"),
     ("test-tls13-record-layer-limits.py", r"as expected", r"bad_record_mac",
-     "Usher judges the length before it decrypts, and says record_overflow"),
+     "Usher checks the length before it decrypts, and sends record_overflow"),
     ("test-extended-master-secret-extension.py", r"Handshake\(certificate\)", r"as expected",
-     "Usher stores no sessions: a session id is not resumed, a ticket is"),
+     "Usher stores no sessions: it resumes tickets, and not session ids"),
 ]
 
 
@@ -78,7 +80,7 @@ threads = 1
 [log]
 filter = "warn"
 
-# Longer than a script waits: how long is Usher's own affair.
+# Longer than a script waits: the timeouts of Usher are not tested here.
 [limits]
 unauthenticated_per_address = 10000
 tls_timeout = "60s"
@@ -145,7 +147,7 @@ class Scripts:
             return ""
 
     def options(self, name):
-        """The suites that rustls has: most scripts for TLS 1.2 use others unless they are told."""
+        """Returns options with cipher suites of rustls: by default, most TLS 1.2 scripts use others."""
         text = self.call(name, "--help")
         if "tls13" not in name and re.search(r"^ -C ", text, re.M):
             return ["-C", SUITE]
@@ -158,7 +160,7 @@ class Scripts:
 
 
 def conversations(output):
-    """What each conversation ended with: "as expected", or what was wrong, without what is random in it."""
+    """Returns the end of each conversation: "as expected", or the fault without random values."""
     ends, current = {}, None
     for line in output.splitlines():
         if begun := re.match(r"^(.*) \.\.\.$", line):

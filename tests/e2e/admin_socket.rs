@@ -170,7 +170,7 @@ fn commands_speak_to_a_socket_that_only_its_owner_reaches() {
 }
 
 #[test]
-fn a_token_on_a_socket_is_asked_for_and_a_file_that_is_no_socket_stays() {
+fn an_admin_socket_asks_for_its_token_and_replaces_only_a_socket() {
     let folder = folder("address = \"unix:admin.sock\"\ntoken_file = \"secret\"");
     let mut node = Node::start(&folder);
     let refused = node.get("GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");

@@ -52,7 +52,7 @@ async fn only_a_good_token_opens_the_upstream() {
     ];
     for (what, token) in &bad {
         usher.keep_secret(
-            token.as_str().get(..).filter(|text| text.len() > 10).unwrap_or("not a token"),
+            token.as_str().get(..).filter(|text| text.len() > 10).unwrap_or("a token that is none"),
         );
         let answer = attempt(&usher, &format!("Authorization: Bearer {token}\r\n")).await;
         assert_eq!(answer.status, 401, "{what}");
@@ -140,8 +140,19 @@ async fn public_keys_verify_and_cannot_be_mixed_up() {
     .unwrap();
     let point = ec.public_key().as_ref();
     let jwks = json!({ "keys": [
-        { "kty": "OKP", "crv": "Ed25519", "kid": "one", "x": URL_SAFE_NO_PAD.encode(ed.public_key_raw()) },
-        { "kty": "EC", "crv": "P-256", "kid": "two", "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..]) },
+        {
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "kid": "one",
+            "x": URL_SAFE_NO_PAD.encode(ed.public_key_raw()),
+        },
+        {
+            "kty": "EC",
+            "crv": "P-256",
+            "kid": "two",
+            "x": URL_SAFE_NO_PAD.encode(&point[1..33]),
+            "y": URL_SAFE_NO_PAD.encode(&point[33..]),
+        },
     ]});
     let issuers = |name: &str, algorithm: &str| {
         format!(
@@ -192,7 +203,7 @@ async fn public_keys_verify_and_cannot_be_mixed_up() {
 /// Refuses a user whose name a header would change: the upstream would see another user. Nothing is
 /// dialled.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_does_not_survive_its_header_lets_nobody_in() {
+async fn a_user_name_that_a_header_would_change_is_refused() {
     let echo = Echo::start().await;
     let routes = r#"
         [[route]]
@@ -296,13 +307,25 @@ async fn one_issuer_signs_with_keys_of_several_families() {
     };
     let modulus = public.modulus.strip_prefix(&[0]).unwrap_or(public.modulus);
     let jwks = json!({ "keys": [
-        { "kty": "OKP", "crv": "Ed25519", "kid": "one", "x": URL_SAFE_NO_PAD.encode(ed.public_key_raw()) },
-        { "kty": "EC", "crv": "P-256", "kid": "one", "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..]) },
+        {
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "kid": "one",
+            "x": URL_SAFE_NO_PAD.encode(ed.public_key_raw()),
+        },
+        {
+            "kty": "EC",
+            "crv": "P-256",
+            "kid": "one",
+            "x": URL_SAFE_NO_PAD.encode(&point[1..33]),
+            "y": URL_SAFE_NO_PAD.encode(&point[33..]),
+        },
         { "kty": "RSA", "kid": "one", "n": URL_SAFE_NO_PAD.encode(modulus), "e": "AQAB" },
     ]});
     let issuer = |algorithms: &str| {
         format!(
-            "[[issuer]]\nname = \"idp\"\nissuer = \"https://idp.example.com\"\naudience = [\"chat\"]\nalgorithms = [{algorithms}]\njwks_file = \"jwks.json\"\n"
+            "[[issuer]]\nname = \"idp\"\nissuer = \"https://idp.example.com\"\n\
+             audience = [\"chat\"]\nalgorithms = [{algorithms}]\njwks_file = \"jwks.json\"\n"
         )
     };
     let setup = Setup::new(echo.url())
@@ -339,7 +362,7 @@ async fn one_issuer_signs_with_keys_of_several_families() {
             + &String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.code() == Some(78)
-                && said.contains("the `issuer` `https://id.example.com` stands twice"),
+                && said.contains("the `issuer` `https://id.example.com` appears twice"),
             "{command:?}: {said}"
         );
     }

@@ -41,7 +41,7 @@ async fn start(echo: &Echo) -> Usher {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_in_is_walked_and_counted() {
+async fn the_bench_uses_and_counts_every_method() {
     let echo = Echo::start().await;
     let usher = start(&echo).await;
     let token = usher.token("ada");
@@ -160,9 +160,10 @@ async fn a_bench_that_is_stopped_tells_what_there_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn graphql_clients_are_played_too() {
+async fn the_bench_acts_as_graphql_clients() {
     let echo = Echo::start().await;
-    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nsubprotocols = [\"graphql-transport-ws\"]\n\
+    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\n\
+        subprotocols = [\"graphql-transport-ws\"]\n\
         [route.first_message]\npreset = \"graphql-transport-ws\"\n";
     let usher = Setup::new(echo.url()).routes(routes).start().await;
     let token = usher.token("ada");
@@ -183,7 +184,7 @@ async fn graphql_clients_are_played_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_is_named_and_fails_the_bench() {
+async fn a_failure_is_named_and_fails_the_bench() {
     let echo = Echo::start().await;
     let usher = start(&echo).await;
     for (auth, cause) in
@@ -247,7 +248,7 @@ async fn a_host_that_is_not_this_machine_is_refused_before_a_byte_is_sent() {
     for (arguments, why) in [
         (&["ws://192.0.2.1/ws"][..], "--yes-i-may-load-this-host"),
         (&["messages", "wss://192.0.2.1/ws"], "not this machine"),
-        (&["http://localhost/ws"], "is not a target"),
+        (&["http://localhost/ws"], "is not a valid target"),
         (&["--auth", "header", "ws://localhost/ws"], "--token-env"),
         (&["--rate", "10", "ws://localhost/ws"], "--duration"),
         (&[], "--help"),

@@ -145,7 +145,8 @@ async fn without_a_service_the_broker_sees_no_login_at_all() {
     .await;
     let routes = |more: &str| {
         format!(
-            "[[route]]\npath = \"/mqtt\"\nupstream = \"chat\"\nauth = [\"message\"]\nfirst_message = {{ preset = \"mqtt\"{more} }}"
+            "[[route]]\npath = \"/mqtt\"\nupstream = \"chat\"\nauth = [\"message\"]\n\
+             first_message = {{ preset = \"mqtt\"{more} }}"
         )
     };
     let upstream = format!("http://127.0.0.1:{}", broker.port);
@@ -285,7 +286,8 @@ async fn what_the_page_says_of_other_logins(broker: &RabbitMq) {
         [("", true), (", forward = \"redact\"", false), (", forward = \"forward\"", false)]
     {
         let routes = format!(
-            "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nfirst_message = {{ preset = \"stomp\"{more} }}"
+            "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\n\
+             first_message = {{ preset = \"stomp\"{more} }}"
         );
         let usher =
             Setup::new(format!("http://127.0.0.1:{}", broker.stomp)).routes(&routes).start().await;

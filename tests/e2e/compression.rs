@@ -29,7 +29,7 @@ async fn compressed_streams_are_renewed_by_ticket_and_by_first_message() {
     ] {
         let server = Program::node(&[PROGRAM, "server", server]).await;
         let usher = usher(&format!("http://127.0.0.1:{}", server.lines()[0])).await;
-        let first = usher.token_with("ada", json!({ "exp": token::now() + 5 }));
+        let first = usher.token_with("ada", json!({ "exp": token::now() + 10 }));
         let renewal = usher.token("ada");
         let mut url = format!("wss://localhost:{}/ws", usher.tls.port());
         let mut arguments = Vec::new();
@@ -76,9 +76,13 @@ async fn compressed_streams_are_renewed_by_ticket_and_by_first_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_client_is_told_that_each_message_stands_alone() {
-    let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=12\r\n\r\n";
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+        Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=12\r\n\r\n";
     let recorder = Recorder::start(Script::Answer(answer.as_bytes().to_vec())).await;
-    let routes = "[[route]]\npath = \"/asks\"\nupstream = \"chat\"\nauth = [\"header\"]\n[[route]]\npath = \"/never\"\nupstream = \"chat\"\nauth = [\"header\"]\nreauth = { mode = \"close\" }\n";
+    let routes = "[[route]]\npath = \"/asks\"\nupstream = \"chat\"\nauth = [\"header\"]\n\
+        [[route]]\npath = \"/never\"\nupstream = \"chat\"\nauth = [\"header\"]\n\
+        reauth = { mode = \"close\" }\n";
     let usher = Setup::new(recorder.url()).routes(routes).start().await;
     let token = usher.token("ada");
     for (path, expected, offered) in [

@@ -103,7 +103,7 @@ fn the_built_page_is_what_its_source_makes() {
 }
 
 #[test]
-fn without_a_file_there_is_nothing_to_reload_and_that_is_said() {
+fn a_reload_without_a_file_fails_with_a_reason() {
     let (_demo, lines) = start();
     let admin = address(&lines, "Admin");
     let output = Command::new(env!("CARGO_BIN_EXE_usher"))
@@ -111,5 +111,5 @@ fn without_a_file_there_is_nothing_to_reload_and_that_is_said() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("there is nothing to reload"), "{said}");
+    assert!(!output.status.success() && said.contains("nothing to reload"), "{said}");
 }

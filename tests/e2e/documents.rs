@@ -229,7 +229,7 @@ fn link_faults(page: &Page) -> Vec<String> {
 }
 
 #[test]
-fn every_configuration_of_the_documents_is_one() {
+fn every_configuration_of_the_documents_is_valid() {
     let pages = Page::all();
     let count: usize = pages.iter().map(|page| page.blocks("toml").len()).sum();
     assert!(count >= 15, "{count}");

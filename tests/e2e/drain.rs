@@ -53,7 +53,7 @@ async fn a_second_signal_exits_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_kernel_has_queued_is_served_and_nobody_is_reset() {
+async fn connections_in_the_queue_of_the_kernel_are_served_and_not_reset() {
     let backend = Backend::start().await;
     // The window is longer than a busy machine takes to send a hundred requests.
     let usher = Setup::new(backend.url()).drain("30s").start().await;

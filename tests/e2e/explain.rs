@@ -65,7 +65,7 @@ async fn the_endpoints_of_usher_itself_are_not_explained() {
 async fn a_ticket_is_looked_at_and_stays_good() {
     let echo = Echo::start().await;
     let redis = RedisServer::start(&[]);
-    let store = format!("[store]\nurl = \"{}\"\n", redis.url());
+    let store = format!("[store]\nurl = \"{}\"\ntimeout = \"10s\"\n", redis.url());
     let usher = Setup::new(echo.url()).extra(&store).start().await;
     let ticket = usher.issue_ticket(&usher.token("ada")).await;
     usher.keep_secret(&ticket);
@@ -98,7 +98,7 @@ async fn a_ticket_is_looked_at_and_stays_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_has_the_exit_codes_of_every_command() {
+async fn explain_has_the_exit_codes_of_every_command() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).start().await;
     let config = usher.config_path();
@@ -119,9 +119,11 @@ async fn it_has_the_exit_codes_of_every_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_verifier_is_asked_as_for_a_client_and_offline_nobody_can_say() {
+async fn explain_asks_the_verifier_and_offline_leaves_the_verdict_open() {
     let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
-    let route = "[[route]]\npath = \"/opaque\"\nupstream = \"chat\"\nauth = [\"session\", \"header\"]\norigins = [\"https://app.example.com\"]\nverifier = \"login\"\n";
+    let route = "[[route]]\npath = \"/opaque\"\nupstream = \"chat\"\n\
+        auth = [\"session\", \"header\"]\norigins = [\"https://app.example.com\"]\n\
+        verifier = \"login\"\n";
     let usher = Setup::new(echo.url())
         .routes(route)
         .extra(&verifier.table("login", "http", ""))

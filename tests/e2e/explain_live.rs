@@ -170,7 +170,8 @@ impl Upstream {
                     book.lock().unwrap().insert(id, path.to_owned());
                     let answer = match header(&head, "sec-websocket-key") {
                         Some(key) => format!(
-                            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+                            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                             Connection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
                             accept_for(key.as_bytes())
                         ),
                         None => format!(
@@ -281,7 +282,9 @@ impl Case {
         let is_rejected = line["event"].as_str().unwrap().ends_with("_rejected");
         let mut rest = Vec::new();
         if is_rejected {
-            let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the connection stayed open");
+            let _ = timeout(PATIENCE, stream.read_to_end(&mut rest))
+                .await
+                .expect("the connection stayed open");
         }
         let problem: Value = serde_json::from_slice(&rest).unwrap_or_default();
         let text =
@@ -616,7 +619,7 @@ fn plain_cases(usher: &Usher) -> Vec<Case> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_hundred_requests_it_says_what_a_running_usher_does() {
+async fn explain_agrees_with_a_running_usher_on_a_hundred_requests() {
     let upstream = Upstream::start().await;
     let redis = RedisServer::start(&[]);
     let verifier = VerifierServer::start().await;
@@ -631,8 +634,11 @@ async fn of_a_hundred_requests_it_says_what_a_running_usher_does() {
     let [nameless, nameless_key] = client(&clients, None, day, purpose);
     let certified_port = free_port();
     let tables = format!(
-        "[store]\nurl = \"{}\"\n[bypass]\nsecret_file = \"bypass-secret\"\n[tickets]\nrate_per_user = \"1000/1m\"\n{}\n\
-         [[listener]]\naddress = \"127.0.0.1:{certified_port}\"\ncertificates = [{{ cert = \"cert.pem\", key = \"key.pem\" }}]\nclient_ca = \"clients.pem\"\n",
+        "[store]\nurl = \"{}\"\ntimeout = \"10s\"\n[bypass]\nsecret_file = \"bypass-secret\"\n[tickets]\n\
+         rate_per_user = \"1000/1m\"\n{}\n\
+         [[listener]]\naddress = \"127.0.0.1:{certified_port}\"\n\
+         certificates = [{{ cert = \"cert.pem\", key = \"key.pem\" }}]\n\
+         client_ca = \"clients.pem\"\n",
         redis.url(),
         verifier.table("login", "http", "")
     );

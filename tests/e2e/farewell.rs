@@ -1,4 +1,4 @@
-//! The error frame ahead of a close frame: which sessions get it, in which words, and where in the
+//! The error frame before a close frame: which sessions get it, its fields, and its place in the
 //! stream.
 
 use std::time::Duration;
@@ -51,7 +51,8 @@ const ROUTES: &str = r#"
 "#;
 
 async fn start(upstream: String) -> Usher {
-    let limits = "[limits]\nsessions_per_user = 1\nextra_sessions = \"replace-oldest\"\nmessages_per_second = 3\n";
+    let limits = "[limits]\nsessions_per_user = 1\nextra_sessions = \"replace-oldest\"\n\
+        messages_per_second = 3\n";
     Setup::new(upstream).routes(ROUTES).extra(limits).start().await
 }
 
@@ -70,11 +71,11 @@ async fn by_message(usher: &Usher, target: &str, token: &str) -> Socket {
 async fn closed(socket: &mut Socket) -> (u16, String) {
     match next(socket).await {
         Some(Ok(Message::Close(Some(frame)))) => (frame.code.into(), frame.reason.to_string()),
-        other => panic!("not a close frame but {other:?}"),
+        other => panic!("expected a close frame, got {other:?}"),
     }
 }
 
-/// The frame as the specification has it, and its payload.
+/// Checks the envelope of the error frame and returns its payload.
 fn payload(frame: &Value) -> Value {
     assert_eq!(frame["type"], "error", "{frame}");
     assert_eq!(frame["id"].as_str().unwrap().len(), 36);
@@ -86,15 +87,19 @@ fn payload(frame: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_session_is_told_in_an_error_frame_and_then_in_the_close_frame() {
+async fn a_session_ends_with_an_error_frame_and_then_a_close_frame() {
     let echo = Echo::start().await;
     let usher = start(echo.url()).await;
 
     let mut socket = by_message(&usher, "/ws", &usher.token("ada")).await;
     assert_eq!(revoke(&usher, json!({"user": "ada"})).await, 1);
     let frame = json_of(&mut socket).await;
-    let revoked = json!({"code": "SESSION_REVOKED", "message": "the session was revoked", "recoverable": false,
-                         "details": {"status": 401}});
+    let revoked = json!({
+        "code": "SESSION_REVOKED",
+        "message": "the session was revoked",
+        "recoverable": false,
+        "details": {"status": 401},
+    });
     assert_eq!(payload(&frame), revoked);
     assert_eq!(closed(&mut socket).await, (1008, "Session revoked".to_owned()));
     let request_id = frame["payload"]["request_id"].clone();
@@ -102,16 +107,25 @@ async fn the_end_of_a_session_is_told_in_an_error_frame_and_then_in_the_close_fr
     let ends = token::now() + 4;
     let token = usher.token_with("bob", json!({ "exp": ends }));
     let mut socket = by_message(&usher, "/close", &token).await;
-    let expired = json!({"code": "SESSION_EXPIRED", "message": "the session ended because its credential expired",
-                         "recoverable": true, "details": {"status": 401, "expires_at": ends * 1000}});
+    let expired = json!({
+        "code": "SESSION_EXPIRED",
+        "message": "the session ended because its credential expired",
+        "recoverable": true,
+        "details": {"status": 401, "expires_at": ends * 1000},
+    });
     assert_eq!(payload(&json_of(&mut socket).await), expired);
     assert_eq!(closed(&mut socket).await, (4401, "Session expired".to_owned()));
 
-    // By a header, on a route that asks in messages: its client may be asked, so it may be told.
+    // A session that began by a header on a route with `message` gets the error frame too: the
+    // route may ask its client for a new credential in a message.
     let mut first = bearer(&usher, "/ws", &usher.token("eve")).await;
     let mut second = bearer(&usher, "/ws", &usher.token("eve")).await;
-    let replaced = json!({"code": "SESSION_REPLACED", "message": "another session of this user replaced this one",
-                          "recoverable": false, "details": {"status": 409}});
+    let replaced = json!({
+        "code": "SESSION_REPLACED",
+        "message": "another session of this user replaced this one",
+        "recoverable": false,
+        "details": {"status": 409},
+    });
     assert_eq!(payload(&json_of(&mut first).await), replaced);
     assert_eq!(closed(&mut first).await, (1008, "Session replaced".to_owned()));
     for _ in 0..4 {
@@ -136,7 +150,8 @@ async fn the_end_of_a_session_is_told_in_an_error_frame_and_then_in_the_close_fr
     assert_eq!(ended["request_id"], request_id);
 }
 
-/// It never asked for words of ours, and its application would take them for the upstream's.
+/// Sends no error frame to such a client: its application would take it for a message of the
+/// upstream.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_speak_the_dialect_gets_the_close_frame_alone() {
     let echo = Echo::start().await;
@@ -173,7 +188,7 @@ async fn each_dialect_has_its_own_words_for_the_end() {
         let headers = [("sec-websocket-protocol", protocol)];
         let headers = if protocol.is_empty() { &[][..] } else { &headers[..] };
         let mut socket = usher.open(target, headers).await.unwrap();
-        // What is said before, by us or by the echo server, until the session stands.
+        // Reads the messages of Usher or of the echo server, until the session is authenticated.
         let (login, ready) = match target {
             "/graphql" => (
                 json!({"type": "connection_init", "payload": {"token": token}}).to_string(),
@@ -207,7 +222,7 @@ async fn each_dialect_has_its_own_words_for_the_end() {
     usher.finish().await;
 }
 
-/// A STOMP client knows no message that a server may send when it likes.
+/// STOMP has no message that a server may send at any time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_a_broker_gets_the_close_frame_alone() {
     let connected = b"CONNECTED\nversion:1.2\n\n\0";
@@ -224,8 +239,7 @@ async fn a_client_of_a_broker_gets_the_close_frame_alone() {
     usher.finish().await;
 }
 
-/// The close frame may stand between two fragments; an error frame there would be a fault of the
-/// protocol.
+/// A close frame may stand between two fragments. An error frame there would break the protocol.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_the_middle_of_a_fragmented_message_there_is_a_close_frame_alone() {
     let recorder = Recorder::start(Script::Accept(b"\x01\x05begin".to_vec())).await;

@@ -1,5 +1,5 @@
-//! Authentication in the first message: the early 101, the wait, every refusal, and what the
-//! upstream gets.
+//! Authentication in the first message: the early 101, the wait, every refusal, and the bytes that
+//! the upstream gets.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::client::Answer;
+use crate::support::redis::free_port;
 use crate::support::usher::Socket;
 use crate::support::{
     Echo, Ledger, Raw, Recorder, Script, Setup, Usher, eventually, token, upgrade_request,
@@ -25,7 +26,7 @@ const ROUTES: &str = r#"
     upstream = "chat"
     auth = ["message"]
     close_codes = "http"
-    first_message = { timeout = "1s", max_bytes = "1KiB" }
+    first_message = { timeout = "2s", max_bytes = "1KiB" }
     [[route]]
     path = "/forward"
     upstream = "chat"
@@ -56,13 +57,13 @@ pub async fn start(upstream: String) -> Usher {
 }
 
 pub async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
-    timeout(PATIENCE, socket.next()).await.expect("nothing comes")
+    timeout(PATIENCE, socket.next()).await.expect("no message came")
 }
 
 pub async fn text(socket: &mut Socket) -> String {
     match next(socket).await {
         Some(Ok(Message::Text(text))) => text.to_string(),
-        other => panic!("no text but {other:?}"),
+        other => panic!("expected a text message, got {other:?}"),
     }
 }
 
@@ -70,7 +71,7 @@ pub async fn json(socket: &mut Socket) -> Value {
     serde_json::from_str(&text(socket).await).unwrap()
 }
 
-/// The close frame that comes next, perhaps behind one error frame.
+/// Returns the next close frame, and skips one error frame before it.
 pub async fn close_frame(socket: &mut Socket) -> (u16, String) {
     let mut message = next(socket).await;
     if let Some(Ok(Message::Text(text))) = &message
@@ -80,7 +81,7 @@ pub async fn close_frame(socket: &mut Socket) -> (u16, String) {
     }
     match message {
         Some(Ok(Message::Close(Some(frame)))) => (frame.code.into(), frame.reason.to_string()),
-        other => panic!("no close frame but {other:?}"),
+        other => panic!("expected a close frame, got {other:?}"),
     }
 }
 
@@ -88,7 +89,7 @@ pub fn auth(token: &str) -> Message {
     Message::text(json!({"type": "auth", "id": "m1", "payload": {"token": token}}).to_string())
 }
 
-/// A client frame, masked with zeros.
+/// Returns a client frame, masked with zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut wire = vec![first];
     if payload.len() < 126 {
@@ -106,7 +107,7 @@ async fn a_token_or_a_ticket_in_the_first_message_opens_the_door() {
     let usher = start(echo.url()).await;
     let token = usher.token("ada");
     let mut socket = usher.open("/ws?room=1", &[("x-other", "kept")]).await.unwrap();
-    assert!(echo.visits().is_empty(), "nobody is dialled for a stranger");
+    assert!(echo.visits().is_empty(), "the upstream was dialled before the credential came");
     socket.send(auth(&token)).await.unwrap();
     let ok = json(&mut socket).await;
     assert_eq!(
@@ -117,7 +118,7 @@ async fn a_token_or_a_ticket_in_the_first_message_opens_the_door() {
     assert!(ok["timestamp"].as_str().unwrap().ends_with('Z'));
     socket.send(Message::text("hello")).await.unwrap();
     assert_eq!(text(&mut socket).await, "hello");
-    assert_eq!(echo.messages(), [Message::text("hello")], "the auth message stays here");
+    assert_eq!(echo.messages(), [Message::text("hello")], "the auth message reached the upstream");
     let visit = &echo.visits()[0];
     assert_eq!((visit.target.as_str(), visit.all("x-other")), ("/ws?room=1", vec!["kept"]));
     let session = ok["payload"]["session_id"].as_str().unwrap();
@@ -161,7 +162,7 @@ async fn a_token_or_a_ticket_in_the_first_message_opens_the_door() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refusal_has_its_reason_and_nobody_is_dialled() {
+async fn every_refusal_has_its_reason_and_dials_no_upstream() {
     let echo = Echo::start().await;
     let usher = start(echo.url()).await;
     let expired = usher.token_with("ada", json!({ "exp": token::now() - 60 }));
@@ -259,7 +260,8 @@ async fn pings_and_fragments_are_fine_while_waiting_and_other_frames_are_not() {
         let seen = recorder.connections().pop().unwrap();
         assert!(!seen.contains("auth"), "{seen}");
     }
-    // Unmasked, compressed without agreement, a continuation of nothing, an empty close.
+    // An unmasked frame, a compressed frame without agreement, a continuation of nothing, and
+    // reserved opcode 3.
     for bad in
         [&b"\x81\x05hello"[..], b"\xc1\x80\0\0\0\0", b"\x80\x80\0\0\0\0", b"\x83\x80\0\0\0\0"]
     {
@@ -269,7 +271,7 @@ async fn pings_and_fragments_are_fine_while_waiting_and_other_frames_are_not() {
         let codes = [1002u16.to_be_bytes(), 1008u16.to_be_bytes()];
         assert!(codes.iter().any(|code| answer.windows(2).any(|pair| pair == code)), "{bad:?}");
     }
-    // A client that closes meanwhile is answered, as the protocol wants it.
+    // A close frame of the client is answered, as RFC 6455 requires.
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(
         [upgrade_request("/quiet", "").as_bytes(), &frame(0x88, &1001u16.to_be_bytes())].concat(),
@@ -282,7 +284,7 @@ async fn pings_and_fragments_are_fine_while_waiting_and_other_frames_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_follows_the_auth_message_waits_in_order_while_the_upstream_is_dialled() {
+async fn messages_after_the_auth_message_wait_in_order_while_the_upstream_is_dialled() {
     let echo = Echo::start().await;
     let usher = start(echo.url()).await;
     let mut ledger = Ledger::new(1);
@@ -322,7 +324,7 @@ async fn the_upstream_gets_the_message_as_the_route_says() {
     ] {
         let mut socket = usher.open(route, &[]).await.unwrap();
         socket.send(Message::text(sent.to_string())).await.unwrap();
-        // The upstream answers it, Usher does not.
+        // The answer is the echo of the upstream, and Usher sends none.
         assert_eq!(json(&mut socket).await, expected);
         socket.send(Message::text("next")).await.unwrap();
         assert_eq!(text(&mut socket).await, "next");
@@ -340,7 +342,7 @@ async fn an_upstream_that_fails_after_the_101_is_explained() {
     for (url, code) in [(away, 1013), (wrong.url(), 1014), (busy.url(), 1014)] {
         let usher = start(url).await;
         let token = usher.token("ada");
-        // By hand, because not every client library lets 1014 through.
+        // As raw bytes, because not every client library accepts the code 1014.
         let mut raw = Raw::connect(usher.plain).await;
         raw.send(upgrade_request("/ws", "")).await;
         raw.read_head().await;
@@ -382,7 +384,7 @@ async fn the_first_listed_subprotocol_is_chosen_and_offered_alone() {
             json!({"type": "auth", "payload": {"token": token}}).to_string().as_bytes(),
         ))
         .await;
-        eventually("the upstream is asked", async || recorder.requests() > before).await;
+        eventually("the upstream gets the request", async || recorder.requests() > before).await;
         let seen = recorder.connections().pop().unwrap();
         assert_eq!(
             seen.contains("sec-websocket-protocol: chat.v1\r\n"),
@@ -395,7 +397,7 @@ async fn the_first_listed_subprotocol_is_chosen_and_offered_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reject_mode_close_says_in_a_close_frame_what_a_page_could_not_read() {
+async fn reject_mode_close_sends_the_refusal_in_a_close_frame() {
     let echo = Echo::start().await;
     let usher = start(echo.url()).await;
     for (header, code, reason) in
@@ -409,7 +411,7 @@ async fn reject_mode_close_says_in_a_close_frame_what_a_page_could_not_read() {
         assert_eq!((said, id.trim_end_matches(')').len()), (reason, 32), "{text}");
         usher.logged(&[id.trim_end_matches(')')]).await;
     }
-    // What is no WebSocket upgrade, or on no route, is answered in HTTP.
+    // A request that matches no route is refused in HTTP.
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request("/nowhere", "")).await;
     assert_eq!(Answer::parse(&raw.read_to_close().await).status, 404);
@@ -436,7 +438,7 @@ async fn strangers_are_counted_and_limited_by_address() {
         metrics.contains("usher_limits_hit_total{limit=\"unauthenticated_per_address\"} 1"),
         "{metrics}"
     );
-    // Who is known takes no place any more.
+    // An authenticated client takes no place any more.
     let token = usher.token("ada");
     for mut raw in waiting.drain(..) {
         raw.send(frame(
@@ -452,7 +454,7 @@ async fn strangers_are_counted_and_limited_by_address() {
     usher.finish().await;
 }
 
-/// A connection that asked for plain HTTP first is a stranger like any other when it comes to its
+/// A connection that sent plain HTTP first counts as a stranger like any other when it asks for an
 /// upgrade.
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_http_is_no_way_around_the_limit_of_strangers() {
@@ -472,12 +474,12 @@ async fn plain_http_is_no_way_around_the_limit_of_strangers() {
         other.read_head().await;
         waiting.push(other);
     }
-    // It rested after its request, and has given way to the last of them.
+    // It was idle after its request, so it gave its place to the last of them.
     let rest = String::from_utf8_lossy(&raw.read_to_close().await).into_owned();
     assert!(rest.ends_with("}") && rest.contains("NO_ROUTE"), "{rest}");
     assert!(
         Raw::connect(usher.plain).await.read_to_close().await.is_empty(),
-        "none of the three rests"
+        "a client that is not idle lost its place"
     );
     usher.finish().await;
 }
@@ -487,23 +489,25 @@ async fn a_forwarded_first_message_is_not_taken_for_a_renewal() {
     let echo = Echo::start().await;
     for forward in ["forward", "redact"] {
         let routes = format!(
-            "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nfirst_message = {{ forward = \"{forward}\" }}\nreauth = {{ proactive = true }}\n"
+            "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\n\
+             first_message = {{ forward = \"{forward}\" }}\nreauth = {{ proactive = true }}\n"
         );
         let usher = Setup::new(echo.url()).routes(&routes).start().await;
         let mut socket = usher.open("/ws", &[]).await.unwrap();
         socket.send(auth(&token::mint("ada", json!({})))).await.unwrap();
         socket.send(Message::text("behind")).await.unwrap();
-        assert_eq!(json(&mut socket).await["type"], "auth", "the upstream has it, and echoes it");
+        assert_eq!(json(&mut socket).await["type"], "auth", "the echo of the upstream");
         assert_eq!(text(&mut socket).await, "behind");
         usher.finish().await;
     }
 }
 
-/// The protocol's small talk before the credential counts, and inflated.
+/// Messages of the protocol before the credential count against the limit, in their inflated size.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_talk_before_the_credential_is_bounded() {
     let echo = Echo::start().await;
-    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nfirst_message = { preset = \"graphql-transport-ws\" }\n";
+    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\n\
+        first_message = { preset = \"graphql-transport-ws\" }\n";
     let usher = Setup::new(echo.url()).routes(routes).start().await;
     let mut socket = usher.open("/ws", &[]).await.unwrap();
     let mut pongs = 0;
@@ -567,7 +571,8 @@ async fn messages_are_limited_by_size_and_by_number_from_their_headers() {
 async fn two_credentials_in_one_message_let_nobody_in() {
     let echo = Echo::start().await;
     let routes = format!(
-        "{ROUTES}\n[[route]]\npath = \"/early\"\nupstream = \"chat\"\nauth = [\"message\"]\nreauth = {{ proactive = true }}\n"
+        "{ROUTES}\n[[route]]\npath = \"/early\"\nupstream = \"chat\"\nauth = [\"message\"]\n\
+         reauth = {{ proactive = true }}\n"
     );
     let usher = Setup::new(echo.url()).routes(&routes).start().await;
     let token = usher.token("ada");
@@ -588,7 +593,8 @@ async fn two_credentials_in_one_message_let_nobody_in() {
         assert_eq!(close_frame(&mut socket).await, (1008, "Invalid token".to_owned()));
     }
     assert!(echo.visits().is_empty());
-    // In a renewal it is a wrong try; the ticket was not spent by any of them.
+    // In a renewal, two credentials are a wrong answer. None of these attempts has spent the
+    // ticket.
     let mut socket = usher.open("/early", &[]).await.unwrap();
     socket
         .send(auth(&usher.token_with("ada", json!({ "exp": token::now() + 300 }))))
@@ -611,10 +617,10 @@ async fn two_credentials_in_one_message_let_nobody_in() {
     assert_eq!(refused, 4);
 }
 
-/// A client that says its `auth` twice, at once and late, on routes that renew, that close and that
-/// never end.
+/// Keeps a repeated `auth` from the upstream, at once and late, on routes that renew, close or
+/// never end a session.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_credential_that_comes_again_stays_here() {
+async fn a_repeated_credential_does_not_reach_the_upstream() {
     let echo = Echo::start().await;
     let route = |path: &str, more: &str| {
         format!("[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = [\"message\"]\n{more}\n")
@@ -631,15 +637,15 @@ async fn a_credential_that_comes_again_stays_here() {
     let message = json!({"type": "auth", "payload": {"token": token}}).to_string();
     for path in ["/renews", "/closes", "/stays", "/redacts"] {
         let mut socket = usher.open(path, &[]).await.unwrap();
-        // The double is sent before the answer came, and once more much later.
+        // The second copy goes out before the answer comes, and a third one later.
         socket.feed(auth(&token)).await.unwrap();
         socket.send(Message::text(message.clone())).await.unwrap();
         let first = json(&mut socket).await;
         assert_eq!(first["type"], if path == "/redacts" { "auth" } else { "auth_ok" }, "{path}");
-        // The time that passes is what makes it late.
+        // Time has to pass before the third copy.
         tokio::time::sleep(Duration::from_millis(1200)).await;
         socket.send(Message::text(message.clone())).await.unwrap();
-        // What has no credential in it is the application's.
+        // A message without a credential belongs to the application.
         socket.send(Message::text(r#"{"type":"auth","of":"the application"}"#)).await.unwrap();
         assert_eq!(text(&mut socket).await, r#"{"type":"auth","of":"the application"}"#, "{path}");
     }
@@ -648,7 +654,7 @@ async fn a_credential_that_comes_again_stays_here() {
     let mut socket = usher.open("/forwards", &[]).await.unwrap();
     for _ in 0..2 {
         socket.send(Message::text(message.clone())).await.unwrap();
-        assert_eq!(text(&mut socket).await, message, "this upstream is meant to see it");
+        assert_eq!(text(&mut socket).await, message, "on this route the upstream gets the message");
     }
     usher.finish().await;
 }

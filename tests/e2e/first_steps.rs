@@ -1,4 +1,4 @@
-//! From nothing to a running Usher, as a newcomer goes: `init`, `cert`, `check`, `run`.
+//! The first steps of a new user: `init`, `cert`, `check`, `run`.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -16,7 +16,7 @@ const USHER: &str = env!("CARGO_BIN_EXE_usher");
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// An empty folder, in which commands run as a person would type them.
+/// An empty folder in which commands run as a user would type them.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -43,7 +43,7 @@ impl Folder {
         self.command(program, arguments).output().unwrap()
     }
 
-    /// What the command prints, which has to succeed.
+    /// Runs a command, which must succeed, and returns its output.
     fn says(&self, program: &str, arguments: &[&str]) -> String {
         let output = self.run(program, arguments);
         let (out, err) =
@@ -56,8 +56,8 @@ impl Folder {
         self.says(USHER, arguments)
     }
 
-    /// What a shell prints that runs these lines; the last one decides. curl may go on until its
-    /// time is over, a second unless a line says otherwise.
+    /// Runs these lines in a shell and returns their output. The last line decides. curl ends after
+    /// two seconds, unless a line sets another time.
     fn shell(&self, lines: &str) -> String {
         let programs = Path::new(USHER).parent().unwrap().display();
         let script = format!("PATH={programs}:$PATH\n{lines}\n");
@@ -78,7 +78,7 @@ impl Folder {
         out
     }
 
-    /// The exit code of a command that fails, and what it says.
+    /// Runs a command, which must fail. Returns its exit code and its errors.
     fn fails(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = self.run(USHER, arguments);
         assert!(!output.status.success(), "{arguments:?}");
@@ -103,7 +103,7 @@ impl Folder {
         self.write("usher.toml", &text.replace(from, to));
     }
 
-    /// The machine may have something else on the usual ports.
+    /// Another program may use the default ports of this machine.
     fn take_free_ports(&self, listener: &str) {
         self.replace(listener, "127.0.0.1:0");
         self.replace("127.0.0.1:9090", "127.0.0.1:0");
@@ -150,7 +150,7 @@ impl Drop for Running {
     }
 }
 
-/// The block of commands of README that has this part.
+/// Returns the block of commands in README that contains this part.
 fn commands_of_readme(part: &str) -> String {
     let blocks = Page::named("README.md").blocks("sh");
     blocks
@@ -160,7 +160,7 @@ fn commands_of_readme(part: &str) -> String {
         .text
 }
 
-/// The line that `usher init` prints for a first token, without the name of the program.
+/// Returns the arguments of the command that `usher init` prints for a first token.
 fn mint_line(said: &str) -> Vec<&str> {
     let line = said.lines().find(|line| line.contains("usher token mint")).unwrap();
     line.split_whitespace().skip(1).collect()
@@ -184,7 +184,7 @@ fn init_and_cert_pass_the_check_and_clients_trust_what_they_serve() {
     }
     let other = folder
         .run("openssl", &[&verify[..], &["-verify_hostname", "example.com", "cert.pem"]].concat());
-    assert!(!other.status.success(), "it is for no other name");
+    assert!(!other.status.success(), "the certificate is valid for another name");
     let shown = folder.says("openssl", &["x509", "-in", "cert.pem", "-noout", "-text"]);
     for part in [
         "NIST CURVE: P-256",
@@ -195,7 +195,7 @@ fn init_and_cert_pass_the_check_and_clients_trust_what_they_serve() {
     ] {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
-    // The last day of it is ahead, and not so far that a browser refuses it.
+    // It is valid for some time, and not for longer than browsers accept.
     let ends_within = |days: u32| {
         let seconds = (days * 86_400).to_string();
         !folder
@@ -219,8 +219,12 @@ fn init_and_cert_pass_the_check_and_clients_trust_what_they_serve() {
         assert!(problem.contains("NO_ROUTE"), "{problem}");
     }
     let untrusted = folder.run("curl", &["-sS", &url("localhost")]);
-    assert_eq!(untrusted.status.code(), Some(60), "nobody trusts it unasked");
-    // What is printed for these two is what makes them trust it.
+    assert_eq!(
+        untrusted.status.code(),
+        Some(60),
+        "curl trusted the certificate without being told"
+    );
+    // With the variables that are printed for these two runtimes they trust it.
     for (runtime, program) in [
         (
             "Node",
@@ -231,7 +235,8 @@ fn init_and_cert_pass_the_check_and_clients_trust_what_they_serve() {
             [
                 "python3",
                 "-c",
-                "import http.client, sys, urllib.parse as p; c = http.client.HTTPSConnection(p.urlsplit(sys.argv[1]).netloc); \
+                "import http.client, sys, urllib.parse as p; c = \
+                 http.client.HTTPSConnection(p.urlsplit(sys.argv[1]).netloc); \
                  c.request('GET', '/'); print(c.getresponse().status)",
             ],
         ),
@@ -258,13 +263,14 @@ async fn a_plain_start_passes_the_check_at_once_and_lets_its_first_token_in() {
     let said = folder.usher(&["init", "--plain"]);
     folder.take_free_ports("127.0.0.1:8080");
     folder.replace("http://127.0.0.1:9000", &echo.url());
-    // Not a warning is left.
+    // Not one warning is left.
     folder.usher(&["check", "--strict"]);
     let running = Running::start(&folder);
     let token = folder.usher(&mint_line(&said));
     let address = ([127, 0, 0, 1], running.port).into();
     let request = format!(
-        "POST /websocket/ticket HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "POST /websocket/ticket HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n",
         token.trim()
     );
     let answer = client::http(address, request.as_bytes()).await;
@@ -276,7 +282,7 @@ async fn a_plain_start_passes_the_check_at_once_and_lets_its_first_token_in() {
     assert_eq!(response.status(), 101);
 }
 
-/// As README has it, line by line; the ports alone are others.
+/// Runs the steps of README line by line. Only the ports differ.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_steps_of_the_readme_lead_to_a_socket() {
     let echo = Echo::start().await;
@@ -311,7 +317,7 @@ async fn the_first_steps_of_the_readme_lead_to_a_socket() {
     folder.shell(&format!("usher check{check}"));
 }
 
-/// As the page goes on from README, one way in after the other.
+/// Runs the commands of the credentials page, one method after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_line_of_the_credentials_page_opens_a_socket() {
     let echo = Echo::start().await;
@@ -331,7 +337,7 @@ async fn each_line_of_the_credentials_page_opens_a_socket() {
         .map(|block| block.text.replace("localhost:8080", &format!("127.0.0.1:{}", running.port)))
         .collect();
     let (setup, lines) = scripts.split_first().unwrap();
-    // Two of them want more: a Redis, and a process with a flag.
+    // Two of them are left out: one needs Redis, and one needs a process with a flag.
     let lines: Vec<_> = lines
         .iter()
         .filter(|lines| !lines.contains("redis-cli") && !lines.contains("--allow-bypass"))
@@ -359,7 +365,7 @@ fn init_takes_the_secret_of_the_environment_where_there_is_one() {
             && !folder.0.join("jwt-secret").exists()
     );
     folder.take_free_ports("127.0.0.1:8080");
-    assert_eq!(folder.fails(&["check"]).0, Some(78), "it is not set here");
+    assert_eq!(folder.fails(&["check"]).0, Some(78), "the variable is not set here");
     let check = folder.command(USHER, &["check"]).env("USHER_JWT_SECRET", secret).output().unwrap();
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
 }
@@ -387,26 +393,26 @@ fn the_steps_that_init_prints_lead_on_from_another_folder() {
 }
 
 #[test]
-fn what_is_there_is_not_overwritten_unless_asked() {
+fn init_and_cert_overwrite_a_file_only_with_force() {
     let folder = Folder::new();
     folder.write("jwt-secret", "of mine");
     assert!(folder.usher(&["init"]).contains("kept jwt-secret"));
     folder.write("usher.toml", "mine");
     let (code, said) = folder.fails(&["init", "--plain"]);
-    assert!(code == Some(1) && said.contains("usher.toml was not written"), "{said}");
+    assert!(code == Some(1) && said.contains("cannot write usher.toml"), "{said}");
     assert_eq!([folder.read("usher.toml"), folder.read("jwt-secret")], ["mine", "of mine"]);
 
-    // One of the two is in the way of both, even if it leads nowhere.
+    // A link in the place of one file stops the command, even if it leads nowhere.
     std::os::unix::fs::symlink("/nowhere", folder.0.join("key.pem")).unwrap();
     let (code, said) = folder.fails(&["cert"]);
     assert!(
-        code == Some(1) && said.contains("key.pem is there already") && said.contains("--force"),
+        code == Some(1) && said.contains("key.pem exists already") && said.contains("--force"),
         "{said}"
     );
     assert!(!folder.0.join("cert.pem").exists());
     folder.write("cert.pem", "mine");
     let (code, said) = folder.fails(&["cert"]);
-    assert!(code == Some(1) && said.contains("cert.pem and key.pem are there already"), "{said}");
+    assert!(code == Some(1) && said.contains("cert.pem and key.pem exist already"), "{said}");
     assert_eq!(folder.read("cert.pem"), "mine");
 
     folder.usher(&["cert", "--force"]);
@@ -417,7 +423,7 @@ fn what_is_there_is_not_overwritten_unless_asked() {
     assert_eq!(
         (folder.mode("key.pem"), fs::read_dir(&folder.0).unwrap().count()),
         (0o600, 4),
-        "and nothing is left beside them"
+        "a file was written in spite of the refusal"
     );
 }
 
@@ -451,13 +457,13 @@ fn a_certificate_is_for_the_names_that_are_given() {
         (&["cert", "localhost:8443"], 2, "without scheme, port or brackets"),
         (&["cert", "--cert", "a", "--key", "a"], 1, "name the same file"),
         (&["cert", "--cert", "a", "--key", "./a"], 1, "name the same file"),
-        (&["init", "nowhere/usher.toml"], 1, "nowhere/usher.toml was not written: No such file"),
-        (&["cert", "--cert", "nowhere/cert.pem"], 1, "nowhere/cert.pem was not written"),
+        (&["init", "nowhere/usher.toml"], 1, "cannot write nowhere/usher.toml: No such file"),
+        (&["cert", "--cert", "nowhere/cert.pem"], 1, "cannot write nowhere/cert.pem"),
     ] {
         let (found, said) = folder.fails(arguments);
         assert!(found == Some(code) && said.contains(part), "{arguments:?}, {found:?}: {said}");
     }
-    assert!(!folder.0.join("key.pem").exists(), "half a pair is not left");
+    assert!(!folder.0.join("key.pem").exists(), "half of a pair was left behind");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Two Ushers and one real Redis: who is connected to either, and how many sessions a user has on
-//! both.
+//! Two Ushers and one real Redis: the list of sessions, and the limit of sessions for each user,
+//! over both nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,26 +35,28 @@ impl Nodes {
         nodes
     }
 
-    /// The list of all nodes, as the first tells it.
+    /// Returns the list of all nodes, as the first node gives it.
     async fn list(&self, query: &str) -> Value {
         list(&self.one, query).await
     }
 
-    /// Asks until the list is so.
+    /// Waits until the list fulfils the condition, and returns it.
     async fn until(&self, holds: impl Fn(&Value) -> bool) -> Value {
         let list = async || Some(self.list("").await).filter(&holds);
-        eventually_or(list, async || format!("another list than {}", self.list("").await)).await
+        eventually_or(list, async || format!("the list is {}", self.list("").await)).await
     }
 
-    /// With one session for each user, the younger takes the place of the older, wherever they are.
+    /// With one session for each user, the newer session replaces the older one on any node.
     pub async fn replace_each_other(&self) {
         let mut bob = self.one.connect("bob").await;
         let mut ada = self.one.connect("ada").await;
         for usher in [&self.two, &self.one, &self.two] {
-            // The store hears of a session a moment after it has begun.
+            // The store gets a session a moment after it has begun.
             self.until(|list| list["total"] == 2).await;
             let mut next = usher.connect("ada").await;
-            timeout(PATIENCE, is_replaced(&mut ada, 1008)).await.expect("nobody told it");
+            timeout(PATIENCE, is_replaced(&mut ada, 1008))
+                .await
+                .expect("the older session was not replaced");
             is_alive(&mut next).await;
             ada = next;
         }
@@ -81,15 +83,15 @@ async fn list(usher: &Usher, query: &str) -> Value {
 }
 
 fn store(server: &RedisServer) -> String {
-    format!("url = \"{}\"", server.url())
+    format!("url = \"{}\"\ntimeout = \"2s\"", server.url())
 }
 
-/// A busy machine is not what is tested.
+/// The time is long because a busy machine must not fail the test.
 fn patient(server: &RedisServer) -> String {
     format!("url = \"{}\"\ntimeout = \"10s\"", server.url())
 }
 
-/// The keys of the users that hold places.
+/// Returns the keys of the users that hold places.
 fn users(server: &RedisServer) -> Vec<String> {
     server
         .cli(&["KEYS", "usher:user:*"])
@@ -99,7 +101,7 @@ fn users(server: &RedisServer) -> Vec<String> {
         .collect()
 }
 
-/// Waits until Redis counts so many places of the only user.
+/// Waits until Redis counts this many places of the only user.
 async fn counted(server: &RedisServer, count: usize) {
     let places = |key: &String| server.cli(&["ZCARD", key]).trim().parse().unwrap();
     eventually(format!("Redis counts {count} places"), async || {
@@ -156,8 +158,8 @@ async fn the_sessions_of_all_nodes_are_one_list() {
         "{text}"
     );
     assert!(text.contains("\nedge-1  ada") && text.contains("\nedge-2  bob"), "{text}");
-    // What a node knows since its last beat.
-    let status = eventually("it knows the other node", async || {
+    // A node knows the others from its last heartbeat.
+    let status = eventually("the node knows the other node", async || {
         let body = client::get(nodes.one.admin, "/status").await.body;
         let status: Value = serde_json::from_str(&body).unwrap();
         let knows_both = status["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2);
@@ -204,7 +206,8 @@ async fn a_node_that_was_killed_leaves_the_list_by_itself_and_its_places_end() {
     let list = nodes.until(|list| list["nodes"].as_array().unwrap().len() == 1).await;
     assert_eq!((&list["fleet"], &list["total"]), (&json!("whole"), &json!(1)));
 
-    // Her place is held until its lease ends, at most a minute; the day is moved on here.
+    // Her place is held until its lease ends, after at most a minute. Here the lease is set into
+    // the past.
     let token = nodes.one.token("ada");
     assert_eq!(refused(&nodes.one, &token).await, (429, "TOO_MANY_SESSIONS".to_owned()));
     for key in users(&server) {
@@ -212,7 +215,7 @@ async fn a_node_that_was_killed_leaves_the_list_by_itself_and_its_places_end() {
             server.cli(&["ZADD", &key, "XX", "1000", member]);
         }
     }
-    let mut again = open(&nodes.one, &token).await.expect("the place is not free");
+    let mut again = open(&nodes.one, &token).await.expect("the place is still taken");
     is_alive(&mut again).await;
     drop((bob, again));
     nodes.one.finish().await;
@@ -236,7 +239,7 @@ async fn of_sixty_four_upgrades_of_one_user_over_two_nodes_exactly_as_many_as_ma
         }
         let sockets: Vec<Socket> = racers.join_all().await.into_iter().flatten().collect();
         assert_eq!(sockets.len(), if on_limit == "refuse" { 5 } else { 64 });
-        // Those who have to go are told so, on whichever node they are.
+        // The replaced sessions get a close frame on either node.
         let mut ends = JoinSet::new();
         let many = sockets.len() - 5;
         for mut socket in sockets {
@@ -251,8 +254,11 @@ async fn of_sixty_four_upgrades_of_one_user_over_two_nodes_exactly_as_many_as_ma
             });
         }
         for _ in 0..many {
-            let end =
-                timeout(PATIENCE, ends.join_next()).await.expect("too many stay").unwrap().unwrap();
+            let end = timeout(PATIENCE, ends.join_next())
+                .await
+                .expect("too many sessions stay")
+                .unwrap()
+                .unwrap();
             assert_eq!(end, "Session replaced");
         }
         counted(&server, 5).await;
@@ -260,7 +266,7 @@ async fn of_sixty_four_upgrades_of_one_user_over_two_nodes_exactly_as_many_as_ma
         assert_eq!(list["fleet"], "whole");
         assert_eq!(ends.len(), 5);
         ends.shutdown().await;
-        // When they have gone, nothing is left of them.
+        // When the others have left, no places remain.
         nodes.until(|list| list["total"] == 0).await;
         counted(&server, 0).await;
         Arc::into_inner(nodes).unwrap().finish().await;
@@ -284,7 +290,7 @@ async fn a_younger_session_takes_the_place_of_an_older_one_at_another_node() {
             .unwrap();
         line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
     });
-    assert_eq!(hits, [1, 2], "it counts where the younger came");
+    assert_eq!(hits, [1, 2], "the node of the newer session counts it");
     let replaced = nodes
         .finish()
         .await
@@ -301,7 +307,8 @@ async fn without_redis_each_node_keeps_its_own_limit_and_the_count_heals_when_it
     let mut here = open(&nodes.one, &token).await.unwrap();
     assert_eq!(refused(&nodes.two, &token).await, too_many);
     server.kill();
-    let mut there = open(&nodes.two, &token).await.expect("nobody is refused because of the store");
+    let mut there =
+        open(&nodes.two, &token).await.expect("a client was refused because the store is down");
     assert_eq!(
         (refused(&nodes.one, &token).await, refused(&nodes.two, &token).await),
         (too_many.clone(), too_many.clone())
@@ -328,7 +335,8 @@ async fn without_redis_each_node_keeps_its_own_limit_and_the_count_heals_when_it
     for socket in [&mut here, &mut there] {
         is_alive(socket).await;
     }
-    // Her other session ends, and hers at the first node is counted again at the second.
+    // When her session on the second node ends, the one on the first node still counts for the
+    // second.
     there.close(None).await.unwrap();
     while let Some(Ok(_)) = there.next().await {}
     counted(&server, 1).await;
@@ -340,9 +348,9 @@ async fn without_redis_each_node_keeps_its_own_limit_and_the_count_heals_when_it
     nodes.finish().await;
 }
 
-/// Prints what the limit adds to an upgrade: `--ignored --nocapture`.
+/// Prints how much time the limit adds to an upgrade. Run it with `--ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it measures"]
+#[ignore = "a measurement, not a test"]
 async fn what_a_limit_over_the_fleet_adds_to_an_upgrade() {
     let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
     let start = |limits: &str| {

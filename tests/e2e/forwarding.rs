@@ -1,5 +1,4 @@
-//! Where a request came from and what it is called: the backend, the client, the log and the audit
-//! log agree.
+//! The address and the id of a request: the backend, the client, the log and the audit log agree.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,17 +11,22 @@ use crate::support::{Raw, Recorder, Script, Setup, Usher, upgrade_request};
 const OK: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\nX-Request-Id: backend\r\n\r\nok";
 
-/// A front that terminates TLS, with what its client wrote itself on the left and beside it.
-const FRONT: &str = "X-Forwarded-For: 6.6.6.6, 198.51.100.9:4711, 127.0.0.2\r\nX-Forwarded-Proto: https\r\n\
-    X-Forwarded-Host: public.example.com\r\nForwarded: for=6.6.6.6;proto=http;host=evil.example.com\r\n\
+/// The headers of a front that terminates TLS. Its client wrote the entries on the left and the
+/// other headers itself.
+const FRONT: &str = "X-Forwarded-For: 6.6.6.6, 198.51.100.9:4711, 127.0.0.2\r\n\
+    X-Forwarded-Proto: https\r\n\
+    X-Forwarded-Host: public.example.com\r\nForwarded: \
+    for=6.6.6.6;proto=http;host=evil.example.com\r\n\
     X-Real-IP: 6.6.6.6\r\nX-Request-Id: front-1.a_b\r\nx_request_id: evil\r\n";
 
 const CHAIN: &str = "198.51.100.9, 127.0.0.2, 127.0.0.1";
 
-/// Two listeners more: the third trusts this machine, the fourth reads `Forwarded` alone.
+/// Starts Usher with two more listeners: the third trusts this machine, the fourth reads
+/// `Forwarded` alone.
 async fn behind_a_front(script: Script) -> (Recorder, Usher) {
     let recorder = Recorder::start(script).await;
-    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\ntrusted_peers = [\"127.0.0.0/8\"]\n";
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n\
+        trusted_peers = [\"127.0.0.0/8\"]\n";
     let listeners = format!("{listener}{listener}forwarding_header = \"forwarded\"\n");
     let usher = Setup::new(recorder.url()).extra(&listeners).start().await;
     (recorder, usher)
@@ -43,7 +47,7 @@ fn claims(head: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trusted_front_speaks_for_its_client_in_one_voice() {
+async fn a_trusted_front_sets_the_same_client_in_every_header() {
     let (recorder, usher) = behind_a_front(Script::Answer(OK.to_vec())).await;
     let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
     let front = usher.listeners[2];
@@ -60,7 +64,8 @@ async fn a_trusted_front_speaks_for_its_client_in_one_voice() {
             (fields(&head, "x-forwarded-proto"), fields(&head, "x-forwarded-host")),
             (vec!["https".into()], vec!["public.example.com".into()])
         );
-        let forwarded = "for=198.51.100.9;host=\"public.example.com\";proto=https, for=127.0.0.2, for=127.0.0.1";
+        let forwarded = "for=198.51.100.9;host=\"public.example.com\";proto=https, for=127.0.0.2, \
+            for=127.0.0.1";
         assert_eq!(
             (fields(&head, "forwarded"), fields(&head, "x-real-ip")),
             (vec![forwarded.into()], vec!["198.51.100.9".into()])
@@ -69,10 +74,11 @@ async fn a_trusted_front_speaks_for_its_client_in_one_voice() {
         assert!(!head.contains("6.6.6.6") && !head.contains("evil"), "{head}");
         let claims = claims(&head);
         assert_eq!(claims["client"], "198.51.100.9");
-        assert_ne!(claims["sid"], "front-1.a_b", "an id that a peer chose is not a session's");
+        assert_ne!(claims["sid"], "front-1.a_b", "the session has the id that a peer chose");
     }
     let request = format!(
-        "POST /websocket/ticket HTTP/1.1\r\nHost: inner\r\nConnection: close\r\nContent-Length: 0\r\n{bearer}{FRONT}\r\n"
+        "POST /websocket/ticket HTTP/1.1\r\nHost: inner\r\nConnection: close\r\n\
+         Content-Length: 0\r\n{bearer}{FRONT}\r\n"
     );
     let answer = client::http(front, request.as_bytes()).await;
     let ticket: Value = serde_json::from_str(&answer.body).unwrap();
@@ -94,8 +100,8 @@ async fn forwarded_is_read_from_a_trusted_peer() {
     let (recorder, usher) = behind_a_front(Script::Answer(OK.to_vec())).await;
     let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
     let own = "Forwarded: for=6.6.6.6, for=\"198.51.100.9:4711\";proto=https;host=public.example.com\r\nForwarded: for=127.0.0.2\r\n";
-    // The one that is there; or the one that counts, whatever the client has written into the
-    // other.
+    // Usher reads the header that is there. If both are there, it reads the configured one,
+    // whatever the client wrote into the other.
     for (listener, sent) in [
         (2, own.to_owned()),
         (3, format!("{own}X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: http\r\n")),
@@ -140,7 +146,7 @@ async fn a_stranger_chooses_neither_its_address_nor_its_request_id() {
         );
         usher.logged(&[&id]).await;
     }
-    // What is not an id is replaced, from a trusted peer too.
+    // A value that is not a valid id is replaced, even from a trusted peer.
     let odd = request.replace("front-1.a_b", "front 1");
     let answer = client::http(usher.listeners[2], odd.as_bytes()).await;
     assert_eq!(answer.header("x-request-id").map(str::len), Some(32));
@@ -165,7 +171,8 @@ async fn a_refusal_carries_the_same_id_everywhere() {
         auth = ["message"]
     "#;
     let recorder = Recorder::start(Script::Accept(Vec::new())).await;
-    let trusting = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\ntrusted_peers = [\"127.0.0.0/8\"]\n";
+    let trusting = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n\
+        trusted_peers = [\"127.0.0.0/8\"]\n";
     let usher = Setup::new(recorder.url()).routes(routes).extra(trusting).start().await;
     let front = usher.listeners[2];
 

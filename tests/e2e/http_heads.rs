@@ -1,4 +1,4 @@
-//! What a client writes into its heads and behind its bodies, and what of it the backend gets.
+//! The heads and bodies that a client sends, and the part of them that the backend gets.
 
 use crate::support::client;
 use crate::support::{Backend, Raw, Recorder, Script, Setup, Usher, upgrade_request};
@@ -11,7 +11,7 @@ async fn recorded() -> (Recorder, Usher) {
     (recorder, usher)
 }
 
-/// Everything that the upstream got, in lower case.
+/// Returns all bytes that the upstream got, in lower case.
 fn seen(recorder: &Recorder) -> String {
     recorder.connections().concat().to_ascii_lowercase()
 }
@@ -22,9 +22,12 @@ async fn a_request_s_trailers_end_at_usher() {
     let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
     for (path, auth) in [("/public/x", ""), ("/api/x", bearer.as_str())] {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\n{auth}Transfer-Encoding: chunked\r\nConnection: close, TE\r\nTE: trailers\r\n\
-             Trailer: X-User-Context, X-User-Id, X-Forwarded-For\r\nTrailer: Cookie, x_user_context, X-Sum\r\n\r\n\
-             4\r\nbody\r\n0\r\nX-User-Context: mallory\r\nx_user_context: mallory\r\nX-User-Id: mallory\r\n\
+            "POST {path} HTTP/1.1\r\nHost: x\r\n{auth}Transfer-Encoding: chunked\r\n\
+             Connection: close, TE\r\nTE: trailers\r\n\
+             Trailer: X-User-Context, X-User-Id, X-Forwarded-For\r\n\
+             Trailer: Cookie, x_user_context, X-Sum\r\n\r\n\
+             4\r\nbody\r\n0\r\nX-User-Context: mallory\r\nx_user_context: mallory\r\n\
+             X-User-Id: mallory\r\n\
              X-Forwarded-For: 6.6.6.6\r\nCookie: session=mallory\r\nX-Sum: mallory\r\n\r\n"
         );
         let answer = client::http(usher.plain, request.as_bytes()).await;
@@ -52,11 +55,12 @@ async fn a_trailer_section_that_is_no_list_of_fields_ends_the_connection() {
     {
         let mut raw = Raw::connect(usher.plain).await;
         raw.send(format!(
-            "POST /public/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n4\r\nbody\r\n0\r\n{trailer}\r\n\r\n"
+            "POST /public/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\
+             \r\n4\r\nbody\r\n0\r\n{trailer}\r\n\r\n"
         ))
         .await;
-        // The upstream may have answered before the body's end. What counts is that the connection
-        // ends with it.
+        // The upstream may have answered before the end of the body. The connection must end in any
+        // case.
         raw.read_to_close().await;
     }
     assert!(!seen(&recorder).contains("x-sum"));
@@ -64,16 +68,20 @@ async fn a_trailer_section_that_is_no_list_of_fields_ends_the_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connection_takes_nothing_away_that_was_judged() {
+async fn the_connection_header_removes_no_header_that_usher_checked() {
     let (recorder, usher) = recorded().await;
     let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
-    let judged = "Origin: https://app.example.com\r\nSec-WebSocket-Protocol: chat\r\nCookie: a=b\r\nX-Hop: 1\r\n\
-        Connection: Origin, Host, Sec-WebSocket-Protocol, Sec-WebSocket-Key, Sec-WebSocket-Version, Cookie, X-Hop\r\n\
-        Connection: X-User-Context, X-Forwarded-For, X-Forwarded-Host, Forwarded, Content-Length, X-Request-Id\r\n";
+    let judged = "Origin: https://app.example.com\r\nSec-WebSocket-Protocol: chat\r\n\
+        Cookie: a=b\r\nX-Hop: 1\r\n\
+        Connection: Origin, Host, Sec-WebSocket-Protocol, Sec-WebSocket-Key, \
+        Sec-WebSocket-Version, Cookie, X-Hop\r\n\
+        Connection: X-User-Context, X-Forwarded-For, X-Forwarded-Host, Forwarded, Content-Length, \
+        X-Request-Id\r\n";
     let upgrade = client::attempt(usher.plain, "/ws", &format!("{bearer}{judged}")).await;
-    assert_eq!(upgrade.status, 200, "the upstream does not switch, and its answer goes through");
+    assert_eq!(upgrade.status, 200, "the answer of an upstream that does not switch goes through");
     let request = format!(
-        "POST /api/x HTTP/1.1\r\nHost: chat.example.com\r\nConnection: close\r\nContent-Length: 2\r\n{bearer}{judged}\r\nhi"
+        "POST /api/x HTTP/1.1\r\nHost: chat.example.com\r\nConnection: close\r\n\
+         Content-Length: 2\r\n{bearer}{judged}\r\nhi"
     );
     assert_eq!(client::http(usher.plain, request.as_bytes()).await.status, 200);
     let connections = recorder.connections();
@@ -108,7 +116,8 @@ async fn connection_takes_nothing_away_that_was_judged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_to_anything_but_websocket_is_ignored() {
     let (recorder, usher) = recorded().await;
-    let h2c = "Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n";
+    let h2c = "Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n\
+        HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n";
     for (request, status) in [
         (format!("GET /public/x HTTP/1.1\r\nHost: x\r\n{h2c}\r\n"), 200),
         (format!("POST /public/x HTTP/1.1\r\nHost: x\r\n{h2c}Content-Length: 4\r\n\r\nbody"), 200),
@@ -118,7 +127,7 @@ async fn an_upgrade_to_anything_but_websocket_is_ignored() {
     }
     let token = usher.token("ada");
     assert_eq!(usher.ask_ticket(&token, "", &h2c.replace(", close", "")).await.0, 201);
-    // The handshake of a WebSocket is no upgrade without the one word.
+    // Without the word `websocket`, the handshake of a WebSocket is not an upgrade.
     let plain = upgrade_request("/public/x", "").replace("Upgrade: websocket", "Upgrade: h2c");
     assert_eq!(
         client::http(
@@ -195,7 +204,8 @@ async fn http_1_0_without_a_host_takes_the_routes_without_hosts() {
     assert_eq!(recorder.connections().len(), 2);
     for head in recorder.connections() {
         let head = head.to_ascii_lowercase();
-        // HTTP/1.1 asks for a Host, and the upstream's own is the only one that is known.
+        // The request to the upstream is HTTP/1.1 and needs a Host. The only name that Usher knows
+        // is the address of the upstream.
         assert!(
             head.contains(&format!("host: {}\r\n", recorder.address))
                 && !head.contains("x-forwarded-host"),

@@ -1,5 +1,5 @@
-//! Plain HTTP beside the sockets: bodies stream, connections are kept, ambiguity ends the
-//! connection.
+//! Plain HTTP beside the sockets: bodies stream, connections are kept, and an ambiguous request
+//! ends its connection.
 
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ async fn a_large_upload_streams_through_both_ways() {
     let expected = body.clone();
     let sending = tokio::spawn(async move {
         let head = format!(
-            "POST /public/echo HTTP/1.1\r\nHost: x\r\nContent-Length: {SIZE}\r\nConnection: close\r\n\r\n"
+            "POST /public/echo HTTP/1.1\r\nHost: x\r\nContent-Length: {SIZE}\r\n\
+             Connection: close\r\n\r\n"
         );
         write.write_all(head.as_bytes()).await.unwrap();
         write.write_all(&body).await.unwrap();
@@ -60,7 +61,7 @@ async fn events_come_one_by_one_and_trailers_at_the_end() {
     let mut raw = Raw::connect(usher.plain).await;
     raw.send("GET /public/events HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(raw.read_head().await.contains("text/event-stream"));
-    // The first event is here while the answer goes on.
+    // The first event arrives while the answer goes on.
     assert_eq!(raw.read_exactly(3 + 9 + 2).await, b"9\r\ndata: 0\n\n\r\n");
     raw.read_exactly(2 * (3 + 9 + 2) + 5).await;
     raw.send(
@@ -76,7 +77,11 @@ async fn events_come_one_by_one_and_trailers_at_the_end() {
 async fn an_expectation_is_met_a_head_has_no_body_and_an_error_is_no_clean_end() {
     let (_backend, usher) = start().await;
     let mut raw = Raw::connect(usher.plain).await;
-    raw.send("POST /public/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").await;
+    raw.send(
+        "POST /public/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\
+        Expect: 100-continue\r\n\r\n",
+    )
+    .await;
     assert_eq!(raw.read_head().await, "HTTP/1.1 100 Continue\r\n\r\n");
     raw.send("body").await;
     assert!(raw.read_head().await.starts_with("HTTP/1.1 200 "));
@@ -88,13 +93,13 @@ async fn an_expectation_is_met_a_head_has_no_body_and_an_error_is_no_clean_end()
     raw.send("GET /public/broken HTTP/1.1\r\nHost: x\r\n\r\n").await;
     raw.read_head().await;
     let bytes = raw.read_to_close().await;
-    assert_eq!(bytes, b"4\r\nhalf\r\n", "without the last chunk the client knows");
+    assert_eq!(bytes, b"4\r\nhalf\r\n", "without the last chunk, the client sees the error");
     usher.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_wait_for_an_answer_begins_when_the_request_is_out() {
-    // A server that answers when it has the whole body, and one that never answers.
+    // The server answers after the whole body, and without it never.
     let server = Recorder::start(Script::AnswerTo("the end")).await;
     let usher =
         Setup::new(server.url()).upstream_lines("answer_timeout = \"1500ms\"").start().await;
@@ -106,7 +111,7 @@ async fn the_wait_for_an_answer_begins_when_the_request_is_out() {
     let mut slow = Raw::connect(usher.plain).await;
     slow.send(post("/public/slow")).await;
     for _ in 0..8 {
-        // The body takes longer than the timeout, and never pauses for so long.
+        // The body takes longer than `answer_timeout`, and each pause is shorter.
         tokio::time::sleep(Duration::from_millis(250)).await;
         slow.send("x".repeat(1024)).await;
     }
@@ -143,8 +148,7 @@ async fn a_body_that_stops_coming_is_the_client_s_fault() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_kept_on_both_sides() {
     let (backend, usher) = start().await;
-    // One client connection stays on one thread, and that thread keeps one connection to the
-    // backend.
+    // A client connection stays on one thread, and each thread keeps one connection to the backend.
     let mut raw = Raw::connect(usher.plain).await;
     for _ in 0..10 {
         raw.send("GET /public/hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -162,7 +166,9 @@ async fn the_backend_gets_our_headers_and_not_the_client_s_hop_by_hop_ones() {
     let token = usher.token("ada");
     let request = |path: &str, auth: &str| {
         format!(
-            "GET {path} HTTP/1.1\r\nHost: chat.example.com:8443\r\nConnection: close, X-Secret\r\nX-Secret: 1\r\nX_User_Context: eve\r\nX-Forwarded-For: 6.6.6.6\r\nKeep-Alive: 5\r\n{auth}\r\n"
+            "GET {path} HTTP/1.1\r\nHost: chat.example.com:8443\r\nConnection: close, X-Secret\r\n\
+             X-Secret: 1\r\nX_User_Context: eve\r\nX-Forwarded-For: 6.6.6.6\r\nKeep-Alive: 5\r\n\
+             {auth}\r\n"
         )
     };
     let answer = client::http(
@@ -190,19 +196,18 @@ async fn the_backend_gets_our_headers_and_not_the_client_s_hop_by_hop_ones() {
     assert_eq!((answer.status, backend.heads().len()), (401, 1));
     let answer = client::http(usher.plain, request("/public/hello", "").as_bytes()).await;
     assert_eq!(answer.status, 200);
-    assert!(
-        !backend.heads()[1].contains_key("x-user-context"),
-        "nobody in particular on a public route"
-    );
+    assert!(!backend.heads()[1].contains_key("x-user-context"), "a public route has no user");
     usher.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ambiguous_request_behind_a_good_one_is_refused_and_ends_the_connection() {
     let (backend, usher) = start().await;
-    let good = "POST /public/echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
+    let good = "POST /public/echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n\
+        body\r\n0\r\n\r\n";
     for bad in [
-        "POST /public/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /public/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\
+         \r\n0\r\n\r\n",
         "GET /public/x HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
         "GET /public/x HTTP/1.1\r\nHost: x\nX-A: b\r\n\r\n",
         "POST /public/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4, 4\r\n\r\nbody",
@@ -236,7 +241,8 @@ async fn an_upgrade_may_follow_on_a_kept_connection() {
     let token = usher.token("ada");
     let mut raw = Raw::connect(usher.plain).await;
     let ask = format!(
-        "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n"
+        "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: 0\r\n\r\n"
     );
     raw.send(&ask).await;
     let head = raw.read_head().await.to_ascii_lowercase();

@@ -1,5 +1,5 @@
-//! Issuers that publish their keys: a real OpenID provider, rotation under load, and everything
-//! that can be wrong with the server that publishes them.
+//! Issuers that publish their keys: a real OpenID provider, rotation under load, and the faults of
+//! a key server.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -37,15 +37,15 @@ async fn bearer(usher: &Usher, token: &str) -> Socket {
     usher.open("/ws", &[("authorization", &format!("Bearer {token}"))]).await.unwrap()
 }
 
-/// What the admin listener says of the first issuer that publishes its keys.
+/// Returns what the admin listener knows about the first issuer with published keys.
 async fn figures(usher: &Usher) -> Value {
     let status: Value =
         serde_json::from_str(&client::get(usher.admin, "/status").await.body).unwrap();
     status["issuers"][0].clone()
 }
 
-/// Clients that come and go for as long as they are asked to, each with a token that was made a
-/// moment before.
+/// Connects clients again and again until `meanwhile` has ended. Each has a token made a moment
+/// before. Returns how many were served.
 async fn clients_come_and_go<F, T>(
     usher: &Arc<Usher>,
     token: F,
@@ -72,7 +72,7 @@ where
         .collect();
     let reach = async |wanted: usize| {
         eventually(format!("{wanted} clients were served"), async || {
-            // A client that was refused has panicked, and is judged below.
+            // A client that was refused has panicked. Its panic is reported below.
             count.load(Ordering::SeqCst) >= wanted
                 || clients.iter().any(tokio::task::JoinHandle::is_finished)
         })
@@ -94,7 +94,8 @@ async fn a_real_openid_provider_is_discovered_and_rotates_its_key_under_load() {
     let said: Value = serde_json::from_str(&provider.lines()[0]).unwrap();
     let issuer = said["issuer"].as_str().unwrap().to_owned();
     let table = format!(
-        "[[issuer]]\nname = \"oidc\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\nalgorithms = [\"ES256\"]\ndiscovery = true\npermissions_claim = \"scope\"\n"
+        "[[issuer]]\nname = \"oidc\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\n\
+         algorithms = [\"ES256\"]\ndiscovery = true\npermissions_claim = \"scope\"\n"
     );
     let echo = Echo::start().await;
     let usher = Arc::new(Setup::new(echo.url()).routes(ROUTE).issuer(&table).start().await);
@@ -102,10 +103,13 @@ async fn a_real_openid_provider_is_discovered_and_rotates_its_key_under_load() {
 
     let address = issuer.trim_start_matches("http://").parse().unwrap();
     let token = move || async move {
-        // "ada" and "a secret of the test"
+        // The credentials are "ada" and "a secret of the test".
         let body = "grant_type=client_credentials&scope=chat:read";
         let request = format!(
-            "POST /token HTTP/1.1\r\nHost: {address}\r\nAuthorization: Basic YWRhOmElMjBzZWNyZXQlMjBvZiUyMHRoZSUyMHRlc3Q=\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            "POST /token HTTP/1.1\r\nHost: {address}\r\n\
+             Authorization: Basic YWRhOmElMjBzZWNyZXQlMjBvZiUyMHRoZSUyMHRlc3Q=\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
             body.len()
         );
         let answer = client::http(address, request.as_bytes()).await;
@@ -135,7 +139,7 @@ async fn a_real_openid_provider_is_discovered_and_rotates_its_key_under_load() {
     assert!(visits.iter().all(
         |visit| visit.all("authorization").is_empty() && visit.all("x-user-context").len() == 1
     ));
-    Arc::try_unwrap(usher).unwrap_or_else(|_| panic!("a client holds it")).finish().await;
+    Arc::try_unwrap(usher).unwrap_or_else(|_| panic!("a client still holds Usher")).finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,13 +167,14 @@ async fn keys_change_under_load_and_an_old_one_is_refused_once_it_is_gone() {
         }
     };
     clients_come_and_go(&usher, token.clone(), async {
-        // Published and signed with at once.
+        // The new key signs at the moment when it is published.
         server.publish(&[&signers[1], &signers[0]]);
         signing.store(1, Ordering::SeqCst);
     })
     .await;
     clients_come_and_go(&usher, token, async {
-        // Published ahead, as providers do: then not even the first token waits.
+        // The new key is published before it signs, as providers do: not even the first token
+        // waits.
         server.publish(&[&signers[2], &signers[1], &signers[0]]);
         server.asked_times(server.asked() + 2).await;
         signing.store(2, Ordering::SeqCst);
@@ -177,7 +182,7 @@ async fn keys_change_under_load_and_an_old_one_is_refused_once_it_is_gone() {
     .await;
     let mut live = bearer(&usher, &signers[0].token(&server, "ada", json!({}))).await;
     server.publish(&[&signers[2]]);
-    // The second question comes when the answer to the first was understood.
+    // Usher asks for the second time after it has used the first answer.
     server.asked_times(server.asked() + 2).await;
     assert_eq!(attempt(&usher, &signers[0].token(&server, "ada", json!({}))).await.status, 401);
     assert_eq!(attempt(&usher, &signers[2].token(&server, "ada", json!({}))).await.status, 101);
@@ -244,7 +249,7 @@ async fn a_flood_of_unknown_key_ids_does_not_reach_the_issuer() {
         .await;
         assert_eq!(answer.status, 401);
     }
-    assert_eq!(server.asked(), 2, "at the start, and once a minute");
+    assert_eq!(server.asked(), 2, "one fetch at the start, and one a minute");
     assert!(echo.visits().is_empty());
     assert_eq!(attempt(&usher, &good.token(&server, "ada", json!({}))).await.status, 101);
     usher.finish().await;
@@ -310,7 +315,7 @@ async fn an_issuer_whose_keys_never_came_is_told_apart_and_heals() {
     assert_eq!(body["code"], "ISSUER_KEYS_UNAVAILABLE");
     assert!(echo.visits().is_empty());
     assert_eq!(usher.ask_ticket(&token, "", "").await.0, 503);
-    // The others are served, so the node is ready, and says what it lacks.
+    // Clients of the other issuer are served, so the node is ready and names the missing keys.
     drop(usher.connect("bob").await);
     let ready = client::get(usher.admin, "/readyz").await;
     assert_eq!(ready.status, 200);

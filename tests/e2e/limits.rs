@@ -1,4 +1,4 @@
-//! Who shows nothing gets little: little time, little memory, few sockets.
+//! A client without a credential gets little time, little memory and few sockets.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn a_slow_client_is_let_go_in_time() {
     }))
     .await;
     let answered = closed.iter().filter(|bytes| Answer::parse(bytes).status == 408).count();
-    assert_eq!(answered, 10, "who has begun a head is told");
+    assert_eq!(answered, 10, "a client that has begun a head gets an answer");
     assert!(usher.metrics().await.contains("outcome=\"timeout\""));
     usher.finish().await;
 }
@@ -59,7 +59,7 @@ async fn beyond_the_ceiling_a_connection_is_closed_and_below_it_there_is_room_ag
     assert_eq!(Raw::connect(usher.plain).await.read_to_close().await, b"");
     assert!(usher.metrics().await.contains("limit=\"connections\""));
     sockets.clear();
-    eventually("the places are given back", async || {
+    eventually("the places are free again", async || {
         let request = "GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
         let mut raw = Raw::connect(usher.plain).await;
         raw.send(request).await;
@@ -74,13 +74,13 @@ async fn a_shortage_of_descriptors_slows_accepting_and_nothing_more() {
     let echo = Echo::start().await;
     let mut usher = Setup::new(echo.url()).start().await;
     let mut before = usher.connect("before").await;
-    // As many descriptors as it has now, and a few.
+    // The descriptors that it has now, and eight more.
     let limited = usher.limit_descriptors(8);
     let mut crowd = Vec::new();
     for _ in 0..40 {
         crowd.push(Raw::connect(usher.plain).await);
     }
-    // All of a client's descriptors are gone. Probes are answered, one after the other.
+    // The descriptors for clients are used up. Probes are still answered, one after the other.
     usher.logged(&["accept_failed"]).await;
     for path in ["/readyz", "/livez", "/metrics"].repeat(10) {
         let answer = timeout(Duration::from_secs(10), client::get(usher.admin, path)).await;

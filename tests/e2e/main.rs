@@ -1,9 +1,9 @@
-//! The real binary, seen from outside: real sockets, real TLS, clients and servers that are not
-//! ours.
+//! The real binary, tested from outside: with real sockets, real TLS, and clients and servers of
+//! other projects.
 //!
-//! Files are behaviours. `support` starts Usher on free ports and holds the two oracles: the ledger
-//! (no message lost, doubled, reordered or under another's name) and the door book (nobody got in
-//! who had not been let in).
+//! Each file tests one behaviour. `support` starts Usher on free ports and holds the two oracles.
+//! The ledger checks that no message is lost, doubled, reordered or given to another client. The
+//! door book checks that only clients that were let in reach the upstream.
 
 #![allow(
     clippy::unwrap_used,

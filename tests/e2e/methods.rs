@@ -1,5 +1,4 @@
-//! Credentials of every kind, alone and side by side, before an upstream that writes down every
-//! byte.
+//! Credentials of every kind, alone and combined, in front of an upstream that records every byte.
 
 use std::process::Command;
 
@@ -16,7 +15,7 @@ const BYPASS_SECRET: &str = "bypass-canary-0123456789-0123456789-0123456789";
 const PAGE: &str = "https://app.example.com";
 const METHODS: [&str; 6] = ["ticket", "header", "subprotocol", "query", "cookie", "bypass"];
 
-/// What a request shows of one method.
+/// The parts of a request that carry the credential of one method.
 struct Shown {
     query: String,
     headers: String,
@@ -58,7 +57,8 @@ fn setup(upstream: String, routes: &str) -> Setup {
     Setup::new(upstream)
         .routes(routes)
         .extra(
-            "[bypass]\nsecret_file = \"bypass-secret\"\n[tickets]\norigins = [\"https://app.example.com\"]\nrate_per_user = \"1000/1m\"\n",
+            "[bypass]\nsecret_file = \"bypass-secret\"\n[tickets]\n\
+             origins = [\"https://app.example.com\"]\nrate_per_user = \"1000/1m\"\n",
         )
         .file("bypass-secret", BYPASS_SECRET.to_owned())
         .argument("--allow-bypass")
@@ -66,11 +66,12 @@ fn setup(upstream: String, routes: &str) -> Setup {
 
 fn route(path: &str, auth: &[&str]) -> String {
     format!(
-        "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = {auth:?}\norigins = [\"{PAGE}\"]\n"
+        "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = {auth:?}\n\
+         origins = [\"{PAGE}\"]\n"
     )
 }
 
-/// Asks for an upgrade as a page of ours would; gives back the status and the whole head.
+/// Asks for an upgrade as a page of a listed origin. Returns the status and the whole head.
 async fn upgrade(usher: &Usher, path: &str, shown: &[&Shown]) -> Answer {
     let query: String = shown.iter().map(|shown| shown.query.as_str()).collect();
     let headers: String = shown.iter().map(|shown| shown.headers.as_str()).collect();
@@ -83,18 +84,18 @@ async fn upgrade(usher: &Usher, path: &str, shown: &[&Shown]) -> Answer {
     Answer::parse(raw.read_head().await.as_bytes())
 }
 
-/// What the signed context of a request says.
+/// Returns the claims in the signed context of a request.
 pub fn context(seen: &str) -> Value {
     let line = seen
         .lines()
         .find_map(|line| line.strip_prefix("x-user-context: "))
-        .unwrap_or_else(|| panic!("no context in {seen}"));
+        .unwrap_or_else(|| panic!("no signed context in {seen}"));
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(line.split('.').nth(1).unwrap()).unwrap())
         .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_credentials_the_preferred_one_decides_alone_and_neither_goes_on() {
+async fn of_two_credentials_the_preferred_one_decides_and_both_are_removed() {
     let upstream = Recorder::start(Script::Accept(Vec::new())).await;
     let pairs: Vec<(&str, &str)> = METHODS
         .iter()
@@ -256,7 +257,9 @@ async fn a_token_among_the_subprotocols_opens_in_every_form_and_a_real_one_is_an
 async fn an_upstream_that_chooses_the_marker_or_the_token_is_refused() {
     for chosen in ["bearer", "bearer.x"] {
         let answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: {chosen}\r\n\r\n"
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+             Sec-WebSocket-Protocol: {chosen}\r\n\r\n"
         );
         let upstream = Recorder::start(Script::Answer(answer.into_bytes())).await;
         let usher = setup(upstream.url(), &route("/ws", &["subprotocol"])).start().await;
@@ -287,7 +290,7 @@ async fn a_refusal_by_close_frame_answers_the_marker_so_that_a_page_can_read_it(
     usher.finish().await;
 }
 
-/// Upgrades rejected so far under this label.
+/// Returns how many upgrades were rejected under this label.
 async fn rejections(usher: &Usher, label: &str) -> usize {
     let (metrics, outcome) = (usher.metrics().await, format!("outcome=\"{label}\"}} "));
     let lines = metrics.lines().filter(|line| line.starts_with("usher_upgrades_total{"));
@@ -295,7 +298,7 @@ async fn rejections(usher: &Usher, label: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cookie_counts_only_from_a_page_of_ours() {
+async fn a_cookie_counts_only_from_a_page_of_a_listed_origin() {
     let echo = Echo::start().await;
     let backend = Backend::start().await;
     let routes = route("/ws", &["cookie", "message"])
@@ -322,7 +325,7 @@ async fn a_cookie_counts_only_from_a_page_of_ours() {
             "bad_request",
         ),
         (format!("{page}Cookie: access_token=\r\n"), 401, "invalid_token"),
-        // Nothing of ours was shown: the first message is waited for.
+        // The request has no credential, so Usher waits for the first message.
         (format!("{page}Cookie: theme=dark\r\n"), 101, ""),
     ] {
         let mut raw = Raw::connect(usher.plain).await;
@@ -365,13 +368,14 @@ async fn a_cookie_counts_only_from_a_page_of_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_ours_gets_a_ticket_by_its_cookie_and_no_other_does() {
+async fn only_a_page_of_a_listed_origin_gets_a_ticket_by_cookie() {
     let echo = Echo::start().await;
     let usher = setup(echo.url(), &route("/ws", &["ticket"])).start().await;
     let token = usher.token("ada");
     let ask = async |method: &str, path: &str, headers: &str| {
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\n\
+             Connection: close\r\n\r\n"
         );
         client::http(usher.plain, request.as_bytes()).await
     };
@@ -396,7 +400,7 @@ async fn a_page_of_ours_gets_a_ticket_by_its_cookie_and_no_other_does() {
         (cookie.clone(), 403),
         (format!("Origin: https://evil.example.com\r\n{cookie}"), 403),
         (format!("Origin: {PAGE}\r\nCookie: access_token={token}x\r\n"), 401),
-        // A wrong bearer token beside a right cookie.
+        // A wrong bearer token beside a good cookie.
         (format!("Origin: {PAGE}\r\n{cookie}Authorization: Bearer {token}x\r\n"), 401),
         (format!("Origin: {PAGE}\r\nCookie: other={token}\r\n"), 401),
     ] {
@@ -408,7 +412,7 @@ async fn a_page_of_ours_gets_a_ticket_by_its_cookie_and_no_other_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ticket_is_not_given_by_cookie_to_whoever_a_star_allows() {
+async fn a_star_in_origins_gives_no_ticket_by_cookie() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).extra("[tickets]\norigins = [\"*\"]\n").start().await;
     let headers = format!(
@@ -416,7 +420,8 @@ async fn a_ticket_is_not_given_by_cookie_to_whoever_a_star_allows() {
         usher.token("ada")
     );
     let request = format!(
-        "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\n\
+         Connection: close\r\n\r\n"
     );
     let answer = client::http(usher.plain, request.as_bytes()).await;
     assert_eq!((answer.status, answer.header("access-control-allow-credentials")), (403, None));
@@ -424,8 +429,7 @@ async fn a_ticket_is_not_given_by_cookie_to_whoever_a_star_allows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn query_cookie_and_header_open_plain_http_alike_and_other_methods_credentials_are_the_backends_own()
- {
+async fn query_cookie_and_header_open_plain_http_and_other_credentials_go_on() {
     let backend = Backend::start().await;
     let routes = route("/api/*", &["query", "cookie"])
         + "token_parameter = \"jwt\"\ntoken_cookie = \"__Host-jwt\"\n";
@@ -436,7 +440,7 @@ async fn query_cookie_and_header_open_plain_http_alike_and_other_methods_credent
             format!("GET {target} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
         client::http(usher.plain, request.as_bytes()).await.status
     };
-    // A form decoder reads both of these names alike.
+    // A form decoder reads both of these names as one.
     for name in ["jwt", "%6a%77t"] {
         assert_eq!(get(format!("/api/x?{name}={}", token.replace('.', "%2E")), "").await, 200);
     }
@@ -458,7 +462,7 @@ async fn query_cookie_and_header_open_plain_http_alike_and_other_methods_credent
     assert_eq!(
         get(format!("/api/x?access_token={token}"), "").await,
         401,
-        "that parameter has another name here"
+        "on this route the parameter has another name"
     );
     assert_eq!(get(format!("/api/x?jwt={token}&jwt={token}"), "").await, 400);
     assert_eq!(
@@ -477,7 +481,7 @@ async fn a_session_begun_by_any_token_is_renewed_in_its_stream() {
         .concat();
     let usher = setup(echo.url(), &routes).start().await;
     for method in ["subprotocol", "query", "cookie"] {
-        let token = usher.token_with("ada", json!({ "exp": token::now() + 4 }));
+        let token = usher.token_with("ada", json!({ "exp": token::now() + 6 }));
         let (target, headers) = match method {
             "query" => (format!("/query?access_token={token}"), vec![]),
             "cookie" => ("/cookie".to_owned(), vec![("cookie", format!("access_token={token}"))]),
@@ -499,7 +503,7 @@ async fn a_session_begun_by_any_token_is_renewed_in_its_stream() {
     }
     assert!(
         echo.messages().iter().all(|message| !message.is_text()),
-        "no auth message reached the upstream"
+        "an auth message reached the upstream"
     );
     usher.finish().await;
 }
@@ -552,7 +556,7 @@ async fn a_test_identity_is_loud_and_is_removed_in_every_spelling() {
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
-    usher.logged(&["BYPASS IS ON"]).await;
+    usher.logged(&["bypass enabled"]).await;
     for event in ["bypass_allowed", "bypass_used"] {
         usher.logged(&["\"WARN\"", event]).await;
     }
@@ -572,7 +576,8 @@ async fn a_reload_cannot_turn_test_identities_on() {
     std::fs::write(path, text.replace("auth = [\"header\"]", "auth = [\"header\", \"bypass\"]"))
         .unwrap();
     let order = format!(
-        "POST /reload HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}",
+        "POST /reload HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+         Connection: close\r\nContent-Length: 2\r\n\r\n{{}}",
         usher.admin
     );
     let answer = client::http(usher.admin, order.as_bytes()).await;
@@ -585,12 +590,13 @@ async fn a_reload_cannot_turn_test_identities_on() {
 }
 
 #[test]
-fn without_the_command_line_s_word_a_test_identity_keeps_usher_from_starting() {
+fn a_test_identity_without_its_flag_keeps_usher_from_starting() {
     let folder = std::env::temp_dir().join(format!("usher-bypass-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join("usher.toml");
     let config = format!(
-        "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n[[upstream]]\nname = \"chat\"\nservers = [\"http://127.0.0.1:9\"]\n[bypass]\nsecret_file = \"secret\"\n{}",
+        "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n[[upstream]]\nname = \"chat\"\n\
+         servers = [\"http://127.0.0.1:9\"]\n[bypass]\nsecret_file = \"secret\"\n{}",
         route("/ws", &["bypass"])
     );
     std::fs::write(&file, config).unwrap();

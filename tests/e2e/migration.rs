@@ -1,4 +1,4 @@
-//! Off the old way in and onto the new one, step by step, with everybody connected.
+//! The move from one method to another, step by step, while clients are connected.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,14 +29,15 @@ pub async fn config(usher: &Usher, query: &str, token: Option<&str>) -> (u16, Va
     let authorization =
         token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!(
-        "GET /websocket/config{query} HTTP/1.1\r\nHost: chat.example.com\r\n{authorization}Connection: close\r\n\r\n"
+        "GET /websocket/config{query} HTTP/1.1\r\nHost: chat.example.com\r\n\
+         {authorization}Connection: close\r\n\r\n"
     );
     let answer = client::http(usher.plain, request.as_bytes()).await;
     (answer.status, serde_json::from_str(&answer.body).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_is_told_the_way_in_at_its_own_host_and_never_that_of_tests() {
+async fn a_client_learns_the_method_of_its_own_host_and_never_a_test_method() {
     let echo = Echo::start().await;
     let lines = |host: &str, auth: &str| {
         routes(&format!(
@@ -74,10 +75,12 @@ async fn a_client_is_told_the_way_in_at_its_own_host_and_never_that_of_tests() {
     usher.finish().await;
 }
 
-/// As `Usher::issue_ticket`, but so many are not all looked for in the logs.
+/// Issues a ticket like `Usher::issue_ticket`. The logs are not searched for it, which would take
+/// long for so many tickets.
 pub async fn ticket(usher: &Usher, token: &str) -> String {
     let request = format!(
-        "POST /websocket/ticket HTTP/1.1\r\nHost: chat.example.com\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "POST /websocket/ticket HTTP/1.1\r\nHost: chat.example.com\r\n\
+         Authorization: Bearer {token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );
     let answer = client::http(usher.plain, request.as_bytes()).await;
     let body: Value = serde_json::from_str(&answer.body).unwrap();
@@ -112,7 +115,7 @@ pub async fn upgrade(usher: &Usher, target: &str, headers: &str) -> Answer {
     Answer::parse(raw.read_head().await.as_bytes())
 }
 
-/// The value of a series, 0 where it is not there.
+/// Returns the value of a series, and 0 if the series is missing.
 pub fn value(metrics: &str, series: &str) -> u64 {
     metrics
         .lines()
@@ -127,9 +130,10 @@ async fn counts(usher: &Usher, series: &str, wanted: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_legacy_method_works_is_marked_and_told_to_the_operator() {
+async fn a_legacy_method_works_with_a_deprecation_header_and_is_reported() {
     let echo = Echo::start().await;
-    let lines = "auth = [\"ticket\", \"header\"]\nlegacy = [\"header\"]\ndeprecated = \"2026-11-01\"\nsunset = \"2027-03-01\"";
+    let lines = "auth = [\"ticket\", \"header\"]\nlegacy = [\"header\"]\n\
+        deprecated = \"2026-11-01\"\nsunset = \"2027-03-01\"";
     let usher = Setup::new(echo.url()).routes(&routes(lines)).start().await;
     let token = usher.token("ada");
     let answer = upgrade(&usher, "/ws", &format!("Authorization: Bearer {token}\r\n")).await;
@@ -165,7 +169,8 @@ async fn a_legacy_method_works_is_marked_and_told_to_the_operator() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_that_is_enforced_refuses_the_legacy_way_and_no_other() {
     let echo = Echo::start().await;
-    let lines = "auth = [\"ticket\", \"message\", \"header\"]\nlegacy = [\"header\"]\ndeprecated = \"2026-11-01\"\n[route.rollout]\nticket = 50\nenforce = true";
+    let lines = "auth = [\"ticket\", \"message\", \"header\"]\nlegacy = [\"header\"]\n\
+        deprecated = \"2026-11-01\"\n[route.rollout]\nticket = 50\nenforce = true";
     let usher = Setup::new(echo.url()).routes(&routes(lines)).start().await;
     let mut told = BTreeMap::new();
     for user in 0..40 {
@@ -204,7 +209,7 @@ async fn a_share_that_is_enforced_refuses_the_legacy_way_and_no_other() {
     assert_eq!(
         config(&usher, "?route=/ws", None).await.0,
         401,
-        "who is in a share by name has to say who it is"
+        "a client must authenticate to learn its share"
     );
     assert_eq!(config(&usher, "?route=/other", None).await.0, 400);
     assert_eq!(config(&usher, "?route=/ws", Some("nonsense")).await.0, 401);
@@ -234,7 +239,7 @@ async fn the_shadow_counts_and_never_blocks() {
     let ticket = usher.issue_ticket(&ada).await;
     assert!(
         connect(&usher, &format!("/ws?ticket={ticket}"), Some("nonsense")).await.is_err(),
-        "a shadow lets nobody in"
+        "a method in shadow mode lets a client in"
     );
     let verdict = |verdict: &str| {
         format!(
@@ -257,8 +262,8 @@ async fn the_shadow_counts_and_never_blocks() {
         counts(&usher, &series, wanted).await;
     }
     let targets: Vec<_> = echo.visits().iter().map(|visit| visit.target.clone()).collect();
-    assert_eq!(targets, ["/ws", "/ws", "/ws?a=1", "/ws"], "a ticket goes no further");
-    // On a public route the credential is somebody else's to check.
+    assert_eq!(targets, ["/ws", "/ws", "/ws?a=1", "/ws"], "the upstream got a ticket");
+    // On a public route, the backend checks the credential.
     connect(&usher, "/open", Some(&ada)).await.unwrap();
     counts(
         &usher,

@@ -1,5 +1,5 @@
-//! Client certificates, by clients that we did not write: OpenSSL through Python, its command line,
-//! curl, and rustls.
+//! Client certificates with clients of other projects: OpenSSL through Python and on the command
+//! line, curl, and rustls.
 
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -91,7 +91,7 @@ pub fn authority(name: &str) -> Authority {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A certificate and its key in PEM, good until so many seconds from now.
+/// Returns a certificate and its key in PEM, valid for so many seconds from now.
 pub fn client(
     authority: &Authority,
     name: Option<&str>,
@@ -117,7 +117,7 @@ struct Clients {
 impl Clients {
     async fn start(upstream: &str, short: i64) -> Self {
         let (ours, others) = (authority("clients"), authority("others"));
-        // It bears the name of ours, and another key.
+        // This authority has the same name as `ours`, and another key.
         let twin = authority("clients");
         let (day, purpose) = (86_400, ExtendedKeyUsagePurpose::ClientAuth);
         let mut setup = Setup::new(upstream)
@@ -141,7 +141,7 @@ impl Clients {
         Self { usher: setup.start().await }
     }
 
-    /// The so many-th of this process.
+    /// Reloads the configuration, and waits until this many reloads of the process were applied.
     async fn reload(&self, number: usize) {
         self.usher.signal("HUP");
         let line = format!("usher_reloads_total{{outcome=\"applied\"}} {number}");
@@ -244,7 +244,7 @@ async fn openssl_shows_good_and_bad_certificates_and_resumes_as_itself_in_both_v
     assert_eq!(visits.len(), 12, "two versions, two listeners, three turns");
     assert!(
         visits.iter().all(|visit| visit.all("x-user-id") == ["ada"]),
-        "a resumed session is the same client"
+        "a resumed session belongs to the same client"
     );
     let metrics = clients.usher.metrics().await;
     let failed: u64 = metrics
@@ -258,7 +258,7 @@ async fn openssl_shows_good_and_bad_certificates_and_resumes_as_itself_in_both_v
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_lines_of_openssl_and_curl_are_told_the_same() {
+async fn openssl_and_curl_on_the_command_line_get_the_same_answers() {
     let backend = Backend::start().await;
     let clients = Clients::start(&backend.url(), 86_400).await;
     let port = clients.usher.listeners[REQUIRED].port();
@@ -269,7 +269,8 @@ async fn the_command_lines_of_openssl_and_curl_are_told_the_same() {
             clients.path(&format!("{name}.key")),
         );
         let words = format!(
-            "s_client -connect 127.0.0.1:{port} -servername localhost -verify_return_error {version} -ign_eof"
+            "s_client -connect 127.0.0.1:{port} -servername localhost -verify_return_error \
+             {version} -ign_eof"
         );
         let mut arguments: Vec<String> = words.split(' ').map(str::to_owned).collect();
         arguments.extend([
@@ -355,7 +356,10 @@ async fn a_certificate_stands_in_its_place_among_the_methods() {
         let visits = echo.visits();
         let visit = visits.last().unwrap();
         assert_eq!(visit.all("x-user-id"), [user], "{target}");
-        assert!(visit.all("authorization").is_empty(), "the token that was not needed is gone too");
+        assert!(
+            visit.all("authorization").is_empty(),
+            "the upstream got a token that was not needed"
+        );
     }
     drop(clients.open(&ada, OPTIONAL, "/who", &[]).await.unwrap());
     let claims = claims_of(&echo);
@@ -368,15 +372,15 @@ async fn a_certificate_stands_in_its_place_among_the_methods() {
 
     let count = echo.visits().len();
     for (connector, listener, target, headers, code) in [
-        // One that is present and wrong is no reason to look for another credential.
+        // A client with a wrong certificate is refused, even with another good credential.
         (&nameless, OPTIONAL, "/either", &token[..], "INVALID_CERTIFICATE"),
         (&nameless, OPTIONAL, "/who", &[], "INVALID_CERTIFICATE"),
         (&nobody, OPTIONAL, "/who", &token, "MISSING_CREDENTIAL"),
         (&nobody, OPTIONAL, "/either", &[("authorization", "Bearer x")], "INVALID_TOKEN"),
         (&ada, OPTIONAL, "/admin", &[], "MISSING_PERMISSION"),
-        // A trusted peer speaks for others, and its certificate is not theirs.
+        // A trusted peer forwards requests of others, so its certificate is not that of the client.
         (&ada, TRUSTED, "/who", &[], "MISSING_CREDENTIAL"),
-        // This listener asks nobody.
+        // This listener does not ask for a certificate.
         (&ada, 0, "/who", &[], "MISSING_CREDENTIAL"),
     ] {
         let refused = clients.open(connector, listener, target, headers).await.unwrap_err();
@@ -386,7 +390,7 @@ async fn a_certificate_stands_in_its_place_among_the_methods() {
     let audit = clients.usher.finish().await;
     assert!(
         audit.iter().any(|line| line["event"] == "upgrade_rejected"
-            && line.to_string().contains("does not name a user")),
+            && line.to_string().contains("has no user name")),
         "{audit:?}"
     );
 }
@@ -404,7 +408,8 @@ async fn a_revoked_certificate_is_out_and_stays_out() {
         let (status, answer) = post(&clients.usher, JSON, &order.to_string()).await;
         assert_eq!(status, 200, "{answer}");
         assert_eq!(close_frame(&mut socket).await, (1008, "Session revoked".to_owned()));
-        // The next handshake is a resumed one, and the same client.
+        // The client resumes its TLS session in the next handshake, and is refused as the same
+        // client.
         for _ in 0..2 {
             assert_eq!(
                 clients.open(connector, OPTIONAL, "/who", &[]).await.unwrap_err()["code"],
@@ -422,7 +427,7 @@ async fn a_session_ends_with_its_certificate_and_a_resumed_handshake_does_not_br
     let clients = Clients::start(&echo.url(), 10).await;
     let connector = clients.connector(Some("short"));
     let mut socket = clients.open(&connector, OPTIONAL, "/who", &[]).await.unwrap();
-    // It is not asked for a new token: there is none to give.
+    // Usher does not ask for a new token: the client has none.
     socket.send(Message::text("hello")).await.unwrap();
     assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("hello"));
     assert_eq!(close_frame(&mut socket).await, (1008, "Session expired".to_owned()));
@@ -460,7 +465,7 @@ async fn a_page_does_not_open_a_socket_with_the_certificate_that_its_browser_sho
             ),
         }
     }
-    // Where the token is what counts, whoever shows it has it.
+    // Where the token decides, a page may send it with or without a certificate.
     let bearer = format!("Bearer {}", clients.usher.token("eve"));
     drop(
         clients
@@ -487,7 +492,7 @@ async fn a_kept_connection_does_not_outlive_the_authority_of_its_certificate() {
     for stream in &mut kept {
         assert!(ask(stream, &get).await.starts_with("HTTP/1.1 200 "));
     }
-    // Another one beside it changes nothing.
+    // Another authority beside ours changes nothing.
     let (ours, others) = (clients.path("clients.pem"), clients.path("others.pem"));
     let read = |path: &str| std::fs::read_to_string(path).unwrap();
     std::fs::write(&ours, read(&ours) + &read(&others)).unwrap();
@@ -510,7 +515,7 @@ async fn a_kept_connection_does_not_outlive_the_authority_of_its_certificate() {
     clients.usher.finish().await;
 }
 
-/// Sends a request and reads what comes of it: a head, and the body that it promises.
+/// Sends a request and reads the answer: its head, and as many bytes of the body as the head says.
 async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut heard = String::new();
@@ -534,10 +539,11 @@ async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, request: &
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_watches_hears_that_an_authority_was_taken_out() {
+async fn a_watcher_reloads_when_an_authority_is_removed() {
     let echo = Echo::start().await;
     let (ours, others) = (authority("clients"), authority("others"));
-    let table = "[[listener]]\naddress = \"127.0.0.1:0\"\ncertificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]\nclient_ca = \"clients.pem\"\n";
+    let table = "[[listener]]\naddress = \"127.0.0.1:0\"\n\
+        certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]\nclient_ca = \"clients.pem\"\n";
     let usher = Setup::new(echo.url())
         .extra(table)
         .file("clients.pem", ours.pem() + &others.pem())

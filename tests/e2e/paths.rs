@@ -1,4 +1,4 @@
-//! The path that the client wrote, and the one that the backend is asked for.
+//! The path that the client sends, and the path that Usher asks the backend for.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,7 +9,7 @@ use crate::support::{Raw, Recorder, Script, Setup, Usher, upgrade_request};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// RabbitMQ has STOMP and MQTT at one path, each at a port of its own.
+/// `/stomp` and `/ws`: RabbitMQ serves STOMP and MQTT at the same path, each on a port of its own.
 const ROUTES: &str = r#"
     [[route]]
     path = "/stomp"
@@ -34,7 +34,8 @@ const ROUTES: &str = r#"
 
 async fn recorded(script: Script) -> (Recorder, Usher) {
     let recorder = Recorder::start(script).await;
-    let trusting = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\ntrusted_peers = [\"127.0.0.0/8\"]\n";
+    let trusting = "[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true\n\
+        trusted_peers = [\"127.0.0.0/8\"]\n";
     let usher = Setup::new(recorder.url()).routes(ROUTES).extra(trusting).start().await;
     (recorder, usher)
 }
@@ -47,7 +48,7 @@ fn request_line(head: &str) -> &str {
     head.lines().next().unwrap_or_default()
 }
 
-/// The values of a header, each line by itself.
+/// Returns the values of a header, one for each line.
 fn fields<'h>(head: &'h str, name: &str) -> Vec<&'h str> {
     let of_name = |line: &'h str| {
         line.split_once(": ")
@@ -99,7 +100,7 @@ async fn an_upgrade_and_plain_http_ask_for_the_same_path() {
             if !sent.starts_with("/site") {
                 let path =
                     sent.trim_start_matches("http://chat.example.com").split('?').next().unwrap();
-                assert_eq!(path_of_context(head), path, "the context has the client's path");
+                assert_eq!(path_of_context(head), path, "the context has the path of the client");
             }
         }
         usher
@@ -141,7 +142,7 @@ async fn a_session_opens_at_the_other_path_and_the_query_loses_its_credential_al
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_path_that_would_turn_into_another_without_its_prefix_asks_nobody() {
+async fn a_path_that_is_ambiguous_without_its_prefix_reaches_no_upstream() {
     let (recorder, usher) = recorded(Script::Answer(OK.to_vec())).await;
     let token = usher.token("ada");
     let bearer = format!("Authorization: Bearer {token}\r\n");
@@ -180,7 +181,7 @@ async fn a_path_that_would_turn_into_another_without_its_prefix_asks_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_prefix_is_told_by_usher_and_its_trusted_peers_alone() {
+async fn only_usher_and_trusted_peers_set_the_forwarded_prefix() {
     let (recorder, usher) = recorded(Script::Answer(OK.to_vec())).await;
     let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
     let mut turn = 0;
@@ -212,7 +213,7 @@ async fn the_prefix_is_told_by_usher_and_its_trusted_peers_alone() {
     usher.finish().await;
 }
 
-/// A backend that looks at less of a path than Usher does would serve each of these as `/ws`.
+/// Paths that a backend with looser rules than Usher would serve as `/ws`.
 const SPELLINGS: [&str; 15] = [
     "/WS",
     "/wS",
@@ -248,7 +249,7 @@ async fn no_spelling_of_a_guarded_path_reaches_a_lax_backend_by_a_public_route()
     let usher = Setup::new(recorder.url()).routes(routes).start().await;
     let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
     for sent in SPELLINGS {
-        // A credential that would do at `/ws` changes nothing: nobody has looked at it.
+        // A credential that is good for `/ws` changes nothing: a public route does not check it.
         for headers in ["", bearer.as_str()] {
             for request in [upgrade_request(sent, headers), plain(sent, headers)] {
                 let answer = client::http(usher.plain, request.as_bytes()).await;
@@ -271,7 +272,7 @@ async fn no_spelling_of_a_guarded_path_reaches_a_lax_backend_by_a_public_route()
         }
     }
     assert_eq!(recorder.connections().len(), 0, "{:?}", recorder.connections());
-    // What is no spelling of it is public as ever.
+    // Paths that are not spellings of `/ws` stay public.
     for sent in ["/wss", "/ws/x", "/WS.html", "/"] {
         assert_eq!(
             client::http(usher.plain, plain(sent, "").as_bytes()).await.status,
@@ -307,7 +308,7 @@ async fn a_public_spelling_that_is_listed_itself_is_served() {
         ("/WS", "", 200),
         ("/ws", "", 401),
         ("/Ws", "", 401),
-        // It asks for as much.
+        // The guarded routes ask for the same credential, so this spelling is served.
         ("/Ws", bearer.as_str(), 200),
         ("/ws/", bearer.as_str(), 200),
     ] {

@@ -1,4 +1,5 @@
-//! What a route requires, by every way in: upgrade, ticket, first message, renewal, plain HTTP.
+//! The permissions that a route requires, on every way in: upgrade, ticket, first message, renewal,
+//! plain HTTP.
 
 use futures_util::SinkExt;
 use serde_json::{Value, json};
@@ -57,13 +58,14 @@ async fn attempt(usher: &Usher, target: &str, token: &str) -> Answer {
 
 async fn get(usher: &Usher, target: &str, token: &str) -> Answer {
     let request = format!(
-        "GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        "GET {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+         \r\n"
     );
     client::http(usher.plain, request.as_bytes()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_room_opens_to_who_may_enter_it_and_the_refused_hear_what_they_lack() {
+async fn a_room_needs_its_permission_and_a_refusal_names_it() {
     let echo = Echo::start().await;
     let usher = start(&echo).await;
     let blue = holder(&usher, json!("chat:read room:blue room:*"));
@@ -111,9 +113,9 @@ async fn each_room_opens_to_who_may_enter_it_and_the_refused_hear_what_they_lack
             answer.body
         );
     }
-    assert_eq!(attempt(&usher, "/v1/chat/", &sly).await.status, 404, "no room at all");
+    assert_eq!(attempt(&usher, "/v1/chat/", &sly).await.status, 404, "the room is empty");
     assert_eq!(attempt(&usher, "/v1/chat/%C3%BC", &sly).await.status, 101);
-    // What cannot stand in a scope is not put into a header.
+    // A permission that is not a valid scope is left out of the header.
     let quoted = attempt(&usher, "/v1/chat/x%22y", &sly).await;
     assert!(quoted.status == 403 && quoted.header("www-authenticate").is_none(), "{}", quoted.head);
 
@@ -171,11 +173,11 @@ async fn a_ticket_opens_what_its_own_permissions_open() {
     assert_eq!(
         open(ticket(r#"{"permissions": ["chat:read"]}"#).await, "blue").await,
         403,
-        "the token has it, the ticket has not"
+        "the token has the permission, and the ticket does not"
     );
-    // It opens the route of one host.
+    // Two hosts have this path. The ticket is issued because it can open the route of one of them.
     ticket(r#"{"route": "/twice"}"#).await;
-    // One that could never open its route is not made.
+    // A ticket that could never open its route is refused.
     for (body, named) in [
         (r#"{"route": "/v1/chat/{room}", "permissions": ["room:blue"]}"#, "chat:read"),
         (r#"{"route": "/plain"}"#, "chat:admin"),
@@ -188,7 +190,7 @@ async fn a_ticket_opens_what_its_own_permissions_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_101_it_is_an_error_frame_and_a_close_reason_of_its_own() {
+async fn after_the_101_a_missing_permission_is_an_error_frame_and_a_close_frame() {
     let echo = Echo::start().await;
     let usher = start(&echo).await;
     let blue = holder(&usher, json!(["chat:read", "room:blue"]));

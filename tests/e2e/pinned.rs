@@ -1,4 +1,4 @@
-//! Servers with a self-signed certificate of openssl, which is their `ca_file` as it stands.
+//! Servers with a self-signed certificate of openssl, which serves as their `ca_file`.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -39,7 +39,7 @@ impl Pair {
         pair
     }
 
-    /// One that ended long ago, which openssl 3.0 does not make.
+    /// Returns a certificate that ended long ago. openssl 3.0 cannot make one.
     fn past() -> Self {
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -70,7 +70,7 @@ fn openssl(folder: &Path, arguments: &[&str]) -> Output {
     output
 }
 
-/// TLS in front of a plain server. Returns the port.
+/// Puts TLS in front of a plain server. Returns the port.
 async fn secured(acceptor: TlsAcceptor, plain: String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -100,11 +100,13 @@ async fn a_self_signed_certificate_is_its_own_ca_file_for_every_server() {
 
     let issuer = &keys.issuer;
     let issuer = format!(
-        "[[issuer]]\nname = \"keys\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\nalgorithms = [\"EdDSA\"]\n\
+        "[[issuer]]\nname = \"keys\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\n\
+         algorithms = [\"EdDSA\"]\n\
          jwks_url = \"https://localhost:{keys_port}/keys\"\nca_file = \"ca.pem\"\n"
     );
     let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"ticket\", \"header\"]\n\
-                  [[route]]\npath = \"/opaque\"\nupstream = \"chat\"\nauth = [\"header\"]\nverifier = \"login\"\n";
+                  [[route]]\npath = \"/opaque\"\nupstream = \"chat\"\nauth = [\"header\"]\n\
+                  verifier = \"login\"\n";
     let store = format!(
         "[store]\nurl = \"rediss://localhost:{}\"\ntimeout = \"10s\"\nca_file = \"ca.pem\"\n",
         redis.port
@@ -121,7 +123,7 @@ async fn a_self_signed_certificate_is_its_own_ca_file_for_every_server() {
         .start()
         .await;
 
-    // The upstream and the keys of the issuer, then the verifier, then the store.
+    // In this order: the upstream and the keys of the issuer, the verifier, the store.
     let token = signer.token(&keys, "ada", json!({}));
     for (path, credential) in [("/ws", token.as_str()), ("/opaque", OPAQUE)] {
         let head = format!("Authorization: Bearer {credential}\r\nConnection: close\r\n");
@@ -132,9 +134,9 @@ async fn a_self_signed_certificate_is_its_own_ca_file_for_every_server() {
     assert_eq!((redeem(&usher, &ticket).await, redeem(&usher, &ticket).await), (101, 403));
     assert!(
         redis.cli(&["INFO", "commandstats"]).contains("cmdstat_set"),
-        "the ticket was in Redis"
+        "the ticket was not in Redis"
     );
-    // The listener's own one, which the bench is given as `--ca`.
+    // The certificate of the listener itself is the `--ca` of the bench.
     let url = format!("wss://localhost:{}/ws", usher.tls.port());
     let ca = usher.certificate_path();
     let mut bench = Command::new(env!("CARGO_BIN_EXE_usher"));
@@ -160,7 +162,8 @@ async fn sentinels_and_their_master_are_known_by_their_own_certificate() {
     .await;
     let echo = Echo::start().await;
     let store = format!(
-        "[store]\nurl = \"rediss+sentinel://127.0.0.1:{}/chat\"\ntimeout = \"10s\"\nca_file = \"ca.pem\"\n",
+        "[store]\nurl = \"rediss+sentinel://127.0.0.1:{}/chat\"\ntimeout = \"10s\"\n\
+         ca_file = \"ca.pem\"\n",
         sentinel.port
     );
     let usher =

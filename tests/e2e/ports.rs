@@ -1,4 +1,4 @@
-//! Addresses that another process has.
+//! Addresses that another process uses.
 
 use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
@@ -6,8 +6,7 @@ use std::process::{Command, Output, Stdio};
 use crate::support::redis::free_port;
 use crate::support::{Echo, Setup, Usher};
 
-/// Runs a second process with the first one's configuration and other addresses, which ends at
-/// once.
+/// Runs a second process with the configuration of the first and other addresses. It ends at once.
 fn run_second(usher: &Usher, listener: &str, admin: &str) -> Output {
     let text = std::fs::read_to_string(usher.config_path()).unwrap();
     let [tables, rest] = text.split_once("[[issuer]]").map(|(head, rest)| [head, rest]).unwrap();
@@ -34,7 +33,7 @@ async fn a_port_of_another_process_is_an_error_and_is_not_shared() {
         // An address that covers the one in use.
         (&format!("address = \"0.0.0.0:{}\"", usher.plain.port()), free, usher.plain),
         (&format!("address = \"{free}\""), usher.admin, usher.admin),
-        // The admin listener shares with nobody, whatever the other one asks for.
+        // The admin listener never shares its port, even if the other process asks for it.
         (&asking, free, usher.admin),
     ] {
         let output = run_second(&usher, listener, &admin.to_string());

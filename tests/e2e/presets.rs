@@ -1,5 +1,4 @@
-//! Other protocols' own clients, through Usher, to their own servers: logging in, being refused,
-//! renewing.
+//! Clients of other protocols, through Usher to their own servers: login, refusal and renewal.
 
 use std::process::Command;
 
@@ -36,7 +35,7 @@ impl Server {
         lines.filter(|line| line["event"] == event).collect()
     }
 
-    /// What the protocol's own login carried when it got here.
+    /// Returns the logins that the server got.
     fn logins(&self) -> Vec<Value> {
         self.all("connect").into_iter().map(|line| line["payload"].clone()).collect()
     }
@@ -44,12 +43,13 @@ impl Server {
 
 async fn start(url: String, path: &str, preset: &str, more: &str, reauth: &str) -> Usher {
     let routes = format!(
-        "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = [\"message\"]\n[route.first_message]\npreset = \"{preset}\"\n{more}\n{reauth}\n"
+        "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = [\"message\"]\n\
+         [route.first_message]\npreset = \"{preset}\"\n{more}\n{reauth}\n"
     );
     Setup::new(url).routes(&routes).start().await
 }
 
-/// Runs the protocol's client through Usher over TLS. Gives back its exit code and the lines that
+/// Runs the client of the protocol through Usher over TLS. Returns its exit code and the lines that
 /// it prints.
 pub async fn client(
     program: &'static str,
@@ -90,7 +90,7 @@ pub fn refusal(lines: &[Value]) -> Value {
 }
 
 fn short(usher: &Usher) -> String {
-    usher.token_with("ada", json!({ "exp": token::now() + 6 }))
+    usher.token_with("ada", json!({ "exp": token::now() + 10 }))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,7 +99,7 @@ async fn graphql_transport_ws() {
     let usher = start(server.url(), "/", "graphql-transport-ws", "", "").await;
     let (code, lines) = client("graphql", &usher, "/", &usher.token("ada"), &[]).await;
     assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
-    assert_eq!(server.logins(), [json!({"token": ""})], "the secret is blanked");
+    assert_eq!(server.logins(), [json!({"token": ""})], "the server got the token");
     let headers = &server.all("headers")[0]["headers"];
     assert_eq!(headers["sec-websocket-protocol"], "graphql-transport-ws");
     assert!(headers["x-user-context"].is_string());
@@ -114,15 +114,15 @@ async fn graphql_transport_ws() {
     let (code, lines) =
         client("graphql", &usher, "/", &short(&usher), &[("RENEW_TOKEN", renewed)]).await;
     assert!(code == 0 && lines.contains(&json!({"renewed": true})), "{lines:?}");
-    // Nothing of what was between the client and us is seen there.
+    // The server sees no message of the exchange between the client and Usher.
     assert!(!server.all("message").is_empty());
     assert!(
         server.all("message").iter().all(|line| !line.to_string().contains("auth_")),
         "{:?}",
         server.all("message")
     );
-    // A client that does not know the question echoes it, as the protocol has it, and ends with its
-    // token.
+    // A client that does not know the question answers it with an echo, as the protocol requires.
+    // Its session ends with its token.
     let (code, lines) = client("graphql", &usher, "/", &short(&usher), &[]).await;
     assert_eq!(code, 0, "{lines:?}");
     usher.finish().await;
@@ -134,7 +134,11 @@ async fn socket_io() {
     let usher = start(server.url(), "/socket.io/", "socketio", "", "").await;
     let (code, lines) = client("socketio", &usher, "/socket.io/", &usher.token("ada"), &[]).await;
     assert_eq!((code, lines.last()), (0, Some(&json!({"done": true}))), "{lines:?}");
-    assert_eq!(server.logins(), [json!({"token": ""}), json!({"token": ""})], "in each namespace");
+    assert_eq!(
+        server.logins(),
+        [json!({"token": ""}), json!({"token": ""})],
+        "one login for each namespace"
+    );
 
     let (code, lines) = client("socketio", &usher, "/socket.io/", "x.y.z", &[]).await;
     let error = &refusal(&lines)["connectError"];
@@ -159,7 +163,7 @@ async fn socket_io() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn home_assistant() {
-    // A server that leaves the whole phase to Usher, and one that has it too.
+    // One server leaves the authentication to Usher, and the other also asks for a login.
     for (mode, forward) in [("server-noauth", "consume"), ("server", "redact")] {
         let server = Server::start("homeassistant", mode).await;
         let more = format!("forward = \"{forward}\"");
@@ -197,13 +201,13 @@ async fn home_assistant() {
     }
 }
 
-/// Servers that want a login of their own get that of the service, in place of each client's.
+/// A server with a login of its own gets the login of the service, not that of the client.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_logs_in_for_every_client() {
     const SERVICE: &str = "the-canary-of-the-service";
     for (program, path, preset, logins) in [
         ("graphql", "/", "graphql-transport-ws", vec![json!({"token": SERVICE})]),
-        // One for each namespace.
+        // One login for each namespace.
         ("socketio", "/socket.io/", "socketio", vec![json!({"token": SERVICE}); 2]),
         (
             "homeassistant",
@@ -214,7 +218,9 @@ async fn the_service_logs_in_for_every_client() {
     ] {
         let server = Server::start(program, "server").await;
         let routes = format!(
-            "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = [\"message\"]\n[route.first_message]\npreset = \"{preset}\"\nforward = \"replace\"\nsecret_file = \"service\"\n"
+            "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = [\"message\"]\n\
+             [route.first_message]\npreset = \"{preset}\"\nforward = \"replace\"\n\
+             secret_file = \"service\"\n"
         );
         let usher = Setup::new(server.url())
             .routes(&routes)
@@ -268,7 +274,7 @@ async fn mqtt_3() {
     usher.finish().await;
 }
 
-/// MQTT 5 to mosquitto.
+/// MQTT 5 with mosquitto.
 #[tokio::test(flavor = "multi_thread")]
 async fn mqtt_5() {
     let broker = Mosquitto::start(ANONYMOUS, &[]).await;

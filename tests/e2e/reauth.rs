@@ -15,10 +15,11 @@ use crate::support::{
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Sessions here live by tokens of seconds, so the question comes in their middle.
+/// Starts Usher for sessions with tokens of a few seconds, so that the question comes soon.
 async fn start(upstream: String, reauth: &str) -> Usher {
     let routes = format!(
-        "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"ticket\", \"message\", \"header\"]\n[route.reauth]\n{reauth}\n"
+        "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\n\
+         auth = [\"ticket\", \"message\", \"header\"]\n[route.reauth]\n{reauth}\n"
     );
     Setup::new(upstream).routes(&routes).start().await
 }
@@ -104,7 +105,7 @@ async fn two_thousand_messages_flow_while_the_client_answers() {
     let (mut sink, mut stream) = bearer(&usher, &short(&usher, "ada", 4)).await.split();
     let later = short(&usher, "ada", 600);
     sink.send(Message::text("push:2000")).await.unwrap();
-    // Echoes of our own numbers, the upstream's numbers and Usher's words, each kind in its order.
+    // The echoes, the numbers of the upstream and the messages of Usher each arrive in their order.
     let (mut pushed, mut echoed, mut said) = (0, 0, Vec::new());
     let (send_answer, mut answer_wanted) = tokio::sync::mpsc::channel::<()>(1);
     let sending = async move {
@@ -116,7 +117,7 @@ async fn two_thousand_messages_flow_while_the_client_answers() {
                 sink.send(auth(&later)).await.unwrap();
             }
             sink.send(Message::text(format!("mine {number}"))).await.unwrap();
-            // At this pace the stream outlasts the renewal.
+            // At this pace the stream lasts longer than the renewal.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(answered);
@@ -185,7 +186,7 @@ async fn a_wrong_answer_may_be_mended_and_three_may_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_answers_as_another_or_not_at_all_is_closed_on_both_sides() {
+async fn an_answer_of_another_user_or_none_closes_both_sides() {
     let echo = Echo::start().await;
     let usher = start(echo.url(), "").await;
     let mut socket = bearer(&usher, &short(&usher, "ada", 4)).await;
@@ -205,7 +206,7 @@ async fn who_answers_as_another_or_not_at_all_is_closed_on_both_sides() {
             .filter_map(|message| if let Message::Close(frame) = message { frame } else { None });
         closes.map(|frame| (u16::from(frame.code), frame.reason.to_string())).collect::<Vec<_>>()
     };
-    eventually("the upstream is told of both", async || told().len() >= 2).await;
+    eventually("the upstream gets both close frames", async || told().len() >= 2).await;
     assert_eq!(
         told(),
         [(1001, "Invalid token".to_owned()), (1001, "Re-authentication timeout".to_owned())]
@@ -232,7 +233,7 @@ async fn without_a_question_auth_messages_are_the_application_s_unless_the_route
     let mut socket = bearer(&proactive, &short(&proactive, "ada", 300)).await;
     socket.send(auth(&short(&proactive, "ada", 600))).await.unwrap();
     assert_eq!(json_of(&mut socket).await["type"], "auth_ok");
-    // Twice in a row is fine too, and the same once more is not held against anyone.
+    // Two renewals in a row are accepted. The same token again has no effect.
     let last = short(&proactive, "ada", 900);
     socket.send(auth(&last)).await.unwrap();
     assert_eq!(json_of(&mut socket).await["type"], "auth_ok");
@@ -273,8 +274,8 @@ async fn max_age_off_and_close_do_as_they_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_ours_stands_inside_a_fragmented_message() {
-    // The first fragment of a text message, and never the last.
+async fn usher_sends_no_message_between_fragments() {
+    // The first fragment of a text message. The last one never comes.
     let recorder = Recorder::start(Script::Accept(b"\x01\x05begin".to_vec())).await;
     let usher = start(recorder.url(), "").await;
     let token = short(&usher, "ada", 4);
@@ -282,12 +283,12 @@ async fn nothing_of_ours_stands_inside_a_fragmented_message() {
     raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n"))).await;
     raw.read_head().await;
     assert_eq!(raw.read_exactly(7).await, b"\x01\x05begin");
-    // No question, no error message: a close frame may stand between fragments, they may not.
+    // Usher sends no question and no error frame: between fragments only a close frame may stand.
     assert_eq!(raw.read_exactly(4).await, [0x88, 27, 0x03, 0xf0]);
     assert_eq!(raw.read_exactly(25).await, b"Re-authentication timeout");
     usher.finish().await;
 
-    // With its last fragment, the question comes right behind it.
+    // The question comes directly after the last fragment.
     let recorder = Recorder::start(Script::Accept(b"\x01\x05begin\x80\x03end".to_vec())).await;
     let usher = start(recorder.url(), "").await;
     let token = short(&usher, "ada", 3);
@@ -299,11 +300,11 @@ async fn nothing_of_ours_stands_inside_a_fragmented_message() {
     usher.finish().await;
 }
 
-/// While a session is ending nobody judges an answer any more; it is still nothing for the
+/// While a session ends, Usher no longer checks an answer. It still does not pass it to the
 /// upstream.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_comes_while_the_session_is_ending_stays_here() {
-    // The upstream says goodbye at once.
+async fn an_answer_while_the_session_ends_does_not_reach_the_upstream() {
+    // The upstream sends its close frame at once.
     let recorder = Recorder::start(Script::Accept(b"\x88\x02\x03\xe8".to_vec())).await;
     let usher = start(recorder.url(), "proactive = true").await;
     let token = short(&usher, "ada", 600);
@@ -314,7 +315,7 @@ async fn an_answer_that_comes_while_the_session_is_ending_stays_here() {
     let answer = auth(&short(&usher, "ada", 900));
     let answer = answer.to_text().unwrap().as_bytes();
     let length = (answer.len() as u16).to_be_bytes();
-    // Then a message of the application, and the client's own goodbye.
+    // The answer, a message of the application, and the close frame of the client.
     raw.send(
         [
             &[0x81, 0xfe][..],
@@ -334,13 +335,16 @@ async fn an_answer_that_comes_while_the_session_is_ending_stays_here() {
     usher.finish().await;
 }
 
-/// One client that sends as fast as it can is not the reason that another one waits, nor that its
-/// own token is outlived.
+/// A client that sends as fast as it can does not delay another client, and its session ends with
+/// its token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_outlives_no_token_and_starves_nobody() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url())
-        .routes("[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"header\"]\nreauth = { mode = \"close\" }\n")
+        .routes(
+            "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"header\"]\n\
+            reauth = { mode = \"close\" }\n",
+        )
         .start()
         .await;
     let token = short(&usher, "ada", 3);
@@ -364,8 +368,10 @@ async fn a_flood_outlives_no_token_and_starves_nobody() {
         other.send(Message::text("hello")).await.unwrap();
         assert_eq!(next(&mut other).await.unwrap().unwrap(), Message::text("hello"));
     }
-    let last =
-        timeout(PATIENCE, drain).await.expect("its token has ended, and it goes on").unwrap();
+    let last = timeout(PATIENCE, drain)
+        .await
+        .expect("the session goes on after the end of its token")
+        .unwrap();
     assert!(
         String::from_utf8_lossy(&last).ends_with("Session expired"),
         "{}",
@@ -376,7 +382,7 @@ async fn a_flood_outlives_no_token_and_starves_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_makes_us_talk_and_does_not_listen_fills_no_memory() {
+async fn a_client_that_causes_answers_and_reads_none_fills_no_memory() {
     let echo = Echo::start().await;
     let usher = start(echo.url(), "proactive = true\nattempts = 1000000000").await;
     let mut raw = Raw::connect(usher.plain).await;
@@ -386,7 +392,7 @@ async fn a_client_that_makes_us_talk_and_does_not_listen_fills_no_memory() {
     let message = br#"{"type":"auth","payload":{"token":"x"}}"#;
     let wire = [&[0x81, 0x80 | message.len() as u8, 0, 0, 0, 0][..], message].concat();
     let before = usher.resident_kib();
-    // Each of these is answered, until Usher stops reading.
+    // Usher answers each of these, until it stops reading.
     for _ in 0..60_000 {
         if timeout(Duration::from_secs(2), tokio::io::AsyncWriteExt::write_all(&mut raw.0, &wire))
             .await

@@ -1,19 +1,19 @@
-//! What the log says of refusals: how loud, how often, and under which method.
+//! Log lines about refusals: their level, their number, and their method.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::redis::free_port;
 use crate::support::{Echo, Raw, Setup, upgrade_request};
 
-/// Of a log in JSON.
+/// Returns the lines of this event in a JSON log.
 fn lines(log: &str, event: &str) -> Vec<Value> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["event"] == event).collect()
 }
 
-/// One stranger sends requests as fast as they are refused. The log says so, and does not grow with
-/// them.
+/// One client sends requests as fast as they are refused. The log summarises them and stays small.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_who_is_refused_two_thousand_times_fills_no_log() {
     let echo = Echo::start().await;
@@ -34,7 +34,7 @@ async fn a_stranger_who_is_refused_two_thousand_times_fills_no_log() {
     );
     let log = {
         let before = usher.log().len();
-        // The last second is summed up when it is over.
+        // The refusals of the last second are summarised when the second is over.
         usher.logged(&["refusals_summarised"]).await;
         assert!(before < size / 2, "{before} bytes of log for {size} bytes sent");
         usher.log()
@@ -47,8 +47,8 @@ async fn a_stranger_who_is_refused_two_thousand_times_fills_no_log() {
     let summed: Vec<_> =
         audit.iter().filter(|line| line["event"] == "refusals_summarised").collect();
     let count: u64 = summed.iter().map(|line| line["count"].as_u64().unwrap()).sum();
-    assert_eq!(single as u64 + count, wanted as u64, "none is lost");
-    assert!(!summed.is_empty(), "the audit log is spared too");
+    assert_eq!(single as u64 + count, wanted as u64, "a refusal is missing");
+    assert!(!summed.is_empty(), "the audit log has no summary");
     assert!(summed.iter().all(|line| line["peer"] == "127.0.0.1"
         && line["detail"].as_str().unwrap().starts_with("invalid_token: ")));
 }
@@ -83,7 +83,8 @@ async fn an_address_that_a_limit_stops_has_a_line() {
     assert_eq!(Raw::connect(usher.plain).await.read_to_close().await, b"");
     usher.logged(&["limit_reached", "unauthenticated_per_address", "127.0.0.1"]).await;
     let audit = usher.finish().await;
-    let line = audit.iter().find(|line| line["event"] == "limit_reached").expect("no line");
+    let line =
+        audit.iter().find(|line| line["event"] == "limit_reached").expect("the limit has no line");
     assert_eq!(
         (&line["outcome"], &line["peer"]),
         (&"unauthenticated_per_address".into(), &"127.0.0.1".into())
@@ -93,7 +94,8 @@ async fn an_address_that_a_limit_stops_has_a_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_counts_under_the_method_that_the_route_waited_for() {
     let echo = Echo::start().await;
-    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\nfirst_message = { timeout = \"1s\" }\n";
+    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\"]\n\
+        first_message = { timeout = \"2s\" }\n";
     let usher = Setup::new(echo.url()).routes(routes).start().await;
     for message in [Some("hello"), Some(r#"{"type":"auth"}"#), None] {
         let mut socket = usher.open("/ws", &[]).await.unwrap();
@@ -120,7 +122,7 @@ async fn a_refusal_counts_under_the_method_that_the_route_waited_for() {
     );
 }
 
-/// Also what cannot be taken for a credential, and what a page shows that may not connect.
+/// Also for a value that is not a credential, and for a page that may not connect.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_counts_under_the_method_that_the_client_tried() {
     let echo = Echo::start().await;
@@ -150,8 +152,8 @@ async fn a_refusal_counts_under_the_method_that_the_client_tried() {
     usher.finish().await;
 }
 
-/// A public route asks its upstream for strangers too: what it cannot reach is told of them like
-/// any other refusal.
+/// On a public route, strangers make Usher dial an upstream that does not exist. The log lines are
+/// limited as for other refusals.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_at_a_public_route_without_an_upstream_fill_no_audit_log() {
     let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = []\n";
@@ -172,7 +174,7 @@ async fn strangers_at_a_public_route_without_an_upstream_fill_no_audit_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_live_session_moves_is_counted_while_it_lives_and_once() {
+async fn the_messages_of_a_live_session_are_counted_once_and_at_once() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).start().await;
     let mut socket = usher.connect("ada").await;
@@ -187,7 +189,7 @@ async fn what_a_live_session_moves_is_counted_while_it_lives_and_once() {
             count * 11
         );
         let wanted = [messages("from_client", count), messages("from_upstream", count), bytes];
-        // The client may have its echo before the session's task is through with it.
+        // The client may get its echo before the task of the session has counted it.
         for line in wanted {
             usher.until_metric(line.trim_end()).await;
         }

@@ -1,4 +1,4 @@
-//! What passes through a session, and how it ends.
+//! Messages through a session, and the end of a session.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn close_codes_and_pings_pass_in_both_directions() {
     assert!(codes.contains(&4000), "{codes:?}");
     assert!(
         echo.messages().contains(&Message::Pong("are you there".into())),
-        "the client's answer reached the upstream"
+        "the upstream did not get the pong of the client"
     );
     let audit = usher.finish().await;
     let mut reasons: Vec<_> = audit
@@ -111,13 +111,13 @@ async fn close_codes_and_pings_pass_in_both_directions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_with_the_101_and_with_the_request_is_delivered_first() {
+async fn bytes_sent_with_the_101_and_with_the_request_are_delivered_first() {
     // A text frame "hello" in the same segment as the 101.
     let recorder = Recorder::start(Script::Accept(b"\x81\x05hello".to_vec())).await;
     let usher = Setup::new(recorder.url()).start().await;
     let token = usher.token("ada");
     let mut raw = Raw::connect(usher.plain).await;
-    // A masked (with zeros) text frame "early" behind the request.
+    // A text frame "early", masked with zeros, directly after the request.
     let mut request =
         upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n")).into_bytes();
     request.extend(b"\x81\x85\0\0\0\0early");
@@ -125,9 +125,9 @@ async fn what_comes_with_the_101_and_with_the_request_is_delivered_first() {
     assert!(raw.read_head().await.starts_with("HTTP/1.1 101 "));
     assert_eq!(raw.read_exactly(7).await, b"\x81\x05hello");
     raw.send(b"\x81\x85\0\0\0\0later").await;
-    // The mask is zero, so the bytes can be read; frame headers are not UTF-8.
+    // The mask is zero, so the payloads are readable. The frame headers are not UTF-8.
     let both = "\r\n\r\n\u{fffd}\u{fffd}\0\0\0\0early\u{fffd}\u{fffd}\0\0\0\0later";
-    eventually("both messages are behind the head, in order", async || {
+    eventually("both messages follow the head, in order", async || {
         recorder.connections()[0].ends_with(both)
     })
     .await;
@@ -153,7 +153,7 @@ async fn a_reader_that_stops_is_waited_for_and_disturbs_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_vanishes_is_explained_to_the_other() {
+async fn a_lost_peer_gives_the_other_side_a_close_code() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).start().await;
     let mut socket = usher.connect("ada").await;
@@ -164,8 +164,11 @@ async fn a_peer_that_vanishes_is_explained_to_the_other() {
     socket.send(Message::text("here")).await.unwrap();
     next(&mut socket).await;
     drop(socket);
-    let told = |message: &Message| matches!(message, Message::Close(Some(frame)) if u16::from(frame.code) == 1001);
-    eventually("the upstream is told", async || echo.messages().iter().any(told)).await;
+    let told = |message: &Message| match message {
+        Message::Close(Some(frame)) => u16::from(frame.code) == 1001,
+        _ => false,
+    };
+    eventually("the upstream gets a close frame", async || echo.messages().iter().any(told)).await;
     usher.finish().await;
 }
 
@@ -181,7 +184,7 @@ async fn a_session_ends_with_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_client_is_pinged_and_its_pong_stays_here() {
+async fn a_silent_client_is_pinged_and_its_pong_is_not_forwarded() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url())
         .extra("[keepalive]\nping = \"1s\"\nidle_timeout = \"3s\"\n")
@@ -196,9 +199,12 @@ async fn a_silent_client_is_pinged_and_its_pong_stays_here() {
             break;
         }
     }
-    assert!(!echo.messages().iter().any(Message::is_pong), "the upstream has not asked");
+    assert!(
+        !echo.messages().iter().any(Message::is_pong),
+        "the upstream got a pong that it did not ask for"
+    );
 
-    // One that answers nothing at all is let go.
+    // A client that answers nothing is disconnected.
     let token = usher.token("dead");
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request("/ws", &format!("Authorization: Bearer {token}\r\n"))).await;

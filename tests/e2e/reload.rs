@@ -1,4 +1,4 @@
-//! Another configuration while everything runs.
+//! A reload of the configuration while Usher runs.
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -55,7 +55,7 @@ async fn a_reload_changes_what_comes_next_and_no_live_session() {
     assert_eq!((code, said.as_str()), (0, "applied: route, upstream\n"));
 
     is_alive(&mut first).await;
-    assert_eq!(client::get(usher.plain, "/ws").await.status, 404, "the old route has gone");
+    assert_eq!(client::get(usher.plain, "/ws").await.status, 404, "the old route is still there");
     let mut second = usher.open("/v2", &headers).await.unwrap();
     is_alive(&mut second).await;
     let status: Value =
@@ -100,7 +100,7 @@ async fn a_bad_file_changes_nothing_and_says_why_as_check_does() {
         (422, &json!("CONFIG_REFUSED"), &true)
     );
     assert_eq!(post(&usher, "").await.status, 415);
-    // What a file names is looked at before anything is swapped, too.
+    // The files that a configuration names are checked before the reload too.
     edit(&usher, "\nhots = []", "");
     let key = usher.folder().join("key.pem");
     let good = std::fs::read(&key).unwrap();
@@ -142,18 +142,18 @@ async fn a_signal_loads_new_certificates_and_names_what_needs_a_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_watches_loads_a_change_of_a_named_file_once() {
+async fn a_watcher_loads_a_changed_file_once() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).argument("--watch").start().await;
     let token = format!("Bearer {}", usher.token("ada"));
     drop(usher.open("/ws", &[("authorization", &token)]).await.unwrap());
-    // Written in place; the others come by a rename.
+    // This file is written in place. The others are replaced by a rename.
     std::fs::write(usher.folder().join("secret"), "another secret that is long enough for HS256")
         .unwrap();
     usher.until_metric("usher_reloads_total{outcome=\"applied\"} 1").await;
     assert!(
         usher.open("/ws", &[("authorization", &token)]).await.is_err(),
-        "signed with the old secret"
+        "a token under the old secret was accepted"
     );
     let rename = |from: &str, to: &str| {
         let path = usher.config_path();
@@ -169,7 +169,7 @@ async fn whoever_watches_loads_a_change_of_a_named_file_once() {
     usher.finish().await;
 }
 
-/// A prefix of a file may be a good configuration that lets in what the whole refuses.
+/// The first part of a file may be a valid configuration that allows more than the whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_still_being_written_is_never_in_force() {
     use std::io::Write as _;
@@ -182,11 +182,11 @@ async fn a_file_that_is_still_being_written_is_never_in_force() {
     let (before, behind) = whole.split_once("path = \"/api/*\"").unwrap();
     let (key, behind) = behind.split_once("auth = [\"header\"]").unwrap();
     let require = format!("path = \"/api/*\"{key}auth = [\"header\"]\nrequire = [\"chat:write\"]");
-    // The route to `/ws` keeps its line to the last write.
+    // Only the last write adds the line that protects the new route.
     let table = "\n[[route]]\npath = \"/late\"\nupstream = \"chat\"\nauth = [\"header\"]\n";
     let mut file = std::fs::File::create(usher.config_path()).unwrap();
     file.write_all(format!("{before}{require}{behind}{table}").as_bytes()).unwrap();
-    // The file is written by one process, for longer than a file must be quiet.
+    // One process keeps the file open for longer than a file must be quiet.
     let pause = Duration::from_millis(100);
     for _ in
         0..(usher::edge::watch::QUIET + Duration::from_secs(2)).div_duration_f32(pause) as usize
@@ -199,10 +199,10 @@ async fn a_file_that_is_still_being_written_is_never_in_force() {
     drop(file);
     usher.until_metric("usher_reloads_total{outcome=\"applied\"} 1").await;
     assert_eq!(client::get(usher.plain, "/late").await.status, 401, "the whole file is in force");
-    assert!(usher.open("/late", &headers).await.is_err(), "and its last line");
+    assert!(usher.open("/late", &headers).await.is_err(), "the last line is not in force");
 
-    // In many turns: each is a whole file for the kernel, and the next one comes before the quiet
-    // is over.
+    // Many writes: the file is closed after each, and the next one comes before the quiet time is
+    // over.
     let rest = "\n[[route]]\npath = \"/later\"\nupstream = \"chat\"\nauth = [\"header\"]\n";
     let append = |text: &str| {
         std::fs::OpenOptions::new()
@@ -225,8 +225,8 @@ async fn a_file_that_is_still_being_written_is_never_in_force() {
     usher.finish().await;
 }
 
-/// As a volume of Kubernetes does: the file leads over `..data` into a folder, and `..data` is
-/// replaced.
+/// The file is replaced as in a Kubernetes volume: a link leads over `..data` into a folder, and
+/// `..data` is replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_symlink_that_leads_elsewhere_is_taken_at_once() {
     use std::os::unix::fs::symlink;
@@ -252,10 +252,10 @@ async fn a_symlink_that_leads_elsewhere_is_taken_at_once() {
     usher.finish().await;
 }
 
-/// Not one connection is refused and no session is dropped while the configuration is loaded over
-/// and over.
+/// While the configuration is loaded again and again, no connection is refused and no session is
+/// dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn reloads_under_load_cost_nobody_anything() {
+async fn reloads_under_load_refuse_and_drop_no_client() {
     let echo = Echo::start().await;
     let usher = std::sync::Arc::new(Setup::new(echo.url()).start().await);
     let token = format!("Bearer {}", usher.token("ada"));
@@ -299,14 +299,15 @@ async fn reloads_under_load_cost_nobody_anything() {
     std::sync::Arc::into_inner(usher).unwrap().finish().await;
 }
 
-/// A session outlives keys: what its client gets from the issuer meanwhile is signed with those of
-/// today.
+/// A session may last longer than the keys of its start. The new token of its client has a
+/// signature by the current keys.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_is_judged_by_the_keys_in_force_and_not_by_those_of_the_session_s_start() {
     let echo = Echo::start().await;
     let (old, new) = (Signer::new("old"), Signer::new("new"));
     let published = KeyServer::publishing(&[&old]).await;
-    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"header\"]\n[route.reauth]\nproactive = true\n";
+    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"header\"]\n\
+        [route.reauth]\nproactive = true\n";
     let usher =
         Setup::new(echo.url()).routes(routes).issuer(&published.table("other", "")).start().await;
     let of = |signer: &Signer, seconds: u64| {
@@ -323,7 +324,7 @@ async fn a_renewal_is_judged_by_the_keys_in_force_and_not_by_those_of_the_sessio
     };
     let (mut remote, mut shared) = (open(&of(&old, 600)).await, usher.connect("ada").await);
 
-    // The issuer's keys turn after a reload that had nothing to do with them.
+    // The keys of the issuer change after a reload that did not concern them.
     edit(&usher, "path = \"/ws\"", "path = \"/v2\"");
     std::fs::write(usher.folder().join("secret"), "a secret that nobody had before this day")
         .unwrap();
@@ -332,9 +333,9 @@ async fn a_renewal_is_judged_by_the_keys_in_force_and_not_by_those_of_the_sessio
     remote.send(auth(&of(&new, 1200))).await.unwrap();
     assert_eq!(json_of(&mut remote).await["type"], "auth_ok");
     remote.send(auth(&of(&old, 1800))).await.unwrap();
-    assert_eq!(json_of(&mut remote).await["type"], "error", "its key has gone");
+    assert_eq!(json_of(&mut remote).await["type"], "error", "a key that is gone was accepted");
 
-    // What an operator took back does not keep anybody in.
+    // A token under the old secret of the operator does not renew a session.
     shared
         .send(auth(&usher.token_with("ada", json!({ "exp": token::now() + 1800 }))))
         .await
@@ -364,8 +365,8 @@ async fn an_admin_listener_that_is_taken_out_of_the_file_still_asks_for_its_toke
     let bearer = format!("authorization: Bearer {token}\r\n");
     assert_eq!((ask("").await, ask(&bearer).await), (401, 200));
 
-    // Elsewhere, on loopback, it could do without a token. Here it is still bound where it was.
-    // What waits is named each time.
+    // On the new loopback address, the listener would need no token. It still has the old address
+    // until a restart. Each reload names what waits for the restart.
     let path = usher.folder().join("usher.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once("[admin]").unwrap();
@@ -376,13 +377,13 @@ async fn an_admin_listener_that_is_taken_out_of_the_file_still_asks_for_its_toke
         let is_it =
             |line: &&str| line.contains("config_needs_restart") && line.contains("admin.address");
         let is_named = async || usher.log().lines().filter(is_it).count() > turn;
-        eventually("what waits for a restart is named", is_named).await;
+        eventually("the log names what waits for a restart", is_named).await;
         assert_eq!((ask("").await, ask(&bearer).await), (401, 200), "{table}");
     }
     usher.finish().await;
 }
 
-/// Answers everything, on connections that are kept.
+/// Starts a server that answers every request, on connections that are kept.
 async fn tls_server(
     certified: &rcgen::CertifiedKey<rcgen::KeyPair>,
 ) -> (String, tokio::task::JoinHandle<()>) {
@@ -407,7 +408,7 @@ async fn tls_server(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kept_connection_to_a_server_that_is_believed_no_more_is_not_used_again() {
+async fn a_kept_connection_is_not_reused_for_a_server_that_is_no_longer_trusted() {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (url, serving) = tls_server(&certified).await;
     let usher = Setup::new(url)
@@ -415,7 +416,7 @@ async fn a_kept_connection_to_a_server_that_is_believed_no_more_is_not_used_agai
         .file("ca.pem", certified.cert.pem())
         .start()
         .await;
-    // Every thread of it has one now.
+    // After this, every thread has a connection.
     for _ in 0..20 {
         assert_eq!(client::get(usher.plain, "/public/x").await.status, 200);
     }

@@ -1,4 +1,4 @@
-//! Revocation: who is ended, who is left, and who gets in no more.
+//! Revocation: the sessions that it ends, the sessions that stay, and the logins that it refuses.
 
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -43,7 +43,8 @@ async fn start(upstream: String) -> Usher {
 pub async fn post(usher: &Usher, headers: &str, body: &str) -> (u16, Value) {
     let length = body.len();
     let request = format!(
-        "POST /revoke HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        "POST /revoke HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\
+         {headers}Content-Length: {length}\r\n\r\n{body}"
     );
     let answer = client::http(usher.admin, request.as_bytes()).await;
     (answer.status, serde_json::from_str(&answer.body).unwrap_or_default())
@@ -51,7 +52,7 @@ pub async fn post(usher: &Usher, headers: &str, body: &str) -> (u16, Value) {
 
 pub const JSON: &str = "Content-Type: application/json\r\n";
 
-/// Gives back how many sessions were closed.
+/// Gives an order. Returns how many sessions were closed.
 pub async fn revoke(usher: &Usher, order: Value) -> u64 {
     let (status, answer) = post(usher, JSON, &order.to_string()).await;
     assert_eq!(status, 200, "{answer}");
@@ -62,7 +63,7 @@ async fn bearer(usher: &Usher, target: &str, token: &str) -> Socket {
     usher.open(target, &[("authorization", &format!("Bearer {token}"))]).await.unwrap()
 }
 
-/// Asks for an upgrade with this token, and gives back the refusal.
+/// Asks for an upgrade. Returns the status and the code of the refusal.
 pub async fn refused(usher: &Usher, target: &str, headers: &str) -> (u16, String) {
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request(target, headers)).await;
@@ -78,13 +79,13 @@ pub async fn is_refused(usher: &Usher, token: &str) {
     );
 }
 
-/// The client hears 1008 `Session revoked`.
+/// Checks that the client gets 1008 `Session revoked`.
 pub async fn is_revoked(socket: &mut Socket) {
     assert_eq!(close_frame(socket).await, (1008, "Session revoked".to_owned()));
     while let Some(Ok(_)) = socket.next().await {}
 }
 
-/// The upstream heard the same, so many times.
+/// Checks that the upstream got the same close frame, so many times.
 async fn upstream_heard(echo: &Echo, times: usize) {
     let told = || {
         let closes = echo
@@ -97,11 +98,11 @@ async fn upstream_heard(echo: &Echo, times: usize) {
             })
             .count()
     };
-    eventually(format!("the upstream is told {times} times"), async || told() >= times).await;
+    eventually(format!("the upstream gets {times} close frames"), async || told() >= times).await;
     assert_eq!(told(), times);
 }
 
-/// The `sid` that the upstream was told for the session that came last.
+/// Returns the `sid` that the upstream got for the last session.
 fn session_id(echo: &Echo) -> String {
     let visit = echo.visits().pop().unwrap();
     let context = visit.all("x-user-context")[0].split('.').nth(1).unwrap().to_owned();
@@ -111,11 +112,11 @@ fn session_id(echo: &Echo) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_kind_ends_its_own_on_both_sides_and_leaves_the_others() {
+async fn each_kind_of_order_ends_its_sessions_and_leaves_the_others() {
     let echo = Echo::start().await;
     let usher = start(echo.url()).await;
     let (now, other) = (token::now(), "https://other.example.com");
-    // What is revoked, the token that it concerns, and one that is as like it as can be.
+    // An order, a token that it concerns, and a similar token that it does not concern.
     let cases = [
         (
             json!({"user": "ada", "issuer": "main"}),
@@ -146,7 +147,7 @@ async fn each_kind_ends_its_own_on_both_sides_and_leaves_the_others() {
         let mut sockets =
             [bearer(&usher, "/ws", &token).await, bearer(&usher, "/ws", &token).await];
         kept.push(bearer(&usher, "/ws", &like).await);
-        // A ticket bears the marks of the token that it was made from.
+        // A ticket has the marks of the token that it was issued for.
         let mut by_ticket = usher.connect_ticket(&usher.issue_ticket(&token).await).await.unwrap();
         assert_eq!(revoke(&usher, order.clone()).await, 3, "{order}");
         for socket in sockets.iter_mut().chain([&mut by_ticket]) {
@@ -156,10 +157,10 @@ async fn each_kind_ends_its_own_on_both_sides_and_leaves_the_others() {
         upstream_heard(&echo, times).await;
         is_refused(&usher, &token).await;
         kept.push(bearer(&usher, "/ws", &like).await);
-        assert_eq!(revoke(&usher, order).await, 0, "they are gone");
+        assert_eq!(revoke(&usher, order).await, 0, "a session is still there");
     }
-    // A session by the id that `/sessions`, the audit log and the upstream know it by; a public one
-    // too.
+    // The id in `/sessions`, in the audit log and at the upstream names a session, also a public
+    // one.
     for target in ["/ws", "/public/x"] {
         let token = usher.token("gina");
         let mut one = bearer(&usher, target, &token).await;
@@ -242,29 +243,31 @@ async fn a_revoked_identity_is_refused_by_every_method() {
     let (status, answer) = usher.ask_ticket(&token, "", "").await;
     assert_eq!((status, &answer["code"]), (401, &json!("REVOKED")));
     let request = format!(
-        "GET /api/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+        "GET /api/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+         \r\n"
     );
     let answer = client::http(usher.plain, request.as_bytes()).await;
     assert_eq!(
         (answer.status, answer.header("www-authenticate")),
         (401, Some("bearer error=\"invalid_token\""))
     );
-    assert_eq!(echo.visits().len(), visits, "nobody got through");
+    assert_eq!(echo.visits().len(), visits, "a revoked user reached the upstream");
 
-    // A live session is not renewed by it, and may show another.
+    // A revoked token does not renew a live session. Another token does.
     let later = |jti: &str| usher.token_with("ada", json!({"jti": jti, "exp": token::now() + 900}));
     ada.send(auth(&later("t1"))).await.unwrap();
     assert_eq!(json_of(&mut ada).await["payload"]["code"], "REVOKED");
     ada.send(auth(&later("t2"))).await.unwrap();
     assert_eq!(json_of(&mut ada).await["type"], "auth_ok");
-    // From now on it lives by the new token: the old one's end is not its own, the new one's is.
+    // Now the session belongs to the new token: an order about the old one does not end it, and an
+    // order about the new one does.
     assert_eq!(revoke(&usher, json!({"token_id": "t0"})).await, 0);
     is_alive(&mut ada).await;
     assert_eq!(revoke(&usher, json!({"token_id": "t2"})).await, 1);
     assert_eq!(close_frame(&mut ada).await, (1008, "Session revoked".to_owned()));
     is_alive(&mut bob).await;
 
-    // A user who is revoked as such is not helped by a new token.
+    // If the user is revoked, a new token does not help.
     assert_eq!(revoke(&usher, json!({"user": "bob"})).await, 1);
     let mut socket = usher.open("/ws", &[]).await.unwrap();
     socket.send(auth(&usher.token_with("bob", json!({"jti": "new"})))).await.unwrap();
@@ -299,7 +302,7 @@ async fn a_revocation_ends_by_itself() {
     revoke(&usher, json!({"user": "ada"})).await;
     revoke(&usher, json!({"user": "bob", "until": "2999-01-01T00:00:00Z"})).await;
     is_refused(&usher, &token).await;
-    // There is no room for a third, and nothing is done by halves.
+    // There is no place for a third order, and it has no effect at all.
     let mut cleo = usher.connect("cleo").await;
     let (status, answer) = post(&usher, JSON, r#"{"user":"cleo"}"#).await;
     assert_eq!((status, &answer["code"]), (503, &json!("REVOCATIONS_FULL")), "{answer}");
@@ -310,7 +313,7 @@ async fn a_revocation_ends_by_itself() {
     };
     eventually("the order ends", is_over).await;
     is_refused(&usher, &usher.token("bob")).await;
-    // What has ended makes room.
+    // An order that has ended leaves its place.
     assert_eq!(revoke(&usher, json!({"user": "cleo"})).await, 1);
     assert!(usher.metrics().await.contains("usher_limits_hit_total{limit=\"revocations\"} 1"));
     drop(cleo);
@@ -325,18 +328,18 @@ async fn a_revocation_ends_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_order_and_what_is_no_order_is_told_so() {
+async fn a_malformed_order_is_refused_with_a_reason() {
     let echo = Echo::start().await;
     let usher = start(echo.url()).await;
     let mut ada = usher.connect("ada").await;
     for (headers, body, status, part) in [
-        (JSON, "", 400, "not an order"),
+        (JSON, "", 400, "not a revocation"),
         (JSON, r#"{"usr":"ada"}"#, 400, "unknown field `usr`"),
         (JSON, "{}", 400, "one of user, session, token_id and issued_before is needed"),
         (JSON, r#"{"user":"ada","session":"x"}"#, 400, "only one of"),
         (JSON, r#"{"user":""}"#, 400, "1 to 1024 bytes"),
-        (JSON, r#"{"user":"ada","issuer":"mian"}"#, 400, "there is main, other"),
-        (JSON, r#"{"issued_before":1700000000}"#, 400, "counts milliseconds"),
+        (JSON, r#"{"user":"ada","issuer":"mian"}"#, 400, "the issuers are main, other"),
+        (JSON, r#"{"issued_before":1700000000}"#, 400, "must be in milliseconds"),
         ("", r#"{"user":"ada"}"#, 415, "Content-Type: application/json"),
         (
             "Content-Type: text/plain\r\n",
@@ -413,13 +416,13 @@ async fn the_command_line_revokes_and_its_exit_code_says_what_came_of_it() {
         ),
         (&["--user", "ada", "--session", "s"], &at, 2, "cannot be used with"),
         (&[], &at, 2, "required"),
-        (&["--issued-before", "yesterday"], &at, 2, "is not a time such as"),
-        (&["--user", "ada", "--issuer", "mian"], &at, 2, "no issuer is named"),
+        (&["--issued-before", "yesterday"], &at, 2, "is not a time"),
+        (&["--user", "ada", "--issuer", "mian"], &at, 2, "no issuer has the name"),
         (
             &["--user", "ada"],
             &["--admin", &admin, "--admin-token-env", "NOT_THERE"],
             1,
-            "the environment has no NOT_THERE",
+            "the environment variable NOT_THERE is not set",
         ),
     ] {
         let output = command(&[arguments, wrong].concat()).await;
@@ -461,7 +464,8 @@ async fn the_command_line_revokes_and_its_exit_code_says_what_came_of_it() {
     usher.finish().await;
 }
 
-/// An upstream that answers an upgrade only when it is told to, and notes what comes behind it.
+/// An upstream that answers an upgrade when the test says so. It returns the bytes that come after
+/// it.
 struct Slow {
     url: String,
     asked: Arc<Notify>,
@@ -489,7 +493,8 @@ impl Slow {
             wait.notified().await;
             let accept = accept_for(key.unwrap().trim().as_bytes());
             let answer = format!(
-                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Accept: {accept}\r\n\r\n"
             );
             socket.write_all(answer.as_bytes()).await.unwrap();
             let mut heard = Vec::new();
@@ -501,7 +506,7 @@ impl Slow {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_revoked_while_the_upstream_is_asked_does_not_get_in() {
+async fn a_user_revoked_while_the_upstream_is_dialled_does_not_get_in() {
     for way in ["header", "message"] {
         let slow = Slow::start().await;
         let usher = Setup::new(slow.url.clone())
@@ -524,8 +529,8 @@ async fn who_is_revoked_while_the_upstream_is_asked_does_not_get_in() {
             )
             .await;
         }
-        timeout(PATIENCE, slow.asked.notified()).await.expect("the upstream is not asked");
-        // It is no session yet, so none is closed; and still it must not become one.
+        timeout(PATIENCE, slow.asked.notified()).await.expect("the upstream was not asked");
+        // It is not a session yet, so none is closed. It must not become a session either.
         assert_eq!(revoke(&usher, json!({"user": "ada"})).await, 0);
         slow.go.notify_one();
         if way == "header" {
@@ -535,7 +540,7 @@ async fn who_is_revoked_while_the_upstream_is_asked_does_not_get_in() {
         let goodbye = b"\x88\x11\x03\xf0Session revoked";
         assert!(rest.ends_with(goodbye), "{way}: {:?}", String::from_utf8_lossy(&rest));
         assert!(String::from_utf8_lossy(&rest).contains("SESSION_REVOKED"), "{way}");
-        // The upstream gets one masked close frame, and nothing else.
+        // The upstream gets one masked close frame, and no other bytes.
         let heard = timeout(PATIENCE, slow.heard).await.unwrap().unwrap();
         assert_eq!((heard[0], heard[1], heard.len()), (0x88, 0x80 | 17, 6 + 17), "{heard:?}");
         let audit = usher.finish().await;
@@ -548,7 +553,7 @@ async fn who_is_revoked_while_the_upstream_is_asked_does_not_get_in() {
     }
 }
 
-/// Upgrades and orders race; whatever the order, nobody who is revoked stays.
+/// Upgrades and orders race. In any order, no revoked session stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_sixty_four_upgrades_that_race_with_their_revocation_none_stays() {
     let echo = Echo::start().await;
@@ -584,9 +589,10 @@ async fn of_sixty_four_upgrades_that_race_with_their_revocation_none_stays() {
     Arc::into_inner(usher).unwrap().finish().await;
 }
 
-/// Its close frame for the upstream has no place inside the frame; nobody waits for the end of it.
+/// A close frame for the upstream cannot stand inside another frame, and Usher does not wait for
+/// the end of that frame.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_hangs_in_the_middle_of_a_frame_is_cut_off() {
+async fn a_revoked_client_in_the_middle_of_a_frame_is_cut_off() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url())
         .routes(ROUTES)

@@ -1,5 +1,5 @@
-//! Revocation over several Ushers and one real Redis: ordered at one, in force at all, whatever
-//! happens to Redis.
+//! Revocation over several Ushers and one real Redis: an order to one node is in force on all,
+//! whatever happens to Redis.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Pair {
         Self { echo, server, a, b }
     }
 
-    /// A node more, once the others have run for a while.
+    /// Starts another node, after the others have run for a while.
     async fn newcomer(&self) -> Usher {
         usher(&self.echo, &store(&self.server)).await
     }
@@ -40,7 +40,7 @@ impl Pair {
 }
 
 fn store(server: &RedisServer) -> String {
-    format!("url = \"{}\"", server.url())
+    format!("url = \"{}\"\ntimeout = \"2s\"", server.url())
 }
 
 /// Gives the order while Redis is there.
@@ -69,7 +69,7 @@ async fn is_closed(socket: &mut Socket) {
     timeout(PATIENCE, is_revoked(socket)).await.expect("the session goes on");
 }
 
-/// Waits until the stream has an entry; gives it back.
+/// Waits until the stream has an entry, and returns it.
 async fn stream_entry(server: &RedisServer) -> String {
     let entry = server.cli(&["XREAD", "BLOCK", "20000", "STREAMS", STREAM, "0"]);
     assert!(entry.contains("\"until\""), "{entry}");
@@ -77,20 +77,20 @@ async fn stream_entry(server: &RedisServer) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_revoked_at_one_node_ends_at_the_others() {
+async fn a_revocation_at_one_node_ends_sessions_at_the_others() {
     let pair = Pair::start().await;
     let mut ada =
         [pair.a.connect("ada").await, pair.b.connect("ada").await, pair.b.connect("ada").await];
     let mut bob = pair.b.connect("bob").await;
     let answer = revoke(&pair.a, &json!({"user": "ada"})).await;
-    assert_eq!(answer["closed"], 1, "those of this node");
+    assert_eq!(answer["closed"], 1, "the sessions of this node");
     for socket in &mut ada {
         is_closed(socket).await;
     }
     for usher in [&pair.a, &pair.b] {
         is_refused(usher, &usher.token("ada")).await;
     }
-    // The other way, so that A has read what it wrote itself.
+    // Orders in the other direction, so that A has read its own order in the stream.
     revoke(&pair.b, &json!({"user": "eva"})).await;
     revoke(&pair.b, &json!({"user": "bob"})).await;
     is_closed(&mut bob).await;
@@ -107,7 +107,11 @@ async fn what_is_revoked_at_one_node_ends_at_the_others() {
         users.sort_unstable();
         users.dedup();
         let all = audit.iter().filter(|line| line["event"] == "revoked").count();
-        assert_eq!(all, users.len(), "an order is one event on each node, also where it was given");
+        assert_eq!(
+            all,
+            users.len(),
+            "an order is one event on each node, also on the node that it was given to"
+        );
     }
 }
 
@@ -120,12 +124,13 @@ async fn an_order_for_longer_than_keep_stays_in_the_stream_until_it_ends() {
     let hour = 3_600_000;
     revoke(&first, &json!({"user": "ada", "until": (token::now() + 3600) * 1000})).await;
     assert!((hour - 60_000..=hour).contains(&left()), "{}", left());
-    // Neither a shorter one nor another process that has only heard of it takes that back.
+    // A shorter order does not shorten the time, and neither does an order from a process that only
+    // read the long one.
     revoke(&first, &json!({"user": "bob"})).await;
     let second = usher(&echo, &short).await;
     revoke(&second, &json!({"user": "eve"})).await;
     assert!((hour - 60_000..=hour).contains(&left()), "{}", left());
-    // An end without measure is one that Redis can hold.
+    // An unlimited end is stored as the largest one that Redis can hold.
     revoke(&second, &json!({"user": "eve", "until": u64::MAX})).await;
     assert!(left() > hour);
     first.finish().await;
@@ -133,7 +138,7 @@ async fn an_order_for_longer_than_keep_stays_in_the_stream_until_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_starts_later_has_heard_of_it_before_it_lets_anybody_in() {
+async fn a_new_node_reads_the_orders_before_it_accepts_clients() {
     let pair = Pair::start().await;
     revoke(&pair.a, &json!({"user": "ada"})).await;
     revoke(&pair.b, &json!({"token_id": "t1"})).await;
@@ -167,14 +172,14 @@ async fn an_order_given_while_redis_hangs_reaches_the_others_when_it_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_given_without_redis_reaches_the_others_and_a_newcomer_once_it_is_back_empty() {
     let mut pair = Pair::start().await;
-    // One that Redis knew and forgets, one that it never heard of.
+    // Redis knew the first order and forgets it. The second order never reached it.
     revoke(&pair.a, &json!({"user": "eva"})).await;
     let mut there = pair.b.connect("ada").await;
     pair.server.kill();
     revoke_here_only(&pair.a, &json!({"user": "ada"})).await;
     pair.server.start_again();
     is_closed(&mut there).await;
-    // It stands in the stream, then, and after the older one.
+    // Then the order is in the stream, after the older one.
     let newcomer = pair.newcomer().await;
     is_refused(&newcomer, &newcomer.token("ada")).await;
     is_refused(&newcomer, &newcomer.token("eva")).await;
@@ -189,7 +194,7 @@ async fn a_stream_that_was_emptied_is_noticed_and_written_again() {
     pair.server.cli(&["DEL", STREAM]);
     let entry = stream_entry(&pair.server).await;
     assert!(entry.contains("ada"), "{entry}");
-    // An order after it goes on as before.
+    // An order after it works as before.
     let mut bob = pair.b.connect("bob").await;
     revoke(&pair.a, &json!({"user": "bob"})).await;
     is_closed(&mut bob).await;
@@ -215,8 +220,8 @@ async fn a_redis_from_an_old_snapshot_learns_what_it_has_forgotten() {
     pair.finish().await;
 }
 
-/// Each node would write all of it; they begin at different places and leave to each other what is
-/// written.
+/// Each node could write all orders. They start at different places, and each leaves out the orders
+/// that others have written.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_restore_the_same_orders_share_the_work() {
     const ORDERS: usize = 1_000;
@@ -236,7 +241,7 @@ async fn nodes_that_restore_the_same_orders_share_the_work() {
     pair.server.kill();
     all(&pair, "usher_revocation_stream_reading 0").await;
     pair.server.start_again();
-    // It says so once it has read the stream and written what was missing.
+    // The metric is 1 after the node has read the stream and written the missing orders.
     let metrics = all(&pair, "usher_revocation_stream_reading 1").await;
     let told = |text: &String| {
         text.lines().find_map(|line| {
@@ -267,12 +272,13 @@ async fn a_full_redis_keeps_the_order_on_this_node_until_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_starts_without_redis_hears_of_it_when_redis_comes() {
+async fn a_node_started_without_redis_reads_the_orders_when_redis_comes() {
     let mut pair = Pair::start().await;
     pair.server.kill();
     revoke_here_only(&pair.a, &json!({"user": "ada"})).await;
     let late = pair.newcomer().await;
-    // Nobody could tell it. Tokens are its issuer's word, and other methods go on.
+    // The node could not learn of the order, so it accepts the token: without the store, all
+    // methods but tickets go on.
     let mut ada = late.connect("ada").await;
     pair.server.start_again();
     is_closed(&mut ada).await;
@@ -282,7 +288,7 @@ async fn a_node_that_starts_without_redis_hears_of_it_when_redis_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_order_in_the_stream_is_passed_over() {
+async fn a_malformed_entry_in_the_stream_is_skipped() {
     let pair = Pair::start().await;
     let huge = format!(
         r#"{{"id":"{}","at":1,"until":9999999999999,"user":"bob"}}"#,
@@ -303,7 +309,7 @@ async fn what_is_no_order_in_the_stream_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_alone_says_nothing_of_a_fleet() {
+async fn a_single_node_answers_an_order_without_a_fleet_field() {
     let echo = Echo::start().await;
     let usher = setup(&echo, "url = \"memory\"").start().await;
     let (status, answer) = post(&usher, JSON, r#"{"user":"ada"}"#).await;

@@ -1,4 +1,4 @@
-//! What operators see, and what nobody may see.
+//! The views for operators, and the secrets that no view shows.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -36,8 +36,8 @@ async fn the_admin_listener_tells_what_happens() {
     ] {
         assert!(metrics.contains(wanted), "{wanted} is not in\n{metrics}");
     }
-    assert!(!metrics.contains("quantile="), "histograms, not summaries");
-    assert!(!metrics.contains("ada"), "no user in a label");
+    assert!(!metrics.contains("quantile="), "the metrics have a summary");
+    assert!(!metrics.contains("ada"), "a label names a user");
     usher.finish().await;
 }
 
@@ -67,7 +67,7 @@ async fn no_secret_is_seen_anywhere_however_it_is_shown() {
     usher.keep_secret(&encoded);
     let ticket = usher.issue_ticket(&token).await;
     let page = "Origin: https://app.example.com\r\n";
-    // Good, spoilt, twice, half, and where they do not belong.
+    // Valid, damaged, doubled, cut in half, and in the wrong place.
     let shown = [
         format!("Sec-WebSocket-Protocol: bearer, {token}\r\n"),
         format!("Sec-WebSocket-Protocol: bearer.{token}x, chat\r\n"),
@@ -107,7 +107,8 @@ async fn no_secret_is_seen_anywhere_however_it_is_shown() {
             format!("GET {target} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
         client::http(usher.plain, plain.as_bytes()).await;
         let asked = format!(
-            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\n\
+             Connection: close\r\n\r\n"
         );
         let answer: Value =
             serde_json::from_str(&client::http(usher.plain, asked.as_bytes()).await.body).unwrap();
@@ -120,7 +121,7 @@ async fn no_secret_is_seen_anywhere_however_it_is_shown() {
         !visits.contains(&token) && !visits.contains(&encoded) && !visits.contains(SECRET),
         "{visits}"
     );
-    // Where they belong, and where they do not.
+    // In the right places and in wrong ones.
     for (target, headers) in [
         (format!("/ws?ticket={ticket}"), String::new()),
         (format!("/ws?ticket={ticket}"), String::new()),
@@ -137,6 +138,7 @@ async fn no_secret_is_seen_anywhere_however_it_is_shown() {
     }
     client::get(usher.plain, &format!("/websocket/ticket/{ticket}/validate")).await;
     client::get(usher.plain, &format!("/api/x?access_token={token}")).await;
-    // `finish` looks for the secret, the tokens and the tickets in log, audit and metrics.
+    // `finish` looks for the secret, the tokens and the tickets in the log, the audit log and the
+    // metrics.
     usher.finish().await;
 }

@@ -11,8 +11,8 @@ const PAGE: &str = "https://app.example.com";
 const ID: &str = "Zm9vYmFy-canary_0123456789";
 const COOKIE_SECRET: &str = "keyboard canary";
 
-/// Of `ID` under that secret, as express-session writes it: `encodeURIComponent("s:" + id + "." +
-/// signature)`.
+/// Returns the cookie for `ID` with a signature under that secret, as express-session writes it:
+/// `encodeURIComponent("s:" + id + "." + signature)`.
 fn signed(id: &str) -> String {
     use base64::Engine as _;
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, COOKIE_SECRET.as_bytes());
@@ -23,10 +23,14 @@ fn signed(id: &str) -> String {
 
 fn setup(upstream: String, lines: &str) -> Setup {
     let routes = format!(
-        "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"session\", \"ticket\"]\norigins = [\"{PAGE}\"]\nsession_cookie = \"connect.sid\"\nsession_verifier = \"app\"\n"
+        "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"session\", \"ticket\"]\n\
+         origins = [\"{PAGE}\"]\nsession_cookie = \"connect.sid\"\nsession_verifier = \"app\"\n"
     );
     let extra = format!(
-        "[[verifier]]\nname = \"app\"\nkind = \"redis\"\nkey = \"sess:{{id}}\"\nuser_claim = \"/user/id\"\npermissions_claim = \"/user/roles\"\ncache_ttl = \"0s\"\nnegative_cache_ttl = \"0s\"\ntimeout = \"5s\"\n{lines}\n[tickets]\nsession_verifier = \"app\"\nsession_cookie = \"connect.sid\"\n"
+        "[[verifier]]\nname = \"app\"\nkind = \"redis\"\nkey = \"sess:{{id}}\"\n\
+         user_claim = \"/user/id\"\npermissions_claim = \"/user/roles\"\ncache_ttl = \"0s\"\n\
+         negative_cache_ttl = \"0s\"\ntimeout = \"5s\"\n{lines}\n[tickets]\n\
+         session_verifier = \"app\"\nsession_cookie = \"connect.sid\"\n"
     );
     Setup::new(upstream).routes(&routes).extra(&extra)
 }
@@ -42,14 +46,20 @@ async fn upgrade(usher: &Usher, cookie: &str) -> u16 {
 }
 
 fn session(id: u64) -> String {
-    json!({ "cookie": { "originalMaxAge": 600_000, "expires": "2099-01-01T00:00:00.000Z", "httpOnly": true, "path": "/" }, "user": { "id": id, "roles": ["chat:read"] } }).to_string()
+    let cookie = json!({
+        "originalMaxAge": 600_000,
+        "expires": "2099-01-01T00:00:00.000Z",
+        "httpOnly": true,
+        "path": "/",
+    });
+    json!({ "cookie": cookie, "user": { "id": id, "roles": ["chat:read"] } }).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_in_redis_opens_for_as_long_as_its_key_lives() {
     let (redis, upstream) =
         (RedisServer::start(&[]), Recorder::start(Script::Accept(Vec::new())).await);
-    let lines = format!("url = \"{}\"\nrevalidate = \"1s\"", redis.url());
+    let lines = format!("url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"", redis.url());
     let usher = setup(upstream.url(), &lines).start().await;
     usher.keep_secret(ID);
     assert_eq!(upgrade(&usher, ID).await, 401);
@@ -66,10 +76,11 @@ async fn a_session_in_redis_opens_for_as_long_as_its_key_lives() {
     let left = claims["session_exp"].as_u64().unwrap() - crate::support::token::now();
     assert!((500..=600).contains(&left), "{left}");
 
-    // Who may have a ticket: the session, from a page of ours.
+    // A session gets a ticket if the request comes from a page of a listed origin.
     let ask = async |headers: &str| {
         let request = format!(
-            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 0\r\n\
+             Connection: close\r\n\r\n"
         );
         client::http(usher.plain, request.as_bytes()).await
     };
@@ -84,7 +95,7 @@ async fn a_session_in_redis_opens_for_as_long_as_its_key_lives() {
     assert_eq!(ask(&cookie).await.status, 403);
     assert_eq!(ask(&format!("Origin: https://evil.example.com\r\n{cookie}")).await.status, 403);
 
-    // Values that are no sessions.
+    // Values that are not sessions.
     for (value, status) in [
         ("{}", 401),
         ("[1]", 503),
@@ -112,9 +123,11 @@ async fn a_session_in_redis_opens_for_as_long_as_its_key_lives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_cannot_name_another_key() {
     let (redis, echo) = (RedisServer::start(&[]), Echo::start().await);
-    // In the store's own Redis.
-    let usher =
-        setup(echo.url(), "").extra(&format!("[store]\nurl = \"{}\"\n", redis.url())).start().await;
+    // The sessions are in the Redis of the store.
+    let usher = setup(echo.url(), "")
+        .extra(&format!("[store]\nurl = \"{}\"\ntimeout = \"5s\"\n", redis.url()))
+        .start()
+        .await;
     for key in [
         "sess:admin:0123456789abcdef",
         "sess:{0123456789abcdef}",
@@ -132,7 +145,7 @@ async fn an_id_cannot_name_another_key() {
     redis.cli(&["SET", &format!("sess:{long}"), &session(1)]);
     assert_eq!(upgrade(&usher, &long).await, 401);
     redis.cli(&["SET", &format!("sess:{ID}"), &session(1)]);
-    assert_eq!(upgrade(&usher, ID).await, 101, "a key without an end is good for max_lifetime");
+    assert_eq!(upgrade(&usher, ID).await, 101, "a key without an end lasts for max_lifetime");
     assert_eq!(upgrade(&usher, &format!("{ID}; connect.sid={ID}")).await, 400);
     usher.finish().await;
 }
@@ -141,7 +154,7 @@ async fn an_id_cannot_name_another_key() {
 async fn a_signed_cookie_counts_by_its_signature_and_logging_out_ends_the_socket() {
     let (mut redis, echo) = (RedisServer::start(&[]), Echo::start().await);
     let lines = format!(
-        "url = \"{}\"\nrevalidate = \"1s\"\ncookie_secret_file = \"cookie-secret\"",
+        "url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"\ncookie_secret_file = \"cookie-secret\"",
         redis.url()
     );
     let usher =
@@ -173,14 +186,15 @@ async fn a_signed_cookie_counts_by_its_signature_and_logging_out_ends_the_socket
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_logs_in_at_a_real_web_application_comes_in_and_who_logs_out_is_out() {
+async fn a_login_at_a_real_web_application_opens_a_socket_and_a_logout_closes_it() {
     let (redis, echo) = (RedisServer::start(&[]), Echo::start().await);
     let app =
         Program::node(&["tests/e2e/clients/sessions/app.mjs", &redis.url(), COOKIE_SECRET]).await;
     let address = format!("127.0.0.1:{}", app.lines()[0]).parse().unwrap();
     let post = async |path: &str, headers: &str| {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: app\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: app\r\n{headers}Content-Length: 0\r\n\
+             Connection: close\r\n\r\n"
         );
         let mut raw = Raw::connect(address).await;
         raw.send(request).await;
@@ -194,7 +208,7 @@ async fn who_logs_in_at_a_real_web_application_comes_in_and_who_logs_out_is_out(
         .expect(&welcome)
         .to_owned();
     let lines = format!(
-        "url = \"{}\"\nrevalidate = \"1s\"\ncookie_secret_file = \"cookie-secret\"",
+        "url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"\ncookie_secret_file = \"cookie-secret\"",
         redis.url()
     );
     let usher =

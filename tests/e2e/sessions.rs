@@ -1,4 +1,4 @@
-//! Who is connected, and how many of one user may be.
+//! The list of sessions, and the limit of sessions for each user.
 
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ async fn admin(usher: &Usher, target: &str) -> Value {
     serde_json::from_str(&client::get(usher.admin, target).await.body).unwrap()
 }
 
-/// Waits until the node has so many sessions.
+/// Waits until the node has this many sessions.
 async fn settles_at(usher: &Usher, count: usize) {
     let has_so_many = async || admin(usher, "/status").await["sessions"] == count;
     eventually(format!("the node has {count} sessions"), has_so_many).await;
@@ -88,8 +88,8 @@ async fn of_sixty_four_upgrades_of_one_user_exactly_as_many_as_may_stay() {
             sockets.extend(racer.await.unwrap());
         }
         assert_eq!(sockets.len(), if on_limit == "refuse" { 5 } else { 64 });
-        // Each says something: those who were told to go hear the close frame, those who stay their
-        // own words.
+        // Each client sends a message. A replaced client gets the close frame, and the others get
+        // their own message back.
         let heard = futures_util::future::join_all(sockets.iter_mut().map(|socket| async move {
             let _ = socket.send(Message::text("here")).await;
             loop {
@@ -156,8 +156,8 @@ async fn a_user_at_the_limit_is_refused_by_every_method_until_a_session_ends() {
     let mut page = open(&usher, "/pages/a", &token).await.unwrap();
     let (code, reason) = close_frame(&mut page).await;
     assert!(code == 4429 && reason.starts_with("Too many sessions ("), "{code} {reason}");
-    assert_eq!(echo.visits().len(), visits, "the upstream is not asked");
-    // Somebody else by the same name, and those whom nobody knows, are not counted with her.
+    assert_eq!(echo.visits().len(), visits, "the upstream was asked");
+    // A user of the same name from another issuer and anonymous users have limits of their own.
     let mut namesake = open(&usher, "/ws", &other).await.unwrap();
     let mut strangers =
         [usher.open("/public/a", &[]).await.unwrap(), usher.open("/public/a", &[]).await.unwrap()];
@@ -167,9 +167,9 @@ async fn a_user_at_the_limit_is_refused_by_every_method_until_a_session_ends() {
     settles_at(&usher, 4).await;
     first.close(None).await.unwrap();
     while let Some(Ok(_)) = first.next().await {}
-    // Her place is free when the session's task is gone, a moment after the close handshake.
+    // Her place is free when the task of the session has ended, a moment after the close handshake.
     let open_again = async || open(&usher, "/ws", &token).await.ok();
-    let mut again = eventually("the place is given back", open_again).await;
+    let mut again = eventually("the place is free again", open_again).await;
     is_alive(&mut again).await;
     drop((again, namesake, strangers, late, page));
     usher.finish().await;
@@ -201,9 +201,9 @@ async fn the_oldest_session_is_replaced_and_told_so_on_both_sides() {
             .collect::<Vec<_>>()
     };
     settles_at(&usher, 3).await;
-    eventually("the upstream is told of both", async || told().len() >= 2).await;
+    eventually("the upstream gets both close frames", async || told().len() >= 2).await;
     assert_eq!(told(), vec![(1008, "Session replaced".to_owned()); 2]);
-    // One that ends by itself makes room, and nobody has to go.
+    // A session that ends by itself makes room, so no other is replaced.
     third.close(None).await.unwrap();
     while let Some(Ok(_)) = third.next().await {}
     settles_at(&usher, 2).await;

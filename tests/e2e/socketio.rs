@@ -1,5 +1,5 @@
 //! The example for Socket.IO, with the configuration that its page shows: by WebSocket, by polling,
-//! and from one to the other.
+//! and with an upgrade from polling.
 
 use std::process::{Command, Output};
 
@@ -10,8 +10,8 @@ use crate::support::{Program, Setup, Usher};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/socketio");
 
-/// The server wants to know where the keys are, and Usher where the server is: its port is chosen
-/// first.
+/// The server needs the address of the keys and Usher that of the server, so the port of the server
+/// is chosen first.
 async fn start() -> (Usher, Program, u16) {
     let port = free_port();
     let blocks = Page::named("docs/live-auth.md").blocks("toml");
@@ -25,7 +25,7 @@ async fn start() -> (Usher, Program, u16) {
     (usher, server, port)
 }
 
-/// Runs the example's client over TLS.
+/// Runs the client of the example over TLS.
 async fn client(usher: &Usher, transports: &'static str, token: &str) -> (Option<i32>, String) {
     let mut command = Command::new("node");
     command
@@ -60,10 +60,11 @@ async fn the_example_talks_over_each_transport_and_is_refused_on_each() {
     usher.finish().await;
 }
 
-/// A GET of the polling transport, to Usher or past it.
+/// Sends a GET of the polling transport, to Usher or directly to the server.
 async fn poll(address: std::net::SocketAddr, query: &str, header: &str) -> Answer {
     let request = format!(
-        "GET /socket.io/?EIO=4&transport=polling{query} HTTP/1.1\r\nHost: localhost\r\n{header}Connection: close\r\n\r\n"
+        "GET /socket.io/?EIO=4&transport=polling{query} HTTP/1.1\r\nHost: localhost\r\n\
+         {header}Connection: close\r\n\r\n"
     );
     client::http(address, request.as_bytes()).await
 }
@@ -82,7 +83,11 @@ async fn the_example_s_server_believes_the_signed_header_alone_and_keeps_session
     for header in ["", &bearer("ada"), "X-User-Context: x.y.z\r\n"] {
         assert_eq!(poll(around, "", header).await.status, 401, "{header}");
     }
-    assert_eq!(poll(usher.plain, &session, &bearer("bob")).await.status, 403, "it is ada's");
+    assert_eq!(
+        poll(usher.plain, &session, &bearer("bob")).await.status,
+        403,
+        "the session belongs to ada"
+    );
     assert_eq!(poll(usher.plain, &session, "").await.status, 401, "Usher's own");
     usher.finish().await;
 }

@@ -1,4 +1,4 @@
-//! A cluster of three: every ticket is one key, so every operation meets one node.
+//! A cluster of three nodes. A ticket is one key, so every operation goes to one node.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ impl Cluster {
         Self::of(3, &[], &[], &[]).await
     }
 
-    /// Six nodes are three masters with a replica each.
+    /// Forms a cluster. Six nodes are three masters with a replica each.
     async fn of(count: usize, extra: &[&str], files: &[(&str, &str)], cli: &[&str]) -> Self {
         let rights = [extra, RIGHTS, &["+cluster", "+asking", "+ping"]].concat();
         let cluster =
@@ -38,7 +38,7 @@ impl Cluster {
     async fn until_whole(&self) {
         let is_well =
             |node: &RedisServer| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
-        eventually("the cluster is whole", async || self.0.iter().all(is_well)).await;
+        eventually("the cluster is complete", async || self.0.iter().all(is_well)).await;
     }
 
     fn store(&self) -> String {
@@ -75,14 +75,14 @@ async fn a_cluster_that_lost_a_node_refuses_and_heals() {
             .await;
     drill.until_well().await;
     let member = drill.member().await;
-    // The node that holds the orders. It may be any of the three.
+    // The node that holds the orders may be any of the three.
     let slot: usize =
         cluster.0[0].cli(&["CLUSTER", "KEYSLOT", "usher:revocations"]).trim().parse().unwrap();
     let lost = slot * 3 / 16384;
     cluster.0[lost].kill();
     let (revoke, closed) = drill.revoke(member).await;
     assert_eq!(revoke, 503);
-    // Each ticket belongs to one node: among many there are some of the dead one's.
+    // Each ticket belongs to one node. Of many tickets, some belong to the dead node.
     let mut refused = 0;
     for _ in 0..64 {
         let (status, answer) = drill.usher.ask_ticket(&drill.usher.token("ada"), "", "").await;
@@ -123,7 +123,7 @@ async fn tickets_follow_their_slots_to_another_node() {
     let ids: Vec<_> =
         cluster.0.iter().map(|node| node.cli(&["CLUSTER", "MYID"]).trim().to_owned()).collect();
     let entry = format!("127.0.0.1:{}", cluster.0[0].port);
-    // The third node's, with the one of the orders.
+    // From the third node, with the slot of the orders.
     let (from, to) = (ids[2].clone(), ids[1].clone());
     let member = drill.member().await;
     let reshard = tokio::task::spawn_blocking(move || {
@@ -147,7 +147,7 @@ async fn tickets_follow_their_slots_to_another_node() {
         assert_eq!(redeem(&drill.usher, ticket).await, 403);
     }
     drill.until_well().await;
-    // The orders have moved too, and both nodes have followed them.
+    // The slot of the orders has moved too, and both nodes have followed it.
     let mut member = drill.other.connect("zoe").await;
     drill.book.admit("zoe");
     assert_eq!(post(&drill.usher, JSON, r#"{"user":"zoe"}"#).await.0, 200);
@@ -165,7 +165,7 @@ async fn a_cluster_without_replicas_acknowledges_nothing() {
     .await;
     let ticket = drill.spare_ticket().await;
     assert_eq!(redeem(&drill.usher, &ticket).await, 503);
-    // Spent all the same: the cluster holds no ticket.
+    // The ticket is spent even so: the cluster holds none.
     assert!(cluster.0.iter().all(|node| node.tickets().is_empty()));
     drill.finish().await;
 }
@@ -178,14 +178,14 @@ async fn replicas_of_a_cluster_acknowledge_what_is_redeemed() {
     let masters: Vec<_> = cluster.0.iter().filter(|node| !is_replica(node)).collect();
     assert_eq!((masters.len(), replicas.len()), (3, 3));
     for master in &masters {
-        eventually("its replica is online", async || {
+        eventually("the replica of the master is online", async || {
             master.cli(&["INFO", "replication"]).contains("state=online")
         })
         .await;
     }
     let store = format!("{}\nwait_for_replicas = 1\ntimeout = \"5s\"\n{NO_RATES}", cluster.store());
     let mut drill = Drill::start("acknowledged in a cluster", &store).await;
-    // Enough that each master has some.
+    // Enough tickets that each master has some.
     for _ in 0..20 {
         let ticket = drill.spare_ticket().await;
         assert_eq!(
@@ -196,7 +196,10 @@ async fn replicas_of_a_cluster_acknowledge_what_is_redeemed() {
     let ticket = drill.spare_ticket().await;
     replicas.iter().for_each(|replica| replica.signal("STOP"));
     assert_eq!(redeem(&drill.usher, &ticket).await, 503);
-    assert!(masters.iter().all(|master| master.tickets().is_empty()), "refused and spent");
+    assert!(
+        masters.iter().all(|master| master.tickets().is_empty()),
+        "a refused ticket is not spent"
+    );
     replicas.iter().for_each(|replica| replica.signal("CONT"));
     drill.until_well().await;
     drill.finish().await;

@@ -1,4 +1,4 @@
-//! A master that dies: what a ticket is worth on the replica that takes its place.
+//! The death of a master: a ticket on the replica that takes its place.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::store_redis::{IDENTITY, RIGHTS, certificate, redeem, setup, usher};
 use crate::support::redis::{RedisServer, TLS, TLS_CLI};
 use crate::support::{DoorBook, Echo, eventually};
 
-/// The way to a server, which can be cut: what went through it stays open and silent, also when it
-/// is mended.
+/// A connection to a server that the test can cut. Sockets that were open at the cut stay open and
+/// silent, even after it is mended.
 struct Cable {
     port: u16,
     cut: watch::Sender<bool>,
@@ -40,7 +40,7 @@ impl Cable {
     }
 }
 
-/// Nothing that arrives after the cut is passed on, and neither end hears of it.
+/// Passes bytes on until the cut. After it, neither end notices anything.
 async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_cut: watch::Receiver<bool>) {
     let mut buffer = [0; 4096];
     let mut until_cut = Box::pin(async move { drop(is_cut.wait_for(|cut| *cut).await) });
@@ -58,8 +58,8 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_cut: watc
     std::future::pending::<()>().await;
 }
 
-/// Redeems on a master whose replica is cut off, lets the master die, and redeems again on the
-/// replica. Gives back both answers.
+/// Redeems a ticket on a master whose replica is cut off, kills the master, and redeems the ticket
+/// again on the replica. Returns both statuses.
 async fn replay(acknowledge: &str) -> (u16, u16) {
     let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
     let cable = Cable::to(master.port).await;
@@ -94,14 +94,14 @@ async fn replay(acknowledge: &str) -> (u16, u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_an_acknowledgement_no_ticket_lets_in_twice_whatever_dies() {
-    // Refused on the master, because nobody else knew; good for once on the replica, which did not
-    // know.
+async fn with_an_acknowledgement_no_ticket_works_twice() {
+    // The master refuses the ticket because no replica acknowledges it. The replica accepts it once
+    // because it did not learn of the first attempt.
     assert_eq!(replay("1").await, (503, 101));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_one_a_ticket_comes_back_to_life_as_the_docs_say() {
+async fn without_an_acknowledgement_a_ticket_can_work_twice_as_documented() {
     assert_eq!(replay("\"none\"").await, (101, 101));
 }
 
@@ -124,7 +124,11 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
 
     let mut drill = Drill::start(
         "master killed, Sentinel promotes",
-        &format!("url = \"redis+sentinel://127.0.0.1:{}/chat\"\ntimeout = \"1s\"\n{IDENTITY}\n{NO_RATES}", sentinel.port),
+        &format!(
+            "url = \"redis+sentinel://127.0.0.1:{}/chat\"\ntimeout = \"1s\"\n{IDENTITY}\n\
+            {NO_RATES}",
+            sentinel.port
+        ),
     )
     .await;
     let spent = drill.until_well().await;
@@ -147,7 +151,7 @@ async fn sentinel_names_the_next_master_and_tickets_go_on() {
         Some(recovered),
         known,
     );
-    // What was replicated is as good, or as spent, as before.
+    // The replica knows which tickets are good and which are spent.
     assert_eq!(
         (redeem(&drill.usher, &spare).await, redeem(&drill.usher, &spent).await),
         (101, 403)
@@ -228,7 +232,7 @@ async fn a_snapshot_brings_a_ticket_back_as_the_docs_say() {
     server.cli(&["SAVE"]);
     assert_eq!(redeem(&usher, &ticket).await, 101);
     server.start_again();
-    // The breaker is closed, and the first answer may still be that of the old connection.
+    // The breaker is closed, and the first answer may still come from the old connection.
     let mut again = redeem(&usher, &ticket).await;
     while again == 503 {
         again = redeem(&usher, &ticket).await;

@@ -1,8 +1,8 @@
-//! What each fault of Redis does to tickets and revocations: nobody gets in by it, no order is
-//! lost, everything else goes on, and it heals without a restart.
+//! The effect of each fault of Redis on tickets and revocations. No fault lets a client in or loses
+//! an order. The rest goes on, and Usher recovers without a restart.
 //!
-//! `USHER_FAULT_TABLE=file` writes what clients saw and how long recovery took, as rows of the
-//! table in `docs/fleet.md`.
+//! `USHER_FAULT_TABLE=file` writes the statuses that clients saw and the time of the recovery, as
+//! rows of the table in `docs/fleet.md`.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -24,8 +24,7 @@ use crate::support::redis::RedisServer;
 use crate::support::usher::Socket;
 use crate::support::{DoorBook, Echo, Recorder, Script, Setup, Usher, eventually};
 
-/// Statuses while the fault lasts, and whether the ticket from before it may still be good
-/// afterwards.
+/// The statuses while the fault lasts.
 struct Seen {
     issue: u16,
     redeem: u16,
@@ -37,7 +36,7 @@ const REFUSED: Seen = Seen { issue: 503, redeem: 503, revoke: 503 };
 pub struct Drill {
     pub echo: Echo,
     pub usher: Usher,
-    /// Another node, which hears of orders.
+    /// Another node, which reads the orders.
     pub other: Usher,
     pub book: DoorBook,
     pub row: &'static str,
@@ -54,17 +53,17 @@ impl Drill {
         self.usher.ask_ticket(&self.usher.token("ada"), "", "").await
     }
 
-    /// Somebody who is in at the other node, and is to be revoked at this one.
+    /// Connects a user at the other node who is later revoked at this one.
     pub async fn member(&mut self) -> Socket {
         self.book.admit("eva");
         self.other.connect("eva").await
     }
 
-    /// Revokes them; gives back the status, and when they were closed.
+    /// Revokes the member. Returns the status, and when the session was closed.
     pub async fn revoke(&self, mut member: Socket) -> (u16, JoinHandle<Instant>) {
         let (status, answer) = post(&self.usher, JSON, r#"{"user":"eva"}"#).await;
         assert_eq!(answer["fleet"], status == 200, "{}: {answer}", self.row);
-        // Here it is in force whatever the store does.
+        // On this node the order is in force, whatever the store does.
         is_refused(&self.usher, &self.usher.token("eva")).await;
         let closed = tokio::spawn(async move {
             is_revoked(&mut member).await;
@@ -73,8 +72,8 @@ impl Drill {
         (status, closed)
     }
 
-    /// Until a ticket is issued and lets its owner in. A machine that is busy may need more than
-    /// one.
+    /// Waits until a ticket is issued and lets its owner in, and returns it. A busy machine may
+    /// need more than one.
     pub async fn until_well(&mut self) -> String {
         let (usher, row, book) = (&self.usher, self.row, &mut self.book);
         let come_in = async || {
@@ -98,7 +97,8 @@ impl Drill {
         ticket
     }
 
-    /// Breaks the store, looks at what clients see, heals it and waits until tickets work again.
+    /// Breaks the store, checks the answers to clients, repairs the store and waits until tickets
+    /// work again.
     async fn run(mut self, want: Seen, fault: impl AsyncFnOnce(), heal: impl AsyncFnOnce()) {
         let spent = self.until_well().await;
         let spare = self.spare_ticket().await;
@@ -118,12 +118,12 @@ impl Drill {
                     refusal.body
                 );
             }
-            // The one that was redeemed before: wherever the store answers, it is known to be used.
+            // This ticket was redeemed before the fault. A store that answers knows that.
             let again = redeem(&self.usher, &spent).await;
             assert!(again == 503 || again == 403, "{}: {again}", self.row);
         }
         assert_eq!(redeem(&self.usher, &spare).await, want.redeem, "{}", self.row);
-        // Other methods of the route go on, and so do live sessions.
+        // Other methods of the route and live sessions go on.
         drop(self.usher.connect("bob").await);
         self.book.admit("bob");
         live.send(Message::text("still here")).await.unwrap();
@@ -162,7 +162,7 @@ impl Drill {
         let patience = Duration::from_secs(30);
         let closed = tokio::time::timeout(patience, closed).await;
         let closed = closed.unwrap_or_else(|_| {
-            panic!("{}: the other node does not hear\n{}", self.row, self.other.log())
+            panic!("{}: the other node did not get the order\n{}", self.row, self.other.log())
         });
         is_refused(&self.other, &self.other.token("eva")).await;
         closed.unwrap()
@@ -177,14 +177,15 @@ impl Drill {
     async fn ask_raw(&self) -> client::Answer {
         let token = self.usher.token("ada");
         let request = format!(
-            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
         client::http(self.usher.plain, request.as_bytes()).await
     }
 }
 
-/// A row of the fault table, where one is asked for: how long until tickets worked again, where
-/// they did not all the time, and until the other node had heard of an order.
+/// Writes a row of the fault table if a file is set. It has the time until tickets worked again,
+/// unless they always did, and the time until the other node had the order.
 pub fn note(row: &str, seen: &str, recovered: Option<Duration>, known: Duration) {
     if let Ok(path) = std::env::var("USHER_FAULT_TABLE") {
         let mut table = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
@@ -196,8 +197,8 @@ pub fn note(row: &str, seen: &str, recovered: Option<Duration>, known: Duration)
     }
 }
 
-/// Faults in which some operations still work are given more time: a busy machine is not what is
-/// tested.
+/// Starts a server and a drill. Faults in which some operations still work get a longer timeout: a
+/// busy machine must not fail the test.
 async fn against(row: &'static str, timeout: &str) -> (RedisServer, Drill) {
     let server = RedisServer::start(&[]);
     let drill = Drill::start(
@@ -291,8 +292,8 @@ async fn redis_speaks_nonsense() {
             stub.borrow_mut().take();
             server.borrow_mut().start_again();
         };
-        // One that says yes to everything has taken the ticket, as far as anybody can tell, and
-        // cannot give it back.
+        // A server that says yes to everything seems to have taken the ticket, and cannot give it
+        // back.
         let seen = if row == "yes to everything" {
             Seen { issue: 201, redeem: 503, revoke: 503 }
         } else {
@@ -353,7 +354,7 @@ async fn usher_starts_without_redis_and_says_so() {
             let ready = client::get(drill.usher.admin, "/readyz").await;
             assert_eq!(ready.status, 200);
             if !ready.body.contains(what) {
-                // Whether the store is there shows when it is asked.
+                // Usher notices the state of the store only when it uses it.
                 drill.ask().await;
             }
             ready.body.contains(what)
@@ -398,7 +399,7 @@ async fn a_client_that_leaves_while_its_first_message_is_looked_up_has_lost_its_
     assert_eq!(ends, [1, 1, 1], "{audit:#?}");
 }
 
-/// Says the same to everybody, once for each command.
+/// A server that sends the same answer to each command.
 struct Stub(tokio::task::JoinHandle<()>);
 
 impl Stub {
@@ -407,7 +408,7 @@ impl Stub {
         let connections = Arc::new(std::sync::Mutex::new(tokio::task::JoinSet::new()));
         Self(tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                // They end with the set, and the set with the task.
+                // The connections end with the set, and the set ends with the task.
                 connections.lock().unwrap().spawn(async move {
                     let mut buffer = [0; 4096];
                     while let Ok(count @ 1..) = stream.read(&mut buffer).await {

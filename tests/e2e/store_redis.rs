@@ -24,7 +24,7 @@ pub fn setup(echo: &Echo, store: &str) -> Setup {
         .file("redis-password", PASSWORD.to_owned())
 }
 
-/// Redeems with a plain upgrade; gives back the status.
+/// Redeems a ticket with a plain upgrade. Returns the status.
 pub async fn redeem(usher: &Usher, ticket: &str) -> u16 {
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request(&format!("/ws?ticket={ticket}"), "")).await;
@@ -35,14 +35,14 @@ pub async fn redeem(usher: &Usher, ticket: &str) -> u16 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_sixty_four_racing_redemptions_over_two_processes_one_wins() {
     let (echo, server) = (Echo::start().await, RedisServer::start(&[]));
-    // A busy machine is not what is tested.
+    // The timeout is long because a busy machine must not fail the test.
     let store = format!("url = \"{}\"\ntimeout = \"10s\"", server.url());
     let ticket = race(echo, &store).await;
     let keys = server.cli(&["KEYS", "*"]);
     assert!(!keys.contains(&ticket), "{keys}");
 }
 
-/// Two Ushers, ten tickets, sixty-four clients for each.
+/// Two Ushers and ten tickets, with sixty-four clients for each ticket.
 pub async fn race(echo: Echo, store: &str) -> String {
     let ushers = [usher(&echo, store).await, usher(&echo, store).await];
     let (mut book, mut last) = (DoorBook::default(), String::new());
@@ -70,9 +70,9 @@ pub async fn race(echo: Echo, store: &str) -> String {
 }
 
 const PASSWORD: &str = "sesame-sesame";
-/// With this a store's table shows who we are.
+/// The login of Usher, for the table of a store.
 pub const IDENTITY: &str = "username = \"usher\"\npassword_file = \"redis-password\"";
-/// What `docs/fleet.md` tells operators to allow, and no more.
+/// The rights that `docs/fleet.md` tells operators to give, and no more.
 pub const RIGHTS: &[&str] = &[
     "--user",
     "usher",
@@ -101,7 +101,7 @@ pub const RIGHTS: &[&str] = &[
     "+blpop",
 ];
 
-/// A certificate for loopback that is its own authority, and its key.
+/// Returns a self-signed certificate for loopback, and its key.
 pub fn certificate() -> (String, String) {
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     (certified.cert.pem(), certified.signing_key.serialize_pem())
@@ -130,7 +130,7 @@ async fn over_tls_a_user_with_few_rights_is_enough() {
     assert_eq!((redeem(&usher, &ticket).await, redeem(&usher, &ticket).await), (101, 403));
     usher.finish().await;
 
-    // A wrong password, and a certificate that nobody vouches for.
+    // A wrong password, and a certificate that is not trusted.
     for (lines, password) in [
         (format!("ca_file = \"redis-ca.pem\"\n{IDENTITY}"), "wrong-password"),
         (IDENTITY.to_owned(), PASSWORD),

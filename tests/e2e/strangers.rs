@@ -1,5 +1,5 @@
-//! Clients without a credential hold little, for a short time, all their life; and they never keep
-//! others out.
+//! Clients without a credential have little memory and little time for their whole life, and never
+//! keep other clients out.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ const OPEN: &str = "[[route]]\npath = \"/public/*\"\nupstream = \"chat\"\nauth =
     [[route]]\npath = \"/api/*\"\nupstream = \"chat\"\nauth = [\"header\"]\n\
     [[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"message\", \"header\"]\n";
 
-/// The figure of a metric without labels, once it is this one.
+/// Waits until a metric without labels has this value.
 async fn metric_is(usher: &Usher, name: &str, figure: &str) {
     usher.until_metric(&format!("{name} {figure}")).await;
 }
 
-/// One answered request on a connection that stays open.
+/// Sends a request and reads its answer. The connection stays open.
 async fn ask(raw: &mut Raw, request: &str) {
     raw.send(request).await;
     assert!(raw.read_head().await.starts_with("HTTP/1.1 200 "));
@@ -47,17 +47,18 @@ async fn a_client_that_reads_no_answers_is_closed_and_the_others_are_served_mean
     let (before, mut crowd) = (usher.resident_kib(), Vec::new());
     for _ in 0..60 {
         let mut raw = Raw::connect(usher.plain).await;
-        // Those for whom there is no place are closed, perhaps in the middle of this.
+        // A client without a place is closed, perhaps in the middle of this.
         let _ = raw.0.write_all(request.as_bytes()).await;
         crowd.push(raw);
     }
-    // Fifteen of thirty: half of the places for strangers, which are half of all.
+    // Fifteen of thirty: one address may have half of the places for strangers, which are half of
+    // all connections.
     metric_is(&usher, "usher_unauthenticated_open", "15").await;
     let held = usher.resident_kib().saturating_sub(before) / 15;
     println!("{held} KiB for each answer that is not read");
     assert!(held < 512, "{held} KiB for each answer of 8 MiB that is not read");
-    // They are all of one address, which can hold half of the places for strangers. Another address
-    // gets in.
+    // These clients share one address, which may have half of the places for strangers. A client
+    // with another address is served.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
     let mut known = Raw(socket.connect(usher.plain).await.unwrap());
@@ -79,14 +80,14 @@ async fn a_stranger_keeps_its_place_in_plain_http_and_a_resting_one_gives_way() 
     let (mut first, mut second) =
         (Raw::connect(usher.plain).await, Raw::connect(usher.plain).await);
     ask(&mut first, GET).await;
-    // In the middle of a request it is not disturbed, however long it takes.
+    // In the middle of a request it keeps its place, however long the request takes.
     second.send("POST /public/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nbod").await;
     assert!(second.read_head().await.starts_with("HTTP/1.1 200 "));
     metric_is(&usher, "usher_unauthenticated_open", "2").await;
 
     let mut third = Raw::connect(usher.plain).await;
     ask(&mut third, GET).await;
-    assert_eq!(first.read_to_close().await, b"", "it rested, and has given way");
+    assert_eq!(first.read_to_close().await, b"", "it was idle, and gave its place away");
     metric_is(&usher, "usher_unauthenticated_displaced_total", "1").await;
     third.send("GET /public/hello HTTP/1.1\r\n").await;
     metric_is(&usher, "usher_unauthenticated_open", "2").await;
@@ -123,14 +124,15 @@ async fn a_stranger_that_lets_others_wait_gives_way_too() {
         assert!(raw.read_head().await.starts_with("HTTP/1.1 200 "));
         slow.push(raw);
     }
-    // A newcomer is turned away until one of them has been waited for, for a second.
+    // A newcomer is refused until Usher has waited for one of them for a second.
     let token = usher.token("ada");
     let request = format!(
-        "GET /api/hello HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        "GET /api/hello HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Connection: close\r\n\r\n"
     );
-    eventually("the slow ones give way", async || {
+    eventually("a slow client gives its place away", async || {
         let mut raw = Raw::connect(usher.plain).await;
-        // A newcomer that is turned away may be closed before it has said anything.
+        // A newcomer without a place may be closed before it has sent anything.
         let _ = raw.0.write_all(request.as_bytes()).await;
         raw.read_to_close().await.starts_with(b"HTTP/1.1 200 ")
     })
@@ -139,7 +141,7 @@ async fn a_stranger_that_lets_others_wait_gives_way_too() {
     let given_way = slow.remove(0).read_to_close().await;
     assert_eq!(
         given_way, b"3\r\nbod\r\n",
-        "the first of them had to go, in the middle of its answer"
+        "the first of them lost its place in the middle of its answer"
     );
     usher.finish().await;
 }
@@ -161,7 +163,7 @@ async fn a_credential_gives_the_place_back_until_a_request_comes_without_one() {
     ask(&mut known, &with_token).await;
     metric_is(&usher, "usher_unauthenticated_open", "0").await;
 
-    // While another one is in the middle of something, there is no room for it as a stranger.
+    // While the other client is in the middle of a request, this one gets no place as a stranger.
     let mut busy = Raw::connect(usher.plain).await;
     busy.send("POST /public/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nbod").await;
     assert!(busy.read_head().await.starts_with("HTTP/1.1 200 "));
@@ -185,7 +187,7 @@ async fn a_session_on_a_public_route_counts_as_a_stranger_and_a_known_one_does_n
     metric_is(&usher, "usher_unauthenticated_open", "1").await;
     drop(open);
     metric_is(&usher, "usher_unauthenticated_open", "0").await;
-    // A first message that is awaited, and its refusal, are a stranger's.
+    // A client whose first message is awaited is a stranger.
     let mut waiting = Raw::connect(usher.plain).await;
     waiting.send(upgrade_request("/ws", "")).await;
     assert!(waiting.read_head().await.starts_with("HTTP/1.1 101 "));
@@ -205,10 +207,11 @@ async fn an_upload_is_timed_by_its_progress() {
         .await;
     let head = |path: &str, headers: &str| {
         format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 16384\r\nConnection: close\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: 16384\r\n\
+             Connection: close\r\n\r\n"
         )
     };
-    // It moves all the time, and takes three times as long as a pause may.
+    // This client sends all the time, and takes longer than a pause may last.
     let mut steady = Raw::connect(usher.plain).await;
     steady.send(head("/public/echo", "")).await;
     for _ in 0..16 {
@@ -217,7 +220,7 @@ async fn an_upload_is_timed_by_its_progress() {
     }
     assert!(steady.read_head().await.starts_with("HTTP/1.1 200 "));
 
-    // A client that is known may be slow; a stranger's byte now and then is no progress.
+    // An authenticated client may be slow. A stranger that sends a few bytes counts as stalled.
     let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
     let (mut known, mut stranger) =
         (Raw::connect(usher.plain).await, Raw::connect(usher.plain).await);
@@ -225,7 +228,7 @@ async fn an_upload_is_timed_by_its_progress() {
     stranger.send(head("/public/echo", "")).await;
     let trickle = async {
         loop {
-            // The pace of the two is what is judged.
+            // This pace is what the test is about.
             tokio::time::sleep(Duration::from_millis(50)).await;
             if stranger.0.write_all(b"x").await.is_err() {
                 break;
@@ -233,18 +236,18 @@ async fn an_upload_is_timed_by_its_progress() {
             known.send("x").await;
         }
     };
-    timeout(PATIENCE, trickle).await.expect("the stranger holds its place");
+    timeout(PATIENCE, trickle).await.expect("the stranger keeps its place");
     known.send("x").await;
     usher.logged(&["limit_reached", "stall_timeout"]).await;
-    // And one that sends nothing at all is not waited for, whoever it is.
+    // A client that sends nothing at all is disconnected, even if it is authenticated.
     known.read_to_close().await;
     usher.finish().await;
 }
 
 const MANY: usize = 300;
 
-/// A process that waits for long, and has had its first connections: what they cost is no other's
-/// cost.
+/// Starts an Usher with long timeouts and lets some clients connect, so that the cost of the first
+/// connections is not counted.
 async fn start_patient(echo: &Echo) -> Usher {
     let limits =
         "[limits]\ntls_timeout = \"10m\"\nhead_timeout = \"10m\"\nhandshake_timeout = \"10m\"\n";
@@ -256,7 +259,7 @@ async fn start_patient(echo: &Echo) -> Usher {
     usher
 }
 
-/// KiB for each of the many that wait since then.
+/// Returns the KiB that each of the `MANY` waiting clients needs.
 async fn weigh(usher: &Usher, before: usize) -> usize {
     metric_is(usher, "usher_unauthenticated_open", &MANY.to_string()).await;
     usher.resident_kib().saturating_sub(before) / MANY
@@ -266,7 +269,7 @@ async fn weigh(usher: &Usher, before: usize) -> usize {
 async fn an_unfinished_handshake_holds_less_than_the_published_bound() {
     let echo = Echo::start().await;
     let usher = start_patient(&echo).await;
-    // A message of 65,535 bytes, in records of 16 KiB, almost as much of it as is taken.
+    // A message of 65,535 bytes in records of 16 KiB, of which almost all arrives.
     let mut hello = vec![22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff];
     hello.extend(vec![0; 0x4000 - 4]);
     hello.extend([22, 3, 1, 0x40, 0]);

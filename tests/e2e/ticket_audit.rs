@@ -1,4 +1,4 @@
-//! The life of a ticket in the audit log: every step, once, on every store.
+//! The life of a ticket in the audit log: each step, once, on each store.
 
 use std::time::Duration;
 
@@ -37,12 +37,13 @@ async fn ticket(usher: &Usher, others: &[&Usher], body: Value) -> String {
 async fn validate(usher: &Usher, ticket: &str, user: &str) -> bool {
     let token = usher.token(user);
     let request = format!(
-        "GET /websocket/ticket/{ticket}/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+        "GET /websocket/ticket/{ticket}/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Authorization: Bearer {token}\r\n\r\n"
     );
     client::http(usher.plain, request.as_bytes()).await.body.contains("\"valid\":true")
 }
 
-/// What the log says of a ticket, in its order.
+/// Returns the audit lines about a ticket, in their order.
 fn life(audit: &[Value], ticket: &str) -> Vec<(String, String)> {
     let name = TicketHash::of(&Secret::from(ticket)).name();
     let lines = audit.iter().filter(|line| line["ticket"] == name.as_str());
@@ -161,13 +162,13 @@ async fn the_whole_life_of_a_ticket_is_in_the_audit_log_on_every_store() {
         );
         assert!(
             validated.last().unwrap().get("ticket").is_none(),
-            "what is no ticket may be a password"
+            "a value that is not a ticket may be a password"
         );
     }
 }
 
-/// Of a ticket that another node redeemed, the one that issued it says nothing at its end; of one
-/// that nobody redeemed only the one that issued it says something.
+/// If another node redeemed a ticket, the node that issued it logs no end. If no node redeemed it,
+/// only the node that issued it logs its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_two_nodes_the_one_that_issued_a_ticket_tells_its_end_once() {
     let echo = Echo::start().await;

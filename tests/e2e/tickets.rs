@@ -40,7 +40,8 @@ async fn a_ticket_opens_one_socket_once() {
     assert_eq!(answer["websocket_url"], format!("ws://chat.example.com/ws?ticket={ticket}"));
 
     let validate = format!(
-        "GET /websocket/ticket/{ticket}/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer "
+        "GET /websocket/ticket/{ticket}/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Authorization: Bearer "
     );
     let valid = client::http(usher.plain, format!("{validate}{token}\r\n\r\n").as_bytes()).await;
     assert!(valid.status == 200 && valid.body.contains("\"valid\":true"), "{}", valid.body);
@@ -130,7 +131,8 @@ async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
     let usher = Setup::new(echo.url()).routes(ROUTES).start().await;
     let preflight = |origin: &str| {
         format!(
-            "OPTIONS /websocket/ticket HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: POST\r\nConnection: close\r\n\r\n"
+            "OPTIONS /websocket/ticket HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n\
+             Access-Control-Request-Method: POST\r\nConnection: close\r\n\r\n"
         )
     };
     let good = client::http(usher.plain, preflight("https://app.example.com").as_bytes()).await;
@@ -157,7 +159,8 @@ async fn two_origins_at_the_endpoints_of_usher_are_a_bad_request() {
         let origins = format!("Origin: {first}\r\nOrigin: {second}\r\n");
         for request in ["POST /websocket/ticket", "GET /websocket/config?route=/ws"] {
             let head = format!(
-                "{request} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{origins}Content-Length: 0\r\nConnection: close\r\n\r\n"
+                "{request} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+                 {origins}Content-Length: 0\r\nConnection: close\r\n\r\n"
             );
             let answer = client::http(usher.plain, head.as_bytes()).await;
             assert!(
@@ -204,7 +207,7 @@ async fn a_bound_ticket_is_good_only_where_it_was_made_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_too_often_is_told_when_to_come_back() {
+async fn a_client_above_the_ticket_rate_gets_retry_after() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url())
         .routes(ROUTES)
@@ -216,7 +219,8 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
         assert_eq!(usher.ask_ticket(&token, "", "").await.0, 201);
     }
     let request = format!(
-        "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: 0\r\nConnection: close\r\n\r\n"
     );
     let answer = client::http(usher.plain, request.as_bytes()).await;
     assert_eq!(answer.status, 429);
@@ -232,10 +236,10 @@ async fn a_client_that_leaves_while_it_is_let_in_leaves_nothing_behind() {
     let ticket = usher.issue_ticket(&usher.token("ada")).await;
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request(&format!("/ws?ticket={ticket}"), "")).await;
-    eventually("the upstream is asked", async || recorder.requests() == 1).await;
+    eventually("the upstream gets the request", async || recorder.requests() == 1).await;
     drop(raw);
-    eventually("the dial is dropped", async || recorder.open() == 0).await;
-    // The ticket is spent: nobody who finds it later can use it.
+    eventually("the connection to the upstream is closed", async || recorder.open() == 0).await;
+    // The ticket is spent, so a second client cannot use it.
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request(&format!("/ws?ticket={ticket}"), "")).await;
     assert!(raw.read_head().await.starts_with("HTTP/1.1 403 "));
@@ -263,7 +267,7 @@ const NO_TICKETS: &str = r#"
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_route_takes_tickets_the_endpoint_says_what_is_taken() {
+async fn where_no_route_takes_tickets_the_endpoint_lists_the_methods() {
     let echo = Echo::start().await;
     let tickets = "[tickets]\norigins = [\"https://app.example.com\"]\n";
     let usher = Setup::new(echo.url()).routes(NO_TICKETS).extra(tickets).start().await;
@@ -279,10 +283,10 @@ async fn where_no_route_takes_tickets_the_endpoint_says_what_is_taken() {
             "{answer}"
         );
         assert_eq!((&answer["route"], &answer["method"]), (&"/ws".into(), &"message".into()));
-        // The methods that are to stay come first.
+        // The methods that are not legacy come first.
         assert_eq!(answer["methods"], serde_json::json!(["message", "header", "query"]));
     }
-    // Other pages learn nothing.
+    // A page of another origin gets no list of methods.
     let (status, answer) =
         usher.ask_ticket(&usher.token("ada"), "", "Origin: https://evil.example.com\r\n").await;
     assert_eq!(
@@ -310,7 +314,7 @@ async fn a_route_that_takes_no_tickets_has_none_made_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_can_read_when_to_come_back_and_by_which_id_it_was_refused() {
+async fn a_page_can_read_retry_after_and_the_request_id_of_a_refusal() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url())
         .routes(ROUTES)
@@ -320,7 +324,8 @@ async fn a_page_can_read_when_to_come_back_and_by_which_id_it_was_refused() {
     let token = usher.token("ada");
     let ask = |body: &str| {
         format!(
-            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nOrigin: https://app.example.com\r\n\
+            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+             Origin: https://app.example.com\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         )
@@ -348,12 +353,13 @@ async fn a_page_can_read_when_to_come_back_and_by_which_id_it_was_refused() {
     usher.finish().await;
 }
 
-/// A user asks while the store is full: that is not the user's fault, and spends nothing of the
-/// rate.
+/// A user asks while the store is full. That is not a fault of the user, so it does not count
+/// against the rate.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_that_the_server_could_not_make_is_not_counted() {
     let echo = Echo::start().await;
-    let extra = "[tickets]\nrate_per_user = \"2/1h\"\nrate_per_address = \"100/1h\"\n[store]\nmax_tickets = 1\n";
+    let extra = "[tickets]\nrate_per_user = \"2/1h\"\nrate_per_address = \"100/1h\"\n[store]\n\
+        max_tickets = 1\n";
     let usher = Setup::new(echo.url()).routes(ROUTES).extra(extra).start().await;
     let (ada, bob) = (usher.token("ada"), usher.token("bob"));
     let ticket = usher.issue_ticket(&bob).await;
@@ -365,7 +371,7 @@ async fn a_ticket_that_the_server_could_not_make_is_not_counted() {
     assert_eq!(
         usher.ask_ticket(&ada, "", "").await.0,
         201,
-        "there is room, and the rate was not spent"
+        "there is room, and the rate is not used up"
     );
     usher.finish().await;
 }

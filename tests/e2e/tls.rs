@@ -1,4 +1,4 @@
-//! The TLS side: certificates by name, versions, resumption.
+//! TLS towards clients: certificates by name, versions, resumption.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn config(
     Arc::new(config)
 }
 
-/// Shakes hands and asks for something, so that tickets that follow the handshake arrive.
+/// Makes a handshake and a request, so that the session tickets after the handshake arrive.
 async fn shake(
     usher: &Usher,
     config: &Arc<ClientConfig>,
@@ -56,7 +56,11 @@ async fn each_name_gets_its_certificate_and_each_version_its_due() {
     let certificates = r#"
         [[listener]]
         address = "127.0.0.1:0"
-        certificates = [{ cert = "cert.pem", key = "key.pem" }, { cert = "one.pem", key = "one.key" }, { cert = "any.pem", key = "any.key" }]
+        certificates = [
+            { cert = "cert.pem", key = "key.pem" },
+            { cert = "one.pem", key = "one.key" },
+            { cert = "any.pem", key = "any.key" },
+        ]
     "#;
     let mut usher = Setup::new(echo.url())
         .extra(certificates)
@@ -150,7 +154,7 @@ async fn bytes_that_are_no_handshake_are_answered_with_an_alert_and_harm_nobody(
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).start().await;
     let mut socket = usher.connect("alice").await;
-    // The last one: a hello that cannot be read, and a whole message behind it in the same record.
+    // The last case: a hello that cannot be read, and a whole message after it in the same record.
     let hello: &[u8] = &[22, 3, 1, 0, 12, 1, 0, 0, 2, 3, 3, 20, 0, 0, 2, 0, 0];
     for said in [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", hello] {
         let mut raw = Raw::connect(usher.tls).await;
@@ -169,7 +173,8 @@ async fn bytes_that_are_no_handshake_are_answered_with_an_alert_and_harm_nobody(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_speaks_ipv6_and_on_every_address_ipv4_too() {
     let echo = Echo::start().await;
-    let listeners = "[[listener]]\naddress = \"[::1]:0\"\nplain = true\n[[listener]]\naddress = \"[::]:0\"\nplain = true\n";
+    let listeners = "[[listener]]\naddress = \"[::1]:0\"\nplain = true\n[[listener]]\n\
+        address = \"[::]:0\"\nplain = true\n";
     let usher = Setup::new(echo.url()).extra(listeners).start().await;
     assert_eq!(get(usher.listeners[2], "/none").await.status, 404);
     let port = usher.listeners[3].port();

@@ -1,5 +1,4 @@
-//! Attacks on tokens at the door: one answer for the client, and each its own reason in the audit
-//! log.
+//! Attacks with tokens: the client always gets the same answer, and the audit log has the reason.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -27,7 +26,7 @@ async fn attempt(usher: &Usher, token: &str) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_client_learns_nothing_and_the_audit_log_why() {
+async fn each_attack_gets_the_same_answer_and_its_own_audit_reason() {
     let echo = Echo::start().await;
     let rsa = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)
         .unwrap();
@@ -38,7 +37,8 @@ async fn the_client_learns_nothing_and_the_audit_log_why() {
         panic!("not RSA")
     };
     let modulus = public.modulus.strip_prefix(&[0]).unwrap_or(public.modulus);
-    let jwks = json!({ "keys": [{ "kty": "RSA", "kid": "one", "n": URL_SAFE_NO_PAD.encode(modulus), "e": "AQAB" }] });
+    let modulus = URL_SAFE_NO_PAD.encode(modulus);
+    let jwks = json!({ "keys": [{ "kty": "RSA", "kid": "one", "n": modulus, "e": "AQAB" }] });
     let issuer = r#"
         [[issuer]]
         name = "rsa"
@@ -177,7 +177,8 @@ async fn the_client_learns_nothing_and_the_audit_log_why() {
     }
 }
 
-/// By every method, at the ticket endpoint and in a renewal: a bound token is no bearer token.
+/// Refuses a sender-constrained token by every method, at the ticket endpoint and in a renewal: it
+/// is not a bearer token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bound_token_is_refused_wherever_it_is_shown() {
     let echo = Echo::start().await;

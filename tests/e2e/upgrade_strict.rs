@@ -1,5 +1,4 @@
-//! The upgrade has one reading. What could be read in two ways, or is no upgrade, never reaches the
-//! upstream.
+//! An upgrade has one reading. An ambiguous or malformed request never reaches the upstream.
 
 use crate::support::client::Answer;
 use crate::support::{Raw, Recorder, Script, Setup, Usher, eventually, upgrade_request};
@@ -10,7 +9,7 @@ async fn usher(script: Script) -> (Recorder, Usher) {
     (recorder, usher)
 }
 
-/// Sends these bytes, waits for the close, gives back the answer.
+/// Sends these bytes and waits for the close. Returns the answer.
 async fn answer_to(usher: &Usher, request: &str) -> Answer {
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(request).await;
@@ -86,7 +85,7 @@ async fn a_malformed_upgrade_is_refused_closed_and_never_forwarded() {
         ),
         ("two Hosts", upgrade_request("/ws", &format!("{auth}Host: other.example.com\r\n")), 400),
         ("no Host", good.replace("Host: chat.example.com\r\n", ""), 400),
-        ("a Host that is none", good.replace("Host: chat.example.com", "Host: a b"), 400),
+        ("a Host that is not a host", good.replace("Host: chat.example.com", "Host: a b"), 400),
         ("a space before the colon", upgrade_request("/ws", &format!("{auth}X-One : 1\r\n")), 400),
         ("a folded line", upgrade_request("/ws", &format!("{auth}X-One: 1\r\n two\r\n")), 400),
         (
@@ -141,7 +140,7 @@ async fn a_request_behind_a_refused_upgrade_is_never_read() {
         assert_eq!(got.status, if answer.contains("426") { 426 } else { 200 });
         assert_eq!(recorder.requests(), 1, "{:?}", recorder.connections());
         assert!(!recorder.connections().concat().contains("secret"));
-        // A refusal of our own, too.
+        // The same after a refusal of Usher itself.
         let got = answer_to(&usher, &(upgrade_request("/ws", "") + behind)).await;
         assert_eq!((got.status, recorder.requests()), (401, 1));
         usher.finish().await;
@@ -166,7 +165,8 @@ async fn the_upstream_sees_exactly_one_context_and_it_is_ours() {
         "x_user_context: mallory was here\r\n",
         "X.User.Context: mallory was here\r\n",
         "X-User_Context: mallory was here\r\nX-USER-CONTEXT: mallory was here\r\n",
-        "X-Forwarded-For: 6.6.6.6\r\nX_Forwarded_User: mallory was here\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=\"mallory was here\"\r\n",
+        "X-Forwarded-For: 6.6.6.6\r\nX_Forwarded_User: mallory was here\r\nX-Real-IP: 6.6.6.6\r\n\
+         Forwarded: for=\"mallory was here\"\r\n",
     ];
     for (turn, spoof) in spoofs.iter().enumerate() {
         let nominate = "Connection: X-User-Context, X-Forwarded-For\r\n";
@@ -203,8 +203,8 @@ async fn bytes_sent_with_the_upgrade_reach_the_upstream_only_after_its_101() {
     let (recorder, usher) = usher(Script::Silent).await;
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request("/ws", &bearer(&usher)) + "EARLY-BYTES").await;
-    // Its head is there, and nothing else.
-    eventually("the upstream is asked", async || recorder.requests() == 1).await;
+    // The upstream has the head and no other bytes.
+    eventually("the upstream gets the request", async || recorder.requests() == 1).await;
     assert!(recorder.connections()[0].ends_with("\r\n\r\n"));
     drop(raw);
     usher.finish().await;

@@ -1,9 +1,10 @@
-//! Reaching an upstream, and what happens when that fails.
+//! The connections to an upstream, and the faults of an upstream.
 
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::Answer;
+use crate::support::redis::free_port;
 use crate::support::usher::{acceptor, is_alive};
 use crate::support::{Echo, Raw, Recorder, Script, Setup, Usher, upgrade_request};
 
@@ -110,7 +111,7 @@ async fn a_server_that_answers_late_or_nonsense_is_a_gateway_error() {
 async fn a_server_that_does_not_answer_an_upgrade_costs_its_own_timeout_and_the_next_one_is_asked()
 {
     let (silent, echo) = (Recorder::start(Script::Silent).await, Echo::start().await);
-    let lines = "upgrade_timeout = \"1s\"\nanswer_timeout = \"1h\"";
+    let lines = "upgrade_timeout = \"2s\"\nanswer_timeout = \"1h\"";
     let usher =
         Setup::new("").servers(&[silent.url(), echo.url()]).upstream_lines(lines).start().await;
     let mut sockets = Vec::new();
@@ -146,7 +147,7 @@ async fn all_tries_together_share_reach_timeout() {
     assert_eq!(
         silent.iter().map(|one| one.connections().len()).sum::<usize>(),
         1,
-        "no time is left for the other"
+        "the second server was asked"
     );
     usher.finish().await;
 }
@@ -154,7 +155,9 @@ async fn all_tries_together_share_reach_timeout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_no_101_stays_http() {
     let refusal =
-        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\nX-Why: because\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\nnot today".to_vec();
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\nX-Why: because\r\nConnection: X-Hop\r\n\
+         X-Hop: 1\r\n\r\nnot today"
+            .to_vec();
     let chunked =
         b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nlater\r\n0\r\n\r\n".to_vec();
     let large =

@@ -1,5 +1,5 @@
-//! One judgement for `usher check`, `usher run` and a reload: each broken file gets the same
-//! verdict, the same words and the same exit code from all three.
+//! `usher check`, `usher run` and a reload judge alike: all three report the same errors in the
+//! same words for a broken file, and have the same exit code.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,9 +9,9 @@ use std::process::{Command, Output, Stdio};
 use crate::support::usher::certificate;
 use crate::support::{Echo, Setup, Usher};
 
-/// Seconds.
+/// In seconds.
 const PATIENCE: &str = "30";
-/// What `timeout` exits with after it has killed the command.
+/// The exit code of `timeout` after it has killed the command.
 const KILLED: i32 = 137;
 
 const BASE: &str = r#"state_dir = "state"
@@ -66,7 +66,7 @@ file = "audit.jsonl"
 /// RFC 7517, appendix A.1.
 const JWKS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","use":"sig","kid":"1"}]}"#;
 
-/// What is wrong: parts of the base that are replaced, and tables behind it.
+/// Faulty files: a part of the base, its replacement, and a part of the error.
 const WRONG_TEXT: &[(&str, &str, &str)] = &[
     // Syntax.
     ("audience = [\"chat\"]", "audience = [\"chat\"", "`[` is not closed"),
@@ -79,9 +79,9 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
     // Keys.
     ("audience = [\"chat\"]", "audiense = [\"chat\"]", "did you mean `audience`?"),
     ("[audit]", "[adit]", "did you mean `audit`?"),
-    ("[audit]", "[[audit]]", "`audit` is a table"),
+    ("[audit]", "[[audit]]", "`audit` must be a table"),
     ("plain = true", "", "has no certificates"),
-    ("plain = true", "plain = \"yes\"", "`plain` is `true` or `false`"),
+    ("plain = true", "plain = \"yes\"", "`plain` must be `true` or `false`"),
     ("threads = 1", "threads = 0", "at least 1"),
     ("threads = 1", "threads = 5000", "at most 1024"),
     ("threads = 1", "threads = \"4\"", "whole number"),
@@ -89,7 +89,7 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
     // Listeners.
     ("address = \"127.0.0.1:0\"\nplain", "address = \"localhost:0\"\nplain", "is not an address"),
     ("address = \"127.0.0.1:0\"\nplain", "address = \":8080\"\nplain", "is not an address"),
-    ("address = \"127.0.0.1:0\"\nplain", "address = 8080\nplain", "`address` is a string"),
+    ("address = \"127.0.0.1:0\"\nplain", "address = 8080\nplain", "`address` must be a string"),
     (
         "address = \"127.0.0.1:0\"\nplain",
         "address = \"192.0.2.1:0\"\nplain",
@@ -98,9 +98,9 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
     (
         "plain = true",
         "plain = true\ncertificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]",
-        "cannot stand together",
+        "cannot be combined",
     ),
-    ("plain = true", "plain = true\nclient_ca = \"ca.pem\"", "come with TLS"),
+    ("plain = true", "plain = true\nclient_ca = \"ca.pem\"", "client certificates need TLS"),
     ("plain = true", "plain = true\ntrusted_peers = [\"10.0.0.0/33\"]", "is not a network"),
     ("plain = true", "plain = true\nmin_tls = \"1.1\"", "not a value of `min_tls`"),
     ("cert = \"cert.pem\"", "cert = \"missing.pem\"", "missing.pem cannot be read"),
@@ -120,8 +120,8 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
     ("audience = [\"chat\"]", "", "needs `audience`"),
     ("audience = [\"chat\"]", "audience = \"chat\"", "write `audience = [\"chat\"]`"),
     ("audience = [\"chat\"]", "audience = []", "needs `audience`"),
-    ("\"HS256\"", "\"none\"", "not an algorithm that Usher accepts"),
-    ("\"HS256\"", "\"RS256\"", "`secret_file` has no use with RS256"),
+    ("\"HS256\"", "\"none\"", "is not a supported algorithm"),
+    ("\"HS256\"", "\"RS256\"", "`secret_file` is not used with RS256"),
     ("secret_file = \"secret\"", "secret = \"x\"", "never written in the file"),
     ("secret_file = \"secret\"", "secret_file = \"missing\"", "cannot read `missing`"),
     ("secret_file = \"secret\"", "secret_env = \"USHER_TEST_NOT_SET\"", "is not set"),
@@ -136,9 +136,9 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
     (
         "secret_file = \"secret\"",
         "secret_file = \"secret\"\nca_file = \"ca.pem\"",
-        "about keys that are fetched",
+        "needs `jwks_url` or `discovery`",
     ),
-    ("name = \"keys\"", "name = \"main\"", "stands twice"),
+    ("name = \"keys\"", "name = \"main\"", "appears twice"),
     ("https://keys.example.com", "https://id.example.com", "https://id.example.com"),
     ("jwks_file = \"jwks.json\"", "jwks_file = \"missing.json\"", "missing.json cannot be read"),
     ("jwks_file = \"jwks.json\"", "jwks_file = \"secret\"", "keys of issuer keys: "),
@@ -225,18 +225,14 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
         "does not lie under `/chat`",
     ),
     ("upstream = \"chat\"", "upstream = \"chat\"\nstrip_prefix = \"/ws/\"", "write `/ws`"),
-    (
-        "upstream = \"chat\"",
-        "upstream = \"chat\"\nupstream_path = \"//host/ws\"",
-        "is ambiguous",
-    ),
+    ("upstream = \"chat\"", "upstream = \"chat\"\nupstream_path = \"//host/ws\"", "is ambiguous"),
     (
         "upstream = \"chat\"",
         "upstream = \"chat\"\nupstream_path = \"/x\"\nstrip_prefix = \"/ws\"",
-        "keep one of them",
+        "remove one of them",
     ),
     ("\"ticket\",", "\"tikcet\",", "did you mean `ticket`?"),
-    ("\"ticket\",", "\"header\",", "stands twice"),
+    ("\"ticket\",", "\"header\",", "appears twice"),
     ("\"ticket\",", "\"session\",", "needs a verifier"),
     ("\"ticket\",", "\"mtls\",", "no listener asks for client certificates"),
     ("\"ticket\",", "\"bypass\",", "`bypass` needs a secret"),
@@ -255,11 +251,11 @@ const WRONG_TEXT: &[(&str, &str, &str)] = &[
     ("origins =", "hosts = [\"https://chat.example.com\"]\norigins =", "without scheme or port"),
     ("origins =", "require = [\"room:{room}\"]\norigins =", "has no `{room}`"),
     ("origins =", "reject_mode = \"https\"\norigins =", "not a value of `reject_mode`"),
-    ("origins =", "subprotocols = [\"a b\"]\norigins =", "not the name of a subprotocol"),
+    ("origins =", "subprotocols = [\"a b\"]\norigins =", "not a valid subprotocol name"),
     (
         "[admin]",
         "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = []\n[admin]",
-        "stands twice",
+        "appears twice",
     ),
     // The rest.
     ("address = \"127.0.0.1:0\"\n\n[audit]", "address = \"0.0.0.0:0\"\n\n[audit]", "needs a token"),
@@ -328,7 +324,7 @@ fn edited(from: &str, to: &str) -> String {
     BASE.replacen(from, to, 1)
 }
 
-/// The exit code and standard error. `None`: it went on serving.
+/// Returns the exit code and standard error. The code is `None` if the command went on serving.
 fn outcome(arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new("timeout");
     command.args(["--signal=KILL", PATIENCE, env!("CARGO_BIN_EXE_usher")]).args(arguments);
@@ -337,7 +333,7 @@ fn outcome(arguments: &[&str]) -> (Option<i32>, String) {
     (code, String::from_utf8(stderr).unwrap())
 }
 
-/// What all three say of the file, which is one thing.
+/// Returns what all three say about the file, after checking that it is the same.
 fn verdict(usher: &Usher, text: &str) -> (Option<i32>, String) {
     fs::write(usher.config_path(), text).unwrap();
     let path = usher.config_path();
@@ -349,7 +345,7 @@ fn verdict(usher: &Usher, text: &str) -> (Option<i32>, String) {
     assert_eq!(code, run.0, "reload and run\n{text}\n{reload}\n{}", run.1);
     assert_eq!(
         reload.strip_prefix(&run.1).map(str::trim),
-        Some("usher: the configuration was refused, and nothing has changed")
+        Some("usher: configuration rejected; nothing has changed")
     );
     run
 }
@@ -381,7 +377,7 @@ async fn check_run_and_reload_say_the_same_of_a_hundred_broken_files() {
     for (from, to, part) in WRONG_TEXT {
         let (code, text) = verdict(&usher, &edited(from, to));
         let wanted = if part.contains("does not have the address") { 69 } else { 78 };
-        // One mistake is one error, with its line, the reason and the exit code of the page.
+        // One mistake gives one error, with its line, the reason and the exit code of the page.
         let is_as_wanted = code == Some(wanted) && text.matches(": error: ").count() == 1;
         if !(is_as_wanted && text.contains(part) && text.contains("usher.toml:")) {
             faults.push(format!("{to}: not {wanted} and {part}, but {code:?}\n{text}"));
@@ -392,7 +388,7 @@ async fn check_run_and_reload_say_the_same_of_a_hundred_broken_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_in_the_file_is_judged_alike_too() {
+async fn a_fault_outside_of_the_file_gets_the_same_verdict() {
     let (_echo, usher) = started().await;
     let folder = usher.folder().to_owned();
     let says = |text: &str, code: i32, part: &str| {
@@ -402,7 +398,8 @@ async fn what_is_not_in_the_file_is_judged_alike_too() {
             "{part}, {found:?}:\n{said}"
         );
     };
-    // A port that another program has; its own ones are no fault at a reload.
+    // A port of another program is an error. The ports of the running Usher are no error for its
+    // reload.
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().to_string();
     says(
@@ -415,17 +412,17 @@ async fn what_is_not_in_the_file_is_judged_alike_too() {
         69,
         "the port is in use",
     );
-    // The gravest decides the exit code.
+    // The most serious error decides the exit code.
     let text = edited("\"127.0.0.1:0\"\nplain", &format!("\"{port}\"\nplain"));
     says(&text.replace("cert = \"cert.pem\"", "cert = \"missing.pem\""), 78, "the port is in use");
-    // Admin on the port of a listener, whatever the address.
+    // The admin listener on the port of another listener, at any address.
     let same = BASE.replace("\"127.0.0.1:0\"\nplain", "\"0.0.0.0:18443\"\nplain");
     says(
         &same.replace("\"127.0.0.1:0\"\n\n[audit]", "\"127.0.0.1:18443\"\n\n[audit]"),
         78,
         "have the same port",
     );
-    // Keys that others can read.
+    // Keys that other users of the machine can read.
     let files = edited("[audit]", "[context]\nkey_files = [\"signing.pem\"]\n[audit]");
     chmod(&folder.join("signing.pem"), 0o644);
     says(&files, 77, "others can read the key file");
@@ -441,7 +438,7 @@ async fn what_is_not_in_the_file_is_judged_alike_too() {
     chmod(key, 0o604);
     says(BASE, 77, "others can read the key file");
     chmod(key, 0o600);
-    // Files that are no longer what they were.
+    // Files that have changed since.
     fs::write(folder.join("jwks.json"), "{\"keys\":[]}").unwrap();
     says(BASE, 78, "keys of issuer keys: ");
     fs::write(folder.join("jwks.json"), JWKS).unwrap();
@@ -450,13 +447,13 @@ async fn what_is_not_in_the_file_is_judged_alike_too() {
     fs::remove_file(folder.join("secret")).unwrap();
     says(BASE, 78, "cannot read `secret`");
     fs::write(folder.join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
-    // Two mistakes of two kinds are told at once.
+    // Two mistakes of two kinds are reported together.
     let two = BASE
         .replace("cert = \"cert.pem\"", "cert = \"one.pem\"")
         .replace("audit.jsonl", "nowhere/audit.jsonl");
     let (_, said) = verdict(&usher, &two);
     assert!(said.contains("one.pem") && said.contains("nowhere"), "{said}");
-    // And a good file is good for all three.
+    // All three accept a good file.
     fs::write(usher.config_path(), BASE).unwrap();
     let reload = Command::new(env!("CARGO_BIN_EXE_usher"))
         .args(["reload", "--admin", &usher.admin.to_string()])
@@ -469,7 +466,7 @@ async fn what_is_not_in_the_file_is_judged_alike_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_of_the_running_usher_is_free_for_its_reload_and_for_check() {
     let (_echo, usher) = started().await;
-    // Its ports as they are: a reload to the very same listeners, and a check beside it.
+    // A reload and a check with exactly the listeners that are open.
     let text = BASE
         .replacen("\"127.0.0.1:0\"", &format!("\"{}\"", usher.tls), 1)
         .replacen("\"127.0.0.1:0\"", &format!("\"{}\"", usher.plain), 1)
@@ -538,7 +535,7 @@ fn colours_follow_the_variables() {
     assert!(!render(&[]), "not a terminal");
     assert!(render(&[("CLICOLOR_FORCE", "1")]));
     assert!(!render(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]));
-    // A terminal: `script` gives the command one.
+    // `script` gives the command a terminal.
     let in_terminal = |variables: &str| {
         let line = format!(
             "env -u NO_COLOR -u CLICOLOR_FORCE {variables} {} check /nowhere/usher.toml",
@@ -588,7 +585,7 @@ fn the_configuration_is_named_alike_for_every_command() {
             );
         }
     }
-    // The variable does not stand in the way of an address.
+    // The variable does not prevent an address on the command line.
     let output = Command::new(env!("CARGO_BIN_EXE_usher"))
         .args(["status", "--admin", "127.0.0.1:1"])
         .env("USHER_CONFIG", path)

@@ -1,5 +1,5 @@
-//! Opaque credentials, and the servers that are asked about them: good ones, slow ones, dead ones
-//! and liars.
+//! Opaque credentials and their verifiers, which may answer, be slow, be away or send wrong
+//! answers.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -22,11 +22,12 @@ const PAGE: &str = "https://app.example.com";
 
 fn route(path: &str, auth: &[&str], lines: &str) -> String {
     format!(
-        "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = {auth:?}\norigins = [\"{PAGE}\"]\n{lines}\n"
+        "[[route]]\npath = \"{path}\"\nupstream = \"chat\"\nauth = {auth:?}\n\
+         origins = [\"{PAGE}\"]\n{lines}\n"
     )
 }
 
-/// Asks for an upgrade with a bearer token; gives back the status and the code of the problem.
+/// Asks for an upgrade with a bearer token. Returns the status and the code of the problem.
 async fn bearer(usher: &Usher, path: &str, token: &str) -> (u16, String) {
     let mut raw = Raw::connect(usher.plain).await;
     raw.send(upgrade_request(path, &format!("Authorization: Bearer {token}\r\n"))).await;
@@ -61,7 +62,8 @@ async fn an_opaque_token_opens_by_every_method_when_its_verifier_says_so() {
         .await;
     usher.keep_secret("usher-own-canary");
     usher.keep_secret(OPAQUE);
-    let claims = json!({ "sub": "ada", "exp": token::now() + 600, "permissions": "chat:read chat:write", "tenant": "t1", "jti": "j1" });
+    let claims = json!({ "sub": "ada", "exp": token::now() + 600, "permissions": "chat:read \
+        chat:write", "tenant": "t1", "jti": "j1" });
     verifier.answers(OPAQUE, 200, claims);
     for (method, target, headers) in [
         ("header", "/ws", format!("Authorization: Bearer {OPAQUE}\r\n")),
@@ -88,7 +90,13 @@ async fn an_opaque_token_opens_by_every_method_when_its_verifier_says_so() {
         let (head, body) = verifier.asked().pop().unwrap();
         let kind = if method == "session" { "session" } else { "token" };
         let told: Value = serde_json::from_str(&body).unwrap();
-        let expected = json!({ "credential": OPAQUE, "kind": kind, "method": method, "route": "/ws", "client_address": "127.0.0.1" });
+        let expected = json!({
+            "credential": OPAQUE,
+            "kind": kind,
+            "method": method,
+            "route": "/ws",
+            "client_address": "127.0.0.1",
+        });
         assert_eq!(told, expected);
         assert!(
             head.starts_with("POST /verify HTTP/1.1\r\n")
@@ -103,10 +111,10 @@ async fn an_opaque_token_opens_by_every_method_when_its_verifier_says_so() {
     let mut socket = usher.open("/ws", &[("origin", PAGE)]).await.unwrap();
     socket.send(auth(OPAQUE)).await.unwrap();
     assert_eq!(json_of(&mut socket).await["type"], "auth_ok");
-    // A token of an issuer is one more opaque token here, and this verifier does not know it.
+    // For this verifier, a token of an issuer is an unknown opaque token.
     assert_eq!(bearer(&usher, "/ws", &usher.token("ada")).await, (401, "INVALID_TOKEN".to_owned()));
     assert_eq!(bearer(&usher, "/ws", "someone-else-s").await.0, 401);
-    // Tickets are given to whom the verifier knows.
+    // The ticket endpoint accepts the credentials of the verifier.
     assert_eq!(usher.ask_ticket(OPAQUE, "", "").await.0, 201);
     assert_eq!(usher.ask_ticket("someone-else-s", "", "").await.0, 401);
     assert_eq!(usher.ask_ticket(&usher.token("ada"), "", "").await.0, 401);
@@ -131,7 +139,7 @@ async fn where_a_route_has_both_the_shape_of_a_token_decides_alone() {
     verifier.knows(OPAQUE, "bob");
     let (good, expired) =
         (usher.token("ada"), usher.token_with("ada", json!({ "exp": token::now() - 1 })));
-    // What an issuer refuses is not shown to the verifier, even if that would take it.
+    // The verifier does not get a token that the issuer refuses, even if it would accept it.
     verifier.knows(&expired, "eve");
     assert_eq!(bearer(&usher, "/both", &good).await.0, 101);
     assert_eq!(bearer(&usher, "/both", &expired).await.0, 401);
@@ -142,9 +150,9 @@ async fn where_a_route_has_both_the_shape_of_a_token_decides_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_no_clear_answer_is_a_503_and_opens_nothing() {
+async fn an_unclear_answer_of_a_verifier_is_a_503() {
     let (echo, mut verifier) = (Echo::start().await, VerifierServer::start().await);
-    let lines = "timeout = \"1s\"\nnegative_cache_ttl = \"0s\"";
+    let lines = "timeout = \"2s\"\nnegative_cache_ttl = \"0s\"";
     let extra = verifier.table("login", "http", lines) + "[tickets]\nverifier = \"login\"\n";
     let routes = route("/ws", &["header"], "verifier = \"login\"")
         + &route("/message", &["message", "ticket"], "verifier = \"login\"");
@@ -162,7 +170,8 @@ async fn whatever_is_no_clear_answer_is_a_503_and_opens_nothing() {
         (
             "malformed",
             said(
-                "HTTP/1.1 200 OK\r\ncontent-length: 28\r\n\r\n{\"sub\":\"ada\",\"sub\":\"mallory\"}",
+                "HTTP/1.1 200 OK\r\ncontent-length: 28\r\n\r\n\
+                 {\"sub\":\"ada\",\"sub\":\"mallory\"}",
             ),
         ),
         ("status", said("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n")),
@@ -180,7 +189,7 @@ async fn whatever_is_no_clear_answer_is_a_503_and_opens_nothing() {
                 .also(" ".repeat(100_000).as_str()),
         ),
     ] {
-        // A good answer in between, so that the breaker stays closed.
+        // A good answer in between keeps the breaker closed.
         verifier.is(Mood::Answers);
         assert_eq!(bearer(&usher, "/ws", "nobody-knows-it").await.0, 401);
         verifier.is(mood);
@@ -193,7 +202,7 @@ async fn whatever_is_no_clear_answer_is_a_503_and_opens_nothing() {
         );
     }
     verifier.is(Mood::Answers);
-    // Readable answers that say nothing of a user, or of one whose time is over, are refusals.
+    // Valid answers without a user, or for a user whose time is over, are refusals.
     for answer in [
         json!({}),
         json!({ "sub": "" }),
@@ -214,7 +223,7 @@ async fn whatever_is_no_clear_answer_is_a_503_and_opens_nothing() {
         assert_eq!(bearer(&usher, "/ws", OPAQUE).await, unavailable);
     }
     usher.until_metric("usher_verifier_breaker_state{verifier=\"login\"} 2").await;
-    // It is found again by the clients that come.
+    // The requests of clients find it again.
     let again = verifier.start_again().await;
     again.knows(OPAQUE, "ada");
     let is_let_in = async || bearer(&usher, "/ws", OPAQUE).await.0 == 101;
@@ -261,7 +270,8 @@ async fn a_verifier_that_hangs_holds_up_its_own_route_alone() {
     slow.asked_times(4).await;
     usher.until_metric("usher_verifier_in_flight{verifier=\"slow\"} 4").await;
     usher.until_metric("usher_verifier_cache_total{verifier=\"slow\",outcome=\"miss\"} 10").await;
-    // No room for more: refused at once, and what is asked about already costs no place.
+    // There is no room for more, so this one is refused at once. A credential that is already being
+    // asked about needs no room.
     assert_eq!(
         bearer(&usher, "/slow", "one-too-many").await,
         (503, "VERIFIER_UNAVAILABLE".to_owned())
@@ -275,7 +285,7 @@ async fn a_verifier_that_hangs_holds_up_its_own_route_alone() {
     assert_eq!(slow.asked().len(), 4);
     assert!(
         hung.iter().all(|one| !one.is_finished()),
-        "all of that happened while the others waited"
+        "a client that waits for the slow verifier was answered"
     );
     slow.is(Mood::Answers);
     for one in hung {
@@ -316,10 +326,14 @@ async fn a_hundred_clients_with_one_credential_are_one_question_and_a_refusal_is
         assert_eq!(bearer(&usher, "/ws", "nobody-knows-it").await.0, 401);
     }
     assert_eq!(verifier.asked().len(), 2);
-    // Another route is another question: the verifier hears which one it is.
+    // Another route is another question: the verifier gets the name of the route.
     verifier.forgets(OPAQUE);
     assert_eq!(bearer(&usher, "/other", OPAQUE).await.0, 401);
-    assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 101, "believed for as long as the file says");
+    assert_eq!(
+        bearer(&usher, "/ws", OPAQUE).await.0,
+        101,
+        "the answer is cached for as long as the file says"
+    );
     Arc::into_inner(usher).unwrap().finish().await;
 }
 
@@ -335,7 +349,7 @@ async fn a_good_answer_is_not_remembered_past_its_own_end() {
     let end = token::now() + 3;
     verifier.answers(OPAQUE, 200, json!({ "sub": "ada", "exp": end }));
     assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 101);
-    eventually("the answer has ended", async || token::now() >= end).await;
+    eventually("the answer has expired", async || token::now() >= end).await;
     assert_eq!(bearer(&usher, "/ws", OPAQUE).await.0, 401);
     assert_eq!(verifier.asked().len(), 2);
     usher.finish().await;
@@ -344,7 +358,9 @@ async fn a_good_answer_is_not_remembered_past_its_own_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn introspection_shows_who_asks_and_looks_at_what_the_file_names() {
     let (echo, verifier) = (Echo::start().await, VerifierServer::start().await);
-    let lines = "client_id = \"usher:edge\"\nclient_secret_file = \"client-secret\"\nissuer = \"https://id.example.com\"\naudience = [\"chat\"]\nnegative_cache_ttl = \"0s\"\ncache_ttl = \"0s\"";
+    let lines = "client_id = \"usher:edge\"\nclient_secret_file = \"client-secret\"\n\
+        issuer = \"https://id.example.com\"\naudience = [\"chat\"]\nnegative_cache_ttl = \"0s\"\n\
+        cache_ttl = \"0s\"";
     let usher = Setup::new(echo.url())
         .routes(&route("/ws", &["header"], "verifier = \"login\""))
         .extra(&verifier.table("login", "introspection", lines))
@@ -354,7 +370,14 @@ async fn introspection_shows_who_asks_and_looks_at_what_the_file_names() {
     let token = "opaque~canary.with+signs/0123==";
     let sent = "opaque~canary.with%2Bsigns%2F0123%3D%3D";
     usher.keep_secret(token);
-    let good = json!({ "active": true, "sub": "ada", "iss": "https://id.example.com", "aud": ["other", "chat"], "exp": token::now() + 600, "scope": "chat:read" });
+    let good = json!({
+        "active": true,
+        "sub": "ada",
+        "iss": "https://id.example.com",
+        "aud": ["other", "chat"],
+        "exp": token::now() + 600,
+        "scope": "chat:read",
+    });
     for (change, status) in [
         (json!({}), 101),
         (json!({ "active": false }), 401),
@@ -375,12 +398,12 @@ async fn introspection_shows_who_asks_and_looks_at_what_the_file_names() {
         verifier.answers(sent, 200, answer);
         assert_eq!(bearer(&usher, "/ws", token).await.0, status, "{change}");
     }
-    // It does not know us: that says nothing about the token.
+    // The verifier refuses Usher itself, which says nothing about the token.
     verifier.answers(sent, 401, json!({ "error": "invalid_client" }));
     assert_eq!(bearer(&usher, "/ws", token).await.0, 503);
     let (head, body) = verifier.asked().pop().unwrap();
     assert_eq!(body, format!("token={sent}"));
-    // usher%3Aedge:p%26ss%20canary%2Bword
+    // The base64 of `usher%3Aedge:p%26ss%20canary%2Bword`.
     assert!(
         head.contains("authorization: Basic dXNoZXIlM0FlZGdlOnAlMjZzcyUyMGNhbmFyeSUyQndvcmQ=\r\n"),
         "{head}"
@@ -440,8 +463,8 @@ async fn a_session_ends_when_its_verifier_says_no_and_goes_on_while_it_is_away()
         socket.send(Message::text("still here")).await.unwrap();
         assert_eq!(text(socket).await, "still here");
     }
-    // One is refused, one becomes somebody else, one shows another credential in its stream and
-    // lives by that.
+    // The verifier refuses the first, names another user for the second, and the third has renewed
+    // with another credential in its stream.
     let fresh = format!("fresh-{OPAQUE}");
     usher.keep_secret(&fresh);
     verifier.answers(&fresh, 200, json!({ "sub": "cyd", "exp": token::now() + 1200 }));
@@ -484,7 +507,7 @@ async fn a_session_lives_as_long_as_its_verifier_says_and_not_longer_than_its_gr
         .extra(&verifier.table("login", "http", lines))
         .start()
         .await;
-    // It ends in four seconds, as far as is known now; later the verifier says more.
+    // The first answer ends in four seconds. A later answer of the verifier ends later.
     let end = token::now() + 4;
     verifier.answers(OPAQUE, 200, json!({ "sub": "ada", "exp": end }));
     let mut ada =
@@ -518,7 +541,8 @@ async fn a_reload_keeps_what_a_verifier_remembers_unless_it_is_another() {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
         let request = format!(
-            "POST /reload HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}",
+            "POST /reload HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+             content-length: 2\r\nconnection: close\r\n\r\n{{}}",
             usher.admin
         );
         assert_eq!(client::http(usher.admin, request.as_bytes()).await.status, 200);
@@ -539,7 +563,10 @@ async fn a_real_openid_provider_is_asked_about_its_opaque_tokens_and_its_revocat
     let address = issuer.strip_prefix("http://").unwrap().parse().unwrap();
     let post = async |path: &str, form: &str| {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Basic YWRhOmElMjBzZWNyZXQlMjBvZiUyMHRoZSUyMHRlc3Q=\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{form}",
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\n\
+             Authorization: Basic YWRhOmElMjBzZWNyZXQlMjBvZiUyMHRoZSUyMHRlc3Q=\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{form}",
             form.len()
         );
         client::http(address, request.as_bytes()).await
@@ -554,7 +581,10 @@ async fn a_real_openid_provider_is_asked_about_its_opaque_tokens_and_its_revocat
         .to_owned();
     let echo = Echo::start().await;
     let extra = format!(
-        "[[verifier]]\nname = \"oidc\"\nkind = \"introspection\"\nurl = \"{issuer}/token/introspection\"\nclient_id = \"ada\"\nclient_secret_file = \"client-secret\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\nuser_claim = \"client_id\"\nrevalidate = \"1s\"\ntimeout = \"10s\"\n"
+        "[[verifier]]\nname = \"oidc\"\nkind = \"introspection\"\n\
+         url = \"{issuer}/token/introspection\"\nclient_id = \"ada\"\n\
+         client_secret_file = \"client-secret\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\n\
+         user_claim = \"client_id\"\nrevalidate = \"1s\"\ntimeout = \"10s\"\n"
     );
     let routes = route("/ws", &["header"], "verifier = \"oidc\"\nrequire = [\"chat:read\"]")
         + &route("/write", &["header"], "verifier = \"oidc\"\nrequire = [\"chat:write\"]");

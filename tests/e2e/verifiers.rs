@@ -1,4 +1,4 @@
-//! The verifiers in `examples/`, each on a header that an upstream really got.
+//! The verifiers in `examples/`, each with a header that an upstream got.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ fn verify(program: &[&str], jwks: &Path, audience: &str, header: &str) -> Output
     child.wait_with_output().unwrap()
 }
 
-/// Builds the Go example once; it needs nothing but the standard library.
+/// Builds the Go example once. It needs only the standard library.
 fn go_example() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
@@ -52,7 +52,7 @@ fn go_example() -> PathBuf {
     BUILT.get_or_init(build).clone()
 }
 
-/// Cargo builds a package's examples beside its tests.
+/// Returns the path of the Rust example. Cargo builds the examples of a package beside its tests.
 fn rust_example() -> PathBuf {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
@@ -105,7 +105,7 @@ async fn the_examples_accept_a_real_header_and_nothing_else() {
             {
                 let bad = verify(verifier, &jwks, audience, header);
                 assert_eq!(bad.status.code(), Some(1), "{verifier:?} accepted {what}");
-                assert!(!bad.stderr.is_empty(), "and it says why");
+                assert!(!bad.stderr.is_empty(), "the verifier gives a reason");
             }
         }
         std::fs::remove_file(jwks).unwrap();
@@ -142,7 +142,7 @@ async fn the_examples_accept_a_header_under_a_shared_secret() {
     usher.finish().await;
 }
 
-/// The schedule is due: the next key signs, and a backend that kept the set of before knows it.
+/// The rotation is due: the next key signs, and a backend that kept the earlier set knows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_kept_the_key_set_accepts_what_is_signed_after_a_rotation() {
     let echo = Echo::start().await;
@@ -203,7 +203,7 @@ async fn a_backend_that_kept_the_key_set_accepts_what_is_signed_after_a_rotation
         metrics.contains("usher_context_key_rotations_total{outcome=\"rotated\"} 1"),
         "{metrics}"
     );
-    // A reload and a restart read the keys anew, and the schedule goes on from the rotation.
+    // A reload and a restart read the keys again, and the schedule counts from the rotation.
     usher.signal("HUP");
     usher.logged(&["config_applied"]).await;
     drop(usher.connect("ada").await);

@@ -1,8 +1,8 @@
-//! graphql-transport-ws: the token in the payload of `connection_init`.
+//! The graphql-transport-ws dialect: the token is in the payload of `connection_init`.
 //!
-//! The server behind gets `connection_init` with the secret blanked and acknowledges it itself. A
-//! renewal uses the protocol's own `ping` and `pong`, which carry a payload: we ask in a ping, the
-//! client answers in a pong. Pings of the application pass.
+//! The upstream gets `connection_init` without the secret, and acknowledges it itself. A renewal
+//! uses the protocol's own `ping` and `pong`, which carry a payload: Usher asks in a ping, the
+//! client answers in a pong. The application's pings pass through.
 
 use serde_json::{Map, Value, json};
 
@@ -20,26 +20,26 @@ pub(super) fn read(
     let kind = json::object(message)
         .and_then(|object| object.get("type").and_then(Value::as_str).map(str::to_owned));
     match kind.as_deref() {
-        // "Ping: useful for detecting failed connections"; either side may, at any time.
+        // "Ping: useful for detecting failed connections". Each side may send one at any time.
         Some("ping") => Ok(FirstMessageContent::More(Some(Message::text(r#"{"type":"pong"}"#)))),
         Some("pong") => Ok(FirstMessageContent::More(None)),
         _ => json::read(rules, "connection_init", message),
     }
 }
 
-/// Returns a later `connection_init` as the upstream may see it: the server closes the connection
-/// for it.
+/// Returns a later `connection_init` for the upstream, without the credential. The server closes
+/// the connection when it gets one.
 pub(super) fn login_again(rules: &FirstMessage, text: &[u8]) -> Option<Message> {
     if !may_contain(text, "connection_init") {
         return None;
     }
-    let mut object = Value::Object(strict_json::object(text)?);
+    let object = Value::Object(strict_json::object(text)?);
     let is_login = object.get("type").and_then(Value::as_str) == Some("connection_init");
     if !is_login || !json::has_credential(rules, &object) {
         return None;
     }
-    json::hide_credential(rules, &mut object);
-    Some(Message::text(object.to_string()))
+    let text = std::str::from_utf8(text).ok()?;
+    Some(Message::text(json::without_credential(rules, text, object)))
 }
 
 pub(super) fn ack() -> Message {
@@ -65,7 +65,7 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer>
         Err(FirstMessageFault::MissingToken) => {}
         Err(fault) => return Some(RenewalAnswer::Wrong { fault, id: None }),
     }
-    // A client that knows nothing of this sends a ping's payload back.
+    // A client that does not support renewals sends the payload of a ping back.
     let echoed = object.pointer("/payload/type").and_then(Value::as_str);
     echoed
         .filter(|kind| ["auth_required", "auth_ok", "error"].contains(kind))

@@ -1,5 +1,5 @@
-//! The dialect of Home Assistant: the server speaks first, `auth` carries `access_token`, refusals
-//! are `auth_invalid`.
+//! The dialect of Home Assistant: the server sends the first message, `auth` carries
+//! `access_token`, and a refusal is `auth_invalid`.
 
 use serde_json::{Map, Value, json};
 
@@ -21,7 +21,8 @@ pub(super) fn ask(rules: &FirstMessage, asked: &Question) -> Message {
     Message::text(merged(object, question(asked)).to_string())
 }
 
-/// Every message of this phase names the server's version; the greeting says which.
+/// Returns a message with the server's version, which every message of this phase has. The version
+/// comes from the greeting.
 fn versioned(rules: &FirstMessage, kind: &str) -> Value {
     let greeting = rules
         .greeting

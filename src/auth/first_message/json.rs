@@ -1,8 +1,9 @@
-//! `{"type":"auth","payload":{"token":"..."}}`, and other JSON dialects by pointers.
+//! The JSON dialect: `{"type":"auth","payload":{"token":"..."}}`, and other forms by JSON pointers.
 
 use aws_lc_rs::rand;
 use serde_json::{Map, Value, json};
 
+use super::splice::{self, unescaped};
 use super::{
     Accepted, AuthMessage, FirstMessageContent, LONGEST_ID, Question, Refused, RenewalAnswer,
 };
@@ -18,7 +19,7 @@ pub(super) fn read(
     wanted: &str,
     message: &Message,
 ) -> Result<FirstMessageContent, FirstMessageFault> {
-    let mut object = object(message).ok_or(FirstMessageFault::NotAuth)?;
+    let object = object(message).ok_or(FirstMessageFault::NotAuth)?;
     if object.pointer(&rules.type_pointer).and_then(Value::as_str) != Some(wanted) {
         return Err(FirstMessageFault::NotAuth);
     }
@@ -28,14 +29,15 @@ pub(super) fn read(
         Forward::Consume => None,
         Forward::Forward => Some(message.clone()),
         Forward::Redact | Forward::Remove | Forward::Replace => {
-            hide_credential(rules, &mut object);
-            Some(Message::text(object.to_string()))
+            let text = message.as_text().ok_or(FirstMessageFault::NotAuth)?;
+            Some(Message::text(without_credential(rules, text, object)))
         }
     };
     Ok(FirstMessageContent::Auth(AuthMessage { proof, id, forward, rest: None }))
 }
 
-/// In the stream most messages are the application's: those that cannot be ours are not parsed.
+/// Reads a message of the stream. Most messages are for the application: a message that cannot be
+/// for Usher is not parsed.
 pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer> {
     if !may_contain(text, &rules.type_value) {
         return None;
@@ -51,7 +53,7 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer>
     })
 }
 
-/// Could these bytes hold the word? With a backslash in them anything can be spelled.
+/// Returns true if the bytes may contain the word. With a backslash they may contain any word.
 pub(super) fn may_contain(text: &[u8], word: &str) -> bool {
     text.contains(&b'\\') || text.windows(word.len().max(1)).any(|window| window == word.as_bytes())
 }
@@ -70,8 +72,8 @@ pub(super) fn object(message: &Message) -> Option<Value> {
     strict_json::object(&message.payload).map(Value::Object)
 }
 
-/// Returns the one credential of a message. A second one beside it, of whatever type, is refused:
-/// which of them counts would be left to the reader.
+/// Returns the one credential of a message. A second credential of any type is refused: which of
+/// them counts would be left to the reader.
 pub(super) fn proof(rules: &FirstMessage, object: &Value) -> Result<Proof, FirstMessageFault> {
     let text =
         |value: &Value| value.as_str().map(str::to_owned).ok_or(FirstMessageFault::MissingToken);
@@ -89,19 +91,53 @@ pub(super) fn proof(rules: &FirstMessage, object: &Value) -> Result<Proof, First
     }
 }
 
-/// Returns true if a message carries a credential, a good one or not.
+/// Returns true if a message carries a credential, valid or not.
 pub(super) fn has_credential(rules: &FirstMessage, object: &Value) -> bool {
     written(object, &rules.token_pointer).or(written(object, &rules.ticket_pointer)).is_some()
 }
 
-/// Returns the value at a pointer. Clients write an absent field as null or as an empty text too.
+/// Returns the value at a pointer. Null and an empty text count as absent, because clients write
+/// both for an absent field.
 fn written<'a>(object: &'a Value, pointer: &str) -> Option<&'a Value> {
     object.pointer(pointer).filter(|value| !value.is_null() && value.as_str() != Some(""))
 }
 
-/// Takes the client's credential out of a message that goes to the upstream, as the route's
-/// `forward` says.
-pub(super) fn hide_credential(rules: &FirstMessage, object: &mut Value) {
+/// Returns a message for the upstream without the client's credential, by the route's `forward`
+/// rule. `object` is the value of `text`.
+pub(super) fn without_credential(rules: &FirstMessage, text: &str, mut object: Value) -> String {
+    hide_credential(rules, &mut object);
+    // A value that is written anew has rounded numbers, so the text is changed if that is possible.
+    match with_changed_text(rules, text) {
+        Some(changed)
+            if strict_json::object(changed.as_bytes()).map(Value::Object).as_ref()
+                == Some(&object) =>
+        {
+            changed
+        }
+        _ => object.to_string(),
+    }
+}
+
+/// Makes the change of [`hide_credential`] in the text. The result must be compared with it.
+fn with_changed_text(rules: &FirstMessage, text: &str) -> Option<String> {
+    let mut changed = text.to_owned();
+    for pointer in [&rules.token_pointer, &rules.ticket_pointer] {
+        let hidden = match rules.forward {
+            Forward::Remove | Forward::Replace => splice::remove(&changed, pointer),
+            _ => splice::set(&changed, pointer, "\"\""),
+        };
+        changed = hidden.unwrap_or(changed);
+    }
+    if let (Forward::Replace, Some(login)) = (rules.forward, &rules.upstream_login) {
+        let secret = Value::from(login.secret.expose_str().unwrap_or_default()).to_string();
+        let pointer = &rules.token_pointer;
+        changed = splice::set(&changed, pointer, &secret)
+            .or_else(|| splice::insert(&changed, pointer, &secret))?;
+    }
+    Some(changed)
+}
+
+fn hide_credential(rules: &FirstMessage, object: &mut Value) {
     for pointer in [&rules.token_pointer, &rules.ticket_pointer] {
         match rules.forward {
             Forward::Remove | Forward::Replace => remove(object, pointer),
@@ -121,7 +157,7 @@ fn remove(object: &mut Value, pointer: &str) {
     let Some((parent, name)) = pointer.rsplit_once('/') else { return };
     match object.pointer_mut(parent) {
         Some(Value::Object(members)) => drop(members.shift_remove(&unescaped(name))),
-        // The places of the others count.
+        // The other elements must keep their positions.
         Some(Value::Array(_)) => {
             if let Some(secret) = object.pointer_mut(pointer) {
                 *secret = Value::Null;
@@ -131,7 +167,7 @@ fn remove(object: &mut Value, pointer: &str) {
     }
 }
 
-/// Writes a value at a pointer, and makes the objects that lead to it.
+/// Writes a value at a pointer, and creates the objects on the way.
 fn insert(object: &mut Value, pointer: &str, value: Value) {
     if let Some(there) = object.pointer_mut(pointer) {
         *there = value;
@@ -143,11 +179,6 @@ fn insert(object: &mut Value, pointer: &str, value: Value) {
         place = members.entry(unescaped(name)).or_insert_with(|| Value::Object(Map::new()));
     }
     *place = value;
-}
-
-/// RFC 6901 section 4.
-fn unescaped(name: &str) -> String {
-    name.replace("~1", "/").replace("~0", "~")
 }
 
 pub(super) fn id_in(message: &Message) -> Option<String> {
@@ -203,7 +234,7 @@ pub(super) fn question(question: &Question) -> Value {
     })
 }
 
-/// Adds to one object the fields of another.
+/// Adds the fields of the second object to the first.
 pub(super) fn merged(mut object: Map<String, Value>, more: Value) -> Value {
     if let Value::Object(more) = more {
         object.extend(more);
@@ -211,7 +242,7 @@ pub(super) fn merged(mut object: Map<String, Value>, more: Value) -> Value {
     Value::Object(object)
 }
 
-/// RFC 9562, section 5.4: 122 random bits.
+/// Returns a random UUID (RFC 9562 section 5.4: 122 random bits).
 pub(super) fn uuid() -> String {
     let mut bits = [0; 16];
     let _ = rand::fill(&mut bits);

@@ -1,15 +1,15 @@
-//! The credential in the first message, and in the later ones that renew it: what each dialect says
-//! and hears.
+//! The credential in the first message and in later messages that renew it, for each dialect.
 //!
-//! No I/O and no clock: messages go in, messages come out. A [`Dialect`] stands on one connection;
-//! it reads the first message, words acknowledgement, refusal and question as the client's protocol
-//! has them, and finds the answer in the stream.
+//! This module has no I/O and no clock: messages go in, messages come out. A [`Dialect`] belongs to
+//! one connection. It reads the first message, writes the acknowledgement, the refusal and the
+//! question in the client's protocol, and finds the client's answer in the stream.
 
 mod graphql;
 mod home_assistant;
 mod json;
 mod mqtt;
 mod socketio;
+mod splice;
 mod stomp;
 #[cfg(test)]
 mod tests;
@@ -27,7 +27,7 @@ use crate::ws::frame::Message;
 #[derive(Debug)]
 pub struct Dialect {
     rules: Arc<FirstMessage>,
-    /// What a protocol has to remember of its first message.
+    /// The state that a protocol keeps from its first message.
     memory: Memory,
 }
 
@@ -38,11 +38,11 @@ enum Memory {
     Mqtt(mqtt::Connect),
 }
 
-/// What a client's first message turned out to be.
+/// The content of a client's first message.
 #[derive(Debug)]
 pub enum FirstMessageContent {
-    /// Nothing yet: the protocol allows something before it, or it goes on in the next message.
-    /// Perhaps with an answer.
+    /// No credential yet: the protocol allows other messages before it, or the next message
+    /// continues it. The message to send back, if any.
     More(Option<Message>),
     Auth(AuthMessage),
 }
@@ -50,31 +50,31 @@ pub enum FirstMessageContent {
 #[derive(Debug)]
 pub struct AuthMessage {
     pub proof: Proof,
-    /// The client's name for it, to be repeated in the answer.
+    /// The client's id of the message, repeated in the answer.
     pub id: Option<String>,
-    /// What the upstream is to get of it.
+    /// The message for the upstream, if any.
     pub forward: Option<Message>,
-    /// What came behind it in the same message.
+    /// The rest of the same WebSocket message, after the login.
     pub rest: Option<Message>,
 }
 
-/// A message in the stream that was meant for us.
+/// A message in the stream that is for Usher.
 #[derive(Debug)]
 pub enum RenewalAnswer {
     Proof {
         proof: Proof,
         id: Option<String>,
     },
-    /// It should carry one credential, and carries none or two.
+    /// The message carries no credential, or two.
     Wrong {
         fault: FirstMessageFault,
         id: Option<String>,
     },
-    /// Our own words, sent back as the protocol wants it.
+    /// The client sent Usher's own message back, as the protocol requires.
     Echo,
 }
 
-/// Who is in, and until when.
+/// The data of an acknowledgement: the user, the session and its end.
 #[derive(Clone, Copy, Debug)]
 pub struct Accepted<'a> {
     pub user: &'a str,
@@ -84,22 +84,22 @@ pub struct Accepted<'a> {
     pub now: UnixMillis,
 }
 
-/// Why not.
+/// The data of a refusal.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused<'a> {
     pub code: &'a str,
     pub message: &'a str,
-    /// As HTTP would say it.
+    /// The HTTP status of the refusal.
     pub status: u16,
     pub recoverable: bool,
-    /// Facts for programs, beside the status.
+    /// Details for programs, besides the status.
     pub details: &'a [Detail],
     pub request_id: &'a str,
     pub id: Option<&'a str>,
     pub now: UnixMillis,
 }
 
-/// The question for a new credential.
+/// The data of a question for a new credential.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
     pub expires_at: UnixMillis,
@@ -107,11 +107,11 @@ pub struct Question {
     pub now: UnixMillis,
 }
 
-/// Ids of clients are repeated, but not of any length.
+/// The maximum length of a client's id that is repeated, in bytes.
 const LONGEST_ID: usize = 128;
 
 impl RenewalAnswer {
-    /// Returns true if the message carries a secret, or more than one.
+    /// Returns true if the message carries at least one credential.
     pub fn has_credential(&self) -> bool {
         match self {
             Self::Proof { .. } => true,
@@ -131,7 +131,7 @@ impl Dialect {
         Self { rules: Arc::clone(rules), memory }
     }
 
-    /// What the client is told before it has said anything.
+    /// Returns the message that Usher sends before the client sends anything.
     pub fn greeting(&self) -> Option<Message> {
         match self.rules.preset {
             Preset::SocketIo => Some(socketio::open(self.rules.greeting.as_deref())),
@@ -139,7 +139,7 @@ impl Dialect {
         }
     }
 
-    /// The client's name for a message that is refused.
+    /// Returns the client's id of a refused message.
     pub fn id_in(&self, message: &Message) -> Option<String> {
         (self.rules.preset == Preset::Json).then(|| json::id_in(message)).flatten()
     }
@@ -157,7 +157,8 @@ impl Dialect {
         heard.map_err(Rejection::FirstMessage)
     }
 
-    /// Where the upstream sees the first message, it is the upstream that answers it.
+    /// Returns the acknowledgement. `None` if the upstream gets the first message: then the
+    /// upstream answers it.
     pub fn accepted(&self, about: &Accepted<'_>) -> Option<Message> {
         if !self.rules.ack || self.rules.forward != Forward::Consume {
             return None;
@@ -179,13 +180,13 @@ impl Dialect {
         match self.rules.preset {
             Preset::HomeAssistant => Some(home_assistant::refused(about)),
             Preset::Stomp => Some(stomp::refused(about)),
-            // It says everything with its close codes.
+            // The protocol has only close codes for this.
             Preset::GraphqlTransportWs => None,
             _ => Some(json::refused(about)),
         }
     }
 
-    /// Asks for a new credential; `None`: the protocol has no words for it.
+    /// Returns the question for a new credential. `None`: the protocol has no such message.
     pub fn ask(&self, question: &Question) -> Option<Message> {
         match &self.memory {
             Memory::SocketIo(namespace) => {
@@ -210,7 +211,7 @@ impl Dialect {
         }
     }
 
-    /// A renewal that worked.
+    /// Returns the acknowledgement of a renewal.
     pub fn renewed(&self, about: &Accepted<'_>) -> Option<Message> {
         if !self.rules.ack {
             return None;
@@ -230,10 +231,10 @@ impl Dialect {
         }
     }
 
-    /// Words a renewal that did not work, and the end of a session ahead of its close frame.
+    /// Returns the refusal of a renewal, or the error before the close frame of a session.
     ///
-    /// `None` for STOMP and MQTT: their frames and packets may span WebSocket messages, so that
-    /// between two messages the client may stand in the middle of one.
+    /// `None` for STOMP and MQTT: their frames and packets may span WebSocket messages, so the
+    /// client may be in the middle of one.
     pub fn not_renewed(&self, about: &Refused<'_>) -> Option<Message> {
         match &self.memory {
             Memory::SocketIo(namespace) => {
@@ -249,7 +250,7 @@ impl Dialect {
         }
     }
 
-    /// Is this message of the stream meant for us? `None`: it is the application's.
+    /// Reads a message of the stream. `None`: the message is for the application.
     pub fn answer(&self, text: &[u8]) -> Option<RenewalAnswer> {
         match &self.memory {
             Memory::SocketIo(_) => return socketio::answer(&self.rules, text),
@@ -263,23 +264,23 @@ impl Dialect {
         }
     }
 
-    /// Returns false where the upstream is meant to see the client's credentials.
+    /// Returns false if the upstream gets the client's credentials.
     pub fn hides_credentials(&self) -> bool {
         self.rules.forward != Forward::Forward
     }
 
-    /// Returns true if clients of this protocol log in more than once: a Socket.IO client shows its
+    /// Returns true if clients of this protocol log in more than once: a Socket.IO client sends its
     /// credential for each namespace.
     pub fn logs_in_again(&self) -> bool {
         self.rules.preset == Preset::SocketIo && self.hides_credentials()
     }
 
-    /// Returns true if a login of this protocol may stand in a binary message.
+    /// Returns true if a login of this protocol may be in a binary message.
     pub fn is_binary(&self) -> bool {
         matches!(self.rules.preset, Preset::Stomp | Preset::Mqtt)
     }
 
-    /// Returns a repeated login as the upstream may see it, without the client's credential.
+    /// Returns a repeated login for the upstream, without the client's credential.
     pub fn login_again(&self, is_text: bool, payload: &[u8]) -> Option<Message> {
         match self.rules.preset {
             _ if !self.hides_credentials() => None,
@@ -293,20 +294,20 @@ impl Dialect {
                 mqtt::login_again(&self.rules, payload).map(Message::binary)
             }
             Preset::SocketIo | Preset::GraphqlTransportWs | Preset::Mqtt => None,
-            // Their logins are answers too.
+            // Their logins have the same form as an answer.
             Preset::Json | Preset::HomeAssistant => None,
         }
     }
 
-    /// Returns true where the upstream answers a login that Usher has changed. Until it has
-    /// accepted it, a broker may take another login on the same connection, so nothing of the
-    /// client follows.
+    /// Returns true if the upstream answers a login that Usher has changed. Until it accepts this
+    /// login, a broker may accept another one on the same connection. So nothing more from the
+    /// client is passed on before.
     pub fn waits_for_login_answer(&self) -> bool {
         self.hides_credentials() && matches!(self.rules.preset, Preset::Stomp | Preset::Mqtt)
     }
 
-    /// Returns whether the upstream accepts the login, from all that it has sent; `None`: its
-    /// answer goes on.
+    /// Returns true if the upstream accepts the login, from all bytes that it has sent. `None`: the
+    /// answer is not complete.
     pub fn is_login_accepted(&self, sent: &[u8]) -> Option<bool> {
         match self.rules.preset {
             Preset::Mqtt => mqtt::is_accepted(sent),
@@ -314,7 +315,8 @@ impl Dialect {
         }
     }
 
-    /// Has the client heard from us what the upstream says first? Then that must not come again.
+    /// Returns true if Usher has already sent the upstream's greeting to the client. Then the
+    /// upstream's own greeting must not be passed on.
     pub fn greeted_for_the_upstream(&self) -> bool {
         self.rules.forward != Forward::Consume
             && matches!(self.rules.preset, Preset::SocketIo | Preset::HomeAssistant)
@@ -327,7 +329,7 @@ impl Dialect {
         }
     }
 
-    /// The longest message that can be meant for us.
+    /// Returns the maximum length of a message for Usher.
     pub fn longest(&self) -> usize {
         self.rules.max_bytes
     }

@@ -1,8 +1,8 @@
 //! MQTT 3.1, 3.1.1 and 5 in binary messages: the token is the password of the CONNECT packet.
 //!
-//! Packets need not end where messages do (MQTT 5, section 6.0), so bytes are gathered until the
-//! packet is whole. The broker gets it without the client's login, or with one of the service, and
-//! answers CONNACK itself. MQTT has no words for a renewal.
+//! A packet may span several messages (MQTT 5 section 6.0), so bytes are collected until the packet
+//! is complete. The broker gets it without the client's login, or with the login of a service, and
+//! answers CONNACK itself. MQTT has no message for a renewal.
 
 use super::{AuthMessage, FirstMessageContent, Refused};
 use crate::auth::credential::Proof;
@@ -16,24 +16,24 @@ const CONNACK: u8 = 0x20;
 const HAS_WILL: u8 = 0x04;
 const HAS_PASSWORD: u8 = 0x40;
 const HAS_USER: u8 = 0x80;
-/// MQTT 5 sections 3.1.2.11.9 and 3.1.2.11.10: a login of another kind, that takes the place of
-/// user name and password.
+/// MQTT 5 sections 3.1.2.11.9 and 3.1.2.11.10: another kind of login, which replaces user name and
+/// password.
 const AUTHENTICATION_METHOD: u8 = 0x15;
 const AUTHENTICATION_DATA: u8 = 0x16;
 
 #[derive(Debug, Default)]
 pub(super) struct Connect {
     gathered: Vec<u8>,
-    /// The protocol level, once it is known that this is MQTT.
+    /// The protocol level, once the packet is known to be MQTT.
     level: Option<u8>,
 }
 
-/// A CONNECT packet taken apart as far as its password.
+/// The parts of a CONNECT packet.
 struct Parts {
     level: u8,
-    /// Where the flags stand, from the start of the variable header.
+    /// The position of the flags, from the start of the variable header.
     flags_at: usize,
-    /// Where user name and password begin: they are the last fields.
+    /// The position of user name and password, which are the last fields.
     login_at: usize,
     user: Option<Vec<u8>>,
     password: Option<Vec<u8>>,
@@ -95,10 +95,10 @@ impl Connect {
         Ok(FirstMessageContent::Auth(heard))
     }
 
-    /// CONNACK, with the codes of the client's version.
+    /// Returns a CONNACK with the code of the client's version.
     pub(super) fn refused(&self, about: &Refused<'_>) -> Option<Message> {
-        // MQTT 3.1.1, section 3.2.2.3: 3 server unavailable, 4 bad user name or password, 5 not
-        // authorized.
+        // MQTT 3.1.1 section 3.2.2.3: 3 is server unavailable, 4 is bad user name or password, 5 is
+        // not authorized.
         let (old, new) = match about.status {
             401 => (4, 0x86),
             502..=504 => (3, 0x88),
@@ -111,8 +111,8 @@ impl Connect {
     }
 }
 
-/// Returns a later CONNECT packet as the upstream may see it. The broker refuses it anyway; the
-/// secret stays here.
+/// Returns a later CONNECT packet for the upstream, without the credential. The broker refuses this
+/// packet.
 pub(super) fn login_again(rules: &FirstMessage, message: &[u8]) -> Option<Vec<u8>> {
     let after = message.strip_prefix(&[CONNECT])?;
     let (length, length_bytes) = variable_length(after)??;
@@ -122,7 +122,7 @@ pub(super) fn login_again(rules: &FirstMessage, message: &[u8]) -> Option<Vec<u8
     Some([wire(&parts.outgoing(rules, packet)), rest.to_vec()].concat())
 }
 
-/// Returns whether the broker's first packet is a CONNACK that accepts; `None`: more of it is
+/// Returns true if the broker's first packet is a CONNACK that accepts. `None`: more bytes are
 /// needed.
 pub(super) fn is_accepted(sent: &[u8]) -> Option<bool> {
     let (&first, after) = sent.split_first()?;
@@ -132,7 +132,7 @@ pub(super) fn is_accepted(sent: &[u8]) -> Option<bool> {
     match variable_length(after) {
         None => Some(false),
         Some(None) => None,
-        // The flags come before the code.
+        // The flags byte comes before the code.
         Some(Some((_, length_bytes))) => after.get(length_bytes + 1).map(|code| *code == 0),
     }
 }
@@ -166,7 +166,7 @@ impl Parts {
             }
         };
         let (user, password) = (login_field(HAS_USER)?, login_field(HAS_PASSWORD)?);
-        // A packet with more in it than it says can be read in two ways.
+        // A packet that is longer than its fields can be read in two ways.
         let is_whole = reader.at == packet.len();
         let has_authentication_method = has_authentication_method(properties)?;
         is_whole.then_some(Self {
@@ -179,7 +179,7 @@ impl Parts {
         })
     }
 
-    /// Returns the packet as the upstream gets it.
+    /// Returns the packet for the upstream.
     fn outgoing(&self, rules: &FirstMessage, packet: &[u8]) -> Vec<u8> {
         let login = rules.upstream_login.as_ref();
         let (user, password) = match rules.forward {
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
         self.skip(1)?.first().copied()
     }
 
-    /// Two bytes of length, and as much of it.
+    /// Reads a field: two bytes of length, then the content.
     fn field(&mut self) -> Option<&'a [u8]> {
         let length = u16::from_be_bytes([self.byte()?, self.byte()?]);
         self.skip(usize::from(length))
@@ -235,8 +235,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// MQTT 5, section 1.5.5: seven bits a byte, at most four bytes. The outer `None`: that is no such
-/// number; the inner: more bytes are needed.
+/// Reads a variable byte integer, and returns its value and its length. MQTT 5 section 1.5.5: seven
+/// bits in each byte, at most four bytes. Outer `None`: the bytes are not such a number. Inner
+/// `None`: more bytes are needed.
 fn variable_length(bytes: &[u8]) -> Option<Option<(usize, usize)>> {
     let mut value = 0;
     for (index, byte) in bytes.iter().take(4).enumerate() {
@@ -248,15 +249,15 @@ fn variable_length(bytes: &[u8]) -> Option<Option<(usize, usize)>> {
     if bytes.len() >= 4 { None } else { Some(None) }
 }
 
-/// Returns true if the properties of a CONNECT packet name an authentication method or have its
-/// data; `None`: they are not those of a CONNECT packet.
+/// Returns true if the properties of a CONNECT packet have an authentication method or its data.
+/// `None`: these are not properties of a CONNECT packet.
 fn has_authentication_method(properties: &[u8]) -> Option<bool> {
     let mut reader = Reader { packet: properties, at: 0 };
     let mut is_there = false;
     while reader.at < properties.len() {
         let id = reader.byte()?;
         is_there |= matches!(id, AUTHENTICATION_METHOD | AUTHENTICATION_DATA);
-        // MQTT 5 section 3.1.2.11.
+        // MQTT 5 section 3.1.2.11 lists the properties.
         match id {
             0x17 | 0x19 => reader.skip(1)?,
             0x21 | 0x22 => reader.skip(2)?,

@@ -1,8 +1,8 @@
-//! Socket.IO 5 over Engine.IO 4, WebSocket transport: the token in the `auth` of the CONNECT
-//! packet, `40{"token":"..."}`.
+//! Socket.IO 5 over Engine.IO 4, WebSocket transport: the token is in the `auth` object of the
+//! CONNECT packet, `40{"token":"..."}`.
 //!
-//! The server speaks first, and the client waits for it: Usher sends an open packet of its own, and
-//! the upstream's is swallowed when it comes. A renewal is an event each way: `auth_required` to
+//! The server sends the first packet, and the client waits for it. So Usher sends its own open
+//! packet, and drops the upstream's. A renewal is an event in each direction: `auth_required` to
 //! the client, `auth` back.
 
 use serde_json::{Value, json};
@@ -14,11 +14,11 @@ use crate::config::{FirstMessage, Forward};
 use crate::model::faults::FirstMessageFault;
 use crate::ws::frame::Message;
 
-/// As it stands in packets: empty for the main namespace, else `/name,`.
+/// A namespace as packets write it: empty for the main namespace, else `/name,`.
 #[derive(Debug, Default)]
 pub(super) struct Namespace(String);
 
-/// The open packet. What the greeting of the config says is kept; an id is added.
+/// Returns the open packet: the greeting of the config with a session id.
 pub(super) fn open(greeting: Option<&str>) -> Message {
     let written = greeting.and_then(|text| serde_json::from_str::<Value>(text).ok());
     let usual = json!({
@@ -44,10 +44,10 @@ pub(super) fn read(
         .and_then(|text| text.strip_prefix("40"))
         .ok_or(FirstMessageFault::NotAuth)?;
     let (name, body) = split(packet);
-    // Namespaces are repeated to the client, but not of any length.
+    // The namespace is repeated to the client, so its length is limited.
     *namespace = Namespace(name.get(..name.len().min(256)).unwrap_or_default().to_owned());
     let object = strict_json::object(body.as_bytes()).map(Value::Object);
-    let mut object = match object {
+    let object = match object {
         Some(object) => object,
         None if body.is_empty() => return Err(FirstMessageFault::MissingToken),
         None => return Err(FirstMessageFault::NotAuth),
@@ -57,23 +57,23 @@ pub(super) fn read(
         Forward::Consume => None,
         Forward::Forward => Some(message.clone()),
         Forward::Redact | Forward::Remove | Forward::Replace => {
-            json::hide_credential(rules, &mut object);
-            Some(Message::text(format!("40{name}{object}")))
+            let body = json::without_credential(rules, body, object);
+            Some(Message::text(format!("40{name}{body}")))
         }
     };
     Ok(FirstMessageContent::Auth(AuthMessage { proof, id: None, forward, rest: None }))
 }
 
-/// A client joins each further namespace with a CONNECT packet of its own, and its library puts the
-/// same `auth` into it.
+/// Returns a later CONNECT packet for the upstream, without the credential. A client sends one for
+/// each further namespace, and its library puts the same `auth` into it.
 pub(super) fn login_again(rules: &FirstMessage, text: &[u8]) -> Option<Message> {
     let (name, body) = split(std::str::from_utf8(text.strip_prefix(b"40")?).ok()?);
-    let mut object = Value::Object(strict_json::object(body.as_bytes())?);
+    let object = Value::Object(strict_json::object(body.as_bytes())?);
     if !json::has_credential(rules, &object) {
         return None;
     }
-    json::hide_credential(rules, &mut object);
-    Some(Message::text(format!("40{name}{object}")))
+    let body = json::without_credential(rules, body, object);
+    Some(Message::text(format!("40{name}{body}")))
 }
 
 pub(super) fn refused(namespace: &Namespace, about: &Refused<'_>) -> Message {
@@ -90,23 +90,27 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer>
         return None;
     }
     let (_, body) = split(std::str::from_utf8(text).ok()?.strip_prefix("42")?);
-    // An acknowledgement id may stand before the arguments.
+    // An acknowledgement id may come before the arguments.
     let body = body.trim_start_matches(|c: char| c.is_ascii_digit());
     let Value::Array(arguments) = serde_json::from_str(body).ok()? else { return None };
     if arguments.first().and_then(Value::as_str) != Some(&*rules.type_value) {
         return None;
     }
-    let proof = arguments
-        .get(1)
-        .ok_or(FirstMessageFault::MissingToken)
-        .and_then(|argument| json::proof(rules, argument));
+    // Of two equal names `arguments` has the last one, and another reader may use the first. The
+    // strict reader reads objects only.
+    let has_equal_names = strict_json::object(format!("{{\"event\":{body}}}").as_bytes()).is_none();
+    let proof = match arguments.get(1) {
+        _ if has_equal_names => Err(FirstMessageFault::TwoCredentials),
+        Some(argument) => json::proof(rules, argument),
+        None => Err(FirstMessageFault::MissingToken),
+    };
     Some(match proof {
         Ok(proof) => RenewalAnswer::Proof { proof, id: None },
         Err(fault) => RenewalAnswer::Wrong { fault, id: None },
     })
 }
 
-/// The namespace with its comma, and what follows it.
+/// Splits a packet into the namespace with its comma, and the rest.
 fn split(packet: &str) -> (&str, &str) {
     match packet.find(',') {
         Some(comma) if packet.starts_with('/') => packet.split_at(comma + 1),

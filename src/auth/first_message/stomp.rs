@@ -1,8 +1,8 @@
-//! STOMP 1.0 to 1.2 in WebSocket messages: the token in `Authorization` or `passcode` of the
+//! STOMP 1.0 to 1.2 in WebSocket messages: the token is in `Authorization` or `passcode` of the
 //! CONNECT frame.
 //!
-//! The broker gets the frame without the client's login, or with one of the service, and answers
-//! CONNECTED itself. STOMP has no words for a renewal.
+//! The broker gets the frame without the client's login, or with the login of a service, and
+//! answers CONNECTED itself. STOMP has no message for a renewal.
 
 use super::{AuthMessage, FirstMessageContent, Refused};
 use crate::auth::credential::Proof;
@@ -13,9 +13,9 @@ use crate::ws::frame::Message;
 
 /// Headers that can carry a token.
 const SECRETS: [&str; 2] = ["authorization", "passcode"];
-/// Headers of the client's own login.
+/// Headers of a login.
 const LOGIN: [&str; 3] = ["authorization", "passcode", "login"];
-/// Brokers skip these between two frames; NUL is RabbitMQ's addition.
+/// Brokers skip these characters between two frames; NUL is an addition of RabbitMQ.
 const BETWEEN_FRAMES: [char; 3] = ['\r', '\n', '\0'];
 
 pub(super) fn read(
@@ -23,7 +23,7 @@ pub(super) fn read(
     message: &Message,
 ) -> Result<FirstMessageContent, FirstMessageFault> {
     let text = std::str::from_utf8(&message.payload).map_err(|_| FirstMessageFault::NotAuth)?;
-    // Heart-beats are bare line ends.
+    // Heart-beats are single line ends.
     let text = text.trim_start_matches(['\r', '\n']);
     if text.is_empty() {
         return Ok(FirstMessageContent::More(None));
@@ -54,8 +54,8 @@ pub(super) fn read(
     }))
 }
 
-/// Returns a later CONNECT frame as the upstream may see it. The broker refuses it anyway; the
-/// secret stays here.
+/// Returns a later CONNECT frame for the upstream, without the credential. The broker refuses this
+/// frame.
 pub(super) fn login_again(rules: &FirstMessage, message: &[u8]) -> Option<String> {
     let first = message.iter().find(|byte| !b"\r\n\0".contains(byte))?;
     if !b"CS".contains(first) {
@@ -67,10 +67,16 @@ pub(super) fn login_again(rules: &FirstMessage, message: &[u8]) -> Option<String
     }
     let (frame, rest) = begin.split_once('\0').unwrap_or((begin, ""));
     let end = if frame.len() < begin.len() { "\0" } else { "" };
-    Some(format!("{}{end}{rest}", outgoing(rules, frame)))
+    // With a carriage return inside a line it is not certain where a header begins: none goes on.
+    let frame = if has_bare_carriage_return(frame) {
+        format!("{}\n\n", command_of(frame))
+    } else {
+        outgoing(rules, frame)
+    };
+    Some(format!("{frame}{end}{rest}"))
 }
 
-/// Returns whether the broker's first frame is CONNECTED; `None`: more of it is needed.
+/// Returns true if the broker's first frame is CONNECTED. `None`: more bytes are needed.
 pub(super) fn is_accepted(sent: &[u8]) -> Option<bool> {
     const CONNECTED: &[u8] = b"CONNECTED";
     let frame = sent
@@ -87,18 +93,22 @@ pub(super) fn is_accepted(sent: &[u8]) -> Option<bool> {
 }
 
 fn is_login(frame: &str) -> bool {
-    let command = frame.split('\n').next().unwrap_or_default();
-    matches!(command.strip_suffix('\r').unwrap_or(command), "CONNECT" | "STOMP")
+    matches!(command_of(frame), "CONNECT" | "STOMP")
 }
 
-/// Returns true if a reader that ends lines at a bare carriage return would find headers that this
-/// one does not look at.
+/// Returns the command, also for a reader that ends lines at a bare carriage return.
+fn command_of(frame: &str) -> &str {
+    frame.split(['\r', '\n']).next().unwrap_or_default()
+}
+
+/// Returns true if the frame has a carriage return inside a line. A reader that ends lines there
+/// would find headers that Usher does not check.
 fn has_bare_carriage_return(frame: &str) -> bool {
     frame.split('\n').any(|line| line.strip_suffix('\r').unwrap_or(line).contains('\r'))
 }
 
-/// Returns the one token. Two that are not empty are refused, also in one header that stands twice:
-/// STOMP counts the first, and some brokers read the last.
+/// Returns the one token. Refuses two tokens, also in a repeated header: STOMP uses the first one,
+/// and some brokers the last.
 fn token_of(frame: &str) -> Result<&str, FirstMessageFault> {
     let lines = frame.split('\n').skip(1).map(|line| line.trim_end_matches('\r'));
     let headers = lines.take_while(|line| !line.is_empty()).filter_map(|line| line.split_once(':'));
@@ -127,8 +137,8 @@ fn is_one_of(name: &str, names: &[&str]) -> bool {
     names.iter().any(|one| name.trim().eq_ignore_ascii_case(one))
 }
 
-/// Returns the frame as the upstream gets it: every header that can carry the secret is treated,
-/// whichever did.
+/// Returns the frame for the upstream. Every header that can carry the secret is changed, not only
+/// the one that does.
 fn outgoing(rules: &FirstMessage, frame: &str) -> String {
     if rules.forward == Forward::Forward {
         return frame.to_owned();
@@ -161,8 +171,9 @@ fn outgoing(rules: &FirstMessage, frame: &str) -> String {
 
 pub(super) fn refused(about: &Refused<'_>) -> Message {
     let Refused { code, message, request_id, .. } = about;
-    // STOMP 1.2, "Value Encoding"; a permission's name may have a colon in it.
-    let message = message.replace('\\', "\\\\").replace(':', "\\c").replace('\n', "\\n");
+    // STOMP 1.2, "Value Encoding". The name of a permission may contain a colon.
+    let message =
+        message.replace('\\', "\\\\").replace(':', "\\c").replace('\n', "\\n").replace('\r', "\\r");
     Message::text(format!(
         "ERROR\nmessage:{message}\ncode:{code}\nrequest-id:{request_id}\ncontent-length:0\n\n\0"
     ))

@@ -1,4 +1,4 @@
-//! Each dialect's words, and what it does with the secret.
+//! Tests of the messages of each dialect, and of its treatment of the secret.
 
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ fn token(proof: &Proof) -> &str {
         | Proof::Ticket(secret)
         | Proof::Session(secret)
         | Proof::Bypass(secret) => secret.expose_str().unwrap(),
-        Proof::Certificate(_) => panic!("a certificate is in no message"),
+        Proof::Certificate(_) => panic!("a message cannot carry a certificate"),
     }
 }
 
@@ -268,7 +268,7 @@ fn home_assistant_names_its_version_in_every_answer() {
     );
     let heard = auth(read(&mut dialect, r#"{"type":"auth","access_token":"secret"}"#));
     assert_eq!(text(heard.forward), r#"{"type":"auth","access_token":""}"#);
-    assert!(dialect.accepted(&ACCEPTED).is_none(), "the upstream says it");
+    assert!(dialect.accepted(&ACCEPTED).is_none(), "the upstream sends it");
 }
 
 #[test]
@@ -307,8 +307,8 @@ fn stomp_hides_the_secret_wherever_it_may_stand() {
         );
     }
     assert!(text(dialect.refused(&REFUSED)).starts_with("ERROR\nmessage:the token is not valid\n"));
-    let refused = text(dialect.refused(&Refused { message: "lacks `room:a\\b`", ..REFUSED }));
-    assert!(refused.starts_with("ERROR\nmessage:lacks `room\\ca\\\\b`\n"), "{refused}");
+    let refused = text(dialect.refused(&Refused { message: "lacks `room:a\\b\r\nc`", ..REFUSED }));
+    assert!(refused.starts_with("ERROR\nmessage:lacks `room\\ca\\\\b\\r\\nc`\n"), "{refused}");
     assert!(dialect.ask(&QUESTION).is_none());
 }
 
@@ -413,11 +413,11 @@ fn what_is_no_connect_packet_is_refused_at_once() {
     assert_eq!(
         fault(&longer),
         Rejection::FirstMessage(FirstMessageFault::NotAuth),
-        "more in it than it says"
+        "longer than its fields"
     );
     let mut dialect = dialect("preset = \"mqtt\"");
     assert!(read(&mut dialect, "text").is_err());
-    assert!(dialect.refused(&REFUSED).is_none(), "nobody knows its version");
+    assert!(dialect.refused(&REFUSED).is_none(), "the version of the protocol is unknown");
 }
 
 const TWO: Rejection = Rejection::FirstMessage(FirstMessageFault::TwoCredentials);
@@ -438,13 +438,14 @@ fn a_second_credential_is_refused_in_every_dialect() {
         ("stomp", "CONNECT\npasscode:good\npasscode:junk\n\n\0"),
         ("stomp", "CONNECT\nauthorization:good\nAuthorization:junk\n\n\0"),
         ("stomp", "CONNECT\npasscode:good\n\n\0CONNECT\npasscode:junk\n\n\0"),
+        ("stomp", "CONNECT\npasscode:good\n\n\0CONNECT\rpasscode:junk\r\r\0"),
         // RabbitMQ skips the second NUL.
         ("stomp", "CONNECT\npasscode:good\n\n\0\0CONNECT\npasscode:junk\n\n\0"),
     ] {
         let heard = read(&mut dialect(&format!("preset = \"{preset}\"")), message);
         assert_eq!(heard.unwrap_err(), TWO, "{message}");
     }
-    // What clients write for an absent field is none.
+    // Values that clients write for an absent field do not count as credentials.
     for message in [
         r#"{"type":"auth","payload":{"token":"good","ticket":null}}"#,
         r#"{"type":"auth","payload":{"token":"","ticket":"good"}}"#,
@@ -454,7 +455,7 @@ fn a_second_credential_is_refused_in_every_dialect() {
     let mut twice = connect(4, false, Some(b"good"));
     twice.extend(connect(4, false, Some(b"junk")));
     assert_eq!(dialect("preset = \"mqtt\"").read(&Message::binary(twice)).unwrap_err(), TWO);
-    // The properties gain an authentication method, with data and without.
+    // The properties get an authentication method, with and without its data.
     for more in [&b"\x15\0\x02xy\x16\0\x03key"[..], b"\x15\0\x02xy"] {
         let mut enhanced = connect(5, false, Some(b"good"));
         let at = 2 + 6 + 1 + 1 + 2;
@@ -475,6 +476,8 @@ fn a_second_credential_in_an_answer_is_one_too_many() {
         ("json", &br#"{"type":"auth","payload":{"token":"good","ticket":"junk"}}"#[..]),
         ("graphql-transport-ws", br#"{"type":"pong","payload":{"token":"good","ticket":"junk"}}"#),
         ("socketio", br#"42["auth",{"token":"good","ticket":"junk"}]"#),
+        ("socketio", br#"42["auth",{"token":"good","token":"junk"}]"#),
+        ("socketio", br#"42/a,7["auth",{"token":"good","token":null}]"#),
         ("home-assistant", br#"{"type":"auth","access_token":"good","ticket":"junk"}"#),
     ] {
         let answer = dialect(&format!("preset = \"{preset}\"")).answer(message);
@@ -497,7 +500,7 @@ fn the_upstream_gets_no_login_or_that_of_the_service() {
     assert_eq!(
         text_of("preset = \"stomp\"", stomp),
         "CONNECT\r\nhost:/\r\n\r\n\0",
-        "a broker gets no login unless told"
+        "a broker gets no login by default"
     );
     assert_eq!(
         text_of("preset = \"stomp\"\nforward = \"remove\"", stomp),
@@ -507,7 +510,7 @@ fn the_upstream_gets_no_login_or_that_of_the_service() {
         text_of(&format!("preset = \"stomp\"\nuser = \"svc\"\n{login}"), stomp),
         format!("CONNECT\r\nlogin:svc\r\npasscode:{SECRET}\r\nhost:/\r\n\r\n\0")
     );
-    // In no spelling is the client's own user left, and what stands below the headers is no header.
+    // The client's own user is removed in every spelling. Lines below the headers are not headers.
     let spelled = "STOMP\nLogin:root\n login :root\nlogin:root\nAuthorization:Bearer token\n\
                    content-length:8\n\nlogin:me\0";
     assert_eq!(
@@ -534,13 +537,42 @@ fn the_upstream_gets_no_login_or_that_of_the_service() {
                 .unwrap()
                 .payload
         };
-        assert_eq!(got(""), packet(None, None), "a broker gets no login unless told");
+        assert_eq!(got(""), packet(None, None), "a broker gets no login by default");
         assert_eq!(got("forward = \"remove\""), packet(None, None));
         assert_eq!(
             got(&format!("user = \"svc\"\n{login}")),
             packet(Some(b"svc"), Some(SECRET.as_bytes()))
         );
     }
+}
+
+#[test]
+fn nothing_but_the_credential_of_a_login_is_written_anew() {
+    // Numbers that a double does not hold, blanks, and a letter that is escaped.
+    let rest = r#""n": 12345678901234567890123, "f" :1.10000000000000000001e2,"u":"\u00fc""#;
+    let login = |credential: &str| {
+        let comma = if credential.is_empty() { "" } else { "," };
+        format!(r#"{{ "type":"auth","payload":{{{credential}{comma}{rest}}}}}"#)
+    };
+    let token = login(r#""token":"secret""#);
+    let forwarded =
+        |table: &str, message: &str| text(auth(read(&mut dialect(table), message)).forward);
+    assert_eq!(forwarded("forward = \"redact\"", &token), login(r#""token":"""#));
+    assert_eq!(forwarded("forward = \"remove\"", &token), login(""));
+    let replace = "forward = \"replace\"\nsecret_env = \"ANY\"";
+    let replaced = login("").replace(rest, &format!(r#"{rest},"token":"{SECRET}""#));
+    assert_eq!(forwarded(replace, &token), replaced);
+    assert_eq!(forwarded(replace, &login(r#""ticket":"t""#)), replaced);
+    // The object of the token does not exist: the message is written as a whole.
+    let pointers = format!("{replace}\ntoken_pointer = \"/login/token\"");
+    let written = forwarded(&pointers, r#"{"type":"auth", "payload":{"ticket":"t"}}"#);
+    assert_eq!(
+        written,
+        format!(r#"{{"type":"auth","payload":{{}},"login":{{"token":"{SECRET}"}}}}"#)
+    );
+    let packet = format!(r#"40/a,{{"token":"secret",{rest}}}"#);
+    let socket_io = forwarded("preset = \"socketio\"\nforward = \"redact\"", &packet);
+    assert_eq!(socket_io, format!(r#"40/a,{{"token":"",{rest}}}"#));
 }
 
 #[test]
@@ -561,6 +593,13 @@ fn a_login_that_comes_again_shows_the_upstream_no_secret() {
             (frame.is_text, frame.payload.as_slice()),
             (is_text, &b"STOMP\nlogin:ada\npasscode:\n\n\0SEND\n\n\0"[..])
         );
+    }
+    for (message, expected) in [
+        (&b"CONNECT\rpasscode:secret\r\r\0"[..], &b"CONNECT\n\n\0"[..]),
+        (b"\nSTOMP\r\nx:y\rpasscode:secret\r\n\r\n\0SEND\n\n\0", b"STOMP\n\n\0SEND\n\n\0"),
+        (b"CONNECT\nx:y\r\rpasscode:secret", b"CONNECT\n\n"),
+    ] {
+        assert_eq!(again("stomp", true, message).unwrap().payload, expected, "{message:?}");
     }
     let packet = again("mqtt", false, &connect(5, true, Some(b"secret")));
     assert_eq!(packet.unwrap().payload, connect(5, true, Some(b"")));

@@ -1,14 +1,14 @@
-//! When an issuer is asked for its keys on behalf of a client.
+//! The rules when an issuer is asked for its keys on behalf of a client.
 //!
-//! No I/O and no clock. Attempts are numbered: who needs a key waits for one that begins after the
-//! need arose, all of them for the same one, and no flood of made-up key ids causes more than one a
-//! minute.
+//! This module has no I/O and no clock. Attempts are numbered. A client that needs a key waits for
+//! an attempt that begins after its request; all clients wait for the same one. A flood of invented
+//! key ids causes at most one attempt a minute.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between two questions on behalf of clients.
+/// The minimum time between two attempts on behalf of clients.
 pub const APART: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -16,24 +16,24 @@ pub struct FetchSchedule {
     begun: u64,
     finished: u64,
     asked: Option<PromisedFetch>,
-    /// Nobody has begun what was promised yet.
+    /// An attempt was requested and has not begun.
     is_due: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct PromisedFetch {
     at: Instant,
-    /// The attempt that answers it.
+    /// The attempt that answers this request.
     attempt: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchDecision {
-    /// Whoever fetches has to be woken; then wait as below.
+    /// Wake the task that fetches, then wait until this attempt has finished.
     Begin(u64),
     /// Wait until this attempt has finished.
     Wait(u64),
-    /// It was asked a moment ago.
+    /// The last attempt on behalf of a client was too recent.
     TooSoon,
 }
 
@@ -45,14 +45,15 @@ impl FetchSchedule {
             }
             Some(asked) if now.saturating_duration_since(asked.at) < APART => {}
             _ => {
-                // What has begun already may have been answered before the need arose.
+                // An attempt that has begun may have got its response before the client needed the
+                // key.
                 let attempt = self.begun + 1;
                 self.asked = Some(PromisedFetch { at: now, attempt });
                 self.is_due = true;
                 return FetchDecision::Begin(attempt);
             }
         }
-        // One of the background is on its way and costs nobody anything.
+        // A background attempt in progress can be used without a new request.
         if self.begun > self.finished {
             FetchDecision::Wait(self.begun)
         } else {
@@ -60,7 +61,7 @@ impl FetchSchedule {
         }
     }
 
-    /// Is there a question that no attempt has taken up?
+    /// Returns true if an attempt was requested and has not begun.
     pub fn is_due(&self) -> bool {
         self.is_due
     }
@@ -70,7 +71,7 @@ impl FetchSchedule {
         self.is_due = false;
     }
 
-    /// Gives back how many attempts have finished.
+    /// Ends the attempt, and returns the number of finished attempts.
     pub fn finish(&mut self) -> u64 {
         self.finished = self.begun;
         self.finished
@@ -117,7 +118,7 @@ mod tests {
         assert_eq!(
             asking.ask(now),
             FetchDecision::Wait(3),
-            "one of the background, which costs nothing"
+            "a background attempt needs no new request"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What happens with the keys that an issuer publishes.
+//! The events of the keys that an issuer publishes.
 
 use tracing::{debug, info, warn};
 
@@ -10,16 +10,16 @@ use crate::telemetry::family::{Label, LabelNames, Name, families};
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// Published keys of the issuer that are held; 0: its tokens are refused.
+    /// Published keys of the issuer that this node holds; at 0 its tokens are refused.
     KEYS: Gauge = "usher_issuer_keys", { issuer: Name }, shown;
-    /// When the keys that are held were fetched, in seconds since the Unix epoch.
+    /// Time when the held keys were fetched, in seconds since the Unix epoch.
     KEYS_FETCHED: Gauge = "usher_issuer_keys_fetched_timestamp_seconds", { issuer: Name };
-    /// Fetches of the issuer's keys: ok, or what was wrong.
+    /// Fetches of the issuer's keys: ok, or the fault.
     FETCHES: Counter = "usher_issuer_key_fetches_total",
         { issuer: Name, outcome: FetchOutcome }, shown;
 }
 
-/// How a fetch ended: `None` is `ok`.
+/// The result of a fetch: `None` is `ok`.
 enum FetchOutcome {}
 
 impl Label for FetchOutcome {
@@ -39,7 +39,7 @@ impl Label for FetchOutcome {
 pub struct IssuerKeysFetched<'a> {
     pub issuer: &'a str,
     pub keys: usize,
-    /// Do they differ from the keys that were held?
+    /// True if the keys differ from the previous ones.
     pub is_new: bool,
     pub at: UnixMillis,
 }
@@ -50,13 +50,13 @@ pub struct IssuerKeysFailed<'a> {
     pub issuer: &'a str,
     pub fault: &'a Fault,
     pub detail: &'a str,
-    /// Failures in a row.
+    /// The number of consecutive failures.
     pub failures: u32,
-    /// Are there older keys to go on with? Else the issuer's tokens are refused.
+    /// True if older keys are still held. Otherwise the issuer's tokens are refused.
     pub has_keys: bool,
 }
 
-/// The last good keys of an earlier process are used until some are fetched.
+/// The last valid keys of an earlier process are used until new ones are fetched.
 #[derive(Debug)]
 pub struct IssuerKeysRestored<'a> {
     pub issuer: &'a str,

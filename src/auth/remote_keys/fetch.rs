@@ -1,4 +1,4 @@
-//! Fetching an issuer's set, and what can be wrong with it.
+//! Fetches the key set of an issuer, and names the faults.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::config::{Issuer, KeyOrigin, RemoteKeys};
 use crate::model::service_url::ServiceUrl;
 use crate::net::fetch::{FetchConfig, FetchError, Fetched, Fetcher};
 
-/// Of a set, and of a discovery document.
+/// The maximum size of a set, and of a discovery document.
 const MOST_BYTES: usize = issuer_keys::MAX_SET_BYTES as usize;
 
-/// What fetches the keys of one issuer.
+/// The source of one issuer's keys.
 #[derive(Debug)]
 pub struct Source {
     issuer: Arc<Issuer>,
@@ -25,7 +25,7 @@ pub struct Source {
     allow_plain: bool,
 }
 
-/// A set that can be used, as it was sent and as it is understood.
+/// A usable set, as text and parsed.
 #[derive(Debug)]
 pub struct FetchedSet {
     pub text: String,
@@ -49,7 +49,7 @@ pub enum Fault {
     Forbidden { place: String, why: String },
 }
 
-/// OpenID Connect Discovery 1.0, section 3; what else it says is not asked for.
+/// A discovery document (OpenID Connect Discovery 1.0 section 3). Other fields are ignored.
 #[derive(Deserialize)]
 struct Document {
     issuer: String,
@@ -74,7 +74,7 @@ impl Source {
         })
     }
 
-    /// What the config names.
+    /// Returns the URL in the config.
     pub fn origin(&self) -> &ServiceUrl {
         match &self.origin {
             KeyOrigin::Url(place) | KeyOrigin::Discovery(place) => place,
@@ -127,7 +127,8 @@ impl Source {
     }
 }
 
-/// A document that came over https does not lead to where anybody could have written the keys.
+/// Checks the URL of the keys in a discovery document. A document from https must not lead to plain
+/// http, where an attacker could have written the keys.
 fn keys_place(document: &ServiceUrl, keys: &str, allow_plain: bool) -> Result<ServiceUrl, String> {
     let keys = ServiceUrl::parse(keys, allow_plain)?;
     if document.is_tls() && !keys.is_tls() && !allow_plain {
@@ -137,7 +138,7 @@ fn keys_place(document: &ServiceUrl, keys: &str, allow_plain: bool) -> Result<Se
 }
 
 impl Fault {
-    /// The closed set of [`Fault::label`].
+    /// Returns all labels of [`Fault::label`].
     pub fn labels() -> Vec<&'static str> {
         [&FetchError::LABELS[..], &["no_usable_key", "other_issuer", "forbidden"]].concat()
     }

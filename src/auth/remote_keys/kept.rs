@@ -1,7 +1,7 @@
-//! The last good set on disk, so that a restart needs nobody.
+//! The last valid key set on disk, so that a restart does not depend on the issuer.
 //!
-//! One file for each issuer in `state_dir`, as the issuer sent it, with where it came from: the set
-//! of another address is not that of this one.
+//! There is one file for each issuer in `state_dir`, with the set as the issuer sent it and its
+//! URL. A set from another URL is not used.
 
 use std::fs;
 use std::io::{self, Write};
@@ -18,9 +18,9 @@ const MOST_BYTES: u64 = 1 << 20;
 #[serde(deny_unknown_fields)]
 pub struct KeptKeys {
     pub issuer: String,
-    /// What the config names, not where that pointed.
+    /// The URL in the config, not the URL that a discovery document contains.
     pub origin: String,
-    /// Unix milliseconds.
+    /// The time of the fetch in Unix milliseconds.
     pub fetched_at: u64,
     pub set: String,
 }
@@ -30,7 +30,7 @@ impl KeptKeys {
         UnixMillis(self.fetched_at)
     }
 
-    /// `None`: there is none, or it is not the one of this issuer at this address.
+    /// Reads the set. `None`: there is no readable set of this issuer from this URL.
     pub fn read(path: &Path, issuer: &str, origin: &str) -> Option<Self> {
         let file = fs::File::open(path).ok()?;
         let kept: Self =
@@ -38,7 +38,8 @@ impl KeptKeys {
         (kept.issuer == issuer && kept.origin == origin).then_some(kept)
     }
 
-    /// Either the old file or the whole new one is there, whenever the power fails.
+    /// Writes the file atomically: after a power failure, either the old or the complete new file
+    /// exists.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
@@ -56,7 +57,8 @@ impl KeptKeys {
     }
 }
 
-/// A file for this name alone, whatever is in it.
+/// Returns the path of the file for an issuer's name. Every name gives another path in the
+/// directory.
 pub fn path_in(state_dir: &Path, name: &str) -> PathBuf {
     let mut file = String::new();
     for byte in name.bytes() {
@@ -91,7 +93,7 @@ mod tests {
         assert_eq!(
             fs::read_dir(path.parent().unwrap()).unwrap().count(),
             1,
-            "nothing half written is left"
+            "no partly written file is left"
         );
         let read = KeptKeys::read(&path, "https://a", "https://a/keys").unwrap();
         assert_eq!((read.at(), read.set.as_str()), (UnixMillis(7), "{}"));

@@ -1,10 +1,10 @@
-//! The keys that an issuer publishes, held and kept fresh.
+//! The keys that an issuer publishes: fetched, kept fresh and saved.
 //!
-//! Verifying reads the set that is there and waits for nobody. [`Issuers::follow`] fetches in the
-//! background; a token whose key id is unknown may have it fetch at once (`asking.rs` says when)
-//! and waits a bounded time for that. What was good stays until something good replaces it, and
-//! outlives the process (`kept.rs`). All of it belongs to the value of the issuers: who drops it,
-//! and the future, has nothing left running.
+//! Verification reads the current set and never waits. [`Issuers::follow`] fetches in the
+//! background. A token with an unknown key id may cause a fetch (`asking.rs` has the rules), and
+//! waits for it for a limited time. A valid set stays until another valid set replaces it, and is
+//! saved for the next process (`kept.rs`). Everything belongs to the value of the issuers: after it
+//! and its future are dropped, nothing keeps running.
 
 mod asking;
 pub mod events;
@@ -38,12 +38,12 @@ use asking::{FetchDecision, FetchSchedule};
 use fetch::{Fault, FetchedSet, Source};
 use kept::KeptKeys;
 
-/// How long the start waits for keys.
+/// The maximum time that the start waits for keys.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after a failure doubles from the first to the second.
+/// The pause after a failure doubles, from the first constant to the second.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Of a fault, in a log line.
+/// The maximum length of a fault in a log line.
 const DETAIL_CHARS: usize = 500;
 
 #[derive(Debug)]
@@ -51,13 +51,13 @@ pub struct RemoteKeys {
     issuer: Arc<Issuer>,
     source: Source,
     refresh: Duration,
-    /// Where the last good set is kept; nowhere in tests and checks.
+    /// The path of the saved set; not set in tests and checks.
     kept_at: OnceLock<PathBuf>,
     held: RwLock<Option<FetchedKeys>>,
     health: Mutex<Health>,
     asking: Mutex<FetchSchedule>,
     wanted: Notify,
-    /// How many attempts have finished.
+    /// The number of finished attempts.
     finished: watch::Sender<u64>,
 }
 
@@ -71,13 +71,13 @@ struct FetchedKeys {
 #[derive(Clone, Copy, Debug, Default)]
 struct Health {
     failures: u32,
-    /// Why the last attempt failed, if it did.
+    /// The fault of the last attempt, if it failed.
     fault: Option<&'static str>,
-    /// A set of this process' own fetching is held.
+    /// This process has fetched a set itself.
     has_fetched: bool,
 }
 
-/// How one issuer's keys stand, for `/status`.
+/// The state of one issuer's keys, for `/status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct IssuerFigures {
     pub name: String,
@@ -85,19 +85,20 @@ pub struct IssuerFigures {
     pub state: &'static str,
     pub keys: usize,
     pub age_seconds: Option<u64>,
-    /// Why the last fetch failed, if it did.
+    /// The fault of the last fetch, if it failed.
     pub fault: Option<&'static str>,
 }
 
 impl Issuers {
-    /// Who a token belongs to. Only one whose key is not here waits, and only for so long.
+    /// Returns the principal of a token. Only a token with an unknown key waits, for a limited
+    /// time.
     pub async fn prove(&self, token: &Secret, now: Now) -> Result<Principal, Rejection> {
         match self.verify(token, now) {
-            Err(InvalidToken::UnknownKey) => match self.who_may_have_its_key(token, now) {
+            Err(InvalidToken::UnknownKey) => match self.issuers_to_refetch(token, now) {
                 Some(remote) => Box::pin(self.prove_once_fetched(remote, token, now)).await,
                 None => Err(InvalidToken::UnknownKey.into()),
             },
-            Err(InvalidToken::NoKeys) => match self.who_may_have_its_key(token, now) {
+            Err(InvalidToken::NoKeys) => match self.issuers_to_refetch(token, now) {
                 Some(remote) => Box::pin(self.prove_once_fetched(remote, token, now)).await,
                 None => Err(InvalidToken::NoKeys.into()),
             },
@@ -112,7 +113,7 @@ impl Issuers {
         now: Now,
     ) -> Result<Principal, Rejection> {
         let patience = now.mono + remote.source.timeout();
-        // The first wait may be for an attempt that had begun before the key was published.
+        // The first attempt may have begun before the key was published.
         for _ in 0..2 {
             if !remote.await_fetch(now.mono, patience).await {
                 break;
@@ -125,15 +126,15 @@ impl Issuers {
         Err(remote.missing())
     }
 
-    /// Reads the last good sets of an earlier process, and keeps those to come there.
+    /// Loads the saved sets of an earlier process, and saves new sets in the same directory.
     pub fn kept_in(self, state_dir: &Path) -> Self {
         for remote in self.remote() {
-            remote.keep_in(state_dir);
+            remote.set_state_dir(state_dir);
         }
         self
     }
 
-    /// The same, and writes nothing there: for who only looks.
+    /// Loads the saved sets and writes nothing, for `usher explain`.
     pub fn restored_from(self, state_dir: &Path) -> Self {
         for remote in self.remote() {
             remote.restore(&kept::path_in(state_dir, &remote.issuer.name));
@@ -141,8 +142,8 @@ impl Issuers {
         self
     }
 
-    /// What those of before the reload hold is held here too, where it is the set of the same
-    /// issuer at the same address: it may be on no disk, and the issuer may be away.
+    /// Takes over the sets of the configuration before a reload, for the same issuers and URLs.
+    /// Such a set may not be saved on disk, and the issuer may be unreachable.
     pub fn go_on_from(&self, before: &Self) {
         for remote in self.remote() {
             if let Some(same) = before.remote().find(|other| remote.has_the_set_of(other)) {
@@ -151,13 +152,13 @@ impl Issuers {
         }
     }
 
-    /// Fetches every set once, for as long as a start may take.
+    /// Fetches every set once, within the time limit of a start.
     pub async fn prefetch(&self) {
         let mut all: JoinSet<()> = self.remote().cloned().map(RemoteKeys::prefetch).collect();
         while all.join_next().await.is_some() {}
     }
 
-    /// Keeps every set fresh until it is dropped.
+    /// Fetches every set again and again until the future is dropped.
     pub async fn follow(self: Arc<Self>) {
         let mut all: JoinSet<()> = self.remote().cloned().map(RemoteKeys::follow).collect();
         while all.join_next().await.is_some() {}
@@ -200,20 +201,20 @@ impl RemoteKeys {
         }
     }
 
-    /// What verifies tokens now.
+    /// Returns the key set that verifies tokens now.
     pub(super) fn current(&self) -> Option<Arc<KeySet>> {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         held.as_ref().map(|held| Arc::clone(&held.set))
     }
 
-    /// When that was fetched, and why the last attempt failed, if it did.
+    /// Returns the time of the last fetch, and the fault of the last attempt if it failed.
     pub(super) fn standing(&self) -> (Option<UnixMillis>, Option<&'static str>) {
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         (held.as_ref().map(|held| held.fetched_at), self.health().fault)
     }
 
-    /// What becomes of a token whose key is not here, and cannot be had. While the issuer does not
-    /// answer, nobody knows whether the key is one of its own.
+    /// Returns the rejection of a token whose key is missing. While the issuer does not answer, it
+    /// is unknown whether the key belongs to it.
     pub(super) fn missing(&self) -> Rejection {
         if self.health().fault.is_some() {
             Rejection::IssuerKeysUnavailable
@@ -226,8 +227,8 @@ impl RemoteKeys {
         *lock(&self.health)
     }
 
-    /// Waits for an attempt that may bring what is missing. False: there is none, or it takes too
-    /// long.
+    /// Waits for an attempt that may fetch the missing key. Returns false if no attempt is due, or
+    /// if it takes too long.
     async fn await_fetch(&self, now: Instant, patience: Instant) -> bool {
         let answer = lock(&self.asking).ask(now);
         let attempt = match answer {
@@ -255,7 +256,7 @@ impl RemoteKeys {
             tokio::select! {
                 () = sleep(self.pause()) => {}
                 () = self.wanted.notified() => {
-                    // Somebody else may have fetched since.
+                    // Another call may have fetched meanwhile.
                     if !lock(&self.asking).is_due() {
                         continue;
                     }
@@ -265,7 +266,8 @@ impl RemoteKeys {
         }
     }
 
-    /// Until the next attempt, a tenth earlier or later than the next node's.
+    /// Returns the time until the next attempt, up to 10 % shorter or longer, so that nodes do not
+    /// fetch together.
     fn pause(&self) -> Duration {
         let health = self.health();
         let pause = match health.failures {
@@ -306,7 +308,7 @@ impl RemoteKeys {
         self.keep(text, now).await;
     }
 
-    /// Says whether it differs from what was held.
+    /// Stores a set, and returns true if it differs from the previous one.
     fn hold(&self, set: KeySet, keys: Vec<Jwk>, fetched_at: UnixMillis) -> bool {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let is_new = held.as_ref().is_none_or(|held| *held.keys != *keys);
@@ -325,13 +327,13 @@ impl RemoteKeys {
             health.failures
         };
         let has_keys = self.current().is_some();
-        // It may quote what the server said.
+        // The text may contain the server's response, so it is cut.
         let detail: String = fault.to_string().chars().take(DETAIL_CHARS).collect();
         IssuerKeysFailed { issuer: &self.issuer.name, fault, detail: &detail, failures, has_keys }
             .emit();
     }
 
-    fn keep_in(&self, state_dir: &Path) {
+    fn set_state_dir(&self, state_dir: &Path) {
         self.restore(self.kept_at.get_or_init(|| kept::path_in(state_dir, &self.issuer.name)));
     }
 
@@ -340,7 +342,7 @@ impl RemoteKeys {
         else {
             return;
         };
-        // The pins may have changed since.
+        // The configured algorithms may have changed since.
         let Ok(keys) = issuer_keys::parse(kept.set.as_bytes(), &self.issuer.algorithms) else {
             return;
         };
@@ -383,7 +385,8 @@ impl RemoteKeys {
     }
 }
 
-/// One fetch on its way. It ends however it ends, so that nobody waits for one that was dropped.
+/// A fetch in progress. Its drop always ends the attempt, so that clients do not wait for a dropped
+/// one.
 struct Attempt<'a>(&'a RemoteKeys);
 
 impl<'a> Attempt<'a> {

@@ -11,8 +11,7 @@ use crate::model::algorithm::Algorithm;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// An issuer's server: what it answers can be changed, and it counts how often its set was asked
-/// for.
+/// An issuer's server. Its response can be changed, and it counts the requests for its set.
 struct Published {
     base: String,
     answer: Mutex<Answers>,
@@ -23,11 +22,11 @@ struct Published {
 #[derive(Clone)]
 enum Answers {
     Set(Value),
-    /// Whole, head and all.
+    /// A complete response, including the head.
     Raw(String),
-    /// A head, and then a byte now and then.
+    /// A head, and then single bytes from time to time.
     Drip,
-    /// Waits until something else is to be said.
+    /// Waits until the response is changed.
     Later,
     Nothing,
 }
@@ -98,7 +97,7 @@ impl Published {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// Issuers of which this is the first.
+    /// Returns issuers, of which this is the first.
     fn issuers(&self, keys: &str, more: &str) -> Issuers {
         let base = &self.base;
         load(&format!(
@@ -203,7 +202,7 @@ async fn a_flood_of_unknown_key_ids_costs_one_fetch() {
             Err(UNKNOWN)
         );
     }
-    assert_eq!(published.asked(), 1, "what would be refused whoever signed it asks nobody");
+    assert_eq!(published.asked(), 1, "a token that no key could make valid causes no request");
     for number in 0..200 {
         let signer = Signer {
             id: format!("kid {number}"),
@@ -228,7 +227,7 @@ async fn nothing_bad_replaces_a_good_set() {
         published.base
     ));
     let remote = only(&issuers);
-    // The good one may take longer on a busy machine than the bad ones are given.
+    // On a busy machine, the valid response may take longer than the invalid ones get.
     while remote.current().is_none() {
         remote.refresh().await;
     }
@@ -265,7 +264,7 @@ async fn nothing_bad_replaces_a_good_set() {
         published.say(answer);
         remote.refresh().await;
         let figures = issuers.figures(Now::read().wall).remove(0);
-        // On a busy machine everything may be late.
+        // On a busy machine, every response may be late.
         assert!(
             figures.fault.is_some_and(|fault| labels.contains(&fault) || fault == "timeout"),
             "{what}: {figures:?}"
@@ -335,7 +334,7 @@ async fn two_issuers_with_the_same_key_id_do_not_mix() {
 #[tokio::test]
 async fn a_discovery_document_speaks_for_its_own_issuer_alone() {
     let published = Published::start(set(&[&Signer::new("one")])).await;
-    // The same server under another name: what it says of itself is not what the config says.
+    // The same server under another name: its document does not match the config.
     let base = published.base.replace("127.0.0.1", "localhost");
     let issuers = load(&format!(
         "[[issuer]]\nname = \"main\"\nissuer = \"{base}\"\naudience = [\"chat\"]\n\
@@ -388,8 +387,8 @@ async fn a_reload_while_the_issuer_is_away_and_the_disk_is_full_loses_no_key() {
         after.verify(&other.token(&published.base, 60), Now::read()),
         Err(InvalidToken::UnknownKey)
     );
-    // What came later is not replaced by what was there before, and another address is another
-    // issuer's.
+    // An older set does not replace a newer one, and a set from another URL belongs to another
+    // issuer.
     published.say(set(&[&other]));
     after.prefetch().await;
     after.go_on_from(&before);

@@ -1,11 +1,12 @@
-//! The deny list: what is revoked now, held against every credential.
+//! The deny list: the revocations in force, checked for every credential.
 //!
-//! It is read by every upgrade and written by few orders a day, so reading costs one atomic load
-//! while nothing is revoked and a shared lock with a few look-ups otherwise. It is bounded, and
-//! never gives up an entry that is in force to make room.
+//! Every upgrade reads the list, and only a few orders a day write it. So reading costs one atomic
+//! load while the list is empty, else a shared lock and a few look-ups. The list is bounded. It
+//! never drops an entry in force to make room.
 //!
-//! An order ends when both clocks say so. A token is good by the wall clock: one that jumps ahead
-//! and is set right would otherwise find the order forgotten and the token good again.
+//! An order ends when both clocks have passed its end. Tokens expire by the wall clock. If the wall
+//! clock jumps ahead and is then corrected, an order that ended by this clock alone would be lost,
+//! and the token would be valid again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use crate::model::revocation::{Kind, Revocation, What};
 #[derive(Debug)]
 pub struct Revocations {
     capacity: usize,
-    /// Zero lets every reader by without the lock.
+    /// If zero, readers skip the lock.
     held: AtomicUsize,
     table: RwLock<Table>,
 }
@@ -29,7 +30,7 @@ pub struct Revocations {
 struct Table {
     by_kind: HashMap<Kind, HashMap<String, Vec<Entry>>>,
     held: usize,
-    /// No entry ends before both of these.
+    /// No entry ends before both times.
     next_end: Option<(UnixMillis, Instant)>,
 }
 
@@ -40,13 +41,13 @@ struct Entry {
     ends: Instant,
 }
 
-/// What an order changed.
+/// The result of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
     New,
-    /// It was in force already, at least as far as this.
+    /// The order was already in force, at least as far as this.
     Known,
-    /// It has ended: no token that it concerns can be good any more.
+    /// The order has ended: no token that it matches can be valid any more.
     Over,
 }
 
@@ -59,15 +60,15 @@ impl Revocations {
         Self { capacity, held: AtomicUsize::new(0), table: RwLock::default() }
     }
 
-    /// Puts an order in force. Doing it again, or in another order than another node, comes to the
-    /// same.
+    /// Puts an order in force. The result is the same if orders are repeated, or arrive in another
+    /// sequence on another node.
     pub fn apply(&self, order: Revocation, now: Now) -> Result<Applied, Full> {
         if order.until <= now.wall {
             return Ok(Applied::Over);
         }
         let entry = Entry { ends: order.ends_at(now), order };
         let mut table = self.write();
-        if let Some(known) = table.like(&entry.order) {
+        if let Some(known) = table.entry_about(&entry.order) {
             if known.is_over(now) {
                 *known = entry;
                 return Ok(Applied::New);
@@ -87,7 +88,7 @@ impl Revocations {
         outcome
     }
 
-    /// What a credential's owner falls under, if anything.
+    /// Returns the kind of revocation that matches a principal, if any.
     pub fn find(&self, principal: &Principal, now: Now) -> Option<Kind> {
         if self.is_empty() {
             return None;
@@ -106,8 +107,8 @@ impl Revocations {
             .or_else(|| has(Kind::IssuedBefore, ""))
     }
 
-    /// The same for a session that has begun: its id may be revoked too, and on a public route that
-    /// is all it has.
+    /// Returns the kind of revocation that matches a live session. Its session id may be revoked
+    /// too; a public session has only that id.
     pub fn find_session(
         &self,
         session_id: &str,
@@ -122,7 +123,7 @@ impl Revocations {
         if is_revoked { Some(Kind::Session) } else { self.find(principal?, now) }
     }
 
-    /// What is in force, for a node that joins.
+    /// Returns the orders in force, for a node that joins.
     pub fn snapshot(&self, now: Now) -> Vec<Revocation> {
         let table = self.read();
         let entries = table.by_kind.values().flat_map(HashMap::values).flatten();
@@ -132,7 +133,7 @@ impl Revocations {
         orders
     }
 
-    /// Housekeeping: forgets what has ended. Gives back how many entries there are.
+    /// Removes orders that have ended, and returns the number of entries.
     pub fn sweep(&self, now: Now) -> usize {
         let has_ended = self.read().has_ended(now);
         if has_ended {
@@ -151,7 +152,7 @@ impl Revocations {
         self.len() == 0
     }
 
-    /// A panic elsewhere leaves whole entries behind.
+    /// A panic in another thread leaves only complete entries.
     fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,13 +167,13 @@ impl Table {
         self.by_kind.get(&kind).and_then(|names| names.get(name)).map_or(&[], Vec::as_slice)
     }
 
-    /// The entry about the same names.
-    fn like(&mut self, other: &Revocation) -> Option<&mut Entry> {
+    /// Returns the entry for the same name and issuer.
+    fn entry_about(&mut self, other: &Revocation) -> Option<&mut Entry> {
         let entries = self.by_kind.get_mut(&other.kind())?.get_mut(other.name())?;
         entries.iter_mut().find(|entry| entry.order.issuer == other.issuer)
     }
 
-    /// May there be something to forget?
+    /// Returns true if some entry may have ended.
     fn has_ended(&self, now: Now) -> bool {
         self.next_end.is_some_and(|(until, ends)| until <= now.wall && ends <= now.mono)
     }
@@ -181,7 +182,7 @@ impl Table {
         self.next_end = earlier(self.next_end, &entry);
         self.held += 1;
         let names = self.by_kind.entry(entry.order.kind()).or_default();
-        // One name is rarely named twice: nothing is set aside for it.
+        // A name rarely has two entries, so no capacity is reserved.
         names
             .entry(entry.order.name().to_owned())
             .or_insert_with(|| Vec::with_capacity(1))
@@ -212,8 +213,8 @@ impl Entry {
         self.order.until <= now.wall && self.ends <= now.mono
     }
 
-    /// Two orders about the same become one that holds as far and as long as either: whichever came
-    /// first.
+    /// Merges an order for the same name and issuer. The result holds as far and as long as either
+    /// order, in any sequence.
     fn widen(&mut self, other: Self) -> Applied {
         self.ends = self.ends.max(other.ends);
         let (known, other) = (&mut self.order, other.order);
@@ -226,7 +227,7 @@ impl Entry {
             *known_before = before;
         }
         known.until = until;
-        // The later order gives its name, so that the outcome does not hang on which came first.
+        // The id of the later order is kept, so that the result does not depend on the sequence.
         if (other.at, &other.id) > (known.at, &known.id) {
             (known.at, known.id) = (other.at, other.id);
         }
@@ -245,14 +246,14 @@ pub(super) mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
     const NOW: UnixMillis = UnixMillis(1_000_000);
 
-    /// Both clocks at a time of the wall clock, if nobody sets it.
+    /// Returns both clocks at this time, for a wall clock that nothing changes.
     fn at(wall: UnixMillis) -> Now {
         static START: LazyLock<Instant> = LazyLock::new(|| Now::read().mono);
         Now { wall, mono: *START + wall.since(UnixMillis(0)) }
     }
 
-    /// The same moment, with a wall clock that shows another time.
-    fn showing(now: Now, wall: UnixMillis) -> Now {
+    /// Returns the same moment, with another time on the wall clock.
+    fn with_wall_clock(now: Now, wall: UnixMillis) -> Now {
         Now { wall, ..now }
     }
 
@@ -260,7 +261,7 @@ pub(super) mod tests {
         Revocation::new(what, None, NOW, HOUR)
     }
 
-    /// Few names, so that they meet.
+    /// Uses few names, so that orders and principals match.
     pub(crate) fn any_what() -> impl Strategy<Value = What> {
         prop_oneof![
             "[ab]".prop_map(What::User),
@@ -311,7 +312,7 @@ pub(super) mod tests {
             assert_eq!(list.apply(order.clone(), at(NOW)), Ok(Applied::Known));
             assert_eq!(list.find(&ada, at(NOW)), Some(order.kind()));
             assert!(others.iter().all(|other| list.find(other, at(NOW)).is_none()), "{order:?}");
-            assert_eq!(list.find(&ada, at(order.until)), None, "it has ended, swept or not");
+            assert_eq!(list.find(&ada, at(order.until)), None, "the order has ended, swept or not");
             assert_eq!(
                 (list.sweep(at(NOW)), list.sweep(at(order.until)), list.snapshot(at(NOW)).len()),
                 (1, 0, 0)
@@ -349,7 +350,7 @@ pub(super) mod tests {
         assert_eq!(
             list.apply(order(What::User("a".into())), at(NOW)),
             Ok(Applied::Known),
-            "what is there needs no room"
+            "a known order needs no room"
         );
         assert!(
             ["a", "b"]
@@ -368,19 +369,19 @@ pub(super) mod tests {
     fn a_clock_that_jumps_ahead_and_comes_back_forgets_no_order() {
         let ada = principal("ada", "main", None, None, 0);
         let later = at(NOW + Duration::from_secs(60));
-        let ahead = showing(later, NOW + HOUR * 24);
+        let ahead = with_wall_clock(later, NOW + HOUR * 24);
         let list = Revocations::new(1);
         list.apply(order(What::User("ada".into())), at(NOW)).unwrap();
         assert_eq!(
             (list.sweep(ahead), list.snapshot(ahead).len()),
             (1, 1),
-            "housekeeping comes by while the clock is wrong"
+            "a sweep while the clock is wrong"
         );
         assert_eq!(list.find(&ada, ahead), Some(Kind::User));
         assert_eq!(
             list.apply(order(What::User("bob".into())), later),
             Err(Full),
-            "it is in force, and makes no room"
+            "the order is in force, and is not dropped"
         );
         assert_eq!(
             (list.find(&ada, later), list.find_session("ada", Some(&ada), later)),
@@ -395,17 +396,17 @@ pub(super) mod tests {
         let ada = principal("ada", "main", None, None, 0);
         let list = Revocations::new(1);
         list.apply(order(What::User("ada".into())), at(NOW)).unwrap();
-        // By this clock a token that ends with the order is good for a second more.
-        let back = showing(at(NOW + HOUR * 2), UnixMillis((NOW + HOUR).0 - 1000));
+        // By this clock, a token that ends with the order is valid for one more second.
+        let back = with_wall_clock(at(NOW + HOUR * 2), UnixMillis((NOW + HOUR).0 - 1000));
         assert_eq!((list.sweep(back), list.find(&ada, back)), (1, Some(Kind::User)));
-        assert_eq!(list.sweep(showing(back, NOW + HOUR)), 0);
+        assert_eq!(list.sweep(with_wall_clock(back, NOW + HOUR)), 0);
     }
 
     #[test]
     fn an_order_that_is_heard_by_a_clock_far_behind_ends_once_the_clock_is_set() {
         let ada = principal("ada", "main", None, None, 0);
         let list = Revocations::new(1);
-        let unset = showing(at(NOW), UnixMillis(0));
+        let unset = with_wall_clock(at(NOW), UnixMillis(0));
         list.apply(order(What::User("ada".into())), unset).unwrap();
         let last = at(UnixMillis((NOW + HOUR).0 - 1));
         assert_eq!(
@@ -441,7 +442,7 @@ pub(super) mod tests {
                 kept
             };
             prop_assert_eq!(strip(&there), strip(&back));
-            // Never less than each order by itself.
+            // The list matches at least as much as each order by itself.
             if orders.iter().any(|order| order.until > then.wall && order.concerns(&who)) {
                 prop_assert!(there.find(&who, then).is_some());
             }
@@ -450,8 +451,7 @@ pub(super) mod tests {
             prop_assert_eq!(there.find(&who, then), back.find(&who, then));
         }
 
-        /// Whatever the wall clock shows meanwhile: until an order's time is over, what it concerns
-        /// is refused.
+        /// For every walk of the wall clock, a principal stays refused until the end of its order.
         #[test]
         fn no_walk_of_the_wall_clock_ends_an_order_early(
             orders in proptest::collection::vec(any_order(), 0..8),
@@ -466,7 +466,7 @@ pub(super) mod tests {
             let mut walk: Vec<_> = walk.into_iter().filter(|(passed, _)| *passed <= time).collect();
             walk.sort_unstable();
             for (passed, shown) in walk {
-                list.sweep(showing(at(UnixMillis(passed)), UnixMillis(shown)));
+                list.sweep(with_wall_clock(at(UnixMillis(passed)), UnixMillis(shown)));
             }
             let then = at(UnixMillis(time));
             if orders.iter().any(|order| order.until > then.wall && order.concerns(&who)) {

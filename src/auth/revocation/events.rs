@@ -1,4 +1,4 @@
-//! What happens with orders to revoke.
+//! The events of revocations.
 
 use tracing::{info, warn};
 
@@ -10,11 +10,11 @@ use crate::telemetry::limit::{Limit, LimitReached};
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// Revocations carried out here, by what they name.
+    /// Revocations applied on this node, by kind.
     REVOCATIONS: Counter = "usher_revocations_total", { kind: Kind }, shown;
-    /// Revocations in force, as far as this node knows.
+    /// Revocations in force on this node.
     REVOCATIONS_HELD: Gauge = "usher_revocations_held";
-    /// Live sessions that a revocation told to end.
+    /// Live sessions ended by revocations.
     REVOKED_SESSIONS: Counter = "usher_revoked_sessions_total";
 }
 
@@ -32,26 +32,26 @@ impl Word for Kind {
     }
 }
 
-/// An order is in force, and this many live sessions were told to end.
+/// An order is in force, and this many live sessions were closed.
 #[derive(Debug)]
 pub struct Revoked<'a> {
     pub order: &'a Revocation,
     pub closed: usize,
 }
 
-/// The deny list has no room for an order, and nothing was revoked.
+/// The deny list is full. The order was not applied.
 #[derive(Debug)]
 pub struct RevocationRefused<'a> {
     pub order: &'a Revocation,
 }
 
-/// The deny list has this many entries now.
+/// The number of entries in the deny list changed.
 #[derive(Debug)]
 pub struct RevocationsHeld {
     pub count: usize,
 }
 
-/// Returns the user, the session, the token's id or the time that an order names.
+/// Returns the user, session, token id or time that an order names.
 fn named(order: &Revocation) -> String {
     match &order.what {
         What::User(name) | What::Session(name) | What::TokenId(name) => name.clone(),

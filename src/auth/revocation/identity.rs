@@ -1,8 +1,8 @@
-//! The little that a live session keeps of the token that it lives by, so that a revocation finds
-//! it.
+//! The data of its token that a live session keeps, so that a revocation finds the session.
 //!
-//! Names are kept as 64 bits of a keyed hash: enough to find a session among all that a process can
-//! hold, and of a fixed size. The key is this process's own, so nobody can make two names meet.
+//! A name is kept as 64 bits of a keyed hash. That is enough to find a session among all sessions
+//! of a process, and has a fixed size. The key is random for each process, so an attacker cannot
+//! make two names collide.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
@@ -12,17 +12,17 @@ use crate::base::clock::UnixMillis;
 use crate::model::principal::Principal;
 use crate::model::revocation::{Revocation, What};
 
-/// 0 stands for what is not known.
+/// The hashes of one session; 0 stands for an unknown value.
 #[derive(Debug, Default)]
 pub struct Identity {
     issuer: u32,
-    /// Seconds since the epoch. A renewal moves it and the two below.
+    /// Seconds since the epoch. A renewal changes this field and the two below.
     issued_at: AtomicU32,
     token: AtomicU64,
     login: AtomicU64,
 }
 
-/// A revocation as it is held against many sessions.
+/// A revocation, prepared for the comparison with many sessions.
 #[derive(Debug)]
 pub struct RevocationTarget<'a> {
     revocation: &'a Revocation,
@@ -30,9 +30,9 @@ pub struct RevocationTarget<'a> {
     issuer: Option<u32>,
 }
 
-// Every load and store is `SeqCst`. A renewal writes here and then reads the deny list, a
-// revocation writes the deny list and then reads here: with anything weaker both could miss what
-// the other wrote.
+// Every load and store is `SeqCst`. A renewal writes here and then reads the deny list. A
+// revocation writes the deny list and then reads here. With a weaker order, both could miss the
+// other's write.
 const ORDER: Ordering = Ordering::SeqCst;
 
 impl Identity {
@@ -43,7 +43,7 @@ impl Identity {
         identity
     }
 
-    /// The session lives by another token from now on. Its user and issuer stay.
+    /// Stores the values of a new token. User and issuer stay the same.
     pub fn renew(&self, principal: &Principal) {
         self.issued_at
             .store(u32::try_from(principal.issued_at.as_secs()).unwrap_or(u32::MAX), ORDER);
@@ -63,7 +63,8 @@ impl Revocation {
 }
 
 impl RevocationTarget<'_> {
-    /// `user` is `None` on a public route; such a session has nothing but its id.
+    /// Returns true if the revocation matches a session. `user` is `None` on a public route; such a
+    /// session has only its id.
     pub fn hits(&self, session_id: &str, user: Option<&str>, identity: &Identity) -> bool {
         if let What::Session(session) = &self.revocation.what
             && session == session_id
@@ -91,7 +92,7 @@ fn mark(name: &str) -> u64 {
     KEY.hash_one(name).max(1)
 }
 
-/// Half of a mark: issuers are few.
+/// Returns half of a mark, which is enough for the few issuers.
 fn issuer_mark(name: &str) -> u32 {
     let [a, b, c, d, ..] = mark(name).to_ne_bytes();
     u32::from_ne_bytes([a, b, c, d]).max(1)
@@ -138,7 +139,7 @@ mod tests {
     }
 
     proptest! {
-        /// At the door and among the live: the same order meets the same people.
+        /// An order matches the same principals for new credentials and for live sessions.
         #[test]
         fn a_live_session_is_met_by_what_would_refuse_its_token(
             what in super::super::deny_list::tests::any_what(),

@@ -1,7 +1,7 @@
-//! What is revoked now, and what a live session keeps so that an order finds it.
+//! The deny list, and the data of a live session that a revocation matches.
 //!
-//! [`Revocations`] is the deny list that every credential is checked against; [`Identity`] is the
-//! little that a live session keeps of its token.
+//! Every credential is checked against the deny list [`Revocations`]. [`Identity`] is the part of
+//! its token that a live session keeps.
 
 mod deny_list;
 pub mod events;

@@ -1,4 +1,4 @@
-//! The life of a ticket, from its issue to its redemption.
+//! The events of tickets, from issue to redemption.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,14 +20,14 @@ families! {
     REFUSED: Counter = "usher_tickets_refused_total", { outcome: Rejection };
     /// Tickets redeemed.
     REDEEMED: Counter = "usher_tickets_redeemed_total", { route: Name }, shown;
-    /// Tickets that were shown and not redeemed.
+    /// Tickets received and not redeemed.
     REDEEM_REFUSED: Counter = "usher_tickets_redeem_refused_total",
         { route: Name, fault: RedeemFault };
-    /// Questions whether a ticket is good: valid, other_user, or what was wrong with it.
+    /// Ticket validations: valid, other_user, or the fault of the ticket.
     VALIDATED: Counter = "usher_tickets_validated_total", { outcome: Validity };
-    /// Tickets redeemed for a client that left before it was answered.
+    /// Tickets redeemed for clients that disconnected before the answer.
     LOST: Counter = "usher_tickets_lost_total";
-    /// Tickets that the store holds now.
+    /// Tickets in the store.
     HELD: Gauge = "usher_tickets_held";
 }
 
@@ -55,7 +55,7 @@ impl Label for Validity {
     }
 }
 
-/// A ticket was handed out.
+/// A ticket was issued.
 #[derive(Debug)]
 pub struct TicketIssued<'a> {
     pub request_id: &'a str,
@@ -86,13 +86,13 @@ pub struct TicketRedeemed<'a> {
     pub region: Option<&'a str>,
 }
 
-/// A ticket was shown and not redeemed.
+/// A ticket was received and not redeemed.
 #[derive(Debug)]
 pub struct TicketRedeemRefused<'a> {
     pub request_id: &'a str,
-    /// `None`: it has not the shape of a ticket, and may be a password.
+    /// `None`: the ticket is malformed, and may be a password.
     pub ticket: Option<&'a str>,
-    /// Where the store knows it.
+    /// The user, if the store has the ticket.
     pub user: Option<&'a str>,
     pub peer: IpAddr,
     pub route: &'a str,
@@ -111,14 +111,14 @@ pub struct TicketValidated<'a> {
     pub validity: Validity,
 }
 
-/// A client left before it was answered; its ticket is spent.
+/// A client disconnected before it got an answer; its ticket is spent.
 #[derive(Debug)]
 pub struct TicketLost<'a> {
     pub request_id: &'a str,
     pub user: &'a str,
 }
 
-/// The store holds this many tickets now.
+/// The number of tickets in the store changed.
 #[derive(Debug)]
 pub struct TicketsHeld {
     pub count: usize,
@@ -199,7 +199,8 @@ impl Event for TicketRedeemed<'_> {
 }
 
 impl Event for TicketRedeemRefused<'_> {
-    /// A stranger does not know the user of a ticket.
+    /// Keeps the audit line if the user is known: an unauthenticated client cannot guess a stored
+    /// ticket.
     fn refusal(&self) -> Option<Refusal> {
         let keeps_audit = self.user.is_some();
         Some(Refusal { keeps_audit, ..Refusal::of(self.peer, self.fault.label()) })
@@ -261,7 +262,7 @@ impl Event for TicketLost<'_> {
     fn log(&self) {
         info!(
             target: "usher", event = "ticket_lost", request_id = self.request_id, user = self.user,
-            "client left while its ticket was redeemed"
+            "client disconnected while its ticket was redeemed"
         );
     }
 

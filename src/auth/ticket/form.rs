@@ -1,9 +1,7 @@
-//! What a ticket looks like: 256 random bits in base64url, and before them the region that holds
-//! it, such as `eu.`.
+//! The format of a ticket: 256 random bits in base64url, after an optional region such as `eu.`.
 //!
-//! The store keeps the hash of all of it. A ticket whose region was changed, cut off or put before
-//! it is thus another ticket, which nobody was given: it is looked for in another place and found
-//! in none.
+//! The store keeps the hash of the whole text. If the region is changed, removed or added, the
+//! result is another ticket, which no store has.
 
 use aws_lc_rs::rand;
 use base64::Engine as _;
@@ -13,12 +11,12 @@ use crate::config::store::is_region_name;
 use crate::model::faults::TicketFault;
 use crate::model::secret::Secret;
 
-/// 32 bytes in base64url.
+/// The length of 32 bytes in base64url.
 const LENGTH: usize = 43;
-/// Not of base64url, and as it stands in a query.
+/// Not a base64url character, and allowed in a query without encoding.
 const SEPARATOR: char = '.';
 
-/// `None`: there is no randomness to be had.
+/// Makes a ticket. `None`: the system has no randomness.
 pub fn random(region: Option<&str>) -> Option<Secret> {
     let mut bits = [0; 32];
     rand::fill(&mut bits).ok()?;
@@ -29,7 +27,7 @@ pub fn random(region: Option<&str>) -> Option<Secret> {
     }))
 }
 
-/// The region that a ticket names, if it names one.
+/// Returns the region that a ticket names, if any.
 pub fn region_of(ticket: &Secret) -> Result<Option<&str>, TicketFault> {
     let text = ticket.expose_str().ok_or(TicketFault::Malformed)?;
     let (region, bits) = match text.split_once(SEPARATOR) {

@@ -1,8 +1,8 @@
-//! Tickets: issued to who has a token, redeemed once by who opens a socket.
+//! Tickets: a client with a token gets one, and redeems it once to open a WebSocket.
 //!
-//! A ticket is 256 random bits. The store keeps its hash and what it stands for; the ticket itself
-//! is nowhere but in the client's hands. Where there are regions it names the one whose store that
-//! is (`form.rs`). `http/endpoints/ticket.rs` is the HTTP face.
+//! A ticket is 256 random bits. The store keeps the hash of the ticket and its data; only the
+//! client has the ticket itself. With regions, the ticket names the region whose store holds it
+//! (`form.rs`). The HTTP endpoint is in `http/endpoints/ticket.rs`.
 
 pub mod events;
 mod form;
@@ -39,18 +39,18 @@ pub struct Tickets {
     per_address: Arc<RateLimiter<IpAddr>>,
 }
 
-/// What a client asks for; every field may be absent.
+/// The body of a ticket request. Every field may be absent.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TicketRequest {
     ttl_seconds: Option<u64>,
     single_use: Option<bool>,
     permissions: Option<Vec<String>>,
-    /// A route's path, as the config writes it.
+    /// The path of a route, as in the config.
     pub route: Option<String>,
 }
 
-/// A ticket as its client gets it.
+/// A ticket as the client gets it.
 #[derive(Debug)]
 pub struct Issued {
     pub ticket: Secret,
@@ -60,7 +60,7 @@ pub struct Issued {
     pub single_use: bool,
 }
 
-/// Where the request for a ticket came from.
+/// The origin, address and trace of a ticket request.
 #[derive(Clone, Copy, Debug)]
 pub struct TicketAsker<'a> {
     pub origin: Option<&'a str>,
@@ -68,7 +68,7 @@ pub struct TicketAsker<'a> {
     pub traceparent: Option<&'a str>,
 }
 
-/// The user and the address that are counted.
+/// The user and the address that the rate limits count.
 struct CountedAsker {
     user: String,
     peer: IpAddr,
@@ -77,7 +77,7 @@ struct CountedAsker {
 
 impl CountedAsker {
     fn new(principal: &Principal, peer: IpAddr) -> Self {
-        // Two issuers may name two people alike.
+        // Two issuers may use the same name for two users.
         let user = format!("{}\u{0}{}", principal.issuer, principal.subject);
         Self { user, peer, network: network_of(peer) }
     }
@@ -95,8 +95,8 @@ impl Tickets {
         })
     }
 
-    /// By another configuration, over the same stores. Who asks is remembered unless there is
-    /// another rate.
+    /// Returns the tickets of a new configuration with the same stores. The rate limits keep their
+    /// counts unless a rate changes.
     pub fn next(&self, config: &Arc<Config>) -> Self {
         let entries = config.limits.rate_entries;
         Self {
@@ -123,12 +123,13 @@ impl Tickets {
         path.strip_prefix(&*self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// Returns the path as logs may show it: what stands below the endpoint may be a ticket.
+    /// Returns the path for logs. A path below the endpoint may contain a ticket, so it is
+    /// shortened.
     pub fn shown_path<'a>(&'a self, path: &'a str) -> &'a str {
         if self.owns(path) { &self.path } else { path }
     }
 
-    /// Checks the rates, and counts this request against them.
+    /// Checks the rate limits, and counts this request.
     fn check_rates(&self, asker: &CountedAsker, now: Now) -> Result<(), Rejection> {
         let limited = |limit| {
             move |retry_after| {
@@ -142,8 +143,8 @@ impl Tickets {
         self.per_user.allow(asker.user.clone(), now.mono).map_err(limited(Limit::TicketsPerUser))
     }
 
-    /// A ticket that a server's fault kept back is not counted.
-    fn forgive(&self, asker: &CountedAsker) {
+    /// Removes a request from the counts: it failed because of a server.
+    fn refund_rate(&self, asker: &CountedAsker) {
         self.per_address.give_back(&asker.network);
         self.per_user.give_back(&asker.user);
     }
@@ -159,7 +160,7 @@ impl Tickets {
         self.check_rates(&asker, now)?;
         let issued = self.make(principal, request, asking, now).await;
         if issued.as_ref().is_err_and(|rejection| rejection.facts().side != Side::Client) {
-            self.forgive(&asker);
+            self.refund_rate(&asker);
         }
         issued
     }
@@ -177,7 +178,7 @@ impl Tickets {
             return Err(Rejection::InvalidRequest("tickets must be single-use on this server"));
         }
         let ttl = lifetime(rules, request.ttl_seconds)?;
-        // A ticket does not outlive the token that it was made from.
+        // A ticket expires no later than the token it was made from.
         let expires_at = (now.wall + ttl).min(principal.expires_at);
         let route = request.route.map(|name| self.ticket_route(&name)).transpose()?;
         if let Some(wanted) = request.permissions {
@@ -209,8 +210,8 @@ impl Tickets {
         Ok(Issued { ticket, route, created_at: now.wall, expires_at, single_use })
     }
 
-    /// Redeems a ticket for a route. Whatever comes of it, a single-use ticket that was found is
-    /// spent.
+    /// Redeems a ticket for a route. A single-use ticket that was found is spent, also if it is
+    /// then refused.
     pub async fn redeem(
         &self,
         ticket: &Secret,
@@ -225,7 +226,7 @@ impl Tickets {
                 .emit();
             rejection(fault)
         };
-        // What is no ticket may be a password: not even its hash is told.
+        // A malformed ticket may be a password: not even its hash is logged.
         let region = form::region_of(ticket).map_err(|fault| refused(fault.into(), None, None))?;
         let hash = TicketHash::of(ticket);
         let name = hash.name();
@@ -244,8 +245,8 @@ impl Tickets {
         Ok(record.principal)
     }
 
-    /// What [`Tickets::redeem`] would say, and redeems nothing. `Ok(None)`: the store is the memory
-    /// of another process.
+    /// Checks a ticket like [`Tickets::redeem`], but does not redeem it. `Ok(None)`: the store is
+    /// the memory of another process.
     pub async fn look_at(
         &self,
         ticket: &Secret,
@@ -270,13 +271,12 @@ impl Tickets {
         Ok(Some(record))
     }
 
-    /// The region that a ticket names; `None`: it names none, or is no ticket.
+    /// Returns the region that a ticket names. `None`: it names none, or is malformed.
     pub fn region_of<'a>(&self, ticket: &'a Secret) -> Option<&'a str> {
         form::region_of(ticket).ok().flatten()
     }
 
-    /// Looks at a ticket on behalf of its owner; `None` for another user's, and for one that is no
-    /// longer good.
+    /// Checks a ticket for its owner. `None`: the ticket belongs to another user, or is not valid.
     pub async fn validate(
         &self,
         ticket: &Secret,
@@ -319,7 +319,7 @@ impl Tickets {
         &self.stores
     }
 
-    /// Housekeeping: forgets what has expired, and looks whether the store is there.
+    /// Removes expired tickets, and checks whether the store is available.
     pub async fn sweep(&self, now: Now) -> Presence {
         self.stores.sweep(now).await;
         let own = self.stores.own();
@@ -329,8 +329,9 @@ impl Tickets {
         own.presence()
     }
 
-    /// A ticket that could never open its route is not made. What the path decides is known when it
-    /// is redeemed. Routes of several hosts may share a name: one that it opens is enough.
+    /// Refuses a ticket that could never open its route. Permissions with path parameters are
+    /// checked when the ticket is redeemed. Routes of several hosts may share a name: it is enough
+    /// if the ticket opens one of them.
     fn check_required(&self, route: &Route, principal: &Principal) -> Result<(), Rejection> {
         let missing = |one: &Route| {
             let mut fixed = one.require.iter().filter_map(RequiredPermission::fixed);
@@ -347,8 +348,8 @@ impl Tickets {
         Err(Rejection::MissingPermission(Box::new(MissingPermission { name, scope: None })))
     }
 
-    /// Refuses where no route takes tickets, or not the one that is named, and says which methods
-    /// are offered instead.
+    /// Refuses the request if no route accepts tickets, or not the named one. The rejection has the
+    /// methods that are offered instead.
     pub fn check_takes_tickets(&self, name: Option<&str>) -> Result<(), Rejection> {
         let is_meant = |route: &&Arc<Route>| name.is_none_or(|name| *route.name == *name);
         let mut meant =
@@ -360,8 +361,7 @@ impl Tickets {
             (Some(route), None) => {
                 WaysIn { route: Some(route.name.to_string()), methods: offered_to_strangers(route) }
             }
-            // A name that no route has is a mistake of the client, as long as another name would
-            // do.
+            // If other routes accept tickets, an unknown name is a mistake of the client.
             (None, None)
                 if self.config.routes.iter().any(|route| route.looks_at(Method::Ticket)) =>
             {
@@ -388,8 +388,9 @@ fn offered_to_strangers(route: &Route) -> Vec<Method> {
     without_secrets(&route.auth, |method| route.migration.is_legacy(method))
 }
 
-/// Returns the methods that anybody may be told of: those that stay, then those that are to go.
-/// Test identities and client certificates are nothing that a client could fall back to.
+/// Returns the methods that an unauthenticated client may know: first the current ones, then the
+/// legacy ones. Test identities and client certificates are left out, because a client cannot
+/// switch to them.
 fn without_secrets(methods: &[Method], is_legacy: impl Fn(Method) -> bool) -> Vec<Method> {
     let offered =
         methods.iter().copied().filter(|method| !matches!(method, Method::Bypass | Method::Mtls));

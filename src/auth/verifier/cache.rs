@@ -1,26 +1,26 @@
-//! Answers that are still believed: bounded in number, without I/O and without a clock.
+//! A cache of verifier answers: bounded in number, without I/O and without a clock.
 //!
-//! Two generations: what is new goes into the young one, and when that is full it becomes the old
-//! one and the old one is forgotten. What is asked for moves to the young one. So forgetting costs
-//! nothing, and what is in use stays.
+//! The cache has two generations. A new entry goes into the young one. When that is full, it
+//! becomes the old one, and the previous old one is dropped. An entry that is used moves to the
+//! young one. So eviction is cheap, and entries in use stay.
 
 use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-/// SHA-256 of everything that the answer depends on.
+/// The SHA-256 hash of everything that the answer depends on.
 pub type Key = [u8; 32];
 
 #[derive(Debug)]
 pub struct Cache<T> {
-    /// Of one generation.
+    /// The maximum size of one generation.
     most: usize,
     young: HashMap<Key, (T, Instant)>,
     old: HashMap<Key, (T, Instant)>,
 }
 
 impl<T: Clone> Cache<T> {
-    /// Never holds more than `entries`, two at least.
+    /// Makes a cache for at most `entries` entries, and at least two.
     pub fn new(entries: usize) -> Self {
         Self { most: (entries / 2).max(1), young: HashMap::new(), old: HashMap::new() }
     }

@@ -1,8 +1,7 @@
-//! What a verifier's claims make of a client.
+//! Makes a principal from a verifier's claims.
 //!
-//! An answer that is readable and does not say who the client is, or until when in a way that can
-//! be read, is a refusal: nobody gets in by it, and it does not count against the verifier, or a
-//! client could choose when that counts as away.
+//! A readable answer without a valid user or expiry is a refusal. It does not count as a fault of
+//! the verifier: otherwise a client could open the circuit breaker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,8 @@ use crate::config;
 use crate::model::faults::InvalidToken;
 use crate::model::principal::Principal;
 
-/// `kept_for`: what the source itself says about how long it is good.
+/// Returns the answer for these claims. `kept_for` is the remaining lifetime that the source itself
+/// reports.
 pub(super) fn judge(
     config: &config::Verifier,
     carried: &[String],
@@ -36,7 +36,7 @@ fn principal(
     now: UnixMillis,
 ) -> Result<Principal, InvalidToken> {
     check_unbound(&claims)?;
-    // RFC 9449 section 6.2: an introspection answer names a bound token in this way too.
+    // RFC 9449 section 6.2: an introspection response may mark a bound token in this way too.
     if claims
         .get("token_type")
         .and_then(Value::as_str)
@@ -80,8 +80,8 @@ fn principal(
     })
 }
 
-/// A name, dotted where it leads inside, as the claims of issuers are named; or a JSON pointer (RFC
-/// 6901), which begins with a slash.
+/// Returns a claim by its name. A name may be a path with dots, as for issuers, or a JSON pointer
+/// (RFC 6901), which begins with a slash.
 pub(super) fn find<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     let found = if name.starts_with('/') {
         claims.pointer(name)
@@ -91,14 +91,14 @@ pub(super) fn find<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     found.filter(|value| !value.is_null())
 }
 
-/// Returns the object that holds a claim: a session often keeps its token's claims one level down.
+/// Returns the object that contains a claim: a session often has its token's claims one level down.
 fn beside<'a>(claims: &'a Value, name: &str) -> Option<&'a Map<String, Value>> {
     let separator = if name.starts_with('/') { '/' } else { '.' };
     let (parent, _) = name.rsplit_once(separator)?;
     find(claims, parent)?.as_object()
 }
 
-/// Databases name users by whole numbers too.
+/// Returns the user. Databases also use integers as user ids.
 fn subject(value: Option<&Value>) -> Option<String> {
     match value? {
         Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
@@ -106,7 +106,7 @@ fn subject(value: Option<&Value>) -> Option<String> {
     }
 }
 
-/// Seconds since the epoch as in a JWT, or a time as cookies' own sessions write it.
+/// Returns a time: seconds since the epoch as in a JWT, or RFC 3339 text as in cookie sessions.
 fn moment(value: &Value) -> Option<UnixMillis> {
     match value {
         Value::String(text) => UnixMillis::from_rfc3339(text),

@@ -1,4 +1,4 @@
-//! What happens between this node and a verifier.
+//! The events between this node and a verifier.
 
 use std::time::Duration;
 
@@ -11,34 +11,34 @@ use crate::telemetry::family::{Label, LabelNames, Name, families, words};
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// Questions to a verifier: good, bad, or why there was no answer.
+    /// Requests to a verifier: good, bad, or the fault.
     QUESTIONS: Counter = "usher_verifier_questions_total",
         { verifier: Name, outcome: QuestionOutcome }, shown;
-    /// How long questions to a verifier took, the wait for a place and failed ones included.
+    /// Duration of requests to a verifier, including failed ones and the wait for a free slot.
     QUESTION_DURATION: Histogram = "usher_verifier_question_duration_seconds",
         { verifier: Name }, shown;
-    /// Credentials looked for among remembered answers: good or bad was remembered, joined waited
-    /// for a question on its way, miss asked.
+    /// Lookups of credentials in the cache: good or bad (cached answer), joined (waited for a
+    /// request in progress), or miss (new request).
     CACHE: Counter = "usher_verifier_cache_total",
         { verifier: Name, outcome: CacheOutcome }, shown;
-    /// Questions to a verifier on their way now.
+    /// Requests to a verifier in progress.
     IN_FLIGHT: Gauge = "usher_verifier_in_flight", { verifier: Name }, shown;
-    /// 0 while the verifier is asked, 2 while it is not, 1 while it is tried.
+    /// State of the verifier's circuit breaker: 0 closed, 1 half open, 2 open.
     BREAKER: Gauge = "usher_verifier_breaker_state", { verifier: Name }, shown;
 }
 
 words! {
-    /// What was remembered of a credential.
+    /// The result of a cache lookup.
     pub enum CacheOutcome {
         Good = "good",
         Bad = "bad",
-        /// The same question is on its way.
+        /// The same request is in progress.
         Joined = "joined",
         Miss = "miss",
     }
 }
 
-/// How one question ended.
+/// The result of one request.
 #[derive(Clone, Copy, Debug)]
 pub enum QuestionOutcome {
     Good,
@@ -68,35 +68,35 @@ impl Label for QuestionOutcome {
     }
 }
 
-/// One question to a verifier ended.
+/// One request to a verifier ended.
 #[derive(Debug)]
 pub struct VerifierAsked<'a> {
     pub verifier: &'a str,
     pub outcome: QuestionOutcome,
-    /// `None`: it was not sent.
+    /// `None`: the request was not sent.
     pub duration: Option<Duration>,
 }
 
-/// A credential was looked for among the remembered answers.
+/// A credential was looked up in the cache.
 #[derive(Debug)]
 pub struct CacheLookedUp<'a> {
     pub verifier: &'a str,
     pub outcome: CacheOutcome,
 }
 
-/// A question began or ended.
+/// A request began or ended.
 #[derive(Debug)]
 pub struct InFlightChanged<'a> {
     pub verifier: &'a str,
     pub change: f64,
 }
 
-/// The circuit breaker of a verifier has this state now.
+/// The state of a verifier's circuit breaker changed.
 #[derive(Debug)]
 pub struct VerifierBreakerChanged<'a> {
     pub verifier: &'a str,
     pub state: BreakerState,
-    /// What brought it about, where a fault did.
+    /// The fault that caused the change, if any.
     pub fault: Option<VerifierFault>,
 }
 

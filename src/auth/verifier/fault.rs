@@ -1,4 +1,4 @@
-//! What a failed request to a verifier means.
+//! Maps failed requests to the faults of a verifier.
 
 use crate::model::verifier_fault::VerifierFault;
 use crate::net::fetch::FetchError;

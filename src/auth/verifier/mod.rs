@@ -1,10 +1,10 @@
-//! Verifiers: others who are asked whether a credential is good.
+//! Verifiers: other services that decide whether a credential is valid.
 //!
-//! Each has everything of its own: a bounded number of questions on their way, a bounded memory of
-//! answers, a breaker. So one that is slow or away costs its own routes, and nobody else. Questions
-//! about the same credential are one question: it is asked by a task of its own, so that a client
-//! that leaves takes nothing from those who wait for the same answer. Whatever is not a clear
-//! answer lets nobody in.
+//! Each verifier has its own limit of requests in progress, its own bounded cache and its own
+//! circuit breaker. So a slow or failed verifier affects only its own routes. Requests about the
+//! same credential are merged into one. It runs in its own task, so a client that disconnects does
+//! not affect other clients that wait for the same answer. Without a clear yes, a credential is
+//! refused.
 
 mod cache;
 mod claims;
@@ -43,14 +43,14 @@ use crate::telemetry::limit::{Limit, LimitReached};
 use cache::{Cache, Key};
 use source::Source;
 
-/// Every verifier of a configuration, by its name.
+/// The verifiers of a configuration, by name.
 #[derive(Debug, Default)]
 pub struct Verifiers(HashMap<Arc<str>, Arc<Verifier>>);
 
 #[derive(Debug)]
 pub struct Verifier {
     config: Arc<config::Verifier>,
-    /// Claims that are kept with the principal, for the signed context.
+    /// The claims that are kept in the principal, for the signed context.
     carried: Vec<String>,
     source: Source,
     places: Semaphore,
@@ -58,30 +58,30 @@ pub struct Verifier {
     breaker: Mutex<Breaker>,
 }
 
-/// What is asked about.
+/// A request to a verifier.
 #[derive(Debug)]
 pub struct Question {
     pub credential: Secret,
     pub method: Method,
-    /// The route's name, or the path of the ticket endpoint.
+    /// The name of the route, or the path of the ticket endpoint.
     pub route: Arc<str>,
     pub address: IpAddr,
 }
 
-/// A principal, and who may be asked about it again.
+/// A principal, and the verifier that may be asked about it again.
 #[derive(Debug)]
 pub struct Proved {
     pub principal: Principal,
-    pub vouched: Option<Arc<VerifierGrant>>,
+    pub verifier_grant: Option<Arc<VerifierGrant>>,
 }
 
 impl From<Principal> for Proved {
     fn from(principal: Principal) -> Self {
-        Self { principal, vouched: None }
+        Self { principal, verifier_grant: None }
     }
 }
 
-/// A verifier's word that a live session rests on. Keeps the credential.
+/// A verifier's answer that a live session depends on. Keeps the credential.
 #[derive(Debug)]
 pub struct VerifierGrant {
     verifier: Arc<Verifier>,
@@ -95,11 +95,12 @@ enum VerifierAnswer {
     No(InvalidToken),
 }
 
-/// Answers that are believed, and questions on their way.
+/// The cached answers, and the requests in progress.
 #[derive(Debug)]
 struct AnswerCache {
     good: Cache<Arc<Principal>>,
-    /// Apart from the good ones: a flood of made-up credentials drives out nothing that is in use.
+    /// Negative answers have their own cache: a flood of invented credentials must not evict
+    /// positive answers.
     bad: Cache<InvalidToken>,
     flights: HashMap<Key, Flight>,
 }
@@ -116,23 +117,23 @@ pub struct OpenError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CacheUse {
     Used,
-    /// Somebody wants to know it anew.
+    /// The caller needs a new answer.
     PassedOver,
 }
 
-/// How one verifier stands, for `/status`.
+/// The state of one verifier, for `/status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifierFigures {
     pub name: String,
     pub kind: &'static str,
     pub breaker: &'static str,
-    /// Questions on their way, those that wait for a place included.
+    /// The requests in progress, including those that wait for a free slot.
     pub asking: usize,
 }
 
 impl Verifiers {
-    /// Connects to nothing yet. What another configuration had and this one has unchanged goes on
-    /// as it is.
+    /// Opens the verifiers without connecting. A verifier that has not changed since the last
+    /// configuration keeps its state.
     pub fn open(config: &config::Config, before: Option<&Self>) -> Result<Self, OpenError> {
         let mut by_name = HashMap::new();
         for verifier in &config.verifiers {
@@ -148,8 +149,9 @@ impl Verifiers {
         Ok(Self(by_name))
     }
 
-    /// A verifier that takes the place of another has a breaker of its own under the same name.
-    pub fn tell_breakers(&self) {
+    /// Reports the state of every breaker. A changed verifier has a new breaker under the same
+    /// name.
+    pub fn publish_breakers(&self) {
         for verifier in self.0.values() {
             let state = lock(&verifier.breaker).state();
             VerifierBreakerChanged { verifier: &verifier.config.name, state, fault: None }.emit();
@@ -162,7 +164,7 @@ impl Verifiers {
         figures
     }
 
-    /// Who a credential belongs to, by the verifier of this name.
+    /// Returns the principal of a credential from the verifier of this name.
     pub async fn prove(
         &self,
         name: &str,
@@ -171,17 +173,17 @@ impl Verifiers {
         route: &Arc<str>,
         address: IpAddr,
     ) -> Result<Proved, Rejection> {
-        // The config is not taken where it names one that is not there.
+        // The configuration is refused if it names an unknown verifier.
         let verifier = self.0.get(name).ok_or(Rejection::Internal)?;
         let credential =
             source::credential(&verifier.config, method, shown).map_err(Rejection::InvalidToken)?;
         let question = Arc::new(Question { credential, method, route: Arc::clone(route), address });
         let principal = verifier.prove(&question, CacheUse::Used).await?;
-        let vouched = verifier.config.revalidate.map(|every| {
+        let verifier_grant = verifier.config.revalidate.map(|every| {
             let verifier = Arc::clone(verifier);
             Arc::new(VerifierGrant { verifier, question, every })
         });
-        Ok(Proved { principal: Principal::clone(&principal), vouched })
+        Ok(Proved { principal: Principal::clone(&principal), verifier_grant })
     }
 }
 
@@ -251,13 +253,14 @@ impl Verifier {
                 return Err(fault);
             }
         };
-        // Its sender is gone where the runtime that asked has stopped.
+        // The sender is dropped if the runtime of the request has stopped.
         let landed = flight.wait_for(Option::is_some).await.map_err(|_| VerifierFault::Lost)?;
         landed.clone().unwrap_or(Err(VerifierFault::Lost))
     }
 
-    /// The answer that is believed, or the question that will bring one: for a metric, and itself.
-    #[allow(clippy::type_complexity, reason = "taken apart by its one caller")]
+    /// Returns the cached answer or the request that will bring one, with the outcome for the
+    /// metric.
+    #[allow(clippy::type_complexity, reason = "its only caller takes the tuple apart")]
     fn find_or_ask(
         self: &Arc<Self>,
         key: Key,
@@ -298,13 +301,13 @@ impl Verifier {
         (CacheOutcome::Miss, Err(Ok(flight)))
     }
 
-    /// One question, from the wait for a place to what its answer means.
+    /// Makes one request: waits for a free slot, sends it, and reads the answer.
     async fn ask(&self, question: &Question) -> Result<VerifierAnswer, VerifierFault> {
         let began = Now::read();
         let deadline = began.mono + self.config.timeout;
         let name = &self.config.name;
         let Ok(Ok(place)) = timeout_at(deadline, self.places.acquire()).await else {
-            // Those on their way tell the breaker themselves.
+            // The breaker counts only the requests in progress.
             LimitReached { limit: Limit::VerifierConcurrency, peer: None }.emit();
             VerifierAsked {
                 verifier: name,
@@ -340,7 +343,7 @@ impl Verifier {
         outcome
     }
 
-    /// A good answer is never believed past its own end.
+    /// Caches an answer. A positive answer is never cached beyond its expiry.
     fn remember(&self, key: Key, outcome: &Result<VerifierAnswer, VerifierFault>) {
         let now = Now::read();
         let mut answers = lock(&self.answers);
@@ -359,7 +362,8 @@ impl Verifier {
                     answers.bad.remember(key, *why, now.mono + self.config.negative_cache_ttl);
                 }
             }
-            // Nobody knows what it would say now. What was good is good for the rest of its time.
+            // The verifier's current answer is unknown. A cached positive answer stays valid until
+            // its end.
             Err(_) => {}
         }
     }
@@ -374,14 +378,14 @@ impl Verifier {
         let result = change(&mut breaker);
         let state = breaker.state();
         if state != before {
-            // Under the lock, so that the metric's last value is the last state.
+            // The event is sent under the lock, so that the metric's last value is the last state.
             VerifierBreakerChanged { verifier: &self.config.name, state, fault }.emit();
         }
         result
     }
 
-    /// The hash of everything that the answer may depend on; a service over HTTP is told more than
-    /// the credential.
+    /// Returns the hash of everything that the answer may depend on. A service over HTTP gets more
+    /// than the credential.
     fn key_of(&self, question: &Question) -> Key {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut part = |bytes: &[u8]| {
@@ -405,26 +409,26 @@ impl VerifierGrant {
         &self.verifier.config.name
     }
 
-    /// Until the next question: up to a fifth earlier than `revalidate`, so that sessions that
-    /// began together do not ask together.
+    /// Returns the time until the next request: up to 20 % earlier than `revalidate`, so that
+    /// sessions that began together do not ask together.
     pub fn pause(&self) -> Duration {
         let mut byte = [0];
         let _ = rand::fill(&mut byte);
         self.every.mul_f64(1.0 - f64::from(byte.first().copied().unwrap_or_default()) / 255.0 * 0.2)
     }
 
-    /// How long a session goes on while nobody answers.
+    /// Returns the time that a session continues while the verifier does not answer.
     pub fn grace(&self) -> Option<Duration> {
         self.verifier.config.revalidate_grace
     }
 
-    /// Asks anew, whatever is remembered.
+    /// Asks the verifier again, regardless of the cache.
     pub async fn ask_again(self: Arc<Self>) -> Result<Arc<Principal>, Rejection> {
         self.verifier.prove(&self.question, CacheUse::PassedOver).await
     }
 }
 
-/// Takes the question off the desk, also when its task is dropped.
+/// Removes the request from those in progress, also when its task is dropped.
 struct FlightGuard {
     verifier: Arc<Verifier>,
     key: Key,
@@ -436,7 +440,7 @@ impl Drop for FlightGuard {
     }
 }
 
-/// A question that is being answered, for the metric.
+/// A request in progress, for the metric.
 struct InFlight<'a>(&'a str);
 
 impl<'a> InFlight<'a> {

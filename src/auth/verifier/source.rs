@@ -1,7 +1,7 @@
-//! Where a verifier's word comes from: a service over HTTP, an introspection endpoint (RFC 7662),
+//! The sources of a verifier's answers: a service over HTTP, an introspection endpoint (RFC 7662),
 //! or a key in Redis.
 //!
-//! Whatever is neither a clear yes nor a clear no is a [`VerifierFault`].
+//! Every other result than a clear yes or no is a [`VerifierFault`].
 
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ use crate::model::verifier_fault::VerifierFault;
 use crate::net::fetch::{FetchConfig, FetchError, Fetched, Fetcher};
 use crate::store::redis::Lookup;
 
-/// An id is at least this long: a short one can be guessed, or be the name of something else.
+/// The minimum length of an id: a shorter one can be guessed, or be the name of another key.
 const SHORTEST_ID: usize = 16;
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) enum Source {
     Redis(Box<Lookup>),
 }
 
-/// What a verifier over HTTP is told.
+/// The body of a request to a verifier over HTTP.
 #[derive(Serialize)]
 struct VerifierRequest<'a> {
     credential: &'a str,
@@ -77,7 +77,12 @@ impl Source {
         let (claims, kept_for) = match (self, &config.kind) {
             (Self::Http(fetcher), VerifierKind::Http(asked)) => {
                 let answer = fetcher
-                    .post(&asked.place, json_type(), asked.authorization.as_ref(), told(question)?)
+                    .post(
+                        &asked.place,
+                        json_type(),
+                        asked.authorization.as_ref(),
+                        request_body(question)?,
+                    )
                     .await?;
                 if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                     return Ok(VerifierAnswer::No(InvalidToken::Refused));
@@ -117,8 +122,8 @@ impl Source {
     }
 }
 
-/// What is asked about, from what the client showed; wrong where no verifier of this kind could
-/// know it.
+/// Returns the credential to ask about. Refuses a credential that a verifier of this kind cannot
+/// know.
 pub(super) fn credential(
     config: &config::Verifier,
     method: Method,
@@ -139,7 +144,7 @@ pub(super) fn credential(
         Some(secret) if method == Method::Session => signed_id(shown, secret)?,
         _ => shown.clone(),
     };
-    // Nothing that has a meaning in a key, or in a cluster's choice of a slot.
+    // Only characters without a special meaning in a key, or in the slot selection of a cluster.
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_,".contains(byte);
     if id.len() < SHORTEST_ID || id.len() > SessionKeys::LONGEST_ID || !id.expose().iter().all(fits)
     {
@@ -148,7 +153,7 @@ pub(super) fn credential(
     Ok(id)
 }
 
-/// The id in `s:<id>.<signature>`, as express-session writes its cookie: HMAC-SHA256 in base64
+/// Returns the id in `s:<id>.<signature>`, the cookie of express-session: HMAC-SHA256 in base64
 /// without padding.
 fn signed_id(shown: &Secret, secret: &Secret) -> Result<Secret, InvalidToken> {
     let written =
@@ -164,22 +169,22 @@ fn signed_id(shown: &Secret, secret: &Secret) -> Result<Secret, InvalidToken> {
     Ok(Secret::from(id))
 }
 
-fn told(question: &Question) -> Result<Bytes, VerifierFault> {
-    let told = VerifierRequest {
+fn request_body(question: &Question) -> Result<Bytes, VerifierFault> {
+    let request_body = VerifierRequest {
         credential: question.credential.expose_str().unwrap_or_default(),
         kind: if question.method == Method::Session { "session" } else { "token" },
         method: question.method.name(),
         route: &question.route,
         client_address: question.address,
     };
-    // It is wiped when it has been sent.
+    // The body is wiped after it is sent.
     Ok(Bytes::from_owner(Zeroizing::new(
-        serde_json::to_vec(&told).map_err(|_| VerifierFault::Malformed)?,
+        serde_json::to_vec(&request_body).map_err(|_| VerifierFault::Malformed)?,
     )))
 }
 
-/// RFC 7662, section 2.1: the token as a form. No `token_type_hint`: servers may look further
-/// anyway.
+/// Returns the form with the token (RFC 7662 section 2.1). Without `token_type_hint`, because
+/// servers may search further anyway.
 fn form(token: &[u8]) -> Bytes {
     let mut body = Zeroizing::new(Vec::with_capacity(6 + 3 * token.len()));
     body.extend_from_slice(b"token=");
@@ -200,7 +205,7 @@ fn object(answer: &Fetched) -> Result<Map<String, Value>, VerifierFault> {
     strict_json::object(&answer.body).ok_or(VerifierFault::Malformed)
 }
 
-/// Why the token is refused, if it is.
+/// Returns the reason if the introspection response refuses the token.
 fn introspected(
     claims: &Map<String, Value>,
     issuer: Option<&str>,

@@ -7,7 +7,7 @@ use crate::base::clock::UnixMillis;
 
 const SECRET: &str = "0123456789012345678901234567890123456789";
 
-/// The one verifier of these lines, not yet opened.
+/// Returns the verifier with these config lines, not opened.
 fn verifier(lines: &str) -> Arc<config::Verifier> {
     let text = format!(
         "{}\n[[verifier]]\nname = \"login\"\n{lines}\n",
@@ -112,7 +112,7 @@ fn an_answer_about_a_bound_token_is_a_refusal() {
         assert_eq!(bound("", json!({ "sub": "ada", "cnf": cnf })), no, "{cnf}");
     }
     assert_eq!(bound("", json!({ "sub": "ada", "token_type": "DPoP" })), no);
-    // The claims of a token, one level down in a session.
+    // The claims of the token are one level down in the session.
     for user in ["/token/sub", "token.sub"] {
         let session =
             json!({ "token": { "sub": "ada", "cnf": { "jkt": "x" } }, "other": { "cnf": 1 } });
@@ -152,7 +152,7 @@ fn what_no_verifier_could_know_is_not_asked_about() {
     ] {
         assert_eq!(ask(&sessions, shown), Err(InvalidToken::SessionId), "{shown}");
     }
-    // As the npm package cookie-signature signs this id with this secret.
+    // The signature is that of the npm package cookie-signature for this id and this secret.
     let signed = redis("cookie_secret_env = \"COOKIE\"");
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET.as_bytes());
     let id = "0123456789abcdef";
@@ -203,7 +203,7 @@ async fn a_verifier_that_is_away_is_asked_a_few_times_and_then_left_alone() {
 #[tokio::test]
 async fn a_question_that_is_dropped_leaves_nothing_behind() {
     let verifier = Arc::new(Verifier::open(&http(""), &[]).unwrap());
-    // Never polled again, as when a client leaves.
+    // The future is dropped, as when a client disconnects.
     {
         let question = question("credential", "/ws");
         let mut asking = Box::pin(verifier.prove(&question, CacheUse::Used));

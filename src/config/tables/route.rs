@@ -379,7 +379,10 @@ pub fn check_reach(sections: &[Section<'_, '_>], routes: &[Arc<Route>]) {
             };
             let is_elsewhere =
                 route.upstream_path == UpstreamPath::AsSent && routes.iter().any(is_taken);
-            is_same && !is_elsewhere && reached.meets(&guarded) && !route.asks_for_as_much_as(other)
+            is_same
+                && !is_elsewhere
+                && reached.overlaps(&guarded)
+                && !route.asks_for_as_much_as(other)
         };
         let Some(opened) = routes.iter().find(is_opened) else { continue };
         let (span, upstream) = (
@@ -525,8 +528,7 @@ fn check_login(section: &Section<'_, '_>, auth: &[Method], is_named_here: bool) 
             section.reader.error(&written.span(), message, help);
         }
         (false, _) if is_named_here => {
-            let message =
-                "`forward = \"replace\"` needs the method `message`";
+            let message = "`forward = \"replace\"` needs the method `message`";
             section.reader.error(
                 &written.span(),
                 message,

@@ -147,7 +147,9 @@ impl TextType for SessionKey {
         text.split_once("{id}")
             .filter(|(before, after)| !before.is_empty() && !after.contains("{id}"))
             .map(|(before, after)| (before.to_owned(), after.to_owned()))
-            .ok_or_else(|| format!("`{key}` must have {{id}} once, after a prefix; write \"sess:{{id}}\""))
+            .ok_or_else(|| {
+                format!("`{key}` must have {{id}} once, after a prefix; write \"sess:{{id}}\"")
+            })
     }
 }
 
@@ -171,7 +173,7 @@ pub fn verifier(
             redis(section, store, &mut table).map(|keys| VerifierKind::Redis(Box::new(keys)))
         }
         Some(Kind::Introspection) => introspection(section, &mut table),
-        _ => asked(section, &mut table).map(VerifierKind::Http),
+        _ => http_endpoint(section, &mut table).map(VerifierKind::Http),
     };
     if let Some(kind) = table.kind {
         check_foreign_keys(section, kind);
@@ -238,7 +240,7 @@ fn check_foreign_keys(section: &Section<'_, '_>, kind: Kind) {
     }
 }
 
-fn asked(section: &Section<'_, '_>, table: &mut VerifierTable) -> Option<VerifierEndpoint> {
+fn http_endpoint(section: &Section<'_, '_>, table: &mut VerifierTable) -> Option<VerifierEndpoint> {
     let reader = section.reader;
     if let Some(value) = section.value("allow_plain").filter(|_| table.allow_plain) {
         let message = "credentials are sent over plain http: the network can read them";
@@ -246,7 +248,10 @@ fn asked(section: &Section<'_, '_>, table: &mut VerifierTable) -> Option<Verifie
     }
     let url = section.value("url");
     if url.is_none() {
-        section.missing("url", "add the URL of the service: `url = \"https://id.example.com/verify\"`");
+        section.missing(
+            "url",
+            "add the URL of the service: `url = \"https://id.example.com/verify\"`",
+        );
     }
     let place = table.url.as_ref().and_then(|text| {
         let wrong = |message| {
@@ -303,7 +308,7 @@ fn introspection(section: &Section<'_, '_>, table: &mut VerifierTable) -> Option
              clients",
         ),
     }
-    let mut asked = asked(section, table)?;
+    let mut asked = http_endpoint(section, table)?;
     if let (Some(id), Some((Some(secret), _))) = (&table.client_id, secret) {
         asked.authorization = Some(basic(id, &secret));
     }

@@ -12,9 +12,11 @@ use crate::net::tls::server::{self, TlsError};
 use crate::net::tls::trust;
 
 const EXPIRES_SOON_DAYS: i64 = 14;
-const MISSING_HINT: &str = "`usher cert` makes a pair for this machine; relative paths start at the configuration's folder";
+const MISSING_HINT: &str = "`usher cert` makes a pair for this machine; relative paths \
+    start at the configuration's folder";
 const AUTHORITIES_HINT: &str = "name a PEM file with the certificates of the authorities";
-const PAIR_HINT: &str = "`cert` is a PEM file with the certificate and its chain behind it, `key` one with its private key";
+const PAIR_HINT: &str = "`cert` is a PEM file with the certificate and its chain behind it, \
+    `key` one with its private key";
 
 pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     let config = inspector.config;
@@ -46,7 +48,7 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     }
 }
 
-/// Reads the certificates by which a server is trusted, as the start does.
+/// Reads the certificates that verify a server, as the start does.
 pub(super) fn trusted(inspector: &mut Inspector<'_>, key: &str, what: &str, path: &Path) {
     let subject = format!("{what} {}", path.display());
     if !inspector.is_readable(key, &subject, path) {
@@ -71,12 +73,13 @@ pub(super) fn client_authorities(subject: &str, path: &Path) -> Finding {
         0 => Finding::ok(subject, count),
         others => {
             let detail = format!(
-                "{count}, {others} of them without CA:TRUE; the owner of such a certificate can sign one for any client name"
+                "{count}, {others} of them without CA:TRUE; the owner of such a certificate's \
+                 key can sign a certificate for any client name"
             );
             Finding::warn(
                 subject,
                 detail,
-                "list the authority that signed the clients' certificates, not a client's certificate",
+                "list the authority that signed the clients, not a client's own certificate",
             )
         }
     }
@@ -86,12 +89,12 @@ fn certificates(count: usize) -> String {
     if count == 1 { "one certificate".to_owned() } else { format!("{count} certificates") }
 }
 
-/// Loads the pair as the start does. Returns the key that the finding is about.
+/// Loads the pair as the start does. Returns the configuration key that the finding is about.
 pub(super) fn pair(subject: &str, files: &CertificateFiles, now: Now) -> (&'static str, Finding) {
     let fail = |detail: String| Finding::fail(subject, detail, PAIR_HINT);
     let (names, certified) = match server::load(files) {
         Ok(loaded) => loaded,
-        // The finding names the certificate already; a key is named.
+        // The finding already names the certificate file. A key file is named in the detail.
         Err(TlsError { file, problem }) if file == files.cert.display().to_string() => {
             return ("cert", fail(problem));
         }
@@ -107,7 +110,8 @@ pub(super) fn pair(subject: &str, files: &CertificateFiles, now: Now) -> (&'stat
     ("cert", finding)
 }
 
-/// Warns only: a listener with an expired certificate serves those clients that do not look.
+/// Judges the dates of a certificate. An expired one is only a warning: the listener still serves
+/// clients that do not check it.
 fn judge_dates(subject: &str, leaf: &X509Certificate<'_>, names: &[String], now: Now) -> Finding {
     let names = if names.is_empty() { "no host names".to_owned() } else { names.join(", ") };
     let validity = leaf.validity();

@@ -100,7 +100,7 @@ fn verifier_files(inspector: &mut Inspector<'_>, index: usize, verifier: &Arc<Ve
     }
 }
 
-/// Reads the keys as the start does, and makes none.
+/// Reads the signing keys as the start does, and creates none.
 fn signing_keys(inspector: &mut Inspector<'_>) {
     let config = inspector.config;
     match &config.context.signing {
@@ -119,7 +119,7 @@ fn signing_keys(inspector: &mut Inspector<'_>) {
             let read = match folder.check(*algorithm) {
                 Ok(true) => Ok(()),
                 Ok(false) => return,
-                // The state directory is told by itself.
+                // The state directory has a finding of its own.
                 Err(KeyringError::File { error, .. })
                     if error.kind() == ErrorKind::NotADirectory =>
                 {
@@ -151,7 +151,7 @@ fn keys_finding(subject: &str, read: Result<(), KeyringError>, path: &Path) -> F
             Fault::Permission,
         ),
         KeyringError::OtherAlgorithm { .. } => {
-            ("change `algorithm`, or name other keys", Fault::Config)
+            ("change `algorithm`, or use other keys", Fault::Config)
         }
         _ => (
             "the file must hold a private key in PKCS#8, as `openssl genpkey` writes it",

@@ -1,5 +1,5 @@
-//! The state directory and the audit file. Makes neither: a folder that the person who checks
-//! makes could belong to the wrong user.
+//! The state directory and the audit file. Creates neither: the folder would belong to the user
+//! that runs `usher check`, which may be the wrong one.
 
 use std::io;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     }
 }
 
-/// `has_keys`: nothing has to be written there.
+/// Judges the state directory. With `has_keys`, nothing has to be written there.
 pub(super) fn state_dir(path: &Path, has_keys: bool) -> Finding {
     let subject = format!("state_dir {}", path.display());
     let fail = |detail: String| Finding::fail(subject.as_str(), detail, STATE_HINT);
@@ -46,7 +46,7 @@ pub(super) fn state_dir(path: &Path, has_keys: bool) -> Finding {
     }
 }
 
-/// The start opens the file to append, and makes it in a folder that is there.
+/// Judges the audit file. The start opens it to append, and creates it if its folder exists.
 fn audit_file(path: &Path) -> Finding {
     let subject = format!("audit file {}", path.display());
     let fail = |detail: String| Finding::fail(subject.as_str(), detail, AUDIT_HINT);

@@ -1,7 +1,9 @@
-//! What a good configuration names: certificates, keys, authorities, folders, addresses.
+//! Checks of the things that a valid configuration names: certificates, keys, authorities, folders
+//! and addresses.
 //!
-//! Reads them with the functions of the start, and opens, makes and asks nothing. `reach.rs` asks
-//! the servers; only `usher check` does that, because Usher starts without them.
+//! They are read with the functions of the start. Nothing stays open, and nothing is created or
+//! contacted. `reach.rs` contacts the servers; only `usher check` does that, because Usher starts
+//! without them.
 
 mod certificates;
 mod files;
@@ -44,7 +46,7 @@ pub enum Verdict {
     Fail,
 }
 
-/// Gathers findings, each with the location of the key that it is about.
+/// The findings so far, each with the location of the key that it is about.
 pub(super) struct Inspector<'a> {
     pub(super) config: &'a Config,
     pub(super) now: Now,
@@ -52,7 +54,8 @@ pub(super) struct Inspector<'a> {
     findings: Vec<Finding>,
 }
 
-/// Looks at everything that the start would open. `held`: addresses of the running process.
+/// Checks everything that the start would open. `held` has the addresses that the running process
+/// has bound.
 pub fn inspect(config: &Config, now: Now, held: &[SocketAddr]) -> Vec<Finding> {
     let mut inspector = Inspector::new(config, now);
     certificates::inspect(&mut inspector);
@@ -77,7 +80,7 @@ impl<'a> Inspector<'a> {
         self.is_readable_or(key, subject, path, MISSING_HINT)
     }
 
-    /// The same, with another remedy for a file that is not there.
+    /// Does the same as `is_readable`, with another remedy for a missing file.
     fn is_readable_or(&mut self, key: &str, subject: &str, path: &Path, missing: &str) -> bool {
         let Err(error) = read_a_byte(path) else { return true };
         let hint = match error.kind() {
@@ -123,7 +126,7 @@ impl Finding {
         Self { fault: Fault::of(error), ..self }
     }
 
-    /// Returns `None` where all is well.
+    /// Returns `None` for a good verdict.
     pub fn diagnostic(&self) -> Option<Diagnostic> {
         let message = format!("{}: {}", self.subject, self.detail);
         let diagnostic = match self.verdict {

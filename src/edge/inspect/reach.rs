@@ -1,5 +1,5 @@
-//! Whether the servers that the configuration names answer. Usher starts without them, so one
-//! that is away is a warning.
+//! Checks whether the servers that the configuration names answer. Usher starts without them, so an
+//! unreachable server is a warning.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::config::{Config, Issuer, IssuerKeySource, RemoteKeys, Server, Verifie
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Blocks: it connects to every server.
+/// Checks every server. Blocks while it connects.
 pub fn servers(config: &Config) -> Vec<Finding> {
     let mut inspector = Inspector::new(config, Now::read());
     for (index, issuer) in config.issuers.iter().enumerate() {
@@ -58,7 +58,8 @@ pub fn servers(config: &Config) -> Vec<Finding> {
 /// Fetches the keys as the start does.
 fn published(issuer: &Arc<Issuer>, from: &RemoteKeys) -> Finding {
     let subject = format!("keys of issuer {}", issuer.name);
-    let hint = "Usher starts without these keys and retries; this issuer's tokens are refused until Usher has them, or has kept those of an earlier start";
+    let hint = "Usher starts without these keys and retries; this issuer's tokens are refused \
+                until Usher has them, or has those of an earlier start";
     let source = match Source::new(issuer, from) {
         Ok(source) => source,
         Err(error) => return Finding::warn(subject, error, hint),
@@ -81,7 +82,7 @@ fn upstream_server(upstream: &str, server: &Server) -> Finding {
         Server::Unix { path } => std::os::unix::net::UnixStream::connect(path).map(drop),
     };
     let hint = "start the server, or correct its address; clients get 502 until the server answers";
-    told(format!("upstream {upstream}, {server}"), reached, "reachable", hint)
+    reach_finding(format!("upstream {upstream}, {server}"), reached, "reachable", hint)
 }
 
 fn store(redis: &Redis, other_region: Option<&str>) -> Vec<Finding> {
@@ -93,7 +94,7 @@ fn store(redis: &Redis, other_region: Option<&str>) -> Vec<Finding> {
         None => (String::new(), "tickets are refused until the store answers".to_owned()),
     };
     let reach = |HostPort { host, port }: &HostPort| {
-        told(format!("store{of} {host}:{port}"), tcp(host, *port), "reachable", &hint)
+        reach_finding(format!("store{of} {host}:{port}"), tcp(host, *port), "reachable", &hint)
     };
     redis.layout.addresses().iter().map(reach).collect()
 }
@@ -114,12 +115,17 @@ fn verifier_servers(verifier: &Arc<Verifier>) -> Vec<Finding> {
     let hint = "its credentials are answered with 503 until the verifier answers";
     let reach = |(host, port)| {
         let subject = format!("verifier {}, {host}:{port}", verifier.name);
-        told(subject, tcp(host, port), "reachable; nothing was asked", hint)
+        reach_finding(subject, tcp(host, port), "reachable; nothing was asked", hint)
     };
     addresses.into_iter().map(reach).collect()
 }
 
-fn told(subject: String, reached: std::io::Result<()>, is_well: &str, hint: &str) -> Finding {
+fn reach_finding(
+    subject: String,
+    reached: std::io::Result<()>,
+    is_well: &str,
+    hint: &str,
+) -> Finding {
     match reached {
         Ok(()) => Finding::ok(subject, is_well),
         Err(error) => Finding::warn(subject, error.to_string(), hint),

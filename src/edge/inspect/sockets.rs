@@ -1,4 +1,4 @@
-//! Addresses that the start will bind.
+//! Checks of the addresses that the start will bind.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +25,8 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>, held: &[SocketAddr]) {
     }
 }
 
-/// `is_ours`: the Usher that listens there is the one that runs with this configuration.
+/// Judges the path of the admin socket. `is_ours`: a process that listens there is the Usher that
+/// runs with this configuration.
 fn file(path: &Path, is_ours: bool) -> Finding {
     let subject = format!("admin listener unix:{}", path.display());
     let (error, detail, hint) = match occupant(path) {
@@ -73,12 +74,12 @@ fn address(
     let (detail, hint) = match error.kind() {
         io::ErrorKind::AddrInUse => (
             "the port is in use by another process".to_owned(),
-            "stop that process (`ss -ltnp` names it), or choose another port; processes share the port of a listener only \
-             where each has `share_port = true`",
+            "stop that process (`ss -ltnp` names it), or choose another port; processes share \
+             the port of a listener only where each has `share_port = true`",
         ),
         io::ErrorKind::AddrNotAvailable => (
             "this machine does not have the address".to_owned(),
-            "choose an address of one of its interfaces, or write 0.0.0.0 or [::] for all addresses",
+            "choose an address of its interfaces, or write 0.0.0.0 or [::] for all of them",
         ),
         io::ErrorKind::PermissionDenied => (
             format!("the address cannot be bound: {error}"),

@@ -7,8 +7,8 @@ use super::reach::servers;
 use super::*;
 use crate::config::CertificateFiles;
 
-/// A pair of files whose certificate is good until so many days from now, with its own key or
-/// another.
+/// Judges a pair of files whose certificate expires `days` from now, with its own key or another
+/// one.
 fn finding(name: &str, days: i64, own_key: bool) -> Finding {
     let now = Now::read();
     let key = rcgen::KeyPair::generate().unwrap();
@@ -32,7 +32,8 @@ fn finding(name: &str, days: i64, own_key: bool) -> Finding {
 
 #[test]
 fn a_region_that_is_away_concerns_its_own_tickets_alone() {
-    let lines = "[store]\nurl = \"redis://127.0.0.1:1\"\nregion = \"us\"\n[store.regions.eu]\nurl = \"redis://127.0.0.1:1\"\n";
+    let lines = "[store]\nurl = \"redis://127.0.0.1:1\"\nregion = \"us\"\n\
+        [store.regions.eu]\nurl = \"redis://127.0.0.1:1\"\n";
     let text = format!("{}\n{lines}", include_str!("../../../config/usher.toml"));
     let config =
         crate::config::parse(&text, None, &|_| Some("0123456789abcdef".repeat(4))).unwrap().config;

@@ -1,4 +1,4 @@
-//! `GET /websocket/config?route=`: tells a client which method it is to use now.
+//! `GET /websocket/config?route=`: tells a client which method to use now.
 
 use std::net::IpAddr;
 
@@ -50,8 +50,8 @@ async fn respond(request: &mut Request, edge: &Edge) -> Result<Response<Bytes>, 
     Ok(json_answer(StatusCode::OK, &body))
 }
 
-/// Finds the route by its path as the configuration writes it; without a name, the only route that
-/// takes credentials. Of several hosts with a route of this name, the host of the request decides.
+/// Finds the route by its path in the configuration; without a name, the only route that takes
+/// credentials. If several hosts have a route of this name, the host of the request decides.
 fn requested_route<'a>(
     config: &'a Config,
     host: &str,
@@ -96,15 +96,15 @@ pub fn client_config(
         _ if migration.rollout.shares.iter().all(|(_, percent)| *percent == 0) => None,
         (Sticky::User, None) => return Err(Rejection::MissingCredential),
         (Sticky::User, Some(principal)) => {
-            migration.assigned(&route.name, &ShareKey::User(principal))
+            migration.assigned_method(&route.name, &ShareKey::User(principal))
         }
-        (Sticky::Address, _) => migration.assigned(&route.name, &ShareKey::at(peer)),
+        (Sticky::Address, _) => migration.assigned_method(&route.name, &ShareKey::at(peer)),
     };
     // Test identities are not offered to strangers.
     let offered = || route.auth.iter().copied().filter(|method| *method != Method::Bypass);
     let first = |is_wanted: &dyn Fn(Method) -> bool| offered().find(|method| is_wanted(*method));
-    // A client outside every share goes on as before. Without shares, all clients get the preferred
-    // method that is not legacy.
+    // A client outside every share keeps its legacy method. Without shares, all clients get the
+    // preferred method that is not legacy.
     let method = match assigned {
         Some(method) => Some(method),
         None if migration.rollout.shares.is_empty() => {

@@ -21,7 +21,7 @@ use crate::model::origin::Origins;
 use crate::net::http1::response;
 use crate::rejection::Rejection;
 
-/// An endpoint of Usher's own.
+/// One of Usher's own endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     Tickets,
@@ -63,7 +63,7 @@ impl Endpoint {
     }
 }
 
-/// The seconds are [`crate::upstream::keyring::MAX_AGE`]: the rotation of keys relies on them.
+/// The seconds are [`crate::config::Context::KEY_SET_MAX_AGE`]: the rotation relies on it.
 const CACHE_THE_KEYS: &str = "public, max-age=300";
 
 fn signing_keys(edge: &Edge) -> Response<Bytes> {
@@ -74,7 +74,7 @@ fn signing_keys(edge: &Edge) -> Response<Bytes> {
     answer
 }
 
-/// Rejects a page that is not listed. An empty list allows every page to ask, and none to use a
+/// Rejects a page that is not listed. An empty list allows every page to ask, but none to use a
 /// cookie.
 fn check_origin(origins: &Origins, origin: Option<&str>) -> Result<(), Rejection> {
     match origin {
@@ -117,7 +117,8 @@ fn preflight(methods: HeaderValue) -> Response<Bytes> {
     answer
 }
 
-/// Writes a rejection as these endpoints do: `{"message", "code", "recoverable", "request_id"}`.
+/// Writes a rejection in the form of these endpoints: `{"message", "code", "recoverable",
+/// "request_id"}`.
 fn refusal(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
     let facts = rejection.facts();
     let mut body = json!({
@@ -131,7 +132,7 @@ fn refusal(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
             .extend(rejection.details().into_iter().map(|(name, value)| (name.to_owned(), value)));
     }
     let mut answer = json_answer(facts.status, &body);
-    // The other headers of a status are written in the same place as for every other refusal.
+    // The other headers of a status are written by the same code as for every other refusal.
     let problem = response::problem(rejection, request_id);
     for (name, value) in problem.headers() {
         if name != CONTENT_TYPE {

@@ -99,7 +99,8 @@ async fn issue(
     edge: &Edge,
 ) -> Result<Response<Bytes>, Rejection> {
     let wanted = read_request(body)?;
-    // Before the credential: a client falls back to another method at once, without one.
+    // Checked before the credential: a client without one can then fall back to another method at
+    // once.
     edge.tickets.check_takes_tickets(wanted.route.as_deref())?;
     let principal = identify(request, edge).await?;
     let user = principal.subject.clone();
@@ -134,7 +135,7 @@ async fn issue(
     ))
 }
 
-/// Returns a URL that can be opened as it is, if the configuration leaves no doubt about the path.
+/// Returns a URL that can be opened as it is, if the configuration determines the path.
 fn websocket_url(
     issued: &Issued,
     ticket: &str,
@@ -179,7 +180,8 @@ fn read_request(body: &[u8]) -> Result<ticket::TicketRequest, Rejection> {
         return Ok(ticket::TicketRequest::default());
     }
     let wrong = Rejection::InvalidRequest(
-        "the body is not a JSON object with the fields ttl_seconds, single_use, permissions and route",
+        "the body is not a JSON object with the fields ttl_seconds, single_use, permissions and \
+         route",
     );
     strict_json::record(body).map_err(|_| wrong)
 }

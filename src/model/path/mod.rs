@@ -134,8 +134,8 @@ impl PathPattern {
     }
 
     /// Returns true if a lax server could match one path to both patterns.
-    pub fn meets(&self, other: &Self) -> bool {
-        Guard::new(None, self).meets(&Guard::new(None, other))
+    pub fn overlaps(&self, other: &Self) -> bool {
+        Guard::new(None, self).overlaps(&Guard::new(None, other))
     }
 
     pub fn is_more_specific_than(&self, other: &Self) -> bool {
@@ -188,7 +188,8 @@ impl fmt::Display for PathPattern {
 impl CanonicalPath {
     /// Parses the path of a request target, still encoded and without its query.
     pub fn parse(path: &str) -> Result<Self, AmbiguousPath> {
-        let rest = path.strip_prefix('/').ok_or(AmbiguousPath("it does not begin with '/'"))?;
+        let rest =
+            path.strip_prefix('/').ok_or(AmbiguousPath("the path does not begin with '/'"))?;
         let segments = rest.split('/').map(decode_segment).collect::<Result<_, _>>()?;
         Ok(Self { segments })
     }
@@ -224,30 +225,32 @@ fn decode_segment(raw: &str) -> Result<String, AmbiguousPath> {
     while let Some(byte) = bytes.next() {
         let value = if byte == b'%' {
             let digits = bytes.next().and_then(hex_digit).zip(bytes.next().and_then(hex_digit));
-            let (high, low) =
-                digits.ok_or(AmbiguousPath("a '%' is not followed by two hex digits"))?;
+            let (high, low) = digits
+                .ok_or(AmbiguousPath("a '%' in the path is not followed by two hex digits"))?;
             match high << 4 | low {
-                b'/' | b'\\' => return Err(AmbiguousPath("an encoded slash or backslash")),
+                b'/' | b'\\' => {
+                    return Err(AmbiguousPath("the path has an encoded slash or backslash"));
+                }
                 value => value,
             }
         } else {
             byte
         };
         if value == b'\\' {
-            return Err(AmbiguousPath("a backslash"));
+            return Err(AmbiguousPath("the path has a backslash"));
         }
         if value.is_ascii_control() {
-            return Err(AmbiguousPath("a control character"));
+            return Err(AmbiguousPath("the path has a control character"));
         }
         decoded.push(value);
     }
-    let decoded = String::from_utf8(decoded).map_err(|_| AmbiguousPath("it is not UTF-8"))?;
+    let decoded = String::from_utf8(decoded).map_err(|_| AmbiguousPath("the path is not UTF-8"))?;
     if hides_a_second_encoding(&decoded) {
-        return Err(AmbiguousPath("a separator or dot that is encoded twice"));
+        return Err(AmbiguousPath("the path has a separator or dot that is encoded twice"));
     }
     // A server that drops parameters reads `..;x` as `..`.
     if matches!(decoded.split(';').next(), Some("." | "..")) {
-        return Err(AmbiguousPath("a dot segment"));
+        return Err(AmbiguousPath("the path has a dot segment"));
     }
     Ok(decoded)
 }

@@ -72,7 +72,7 @@ impl Guard {
     }
 
     /// Returns true if some path matches both patterns.
-    pub fn meets(&self, other: &Self) -> bool {
+    pub fn overlaps(&self, other: &Self) -> bool {
         let is_long_enough = match self.segments.len().cmp(&other.segments.len()) {
             Ordering::Less => self.open_ended,
             Ordering::Equal => true,
@@ -173,7 +173,7 @@ mod tests {
         ] {
             for (one, other) in [(one, other), (other, one)] {
                 assert_eq!(
-                    PathPattern::parse(one).unwrap().meets(&PathPattern::parse(other).unwrap()),
+                    PathPattern::parse(one).unwrap().overlaps(&PathPattern::parse(other).unwrap()),
                     expected,
                     "{one} {other}"
                 );

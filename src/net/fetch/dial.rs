@@ -1,4 +1,4 @@
-//! Connections to whom we ask.
+//! Connections to the services that Usher asks.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,7 @@ static SYSTEM: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
 
 #[derive(Clone, Debug)]
 pub(super) struct Dialler {
-    /// Those of `ca_file`; the system's where there is none.
+    /// The authorities of `ca_file`. `None`: those of the system.
     own: Option<Arc<ClientConfig>>,
 }
 
@@ -53,7 +53,8 @@ impl Dialler {
     }
 }
 
-/// One address after the other; one that swallows everything leaves time for the next.
+/// Tries one address after the other. Each gets a third of the time, so that a silent address
+/// leaves time for the next.
 async fn tcp(place: &ServiceUrl, time: Duration) -> Result<TcpStream, FetchError> {
     let unreachable = |error: std::io::Error| FetchError::Unreachable(error.to_string());
     let addresses: Vec<_> =

@@ -1,11 +1,11 @@
-//! Asking another service over HTTP on our own account: an issuer for its keys, a verifier for its
-//! word.
+//! HTTP requests of Usher itself to other services: to an issuer for its keys, to a verifier for
+//! its verdict.
 //!
-//! Where to ask comes from the config, or from a document of an issuer that the config names; never
-//! from a token or a request. One limit bounds the time of the whole exchange, another its bytes. A
-//! redirect is an error: whoever can make a server point elsewhere must not choose whom we ask
-//! next. What is asked changes nothing there, so a question that a kept connection lost is asked
-//! once more on a new one.
+//! The address comes from the configuration, or from a document of an issuer that the configuration
+//! names; never from a token or a request. One limit bounds the time of the whole exchange, another
+//! its bytes. A redirect is an error: an attacker that controls one must not choose the server that
+//! is asked next. A request changes nothing at the server. So a request that a kept connection lost
+//! is sent once more on a new one.
 
 mod dial;
 #[cfg(test)]
@@ -31,27 +31,28 @@ use crate::model::secret::Secret;
 use crate::model::service_url::ServiceUrl;
 use dial::Dialler;
 
-/// Idle connections are closed by most servers after some seconds; ours go a little later than the
-/// shortest of them.
+/// The time for which an idle connection is kept. Most servers close theirs after some seconds;
+/// Usher keeps its own a little longer than the shortest of these.
 const KEPT_FOR: Duration = Duration::from_secs(30);
-/// What an answer's head may take.
+/// The largest head of an answer, in bytes.
 const HEAD_BYTES: usize = 64 << 10;
 const AGENT: &str = concat!("usher/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Clone, Debug)]
 pub struct FetchConfig {
-    /// PEM file of the authorities that sign the servers; those of the system unless given.
+    /// PEM file of the authorities that sign the servers' certificates. Without one, those of the
+    /// system.
     pub ca_file: Option<PathBuf>,
-    /// For the whole exchange: the name, the connection, TLS, the answer and its body.
+    /// The limit of the whole exchange: the name, the connection, TLS, the answer and its body.
     pub timeout: Duration,
-    /// Of an answer.
+    /// The largest body of an answer, in bytes.
     pub max_body: usize,
     /// Idle connections kept for each server.
     pub max_idle: usize,
 }
 
-/// An HTTP client. Clones share their connections; each is driven by the runtime that opened it, so
-/// a runtime that ends before the others has a [`Fetcher::apart`] of its own.
+/// An HTTP client. Clones share their connections. A connection is driven by the runtime that
+/// opened it, so a runtime that ends before the others needs its own [`Fetcher::apart`].
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     config: Arc<FetchConfig>,
@@ -59,7 +60,7 @@ pub struct Fetcher {
     idle: Arc<Idle>,
 }
 
-/// An answer, whole. Its status may be any but a redirect.
+/// A whole answer, with any status but a redirect.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     pub status: StatusCode,
@@ -78,7 +79,7 @@ pub enum FetchError {
     #[error("the server answered {0}")]
     Status(StatusCode),
     #[error(
-        "the server answered {0}; redirects are not followed: write the address that this one points to"
+        "the server answered {0}; redirects are not followed: write the address that it points to"
     )]
     Redirect(StatusCode),
     #[error("the answer is larger than {0} bytes")]
@@ -87,26 +88,26 @@ pub enum FetchError {
     Malformed(String),
 }
 
-/// Connections that wait for the next question, by server.
+/// Connections that wait for the next request, by server.
 #[derive(Debug, Default)]
 struct Idle(Mutex<HashMap<String, Vec<IdleConnection>>>);
 
-/// A connection, and since when it waits.
+/// A connection, and when it began to wait.
 type IdleConnection = (SendRequest<Full<Bytes>>, Instant);
 
 impl Fetcher {
-    /// Fails where `ca_file` holds no authorities.
+    /// Returns an error if `ca_file` holds no authorities.
     pub fn new(config: FetchConfig) -> Result<Self, String> {
         let dialler = Dialler::new(config.ca_file.as_deref())?;
         Ok(Self { config: Arc::new(config), dialler, idle: Arc::default() })
     }
 
-    /// The same, with connections of its own.
+    /// Returns the same client with connections of its own.
     pub fn apart(&self) -> Self {
         Self { idle: Arc::default(), ..self.clone() }
     }
 
-    /// Asks for JSON.
+    /// Sends a GET that accepts JSON.
     pub async fn get(
         &self,
         place: &ServiceUrl,
@@ -116,7 +117,7 @@ impl Fetcher {
         self.within_time(place, request).await
     }
 
-    /// `authorization` is the whole value, scheme and all.
+    /// Sends a POST. `authorization` is the whole header value, with its scheme.
     pub async fn post(
         &self,
         place: &ServiceUrl,
@@ -146,8 +147,8 @@ impl Fetcher {
         request: Request<Full<Bytes>>,
     ) -> Result<Fetched, FetchError> {
         while let Some(mut sender) = self.idle.take(place.server()) {
-            // A kept connection may have been closed by the server a moment ago, before or after it
-            // took the question.
+            // The server may have closed a kept connection a moment ago, before or after it took
+            // the request.
             if let Ok(response) = sender.send_request(request.clone()).await {
                 return self.read(place, sender, response).await;
             }
@@ -172,7 +173,7 @@ impl Fetcher {
         if head.status.is_redirection() {
             return Err(FetchError::Redirect(head.status));
         }
-        // None was asked for.
+        // Usher offers no encoding.
         if head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Err(FetchError::Malformed("the body is compressed".to_owned()));
         }
@@ -194,18 +195,18 @@ impl Fetcher {
 }
 
 impl Fetched {
-    /// The answer, where it is a success.
+    /// Returns the answer if its status is a success.
     pub fn success(self) -> Result<Self, FetchError> {
         if self.status.is_success() { Ok(self) } else { Err(FetchError::Status(self.status)) }
     }
 }
 
 impl FetchError {
-    /// The closed set of [`FetchError::label`].
+    /// Every label of [`FetchError::label`].
     pub const LABELS: [&'static str; 7] =
         ["timeout", "unreachable", "tls", "status", "redirect", "too_large", "malformed"];
 
-    /// For metrics and logs.
+    /// Returns the label for metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Timeout(_) => "timeout",
@@ -232,7 +233,8 @@ impl Idle {
         None
     }
 
-    /// The answer is whole, but the connection may need another turn to see that.
+    /// Keeps a connection once it is ready. The answer is whole, but the connection may need
+    /// another turn to notice that.
     fn keep_when_ready(
         self: &Arc<Self>,
         server: &str,
@@ -284,7 +286,7 @@ fn malformed(error: hyper::Error) -> FetchError {
     FetchError::Malformed(error.to_string())
 }
 
-/// A connection that broke, or bytes that are not HTTP.
+/// Returns the error of a broken connection, or of bytes that are not HTTP.
 fn failed(error: hyper::Error) -> FetchError {
     if error.is_parse() || error.is_parse_too_large() {
         return malformed(error);

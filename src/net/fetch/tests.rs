@@ -14,7 +14,7 @@ fn fetcher(timeout: Duration) -> Fetcher {
     Fetcher::new(FetchConfig { ca_file: None, timeout, max_body: 1000, max_idle: 2 }).unwrap()
 }
 
-/// A server that answers each request with the same bytes, and says what it was asked.
+/// A server that answers each request with the same bytes, and records the requests.
 struct Server {
     place: ServiceUrl,
     connections: Arc<AtomicUsize>,
@@ -26,7 +26,7 @@ impl Server {
         Self::new(answer, usize::MAX, None).await
     }
 
-    /// Closes a connection without an answer when it was asked so often.
+    /// Closes a connection without an answer once it has answered `most` requests.
     async fn new(answer: &'static str, most: usize, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

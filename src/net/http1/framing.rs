@@ -1,7 +1,8 @@
-//! Where a message's body ends: RFC 9112, section 6, without I/O and without mercy.
+//! Finds the end of a message's body: RFC 9112 section 6, strict and without I/O.
 //!
-//! Used on both sides: a guard follows each client's body to know where the next head begins, and
-//! an upstream's refusal is read to its end. What two readers could frame differently is an error.
+//! Used on both sides. A guard follows each client's body to know where the next head begins, and
+//! an upstream's refusal is read to its end. A body that two readers could frame differently is an
+//! error.
 
 /// Longest chunk line (size and extensions) and trailer section that are followed.
 const MAX_LINE: usize = 256;
@@ -12,7 +13,7 @@ pub enum BodyFraming {
     Done,
     Length(u64),
     Chunked(Chunks),
-    /// Only an answer can be framed so.
+    /// Only an answer can be framed in this way.
     UntilClose,
 }
 
@@ -33,7 +34,7 @@ enum ChunkState {
     Data(u64),
     DataCr,
     DataLf,
-    /// At the start of a trailer line, in one, after its CR.
+    /// In the trailers: at the start of a line, inside one, and after its CR.
     TrailerStart,
     Trailer,
     TrailerLf,
@@ -54,8 +55,8 @@ impl BodyFraming {
         }
     }
 
-    /// Takes in the next bytes; gives back how many belong to this body, and hands its payload to
-    /// `payload`.
+    /// Reads the next bytes. Returns how many of them belong to this body, and passes its payload
+    /// to `payload`.
     pub fn advance(
         &mut self,
         bytes: &[u8],

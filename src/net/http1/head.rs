@@ -1,8 +1,8 @@
 //! The strict reader of HTTP/1 heads, for both sides.
 //!
-//! A head is looked at as bytes first, because parsers forgive what smugglers live on: bare line
-//! feeds, two lengths, two hosts. What could be read in two ways is refused here, before anything
-//! is decided.
+//! A head is checked as bytes first, because parsers accept the tricks of request smuggling: bare
+//! line feeds, two lengths, two hosts. A head that could be read in two ways is refused here,
+//! before any decision.
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -13,13 +13,14 @@ use super::host::Authority;
 use crate::config::Limits;
 use crate::rejection::Rejection;
 
-/// The parser's table is on the stack; a higher `head_fields` than this is as good as this.
+/// The most fields of a head. The parser's table is on the stack; a higher `head_fields` has no
+/// effect.
 pub const MAX_FIELDS: usize = 256;
 
 /// The largest answer head that is read.
 pub const MAX_ANSWER_HEAD: usize = 32 * 1024;
 
-/// Answers such as 100 and 103 that may come before the one that counts.
+/// The most interim answers, such as 100 and 103, before the final one.
 pub const MAX_INTERIM_ANSWERS: usize = 16;
 
 /// A client's request head that has one reading only.
@@ -39,15 +40,14 @@ pub struct AnswerHead {
     pub framing: BodyFraming,
 }
 
-/// How long the head at the start of `buffer` is, its empty line included; `None` while it is not
-/// whole.
+/// Returns the length of the head at the start of `buffer`, with its empty line; `None` while it is
+/// not whole.
 pub fn length_of_head(buffer: &[u8]) -> Option<usize> {
     buffer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// Is something in these bytes that no head may hold? Looked for in unfinished heads too, so that a
-/// head of bare line feeds is answered at once instead of waited for. `previous` is the byte before
-/// these, or 0 at the start.
+/// Rejects bytes that no head may hold. Unfinished heads are checked too, so that a head of bare
+/// line feeds is answered at once. `previous` is the byte before these, or 0 at the start.
 pub fn check_bytes(head: &[u8], mut previous: u8) -> Result<(), Rejection> {
     for &byte in head {
         match byte {
@@ -69,7 +69,7 @@ pub fn check_bytes(head: &[u8], mut previous: u8) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// `head` ends with its empty line.
+/// Parses a request head, which ends with its empty line.
 pub fn parse_request(head: &[u8], limits: &Limits) -> Result<RequestHead, Rejection> {
     check_bytes(head, 0)?;
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -113,8 +113,8 @@ pub fn parse_request(head: &[u8], limits: &Limits) -> Result<RequestHead, Reject
     Ok(RequestHead { parts, framing, host })
 }
 
-/// `head` ends with its empty line; `to_head` says that it answers a HEAD. The error is what is
-/// wrong with the upstream.
+/// Parses an answer head, which ends with its empty line. `to_head`: the request was a HEAD. The
+/// error names the upstream's fault.
 pub fn parse_answer(head: &[u8], to_head: bool) -> Result<AnswerHead, &'static str> {
     check_bytes(head, 0).map_err(|_| "the answer head holds forbidden bytes")?;
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -168,9 +168,9 @@ fn header_map(fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// RFC 9112 section 3.2: "A server MUST respond with a 400 (Bad Request) status code to any
-/// HTTP/1.1 request message that lacks a Host header field and to any request message that contains
-/// more than one Host header field line".
+/// Returns the host. RFC 9112 section 3.2: "A server MUST respond with a 400 (Bad Request) status
+/// code to any HTTP/1.1 request message that lacks a Host header field and to any request message
+/// that contains more than one Host header field line".
 fn host_of(headers: &HeaderMap, version: Version) -> Result<Option<Authority>, Rejection> {
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -184,7 +184,7 @@ fn authority(text: &str) -> Result<Authority, Rejection> {
     Authority::parse(text).ok_or(Rejection::AmbiguousRequest("the Host is not a host"))
 }
 
-/// The target as path and query, and the host of an absolute target.
+/// Returns the target as path and query, and the host of an absolute target.
 fn origin_form<'a>(method: &Method, target: &'a str) -> Result<(Uri, Option<&'a str>), Rejection> {
     if *method == Method::CONNECT {
         return Err(Rejection::AmbiguousRequest("this server does not open tunnels"));
@@ -249,14 +249,15 @@ fn is_chunked(headers: &HeaderMap) -> Result<bool, Rejection> {
 }
 
 impl RequestHead {
-    /// The host that routes are chosen by; empty where there is none.
+    /// Returns the host that selects the route; empty if the request has none.
     pub fn host_name(&self) -> &str {
         self.host.as_ref().map_or("", Authority::name)
     }
 }
 
-/// Is an upgrade to WebSocket asked for, well formed or not? RFC 9110 section 7.8: a server "MAY
-/// ignore a received Upgrade header field", and one to anything else is ignored.
+/// Returns true if the request asks for a WebSocket upgrade, well formed or not. RFC 9110 section
+/// 7.8: a server "MAY ignore a received Upgrade header field", and Usher ignores one to anything
+/// else.
 pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
     let is_websocket = |token: &[u8]| {
         let name = token.split(|byte| *byte == b'/').next().unwrap_or_default();
@@ -268,7 +269,7 @@ pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
         .any(|line| line.as_bytes().split(|byte| *byte == b',').any(is_websocket))
 }
 
-/// The comma-separated tokens of all lines of one header, in lower case.
+/// Returns the comma-separated tokens of all lines of one header, in lower case.
 pub fn tokens(headers: &HeaderMap, name: HeaderName) -> Vec<String> {
     let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     lines

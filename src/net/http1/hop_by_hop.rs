@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::head::tokens;
 use super::response::REQUEST_ID;
 
-/// RFC 9110 section 7.6.1, and what older agents send.
+/// The fields of RFC 9110 section 7.6.1, and those that older agents send.
 const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     PROXY_AUTHENTICATE,
@@ -22,8 +22,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Fields that are meant for the other end by their own definition, beside those that start as
-/// [`END_TO_END_PREFIXES`] do.
+/// Fields that are end-to-end by definition. Fields with one of the [`END_TO_END_PREFIXES`] are
+/// too.
 const END_TO_END: [&str; 28] = [
     "age",
     "allow",
@@ -61,8 +61,8 @@ const END_TO_END_PREFIXES: [&str; 6] =
 /// Removes the headers that belong to one connection, and those that `Connection` nominates.
 ///
 /// RFC 9110 section 7.6.1: a sender "MUST NOT send a connection option corresponding to a field
-/// that is intended for all recipients of the content". Such an option is ignored: honoured, it
-/// would take away what Usher judged the request by.
+/// that is intended for all recipients of the content". Such an option is ignored: it would remove
+/// a field by which Usher judged the request.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let nominated = tokens(headers, CONNECTION);
     for name in HOP_BY_HOP {
@@ -77,11 +77,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The same for a request; that its client takes trailers is passed on.
+/// Does the same for a request, and tells the upstream if the client accepts trailers.
 pub fn strip_from_request(headers: &mut HeaderMap) {
     let takes_trailers = tokens(headers, TE).iter().any(|token| token == "trailers");
     strip_hop_by_hop(headers);
-    // Nothing follows the body to the upstream: see `RequestBody`.
+    // Trailers are not forwarded to the upstream: see `RequestBody`.
     headers.remove(http::header::TRAILER);
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -94,8 +94,8 @@ fn is_end_to_end(name: &HeaderName) -> bool {
     END_TO_END.contains(&name) || END_TO_END_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Removes the fields of an answer's trailer section that a client could merge into what it has
-/// read already.
+/// Removes the fields of an answer's trailer section that a client could merge into the head that
+/// it has already read.
 pub fn strip_from_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
     let unwanted: Vec<HeaderName> =
@@ -105,8 +105,8 @@ pub fn strip_from_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// RFC 9110 section 6.5.1 names framing, routing, authentication and control data. hyper drops
-/// further ones.
+/// Returns false for fields that must not trail. RFC 9110 section 6.5.1 names framing, routing,
+/// authentication and control data. hyper drops further ones.
 fn may_trail(name: &HeaderName) -> bool {
     let is_control =
         [SET_COOKIE, WWW_AUTHENTICATE, http::header::LOCATION, REQUEST_ID].contains(name);
@@ -123,7 +123,8 @@ mod tests {
         let mut sent = headers(&[
             (
                 "Connection",
-                "Upgrade, X-Secret, Host, origin, Sec-WebSocket-Protocol, Sec-WebSocket-Key, X-Forwarded-For",
+                "Upgrade, X-Secret, Host, origin, Sec-WebSocket-Protocol, Sec-WebSocket-Key, \
+                 X-Forwarded-For",
             ),
             (
                 "Connection",

@@ -14,7 +14,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// `None` where the text is not a host.
+    /// Parses a host with an optional port. Returns `None` if the text is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let lower = text.to_ascii_lowercase();
         let (host, port) = match lower.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -33,24 +33,25 @@ impl Authority {
         Some(Self { text: text.to_owned(), name: host })
     }
 
-    /// As it was written, port included.
+    /// Returns the text as it was written, with its port.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Lower case, without port and last dot: what routes are chosen by.
+    /// Returns the name that selects the route: in lower case, without port and last dot.
     pub fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// One to five digits that are a port.
+/// Returns true for one to five digits that are a port.
 pub fn is_port(text: &str) -> bool {
     let is_short = (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     is_short && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-/// The name without its last dot: `chat.example.com.` is `chat.example.com` to every server.
+/// Returns the name without its last dot: `chat.example.com.` is `chat.example.com` to every
+/// server.
 fn name(host: &str) -> Option<String> {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {

@@ -1,4 +1,4 @@
-//! HTTP/1.1 heads and bodies, read strictly and written: for both sides, clients and upstreams.
+//! Strict reading and writing of HTTP/1.1 heads and bodies, for clients and upstreams.
 
 pub mod framing;
 pub mod head;

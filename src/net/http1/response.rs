@@ -11,7 +11,8 @@ use crate::rejection::Rejection;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// RFC 9457: `application/problem+json`, with our `code`, `recoverable` and `request_id` beside it.
+/// Writes a rejection as `application/problem+json` (RFC 9457), with Usher's `code`, `recoverable`
+/// and `request_id`.
 pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
     let facts = rejection.facts();
     let message = rejection.message();
@@ -32,18 +33,18 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     set_request_id(headers, request_id);
     match rejection {
-        // RFC 9110, section 15.5.2: a 401 names a way in; certificates have no scheme of their own.
+        // RFC 9110 section 15.5.2: a 401 names a scheme. Certificates have no scheme of their own.
         Rejection::MissingCredential | Rejection::InvalidCertificate(_) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // RFC 6750, section 3.1: the same word for a token that is revoked.
+        // RFC 6750 section 3.1: a revoked token has the same error code.
         Rejection::InvalidToken(_) | Rejection::Revoked(_) => {
             headers.insert(
                 WWW_AUTHENTICATE,
                 HeaderValue::from_static("Bearer error=\"invalid_token\""),
             );
         }
-        // RFC 6750, section 3.1; the scope is what a new token is to be asked for.
+        // RFC 6750 section 3.1: the scope is the one to request for a new token.
         Rejection::MissingPermission(missing) => {
             if let Some(scope) = &missing.scope
                 && let Ok(value) = HeaderValue::from_str(&format!(
@@ -53,7 +54,7 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
                 headers.insert(WWW_AUTHENTICATE, value);
             }
         }
-        // RFC 6455, section 4.4: the answer names the versions that are spoken.
+        // RFC 6455 section 4.4: the answer names the supported versions.
         Rejection::UpgradeVersion => {
             headers.insert(http::header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -85,17 +86,16 @@ pub fn set_request_id(headers: &mut HeaderMap, request_id: &str) {
     }
 }
 
-/// From 1 to 10: clients that were refused together do not come back together.
+/// Returns 1 to 10 seconds at random: clients that were refused together do not return together.
 fn seconds_apart() -> u64 {
     let mut random = [0];
-    // Without randomness all of them wait for a while.
+    // Without randomness all clients wait for the same time.
     let _ = rand::fill(&mut random);
     let [random] = random;
     1 + u64::from(random) * 10 / 256
 }
 
-/// Writes an answer by hand, where no HTTP library is in the path, and says that the connection
-/// closes.
+/// Writes an answer without an HTTP library. It says that the connection closes.
 pub fn closing(response: &Response<Bytes>) -> Vec<u8> {
     let mut headers = response.headers().clone();
     if headers.contains_key(http::header::UPGRADE) {
@@ -120,7 +120,7 @@ pub fn head_bytes(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     wire
 }
 
-/// The fields and the empty line that ends a head.
+/// Writes the fields, and the empty line that ends a head.
 pub fn write_fields(wire: &mut Vec<u8>, headers: &HeaderMap) {
     for (name, value) in headers {
         wire.extend_from_slice(name.as_str().as_bytes());

@@ -1,7 +1,7 @@
 //! The server's side of a TLS handshake.
 //!
-//! rustls decides everything; here its words are carried, and what it made is taken over: from then
-//! on nothing of the handshake is held in memory.
+//! rustls makes all decisions. This module moves its bytes, and takes over its keys at the end.
+//! From then on nothing of the handshake is held in memory.
 
 use std::io;
 use std::sync::Arc;
@@ -21,18 +21,18 @@ use super::stream::{Beginning, TlsStream};
 use crate::model::client_certificate::ClientCertificate;
 use crate::net::stream::{read_behind, with_scratch};
 
-/// What a client may send in a handshake, in all. Some of it is held twice, as it came and as
-/// rustls keeps it, within the published 64 KiB of a stranger. Chains of certificates are half as
-/// long, also those with post-quantum signatures.
+/// The most bytes that a client may send in a handshake. Some of them are held twice, as received
+/// and in rustls, within the published 64 KiB of a stranger. Certificate chains are half as long,
+/// also those with post-quantum signatures.
 const MOST_INCOMING: usize = 32 * 1024;
 const READ_SIZE: usize = 4 * 1024;
 /// From `change_cipher_spec` to `application_data`.
 const RECORD_KINDS: std::ops::RangeInclusive<u8> = 20..=23;
-/// Alerts of RFC 8446, section 6.2.
+/// Alerts of RFC 8446 section 6.2.
 const UNEXPECTED_MESSAGE: u8 = 10;
 const RECORD_OVERFLOW: u8 = 22;
 const DECODE_ERROR: u8 = 50;
-/// How long, and for how many bytes, a refused client is read after its alert.
+/// For how long, and for how many bytes, Usher reads from a refused client after the alert.
 const LINGER: Duration = Duration::from_secs(1);
 const MOST_LINGERED: usize = 256 * 1024;
 
@@ -44,13 +44,13 @@ pub enum HandshakeError {
     Gone(#[from] io::Error),
 }
 
-/// An established connection, whether it goes on from an earlier one, and what the client has shown
-/// there or here.
+/// An established connection, whether it resumes an earlier one, and the client's certificate.
 #[derive(Debug)]
 pub struct Established {
     pub stream: TlsStream,
     pub resumed: bool,
-    /// Verified. A resumed connection has that of the full handshake, for its ticket carries it.
+    /// Verified. A resumed connection has the certificate of the full handshake, which its ticket
+    /// carries.
     pub certificate: Option<ClientCertificate>,
 }
 
@@ -66,8 +66,9 @@ pub async fn accept(
 ) -> Result<Established, HandshakeError> {
     let mut connection = UnbufferedServerConnection::new(config)?;
     let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
-    // rustls sees one record more at a time, so that it never opens one that follows the handshake:
-    // a key update there would be answered with the next key, and the answer lost at the hand-over.
+    // rustls gets one more record at a time, so that it never opens a record behind the handshake.
+    // It would answer a key update there with its next key, and the hand-over would lose that
+    // answer.
     let mut shown = 0;
     let mut has_spoken = false;
     let mut received = 0;
@@ -79,7 +80,7 @@ pub async fn accept(
                 encode(data, &mut outgoing);
                 Step::Again
             }
-            // It is sent before anything is waited for; until then it gathers.
+            // The bytes gather in `outgoing`, and are sent before the next read.
             Ok(ConnectionState::TransmitTlsData(sent)) => {
                 sent.done();
                 Step::Again
@@ -115,7 +116,7 @@ pub async fn accept(
                 send(&mut tcp, &mut outgoing).await?;
                 if received >= MOST_INCOMING {
                     drop((incoming, connection));
-                    say_and_linger(tcp, alert_without_keys(has_spoken, RECORD_OVERFLOW)).await;
+                    send_and_linger(tcp, alert_without_keys(has_spoken, RECORD_OVERFLOW)).await;
                     return Err(rustls::Error::PeerSentOversizedRecord.into());
                 }
                 // A vector that grows by itself would hold up to twice as much.
@@ -135,8 +136,8 @@ pub async fn accept(
     let certificate = leaf.map(|leaf| ClientCertificate::new(leaf.clone().into_owned()));
     let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
     if connection.protocol_version() != rustls::ProtocolVersion::TLSv1_3 {
-        // The client waits for the end of the handshake. In TLS 1.3 nothing but the ticket for the
-        // next time is left, and that goes with the first answer.
+        // In TLS 1.2 the client waits for the end of the handshake. In TLS 1.3 only the session
+        // ticket is left, and it goes out with the first answer.
         send(&mut tcp, &mut outgoing).await?;
     }
     let beginning = Beginning { sealed: incoming, outgoing };
@@ -145,8 +146,8 @@ pub async fn accept(
     Ok(Established { stream, resumed, certificate })
 }
 
-/// Where the record at the start ends, once it is whole. What cannot be one is shown as it is:
-/// rustls says what is wrong.
+/// Returns the length of the record at the start, once it is whole. Bytes that cannot be a record
+/// are passed on as they are: rustls reports the fault.
 fn first_record(bytes: &[u8]) -> Option<usize> {
     let &[kind, major, _, high, low] = bytes.first_chunk::<HEADER>()?;
     let length = usize::from(u16::from_be_bytes([high, low]));
@@ -161,7 +162,7 @@ fn encode(
     outgoing: &mut Vec<u8>,
 ) {
     let start = outgoing.len();
-    // It says how much it needs.
+    // The error says how much room is needed.
     if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) =
         data.encode(&mut [])
     {
@@ -179,21 +180,22 @@ async fn send(tcp: &mut TcpStream, outgoing: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// An alert in plain text, for which rustls has no word. After the server's first answer it would
-/// have to be sealed, and rustls seals no alert of its caller.
+/// Returns an alert in plain text that rustls does not send itself. After the server's first answer
+/// it would have to be encrypted, and rustls does not encrypt alerts of its caller.
 fn alert_without_keys(has_spoken: bool, alert: u8) -> Vec<u8> {
     if has_spoken { Vec::new() } else { vec![21, 3, 3, 0, 2, 2, alert] }
 }
 
-/// Sends the alert that rustls has ready, or `unsaid` where it has none, and closes so that the
-/// client can read it.
+/// Sends the alert that rustls has ready, or `unsaid` if it has none, and closes so that the client
+/// can read it.
 async fn refuse(
     tcp: TcpStream,
     mut connection: UnbufferedServerConnection,
     mut outgoing: Vec<u8>,
     unsaid: Vec<u8>,
 ) {
-    // Only what it has to say is asked for: it may hold places in bytes that it is not shown again.
+    // Takes only rustls' output and shows no input: rustls may hold positions in bytes that it does
+    // not get again.
     while connection.wants_write()
         && let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(data)), .. } =
             connection.process_tls_records(&mut [])
@@ -203,19 +205,19 @@ async fn refuse(
     if outgoing.is_empty() {
         outgoing = unsaid;
     }
-    // The client may still send for a second: the handshake's memory does not wait for that.
+    // The client may go on sending for a second. The handshake's memory is freed before that.
     drop(connection);
-    say_and_linger(tcp, outgoing).await;
+    send_and_linger(tcp, outgoing).await;
 }
 
-async fn say_and_linger(mut tcp: TcpStream, mut last: Vec<u8>) {
+async fn send_and_linger(mut tcp: TcpStream, mut last: Vec<u8>) {
     if send(&mut tcp, &mut last).await.is_ok() && tcp.shutdown().await.is_ok() {
         let _ = timeout(LINGER, discard(&tcp)).await;
     }
 }
 
-/// Reads until the client closes. Closing over unread bytes resets the connection, and the alert is
-/// lost with it.
+/// Reads until the client closes. Closing over unread bytes would reset the connection, and the
+/// alert would be lost.
 async fn discard(tcp: &TcpStream) -> io::Result<()> {
     let mut discarded = 0;
     while discarded < MOST_LINGERED {

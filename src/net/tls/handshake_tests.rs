@@ -1,4 +1,4 @@
-//! The hand-over: what comes with the end of the handshake, before it, and instead of it.
+//! The hand-over: bytes that arrive with the end of the handshake, before it, and instead of it.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use super::test_ends::{
 };
 use super::{Established, HandshakeError, accept};
 
-/// The client's last words of the handshake and all that it has to say behind them, not sent yet.
+/// Runs the client's side up to its last handshake message. Returns the bytes of that message
+/// unsent.
 async fn shake_to_the_last_word(
     config: &Arc<ClientConfig>,
     tcp: &mut TcpStream,
@@ -27,7 +28,7 @@ async fn shake_to_the_last_word(
             return (connection, wire);
         }
         tcp.write_all(&wire).await.unwrap();
-        // A client of TLS 1.2 is the last one to speak only when it resumes.
+        // A client of TLS 1.2 sends the last message only when it resumes.
         let mut came = vec![0; 16 * 1024];
         let count = tcp.read(&mut came).await.unwrap();
         assert!(count > 0);
@@ -108,10 +109,10 @@ async fn what_comes_with_the_clients_last_word_is_neither_lost_nor_doubled() {
     }
 }
 
-/// What is answered to bytes that are no handshake, and how it ended.
+/// Returns the answer to bytes that are not a handshake, and the error of the handshake.
 async fn answer_to(said: &[u8]) -> (Vec<u8>, HandshakeError) {
     let (server, mut client) = sockets().await;
-    // It closes as soon as it has read the end.
+    // The client closes as soon as it has read the end.
     let talk = async move {
         client.write_all(said).await.unwrap();
         let mut answer = Vec::new();

@@ -1,10 +1,10 @@
 //! TLS with clients, and the trust in servers.
 //!
-//! `server.rs` holds what a listener offers: certificates, versions, resumption. `handshake.rs`
-//! carries a handshake of rustls. `record.rs` and `stream.rs` are what an established connection
-//! is: two keys and a socket. A library's stream keeps 4 KiB and more for each connection, also
-//! while nothing happens, and copies each byte twice; this one keeps nothing and copies none. What
-//! it must get right is small: RFC 8446, sections 4.6.3, 5.2 to 5.5 and 6.
+//! `server.rs` has the offers of a listener: certificates, versions, resumption. `handshake.rs`
+//! runs the handshake with rustls. `record.rs` and `stream.rs` are the established connection: two
+//! keys and a socket. The stream of a library keeps 4 KiB and more for each connection, also for an
+//! idle one, and copies each byte twice. This one keeps nothing and copies nothing. The part of the
+//! standard that it implements is small: RFC 8446 sections 4.6.3, 5.2 to 5.5 and 6.
 
 mod handshake;
 #[cfg(test)]

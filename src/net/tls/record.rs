@@ -1,9 +1,9 @@
-//! TLS records once the handshake is over: sealing and opening, without I/O.
+//! TLS records after the handshake: encryption (sealing) and decryption (opening), without I/O.
 //!
-//! rustls agrees on the keys and makes the next ones; here they are used. A record is opened from
-//! where the socket's bytes lie to where the reader wants its plaintext, and sealed from where the
-//! writer's bytes lie to what the socket takes: one pass each, no buffer in between and none
-//! afterwards.
+//! rustls agrees on the keys and makes the next ones; this module uses them. A record is opened
+//! straight from the socket's bytes into the reader's buffer. It is sealed straight from the
+//! writer's bytes into the bytes that the socket takes. Each is one pass, with no buffer in between
+//! and none afterwards.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
@@ -13,18 +13,19 @@ use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 pub(super) const HEADER: usize = 5;
 const TAG: usize = 16;
 const EXPLICIT_NONCE: usize = 8;
-/// RFC 8446, section 5.1: "The length MUST NOT exceed 2^14 bytes".
+/// RFC 8446 section 5.1: "The length MUST NOT exceed 2^14 bytes".
 pub const MOST_PLAINTEXT: usize = 16 * 1024;
-/// What sealing adds at most: header, explicit nonce or inner type, tag.
+/// The most bytes that sealing adds: header, explicit nonce or inner type, tag.
 pub const MOST_ADDED: usize = HEADER + EXPLICIT_NONCE + TAG;
-/// RFC 5246, section 6.2.3, allows 2048 bytes more than the plaintext; RFC 8446, section 5.2, 256.
+/// RFC 5246 section 6.2.3 allows 2048 bytes more than the plaintext; RFC 8446 section 5.2 allows
+/// 256.
 pub(super) const MOST_BODY: usize = MOST_PLAINTEXT + 2048;
 const MOST_EXPANSION_13: usize = 256;
-/// RFC 8446, section 5.5: so many records are safe under one AES-GCM key, for full-sized ones and
-/// with a margin.
+/// The most records under one AES-GCM key. RFC 8446 section 5.5 calls somewhat more full-sized
+/// records safe.
 const MOST_AES_RECORDS: u64 = 1 << 24;
 
-/// What a record carries.
+/// The content type of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     Alert,
@@ -52,13 +53,13 @@ pub enum RecordError {
     Alert(u8),
 }
 
-/// One direction's key, and how many records it has served.
+/// The key of one direction, and the number of records that it has served.
 #[derive(Debug)]
 pub struct Key {
     key: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
-    /// From this number on it must not be used.
+    /// The key must not be used from this record number on.
     limit: u64,
     form: Form,
 }
@@ -67,7 +68,7 @@ pub struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Tls13,
-    /// Half of the nonce is on the wire.
+    /// A part of the nonce is on the wire.
     Tls12Gcm,
     Tls12ChaCha,
 }
@@ -79,7 +80,7 @@ pub struct Sealed<'a> {
     body: &'a [u8],
 }
 
-/// Takes the first record off; `None` while it is not whole.
+/// Takes the first record from `bytes`. Returns `None` while it is not whole.
 pub fn split_first<'a>(bytes: &mut &'a [u8]) -> Result<Option<Sealed<'a>>, RecordError> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
     let Some((body, rest)) = rest.split_at_checked(body_length(*header)?) else { return Ok(None) };
@@ -87,7 +88,7 @@ pub fn split_first<'a>(bytes: &mut &'a [u8]) -> Result<Option<Sealed<'a>>, Recor
     Ok(Some(Sealed { header: *header, body }))
 }
 
-/// How many bytes the record at the start has in all, once that can be told.
+/// Returns the length of the first record with its header, once it is known.
 pub fn length_of_first(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
     let Some(header) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
     Ok(Some(HEADER + body_length(*header)?))
@@ -102,7 +103,7 @@ fn body_length([kind, major, _, high, low]: [u8; HEADER]) -> Result<usize, Recor
 }
 
 impl Sealed<'_> {
-    /// Opening needs so much room at most.
+    /// Returns the most room that opening this record needs.
     pub fn room(&self) -> usize {
         self.body.len().saturating_sub(TAG)
     }
@@ -145,13 +146,14 @@ impl Key {
         self.form == Form::Tls13
     }
 
-    /// It is time for the next key. The last records of this one are for saying so.
+    /// Returns true when the next key is due. The last records of this key are kept to announce
+    /// that.
     pub(super) fn is_nearly_spent(&self) -> bool {
         self.sequence >= self.limit.saturating_sub(8)
     }
 
-    /// Writes one record; what it has room for must be `MOST_ADDED` more than the plaintext, which
-    /// is 2^14 bytes at most.
+    /// Writes one record into `out`, which needs `MOST_ADDED` bytes more than the plaintext. The
+    /// plaintext has at most 2^14 bytes.
     pub fn seal(
         &mut self,
         content: Content,
@@ -165,7 +167,7 @@ impl Key {
         }
     }
 
-    /// `after` follows the plaintext, and is encrypted with it.
+    /// Seals a record of this type. `after` follows the plaintext, and is encrypted with it.
     fn seal_as(
         &mut self,
         kind: u8,
@@ -196,8 +198,8 @@ impl Key {
         Ok(HEADER + body)
     }
 
-    /// Opens one record into `out`, which has its [`Sealed::room`]; gives what it carries and how
-    /// much.
+    /// Opens one record into `out`, which has the bytes of [`Sealed::room`]. Returns the content
+    /// type and the length of the content.
     pub fn open(
         &mut self,
         record: Sealed<'_>,
@@ -224,19 +226,19 @@ impl Key {
         self.key
             .open_separate_gather(nonce, aad, ciphertext, tag, out)
             .map_err(|_| RecordError::Undecryptable)?;
-        // Nobody can make so many that it wraps.
+        // The number cannot wrap in practice.
         self.sequence = self.sequence.checked_add(1).ok_or(RecordError::Exhausted)?;
         let [kind, ..] = record.header;
         let (kind, length) = if self.form == Form::Tls13 {
             if kind != Content::ApplicationData.to_wire() {
                 return Err(RecordError::Unexpected);
             }
-            // RFC 8446, section 5.4: "MUST NOT exceed 2^14 + 1 octets", the padding and the type
-            // among them.
+            // RFC 8446 section 5.4: "MUST NOT exceed 2^14 + 1 octets", with the padding and the
+            // type.
             if out.len() > MOST_PLAINTEXT + 1 {
                 return Err(RecordError::TooLarge);
             }
-            // RFC 8446, section 5.4: "scans the field from the end toward the beginning until it
+            // RFC 8446 section 5.4: "scans the field from the end toward the beginning until it
             // finds a non-zero octet".
             let last = out.iter().rposition(|&byte| byte != 0).ok_or(RecordError::Unexpected)?;
             (out.get(last).copied().unwrap_or(0), last)
@@ -249,8 +251,9 @@ impl Key {
         Ok((Content::from_wire(kind).ok_or(RecordError::Unexpected)?, length))
     }
 
-    /// RFC 8446, section 5.3: the sequence number, padded to the left, and the key's own secret.
-    /// Its last part is what TLS 1.2 shows on the wire.
+    /// Returns the nonce of the next record: the sequence number, padded to the left, XORed with
+    /// the key's own secret (RFC 8446 section 5.3). The last part is also returned: TLS 1.2 sends
+    /// it.
     fn nonce(&self) -> (Nonce, [u8; EXPLICIT_NONCE]) {
         let (mut nonce, mut explicit) = (self.iv, [0; EXPLICIT_NONCE]);
         for ((place, byte), shown) in
@@ -262,8 +265,9 @@ impl Key {
         (Nonce::assume_unique_for_key(nonce), explicit)
     }
 
-    /// What is authenticated beside the ciphertext: the header in TLS 1.3 (RFC 8446, section 5.2),
-    /// and before it the number and a header of the plaintext (RFC 5246, section 6.2.3.3).
+    /// Returns the data that is authenticated beside the ciphertext. In TLS 1.3 it is the header
+    /// (RFC 8446 section 5.2). In TLS 1.2 it is the record number and a header with the plaintext's
+    /// length (RFC 5246 section 6.2.3.3).
     fn associated(&self, header: [u8; HEADER], plaintext: usize) -> ([u8; 13], usize) {
         let mut aad = [0; 13];
         let [kind, major, minor, ..] = header;
@@ -287,7 +291,7 @@ impl Key {
         self.limit = self.sequence + records;
     }
 
-    /// A record as nobody should send it.
+    /// Seals a record that no honest client sends.
     #[cfg(test)]
     pub(super) fn seal_odd(&mut self, kind: u8, plaintext: &[u8], after: &[u8]) -> Vec<u8> {
         let mut out = vec![0; plaintext.len() + after.len() + MOST_ADDED];
@@ -306,7 +310,7 @@ impl Content {
         }
     }
 
-    /// `change_cipher_spec`, 20, is of the handshake alone.
+    /// Reads a content type. `change_cipher_spec`, 20, belongs only to the handshake.
     fn from_wire(kind: u8) -> Option<Self> {
         [Self::Alert, Self::Handshake, Self::ApplicationData]
             .into_iter()
@@ -315,7 +319,7 @@ impl Content {
 }
 
 impl RecordError {
-    /// RFC 8446, section 6.2; `None`: it has said the last word itself.
+    /// Returns the alert to send (RFC 8446 section 6.2); `None` if the client sent one itself.
     pub(super) fn alert(self) -> Option<u8> {
         match self {
             Self::Undecryptable => Some(20),

@@ -1,4 +1,4 @@
-//! Records as an honest client never sends them, and sealing for all forms and sizes.
+//! Records that an honest client never sends, and sealing for all forms and sizes.
 
 use aws_lc_rs::aead::{AES_128_GCM, CHACHA20_POLY1305};
 use proptest::prelude::*;
@@ -21,7 +21,7 @@ const FORMS: [CipherSuite; 4] = [
     TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
-/// A client after its handshake that says whatever it likes.
+/// A client that sends any records after its handshake.
 struct RawClient {
     tcp: TcpStream,
     seals: Key,
@@ -47,12 +47,12 @@ impl RawClient {
         out
     }
 
-    async fn say(&mut self, content: Content, data: &[u8]) {
+    async fn queue_alert_record(&mut self, content: Content, data: &[u8]) {
         let wire = self.sealed(content, data);
         self.tcp.write_all(&wire).await.unwrap();
     }
 
-    /// What the server says, tickets apart.
+    /// Returns the next record from the server that is not a session ticket.
     async fn receive(&mut self) -> (Content, Vec<u8>) {
         loop {
             let mut bytes = self.came.as_slice();
@@ -74,7 +74,7 @@ impl RawClient {
     }
 }
 
-/// Data is read, then comes the error; the client is told which.
+/// Asserts that data is read first, then the error follows, and the client gets its alert.
 async fn assert_refused(mut server: TlsStream, mut client: RawClient, error: RecordError) {
     let mut buffer = vec![0; 32 * 1024];
     let found = loop {
@@ -121,7 +121,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls13() {
     ];
     for (kind, data, after, error) in table {
         let (server, mut client) = RawClient::new(TLS13_AES_128_GCM_SHA256).await;
-        client.say(Content::ApplicationData, b"before").await;
+        client.queue_alert_record(Content::ApplicationData, b"before").await;
         let wire = client.seals.seal_odd(kind, data, after);
         client.tcp.write_all(&wire).await.unwrap();
         assert_refused(server, client, error).await;
@@ -149,7 +149,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls12() {
     {
         for (kind, data, error) in table {
             let (server, mut client) = RawClient::new(wanted).await;
-            client.say(Content::ApplicationData, b"before").await;
+            client.queue_alert_record(Content::ApplicationData, b"before").await;
             let wire = client.seals.seal_odd(kind, data, &[]);
             client.tcp.write_all(&wire).await.unwrap();
             assert_refused(server, client, error).await;
@@ -168,7 +168,7 @@ async fn a_record_that_was_touched_cut_or_repeated_is_refused() {
                 1 => wire[HEADER] ^= 0x80,
                 2 => wire = [&wire[..], &wire].concat(),
                 3 => wire = vec![23, 3, 3, 0, 5, 1, 2, 3, 4, 5],
-                // Its kind is vouched for, too.
+                // The content type is authenticated too.
                 _ => wire[0] = 22,
             }
             client.tcp.write_all(&wire).await.unwrap();
@@ -183,11 +183,11 @@ async fn a_flood_of_records_that_carry_nothing_is_refused() {
         for (content, data) in [(Content::ApplicationData, &[][..]), (Content::Alert, &[1, 90])] {
             let (server, mut client) = RawClient::new(wanted).await;
             for _ in 0..32 {
-                client.say(content, data).await;
+                client.queue_alert_record(content, data).await;
             }
-            client.say(Content::ApplicationData, b"some data").await;
+            client.queue_alert_record(Content::ApplicationData, b"some data").await;
             for _ in 0..33 {
-                client.say(content, data).await;
+                client.queue_alert_record(content, data).await;
             }
             assert_refused(server, client, RecordError::TooManyIdle).await;
         }
@@ -197,22 +197,22 @@ async fn a_flood_of_records_that_carry_nothing_is_refused() {
 #[tokio::test]
 async fn a_warning_of_tls12_is_let_pass() {
     let (mut server, mut client) = RawClient::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await;
-    client.say(Content::Alert, &[1, 41]).await;
-    client.say(Content::ApplicationData, b"hello").await;
+    client.queue_alert_record(Content::Alert, &[1, 41]).await;
+    client.queue_alert_record(Content::ApplicationData, b"hello").await;
     assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 5);
 }
 
 #[tokio::test]
 async fn another_handshake_of_tls12_is_refused_and_the_connection_goes_on() {
     let (mut server, mut client) = RawClient::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await;
-    client.say(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
-    client.say(Content::ApplicationData, b"hello").await;
+    client.queue_alert_record(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
+    client.queue_alert_record(Content::ApplicationData, b"hello").await;
     assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 5);
     assert_eq!(client.receive().await, (Content::Alert, vec![1, 100]));
     server.write_all(b"an answer").await.unwrap();
     assert_eq!(client.receive().await, (Content::ApplicationData, b"an answer".to_vec()));
     for _ in 0..33 {
-        client.say(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
+        client.queue_alert_record(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
     }
     let mut buffer = [0; 64];
     let error = server.read(&mut buffer).await.unwrap_err();
@@ -238,22 +238,24 @@ async fn nothing_is_delivered_behind_a_goodbye() {
 #[tokio::test]
 async fn a_key_update_in_pieces_is_answered_before_the_next_data() {
     let (mut server, mut client) = RawClient::new(TLS13_AES_128_GCM_SHA256).await;
-    client.say(Content::ApplicationData, b"hello").await;
+    client.queue_alert_record(Content::ApplicationData, b"hello").await;
     for piece in [&[24][..], &[0, 0], &[1], &[1]] {
-        client.say(Content::Handshake, piece).await;
+        client.queue_alert_record(Content::Handshake, piece).await;
     }
     let mut buffer = [0; 64];
     assert_eq!(server.read(&mut buffer).await.unwrap(), 5);
-    // The pieces may not be read yet: who waits for data reads them.
-    assert!(
-        tokio::select! { biased; _ = server.read(&mut buffer) => false, () = tokio::task::yield_now() => true }
-    );
+    // The pieces may not be read yet: a task that waits for data reads them.
+    assert!(tokio::select! {
+        biased;
+        _ = server.read(&mut buffer) => false,
+        () = tokio::task::yield_now() => true,
+    });
     server.write_all(b"an answer").await.unwrap();
     assert_eq!(client.receive().await, (Content::Handshake, vec![24, 0, 0, 1, 0]));
 
     let (server, mut client) = RawClient::new(TLS13_AES_128_GCM_SHA256).await;
-    client.say(Content::Handshake, &[24, 0]).await;
-    client.say(Content::ApplicationData, b"in between").await;
+    client.queue_alert_record(Content::Handshake, &[24, 0]).await;
+    client.queue_alert_record(Content::ApplicationData, b"in between").await;
     assert_refused(server, client, RecordError::Unexpected).await;
 }
 
@@ -279,7 +281,11 @@ fn key(form: usize) -> Key {
 
 proptest! {
     #[test]
-    fn what_is_sealed_is_opened_again(form in 0_usize..4, sizes in prop::collection::vec(0..=MOST_PLAINTEXT, 1..6), kind in 0_usize..3) {
+    fn what_is_sealed_is_opened_again(
+        form in 0_usize..4,
+        sizes in prop::collection::vec(0..=MOST_PLAINTEXT, 1..6),
+        kind in 0_usize..3,
+    ) {
         let (mut seals, mut opens) = (key(form), key(form));
         let content = [Content::ApplicationData, Content::Alert, Content::Handshake][kind];
         let mut nonces = std::collections::HashSet::new();

@@ -21,7 +21,7 @@ pub fn self_signed(
 ) -> anyhow::Result<Pair> {
     let mut parameters = CertificateParams::new(names)?;
     parameters.distinguished_name.push(DnType::CommonName, common_name);
-    // Strict clients want each of these, and none of them takes it for an authority.
+    // Strict clients require each of these. With them, no client takes it for an authority.
     parameters.is_ca = IsCa::ExplicitNoCa;
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

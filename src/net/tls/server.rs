@@ -26,7 +26,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::pem::{NO_CERTIFICATE, read_certificates};
 use crate::config::{CertificateFiles, ClientCertificates, Tls, TlsVersion};
 
-/// What is taken of a client's offers, the first that it has.
+/// The accepted cipher suites, in order. The first one that the client offers is used.
 const SUITES: [SupportedCipherSuite; 9] = [
     TLS13_AES_128_GCM_SHA256,
     TLS13_CHACHA20_POLY1305_SHA256,
@@ -50,13 +50,13 @@ pub struct TlsError {
 #[derive(Debug)]
 struct Certificates {
     exact: HashMap<String, Arc<CertifiedKey>>,
-    /// By what follows `*.`.
+    /// By the part after `*.`.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
-    /// The first one: for clients that name no host, or one that none is made for.
+    /// The first certificate: for clients that name no host, or a host without a certificate.
     first: Arc<CertifiedKey>,
 }
 
-/// `authorities`: those of [`Tls::clients`].
+/// Builds the TLS configuration of a listener. `authorities` are those of [`Tls::clients`].
 pub fn config(
     tls: &Tls,
     authorities: Option<&Arc<RootCertStore>>,
@@ -86,26 +86,27 @@ pub fn config(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // The client keeps its session, sealed under keys that change every six hours: a store here
-    // would grow, and be locked and searched in each handshake. A ticket carries the client's
-    // certificate, and is good for this config alone: whose authority is taken out does not come
-    // back by a ticket from before.
+    // The client keeps its session in a ticket, under keys that change every six hours. A store
+    // here would grow, and each handshake would lock and search it. A ticket carries the client's
+    // certificate, and is valid for this configuration only. So the clients of a removed authority
+    // cannot return with an earlier ticket.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = aws_lc_rs::Ticketer::new()
         .map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?;
     // One is enough for a browser that opens one socket; the second costs time on every handshake.
     config.send_tls13_tickets = 1;
-    // Many clients offer AES-256 first and take AES-128 as well: with SHA-256 the handshake costs a
-    // tenth less, and each byte a fifth.
+    // Many clients offer AES-256 first and take AES-128 as well. With AES-128 and SHA-256 the
+    // handshake costs a tenth less, and each byte a fifth.
     config.ignore_client_order = true;
-    // rustls shakes hands, and our own stream uses the keys.
+    // rustls does the handshake, and Usher's own stream uses the keys.
     config.enable_secret_extraction = true;
     // Early data can be replayed; a ticket must not ride in it.
     config.max_early_data_size = 0;
     Ok(Arc::new(config))
 }
 
-/// Who has no certificate is let through where the listener says so; who has a wrong one is not.
+/// Builds the verifier of client certificates. A client without a certificate passes if the
+/// listener allows it; a client with a wrong one does not.
 fn verifier(
     clients: &ClientCertificates,
     authorities: &Arc<RootCertStore>,
@@ -120,7 +121,7 @@ fn verifier(
     })
 }
 
-/// What the handshake says of a client's certificate, the leaf first.
+/// Checks a client's certificate chain as the handshake does. The leaf comes first.
 pub fn check_client(
     clients: &ClientCertificates,
     chain: &[CertificateDer<'_>],
@@ -155,7 +156,7 @@ pub fn trust_all(certificates: &[CertificateDer<'static>]) -> Result<RootCertSto
     Ok(roots)
 }
 
-/// A certificate chain with its key, and the names (lower case) that it is made for.
+/// Loads a certificate chain with its key, and its host names in lower case.
 pub fn load(files: &CertificateFiles) -> Result<(Vec<String>, Arc<CertifiedKey>), TlsError> {
     let at = |path: &Path, problem: String| TlsError { file: path.display().to_string(), problem };
     let chain = read_certificates(&files.cert).map_err(|problem| at(&files.cert, problem))?;
@@ -195,7 +196,7 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// The certificate that a client gets who names this host.
+/// Returns the certificate for a client that names this host.
 pub fn certificate_for(tls: &Tls, host: &str) -> Result<Arc<CertifiedKey>, TlsError> {
     let certificates = Certificates::load(tls)?;
     Ok(Arc::clone(certificates.find(host).unwrap_or(&certificates.first)))

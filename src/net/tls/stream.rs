@@ -1,6 +1,6 @@
 //! An established TLS connection with a client.
 //!
-//! It owns bytes only while something is half done: a record that has not come whole, plaintext
+//! It owns bytes only while something is unfinished: a record that has not arrived whole, plaintext
 //! that the reader had no room for, records that the socket did not take. Everything else passes
 //! through buffers of the thread.
 
@@ -20,9 +20,9 @@ use tokio::net::TcpStream;
 
 use super::record::{Content, Key, MOST_ADDED, MOST_PLAINTEXT, RecordError};
 
-/// Four full records and the small one that a message of 64 KiB takes besides.
+/// Room for four full records, and for the small fifth one of a message of 64 KiB.
 const BUFFER: usize = 4 * (MOST_PLAINTEXT + MOST_ADDED) + 4 * 1024;
-/// Of what waits for the socket, so much goes in front of new records in one write.
+/// The most waiting bytes that go in front of new records in one write.
 const MOST_CARRIED: usize = 4 * 1024;
 
 const CLOSE_NOTIFY: u8 = 0;
@@ -33,7 +33,7 @@ const CLIENT_HELLO: u8 = 1;
 const KEY_UPDATE: u8 = 24;
 
 thread_local! {
-    /// What the socket gave, and what it is to take.
+    /// Bytes that the socket gave, or that it will take.
     static SEALED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
 }
 
@@ -42,19 +42,19 @@ pub struct TlsStream {
     tcp: TcpStream,
     opens: Key,
     seals: Key,
-    /// Where the next keys come from.
+    /// The source of the next keys.
     secrets: Secrets,
     /// The beginning of a record.
     part: BytesMut,
     /// The beginning of a handshake message.
     message: Vec<u8>,
-    /// Opened, and not read yet.
+    /// Plaintext that was opened and not read yet.
     plaintext: BytesMut,
-    /// Sealed, and not sent yet.
+    /// Records that were sealed and not sent yet.
     outgoing: BytesMut,
     /// The socket did not take all of the last write.
     is_blocked: bool,
-    /// Our key is to be changed before anything else is sealed.
+    /// Usher's key must be changed before anything else is sealed.
     owes_key_update: bool,
     /// A client of TLS 1.2 asked for another handshake and has no answer yet.
     owes_no_renegotiation: bool,
@@ -69,15 +69,15 @@ struct Secrets(KernelConnection<ServerConnectionData>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     Open,
-    /// The client has said that nothing more comes.
+    /// The client has sent close_notify.
     Ended,
     Failed(RecordError),
 }
 
-/// What the handshake left over.
+/// The bytes that the handshake left over.
 #[derive(Debug, Default)]
 pub(super) struct Beginning {
-    /// What came behind the client's last word.
+    /// Records behind the client's last handshake message.
     pub sealed: Vec<u8>,
     pub outgoing: Vec<u8>,
 }
@@ -112,7 +112,7 @@ impl TlsStream {
             reading: Reading::Open,
             said_goodbye: false,
         };
-        // Whole records are opened now: nothing more may come from the socket to ask for them.
+        // Whole records are opened now: the socket may bring no more bytes that would cause it.
         stream.take_bytes(
             &beginning.sealed,
             &mut ReadBuf::new(&mut []),
@@ -125,26 +125,26 @@ impl TlsStream {
         &self.tcp
     }
 
-    /// Bytes that are sealed and that the socket has not taken.
+    /// Returns the number of bytes that are sealed and that the socket has not taken.
     pub fn unsent(&self) -> usize {
         self.outgoing.len()
     }
 
-    /// Ends the reading, and tells the client why, as far as the socket takes it.
+    /// Ends reading, and sends the client an alert, as far as the socket takes it.
     fn fail(&mut self, error: RecordError, cx: &mut Context<'_>) {
         self.reading = Reading::Failed(error);
         if let Some(alert) = error.alert()
             && !self.said_goodbye
-            && self.say(FATAL, alert).is_ok()
+            && self.queue_alert_record(FATAL, alert).is_ok()
         {
             let _ = self.poll_drain(cx);
         }
-        // RFC 8446, section 6.2: after a fatal alert, whoever sent it, neither side says more.
+        // RFC 8446 section 6.2: after a fatal alert, neither side sends more.
         self.said_goodbye = true;
     }
 
-    /// Puts an alert behind what waits. It is the last word.
-    fn say(&mut self, level: u8, alert: u8) -> Result<(), RecordError> {
+    /// Queues an alert as the last record.
+    fn queue_alert_record(&mut self, level: u8, alert: u8) -> Result<(), RecordError> {
         self.queue_alert(level, alert)?;
         self.said_goodbye = true;
         Ok(())
@@ -157,7 +157,8 @@ impl TlsStream {
         Ok(())
     }
 
-    /// RFC 5246, section 7.2.2: "no_renegotiation" is a warning, and the connection goes on.
+    /// Refuses another handshake. RFC 5246 section 7.2.2: "no_renegotiation" is a warning, and the
+    /// connection goes on.
     fn refuse_renegotiation(&mut self, cx: &mut Context<'_>) -> Result<(), RecordError> {
         if std::mem::take(&mut self.owes_no_renegotiation) && !self.said_goodbye {
             self.queue_alert(WARNING, NO_RENEGOTIATION)?;
@@ -166,7 +167,7 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Sends what waits.
+    /// Sends the waiting records.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.is_empty() {
             let sent = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.outgoing))?;
@@ -180,8 +181,8 @@ impl TlsStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Seals as much as one write to the socket takes, behind `carried` bytes. How much was sealed,
-    /// and where it ends.
+    /// Seals as much as one write to the socket takes, behind `carried` bytes. Returns how much of
+    /// `data` was sealed, and where the records end.
     fn seal(
         &mut self,
         mut data: &[u8],
@@ -192,7 +193,7 @@ impl TlsStream {
         let before = data.len();
         if self.seals.is_nearly_spent() {
             if !self.seals.is_tls13() {
-                // What is left of it is for the goodbye.
+                // The rest of its records is kept for close_notify.
                 return Err(RecordError::Exhausted);
             }
             self.owes_key_update = true;
@@ -210,8 +211,7 @@ impl TlsStream {
         while !data.is_empty() {
             let room = out.len().saturating_sub(end + MOST_ADDED);
             let (piece, rest) = data.split_at(data.len().min(MOST_PLAINTEXT).min(room));
-            // What is sealed stays in order, so a key that is spent in between waits for the next
-            // write.
+            // Records stay in order, so the next key waits for the next write.
             if piece.is_empty() || (end > carried && self.seals.is_nearly_spent()) {
                 break;
             }
@@ -312,7 +312,7 @@ impl AsyncWrite for TlsStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.said_goodbye {
-            this.say(WARNING, CLOSE_NOTIFY)
+            this.queue_alert_record(WARNING, CLOSE_NOTIFY)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
         ready!(this.poll_drain(cx))?;

@@ -1,4 +1,4 @@
-//! Two ends of a connection for tests: ours, and a client of rustls.
+//! Two ends of a connection for tests: Usher's, and a client of rustls.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,7 +16,7 @@ static CERTIFICATE: LazyLock<(CertificateDer<'static>, Vec<u8>)> = LazyLock::new
     (made.cert.der().clone(), made.signing_key.serialize_der())
 });
 
-/// Those that an ECDSA certificate goes with.
+/// Returns the suites that an ECDSA certificate works with.
 pub(super) fn suites() -> Vec<SupportedCipherSuite> {
     let all = aws_lc_rs::ALL_CIPHER_SUITES.iter().copied();
     let suites: Vec<_> = all.filter(|suite| !format!("{suite:?}").contains("RSA_WITH")).collect();
@@ -61,7 +61,7 @@ pub(super) fn localhost() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
 }
 
-/// Two ends of a socket: the server's first.
+/// Returns the two ends of a socket, the server's first.
 pub(super) async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (accepted, dialled) =
@@ -82,7 +82,7 @@ pub(super) async fn pair(suite: SupportedCipherSuite) -> (TlsStream, client::Tls
     (accepted.unwrap().stream, connected.unwrap())
 }
 
-/// Numbers that look random, the same ones each time.
+/// A sequence of numbers that look random and are the same each time.
 pub(super) struct TestRandom(u64);
 
 impl TestRandom {

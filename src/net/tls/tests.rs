@@ -1,4 +1,4 @@
-//! Streams between our side and a client of rustls, over real sockets.
+//! Streams between Usher's side and a client of rustls, over real sockets.
 
 use std::io;
 use std::pin::Pin;
@@ -103,7 +103,7 @@ async fn an_alert_waits_its_turn_behind_data_that_is_blocked() {
     ended.unwrap();
     let error = read.unwrap_err().to_string();
     assert!(error.contains("BadRecordMac"), "{error}");
-    // What came with the alert is still in the client.
+    // The data that came with the alert is still in the client.
     let _ = io::Read::read_to_end(&mut client.get_mut().1.reader(), &mut came);
     assert!(came == sent);
 }
@@ -112,7 +112,7 @@ fn poll_once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
     poll(&mut Context::from_waker(std::task::Waker::noop()))
 }
 
-/// Sends each byte by itself.
+/// A stream that sends each byte by itself.
 struct OneByOne(TcpStream);
 
 impl AsyncRead for OneByOne {
@@ -217,7 +217,7 @@ async fn a_spent_key_of_tls13_is_renewed_and_the_stream_goes_on() {
             let count = client.read(&mut buffer).await.unwrap();
             assert_eq!(buffer[..count], round.to_be_bytes());
         }
-        // In the middle of one big write too.
+        // The same in the middle of one big write.
         server.seals_at_most(20);
         let data = TestRandom::new(9).bytes(2_000_000);
         let written = async {

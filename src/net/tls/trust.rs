@@ -1,10 +1,12 @@
 //! The servers that this node trusts: upstreams, issuers, verifiers and stores over TLS.
 //!
-//! A certificate of `ca_file` vouches for itself, and for the certificates that it signed if it is
-//! an authority. The first case is the certificate of `usher cert`, and that of `openssl req
-//! -x509`, which says that it is an authority: webpki refuses such a certificate as a server's, and
-//! other clients accept it. webpki does not ask whether a trusted certificate is an authority, so
-//! the server of a pinned one could sign for every other name.
+//! A certificate of `ca_file` is trusted as a server's own. If it is an authority, the certificates
+//! that it signed are trusted too. The first case is for the certificates of `usher cert` and of
+//! `openssl req -x509`. OpenSSL marks its certificate as an authority: webpki refuses such a
+//! certificate as a server's, and other clients accept it.
+//!
+//! The module checks what webpki does not: whether a trusted certificate is an authority. Otherwise
+//! the server of a pinned certificate could sign for every other name.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,14 +26,15 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::pem::read_certificates;
 
-/// Trusts the certificates of `ca_file` alone; without one, those of the system.
+/// Returns a configuration for HTTP/1.1 that trusts only the certificates of `ca_file`; without
+/// one, those of the system.
 pub fn tls_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let mut config = client_config(ca_file)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-/// Returns a configuration that trusts the certificates of `ca_file` alone; without one, those of
+/// Returns a configuration that trusts only the certificates of `ca_file`; without one, those of
 /// the system.
 pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     let Some(path) = ca_file else {
@@ -51,12 +54,14 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     Ok(builder.with_no_client_auth())
 }
 
-/// Returns how many certificates there are in a `ca_file` that can be used.
+/// Returns the number of certificates in a `ca_file`. A certificate that cannot be used is an
+/// error.
 pub fn count(ca_file: &Path) -> Result<usize, String> {
     Verifier::read(ca_file).map(|verifier| verifier.pinned.len())
 }
 
-/// Accepts a server with a certificate of the file, or with one that these have signed.
+/// A verifier that accepts a server with a certificate of the file, or with one that these have
+/// signed.
 #[derive(Debug)]
 struct Verifier {
     /// `None`: no certificate of the file is an authority.
@@ -73,7 +78,7 @@ impl Verifier {
     fn new(pinned: Vec<CertificateDer<'static>>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in &pinned {
-            // What is not an authority has to be readable all the same.
+            // A certificate that is not an authority must be readable too.
             ParsedCertificate::try_from(certificate).map_err(|error| error.to_string())?;
             if is_authority(certificate)? {
                 roots.add(certificate.clone()).map_err(|error| error.to_string())?;
@@ -142,8 +147,9 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// RFC 5280 section 4.2.1.9: without basic constraints "the certified public key MUST NOT be used
-/// to verify certificate signatures". A certificate of version 1 cannot have any.
+/// Returns true if a certificate may sign others. RFC 5280 section 4.2.1.9: without basic
+/// constraints "the certified public key MUST NOT be used to verify certificate signatures". A
+/// certificate of version 1 cannot have any.
 pub fn is_authority(certificate: &CertificateDer<'_>) -> Result<bool, String> {
     let (_, certificate) =
         X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
@@ -157,7 +163,7 @@ pub fn is_authority(certificate: &CertificateDer<'_>) -> Result<bool, String> {
             .map_or(certificate.version() == X509Version::V1, |constraints| constraints.value.ca))
 }
 
-/// Holds what webpki asks of any certificate of a server, except that it is not an authority.
+/// Makes the checks of webpki on a server's certificate, except that it is not an authority.
 fn check_dates_and_purpose(
     pinned: &CertificateDer<'_>,
     time: UnixTime,
@@ -190,7 +196,8 @@ mod tests {
 
     use super::*;
 
-    /// Self-signed and its own authority, as `openssl req -x509` makes it.
+    /// Returns the parameters of a certificate that is its own authority, as `openssl req -x509`
+    /// makes it.
     fn params() -> CertificateParams {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -258,7 +265,7 @@ mod tests {
         // The same names and another key.
         assert!(judge(&authority, &own(&params()), "localhost").is_err());
         assert!(judge(&authority, &own(&leaf_params), "localhost").is_err());
-        // Who has the key of a pinned certificate is no authority with it.
+        // The key of a pinned certificate does not make its owner an authority.
         for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa] {
             let mut server = CertificateParams::new(vec!["a.example.com".to_owned()]).unwrap();
             server.is_ca = is_ca;

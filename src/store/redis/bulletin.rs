@@ -1,12 +1,12 @@
-//! The stream through which the nodes of a fleet tell each other what is revoked.
+//! The stream of revocations for the nodes of a fleet.
 //!
-//! Beside it stands a shorter one for notices, which are of use now or never: `roster.rs` writes
-//! them, and the one connection that waits for revocations hears them too. In a cluster both are in
-//! one slot.
+//! A second, shorter stream has notices, which are useful only for a short time. `roster.rs` writes
+//! them, and the connection that waits for revocations also reads them. In a cluster, both streams
+//! are in one slot.
 //!
-//! Writing has a lane like every other operation. Reading blocks its connection until there is
-//! something to read, so a reader has a connection of its own, with more time than the others. The
-//! stream is bounded and leaves by itself.
+//! Writing uses a channel like every other operation. Reading blocks its connection until there is
+//! an entry, so a reader has its own connection, with a longer timeout than the others. The stream
+//! is bounded, and it expires.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,15 +28,16 @@ use crate::model::store_fault::StoreFault;
 use crate::store::OpenError;
 use crate::telemetry::Event;
 
-/// A read that finds nothing ends after this, and the reader looks whether all is as it was.
+/// A read without new entries ends after this time. The reader then checks the stream for gaps.
 pub const BLOCK: Duration = Duration::from_secs(1);
-/// Entries of one read.
+/// The most entries of one read.
 const PAGE: usize = 500;
 const FIELD: &str = "order";
-/// A hundred years: an order may name any end, and Redis has no numbers for all of them.
+/// The longest life of the stream, 100 years. A revocation may have any end, but Redis cannot
+/// represent all of them.
 const LONGEST_KEPT: Duration = Duration::from_secs(100 * 366 * 86_400);
-/// No order that a node gives is longer: its names have a kilobyte each, and JSON may write a byte
-/// as six.
+/// The longest entry, in bytes. A revocation is never longer: each of its names has at most 1 KiB,
+/// and JSON may encode one byte as six.
 const LONGEST: usize = 16 * 1024;
 pub(super) const NOTICE: &str = "notice";
 
@@ -44,18 +45,18 @@ pub(super) const NOTICE: &str = "notice";
 pub struct Bulletin {
     key: String,
     notices: String,
-    /// In milliseconds; a reload may change it.
+    /// How long the stream lives after the last write, in milliseconds. A reload may change it.
     keep: AtomicU64,
-    /// The latest end of an order that was written or heard, by each clock.
+    /// The latest end of a revocation that was written or read, by each clock.
     latest: Mutex<Option<(UnixMillis, Instant)>>,
     length: usize,
     channel: RedisChannel,
     dialer: Dialer,
-    /// For one answer to a reader.
+    /// The timeout for one answer to a reader.
     patience: Duration,
 }
 
-/// One connection, and how far it has read.
+/// A connection that reads the streams, and its position in them.
 #[derive(Debug)]
 pub struct Reader {
     key: String,
@@ -65,29 +66,30 @@ pub struct Reader {
     patience: Duration,
     last: String,
     clock: Option<ServerClock>,
-    /// The oldest entry when we looked. Where another one takes its place, entries have gone.
+    /// The oldest entry at the last check. If another entry is now the oldest, entries are lost.
     first: Option<String>,
 }
 
-/// The wall clock of Redis when the connection was made. `None` where its user may not ask for it.
+/// The wall clock of Redis when the connection was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ServerClock {
     wall: UnixMillis,
     read_at: Instant,
 }
 
-/// What one entry says; `None`: it is not an order, or of a version that we do not know.
+/// The content of one entry; `None`: it is not a revocation, or its version is unknown.
 pub type Entry = Option<Revocation>;
 
-/// What came while a reader waited.
+/// The entries that a reader received.
 #[derive(Debug, Default)]
 pub struct StreamBatch {
     pub orders: Vec<Entry>,
-    /// As they were written. Those of the last minute are heard again on a new connection.
+    /// The notices as written. A new connection reads the notices of the last minute again.
     pub notices: Vec<String>,
 }
 
-/// Its hash tag is the other stream's whole key.
+/// Returns the key of the notices. Its hash tag is the whole key of the other stream, so that both
+/// are in one slot.
 pub(super) fn notices_key(prefix: &str) -> String {
     format!("{prefix}notices:{{{prefix}revocations}}")
 }
@@ -102,7 +104,7 @@ impl Bulletin {
             notices: notices_key(&config.prefix),
             keep: AtomicU64::new(millis(revocation.keep)),
             latest: Mutex::default(),
-            // Nodes that write the same at once leave room for each other.
+            // Twice the limit: several nodes may write the same revocations at the same time.
             length: revocation.max_entries.saturating_mul(2),
             channel: RedisChannel::new(
                 Purpose::Revocations,
@@ -115,13 +117,14 @@ impl Bulletin {
         })
     }
 
-    /// How long the stream stays when nothing is written: as long as an order may be in force.
+    /// Sets how long the stream lives after the last write: as long as a revocation may be in
+    /// force.
     pub fn set_keep(&self, keep: Duration) {
         self.keep.store(millis(keep), Ordering::Relaxed);
     }
 
-    /// All of them or, where it fails, some of them. Without any it only keeps what is there for
-    /// longer.
+    /// Writes revocations. After a failure, some of them may be written. Without any, the call only
+    /// extends the life of the stream.
     pub async fn write(&self, orders: &[Revocation]) -> Result<(), StoreFault> {
         let pipeline = self.pipeline(orders, Now::read())?;
         self.channel
@@ -133,8 +136,8 @@ impl Bulletin {
             .await
     }
 
-    /// The same by a reader's connection, which is known to be there, whatever the breaker still
-    /// thinks.
+    /// Writes revocations over the connection of a reader. That connection works, even if the
+    /// breaker is still open.
     pub async fn write_by(
         &self,
         reader: &mut Reader,
@@ -147,9 +150,9 @@ impl Bulletin {
         accepted(&answer.map_err(|error| StoreFault::from(&error))?)
     }
 
-    /// The stream stays for as long as this order is in force, for who starts then has nobody else
-    /// to hear it from.
-    pub fn outlive(&self, order: &Revocation, now: Now) {
+    /// Keeps the stream as long as this revocation is in force: a node that starts later can read
+    /// it only there.
+    pub fn keep_stream_for(&self, order: &Revocation, now: Now) {
         let mut latest = lock(&self.latest);
         let (until, ends) = latest.unwrap_or((order.until, now.mono));
         *latest = Some((until.max(order.until), ends.max(order.ends_at(now))));
@@ -158,7 +161,7 @@ impl Bulletin {
     fn pipeline(&self, orders: &[Revocation], now: Now) -> Result<Pipeline, StoreFault> {
         let mut pipeline = pipe();
         for order in orders {
-            self.outlive(order, now);
+            self.keep_stream_for(order, now);
             let json = serde_json::to_string(order).map_err(|_| StoreFault::Other)?;
             pipeline
                 .cmd("XADD")
@@ -209,15 +212,16 @@ impl Bulletin {
 }
 
 impl Reader {
-    /// Returns `now` as the slower of two wall clocks has it, this node's and that of Redis: an
-    /// order that was given elsewhere is over when both say so.
+    /// Returns `now` by the slower of two wall clocks, that of this node and that of Redis. So a
+    /// revocation from another node expires only after it has expired by both clocks.
     pub fn by_the_slower_clock(&self, now: Now) -> Now {
         let there =
             self.clock.map(|clock| clock.wall + now.mono.saturating_duration_since(clock.read_at));
         Now { wall: there.map_or(now.wall, |there| there.min(now.wall)), ..now }
     }
 
-    /// Asks Redis for the time. An answer that was slow makes the clock slower, never faster.
+    /// Reads the clock of Redis. A slow answer makes the clock slower, never faster. `None`: the
+    /// user of Redis has no permission for `TIME`.
     async fn read_clock(&mut self) -> Result<Option<ServerClock>, StoreFault> {
         let answer = timeout(self.patience, self.connection.command::<(u64, u64)>(&cmd("TIME")))
             .await
@@ -226,17 +230,17 @@ impl Reader {
             wall: UnixMillis(seconds.saturating_mul(1000).saturating_add(micros / 1000)),
             read_at: Now::read().mono,
         };
-        // A user without the right to ask hears the orders all the same.
+        // A user without the permission can still read the stream.
         Ok(answer.ok().map(clock))
     }
 
-    /// The next read begins with the oldest entry.
+    /// Makes the next read begin with the oldest entry.
     pub fn rewind(&mut self) {
         self.last = "0".to_owned();
         self.first = None;
     }
 
-    /// What is there and not read yet, a page of it; nothing at its end.
+    /// Returns one page of unread entries, or nothing at the end of the stream.
     pub async fn read(&mut self) -> Result<Vec<Entry>, StoreFault> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(PAGE).arg("STREAMS").arg(&self.key).arg(&self.last);
@@ -244,7 +248,7 @@ impl Reader {
         Ok(self.note(streams).orders)
     }
 
-    /// The same, and waits for it; nothing after a while.
+    /// Waits for entries, and returns one page of them. Returns nothing after [`BLOCK`].
     pub async fn wait(&mut self) -> Result<StreamBatch, StoreFault> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(PAGE).arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS");
@@ -253,8 +257,8 @@ impl Reader {
         Ok(self.note(streams))
     }
 
-    /// Has the stream lost entries since it was read from its beginning: trimmed, emptied, or
-    /// another one?
+    /// Returns true if the stream has lost entries since it was read from its beginning, because it
+    /// was trimmed, emptied or replaced.
     pub async fn has_gap(&mut self) -> Result<bool, StoreFault> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(1).arg("STREAMS").arg(&self.key).arg("0");
@@ -268,13 +272,15 @@ impl Reader {
         Ok(self.first.is_some() && oldest != self.first)
     }
 
-    /// How far it has read, and what is said there.
+    /// Updates the position, and returns the contents of the entries.
     fn note(&mut self, streams: Vec<Stream>) -> StreamBatch {
-        let mut heard = StreamBatch::default();
+        let mut read_one = StreamBatch::default();
         for Stream { key, entries } in streams {
             let last = entries.last().map(|entry| entry.id.clone());
             if key == self.notices {
-                heard.notices.extend(entries.into_iter().filter_map(|entry| entry.value(NOTICE)));
+                read_one
+                    .notices
+                    .extend(entries.into_iter().filter_map(|entry| entry.value(NOTICE)));
                 self.last_notice = last.unwrap_or_else(|| self.last_notice.clone());
                 continue;
             }
@@ -284,10 +290,10 @@ impl Reader {
             let order = |entry: Line| {
                 serde_json::from_str(&entry.value(FIELD).filter(|json| json.len() <= LONGEST)?).ok()
             };
-            heard.orders.extend(entries.into_iter().map(order));
+            read_one.orders.extend(entries.into_iter().map(order));
             self.last = last.unwrap_or_else(|| self.last.clone());
         }
-        heard
+        read_one
     }
 
     async fn ask(&mut self, read: &Cmd) -> Result<Vec<Stream>, StoreFault> {
@@ -299,8 +305,8 @@ impl Reader {
     }
 }
 
-/// An id for each entry, and whether the stream is there: whoever just says yes has written
-/// nothing.
+/// Checks that Redis returned an id for each entry, and a number for the life of the stream. A
+/// server that only answers OK has written nothing.
 fn accepted(answers: &[Value]) -> Result<(), StoreFault> {
     match answers.split_last() {
         Some((Value::Int(_), ids)) if ids.iter().all(|id| matches!(id, Value::BulkString(_))) => {
@@ -316,11 +322,11 @@ struct Stream {
     entries: Vec<Line>,
 }
 
-/// One entry of a stream, with its one field.
+/// One entry of a stream, with one field.
 #[derive(Debug)]
 struct Line {
     id: String,
-    /// `None`: it has another number of fields, or is not text.
+    /// `None`: the entry has more or fewer fields, or is not text.
     field: Option<(String, String)>,
 }
 
@@ -330,7 +336,8 @@ impl Line {
     }
 }
 
-/// In either version of the protocol. A stream that has nothing new is not there.
+/// Parses the answer to `XREAD`, in both versions of the protocol. A stream without new entries is
+/// not in the answer.
 fn streams(answer: Value) -> Option<Vec<Stream>> {
     let pairs: Vec<(Value, Value)> = match answer {
         Value::Nil => Vec::new(),
@@ -390,13 +397,13 @@ mod tests {
         Bulletin::open(&redis, &config::Revocation { keep: HOUR, max_entries: 100 }).unwrap()
     }
 
-    /// By a wall clock that shows another time.
+    /// Returns the time by a wall clock that is ahead.
     fn ahead(span: Duration) -> Now {
         let now = Now::read();
         Now { wall: now.wall + span, ..now }
     }
 
-    async fn heard(reader: &mut Reader) -> Revocation {
+    async fn read_one(reader: &mut Reader) -> Revocation {
         reader.read().await.unwrap().remove(0).unwrap()
     }
 
@@ -415,7 +422,7 @@ mod tests {
         );
 
         let mut reader = bulletin.connect().await.unwrap();
-        let order = heard(&mut reader).await;
+        let order = read_one(&mut reader).await;
         assert_eq!(
             list.apply(order.clone(), reader.by_the_slower_clock(ahead(DAY))),
             Ok(Applied::New)
@@ -423,7 +430,7 @@ mod tests {
         assert_eq!((list.sweep(ahead(DAY)), list.find(&ada, ahead(DAY))), (1, Some(Kind::User)));
         assert_eq!(list.find(&ada, Now::read()), Some(Kind::User), "the clock was set right");
         assert_eq!(list.apply(order, Now::read()), Ok(Applied::Known));
-        // What is over by both clocks is over.
+        // A revocation that has expired by both clocks has expired.
         let past = Revocation::new(What::User("bob".into()), None, UnixMillis(1_000), HOUR);
         assert_eq!(list.apply(past, reader.by_the_slower_clock(ahead(DAY))), Ok(Applied::Over));
         let behind = Now { wall: UnixMillis(1_000), ..Now::read() };
@@ -443,7 +450,10 @@ mod tests {
             .await
             .unwrap();
         let mut reader = bulletin.connect().await.unwrap();
-        assert_eq!((reader.clock, heard(&mut reader).await.what), (None, What::User("ada".into())));
+        assert_eq!(
+            (reader.clock, read_one(&mut reader).await.what),
+            (None, What::User("ada".into()))
+        );
         let now = ahead(DAY);
         assert_eq!(reader.by_the_slower_clock(now).wall, now.wall);
     }

@@ -1,11 +1,11 @@
-//! One way to Redis: a connection on each thread, a deadline for each operation, one breaker for
-//! all.
+//! A channel to Redis: one connection for each thread, a timeout for each operation, and one
+//! breaker for all.
 //!
-//! A connection lives on the runtime that made it, so each runtime has its own. It is made when it
-//! is first needed, by a task of its own with more time than an operation has, so that operations
-//! that give up do not begin it anew. It is given up when the other side closes it, when it leads
-//! to the wrong server, and after timeouts in a row: a socket to a host that has vanished looks
-//! like a slow server.
+//! A connection belongs to the runtime that made it, so each runtime has its own. It is made when
+//! it is first needed. A separate task makes it, with more time than an operation has, so that the
+//! dial continues after an operation gives up. A connection is dropped in three cases: if the peer
+//! closes it, if it leads to the wrong server, and after consecutive timeouts. The last case is for
+//! hosts that have vanished: such a socket looks like a slow server.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -26,12 +26,12 @@ use crate::model::store_fault::StoreFault;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 
-/// So many timeouts in a row end a connection.
+/// The number of consecutive timeouts that ends a connection.
 const TIMEOUTS: u32 = 3;
 
 #[derive(Debug)]
 pub struct RedisChannel {
-    /// What its connections are for.
+    /// The purpose of its connections.
     purpose: Purpose,
     dialer: Arc<Dialer>,
     limit: Duration,
@@ -40,7 +40,7 @@ pub struct RedisChannel {
     slots: Mutex<HashMap<Id, Arc<ThreadSlot>>>,
 }
 
-/// Where one thread's connection lies.
+/// The connection of one thread.
 #[derive(Debug)]
 struct ThreadSlot {
     state: Mutex<SlotState>,
@@ -50,7 +50,7 @@ struct ThreadSlot {
 #[derive(Debug, Default)]
 struct SlotState {
     link: Link,
-    /// Tells one connection from the next.
+    /// The number of the connection, which distinguishes it from later ones.
     generation: u64,
     timeouts: u32,
 }
@@ -80,8 +80,8 @@ impl RedisChannel {
         lock(&self.breaker).state()
     }
 
-    /// One operation, from the breaker to what its answer is read as. When it fails by timeout it
-    /// may have happened.
+    /// Runs one operation: asks the breaker, sends the commands, and converts the answer. After a
+    /// timeout, Redis may still have executed the operation.
     pub async fn run<A, T, F>(
         &self,
         operation: Operation,
@@ -127,7 +127,7 @@ impl RedisChannel {
             place
         } else {
             LimitReached { limit: Limit::StoreInFlight, peer: None }.emit();
-            // It is never closed.
+            // The semaphore is never closed.
             slot.places.acquire().await.map_err(|_| StoreFault::Other)?
         };
         let (generation, connection) = self.connection(slot).await?;
@@ -151,14 +151,14 @@ impl RedisChannel {
         self.change(|breaker| if away { breaker.failed(now) } else { breaker.succeeded() });
     }
 
-    /// Whatever changes the breaker's state is told.
+    /// Changes the breaker, and emits an event if its state has changed.
     fn change<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {
         let mut breaker = lock(&self.breaker);
         let before = breaker.state();
         let result = change(&mut breaker);
         let state = breaker.state();
         if state != before {
-            // Under the lock, so that the metric's last value is the last state.
+            // This happens under the lock, so that the metric always ends at the last state.
             StoreBreakerChanged { region: self.dialer.region(), purpose: self.purpose, state }
                 .emit();
         }
@@ -183,7 +183,7 @@ impl RedisChannel {
                 Link::Up(connection) if !connection.is_lost() => {
                     return Ok((state.generation, connection.clone()));
                 }
-                // One whose task is gone has no sender.
+                // If the task has ended, its sender is dropped, and `has_changed` fails.
                 Link::Dialling(dialled) if dialled.has_changed().is_ok() => {
                     (state.generation, dialled.clone())
                 }

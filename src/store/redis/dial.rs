@@ -1,7 +1,7 @@
-//! How a connection to Redis is made: a server, the master that sentinels name, or a cluster.
+//! Connects to Redis: to a server, to the master that sentinels name, or to a cluster.
 //!
-//! The library's defaults suit a cache, not a door: Nagle's delay, no keepalive, a vanished host
-//! noticed after minutes.
+//! The defaults of the library are not good enough for authentication: Nagle's delay is on,
+//! keepalive is off, and a host that has vanished is noticed only after minutes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,25 +22,26 @@ use redis::{
 use super::secure::{Authorities, check_master};
 use crate::config::store::{HostPort, Redis, RedisLayout};
 
-/// For all of it: names, sentinels, TLS, password.
+/// The limit for a whole dial: host names, sentinels, TLS and password.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// Bytes that nobody acknowledges for this long end the connection.
+/// A connection ends if the peer does not acknowledge bytes for this long.
 pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub struct Dialer {
     config: Redis,
     ca: Option<Authorities>,
-    /// It is older than 6.0 and speaks the second version of the protocol only.
+    /// Whether the server is older than 6.0, and supports only version 2 of the protocol.
     is_old: AtomicBool,
 }
 
-/// Cheap to copy; all copies share one socket, or one for each node of a cluster.
+/// A connection that is cheap to copy. All copies share one socket, or one for each node of a
+/// cluster.
 #[derive(Clone)]
 pub struct Connection {
     wire: Wire,
-    /// The other side has closed it. Known without asking, so that the next operation does not pay
-    /// for it.
+    /// Whether the peer has closed the connection. It is known at once, so that the next operation
+    /// does not fail.
     lost: Arc<AtomicBool>,
 }
 
@@ -55,7 +56,7 @@ impl Dialer {
         Self { config, ca, is_old: AtomicBool::new(false) }
     }
 
-    /// A label: the region of the servers, nothing where there are no regions.
+    /// Returns the label for the region of the servers; empty if no regions are configured.
     pub fn region(&self) -> &str {
         self.config.region.as_deref().unwrap_or_default()
     }
@@ -197,9 +198,9 @@ impl Dialer {
         Ok(builder)
     }
 
-    /// A step is tried again where a slot has moved or a node is gone. No repetition can let
-    /// anybody in twice: what takes a ticket finds it once, and what puts one is over before its
-    /// client has it.
+    /// Configures a cluster. An operation is repeated if a slot has moved or a node has gone. A
+    /// repetition cannot accept a client twice: only the first repetition that takes a ticket finds
+    /// it, and the repetitions that put a ticket end before its client gets it.
     fn cluster(&self, nodes: &[HostPort]) -> RedisResult<ClusterClientBuilder> {
         let infos = nodes.iter().map(|node| self.info(node)).collect::<RedisResult<Vec<_>>>()?;
         let mut builder = ClusterClientBuilder::new(infos)
@@ -262,7 +263,8 @@ impl Connection {
         }
     }
 
-    /// The commands reach one server, one after the other, with nobody else's between them.
+    /// Sends commands to one server. It runs them one after the other, without other commands in
+    /// between.
     pub async fn pipeline(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         match &mut self.wire {
             Wire::Single(connection) => pipeline.query_async(connection).await,
@@ -283,8 +285,7 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// Is this a server that does not know the command?
-/// Also a known command with options that a later version has.
+/// Returns true if the server does not know the command, or not its options, because it is too old.
 pub fn is_unknown_command(error: &RedisError) -> bool {
     error
         .detail()

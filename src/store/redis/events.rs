@@ -1,4 +1,4 @@
-//! What happens between this node and Redis.
+//! The events between this node and Redis.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use crate::telemetry::family::{Label, LabelNames, OptionalName, Word, families, 
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// Operations on a store outside of this process: ok, or what was wrong.
+    /// Operations on a store outside of this process: ok, or the fault.
     OPERATIONS: Counter = "usher_store_operations_total",
         { operation: Operation, outcome: Outcome, region: OptionalName };
-    /// How long operations on the store took, failed ones included.
+    /// The duration of operations on the store, including failed ones.
     OPERATION_DURATION: Histogram = "usher_store_operation_duration_seconds",
         { operation: Operation, region: OptionalName };
-    /// Connections to the store: ok, or why there was none.
+    /// Attempts to connect to the store: ok, or the fault.
     CONNECTIONS: Counter = "usher_store_connections_total",
         { channel: Purpose, outcome: Outcome, region: OptionalName };
-    /// 0 while the store is asked, 2 while it is not, 1 while it is tried.
+    /// 0 while the breaker is closed, 2 while it is open, 1 while it is half open.
     BREAKER: Gauge = "usher_store_breaker_state", { channel: Purpose, region: OptionalName };
 }
 
 words! {
-    /// What a connection is for: the label `channel`.
+    /// The purpose of a connection: the label `channel`.
     pub enum Purpose {
         Tickets = "tickets",
         /// Operations that wait for replicas.
         Acknowledged = "acknowledged",
         Revocations = "revocations",
         Fleet = "fleet",
-        /// Session keys of another program.
+        /// Sessions that another program stores.
         Sessions = "sessions",
     }
 }
@@ -55,7 +55,7 @@ words! {
     }
 }
 
-/// `None`: `ok`.
+/// The outcome of an operation. No fault is written as `ok`.
 enum Outcome {}
 
 impl Label for Outcome {
@@ -70,17 +70,17 @@ impl Label for Outcome {
     }
 }
 
-/// One operation ended. Without regions the region is empty.
+/// An operation ended. The region is empty if no regions are configured.
 #[derive(Debug)]
 pub struct OperationEnded<'a> {
     pub region: &'a str,
     pub operation: Operation,
     pub fault: Option<StoreFault>,
-    /// `None`: it was not sent.
+    /// `None`: the operation was not sent.
     pub duration: Option<Duration>,
 }
 
-/// A connection to Redis was made, or could not be.
+/// A connection to Redis was made, or the attempt failed.
 #[derive(Debug)]
 pub struct StoreDialled<'a> {
     pub region: &'a str,
@@ -88,7 +88,7 @@ pub struct StoreDialled<'a> {
     pub fault: Option<StoreFault>,
 }
 
-/// The circuit breaker has this state now.
+/// The state of the circuit breaker has changed.
 #[derive(Debug)]
 pub struct StoreBreakerChanged<'a> {
     pub region: &'a str,

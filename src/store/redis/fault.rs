@@ -1,5 +1,5 @@
-//! What an error of the client library means. It is read once, here. Its text goes nowhere: it may hold an
-//! address, a key or worse.
+//! Converts the errors of the client library. Only this module reads them. Their text is never
+//! logged, because it may contain an address, a key or a secret.
 
 use redis::{ErrorKind, RedisError};
 

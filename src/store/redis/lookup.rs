@@ -1,4 +1,4 @@
-//! Other people's keys in Redis, read: sessions of a web application.
+//! Reads the keys of another program in Redis: the sessions of a web application.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,8 @@ pub struct Lookup {
     channel: RedisChannel,
 }
 
-/// A value, or as much of it as is too much, and how long its key has to live; `None`: for ever.
+/// A value, cut if it is too long, and the remaining life of its key. `left` is `None` for a key
+/// that does not expire.
 pub struct Found {
     pub value: Vec<u8>,
     pub left: Option<Duration>,
@@ -41,7 +42,8 @@ impl Lookup {
         self.channel.state()
     }
 
-    /// Reads one byte more than `most` where there are so many.
+    /// Reads a value, and at most one byte more than `most`, so that the caller notices a longer
+    /// one.
     pub async fn read(&self, key: &str, most: usize) -> Result<Option<Found>, StoreFault> {
         let both = pipe().cmd("GETRANGE").arg(key).arg(0).arg(most).cmd("PTTL").arg(key).clone();
         let read = |answers: Vec<Value>| {
@@ -51,7 +53,7 @@ impl Lookup {
             let left = i64::from_redis_value(left).map_err(|_| StoreFault::Protocol)?;
             Ok(match u64::try_from(left) {
                 Ok(left) => Some(Found { value, left: Some(Duration::from_millis(left)) }),
-                // -1 is a key without an end; -2 is one that is gone since.
+                // -1 means that the key does not expire, -2 that it has just expired.
                 Err(_) if left == -1 => Some(Found { value, left: None }),
                 Err(_) => None,
             })

@@ -1,15 +1,16 @@
-//! The store of a fleet: tickets in Redis, found by every node.
+//! The store of a fleet: tickets in Redis, which all nodes share.
 //!
-//! A single-use ticket is one key. Redeeming it replaces its record by a mark in one command that
-//! returns what was there, so that Redis itself decides who wins, and a replay is known for what it
-//! is. A ticket that works more than once has a key of another kind and is only read. Keys hold
-//! hashes, never tickets. Redis forgets a ticket a minute after its end, so that an expired one can
-//! be told from an unknown one. In another region's store nothing is written: there a ticket is
-//! taken away. Whatever Redis does not answer in time is a refusal.
+//! A single-use ticket is one key. To redeem it, one command replaces its record by a mark and
+//! returns the old value. So Redis decides which caller gets the ticket, and a replay finds the
+//! mark. A multi-use ticket has another kind of key, which is only read. Keys contain hashes, never
+//! tickets. Redis removes a ticket a minute after its expiry, so that an expired ticket differs
+//! from an unknown one. Nothing is written to the store of another region: there, the key is
+//! deleted. If Redis does not answer in time, the ticket is refused.
 //!
-//! Two clocks end a ticket, and the earlier counts, so that no clock that is set back lengthens it:
-//! the wall clock of the node that redeems it, and a second one. That is the monotonic clock where
-//! the same node issued it, and otherwise the clock of Redis, by what is left of the key's life.
+//! Two clocks decide whether a ticket has expired, so that no clock that is set back lengthens its
+//! life. A ticket has expired as soon as one of them has passed its expiry. The first is the wall
+//! clock of the node that redeems it. The second is the monotonic clock, if the same node issued
+//! the ticket. Otherwise it is the clock of Redis, by the remaining life of the key.
 
 mod bulletin;
 mod channel;
@@ -51,12 +52,12 @@ pub use roster::{LiveNodes, Roster};
 use secure::Authorities;
 use watch::ExpiryWatch;
 
-/// How long after its end a ticket is still known to have expired.
+/// How long after its expiry a ticket is remembered as expired.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// `GETDEL` for servers before 6.2.
 const TAKE_SCRIPT: &str =
     "local v=redis.call('GET',KEYS[1]) if v then redis.call('DEL',KEYS[1]) end return v";
-/// `SET XX GET KEEPTTL` for servers before 6.2. A full server keeps no mark.
+/// `SET XX GET KEEPTTL` for servers before 6.2. On a full server, no mark is left.
 const MARK_SCRIPT: &str = "\
 local v=redis.call('GET',KEYS[1]) \
 if v then \
@@ -65,9 +66,9 @@ if kept['err'] then redis.call('DEL',KEYS[1]) end \
 end \
 return v";
 
-/// Takes another node's ticket, leaves the mark, and returns what is left of the key's life in
-/// milliseconds. A server before 6.2, one that is full and a user without the right to `PTTL`
-/// redeem all the same; `-3`: the life is not told.
+/// Takes a ticket of another node, leaves the mark, and returns the remaining life of the key in
+/// milliseconds. Also works with a server before 6.2, with a full server, and for a user without
+/// the permission for `PTTL`. For such a user, the remaining life is `-3`.
 const MARK_AND_LIFE_SCRIPT: &str = "\
 local left=redis.pcall('PTTL',KEYS[1]) \
 if type(left)=='table' then left=-3 end \
@@ -81,47 +82,47 @@ if type(gone)=='table' then redis.call('DEL',KEYS[1]) end \
 end \
 end \
 return {v,left}";
-/// The same in another region's store: nothing is left there.
+/// The same for the store of another region, without a mark.
 const TAKE_AND_LIFE_SCRIPT: &str = "\
 local left=redis.pcall('PTTL',KEYS[1]) \
 if type(left)=='table' then left=-3 end \
 local v=redis.pcall('GETDEL',KEYS[1]) \
 if type(v)=='table' then v=redis.call('GET',KEYS[1]) if v then redis.call('DEL',KEYS[1]) end end \
 return {v,left}";
-/// The same, and the ticket stays.
+/// The same for reading: the ticket stays.
 const READ_AND_LIFE_SCRIPT: &str = "\
 local left=redis.pcall('PTTL',KEYS[1]) \
 if type(left)=='table' then left=-3 end \
 return {redis.call('GET',KEYS[1]),left}";
-/// What the scripts say where the user of Redis may not ask `PTTL`.
+/// The remaining life in the scripts' answer if the user of Redis may not use `PTTL`.
 const NOT_TOLD: i64 = -3;
 
 #[derive(Debug)]
 pub struct RedisStore {
     prefix: String,
     multi_use: bool,
-    /// `None`: it is another region's.
+    /// `None`: this is the store of another region.
     watch: Option<ExpiryWatch>,
     tickets: RedisChannel,
     acknowledged: Option<Acknowledged>,
-    /// The server is older than 6.2.
+    /// Whether the server is older than 6.2.
     by_script: AtomicBool,
 }
 
-/// What a ticket's key held.
+/// The value of a ticket's key, and its remaining life.
 struct FoundTicket {
     ticket: StoredTicket,
-    /// Milliseconds that Redis had left for the key, where it was asked.
+    /// The remaining life of the key in milliseconds, if Redis was asked for it.
     left: i64,
 }
 
-/// `WAIT` holds up whatever comes after it on its connection, so operations that wait for replicas
-/// have a lane of their own.
+/// The channel for operations that wait for replicas. `WAIT` blocks all later commands on its
+/// connection, so these operations have a channel of their own.
 #[derive(Debug)]
 struct Acknowledged {
     channel: RedisChannel,
     replicas: usize,
-    /// What replicas are given, less than an operation has.
+    /// How long to wait for the replicas. It is shorter than the timeout of an operation.
     patience: Duration,
 }
 
@@ -160,7 +161,7 @@ impl RedisStore {
         let outcome =
             self.tickets.run(Operation::Put, |connection| ask::<()>(connection, set), Ok).await;
         if let (Err(_), Some(watch)) = (&outcome, &self.watch) {
-            // Its client does not get it.
+            // The client does not get this ticket.
             watch.forget(hash);
         }
         match outcome {
@@ -184,22 +185,22 @@ impl RedisStore {
         match found.ticket {
             StoredTicket::Ticket(record) if is_over(&record, found.left, ends, now) => {
                 if let Some(watch) = &self.watch {
-                    watch.shown_late(hash, &record);
-                    // The mark says that it was redeemed. Where this fails, it goes on saying so.
+                    watch.note_shown_late(hash, &record);
+                    // The current mark means redeemed. If this fails, that mark stays.
                     let _ = self.mark(hash, true, Fate::Expired).await;
                 }
                 Err(TicketFault::Expired.into())
             }
             StoredTicket::Ticket(record) => {
                 if let Some(watch) = &self.watch {
-                    // This was the one way in which it ends.
+                    // The ticket is redeemed, so it cannot expire any more.
                     watch.forget(hash);
                 }
                 Ok(*record)
             }
             StoredTicket::Past(fate) => {
                 if fate == Fate::Expired && self.watch.is_some() {
-                    // Taking has replaced this mark by that of a redeemed ticket.
+                    // Taking has replaced this mark by the mark of a redeemed ticket.
                     let _ = self.mark(hash, true, fate).await;
                 }
                 Err(fate.fault().into())
@@ -216,23 +217,23 @@ impl RedisStore {
         judge(found, ends, now).map_err(TakeError::Fault)
     }
 
-    /// Returns the end of a ticket that this node issued, by the monotonic clock.
+    /// Returns the expiry of a ticket that this node issued, by the monotonic clock.
     fn end_of(&self, hash: TicketHash) -> Option<Instant> {
         self.watch.as_ref().and_then(|watch| watch.end_of(hash))
     }
 
-    /// Asks for a ticket that nobody can have. Keeps the breakers' states true while no client
-    /// comes.
+    /// Asks for a ticket that cannot exist. This keeps the states of the breakers up to date while
+    /// there are no clients.
     pub async fn probe(&self) {
         let nobody = TicketHash([0; 32]);
         let _ = self.take_single_use(Operation::Probe, nobody).await;
         if self.acknowledged.is_some() {
-            // Issuing has the other lane.
+            // Tickets are issued over the other channel.
             let _ = self.read(Operation::Probe, nobody, true).await;
         }
     }
 
-    /// Of all lanes, the one that is worst off.
+    /// Returns the worst state of all channels.
     pub fn state(&self) -> BreakerState {
         let acknowledged = self
             .acknowledged
@@ -256,7 +257,7 @@ impl RedisStore {
             let exchange = |connection| self.redeem(connection, &key, is_known, ask::<Value>);
             return self.tickets.run(operation, exchange, readable).await;
         };
-        // On the same connection: another one has written nothing, and so waits for nothing.
+        // On the same connection: `WAIT` waits only for writes of its own connection.
         let both = |take: &Cmd| {
             pipe()
                 .add_command(take.clone())
@@ -274,8 +275,8 @@ impl RedisStore {
             let [taken, heard] =
                 <[Value; 2]>::try_from(answers).map_err(|_| StoreFault::Protocol)?;
             let heard = usize::from_redis_value(heard).map_err(|_| StoreFault::Protocol)?;
-            // Also where nothing was taken: the breaker learns of replicas that are away from
-            // whatever is asked.
+            // This applies even if no ticket was taken: every operation shows the breaker that
+            // replicas are missing.
             if heard < *replicas {
                 return Err(StoreFault::NotAcknowledged);
             }
@@ -284,7 +285,8 @@ impl RedisStore {
         channel.run(operation, exchange, read).await
     }
 
-    /// Takes a ticket. The life of its key is asked for where this node does not know its end.
+    /// Takes a ticket. Also reads the remaining life of its key, if this node did not issue the
+    /// ticket.
     async fn redeem<T, F>(
         &self,
         connection: Connection,
@@ -303,9 +305,9 @@ impl RedisStore {
         ask(connection, evaluate(script, key).arg(Fate::Used.mark()).clone()).await
     }
 
-    /// Takes what a key holds and leaves the mark there, or nothing in another region's store. By a
-    /// script once the server has said that it does not know the command; what it does not know it
-    /// has not done.
+    /// Takes the value of a key and leaves the mark, or nothing in the store of another region.
+    /// Uses a script after the server has rejected the command as unknown. A rejected command had
+    /// no effect.
     async fn by_either_command<T, F>(
         &self,
         connection: Connection,
@@ -325,7 +327,7 @@ impl RedisStore {
                 Err(error) if is_unknown_command(&error) => {
                     self.by_script.store(true, Ordering::Relaxed);
                 }
-                // A full server redeems all the same, and keeps no mark.
+                // On a full server, the ticket is redeemed without leaving a mark.
                 Err(error) if is_ours && StoreFault::from(&error) == StoreFault::OutOfMemory => {
                     return ask(connection, take).await;
                 }
@@ -336,7 +338,8 @@ impl RedisStore {
         ask(connection, evaluate(script, key).arg(fate.mark()).clone()).await
     }
 
-    /// Reads a ticket, with the life of its key where this node does not know its end.
+    /// Reads a ticket. Also reads the remaining life of its key, if this node did not issue the
+    /// ticket.
     async fn read(
         &self,
         operation: Operation,
@@ -372,7 +375,7 @@ impl RedisStore {
     }
 }
 
-/// Those of `ca_file`, where there is one.
+/// Returns the authorities in `ca_file`, if it is set.
 fn authorities(config: &Redis) -> Result<Option<Authorities>, OpenError> {
     let read = |path: &std::path::PathBuf| {
         let failed = |error| OpenError { path: path.clone(), error };
@@ -388,7 +391,7 @@ fn evaluate(script: &str, key: &str) -> Cmd {
     cmd("EVAL").arg(script).arg(1).arg(key).clone()
 }
 
-/// Reads what a command or a script has found.
+/// Converts the answer of a command or a script.
 fn readable(answer: Value) -> Result<Option<FoundTicket>, StoreFault> {
     let (value, left) = match answer {
         Value::Array(both) => {
@@ -421,10 +424,11 @@ fn judge(
     }
 }
 
-/// `ends`: by the monotonic clock of this node, where it issued the ticket.
+/// Returns true if the ticket has expired by one of the clocks. `ends` is the expiry by the
+/// monotonic clock, if this node issued the ticket.
 fn is_over(record: &TicketRecord, left: i64, ends: Option<Instant>, now: Now) -> bool {
     let is_over_here = record.expires_at <= now.wall || ends.is_some_and(|ends| ends <= now.mono);
-    // A key without an end was not written by a node.
+    // A node always writes keys with an expiry. A key without one counts as expired.
     let is_over_there =
         left != NOT_TOLD && u64::try_from(left).map_or(true, |left| left <= millis(REMEMBERED));
     is_over_here || is_over_there
@@ -438,8 +442,8 @@ async fn ask_all(mut connection: Connection, pipeline: Pipeline) -> RedisResult<
     connection.pipeline(&pipeline).await
 }
 
-/// Each of them is about one key. A server takes all together; in a cluster each finds its own, at
-/// the same time.
+/// Sends several pipelines, each about one key. A single server gets all of them together. In a
+/// cluster, each goes to the node of its key, at the same time.
 async fn ask_each(connection: Connection, pipelines: Vec<Pipeline>) -> RedisResult<()> {
     if !connection.is_cluster() {
         let mut all = pipe();
@@ -486,7 +490,7 @@ mod tests {
             password: None,
             sentinel_password: None,
             prefix: "usher:".to_owned(),
-            // A busy machine is not what is tested.
+            // A long timeout, so that the tests pass on a busy machine.
             timeout: Duration::from_secs(10),
             acknowledge: None,
             max_in_flight: 256,
@@ -495,7 +499,7 @@ mod tests {
         }
     }
 
-    /// The contract, each of its tests under a prefix of its own.
+    /// Runs the contract. Each of its tests has its own prefix.
     async fn check(config: Redis) {
         let count = std::cell::Cell::new(0);
         contract::check(|| {
@@ -529,7 +533,7 @@ mod tests {
         check(config(server.port)).await;
     }
 
-    /// A server before 6.2 knows neither `GETDEL` nor the options of `SET`.
+    /// A server before 6.2 does not know `GETDEL`, nor the options of `SET`.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn the_script_keeps_the_contract_and_the_end_of_the_key() {
         let server = RedisServer::start(&[]);
@@ -553,7 +557,7 @@ mod tests {
         let left: u64 =
             server.cli(&["PTTL", &store.key(TicketHash([1; 32]), true)]).trim().parse().unwrap();
         assert!((60_000..=90_000).contains(&left), "{left}");
-        // A full server redeems, and keeps no mark.
+        // On a full server, the ticket is redeemed without leaving a mark.
         store
             .put(TicketHash([2; 32]), contract::record(now.wall + Duration::from_secs(30)), now)
             .await
@@ -582,7 +586,7 @@ mod tests {
         assert!(!is_unknown_command(&error("something else")));
     }
 
-    /// Another region's user may not write, and a mark would be a write.
+    /// The Redis user of another region has no permission to write, so no mark can be left.
     #[tokio::test]
     async fn in_another_region_a_ticket_is_taken_and_nothing_is_written() {
         let server = RedisServer::start(&[]);
@@ -610,8 +614,8 @@ mod tests {
         );
     }
 
-    /// The store is away when a ticket ends: it is asked again, and in the end the log says that
-    /// nobody knows.
+    /// The store does not answer when a ticket expires. The node asks again, and finally reports
+    /// the ticket as uncertain.
     #[tokio::test]
     async fn what_a_store_that_is_away_cannot_say_is_not_passed_over() {
         let mut server = RedisServer::start(&[]);
@@ -643,8 +647,8 @@ mod tests {
         assert!((60_000..=90_000).contains(&left), "{left}");
     }
 
-    /// Another node, whose wall clock is an hour behind: what is left of the key's life in Redis
-    /// ends the ticket.
+    /// Another node redeems, whose wall clock is an hour behind. The remaining life of the key in
+    /// Redis shows that the ticket has expired.
     #[tokio::test]
     async fn the_clock_of_redis_ends_another_node_s_ticket() {
         let server = RedisServer::start(&[]);
@@ -694,8 +698,8 @@ mod tests {
         }
     }
 
-    /// A user of Redis whose rights are those of an earlier version: tickets are redeemed, by the
-    /// other clocks.
+    /// A Redis user with the permissions for an earlier version of Usher: tickets are redeemed, and
+    /// the other clocks decide.
     #[tokio::test]
     async fn a_user_that_may_not_ask_for_the_life_of_a_key_redeems_all_the_same() {
         let server = RedisServer::start(&[]);

@@ -1,9 +1,8 @@
-//! The places that users hold all over the fleet: one sorted set for each user, changed by one
-//! script.
+//! The places of users in the whole fleet: one sorted set for each user, which one script changes.
 //!
-//! A member is a session with the time at which it began, its score is when the place ends by
-//! itself. The node that runs the session moves that on; a node that has died moves nothing, and
-//! its places end. The time is an argument: the nodes' own.
+//! A member is a session with its start time. Its score is the time at which the place expires. The
+//! node of the session moves this time forward. If the node dies, its places expire. The time is an
+//! argument from the clock of the node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +19,14 @@ use crate::base::clock::UnixMillis;
 use crate::config::ExtraSessions;
 use crate::model::store_fault::StoreFault;
 
-/// How long a place is held without a word from its node.
+/// How long a place exists without a renewal by its node.
 pub const LEASE: Duration = Duration::from_secs(60);
-/// Places changed by one operation.
+/// The most places that one operation changes.
 pub const PAGE: usize = 64;
 
-/// ARGV: now, the lease's end, the member, how many there may be, what to do about one more, how
-/// long to keep the key. A repetition counts nothing twice: whoever asks is taken off first.
+/// Takes a place. ARGV: the time, the end of the lease, the member, the limit, the action above the
+/// limit, and the life of the key. The script first removes the member, so that a repetition does
+/// not count it twice.
 const TAKE_SCRIPT: &str = "\
 redis.call('ZREMRANGEBYSCORE',KEYS[1],'-inf',ARGV[1]) \
 redis.call('ZREM',KEYS[1],ARGV[3]) \
@@ -50,11 +50,11 @@ pub struct PlaceBook {
     channel: Arc<RedisChannel>,
 }
 
-/// Who holds a place: a hash, for names stay out of the store's keys.
+/// The hash of a user. The keys of the store do not contain user names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserHash([u8; 32]);
 
-/// One place as the store knows it.
+/// One place in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredPlace {
     pub user: UserHash,
@@ -65,14 +65,15 @@ pub struct StoredPlace {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// There are as many as there may be.
+    /// The user has reached the limit.
     Full,
-    /// And these sessions have lost theirs.
+    /// The session has a place. These older sessions have lost theirs.
     Place { replaced: Vec<String> },
 }
 
 impl UserHash {
-    /// Two issuers may name two people alike.
+    /// Returns the hash of the issuer and the subject, because two issuers may use the same
+    /// subject.
     pub fn of(issuer: &str, subject: &str) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
         context.update(&(issuer.len() as u64).to_be_bytes());
@@ -85,7 +86,8 @@ impl UserHash {
 }
 
 impl StoredPlace {
-    /// Sorts by age: the digits do not change in number before the year 2286.
+    /// Returns the member of the set. Members sort by age: the number of digits stays the same
+    /// until the year 2286.
     fn member(&self) -> String {
         format!("{:013}:{}", self.since.0, self.session)
     }
@@ -129,7 +131,7 @@ impl PlaceBook {
         self.channel.run(Operation::Place, |connection| ask(connection, script), read).await
     }
 
-    /// Holds on to a page of places, or puts them back where the store has lost them.
+    /// Renews a page of places, or writes them again if the store has lost them.
     pub async fn renew(&self, places: &[StoredPlace], now: UnixMillis) -> Result<(), StoreFault> {
         let renewal = |place: &StoredPlace| {
             let (key, mut pipeline) = (self.key(place.user), pipe());
@@ -199,7 +201,7 @@ mod tests {
         );
         book.give_back(&[held("ada", NOW, "a")]).await.unwrap();
         assert_eq!((take("c", NOW).await, take("e", NOW).await), (place(&[]), Ok(Taken::Full)));
-        // One node goes on, the other has died.
+        // One node renews its place, the other one has died.
         let later = NOW + LEASE / 2;
         book.renew(&[held("ada", NOW, "c")], later).await.unwrap();
         assert_eq!(take("e", NOW + LEASE / 6 * 5).await, Ok(Taken::Full));
@@ -228,9 +230,9 @@ mod tests {
             (take("b", at(2)).await, take("a", at(1)).await, take("c", at(3)).await),
             (place(&[]), place(&[]), place(&["a"]))
         );
-        // One whose clock is behind does not replace itself.
+        // A session from a node whose clock is behind does not replace itself.
         assert_eq!(take("d", at(0)).await, place(&["b"]));
-        // Two nodes each let in two without the store, and put them back.
+        // Two nodes accepted sessions without the store, and write their places again.
         let lost: Vec<StoredPlace> = [("e", 4), ("f", 5), ("g", 6)]
             .map(|(session, since)| held("ada", at(since), session))
             .into();

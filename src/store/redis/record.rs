@@ -1,7 +1,7 @@
-//! A ticket's record as Redis holds it: compact JSON with a version.
+//! The record of a ticket in Redis: compact JSON with a version.
 //!
-//! Nodes of two versions share one Redis while a fleet is upgraded: what stands here is a wire
-//! format, not a memory image.
+//! While a fleet is upgraded, nodes of two versions share one Redis. So this is a wire format, not
+//! an image of the memory.
 
 use std::net::IpAddr;
 
@@ -17,11 +17,11 @@ const VERSION: u8 = 1;
 const USED: &[u8] = br#"{"v":1,"past":"used"}"#;
 const EXPIRED: &[u8] = br#"{"v":1,"past":"expired"}"#;
 
-/// What a ticket's key holds.
+/// The value of a ticket's key.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoredTicket {
     Ticket(Box<TicketRecord>),
-    /// What became of the ticket. A node of an older version cannot read it, and refuses.
+    /// The fate of the ticket. A node of an older version cannot read it, and rejects the ticket.
     Past(Fate),
 }
 
@@ -58,8 +58,9 @@ struct RecordJson {
     sid: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     permissions: Vec<String>,
-    /// When the credential behind the ticket was issued, and when it ends.
+    /// When the credential behind the ticket was issued.
     iat: u64,
+    /// When the credential behind the ticket expires.
     exp: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     in_leeway: bool,
@@ -111,7 +112,7 @@ pub fn encode(record: TicketRecord) -> Option<Vec<u8>> {
     serde_json::to_vec(&written).ok()
 }
 
-/// `None`: it is not ours, or of a version that we do not know.
+/// Decodes the value of a key. `None`: Usher did not write it, or its version is unknown.
 pub fn decode(bytes: &[u8]) -> Option<StoredTicket> {
     if let Some(fate) = [Fate::Used, Fate::Expired].into_iter().find(|fate| fate.mark() == bytes) {
         return Some(StoredTicket::Past(fate));

@@ -1,8 +1,8 @@
-//! Which nodes there are, and what they ask each other.
+//! The list of live nodes, and the questions between nodes.
 //!
-//! Each node beats into one sorted set, and who has not beaten lately is not there. A question goes
-//! into a short stream that the nodes read beside the revocations (`bulletin.rs`); what they answer
-//! is pushed to a list that lives for seconds.
+//! Each node writes a heartbeat into one sorted set. A node without a recent heartbeat is not live.
+//! A question goes into a short stream, which the nodes read together with the revocations
+//! (`bulletin.rs`). Answers are pushed to a list that expires after seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,17 +22,18 @@ use crate::model::store_fault::StoreFault;
 use crate::store::OpenError;
 use crate::telemetry::Event;
 
-/// A node that has not beaten for so long is not asked.
+/// The age of a heartbeat from which a node is not live.
 const LATE: Duration = Duration::from_secs(10);
-/// One that has not for so long is forgotten.
+/// The age of a heartbeat from which a node is removed.
 const GONE: Duration = Duration::from_secs(60);
-/// Nodes that are read.
+/// The most nodes that are read.
 const MOST_NODES: usize = 1000;
-/// Notices are for those who listen now, or were cut off for a moment.
+/// How long notices are kept. They are for nodes that read now, or that lost their connection for a
+/// short time.
 const NOTICE_KEPT: Duration = Duration::from_secs(60);
 const MOST_NOTICES: usize = 10_000;
 const ANSWER_KEPT: Duration = Duration::from_secs(10);
-/// One wait for an answer, in whole seconds: older servers know no others.
+/// The length of one wait for an answer. Older servers support only whole seconds.
 const WAIT_SECONDS: u64 = 2;
 
 #[derive(Debug)]
@@ -42,10 +43,11 @@ pub struct Roster {
     dialer: Dialer,
 }
 
-/// What the set says: nodes that have beaten lately, as they wrote themselves.
+/// The nodes with a recent heartbeat, each as it wrote itself.
 #[derive(Debug)]
 pub struct LiveNodes {
-    /// We were not in it. The first time it is so; later the store has lost its memory.
+    /// Whether this node was not in the set: at its first heartbeat, or after the store has lost
+    /// its data.
     pub is_new: bool,
     pub members: Vec<(String, UnixMillis)>,
 }
@@ -74,13 +76,13 @@ impl Roster {
         })
     }
 
-    /// Places of users, over the same connections.
+    /// Returns the places of users, which use the same connections.
     pub fn places(&self) -> PlaceBook {
         PlaceBook::new(&self.prefix, &self.channel)
     }
 
-    /// Says that we are here, and hears who is.
-    pub async fn beat(&self, member: &str, now: UnixMillis) -> Result<LiveNodes, StoreFault> {
+    /// Writes the heartbeat of this node, and returns the live nodes.
+    pub async fn announce(&self, member: &str, now: UnixMillis) -> Result<LiveNodes, StoreFault> {
         let (key, late) = (self.key("nodes"), now.0.saturating_sub(millis(LATE)));
         let mut pipeline = pipe();
         pipeline.cmd("ZADD").arg(&key).arg(now.0).arg(member);
@@ -108,7 +110,7 @@ impl Roster {
             #[allow(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
-                reason = "milliseconds fit a double for ages"
+                reason = "a double represents milliseconds exactly for thousands of years"
             )]
             let members =
                 members.into_iter().map(|(member, at)| (member, UnixMillis(at as u64))).collect();
@@ -117,13 +119,13 @@ impl Roster {
         self.channel.run(Operation::Beat, |connection| ask_all(connection, pipeline), read).await
     }
 
-    /// Says that we are gone.
+    /// Removes this node.
     pub async fn leave(&self, member: &str) -> Result<(), StoreFault> {
         let command = cmd("ZREM").arg(self.key("nodes")).arg(member).clone();
         self.channel.run(Operation::Beat, |connection| ask::<()>(connection, command), Ok).await
     }
 
-    /// Puts notices before all nodes. They are heard at once or not at all.
+    /// Sends notices to all nodes. A node reads a notice soon or not at all.
     pub async fn notify(&self, notices: &[String]) -> Result<(), StoreFault> {
         let key = notices_key(&self.prefix);
         let mut pipeline = pipe();
@@ -155,7 +157,8 @@ impl Roster {
             .await
     }
 
-    /// Made before the question is asked: waiting blocks a connection, so it has one of its own.
+    /// Connects for the answers to a question, before the question is sent. Waiting blocks the
+    /// connection, so it is not shared.
     pub async fn answers(&self, question: &str) -> Result<AnswerSubscription, StoreFault> {
         let made = match timeout(DIAL_TIMEOUT, self.dialer.dial()).await {
             Ok(made) => made.map_err(|error| StoreFault::from(&error)),
@@ -180,7 +183,7 @@ impl Roster {
 }
 
 impl AnswerSubscription {
-    /// The next one; `None`: there was none for a while.
+    /// Returns the next answer; `None` if none has arrived for a while.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, StoreFault> {
         let command = cmd("BLPOP").arg(&self.key).arg(WAIT_SECONDS).clone();
         let popped = self.connection.command::<Option<(String, Vec<u8>)>>(&command).await;

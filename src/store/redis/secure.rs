@@ -1,8 +1,7 @@
 //! Connections to Redis over TLS with the certificates of `ca_file`.
 //!
-//! The client library has a TLS of its own, which accepts no pinned certificate. So one server, and
-//! the master that sentinels name, are dialled here; the nodes of a cluster are dialled by the
-//! library.
+//! The TLS of the client library does not accept pinned certificates. So this module dials single
+//! servers and the master that sentinels name. The library dials the nodes of a cluster.
 
 use std::io;
 use std::sync::Arc;
@@ -43,12 +42,12 @@ impl Authorities {
         };
         let late = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
         let (connection, driver) = Box::pin(timeout(DIAL_TIMEOUT, made)).await.map_err(late)??;
-        // It ends with the last copy of the connection.
+        // The task ends with the last copy of the connection.
         tokio::spawn(driver);
         Ok(connection)
     }
 
-    /// Returns the address of the master, as the first sentinel that knows it says.
+    /// Returns the address of the master, from the first sentinel that knows it.
     pub(super) async fn find_master(
         &self,
         sentinels: &[HostPort],
@@ -92,10 +91,10 @@ impl Authorities {
     }
 }
 
-/// Tries all addresses of the name at once: one that swallows everything must not use up the time.
+/// Dials all addresses of the name at once: an address that never answers must not use up the time.
 async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut dials: JoinSet<_> = lookup_host((host, port)).await?.map(TcpStream::connect).collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     while let Some(dial) = dials.join_next().await {
         match dial.map_err(io::Error::other)? {
             Ok(tcp) => return Ok(tcp),
@@ -105,7 +104,7 @@ async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Fails where the server is a replica: sentinels may know of a failover later than the servers.
+/// Fails if the server is a replica: sentinels may notice a failover later than the servers.
 pub(super) async fn check_master(connection: &mut MultiplexedConnection) -> RedisResult<()> {
     let role: Value = cmd("ROLE").query_async(connection).await?;
     let is_master = match &role {
@@ -120,5 +119,5 @@ pub(super) async fn check_master(connection: &mut MultiplexedConnection) -> Redi
 }
 
 fn no_master() -> RedisError {
-    (ErrorKind::MasterNameNotFoundBySentinel, "no sentinel knows a master of this name").into()
+    (ErrorKind::MasterNameNotFoundBySentinel, "no sentinel knows a master with this name").into()
 }

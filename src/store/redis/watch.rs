@@ -1,8 +1,8 @@
-//! The tickets that this node issued, watched for their end.
+//! Watches the tickets that this node issued until they expire.
 //!
-//! Redis forgets a ticket and tells nobody, so the node that issued it looks after its end. What it
-//! finds unredeemed it marks as expired in the same step, so that a ticket ends in one way and is
-//! told once, on whichever node.
+//! Redis removes an expired ticket without a message. So the node that issued a ticket checks it
+//! after its expiry. In the same step, it marks an unredeemed ticket as expired. So each ticket has
+//! one fate, and exactly one node reports it.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -24,20 +24,21 @@ use crate::store::{ExpiredTicket, TakeError, TicketHash, TicketRecord};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 
-/// From a ticket's end: by then the clocks of other nodes agree that it has come.
+/// How long after the expiry a ticket is checked. By then, the ticket has also expired by the
+/// clocks of other nodes.
 const SLACK: Duration = Duration::from_secs(1);
-/// Looked after in one sweep; the others wait for the next.
+/// The most tickets that one sweep checks. The others wait for the next sweep.
 const MOST_DUE: usize = 4096;
-/// Asked about at once.
+/// The number of tickets that are checked at the same time.
 const PAGE: usize = 64;
-/// As long as the key is still there for sure.
+/// How long after the expiry a ticket can be checked: as long as its key certainly exists.
 const PATIENCE: Duration = Duration::from_secs(REMEMBERED.as_secs() - 10);
 
 #[derive(Debug)]
 pub(super) struct ExpiryWatch {
     most: usize,
     tickets: Mutex<HashMap<TicketHash, Watched>>,
-    /// Found expired, and not told yet.
+    /// Expired tickets that are not reported yet.
     expired: Mutex<Vec<ExpiredTicket>>,
 }
 
@@ -47,12 +48,12 @@ pub(super) struct Watched {
     pub(super) hash: TicketHash,
     pub(super) single_use: bool,
     expires_at: UnixMillis,
-    /// The same end by the monotonic clock of this node.
+    /// The expiry by the monotonic clock of this node.
     ends: Instant,
 }
 
 impl Watched {
-    /// Says whether the end was so long ago, by either clock.
+    /// Returns true if the ticket expired at least `by` ago, by one of the two clocks.
     fn is_past(&self, by: Duration, now: Now) -> bool {
         self.expires_at + by <= now.wall || self.ends + by <= now.mono
     }
@@ -79,12 +80,12 @@ impl ExpiryWatch {
         tickets.insert(hash, watched);
     }
 
-    /// Returns the end of a ticket of this node by the monotonic clock.
+    /// Returns the expiry of a ticket of this node by the monotonic clock.
     pub(super) fn end_of(&self, hash: TicketHash) -> Option<Instant> {
         lock(&self.tickets).get(&hash).map(|watched| watched.ends)
     }
 
-    /// The ticket was redeemed here.
+    /// Stops watching a ticket.
     pub(super) fn forget(&self, hash: TicketHash) {
         lock(&self.tickets).remove(&hash);
     }
@@ -97,13 +98,14 @@ impl ExpiryWatch {
             .take(MOST_DUE)
             .collect();
         if tickets.is_empty() {
-            // What a storm left behind.
+            // Returns the memory after a storm of tickets.
             tickets.shrink_to(64);
         }
         due
     }
 
-    /// The store did not say. It is asked again in the next sweep, as long as it can still know.
+    /// Called if the store did not answer. The next sweep checks the ticket again, as long as its
+    /// key can still exist.
     pub(super) fn put_back(&self, watched: Watched, now: Now) {
         if watched.is_past(PATIENCE, now) {
             return self.note(ExpiredTicket { is_certain: false, ..watched.ticket });
@@ -115,8 +117,8 @@ impl ExpiryWatch {
         self.note(watched.ticket);
     }
 
-    /// A ticket was shown after its end, whoever issued it.
-    pub(super) fn shown_late(&self, hash: TicketHash, record: &TicketRecord) {
+    /// Notes a ticket that a client sent after its expiry, from this node or another one.
+    pub(super) fn note_shown_late(&self, hash: TicketHash, record: &TicketRecord) {
         self.forget(hash);
         self.note(ExpiredTicket::of(hash, record));
     }
@@ -134,7 +136,7 @@ impl ExpiryWatch {
 }
 
 impl RedisStore {
-    /// Asks whether the store is there, and looks after the tickets of this node that have ended.
+    /// Probes the store, and checks the tickets of this node that have expired.
     pub async fn sweep(&self, now: Now) -> Vec<ExpiredTicket> {
         self.probe().await;
         let Some(watch) = &self.watch else { return Vec::new() };
@@ -159,9 +161,9 @@ impl RedisStore {
         watch.take_expired()
     }
 
-    /// Marks a ticket as expired. Says whether it was there, unredeemed.
+    /// Marks a ticket as expired. Returns true if it was unredeemed.
     async fn end(&self, watched: &Watched) -> Result<bool, TakeError> {
-        // Most were redeemed at another node, and their marks stay as they are.
+        // Most of these tickets were redeemed at other nodes. Their marks stay.
         let found = self.get(Operation::Expire, watched.hash, watched.single_use).await?;
         if !matches!(found, Some(FoundTicket { ticket: StoredTicket::Ticket(_), .. })) {
             return Ok(false);
@@ -173,7 +175,7 @@ impl RedisStore {
         Ok(matches!(found, Some(FoundTicket { ticket: StoredTicket::Ticket(_), .. })))
     }
 
-    /// Replaces what a key holds, and returns it.
+    /// Replaces the value of a key, and returns the old one.
     pub(super) async fn mark(
         &self,
         hash: TicketHash,
@@ -186,7 +188,7 @@ impl RedisStore {
     }
 }
 
-/// Waits for all of them at the same time.
+/// Waits for all futures at the same time.
 async fn all<F: Future>(futures: Vec<Pin<Box<F>>>) -> Vec<F::Output> {
     let mut waiting: Vec<_> = futures.into_iter().map(|future| (future, None)).collect();
     poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! What happens with the keys that sign the context.
+//! Events of the keys that sign the context.
 
 use tracing::{error, info};
 
@@ -39,7 +39,7 @@ pub struct KeyringRotated<'a> {
     pub previous: Option<&'a str>,
     pub current: &'a str,
     pub next: &'a str,
-    /// Did this process move them?
+    /// Whether this process moved them.
     pub is_ours: bool,
     pub at: UnixMillis,
 }
@@ -48,7 +48,7 @@ pub struct KeyringRotated<'a> {
 #[derive(Debug)]
 pub struct KeyringRotationFailed<'a> {
     pub error: &'a KeyringError,
-    /// Is it the first failure in a row? Only that is logged and audited.
+    /// Whether it is the first failure in a row. Only that one is logged and audited.
     pub is_new: bool,
 }
 

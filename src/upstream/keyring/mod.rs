@@ -1,9 +1,9 @@
-//! Our signing keys: previous, current, next.
+//! Usher's signing keys: previous, current, next.
 //!
-//! The current key signs; all three are published, so that a backend that fetched the set before a
-//! rotation knows the key that comes next, and one that is slow to verify still knows the last.
-//! Keys that Usher makes are PKCS#8 files in `state_dir/keys`, readable by their owner alone, with
-//! one index beside them. A shared secret is never published.
+//! The current key signs, and all three are published. A backend that fetched the set before a
+//! rotation knows the next key, and a backend that verifies late still knows the previous one. Keys
+//! that Usher makes are PKCS#8 files in `state_dir/keys`, readable by their owner alone, with one
+//! index beside them. A shared secret is never published.
 
 pub mod events;
 mod rotation;
@@ -38,15 +38,15 @@ const FOLDER: &str = "keys";
 /// Held by the process that changes the index.
 const LOCK: &str = "keyring.lock";
 const INDEX: &str = "keyring.json";
-/// Our own key files are for their owner alone; one that the operator mounts may be shared with a
-/// group.
+/// Usher's own key files are readable by their owner alone. A file that the operator mounts may be
+/// shared with a group.
 const GROUP_AND_OTHERS: u32 = 0o077;
 const OTHERS: u32 = 0o007;
 
 #[derive(Debug)]
 pub struct Keyring {
     current: Key,
-    /// Published beside the current one.
+    /// The other keys that are published.
     others: Vec<Key>,
 }
 
@@ -61,7 +61,7 @@ enum Signer {
     Shared(Box<hmac::Key>),
 }
 
-/// What `keyring.json` holds: names of keys, no key.
+/// The contents of `keyring.json`: the names of the keys, and no key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Index {
@@ -82,12 +82,17 @@ pub struct Entry {
 pub enum KeyringError {
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: io::Error },
-    #[error("{}: others can read the key file; run chmod 600 on it, and rotate the key if they may have read it", path.display())]
+    #[error(
+        "{}: others can read the key file; run chmod 600 on it, and rotate the key if they may \
+         have read it",
+        path.display()
+    )]
     Exposed { path: PathBuf },
     #[error("{}: {problem}", path.display())]
     NotAKey { path: PathBuf, problem: String },
     #[error(
-        "{}: the keys are for {found}, and the configuration asks for {wanted}; set [context] algorithm = \"{found}\", or move the folder away to start with new keys",
+        "{}: the keys are for {found}, and the configuration asks for {wanted}; set [context] \
+         algorithm = \"{found}\", or move the folder away to start with new keys",
         path.display()
     )]
     OtherAlgorithm { path: PathBuf, found: String, wanted: &'static str },
@@ -100,7 +105,7 @@ pub enum KeyringError {
 }
 
 impl Keyring {
-    /// Opens what the config names; keys of our own are made where there are none.
+    /// Opens the keys that the configuration names. Usher's own keys are made if there are none.
     pub fn open(context: &Context, state_dir: &Path, now: Now) -> Result<Self, KeyringError> {
         let keyring = match &context.signing {
             ContextSigning::Generated { algorithm } => {
@@ -116,7 +121,7 @@ impl Keyring {
                     },
                 };
                 match folder.load(&index, *algorithm) {
-                    // Another process has rotated since the index was read, and a key has retired.
+                    // Another process has rotated since the index was read, and has removed a key.
                     Err(KeyringError::File { error, .. })
                         if error.kind() == io::ErrorKind::NotFound =>
                     {
@@ -153,12 +158,12 @@ impl Keyring {
         }
     }
 
-    /// Of the key that signs.
+    /// Returns the id of the key that signs.
     pub fn key_id(&self) -> &str {
         &self.current.id
     }
 
-    /// `None` only when the system has no randomness.
+    /// Signs a message. Returns `None` only if the system has no randomness.
     pub fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         match &self.current.signer {
             Signer::Ed25519(pair) => Some(pair.sign(message).as_ref().to_vec()),
@@ -170,7 +175,7 @@ impl Keyring {
         }
     }
 
-    /// The public keys, as RFC 7517 writes them.
+    /// Returns the public keys, as RFC 7517 writes them.
     pub fn jwks(&self) -> Value {
         let keys: Vec<_> =
             std::iter::once(&self.current).chain(&self.others).filter_map(Key::to_jwk).collect();
@@ -196,19 +201,20 @@ impl Key {
         Ok(key)
     }
 
-    /// The members that RFC 7638 takes into a thumbprint, in its order; `None` for a shared secret.
+    /// Returns the members that RFC 7638 puts into a thumbprint, in its order; `None` for a shared
+    /// secret.
     fn public_members(&self) -> Option<Value> {
         match &self.signer {
-            Signer::Ed25519(pair) => Some(
-                json!({ "crv": "Ed25519", "kty": "OKP", "x": URL_SAFE_NO_PAD.encode(pair.public_key().as_ref()) }),
-            ),
+            Signer::Ed25519(pair) => {
+                let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+                Some(json!({ "crv": "Ed25519", "kty": "OKP", "x": x }))
+            }
             Signer::P256(pair) => {
                 // An uncompressed point: 4, x, y.
                 let (_, point) = pair.public_key().as_ref().split_first()?;
                 let (x, y) = point.split_at_checked(32)?;
-                Some(
-                    json!({ "crv": "P-256", "kty": "EC", "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y) }),
-                )
+                let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+                Some(json!({ "crv": "P-256", "kty": "EC", "x": x, "y": y }))
             }
             Signer::Shared(_) => None,
         }
@@ -244,7 +250,7 @@ pub fn check_file(path: &Path, algorithm: ContextAlgorithm) -> Result<(), Keyrin
     read_key(path, algorithm, OTHERS).map(drop)
 }
 
-/// `state_dir/keys`.
+/// The folder `state_dir/keys`.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
 
@@ -257,7 +263,7 @@ impl Folder {
         &self.0
     }
 
-    /// `None`: there are no keys yet.
+    /// Returns the index. `None`: there are no keys yet.
     pub fn index(&self) -> Result<Option<Index>, KeyringError> {
         let path = self.0.join(INDEX);
         match fs::read(&path) {
@@ -270,7 +276,7 @@ impl Folder {
         }
     }
 
-    /// Reads the keys as the start does. Returns false where there are none yet, and makes none.
+    /// Reads the keys as the start does, and makes none. Returns false if there are none yet.
     pub fn check(&self, wanted: ContextAlgorithm) -> Result<bool, KeyringError> {
         match self.index()? {
             Some(index) => self.load(&index, wanted).map(|_| true),
@@ -292,8 +298,8 @@ impl Folder {
         Ok(index)
     }
 
-    /// Next becomes current, current previous, and a new next is made. The key that was previous is
-    /// removed.
+    /// Moves each key one place: next becomes current, current becomes previous, and a new next is
+    /// made. The old previous key is removed.
     pub fn rotate(&self, now: Now) -> Result<Index, KeyringError> {
         self.index()?.ok_or_else(|| self.no_index())?;
         let _lock = self.lock()?;
@@ -304,8 +310,8 @@ impl Folder {
         KeyringError::File { path: self.0.join(INDEX), error: io::ErrorKind::NotFound.into() }
     }
 
-    /// Waits for the other processes that change the index; they take milliseconds. Dropping the
-    /// file unlocks it.
+    /// Waits for other processes that change the index, which takes milliseconds. Dropping the file
+    /// unlocks it.
     fn lock(&self) -> Result<fs::File, KeyringError> {
         let file = self.lock_file()?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)
@@ -313,7 +319,7 @@ impl Folder {
         Ok(file)
     }
 
-    /// `None`: another process changes the index right now.
+    /// Returns the lock. `None`: another process changes the index right now.
     fn try_lock(&self) -> Result<Option<fs::File>, KeyringError> {
         let file = self.lock_file()?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -348,7 +354,7 @@ impl Folder {
         if let Some(retired) = old.previous {
             let path = self.key_path(&retired.kid);
             match fs::remove_file(&path) {
-                // The rotation has taken effect; a file that somebody removed before us is removed.
+                // The rotation has taken effect. A file that is already gone is no error.
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(KeyringError::File { path, error });
                 }
@@ -411,7 +417,7 @@ impl Folder {
     }
 }
 
-/// Either the old file or the whole new one is there, whenever the power fails.
+/// Writes a file. After a power failure either the old file or the whole new one is there.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
     let at = |error| KeyringError::File { path: path.to_owned(), error };
     let temporary = path.with_extension("new");
@@ -426,7 +432,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), KeyringError> {
     fs::rename(&temporary, path).map_err(at)
 }
 
-/// `closed_to`: the permission bits that must not be set.
+/// Reads a key. `closed_to` has the permission bits that must not be set.
 fn read_key(path: &Path, algorithm: ContextAlgorithm, closed_to: u32) -> Result<Key, KeyringError> {
     let metadata =
         fs::metadata(path).map_err(|error| KeyringError::File { path: path.to_owned(), error })?;

@@ -1,8 +1,8 @@
 //! Rotation on a schedule, and the keys in force while it happens.
 //!
-//! The key that becomes current was published as `next` since the rotation before, so every backend
-//! that caches the set for its `max-age` knows it; the one that was current stays published until
-//! the rotation after. Processes that share one `state_dir` look at its index: one of them rotates,
+//! The key that becomes current was published as `next` since the rotation before. So every backend
+//! that caches the set for its `max-age` knows it. The key that was current stays published until
+//! the next rotation. Processes that share one `state_dir` read its index: one of them rotates,
 //! under a lock, and the others follow.
 
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::config::{Context, ContextSigning};
 use crate::telemetry::Event;
 use crate::telemetry::Telemetry;
 
-/// How often a process looks at the index.
+/// The time between two reads of the index.
 pub const LOOK: Duration = Telemetry::UPKEEP;
 /// The keys that sign now.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub struct Signing {
     pub jwks: Bytes,
 }
 
-/// Looks after the schedule; one for a process.
+/// The rotation by schedule. A process has one.
 #[derive(Debug, Default)]
 pub struct Rotation {
     is_failing: bool,
@@ -62,11 +62,17 @@ impl Signing {
 }
 
 impl Rotation {
-    /// Rotates what is due, and takes over what another process rotated. A failure changes nothing:
-    /// the current key goes on signing, and the next look tries again.
-    pub fn tend(&mut self, context: &Context, state_dir: &Path, keys: &SigningKeys, now: Now) {
+    /// Rotates keys that are due, and follows a rotation by another process. A failure changes
+    /// nothing: the current key goes on signing, and the next call tries again.
+    pub fn rotate_due_keys(
+        &mut self,
+        context: &Context,
+        state_dir: &Path,
+        keys: &SigningKeys,
+        now: Now,
+    ) {
         let Some(every) = context.rotate_every else { return };
-        let outcome = tend(context, every, state_dir, keys, now);
+        let outcome = rotate_due_keys(context, every, state_dir, keys, now);
         if let Err(error) = &outcome {
             KeyringRotationFailed { error, is_new: !self.is_failing }.emit();
         }
@@ -74,7 +80,7 @@ impl Rotation {
     }
 }
 
-fn tend(
+fn rotate_due_keys(
     context: &Context,
     every: Duration,
     state_dir: &Path,
@@ -94,13 +100,13 @@ fn tend(
 }
 
 impl Folder {
-    /// The index in force, and whether this call rotated it.
+    /// Returns the index in force, and whether this call rotated it.
     fn rotate_if_due(&self, every: Duration, now: Now) -> Result<(Index, bool), KeyringError> {
         let index = self.index()?.ok_or_else(|| self.no_index())?;
         if !index.is_due(every, now.wall) {
             return Ok((index, false));
         }
-        // Never waits: a process that was stopped with the lock would hold up this one's signals
+        // Does not wait: a process that was stopped with the lock would hold up this one's signals
         // and probes.
         let Some(_lock) = self.try_lock()? else { return Ok((index, false)) };
         // Another process may have been quicker.
@@ -113,7 +119,7 @@ impl Folder {
 }
 
 impl Index {
-    /// When the last rotation was: the next key is made by it.
+    /// Returns the time of the last rotation, which made the next key.
     pub fn rotated_at(&self) -> UnixMillis {
         UnixMillis::from_rfc3339(&self.next.created).unwrap_or_default()
     }
@@ -149,7 +155,7 @@ mod tests {
         keys.load().keyring.key_id().to_owned()
     }
 
-    /// One process of several over a folder.
+    /// Returns one of several processes over a folder.
     fn process(scratch: &Scratch, now: Now) -> (Context, Arc<SigningKeys>, Rotation) {
         let context = Context { rotate_every: Some(EVERY), ..generated(ContextAlgorithm::EdDSA) };
         let keys = SigningKeys::new(Keyring::open(&context, &scratch.0, now).unwrap());
@@ -167,9 +173,9 @@ mod tests {
         let mut now = start;
         for step in 0..600_usize {
             now = later(now, Duration::from_secs(37));
-            // Each process looks in its own time, and some are late.
+            // Each process tends in its own time, and some are late.
             let (context, keys, rotation) = &mut nodes[step % 3];
-            rotation.tend(context, &scratch.0, keys, now);
+            rotation.rotate_due_keys(context, &scratch.0, keys, now);
             kept.retain(|(fetched, _)| now.wall.since(fetched.wall) < Context::KEY_SET_MAX_AGE);
             for (_, keys, _) in &nodes {
                 let kid = signer(keys);
@@ -201,12 +207,12 @@ mod tests {
         std::thread::scope(|scope| {
             for (context, keys, rotation) in &mut nodes {
                 let path = &scratch.0;
-                scope.spawn(move || rotation.tend(context, path, keys, due));
+                scope.spawn(move || rotation.rotate_due_keys(context, path, keys, due));
             }
         });
-        // Who came while another held the lock follows at the next look.
+        // A process that came while another one held the lock follows at its next call.
         for (context, keys, rotation) in &mut nodes {
-            rotation.tend(context, &scratch.0, keys, due);
+            rotation.rotate_due_keys(context, &scratch.0, keys, due);
         }
         let after = Folder::of(&scratch.0).index().unwrap().unwrap();
         assert_eq!(
@@ -230,15 +236,15 @@ mod tests {
         let start = Now::read();
         let (context, keys, mut rotation) = process(&scratch, start);
         let first = signer(&keys);
-        rotation.tend(&context, &scratch.0, &keys, later(start, EVERY / 2));
+        rotation.rotate_due_keys(&context, &scratch.0, &keys, later(start, EVERY / 2));
         assert_eq!(signer(&keys), first, "it is not due");
         Folder::of(&scratch.0).rotate(later(start, EVERY / 2)).unwrap();
-        // Another process after a restart: the time counts from the rotation, not from the start.
+        // Another process after a restart. The time counts from the rotation, not from the start.
         let (context, keys, mut rotation) = process(&scratch, later(start, EVERY / 2));
         let second = signer(&keys);
-        rotation.tend(&context, &scratch.0, &keys, later(start, EVERY));
+        rotation.rotate_due_keys(&context, &scratch.0, &keys, later(start, EVERY));
         assert_eq!(signer(&keys), second);
-        rotation.tend(&context, &scratch.0, &keys, later(start, EVERY * 3 / 2));
+        rotation.rotate_due_keys(&context, &scratch.0, &keys, later(start, EVERY * 3 / 2));
         assert_ne!(signer(&keys), second);
     }
 
@@ -249,10 +255,10 @@ mod tests {
         let (context, keys, mut rotation) = process(&scratch, start);
         let first = signer(&keys);
         let lock = Folder::of(&scratch.0).lock().unwrap();
-        rotation.tend(&context, &scratch.0, &keys, later(start, EVERY));
+        rotation.rotate_due_keys(&context, &scratch.0, &keys, later(start, EVERY));
         assert!(signer(&keys) == first && !rotation.is_failing);
         drop(lock);
-        rotation.tend(&context, &scratch.0, &keys, later(start, EVERY));
+        rotation.rotate_due_keys(&context, &scratch.0, &keys, later(start, EVERY));
         assert_ne!(signer(&keys), first);
     }
 
@@ -265,11 +271,11 @@ mod tests {
         let index = scratch.0.join("keys/keyring.json");
         let good = std::fs::read(&index).unwrap();
         std::fs::write(&index, "{").unwrap();
-        rotation.tend(&context, &scratch.0, &keys, later(start, EVERY));
+        rotation.rotate_due_keys(&context, &scratch.0, &keys, later(start, EVERY));
         assert!(rotation.is_failing && signer(&keys) == first);
         assert!(keys.load().keyring.sign(b"x").is_some());
         std::fs::write(&index, good).unwrap();
-        rotation.tend(&context, &scratch.0, &keys, later(start, EVERY));
+        rotation.rotate_due_keys(&context, &scratch.0, &keys, later(start, EVERY));
         assert!(!rotation.is_failing && signer(&keys) != first);
     }
 }

@@ -1,10 +1,10 @@
-// What a real browser does with a token among its subprotocols, and with one in a cookie.
+// Opens sockets in a real browser, with a token among the subprotocols and with one in a cookie.
 //
 //   node credentials.mjs HOST:PORT TOKEN
 //
-// Usher answers plain HTTP at HOST:PORT, takes a subprotocol at /protocol and a cookie at /cookie, and knows the page
-// http://localhost. Exits 0 when everything was seen, 1 with the first thing that was not. CHROMIUM names the browser where
-// it is not in PATH.
+// Usher listens for plain HTTP at HOST:PORT. It accepts a subprotocol at /protocol, a cookie at
+// /cookie, and pages of the origin http://localhost. Exits with 0 if every fact holds, and with 1
+// after the first that does not. CHROMIUM names the browser if it is not in PATH.
 
 import { execFileSync } from 'node:child_process';
 import { chromium } from 'playwright-core';
@@ -20,7 +20,7 @@ const executablePath = process.env.CHROMIUM ?? execFileSync('sh', ['-c', 'comman
 const browser = await chromium.launch({
   executablePath,
   args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
-    // The pages here come from nowhere, and one from nowhere may not speak to this machine.
+    // The pages here have no server, and Chromium keeps such pages from this machine.
     '--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets,BlockInsecurePrivateNetworkRequests'],
 });
 
@@ -48,7 +48,7 @@ try {
   ]);
   const byCookie = await open(ours, `ws://${base}/cookie`, []);
   fact(byCookie.protocol === '', `our page is let in by its cookie: ${JSON.stringify(byCookie)}`);
-  // Same site, so that the browser sends the cookie: only the origin tells the two pages apart.
+  // It is the same site, so the browser sends the cookie. Only the origin differs.
   const evil = await pageOf(context, 'http://localhost:1/');
   const refused = await open(evil, `ws://${base}/cookie`, []);
   fact(refused.protocol === null, `a page of another origin is not, with the same cookie: ${JSON.stringify(refused)}`);
@@ -60,7 +60,7 @@ try {
 }
 process.exit(failed ? 1 : 0);
 
-// An empty page of this origin; nothing is asked over the network for it.
+// Opens an empty page of this origin without a request over the network.
 async function pageOf(context, url) {
   const page = await context.newPage();
   await page.route(url, (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html><title>page</title>' }));
@@ -68,7 +68,7 @@ async function pageOf(context, url) {
   return page;
 }
 
-// The subprotocol that was chosen, after an echo; null where the browser did not open the socket.
+// Resolves with the chosen subprotocol after an echo, or with null if the browser opened no socket.
 async function open(page, url, offers) {
   return page.evaluate(([url, offers]) => new Promise((resolve) => {
     const socket = new WebSocket(url, offers);

@@ -1,4 +1,4 @@
-// Walks through the demo as two people would, over wss:// in Chromium.
+// Uses the demo as two users would, over wss:// in Chromium.
 //
 //   node demo.mjs USHER_BINARY
 
@@ -62,7 +62,7 @@ async function seesTheSignedContext({ page, name }) {
     fact(rows.some((row) => row.endsWith(claim)), `the claim ${claim} is shown`);
   }
   fact(rows.some((row) => row.startsWith(`User${name}`)), `the backend knows ${name}`);
-  fact(!rows.some((row) => /\d{10}/.test(row.replace(/sid$/, '').replace(/^Session[0-9a-f]{32}/, ''))), 'times are times, and not numbers of seconds');
+  fact(!rows.some((row) => /\d{10}/.test(row.replace(/sid$/, '').replace(/^Session[0-9a-f]{32}/, ''))), 'times are shown as times, not as numbers of seconds');
 }
 
 async function fiveStatesInOrder(ada, bob) {
@@ -93,7 +93,7 @@ async function controls(ada, bob) {
   await ada.state('authenticated');
   await ada.does('old');
   await ada.story(/the token stood in the address/);
-  fact(true, 'the old way works, and is shown for what it is');
+  fact(true, 'the old way works, and the page names its risk');
 
   await ada.does('way');
   await ada.story(/Connected by first message/);
@@ -125,14 +125,14 @@ async function controls(ada, bob) {
 async function anotherPerson(ada, bob) {
   await ada.page.click('#logout');
   fact(await ada.page.evaluate(() => document.activeElement.id) === 'name', 'logging out leads to the name');
-  fact(await ada.page.locator('#received').isHidden(), 'nothing of the person before is left');
+  fact(await ada.page.locator('#received').isHidden(), 'no data of the last user is left');
   await ada.page.fill('#name', 'eve');
   ada.name = 'eve';
   await ada.logIn();
   await ada.connect();
   await ada.say('this is eve');
   await bob.pane().locator('.other', { hasText: 'this is eve' }).locator('.from', { hasText: 'eve' }).waitFor();
-  fact(true, 'another person is that person to the others too');
+  fact(true, 'the others see the new user under the new name');
 }
 
 async function revoked(ada, bob) {
@@ -142,7 +142,7 @@ async function revoked(ada, bob) {
   await ada.logs('SESSION_REVOKED');
   await bob.hears('eve left');
   await bob.state('authenticated');
-  fact(true, 'a revoked person is out at once, and the others stay');
+  fact(true, 'a revoked user is disconnected at once, and the others stay');
   fact(await ada.page.evaluate(() => document.activeElement.id) === 'name', 'the focus goes to the login');
   await ada.logIn();
   await ada.connect();

@@ -7,7 +7,7 @@ import { fact, figure, launchChromium, main, newContext, startDemo, startFront, 
 const WARM_UP = 100;
 const ROUNDS = 500;
 const LOADS = 20;
-/** What a heap may gain in 500 reconnects: a kept socket, session or listener for each would be far more. */
+/** How many bytes the heap may grow in 500 reconnects: a leak in each would need far more. */
 const MAY_GROW = 512 * 1024;
 
 await main(async (binary) => {
@@ -62,7 +62,7 @@ async function reconnects(browser, front) {
 
 async function loads(browser, front) {
   const context = await newContext(browser);
-  // A person who does not hesitate: each button is pressed in the moment in which it is there.
+  // Presses each button as soon as it is there.
   await context.addInitScript(() => {
     addEventListener('DOMContentLoaded', () => {
       const press = (id) => { const button = document.getElementById(id); if (button.checkVisibility()) button.click(); return button.checkVisibility(); };
@@ -71,7 +71,7 @@ async function loads(browser, front) {
         if (document.body.dataset.phase === 'in' && !pressed) pressed = press('connect');
         if (document.getElementById('state').dataset.state === 'authenticated') window.authenticatedAt ??= performance.now();
       }).observe(document.body, { subtree: true, attributes: true, childList: true });
-      // The module of the page runs before this event.
+      // The module of the page has run before this event.
       press('login');
     });
   });

@@ -1,4 +1,5 @@
-// The React example of `clients/js` behind a real Usher, and the recipes of its README that need one.
+// The React example of `clients/js` behind a real Usher, and the recipes of its README that need
+// one.
 
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -18,7 +19,7 @@ await main(async (binary, folder) => {
   const origin = `http://127.0.0.1:${port}`;
   const chat = await startChat(chatPort, origin);
   const usher = await startExample(binary, { 8080: port, 9000: chatPort, 9090: adminPort });
-  /** The sum over all labels, or over those lines that have `label`. */
+  /** Returns the sum over all lines of a metric, or over the lines that contain `label`. */
   const metric = async (name, label = '') => {
     const text = await (await fetch(`http://127.0.0.1:${adminPort}/metrics`)).text();
     const lines = text.split('\n').filter((line) => line.startsWith(`${name}{`) && line.includes(label));
@@ -40,7 +41,7 @@ await main(async (binary, folder) => {
     await page.locator('li', { hasText: text }).waitFor();
   };
 
-  // The ticket is kept back, so that there is time to look.
+  // The ticket is held back while the page is checked.
   let handOver;
   let tickets = 0;
   const isHandedOver = new Promise((resolve) => (handOver = resolve));
@@ -99,7 +100,7 @@ await main(async (binary, folder) => {
   await nodeRecipe(context, origin);
 });
 
-/** The server of the example, on a port of its own. */
+/** Starts the server of the example on a port of its own. */
 async function startChat(port, origin) {
   const environment = { ...process.env, PORT: port, USHER_URL: origin, CHAT_SECRET: secret, TOKEN_SECONDS: '20' };
   let child;
@@ -118,7 +119,7 @@ async function startChat(port, origin) {
   return chat;
 }
 
-/** Usher with the example's configuration, on other ports. */
+/** Starts Usher with the configuration of the example, on other ports. */
 async function startExample(binary, ports) {
   const folder = mkdtempSync(join(tmpdir(), 'usher-example-'));
   atEnd(() => rmSync(folder, { recursive: true, force: true }));
@@ -138,7 +139,7 @@ async function startExample(binary, ports) {
   return usher;
 }
 
-/** The page without a build, word for word. */
+/** Runs the page without a build exactly as README shows it. */
 async function plainPage(context, origin) {
   const [, html] = /```html\n([\s\S]*?)```/.exec(readme);
   const page = await context.newPage();
@@ -153,7 +154,7 @@ async function plainPage(context, origin) {
   await page.close();
 }
 
-/** The program for Node, word for word, with `ws`. */
+/** Runs the program for Node with `ws` exactly as README shows it. */
 async function nodeRecipe(context, origin) {
   const [, code] = /```ts\n(\/\/ node\.ts\n[\s\S]*?)```/.exec(readme);
   const page = await context.newPage();

@@ -1,5 +1,5 @@
-// What can go wrong under the page, over wss:// in Chromium: a ticket endpoint that fails, no network, a token that ends
-// meanwhile, an Usher that is restarted or killed under ten tabs.
+// Faults under the page, over wss:// in Chromium: a ticket endpoint that fails, no network, a token
+// that expires, and an Usher that is restarted or killed under ten tabs.
 //
 //   node faults.mjs USHER_BINARY
 
@@ -7,7 +7,7 @@ import { fact, figure, launchChromium, main, newContext, startDemo, startFront, 
 
 await main(async (binary) => {
   const demo = await startDemo(binary);
-  // Without leeway a token is refused at the very second of its end.
+  // Without leeway, a token is refused from the second of its end on.
   const front = await startFront(binary, demo, (text) => text.replace('secret_file', 'leeway = "0s"\nsecret_file'));
   const browser = await launchChromium();
   await ticketEndpointFails(browser, front);
@@ -16,7 +16,7 @@ await main(async (binary) => {
   await tenTabsThroughRestarts(browser, front);
 });
 
-/** One person who is logged in, on a page of their own. */
+/** Opens a page with a user who is logged in. */
 async function person(browser, front, name) {
   const visitor = await Visitor.open(await newContext(browser), front.url, name);
   await visitor.logIn();
@@ -61,7 +61,7 @@ async function withoutNetwork(browser, front) {
   await ada.hears('back from nowhere');
   fact(new Set(ada.tickets).size === ada.tickets.length && ada.tickets.length >= 2, 'the network went and came back, and with it a session by a new ticket');
 
-  // The other way round: the page is told to connect while there is no network.
+  // In the other order: the page connects while there is no network.
   await ada.page.click('#disconnect');
   await ada.state('disconnected');
   await whileRefused([ada], async () => {
@@ -78,7 +78,7 @@ async function withoutNetwork(browser, front) {
 
 async function tokenEndsMeanwhile(browser, front) {
   const ada = await person(browser, front, 'ada');
-  // The page believes that its token is good for long; Usher knows better.
+  // The page gets a wrong life of its token, which is longer than the real one.
   let end;
   await ada.page.route('**/refresh', async (route) => {
     const response = await route.fetch();

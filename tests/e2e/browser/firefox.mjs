@@ -31,7 +31,7 @@ async function openPage(browser, front) {
   const driver = {
     open: (url) => page.goto(url),
     evaluate: (text) => page.evaluate(text),
-    // Waits until the element has come to rest.
+    // The locator waits until the element no longer moves.
     click: (selector) => page.locator(selector).click(),
     write: (selector, text) => page.type(selector, text).then(() => page.keyboard.press('Enter')),
     wait: (expression) => page.waitForFunction(expression),
@@ -66,7 +66,10 @@ async function ticketEndpointFails(browser, front) {
   }
 }
 
-/** What the console of `page` says. Firefox itself reports each socket that it could not open to `host`, or that was cut. */
+/**
+ * Records the console of `page`. Firefox itself reports each socket to `host` that it could not open
+ * or that was cut.
+ */
 function listen(page, host) {
   const socket = `wss://${host.replace('.', '\\.')}/ws(\\?ticket=[\\w-]+)?`;
   const loss = new RegExp(`^(Firefox can’t establish a connection to the server at ${socket}|The connection to ${socket} was interrupted while the page was loading)\\.$`);
@@ -87,7 +90,7 @@ function listen(page, host) {
       await this.isWhole();
       fact(faults.length === 0, `the console of Firefox is empty ${faults.join(' | ')}`);
     },
-    /** Resolves when everything has come that was printed until now: lines come in their order. */
+    /** Resolves when all lines that were printed until now have arrived: they keep their order. */
     async isWhole() {
       const mark = new Promise((resolve) => (isMarked = resolve));
       await page.evaluate((mark) => console.debug(mark), `mark ${++marks}`);

@@ -1,5 +1,5 @@
-// How the page looks and how it is used without a mouse: screenshots of the five states in both themes and two widths,
-// axe-core, the keyboard alone, and a phone.
+// The look of the page and its use without a mouse: screenshots of the five states in both themes and
+// two widths, axe-core, the keyboard alone, and a phone.
 //
 //   node looks.mjs USHER_BINARY SCREENSHOT_FOLDER
 
@@ -15,7 +15,7 @@ await main(async (binary, folder) => {
   if (folder) mkdirSync(folder, { recursive: true });
   const demo = await startDemo(binary);
   const silent = await startSilentServer();
-  // The chat behind this one takes connections and never answers: sessions stay where they authenticate.
+  // The chat behind this Usher never answers, so its sessions stay in `authenticating`.
   const slow = await startFront(binary, demo, (text) =>
     text.replace(/(name = "chat"\nservers = )\[.*\]/, `$1["${silent}"]\nupgrade_timeout = "1m"\nreach_timeout = "1m"`));
   const browser = await launchChromium();
@@ -43,11 +43,11 @@ async function theFiveStates(browser, { demo, slow }, options, shoot) {
     await visitor.state(state);
     await shoot(visitor.page, state);
     await hasNoFinding(visitor.page, `${state}, ${where}`);
-    fact(await visitor.page.evaluate(() => document.querySelector('#state').dataset.state) === state, `it was ${state} all the while`);
+    fact(await visitor.page.evaluate(() => document.querySelector('#state').dataset.state) === state, `the state stayed ${state}`);
   };
   await look(ada, 'disconnected');
 
-  // Connecting: the ticket does not arrive before everything is looked at.
+  // Connecting: the ticket is held back until the page has been checked.
   let answer;
   const looked = new Promise((resolve) => (answer = resolve));
   await page.route('**/websocket/ticket', async (route) => { await looked; await route.continue(); });
@@ -77,7 +77,7 @@ async function theFiveStates(browser, { demo, slow }, options, shoot) {
     await look(ada, 'reconnecting');
     await release(page);
     await ada.story(/Back after/);
-    // The guest fails for as long, and is heard on the same console.
+    // The guest has the same faults, on the same console.
     await ada.pane('bob').locator('.pill[data-state=authenticated]').waitFor();
   });
   await ada.does('revoke');
@@ -99,7 +99,7 @@ async function theFiveStates(browser, { demo, slow }, options, shoot) {
   await context.close();
 }
 
-/** Runs in the page: timers that end while one of these states is held wait, so that the state stays until it is released. */
+/** Runs in the page: timers that end while a state is held wait, so that the state stays. */
 function holdTimers() {
   const { setTimeout, clearTimeout } = window;
   window.untouchedTimeout = setTimeout;
@@ -132,9 +132,9 @@ function release(page) {
 }
 
 async function hasNoFinding(page, where) {
-  // Colours that are on their way from one to another have no contrast of their own.
+  // In the middle of a transition, the contrast of a colour says nothing.
   await page.evaluate(() => Promise.all(document.getAnimations().map((animation) => animation.finished.catch(() => {}))));
-  // A timer of axe is not one of the page's.
+  // The timers of axe are not held.
   await page.evaluate(`((setTimeout) => { ${axe} })(window.untouchedTimeout)`);
   const findings = await page.evaluate(async () => {
     const { violations } = await globalThis.axe.run(document, { resultTypes: ['violations'] });
@@ -203,7 +203,7 @@ async function onAPhone(browser, url) {
   fact(top < 1200, 'what the backend sees is near on a phone');
   await ada.page.getByRole('link', { name: 'Backend', exact: true }).tap();
   await ada.page.waitForFunction(() => Math.abs(document.querySelector('#received').getBoundingClientRect().top) < 200);
-  fact(true, 'one tap leads to it');
+  fact(true, 'one tap scrolls to it');
   const small = await ada.page.evaluate(() => [...document.querySelectorAll('button, input')].filter((one) => one.offsetParent && one.offsetHeight < 32).map((one) => one.outerHTML));
   fact(small.length === 0, `every button is large enough for a thumb ${small}`);
   await context.close();

@@ -1,4 +1,4 @@
-// Shared by all tests that run in Node: facts, waits, ports, processes. It needs no package.
+// Tools of all tests in Node: facts, waits, ports, processes. Needs no package.
 
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';
@@ -17,12 +17,12 @@ export async function until(isTrue, what, patience = WAIT) {
   for (;;) {
     const value = await isTrue();
     if (value) return value;
-    if (Date.now() > end) throw new Error(`waited in vain: ${what}`);
+    if (Date.now() > end) throw new Error(`this did not happen in time: ${what}`);
     await sleep(20);
   }
 }
 
-/** Starts `usher run`, and resolves with the child process when `readyz` answers. A start that fails ends it. */
+/** Starts `usher run`, and resolves with its process when `readyz` answers. Ends it if that fails. */
 export async function startUsher(binary, file, readyz, options = {}) {
   const child = spawn(binary, ['run', '-c', file], { ...options, stdio: ['ignore', 'ignore', 'pipe'] });
   let log = '';
@@ -40,8 +40,8 @@ export async function startUsher(binary, file, readyz, options = {}) {
 }
 
 /**
- * Returns free ports. They stay free while their server is away: the kernel serves outgoing connections, and programs that
- * ask for any port, from another range.
+ * Returns free ports. They stay free while their server is stopped: the kernel takes the ports of
+ * outgoing connections, and of programs that ask for any port, from another range.
  */
 export async function freePorts(count) {
   const ports = new Set();

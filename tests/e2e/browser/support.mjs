@@ -1,4 +1,5 @@
-// What the browser tests share: the demo, an Usher in front of it that can be restarted, a browser, and facts.
+// Tools of the browser tests: the demo, an Usher in front of it that can be restarted, a browser, and
+// facts.
 
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -10,7 +11,7 @@ import { fact, freePorts, startUsher, stop, until, WAIT } from './process.mjs';
 
 export { fact, freePorts, startUsher, stop, until, WAIT } from './process.mjs';
 
-/** Runs a test: `body(usher binary, folder for screenshots)`. Exits 0 when every fact held, else 1. */
+/** Runs a test: `body(usher binary, folder for screenshots)`. Exits with 0 if every fact holds. */
 export async function main(body) {
   const [binary, folder] = process.argv.slice(2);
   if (!binary) {
@@ -34,7 +35,7 @@ export const atEnd = (stop) => stops.push(stop);
 
 export const figure = (what, value) => console.log(`figure  ${what}: ${value}`);
 
-/** `usher demo` on ports of its own, with its addresses and the configuration that it printed. */
+/** Starts `usher demo` on free ports. Returns its addresses and the configuration it printed. */
 export async function startDemo(binary) {
   const child = spawn(binary, ['demo', '--port', '0', '--tls-port', '0', '--admin-port', '0'], { stdio: ['ignore', 'pipe', 'ignore'] });
   atEnd(() => stop(child, 'SIGTERM'));
@@ -48,8 +49,8 @@ export async function startDemo(binary) {
 }
 
 /**
- * An Usher of its own in front of the demo's two servers: it can be killed and started again, while they live on.
- * `change` makes its configuration from the demo's.
+ * Starts another Usher in front of the two servers of the demo. It can be killed and started again
+ * while they live on. `change` makes its configuration from that of the demo.
  */
 export async function startFront(binary, demo, change = (text) => text) {
   const folder = mkdtempSync(join(tmpdir(), 'usher-browser-'));
@@ -59,7 +60,7 @@ export async function startFront(binary, demo, change = (text) => text) {
   [demo.plain, demo.url, demo.admin].forEach((address, index) => {
     text = text.replaceAll(`:${new URL(address).port}"`, `:${ports[index]}"`);
   });
-  // Only tests connect hundreds of times in a minute.
+  // Tests connect more often than the default rates allow.
   text += '\n[tickets]\nrate_per_user = "100000/1m"\nrate_per_address = "100000/1m"\n';
   const file = join(folder, 'usher.toml');
   writeFileSync(file, change(text));
@@ -76,7 +77,7 @@ export async function startFront(binary, demo, change = (text) => text) {
   return front;
 }
 
-/** A server that accepts connections and never answers. */
+/** Starts a server that accepts connections and never answers. */
 export async function startSilentServer() {
   const sockets = new Set();
   const server = createServer((socket) => {
@@ -97,7 +98,7 @@ export async function launchChromium() {
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? find(['chromium', 'chromium-browser', 'google-chrome']),
     args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
-      // Ten tabs are all in use here: none is put to sleep because another is in front.
+      // All tabs are in use: none may be slowed down because another one is in front.
       '--disable-background-timer-throttling', '--disable-renderer-backgrounding', '--disable-backgrounding-occluded-windows'],
   });
   atEnd(() => browser.close());
@@ -118,14 +119,14 @@ export async function whileRefused(visitors, step) {
   return result;
 }
 
-/** One person at one page of the demo. */
+/** One user at one page of the demo. */
 export class Visitor {
   constructor(page, host, name) {
     this.page = page;
     this.name = name;
-    /** What the console says that nobody asked for. */
+    /** Unexpected lines of the console. */
     this.faults = [];
-    /** Set while a test provokes what the browser itself reports: a refusal by this host, or no answer of it. */
+    /** Set while a test makes the browser report a refusal by this host, or a missing answer. */
     this.mayBeRefused = false;
     /** Tickets, in the order in which sockets were opened with them. */
     this.tickets = [];
@@ -164,11 +165,11 @@ export class Visitor {
 
   state = (state) => this.page.locator(`#state[data-state=${state}]`).waitFor();
   states = () => this.page.evaluate(() => window.states);
-  /** The session that the backend saw last. */
+  /** Returns the session that the backend saw last. */
   session = () => this.page.locator('#context div', { hasText: 'sid' }).locator('dd').first().textContent();
   pane = (name = this.name) => this.page.locator(`.pane[data-name=${name}]`);
 
-  /** Waits for another session than this one. */
+  /** Waits until the session is another one than `before`, and returns it. */
   async sessionAfter(before) {
     await this.page.waitForFunction((before) => {
       const row = [...document.querySelectorAll('#context div')].find((row) => row.textContent.includes('sid'));

@@ -1,5 +1,6 @@
-// One walk through the page for the browsers that Playwright does not drive. `driver` has open, evaluate, click, write, wait,
-// and whileUsherIsAway, which runs a step in which the browser may report lost connections.
+// One walk through the page for the browsers that Playwright does not drive. `driver` has open,
+// evaluate, click, write, wait, and whileUsherIsAway, which runs a step in which the browser may
+// report lost connections.
 
 import { fact } from './support.mjs';
 
@@ -50,7 +51,7 @@ export async function walk(driver, front) {
     fact(true, `Usher was ${what}, and both came back by themselves`);
   }
 
-  // Nobody is connected when the page is left: what a browser says of a socket that is open then is not looked at here.
+  // Both users disconnect before the page is left: browsers report sockets that are open then.
   await click('.pane[data-name=bob] header button');
   await click('#disconnect');
   await wait(state('disconnected'));

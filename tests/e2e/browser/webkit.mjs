@@ -1,8 +1,8 @@
-// The same page in WebKitGTK, which is the nearest to Safari on Linux, by plain WebDriver, over wss://.
+// The same page in WebKitGTK, the nearest to Safari on Linux, by plain WebDriver, over wss://.
 //
 //   node webkit.mjs USHER_BINARY
 //
-// WebKitGTK has no headless mode: it draws on a virtual display of this script's own (Xvfb).
+// WebKitGTK has no headless mode: this script starts a virtual display for it (Xvfb).
 
 import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
@@ -22,13 +22,13 @@ await main(async (binary) => {
       open: (url) => driver('POST', '/url', { url }),
       evaluate: (text) => driver('POST', '/execute/sync', { script: `return (${text})`, args: [] }),
       click: async (selector) => {
-        // WebDriver scrolls to the element, and the page scrolls smoothly: the click would come too early.
+        // WebDriver would scroll smoothly, as the page does, and click too early.
         await driver('POST', '/execute/sync', { script: `document.querySelector('${selector}').scrollIntoView({ block: 'center', behavior: 'instant' })`, args: [] });
         return driver('POST', `/element/${await element(driver, selector)}/click`, {});
       },
       write: async (selector, text) => driver('POST', `/element/${await element(driver, selector)}/value`, { text: text + ENTER }),
       wait: (expression) => until(() => driver('POST', '/execute/sync', { script: `return !!(${expression})`, args: [] }), expression),
-      // WebDriver tells nothing of the console.
+      // WebDriver gives no access to the console.
       whileUsherIsAway: (step) => step(),
     },
     front,
@@ -39,7 +39,7 @@ async function element(driver, selector) {
   return (await driver('POST', '/element', { using: 'css selector', value: selector }))[ELEMENT];
 }
 
-/** A display, by the number that Xvfb chose. */
+/** Starts a display and returns the name that Xvfb chose. */
 async function startDisplay() {
   const child = spawn('Xvfb', ['-displayfd', '3', '-screen', '0', '1280x900x24', '-nolisten', 'tcp'], { stdio: ['ignore', 'ignore', 'ignore', 'pipe'] });
   atEnd(() => stop(child, 'SIGTERM'));
@@ -71,7 +71,7 @@ async function startDriver(display) {
   return (method, path, body) => send(method, `/session/${session.sessionId}${path}`, body);
 }
 
-/** The small browser that comes with WebKitGTK; where it lies depends on the machine and the version. */
+/** Finds the small browser of WebKitGTK. Its path depends on the machine and the version. */
 function miniBrowser() {
   for (const root of readdirSync('/usr/lib', { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => `/usr/lib/${name}`)) {
     const found = readdirSync(root).filter((name) => name.startsWith('webkit2gtk-4')).map((name) => `${root}/${name}`);

@@ -1,9 +1,9 @@
-//! Two Ushers under mixed load while their Redis is killed again and again, and an auditor that
-//! believes only their logs.
+//! Two Ushers under mixed load, while their Redis is killed again and again. An auditor judges
+//! their logs.
 //!
-//! Clients fetch tickets and show each three times at once at both nodes, others connect and stay,
-//! and an operator revokes them, in every way and at either node. `support/auditor.rs` judges;
-//! figures are printed with `--nocapture`.
+//! Some clients fetch tickets and use each three times at once at both nodes. Others connect and
+//! stay, and an operator revokes them in every way at either node. `support/auditor.rs` judges the
+//! result. `--nocapture` shows the figures.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,25 +30,25 @@ use crate::support::auditor::{Bounds, Case, Entry, Order, Record, Token, judge};
 use crate::support::redis::RedisServer;
 use crate::support::{Echo, Usher, client, eventually, token};
 
-/// 200 ms is what is promised; how long it takes after the store's return is stated in
-/// `docs/revocation.md`. The slack is for a machine that does other work.
+/// `calm` is what Usher promises. `recovery` is the time after the return of the store, as in
+/// `docs/revocation.md`. `slack` is for a machine that does other work.
 const BOUNDS: Bounds = Bounds { calm: 200, recovery: 4_000, slack: 2_000 };
-/// How long the load goes on, unless `make soak` says so.
+/// How long the load goes on without `make soak`.
 const SHORT: Duration = Duration::from_secs(5);
-/// For how long Redis stays away, in milliseconds, one after the other and again.
+/// How long Redis stays away, in milliseconds, in turn.
 const AWAY: [u64; 3] = [700, 2_000, 4_000];
 
 struct Fleet {
     ushers: [Usher; 2],
     stop: AtomicBool,
     record: Mutex<Record>,
-    /// Who is in and not yet to be revoked.
+    /// The clients that are connected and not yet revoked.
     present: Mutex<VecDeque<Token>>,
     refused_by_store: AtomicBool,
 }
 
-/// When Redis is killed, in milliseconds from the start of the load, and for how long it stays
-/// away. After the last time there is load for a second.
+/// Returns when Redis is killed, in milliseconds from the start of the load, and for how long.
+/// After the last time, the load goes on for a second.
 fn kills(load: u64) -> Vec<(u64, u64)> {
     let kills = (2_000..).step_by(9_000).zip(AWAY.into_iter().cycle());
     kills.take_while(|(at, away)| at + away + 1_000 <= load).collect()
@@ -58,7 +58,7 @@ fn now() -> u64 {
     Now::read().wall.0
 }
 
-/// Somebody whom nobody else is named like, and their token.
+/// Returns a user with a unique name, and a token for it.
 fn somebody(name: &str) -> (Token, String) {
     let issued_at = token::now();
     let who = Token {
@@ -89,11 +89,12 @@ impl Fleet {
         });
     }
 
-    /// `None` where it is refused. Secrets of the first round are looked for in the logs; all of
-    /// them would take minutes.
+    /// Returns `None` if the ticket is refused. Only the secrets of the first round are searched
+    /// for in the logs: all of them would take minutes.
     async fn ticket(&self, node: usize, token: &str, is_first: bool) -> Option<String> {
         let request = format!(
-            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "POST /websocket/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
         let answer = client::http(self.ushers[node].plain, request.as_bytes()).await;
         match answer.status {
@@ -115,10 +116,10 @@ impl Fleet {
         Some(ticket)
     }
 
-    /// Fetches tickets and shows each three times at once.
+    /// Fetches tickets and uses each three times at once.
     async fn come_and_go(&self, number: usize) {
         for round in (0..).take_while(|_| self.goes_on()) {
-            // The pace of the load, here and below.
+            // This pause and the ones below set the pace of the load.
             sleep(Duration::from_millis(120)).await;
             let (who, token) = somebody(&format!("guest-{number}-{round}"));
             let Some(ticket) = self.ticket((number + round) % 2, &token, round == 0).await else {
@@ -132,7 +133,8 @@ impl Fleet {
         }
     }
 
-    /// Comes in at both nodes, at one of them perhaps by ticket, and stays until it is revoked.
+    /// Connects at both nodes, at one of them perhaps by ticket, and stays until the session is
+    /// revoked.
     async fn stay(&self, number: usize) {
         for round in (0..).take_while(|_| self.goes_on()) {
             let (who, token) = somebody(&format!("member-{number}-{round}"));
@@ -180,7 +182,8 @@ impl Fleet {
         client::websocket(request, stream).await.ok()
     }
 
-    /// Ends who is in, by each kind of order at each node in turn, and has them try again at once.
+    /// Revokes the clients by each kind of order at each node in turn, and lets them try to connect
+    /// again at once.
     async fn revoke(&self) {
         for round in (0..).take_while(|_| self.goes_on()) {
             sleep(Duration::from_millis(120)).await;
@@ -200,8 +203,8 @@ impl Fleet {
             };
             self.order(node, &order).await;
             if round % 5 == 4 && !everybody {
-                // That was one session of theirs: they may be in elsewhere, and are asked to go
-                // another time.
+                // This order ended one session. The user may have another one, so a later order
+                // revokes the user again.
                 self.present.lock().unwrap().push_back(who);
                 continue;
             }
@@ -224,14 +227,14 @@ impl Fleet {
         self.record.lock().unwrap().orders.push(order);
     }
 
-    /// One of Usher's own.
+    /// Returns the id that Usher gave to a session of the user.
     async fn session_id(&self, node: usize, user: &str) -> Option<String> {
         let answer = client::get(self.ushers[node].admin, &format!("/sessions?user={user}")).await;
         let json: Value = serde_json::from_str(&answer.body).unwrap();
         json["sessions"][0]["id"].as_str().map(str::to_owned)
     }
 
-    /// Waits until both nodes know every order. The auditor judges whether it was in time.
+    /// Waits until both nodes know every order. The auditor judges whether that was in time.
     async fn settle(&self) {
         let orders: Vec<String> =
             self.record.lock().unwrap().orders.iter().map(|order| order.id.clone()).collect();
@@ -246,7 +249,7 @@ impl Fleet {
     }
 }
 
-/// Gives back how it was closed.
+/// Returns the close code and the reason.
 async fn until_closed(mut socket: WebSocketStream<TcpStream>) -> (u16, String) {
     let mut ended = (0, String::new());
     while let Some(Ok(message)) = socket.next().await {
@@ -258,13 +261,13 @@ async fn until_closed(mut socket: WebSocketStream<TcpStream>) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn under_mixed_load_with_redis_killed_again_and_again_nobody_is_in_who_should_not_be() {
+async fn no_revoked_client_stays_under_mixed_load_while_redis_is_killed() {
     let load_lasts = asked_for().unwrap_or(SHORT);
     let load_ends = u64::try_from(load_lasts.as_millis()).unwrap();
     let kills = kills(load_ends);
     assert!(!kills.is_empty(), "too short for a kill: {load_lasts:?}");
     let (echo, mut server) = (Echo::start().await, RedisServer::start(&[]));
-    let store = format!("url = \"{}\"\n{NO_RATES}", server.url());
+    let store = format!("url = \"{}\"\ntimeout = \"2s\"\n{NO_RATES}", server.url());
     let fleet = Arc::new(Fleet {
         ushers: [usher(&echo, &store).await, usher(&echo, &store).await],
         stop: AtomicBool::new(false),
@@ -301,7 +304,7 @@ async fn under_mixed_load_with_redis_killed_again_and_again_nobody_is_in_who_sho
     }
     until(load_ends).await;
     fleet.stop.store(true, Ordering::SeqCst);
-    // Those who stay are told to go.
+    // The remaining clients are revoked.
     for node in 0..2 {
         fleet.order(node, &json!({"issued_before": "now"})).await;
     }
@@ -312,7 +315,7 @@ async fn under_mixed_load_with_redis_killed_again_and_again_nobody_is_in_who_sho
 
     let Ok(Fleet { ushers, record, refused_by_store, .. }) = Arc::try_unwrap(fleet).map_err(drop)
     else {
-        panic!("the load goes on")
+        panic!("a client still runs")
     };
     let mut logs = Vec::new();
     for usher in ushers {
@@ -328,6 +331,6 @@ async fn under_mixed_load_with_redis_killed_again_and_again_nobody_is_in_who_sho
     let seconds = usize::try_from(load_lasts.as_secs()).unwrap();
     assert!(
         let_in > 3 * seconds && 2 * orders > seconds && refused_by_store.into_inner(),
-        "there was no trouble, or no load"
+        "too little load, or no fault"
     );
 }

@@ -1,6 +1,6 @@
-//! Off the old way in and onto the new one, step by step, with everybody connected.
+//! The move from one method to another, step by step, while clients are connected.
 //!
-//! `USHER_WALK_TABLE=file` writes what each step's figures grew by, as rows of the table in
+//! `USHER_WALK_TABLE=file` writes the growth of the figures in each step, as rows of the table in
 //! `docs/migration.md`.
 
 use std::collections::BTreeMap;
@@ -17,19 +17,17 @@ use crate::support::eventually::eventually_within;
 use crate::support::{Echo, Setup, Usher, client};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A client's share hangs on its name. Of clients with this one, 10 % and 50 % are about that many,
-/// be they 60 or 200, and one of 10 % is an application that was not updated.
+/// The share of a client depends on its name. With this name, 10 % and 50 % are about that many
+/// clients, both of 60 and of 200. One of the first 10 % is an application that was not updated.
 const NAME: &str = "worker";
 
 struct Walk {
     usher: Usher,
-    /// Clients below this number are applications that were not updated yet and know the header
-    /// alone.
+    /// Clients below this number are applications that were not updated: they use the header alone.
     old: u64,
-    /// How often each client has come in anew.
+    /// How often each client has connected again.
     rounds: Vec<AtomicU64>,
-    /// Since when updated applications send a ticket beside their header, and ask which way they
-    /// are to use.
+    /// From then on, updated applications send a ticket beside their header.
     sends_ticket: AtomicBool,
     asks: AtomicBool,
     all_updated: AtomicBool,
@@ -37,7 +35,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// One session from the first step to the last, and a new one again and again.
+    /// Keeps one session from the first step to the last, and connects another one again and again.
     async fn live(self: Arc<Self>, number: u64) {
         let token = self.usher.token(&format!("{NAME} {number}"));
         let mut kept =
@@ -69,8 +67,8 @@ impl Walk {
         is_alive(&mut kept).await;
     }
 
-    /// Waits until every client has done `rounds` rounds. Otherwise the quick clients, which use the
-    /// header, would count for more than their share.
+    /// Waits until every client has done `rounds` rounds. Otherwise the quick clients, which use
+    /// the header, would count for more than their share.
     async fn keep_step(&self, rounds: u64) {
         let is_behind = |other: &AtomicU64| other.load(Ordering::Relaxed) < rounds;
         while self.rounds.iter().any(is_behind) && !self.stop.load(Ordering::Relaxed) {
@@ -86,16 +84,17 @@ impl Walk {
         let (before, rest) = text.split_once("auth = ").unwrap();
         let (_, after) = rest.split_once("# end of the route").unwrap();
         std::fs::write(&path, format!("{before}{lines}\n# end of the route{after}")).unwrap();
-        let request = "POST /reload HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 0\r\n\r\n";
+        let request = "POST /reload HTTP/1.1\r\nhost: 127.0.0.1\r\n\
+            content-type: application/json\r\ncontent-length: 0\r\n\r\n";
         let answer = client::http(self.usher.admin, request.as_bytes()).await;
         assert_eq!(answer.status, 200, "{lines}: {}", answer.body);
     }
 
-    /// Reloads, lets every client come in twice, and returns what the figures of the next round
-    /// grew by.
+    /// Reloads, waits for two rounds of every client, and returns how much the figures grew in the
+    /// next one.
     async fn step(&self, name: &str, lines: &str) -> BTreeMap<&'static str, u64> {
         self.reload(lines).await;
-        // What had begun by the old one is over after two rounds.
+        // After two rounds, every attempt under the old configuration has ended.
         self.everybody(2).await;
         let before = self.figures().await;
         self.everybody(1).await;
@@ -116,7 +115,7 @@ impl Walk {
     async fn everybody(&self, times: u64) {
         let goals: Vec<_> =
             self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed) + times).collect();
-        eventually_within(PATIENCE, "every client comes in", async || {
+        eventually_within(PATIENCE, "every client connects again", async || {
             let mut rounds = self.rounds.iter().zip(&goals);
             rounds.all(|(rounds, goal)| rounds.load(Ordering::Relaxed) >= *goal)
         })
@@ -167,7 +166,7 @@ impl Walk {
     }
 }
 
-/// 60 clients walk once; where `make soak` asks for longer, 200 clients until the time is over.
+/// 60 clients walk once. With `make soak`, 200 clients walk again until the time is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn clients_walk_from_the_header_to_tickets_and_none_is_refused_or_dropped() {
     let Some(duration) = asked_for() else { return walk(60).await };
@@ -203,7 +202,7 @@ async fn walk(clients: u64) {
     assert_eq!(figures["by ticket"], 0);
 
     let shadow = "auth = [\"header\"]\nshadow = [\"ticket\"]";
-    // Before this is in force, a ticket is refused to the clients that ask for one.
+    // Before this is in force, a client that asks for a ticket gets none.
     walk.reload(shadow).await;
     walk.sends_ticket.store(true, Ordering::Relaxed);
     let figures = walk.step("shadow", shadow).await;
@@ -236,7 +235,7 @@ async fn walk(clients: u64) {
         assert_eq!(figures["lagging"] == 0, percent == 100, "{percent} %: {figures:?}");
         last = figures["by header"];
     }
-    assert_eq!(last, 0, "nobody uses the header, so it can be refused");
+    assert_eq!(last, 0, "a client still uses the header, so it cannot be refused");
     walk.step("100 %, enforced", &share("ticket = 100, enforce = true")).await;
     let late = upgrade(
         &walk.usher,

@@ -1,44 +1,44 @@
-//! The third oracle: the audit logs of all nodes, held against what their clients lived through.
+//! The third oracle: compares the audit logs of all nodes with what their clients recorded.
 //!
-//! It knows the lines of the log, the clients' own record and when the store was away; of Usher it
-//! knows nothing. All nodes run on one machine, so the times of their lines are of one clock.
-//! Deadlines are judged by those times alone.
+//! It reads the lines of the logs, the record of the clients and the outages of the store, and
+//! nothing else of Usher. All nodes run on one machine, so one clock made the times of all lines.
+//! Deadlines are judged by these times alone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 use usher::base::clock::UnixMillis;
 
-/// What is to be judged. A node is an index into `logs`.
+/// The input of the auditor. A node is an index into `logs`.
 #[derive(Clone, Default)]
 pub struct Case {
     pub logs: Vec<Vec<Value>>,
-    /// From when to when the store was away, in Unix milliseconds, in order.
+    /// When the store was away, from and to in Unix milliseconds, in order.
     pub outages: Vec<(u64, u64)>,
     pub record: Record,
 }
 
-/// What clients and the operator wrote down.
+/// The record of the clients and of the operator.
 #[derive(Clone, Default)]
 pub struct Record {
     pub entries: Vec<Entry>,
     pub orders: Vec<Order>,
 }
 
-/// Somebody asked to come in.
+/// An attempt to connect.
 #[derive(Clone)]
 pub struct Entry {
     pub node: usize,
     pub token: Token,
-    /// The name of the ticket in audit logs, where one was shown in the token's place.
+    /// The name of the ticket in audit logs, if the client sent one in place of the token.
     pub ticket: Option<String>,
     /// Before the request went out.
     pub asked_at: u64,
-    /// It was answered with a 101.
+    /// The answer was a 101.
     pub let_in: bool,
 }
 
-/// Whoever shows this, or a ticket made from it.
+/// The identity of a client that sends this token, or a ticket made from it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Token {
     pub user: String,
@@ -47,7 +47,7 @@ pub struct Token {
     pub issued_at: u64,
 }
 
-/// An order that some node was given, and when it had answered.
+/// An order to a node, and the time of its answer.
 #[derive(Clone)]
 pub struct Order {
     pub id: String,
@@ -55,28 +55,28 @@ pub struct Order {
     pub answered_at: u64,
 }
 
-/// In milliseconds.
+/// Limits in milliseconds.
 #[derive(Clone, Copy)]
 pub struct Bounds {
-    /// From an order to the end of its sessions on the node that was asked, and to its being in
-    /// force on the others.
+    /// From an order to the end of its sessions on the node that got it, and until it is in force
+    /// on the other nodes.
     pub calm: u64,
-    /// From the store's return to the same, for what was ordered while it was away or not yet found
-    /// again.
+    /// The same from the return of the store, for an order that was given while the store was away
+    /// or not yet found again.
     pub recovery: u64,
-    /// What the machine may add to either.
+    /// The time that the machine may add to either.
     pub slack: u64,
 }
 
-/// What is wrong, and how long things took, in milliseconds.
+/// The complaints, and the measured times in milliseconds.
 #[derive(Debug, Default)]
 pub struct Findings {
     pub complaints: Vec<String>,
-    /// From the order's line to a session's end on the same node.
+    /// From the line of the order to the end of a session on the same node.
     pub closed_after: Vec<u64>,
-    /// From the order to its line on another node, with the store there.
+    /// From the order to its line on another node, while the store is there.
     pub heard_after: Vec<u64>,
-    /// The same from the store's return, for orders that had to wait for it.
+    /// The same from the return of the store, for an order that had to wait for it.
     pub heard_after_return: Vec<u64>,
 }
 
@@ -129,7 +129,7 @@ pub fn judge(case: &Case, bounds: Bounds) -> Findings {
     findings
 }
 
-/// A ticket is issued, redeemed at most once over all nodes, and lets in one.
+/// Checks that a ticket is issued, is redeemed at most once over all nodes, and lets in one client.
 fn tickets(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
     let mut issued: HashMap<String, String> = HashMap::new();
     let mut redeemed: BTreeMap<String, Vec<(usize, String, String)>> = BTreeMap::new();
@@ -149,7 +149,7 @@ fn tickets(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
         }
         if times.iter().any(|(_, _, user)| issued.get(ticket) != Some(user)) {
             findings.complain(format!(
-                "ticket {ticket} was redeemed by somebody whom nobody issued it to"
+                "ticket {ticket} was redeemed by a user that it was not issued to"
             ));
         }
     }
@@ -158,7 +158,7 @@ fn tickets(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
             let redemption = (node, session.request_id.clone(), session.token.user.clone());
             if redeemed.values().flatten().filter(|one| **one == redemption).count() != 1 {
                 findings.complain(format!(
-                    "session {} of {} began with no ticket",
+                    "session {} of {} began without a ticket",
                     session.id, session.token.user
                 ));
             }
@@ -174,7 +174,7 @@ fn tickets(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
         });
         if !is_known {
             findings.complain(format!(
-                "ticket {ticket} let in {} and the log does not say so",
+                "ticket {ticket} let in {}, which the log does not show",
                 entry.token.user
             ));
         }
@@ -184,7 +184,7 @@ fn tickets(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
     }
 }
 
-/// Whoever is in had asked for it under that name, and whoever came in is in the log.
+/// Checks that each session belongs to a recorded attempt, and each recorded success to a session.
 fn admissions(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
     type Key<'a> = (usize, bool, &'a str, &'a str);
     let entries = &case.record.entries;
@@ -203,8 +203,10 @@ fn admissions(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
                 (node, session.by_ticket, &session.token.user, &session.token.token_id);
             *begun.entry(key).or_default() += 1;
             if !asked.contains(&key) {
-                findings
-                    .complain(format!("session {} of {:?} is nobody's", session.id, session.token));
+                findings.complain(format!(
+                    "session {} of {:?} belongs to no recorded client",
+                    session.id, session.token
+                ));
             }
         }
     }
@@ -214,14 +216,14 @@ fn admissions(case: &Case, sessions: &[Vec<Session>], findings: &mut Findings) {
         match begun.get_mut(&key) {
             Some(left @ 1..) => *left -= 1,
             _ => findings.complain(format!(
-                "{} came in at node {} and the log does not say so",
+                "{} connected at node {}, which the log does not show",
                 entry.token.user, entry.node
             )),
         }
     }
 }
 
-/// Nobody asks after an order was in force on that node and gets in.
+/// Checks that no client gets in if it asked after an order was in force on that node.
 fn revoked_admissions(case: &Case, revoked: &[Vec<Revoked>], findings: &mut Findings) {
     for entry in case.record.entries.iter().filter(|entry| entry.let_in) {
         let told = revoked[entry.node]
@@ -237,7 +239,8 @@ fn revoked_admissions(case: &Case, revoked: &[Vec<Revoked>], findings: &mut Find
     }
 }
 
-/// An order that was answered is in force where it was given, and none is that nobody gave.
+/// Checks that an answered order is in force where it was given, and that each order in force was
+/// given.
 fn answers(case: &Case, revoked: &[Vec<Revoked>], findings: &mut Findings) {
     for given in &case.record.orders {
         let line = revoked[given.node].iter().find(|line| line.order == given.id);
@@ -247,11 +250,11 @@ fn answers(case: &Case, revoked: &[Vec<Revoked>], findings: &mut Findings) {
     }
     let given: HashSet<&str> = case.record.orders.iter().map(|order| order.id.as_str()).collect();
     for line in revoked.iter().flatten().filter(|line| !given.contains(line.order.as_str())) {
-        findings.complain(format!("nobody gave the order {line:?}"));
+        findings.complain(format!("the order was not given: {line:?}"));
     }
 }
 
-/// Each order is in force on each other node by its deadline.
+/// Checks that each order is in force on each other node by its deadline.
 fn reach(case: &Case, revoked: &[Vec<Revoked>], bounds: Bounds, findings: &mut Findings) {
     for given in &case.record.orders {
         let Some(order) = revoked[given.node].iter().find(|line| line.order == given.id) else {
@@ -260,7 +263,7 @@ fn reach(case: &Case, revoked: &[Vec<Revoked>], bounds: Bounds, findings: &mut F
         let (mut deadline, mut counted_from, mut is_calm) =
             (order.ordered_at + bounds.calm, order.ordered_at, true);
         for (away, back) in &case.outages {
-            // A store that died before it could tell counts as one that was away.
+            // A store that died before it could pass the order on counts as away.
             if *away <= deadline + bounds.slack && order.ordered_at <= back + bounds.recovery {
                 (deadline, is_calm) = (deadline.max(back + bounds.recovery + bounds.calm), false);
                 counted_from = counted_from.max(*back);
@@ -269,10 +272,10 @@ fn reach(case: &Case, revoked: &[Vec<Revoked>], bounds: Bounds, findings: &mut F
         for (node, lines) in revoked.iter().enumerate().filter(|(node, _)| *node != given.node) {
             let heard = lines.iter().filter(|line| line.covers(order)).map(|line| line.at).min();
             match heard {
-                None => findings.complain(format!("node {node} never heard of {order:?}")),
+                None => findings.complain(format!("node {node} never got {order:?}")),
                 Some(at) if at > deadline + bounds.slack => {
                     findings.complain(format!(
-                        "node {node} heard {} ms too late of {order:?}",
+                        "node {node} was {} ms too late with {order:?}",
                         at - deadline
                     ));
                 }
@@ -285,7 +288,7 @@ fn reach(case: &Case, revoked: &[Vec<Revoked>], bounds: Bounds, findings: &mut F
     }
 }
 
-/// No session lives on under an order that is in force on its node.
+/// Checks that an order in force on a node ends its sessions there.
 fn lives(
     node: usize,
     sessions: &[Session],
@@ -318,7 +321,7 @@ impl Findings {
         self.complaints.push(complaint);
     }
 
-    /// Median and worst of each.
+    /// Returns the median and the maximum of each time.
     pub fn figures(&mut self) -> String {
         let mut told = String::new();
         let all = [
@@ -359,7 +362,8 @@ impl Revoked {
         }
     }
 
-    /// Orders about the same become one: a later moment takes in an earlier one.
+    /// Returns true if this order includes the other: of two orders about the same, the later
+    /// moment counts.
     fn covers(&self, other: &Self) -> bool {
         self.issuer == other.issuer
             && match (&self.what, &other.what) {
@@ -412,7 +416,7 @@ fn sessions(log: &[Value]) -> Vec<Session> {
     started.map(read).collect()
 }
 
-/// Empty where the line does not say.
+/// Returns an empty text if the line has no such field.
 fn text(line: &Value, field: &str) -> String {
     line[field].as_str().unwrap_or_default().to_owned()
 }
@@ -430,7 +434,7 @@ mod tests {
     use serde_json::json;
 
     const BOUNDS: Bounds = Bounds { calm: 200, recovery: 4_000, slack: 100 };
-    /// When it all begins.
+    /// The time at which the record begins.
     const T: u64 = 1_800_000_000_000;
 
     fn at(offset: u64) -> String {
@@ -443,21 +447,46 @@ mod tests {
 
     fn started(offset: u64, request_id: &str, method: &str) -> Value {
         json!({
-            "event": "session_started", "time": at(offset), "session_id": format!("s-{request_id}"), "request_id": request_id,
-            "method": method, "user": "ada", "issuer": "main", "token_id": "t1", "token_session": "login", "token_issued_at": at(0),
+            "event": "session_started",
+            "time": at(offset),
+            "session_id": format!("s-{request_id}"),
+            "request_id": request_id,
+            "method": method,
+            "user": "ada",
+            "issuer": "main",
+            "token_id": "t1",
+            "token_session": "login",
+            "token_issued_at": at(0),
         })
     }
 
     fn ended(offset: u64, request_id: &str) -> Value {
-        json!({"event": "session_ended", "time": at(offset), "session_id": format!("s-{request_id}"), "request_id": request_id})
+        json!({
+            "event": "session_ended",
+            "time": at(offset),
+            "session_id": format!("s-{request_id}"),
+            "request_id": request_id,
+        })
     }
 
     fn ticket(event: &str, request_id: &str) -> Value {
-        json!({"event": event, "time": at(1), "ticket": "x", "user": "ada", "request_id": request_id})
+        json!({
+            "event": event,
+            "time": at(1),
+            "ticket": "x",
+            "user": "ada",
+            "request_id": request_id,
+        })
     }
 
     fn revoked(offset: u64) -> Value {
-        json!({"event": "revoked", "time": at(offset), "order": "o1", "ordered_at": at(1_000), "user": "ada"})
+        json!({
+            "event": "revoked",
+            "time": at(offset),
+            "order": "o1",
+            "ordered_at": at(1_000),
+            "user": "ada",
+        })
     }
 
     fn entry(node: usize, asked_at: u64, ticket: Option<&str>) -> Entry {
@@ -470,8 +499,8 @@ mod tests {
         }
     }
 
-    /// One session by ticket at the first node, one by token at the second; ada is revoked at the
-    /// first after a second.
+    /// Returns a case without faults: one session by ticket at the first node and one by token at
+    /// the second. After a second, ada is revoked at the first.
     fn sound() -> Case {
         let first = vec![
             ticket("ticket_issued", "r0"),
@@ -522,26 +551,26 @@ mod tests {
     fn the_auditor_notices_who_came_in_without_a_ticket_of_theirs() {
         let mut case = sound();
         replace(&mut case, 0, "ticket_redeemed", &[]);
-        complains(&case, "began with no ticket");
-        complains(&case, "let in ada and the log does not say so");
+        complains(&case, "began without a ticket");
+        complains(&case, "let in ada, which the log does not show");
         let mut case = sound();
         replace(&mut case, 0, "ticket_issued", &[]);
-        complains(&case, "nobody issued it to");
+        complains(&case, "it was not issued to");
         let mut case = sound();
         case.logs[0][0]["user"] = "bob".into();
-        complains(&case, "nobody issued it to");
+        complains(&case, "it was not issued to");
     }
 
     #[test]
     fn the_auditor_notices_sessions_that_nobody_asked_for_and_clients_that_no_log_knows() {
         let mut case = sound();
         case.logs[1][0]["token_id"] = "t2".into();
-        complains(&case, "is nobody's");
-        complains(&case, "ada came in at node 1 and the log does not say so");
+        complains(&case, "belongs to no recorded client");
+        complains(&case, "ada connected at node 1, which the log does not show");
         let mut case = sound();
         case.logs[1].push(started(4, "r3", "header"));
         case.logs[1][0]["user"] = Value::Null;
-        complains(&case, "is nobody's");
+        complains(&case, "belongs to no recorded client");
     }
 
     #[test]
@@ -554,14 +583,14 @@ mod tests {
             replace(&mut case, node, "session_ended", &[ended(1_400, request_id)]);
             complains(&case, "lived for");
         }
-        // One that slipped in between, and was not told.
+        // A session that began after the order and was not ended.
         let mut case = sound();
         case.logs[1].push(started(1_025, "r4", "header"));
         complains(&case, "s-r4 outlived");
     }
 
     #[test]
-    fn the_auditor_notices_it_for_every_kind_of_order() {
+    fn the_auditor_notices_an_outlived_order_of_every_kind() {
         let orders = [
             json!({"user": null, "session_id": "s-r1"}),
             json!({"user": null, "session_id": "login"}),
@@ -608,7 +637,7 @@ mod tests {
         assert_eq!(
             judge(&case, BOUNDS).complaints,
             Vec::<String>::new(),
-            "who had asked before may meet the order on the way"
+            "a client that asked before may get in"
         );
     }
 
@@ -616,10 +645,10 @@ mod tests {
     fn the_auditor_notices_an_order_that_does_not_reach_the_other_node_in_time() {
         let mut case = sound();
         replace(&mut case, 1, "revoked", &[]);
-        complains(&case, "never heard");
+        complains(&case, "never got");
         replace(&mut case, 1, "session_ended", &[revoked(1_301), ended(1_310, "r2")]);
         complains(&case, "too late");
-        // With the store away it has until the store is back and found again.
+        // If the store is away, the deadline counts from its return.
         case.outages.push((T + 900, T + 1_200));
         assert_eq!(judge(&case, BOUNDS).complaints, Vec::<String>::new());
         assert_eq!(judge(&case, BOUNDS).heard_after_return, [101]);
@@ -637,6 +666,6 @@ mod tests {
         case.record.orders[0].answered_at = T + 999;
         complains(&case, "answered before");
         case.record.orders.clear();
-        complains(&case, "nobody gave");
+        complains(&case, "the order was not given");
     }
 }

@@ -1,4 +1,4 @@
-//! An HTTP backend behind Usher, and what it saw.
+//! An HTTP backend behind Usher that records the heads of its requests.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 type Body = StreamBody<Frames>;
 
-/// Frames as they are sent into the channel.
+/// The frames of a body, from a channel.
 struct Frames(mpsc::Receiver<Result<Frame<Bytes>, std::io::Error>>);
 
 impl futures_util::Stream for Frames {
@@ -103,7 +103,7 @@ fn answer(request: Request<Incoming>) -> Response<Body> {
             response
                 .headers_mut()
                 .insert("content-type", HeaderValue::from_static("text/event-stream"));
-            // The pause sets the events apart: each is written by itself.
+            // The pause separates the events, so that each is written by itself.
             tokio::spawn(async move {
                 for number in 0..3 {
                     let _ =
@@ -126,7 +126,7 @@ fn answer(request: Request<Incoming>) -> Response<Body> {
         "/public/broken" => {
             tokio::spawn(async move {
                 let _ = sender.send(Ok(Frame::data("half".into()))).await;
-                // The first half is written before the connection breaks.
+                // The pause lets the first half go out before the connection breaks.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let _ = sender.send(Err(std::io::Error::other("broken"))).await;
             });

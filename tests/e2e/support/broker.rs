@@ -1,5 +1,5 @@
-//! Real brokers that we did not write, each in a folder of its own, on free ports of loopback,
-//! until it is dropped.
+//! Real brokers, each in a folder of its own and on free ports of loopback. A broker ends when it
+//! is dropped.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::net::TcpStream;
 
 use super::eventually::{eventually_or, eventually_within};
@@ -15,7 +16,7 @@ use super::redis::free_port;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Lines for a mosquitto that lets in who shows no login.
+/// Lines for a mosquitto that accepts clients without a login.
 pub const ANONYMOUS: &str = "listener 9001 127.0.0.1\nprotocol websockets\nallow_anonymous true";
 
 /// Mosquitto with one listener for WebSockets.
@@ -31,7 +32,7 @@ pub struct RabbitMq {
     pub mqtt: u16,
 }
 
-/// A program with its children, and its folder.
+/// A program with its child processes and its folder.
 struct Broker {
     child: Child,
     folder: PathBuf,
@@ -44,7 +45,8 @@ pub struct Login<'a> {
 }
 
 impl Mosquitto {
-    /// With a configuration in which the port is 9001, and these logins in the file of passwords.
+    /// Starts a broker. Its configuration has the port 9001, which is replaced. Its file of
+    /// passwords has these logins.
     pub async fn start(lines: &str, logins: &[Login<'_>]) -> Self {
         let folder = folder("mosquitto");
         let passwords = folder.join("passwords");
@@ -63,15 +65,15 @@ impl Mosquitto {
                 .success()
             );
         }
-        // Started by root, it reads the file as another user.
+        // Mosquitto reads the file as another user if root started it.
         let _ = Command::new("chown")
             .arg("mosquitto")
             .arg(&folder)
             .arg(&passwords)
             .stderr(Stdio::null())
             .status();
-        // It has no port 0, and starts only with a listener of plain MQTT beside the one for
-        // WebSockets.
+        // Mosquitto cannot choose a port. With a listener for WebSockets alone it does not start,
+        // so there is one for plain MQTT too.
         let [plain, port] = free_ports();
         let lines = lines
             .replace("9001", &port.to_string())
@@ -91,7 +93,7 @@ impl Mosquitto {
         Self { broker, port }
     }
 
-    /// The lines of its log about clients that have logged in.
+    /// Returns the lines of its log about clients that have logged in.
     pub fn connected(&self) -> Vec<String> {
         let log = self.broker.log();
         log.lines()
@@ -102,20 +104,31 @@ impl Mosquitto {
 }
 
 impl RabbitMq {
-    /// Every login may do anything in the virtual host `/`, and nothing elsewhere.
+    /// Starts a broker. Every login has all rights in the virtual host `/` and none elsewhere.
     pub async fn start(lines: &str, logins: &[Login<'_>]) -> Self {
         let folder = folder("rabbitmq");
         let [stomp, mqtt, names, node] = free_ports();
-        let users = logins.iter().map(|login| serde_json::json!({ "name": login.user, "password": login.password, "tags": "" }));
-        let anything = |login: &Login<'_>| serde_json::json!({ "user": login.user, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*" });
-        let definitions = serde_json::json!({
+        let users = logins
+            .iter()
+            .map(|login| json!({ "name": login.user, "password": login.password, "tags": "" }));
+        let anything = |login: &Login<'_>| {
+            json!({
+                "user": login.user,
+                "vhost": "/",
+                "configure": ".*",
+                "write": ".*",
+                "read": ".*",
+            })
+        };
+        let definitions = json!({
             "users": users.collect::<Vec<_>>(),
             "vhosts": [{ "name": "/" }],
             "permissions": logins.iter().map(anything).collect::<Vec<_>>(),
         });
         let lines = lines.replace("15674", &stomp.to_string()).replace("15675", &mqtt.to_string());
         let config = format!(
-            "listeners.tcp = none\nload_definitions = {}\nlog.console = true\nlog.file = false\n{lines}\n",
+            "listeners.tcp = none\nload_definitions = {}\nlog.console = true\nlog.file = false\n\
+             {lines}\n",
             folder.join("definitions.json").display()
         );
         for (name, text) in [
@@ -128,11 +141,11 @@ impl RabbitMq {
         }
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o400);
         fs::set_permissions(folder.join(".erlang.cookie"), mode).unwrap();
-        // Debian's own wrapper would run it as another user, with the files in /etc and /var.
+        // The wrapper of Debian would run it as another user, with the files in /etc and /var.
         let packaged = "/usr/lib/rabbitmq/bin/rabbitmq-server";
         let server = if Path::new(packaged).exists() { packaged } else { "rabbitmq-server" };
         let mut command = Command::new("sh");
-        // Without this the node would start a name server that outlives it.
+        // Without this command, the node would start a name server that outlives it.
         command.args([
             "-c",
             "epmd -port \"$ERL_EPMD_PORT\" -address 127.0.0.1 & exec \"$0\"",
@@ -156,7 +169,7 @@ impl RabbitMq {
             .env("RABBITMQ_LOG_BASE", folder.join("logs"))
             .env("RABBITMQ_LOGS", "-");
         let mut broker = Broker::spawn(command, folder);
-        // About ten seconds on two idle cores.
+        // The start takes about ten seconds on two idle cores.
         broker.listens(&[stomp, mqtt], Duration::from_secs(120)).await;
         broker.has_logged("Server startup complete").await;
         Self { broker, stomp, mqtt }
@@ -182,7 +195,8 @@ impl Broker {
             eventually_within(patience, format!("the broker listens on {port}"), async || {
                 assert!(
                     self.child.try_wait().unwrap().is_none(),
-                    "the broker does not start; scripts/setup-tests.sh installs what the tests need:\n{}",
+                    "the broker does not start; scripts/setup-tests.sh installs what the tests \
+                     need:\n{}",
                     self.log()
                 );
                 TcpStream::connect(("127.0.0.1", *port)).await.is_ok()
@@ -203,7 +217,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // With its children: they are in its process group.
+        // Ends its child processes too: they are in its process group.
         let _ =
             Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).status();
         let _ = self.child.wait();

@@ -1,4 +1,4 @@
-//! Clients that send what they like, byte by byte.
+//! Clients that send any bytes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::upgrade_ends::{self, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A socket with patience.
+/// A socket whose reads have a time limit.
 pub struct Raw<S = TcpStream>(pub S);
 
 pub struct Answer {
@@ -35,7 +35,7 @@ impl<S: AsyncRead + AsyncWrite + Peer + Unpin> Raw<S> {
         self.0.flush().await.unwrap();
     }
 
-    /// Everything until the other side closes. A reset counts as a close.
+    /// Returns all bytes until the other side closes. A reset counts as a close.
     pub async fn read_to_close(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let read = async {
@@ -70,7 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Peer + Unpin> Raw<S> {
     }
 }
 
-/// One request on a connection of its own, which the request must ask to close.
+/// Sends one request on a new connection. The request must ask to close it.
 pub async fn http(address: SocketAddr, request: &[u8]) -> Answer {
     let mut raw = Raw::connect(address).await;
     raw.send(request).await;
@@ -93,13 +93,13 @@ impl Answer {
         Self { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
 
-    /// The value of a header, in lower case.
+    /// Returns the value of a header, in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }
 
-/// Asks for an upgrade: the head of a 101, the whole of a refusal.
+/// Asks for an upgrade. Returns the head of a 101, or the whole of a refusal.
 pub async fn attempt(address: SocketAddr, target: &str, headers: &str) -> Answer {
     let mut raw = Raw::connect(address).await;
     raw.send(upgrade_request(target, headers)).await;
@@ -113,7 +113,7 @@ pub async fn attempt(address: SocketAddr, target: &str, headers: &str) -> Answer
     Answer::parse(&bytes)
 }
 
-/// Opens a WebSocket over a stream that is already there.
+/// Opens a WebSocket over an open stream.
 pub async fn websocket<S: AsyncRead + AsyncWrite + Peer + Unpin>(
     request: Request,
     stream: S,
@@ -130,9 +130,11 @@ pub async fn websocket<S: AsyncRead + AsyncWrite + Peer + Unpin>(
     opened.map(|(socket, _)| socket)
 }
 
-/// A correct upgrade, for tests to bend.
+/// Returns a correct upgrade, which tests may change.
 pub fn upgrade_request(target: &str, headers: &str) -> String {
     format!(
-        "GET {target} HTTP/1.1\r\nHost: chat.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+        "GET {target} HTTP/1.1\r\nHost: chat.example.com\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
     )
 }

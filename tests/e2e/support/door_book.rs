@@ -1,7 +1,7 @@
-//! The second oracle: who was let in against who had a right to.
+//! The second oracle: compares the clients at the upstream with the clients that were let in.
 //!
-//! A test writes down what it was given; at the end the visits that the upstream saw are held
-//! against it.
+//! A test records each admission. At the end, the oracle compares the record with the visits at the
+//! upstream.
 
 use std::collections::HashMap;
 
@@ -9,18 +9,18 @@ use super::echo::Visit;
 
 #[derive(Default)]
 pub struct DoorBook {
-    /// Users that may come, and how often: one for each ticket or token use.
+    /// The users that may connect, and how often: once for each ticket or use of a token.
     admitted: HashMap<String, usize>,
 }
 
 impl DoorBook {
-    /// One more connection of this user is right.
+    /// Allows one more connection of this user.
     pub fn admit(&mut self, user: &str) {
         *self.admitted.entry(user.to_owned()).or_default() += 1;
     }
 
-    /// What is wrong with these visits. The user is taken from the unsigned `x-user-id` that the
-    /// route asks for.
+    /// Returns the complaints about these visits. The user is in the unsigned header `x-user-id` of
+    /// the route.
     pub fn verdict(&self, visits: &[Visit]) -> Vec<String> {
         let mut seen: HashMap<String, usize> = HashMap::new();
         let mut complaints = Vec::new();
@@ -62,9 +62,12 @@ fn the_door_book_notices_who_had_no_right() {
     assert!(book.verdict(&[visit(&ada, "/ws")]).is_empty());
     assert!(
         !book.verdict(&[visit(&ada, "/ws"), visit(&ada, "/ws")]).is_empty(),
-        "twice on one ticket"
+        "two visits on one ticket"
     );
-    assert!(!book.verdict(&[visit(&[], "/ws")]).is_empty(), "nobody in particular");
-    assert!(!book.verdict(&[visit(&ada, "/ws?ticket=x")]).is_empty(), "a ticket passed on");
-    assert!(!book.verdict(&[visit(&[ada[0], ada[0], ada[1]], "/ws")]).is_empty(), "two names");
+    assert!(!book.verdict(&[visit(&[], "/ws")]).is_empty(), "a visit without a user");
+    assert!(!book.verdict(&[visit(&ada, "/ws?ticket=x")]).is_empty(), "a ticket in the target");
+    assert!(
+        !book.verdict(&[visit(&[ada[0], ada[0], ada[1]], "/ws")]).is_empty(),
+        "two users in one visit"
+    );
 }

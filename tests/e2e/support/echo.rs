@@ -1,4 +1,4 @@
-//! A WebSocket server that we did not write, behind Usher: it echoes, and notes who came.
+//! A WebSocket echo server of another project, behind Usher. It records its visits.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-/// What an upgrade asked for: its target, and its headers in lower case.
+/// The target of an upgrade, and its headers in lower case.
 #[derive(Clone, Debug)]
 pub struct Visit {
     pub target: String,
@@ -67,7 +67,7 @@ impl Echo {
         Self { address, scheme, book, task }
     }
 
-    /// Echoes on a unix socket. The address of what is given back means nothing.
+    /// Echoes on a unix socket. The address of the result has no meaning.
     pub async fn start_unix(path: &Path) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let book = Book::default();
@@ -90,7 +90,7 @@ impl Echo {
         self.book.visits.lock().unwrap().clone()
     }
 
-    /// Every message and close that came, in order.
+    /// Returns every message and close frame that came, in order.
     pub fn messages(&self) -> Vec<Message> {
         self.book.messages.lock().unwrap().clone()
     }
@@ -114,7 +114,7 @@ impl Drop for Echo {
 
 #[allow(clippy::result_large_err, reason = "the library's callback has this type")]
 async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin, book: Book) {
-    // A subprotocol is chosen where it is this one.
+    // The server chooses the subprotocol `echo.v1` if it is offered.
     let note = |request: &Request, mut response: Response| {
         let headers = request.headers().iter().map(|(name, value)| {
             (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -137,8 +137,8 @@ async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin, book: Book) {
     while let Some(Ok(message)) = socket.next().await {
         book.messages.lock().unwrap().push(message.clone());
         let answered = match &message {
-            // "close:4321:why" closes so; "push:1000" sends a thousand numbered messages; "vanish"
-            // leaves without a word.
+            // "close:4321:why" closes with that code and reason. "push:1000" sends a thousand
+            // numbered messages. "vanish" leaves without a close frame.
             Message::Text(text) if text.starts_with("close:") => {
                 let mut parts = text.splitn(3, ':').skip(1);
                 let code: u16 = parts.next().unwrap().parse().unwrap();

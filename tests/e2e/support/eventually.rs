@@ -1,16 +1,16 @@
-//! Waiting for a fact that nothing announces.
+//! Waits for a condition that no event announces.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-/// How long a busy machine may need for anything that a test waits for.
+/// The longest time that a busy machine may need for a condition of a test.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The pause between two looks.
+/// The pause between two checks.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// The answer of a condition: `true`, or a value, once it holds.
+/// The result of a condition: `true`, or a value, once it holds.
 pub trait Answer {
     type Value;
 
@@ -33,7 +33,7 @@ impl<T> Answer for Option<T> {
     }
 }
 
-/// Asks until the condition holds, and returns its value. Panics with `what` after half a minute.
+/// Checks until the condition holds, and returns its value. Panics with `what` after half a minute.
 pub async fn eventually<A: Answer>(
     what: impl Display,
     condition: impl AsyncFnMut() -> A,
@@ -41,7 +41,7 @@ pub async fn eventually<A: Answer>(
     eventually_within(PATIENCE, what, condition).await
 }
 
-/// `eventually` with another patience.
+/// Like `eventually`, with another time limit.
 pub async fn eventually_within<A: Answer>(
     patience: Duration,
     what: impl Display,
@@ -53,7 +53,7 @@ pub async fn eventually_within<A: Answer>(
     value
 }
 
-/// `eventually` for a caller that has more to say in its panic than was known before.
+/// Like `eventually`, with a message that is made when the time is over.
 pub async fn eventually_or<A: Answer, P: Display>(
     condition: impl AsyncFnMut() -> A,
     complaint: impl AsyncFnOnce() -> P,
@@ -80,7 +80,7 @@ async fn poll<A: Answer>(
 }
 
 #[tokio::test]
-async fn what_comes_late_is_waited_for_and_returned() {
+async fn a_late_value_is_awaited_and_returned() {
     let mut looks = 0;
     let third = eventually("a third look", async || {
         looks += 1;
@@ -91,7 +91,7 @@ async fn what_comes_late_is_waited_for_and_returned() {
 
 #[tokio::test]
 #[should_panic(expected = "this did not happen within 50ms: pigs fly")]
-async fn what_never_comes_fails_the_test_with_its_description() {
+async fn a_condition_that_never_holds_fails_the_test_with_its_description() {
     eventually_within(Duration::from_millis(50), "pigs fly", async || false).await;
 }
 

@@ -1,5 +1,4 @@
-//! An issuer that publishes its keys: what it answers can be changed, and it counts how often it
-//! was asked.
+//! An issuer that publishes its keys. A test can change its answer, and it counts the requests.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +16,7 @@ use super::token;
 
 pub struct KeyServer {
     pub issuer: String,
-    /// A whole answer; nothing: the door is closed at once.
+    /// A whole answer. Without one, the server closes the connection at once.
     answer: Arc<Mutex<Option<String>>>,
     asked: Arc<AtomicUsize>,
     serving: tokio::task::JoinHandle<()>,
@@ -30,7 +29,7 @@ pub struct Signer {
 }
 
 impl KeyServer {
-    /// It answers nothing until it is told to.
+    /// Starts a server that answers nothing until it gets an answer.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
@@ -79,22 +78,23 @@ impl KeyServer {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// Waits until it was asked so often.
+    /// Waits until it has got this many requests.
     pub async fn asked_times(&self, times: usize) {
         let complaint = async || format!("{times} requests; there are {}", self.asked());
         eventually_or(async || self.asked() >= times, complaint).await;
     }
 
-    /// Nobody listens any more.
+    /// Stops listening.
     pub fn die(&self) {
         self.serving.abort();
     }
 
-    /// The table of this issuer.
+    /// Returns the configuration table of this issuer.
     pub fn table(&self, name: &str, lines: &str) -> String {
         let issuer = &self.issuer;
         format!(
-            "[[issuer]]\nname = \"{name}\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\nalgorithms = [\"EdDSA\"]\njwks_url = \"{issuer}/keys\"\n{lines}\n"
+            "[[issuer]]\nname = \"{name}\"\nissuer = \"{issuer}\"\naudience = [\"chat\"]\n\
+             algorithms = [\"EdDSA\"]\njwks_url = \"{issuer}/keys\"\n{lines}\n"
         )
     }
 }
@@ -111,14 +111,21 @@ impl Signer {
     }
 
     fn jwk(&self) -> Value {
-        json!({ "kty": "OKP", "crv": "Ed25519", "kid": self.id, "use": "sig", "alg": "EdDSA", "x": URL_SAFE_NO_PAD.encode(self.pair.public_key_raw()) })
+        json!({
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "kid": self.id,
+            "use": "sig",
+            "alg": "EdDSA",
+            "x": URL_SAFE_NO_PAD.encode(self.pair.public_key_raw()),
+        })
     }
 
     pub fn token(&self, server: &KeyServer, subject: &str, changes: Value) -> String {
         self.token_named(&self.id, server, subject, changes)
     }
 
-    /// Under another key id than its own.
+    /// Returns a token with another key id than that of the key.
     pub fn token_named(
         &self,
         id: &str,

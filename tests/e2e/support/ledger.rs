@@ -1,7 +1,7 @@
-//! The first oracle: what a client sent against what it got back.
+//! The first oracle: compares what a client sent with what it got back.
 //!
-//! Every message carries its client, its number and a checksum of the rest. The verdict is empty
-//! when nothing was lost, doubled, reordered, changed, or came to another client.
+//! Every message has its client, its number and a checksum of the rest. The verdict is empty if no
+//! message was lost, doubled, reordered, changed or given to another client.
 
 use tokio_tungstenite::tungstenite::Message;
 
@@ -17,7 +17,7 @@ impl Ledger {
         Self { client, sent: 0, next: 0, complaints: Vec::new() }
     }
 
-    /// The next message of this client, with a payload of this size.
+    /// Returns the next message of this client, with a payload of this size.
     pub fn message(&mut self, size: usize) -> Message {
         let number = self.sent;
         self.sent += 1;

@@ -1,4 +1,4 @@
-//! What every test stands on.
+//! The tools of all end-to-end tests.
 
 pub mod auditor;
 pub mod backend;

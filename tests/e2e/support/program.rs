@@ -12,7 +12,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Runs with node until it is dropped. Its first line is there when this returns.
+    /// Runs a script with node until it is dropped. Returns after its first line.
     pub async fn node(arguments: &[&str]) -> Self {
         let child = Command::new("node")
             .args(arguments)
@@ -32,7 +32,8 @@ impl Program {
             let has_printed = !program.lines.lock().unwrap().is_empty();
             assert!(
                 has_printed || ended.is_none(),
-                "{arguments:?} does not start: {ended:?}; scripts/setup-tests.sh installs what the tests need"
+                "{arguments:?} does not start: {ended:?}; scripts/setup-tests.sh installs what the \
+                 tests need"
             );
             has_printed
         })

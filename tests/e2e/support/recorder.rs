@@ -1,4 +1,4 @@
-//! An upstream that writes down every byte and answers by script.
+//! An upstream that records every byte and answers by a script.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,15 +11,15 @@ use usher::ws::accept::accept_for;
 
 #[derive(Clone)]
 pub enum Script {
-    /// A right 101 with these bytes behind it, then silence.
+    /// A correct 101, these bytes, and then silence.
     Accept(Vec<u8>),
-    /// These bytes after the head; the connection stays open.
+    /// These bytes after the head. The connection stays open.
     Answer(Vec<u8>),
-    /// These bytes after the head, then the end.
+    /// These bytes after the head, and then the end.
     AnswerAndClose(Vec<u8>),
-    /// A 200 once these bytes have come.
+    /// A 200 once these bytes have arrived.
     AnswerTo(&'static str),
-    /// A 101 for another key.
+    /// A 101 with the accept value of another key.
     WrongAccept,
     Silent,
 }
@@ -80,7 +80,7 @@ impl Recorder {
         format!("http://{}", self.address)
     }
 
-    /// What came on each connection so far.
+    /// Returns the bytes of each connection so far.
     pub fn connections(&self) -> Vec<String> {
         self.connections
             .lock()
@@ -90,12 +90,12 @@ impl Recorder {
             .collect()
     }
 
-    /// Connections that nobody has closed yet.
+    /// Returns the number of connections that are open.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Heads of requests that were seen, on all connections.
+    /// Returns the number of request heads so far, on all connections.
     pub fn requests(&self) -> usize {
         self.connections().iter().map(|bytes| bytes.matches(" HTTP/1.1\r\n").count()).sum()
     }
@@ -122,7 +122,8 @@ fn answer(script: &Script, head: &str) -> Option<(Vec<u8>, bool)> {
     let switch = |key: &str| {
         let accept = accept_for(key.trim().as_bytes());
         format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
         )
     };
     match script {

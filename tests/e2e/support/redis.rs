@@ -1,9 +1,10 @@
-//! A real redis-server in a folder of its own, on a free port of loopback, until it is dropped.
+//! A real redis-server in a folder of its own, on a free port of loopback. It ends when it is
+//! dropped.
 //!
-//! The store's own tests use this file too: it needs nothing but the standard library.
+//! The unit tests of the store use this file too, so it needs only the standard library.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(dead_code, reason = "each of the two that use it needs a part of it")]
+#![allow(dead_code, reason = "the unit tests and the end-to-end tests each use a part of it")]
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -19,11 +20,11 @@ pub struct RedisServer {
     folder: PathBuf,
     pub port: u16,
     arguments: Vec<String>,
-    /// What redis-cli needs to get in.
+    /// The arguments that redis-cli needs to connect.
     cli: Vec<String>,
 }
 
-/// TLS and nothing else, also among servers, with the files `cert.pem` and `key.pem`.
+/// Only TLS, also between servers, with the files `cert.pem` and `key.pem`.
 pub const TLS: &[&str] = &[
     "--tls-cert-file",
     "cert.pem",
@@ -45,13 +46,14 @@ impl RedisServer {
         Self::start_with(extra, &[], &[])
     }
 
-    /// With files in its folder, which is its working directory, and arguments for redis-cli.
+    /// Starts a server with files in its folder, which is its working directory, and arguments for
+    /// redis-cli.
     pub fn start_with(extra: &[&str], files: &[(&str, &str)], cli: &[&str]) -> Self {
         let folder = folder();
         for (name, text) in files {
             std::fs::write(folder.join(name), text).unwrap();
         }
-        // Between finding the port and using it somebody else may take it.
+        // Another program may take the port before the server has it.
         for _ in 0..10 {
             let port = free_port();
             let number = port.to_string();
@@ -71,12 +73,12 @@ impl RedisServer {
         panic!("redis-server does not start; scripts/setup-tests.sh installs what the tests need");
     }
 
-    /// Watches over the master on this port, under the name `chat`, with a quorum of one.
+    /// Starts a sentinel for the master on this port, with the name `chat` and a quorum of one.
     pub fn sentinel(master: u16) -> Self {
         Self::sentinel_with(master, &[])
     }
 
-    /// With TLS, where there are files for it.
+    /// Starts a sentinel, with TLS if there are files for it.
     pub fn sentinel_with(master: u16, files: &[(&str, &str)]) -> Self {
         let folder = folder();
         for (name, text) in files {
@@ -87,7 +89,8 @@ impl RedisServer {
         for _ in 0..10 {
             let port = free_port();
             let config = format!(
-                "{tls}sentinel monitor chat 127.0.0.1 {master} 1\nsentinel down-after-milliseconds chat 1000\nsentinel failover-timeout chat 5000\n"
+                "{tls}sentinel monitor chat 127.0.0.1 {master} 1\n\
+                 sentinel down-after-milliseconds chat 1000\nsentinel failover-timeout chat 5000\n"
             );
             std::fs::write(folder.join("sentinel.conf"), config).unwrap();
             let (number, is_tls) = (port.to_string(), !files.is_empty());
@@ -106,9 +109,9 @@ impl RedisServer {
         panic!("the sentinel does not start");
     }
 
-    /// One node of a cluster that is not yet formed.
+    /// Starts one node of a cluster that is not yet formed.
     pub fn cluster_node(extra: &[&str], files: &[(&str, &str)], cli: &[&str]) -> Self {
-        // The usual offset of the bus may lie beyond the last port.
+        // With the usual offset, the port of the bus may be too high.
         let bus = free_port().to_string();
         let cluster =
             ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
@@ -119,7 +122,8 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The keys of the tickets that can be redeemed, in order: no mark is left in their place.
+    /// Returns the keys of the tickets that can be redeemed, in order. Keys that mark a spent
+    /// ticket are left out.
     #[allow(dead_code, reason = "the unit tests share this file")]
     pub fn tickets(&self) -> Vec<String> {
         let keys = self.cli(&["KEYS", "usher:ticket:*"]);
@@ -148,7 +152,7 @@ impl RedisServer {
         let _ = self.child.wait();
     }
 
-    /// On the same port; empty, unless a snapshot was saved.
+    /// Restarts it on the same port. It is empty unless a snapshot was saved.
     pub fn start_again(&mut self) {
         self.kill();
         self.child = spawn(&self.folder, &self.arguments).unwrap();
@@ -174,13 +178,13 @@ fn owned(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(|one| (*one).to_owned()).collect()
 }
 
-/// The arguments for TLS as lines of a configuration.
+/// Returns the arguments for TLS as lines of a configuration.
 fn tls_lines() -> String {
     TLS.chunks(2).map(|pair| format!("{}\n", pair.join(" ").trim_start_matches("--"))).collect()
 }
 
-/// Returns a port of loopback that no other test gets. It lies below the range from which the kernel
-/// takes ports by itself, so that it stays free while its server is stopped.
+/// Returns a port of loopback that no other test gets. It lies below the range from which the
+/// kernel takes ports by itself, so that it stays free while its server is stopped.
 pub fn free_port() -> u16 {
     // Two test processes start at different ports.
     let start = std::process::id() % 300 * 64;
@@ -200,7 +204,7 @@ pub fn folder() -> PathBuf {
     folder
 }
 
-/// Gives back the process once it takes connections.
+/// Returns the process once it accepts connections.
 fn spawn(folder: &Path, arguments: &[String]) -> Option<Child> {
     let mut child = Command::new("redis-server")
         .current_dir(folder)
@@ -210,7 +214,7 @@ fn spawn(folder: &Path, arguments: &[String]) -> Option<Child> {
         .spawn()
         .ok()?;
     let mut lines = BufReader::new(child.stdout.take()?).lines().map_while(Result::ok);
-    // A sentinel says nothing of being ready; its id is the last that it writes.
+    // A sentinel does not log that it is ready. The line about its id is the last of its start.
     let ready = lines.any(|line| {
         line.contains("Ready to accept connections") || line.contains("Sentinel ID is")
     });

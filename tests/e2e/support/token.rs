@@ -10,7 +10,7 @@ pub fn now() -> u64 {
     Now::read().wall.as_secs()
 }
 
-/// The usual claims, with some set otherwise; `null` takes one away.
+/// Returns the usual claims with these changes. `null` removes a claim.
 pub fn claims(subject: &str, changes: Value) -> Value {
     let mut claims = json!({
         "iss": "https://id.example.com",

@@ -1,7 +1,7 @@
 //! The oracle of ends: each upgrade has exactly one end in the audit log of its Usher.
 //!
-//! A log cannot show what it leaves out. So the clients of the tests note the request id of every
-//! answer to an upgrade, and each of those ids needs its end too.
+//! A log does not show what it leaves out. So the clients of the tests record the request id of
+//! every answer to an upgrade, and each of these ids needs an end.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -15,9 +15,9 @@ use tokio_rustls::client::TlsStream;
 /// Request ids of answered upgrades, by the server that answered.
 static ANSWERED: Mutex<BTreeMap<SocketAddr, Vec<String>>> = Mutex::new(BTreeMap::new());
 
-/// A client's stream that may lead to a listener of Usher.
+/// A stream of a client that may lead to a listener of Usher.
 pub trait Peer {
-    /// The other side's address, where it has one.
+    /// Returns the address of the other side, if it has one.
     fn peer(&self) -> Option<SocketAddr>;
 }
 
@@ -45,21 +45,21 @@ impl Peer for UnixStream {
     }
 }
 
-/// Notes that an upgrade was answered under this request id.
+/// Records that an upgrade was answered under this request id.
 pub fn note(server: Option<SocketAddr>, request_id: Option<&str>) {
     if let (Some(server), Some(request_id)) = (server, request_id) {
         ANSWERED.lock().unwrap().entry(server).or_default().push(request_id.to_owned());
     }
 }
 
-/// Notes a response head if it switches protocols. Any other head may answer plain HTTP.
+/// Records a response head if it switches protocols. Any other head may answer plain HTTP.
 pub fn note_switch(server: Option<SocketAddr>, head: &str) {
     if head.starts_with("HTTP/1.1 101 ") {
         note(server, request_id_of(head));
     }
 }
 
-/// The value of `x-request-id` in a response head.
+/// Returns the value of `x-request-id` in a response head.
 pub fn request_id_of(head: &str) -> Option<&str> {
     head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
@@ -73,7 +73,7 @@ pub fn take(servers: &[SocketAddr]) -> Vec<String> {
     servers.iter().filter_map(|server| answered.remove(server)).flatten().collect()
 }
 
-/// The request ids of these events.
+/// Returns the request ids of these events.
 fn ids<'a>(audit: &'a [Value], events: &[&str]) -> Vec<&'a str> {
     audit
         .iter()
@@ -82,9 +82,9 @@ fn ids<'a>(audit: &'a [Value], events: &[&str]) -> Vec<&'a str> {
         .collect()
 }
 
-/// Upgrades without an end, by request id.
+/// Returns the request ids of upgrades without an end.
 pub fn without_end(audit: &[Value], answered: &[String]) -> HashSet<String> {
-    // An upgrade whose head cannot be read is a request that was rejected.
+    // An upgrade with a malformed head is a rejected request.
     let ends = ids(audit, &["session_ended", "upgrade_rejected", "request_rejected"]);
     let ends: HashSet<&str> = ends.into_iter().collect();
     let sessions = ids(audit, &["session_started"]);
@@ -92,8 +92,8 @@ pub fn without_end(audit: &[Value], answered: &[String]) -> HashSet<String> {
     upgrades.filter(|id| !ends.contains(id)).map(str::to_owned).collect()
 }
 
-/// What is wrong with the ends of upgrades in this audit log. `lost` are those that a killed
-/// process took with it.
+/// Returns the complaints about the ends of upgrades in this audit log. The upgrades in `lost` were
+/// open when a process was killed.
 pub fn verdict(audit: &[Value], answered: &[String], lost: &HashSet<String>) -> Vec<String> {
     let mut complaints = Vec::new();
     let mut times: BTreeMap<&str, usize> = BTreeMap::new();
@@ -111,7 +111,7 @@ pub fn verdict(audit: &[Value], answered: &[String], lost: &HashSet<String>) -> 
     }
     let missing: Vec<String> =
         without_end(audit, answered).into_iter().filter(|id| !lost.contains(id)).collect();
-    // Under a flood, refusals are summed up: those have no line of their own.
+    // Under a flood, refusals are summarised and have no lines of their own.
     let summed_up: u64 = audit
         .iter()
         .filter(|line| line["event"] == "refusals_summarised")
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oracle_of_ends_excuses_as_many_as_were_summed_up() {
+    fn the_oracle_of_ends_excuses_summarised_refusals() {
         let audit = [json!({ "event": "refusals_summarised", "count": 2 })];
         assert_eq!(complaints(&audit, &["a", "b"], &[]), Vec::<String>::new());
         assert_eq!(complaints(&audit, &["a", "b", "c"], &[]).len(), 3);

@@ -1,4 +1,4 @@
-//! Usher as a child process, with a configuration, a certificate and a secret of its own.
+//! Usher as a child process, with its own configuration, certificate and secret.
 
 use std::collections::HashSet;
 use std::fs;
@@ -26,7 +26,7 @@ use super::eventually::eventually_or;
 use super::token::{self, SECRET};
 use super::{client, upgrade_ends};
 
-/// Tokens of another issuer, under the same secret.
+/// The table of another issuer with the same secret.
 pub const OTHER_ISSUER: &str = r#"
     [[issuer]]
     name = "other"
@@ -38,12 +38,12 @@ pub const OTHER_ISSUER: &str = r#"
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// The machine may be busy.
+/// The time that a busy machine may need.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
-/// A message through Usher to the echo server, and back.
+/// Sends a message through Usher to the echo server, and waits for its echo.
 pub async fn is_alive(socket: &mut Socket) {
     socket.send(Message::text("still here")).await.expect("the session has ended");
     let heard = timeout(PATIENCE, socket.next())
@@ -54,7 +54,7 @@ pub async fn is_alive(socket: &mut Socket) {
     assert_eq!(heard, Message::text("still here"));
 }
 
-/// A configuration in the making.
+/// A configuration that a test builds.
 pub struct Setup {
     node: String,
     upstream: String,
@@ -73,20 +73,21 @@ pub struct Usher {
     folder: PathBuf,
     pub tls: SocketAddr,
     pub plain: SocketAddr,
-    /// All of them, as configured: TLS, plain, and what a test added.
+    /// All listeners in the order of the configuration: TLS, plain, and those of the test.
     pub listeners: Vec<SocketAddr>,
     pub admin: SocketAddr,
     connector: TlsConnector,
-    /// Further arguments of the command.
+    /// Further arguments of `usher run`.
     run: Vec<&'static str>,
     log: Arc<Mutex<String>>,
-    /// Everything that must never be seen in a log, a metric or an audit line.
+    /// Secrets that must not appear in a log, a metric or an audit line.
     canaries: Mutex<Vec<String>>,
-    /// Answered upgrades, by request id: those of the processes before, and at the end all.
+    /// Request ids of answered upgrades: those of earlier processes, and at the end all.
     answered: Vec<String>,
-    /// Upgrades that were open when such a process was killed, by request id.
+    /// Request ids of upgrades that were open when an earlier process was killed.
     lost: HashSet<String>,
-    /// One of the `finish` functions was called, or the folder belongs to a new process.
+    /// Whether one of the `finish` functions was called, or a new process has taken the folder
+    /// over.
     is_finished: bool,
 }
 
@@ -120,7 +121,7 @@ impl Setup {
         }
     }
 
-    /// What it is called among others.
+    /// Sets the name of the node.
     pub fn node(mut self, name: &str) -> Self {
         self.node = format!("node = \"{name}\"");
         self
@@ -157,19 +158,19 @@ impl Setup {
         self
     }
 
-    /// Further keys of `[admin]`.
+    /// Sets further keys of `[admin]`.
     pub fn admin_lines(mut self, lines: &str) -> Self {
         self.admin = lines.to_owned();
         self
     }
 
-    /// A further argument of `usher run`.
+    /// Adds an argument of `usher run`.
     pub fn argument(mut self, argument: &'static str) -> Self {
         self.run.push(argument);
         self
     }
 
-    /// A file beside the configuration.
+    /// Adds a file beside the configuration.
     pub fn file(mut self, name: &str, text: String) -> Self {
         self.files.push((name.to_owned(), text));
         self
@@ -191,14 +192,14 @@ impl Setup {
         }
         let Self { node, upstream, upstream_lines, routes, issuers, extra, drain, admin, .. } =
             &self;
-        // At the end of most tests some client hangs on that never answers a close: nobody waits
-        // for it as long as usual.
+        // At the end of most tests, a client is left that never answers a close frame. The short
+        // timeout saves time.
         let keepalive = if extra.contains("[keepalive]") {
             ""
         } else {
             "[keepalive]\nclose_timeout = \"500ms\""
         };
-        // Every refusal has its line, for tests look for theirs.
+        // Each refusal gets a log line, because tests look for theirs.
         let log = if extra.contains("[log]") { "" } else { "[log]\nrefusal_lines = 1000000" };
         let config = format!(
             r#"
@@ -241,14 +242,14 @@ impl Setup {
 }
 
 impl Usher {
-    /// From the next start on it watches its files.
+    /// Makes the next process watch its files.
     pub fn watching(mut self) -> Self {
         self.run.push("--watch");
         self
     }
 
     /// Kills this process and starts a new one with the same files. The new one has other ports and
-    /// nothing in memory. Upgrades that are open now need no end.
+    /// an empty memory. Upgrades that are open now need no end.
     pub async fn kill_and_restart(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -289,7 +290,7 @@ impl Usher {
             }
         });
         let line = ready.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| {
-            // No Usher exists yet that would end the process when it is dropped.
+            // The `Usher` that would end the process when it is dropped does not exist yet.
             let _ = child.kill();
             let _ = child.wait();
             panic!("Usher did not become ready:\n{}", log.lock().unwrap())
@@ -327,22 +328,24 @@ impl Usher {
         self.token_with(subject, json!({}))
     }
 
-    /// The usual claims, with some set otherwise; `null` takes one away.
+    /// Returns a token with the usual claims and these changes. `null` removes a claim.
     pub fn token_with(&self, subject: &str, changes: Value) -> String {
         let token = token::mint(subject, changes);
         self.keep_secret(&token);
         token
     }
 
-    /// From now on this must not be seen anywhere.
+    /// Declares a secret: from now on it must not appear anywhere.
     pub fn keep_secret(&self, secret: &str) {
         self.canaries.lock().unwrap().push(secret.to_owned());
     }
 
-    /// Asks for a ticket; gives back the status and the answer.
+    /// Asks for a ticket. Returns the status and the answer.
     pub async fn ask_ticket(&self, token: &str, body: &str, headers: &str) -> (u16, Value) {
         let request = format!(
-            "POST /websocket/ticket HTTP/1.1\r\nHost: chat.example.com\r\nAuthorization: Bearer {token}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            "POST /websocket/ticket HTTP/1.1\r\nHost: chat.example.com\r\n\
+             Authorization: Bearer {token}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\
+             \r\n{body}",
             body.len()
         );
         let answer = client::http(self.plain, request.as_bytes()).await;
@@ -365,7 +368,7 @@ impl Usher {
         self.connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap()
     }
 
-    /// Opens a WebSocket over TLS; the request may carry further headers.
+    /// Opens a WebSocket over TLS, with these headers in the request.
     pub async fn open(
         &self,
         target: &str,
@@ -426,8 +429,8 @@ impl Usher {
         self.log.lock().unwrap().clone()
     }
 
-    /// The first log line that has all of these parts. Lines come by a thread and a pipe, so they
-    /// may be a moment late.
+    /// Waits for the first log line that has all of these parts. Lines arrive through a pipe and a
+    /// thread, so they may be late.
     pub async fn logged(&self, parts: &[&str]) -> String {
         let find = async || {
             let log = self.log();
@@ -478,11 +481,10 @@ impl Usher {
         eventually_or(async || self.child.try_wait().unwrap(), complaint).await
     }
 
-    /// Stops Usher in good order and checks what must hold after every test. Returns the audit
-    /// lines.
+    /// Stops Usher and checks the rules that hold after every test. Returns the audit lines.
     pub async fn finish(self) -> Vec<Value> {
         let metrics = self.metrics().await;
-        // Where the admin listener asks for a token, there are no metrics in the answer.
+        // If the admin listener asks for a token, the answer has no metrics.
         let is_answered = metrics.contains("usher_audit_lines_dropped_total");
         let are_all_written = metrics.contains("usher_audit_lines_dropped_total 0\n");
         assert!(!is_answered || are_all_written, "audit lines were dropped:\n{metrics}");
@@ -490,16 +492,16 @@ impl Usher {
         self.finish_with(&metrics).await
     }
 
-    /// `finish` for a test that has sent the signal to stop itself.
+    /// Like `finish`, for a test that has sent the signal to stop itself.
     pub async fn finish_stopped(self) -> Vec<Value> {
         self.finish_with("").await
     }
 
-    /// `finish` for a test that ended the process by force. Upgrades that were open then need no
-    /// end; everything else is checked.
+    /// Like `finish`, for a test that killed the process. Upgrades that were open then need no end.
+    /// All other rules are checked.
     pub async fn finish_killed(mut self) -> Vec<Value> {
         let status = self.exit().await;
-        assert!(!status.success(), "Usher was not ended by force: call finish() instead");
+        assert!(!status.success(), "Usher was not killed: call finish() instead");
         self.forgive_open_upgrades();
         self.judge("")
     }
@@ -547,12 +549,15 @@ impl Drop for Usher {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
         if !self.is_finished && !std::thread::panicking() {
-            panic!("the test did not call finish(): what must hold after every test is unchecked");
+            panic!(
+                "the test did not call finish(): the rules that hold after every test are unchecked"
+            );
         }
     }
 }
 
-/// A self-signed certificate for localhost in the folder, and a client that trusts it alone.
+/// Writes a self-signed certificate for localhost into the folder. Returns a client that trusts it
+/// alone.
 pub fn certificate(folder: &Path) -> TlsConnector {
     let certified =
         rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
@@ -562,7 +567,7 @@ pub fn certificate(folder: &Path) -> TlsConnector {
     connector_for(certified.cert.der().clone())
 }
 
-/// A TLS server with this certificate, which is for localhost.
+/// Returns a TLS server with this certificate, which is for localhost.
 pub fn acceptor(certified: &rcgen::CertifiedKey<rcgen::KeyPair>) -> TlsAcceptor {
     let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -588,7 +593,7 @@ pub fn connector_for(certificate: CertificateDer<'static>) -> TlsConnector {
 }
 
 impl Usher {
-    /// Leaves the process `spare` descriptors more than it has open. Gives back what it could have
+    /// Leaves the process `spare` descriptors more than it has open. Returns the limit that it had
     /// before.
     pub fn limit_descriptors(&mut self, spare: usize) -> String {
         let pid = self.child.id().to_string();
@@ -635,7 +640,7 @@ async fn the_clients_of_the_harness_note_every_answered_upgrade() {
     assert!(usher.open("/ws", &[]).await.is_err());
     assert_eq!(noted(), 1, "refused over TLS");
     client::get(usher.plain, "/public/x").await;
-    assert_eq!(noted(), 0, "plain HTTP is no upgrade");
+    assert_eq!(noted(), 0, "plain HTTP is not an upgrade");
     usher.finish().await;
 }
 
@@ -648,8 +653,8 @@ async fn a_test_with_an_upgrade_that_has_no_end_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[should_panic(expected = "was not ended by force")]
-async fn a_test_that_only_says_that_it_killed_usher_fails() {
+#[should_panic(expected = "was not killed")]
+async fn a_test_that_calls_finish_killed_without_a_kill_fails() {
     let usher = Setup::new("http://127.0.0.1:9").start().await;
     usher.signal("TERM");
     usher.finish_killed().await;

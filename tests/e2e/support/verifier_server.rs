@@ -1,5 +1,5 @@
-//! A verifier that does what a test tells it: knows credentials, hangs, dies, lies. It remembers
-//! what it was asked.
+//! A verifier that acts as a test sets it: it knows credentials, hangs, closes connections or sends
+//! wrong answers. It records its requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -18,13 +18,13 @@ use super::token;
 
 #[derive(Clone)]
 pub enum Mood {
-    /// What it knows; 401 for everything else.
+    /// Answers by what it knows, and 401 otherwise.
     Answers,
-    /// Nothing, until its mood changes; then as that.
+    /// Does not answer until its mood changes, and then acts by the new mood.
     Hangs,
     Closes,
     Says(Vec<u8>),
-    /// A good head, and then a byte now and then.
+    /// Sends a good head, and then a byte now and then.
     Drips,
 }
 
@@ -45,7 +45,7 @@ impl VerifierServer {
         Self::start_with(None, free_port()).await
     }
 
-    /// At the address of one that has died.
+    /// Starts a server at the address of this one, which has ended.
     pub async fn start_again(&self) -> Self {
         let port = self.url.rsplit(':').next().unwrap().split('/').next().unwrap().parse().unwrap();
         Self::start_with(None, port).await
@@ -66,7 +66,7 @@ impl VerifierServer {
         });
         let shared = Arc::clone(&inner);
         let serving = tokio::spawn(async move {
-            // What is served ends with the server.
+            // The connections end with the server.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (inner, tls) = (Arc::clone(&shared), tls.clone());
@@ -84,9 +84,15 @@ impl VerifierServer {
         Self { url, inner, serving }
     }
 
-    /// From now on this credential is of this user, for ten minutes.
+    /// Sets the user of this credential, for ten minutes.
     pub fn knows(&self, credential: &str, user: &str) {
-        self.answers(credential, 200, json!({ "sub": user, "exp": token::now() + 600, "permissions": ["chat:read"], "active": true }));
+        let answer = json!({
+            "sub": user,
+            "exp": token::now() + 600,
+            "permissions": ["chat:read"],
+            "active": true,
+        });
+        self.answers(credential, 200, answer);
     }
 
     pub fn answers(&self, credential: &str, status: u16, body: Value) {
@@ -101,12 +107,12 @@ impl VerifierServer {
         self.inner.mood.send_replace(mood);
     }
 
-    /// Head and body of each question.
+    /// Returns the head and the body of each request.
     pub fn asked(&self) -> Vec<(String, String)> {
         self.inner.asked.lock().unwrap().clone()
     }
 
-    /// Waits until it was asked so often.
+    /// Waits until it has got this many requests.
     pub async fn asked_times(&self, times: usize) {
         let complaint = async || format!("{times} questions; there are {}", self.asked().len());
         eventually_or(async || self.asked().len() >= times, complaint).await;
@@ -117,7 +123,7 @@ impl VerifierServer {
         let _ = (&mut self.serving).await;
     }
 
-    /// The table of this verifier.
+    /// Returns the configuration table of this verifier.
     pub fn table(&self, name: &str, kind: &str, lines: &str) -> String {
         format!(
             "[[verifier]]\nname = \"{name}\"\nkind = \"{kind}\"\nurl = \"{}\"\n{lines}\n",
@@ -158,7 +164,13 @@ impl Inner {
                     return None;
                 }
                 Mood::Drips => {
-                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2000\r\n\r\n").await.ok()?;
+                    stream
+                        .write_all(
+                            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
+                        content-length: 2000\r\n\r\n",
+                        )
+                        .await
+                        .ok()?;
                     loop {
                         stream.write_all(b" ").await.ok()?;
                         // This pace is the fault.
@@ -182,7 +194,11 @@ impl Inner {
             .cloned()
             .unwrap_or((401, json!({ "error": "unknown" })));
         let answer = answer.to_string();
-        format!("HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())
-            .into_bytes()
+        format!(
+            "HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\n\
+            content-length: {}\r\n\r\n{answer}",
+            answer.len()
+        )
+        .into_bytes()
     }
 }

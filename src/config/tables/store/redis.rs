@@ -60,7 +60,9 @@ impl TextType for KeyPrefix {
             && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'{' && byte != b'}');
         match is_fine {
             true => Ok(text.to_owned()),
-            false => Err(format!("`{key}` must be 1 to 64 visible ASCII characters without braces")),
+            false => {
+                Err(format!("`{key}` must be 1 to 64 visible ASCII characters without braces"))
+            }
         }
     }
 }
@@ -199,7 +201,9 @@ pub fn parse_url(url: &str) -> Result<(bool, RedisLayout), (String, String)> {
     });
     let layout = if scheme.ends_with("sentinel") {
         if path.is_empty() || path.contains('/') {
-            return Err(wrong("the URL needs the name of the master after the sentinels".to_owned()));
+            return Err(wrong(
+                "the URL needs the name of the master after the sentinels".to_owned(),
+            ));
         }
         RedisLayout::Sentinel {
             sentinels: servers.collect::<Result<_, _>>()?,
@@ -211,8 +215,7 @@ pub fn parse_url(url: &str) -> Result<(bool, RedisLayout), (String, String)> {
         }
         RedisLayout::Cluster { nodes: servers.collect::<Result<_, _>>()? }
     } else {
-        let server =
-            servers.next().ok_or_else(|| wrong("the URL has no server".to_owned()))??;
+        let server = servers.next().ok_or_else(|| wrong("the URL has no server".to_owned()))??;
         if servers.next().is_some() {
             return Err(wrong(
                 "several servers need `redis+cluster://` or `redis+sentinel://`".to_owned(),
@@ -222,8 +225,7 @@ pub fn parse_url(url: &str) -> Result<(bool, RedisLayout), (String, String)> {
         RedisLayout::Single {
             server,
             database: i64::from(
-                database
-                    .ok_or_else(|| wrong(format!("`{path}` is not a database number")))?,
+                database.ok_or_else(|| wrong(format!("`{path}` is not a database number")))?,
             ),
         }
     };

@@ -1,8 +1,8 @@
-//! What becomes of the records that a client sends.
+//! The handling of records from a client.
 //!
 //! Data goes straight to the reader as far as it has room. Everything else is answered or refused
-//! here, and none of it may cost more than it costs the client: what carries no data is counted,
-//! and what is kept is less than a record.
+//! here, and must not cost Usher more than the client. Records without data are counted, and less
+//! than one record is kept.
 
 use std::io;
 use std::pin::Pin;
@@ -18,11 +18,11 @@ use crate::net::tls::record::{
 
 const USER_CANCELED: u8 = 90;
 const UPDATE_REQUESTED: u8 = 1;
-/// So many records in a row may carry no data: a key update costs us more than the client.
+/// The most records in a row without data: a key update costs Usher more than the client.
 const MOST_IDLE_RECORDS: u8 = 32;
 
 impl TlsStream {
-    /// Reads the socket once and opens what is whole.
+    /// Reads the socket once and opens the whole records.
     pub(super) fn poll_records(
         &mut self,
         cx: &mut Context<'_>,
@@ -30,7 +30,7 @@ impl TlsStream {
     ) -> Poll<io::Result<()>> {
         SEALED.with_borrow_mut(|sealed| {
             let kept = self.part.len();
-            // Not much more than the reader takes: what is opened beyond it has to be kept.
+            // Not much more than the reader takes: plaintext beyond that would have to be kept.
             let most = (kept + buf.remaining() + MOST_ADDED)
                 .max(MOST_PLAINTEXT + MOST_ADDED)
                 .min(sealed.len());
@@ -57,7 +57,7 @@ impl TlsStream {
         })
     }
 
-    /// Opens what is whole, and keeps the rest.
+    /// Opens the whole records, and keeps the rest.
     pub(super) fn take_bytes(
         &mut self,
         mut bytes: &[u8],
@@ -89,14 +89,14 @@ impl TlsStream {
                     self.take_message(content, out.split_at(length).0)?;
                 }
             } else {
-                self.open_aside(record, buf)?;
+                self.open_into_buffer(record, buf)?;
             }
         }
         Ok(())
     }
 
     fn count(&mut self, content: Content, length: usize) -> Result<(), RecordError> {
-        // RFC 8446, section 5.1: "Handshake messages MUST NOT be interleaved with other record
+        // RFC 8446 section 5.1: "Handshake messages MUST NOT be interleaved with other record
         // types."
         if !self.message.is_empty() && content != Content::Handshake {
             return Err(RecordError::Unexpected);
@@ -109,8 +109,12 @@ impl TlsStream {
         if self.idle_records > MOST_IDLE_RECORDS { Err(RecordError::TooManyIdle) } else { Ok(()) }
     }
 
-    /// The reader has no room for all of it.
-    fn open_aside(&mut self, record: Sealed<'_>, buf: &mut ReadBuf<'_>) -> Result<(), RecordError> {
+    /// Opens a record for which the reader does not have enough room.
+    fn open_into_buffer(
+        &mut self,
+        record: Sealed<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Result<(), RecordError> {
         let mut opened = vec![0; record.room()];
         let (content, length) = self.opens.open(record, &mut opened)?;
         self.count(content, length)?;
@@ -136,8 +140,8 @@ impl TlsStream {
         match (content, message) {
             (Content::Alert, [_, CLOSE_NOTIFY]) => self.reading = Reading::Ended,
             (Content::Alert, [_, USER_CANCELED]) => {}
-            // RFC 5246, section 7.2: those that are not fatal are up to us. In TLS 1.3 all but the
-            // two above are.
+            // RFC 5246 section 7.2: the receiver may go on after an alert that is not fatal. In TLS
+            // 1.3 all alerts but the two above are fatal.
             (Content::Alert, [WARNING, _]) if !self.opens.is_tls13() => {}
             (Content::Alert, [_, alert]) => return Err(RecordError::Alert(*alert)),
             (Content::Handshake, [_, ..]) if self.opens.is_tls13() => {
@@ -154,8 +158,8 @@ impl TlsStream {
         Ok(())
     }
 
-    /// RFC 8446, section 4.6.3. Like every message it may come in pieces. "Handshake messages MUST
-    /// NOT span key changes": nothing stands behind it.
+    /// Handles a key update (RFC 8446 section 4.6.3). Like every message it may arrive in pieces.
+    /// "Handshake messages MUST NOT span key changes": nothing may follow it.
     fn take_handshake(&mut self, piece: &[u8]) -> Result<(), RecordError> {
         self.message.extend_from_slice(piece);
         let request = match *self.message.as_slice() {
@@ -173,7 +177,7 @@ impl TlsStream {
         }
         let next = self.secrets.0.update_rx_secret().map_err(|_| RecordError::Exhausted)?;
         self.opens = Key::new(self.secrets.0.protocol_version(), next)?;
-        // One answer is enough for many requests: it is given before the next data.
+        // One answer is enough for many requests. It is sent before the next data.
         self.owes_key_update |= request == UPDATE_REQUESTED;
         Ok(())
     }

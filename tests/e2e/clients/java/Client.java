@@ -1,4 +1,5 @@
-// java.net.http as it comes: it prefers HTTP/2, and asks for it with `Upgrade: h2c` in every request over plain TCP.
+// A client of java.net.http with its defaults. It prefers HTTP/2, and asks for it with `Upgrade: h2c`
+// in every request over plain TCP.
 
 import java.net.URI;
 import java.net.http.HttpClient;

@@ -1,4 +1,4 @@
-// Echoes a few messages through the URL given, trusting the certificate given, and closes.
+// Echoes a few messages through the given URL, with the given certificate as its authority, and closes.
 
 import assert from "node:assert";
 import { once } from "node:events";

@@ -1,6 +1,9 @@
-// Compressed messages both ways, and a renewal among them.
-//   node deflate.mjs server on|off               an echo with or without permessage-deflate; prints its port, then what it agreed to
-//   node deflate.mjs client URL CA RENEWAL [AUTH]  sends AUTH first if it is given, then 2,000 messages
+// Compressed messages in both directions, with a renewal among them.
+//
+//   node deflate.mjs server on|off
+//     An echo with or without permessage-deflate. Prints its port, and the agreed extensions.
+//   node deflate.mjs client URL CA RENEWAL [AUTH]
+//     Sends AUTH first if it is given, and then 2,000 messages.
 
 import { readFileSync } from "node:fs";
 import { WebSocket, WebSocketServer } from "ws";

@@ -1,6 +1,7 @@
-// A real OpenID provider that issues access tokens to one client, as JWT or, for the resource urn:opaque, opaque ones that can
-// be introspected and revoked. It prints its address; "rotate" on its input makes it
-// sign with a new key at once, publish that and the one before it, and is answered with the new key's id.
+// A real OpenID provider that issues access tokens to one client. They are JWTs, or for the resource
+// urn:opaque opaque tokens that can be introspected and revoked. It prints its address. "rotate" on
+// its input makes it sign with a new key at once and publish the new key beside the last one. Then it
+// prints the id of the new key.
 
 import { generateKeyPairSync } from "node:crypto";
 import { createServer } from "node:http";
@@ -21,7 +22,7 @@ function rotate() {
   rotations += 1;
   const kid = `key-${rotations}`;
   const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  // It signs with the first that fits.
+  // The provider signs with the first key that fits.
   keys = [{ ...privateKey.export({ format: "jwk" }), kid, use: "sig", alg: "ES256" }, ...keys.slice(0, 1)];
   const provider = new Provider(issuer, {
     clients: [

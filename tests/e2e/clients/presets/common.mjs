@@ -1,10 +1,10 @@
-// What the protocol programs share: printed JSON lines, the life of a server, and the life of a client.
+// Tools of the protocol programs: JSON lines on the output, the life of a server, the life of a client.
 
 import { createServer } from "node:http";
 
-const WATCHDOG_MS = 15_000;
-const RENEWAL_MS = 12_000;
-/** How long a refused client goes on gathering what its library tells about it. */
+const WATCHDOG_MS = 40_000;
+const RENEWAL_MS = 30_000;
+/** How long a refused client goes on collecting the details that its library reports. */
 const REFUSAL_MS = 500;
 const CLOSING_MS = 1000;
 
@@ -14,7 +14,7 @@ export function print(line) {
   process.stdout.write(`${JSON.stringify(line)}\n`);
 }
 
-/** Runs the mode that the command line names; each mode but "client" is a kind of server. */
+/** Runs the mode that the command line names. Each mode but "client" is a kind of server. */
 export async function run({ client, ...servers }) {
   const [mode, url, token] = process.argv.slice(2);
   if (mode === "client" && url && token) {
@@ -39,7 +39,7 @@ async function runServer(attach) {
 let refusal;
 let finished = false;
 
-/** `client` does all of its work and then returns a function that closes its connection. */
+/** Runs `client`, which does all its work and then returns a function that closes its connection. */
 async function runClient(client, url, token) {
   const watchdog = setTimeout(timeout, WATCHDOG_MS);
   let close;
@@ -57,7 +57,7 @@ async function runClient(client, url, token) {
   close();
 }
 
-/** Adds to what is known of a refusal; the first call ends the program a moment later. */
+/** Adds details of a refusal. The first call ends the program a moment later. */
 export function refused(details) {
   if (finished) return;
   if (refusal) {
@@ -75,7 +75,7 @@ export function refused(details) {
 export let accept;
 const accepted = new Promise((resolve) => (accept = resolve));
 
-/** When a renewal is asked for, waits for its acceptance and then does one more piece of work. */
+/** Waits until a renewal is accepted, if there is a token for one, and then does `work`. */
 export async function renewal(work) {
   if (!renewToken) return;
   const timer = setTimeout(timeout, RENEWAL_MS);

@@ -42,11 +42,11 @@ async function client(url, token) {
     url,
     webSocketImpl: WebSocket,
     connectionParams: { token },
-    // One connection for all operations; a lazy client closes it after each.
+    // One connection serves all operations. A lazy client would close it after each.
     lazy: false,
     retryAttempts: 0,
     onNonLazyError: () => {},
-    // The library answers each ping at once, echoing its payload, unless told not to.
+    // By default, the library answers each ping at once with the same payload.
     disablePong: Boolean(renewToken),
     on: {
       opened: (opened) => (socket = opened),

@@ -1,4 +1,4 @@
-// The Home Assistant WebSocket API: the home-assistant-js-websocket client and a small server that speaks it.
+// The Home Assistant WebSocket API: the client home-assistant-js-websocket and a small server.
 
 import { createConnection, createLongLivedTokenAuth, createSocket, getStates } from "home-assistant-js-websocket";
 import WebSocket, { WebSocketServer } from "ws";
@@ -37,7 +37,7 @@ function answer({ id, type }) {
 }
 
 async function client(url, token) {
-  // The library takes the global WebSocket, and tells its user nothing of how it was closed.
+  // The library uses the global WebSocket, and does not report how it was closed.
   globalThis.WebSocket = class extends WebSocket {
     constructor(address) {
       super(address);
@@ -59,7 +59,7 @@ async function client(url, token) {
     refused({ error });
     throw error;
   }
-  // Without this the library goes on reconnecting for ever.
+  // Without this, the library would reconnect for ever.
   connection.addEventListener("disconnected", () => connection.close());
 
   print({ step: "connected", ha_version: connection.haVersion });

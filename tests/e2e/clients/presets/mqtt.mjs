@@ -1,4 +1,5 @@
-// MQTT over WebSocket: the mqtt client and the aedes broker, which speaks 3.1.1; for MQTT 5 the client meets mosquitto.
+// MQTT over WebSocket: the mqtt client and the aedes broker, which speaks 3.1.1. For MQTT 5 the test
+// runs mosquitto.
 
 import { Aedes } from "aedes";
 import mqtt from "mqtt";
@@ -46,7 +47,7 @@ async function client(url, token) {
     password: token,
     protocolVersion,
     reconnectPeriod: 0,
-    // The library says only that the connection is closed; how and why is known to the WebSocket.
+    // The library reports only that the connection is closed. The WebSocket knows how and why.
     createWebsocket: (address, protocols, { wsOptions }) =>
       new WebSocket(address, protocols, wsOptions)
         .on("error", ({ message }) => refused({ socketError: message }))

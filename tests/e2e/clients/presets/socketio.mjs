@@ -1,4 +1,4 @@
-// Socket.IO over a bare WebSocket: the socket.io server and socket.io-client; the server's path is /socket.io/.
+// Socket.IO over WebSocket alone: the socket.io server, whose path is /socket.io/, and its client.
 
 import { Server } from "socket.io";
 import { io } from "socket.io-client";
@@ -56,7 +56,7 @@ async function client(url, token) {
   return () => socket.disconnect();
 }
 
-/** What can be read from the error and close events that the library passes on as they are. */
+/** Returns the readable fields of the error and close events that the library passes on. */
 function describe(event) {
   if (typeof event !== "object" || event === null) return event;
   const { message, description, context, code, reason } = event;

@@ -1,5 +1,5 @@
-// STOMP over WebSocket: the @stomp/stompjs client and the stomp-broker-js broker, whose path is /stomp.
-// With STOMP_TOPIC the client meets RabbitMQ, which sends a message back to its sender.
+// STOMP over WebSocket: the client @stomp/stompjs and the broker stomp-broker-js, whose path is
+// /stomp. With STOMP_TOPIC the broker is RabbitMQ, which sends a message back to its sender.
 
 import { Client } from "@stomp/stompjs";
 import StompServer from "stomp-broker-js";
@@ -19,7 +19,7 @@ function server(http) {
 }
 
 const topic = process.env.STOMP_TOPIC;
-// Where the token stands: in a header of its own, or in the protocol's.
+// The token is in the header `Authorization`, or in `passcode` if there is a login.
 const login = process.env.STOMP_LOGIN;
 
 async function client(url, token) {

@@ -1,4 +1,4 @@
-"""Echoes a few messages through the URL given, trusting the certificate given, and closes."""
+"""Echoes messages through the given URL, with the given certificate as its authority."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""Logs in to an MQTT broker over WebSockets with paho-mqtt, publishes to itself and prints what became of it.
+"""Logs in to an MQTT broker over WebSockets with paho-mqtt, publishes to itself, prints the result.
 
 Arguments: port, path, certificate to trust, token, version of MQTT (4 or 5).
 """
@@ -30,7 +30,7 @@ def main(port: str, path: str, certificate: str, token: str, version: str) -> No
     protocol = {"4": mqtt.MQTTv311, "5": mqtt.MQTTv5}[version]
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=protocol, transport="websockets")
     client.on_connect, client.on_subscribe, client.on_message = on_connect, on_subscribe, on_message
-    # Without one it sends the address of the server, as if the page came from there.
+    # Without this header, it sends the address of the server as its origin.
     client.ws_set_options(path=path, headers={"Origin": "https://app.example.com"})
     client.tls_set(ca_certs=certificate)
     client.username_pw_set("ada", token)

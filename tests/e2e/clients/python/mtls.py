@@ -1,7 +1,7 @@
-"""OpenSSL as a client with certificates: the right one, none, those of others, and resumed sessions.
+"""OpenSSL as a client with good, missing and foreign certificates, and with resumed sessions.
 
-Usage: mtls.py FOLDER OPTIONAL_PORT REQUIRED_PORT OTHER_PORT. OTHER_PORT trusts another authority. Prints `ok` and exits 0 if
-everything was as it should be.
+Usage: mtls.py FOLDER OPTIONAL_PORT REQUIRED_PORT OTHER_PORT. OTHER_PORT trusts another authority.
+Prints `ok` and exits with 0 if all checks pass.
 """
 
 import socket
@@ -25,7 +25,7 @@ def context(folder: Path, version: ssl.TLSVersion, name: str | None) -> ssl.SSLC
 
 
 def upgrade(port: int, made: ssl.SSLContext, session: ssl.SSLSession | None = None) -> tuple[int, bool, ssl.SSLSession]:
-    """The status of an upgrade, whether the session was resumed, and the session for the next time."""
+    """Returns the status of an upgrade, whether it resumed the session, and the next session."""
     tcp = socket.create_connection(("127.0.0.1", port), timeout=15)
     with made.wrap_socket(tcp, server_hostname="localhost", session=session) as tls:
         tls.sendall(UPGRADE)
@@ -39,7 +39,7 @@ def upgrade(port: int, made: ssl.SSLContext, session: ssl.SSLSession | None = No
 
 
 def refused(port: int, made: ssl.SSLContext, session: ssl.SSLSession | None, words: list[str]) -> None:
-    """The handshake ends with an alert; in TLS 1.3 the client hears it when it reads."""
+    """Checks that the handshake ends with an alert, which a TLS 1.3 client gets when it reads."""
     try:
         status, _, _ = upgrade(port, made, session)
     except ssl.SSLError as error:
@@ -58,7 +58,7 @@ def main() -> None:
             for turn in range(3):
                 status, reused, session = upgrade(port, ada, session)
                 assert (status, reused) == (101, turn > 0), (version, port, turn, status, reused)
-            # The ticket of one listener is nothing to another, and its authority does not know this client.
+            # The other listener accepts neither this session nor this client.
             refused(other, ada, session, ["unknown ca"])
         nobody = context(folder, version, None)
         session = None

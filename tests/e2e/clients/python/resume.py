@@ -1,6 +1,6 @@
-"""OpenSSL as a client: both versions, resumed sessions, many requests at once, the goodbye.
+"""OpenSSL as a client: both versions, resumed sessions, many requests at once, close_notify.
 
-Usage: resume.py PORT CERTIFICATE. Prints `ok` and exits 0 if everything was as it should be.
+Usage: resume.py PORT CERTIFICATE. Prints `ok` and exits with 0 if all checks pass.
 """
 
 import socket
@@ -36,7 +36,7 @@ def main() -> None:
             talk(tls)
             assert tls.session_reused == (turn > 0), (version, turn)
             session = tls.session
-            # It says goodbye and waits for ours: a cut would be an error.
+            # Sends close_notify and waits for that of Usher: a cut would be an error.
             tls.unwrap().close()
     print("ok")
 

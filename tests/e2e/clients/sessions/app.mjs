@@ -1,5 +1,6 @@
-// A web application that logs its users in with express-session and keeps their sessions in Redis by connect-redis, both as
-// they come. Takes the URL of Redis and the secret of its cookies; prints its port. POST /login?user=42 and POST /logout.
+// A web application that logs its users in with express-session and keeps their sessions in Redis
+// with connect-redis, both with their defaults. Its arguments are the URL of Redis and the secret of
+// its cookies, and it prints its port. It serves POST /login?user=42 and POST /logout.
 
 import { createServer } from "node:http";
 

@@ -17,7 +17,9 @@ const messages: string[] = []
 const client: { send?: (text: string) => void } = {}
 
 function App() {
-  const made = useUsher<string, string>({ url: 'wss://chat.test/ws', getToken: () => 'token', WebSocket, fetch })
+  // Without jitter the client waits long enough for the page to show that it reconnects.
+  const backoff = { jitter: 0 }
+  const made = useUsher<string, string>({ url: 'wss://chat.test/ws', getToken: () => 'token', backoff, WebSocket, fetch })
   useUsherEvent(made, 'message', (message) => messages.push(message))
   client.send = (text) => made.send(text)
   return <ConnectionStatus client={made} />

@@ -1,8 +1,9 @@
-//! A Rust client of Usher by first message, on tokio-tungstenite.
+//! A Rust client that authenticates with its first message, on tokio-tungstenite.
 //!
-//! It sends one message and stays through a renewal.
+//! It sends one message, and keeps the connection through a renewal.
 //!
-//! Usage: `first_message URL`, with one token a line on stdin: the place of your own token source.
+//! Usage: `first_message URL`, with one token on each line of stdin. Replace stdin by your own
+//! source of tokens.
 
 #![allow(clippy::print_stdout, reason = "a command's product is what it prints")]
 
@@ -31,7 +32,7 @@ where
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = std::env::args().nth(1).ok_or("usage: first_message URL")?;
-    // Before the dial: the first message has 5 seconds.
+    // The token is read before the dial, because Usher waits only 5 seconds for the first message.
     let token = fresh_token()?;
     let (mut socket, _) = connect_async(url).await?;
     authenticate(&mut socket, "login", &token).await?;

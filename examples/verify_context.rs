@@ -5,8 +5,8 @@
 //! verify_context --secret FILE AUDIENCE [ISSUER]        HS256, with the secret shared with Usher
 //! ```
 //!
-//! reads the header's value from standard input and prints its claims. Exits 1 with the reason when
-//! it is not valid.
+//! Reads the value of the header from standard input, and prints its claims. If the value is not
+//! valid, prints the reason and exits with 1.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -28,16 +28,16 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 const JWKS_BYTES: usize = 64 * 1024;
 const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a backend verifies with.
+/// The keys with which a backend verifies.
 pub enum Keys {
     /// The key set that Usher publishes.
     Published(JwkSet),
-    /// The secret shared with Usher.
+    /// The secret that Usher shares with the backend.
     Shared(Vec<u8>),
 }
 
-/// The claims of a header's value. `audience` is your upstream's name in Usher's config, `issuer`
-/// its `[context] issuer`.
+/// Verifies the value of the header, and returns its claims. `audience` is the name of your
+/// upstream in Usher's configuration. `issuer` is `[context] issuer` there.
 pub fn verify(
     header_value: &str,
     keys: &Keys,
@@ -46,23 +46,23 @@ pub fn verify(
 ) -> Result<Map<String, Value>, Error> {
     let header = decode_header(header_value)?;
     if header.crit.is_some() {
-        return Err("it has a critical header that is not understood".into());
+        return Err("the value has an unknown critical header".into());
     }
-    let kid = header.kid.as_deref().ok_or("it names no key")?;
-    // The key decides the algorithm; what the header says must agree with it.
+    let kid = header.kid.as_deref().ok_or("the value has no key id")?;
+    // The key determines the algorithm, and the algorithm in the header must be the same.
     let (key, algorithm) = match keys {
         Keys::Published(set) => {
-            let jwk = set.find(kid).ok_or("no published key has its key id")?;
+            let jwk = set.find(kid).ok_or("no published key has the key id")?;
             (
                 DecodingKey::from_jwk(jwk)?,
-                algorithm_of(jwk).ok_or("the key is not one of EdDSA, ES256")?,
+                algorithm_of(jwk).ok_or("the key is not for EdDSA or ES256")?,
             )
         }
         Keys::Shared(_) if kid != "shared" => {
-            return Err("its key id is not that of the shared secret".into());
+            return Err("the key id is not that of the shared secret".into());
         }
         Keys::Shared(secret) if secret.len() < 32 => {
-            return Err("a shared secret has at least 32 bytes".into());
+            return Err("a shared secret needs at least 32 bytes".into());
         }
         Keys::Shared(secret) => (DecodingKey::from_secret(secret), Algorithm::HS256),
     };
@@ -73,13 +73,13 @@ pub fn verify(
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     let claims = decode::<Map<String, Value>>(header_value, &key, &validation)?.claims;
 
-    // The library takes a list of audiences as well. Usher writes one name, so a list is not of its
-    // making.
+    // The library also accepts a list of audiences. Usher writes a single name, so a list is not
+    // from Usher.
     if claims.get("aud").and_then(Value::as_str) != Some(audience) {
-        return Err("it was made for another audience".into());
+        return Err("the audience is another one".into());
     }
     if claims.get("sub").and_then(Value::as_str).is_none_or(str::is_empty) {
-        return Err("it names nobody".into());
+        return Err("the value has no user".into());
     }
     Ok(claims)
 }
@@ -96,11 +96,15 @@ fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     }
 }
 
-/// From a file or a plain `http://` URL. Keep the result; fetch it again when a key id is unknown,
-/// at most once a minute.
+/// Reads the key set from a file or a plain `http://` URL. Keep the result. Fetch it again if a key
+/// id is unknown, but at most once a minute.
 async fn read_jwks(place: &str) -> Result<JwkSet, Error> {
     if place.starts_with("https://") {
-        return Err("this example speaks plain HTTP alone; fetch the key set with your own HTTPS client, then give the file".into());
+        return Err(
+            "this example supports only plain HTTP; fetch the key set with your own HTTPS \
+                    client, and give the file"
+                .into(),
+        );
     }
     if !place.starts_with("http://") {
         return Ok(serde_json::from_slice(&std::fs::read(place)?)?);
@@ -119,7 +123,7 @@ async fn read_jwks(place: &str) -> Result<JwkSet, Error> {
         .map_err(|_| format!("{place} did not answer"))?
 }
 
-/// Without the one line's end that editors add: what Usher reads as well.
+/// Reads the secret without the line end that editors add, in the same way as Usher.
 fn read_secret(path: &str) -> Result<Vec<u8>, Error> {
     let secret = std::fs::read(path)?;
     let line = secret.strip_suffix(b"\n").unwrap_or(&secret);

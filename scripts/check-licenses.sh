@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Licences, banned crates and sources by deny.toml. Says so and passes where cargo-deny is not installed.
+# Checks licences, banned crates and sources by deny.toml. Passes with a notice if cargo-deny is not
+# installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

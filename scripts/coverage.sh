@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Line coverage of src by the tests in it. The report is in target/coverage.
-# Says first what it installs: the LLVM tools from Debian, of the version that this rustc has inside.
+# Measures the line coverage of src by the unit tests. The report is in target/coverage.
+# First installs the LLVM tools of the version of this rustc from Debian, after a notice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,8 @@ cargo test --locked --lib
 "llvm-profdata-$major" merge --sparse "$out"/*.profraw -o "$out/usher.profdata"
 "llvm-cov-$major" export --format=lcov --instr-profile "$out/usher.profdata" "$program" >"$out/lcov.info"
 
-# Tests are no code under test: neither files of tests, nor what follows `mod tests {` at the end of a file.
+# Test code is not counted: neither files of tests, nor the lines from `mod tests {` to the end of a
+# file.
 awk -v root="$PWD/" '
     /^SF:/ {
         path = substr($0, 4); file = substr(path, length(root) + 1); end = 0

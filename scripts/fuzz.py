@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Builds the fuzz targets of `fuzz/` and runs each for a bounded time of the processor.
+"""Builds the fuzz targets of `fuzz/` and runs each for a bounded CPU time.
 
     scripts/fuzz.py [--seconds N] [TARGET ...]
 
-Stable Rust is enough: the compiler counts edges by LLVM's own pass, and libFuzzer comes with the
-crate libfuzzer-sys, which a C++ compiler builds. Inputs that reach something new are kept in
-`target/fuzz/found` for the next run, findings in `target/fuzz/findings`, and what libFuzzer prints
-in `target/fuzz/logs`. The exit code is 1 where something was found.
+Stable Rust is enough: a pass of LLVM counts edges, and the crate libfuzzer-sys brings libFuzzer,
+which needs a C++ compiler. Inputs that reach new edges are kept in `target/fuzz/found` for the next
+run, findings in `target/fuzz/findings`, and the output of libFuzzer in `target/fuzz/logs`. The exit
+code is 1 if there are findings.
 """
 
 import argparse
@@ -28,16 +28,16 @@ COVERAGE = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ]
 LONGEST_INPUT = 4096
-# A single input that takes so long, or so much memory, is a finding.
+# An input that takes more time or memory is a finding.
 MOST_SECONDS = 10
 MOST_MEGABYTES = 512
-# libFuzzer's own code for a run that was interrupted.
+# The exit code of libFuzzer after an interrupt.
 INTERRUPTED = 72
 
 
 def build():
     host = re.search(r"host: (.*)", subprocess.check_output(["rustc", "-vV"], text=True))[1]
-    # With a target, the flags are not for build scripts and procedural macros.
+    # With `--target`, the flags do not apply to build scripts and procedural macros.
     command = ["cargo", "build", "--locked", "--package", "usher-fuzz", "--profile", "fuzz"]
     command += ["--target", host, "--target-dir", OUT]
     flags = " ".join([os.environ.get("RUSTFLAGS", ""), *COVERAGE]).strip()
@@ -49,7 +49,7 @@ def dictionary(target):
     written = ROOT / "fuzz" / "dictionaries" / f"{target}.dict"
     if written.exists():
         return written
-    # Every table and key stands in the reference.
+    # The reference has every table and key.
     reference = (ROOT / "config" / "reference.toml").read_text()
     line = r"^#? ?(\[+[a-z_.]+\]+|[a-z_]+ = \S.{0,40}?)(?: +#.*)?$"
     words = set(re.findall(line, reference, re.M))
@@ -119,7 +119,7 @@ def report(target, code, used, text):
 def main():
     known = sorted(folder.name for folder in (ROOT / "fuzz" / "corpus").iterdir())
     parser = argparse.ArgumentParser(description="Runs the fuzz targets.")
-    parser.add_argument("--seconds", type=float, default=60, help="of the processor, for each")
+    parser.add_argument("--seconds", type=float, default=60, help="of CPU time, for each")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(known))
     arguments = parser.parse_args()
     unknown = set(arguments.targets) - set(known)

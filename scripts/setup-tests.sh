@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Installs what the end-to-end tests need and do not find: browsers, Java, Go, Python and Node, and pinned packages for both.
-# Says first what that is and why. Where all of it is there it installs nothing, asks nothing and needs no network. Where
-# Debian packages are missing it asks a person at a terminal, and nobody else (with CI set, it never asks).
-# `setup-tests.sh coverage` does the same for `scripts/coverage.sh`, which needs less.
+# Installs the missing programs that the end-to-end tests need: browsers, Java, Go, Python and Node,
+# and pinned packages of npm and PyPI. First prints each with its purpose. If nothing is missing, it
+# needs no network. If Debian packages are missing, it asks at a terminal, and never if CI is set.
+# `setup-tests.sh coverage` does the same for `scripts/coverage.sh`, which needs fewer programs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf 'setup-tests: %s\n' "$*"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# What is missing, and what it is for.
+# The missing packages, and the purpose of each.
 packages=()
 plan=()
 need() { packages+=("$1"); plan+=("$(printf 'Debian   %-36s %s' "$1" "$2")"); }
@@ -22,29 +22,29 @@ need_redis() {
 }
 
 need_for_tests() {
-    have chromium || have chromium-browser || have google-chrome || need chromium "a browser: the demo's page, credentials of pages"
-    have firefox-esr || have firefox || need firefox-esr "another browser"
-    # WebKitGTK stands for Safari. It has no headless mode, so it draws on a virtual display.
-    have WebKitWebDriver || need webkit2gtk-driver "a third one, in place of Safari"
-    have Xvfb || need xvfb "the display that it draws on"
+    have chromium || have chromium-browser || have google-chrome || need chromium "a browser for the page of the demo and for credentials of pages"
+    have firefox-esr || have firefox || need firefox-esr "a second browser"
+    # WebKitGTK takes the place of Safari. It has no headless mode, so it needs a virtual display.
+    have WebKitWebDriver || need webkit2gtk-driver "a third browser, in place of Safari"
+    have Xvfb || need xvfb "the display of the third browser"
     if ! have python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
         need python3 "clients, the public WebSocket suite"
-        need python3-venv "their packages, apart from the system's"
+        need python3-venv "a separate environment for their packages"
     fi
     have node || need nodejs "clients, and servers of other protocols"
     have npm || need npm "their packages"
-    # With the compiler: the client is run from its source.
+    # The compiler is needed because the client is run from its source.
     have javac || need default-jdk-headless "a client in Java"
     have go || need golang-go "a verifier of the signed header"
     [ -d /usr/share/gocode/src/github.com/gorilla/websocket ] || need golang-github-gorilla-websocket-dev "a client in Go"
-    have openssl || need openssl "certificates, and a judge of those of Usher"
-    # Debian keeps it where not every PATH looks.
+    have openssl || need openssl "certificates, and checks of those of Usher"
+    # The path of Debian is not in every PATH.
     have mosquitto || [ -x /usr/sbin/mosquitto ] || need mosquitto "a broker of MQTT"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || need rabbitmq-server "a broker of STOMP and MQTT"
     need_redis
 }
 
-# rustc writes counts that only the LLVM of its own version reads for certain.
+# Only the LLVM tools of the version of rustc read its counts reliably.
 need_for_coverage() {
     local major
     major=$(rustc --version --verbose | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
@@ -59,7 +59,7 @@ case "$scope" in
     *) say "usage: scripts/setup-tests.sh [coverage]" >&2; exit 2 ;;
 esac
 
-# The stamp holds the checksum of the list that was installed: another list is installed again.
+# The stamp has the checksum of the installed list. A changed list is installed again.
 fresh() { [ -f "$2" ] && [ "$(cat "$2")" = "$(sha256sum <"$1")" ]; }
 stamp() { sha256sum <"$1" >"$2"; }
 
@@ -83,13 +83,13 @@ for lock in tests/e2e/clients/*/package-lock.json tests/e2e/browser/package-lock
 done
 
 if [ "${#plan[@]}" -gt 0 ]; then
-    say "the tests hold Usher against programs that are not ours. These are missing:"
+    say "the tests use programs of other projects. These are missing:"
     printf '  %s\n' "${plan[@]}"
 fi
 
 if [ "${#packages[@]}" -gt 0 ]; then
     if ! have apt-get; then
-        say "there is no apt-get here: please install by hand what stands for ${packages[*]}" >&2
+        say "apt-get not found: install the equivalents of these packages by hand: ${packages[*]}" >&2
         exit 1
     fi
     as_root=()
@@ -102,8 +102,9 @@ if [ "${#packages[@]}" -gt 0 ]; then
         case "$answer" in [nN]*) say "nothing was installed"; exit 1 ;; esac
     fi
     ${as_root[@]+"${as_root[@]}"} apt-get update -qq </dev/null
-    # Debian starts each server that it installs, RabbitMQ on every address of the machine. The tests start their own, on
-    # loopback; this file keeps the others from starting, while the installation runs.
+    # Debian starts each server that it installs, and RabbitMQ on every address of the machine. The
+    # tests start their own on loopback. This file keeps the others from starting during the
+    # installation.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         trap '${as_root[@]+"${as_root[@]}"} rm -f "$policy"' EXIT

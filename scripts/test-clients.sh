@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Tests the client libraries and holds them to the conformance program. Each part is a function; a
-# word as the argument runs that one alone: python, js, recipes, real, thousand, conformance,
-# examples, tables.
+# Tests the client libraries and runs the conformance program against them. Each part is a function.
+# With its name as the argument, only that part runs: python, js, recipes, real, thousand,
+# conformance, examples, tables.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ python=target/clients/venv/bin/python
 usher=${USHER_BIN:-target/debug/usher}
 run=(python3 clients/conformance/run.py --usher "$usher" --jobs 8)
 
-# The stamp holds the checksum of the list that was installed: another list is installed again.
+# The stamp has the checksum of the installed list. A changed list is installed again.
 prepare() {
     local list=clients/python/requirements-dev.txt venv=target/clients/venv
     if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$(sha256sum <"$list")" ]; then
@@ -37,7 +37,7 @@ python() {
 }
 
 js() {
-    # `prepare` has built it.
+    # `prepare` has built the library.
     (cd clients/js && npm run --silent typecheck && npm run --silent size && npm run --silent demo:check \
         && npm run --silent pack:check && npx --no-install vitest run --coverage --reporter=dot)
 }
@@ -47,17 +47,17 @@ recipes() {
     "${python}" clients/recipes/test.py --usher "$usher"
 }
 
-# Every method over wss:// under a private authority.
+# Every method over wss:// with a private certificate authority.
 real() {
     node clients/js/test/real.mjs "$usher"
 }
 
-# Clients through restarts: how many, and where the figures go as JSON.
+# Clients through restarts. Arguments: the number of clients, and the JSON file for the figures.
 thousand() {
     node clients/js/test/thousand.mjs "$usher" "${1:-100}" --json "${2:-target/clients/thousand.json}"
 }
 
-# A client that does everything wrong shows that the rules can fail.
+# The last client breaks the rules, which shows that the rules can fail.
 conformance() {
     "${run[@]}" --self-check
     "${run[@]}" --brief -- "$python" clients/conformance/drivers/client_python.py

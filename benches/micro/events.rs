@@ -1,6 +1,7 @@
-//! The events of one connection, with their log lines, metrics and audit lines.
+//! Benches the events of one connection, with their log lines, metrics and audit lines.
 //!
-//! Comes last: telemetry is installed for the whole process, and other benches run without it.
+//! These benches run last: telemetry is installed for the whole process, and other benches run
+//! without it.
 
 use std::io;
 use std::net::IpAddr;

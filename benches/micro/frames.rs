@@ -1,4 +1,4 @@
-//! Following frames: what each byte between the two sides passes through.
+//! Benches the frame follower, which reads every byte between the two sides.
 
 use std::hint::black_box;
 
@@ -39,7 +39,7 @@ fn pieces(wire: &[u8], size: usize) -> Vec<Vec<u8>> {
     wire.chunks(size).map(<[u8]>::to_vec).collect()
 }
 
-/// One message in so many frames.
+/// Returns one message in `count` frames.
 fn fragments(count: usize, sender: Sender) -> Vec<u8> {
     let mut wire = Vec::new();
     for index in 0..count {

@@ -1,4 +1,4 @@
-//! A request head: read strictly, and made into the request that the upstream gets.
+//! Benches request heads: the strict parser, and the rewrite into the upstream's request.
 
 use std::hint::black_box;
 
@@ -19,7 +19,7 @@ use crate::support::Runner;
 const SMALL: &str = "GET /ws HTTP/1.1\r\nHost: chat.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// As a browser sends it.
+/// A request head of a browser.
 const BROWSER: &str = "GET /ws?room=1&ticket=Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXU HTTP/1.1\r\nHost: chat.example.com\r\n\
     Connection: keep-alive, Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\nUpgrade: websocket\r\n\
@@ -43,8 +43,7 @@ pub fn run(runner: &mut Runner) {
     let context = HeaderValue::try_from("x".repeat(700)).unwrap();
     for (name, text) in heads {
         let parse = || head::parse_request(text.as_bytes(), &config.limits).unwrap().parts;
-        // From the client's headers to the upstream's request; the signed context's value is there
-        // already.
+        // From the client's headers to the upstream's request, with a finished signed context.
         runner.measure_with(
             &format!("head: rewrite, {name}"),
             |rounds| (0..rounds).map(|_| parse()).collect(),

@@ -1,4 +1,4 @@
-//! What several benches stand on: a configuration, and somebody with a grant.
+//! The configuration and the grant that several benches use.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ pub fn claims(now: Now) -> serde_json::Value {
     })
 }
 
-/// A grant by the only way to one: a token that was verified.
+/// Returns a grant. The only way to one is a verified token.
 pub fn grant(config: &Arc<Config>, now: Now) -> Grant {
     let issuers = Arc::new(Issuers::load(&config.issuers, &[]).unwrap());
     let revocations = Arc::new(Revocations::new(1));

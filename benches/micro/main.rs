@@ -1,6 +1,6 @@
-//! What each step between a client's first byte and its messages costs.
+//! Benches each step from a client's first byte to its messages.
 //!
-//! One file for each noun; all in one program, because a program is linked for a minute.
+//! Each subject has a file. All are in one program, because linking a program takes a minute.
 
 #![allow(
     clippy::print_stdout,

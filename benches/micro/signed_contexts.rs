@@ -1,4 +1,4 @@
-//! The signed context, with every algorithm that it can be configured with.
+//! Benches the signed context, with every algorithm.
 
 use usher::base::clock::Now;
 use usher::upstream::keyring::{Keyring, SigningKeys};

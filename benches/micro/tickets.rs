@@ -1,4 +1,4 @@
-//! A ticket, issued and redeemed; the store is this process's memory.
+//! Benches issuing and redeeming a ticket, with the store in memory.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -11,7 +11,8 @@ use usher::model::secret::Secret;
 use crate::known;
 use crate::support::Runner;
 
-/// More than the rounds of any batch: the store has its size before the first round.
+/// More tickets than the rounds of any batch, so that the store has its full size before the first
+/// round.
 const SEEN: usize = 20_000;
 
 pub fn run(runner: &mut Runner) {
@@ -27,7 +28,7 @@ pub fn run(runner: &mut Runner) {
     let redeem = |ticket: Secret| {
         at_once(tickets.redeem(&ticket, grant.route(), None, asking.peer, "request", now)).unwrap()
     };
-    // What is issued is forgotten between two batches, so that each finds the same store.
+    // Tickets are removed between two batches, so that each batch finds the same store.
     let forget = || {
         for hours in [3, 6] {
             let span = Duration::from_secs(hours * 3600);
@@ -44,7 +45,7 @@ pub fn run(runner: &mut Runner) {
     runner.measure_with("ticket: redeem", issued, redeem);
 }
 
-/// The memory store never waits.
+/// Polls a future that must be ready: the store in memory never waits.
 fn at_once<Out>(work: impl Future<Output = Out>) -> Out {
     match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(out) => out,

@@ -1,4 +1,4 @@
-//! Verifying a bearer token, with every algorithm that an issuer may be pinned to.
+//! Benches the verification of a bearer token, with every algorithm.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use usher::model::secret::Secret;
 use crate::known;
 use crate::support::Runner;
 
-/// A key to sign with, as PEM, and its public half.
+/// A private key as PEM, and its public key.
 struct Key {
     private: Secret,
     public: Value,

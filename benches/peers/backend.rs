@@ -1,14 +1,17 @@
-//! What stands behind every proxy of the comparison: a WebSocket echo, and the responder of forward
+//! The backend of every proxy in the comparison: a WebSocket echo, and the endpoint of forward
 //! authentication.
 //!
-//! A request with a `Sec-WebSocket-Key` becomes an echo. One for `/auth` is answered 200 where its
-//! `Authorization` is the expected one and 401 otherwise. It has one thread, and its CPU time is
-//! nobody's.
+//! A request with a `Sec-WebSocket-Key` becomes an echo. A request for `/auth` gets 200 if its
+//! `Authorization` is the expected one, and 401 otherwise. The backend has one thread. Its CPU time
+//! is not counted for any proxy.
 //!
 //! ```text
 //! peers-backend LISTEN [TOKEN_FILE]
 //! ```
-#![allow(clippy::print_stderr, reason = "the only way that it has to say why it did not start")]
+#![allow(
+    clippy::print_stderr,
+    reason = "the program has no other way to report why it did not start"
+)]
 #![allow(
     clippy::indexing_slicing,
     reason = "offsets come from the frame header that was just read"
@@ -31,7 +34,7 @@ use tokio::{runtime, task};
 const BACKLOG: i32 = 4096;
 const HEAD_FIELDS: usize = 64;
 const HEAD_BYTES: usize = 32 * 1024;
-/// Where forward authentication asks.
+/// The path of forward authentication.
 const AUTH_PATH: &str = "/auth";
 const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
@@ -98,7 +101,7 @@ async fn serve(mut stream: TcpStream, token: Option<Rc<str>>) -> io::Result<()> 
     Ok(())
 }
 
-/// Takes the head of a request without a body. None: the peer is gone.
+/// Takes the head of a request without a body. `None`: the peer has closed the connection.
 async fn next_request(
     stream: &mut TcpStream,
     buffer: &mut BytesMut,
@@ -115,7 +118,8 @@ async fn next_request(
                     .map(|field| field.value)
             };
             let request = match field("sec-websocket-key") {
-                // The question is a copy of the request that it is about.
+                // A request of forward authentication is a copy of the client's request, so it also
+                // has the key.
                 Some(key) if head.path != Some(AUTH_PATH) => {
                     Request::Upgrade { accept: accept(key) }
                 }
@@ -136,7 +140,7 @@ async fn next_request(
     }
 }
 
-/// RFC 6455, section 4.2.2.
+/// Returns the value of `Sec-WebSocket-Accept` (RFC 6455 section 4.2.2).
 fn accept(key: &[u8]) -> String {
     let text = [key, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat();
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &text))
@@ -145,12 +149,12 @@ fn accept(key: &[u8]) -> String {
 struct Frame {
     first_byte: u8,
     mask: [u8; 4],
-    /// Of the header, mask included.
+    /// The length of the header, including the mask.
     header: usize,
     payload: usize,
 }
 
-/// Frames go back as they came, each in one write, unmasked where they lie.
+/// Sends each frame back in one write. Frames are unmasked in place.
 async fn echo(mut stream: TcpStream, mut buffer: BytesMut) -> io::Result<()> {
     loop {
         while let Some(frame) =
@@ -171,7 +175,7 @@ async fn echo(mut stream: TcpStream, mut buffer: BytesMut) -> io::Result<()> {
             }
             buffer.advance(end);
         }
-        // Where all was taken out, the allocation goes: idle connections hold none.
+        // An empty buffer is freed, so that idle connections use no memory for it.
         if buffer.is_empty() {
             buffer = BytesMut::new();
             stream.readable().await?;
@@ -191,7 +195,7 @@ async fn echo(mut stream: TcpStream, mut buffer: BytesMut) -> io::Result<()> {
 }
 
 impl Frame {
-    /// None: there is more to come of its header.
+    /// Parses a frame header. `None`: the header is not complete yet.
     fn read(bytes: &[u8]) -> Option<Self> {
         let (first_byte, second) = (*bytes.first()?, *bytes.get(1)?);
         let (payload, at) = match second & 0x7f {
@@ -201,7 +205,7 @@ impl Frame {
             }
             short => (usize::from(short), 2),
         };
-        // RFC 6455, section 5.1: "a client MUST mask all frames".
+        // RFC 6455 section 5.1: "a client MUST mask all frames".
         let mask = bytes.get(at..at + 4)?.try_into().ok()?;
         Some(Self { first_byte, mask, header: at + 4, payload })
     }

@@ -1,15 +1,18 @@
-//! The floor of the comparison: TLS ends here and bytes are copied to the backend, and nothing else
-//! is done.
+//! The floor of the comparison: it only terminates TLS and copies bytes to the backend.
 //!
-//! The same TLS library and runtime as Usher, one thread and one `SO_REUSEPORT` listener for each
-//! core that it is given, no HTTP, no authentication. What a proxy needs beyond this is what its
-//! other duties cost. TLS settings are the library's own (two tickets, 256 sessions kept); the copy
-//! has a buffer of 8 KiB for each direction, as `copy_bidirectional` has it.
+//! It has the same TLS library and runtime as Usher, and one thread and one `SO_REUSEPORT` listener
+//! for each core. It has no HTTP and no authentication. The difference between a proxy and the
+//! floor is the cost of everything else. The TLS settings are the defaults of the library (two
+//! tickets, 256 sessions kept). The copy has a buffer of 8 KiB for each direction, the default of
+//! `copy_bidirectional`.
 //!
 //! ```text
 //! peers-floor LISTEN UPSTREAM CERT KEY THREADS
 //! ```
-#![allow(clippy::print_stderr, reason = "the only way that it has to say why it did not start")]
+#![allow(
+    clippy::print_stderr,
+    reason = "the program has no other way to report why it did not start"
+)]
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -70,14 +73,15 @@ fn serve(listen: SocketAddr, upstream: SocketAddr, acceptor: &TlsAcceptor) -> Re
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into())?;
         loop {
-            // An accept fails when descriptors run out; the next one may not.
+            // An accept fails if no descriptor is left. The next one may succeed.
             let Ok((client, _)) = listener.accept().await else { continue };
             tokio::spawn(pass_on(client, upstream, acceptor.clone()));
         }
     })
 }
 
-/// A failure ends the connection; the load generator counts it.
+/// Copies bytes between a client and the upstream. A failure ends the connection, and the load
+/// generator counts it.
 async fn pass_on(
     client: TcpStream,
     upstream: SocketAddr,

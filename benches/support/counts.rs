@@ -1,4 +1,4 @@
-//! Instruction counts by callgrind, held beside those of the last time.
+//! Counts instructions with callgrind, and compares them with the saved counts.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -8,17 +8,17 @@ use std::process::{Command, Stdio};
 
 use super::{FEW, MANY};
 
-/// The last counts; committed.
+/// The file of the saved counts, which is committed.
 const SAVED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 
-/// Prints the table. It never fails for what it finds: a count is there to be looked at.
+/// Prints the table. It never fails because of a count: a person compares them.
 pub fn run(names: &[String], filter: Option<&str>, save: bool) {
     let folder = std::env::temp_dir().join(format!("usher-callgrind-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let counts = count(&folder, filter);
     let _ = fs::remove_dir_all(&folder);
     let Some(counts) = counts else { return };
-    assert_eq!(counts.len(), names.len() * 2, "callgrind told of two runs for each operation");
+    assert_eq!(counts.len(), names.len() * 2, "callgrind must report two runs for each operation");
     let earlier = earlier();
     let mut table = String::new();
     println!("{:<44} {:>12} {:>12} {:>9}", "operation", "instructions", "last time", "change");
@@ -35,15 +35,14 @@ pub fn run(names: &[String], filter: Option<&str>, save: bool) {
             _ => println!("{name:<44} {each:>12.0}"),
         }
     }
-    // A part would stand for the whole the next time.
+    // A filtered run is not saved: the saved counts must be complete.
     if save && filter.is_none() {
         fs::write(SAVED, table).unwrap();
-        println!("written to {SAVED}");
+        println!("saved in {SAVED}");
     }
 }
 
-/// The counts of every run, in the order in which they were made; `None` where callgrind is not
-/// there.
+/// Returns the counts of all runs in their order; `None` if callgrind is not installed.
 fn count(folder: &Path, filter: Option<&str>) -> Option<Vec<f64>> {
     let out = folder.join("out");
     let mut command = Command::new("valgrind");
@@ -65,7 +64,7 @@ fn count(folder: &Path, filter: Option<&str>) -> Option<Vec<f64>> {
             return None;
         }
         Err(error) => {
-            println!("instructions are counted by callgrind, a part of valgrind: {error}");
+            println!("cannot run callgrind, a part of valgrind: {error}");
             return None;
         }
     }

@@ -1,19 +1,19 @@
-//! The loop that every micro bench shares.
+//! The measuring loop of all micro benches.
 //!
-//! By default it tells CPU time: the median of batches, on this thread's own clock, so that what
-//! else the machine does counts little. With `--instructions` the program starts itself under
-//! callgrind, which counts exactly: each operation runs a few rounds and many rounds, and the
-//! difference is told, so that set-up and loop cancel out.
+//! By default, it measures CPU time: the median of batches, on the thread's own clock, so that
+//! other load on the machine has little effect. With `--instructions`, the program starts itself
+//! under callgrind, which counts exactly. Each operation runs a few rounds and many rounds. The
+//! difference is reported, so that the set-up and the loop cancel out.
 
 mod counts;
 
 use std::hint::black_box;
 
-/// Rounds of the two runs whose difference is told.
+/// The rounds of the two runs whose difference is reported.
 const FEW: usize = 8;
 const MANY: usize = 72;
 const BATCHES: usize = 51;
-/// What one batch is to take, in nanoseconds.
+/// The intended time of one batch, in nanoseconds.
 const BATCH_NANOS: u64 = 1_000_000;
 
 pub struct Runner {
@@ -24,17 +24,18 @@ pub struct Runner {
 
 enum Mode {
     Time,
-    /// Under callgrind, started by ourselves.
+    /// Under callgrind, started by this program.
     Counted,
     List,
 }
 
-/// `work` is every bench of the program.
+/// Runs `work`, which has all benches of the program.
 pub fn main(work: impl Fn(&mut Runner)) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let filter = arguments.iter().find(|argument| !argument.starts_with("--")).cloned();
-    // Random generators seed themselves for tens of milliseconds, and belong to no operation.
+    // The random generator gathers entropy at its first use, for tens of milliseconds. Here, no
+    // operation includes this time.
     let _ = aws_lc_rs::rand::fill(&mut [0; 16]);
     let mode = if has("--counted") { Mode::Counted } else { Mode::Time };
     if has("--instructions") {
@@ -49,13 +50,13 @@ pub fn main(work: impl Fn(&mut Runner)) {
 }
 
 impl Runner {
-    /// An operation that can be done again and again.
+    /// Measures an operation that can be repeated.
     pub fn measure<Out>(&mut self, name: &str, mut work: impl FnMut() -> Out) {
         self.measure_with(name, |rounds| vec![(); rounds], |()| work());
     }
 
-    /// An operation that uses something up; `prepare` makes that for so many rounds, outside of
-    /// what is told.
+    /// Measures an operation that consumes its input. `prepare` makes the inputs for a number of
+    /// rounds, and is not measured.
     pub fn measure_with<In, Out>(
         &mut self,
         name: &str,
@@ -76,7 +77,7 @@ impl Runner {
         match self.mode {
             Mode::List => self.names.push(name.to_owned()),
             Mode::Counted => {
-                // What is done once in a process is done here.
+                // This first batch includes all work that is done once in a process.
                 batch(MANY, &mut |run| run());
                 batch(FEW, &mut |run| measured(run));
                 batch(MANY, &mut |run| measured(run));
@@ -103,14 +104,14 @@ impl Runner {
     }
 }
 
-/// Callgrind counts in here, and finds it by this name.
+/// The function in which callgrind counts. Callgrind finds it by its name.
 #[inline(never)]
 fn measured(run: &mut dyn FnMut()) {
     run();
     black_box(());
 }
 
-/// What this thread has had of a processor.
+/// Returns the CPU time of this thread in nanoseconds.
 #[cfg(target_os = "linux")]
 fn cpu_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

@@ -61,7 +61,7 @@ REFUSALS = {
 
 
 def close_code(code: str, codes: str) -> int:
-    """`codes` as a route's `close_codes`: rfc or http."""
+    """Returns the close code. `codes` is the `close_codes` of the route: rfc or http."""
     status, rfc = REFUSALS[code][:2]
     if codes == "rfc" or rfc == 1011:
         return rfc
@@ -69,7 +69,7 @@ def close_code(code: str, codes: str) -> int:
 
 
 def problem(code: str, as_problem: bool, **more) -> tuple[int, dict, bytes]:
-    """An HTTP refusal: of the ticket endpoint, or (`as_problem`) of an upgrade."""
+    """Returns an HTTP refusal of the ticket endpoint, or of an upgrade with `as_problem`."""
     status, _, _, recoverable, message = REFUSALS[code]
     if code == "MISSING_CREDENTIAL":
         message = "a credential is required"

@@ -9,12 +9,12 @@ import tokens
 from server import Ledger
 
 STATES = {"disconnected", "connecting", "authenticating", "authenticated", "reconnecting"}
-# Seconds, so that a run is short. A driver passes on what its client has an option for.
+# In seconds, so that a run is short. A driver passes on the options that its client has.
 FAST = {"backoff_min": 0.05, "backoff_max": 0.4}
 
 
 class Driver:
-    """`on_token`: a function of the request that returns a token, or the name of an error."""
+    """`on_token`: takes a request, and returns a token or the name of an error."""
 
     def __init__(self, command: list[str], log):
         self._command, self._log = command, log
@@ -90,7 +90,7 @@ class Driver:
 
     @property
     def state(self) -> str:
-        """The last one that was reported; a client that has reported none has no state yet."""
+        """Returns the last reported state, or None before the first report."""
         return self.states[-1] if self.states else "not reported"
 
     @property

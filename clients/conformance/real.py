@@ -1,4 +1,4 @@
-"""The real Usher with an echo backend, and a tap in front of it that sees what clients do."""
+"""The real Usher with an echo backend, and a tap in front of it that records the clients."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ from wire import (
 
 
 class Echo:
-    """The backend: each message comes back as it was. `greeting`: what it sends at first."""
+    """The backend, which echoes each message. `greeting` is a first message of its own."""
 
     def __init__(self, greeting: str | None = None):
         self.greeting, self.port = greeting, 0
-        # Seconds until it answers an upgrade.
+        # The delay before it answers an upgrade, in seconds.
         self.delay = 0.0
 
     async def start(self) -> None:
@@ -52,7 +52,7 @@ class Echo:
 
 
 class Conn:
-    """One WebSocket of a client, seen from between it and Usher."""
+    """One WebSocket of a client, as recorded between the client and Usher."""
 
     def __init__(self, number: int, world: "RealUsher", method: str, writers):
         self.number, self._world, self.method, self._writers = number, world, method, writers
@@ -73,7 +73,7 @@ class Conn:
 
 
 class Redis:
-    """A store that can go away and come back, always at the same address."""
+    """A store that can stop and start again at the same address."""
 
     async def start(self) -> None:
         if not hasattr(self, "port"):
@@ -97,19 +97,19 @@ class Redis:
 
 
 class RealUsher:
-    """`keys`: more of the configuration, as `{"tickets.ttl": "1s"}`."""
+    """`keys`: further keys of the configuration, such as `{"tickets.ttl": "1s"}`."""
 
     def __init__(self, binary: str, *, methods=("ticket", "message", "subprotocol"), ack=True,
                  close_codes="rfc", proactive=False, auth_timeout=5, greeting=None, keys=None,
                  redis=False, listener="plain = true"):  # fmt: skip
         self.ledger, self.conns, self.port = Ledger(), [], 0
-        # As those of the scripted server: what happens to a request on its way.
+        # Faults for the next requests, as in the scripted server.
         self.on_ticket: deque = deque()
         self.on_config: deque = deque()
         self.on_upgrade: deque = deque()
-        # Seconds for which the first message of each connection to come is held back.
+        # How long the first message of each new connection is held back, in seconds.
         self.holds: deque[float] = deque()
-        # What Usher has issued to clients.
+        # The tickets that Usher has issued to clients.
         self.tickets: dict[str, Ticket] = {}
         self.backend = Echo(greeting)
         self.redis = Redis() if redis else None
@@ -126,7 +126,7 @@ class RealUsher:
         self._process = None
 
     async def start_untapped(self) -> None:
-        """For a client that connects to `upstream_port` itself."""
+        """Starts without the tap, for a client that connects to `upstream_port` itself."""
         await self.backend.start()
         if self.redis:
             await self.redis.start()
@@ -145,7 +145,7 @@ class RealUsher:
         for name, value in self._keys.items():
             table, key = name.rsplit(".", 1)
             table = f"[{table}]" if table in ("upstream", "route") else table
-            # A string, a list and a boolean are the same in JSON and TOML.
+            # JSON and TOML write strings, lists and booleans alike.
             tables[table] = tables.get(table, "") + f"{key} = {json.dumps(value)}\n"
         text = "".join(f"[{table}]\n{lines}" for table, lines in tables.items())
         return f'state_dir = "{self._folder.name}/state"\n{text}'
@@ -176,7 +176,7 @@ class RealUsher:
         raise AssertionError("usher did not start: " + "".join(said)[-800:])
 
     def terminate(self) -> None:
-        """SIGTERM: a drain of one second."""
+        """Sends SIGTERM, which starts a drain of one second."""
         if self._process and self._process.returncode is None:
             self._process.terminate()
 
@@ -207,7 +207,7 @@ class RealUsher:
 
     @is_mute.setter
     def is_mute(self, value: bool) -> None:
-        """Usher answers a first message when the backend has agreed: it takes 12 s."""
+        """Delays the backend by 12 s: Usher answers a first message after the backend."""
         self.backend.delay = 12.0 if value else 0.0
 
     @property
@@ -322,7 +322,7 @@ class RealUsher:
 
 
 def _bytes_of(head: Head) -> bytes:
-    """The request as it came, without an offer of compression, so that frames can be read."""
+    """Returns the request without its offer of compression, so that frames can be read."""
     skipped = {"sec-websocket-extensions", "transfer-encoding", "content-length"}
     lines = [" ".join(head.line)]
     lines += [f"{name}: {value}" for name, value in head.headers.items() if name not in skipped]

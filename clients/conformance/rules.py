@@ -1,4 +1,4 @@
-"""A rule of the table, and what one run of it needs: a server, a client, checks."""
+"""The rules of the table, and the tools of a run: a server, a client, checks."""
 
 import asyncio
 import shutil
@@ -14,11 +14,11 @@ RULES: list["Rule"] = []
 
 
 class Failed(Exception):
-    """The client broke the rule; the text says by what."""
+    """The client broke the rule. The text says how."""
 
 
 class NotApplicable(Exception):
-    """The client has no such thing; the text says which."""
+    """The client lacks a feature that the rule needs. The text names it."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Rule:
 
 
 def rule(id: str, part: str, sentence: str, *, needs: tuple[str, ...] = (), real: bool = False):
-    """`needs`: features that a client may lack. `real`: also runs against the binary."""
+    """Declares a rule. `needs`: features that a client may lack. `real`: also runs with the binary."""
 
     def add(function):
         RULES.append(Rule(id, part, sentence, needs, function, real))
@@ -42,7 +42,7 @@ def rule(id: str, part: str, sentence: str, *, needs: tuple[str, ...] = (), real
 
 
 class Case:
-    """One run of one rule: ends what it started."""
+    """One run of one rule. It ends all that it started."""
 
     def __init__(self, command: list[str], binary: str | None, log):
         self._command, self._binary, self._log = command, binary, log
@@ -55,9 +55,10 @@ class Case:
         return self._binary is not None
 
     async def world(self, **options):
-        """Starts the server of this run. `keys`, `greeting` and `redis` matter to a real one.
+        """Starts the server of this run.
 
-        `ttl` and `subprotocols` to the scripted one."""
+        Only the real one uses `keys`, `greeting` and `redis`, and only the scripted one `ttl` and
+        `subprotocols`."""
         if self._binary and options.get("redis") and not shutil.which("redis-server"):
             raise NotApplicable("redis-server is not installed")
         if self._binary:
@@ -80,7 +81,7 @@ class Case:
         return driver
 
     async def client(self, world, mode: str, needs: tuple[str, ...] = (), **options) -> Driver:
-        """Starts a client that knows where to connect, and does not yet."""
+        """Starts a client with its addresses. It does not connect yet."""
         driver = await self.driver()
         lacking = [name for name in (mode, *needs) if not driver.can(name)]
         if lacking:
@@ -97,7 +98,7 @@ class Case:
         return driver
 
     def after(self, coroutine) -> None:
-        """Runs this beside the rule."""
+        """Runs a function beside the rule."""
         self._beside.append(asyncio.create_task(coroutine))
 
     async def close(self) -> None:
@@ -113,7 +114,7 @@ def expect(holds, text: str) -> None:
 
 
 def check_secrets(world) -> None:
-    """Holds in every rule: tokens stay out of URLs, and no ticket is shown twice or too late."""
+    """Checks in every rule that no URL has a token, and no ticket is used twice or too late."""
     for name in ("upgrade", "ticket asked", "config asked"):
         for head in world.ledger.all(name):
             for part in head.line[1].replace("=", "&").split("&"):

@@ -1,4 +1,4 @@
-"""Rules about ends and returns: what the three sections ask of a client that stays connected."""
+"""Rules about lost connections and reconnects, from all three sections."""
 
 import asyncio
 import time
@@ -235,7 +235,7 @@ async def send_says_sent(case: Case):
 async def wake_ends_the_wait(case: Case):
     world = await case.world()
     client = await case.connected(world, "message")
-    # A window of ten minutes: the client waits for long, except with bad luck.
+    # With a window of ten minutes, the client almost always waits for long.
     (await world.conn(1)).close(1001, "Server going away; retry_after_ms=600000")
     await client.ledger.until(lambda: client.state == "reconnecting", 5)
     await asyncio.sleep(0.6)

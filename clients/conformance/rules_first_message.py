@@ -121,7 +121,7 @@ async def late_auth_ok_is_nothing(case: Case):
 
 
 async def _refusal(case: Case, code: str, codes: str = "rfc", provoke=None, **changes):
-    """A client whose first attempt is refused by `code`, and whose next ones are let in."""
+    """Starts a client whose first attempt is refused with `code`. Later ones are let in."""
     if case.is_real:
         world, client = await provoke(case)
     else:
@@ -147,7 +147,7 @@ async def _first_token_is(case: Case, token: str, then=tokens.mint, **options):
 
 
 async def _too_late(case: Case):
-    """The first message is held back on its way."""
+    """Holds the first message back on its way."""
     world = await case.world(auth_timeout=1)
     world.holds.append(1.5)
     return world, await case.client(world, "message")
@@ -203,7 +203,7 @@ async def _stays_away(case: Case, code: str, codes: str = "rfc", **changes):
 def _refusal_rule(
     id: str, sentence: str, outcome, code: str, codes: str = "rfc", provoke=None, **changes
 ):
-    """`provoke`: makes the real Usher refuse the first attempt by that code."""
+    """Adds a rule. `provoke` makes the real Usher refuse the first attempt with that code."""
 
     async def run(case: Case):
         return await outcome(case, code, codes, provoke=provoke, **changes)
@@ -386,7 +386,7 @@ async def foreign_messages_pass(case: Case):
              '{"type":"error"}', '["auth_ok"]', '{"type":"auth_required"}', "{",
              "auth_ok"]  # fmt: skip
     for text in texts:
-        # The real backend is an echo.
+        # The real backend echoes the message.
         conn.send(text) if not case.is_real else await client.send(text)
     expect(await client.receives(texts), f"the application got {client.messages}")
     expect(client.state == "authenticated", f"state is {client.state}")

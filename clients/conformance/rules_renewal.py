@@ -11,7 +11,7 @@ ONE_SESSION = {"limits.sessions_per_user": 1, "limits.extra_sessions": "replace-
 
 
 async def _asked(case: Case, world, client, number: int = 1, grace: float = 30):
-    """The session is asked for a new credential: by the script, or since its token is short."""
+    """Waits until the server asks for a new credential: by the script, or after a short token."""
     conn = await world.conn(number)
     if not case.is_real:
         conn.ask(grace)
@@ -19,7 +19,7 @@ async def _asked(case: Case, world, client, number: int = 1, grace: float = 30):
 
 
 def _short_then_long(client):
-    """The first token makes a real Usher ask after 2 s; the next ones are good for long."""
+    """Makes the first token short, so that a real Usher asks after 2 s, and later ones long."""
     client.on_token = lambda asked: tokens.mint(seconds=4 if len(client.reasons) == 1 else 600)
 
 
@@ -33,7 +33,7 @@ async def _session(case: Case, mode: str = "message", **options):
 
 
 def _first_answer(mode: str) -> int:
-    """In message mode the login is the first auth message of the connection."""
+    """Returns the number of the first answer: in message mode, the login is auth message 1."""
     return 2 if mode == "message" else 1
 
 
@@ -405,7 +405,7 @@ async def every_question_is_answered(case: Case):
 
 
 async def _other_session(world) -> None:
-    """The same user, from another place."""
+    """Opens another session of the same user."""
     from wire import open_socket
 
     other = await open_socket(world.upstream_port, "/ws")

@@ -504,7 +504,7 @@ async def other_methods_go_on(case: Case):
 
 
 async def _start_again(world, event: str) -> None:
-    """The store comes back when this has happened."""
+    """Starts the store again after this has happened."""
     await world.ledger.until(lambda: world.ledger.all(event), 20)
     await world.redis.start()
 

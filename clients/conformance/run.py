@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Drives a client through the rules that a client of Usher has to keep, and prints a table.
+"""Checks a client against the rules for clients of Usher, and prints a table.
 
     run.py [options] -- COMMAND OF THE DRIVER
 
-docs/client-rules.md says what a driver is. Ends with 1 if a rule is broken.
+docs/client-rules.md describes a driver. The exit code is 1 if the client breaks a rule.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PASS, FAIL, SKIP = "pass", "FAIL", "n/a"
 
 
 async def run_rule(rule: Rule, command: list[str], binary: str | None, log) -> tuple[str, str]:
-    """Returns the verdict, and what was observed."""
+    """Returns the verdict and the observation."""
     case = Case(command, binary, log)
     try:
         async with asyncio.timeout(RULE_TIMEOUT):
@@ -55,7 +55,7 @@ async def run_rule(rule: Rule, command: list[str], binary: str | None, log) -> t
 
 
 async def run_all(chosen: list[Rule], command: list[str], binary: str | None, jobs: int, log):
-    """All rules, against the scripted server and, where it can be, against the real one."""
+    """Runs all rules against the scripted server, and those marked as real with the binary too."""
     places = asyncio.Semaphore(jobs)
 
     async def one(rule: Rule, binary: str | None):

@@ -1,4 +1,4 @@
-"""Holds the scripted server to the real Usher: the same exchanges have the same answers."""
+"""Compares the scripted server with the real Usher: equal requests must get equal answers."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from server import ScriptedUsher
 from wire import Ended, Head, Socket, open_socket, request
 
 EXCHANGES = []
-# Values that are compared; of the others the type is.
+# These values are compared. Of all others, only the types are.
 COMPARED = {
     "type", "code", "recoverable", "message", "status", "details", "single_use", "ttl_seconds",
     "method", "methods", "route", "legacy", "legacy_methods", "enforced", "ticket_path",
@@ -17,7 +17,7 @@ COMPARED = {
 }  # fmt: skip
 HEADERS = ("content-type", "cache-control", "www-authenticate", "sec-websocket-protocol")
 SLACK = {"title", "detail"}
-# What the spec asks for and the binary does not do yet: told, and no failure.
+# Differences between the specification and the binary. They are reported and do not fail the run.
 AWAITED: set[str] = set()
 
 
@@ -30,7 +30,7 @@ def exchange(name: str, **options):
 
 
 def shape(value, key: str = ""):
-    """The value with all that differs each time replaced by its type."""
+    """Returns the value with its type in place of each part that differs from run to run."""
     if isinstance(value, dict):
         return {
             name: shape(item, name) for name, item in sorted(value.items()) if name not in SLACK
@@ -46,7 +46,7 @@ def of_head(head: Head):
 
 
 async def of_socket(socket: Socket | Head, count: int = 99, timeout: float = 12):
-    """Frames and the end, at most `count` of them."""
+    """Returns the frames and the end of a socket, at most `count` in all."""
     if isinstance(socket, Head):
         return [of_head(socket)]
     seen = []
@@ -62,7 +62,7 @@ async def of_socket(socket: Socket | Head, count: int = 99, timeout: float = 12)
 
 
 class Side:
-    """One of the two servers, and a raw client of it."""
+    """One of the two servers, with a raw client."""
 
     def __init__(self, world):
         self.world, self.is_real = world, isinstance(world, RealUsher)
@@ -86,7 +86,7 @@ class Side:
         return socket
 
     async def asked(self) -> Socket:
-        """A session that was asked for a new credential."""
+        """Opens a session and waits until the server asks it for a new credential."""
         socket = await self.begin(tokens.mint(seconds=6))
         if not self.is_real:
             self.world.conns[-1].ask(self.world.script_grace)
@@ -319,7 +319,7 @@ async def _observe(binary: str | None, options: dict, function):
 
 
 async def run(binary: str) -> int:
-    """Prints each difference; returns 1 if there is one."""
+    """Prints each difference. Returns 1 if there is one."""
     places = asyncio.Semaphore(6)
 
     async def both(options, function):

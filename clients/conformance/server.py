@@ -1,7 +1,7 @@
-"""A server that speaks the ticket endpoint, `/websocket/config` and WebSocket as Usher does.
+"""A server with the ticket endpoint, `/websocket/config` and WebSocket of Usher.
 
-It can be told to misbehave, one exchange at a time, and keeps a ledger of all that clients did.
-Behind it is an echo backend: each message comes back as it was.
+A rule can make it misbehave, one exchange at a time. It keeps a ledger of its events. Its
+backend echoes each message.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ CUT, HANG = "cut", "hang"
 
 
 class Ledger:
-    """All that happened, in order, and a way to wait for more."""
+    """All events in order, and a way to wait for more."""
 
     def __init__(self):
         self.items: list[tuple[float, str, object]] = []
@@ -37,7 +37,7 @@ class Ledger:
         return [at for at, kind, _ in self.items if kind == name]
 
     async def until(self, holds, timeout: float) -> bool:
-        """Waits until `holds()`; returns whether it does."""
+        """Waits until `holds()` is true or the time is over. Returns the last result."""
         try:
             async with asyncio.timeout(timeout):
                 while not holds():
@@ -48,7 +48,7 @@ class Ledger:
         return bool(holds())
 
     async def quiet(self, name: str, seconds: float) -> bool:
-        """Returns whether nothing of this name is added for so long."""
+        """Returns true if no event of this name is added for so many seconds."""
         before = len(self.all(name))
         return not await self.until(lambda: len(self.all(name)) > before, seconds)
 
@@ -90,7 +90,7 @@ class Conn:
         self.send(answers.error_frame(code, id, **changes))
 
     def refuse(self, code: str, id: str | None = None, *, frame: bool = True, **changes) -> None:
-        """The error frame and the close frame of one refusal."""
+        """Sends the error frame and the close frame of a refusal."""
         if frame:
             self.error(code, id, **changes)
         reason = answers.REFUSALS[code][2]
@@ -103,7 +103,7 @@ class Conn:
         self.socket.drop()
 
     def ask(self, grace: float = 30) -> None:
-        """The question for a new credential; without one the session ends after `grace`."""
+        """Asks for a new credential. Without one, the session ends after `grace`."""
         self.asked, self.tries = True, 3
         payload = {"reason": "Token expiring soon", "grace_seconds": int(grace)}
         payload["expires_at"] = self.claims["exp"] * 1000
@@ -116,7 +116,7 @@ class Conn:
             self.refuse("REAUTHENTICATION_TIMEOUT")
 
     async def next_auth(self, count: int, timeout: float = 6) -> dict | None:
-        """The auth message with this number, from 1 on."""
+        """Returns the auth message with this number, from 1 on."""
         await self.server.ledger.until(lambda: len(self.auths) >= count, timeout)
         return self.auths[count - 1] if len(self.auths) >= count else None
 
@@ -134,13 +134,13 @@ class ScriptedUsher:
         self.ledger = Ledger()
         self.tickets: dict[str, Ticket] = {}
         self.conns: list[Conn] = []
-        # One-time answers: (status, headers, body), CUT, HANG, or a function of the head.
+        # Answers to one request each: (status, headers, body), CUT, HANG, a function of the head.
         self.on_ticket: deque = deque()
         self.on_config: deque = deque()
         self.on_upgrade: deque = deque()
-        # One-time reactions to an auth message: a function of the connection and the message.
+        # Reactions to one auth message each: a function of the connection and the message.
         self.on_auth: deque = deque()
-        # True: a waiting connection stays open, unanswered.
+        # If true, a connection without authentication stays open and gets no answer.
         self.is_mute = False
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -154,7 +154,7 @@ class ScriptedUsher:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self, code: int | None = None, reason: str = "") -> None:
-        """Ends the listener and all connections, by a close frame or without; forgets tickets."""
+        """Ends the listener and all connections, with a close frame or without. Forgets tickets."""
         self._server.close()
         for conn in self.open_conns:
             if code:
@@ -176,7 +176,7 @@ class ScriptedUsher:
         return [conn for conn in self.conns if conn.end is None]
 
     async def conn(self, number: int, timeout: float = 8) -> Conn:
-        """The connection with this number, from 1 on."""
+        """Returns the connection with this number, from 1 on."""
         await self.ledger.until(lambda: len(self.conns) >= number, timeout)
         if len(self.conns) < number:
             raise AssertionError(f"connection {number} did not come in {timeout:g} s")
@@ -343,7 +343,7 @@ class ScriptedUsher:
         return True
 
     def _judge(self, message: dict) -> tuple[dict | None, str]:
-        """Returns the claims of an auth message's credential, or the code of the refusal."""
+        """Returns the claims of the credential in an auth message, or the code of the refusal."""
         payload = message.get("payload", {})
         if token := payload.get("token"):
             return tokens.judge(token), "INVALID_TOKEN"
@@ -378,7 +378,7 @@ class ScriptedUsher:
         self.fail_renewal(conn, "NOT_RENEWED" if claims else code, id)
 
     def fail_renewal(self, conn: Conn, code: str, id) -> None:
-        """One wrong try; the third ends the session."""
+        """Counts a wrong answer. The third ends the session."""
         conn.tries -= 1
         conn.error(code, id, recoverable=conn.tries > 0, details={"attempts_left": conn.tries})
         if conn.tries == 0:
@@ -387,7 +387,7 @@ class ScriptedUsher:
 
 
 async def answer_on_the_way(answer, writer) -> bool:
-    """Writes a whole answer, half of one (CUT), or none (HANG). Returns whether it was whole."""
+    """Writes a whole answer, half of one (CUT), or none (HANG). Returns true if it was whole."""
     if answer == HANG:
         await asyncio.sleep(60)
     elif answer == CUT:

@@ -1,4 +1,4 @@
-"""Tokens that both the scripted server and the real Usher judge (HS256)."""
+"""Tokens for the scripted server and the real Usher (HS256)."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ def _sign(text: str) -> str:
 
 
 def mint(user: str = "ada", seconds: float = 600, **more) -> str:
-    """Returns a token that differs from every other; `more` are further claims."""
+    """Returns a token that differs from every other. `more` are further claims."""
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": user, "iat": now, "jti": secrets.token_hex(8)}
     claims |= {"exp": int(time.time() + seconds), **more}
@@ -36,7 +36,7 @@ def mint(user: str = "ada", seconds: float = 600, **more) -> str:
 
 
 def judge(token: str) -> dict | None:
-    """Returns the claims of a token that is good now."""
+    """Returns the claims of a token that is valid now."""
     try:
         text, signature = token.rsplit(".", 1)
         claims = json.loads(_decode(text.split(".")[1]))

@@ -49,7 +49,7 @@ class Head:
 
 
 async def read_head(reader) -> Head | None:
-    """Reads a head and its body; None at the end of the stream."""
+    """Reads a head and its body. Returns None at the end of the stream."""
     try:
         text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *lines = text[:-4].split("\r\n")
@@ -108,7 +108,7 @@ async def read_frame(reader) -> tuple[bool, int, bytes]:
 
 @dataclass
 class Ended:
-    """The end of a socket: the other side's close frame, or 1006."""
+    """The end of a socket: the close frame of the other side, or 1006."""
 
     code: int = 1006
     reason: str = ""
@@ -177,7 +177,7 @@ async def request(port: int, method: str, target: str, headers=None, body: bytes
 
 
 async def open_socket(port: int, target: str, headers=None) -> Socket | Head:
-    """Opens a WebSocket; returns the head of the answer where it is not a 101."""
+    """Opens a WebSocket. Returns the head of the answer if it is not a 101."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     key = base64.b64encode(os.urandom(16)).decode()
     names = {

@@ -67,7 +67,7 @@ func Verify(headerValue string, keys Keys, audience, issuer string, now time.Tim
 		return nil, err
 	}
 	if _, found := header["crit"]; found {
-		return nil, errors.New("it has a critical header that is not understood")
+		return nil, errors.New("the value has an unknown critical header")
 	}
 	if err := keys.verify(header, []byte(parts[0]+"."+parts[1]), signature); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func Verify(headerValue string, keys Keys, audience, issuer string, now time.Tim
 		return nil, errors.New("another issuer made it")
 	}
 	if claims["aud"] != audience {
-		return nil, errors.New("it was made for another audience")
+		return nil, errors.New("the audience is another one")
 	}
 	expires, ok := claims["exp"].(float64)
 	if !ok || math.IsInf(expires, 0) || math.IsNaN(expires) {
@@ -86,7 +86,7 @@ func Verify(headerValue string, keys Keys, audience, issuer string, now time.Tim
 		return nil, errors.New("it has expired")
 	}
 	if subject, ok := claims["sub"].(string); !ok || subject == "" {
-		return nil, errors.New("it names nobody")
+		return nil, errors.New("the value has no user")
 	}
 	return claims, nil
 }
@@ -117,7 +117,7 @@ func (set JWKS) verify(header map[string]any, signed, signature []byte) error {
 		}
 		return nil
 	}
-	return errors.New("no published key has its key id")
+	return errors.New("no published key has the key id")
 }
 
 func p256IsGood(key map[string]any, signed, signature []byte) bool {
@@ -140,10 +140,10 @@ func (secret Secret) verify(header map[string]any, signed, signature []byte) err
 		return errors.New("its algorithm is not HS256")
 	}
 	if header["kid"] != "shared" {
-		return errors.New("its key id is not that of the shared secret")
+		return errors.New("the key id is not that of the shared secret")
 	}
 	if len(secret) < 32 {
-		return errors.New("a shared secret has at least 32 bytes")
+		return errors.New("a shared secret needs at least 32 bytes")
 	}
 	mac := hmac.New(sha256.New, secret)
 	mac.Write(signed)

@@ -31,16 +31,16 @@ export function verify(headerValue, jwks, audience, issuer = 'usher', now = Date
   const parts = headerValue.split('.');
   if (parts.length !== 3) throw new InvalidContext('it is not a compact JWS');
   const [header, claims, signature] = [object(parts[0]), object(parts[1]), bytes(parts[2])];
-  if (header.crit !== undefined) throw new InvalidContext('it has a critical header that is not understood');
+  if (header.crit !== undefined) throw new InvalidContext('the value has an unknown critical header');
   const signed = Buffer.from(`${parts[0]}.${parts[1]}`);
   const good = Buffer.isBuffer(jwks) ? hmacIsGood(header, jwks, signed, signature) : signatureIsGood(header, jwks, signed, signature);
   if (!good) throw new InvalidContext('the signature does not verify');
 
   if (claims.iss !== issuer) throw new InvalidContext('another issuer made it');
-  if (claims.aud !== audience) throw new InvalidContext('it was made for another audience');
+  if (claims.aud !== audience) throw new InvalidContext('the audience is another one');
   if (!Number.isFinite(claims.exp)) throw new InvalidContext('it has no expiry');
   if (claims.exp <= now) throw new InvalidContext('it has expired');
-  if (typeof claims.sub !== 'string' || claims.sub === '') throw new InvalidContext('it names nobody');
+  if (typeof claims.sub !== 'string' || claims.sub === '') throw new InvalidContext('the value has no user');
   return claims;
 }
 
@@ -48,7 +48,7 @@ function signatureIsGood(header, jwks, signed, signature) {
   const algorithm = Object.hasOwn(ALGORITHMS, header.alg) ? ALGORITHMS[header.alg] : undefined;
   if (!algorithm) throw new InvalidContext('its algorithm is not one of EdDSA, ES256');
   const jwk = jwks.keys.find((key) => typeof key.kid === 'string' && key.kid === header.kid);
-  if (!jwk) throw new InvalidContext('no published key has its key id');
+  if (!jwk) throw new InvalidContext('no published key has the key id');
   if (jwk.kty !== algorithm.kty || jwk.crv !== algorithm.crv) throw new InvalidContext('its algorithm is not that of its key');
   const key = createPublicKey({ key: { kty: jwk.kty, crv: jwk.crv, x: jwk.x, y: jwk.y }, format: 'jwk' });
   return verifySignature(algorithm.digest, signed, { key, dsaEncoding: 'ieee-p1363' }, signature);
@@ -56,8 +56,8 @@ function signatureIsGood(header, jwks, signed, signature) {
 
 function hmacIsGood(header, secret, signed, signature) {
   if (header.alg !== 'HS256') throw new InvalidContext('its algorithm is not HS256');
-  if (header.kid !== 'shared') throw new InvalidContext('its key id is not that of the shared secret');
-  if (secret.length < 32) throw new TypeError('a shared secret has at least 32 bytes');
+  if (header.kid !== 'shared') throw new InvalidContext('the key id is not that of the shared secret');
+  if (secret.length < 32) throw new TypeError('a shared secret needs at least 32 bytes');
   const expected = createHmac('sha256', secret).update(signed).digest();
   return signature.length === expected.length && timingSafeEqual(signature, expected);
 }

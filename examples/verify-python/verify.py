@@ -47,7 +47,7 @@ def verify(header_value, jwks, audience, issuer="usher", now=None):
         raise InvalidContext("it is not a compact JWS")
     header, claims, signature = _object(parts[0]), _object(parts[1]), _bytes(parts[2])
     if "crit" in header:
-        raise InvalidContext("it has a critical header that is not understood")
+        raise InvalidContext("the value has an unknown critical header")
     signed = f"{parts[0]}.{parts[1]}".encode("ascii")
     if isinstance(jwks, bytes):
         _check_hmac(header, jwks, signed, signature)
@@ -57,14 +57,14 @@ def verify(header_value, jwks, audience, issuer="usher", now=None):
     if claims.get("iss") != issuer:
         raise InvalidContext("another issuer made it")
     if claims.get("aud") != audience:
-        raise InvalidContext("it was made for another audience")
+        raise InvalidContext("the audience is another one")
     expires = claims.get("exp")
     if isinstance(expires, bool) or not isinstance(expires, (int, float)) or not math.isfinite(expires):
         raise InvalidContext("it has no expiry")
     if expires <= (time.time() if now is None else now):
         raise InvalidContext("it has expired")
     if not isinstance(claims.get("sub"), str) or not claims["sub"]:
-        raise InvalidContext("it names nobody")
+        raise InvalidContext("the value has no user")
     return claims
 
 
@@ -74,7 +74,7 @@ def _check_signature(header, jwks, signed, signature):
         raise InvalidContext("its algorithm is not one of EdDSA, ES256")
     jwk = next((key for key in jwks["keys"] if isinstance(kid, str) and key.get("kid") == kid), None)
     if jwk is None:
-        raise InvalidContext("no published key has its key id")
+        raise InvalidContext("no published key has the key id")
     if (jwk.get("kty"), jwk.get("crv")) != ALGORITHMS[algorithm]:
         raise InvalidContext("its algorithm is not that of its key")
     try:
@@ -96,9 +96,9 @@ def _check_hmac(header, secret, signed, signature):
     if header.get("alg") != "HS256":
         raise InvalidContext("its algorithm is not HS256")
     if header.get("kid") != "shared":
-        raise InvalidContext("its key id is not that of the shared secret")
+        raise InvalidContext("the key id is not that of the shared secret")
     if len(secret) < 32:
-        raise ValueError("a shared secret has at least 32 bytes")
+        raise ValueError("a shared secret needs at least 32 bytes")
     if not hmac.compare_digest(hmac.new(secret, signed, hashlib.sha256).digest(), signature):
         raise InvalidContext("the signature does not verify")
 

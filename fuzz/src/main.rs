@@ -13,7 +13,7 @@ libfuzzer_sys::fuzz_target!(
     init: {
         let name = std::env::var("USHER_FUZZ_TARGET").unwrap_or_default();
         let found = targets::ALL.iter().find(|(one, _)| *one == name);
-        let (_, target) = found.expect("USHER_FUZZ_TARGET names one of the targets");
+        let (_, target) = found.expect("USHER_FUZZ_TARGET must be the name of a target");
         TARGET.set(*target).expect("the target is set once");
     },
     |data: &[u8]| TARGET.wait()(data)

@@ -1,5 +1,5 @@
-//! The configuration: each mistake is reported in its place, a comment changes nothing, and what
-//! `usher check` accepts, `usher run` can begin with.
+//! The configuration: each mistake is reported with its place, a comment changes nothing, and Usher
+//! can start with every configuration that `usher check` accepts.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let outcome = parse(text);
     let diagnostics = diagnostics(&outcome);
-    assert!(outcome.is_ok() || !diagnostics.is_empty(), "refused, and nothing is said of it");
+    assert!(outcome.is_ok() || !diagnostics.is_empty(), "rejected without a diagnostic");
     for diagnostic in diagnostics {
         check_place(text, diagnostic);
         assert!(diagnostic.render(true).contains(&diagnostic.message));
@@ -43,14 +43,14 @@ fn check_place(text: &str, diagnostic: &Diagnostic) {
     let line = text.split('\n').nth(place.line - 1).expect("the place is in the text");
     assert_eq!(line.trim_end_matches('\r'), place.text.trim_end_matches('\r'), "{diagnostic:?}");
     let length = line.chars().count();
-    // One behind the end is where something is missing.
+    // The place one character after the end means that something is missing.
     assert!(place.column <= length + 1, "{diagnostic:?}");
     assert!(place.column + place.width <= length.max(1) + 2, "{diagnostic:?}");
 }
 
-/// A comment in front moves each place by a line, and changes nothing else.
+/// Checks that a comment in the first line moves each place by one line, and changes nothing else.
 fn check_comment(text: &str, outcome: &Result<Loaded, Diagnostics>) {
-    // A byte order mark stands at the beginning or nowhere.
+    // A byte order mark is valid only at the beginning.
     if text.starts_with('\u{feff}') {
         return;
     }
@@ -69,18 +69,18 @@ fn check_comment(text: &str, outcome: &Result<Loaded, Diagnostics>) {
         let place = diagnostic.place.as_ref();
         (diagnostic.message.clone(), place.map(|place| (place.line, place.column, place.width)))
     });
-    // What is missing has its place at the beginning of both.
+    // A missing table has its place at the beginning of both texts.
     let (mut moved, mut before): (Vec<_>, Vec<_>) = (moved.collect(), before.collect());
     moved.sort();
     before.sort();
-    assert_eq!(moved, before, "a comment changes what is said");
+    assert_eq!(moved, before, "a comment changes the diagnostics");
     if let (Ok(one), Ok(other)) = (outcome, &commented) {
         let differences = one.config.written.differences(&other.config.written);
         assert!(differences.is_empty(), "a comment is a difference: {differences:?}");
     }
 }
 
-/// No file, no folder and no server is named in it.
+/// Returns true if the config names no file, folder or server.
 fn needs_nothing(config: &Config) -> bool {
     config.listeners.iter().all(|listener| listener.tls.is_none())
         && config.issuers.iter().all(|issuer| matches!(issuer.keys, IssuerKeySource::Secret(_)))
@@ -94,6 +94,6 @@ fn needs_nothing(config: &Config) -> bool {
 fn check_start(config: Config) {
     let folder = std::env::temp_dir().join(format!("usher-fuzz-{}", std::process::id()));
     let opened = Edge::open(Config { state_dir: folder.clone(), ..config }, Now::read());
-    assert!(opened.is_ok(), "checked, and not to be started with: {:?}", opened.err());
+    assert!(opened.is_ok(), "accepted, but Usher cannot start: {:?}", opened.err());
     std::fs::remove_dir_all(folder).expect("the folder was made");
 }

@@ -1,12 +1,13 @@
-//! Ways to cut bytes into pieces, as a network may.
+//! Cuts bytes into pieces, like a network.
 //!
-//! The same bytes are always cut in the same places, so that a finding repeats.
+//! The same bytes are always cut at the same places, so that a finding can be reproduced.
 
-/// Up to this length, every place is tried for a single cut.
+/// Up to this length, every place is used for a single cut.
 const SHORT: usize = 40;
 const PLACES_IN_LONG: usize = 8;
 
-/// Each way is a list of pieces that together are `bytes`: byte by byte, cut once, cut thrice.
+/// Returns several lists of pieces. The pieces of each list together are `bytes`: single bytes, two
+/// pieces, or four pieces.
 pub fn of(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     let mut random = seed(bytes);
     let mut place = || {
@@ -26,7 +27,7 @@ pub fn of(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     ways
 }
 
-/// A number that depends on all of the bytes (FNV-1a).
+/// Returns a number that depends on all bytes (FNV-1a).
 pub fn seed(bytes: &[u8]) -> u64 {
     let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)

@@ -1,6 +1,8 @@
-//! permessage-deflate: what zlib deflates, Usher inflates to itself and to no byte more than it
-//! may; what nobody deflated is inflated alike at once and in pieces; what is said of the extension
-//! in headers means the same when it is read again.
+//! permessage-deflate, with three rules:
+//!
+//! - Usher inflates the output of zlib to the original bytes, and never to more bytes than allowed.
+//! - Any bytes are inflated in the same way at once and in pieces.
+//! - The headers of the extension have the same meaning when Usher reads its own again.
 
 use std::sync::LazyLock;
 
@@ -45,13 +47,13 @@ fn check_inflating(bytes: &[u8]) {
     let whole = deflate::inflate(bytes, MOST);
     assert!(whole.as_ref().is_ok_and(|inflated| inflated.len() <= MOST) || whole.is_err());
     for pieces in cuts::of(bytes) {
-        // Of two faults, the one that is met first depends on the pieces.
+        // With two faults, the pieces decide which one is found first.
         let cut = in_pieces(&pieces, MOST).ok();
-        assert_eq!(cut.as_ref(), whole.as_ref().ok(), "it is inflated differently in pieces");
+        assert_eq!(cut.as_ref(), whole.as_ref().ok(), "the pieces inflate to another result");
     }
 }
 
-/// As in a relay: what the pieces of one message become for an upstream, read back.
+/// Inflates the pieces of one message as the relay does for an upstream, and reads the result back.
 fn in_pieces(pieces: &[&[u8]], most: usize) -> Result<Vec<u8>, InflateError> {
     let mut inflater = Inflater::new(most as u64);
     let mut wire = Vec::new();
@@ -95,16 +97,16 @@ fn check_negotiation(value: &HeaderValue) {
         let mut said = HeaderMap::new();
         said.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header());
         assert_eq!(deflate::agree(&said), Some(agreed), "what was agreed on cannot be agreed on");
-        assert_eq!(agreed.is_kept_by(&said), Ok(true), "an upstream that says yes is refused");
+        assert_eq!(agreed.is_kept_by(&said), Ok(true), "an upstream that agrees is rejected");
         let mut kept = headers.clone();
         deflate::keep_readable_offers(&mut kept);
         assert_eq!(deflate::agree(&kept), Some(agreed), "the offer that was kept is lost");
     }
     deflate::keep_readable_offers(&mut headers);
     for offer in headers.get_all(SEC_WEBSOCKET_EXTENSIONS) {
-        for offer in offer.to_str().expect("an offer that is kept is text").split(',') {
+        for offer in offer.to_str().expect("a kept offer is text").split(',') {
             let name = offer.split(';').next().unwrap_or_default().trim();
-            assert!(name.eq_ignore_ascii_case("permessage-deflate"), "another offer is passed on");
+            assert!(name.eq_ignore_ascii_case("permessage-deflate"), "another offer is forwarded");
         }
     }
     let once = headers.clone();
@@ -119,5 +121,5 @@ fn check_negotiation(value: &HeaderValue) {
     }
     let readable = headers.clone();
     deflate::make_readable(&mut headers);
-    assert_eq!(headers, readable, "it is said twice");
+    assert_eq!(headers, readable, "the header appears twice");
 }

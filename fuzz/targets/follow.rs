@@ -1,5 +1,5 @@
-//! Frames followed as bytes pass: the same frames wherever the bytes are cut, and those that a
-//! plain reader of RFC 6455 finds.
+//! The frame follower: it finds the same frames wherever the bytes are cut, and the same frames as
+//! a simple reader of RFC 6455.
 
 use super::cuts;
 use usher::ws::follow::{FrameFollower, Hold, Pause, Rules, Segment};
@@ -37,12 +37,12 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// What the other side gets, and what is told of it.
+/// The bytes for the other side, and the events about them.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
-    /// Everything that goes on as it came.
+    /// All bytes that are forwarded unchanged.
     wire: Vec<u8>,
-    /// Each with the length of `wire` before it.
+    /// The events, each with the length of `wire` before it.
     events: Vec<(usize, Event)>,
     messages: u64,
     error: Option<FrameError>,
@@ -63,7 +63,7 @@ enum Event {
         payload: Vec<u8>,
         wire: Vec<u8>,
     },
-    /// Pieces in a row are joined.
+    /// Consecutive pieces are joined.
     Compressed {
         is_text: bool,
         bytes: Vec<u8>,
@@ -87,7 +87,7 @@ fn follow(pieces: &[&[u8]], sender: Sender, rules: Rules, pause: Pause) -> Outco
                 }
             }
         }
-        assert!(rest.is_empty(), "bytes are left although nothing comes of them");
+        assert!(rest.is_empty(), "bytes are left without an event");
     }
     outcome.messages = follower.messages();
     outcome.at_frame_boundary = follower.at_frame_boundary();
@@ -132,7 +132,8 @@ impl Outcome {
     }
 }
 
-/// Where frames and messages end is known after each byte, and a pause stops there.
+/// Checks that the ends of frames and messages are known after each byte, and that a pause stops
+/// there.
 fn check_boundaries(bytes: &[u8], sender: Sender, frames: &[Frame], is_whole: bool) {
     let rules = Rules::FOLLOW_ONLY;
     let mut follower = FrameFollower::new(sender, rules);
@@ -219,14 +220,15 @@ fn check_contents(outcome: &Outcome, sender: Sender, rules: Rules, frames: &[Fra
     }
 }
 
-/// A whole frame, as a plain reader sees it.
+/// A whole frame of the simple reader.
 #[derive(Clone, Debug)]
 struct Frame {
     first: u8,
-    /// Where its payload begins and ends.
+    /// The place where the payload begins.
     body: usize,
+    /// The place where the payload ends.
     end: usize,
-    /// Unmasked.
+    /// The unmasked payload.
     payload: Vec<u8>,
 }
 
@@ -248,7 +250,8 @@ fn payload_of(frames: &[Frame]) -> Vec<u8> {
     frames.iter().flat_map(|frame| frame.payload.clone()).collect()
 }
 
-/// The whole frames, up to the first that RFC 6455 section 5 forbids; false if there is such a one.
+/// Returns the whole frames up to the first one that RFC 6455 section 5 forbids, and false if there
+/// is such a frame.
 fn frames(bytes: &[u8], sender: Sender) -> (Vec<Frame>, bool) {
     let mut frames: Vec<Frame> = Vec::new();
     let mut in_message = false;

@@ -1,5 +1,4 @@
-//! Where a body ends: the same place wherever the bytes are cut, and the place that other readers
-//! find.
+//! The end of a body: it is the same wherever the bytes are cut, and the same as for other readers.
 
 use super::cuts;
 use usher::net::http1::framing::{BodyFraming, Chunks};
@@ -29,7 +28,8 @@ struct Outcome {
     is_wrong: bool,
 }
 
-/// Reads the bytes at once and in pieces, and returns what came of it each time.
+/// Reads the bytes at once and in pieces, checks that the outcomes are equal, and returns the
+/// outcome.
 fn check(bytes: &[u8], framing: impl Fn() -> BodyFraming) -> Outcome {
     let whole = read(framing(), &[bytes]);
     for pieces in cuts::of(bytes) {
@@ -43,7 +43,7 @@ fn read(mut framing: BodyFraming, pieces: &[&[u8]]) -> Outcome {
     for piece in pieces {
         let advanced = framing.advance(piece, |part| outcome.payload.extend_from_slice(part));
         let Ok(used) = advanced else {
-            // How far it came is not told.
+            // After an error, the number of used bytes has no meaning.
             return Outcome { used: 0, is_wrong: true, ..outcome };
         };
         assert!(used <= piece.len());
@@ -58,8 +58,8 @@ fn read(mut framing: BodyFraming, pieces: &[&[u8]]) -> Outcome {
     Outcome { is_done: framing.is_done(), ..outcome }
 }
 
-/// The payload and the end, as a reader finds them that ends a line at its line feed and takes of
-/// a size the digits that it begins with.
+/// Returns the payload and the end of the body by a lenient reader. That reader ends a line at its
+/// line feed, and uses only the leading digits of a size.
 fn forgiving_reading(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let mut payload = Vec::new();
     let mut rest = bytes;

@@ -1,8 +1,9 @@
 //! HTTP/1 heads: a head that is accepted has one reading.
 //!
-//! The bytes are read again by a reader that forgives everything that servers forgive (bare line
-//! ends, spaces around names). It must find the same method, target and fields, or else two servers
-//! could disagree about a head that Usher let pass. Written out and read again, the head is itself.
+//! A second reader, which is as lenient as the most lenient servers (bare line ends, spaces around
+//! names), reads the bytes again. It must find the same method, target and fields. Otherwise two
+//! servers could disagree about a head that Usher accepted. A head that is written out and read
+//! again is the same.
 
 use std::sync::LazyLock;
 
@@ -37,7 +38,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// The look at unfinished heads refuses what the look at whole ones refuses.
+/// Checks that unfinished heads are rejected for the same bytes as whole heads.
 fn check_pieces(head: &[u8]) {
     let whole = check_bytes(head, 0).is_ok();
     for pieces in cuts::of(head) {
@@ -62,7 +63,7 @@ fn check_request(head: &[u8], request: &RequestHead) {
     assert_eq!(version, format!("{:?}", parts.version).as_bytes(), "two readings of the version");
     let path = parts.uri.to_string();
     let named = target.strip_suffix(path.as_bytes()).expect("the path ends the target");
-    assert!(path.starts_with('/') || path == "*", "a target that is no path: {path}");
+    assert!(path.starts_with('/') || path == "*", "a target that is not a path: {path}");
     assert!(!path.contains('#'), "a fragment");
     let mut hosts = parts.headers.get_all(HOST).iter();
     let written = hosts.next().map(|host| host.to_str().expect("a host is text"));
@@ -76,7 +77,7 @@ fn check_request(head: &[u8], request: &RequestHead) {
     if let Some(named) = std::str::from_utf8(named).expect("a target is text").split_once("://") {
         assert!(named.1.eq_ignore_ascii_case(name.expect("a target names the host")));
     } else {
-        assert!(named.is_empty(), "something stands before the path");
+        assert!(named.is_empty(), "the target has a part before the path");
     }
     match framing {
         BodyFraming::Done => assert_eq!(sizes(&parts.headers), (0, 0)),
@@ -125,8 +126,8 @@ fn check_answer(head: &[u8], answer: &AnswerHead, to_head: bool) {
     assert_eq!((&again.status, &again.headers, &again.framing), (status, headers, framing));
 }
 
-/// The words of the first line, and the fields in the order of their names, as a reader takes them
-/// that ends a line at any line end and trims whatever it finds.
+/// The words of the first line, and the fields in the order of their names, by a lenient reader.
+/// That reader accepts any line end, and trims all values.
 type Reading = (Vec<Vec<u8>>, Vec<(Vec<u8>, Vec<u8>)>);
 
 fn forgiving_reading(head: &[u8]) -> Reading {

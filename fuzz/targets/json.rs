@@ -1,5 +1,5 @@
-//! The JSON dialects: a message is read as a login in the stream as at the beginning, and goes on
-//! with the credential hidden and nothing else changed.
+//! The JSON dialects: a login is read in the same way at the beginning and later in the stream. It
+//! is forwarded with the credential hidden, and without another change.
 
 use std::sync::{Arc, LazyLock};
 
@@ -25,7 +25,7 @@ pub fn run(bytes: &[u8]) {
         assert_eq!(
             members(&object),
             colons(text),
-            "a name stands twice, or JSON is read in two ways"
+            "a name appears twice, or JSON is read in two ways"
         );
         let again = strict_json::object(object.to_string().as_bytes()).map(Value::Object);
         let again = again.expect("what was read can be read again");
@@ -55,7 +55,7 @@ fn check_login(rules: &Arc<FirstMessage>, bytes: &[u8]) -> Login {
     login
 }
 
-/// The stream's reader, which looks at each message, agrees with the reader of the first one.
+/// Checks that the reader of later messages agrees with the reader of the first message.
 fn check_answer(rules: &Arc<FirstMessage>, bytes: &[u8], login: &Login) {
     use FirstMessageFault::{NotAuth, TooBig};
     let answer = Dialect::new(rules).answer(bytes);
@@ -73,11 +73,11 @@ fn check_answer(rules: &Arc<FirstMessage>, bytes: &[u8], login: &Login) {
     }
 }
 
-/// The object that goes on is the one that came, except for its credential. `written` and `sent`
-/// are JSON objects.
+/// Checks that only the credential differs between the received object and the forwarded one.
+/// `written` and `sent` are JSON objects.
 pub fn check_hidden(rules: &FirstMessage, written: &[u8], sent: &[u8]) {
     let mut written: Value = serde_json::from_slice(written).expect("the login is JSON");
-    let sent: Value = serde_json::from_slice(sent).expect("what goes on is JSON");
+    let sent: Value = serde_json::from_slice(sent).expect("the forwarded message is JSON");
     if rules.forward == Forward::Forward {
         assert!(is_same(&sent, &written));
         return;
@@ -89,11 +89,11 @@ pub fn check_hidden(rules: &FirstMessage, written: &[u8], sent: &[u8]) {
     };
     let at = |object: &Value, pointer: &str| object.pointer(pointer).cloned().unwrap_or_default();
     let ticket = at(&sent, &rules.ticket_pointer);
-    assert!(ticket.is_null() || ticket == "", "the ticket goes on");
+    assert!(ticket.is_null() || ticket == "", "the ticket is forwarded");
     let seen = at(&sent, &rules.token_pointer);
-    assert!(seen == hidden || seen.is_null() || seen == "", "the token goes on");
+    assert!(seen == hidden || seen.is_null() || seen == "", "the token is forwarded");
     assert!(rules.forward != Forward::Replace || seen == hidden);
-    // Without both places the two are the same.
+    // Without the two credentials, both objects are equal.
     let mut rest = sent;
     for object in [&mut written, &mut rest] {
         for pointer in [&rules.token_pointer, &rules.ticket_pointer] {
@@ -105,7 +105,8 @@ pub fn check_hidden(rules: &FirstMessage, written: &[u8], sent: &[u8]) {
     assert!(is_same(&rest, &written), "more than the credential has changed: {written} to {rest}");
 }
 
-/// Numbers with more digits than a double holds are rounded.
+/// Returns true if the values are equal. Numbers with more digits than a double can have are
+/// rounded.
 fn is_same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Array(one), Value::Array(other)) => {
@@ -126,7 +127,7 @@ fn is_same(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// How many names a value has, at any depth.
+/// Returns the number of names in a value, at any depth.
 pub fn members(value: &Value) -> usize {
     match value {
         Value::Array(list) => list.iter().map(members).sum(),
@@ -135,7 +136,7 @@ pub fn members(value: &Value) -> usize {
     }
 }
 
-/// How many names JSON text has: the colons outside of its strings.
+/// Returns the number of names in JSON text: the colons outside of strings.
 pub fn colons(text: &str) -> usize {
     let (mut count, mut in_string, mut is_escaped) = (0, false, false);
     for one in text.chars() {

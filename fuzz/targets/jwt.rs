@@ -1,7 +1,8 @@
-//! Tokens: none passes that is not signed by its issuer, current, and made for this audience.
+//! Tokens: a token is accepted only if its issuer signed it for this audience, and it has not
+//! expired.
 //!
-//! The first line is a header and the rest are claims. They are signed here with the keys of two
-//! issuers, with keys of nobody, and with none; and the bytes are shown as a token themselves.
+//! The first line is a header, and the rest are claims. They are signed with the keys of two
+//! issuers, with unknown keys, and with no key. The bytes themselves are also tried as a token.
 
 use std::sync::{Arc, LazyLock};
 
@@ -28,7 +29,7 @@ const LONGEST_LIFE: f64 = 30.0 * 86_400.0;
 struct Keys {
     issuers: Issuers,
     ed25519: Ed25519KeyPair,
-    /// In base64url, as it is published.
+    /// The public key in base64url, as in the published set.
     public: String,
 }
 
@@ -60,7 +61,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
 });
 
 pub fn run(bytes: &[u8]) {
-    assert!(verify(bytes).is_err(), "bytes that nobody signed pass");
+    assert!(verify(bytes).is_err(), "unsigned bytes are accepted");
     let line = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (header, claims) = bytes.split_at(line);
     let claims = claims.strip_prefix(b"\n").unwrap_or_default();
@@ -92,7 +93,7 @@ pub fn run(bytes: &[u8]) {
         }
     }
 
-    // The keys of nobody, the public key as a secret (in each form), and none.
+    // Unknown keys, the public key as a shared secret (in each form), and no key.
     let public = URL_SAFE_NO_PAD.decode(&KEYS.public).expect("it was encoded above");
     let others = [&b"another secret of thirty-two bytes"[..], KEYS.public.as_bytes(), &public, b""];
     for secret in others {
@@ -161,9 +162,9 @@ fn check_claims(json: &[u8], issuer: &str, principal: &Principal) {
     }
 }
 
-/// Two readers take two values of a name that stands twice.
+/// Checks that no name appears twice: two readers could use two different values.
 fn check_names(json: &[u8]) {
-    assert!(has_each_name_once(json), "a name stands twice");
+    assert!(has_each_name_once(json), "a name appears twice");
 }
 
 fn has_each_name_once(json: &[u8]) -> bool {
@@ -172,7 +173,7 @@ fn has_each_name_once(json: &[u8]) -> bool {
     members(&value) == colons(text)
 }
 
-/// Nothing but the token as it is passes.
+/// Checks that a changed token is rejected.
 fn check_tampered(token: &str) {
     let at = (cuts::seed(token.as_bytes()) as usize) % token.len();
     let (before, rest) = token.split_at(at);
@@ -187,7 +188,8 @@ fn check_tampered(token: &str) {
     }
 }
 
-/// Nothing is in it that any rule speaks of, except what has to be.
+/// Returns true for a token with only the required header and claims, all valid. Such a token must
+/// be accepted.
 fn is_plainly_good(header: &[u8], claims: &[u8], algorithm: &str, issuer: &str) -> bool {
     let (Some(said), Some(claimed)) = (object(header), object(claims)) else { return false };
     let expires = claimed.get("exp").and_then(Value::as_u64).unwrap_or_default();

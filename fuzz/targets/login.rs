@@ -1,5 +1,5 @@
-//! What the targets of first messages share: one dialect for each thing that becomes of a login,
-//! and what a login was read as.
+//! Shared code of the targets for first messages: the rules of a dialect for each `forward`, and
+//! the outcome of a login.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ pub enum UserName {
     None,
 }
 
-/// The rules of a preset, once for each `forward` that hides the client's credential, and for the
-/// one that does not.
+/// Returns the rules of a preset for `forward = "forward"`, and for each `forward` that hides the
+/// credential.
 pub fn rules(preset: &str, user: UserName) -> Vec<Arc<FirstMessage>> {
     let name = match user {
         UserName::OfTheService => format!("user = \"{SERVICE}\""),
@@ -39,7 +39,7 @@ pub fn rules(preset: &str, user: UserName) -> Vec<Arc<FirstMessage>> {
     rules.into()
 }
 
-/// What became of a first message.
+/// The outcome of a first message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Login {
     Unfinished,
@@ -69,7 +69,7 @@ impl Credential {
     }
 }
 
-/// Gives the pieces of a client's login to a new dialect, each as a message of its own.
+/// Gives the pieces of a login to a new dialect, each as a separate message.
 pub fn read(rules: &Arc<FirstMessage>, is_text: bool, pieces: &[&[u8]]) -> Login {
     let mut dialect = Dialect::new(rules);
     let mut pieces = pieces.iter();
@@ -89,7 +89,7 @@ pub fn read(rules: &Arc<FirstMessage>, is_text: bool, pieces: &[&[u8]]) -> Login
     Login::Unfinished
 }
 
-/// What goes upstream, read as a login again, carries no credential or the one of the service.
+/// Checks that the forwarded login has no credential, or that of the service.
 pub fn check_again(rules: &Arc<FirstMessage>, token: &Credential, forward: &Message) {
     let again = read(rules, forward.is_text, &[&forward.payload]);
     match (rules.forward, again) {
@@ -108,7 +108,7 @@ pub fn check_again(rules: &Arc<FirstMessage>, token: &Credential, forward: &Mess
     }
 }
 
-/// The same login later in the stream hides what it hides at the beginning.
+/// Checks that the same login later in the stream is forwarded in the same way.
 pub fn check_later(rules: &Arc<FirstMessage>, message: &Message, expected: &[u8]) {
     let later = Dialect::new(rules).login_again(message.is_text, &message.payload);
     let later = later.map(|later| later.payload);
@@ -116,7 +116,7 @@ pub fn check_later(rules: &Arc<FirstMessage>, message: &Message, expected: &[u8]
     assert_eq!(later.as_deref(), expected, "{:?}: a later login", rules.forward);
 }
 
-/// An upstream's answer to a login is decided once, however much of it has come.
+/// Checks that the verdict on an upstream's answer does not change when more bytes arrive.
 pub fn check_decided_once(rules: &Arc<FirstMessage>, answer: &[u8]) {
     let dialect = Dialect::new(rules);
     let mut decided = None;

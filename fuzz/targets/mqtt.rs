@@ -1,5 +1,5 @@
-//! MQTT's CONNECT: the password is the token, wherever the packet is cut, and the broker gets the
-//! packet with another login or none, and otherwise as it was.
+//! The CONNECT packet of MQTT: the password is the token, wherever the packet is cut. The broker
+//! gets the packet with another login or none, and without another change.
 
 use std::sync::{Arc, LazyLock};
 
@@ -20,7 +20,7 @@ pub fn run(bytes: &[u8]) {
         let whole = login::read(rules, false, &[bytes]);
         for pieces in &ways {
             let cut = login::read(rules, false, pieces);
-            // A second login is refused where it is seen in time.
+            // A second login is rejected if it arrives with the first one.
             let is_second_later = whole == Login::Refused(FirstMessageFault::TwoCredentials)
                 && matches!(&cut, Login::Read { rest, .. } if rest.starts_with(&[0x10]));
             assert!(cut == whole || is_second_later, "{cut:?} in pieces, {whole:?} at once");
@@ -28,7 +28,7 @@ pub fn run(bytes: &[u8]) {
         if let Login::Read { token, forward, rest } = &whole {
             let written = written.as_ref().expect("two readings of the packet");
             assert_eq!(Credential::Token(written.password.unwrap_or_default().to_vec()), *token);
-            assert_eq!(rest, &bytes[written.end..], "what follows the packet is not all of it");
+            assert_eq!(rest, &bytes[written.end..], "the bytes after the packet are not complete");
             check_outgoing(rules.forward, written, &forward.payload);
             login::check_again(rules, token, forward);
             let all = Message::binary(bytes.to_vec());
@@ -40,7 +40,7 @@ pub fn run(bytes: &[u8]) {
     assert_eq!(login::read(&RULES[0], true, &[bytes]), Login::Refused(FirstMessageFault::NotAuth));
 }
 
-/// No password of a client goes on in a later packet, whatever else is in it.
+/// Checks that no password of a client is forwarded in a later packet.
 fn check_later(rules: &Arc<FirstMessage>, bytes: &[u8], written: Option<&Connect<'_>>) {
     let later = Dialect::new(rules).login_again(false, bytes);
     let has_password = written.is_some_and(|written| written.password.is_some());
@@ -67,10 +67,10 @@ fn check_outgoing(forward: Forward, written: &Connect<'_>, outgoing: &[u8]) {
     assert_eq!((sent.user, sent.password), login, "{forward:?}");
 }
 
-/// MQTT 3.1, 3.1.1 and 5, section 3.1, read a second time.
+/// A CONNECT packet, read by a second reader (MQTT 3.1, 3.1.1 and 5, section 3.1).
 #[derive(Debug)]
 struct Connect<'a> {
-    /// Without the flags.
+    /// The bytes before the login, without the flags.
     before_login: [&'a [u8]; 2],
     flags: u8,
     user: Option<&'a [u8]>,
@@ -140,7 +140,7 @@ fn field<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     take(rest, usize::from(length[0]) * 256 + usize::from(length[1]))
 }
 
-/// Section 1.5.5 of MQTT 5.
+/// Reads a variable byte integer (MQTT 5 section 1.5.5).
 fn number(rest: &mut &[u8]) -> Option<usize> {
     let mut value = 0;
     for place in 0..4 {

@@ -1,11 +1,11 @@
-//! Configurations for the readers, made from text as an operator's are.
+//! Configurations for the readers, parsed from text.
 
 use usher::config::{self, Config};
 
 /// The secret of every key that a configuration takes from the environment.
 pub const SECRET: &str = "0123456789012345678901234567890123456789";
 
-/// A configuration whose one route has these lines.
+/// Returns a configuration with one route, to which `lines` are added.
 pub fn with_route(lines: &str) -> Config {
     let text = format!(
         r#"

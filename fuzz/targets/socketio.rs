@@ -1,5 +1,5 @@
-//! Socket.IO's CONNECT: the `auth` object goes on with the credential hidden, in the namespace in
-//! which it came, the first time and each time after it.
+//! The CONNECT packet of Socket.IO: the `auth` object is forwarded with the credential hidden and
+//! in the same namespace, at the first login and at each later one.
 
 use std::sync::{Arc, LazyLock};
 
@@ -20,7 +20,7 @@ pub fn run(bytes: &[u8]) {
         if let Login::Read { token, forward, rest } = &login {
             assert!(rest.is_empty());
             let (name, body) = packet(bytes).expect("two readings of the packet");
-            let (name_sent, sent) = packet(&forward.payload).expect("a packet goes on");
+            let (name_sent, sent) = packet(&forward.payload).expect("a packet is forwarded");
             assert_eq!(name_sent, name, "another namespace");
             check_hidden(rules, body.as_bytes(), sent.as_bytes());
             login::check_again(rules, token, forward);
@@ -35,17 +35,17 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// A later login that shows a credential, good or not, goes on without it.
+/// Checks that a later login is forwarded without its credential, valid or not.
 fn check_later(rules: &Arc<FirstMessage>, bytes: &[u8]) {
     let Some(later) = Dialect::new(rules).login_again(true, bytes) else { return };
     assert_ne!(rules.forward, Forward::Forward);
     let (name, body) = packet(bytes).expect("two readings of the packet");
-    let (name_sent, sent) = packet(&later.payload).expect("a packet goes on");
+    let (name_sent, sent) = packet(&later.payload).expect("a packet is forwarded");
     assert_eq!(name_sent, name, "another namespace");
     check_hidden(rules, body.as_bytes(), sent.as_bytes());
 }
 
-/// `42/chat,7["auth",{"token":"..."}]`: an answer to a question of ours.
+/// Checks `42/chat,7["auth",{"token":"..."}]`, the answer to a renewal request of Usher.
 fn check_event(rules: &Arc<FirstMessage>, bytes: &[u8]) {
     let Some(answer) = Dialect::new(rules).answer(bytes) else { return };
     let text = std::str::from_utf8(bytes).expect("an event is text");
@@ -63,11 +63,11 @@ fn check_event(rules: &Arc<FirstMessage>, bytes: &[u8]) {
         Credential::Token(token) => (&rules.token_pointer, token),
         Credential::Ticket(ticket) => (&rules.ticket_pointer, ticket),
     };
-    let written = at(pointer).expect("the credential stands in its place");
+    let written = at(pointer).expect("the credential is in its place");
     assert!(written.as_bytes().ends_with(&credential));
 }
 
-/// A refusal is JSON in the client's namespace, which is cut where it is too long.
+/// Checks that a refusal is JSON in the client's namespace. A namespace that is too long is cut.
 fn check_refusal(rules: &Arc<FirstMessage>, bytes: &[u8]) {
     let mut dialect = Dialect::new(rules);
     let _ = dialect.read(&Message { is_text: true, payload: bytes.to_vec() });
@@ -89,7 +89,7 @@ fn check_refusal(rules: &Arc<FirstMessage>, bytes: &[u8]) {
     assert!(name <= 256, "a namespace of {name} bytes is repeated");
 }
 
-/// The namespace with its comma, and the object, of a CONNECT packet.
+/// Returns the namespace of a CONNECT packet with its comma, and the object.
 fn packet(bytes: &[u8]) -> Option<(&str, &str)> {
     let rest = std::str::from_utf8(bytes).ok()?.strip_prefix("40")?;
     if !rest.starts_with('/') {

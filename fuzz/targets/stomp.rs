@@ -1,5 +1,6 @@
-//! STOMP's CONNECT: one token in one header, and the broker gets the frame with another login or
-//! none, and otherwise as it was, also if it ends lines at a bare carriage return.
+//! The CONNECT frame of STOMP: it has one token in one header. The broker gets the frame with
+//! another login or none, and without another change. This is true even for a broker that ends
+//! lines at a bare carriage return.
 
 use std::sync::{Arc, LazyLock};
 
@@ -18,7 +19,7 @@ pub fn run(bytes: &[u8]) {
         if let Login::Read { token, forward, rest } = &login {
             check(rules, bytes, token, forward, rest);
         }
-        // RabbitMQ and others take binary messages too.
+        // RabbitMQ and others also accept binary messages.
         let binary = match login::read(rules, false, &[bytes]) {
             Login::Read { token, mut forward, rest } => {
                 forward.is_text = true;
@@ -41,7 +42,7 @@ fn check(
     let text = std::str::from_utf8(bytes).expect("a login is UTF-8");
     let (frame, behind) = text.split_once('\0').expect("a login has an end");
     let behind = behind.trim_start_matches(['\r', '\n', '\0']);
-    assert_eq!(behind.as_bytes(), rest, "what follows the frame is not all of it");
+    assert_eq!(behind.as_bytes(), rest, "the bytes after the frame are not complete");
     let written = Frame::read(frame);
     let tokens: Vec<_> = written.headers.iter().filter(|header| header.is_a_secret()).collect();
     let [header] = tokens.as_slice() else { panic!("{} tokens in one login", tokens.len()) };
@@ -52,7 +53,7 @@ fn check(
 
     let sent = std::str::from_utf8(&forward.payload).expect("the frame was text");
     let sent = sent.strip_suffix('\0').expect("the frame ends");
-    assert!(!sent.contains('\0'), "two frames go on instead of one");
+    assert!(!sent.contains('\0'), "two frames are forwarded instead of one");
     let sent = Frame::read(sent);
     assert_eq!(sent.command, written.command);
     assert_eq!(sent.body, written.body, "the body has changed");
@@ -85,7 +86,7 @@ fn check(
     assert_eq!(login::read(rules, true, &[&headless]), fault, "a login begins with NUL");
 }
 
-/// A frame as a reader takes it that ends lines at every line end.
+/// A frame, read by a reader that accepts every line end.
 #[derive(Debug)]
 struct Frame {
     command: String,
@@ -93,7 +94,7 @@ struct Frame {
     body: String,
 }
 
-/// Name and value as they are written.
+/// A header with its name and value as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Header {
     name: String,
@@ -109,7 +110,7 @@ impl Frame {
         let mut headers = Vec::new();
         for line in lines.by_ref().map(line_of).take_while(|line| !line.is_empty()) {
             for line in line.split('\r') {
-                // A line without a colon is no header, and goes on as it is.
+                // A line without a colon is not a header, and is forwarded unchanged.
                 let (name, value) = line.split_once(':').unwrap_or(("", line));
                 headers.push(Header { name: name.to_owned(), value: value.to_owned() });
             }

@@ -1,8 +1,9 @@
-//! TLS records: what is sealed opens to itself, and nothing else opens.
+//! TLS records: a sealed record opens to its plaintext, and no other record opens.
 //!
-//! The first bytes choose the cipher, the content, the length and where a record is tampered with;
-//! what follows is the plaintext, again and again up to the length. Records are also made here by
-//! RFC 8446 section 5.2 without `record.rs`, with padding and types as no honest peer sends them.
+//! The first bytes choose the cipher, the content type, the length, and the place of a change. The
+//! rest is the plaintext, repeated up to the length. Records are also made without `record.rs`, by
+//! RFC 8446 section
+//! 5.2, with padding and types that an honest peer does not send.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
@@ -43,14 +44,14 @@ pub fn run(bytes: &[u8]) {
 
     let sealed = check_round_trip(cipher, content, sequence, &plaintext);
     check_tampered(cipher, sequence, &sealed, usize::from(*place), *change);
-    // As ciphertext, the bytes are nobody's.
-    assert!(open(&mut key(cipher, sequence), bytes).is_err(), "a record that nobody sealed opens");
+    // The bytes themselves are not a sealed record.
+    assert!(open(&mut key(cipher, sequence), bytes).is_err(), "a record that was not sealed opens");
     if cipher.0 == TLSv1_3 {
         check_inner(cipher, sequence, &plaintext);
     }
 }
 
-/// How long the first record is does not depend on how much of it has come.
+/// Checks that the length of the first record does not change when more bytes arrive.
 fn check_splits(bytes: &[u8]) {
     let mut rest = bytes;
     let first = split_first(&mut rest).map(|record| record.is_some());
@@ -106,7 +107,7 @@ fn check_tampered(
     let other = (cipher.0, cipher.1, sequence);
     assert!(open(&mut key_of(other, [8; 32]), first).is_err(), "another key opens it");
     if change != 0 {
-        // From both ends: header and tag are there.
+        // Changes are made from both ends, so that they hit the header and the tag.
         for at in [place % first.len(), first.len() - 1 - place % first.len()] {
             let mut tampered = first.clone();
             tampered[at] ^= change;
@@ -121,7 +122,9 @@ fn check_tampered(
     }
 }
 
-/// RFC 8446 section 5.4: content, a type that is not zero, zeros.
+/// Checks the inner plaintext of TLS 1.3: content, a type that is not zero, then zeros (RFC 8446
+/// section
+/// 5.4).
 fn check_inner(cipher: Cipher, sequence: u64, inner: &[u8]) {
     let record = seal_13(cipher.1, sequence, inner);
     let opened = open(&mut key(cipher, sequence), &record);

@@ -313,9 +313,8 @@ impl Endpoint {
 
     fn token(&self) -> anyhow::Result<Option<Secret>> {
         let text = match (&self.token_env, &self.token_file) {
-            (Some(name), _) => {
-                std::env::var(name).with_context(|| format!("the environment variable {name} is not set"))?
-            }
+            (Some(name), _) => std::env::var(name)
+                .with_context(|| format!("the environment variable {name} is not set"))?,
             (None, Some(file)) => crate::base::input::read_file(file)?,
             (None, None) => return Ok(None),
         };

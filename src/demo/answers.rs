@@ -41,7 +41,10 @@ pub async fn json_body(request: Request<Incoming>) -> Result<Bytes, Answer> {
         .and_then(|kind| kind.split(';').next())
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
     if !is_json {
-        return Err(message(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json"));
+        return Err(message(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body must be application/json",
+        ));
     }
     match Limited::new(request.into_body(), BODY_BYTES).collect().await {
         Ok(body) => Ok(body.to_bytes()),

@@ -37,8 +37,8 @@ GROUPS = {
     "13": "compression, by parameters",
 }
 
-# The cases check each ping that arrives, and slow cases are silent for long. So Usher sends no pings
-# of its own for ten minutes.
+# The cases check each ping that arrives, and slow cases are silent for long. So Usher sends no
+# pings of its own for ten minutes.
 CONFIG = """
 state_dir = "state"
 [[listener]]

@@ -4,8 +4,8 @@
     cargo build --bin usher --example peers-floor
     python3 tests/conformance/tls.py --tlsfuzzer FOLDER [NAME...]
 
-FOLDER is a checkout of https://github.com/tlsfuzzer/tlsfuzzer. Its scripts have the licence GPL-2.0,
-so they are not part of this repository. Its library tlslite-ng is installed from PyPI into
+FOLDER is a checkout of https://github.com/tlsfuzzer/tlsfuzzer. Its scripts have the licence
+GPL-2.0, so they are not part of this repository. Its library tlslite-ng is installed from PyPI into
 target/conformance/tls. Both servers have the same RSA certificate and the same HTTP answers: the
 rustls server forwards to the plain listener of Usher. Each script runs with the same random numbers
 against both. Prints every conversation that ends differently, and exits with 1 if EXPLAINED does
@@ -35,8 +35,8 @@ SEEDED = (
 )
 
 LOST = "AssertionError Unexpected closure from peer"
-# Known differences: a part of "SCRIPT: CONVERSATION", a pattern of the end at Usher, a pattern of the
-# end at the rustls server, and the reason.
+# Known differences: a part of "SCRIPT: CONVERSATION", a pattern of the end at Usher, one of the end at
+# the rustls server, and the reason.
 EXPLAINED = [
     ("", r"as expected|Alert|alert", LOST,
      "the alert of Usher arrives; the rustls server sends none, or its reset overtakes it"),

@@ -2,7 +2,7 @@
 //! an order. The rest goes on, and Usher recovers without a restart.
 //!
 //! `USHER_FAULT_TABLE=file` writes the statuses that clients saw and the time of the recovery, as
-//! rows of the table in `docs/fleet.md`.
+//! rows of the table in `docs/store-faults.md`.
 
 use std::io::Write as _;
 use std::sync::Arc;

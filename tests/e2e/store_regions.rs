@@ -20,7 +20,7 @@ const ROUTES: &str = r#"
     identity_headers = { "X-User-Id" = "sub" }
 "#;
 const NAMES: [&str; 2] = ["us", "eu"];
-/// The rights that `docs/fleet.md` tells a region to give to the others.
+/// The rights that `docs/regions.md` tells a region to give to the others.
 const GUEST: &[&str] = &[
     "--user",
     "guest",

@@ -49,11 +49,11 @@ const orders = {
   send: ({ id, data }) => tell('send', { id, result: client.send(data) }),
   prefetch: () => client.prefetchTicket(),
   clear_queue: () => client.clearQueue(),
-  // What a browser says when the network is back.
+  // The event of a browser when the network is back.
   wake: () => globalThis.dispatchEvent(new Event('online')),
 }
 
-// Node has no window: the library listens to whatever has these two.
+// Node has no window: the library only needs an object with these two functions.
 const page = new EventTarget()
 for (const name of ['addEventListener', 'removeEventListener', 'dispatchEvent']) {
   globalThis[name] ??= page[name].bind(page)

@@ -1,7 +1,7 @@
-"""A client that does all that a client must not do, so that the rules are seen to fail.
+"""A client that breaks every rule, which shows that the rules can fail.
 
-It shows one ticket and one token for good, reconnects at once and for ever, calls each open socket
-authenticated, answers no question, and delivers Usher's messages to the application.
+It always sends the same ticket and token, reconnects at once and for ever, treats each open socket
+as authenticated, answers no question, and passes the messages of Usher to the application.
 """
 
 import asyncio

@@ -20,25 +20,25 @@ from .types import (Close, Data, Event, GetToken, Method, Options, SendResult, S
                     UsherError)  # fmt: skip
 
 log = logging.getLogger("usher_client")
-# Seconds. A session that ends sooner counts as a failed attempt, so that the waits grow.
+# In seconds. A session that ends sooner counts as a failed attempt, so that the waits grow.
 STABLE = 5.0
 
 
 class Client:
-    """A connection that is kept: `connect()`, `send()`, and `async for message in client`."""
+    """A lasting connection: `connect()`, `send()`, and `async for message in client`."""
 
     def __init__(self, url: str, get_token: GetToken, options: Options = Options()) -> None:
         self.options, self._get_token = options, get_token
         self._door = Door(url, options, self.fresh_token)
         self._listeners: dict[Event, list[Callable[[Any], None]]] = {}
-        # Messages that wait for a connection, each with the end of its wait; and unread ones.
+        # Messages that wait for a connection, each with the end of its wait, and unread messages.
         self._queue: deque[tuple[Data, float]] = deque()
         self._inbox: deque[Data] = deque()
         self._last_token, self._unread, self._failures, self._changed_at = "", 0, 0, 0.0
         self._changed, self._wake = asyncio.Event(), asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._live: Live | None = None
-        # To be read alone.
+        # Read-only for the application.
         self.state: State = "disconnected"
         self.method: Method | None = None
         self.last_close: Close | None = None
@@ -52,7 +52,7 @@ class Client:
         return len(self._queue)
 
     def on(self, event: Event, listener: Callable[[Any], None]) -> Callable[[], None]:
-        """Calls `listener` for each event of this name; returns a function that ends it."""
+        """Calls `listener` for each event of this name. Returns a function that removes it."""
         listeners = self._listeners.setdefault(event, [])
         listeners.append(listener)
         while event == "message" and self._inbox:
@@ -62,7 +62,7 @@ class Client:
     async def connect(self, timeout: float | None = None) -> None:
         """Waits until the client is authenticated. Starts it if it has stopped.
 
-        Raises `UsherError` if it stops, and `TimeoutError`, after which the attempts go on."""
+        Raises `UsherError` if it stops. After a `TimeoutError`, the attempts go on."""
         if self._runner is None:
             self._start()
         async with asyncio.timeout(timeout):
@@ -89,9 +89,9 @@ class Client:
         await _cancel(runner)
 
     async def reauthenticate(self) -> None:
-        """Takes another identity, or renews early. Waiting messages of the old one are dropped.
+        """Changes the user, or renews early. Waiting messages of the old user are dropped.
 
-        Shows the new token in the stream where `proactive` is set, else by a new socket."""
+        Sends the new token in the stream if `proactive` is set, or else opens a new socket."""
         self.clear_queue()
         self._door.clear()
         if self.options.proactive and self._live and self.state == "authenticated":
@@ -100,11 +100,11 @@ class Client:
             await self.reconnect()
 
     async def prefetch(self) -> None:
-        """Fetches the ticket of the next attempt ahead. At most one is kept."""
+        """Fetches the ticket of the next attempt in advance. At most one is kept."""
         await self._door.prefetch()
 
     def wake(self) -> None:
-        """Ends the wait between two attempts: for a program that sees the network come back."""
+        """Ends the wait between two attempts, for example when the network is back."""
         self._wake.set()
 
     def clear_queue(self) -> None:
@@ -125,7 +125,7 @@ class Client:
             until = now() + self.options.queue_ttl
             self._queue.append((data, until))
             asyncio.get_running_loop().call_at(until, self._drop_until, until)
-        # Otherwise a loop that sends would let nothing else run.
+        # Without this, a loop that sends would block all other tasks.
         await asyncio.sleep(0)
         return "dropped" if is_full else "queued"
 
@@ -141,7 +141,7 @@ class Client:
         await self.disconnect()
 
     async def __aiter__(self) -> AsyncIterator[Data]:
-        """The messages of the backend, over reconnections, until the client is disconnected."""
+        """Yields the messages of the backend, across reconnects, until the client disconnects."""
         while self._runner or self._inbox:
             if self._inbox:
                 yield self._take()
@@ -185,7 +185,7 @@ class Client:
             await self._live.send(self._queue.popleft()[0])
 
     async def received(self, data: Data) -> None:
-        """Waits while too much is unread. Meanwhile the socket is not read either."""
+        """Waits while too much is unread, so that the socket is not read either."""
         if self._listeners.get("message"):
             return self.emit("message", data)
         self._inbox.append(data)
@@ -215,7 +215,7 @@ class Client:
                 self.clear_queue()
 
     async def _stay_connected(self) -> Close:
-        """Returns the end after which no attempt follows."""
+        """Connects again and again. Returns the end after which no attempt follows."""
         rejections = 0
         while True:
             self.last_close = end = await self._attempt()
@@ -250,10 +250,10 @@ class Client:
         return await self._live.run(token)
 
     def _pause(self, end: Close) -> float:
-        """Full jitter: a random share of a bound that doubles."""
+        """Returns the wait before the next attempt: a random part of a bound that doubles."""
         if end.window is not None:
             return random.uniform(0, end.window)
-        # A server with too many clients asks for more patience than one that is away.
+        # A server with too many clients needs longer waits than one that is away.
         doubled = min(self._failures + (3 if end.code == 4429 else 0), 20)
         bound = min(self.options.backoff_max, self.options.backoff_min * 2.0**doubled)
         return random.uniform(0, bound) + end.retry_after

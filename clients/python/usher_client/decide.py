@@ -14,7 +14,7 @@ REJECTED = {401, 4401, 4408, "Missing auth token", "Invalid token", "Authenticat
 
 
 class AttemptError(UsherError):
-    """An attempt came to no open socket, a request to no ticket, or `get_token` to no token."""
+    """An attempt opened no socket, a request got no ticket, or `get_token` returned no token."""
 
     def __init__(self, end: Close) -> None:
         super().__init__(end.reason)
@@ -22,10 +22,10 @@ class AttemptError(UsherError):
 
 
 def next_step(end: Close) -> Literal["stop", "retry", "rejected"]:
-    """An error frame or body of Usher decides first: `recoverable` answers this question.
+    """Returns the next step. The field `recoverable` of Usher decides first.
 
     `rejected`: try again with a new token, at once the first time, then with back-off."""
-    # Where there was no frame, the reason ends with a request id.
+    # Without an error frame, the reason ends with a request id.
     reason, number = end.reason.split(" (")[0], end.status or end.code
     sign = reason if reason in STOP | REJECTED else number
     is_final = sign in STOP or (400 <= number < 500 and number not in (401, 408, 425, 429))
@@ -35,13 +35,13 @@ def next_step(end: Close) -> Literal["stop", "retry", "rejected"]:
 
 
 def closed(code: int, reason: str, error: dict[str, Any]) -> Close:
-    """The end by a close frame; `error` is the payload of the error frame before it."""
+    """Returns the end by a close frame. `error` is the payload of the error frame before it."""
     wait = re.search(r"\bretry_after_ms[=:]\s*(\d{1,7})\b", reason)
     return Close(code, reason, *_facts(error), window=int(wait[1]) / 1000 if wait else None)
 
 
 def refused(doing: str, status: int, body: dict[str, Any], retry_after: str | None) -> Close:
-    """The end by an HTTP answer. Of `Retry-After`, seconds are read and not a date."""
+    """Returns the end by an HTTP answer. A date in `Retry-After` is ignored."""
     reason = f"{doing}: HTTP {status} {body.get('code', '')}".strip()
     wait = float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
     return Close(1006, reason, *_facts(body), status=status, retry_after=min(wait, 600.0))
@@ -52,7 +52,7 @@ def _facts(body: dict[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:
-    """Returns an empty object where there is none."""
+    """Returns the JSON object in the text, or an empty one."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

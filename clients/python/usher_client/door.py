@@ -22,7 +22,7 @@ FreshToken = Callable[[TokenReason], Awaitable[str]]
 
 
 class Door:
-    """Opens one socket after the other, each with a credential of its own."""
+    """Opens one socket after the other, each with its own credential."""
 
     def __init__(self, url: str, options: Options, fresh_token: FreshToken) -> None:
         parts = urlsplit(url)
@@ -34,20 +34,20 @@ class Door:
         config_url = f"{here}/config?route={quote(parts.path or '/', safe='')}"
         self._config_url = options.config_url or config_url
         self._is_auto = options.auth == "auto"
-        # At most one ticket that was fetched ahead, and the last moment of its use.
+        # At most one ticket that was fetched in advance, and the last moment of its use.
         self._kept: list[tuple[str, float]] = []
         self._fetching = asyncio.Lock()
         self.reset()
 
     def reset(self) -> None:
-        # The methods that the server offers, as it was last heard. Empty: it is asked.
+        # The methods in the last offer of the server. If empty, the next attempt asks for them.
         self._offered: list[Any] = [] if self._is_auto else [self._options.auth]
-        # The reason of the next call for a token; and the token of this attempt, once it is there.
+        # The reason of the next call for a token, and the token of this attempt after the call.
         self.reason: TokenReason = "initial"
         self._token, self._failures, self._breaker_until = "", 0, 0.0
 
     def clear(self) -> None:
-        """Forgets the kept ticket; one that is on its way lands in the list of before."""
+        """Forgets the kept ticket. A ticket on its way goes into the old list, which is not used."""
         self._kept = []
 
     async def prefetch(self) -> None:
@@ -77,7 +77,7 @@ class Door:
         return socket, method, token if method == "message" else ""
 
     def _methods(self) -> list[Method]:
-        """`query` and `header` are none: their token stands where logs have it."""
+        """Returns the usable methods. `query` and `header` are left out: logs may show their token."""
         return sorted((name for name in KNOWN if name in self._offered), key=self._offered.index)
 
     async def _bearer(self) -> str:
@@ -85,7 +85,7 @@ class Door:
         return self._token
 
     async def _ask(self, method: str, url: str) -> tuple[Close, dict[str, Any]]:
-        """Shows a fresh token where one is refused, once in an attempt."""
+        """Sends a request. Repeats it with a fresh token after a refusal, once in an attempt."""
         end, body = await http.ask(method, url, await self._bearer(), self._options)
         if self._is_auto and isinstance(body.get("methods"), list):
             self._offered = [body.get("method"), *body["methods"]]
@@ -95,7 +95,7 @@ class Door:
         return await self._ask(method, url)
 
     async def _keep_ticket(self) -> list[tuple[str, float]]:
-        """Waits for a request that is under way, so that one is under way at most."""
+        """Returns the list with the kept ticket. At most one request runs at a time."""
         async with self._fetching:
             kept = self._kept
             if not kept or kept[0][1] <= now():
@@ -103,7 +103,7 @@ class Door:
             return kept
 
     async def _fetch_ticket(self) -> tuple[str, float]:
-        """Tries three times, unless the answer says that it is of no use."""
+        """Tries up to three times, and stops early after an answer that makes a retry useless."""
         if (wait := self._breaker_until - now()) > 0:
             raise AttemptError(Close(reason="circuit breaker open", retry_after=wait))
         for number in range(1, TRIES + 1):
@@ -112,21 +112,21 @@ class Door:
             if end.status == 201 and isinstance(ticket, str) and ticket:
                 self._failures = 0
                 life = life if isinstance(life, int | float) else 30.0
-                # Counted from the request on, by this clock. Its last part is not used.
+                # The life counts from the request, by this clock. Its last part is not used.
                 return ticket, asked + life - min(5.0, life / 4)
             if next_step(end) != "retry":
                 raise AttemptError(end)
             if number == TRIES or end.retry_after > LONGEST_TRY_PAUSE:
                 break
             await asyncio.sleep(random.uniform(0, TRY_PAUSE * 2**number) + end.retry_after)
-        # A server that cannot be reached may be back at once: only its answers open the breaker.
+        # Only answers open the breaker: a server that cannot be reached may be back at once.
         self._failures += end.status is not None
         if self._failures >= BREAKER_FAILURES:
             self._breaker_until = now() + BREAKER_PAUSE
         raise AttemptError(end)
 
     def _without_ticket(self, error: AttemptError) -> Method:
-        """Returns the next method where one is allowed. Tickets stay off after a 404 alone."""
+        """Returns the next method, if one is allowed. Only a 404 or the like turns tickets off."""
         others = [name for name in self._methods() if name != "ticket"]
         is_off = error.end.status in (404, 405, 501)
         if not others or not (is_off or error.step == "retry"):

@@ -1,4 +1,4 @@
-"""HTTP requests and WebSocket handshakes. Neither follows a redirect: a credential must not."""
+"""HTTP requests and WebSocket handshakes. A redirect must not get a credential: none is followed."""
 
 import asyncio
 import http.client
@@ -13,14 +13,14 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus
 from .decide import AttemptError, json_object, refused
 from .types import Close, Options
 
-# At the level of debugging, `websockets` logs whole messages, tokens among them.
+# At the level DEBUG, `websockets` logs whole messages with tokens.
 log = logging.getLogger("usher_client.socket")
 log.setLevel(logging.INFO)
 
 
 class _Connection(ClientConnection):
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Ends within a second, also where the other side reads nothing."""
+        """Ends within a second, even if the other side reads nothing."""
         try:
             async with asyncio.timeout(1):
                 await super().close(code, reason)
@@ -42,7 +42,7 @@ class _AnyAnswer(HTTPErrorProcessor):
     https_response = http_response
 
 
-# Reading the system's authorities takes longer than a request.
+# The opener is kept: loading the certificate authorities takes longer than a request.
 _opener = lru_cache(4)(lambda tls: build_opener(_AnyAnswer, HTTPSHandler(context=tls)))
 
 
@@ -64,7 +64,7 @@ async def dial(url: str, offers: list[Any], options: Options) -> ClientConnectio
 
 
 async def ask(method: str, url: str, token: str, options: Options) -> tuple[Close, dict[str, Any]]:
-    """Returns the body of the answer as JSON, and the end that a refusal means."""
+    """Returns the end that a refusal means, and the body of the answer as JSON."""
     data, headers = b"" if method == "POST" else None, {"Authorization": f"Bearer {token}"}
     request = Request(url, data, headers, method=method)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .client import Client
 
 PAUSE = 1.0
-# The end by this side where the route takes no renewal unasked. The next attempt follows at once.
+# The end by the client if the route accepts no renewal without a question. It reconnects at once.
 GRANT_OVER = Close(reason="the grant is over", window=0.0)
 
 
@@ -30,9 +30,9 @@ class Live:
         self._socket, self._method, self._client = socket, method, client
         self.session: Session | None = None
         self._is_in, self._ends_at = False, float("inf")
-        # The ids of auth messages without an answer: no other message is one.
+        # The ids of auth messages without an answer. Only messages with such an id are answers.
         self._asked: set[str] = set()
-        # The payload of the last message, where it was an error frame of Usher.
+        # The payload of the last message, if it was an error frame of Usher.
         self._error: dict[str, Any] = {}
         self._renewal: asyncio.Task[None] | None = None
         self._own_end: Close | None = None
@@ -57,19 +57,19 @@ class Live:
             await self._socket.close()
 
     def takes_messages(self) -> bool:
-        """After sleep the grant may be over, by the wall clock. Then a renewal comes first."""
+        """Returns true if messages can be sent. After sleep, the grant may need a renewal first."""
         is_in, is_over = self._client.state == "authenticated", time.time() >= self._ends_at
         if is_in and is_over:
             self.renew("expiring")
         return is_in and not is_over and self._socket.state is OPEN
 
     async def send(self, data: Data) -> None:
-        """Gives a message to the socket: it may be lost with it, and is never sent twice."""
+        """Passes a message to the socket. It may be lost with the socket, and is never sent twice."""
         with suppress(ConnectionClosed):
             await self._socket.send(data)
 
     def renew(self, reason: TokenReason, pause: float = 0.0) -> None:
-        """Shows a new token in the stream; one answer is on its way at most."""
+        """Sends a new token in the stream. At most one answer is on its way."""
         if self._renewal is None or self._renewal.done():
             self._renewal = asyncio.create_task(self._renew(reason, pause))
 
@@ -84,7 +84,7 @@ class Live:
                 self._client.emit("reauth", "failed")
                 if error.step == "stop":
                     return await self._leave(error.end)
-                # Without a token the question stays open until its grace ends.
+                # Without a token, the question stays open until its grace time ends.
                 pause = PAUSE
 
     async def _leave(self, end: Close) -> None:
@@ -117,7 +117,7 @@ class Live:
             await self._client.received(data)
 
     def _is_own(self, question: dict[str, Any]) -> bool:
-        """A question about another end may come from a peer: no token answers it."""
+        """Returns false for another expiry: the question may come from a peer and gets no token."""
         return self.session is None or self.session.expires_at == question.get("expires_at")
 
     async def _authenticated(self) -> None:
@@ -132,7 +132,7 @@ class Live:
         if isinstance(expires := payload.get("expires_at"), int):
             self.session = Session(str(payload.get("user")), str(payload["session_id"]), expires)
             with suppress(ValueError):
-                # By the server's clock, so that a wrong clock on this side does no harm.
+                # Only the clock of the server counts, so a wrong clock here does no harm.
                 sent = datetime.fromisoformat(str(message.get("timestamp"))).timestamp()
                 self._ends_at = time.time() + expires / 1000 - sent
         if self._is_in:

@@ -14,7 +14,7 @@ Data = str | bytes
 
 
 class UsherError(Exception):
-    """The connection cannot be used; the message says why."""
+    """The connection cannot be used. The message says why."""
 
 
 class UnauthorizedError(UsherError):
@@ -23,7 +23,7 @@ class UnauthorizedError(UsherError):
 
 @dataclass(frozen=True)
 class TokenContext:
-    """The reason for a call of `get_token`; `rejected` is the refused token, if there is one."""
+    """The reason for a call of `get_token`. `rejected` is the refused token, if there is one."""
 
     reason: TokenReason
     rejected: str | None = field(default=None, repr=False)
@@ -34,7 +34,7 @@ GetToken = Callable[[TokenContext], Awaitable[str]]
 
 @dataclass(frozen=True)
 class StateChange:
-    """`retry_in`: the seconds until the next attempt, in `reconnecting`."""
+    """A change of the state. In `reconnecting`, `retry_in` is the wait in seconds."""
 
     state: State
     previous: State
@@ -45,7 +45,7 @@ class StateChange:
 
 @dataclass(frozen=True)
 class Session:
-    """The content of `auth_ok`; `expires_at` is in milliseconds since 1970, by Usher's clock."""
+    """The content of `auth_ok`. `expires_at` is in milliseconds since 1970, by Usher's clock."""
 
     user: str
     session_id: str
@@ -56,7 +56,7 @@ class Session:
 class Close:
     """The end of a connection or of an attempt: a close frame, an HTTP refusal, or neither.
 
-    `window`: the client is wanted back at a random moment within these seconds."""
+    `window`: the client should reconnect at a random moment within these seconds."""
 
     code: int = 1006
     reason: str = ""
@@ -73,7 +73,7 @@ class Close:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Times are in seconds. `proactive` says that the route takes a renewal unasked."""
+    """Times are in seconds. `proactive`: the route accepts a renewal without a question."""
 
     auth: Method | Literal["auto"] = "auto"
     ticket_url: str | None = None

@@ -181,7 +181,7 @@ fn host_of(headers: &HeaderMap, version: Version) -> Result<Option<Authority>, R
 }
 
 fn authority(text: &str) -> Result<Authority, Rejection> {
-    Authority::parse(text).ok_or(Rejection::AmbiguousRequest("the Host is not a host"))
+    Authority::parse(text).ok_or(Rejection::AmbiguousRequest("the Host header is not a valid host"))
 }
 
 /// Returns the target as path and query, and the host of an absolute target.
@@ -244,7 +244,7 @@ fn is_chunked(headers: &HeaderMap) -> Result<bool, Rejection> {
     match (values.next(), values.next()) {
         (None, _) => Ok(false),
         (Some(value), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
-        _ => Err(Rejection::AmbiguousRequest("Transfer-Encoding is not chunked alone")),
+        _ => Err(Rejection::AmbiguousRequest("Transfer-Encoding has another value than chunked")),
     }
 }
 

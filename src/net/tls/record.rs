@@ -45,9 +45,9 @@ pub enum RecordError {
     Malformed,
     #[error("a message holds a value that is not allowed")]
     Illegal,
-    #[error("too many records that carry nothing")]
+    #[error("too many records carry no data")]
     TooManyIdle,
-    #[error("the key must not be used any more, and there is no next one")]
+    #[error("the key is used up, and there is no next one")]
     Exhausted,
     #[error("the client ended the connection with alert {0}")]
     Alert(u8),

@@ -216,7 +216,7 @@ async fn another_handshake_of_tls12_is_refused_and_the_connection_goes_on() {
     }
     let mut buffer = [0; 64];
     let error = server.read(&mut buffer).await.unwrap_err();
-    assert!(error.to_string().contains("carry nothing"), "{error}");
+    assert!(error.to_string().contains("carry no data"), "{error}");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ use crate::support::redis::RedisServer;
 use crate::support::{Echo, Usher, client, eventually, token};
 
 /// `calm` is what Usher promises. `recovery` is the time after the return of the store, as in
-/// `docs/revocation.md`. `slack` is for a machine that does other work.
+/// `docs/revocation-fleet.md`. `slack` is for a machine that does other work.
 const BOUNDS: Bounds = Bounds { calm: 200, recovery: 4_000, slack: 2_000 };
 /// How long the load goes on without `make soak`.
 const SHORT: Duration = Duration::from_secs(5);

@@ -347,10 +347,16 @@ async fn watch_over(
     loop {
         tokio::select! {
             asked = signals.next() => match (asked, orders.cloned()) {
-                (SignalAction::Reload, Some(orders)) => drop(tokio::spawn(async move { orders.give(Cause::Signal).await })),
+                (SignalAction::Reload, Some(orders)) => {
+                    tokio::spawn(async move { orders.give(Cause::Signal).await });
+                }
                 _ => return Ok(()),
             },
-            _ = check.tick() => if workers.iter().any(JoinHandle::is_finished) { return Err(RunError::WorkerDied) },
+            _ = check.tick() => {
+                if workers.iter().any(JoinHandle::is_finished) {
+                    return Err(RunError::WorkerDied);
+                }
+            }
         }
     }
 }

@@ -16,16 +16,20 @@ use usher::upstream::upgrade;
 use crate::known;
 use crate::support::Runner;
 
-const SMALL: &str = "GET /ws HTTP/1.1\r\nHost: chat.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+const SMALL: &str = "GET /ws HTTP/1.1\r\nHost: chat.example.com\r\n\
+    Upgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// A request head of a browser.
-const BROWSER: &str = "GET /ws?room=1&ticket=Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXU HTTP/1.1\r\nHost: chat.example.com\r\n\
+const BROWSER: &str = "GET /ws?room=1&ticket=Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXU \
+    HTTP/1.1\r\nHost: chat.example.com\r\n\
     Connection: keep-alive, Upgrade\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n\
-    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\nUpgrade: websocket\r\n\
-    Origin: https://chat.example.com\r\nSec-WebSocket-Version: 13\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
-    Accept-Language: en-US,en;q=0.5\r\nCookie: theme=dark; consent=1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nSec-Fetch-Dest: websocket\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
+    Upgrade: websocket\r\nOrigin: https://chat.example.com\r\nSec-WebSocket-Version: 13\r\n\
+    Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.5\r\n\
+    Cookie: theme=dark; consent=1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
+    Sec-Fetch-Dest: websocket\r\n\
     Sec-Fetch-Mode: websocket\r\nSec-Fetch-Site: same-origin\r\n\r\n";
 
 pub fn run(runner: &mut Runner) {

@@ -54,8 +54,9 @@ pub fn config(more: &str) -> Arc<Config> {
 
 pub fn claims(now: Now) -> serde_json::Value {
     json!({
-        "iss": "https://id.example.com", "aud": "chat", "sub": "user-4711", "sid": "s-1", "jti": "0d5b6d2c4f7a",
-        "iat": now.wall.as_secs(), "exp": now.wall.as_secs() + 7200, "permissions": ["chat:read", "chat:write"],
+        "iss": "https://id.example.com", "aud": "chat", "sub": "user-4711", "sid": "s-1",
+        "jti": "0d5b6d2c4f7a", "iat": now.wall.as_secs(), "exp": now.wall.as_secs() + 7200,
+        "permissions": ["chat:read", "chat:write"],
     })
 }
 

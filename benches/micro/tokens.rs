@@ -83,7 +83,8 @@ fn rsa_key() -> Key {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let (modulus, exponent) = (pair.public_key().modulus(), pair.public_key().exponent());
     let modulus = encode(modulus.big_endian_without_leading_zero());
-    let public = json!({ "kty": "RSA", "kid": "bench", "n": modulus, "e": encode(exponent.big_endian_without_leading_zero()) });
+    let exponent = encode(exponent.big_endian_without_leading_zero());
+    let public = json!({ "kty": "RSA", "kid": "bench", "n": modulus, "e": exponent });
     Key { private: Secret::from(private.as_str()), public }
 }
 

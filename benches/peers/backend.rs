@@ -86,7 +86,8 @@ async fn serve(mut stream: TcpStream, token: Option<Rc<str>>) -> io::Result<()> 
     while let Some(request) = next_request(&mut stream, &mut buffer, token.as_deref()).await? {
         match request {
             Request::Upgrade { accept } => {
-                let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+                let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                            Connection: Upgrade\r\nSec-WebSocket-Accept: ";
                 stream.write_all(format!("{head}{accept}\r\n\r\n").as_bytes()).await?;
                 return echo(stream, buffer).await;
             }

@@ -245,8 +245,8 @@ impl Admin {
 }
 
 /// Returns true if the `Host` is an IP address or localhost. A malicious web page can make its own
-/// host name resolve to loopback (DNS rebinding), but it cannot change the `Host` header: that
-/// still has the name of the page's host.
+/// host name resolve to loopback (DNS rebinding). But it cannot change the `Host` header, which
+/// still has that name.
 fn names_this_machine<B>(request: &Request<B>) -> bool {
     let Some(value) = request.headers().get(HOST) else { return true };
     let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };

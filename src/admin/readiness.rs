@@ -1,8 +1,8 @@
 //! Whether a load balancer may send clients to this node.
 //!
 //! The process goes from starting to ready to draining, and never back. A store that does not
-//! answer is shown, but does not make the node unready: all nodes of a fleet would become unready
-//! at once, also for clients that do not need a ticket.
+//! answer is shown, but does not make the node unready. Otherwise, all nodes of a fleet would
+//! become unready at once, even for clients that do not need a ticket.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

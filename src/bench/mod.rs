@@ -59,13 +59,24 @@ struct Connect {
     #[command(flatten)]
     endpoint: Endpoint,
     /// The number of connections; each begins when an earlier one has ended
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1000",
+        value_parser = clap::value_parser!(u64).range(1..),
+    )]
     connections: u64,
     /// The most connections at the same time; by default 50, or 10000 with --rate
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: Option<u32>,
     /// The number of connections that begin per second, even if earlier ones have not ended
-    #[arg(long, value_name = "N", requires = "duration", conflicts_with = "connections", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "duration",
+        conflicts_with = "connections",
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     rate: Option<u32>,
     /// How long new connections begin
     #[arg(long, requires = "rate", value_parser = value::duration)]
@@ -83,7 +94,12 @@ struct Messages {
     #[command(flatten)]
     endpoint: Endpoint,
     /// The number of connections
-    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "50",
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     connections: u32,
     /// The size of each message
     #[arg(long, default_value = "64B", value_parser = value::size)]
@@ -101,10 +117,20 @@ struct Idle {
     #[arg(long = "pid", value_name = "PID", required = true)]
     pids: Vec<u32>,
     /// The number of connections
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1000",
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     connections: u32,
     /// The number of connections between two readings
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1000",
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     step: u32,
     /// How long all connections stay open
     #[arg(long, default_value = "5s", value_parser = value::duration)]

@@ -40,22 +40,22 @@ impl Failure {
     fn remedy(self) -> Option<&'static str> {
         Some(match self {
             Self::Timeout(Phase::Echo) | Self::Echo => {
-                "the endpoint did not echo the first message: add --no-echo if it does not echo, or \
-                 --auth message if it waits for a credential"
+                "the endpoint did not echo the first message: add --no-echo if it does not echo, \
+                 or --auth message if it waits for a credential"
             }
             Self::Timeout(Phase::Message) => {
                 "the endpoint stopped echoing: check that the backend is an echo server"
             }
             Self::Timeout(Phase::Auth) => {
-                "the first message was not answered: add --no-ack if the endpoint does not answer it, \
-                 or choose its --preset"
+                "the first message was not answered: add --no-ack if the endpoint does not \
+                 answer it, or choose its --preset"
             }
             Self::Timeout(Phase::Upgrade) => {
                 "the upgrade was not answered: check the upstream, or raise --timeout"
             }
             Self::Timeout(Phase::Connect | Phase::Tls) | Self::Connect => {
-                "cannot connect to the endpoint: check its address, and whether it uses TLS (wss) or \
-                 not (ws)"
+                "cannot connect to the endpoint: check its address, and whether it uses TLS \
+                 (wss) or not (ws)"
             }
             Self::Timeout(Phase::Ticket) => {
                 "the ticket request was not answered: check --ticket-path, or raise --timeout"
@@ -403,7 +403,10 @@ failed: timeout upgrade         1
         );
         assert_eq!(json["failures"], json!({ "upgrade 403": 1, "timeout upgrade": 1 }));
         assert_eq!((&json["elapsed_ms"], &json["per_second"]), (&json!(2000), &json!(50.0)));
-        let connect = json!({ "count": 102, "p50_us": 500, "p90_us": 500, "p99_us": 500, "p99_9_us": 500, "max_us": 500 });
+        let connect = json!({
+            "count": 102, "p50_us": 500, "p90_us": 500, "p99_us": 500, "p99_9_us": 500,
+            "max_us": 500,
+        });
         assert_eq!(json["phases"]["connect"], connect);
         assert_eq!(
             json["phases"].as_object().unwrap().keys().collect::<Vec<_>>(),

@@ -114,7 +114,8 @@ impl Target {
 
 /// Returns true if the handshake of this stream resumed an earlier session.
 pub fn is_resumed(stream: &Stream) -> bool {
-    matches!(stream, Stream::DialledTls(tls) if tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed))
+    let Stream::DialledTls(tls) = stream else { return false };
+    tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
 }
 
 /// Makes this process offer only this key exchange, so that servers with different preferences do

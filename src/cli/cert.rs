@@ -27,7 +27,11 @@ const KEY_MODE: u32 = 0o600;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Host names and IP addresses that clients connect to
-    #[arg(value_name = "NAME", value_parser = host_name, default_values = ["localhost", "127.0.0.1", "::1"])]
+    #[arg(
+        value_name = "NAME",
+        value_parser = host_name,
+        default_values = ["localhost", "127.0.0.1", "::1"],
+    )]
     names: Vec<String>,
     /// The file for the certificate
     #[arg(long, value_name = "FILE", default_value = "cert.pem")]
@@ -84,8 +88,8 @@ fn refuse_to_overwrite(paths: &[&Path]) -> anyhow::Result<()> {
     if !there.is_empty() {
         let (exist, them) = if there.len() == 1 { ("exists", "it") } else { ("exist", "them") };
         bail!(
-            "{} {exist} already; add `--force` to replace {them}, or choose other files with --cert \
-             and --key",
+            "{} {exist} already; add `--force` to replace {them}, or choose other files with \
+             --cert and --key",
             there.join(" and ")
         );
     }

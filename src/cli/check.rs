@@ -82,7 +82,10 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         println!(
             "{}",
             serde_json::json!({
-                "ok": exit == Exit::Ok, "errors": list(errors), "warnings": list(&warnings), "findings": findings,
+                "ok": exit == Exit::Ok,
+                "errors": list(errors),
+                "warnings": list(&warnings),
+                "findings": findings,
             })
         );
         return Ok(exit.into());

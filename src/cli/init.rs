@@ -19,14 +19,16 @@ const TLS: &str = r#"address = "0.0.0.0:8443"
 certificates = [{ cert = "cert.pem", key = "key.pem" }]
 # `usher cert` makes both files for this machine. For a file without TLS, use `usher init --plain`.
 "#;
-const PLAIN: &str = r#"# Without TLS: only for this machine, or behind a proxy that terminates TLS. Behind a proxy, list its addresses, so that
-# its forwarding headers are trusted: trusted_peers = ["127.0.0.1"]
+const PLAIN: &str = r#"# Without TLS: only for this machine, or behind a proxy that terminates TLS.
+# Behind a proxy, list its addresses, so that its forwarding headers are trusted:
+# trusted_peers = ["127.0.0.1"]
 address = "127.0.0.1:8080"
 plain = true
 "#;
 const SECRET_FROM_ENVIRONMENT: &str = r#"secret_env = "USHER_JWT_SECRET"
 "#;
-const SECRET_FROM_FILE: &str = r#"# Made by `usher init` as a first secret: replace it by the secret that signs your tokens.
+const SECRET_FROM_FILE: &str = r#"# `usher init` made a first secret:
+# replace it by the secret that signs your tokens.
 secret_file = "jwt-secret"
 "#;
 

@@ -25,7 +25,11 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH")]
     route: Option<String>,
     /// Only sessions that authenticated with this method
-    #[arg(long, value_name = "METHOD", value_parser = PossibleValuesParser::new(Method::ALL.map(Method::name)))]
+    #[arg(
+        long,
+        value_name = "METHOD",
+        value_parser = PossibleValuesParser::new(Method::ALL.map(Method::name)),
+    )]
     method: Option<String>,
     /// Sessions of all nodes that share the store
     #[arg(long)]

@@ -144,11 +144,23 @@ mod tests {
 
     #[test]
     fn a_page_has_a_line_for_each_figure() {
-        let by = json!([{ "route": "/ws", "method": "ticket", "sessions": 2 }, { "route": "/open", "method": null, "sessions": 1 }]);
+        let by = json!([
+            { "route": "/ws", "method": "ticket", "sessions": 2 },
+            { "route": "/open", "method": null, "sessions": 1 },
+        ]);
+        let legacy = json!([{
+            "route": "/ws",
+            "method": "header",
+            "uses": 7,
+            "last_used": "2026-11-21T10:00:00.000Z",
+            "recent_users": ["ada", "b\u{7}"],
+        }]);
+        let issuers = json!([{
+            "name": "main", "state": "stale", "keys": 2, "age_seconds": 700, "fault": "timeout",
+        }]);
         let page = page(&json!({ "sessions": 3, "sessions_by": by, "tickets": null,
             "store": { "kind": "redis", "breaker": "open", "regions": { "eu": "closed" } },
-            "legacy": [{ "route": "/ws", "method": "header", "uses": 7, "last_used": "2026-11-21T10:00:00.000Z", "recent_users": ["ada", "b\u{7}"] }],
-            "issuers": [{ "name": "main", "state": "stale", "keys": 2, "age_seconds": 700, "fault": "timeout" }],
+            "legacy": legacy, "issuers": issuers,
             "verifiers": [{ "name": "login", "kind": "http", "breaker": "open", "asking": 2 }] }));
         for wanted in [
             "sessions         3\n",
@@ -156,7 +168,10 @@ mod tests {
             "  1 by - on /open\n",
             "tickets          -\n",
             "redis, breaker open\n",
-            "legacy           7 uses of header on /ws, last 2026-11-21T10:00:00.000Z\n                 by ada, b\\u{7}\n",
+            concat!(
+                "legacy           7 uses of header on /ws, last 2026-11-21T10:00:00.000Z\n",
+                "                 by ada, b\\u{7}\n",
+            ),
             "  region eu, breaker closed\n",
             "verifier         login, http, breaker open, 2 requests in flight\n",
             "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",

@@ -124,7 +124,8 @@ impl Mint {
         let least = self.algorithm.least_secret();
         if key.len() < least {
             bail!(
-                "the secret has {} bytes; {} needs at least {least}; make one with `openssl rand -hex 64`",
+                "the secret has {} bytes; {} needs at least {least}; make one with \
+                 `openssl rand -hex 64`",
                 key.len(),
                 self.algorithm.name()
             );

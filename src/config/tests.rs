@@ -32,7 +32,12 @@ fn the_minimal_config_is_good() {
 #[test]
 fn an_unknown_key_is_shown_in_its_line_with_the_nearest_known_one() {
     let error = error_of(&MINIMAL.replace("certificates =", "certificate ="));
-    let golden = "usher.toml:7:1: error: unknown key `certificate` in [[listener]]\n  7 | certificate = [{ cert = \"cert.pem\", key = \"key.pem\" }]\n    | ^^^^^^^^^^^\n  help: did you mean `certificates`?\n";
+    let golden = concat!(
+        "usher.toml:7:1: error: unknown key `certificate` in [[listener]]\n",
+        "  7 | certificate = [{ cert = \"cert.pem\", key = \"key.pem\" }]\n",
+        "    | ^^^^^^^^^^^\n",
+        "  help: did you mean `certificates`?\n",
+    );
     assert!(error.contains(golden), "{error}");
 }
 
@@ -170,7 +175,8 @@ fn a_route_that_stands_twice_is_refused() {
 #[test]
 fn what_would_be_unsafe_is_refused() {
     let secret = "secret_env = \"ANY\"\n";
-    let other_issuer = "[[issuer]]\nname = \"other\"\nissuer = \"https://id.example.com\"\naudience = [\"b\"]\nalgorithms = [\"HS256\"]\nsecret_env = \"ANY\"";
+    let other_issuer = "[[issuer]]\nname = \"other\"\nissuer = \"https://id.example.com\"\n\
+                        audience = [\"b\"]\nalgorithms = [\"HS256\"]\nsecret_env = \"ANY\"";
     for (from, to, part) in [
         ("certificates =", "#", "has no certificates"),
         ("127.0.0.1:9090", "0.0.0.0:9090", "needs a token"),
@@ -444,7 +450,8 @@ fn client_certificates_want_an_authority_where_they_are_shown() {
         ("name = \"main\"", "name = \"bypass\"", "is reserved for test identities"),
         (
             "[[upstream]]",
-            "[[listener]]\naddress = \"127.0.0.1:1\"\nplain = true\nclient_ca = \"x\"\n[[upstream]]",
+            "[[listener]]\naddress = \"127.0.0.1:1\"\nplain = true\nclient_ca = \"x\"\n\
+             [[upstream]]",
             "client certificates need TLS",
         ),
     ] {
@@ -843,7 +850,8 @@ fn a_rotation_leaves_backends_time_and_is_for_keys_that_usher_makes() {
 fn a_login_that_brokers_read_in_two_ways_is_refused() {
     let with = |preset: &str, user: &str, secret: &str| {
         let table = format!(
-            "[route.first_message]\npreset = \"{preset}\"\nforward = \"replace\"\nuser = '{user}'\nsecret_env = \"BROKER\"\n[admin]"
+            "[route.first_message]\npreset = \"{preset}\"\nforward = \"replace\"\n\
+             user = '{user}'\nsecret_env = \"BROKER\"\n[admin]"
         );
         let text = MINIMAL
             .replace("\"ticket\", \"message\", \"header\"", "\"message\"")

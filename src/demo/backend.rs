@@ -153,7 +153,8 @@ mod tests {
         ];
         for frame in frames {
             let mut stream = TcpStream::connect(backend.address).await.unwrap();
-            let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+                        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
             stream.write_all(head.as_bytes()).await.unwrap();
             stream.write_all(frame).await.unwrap();
@@ -170,7 +171,8 @@ mod tests {
     async fn a_message_of_many_fragments_is_held_to_the_limit() {
         let backend = started();
         let mut stream = TcpStream::connect(backend.address).await.unwrap();
-        let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+                    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut fragments = vec![0x01, 0x80, 0, 0, 0, 0];

@@ -203,14 +203,19 @@ impl Room {
     /// Sends a message to all visitors, or returns an error message for the sender.
     fn receive(&self, message: &[u8], visitor: &Visitor) -> Option<String> {
         match strict_json::record(message) {
-            Ok(ClientEvent::Chat { text }) if !text.trim().is_empty() && text.chars().count() <= TEXT_CHARACTERS => {
+            Ok(ClientEvent::Chat { text })
+                if !text.trim().is_empty() && text.chars().count() <= TEXT_CHARACTERS =>
+            {
                 self.broadcast(&json!({ "type": "chat", "from": visitor.name, "text": text }));
                 None
             }
-            _ => Some(
-                json!({ "type": "rejected", "text": format!("send {{\"type\":\"chat\",\"text\":\"...\"}} of 1 to {TEXT_CHARACTERS} characters") })
-                    .to_string(),
-            ),
+            _ => {
+                let text = format!(
+                    "send {{\"type\":\"chat\",\"text\":\"...\"}} with 1 to {TEXT_CHARACTERS} \
+                     characters"
+                );
+                Some(json!({ "type": "rejected", "text": text }).to_string())
+            }
         }
     }
 
@@ -254,7 +259,9 @@ where
                 Ok(message) => text_frame(&message),
                 // The room does not wait for a slow reader. The reader misses messages, and gets
                 // their number.
-                Err(broadcast::error::RecvError::Lagged(count)) => text_frame(&json!({ "type": "missed", "count": count }).to_string()),
+                Err(broadcast::error::RecvError::Lagged(count)) => {
+                    text_frame(&json!({ "type": "missed", "count": count }).to_string())
+                }
                 Err(broadcast::error::RecvError::Closed) => return Ok(()),
             },
         };

@@ -45,9 +45,10 @@ pub fn configuration(folder: &Path, ports: Ports, servers: Servers) -> String {
     let Ports { plain, tls, admin } = ports;
     let Servers { site, chat } = servers;
     let file = |name: &str| quoted(&folder.join(name));
-    let origins = format!(
-        r#"["http://127.0.0.1:{plain}", "http://localhost:{plain}", "https://127.0.0.1:{tls}", "https://localhost:{tls}"]"#
-    );
+    let [plain_origins, tls_origins] = [("http", plain), ("https", tls)].map(|(scheme, port)| {
+        format!(r#""{scheme}://127.0.0.1:{port}", "{scheme}://localhost:{port}""#)
+    });
+    let origins = format!("[{plain_origins}, {tls_origins}]");
     format!(
         r#"state_dir = {state}
 

@@ -5,6 +5,15 @@ use std::path::Path;
 
 use super::configuration::Ports;
 
+// Parts of the commands.
+const NAME: &str = r#"-H 'Content-Type: application/json' -d '{"name":"ada"}'"#;
+const FIND_TOKEN: &str = r#"| sed -E 's/.*"token":"([^"]+)".*/\1/'"#;
+const FIND_TICKET: &str = r#"| sed -E 's/.*"ticket_id": ?"([^"]+)".*/\1/'"#;
+const BEARER: &str = r#"-H "Authorization: Bearer $TOKEN""#;
+const UPGRADE: &str = "-H 'Connection: Upgrade' -H 'Upgrade: websocket' \
+                       -H 'Sec-WebSocket-Version: 13' \
+                       -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='";
+
 #[derive(Clone, Copy)]
 pub struct Colours(bool);
 
@@ -64,40 +73,26 @@ pub fn introduction(folder: &Path, ports: Ports, configuration: &str, colours: C
     }
 
     let commands = [
-        (
-            "log in",
-            format!(
-                r#"TOKEN=$(curl -s {base}/login -H 'Content-Type: application/json' -d '{{"name":"ada"}}' | sed -E 's/.*"token":"([^"]+)".*/\1/')"#
-            ),
-        ),
-        (
-            "call the API as that user",
-            format!(r#"curl -s {base}/api/hello -H "Authorization: Bearer $TOKEN""#),
-        ),
+        ("log in", format!("TOKEN=$(curl -s {base}/login {NAME} {FIND_TOKEN})")),
+        ("call the API as that user", format!("curl -s {base}/api/hello {BEARER}")),
         (
             "request a ticket",
-            format!(
-                r#"TICKET=$(curl -s -X POST {base}/websocket/ticket -H "Authorization: Bearer $TOKEN" | sed -E 's/.*"ticket_id": ?"([^"]+)".*/\1/')"#
-            ),
+            format!("TICKET=$(curl -s -X POST {base}/websocket/ticket {BEARER} {FIND_TICKET})"),
         ),
         (
             "check whether the ticket is valid (without using it)",
-            format!(
-                r#"curl -s {base}/websocket/ticket/$TICKET/validate -H "Authorization: Bearer $TOKEN""#
-            ),
+            format!("curl -s {base}/websocket/ticket/$TICKET/validate {BEARER}"),
         ),
         (
             "open the WebSocket with the ticket for three seconds; a second run is rejected",
             format!(
-                r#"curl -isN --http1.1 --max-time 3 --output - "{base}/ws?ticket=$TICKET" -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='"#
+                "curl -isN --http1.1 --max-time 3 --output - \"{base}/ws?ticket=$TICKET\" {UPGRADE}"
             ),
         ),
         ("list the open sessions", format!("curl -s http://127.0.0.1:{admin}/sessions")),
         (
             "call the API over TLS",
-            format!(
-                r#"curl -s --cacert {cert} https://localhost:{tls}/api/hello -H "Authorization: Bearer $TOKEN""#
-            ),
+            format!("curl -s --cacert {cert} https://localhost:{tls}/api/hello {BEARER}"),
         ),
     ];
     let _ = writeln!(out, "\n{}  {}", heading("Commands"), note("to paste, one line at a time"));

@@ -1,7 +1,7 @@
 //! Synchronises the deny lists of all nodes.
 //!
 //! A revocation is first in force on the node that received it. The node then writes it to a stream
-//! that all nodes read. Each node has all revocations in memory, so no queue is needed: after a
+//! that all nodes read. Each node has all revocations in memory, so no queue is needed. After a
 //! node has read the stream from its beginning, it writes the revocations that it did not find
 //! there. In this way, the others get a revocation that was given while the store did not answer,
 //! and a store that lost its data gets all revocations again.

@@ -250,8 +250,7 @@ mod tests {
         let question = Question { id: "q".into(), from: "n".into(), at: 1, filter };
         let text = serde_json::to_string(&Notice::Question(question)).unwrap();
         assert_eq!(text, r#"{"question":{"id":"q","from":"n","at":1,"limit":7,"user":"ada"}}"#);
-        assert!(
-            matches!(serde_json::from_str(&text), Ok(Notice::Question(question)) if question.filter.limit == 7)
-        );
+        let Ok(Notice::Question(question)) = serde_json::from_str(&text) else { panic!("{text}") };
+        assert_eq!(question.filter.limit, 7);
     }
 }

@@ -28,7 +28,7 @@ async fn every_session_is_told_to_go_and_the_exit_is_clean() {
     is_unready(&usher).await;
     for socket in &mut sockets {
         let message =
-            timeout(Duration::from_secs(10), socket.next()).await.unwrap().unwrap().unwrap();
+            timeout(Duration::from_secs(30), socket.next()).await.unwrap().unwrap().unwrap();
         let Message::Close(Some(frame)) = message else { panic!("{message:?}") };
         assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1001, "Server going away"));
         // The client library sends its close frame with the next poll.

@@ -28,7 +28,7 @@ use crate::support::redis::{RedisServer, free_port};
 use crate::support::verifier_server::VerifierServer;
 use crate::support::{KeyServer, Setup, Signer, Usher, eventually, token, upgrade_request};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 const PAGE: &str = "https://app.example.com";
 const BYPASS: &str = "bypass-canary-0123456789-0123456789-0123456789";
 

@@ -15,7 +15,7 @@ use crate::support::{
     Echo, Ledger, Raw, Recorder, Script, Setup, Usher, eventually, token, upgrade_request,
 };
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 const ROUTES: &str = r#"
     [[route]]
     path = "/ws"

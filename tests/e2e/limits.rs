@@ -83,15 +83,15 @@ async fn a_shortage_of_descriptors_slows_accepting_and_nothing_more() {
     // The descriptors for clients are used up. Probes are still answered, one after the other.
     usher.logged(&["accept_failed"]).await;
     for path in ["/readyz", "/livez", "/metrics"].repeat(10) {
-        let answer = timeout(Duration::from_secs(10), client::get(usher.admin, path)).await;
+        let answer = timeout(Duration::from_secs(30), client::get(usher.admin, path)).await;
         assert_eq!(answer.expect("the probe is not answered").status, 200);
     }
     use futures_util::{SinkExt, StreamExt};
     before.send("still here".into()).await.unwrap();
-    assert!(timeout(Duration::from_secs(10), before.next()).await.unwrap().unwrap().is_ok());
+    assert!(timeout(Duration::from_secs(30), before.next()).await.unwrap().unwrap().is_ok());
     crowd.clear();
     usher.restore_descriptors(limited);
-    let after = timeout(Duration::from_secs(20), usher.connect("after")).await;
+    let after = timeout(Duration::from_secs(30), usher.connect("after")).await;
     assert!(after.is_ok());
     usher.logged(&["accept_failed"]).await;
     drop((before, after));

@@ -13,7 +13,7 @@ use crate::support::{
     Echo, Raw, Recorder, Script, Setup, Usher, eventually, token, upgrade_request,
 };
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts Usher for sessions with tokens of a few seconds, so that the question comes soon.
 async fn start(upstream: String, reauth: &str) -> Usher {

@@ -19,7 +19,7 @@ use crate::support::usher::OTHER_ISSUER;
 use crate::support::usher::{Socket, is_alive};
 use crate::support::{Echo, Setup, Usher, eventually, token, upgrade_request};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 const ROUTES: &str = r#"
     [[route]]
     path = "/ws"

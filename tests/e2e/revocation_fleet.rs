@@ -12,7 +12,7 @@ use crate::support::redis::RedisServer;
 use crate::support::usher::Socket;
 use crate::support::{Echo, Usher, eventually, token};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 const STREAM: &str = "usher:revocations";
 
 struct Pair {

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 const GET: &str = "GET /public/hello HTTP/1.1\r\nHost: x\r\n\r\n";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const OPEN: &str = "[[route]]\npath = \"/public/*\"\nupstream = \"chat\"\nauth = []\n\
     [[route]]\npath = \"/open\"\nupstream = \"chat\"\nauth = []\n\

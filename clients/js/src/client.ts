@@ -4,25 +4,25 @@ import { createQueue } from './queue.js'
 import type * as T from './types.js'
 import { judge } from './verdict.js'
 
-/** Milliseconds from an open socket to `authenticated`, where the upgrade showed the credential. */
+/** Milliseconds from an open socket to `authenticated`, if the upgrade had the credential. */
 const SETTLE = 25
-/** Milliseconds between two looks at the clock. A session that has seen one is a stable one. */
+/** Milliseconds between two checks of the clock. A session that lasts until one is stable. */
 const TICK = 5_000
-/** Milliseconds without a look that mean sleep. Timers of a hidden tab may fire once a minute. */
+/** Milliseconds without a check that mean sleep. A hidden tab may run timers once a minute. */
 const SLEPT = 90_000
-/** Milliseconds that a request to Usher may take. */
+/** The time limit of a request to Usher, in milliseconds. */
 const REQUEST_TIMEOUT = 3_000
 /** Milliseconds before another answer to `auth_required`. */
 const ANSWER_PAUSE = 500
-/** Failures of the ticket endpoint after which `auto` takes another method. */
+/** The number of failures of the ticket endpoint after which `auto` uses another method. */
 const TRIES = 3
-/** Failures in a row that open the circuit breaker, and for how many milliseconds. */
+/** The failures in a row that open the circuit breaker, and its time in milliseconds. */
 const FAILURES = 6
 const OPEN_FOR = 30_000
 
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
 
-/** Rejects when `work` takes longer than `ms`. No rejection is without an error. */
+/** Rejects if `work` takes longer than `ms`. Every rejection has an error. */
 function within<V>(ms: number, work: V | Promise<V>): Promise<V> {
   let timer: any
   return Promise.race([work, new Promise<never>((_, reject) => (timer = setTimeout(reject, ms)))])
@@ -53,52 +53,52 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
   let state: State = 'disconnected'
   let lastReason: T.StateReason
   let lastError: unknown
-  /** The number of the attempt, or of the answer in the stream. An older one goes no further. */
+  /** The number of the attempt, or of the answer in the stream. Older ones stop. */
   let run = 0
   let phase: T.Events['error']['phase']
   let attempts = 0
   let timer: any
-  /** When the clock was last looked at, in milliseconds since 1970. */
+  /** The time of the last check of the clock, in milliseconds since 1970. */
   let aliveAt = 0
 
-  /** Why the next credential is fetched. */
+  /** The reason for the next credential. */
   let need: T.TokenReason = 'initial'
   let token: string | undefined
   let tokenCall: Promise<string> | undefined
-  /** The ticket for the next attempt, or its request; the last failure while the breaker is open. */
+  /** The next ticket or its request, or the last failure while the breaker is open. */
   let kept: Promise<string> | undefined
   let keptUntil = 0
   let failures = 0
 
   let url: URL
   let offered: T.Method[] = []
-  /** No request was answered since `offered` was emptied: the server may be away. */
+  /** True if no request was answered since `offered` was emptied: the server may be down. */
   let isAway: unknown = 1
   let choice: T.Events['method']
-  /** The method that failed, until another one is chosen. */
+  /** The method that failed, until the next choice. */
   let failed: { fallbackFrom?: T.Method | undefined; reason?: string } = {}
 
   let socket: T.SocketLike | undefined
   let method: T.Method | undefined
   let session: T.Session | undefined
   let lastUser: string | undefined
-  /** The error frame that came last. */
+  /** The last error frame. */
   let refusal: any
   /** The id of the last `auth` message. */
   let asked: unknown = {}
-  /** `reauthenticate()` waits for an answer in the stream. */
+  /** True while `reauthenticate()` waits for an answer in the stream. */
   let isChanging = false
 
   // Events
 
   function on(event: string, listener: (detail: any) => void) {
-    // The same function twice is two listeners.
+    // A function that is added twice is called twice.
     const entry: [string, (detail: any) => void] = [event, listener]
     listeners.add(entry)
     return () => listeners.delete(entry)
   }
 
-  /** `shown` is what `debug` prints: no URL, no credential, no message. */
+  /** `debug` prints `shown`, which has no URL, credential or message. */
   function emit<E extends keyof T.Events<In>>(
     event: E,
     detail: T.Events<In>[E],
@@ -106,7 +106,7 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
   ) {
     if (debug) debug(`usher ${event} ${JSON.stringify(shown)}`)
     for (const [name, listener] of listeners) {
-      // A listener that throws stops no other: it becomes an unhandled rejection.
+      // An error in a listener does not stop the others. It becomes an unhandled rejection.
       if (name === event) new Promise(() => listener(detail))
     }
   }
@@ -134,7 +134,7 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
         state === 'disconnected' ? reject(lastError ?? fault('disconnected')) : resolve(),
       ),
     )
-    // The caller may ignore it.
+    // The caller may ignore the promise.
     promise.catch(() => {})
     if (state === 'authenticated') settle()
     return timeoutMs ? within(timeoutMs, promise) : promise
@@ -147,7 +147,7 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
     rejected: need === 'rejected' ? token : undefined,
   })
 
-  /** Calls `getToken`, or joins the call that is on its way. */
+  /** Calls `getToken`, or waits for a call that is on its way. */
   async function renewToken() {
     if (!getToken) return
     const mine = run
@@ -155,13 +155,13 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
       () => (tokenCall = undefined),
     ))
     if (mine === run) {
-      // A ticket was given for the token before. After failures there is none.
+      // A kept ticket belongs to the last token. After failures there is none.
       if (token !== given && !failures) clearTickets()
       token = given
     }
   }
 
-  /** Asks an endpoint of Usher: by POST where there is a body. */
+  /** Sends a request to an endpoint of Usher, as POST if there is a body. */
   const ask = (path: string | URL, body?: string): Promise<any> =>
     within(
       REQUEST_TIMEOUT,
@@ -208,14 +208,14 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
         status: error.status,
         code: error.code,
       })
-      // Only what burdens the endpoint counts.
+      // Only answers that show an overload or an outage count.
       failures = error.status > 428 ? failures + 1 : 0
       keptUntil = failures >= FAILURES ? began + OPEN_FOR : 0
       throw error
     }
   }
 
-  /** Fetches a ticket ahead, or returns the one that is there: at most one is kept. */
+  /** Returns the kept ticket, or fetches one. At most one is kept. */
   function prefetch() {
     if (Date.now() >= keptUntil) kept = undefined
     return (kept ??= requestTicket())
@@ -249,21 +249,21 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
     if (auth !== 'auto') offered = [auth]
     else if (!offered[0]) {
       const path = options.configUrl ?? '/websocket/config?route=' + (route ?? url.pathname)
-      // Without an answer: what every route of Usher may have.
+      // Without an answer, these are the methods that every route may have.
       const { method, methods, first_message } = {
         first_message: 'json',
         ...(await ask(path).catch(() => {})),
       }
-      // Never `query`: a URL with a token ends up in logs.
+      // `query` is left out: a URL with a token would get into logs.
       const able: any = { ticket: true, message: first_message === 'json', subprotocol: getToken }
-      // The preferred one comes first.
+      // The preferred method comes first.
       offered = Object.keys({ [method]: 1, ...able }).filter(
         (name) => able[name] && methods?.includes(name) !== false,
       ) as T.Method[]
     }
   }
 
-  /** Chooses a method, and returns the ticket where it shows one. */
+  /** Chooses a method. Returns a ticket if the method needs one. */
   async function choose(mine = run): Promise<string | undefined> {
     const [method] = offered
     if (!method) throw fault('no_method', { recoverable: false })
@@ -337,11 +337,11 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
       move('authenticating', 'opened')
     })
     made.onmessage = guard(receive)
-    // `ws` throws an error that has no listener.
+    // `ws` throws errors if they have no listener.
     made.onerror = () => {}
     made.onclose = guard(({ code, reason }) => {
       const kind = judge(code, reason, refusal?.recoverable)
-      // Refused without a word: the next attempt takes another method, if there is one.
+      // A refusal without a reason: the next attempt uses another method, if there is one.
       if (state === 'connecting' && !isAway && offered[1]) {
         failed = { fallbackFrom: offered.shift(), reason: kind }
       } else isAway = offered = []
@@ -357,7 +357,7 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
     timer = setTimeout(then, Math.min(ms, 1e9))
   }
 
-  /** Lets go of the attempt: nothing of it is looked at any more. */
+  /** Ends the attempt. Its later events are ignored. */
   function release() {
     run++
     clearTimeout(timer)
@@ -371,7 +371,7 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
     end(kind, error._reason ?? reason, error.retryAfterMs)
   }
 
-  /** The attempt failed, or the connection ended. */
+  /** Handles a failed attempt or the end of a connection. */
   function end(
     kind: CloseKind,
     reason: T.StateReason,
@@ -411,15 +411,15 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
     aliveAt = Date.now()
     later(TICK, () => {
       if (isStale()) return attempt('wake', 'expiring')
-      // The session is a stable one.
+      // The session is stable.
       attempts = 0
       watch()
     })
-    // The socket keeps a process alive, the clock does not.
+    // The socket keeps the process alive. The clock must not.
     timer.unref?.()
   }
 
-  /** After sleep the socket may be dead although it looks open. */
+  /** Returns true after sleep: the socket may be dead although it looks open. */
   const isStale = () => Date.now() - aliveAt > SLEPT
 
   function sendAuth(ticket?: string) {
@@ -450,7 +450,7 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
       }
     } else if (
       type === 'auth_required' &&
-      // A question about another end may be a peer's, and must not be answered with a token.
+      // A question with another expiry may come from a peer, and must get no token.
       (session ? session.expiresAt === expires_at : expires_at)
     ) {
       if (!isRenewal) prove()
@@ -473,12 +473,12 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
         return report(error, 'decode')
       }
       if (!isRenewal && (!authenticatedWhen || authenticatedWhen(message))) prove()
-      // A listener may have left meanwhile.
+      // A listener may have closed the socket.
       if (socket) emit('message', message, '')
     }
   }
 
-  /** Puts a fresh credential into the stream. */
+  /** Sends a fresh credential in the stream. */
   async function answer(reason: T.TokenReason, isRetry?: boolean) {
     const mine = ++run
     try {
@@ -486,7 +486,7 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
       if (mine !== run) return
       need = reason
       await renewToken()
-      // The ticket endpoint may be why the first answer failed.
+      // The first answer may have failed because of the ticket endpoint.
       const ticket =
         getToken && (isRetry || method !== 'ticket') ? undefined : await takeTicket()
       if (mine !== run) return
@@ -496,7 +496,7 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
       if (mine !== run) return
       if (error.recoverable === false) return fail(error)
       report(error)
-      // The server's grace is the limit.
+      // The grace time of the server limits the retries.
       answer(reason, true)
     }
   }
@@ -518,7 +518,7 @@ export function createClient<In = any, Out = any>(options: T.Options<In, Out>): 
   const listen = (verb: string) =>
     ['online', 'pageshow', 'visibilitychange'].forEach((name) => scope[verb]?.(name, wake))
 
-  /** Forgets the failures so far, and connects. */
+  /** Resets the counts of failures, and connects. */
   function again(why: T.StateReason, reason: T.TokenReason) {
     attempts = 0
     if (failures) failures = keptUntil = 0

@@ -1,11 +1,11 @@
 export interface Facts {
-  /** Stable, for programs: a code of `docs/errors.md`, or one of this library. */
+  /** A stable code for programs, from `docs/errors.md` or from this library. */
   code: string
-  /** The HTTP status, where there was one. */
+  /** The HTTP status, if there was one. */
   status?: number | undefined
   recoverable?: boolean | undefined
   requestId?: string | undefined
-  /** Milliseconds that the server asked for. */
+  /** The wait that the server asked for, in milliseconds. */
   retryAfterMs?: number | undefined
   /** The methods that the server offers instead (`TICKETS_OFF`). */
   methods?: unknown
@@ -33,7 +33,7 @@ export class UnauthorizedError extends Error {
   readonly _reason = 'unauthorized'
 }
 
-/** Returns an error of this library, or with the `facts` that a server tells. */
+/** Returns an error of this library, or one with the `facts` of a server. */
 export const fault = (code: string, facts?: any) =>
   new UsherError(facts?.message ?? code, {
     code: code.toUpperCase(),

@@ -1,14 +1,14 @@
 import { fault } from './errors.js'
 import type { DropReason, QueueOptions, Raw } from './types.js'
 
-/** Messages that wait for a session, oldest first: bounded in number, bytes and time. */
+/** Messages that wait for a session, oldest first. Their number, bytes and time are bounded. */
 export function createQueue(
   { maxMessages = 100, maxBytes = 1 << 20, ttl = 30_000, overflow }: QueueOptions = {},
   emit: (event: 'drop', detail: { count: number; reason: DropReason }) => void,
 ) {
   const waiting: { _data: Raw }[] = []
 
-  /** Drops the oldest messages as long as `isDropped` says so. */
+  /** Drops the oldest messages while `isDropped` returns true. */
   function drop(reason: DropReason, isDropped = () => true) {
     let count = 0
     for (; waiting[0] && isDropped(); count++) waiting.shift()
@@ -23,7 +23,7 @@ export function createQueue(
       const isFull = () =>
         waiting.length >= maxMessages ||
         new Blob([...waiting, message].map((one) => one._data as BlobPart)).size > maxBytes
-      // A message that is too large for an empty queue drops no other.
+      // A message that is too large for an empty queue must not drop others.
       if (overflow === 'drop-oldest' && new Blob([_data as BlobPart]).size <= maxBytes) {
         drop('overflow', isFull)
       }
@@ -33,7 +33,7 @@ export function createQueue(
         return 'dropped'
       }
       waiting.push(message)
-      // Older messages have expired before. The timer does not keep a process alive.
+      // Older messages have expired earlier. The timer does not keep the process alive.
       const isFirst = () => waiting[0] === message
       ;(setTimeout(drop, Math.min(ttl, 1e9), 'expired', isFirst) as any).unref?.()
       return 'queued'

@@ -6,16 +6,16 @@ import {
 } from 'react'
 import { createClient, type Client, type Events, type Options, type State } from 'usher-client'
 
-/** A client with the component that owns it. */
+/** A client, and the state of the component that owns it. */
 interface Owned<In, Out> {
   key: string
-  /** Those of the latest render. */
+  /** The options of the latest render. */
   options: Options<In, Out>
   client: Client<In, Out>
   isMounted: boolean
 }
 
-/** Names the connection that `options` describe: their values, and which of them are functions. */
+/** Returns a key of the options: their values, and the names of those that are functions. */
 const describe = (options: object) =>
   JSON.stringify(options, (_, value) => (typeof value === 'function' ? 'function' : value))
 
@@ -23,10 +23,10 @@ function own<In, Out>(key: string, options: Options<In, Out>): Owned<In, Out> {
   const owned = { key, options, isMounted: false } as Owned<In, Out>
   const followed: Record<string, unknown> = { ...options }
   for (const name in followed) {
-    // `WebSocket` is a constructor: a function cannot stand in for it.
+    // `WebSocket` is a constructor, so a function cannot replace it.
     if (typeof followed[name] !== 'function' || name === 'WebSocket') continue
     followed[name] = (...values: unknown[]) => {
-      // Apart from its object, as `fetch` wants it.
+      // The call has no object, which `fetch` needs.
       const latest = (owned.options as any)[name]
       return latest(...values)
     }
@@ -38,9 +38,10 @@ function own<In, Out>(key: string, options: Options<In, Out>): Owned<In, Out> {
 /**
  * Returns a client that is connected while the component is mounted.
  *
- * The component owns the client: unmounting closes it, and two components have two. A change of an option that is a
- * value (another `url`) makes a new client. Options that are functions may be written anew in each render: the one of
- * the latest render is called. `WebSocket` and `codec` are read once. Rendering opens nothing, so a server opens nothing.
+ * The component owns the client: unmounting closes it, and each component has its own. A changed
+ * value of an option, such as another `url`, makes a new client. Options that are functions may
+ * change in each render: the function of the latest render is called. `WebSocket` and `codec` are
+ * read once. Rendering opens no connection, so rendering on a server opens none.
  */
 export function useUsher<In = any, Out = any>(options: Options<In, Out>): Client<In, Out> {
   const key = describe(options)
@@ -51,8 +52,8 @@ export function useUsher<In = any, Out = any>(options: Options<In, Out>): Client
     owned.options = options
   })
   useEffect(() => {
-    // After the current task, so that effects which end and begin again at once (StrictMode, hot reload) leave the
-    // connection alone, and listeners of the same commit miss no event.
+    // This runs after the current task. So effects that end and begin again at once (StrictMode,
+    // hot reload) do not touch the connection, and listeners of the same commit miss no event.
     const settle = (isMounted: boolean) => {
       owned.isMounted = isMounted
       void Promise.resolve().then(() => {
@@ -72,7 +73,7 @@ export function useConnectionState(client: Client): State {
   return useSyncExternalStore(subscribe, () => client.state, () => 'disconnected')
 }
 
-/** Listens while the component is mounted. The handler of the latest render is called. */
+/** Adds a listener while the component is mounted. It calls the handler of the latest render. */
 export function useUsherEvent<In, E extends keyof Events<In>>(
   client: Client<In, any>,
   event: E,
@@ -95,11 +96,11 @@ const TEXTS: Record<State, string> = {
 
 export interface ConnectionStatusProps extends Omit<HTMLAttributes<HTMLSpanElement>, 'children'> {
   client: Client
-  /** In place of the English texts, all or some. */
+  /** Replaces some or all of the English texts. */
   texts?: Partial<Record<State, ReactNode>> | undefined
 }
 
-/** The state in words, without style: `<span role="status" data-state="authenticated">Connected</span>`. */
+/** Shows the state: `<span role="status" data-state="authenticated">Connected</span>`. */
 export function ConnectionStatus({ client, texts, ...attributes }: ConnectionStatusProps): ReactElement {
   const state = useConnectionState(client)
   return createElement('span', { role: 'status', ...attributes, 'data-state': state }, { ...TEXTS, ...texts }[state])

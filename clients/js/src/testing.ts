@@ -1,11 +1,11 @@
 /**
- * A fake Usher for the tests of an application. It takes the places of `WebSocket` and `fetch`, answers in microtasks,
- * and sets no timer: with fake timers the clock moves only when the test moves it.
+ * A fake Usher for the tests of an application. It replaces `WebSocket` and `fetch`, answers in
+ * microtasks, and sets no timer: with fake timers, only the test moves the clock.
  */
 
 import type { Method, SocketConstructor, SocketLike } from './types.js'
 
-/** Where a client can be refused: the ticket endpoint, the upgrade, and `auth` messages in the stream. */
+/** A step that can be refused: the ticket endpoint, the upgrade, and `auth` messages. */
 export type Step = 'ticket' | 'upgrade' | 'auth'
 
 export interface Refusal {
@@ -19,8 +19,9 @@ export interface Refusal {
   /** `Retry-After` of the ticket endpoint. */
   retryAfterSeconds?: number | undefined
   /**
-   * The close frame. Without it a first message ends with 1008 `Invalid token`, a refused renewal goes on, and an
-   * upgrade is refused as HTTP does it: the client sees 1006 and no reason.
+   * The close frame. Without it, a refused first message ends with 1008 `Invalid token`, and a
+   * session goes on after a refused renewal. A refused upgrade is then an HTTP answer: the client
+   * gets 1006 without a reason.
    */
   close?: { code: number; reason?: string | undefined } | undefined
   /** Refuses this many times, then accepts. Default: until `accept` is called. */
@@ -28,15 +29,15 @@ export interface Refusal {
 }
 
 export interface FakeServerOptions {
-  /** What `/websocket/config` offers, the preferred one first. Default: tickets, then the first message. */
+  /** The methods of `/websocket/config`, preferred first. Default: ticket, then first message. */
   methods?: Method[] | undefined
-  /** The users by their tokens; other tokens are refused. Without it every token, or none, is `user`. */
+  /** The users by token. Other tokens are refused. Without it, any token and none are `user`. */
   users?: Record<string, string> | undefined
-  /** Milliseconds from the proof to the end of the grant. Default 15 minutes. */
+  /** Milliseconds from the authentication to the end of the grant. Default 15 minutes. */
   sessionMs?: number | undefined
-  /** Milliseconds that a ticket is good for. Default 30 seconds. */
+  /** The life of a ticket, in milliseconds. Default 30 seconds. */
   ticketMs?: number | undefined
-  /** Takes an `auth` message that was not asked for, like `reauth.proactive = true`. */
+  /** Accepts an `auth` message without a question, like `reauth.proactive = true`. */
   proactive?: boolean | undefined
   /** Default `/websocket/ticket`. */
   ticketPath?: string | undefined
@@ -65,11 +66,11 @@ export interface FakeServer {
   readonly connections: readonly FakeConnection[]
   /** The sockets that are open now. */
   readonly open: readonly FakeConnection[]
-  /** The newest socket. Throws where none was made. */
+  /** The newest socket. Throws if there is none. */
   readonly connection: FakeConnection
   /** The HTTP requests, oldest first. */
   readonly requests: readonly FakeRequest[]
-  /** What `/websocket/config` offers from now on. */
+  /** The methods of `/websocket/config` from now on. */
   methods: Method[]
   /** Accepts waiting and later clients. */
   accept(step: Step): void
@@ -84,32 +85,32 @@ export interface FakeConnection {
   readonly url: URL
   readonly protocols: readonly string[]
   readonly isOpen: boolean
-  /** Undefined before the proof. */
+  /** Undefined before the authentication. */
   readonly user: string | undefined
-  /** Milliseconds since 1970. Undefined before the proof. */
+  /** Milliseconds since 1970. Undefined before the authentication. */
   readonly expiresAt: number | undefined
-  /** What the application has sent, oldest first; no `auth` message. */
+  /** The messages of the application, oldest first, without `auth` messages. */
   readonly received: readonly unknown[]
   /** The same, parsed as JSON. */
   readonly messages: readonly any[]
-  /** The credentials that were shown on this connection, oldest first. */
+  /** The credentials that this connection has sent, oldest first. */
   readonly credentials: readonly { token?: string | undefined; ticket?: string | undefined }[]
   readonly closed: { code: number; reason: string; by: 'client' | 'server' } | undefined
-  /** A message of the backend: text and bytes as they are, other values as JSON. */
+  /** Sends a message of the backend: text and bytes unchanged, other values as JSON. */
   send(data: unknown): void
   /** Asks for a new credential, as before the end of a grant. */
   requireAuth(graceSeconds?: number): void
-  /** An error frame. `close` follows with its own call. */
+  /** Sends an error frame. `close` is a call of its own. */
   error(refusal?: Pick<Refusal, 'code' | 'message' | 'recoverable'>): void
   close(code?: number, reason?: string): void
-  /** Ends without a close frame, as a lost network does: 1006. */
+  /** Ends without a close frame, as after a network failure: 1006. */
   drop(): void
 }
 
 type Credential = FakeConnection['credentials'][number]
 type Verdict = 'accept' | 'hold' | Refusal
 
-/** Returns the token that the offered subprotocols carry. */
+/** Returns the token in the offered subprotocols. */
 function tokenIn(protocols: readonly string[]): string | undefined {
   const at = protocols.indexOf('bearer')
   if (at >= 0) return protocols[at + 1]
@@ -136,7 +137,7 @@ class FakeSocket implements SocketLike {
   onmessage: SocketLike['onmessage'] = null
   onerror: SocketLike['onerror'] = null
   onclose: SocketLike['onclose'] = null
-  /** Set by the server: what it does with a message and with the close of the client. */
+  /** Set by the server, for messages and the close of the client. */
   onSend!: (data: unknown) => void
   onLeave!: (code: number, reason: string) => void
 
@@ -149,7 +150,7 @@ class FakeSocket implements SocketLike {
 
   close(code = 1005, reason = '') {
     if (this.readyState >= 2) return
-    // A socket that closes before it is open was never there.
+    // A socket that closes before it is open ends with 1006.
     const end = this.readyState === 0 ? { code: 1006, reason: '' } : { code, reason }
     this.readyState = 2
     this.onLeave(end.code, end.reason)
@@ -180,7 +181,7 @@ export function createFakeServer(options: FakeServerOptions = {}): FakeServer {
     for (const goOn of held[step].splice(0)) goOn()
   }
 
-  /** Resolves to undefined where the step is accepted. Never at once: neither does the network. */
+  /** Resolves to undefined if the step is accepted. Never resolves at once, as on a network. */
   async function refusalOf(step: Step): Promise<Refusal | undefined> {
     await undefined
     while (verdicts[step] === 'hold') await new Promise<void>((goOn) => held[step].push(goOn))
@@ -198,7 +199,7 @@ export function createFakeServer(options: FakeServerOptions = {}): FakeServer {
     return id
   }
 
-  /** Returns the user, or undefined for a credential that is not good. A ticket works once. */
+  /** Returns the user, or undefined for an invalid credential. A ticket works once. */
   function redeem({ ticket, token }: Credential): string | undefined {
     if (ticket === undefined) return userOf(token)
     const issued = tickets.get(ticket)
@@ -261,7 +262,7 @@ export function createFakeServer(options: FakeServerOptions = {}): FakeServer {
     let closed: FakeConnection['closed']
     let hasBegun = false
     let isAsked = false
-    /** Has this connection carried a credential in a message, or been asked for one? */
+    /** True once the client has sent a credential in a message or was asked for one. */
     let isWatched = false
 
     function end(code: number, reason: string) {
@@ -296,7 +297,7 @@ export function createFakeServer(options: FakeServerOptions = {}): FakeServer {
       if (refusal?.close) end(refusal.close.code, refusal.close.reason ?? '')
     }
 
-    /** An `auth` message: the first message, or a renewal. */
+    /** Handles an `auth` message: the first message, or a renewal. */
     async function authenticate(id: string, credential: Credential) {
       credentials.push(credential)
       const refusal = await refusalOf('auth')
@@ -322,7 +323,7 @@ export function createFakeServer(options: FakeServerOptions = {}): FakeServer {
           hasBegun = isWatched = true
           return void authenticate(message.id, message.payload ?? {})
         }
-        // A credential that comes late reaches no backend.
+        // A late credential does not reach the backend.
         if (isWatched && (message.payload?.token ?? message.payload?.ticket)) return
       }
       if (!hasBegun) {

@@ -8,7 +8,7 @@ export type Method = 'ticket' | 'message' | 'subprotocol'
 export type TokenReason =
   /** A connection attempt. */
   | 'initial'
-  /** The session has ended or is about to: after sleep, or because the application renews early. */
+  /** The session has ended or ends soon: after sleep, or because the application renews early. */
   | 'expiring'
   /** The server asks for a new credential in the stream. */
   | 'auth_required'
@@ -17,11 +17,11 @@ export type TokenReason =
 
 export interface TokenContext {
   reason: TokenReason
-  /** The token that was not accepted, where `reason` is `rejected`. */
+  /** The refused token, if `reason` is `rejected`. */
   rejected?: string | undefined
 }
 
-/** What a WebSocket takes. */
+/** The types that a WebSocket can send. */
 export type Raw = string | ArrayBuffer | ArrayBufferView | Blob
 
 export interface Codec<In, Out> {
@@ -29,20 +29,20 @@ export interface Codec<In, Out> {
   decode(data: string | ArrayBuffer): In
 }
 
-/** A ticket from another place than Usher's endpoint. */
+/** A ticket that the application fetched itself. */
 export interface Ticket {
   ticket_id: string
   ttl_seconds?: number | undefined
 }
 
 export interface QueueOptions {
-  /** Messages kept while there is no session. Default 100. */
+  /** The number of messages kept while there is no session. Default 100. */
   maxMessages?: number | undefined
-  /** Bytes kept. Default 1 MiB. */
+  /** The bytes of kept messages. Default 1 MiB. */
   maxBytes?: number | undefined
   /** Milliseconds after which a kept message is dropped. Default 30,000. */
   ttl?: number | undefined
-  /** A message for which there is no room: drop it (default), drop the oldest ones, or throw. */
+  /** If there is no room for a message: drop it (default), drop the oldest ones, or throw. */
   overflow?: 'drop-newest' | 'drop-oldest' | 'throw' | undefined
 }
 
@@ -57,7 +57,7 @@ export interface CloseInfo {
 export interface Session {
   user: string
   sessionId: string
-  /** Milliseconds since 1970, by the clock of the server. Undefined where the grant has no end. */
+  /** Milliseconds since 1970, by the clock of the server. Undefined if the grant has no end. */
   expiresAt: number | undefined
 }
 
@@ -84,11 +84,11 @@ export interface Events<In = unknown> {
   close: CloseInfo
   error: { error: Error; phase: 'token' | 'ticket' | 'config' | 'open' | 'auth' | 'reauth' | 'decode' }
   drop: { count: number; reason: DropReason }
-  /** The method that succeeded, and for a fallback the one that did not and why. */
+  /** The method that succeeded. After a fallback, also the method that failed and the reason. */
   method: { method: Method; fallbackFrom?: Method | undefined; reason?: string | undefined }
 }
 
-/** The part of WebSocket that is needed; `ws` for Node has it too. */
+/** The part of WebSocket that the client uses. `ws` for Node has it too. */
 export interface SocketLike {
   binaryType: string
   readonly readyState: number
@@ -113,61 +113,61 @@ export interface Options<In = unknown, Out = unknown> {
   auth?: Method | 'auto' | undefined
   /** Called before each attempt, and when the server asks. Throw `UnauthorizedError` to stop. */
   getToken?: ((context: TokenContext) => string | Promise<string>) | undefined
-  /** In place of the ticket endpoint. */
+  /** Replaces the ticket endpoint. */
   getTicket?: ((context: TokenContext) => string | Ticket | Promise<string | Ticket>) | undefined
   /** The query parameter that carries the ticket. Default: `ticket`. */
   ticketParameter?: string | undefined
-  /** The route as Usher's configuration writes it, where several take tickets. */
+  /** The route as in the configuration of Usher, if several routes accept tickets. */
   route?: string | undefined
-  /** Subprotocols to offer. `subprotocol` needs one that the server chooses, unless the token is a JWT. */
+  /** Subprotocols to offer. `subprotocol` needs one that the server chooses, except for a JWT. */
   protocols?: string | string[] | undefined
   backoff?: Partial<Backoff> | undefined
-  /** Failed attempts in a row before it stops. Default: no limit. */
+  /** Failed attempts in a row before the client stops. Default: no limit. */
   maxRetries?: number | undefined
   /** Milliseconds for `url`, `getToken` and `getTicket`, and for the upgrade. Default 10,000. */
   connectTimeout?: number | undefined
-  /** Milliseconds from the open socket to the proof. Default 5,000. */
+  /** Milliseconds from the open socket to the authentication. Default 5,000. */
   authTimeout?: number | undefined
   queue?: QueueOptions | undefined
-  /** Decides whether another attempt follows the end of a connection; undefined leaves it to the client. */
+  /** Decides if an attempt follows the end of a connection. Undefined: the client decides. */
   shouldReconnect?: ((close: Omit<CloseInfo, 'fatal'>) => boolean | undefined) | undefined
   /** Wake on `online`, `visibilitychange` and `pageshow`. Default true. */
   lifecycle?: boolean | undefined
-  /** The route renews before it is asked (`reauth.proactive = true`): `reauthenticate()` stays on the connection. */
+  /** True if the route has `reauth.proactive = true`: `reauthenticate()` keeps the connection. */
   proactive?: boolean | undefined
-  /** For servers without `auth_ok`: is this message a proof that the server has accepted the client? */
+  /** For servers without `auth_ok`: true if this message shows that the client is accepted. */
   authenticatedWhen?: ((message: In) => boolean) | undefined
   WebSocket?: SocketConstructor | undefined
   fetch?: typeof fetch | undefined
-  /** Default: strings and bytes as they are, other values as JSON; what arrives is not decoded. */
+  /** Default: sends strings and bytes unchanged and other values as JSON, and decodes nothing. */
   codec?: Codec<In, Out> | undefined
-  /** Prints transitions, codes and times; never a URL, a credential or a message. */
+  /** Prints transitions, codes and times, and never a URL, a credential or a message. */
   debug?: boolean | ((line: string) => void) | undefined
 }
 
 export interface Client<In = unknown, Out = unknown> {
   readonly state: State
-  /** Messages that wait. */
+  /** The number of waiting messages. */
   readonly queued: number
   readonly lastError: Error | undefined
-  /** As `auth_ok` said it. Undefined before, and with tickets until the first renewal. */
+  /** The session of `auth_ok`. Undefined before, and with tickets until the first renewal. */
   readonly session: Session | undefined
   /** The method that succeeded last. */
   readonly method: Method | undefined
-  /** Starts, and resolves when authenticated. Rejects when it stops first. */
+  /** Starts, and resolves when authenticated. Rejects if the client stops first. */
   connect(): Promise<void>
-  /** Closes with 1000, forgets tickets and waiting messages, and makes no other attempt. */
+  /** Closes with 1000, drops tickets and waiting messages, and makes no other attempt. */
   disconnect(): void
-  /** Closes what is open and connects at once, also after it has stopped for good. */
+  /** Closes the connection and connects again at once, also after the client has stopped. */
   reconnect(): Promise<void>
-  /** Takes another identity, or renews early: forgets tickets and waiting messages, and proves anew. */
+  /** Changes the user or renews early: drops tickets and messages, and authenticates again. */
   reauthenticate(): Promise<void>
   send(data: Out): 'sent' | 'queued' | 'dropped'
   clearQueue(): void
   clearTickets(): void
-  /** Fetches the ticket for the next attempt ahead. At most one is kept, for three quarters of its life. */
+  /** Fetches a ticket in advance. At most one is kept, for three quarters of its life. */
   prefetchTicket(): Promise<void>
   on<E extends keyof Events<In>>(event: E, listener: (detail: Events<In>[E]) => void): () => void
-  /** Resolves when authenticated, at once where it is. Rejects when it stops, or after `timeoutMs`. */
+  /** Resolves when authenticated. Rejects if the client stops, or after `timeoutMs`. */
   ready(timeoutMs?: number): Promise<void>
 }

@@ -2,7 +2,7 @@ import { KINDS } from './codes.js'
 import type { CloseKind } from './machine.js'
 
 /**
- * Returns what an end means. `recoverable`, from the error frame, outranks code and reason.
+ * Returns the kind of an end. `recoverable` of the error frame counts before code and reason.
  *
  * A failure before the socket has the code 4000 + its HTTP status.
  */

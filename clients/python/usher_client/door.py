@@ -47,7 +47,7 @@ class Door:
         self._token, self._failures, self._breaker_until = "", 0, 0.0
 
     def clear(self) -> None:
-        """Forgets the kept ticket. A ticket on its way goes into the old list, which is not used."""
+        """Forgets the kept ticket. A ticket on its way goes into the old list and is not used."""
         self._kept = []
 
     async def prefetch(self) -> None:
@@ -77,7 +77,7 @@ class Door:
         return socket, method, token if method == "message" else ""
 
     def _methods(self) -> list[Method]:
-        """Returns the usable methods. `query` and `header` are left out: logs may show their token."""
+        """Returns the usable methods, without `query` and `header`: logs may show their token."""
         return sorted((name for name in KNOWN if name in self._offered), key=self._offered.index)
 
     async def _bearer(self) -> str:
@@ -126,7 +126,7 @@ class Door:
         raise AttemptError(end)
 
     def _without_ticket(self, error: AttemptError) -> Method:
-        """Returns the next method, if one is allowed. Only a 404 or the like turns tickets off."""
+        """Returns the next method, if one is allowed. Tickets stay off after 404, 405 or 501."""
         others = [name for name in self._methods() if name != "ticket"]
         is_off = error.end.status in (404, 405, 501)
         if not others or not (is_off or error.step == "retry"):

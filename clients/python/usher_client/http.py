@@ -1,4 +1,4 @@
-"""HTTP requests and WebSocket handshakes. A redirect must not get a credential: none is followed."""
+"""HTTP requests and WebSocket handshakes. They follow no redirect, which would get a credential."""
 
 import asyncio
 import http.client

@@ -523,7 +523,7 @@ fn check_login(section: &Section<'_, '_>, auth: &[Method], is_named_here: bool) 
                 "clients with the method `{}` could send the upstream a login of their own",
                 other.name()
             );
-            let help = "with `forward = \"replace\"` write `auth = [\"message\"]`, and add a second \
+            let help = "with `forward = \"replace\"` write `auth = [\"message\"]`, and add another \
                         route for the other methods";
             section.reader.error(&written.span(), message, help);
         }

@@ -399,8 +399,8 @@ fn redis(
         (None, Store::Memory { .. }) => {
             section.missing(
                 "url",
-                "add `url = \"redis://127.0.0.1:6379\"`, or a [store] in Redis, whose connection is \
-                 then shared",
+                "add `url = \"redis://127.0.0.1:6379\"`, or a [store] in Redis, to share its \
+                 connection",
             );
             return None;
         }

@@ -814,7 +814,7 @@ function createClient(options) {
         emit("reauth", { phase: "failed", code });
         if (recoverable) answer("rejected", need === "rejected");
       }
-    } else if (type === "auth_required" && // A question about another end may be a peer's, and must not be answered with a token.
+    } else if (type === "auth_required" && // A question with another expiry may come from a peer, and must get no token.
     (session ? session.expiresAt === expires_at : expires_at)) {
       if (!isRenewal) prove();
       emit("reauth", { phase: "required" });

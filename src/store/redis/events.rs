@@ -127,7 +127,8 @@ impl Event for StoreDialled<'_> {
         let (region, channel) = (non_empty(self.region), self.purpose.word());
         match self.fault {
             None => info!(
-                target: "usher", event = "store_connected", region, channel, "connected to the store"
+                target: "usher", event = "store_connected", region, channel,
+                "connected to the store"
             ),
             Some(fault) => warn!(
                 target: "usher", event = "store_unreachable", region, channel,

@@ -126,7 +126,10 @@ fn answer(request: Request<Incoming>) -> Response<Body> {
         "/public/broken" => {
             tokio::spawn(async move {
                 let _ = sender.send(Ok(Frame::data("half".into()))).await;
-                // The pause lets the first half go out before the connection breaks.
+                // The server must take the first half and send it before the connection breaks.
+                while sender.capacity() < sender.max_capacity() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let _ = sender.send(Err(std::io::Error::other("broken"))).await;
             });

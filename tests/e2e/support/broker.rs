@@ -89,7 +89,7 @@ impl Mosquitto {
         let mut command = Command::new(program);
         command.arg("-c").arg(folder.join("mosquitto.conf"));
         let mut broker = Broker::spawn(command, folder);
-        broker.listens(&[port], Duration::from_secs(20)).await;
+        broker.listens(&[port], Duration::from_secs(60)).await;
         Self { broker, port }
     }
 

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 
 use super::upgrade_ends::{self, Peer};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A socket whose reads have a time limit.
 pub struct Raw<S = TcpStream>(pub S);

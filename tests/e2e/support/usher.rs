@@ -39,7 +39,7 @@ pub const OTHER_ISSUER: &str = r#"
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// The time that a busy machine may need.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
@@ -289,7 +289,7 @@ impl Usher {
                 copy.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        let line = ready.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| {
+        let line = ready.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| {
             // The `Usher` that would end the process when it is dropped does not exist yet.
             let _ = child.kill();
             let _ = child.wait();

@@ -101,13 +101,14 @@ fn replicas_are_counted_or_none() {
 #[test]
 fn each_region_has_a_name_and_a_store_with_keys_of_its_own() {
     let config = config(
-        "url = \"redis://here\"\nregion = \"us\"\n[store.regions.eu]\nurl = \"rediss://there\"\npassword_env = \"X\"\nwait_for_replicas = 1\n\
+        "url = \"redis://here\"\nregion = \"us\"\n\
+         [store.regions.eu]\nurl = \"rediss://there\"\npassword_env = \"X\"\n\
+         wait_for_replicas = 1\n\
          [store.regions.ap-2]\nurl = \"redis+sentinel://a,b/chat\"\ntimeout = \"2s\"",
     )
     .unwrap();
-    assert!(
-        matches!(&config.store, Store::Redis(own) if own.region.as_deref() == Some("us") && own.timeout == Duration::from_millis(250))
-    );
+    let Store::Redis(own) = &config.store else { panic!("{:?}", config.store) };
+    assert_eq!((own.region.as_deref(), own.timeout), (Some("us"), Duration::from_millis(250)));
     let of =
         |name| config.regions.iter().find(|redis| redis.region.as_deref() == Some(name)).unwrap();
     assert!(

@@ -40,12 +40,12 @@ public class Client {
         CompletableFuture<String> heard = new CompletableFuture<>();
         WebSocket socket = CLIENT.newWebSocketBuilder()
                 .buildAsync(URI.create("ws://" + address + "/ws?ticket=" + ticket.group(1)), new Listener(heard))
-                .get(15, TimeUnit.SECONDS);
-        socket.sendText("hi", true).get(15, TimeUnit.SECONDS);
-        if (!heard.get(15, TimeUnit.SECONDS).equals("hi")) {
+                .get(40, TimeUnit.SECONDS);
+        socket.sendText("hi", true).get(40, TimeUnit.SECONDS);
+        if (!heard.get(40, TimeUnit.SECONDS).equals("hi")) {
             throw new AssertionError("another message came back");
         }
-        socket.sendClose(WebSocket.NORMAL_CLOSURE, "").get(15, TimeUnit.SECONDS);
+        socket.sendClose(WebSocket.NORMAL_CLOSURE, "").get(40, TimeUnit.SECONDS);
         System.out.println("ok");
         System.exit(0);
     }

@@ -37,7 +37,7 @@ def main(port: str, path: str, certificate: str, token: str, version: str) -> No
     client.will_set("rooms/gone", "bye", qos=1)
     client.connect("localhost", int(port))
     client.loop_start()
-    done.wait(15)
+    done.wait(40)
     client.disconnect()
     client.loop_stop()
     print(*heard or ["silence"])

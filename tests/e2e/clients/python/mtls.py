@@ -26,7 +26,7 @@ def context(folder: Path, version: ssl.TLSVersion, name: str | None) -> ssl.SSLC
 
 def upgrade(port: int, made: ssl.SSLContext, session: ssl.SSLSession | None = None) -> tuple[int, bool, ssl.SSLSession]:
     """Returns the status of an upgrade, whether it resumed the session, and the next session."""
-    tcp = socket.create_connection(("127.0.0.1", port), timeout=15)
+    tcp = socket.create_connection(("127.0.0.1", port), timeout=40)
     with made.wrap_socket(tcp, server_hostname="localhost", session=session) as tls:
         tls.sendall(UPGRADE)
         answer = b""

@@ -12,7 +12,7 @@ REQUESTS_AT_ONCE = 50
 
 
 def connect(port: int, context: ssl.SSLContext, session: ssl.SSLSession | None) -> ssl.SSLSocket:
-    tcp = socket.create_connection(("127.0.0.1", port), timeout=15)
+    tcp = socket.create_connection(("127.0.0.1", port), timeout=40)
     return context.wrap_socket(tcp, server_hostname="localhost", session=session)
 
 

@@ -29,7 +29,6 @@ LONG_PAGES = {
     "docs/errors.md": "a reference: every code that a client or an operator meets",
     "docs/metrics.md": "a reference: every metric family",
     "docs/conformance-clients.md": "a reference: every rule with its result",
-    "docs/threats.md": "a reference: every threat with its answer and its test",
     "CHANGELOG.md": "a list of changes",
 }
 

@@ -322,7 +322,8 @@ fn spawn_worker(
     let sockets: Vec<_> = sockets.into_iter().map(|bound| (bound, drain.accepting())).collect();
     std::thread::Builder::new().name(format!("usher-{index}")).spawn(move || {
         // The random generator of a thread gathers entropy at its first use, which takes tens of
-        // milliseconds. Here, no handshake waits for it. A handshake would meet a failure again.
+        // milliseconds. Here, no handshake waits for it. An error here is ignored, because it
+        // occurs again in the handshake.
         let _ = rand::fill(&mut [0]);
         runtime.block_on(async move {
             let worker = Worker { edge: current.load_full(), pool: Arc::default(), current };

@@ -1,4 +1,4 @@
-//! Benches the events of one connection, with their log lines, metrics and audit lines.
+//! Measures the events of one connection, with their log lines, metrics and audit lines.
 //!
 //! These benches run last: telemetry is installed for the whole process, and other benches run
 //! without it.

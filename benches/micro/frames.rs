@@ -1,4 +1,4 @@
-//! Benches the frame follower, which reads every byte between the two sides.
+//! Measures the frame follower, which reads every byte between the two sides.
 
 use std::hint::black_box;
 

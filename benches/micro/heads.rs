@@ -1,4 +1,4 @@
-//! Benches request heads: the strict parser, and the rewrite into the upstream's request.
+//! Measures request heads: the strict parser, and the rewrite into the upstream's request.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Benches each step from a client's first byte to its messages.
+//! Measures each step from a client's first byte to its messages.
 //!
 //! Each subject has a file. All are in one program, because linking a program takes a minute.
 

@@ -1,4 +1,4 @@
-//! Benches the path parser and the search for a pattern among a few dozen. Every request does this
+//! Measures the path parser and the search for a pattern among a few dozen. Every request does this
 //! before its client is authenticated.
 
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! Benches the signed context, with every algorithm.
+//! Measures the signed context, with every algorithm.
 
 use usher::base::clock::Now;
 use usher::upstream::keyring::{Keyring, SigningKeys};

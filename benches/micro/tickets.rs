@@ -1,4 +1,4 @@
-//! Benches issuing and redeeming a ticket, with the store in memory.
+//! Measures issuing and redeeming a ticket, with the store in memory.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};

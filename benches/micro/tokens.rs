@@ -1,4 +1,4 @@
-//! Benches the verification of a bearer token, with every algorithm.
+//! Measures the verification of a bearer token, with every algorithm.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-"""What is measured: one figure of one proxy at a time, under the load of `usher bench`."""
+"""Measures one figure of one proxy at a time, under the load of `usher bench`."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import process
 from proxies import Failure, Running
 
-# Of the wider table; the order is the order of the table.
+# The metrics, in the order of the table.
 METRICS = {
     "full": "full TLS handshake, authentication, first echo, close (CPU in us)",
     "resumed": "the same with a resumed TLS 1.3 session (CPU in us)",
@@ -22,7 +22,7 @@ METRICS = {
 
 @dataclass
 class Sizes:
-    """How much load makes one figure."""
+    """The amount of load for one figure."""
 
     handshakes: int = 2000
     seconds: int = 3
@@ -35,7 +35,7 @@ class Sizes:
 
 @dataclass
 class Row:
-    """A line of the table: a proxy, and how its clients show who they are."""
+    """A row of the table: a proxy, and the method by which its clients authenticate."""
 
     name: str
     proxy: object
@@ -45,7 +45,7 @@ class Row:
 
 
 class Load:
-    """The load generator: the same binary for all, offering the same key exchange to all."""
+    """The load generator: the same binary and the same key exchange for all proxies."""
 
     def __init__(self, binary, world):
         self.binary, self.ca = binary, world.directory / "cert.pem"
@@ -63,7 +63,7 @@ class Load:
         return json.loads(run.stdout)
 
     def hold(self, running, row, count, seconds):
-        """Idle connections: a context manager that gives back the load's own process."""
+        """Returns a context manager that holds idle connections. Its value is the process of the load."""
         options = ["--pid", running.pid, "--connections", count, "--step", count, "--hold", f"{seconds}s"]
         command = self.command(["idle"], url(running, row), auth(row), *options)
         return process.child(command, running.log.with_name("load.log"), self.environment)
@@ -74,7 +74,7 @@ def url(running, row):
 
 
 def auth(row):
-    """The ticket stands in the URL already."""
+    """Returns the method for the load generator. A ticket is already in the URL."""
     return "none" if row.auth == "ticket" else row.auth
 
 
@@ -84,7 +84,7 @@ def ready(running: Running, row, world):
 
 
 def handshakes(load, running, row, count, resumed=False):
-    """One handshake after the other, eight at a time: as many as the client keeps tickets for."""
+    """Measures handshakes, eight at the same time: the client keeps TLS tickets for that many."""
     options = ["--connections", count, "--concurrency", 8, *(["--tls-resume"] if resumed else [])]
     before = process.cpu(running.pid)
     told = load.run([], url(running, row), auth(row), *options)
@@ -98,7 +98,7 @@ def handshakes(load, running, row, count, resumed=False):
 
 
 def messages(load, running, row, connections, size, seconds, handshake_us):
-    """Opening and closing the connections is taken off, at what it cost in the same round."""
+    """Measures messages. Subtracts the cost of opening and closing the connections in the same round."""
     options = ["--connections", connections, "--size", size, "--duration", f"{seconds}s"]
     before = process.cpu(running.pid)
     told = load.run(["messages"], url(running, row), auth(row), *options)
@@ -114,7 +114,7 @@ def figure(value, told, phase):
 
 
 def idle(load, running, row, count):
-    """In a fresh process that has seen a few connections: what it grows by with so many held open."""
+    """Measures how much the memory of a fresh process grows with open connections, after a few first ones."""
     load.run([], url(running, row), auth(row), "--connections", 200, "--concurrency", 16)
     time.sleep(1)
     before = process.memory_kib(running.pid)
@@ -124,7 +124,7 @@ def idle(load, running, row, count):
         held = process.memory_kib(running.pid)
         if holder.poll() is not None or process.descriptors(holder.pid) < count:
             running.complain("connections were lost while they were held")
-        # They are closed in good order, and the loser of one says so.
+        # The load closes them with a close handshake, and fails if a connection was lost.
         if holder.wait(120) != 0:
             running.complain("the load that held connections failed")
     time.sleep(2)
@@ -140,11 +140,11 @@ def wait_for_all(running, holder, count):
 
 
 def check_workers(name, threads):
-    """Two of the threads have to have done the work."""
+    """Checks that two threads shared the work."""
     total = sum(threads)
     busy = sum(spent > total / 10 for spent in threads)
     if busy < 2:
-        raise Failure(f"{name}: {busy} thread did the work, and two should have: {[round(spent / total, 2) for spent in threads[:4]]}")
+        raise Failure(f"{name}: {busy} threads did the work instead of two: {[round(spent / total, 2) for spent in threads[:4]]}")
 
 
 def say(text):

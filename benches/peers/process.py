@@ -1,4 +1,4 @@
-"""Processes of the comparison: started in a session of their own, measured from outside, ended whole."""
+"""Starts, measures and ends the processes of the comparison. Each has a session of its own."""
 
 import os
 import signal
@@ -7,13 +7,13 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-# After the load has ended: what its last packets still set going.
+# The wait after the load, for the work that its last packets cause, in seconds.
 SETTLE = 0.1
 
 
 @contextmanager
 def child(command, log, environment=None, directory=None):
-    """A process that ends with the block, and all that it started with it."""
+    """Starts a process. At the end of the block, ends it and all processes that it started."""
     with Path(log).open("wb") as output:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -31,7 +31,7 @@ def child(command, log, environment=None, directory=None):
 
 
 def end(process):
-    """The session's leader has the number of the group; nobody else is in it."""
+    """Ends a process group. The leader of the session has the number of the group."""
     for number, patience in ((signal.SIGTERM, 2), (signal.SIGKILL, 10)):
         try:
             os.killpg(process.pid, number)
@@ -45,7 +45,7 @@ def end(process):
 
 
 def group(leader):
-    """The living processes of a session."""
+    """Returns the live processes of a session."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -59,7 +59,7 @@ def group(leader):
 
 
 def cpu(leader):
-    """Nanoseconds on a processor, user and system, by thread; and all that the processes ever used, in ticks."""
+    """Returns the CPU time in nanoseconds by thread, and the total CPU time of the processes, measured in ticks."""
     threads, ticks = {}, 0
     for pid in group(leader):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -73,7 +73,7 @@ def cpu(leader):
 
 
 def used(before, after):
-    """Nanoseconds between two readings. Where a thread ended in between, its share is only in the coarse count."""
+    """Returns the CPU time between two readings. If a thread ended in between, only the coarse total includes it."""
     if before[0].keys() <= after[0].keys():
         return sum(after[0].values()) - sum(before[0].values())
     return after[1] - before[1]
@@ -84,7 +84,7 @@ def used_by_thread(before, after):
 
 
 def memory_kib(leader):
-    """Proportional, so that what the processes share is counted once."""
+    """Returns the proportional set size, so that memory shared by the processes is counted once."""
     total = 0
     for pid in group(leader):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

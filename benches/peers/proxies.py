@@ -1,4 +1,4 @@
-"""The proxies of the comparison: how each is installed, configured and started, and the checks that it has to pass."""
+"""Installs, configures and starts the proxies of the comparison, and checks each one."""
 
 import base64
 import hashlib
@@ -28,12 +28,12 @@ ALGORITHMS = ("RS256", "ES256", "HS256")
 
 
 class Failure(Exception):
-    """Something without which no figure would mean anything."""
+    """A failure that makes the figures meaningless."""
 
 
 @dataclass
 class Proxy:
-    """One program; `command` is made from the work directory and the port."""
+    """One program. `command` returns its command line for a work directory and a port."""
 
     name: str
     config: list
@@ -43,7 +43,7 @@ class Proxy:
 
 
 def install():
-    """The virtual environment, with exactly what is pinned; nothing is done where it is there."""
+    """Makes the virtual environment with the pinned packages, unless it exists."""
     requirements = HERE / "requirements.txt"
     stamp, wanted = VENV / ".installed", hashlib.sha256(requirements.read_bytes()).hexdigest()
     if not (stamp.exists() and stamp.read_text() == wanted):
@@ -79,7 +79,7 @@ def free_port():
 
 
 class World:
-    """What all of them share: the certificate, the issuer's key in every form, tokens and the backend."""
+    """The shared parts: the certificate, the issuer's key in every form, tokens and the backend."""
 
     def __init__(self, directory, algorithm, usher, backend_binary):
         self.directory, self.algorithm, self.backend_binary = Path(directory), algorithm, backend_binary
@@ -93,7 +93,7 @@ class World:
         mint = [usher, "token", "mint", "--subject", "ada", "--issuer", ISSUER, "--audience", AUDIENCE, "--ttl", "12h", "--algorithm", algorithm, "--key-id", "one"]
         key = ["--secret-env", "USHER_JWT_SECRET"] if algorithm == "HS256" else ["--key-file", at / "issuer.pem"]
         self.token = subprocess.check_output([*mint, *key], env={**os.environ, **self.environment}, text=True).strip()
-        # Signed, but not by that key.
+        # Signed with another key.
         body, _, signature = self.token.rpartition(".")
         self.wrong_token = f"{body}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}"
         (at / "token").write_text(self.token)
@@ -104,7 +104,7 @@ class World:
         }
 
     def issuer_key(self, at):
-        """Writes jwks.json; gives back what HAProxy takes for a key."""
+        """Writes jwks.json, and returns the key for HAProxy."""
         if self.algorithm == "HS256":
             secret = self.environment["USHER_JWT_SECRET"]
             key = {"kty": "oct", "k": base64url(secret.encode())}
@@ -116,7 +116,7 @@ class World:
                 modulus = openssl("rsa", "-pubin", "-in", at / "issuer-public.pem", "-modulus", "-noout").decode().strip().partition("=")[2]
                 key = {"kty": "RSA", "n": base64url(bytes.fromhex(modulus)), "e": "AQAB"}
             else:
-                # The point stands at the end of the structure, uncompressed.
+                # The uncompressed point is at the end of the structure.
                 point = openssl("pkey", "-pubin", "-in", at / "issuer-public.pem", "-outform", "DER")[-64:]
                 key = {"kty": "EC", "crv": "P-256", "x": base64url(point[:32]), "y": base64url(point[32:])}
         key |= {"kid": "one", "use": "sig", "alg": self.algorithm}
@@ -132,7 +132,7 @@ class World:
 
     @contextmanager
     def start(self, proxy, backend, label=""):
-        """The proxy in a directory of its own; gives it back ready."""
+        """Starts the proxy in its own directory, and returns it when it is ready."""
         work = self.directory / f"{proxy.name}{label}-{secrets.token_hex(3)}"
         work.mkdir()
         for shared in ("cert.pem", "key.pem", "cert-and-key.pem", "jwks.json"):
@@ -162,10 +162,10 @@ class Running:
         raise Failure(f"{self.proxy.name}: {what}\n{self.log.read_text(errors='replace')[-2000:]}")
 
     def check(self, world):
-        """It refuses a wrong token, and lets a right one echo."""
+        """Checks that the proxy rejects a wrong token, and that a correct token gets an echo."""
         context = ssl.create_default_context(cafile=world.directory / "cert.pem")
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        # A listener may be there before what stands behind it.
+        # The listener may be ready before the rest of the proxy.
         until = time.monotonic() + 10
         while (answer := self.upgrade(context, world.token))[0] != 101 and time.monotonic() < until:
             time.sleep(0.1)
@@ -178,7 +178,7 @@ class Running:
                     self.complain(f"with {what} it answers {status}")
 
     def upgrade(self, context, token):
-        """The status of an upgrade, and the echo of a message; a connection that breaks has the status 0."""
+        """Returns the status of an upgrade, and the echo of a message. The status of a broken connection is 0."""
         try:
             return self.try_upgrade(context, token)
         except OSError as error:
@@ -197,12 +197,12 @@ class Running:
                 pass
             if status != 101:
                 return status, b""
-            # A mask of zeros is a mask.
+            # A mask of zeros is valid.
             stream.sendall(b"\x81\x89\0\0\0\0as it was")
             return status, answer.read(11)[2:]
 
     def ticket(self, world):
-        """A ticket of many uses, from Usher."""
+        """Returns a multi-use ticket from Usher."""
         context = ssl.create_default_context(cafile=world.directory / "cert.pem")
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=context)
         body = json.dumps({"ttl_seconds": 6 * 3600, "single_use": False, "route": "/ticket"})

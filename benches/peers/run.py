@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same work through Usher, five other proxies and a floor, side by side, in one table. See README.md."""
+"""Compares Usher with five other proxies and a floor under the same load. See README.md."""
 
 import argparse
 import json
@@ -32,14 +32,14 @@ USHER_ROWS = {
 
 
 def build(arguments):
-    """The release binary as it is shipped; the floor and the backend are examples."""
+    """Builds the release binary. The floor and the backend are examples."""
     if not arguments.no_build:
         cargo = ["cargo", "build", "--quiet", "--release"]
         subprocess.run([*cargo, "--example", "peers-floor", "--example", "peers-backend"], cwd=proxies.ROOT, check=True)
         subprocess.run([*cargo, "--bin", "usher"], cwd=proxies.ROOT, check=True)
     target = proxies.ROOT / "target/release"
     proxies.WORK.mkdir(parents=True, exist_ok=True)
-    # A copy, so that a build while this runs changes nothing.
+    # A copy, so that a build during the run has no effect.
     copies = {}
     for name, source in {
         "usher": arguments.usher or target / "usher",
@@ -72,7 +72,7 @@ def rows_of(known, arguments, binaries):
 
 
 def compare(world, load, rows, arguments, sizes):
-    """Figures by metric, row and round. Each metric goes round all rows before the next begins."""
+    """Measures figures by metric, row and round. Each metric measures all rows before the next metric begins."""
     figures = {metric: {row.name: [] for row in rows if metric in row.metrics} for metric in METRICS if metric in arguments.metrics}
     with ExitStack() as stack:
         backend = stack.enter_context(world.backend())
@@ -88,14 +88,14 @@ def compare(world, load, rows, arguments, sizes):
         for number in range(arguments.rounds):
             costs = {}
             for metric in figures:
-                # Who comes first changes from round to round.
+                # The first row changes from round to round.
                 order = [row for row in rows if row.name in figures[metric]]
                 order = order[number % len(order) :] + order[: number % len(order)]
                 for row in order:
                     one = one_figure(metric, world, load, running[row.proxy.name], row, backend, sizes, costs)
                     figures[metric][row.name].append(one)
                     say(f"round {number + 1}  {metric:<8} {row.name:<16} {one['value']:9.2f}")
-                # Kept as it grows: what comes later may fail.
+                # Saved after each figure, because a later one may fail.
                 if arguments.json:
                     arguments.json.write_text(json.dumps({"machine": machine(world), "figures": figures}, indent=1))
     return figures
@@ -113,7 +113,7 @@ def one_figure(metric, world, load, running, row, backend, sizes, costs):
         if metric == "full":
             costs[row.name] = one["value"]
         return one
-    # A run for messages alone has to find out what opening costs.
+    # A run with only messages must also measure the cost of opening.
     if row.name not in costs:
         costs[row.name] = measure.handshakes(load, running, row, 300)["value"]
     connections, size = (64, "128B") if metric == "small" else (8, "64KiB")
@@ -140,17 +140,17 @@ def named_file(text):
 def options():
     parser = argparse.ArgumentParser(description=__doc__)
     option = parser.add_argument
-    option("--only", type=numbers, metavar="NAME,..", help="these rows alone, such as floor,usher,haproxy")
-    option("--metrics", type=numbers, default=list(METRICS), metavar="NAME,..", help=f"these alone, of {','.join(METRICS)}")
-    option("--rounds", type=int, default=5, metavar="N", help="medians are taken of so many (default: %(default)s)")
-    option("--quick", action="store_true", help="a quarter of the load; to see whether all works")
-    option("--scale", action="store_true", help="instead: Usher alone, with 100 and 8,000 sessions open, and after 50,000 connects")
-    option("--algorithm", choices=proxies.ALGORITHMS, default="RS256", help="of the tokens (default: %(default)s)")
-    option("--usher", type=Path, metavar="FILE", help="this binary instead of the one that is built")
-    option("--load", type=Path, metavar="FILE", help="the load generator, when it is to stay the same from run to run")
-    option("--also", type=named_file, action="append", default=[], metavar="NAME=FILE", help="one more row: another binary of Usher")
-    option("--json", type=Path, metavar="FILE", help="write every figure of every round here too")
-    option("--no-build", action="store_true", help="take what is in target/release")
+    option("--only", type=numbers, metavar="NAME,..", help="only these rows, such as floor,usher,haproxy")
+    option("--metrics", type=numbers, default=list(METRICS), metavar="NAME,..", help=f"only these metrics, of {','.join(METRICS)}")
+    option("--rounds", type=int, default=5, metavar="N", help="the number of rounds for each median (default: %(default)s)")
+    option("--quick", action="store_true", help="a quarter of the load, to check that everything works")
+    option("--scale", action="store_true", help="measure only Usher, with 100 and 8,000 open sessions, and after 50,000 connects")
+    option("--algorithm", choices=proxies.ALGORITHMS, default="RS256", help="the algorithm of the tokens (default: %(default)s)")
+    option("--usher", type=Path, metavar="FILE", help="this binary instead of a new build")
+    option("--load", type=Path, metavar="FILE", help="the load generator, to use the same one in several runs")
+    option("--also", type=named_file, action="append", default=[], metavar="NAME=FILE", help="add a row with another binary of Usher")
+    option("--json", type=Path, metavar="FILE", help="also write all figures of all rounds to this file")
+    option("--no-build", action="store_true", help="use the binaries in target/release")
     arguments = parser.parse_args()
     if unknown := set(arguments.metrics) - set(METRICS):
         parser.error(f"no metric {', '.join(unknown)}")
@@ -159,7 +159,7 @@ def options():
 
 def main():
     arguments = options()
-    # Cleaning up is one way, however the end comes.
+    # Every kind of end cleans up in the same way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -167,7 +167,7 @@ def main():
     binaries = build(arguments)
     known = proxies.known(proxies.install(), binaries["usher"], binaries["floor"])
     with tempfile.TemporaryDirectory(prefix="usher-peers-") as directory:
-        # nginx gives up its rights; its workers still have to find their way.
+        # nginx drops its privileges, so its workers need access to the directory.
         Path(directory).chmod(0o755)
         world = proxies.World(directory, arguments.algorithm, binaries["usher"], binaries["backend"])
         load = measure.Load(binaries["load"], world)

@@ -1,4 +1,4 @@
-"""Usher alone: does it cost more with many sessions open, and does it come back to where it began?"""
+"""Measures whether Usher costs more with many open sessions, and whether its memory returns to the start."""
 
 import json
 import time
@@ -11,7 +11,7 @@ from measure import say
 
 FEW, MANY = 100, 8000
 CHURN = 50_000
-# Longer than all rounds; the holder is ended with its process.
+# Longer than all rounds. The holder ends with its process.
 HELD_SECONDS = 7200
 
 
@@ -26,7 +26,7 @@ def run(world, load, row, arguments, sizes):
 
 
 def crowded(world, load, row, arguments, sizes, backend):
-    """Two of them side by side, one with few sessions and one with many, measured in turn."""
+    """Measures two Ushers in turn, one with few sessions and one with many."""
     many = MANY // 8 if arguments.quick else MANY
     found = {"open": [FEW, many], "full": [[], []], "small": [[], []]}
     with ExitStack() as stack:
@@ -53,7 +53,7 @@ def crowded(world, load, row, arguments, sizes, backend):
 
 
 def churn(world, load, row, backend, count):
-    """Connects and disconnects; the memory before, after, and after as many again."""
+    """Connects and disconnects twice. Reports the memory before, between and after."""
     with world.start(row.proxy, backend) as running:
         running.check(world)
         load.run([], measure.url(running, row), row.auth, "--connections", 1000, "--concurrency", 64)

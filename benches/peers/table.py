@@ -1,10 +1,10 @@
-"""Medians and ratios, for people."""
+"""Renders a table of medians and ratios."""
 
 from statistics import median
 
 
 def render(figures, metrics, peers):
-    """`figures`: by metric and row, one figure for each round."""
+    """`figures` has one figure for each round, by metric and row."""
     head = f"{'':<18}{'median':>9}{'least':>9}{'most':>9}{'/ best':>8}{'/ floor':>8}{'per s':>9}{'p50 ms':>8}{'p99 ms':>8}"
     lines = []
     for metric, rows in figures.items():
@@ -24,7 +24,7 @@ def line(name, rounds, best, floor):
 
 
 def ratio(rounds, others):
-    """Of the same round, and the median of those: what slows the machine slows both."""
+    """Returns the median of the ratios in each round: a slow machine slows both rows of a round."""
     if not others:
         return f"{'':>8}"
     return f"{median(mine / other for mine, other in zip(values(rounds), values(others))):8.2f}"

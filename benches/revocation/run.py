@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How long an order to revoke takes until the last client has its close frame, on the node that was asked and on another.
+"""Measures the time from a revocation to the last close frame, on the node that received it and on another node.
 
-Starts a redis-server, an echo behind two Ushers, and opens so many sessions of one user at each. The order goes to the
-first node. The client is one loop over plain sockets, so that its own work is small; all share this machine's cores.
+Starts a redis-server and an echo behind two Ushers, and opens sessions of one user at each. The revocation goes to the
+first node. The client is one loop over plain sockets, so that it costs little. All processes share the cores.
 
     cargo build --release --examples && cargo build --release
     python3 benches/revocation/run.py --sessions 100 1000 2500 --rounds 5
@@ -125,7 +125,7 @@ class Node:
 
 
 def one_round(nodes, count, user):
-    """The milliseconds to the last close frame, and the CPU milliseconds, for each node."""
+    """Returns the milliseconds to the last close frame, and the CPU milliseconds, for each node."""
     shown = token(user)
     sessions = {}
     poll = select.epoll()
@@ -165,7 +165,7 @@ def one_round(nodes, count, user):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--sessions", type=int, nargs="+", default=[1, 100, 1000], help="at each node")
+    arguments.add_argument("--sessions", type=int, nargs="+", default=[1, 100, 1000], help="the number of sessions at each node")
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--usher", default=str(ROOT / "target/release/usher"))
     arguments.add_argument("--backend", default=str(ROOT / "target/release/examples/peers-backend"))

@@ -1,7 +1,7 @@
-"""When a client tries again: four habits that are found in the wild.
+"""The reconnect habits of clients: four habits of real client libraries.
 
-`delay_bins` gives the steps over which those who failed for the nth time come back, first and number of them. A habit
-without jitter has one.
+`delay_bins` returns the first step and the number of steps in which clients reconnect after their nth failure. A habit
+without jitter has one step.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Habit:
     jitter: bool
 
     def longest(self, failures):
-        """The longest wait after this many failures, in seconds; 0 failures is the first try after a close."""
+        """Returns the longest wait after this many failures, in seconds. 0 failures means the first try after a close."""
         if not self.jitter and failures == 0:
             return 0.0
         doubled = self.base * 2 ** min(failures - (0 if self.jitter else 1), 30) if self.grows else self.base
@@ -27,7 +27,7 @@ class Habit:
         return (1, longest) if self.jitter else (longest, 1)
 
     def count(self, failures):
-        """Failures that change nothing any more are not told apart."""
+        """Returns the number of failures, up to the number from which the wait stays the same."""
         if not self.grows:
             return min(failures, 1)
         return failures if self.longest(failures) < self.cap else min(failures, self.capped())

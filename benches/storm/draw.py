@@ -1,4 +1,4 @@
-"""Random counts: how many of many do something, without asking each of them.
+"""Random counts: draws how many of many clients do something, without a loop over the clients.
 
 Only `Random.random` and `Random.normalvariate` are used, so that a seed gives the same run on every Python.
 """
@@ -7,7 +7,7 @@ from math import sqrt
 
 
 def binomial(random, count, chance):
-    """How many of `count` do what each does with `chance`. Exact where few do, a normal curve where many do."""
+    """Draws from a binomial distribution. Exact for a small mean, by the normal distribution for a large one."""
     if count <= 0 or chance <= 0.0:
         return 0
     if chance >= 1.0:
@@ -30,7 +30,7 @@ def binomial(random, count, chance):
 
 
 def spread(random, count, bins):
-    """Each of `count` chooses one of `bins` at random: pairs of bin and number, without the empty ones."""
+    """Distributes `count` over `bins` at random. Yields pairs of bin and number, without empty bins."""
     for index in range(bins):
         if count <= 0:
             return
@@ -41,7 +41,7 @@ def spread(random, count, bins):
 
 
 def share(random, wanted, places):
-    """Who of several groups gets one of too few places; each client has the same chance. One number for each group."""
+    """Distributes `places` among groups. Each client has the same chance. Returns a number for each group."""
     given = []
     total = sum(wanted)
     for count in wanted:
@@ -49,7 +49,7 @@ def share(random, wanted, places):
             given.append(0)
             continue
         most = min(count, places)
-        # At least what the groups after this one cannot take.
+        # At least the places that the later groups cannot take.
         least = max(0, places - (total - count))
         here = min(max(binomial(random, count, places / total), least), most) if places < total else count
         given.append(here)

@@ -1,8 +1,8 @@
-"""What a node, a Redis and a client do: every figure that the simulation starts from, in one table.
+"""The input of the simulation: every figure about a node, a Redis and a client, in one table.
 
-A figure is `measured` (on a machine with two cores, see README.md), `default` (Usher's own, from config/reference.toml),
-`estimate`, or `chosen`, which is the fleet that the example takes. Each is an option of `simulate.py`. The ratios
-matter more than the values: measure your own node, and give your own figures.
+A figure is `measured` (on a machine with two cores, see README.md), `default` (from config/reference.toml), `estimate`,
+or `chosen` for the fleet of the example. Each is an option of `simulate.py`. The ratios matter more than the values:
+measure your own node, and use your own figures.
 """
 
 from dataclasses import dataclass, field, fields
@@ -26,7 +26,7 @@ class Figures:
     session_kib: float = figure(5.5, "measured", "memory of Usher for an idle authenticated TLS session")
     kernel_kib: float = figure(9.6, "measured", "memory of the kernel for its two sockets, with nothing in their buffers")
     node_gib: float = figure(4.0, "chosen", "memory of a node")
-    # What Usher and the kernel let in.
+    # The limits of Usher and the kernel.
     connections: int = figure(125_000, "chosen", "limits.connections of a node (the default is 20,000)")
     unauthenticated: int = figure(10_000, "default", "limits.unauthenticated of a node")
     tls_timeout: float = figure(5.0, "default", "limits.tls_timeout, seconds")
@@ -49,7 +49,7 @@ class Figures:
         return max(1, round(seconds / self.step))
 
     def handshake_cores(self, sessions):
-        """Cores of one node left for handshakes beside the messages of its sessions."""
+        """Returns the cores of one node that are left for handshakes, after the messages of its sessions."""
         return max(0.0, self.cores * self.usable - sessions * self.echoes * self.echo_us / 1e6)
 
     def handshakes_per_second(self, sessions, by_ticket=True):

@@ -1,10 +1,10 @@
-"""The nodes that take the storm: listen queue, waiting room, CPU, ceiling.
+"""The nodes in the storm: listen queue, waiting room, CPU and limits.
 
-They are alike and a balancer spreads clients evenly, so they are one door that is as wide as all of them. Inside it
-clients are cohorts: those who came in the same step with the same past. A connection waits in the kernel's listen
-queue, is accepted into the room or closed unread, and is worked on in two turns, TLS and then the rest. Between them
-it goes to the end of the line, because all who are inside share the CPU. A client whose time is over has left, but its
-connection still costs what the node has not yet noticed.
+All nodes are equal and a balancer spreads clients evenly, so the simulation treats them as one large node. Clients are
+cohorts: those that arrived in the same step with the same past. A connection waits in the kernel's listen queue. It is
+then accepted into the room, or closed unread. The node works on it in two turns, TLS and the rest. Between the turns,
+it goes to the end of the queue, because all connections share the CPU. A client whose time limit has passed has left,
+but its connection still costs CPU until the node notices.
 """
 
 from collections import deque
@@ -14,9 +14,9 @@ from draw import share
 
 TICKET, UPGRADE = 0, 1
 TLS, REST = 0, 1
-# The kernel of a client that is not heard sends its SYN again after one second, then two, then four.
+# Without an answer, the kernel of a client sends its SYN again after one second, then two, then four.
 SYN_RETRIES = 3
-# Closing strangers may take this share of the CPU: the accept loop has its turns beside those who are inside.
+# The share of the CPU for closing connections: the accept loop shares the CPU with accepted connections.
 CLOSING_SHARE = 0.5
 
 
@@ -25,10 +25,10 @@ class Cohort:
     failures: int
     stage: int
     count: int
-    # The step of its first SYN, and how many SYNs nobody heard.
+    # The step of its first SYN, and the number of SYNs without an answer.
     began: int
     unheard: int
-    # When the client gives up, when Usher does, when its next bytes are here.
+    # The steps when the client gives up, when it was accepted, and when its next bytes arrive.
     deadline: int
     accepted: int = 0
     ready: int = 0
@@ -38,7 +38,7 @@ class Cohort:
 
 @dataclass
 class Outcome:
-    """What became of whom in one step: (reason, failures, number) of those who failed, and those who got on."""
+    """The outcome of one step: (reason, failures, number) of failed clients, and the numbers of the others."""
 
     failed: list
     unheard: list
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class Store:
-    """Redis: so many operations in each step, none while it is away."""
+    """Redis: a fixed number of operations in each step, and none while it does not answer."""
 
     def __init__(self, figures, away=(0.0, 0.0)):
         self.per_step = int(figures.redis * figures.redis_operations * figures.step)
@@ -62,7 +62,7 @@ class Store:
         self.used = 0
 
     def take(self, wanted):
-        """How many of them got their answer within the time limit; the others are told that the store is away."""
+        """Returns the number of operations that were answered in time. The others fail."""
         given = min(wanted, self.left)
         self.left -= given
         self.used += given
@@ -75,7 +75,7 @@ class Nodes:
         self.most_waiting = figures.unauthenticated * count if guarded else float("inf")
         self.most_open = figures.connections * count
         self.most_listening = figures.backlog * figures.cores * count
-        # Lists of cohorts that came in the same step; cohorts in the order of their bytes.
+        # `listening` has lists of cohorts by step of arrival; `room` has cohorts in the order of their bytes.
         self.listening, self.room = deque(), deque()
         self.in_queue = self.in_room = 0
         self.half_way = figures.steps(figures.rtt * figures.round_trips / 2)
@@ -83,7 +83,7 @@ class Nodes:
         self.costs = [(cost * figures.tls_share, cost * (1.0 - figures.tls_share)) for cost in costs]
 
     def step(self, now, arrivals, store, by_ticket):
-        """`arrivals`: pairs of (failures, stage, SYNs sent before) and a number."""
+        """Simulates one step. `arrivals` has pairs of (failures, stage, earlier SYNs) and a number."""
         outcome = Outcome([], [], [])
         cpu = self.figures.handshake_cores(self.sessions / self.count) * self.count * self.figures.step * 1000
         self.expire(now, outcome)
@@ -91,7 +91,7 @@ class Nodes:
         left = cpu - self.accept(now, newcomers, cpu * CLOSING_SHARE, outcome)
         self.drop_unheard(newcomers, outcome)
         left = self.serve(now, left, store, by_ticket, outcome)
-        # A remainder too small for one more is no idleness.
+        # A remainder that is too small for one more connection does not count as idle.
         outcome.busy = 1.0 - left / cpu if cpu > 0 else 1.0
         return outcome
 
@@ -115,7 +115,7 @@ class Nodes:
             outcome.failed.append(("timeout", cohort.failures, cohort.count))
 
     def accept(self, now, newcomers, budget, outcome):
-        """First come, first accepted; gives the CPU that closing took. Who was not reached is in the listen queue."""
+        """Accepts in the order of arrival, and returns the CPU time for closing. The rest stays in the listen queue."""
         spent = 0.0
         self.listening.append(newcomers)
         self.in_queue += sum(cohort.count for cohort in newcomers)
@@ -149,7 +149,7 @@ class Nodes:
         return count * self.figures.refusal_ms
 
     def drop_unheard(self, newcomers, outcome):
-        """A full listen queue does not answer those who came last."""
+        """Drops the newest SYNs that do not fit into the listen queue."""
         over = max(0, self.in_queue - self.most_listening)
         for cohort, dropped in zip(newcomers, share(self.random, [cohort.count for cohort in newcomers], over)):
             if dropped:
@@ -158,10 +158,10 @@ class Nodes:
                 outcome.unheard.append((cohort, dropped))
 
     def serve(self, now, left, store, by_ticket, outcome):
-        """Those whose bytes are here, in turn, as far as the CPU goes; gives what is left of it."""
+        """Works on connections whose bytes have arrived, in turn. Returns the CPU time that is left."""
         while self.room and self.room[0].ready <= now:
             cohort = self.room[0]
-            # Usher reads before it learns that the client has left: TLS is for nothing, and the rest is spared.
+            # Usher notices that a client has left only after TLS, so TLS is wasted, but the rest is saved.
             cost = 0.0 if cohort.gone and cohort.turn == REST else self.costs[cohort.stage][cohort.turn]
             count = min(cohort.count, int(left / cost)) if cost else cohort.count
             left -= count * cost
@@ -191,6 +191,6 @@ class Nodes:
             outcome.opened += answered
 
     def clients_inside(self):
-        """Clients that wait at the door or inside; those who have left are not here any more."""
+        """Returns the number of clients in the listen queue and the room, without those that have left."""
         queued = sum(cohort.count for batch in self.listening for cohort in batch if not cohort.gone)
         return queued + sum(cohort.count for cohort in self.room if not cohort.gone)

@@ -1,4 +1,4 @@
-"""Reconnect storms of a fleet, as tables: `python3 benches/storm/simulate.py --help`."""
+"""Simulates reconnect storms of a fleet, and prints tables: `python3 benches/storm/simulate.py --help`."""
 
 import argparse
 import re
@@ -20,7 +20,7 @@ HEAD = (
 
 
 class Fleet:
-    """So many clients on so many nodes in so many regions, and what can happen to them."""
+    """A fleet with clients, nodes and regions, and its scenarios."""
 
     def __init__(self, clients, nodes, regions, figures):
         self.clients, self.nodes, self.regions, self.figures = clients, nodes, regions, figures
@@ -36,7 +36,7 @@ class Fleet:
         return Scenario(name, self.in_region * self.per_node, over, takers, takers * self.per_node, (0.0, away))
 
     def redis(self, away):
-        """Sessions go on; those who come back in the ordinary course of things find no tickets."""
+        """Redis does not answer. Open sessions continue, but clients that reconnect as usual get no tickets."""
         leaving = int(self.clients * away / self.figures.session_length)
         return Scenario(f"Redis away {away:g} s", leaving, away, self.nodes, self.clients - leaving, (0.0, away))
 
@@ -54,7 +54,7 @@ def row(report, figures):
 
 
 def short(number):
-    """Three digits are all that a model like this can promise."""
+    """Returns a number with three digits, which is the precision of the model."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size * 0.9995:
             return f"{number / size:.3g}{unit}"
@@ -62,7 +62,7 @@ def short(number):
 
 
 def storms(fleet, figures, options):
-    """What happens, by how clients come back; all of Usher's guards are on."""
+    """Compares the scenarios by the habit of clients, with all limits of Usher on."""
     notice = figures.notice
     scenarios = [fleet.node("node drained, 30 s", 30.0), fleet.node("node drained, at once", notice), fleet.node("node lost", notice)]
     scenarios += [fleet.redis(10.0), fleet.redis(60.0)]
@@ -74,7 +74,7 @@ def storms(fleet, figures, options):
 
 
 def guards(fleet, figures, options):
-    """A region is lost, with and without the limit for strangers, on nodes of several sizes."""
+    """Loses a region, with and without `limits.unauthenticated`, on nodes of several sizes."""
     lines = [HEAD]
     for cores in (figures.cores * 2, figures.cores, max(1, figures.cores // 2)):
         changed = replace(figures, cores=cores)
@@ -85,14 +85,14 @@ def guards(fleet, figures, options):
 
 
 def backoffs(fleet, figures, options):
-    """A region is lost: base and cap of the back-off."""
+    """Loses a region, with several bases and caps of the back-off."""
     scenario = fleet.region("region lost", figures.notice)
     habits = [full_jitter(base, cap) for base, cap in ((0.5, 5), (0.5, 30), (1, 10), (1, 30), (1, 60), (5, 30), (10, 60))]
     return "\n".join([HEAD] + [row(run(scenario, habit, figures, options), figures) for habit in habits])
 
 
 def variants(fleet, figures, options):
-    """A region is lost, clients have full jitter: one figure is another one."""
+    """Loses a region, with full jitter, and with one changed figure in each row."""
     lines = [HEAD]
     for name, change in (
         ("as above", {}),
@@ -110,7 +110,7 @@ def variants(fleet, figures, options):
 
 
 def course(fleet, figures, options):
-    """A region is lost: each second of it."""
+    """Loses a region, and shows the course in seconds."""
     scenario = fleet.region("region lost", figures.notice)
     rows = [(EAGER, True), (FIXED, True), (EXPONENTIAL, True), (FULL_JITTER, True)]
     reports = [run(scenario, habit, figures, options, guarded) for habit, guarded in rows]
@@ -135,7 +135,7 @@ TABLES = {"storms": storms, "guards": guards, "course": course, "backoffs": back
 
 
 def tables(options, figures):
-    """Every table that was asked for: pairs of name and text."""
+    """Yields the requested tables as pairs of name and text."""
     if "figures" in options.table:
         yield "figures", figures_module.table(figures)
     if "sizing" in options.table:
@@ -149,7 +149,7 @@ def tables(options, figures):
 
 
 def write(made, page):
-    """Returns the page with each table in its place: the fenced block after its mark."""
+    """Returns the page with each table in the fenced block after its mark."""
     for name, text in made:
         pattern = rf"(<!-- simulate: {re.escape(name)} -->\n```text\n).*?(\n```)"
         page = re.sub(pattern, lambda found: found[1] + "\n".join(line.rstrip() for line in text.split("\n")) + found[2], page, flags=re.S)
@@ -158,18 +158,18 @@ def write(made, page):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description="Reconnect storms of a fleet, in aggregate time steps.")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1_000_000], metavar="N", help="clients in all (1000000)")
-    parser.add_argument("--nodes", type=int, metavar="N", help="nodes in all (one for 50,000 clients)")
-    parser.add_argument("--regions", type=int, default=2, metavar="N", help="regions (2)")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1_000_000], metavar="N", help="the number of clients (1000000)")
+    parser.add_argument("--nodes", type=int, metavar="N", help="the number of nodes (one for 50,000 clients)")
+    parser.add_argument("--regions", type=int, default=2, metavar="N", help="the number of regions (2)")
     parser.add_argument("--method", choices=["ticket", "header"], default="ticket", help="how clients authenticate")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed gives the same run")
     every = ["figures", "sizing", *TABLES]
     parser.add_argument("--table", nargs="+", choices=every, default=every, help="only these tables")
-    parser.add_argument("--write", action="store_true", help="write the tables into their pages in docs")
+    parser.add_argument("--write", action="store_true", help="write the tables into their pages in docs/")
     figures_module.add_options(parser)
     options = parser.parse_args(arguments)
     if options.regions < 2 or (options.nodes and options.nodes < 2 * options.regions):
-        parser.error("at least two regions, and two nodes in each")
+        parser.error("needs at least two regions, and two nodes in each")
     if wrong := [name for name, value in figures_module.given(options).items() if value <= 0 and name != "echoes"]:
         parser.error(f"must be above 0: {', '.join(wrong)}")
     return options

@@ -1,4 +1,4 @@
-"""How many nodes hold so many clients, with one node and with one region down; a formula, nothing random."""
+"""Computes the number of nodes for a number of clients, with one node and with one region down."""
 
 from math import ceil
 
@@ -42,7 +42,7 @@ def fleet_line(clients, held, figures, regions):
 
 
 def nodes_for(clients, held, regions):
-    """Nodes in all regions together: with one region lost, and one node of those that are left, all clients have room."""
+    """Returns the nodes of all regions. With one region and one more node down, all clients still have room."""
     return regions * (ceil(clients / held / (regions - 1)) + 1)
 
 

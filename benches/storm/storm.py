@@ -1,8 +1,8 @@
-"""One storm: clients lose their sessions, come back by their habit, and the nodes that are left take them.
+"""One storm: clients lose their sessions and reconnect by their habit, and the remaining nodes accept them.
 
-Time goes in steps. A calendar holds how many come to the door in which step, with their past: failures so far, the
-stage (ticket or upgrade) and SYNs that nobody heard. Each client is in exactly one place at the end of each step: still
-connected, in the calendar, at the door, or back. `Storm.step` checks that, each time.
+Time goes in steps. A calendar has the number of clients that arrive in each step, with their past: the failures, the
+stage (ticket or upgrade), and the SYNs without an answer. At the end of each step, each client is in exactly one place:
+still connected, in the calendar, at a node, or back. `Storm.step` checks that.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from nodes import SYN_RETRIES, TICKET, UPGRADE, Nodes, Store
 
 @dataclass(frozen=True)
 class Scenario:
-    """`clients` lose their sessions within `over` seconds; `nodes` take them, which hold `sessions` already."""
+    """`clients` lose their sessions within `over` seconds. `nodes` accept them, and already have `sessions`."""
 
     name: str
     clients: int
@@ -86,14 +86,14 @@ class Storm:
     def come_back(self, failures, count, after=0):
         failures = self.habit.count(failures)
         first, bins = self.habit.delay_bins(failures, self.figures)
-        # The first try after a close may be in this step, whose door opens below; after a failure it is a later one.
+        # The first try after a close may be in this step, because arrivals are handled later. A retry is in a later step.
         first = first + after if failures else 0
         key = (failures, TICKET if self.by_ticket else UPGRADE, 0)
         for later, some in spread(self.random, count, bins):
             self.schedule(first + later, key, some)
 
     def unheard(self, cohort, count):
-        """The kernel sends its SYN again by itself; after that the client's own time limit ends the try."""
+        """Handles a SYN without an answer. The kernel repeats it, until the time limit of the client ends the try."""
         self.report.failed["unheard"] += count
         wait = self.figures.steps(2**cohort.unheard)
         if cohort.unheard < SYN_RETRIES and self.now + wait < cohort.deadline:
@@ -127,6 +127,6 @@ class Storm:
 
 
 def per_second(counts, figures):
-    """Sums over whole seconds."""
+    """Returns sums over whole seconds."""
     width = figures.steps(1.0)
     return [sum(counts[at : at + width]) for at in range(0, len(counts), width)]

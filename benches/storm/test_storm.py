@@ -1,4 +1,4 @@
-"""Invariants of the simulation. Nothing here depends on how fast it runs, and nothing on a figure that may be tuned."""
+"""Tests the invariants of the simulation. They do not depend on its speed, nor on figures that may be tuned."""
 
 import unittest
 from contextlib import redirect_stdout
@@ -68,7 +68,7 @@ class Habits(unittest.TestCase):
 
 class Storms(unittest.TestCase):
     def test_nobody_is_lost_or_doubled_in_any_step(self):
-        # `step` itself counts where everybody is and raises if one is missing; here all ways through are taken.
+        # `step` counts all clients, and raises if one is missing. These runs take every path.
         seen = set()
         for habit in HABITS:
             for guarded in (True, False):
@@ -89,7 +89,7 @@ class Storms(unittest.TestCase):
         report = one.run()
         self.assertEqual(report.back, LOST.clients)
         failed = report.failed
-        # A SYN that nobody heard comes again as an arrival, save where the client's time is over and it counts as late too.
+        # A SYN without an answer arrives again, unless the client's time is over: then it also counts as late.
         self.assertGreaterEqual(sum(report.arrivals), LOST.clients + failed["refused"] + failed["store"])
         self.assertLessEqual(sum(report.arrivals), LOST.clients + sum(failed.values()))
 

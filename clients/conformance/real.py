@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import random
 import socket
 import tempfile
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 import tokens
@@ -72,13 +74,23 @@ class Conn:
         return self.end
 
 
+def _free_port() -> int:
+    """Returns a free port that stays free while its server is stopped.
+
+    The kernel takes ports by itself from a higher range.
+    """
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 class Redis:
     """A store that can stop and start again at the same address."""
 
     async def start(self) -> None:
         if not hasattr(self, "port"):
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self.port = free.getsockname()[1]
+            self.port = _free_port()
         self._process = await asyncio.create_subprocess_exec(
             "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
             stdout=asyncio.subprocess.DEVNULL, stdin=asyncio.subprocess.DEVNULL,

@@ -96,7 +96,11 @@ fn check_negotiation(value: &HeaderValue) {
     if let Some(agreed) = deflate::agree(&headers) {
         let mut said = HeaderMap::new();
         said.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header());
-        assert_eq!(deflate::agree(&said), Some(agreed), "what was agreed on cannot be agreed on");
+        assert_eq!(
+            deflate::agree(&said),
+            Some(agreed),
+            "the agreed parameters are not accepted again"
+        );
         assert_eq!(agreed.is_kept_by(&said), Ok(true), "an upstream that agrees is rejected");
         let mut kept = headers.clone();
         deflate::keep_readable_offers(&mut kept);
@@ -116,7 +120,7 @@ fn check_negotiation(value: &HeaderValue) {
     for answer in headers.get_all(SEC_WEBSOCKET_EXTENSIONS) {
         for answer in answer.to_str().expect("an answer is text").split(',') {
             let says_so = answer.contains("client_no_context_takeover");
-            assert!(says_so, "a message of the client cannot be read by itself: {answer}");
+            assert!(says_so, "a message of the client depends on earlier ones: {answer}");
         }
     }
     let readable = headers.clone();

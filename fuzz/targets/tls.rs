@@ -2,8 +2,7 @@
 //!
 //! The first bytes choose the cipher, the content type, the length, and the place of a change. The
 //! rest is the plaintext, repeated up to the length. Records are also made without `record.rs`, by
-//! RFC 8446 section
-//! 5.2, with padding and types that an honest peer does not send.
+//! RFC 8446 section 5.2, with padding and types that an honest peer does not send.
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
@@ -123,8 +122,7 @@ fn check_tampered(
 }
 
 /// Checks the inner plaintext of TLS 1.3: content, a type that is not zero, then zeros (RFC 8446
-/// section
-/// 5.4).
+/// section 5.4).
 fn check_inner(cipher: Cipher, sequence: u64, inner: &[u8]) {
     let record = seal_13(cipher.1, sequence, inner);
     let opened = open(&mut key(cipher, sequence), &record);

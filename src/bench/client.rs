@@ -299,7 +299,7 @@ async fn log_in(
         match connection.receive().await {
             Ok(Received::Message(message)) => {
                 let answer: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
-                // After an `error`, a close frame follows, whose code tells more.
+                // After an `error`, a close frame follows, whose code gives the reason.
                 if answer.get("type").and_then(Value::as_str) == Some(good) {
                     return Ok(());
                 }

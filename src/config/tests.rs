@@ -376,7 +376,7 @@ fn a_test_identity_needs_a_secret_a_warning_and_the_command_line() {
     loaded.config.allow_bypass(true).unwrap();
     assert!(loaded.config.bypass.is_allowed);
     for (secret, part) in [
-        ("short", "shorter than 32"),
+        ("tiny", "shorter than 32"),
         ("0123456789 0123456789 0123456789 0123456789", "must be one word"),
     ] {
         let secret_of =

@@ -1,4 +1,4 @@
-//! Refused requests: what every module's event of one logs, counts and audits.
+//! Refused requests: the log line, the metrics and the audit line for the events of all modules.
 
 use std::net::IpAddr;
 
@@ -10,19 +10,19 @@ use super::family::{Label, LabelNames, Word};
 use crate::model::method::Method;
 use crate::rejection::{Rejection, Side};
 
-/// One request as logs tell it: the path never has its query.
+/// One request, for logs. The path never includes the query.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
     pub request_id: &'a str,
     pub peer: IpAddr,
     pub host: &'a str,
     pub path: &'a str,
-    /// The route's name, or empty where none was found.
+    /// The name of the route, or empty if no route was found.
     pub route: &'a str,
     pub method: Option<Method>,
 }
 
-/// A refused request under the name of one event.
+/// A refused request, with the name of its event.
 #[derive(Clone, Copy, Debug)]
 pub struct RefusedRequest<'a> {
     pub event: &'static str,
@@ -37,7 +37,7 @@ impl<'a> RefusedRequest<'a> {
         Refusal { keeps_audit, ..Refusal::of(peer, self.rejection.facts().label) }
     }
 
-    /// Logs at the level of `[log] refusals` where it is the client's doing, else as a warning.
+    /// Logs at the level of `[log] refusals` if the client caused the refusal, else as a warning.
     pub fn log(&self) {
         let Attempt { request_id, peer, host, path, route, method } = self.about;
         let (event, facts) = (self.event, self.rejection.facts());

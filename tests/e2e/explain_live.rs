@@ -634,7 +634,8 @@ async fn explain_agrees_with_a_running_usher_on_a_hundred_requests() {
     let [nameless, nameless_key] = client(&clients, None, day, purpose);
     let certified_port = free_port();
     let tables = format!(
-        "[store]\nurl = \"{}\"\ntimeout = \"10s\"\n[bypass]\nsecret_file = \"bypass-secret\"\n[tickets]\n\
+        "[store]\nurl = \"{}\"\ntimeout = \"10s\"\n[bypass]\nsecret_file = \"bypass-secret\"\n\
+         [tickets]\n\
          rate_per_user = \"1000/1m\"\n{}\n\
          [[listener]]\naddress = \"127.0.0.1:{certified_port}\"\n\
          certificates = [{{ cert = \"cert.pem\", key = \"key.pem\" }}]\n\

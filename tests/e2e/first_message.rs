@@ -303,7 +303,7 @@ async fn messages_after_the_auth_message_wait_in_order_while_the_upstream_is_dia
     let receive = async {
         for _ in 0..sizes.len() {
             ledger.receive(
-                &timeout(PATIENCE, stream.next()).await.expect("nothing comes").unwrap().unwrap(),
+                &timeout(PATIENCE, stream.next()).await.expect("no message came").unwrap().unwrap(),
             );
         }
     };

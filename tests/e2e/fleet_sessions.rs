@@ -326,7 +326,9 @@ async fn without_redis_each_node_keeps_its_own_limit_and_the_count_heals_when_it
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(
-        output.status.code() == Some(69) && err.contains("unknown") && out.contains("edge-1  ada"),
+        output.status.code() == Some(69)
+            && err.contains("only the sessions of this node")
+            && out.contains("edge-1  ada"),
         "{out}{err}"
     );
 

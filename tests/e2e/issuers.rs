@@ -188,7 +188,7 @@ async fn keys_change_under_load_and_an_old_one_is_refused_once_it_is_gone() {
     assert_eq!(attempt(&usher, &signers[2].token(&server, "ada", json!({}))).await.status, 101);
     is_alive(&mut live).await;
     drop(live);
-    Arc::try_unwrap(usher).unwrap_or_else(|_| panic!("a client holds it")).finish().await;
+    Arc::try_unwrap(usher).unwrap_or_else(|_| panic!("a client still holds Usher")).finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

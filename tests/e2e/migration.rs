@@ -103,7 +103,7 @@ pub async fn is_alive(socket: &mut Socket) {
     socket.send(Message::text("here")).await.expect("the session was dropped");
     let heard = timeout(PATIENCE, socket.next())
         .await
-        .expect("silence")
+        .expect("no message came")
         .expect("the session was dropped")
         .expect("the session was dropped");
     assert_eq!(heard, Message::text("here"));

@@ -9,7 +9,7 @@ use crate::support::{Raw, Recorder, Script, Setup, Usher, upgrade_request};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// `/stomp` and `/ws`: RabbitMQ serves STOMP and MQTT at the same path, each on a port of its own.
+/// `/stomp` leads to `/ws`: RabbitMQ serves STOMP and MQTT at one path, each on its own port.
 const ROUTES: &str = r#"
     [[route]]
     path = "/stomp"

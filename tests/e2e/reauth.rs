@@ -126,7 +126,7 @@ async fn two_thousand_messages_flow_while_the_client_answers() {
     let receiving = async {
         while pushed < 4000 || echoed < 4000 || said.len() < 2 {
             let message =
-                timeout(PATIENCE, stream.next()).await.expect("nothing comes").unwrap().unwrap();
+                timeout(PATIENCE, stream.next()).await.expect("no message came").unwrap().unwrap();
             let text = message.to_text().unwrap();
             if let Some(number) = text.strip_prefix("mine ") {
                 assert_eq!(number, echoed.to_string());

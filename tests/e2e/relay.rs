@@ -17,7 +17,7 @@ use crate::support::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
-    timeout(PATIENCE, socket.next()).await.expect("nothing comes")
+    timeout(PATIENCE, socket.next()).await.expect("no message came")
 }
 
 async fn close_frame(socket: &mut Socket) -> (u16, String) {
@@ -27,7 +27,7 @@ async fn close_frame(socket: &mut Socket) -> (u16, String) {
                 return (frame.code.into(), frame.reason.to_string());
             }
             Some(Ok(_)) => {}
-            other => panic!("no close frame but {other:?}"),
+            other => panic!("expected a close frame, got {other:?}"),
         }
     }
 }
@@ -58,7 +58,7 @@ async fn nothing_is_lost_doubled_reordered_or_mixed_up() {
                 for _ in 0..count {
                     let message = timeout(PATIENCE, stream.next())
                         .await
-                        .expect("nothing comes")
+                        .expect("no message came")
                         .unwrap()
                         .unwrap();
                     ledger.receive(&message);

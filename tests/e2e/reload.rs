@@ -326,7 +326,7 @@ async fn a_renewal_is_judged_by_the_keys_in_force_and_not_by_those_of_the_sessio
 
     // The keys of the issuer change after a reload that did not concern them.
     edit(&usher, "path = \"/ws\"", "path = \"/v2\"");
-    std::fs::write(usher.folder().join("secret"), "a secret that nobody had before this day")
+    std::fs::write(usher.folder().join("secret"), "a new secret of enough bytes for HS256")
         .unwrap();
     assert_eq!(usher_reload(&usher).await.0, 0);
     published.publish(&[&new]);

@@ -154,7 +154,8 @@ async fn an_id_cannot_name_another_key() {
 async fn a_signed_cookie_counts_by_its_signature_and_logging_out_ends_the_socket() {
     let (mut redis, echo) = (RedisServer::start(&[]), Echo::start().await);
     let lines = format!(
-        "url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"\ncookie_secret_file = \"cookie-secret\"",
+        "url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"\n\
+         cookie_secret_file = \"cookie-secret\"",
         redis.url()
     );
     let usher =
@@ -208,7 +209,8 @@ async fn a_login_at_a_real_web_application_opens_a_socket_and_a_logout_closes_it
         .expect(&welcome)
         .to_owned();
     let lines = format!(
-        "url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"\ncookie_secret_file = \"cookie-secret\"",
+        "url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"\n\
+         cookie_secret_file = \"cookie-secret\"",
         redis.url()
     );
     let usher =

@@ -93,7 +93,7 @@ async fn of_sixty_four_upgrades_of_one_user_exactly_as_many_as_may_stay() {
         let heard = futures_util::future::join_all(sockets.iter_mut().map(|socket| async move {
             let _ = socket.send(Message::text("here")).await;
             loop {
-                match timeout(PATIENCE, socket.next()).await.expect("silence") {
+                match timeout(PATIENCE, socket.next()).await.expect("no message came") {
                     Some(Ok(Message::Close(Some(frame)))) => {
                         return frame.reason.as_str().to_owned();
                     }
@@ -253,7 +253,8 @@ async fn the_command_line_lists_sessions_and_shows_how_the_node_stands() {
     let table = printed("sessions", &at).await;
     assert!(table.starts_with("USER       ROUTE      METHOD  SINCE"), "{table}");
     assert!(
-        table.contains("\n-          /public/*  -  ") && table.ends_with("4 of 4 listed\n"),
+        table.contains("\n-          /public/*  -  ")
+            && table.ends_with("4 of 4 sessions listed\n"),
         "{table}"
     );
     for (arguments, users) in [

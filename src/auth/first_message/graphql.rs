@@ -33,7 +33,13 @@ pub(super) fn login_again(rules: &FirstMessage, text: &[u8]) -> Option<Message> 
     if !may_contain(text, "connection_init") {
         return None;
     }
-    let object = Value::Object(strict_json::object(text)?);
+    let Some(object) = strict_json::object(text).map(Value::Object) else {
+        // Which of two equal names counts is not certain, so the payload does not go on.
+        let doubled = json::with_doubled_names(text)?;
+        let is_login = doubled.get("type").and_then(Value::as_str) == Some("connection_init");
+        return (is_login && json::may_contain_credential(rules, text))
+            .then(|| Message::text(r#"{"type":"connection_init"}"#));
+    };
     let is_login = object.get("type").and_then(Value::as_str) == Some("connection_init");
     if !is_login || !json::has_credential(rules, &object) {
         return None;
@@ -56,7 +62,13 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer>
     if !may_contain(text, "pong") {
         return None;
     }
-    let object = Value::Object(strict_json::object(text)?);
+    let Some(object) = strict_json::object(text).map(Value::Object) else {
+        let doubled = json::with_doubled_names(text)?;
+        let is_pong = doubled.get("type").and_then(Value::as_str) == Some("pong");
+        let fault = FirstMessageFault::TwoCredentials;
+        return (is_pong && json::may_contain_credential(rules, text))
+            .then_some(RenewalAnswer::Wrong { fault, id: None });
+    };
     if object.get("type").and_then(Value::as_str) != Some("pong") {
         return None;
     }

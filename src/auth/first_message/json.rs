@@ -42,7 +42,13 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer>
     if !may_contain(text, &rules.type_value) {
         return None;
     }
-    let object = Value::Object(strict_json::object(text)?);
+    let Some(object) = strict_json::object(text).map(Value::Object) else {
+        let doubled = with_doubled_names(text)?;
+        let kind = doubled.pointer(&rules.type_pointer).and_then(Value::as_str);
+        let fault = FirstMessageFault::TwoCredentials;
+        return (kind == Some(&*rules.type_value))
+            .then(|| RenewalAnswer::Wrong { fault, id: id_of(&doubled) });
+    };
     if object.pointer(&rules.type_pointer).and_then(Value::as_str) != Some(&*rules.type_value) {
         return None;
     }
@@ -50,6 +56,21 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer>
     Some(match proof(rules, &object) {
         Ok(proof) => RenewalAnswer::Proof { proof, id },
         Err(fault) => RenewalAnswer::Wrong { fault, id },
+    })
+}
+
+/// Parses a message that [`strict_json`] rejects because a name appears twice in one object. The
+/// last of two equal names counts. Such a message can carry two credentials, so the upstream must
+/// not get it if it is a login or an answer.
+pub(super) fn with_doubled_names(text: &[u8]) -> Option<Value> {
+    serde_json::from_slice(text).ok().filter(Value::is_object)
+}
+
+/// Returns true if the bytes may contain the name of a field that carries a credential.
+pub(super) fn may_contain_credential(rules: &FirstMessage, text: &[u8]) -> bool {
+    [&rules.token_pointer, &rules.ticket_pointer].iter().any(|pointer| {
+        let name = pointer.rsplit_once('/').map_or("", |(_, name)| name);
+        may_contain(text, &unescaped(name))
     })
 }
 

@@ -54,26 +54,61 @@ pub(super) fn read(
     }))
 }
 
-/// Returns a later CONNECT frame for the upstream, without the credential. The broker refuses this
-/// frame.
+/// Returns a message for the upstream in which each later CONNECT frame is without the credential.
+/// The broker refuses such a frame. `None`: the message has none.
 pub(super) fn login_again(rules: &FirstMessage, message: &[u8]) -> Option<String> {
-    let first = message.iter().find(|byte| !b"\r\n\0".contains(byte))?;
-    if !b"CS".contains(first) {
+    // The frames of a message follow a NUL, and nearly every message is one frame.
+    let first_end = message.iter().position(|byte| *byte == 0).unwrap_or(message.len());
+    let (first, others) = message.split_at(first_end);
+    let is_more = |byte: &u8| !b"\r\n\0".contains(byte);
+    let begins_like_login = first.iter().find(|byte| is_more(byte)).is_some_and(is_login_letter);
+    if !begins_like_login && !others.iter().any(is_more) {
         return None;
     }
-    let begin = std::str::from_utf8(message).ok()?.trim_start_matches(BETWEEN_FRAMES);
-    if !is_login(begin) {
-        return None;
+    let text = std::str::from_utf8(message).ok()?;
+    let mut rest = text.trim_start_matches(BETWEEN_FRAMES);
+    let mut changed = String::new();
+    let mut has_login = false;
+    while !rest.is_empty() {
+        let (frame, after) = split_frame(rest);
+        if is_login(frame) {
+            has_login = true;
+            // With a carriage return inside a line it is not certain where a header begins: none
+            // goes on.
+            changed.push_str(&if has_bare_carriage_return(frame) {
+                format!("{}\n\n", command_of(frame))
+            } else {
+                outgoing(rules, frame)
+            });
+        } else {
+            changed.push_str(frame);
+        }
+        rest = after.trim_start_matches(BETWEEN_FRAMES);
+        changed.push_str(after.get(..after.len() - rest.len()).unwrap_or_default());
     }
-    let (frame, rest) = begin.split_once('\0').unwrap_or((begin, ""));
-    let end = if frame.len() < begin.len() { "\0" } else { "" };
-    // With a carriage return inside a line it is not certain where a header begins: none goes on.
-    let frame = if has_bare_carriage_return(frame) {
-        format!("{}\n\n", command_of(frame))
-    } else {
-        outgoing(rules, frame)
-    };
-    Some(format!("{frame}{end}{rest}"))
+    has_login.then_some(changed)
+}
+
+fn is_login_letter(byte: &u8) -> bool {
+    b"CS".contains(byte)
+}
+
+/// Splits the first frame from the rest, which begins with its NUL. A body with `content-length` may
+/// contain NULs.
+fn split_frame(text: &str) -> (&str, &str) {
+    let head = [text.find("\n\n").map(|at| at + 2), text.find("\n\r\n").map(|at| at + 3)];
+    let head = head.into_iter().flatten().min();
+    let nul = text.find('\0').unwrap_or(text.len());
+    let end = head.filter(|head| *head <= nul && !is_login(text)).and_then(|head| {
+        let lines = text.get(..head)?.split('\n').map(|line| line.trim_end_matches('\r'));
+        let length = lines
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.trim() == "content-length")?;
+        let end = head.checked_add(length.1.trim().parse().ok()?)?;
+        // A length that does not lead to a NUL is wrong, and the first NUL is the end.
+        (text.as_bytes().get(end) == Some(&0)).then_some(end)
+    });
+    text.split_at_checked(end.unwrap_or(nul)).unwrap_or((text, ""))
 }
 
 /// Returns true if the broker's first frame is CONNECTED. `None`: more bytes are needed.

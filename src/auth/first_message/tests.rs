@@ -149,6 +149,16 @@ fn an_answer_is_found_and_everything_else_is_the_application_s() {
     ] {
         assert!(dialect.answer(other).is_none());
     }
+    for doubled in [
+        &br#"{"type":"auth","payload":{"token":"t","token":null}}"#[..],
+        br#"{"type":"auth","payload":{"token":null},"payload":{"token":"t"}}"#,
+    ] {
+        assert!(matches!(
+            dialect.answer(doubled),
+            Some(RenewalAnswer::Wrong { fault: FirstMessageFault::TwoCredentials, .. })
+        ));
+    }
+    assert!(dialect.answer(br#"{"type":"chat","text":"auth","text":"token"}"#).is_none());
 }
 
 #[test]
@@ -196,6 +206,11 @@ fn graphql_hears_connection_init_and_asks_by_ping() {
         Some(RenewalAnswer::Echo)
     ));
     assert!(dialect.answer(br#"{"type":"pong"}"#).is_none());
+    assert!(dialect.answer(br#"{"type":"pong","payload":{"a":1,"a":2}}"#).is_none());
+    assert!(matches!(
+        dialect.answer(br#"{"type":"pong","payload":{"token":"t","token":null}}"#),
+        Some(RenewalAnswer::Wrong { fault: FirstMessageFault::TwoCredentials, .. })
+    ));
     assert!(dialect.answer(br#"{"type":"subscribe","payload":{"token":"t"}}"#).is_none());
 }
 
@@ -601,12 +616,40 @@ fn a_login_that_comes_again_shows_the_upstream_no_secret() {
     ] {
         assert_eq!(again("stomp", true, message).unwrap().payload, expected, "{message:?}");
     }
+    for (message, expected) in [
+        (
+            &b"SEND\n\nhello\0\nCONNECT\npasscode:secret\n\n\0\n"[..],
+            &b"SEND\n\nhello\0\nCONNECT\npasscode:\n\n\0\n"[..],
+        ),
+        (
+            b"SEND\ncontent-length:2\n\na\0\0CONNECT\npasscode:secret\n\n\0",
+            b"SEND\ncontent-length:2\n\na\0\0CONNECT\npasscode:\n\n\0",
+        ),
+        // A length that leads nowhere hides nothing.
+        (
+            b"SEND\ncontent-length:900\n\na\0STOMP\npasscode:secret\n\n\0",
+            b"SEND\ncontent-length:900\n\na\0STOMP\npasscode:\n\n\0",
+        ),
+    ] {
+        assert_eq!(again("stomp", true, message).unwrap().payload, expected, "{message:?}");
+    }
+    for doubled in [
+        &br#"{"type":"connection_init","payload":{"token":"secret","token":null}}"#[..],
+        br#"{"type":"connection_init","payload":{"token":null},"payload":{"token":"secret"}}"#,
+    ] {
+        assert_eq!(
+            text(again("graphql-transport-ws", true, doubled)),
+            r#"{"type":"connection_init"}"#
+        );
+    }
     let packet = again("mqtt", false, &connect(5, true, Some(b"secret")));
     assert_eq!(packet.unwrap().payload, connect(5, true, Some(b"")));
     for (preset, is_text, other) in [
         ("graphql-transport-ws", true, &br#"{"type":"connection_init"}"#[..]),
         ("stomp", true, b"SEND\npasscode:mine\n\n\0"),
         ("stomp", true, b"CONNECTED\n\n\0"),
+        ("stomp", true, b"SEND\ncontent-length:22\n\na\0CONNECT\npasscode:x\n\n\0"),
+        ("stomp", true, b"SEND\n\nhello\0\n"),
         ("mqtt", false, b"\xc0\0"),
         ("mqtt", true, b"\x10\0"),
         ("json", true, br#"{"type":"hello"}"#),

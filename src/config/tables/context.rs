@@ -62,7 +62,7 @@ pub struct Context {
     pub header: HeaderName,
     pub issuer: String,
     pub ttl: Duration,
-    /// Claims of the token that the signed context carries on.
+    /// Claims of the token that are copied into the signed context.
     pub claims: Vec<String>,
     pub signing: ContextSigning,
     /// The time between two rotations of the keys that Usher makes. `None`: only

@@ -118,7 +118,7 @@ impl Choice for ExtraSessions {
     }
 }
 
-/// The share of all connections that clients without a credential can hold at most.
+/// The largest share of all connections for unauthenticated clients, in percent.
 const MOST_UNAUTHENTICATED_PERCENT: usize = 90;
 
 pub fn limits(section: &Section<'_, '_>) -> Limits {

@@ -1,4 +1,4 @@
-//! One file for each table: its keys, and what they mean together.
+//! One file for each table, with its keys and the rules for combining them.
 
 pub mod admin;
 pub mod bypass;

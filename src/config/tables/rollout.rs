@@ -129,7 +129,7 @@ fn check_legacy(section: &Section<'_, '_>, auth: &[Method], keys: &RouteKeys) {
         reader.error(
             span,
             "`message` cannot be a legacy method",
-            "Usher sends the early 101 before it can tell which method the client uses",
+            "Usher sends the early 101 before it knows the method of the client",
         );
     }
     match (keys.legacy.first(), section.value("deprecated")) {

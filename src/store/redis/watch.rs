@@ -98,7 +98,7 @@ impl ExpiryWatch {
             .take(MOST_DUE)
             .collect();
         if tickets.is_empty() {
-            // Returns the memory after a storm of tickets.
+            // Frees memory after a storm of tickets.
             tickets.shrink_to(64);
         }
         due

@@ -43,7 +43,7 @@ export async function startDemo(binary) {
   child.stdout.setEncoding('utf8').on('data', (part) => (text += part));
   await until(() => text.includes('Stop with Ctrl-C') || child.exitCode !== null, 'the introduction of the demo');
   const url = /TLS +(https:\S+)/.exec(text)?.[1];
-  const configuration = text.split(/^usher\.toml.*$/m)[1]?.split(/^By hand/m)[0]?.replace(/^ {4}/gm, '');
+  const configuration = text.split(/^usher\.toml.*$/m)[1]?.split(/^Commands/m)[0]?.replace(/^ {4}/gm, '');
   if (!url || !configuration) throw new Error(`the demo printed:\n${text}`);
   return { url, plain: /Open +(http:\S+)/.exec(text)[1], admin: /Admin +(http:\S+)/.exec(text)[1], configuration };
 }

@@ -351,7 +351,7 @@ impl Revoked {
                 (Some(user), None, None, None) => What::User(user),
                 (None, Some(session), None, None) => What::Session(session),
                 (None, None, Some(token), None) => What::TokenId(token),
-                _ => panic!("an order that means nothing: {line}"),
+                _ => panic!("an order of no known kind: {line}"),
             };
         Self {
             order: text(line, "order"),
@@ -426,7 +426,7 @@ fn time(line: &Value, field: &str) -> u64 {
 }
 
 fn millis(text: &str) -> u64 {
-    UnixMillis::from_rfc3339(text).unwrap_or_else(|| panic!("{text} is no time")).0
+    UnixMillis::from_rfc3339(text).unwrap_or_else(|| panic!("not a time: {text}")).0
 }
 
 mod tests {

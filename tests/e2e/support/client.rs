@@ -65,7 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Peer + Unpin> Raw<S> {
 
     pub async fn read_exactly(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        timeout(PATIENCE, self.0.read_exact(&mut bytes)).await.expect("no bytes").unwrap();
+        timeout(PATIENCE, self.0.read_exact(&mut bytes)).await.expect("no bytes came").unwrap();
         bytes
     }
 }

@@ -184,13 +184,14 @@ fn tls_lines() -> String {
 }
 
 /// Returns a port of loopback that no other test gets. It lies below the range from which the
-/// kernel takes ports by itself, so that it stays free while its server is stopped.
+/// kernel takes ports by itself, so that it stays free while its server is stopped. The tests in
+/// Node take theirs from below 30,000.
 pub fn free_port() -> u16 {
     // Two test processes start at different ports.
     let start = std::process::id() % 300 * 64;
     loop {
         let number = start + NEXT_PORT.fetch_add(1, Ordering::Relaxed);
-        let port = 10_000 + (number % 20_000) as u16;
+        let port = 30_000 + (number % 2_700) as u16;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

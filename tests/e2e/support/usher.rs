@@ -48,7 +48,7 @@ pub async fn is_alive(socket: &mut Socket) {
     socket.send(Message::text("still here")).await.expect("the session has ended");
     let heard = timeout(PATIENCE, socket.next())
         .await
-        .expect("silence")
+        .expect("no message came")
         .expect("the session has ended")
         .unwrap();
     assert_eq!(heard, Message::text("still here"));

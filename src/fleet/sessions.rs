@@ -63,7 +63,7 @@ pub struct Gathered {
 /// Whether the list has the sessions of all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completeness {
-    Completeness,
+    Complete,
     /// At least one node did not answer.
     Partial,
     /// The store does not answer: the list has only the sessions of this node.
@@ -82,7 +82,7 @@ pub struct NodeAnswer {
 impl Completeness {
     pub fn name(self) -> &'static str {
         match self {
-            Self::Completeness => "whole",
+            Self::Complete => "whole",
             Self::Partial => "partial",
             Self::Unknown => "unknown",
         }
@@ -106,7 +106,7 @@ impl Fleet {
             nodes.push(self.node.clone());
         }
         let whole = match self.ask(filter, &nodes, &mut answers).await {
-            Ok(()) if answers.len() == nodes.len() => Completeness::Completeness,
+            Ok(()) if answers.len() == nodes.len() => Completeness::Complete,
             Ok(()) => Completeness::Partial,
             Err(_) => Completeness::Unknown,
         };

@@ -301,10 +301,9 @@ mod tests {
             ("Forwarded", "for=6.6.6.6;proto=https;host=evil"),
         ];
         for header in [Auto, XForwardedFor, Rfc7239] {
-            let headers_for =
-                headers_for_peer(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), header, &sent);
+            let headers = headers_for_peer(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), header, &sent);
             assert_eq!(
-                headers_for,
+                headers,
                 ["192.0.2.7", "http", "inner", "for=192.0.2.7;host=\"inner\";proto=http"]
             );
         }
@@ -351,7 +350,7 @@ mod tests {
             ("wss", "a", "198.51.100.9", "https"),
             ("gopher", "a", "198.51.100.9", "http"),
         ] {
-            let headers_for = headers_for(
+            let headers = headers_for(
                 Auto,
                 &[
                     ("X-Forwarded-For", chain),
@@ -359,11 +358,7 @@ mod tests {
                     ("X-Forwarded-Host", host),
                 ],
             );
-            assert_eq!(
-                (headers_for[1].as_str(), headers_for[2].as_str()),
-                (secure, "a"),
-                "{proto}"
-            );
+            assert_eq!((headers[1].as_str(), headers[2].as_str()), (secure, "a"), "{proto}");
         }
         assert_eq!(headers_for(Auto, &[("X-Forwarded-Host", "a..b")])[2], "inner");
         assert_eq!(

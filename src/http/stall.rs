@@ -26,19 +26,19 @@ pub struct Stall {
     slow: Option<Pin<Box<Sleep>>>,
     is_slow: bool,
     /// Bytes since the limit was last reset.
-    count_bytes: usize,
+    bytes: usize,
 }
 
 impl Stall {
     pub fn new(limit: Duration) -> Self {
-        Self { limit, left: limit, timer: None, slow: None, is_slow: false, count_bytes: 0 }
+        Self { limit, left: limit, timer: None, slow: None, is_slow: false, bytes: 0 }
     }
 
     /// Notes that the client has moved `count` bytes. The limit goes on with the next wait.
     pub fn count_bytes(&mut self, count: usize, is_stranger: bool) {
         let Some(timer) = &self.timer else { return };
-        self.count_bytes = self.count_bytes.saturating_add(count);
-        if self.count_bytes >= least(is_stranger) {
+        self.bytes = self.bytes.saturating_add(count);
+        if self.bytes >= least(is_stranger) {
             self.end();
         } else if count > 0 {
             self.left = timer.deadline().saturating_duration_since(Now::read().mono);
@@ -49,7 +49,7 @@ impl Stall {
     /// Notes that Usher does not wait any more.
     pub fn end(&mut self) {
         (self.timer, self.slow, self.is_slow) = (None, None, false);
-        (self.left, self.count_bytes) = (self.limit, 0);
+        (self.left, self.bytes) = (self.limit, 0);
     }
 
     /// Returns true if the current wait has lasted for a sixth of the limit.

@@ -19,8 +19,15 @@ pub(super) fn read(
     wanted: &str,
     message: &Message,
 ) -> Result<FirstMessageContent, FirstMessageFault> {
-    let object = object(message).ok_or(FirstMessageFault::NotAuth)?;
-    if object.pointer(&rules.type_pointer).and_then(Value::as_str) != Some(wanted) {
+    let Some(object) = object(message) else {
+        let doubled = with_doubled_names(&message.payload).filter(|_| message.is_text);
+        let is_login = doubled.is_some_and(|doubled| has_kind(rules, &doubled, wanted));
+        return Err(match is_login {
+            true => FirstMessageFault::TwoCredentials,
+            false => FirstMessageFault::NotAuth,
+        });
+    };
+    if !has_kind(rules, &object, wanted) {
         return Err(FirstMessageFault::NotAuth);
     }
     let proof = proof(rules, &object)?;
@@ -44,12 +51,11 @@ pub(super) fn answer(rules: &FirstMessage, text: &[u8]) -> Option<RenewalAnswer>
     }
     let Some(object) = strict_json::object(text).map(Value::Object) else {
         let doubled = with_doubled_names(text)?;
-        let kind = doubled.pointer(&rules.type_pointer).and_then(Value::as_str);
         let fault = FirstMessageFault::TwoCredentials;
-        return (kind == Some(&*rules.type_value))
+        return has_kind(rules, &doubled, &rules.type_value)
             .then(|| RenewalAnswer::Wrong { fault, id: id_of(&doubled) });
     };
-    if object.pointer(&rules.type_pointer).and_then(Value::as_str) != Some(&*rules.type_value) {
+    if !has_kind(rules, &object, &rules.type_value) {
         return None;
     }
     let id = id_of(&object);
@@ -81,9 +87,11 @@ pub(super) fn may_contain(text: &[u8], word: &str) -> bool {
 
 pub(super) fn has_type(rules: &FirstMessage, text: &[u8], wanted: &str) -> bool {
     let object = strict_json::object(text).map(Value::Object);
-    object.is_some_and(|object| {
-        object.pointer(&rules.type_pointer).and_then(Value::as_str) == Some(wanted)
-    })
+    object.is_some_and(|object| has_kind(rules, &object, wanted))
+}
+
+fn has_kind(rules: &FirstMessage, object: &Value, wanted: &str) -> bool {
+    object.pointer(&rules.type_pointer).and_then(Value::as_str) == Some(wanted)
 }
 
 pub(super) fn object(message: &Message) -> Option<Value> {

@@ -47,7 +47,7 @@ impl RawClient {
         out
     }
 
-    async fn queue_alert_record(&mut self, content: Content, data: &[u8]) {
+    async fn send(&mut self, content: Content, data: &[u8]) {
         let wire = self.sealed(content, data);
         self.tcp.write_all(&wire).await.unwrap();
     }
@@ -121,7 +121,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls13() {
     ];
     for (kind, data, after, error) in table {
         let (server, mut client) = RawClient::new(TLS13_AES_128_GCM_SHA256).await;
-        client.queue_alert_record(Content::ApplicationData, b"before").await;
+        client.send(Content::ApplicationData, b"before").await;
         let wire = client.seals.seal_odd(kind, data, after);
         client.tcp.write_all(&wire).await.unwrap();
         assert_refused(server, client, error).await;
@@ -149,7 +149,7 @@ async fn odd_records_are_refused_with_the_right_alert_in_tls12() {
     {
         for (kind, data, error) in table {
             let (server, mut client) = RawClient::new(wanted).await;
-            client.queue_alert_record(Content::ApplicationData, b"before").await;
+            client.send(Content::ApplicationData, b"before").await;
             let wire = client.seals.seal_odd(kind, data, &[]);
             client.tcp.write_all(&wire).await.unwrap();
             assert_refused(server, client, error).await;
@@ -183,11 +183,11 @@ async fn a_flood_of_records_that_carry_nothing_is_refused() {
         for (content, data) in [(Content::ApplicationData, &[][..]), (Content::Alert, &[1, 90])] {
             let (server, mut client) = RawClient::new(wanted).await;
             for _ in 0..32 {
-                client.queue_alert_record(content, data).await;
+                client.send(content, data).await;
             }
-            client.queue_alert_record(Content::ApplicationData, b"some data").await;
+            client.send(Content::ApplicationData, b"some data").await;
             for _ in 0..33 {
-                client.queue_alert_record(content, data).await;
+                client.send(content, data).await;
             }
             assert_refused(server, client, RecordError::TooManyIdle).await;
         }
@@ -197,22 +197,22 @@ async fn a_flood_of_records_that_carry_nothing_is_refused() {
 #[tokio::test]
 async fn a_warning_of_tls12_is_let_pass() {
     let (mut server, mut client) = RawClient::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await;
-    client.queue_alert_record(Content::Alert, &[1, 41]).await;
-    client.queue_alert_record(Content::ApplicationData, b"hello").await;
+    client.send(Content::Alert, &[1, 41]).await;
+    client.send(Content::ApplicationData, b"hello").await;
     assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 5);
 }
 
 #[tokio::test]
 async fn another_handshake_of_tls12_is_refused_and_the_connection_goes_on() {
     let (mut server, mut client) = RawClient::new(TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256).await;
-    client.queue_alert_record(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
-    client.queue_alert_record(Content::ApplicationData, b"hello").await;
+    client.send(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
+    client.send(Content::ApplicationData, b"hello").await;
     assert_eq!(server.read(&mut [0; 64]).await.unwrap(), 5);
     assert_eq!(client.receive().await, (Content::Alert, vec![1, 100]));
     server.write_all(b"an answer").await.unwrap();
     assert_eq!(client.receive().await, (Content::ApplicationData, b"an answer".to_vec()));
     for _ in 0..33 {
-        client.queue_alert_record(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
+        client.send(Content::Handshake, &[1, 0, 0, 2, 3, 3]).await;
     }
     let mut buffer = [0; 64];
     let error = server.read(&mut buffer).await.unwrap_err();
@@ -238,9 +238,9 @@ async fn nothing_is_delivered_behind_a_goodbye() {
 #[tokio::test]
 async fn a_key_update_in_pieces_is_answered_before_the_next_data() {
     let (mut server, mut client) = RawClient::new(TLS13_AES_128_GCM_SHA256).await;
-    client.queue_alert_record(Content::ApplicationData, b"hello").await;
+    client.send(Content::ApplicationData, b"hello").await;
     for piece in [&[24][..], &[0, 0], &[1], &[1]] {
-        client.queue_alert_record(Content::Handshake, piece).await;
+        client.send(Content::Handshake, piece).await;
     }
     let mut buffer = [0; 64];
     assert_eq!(server.read(&mut buffer).await.unwrap(), 5);
@@ -254,8 +254,8 @@ async fn a_key_update_in_pieces_is_answered_before_the_next_data() {
     assert_eq!(client.receive().await, (Content::Handshake, vec![24, 0, 0, 1, 0]));
 
     let (server, mut client) = RawClient::new(TLS13_AES_128_GCM_SHA256).await;
-    client.queue_alert_record(Content::Handshake, &[24, 0]).await;
-    client.queue_alert_record(Content::ApplicationData, b"in between").await;
+    client.send(Content::Handshake, &[24, 0]).await;
+    client.send(Content::ApplicationData, b"in between").await;
     assert_refused(server, client, RecordError::Unexpected).await;
 }
 

@@ -33,9 +33,10 @@ soak: ## Load tests with an audit at the end, DURATION=10m for each
 coverage: ## Line coverage of src by the tests in it
 	scripts/coverage.sh
 
-lint: ## Format, lints, stray paths, licences
+lint: ## Format, lints, language, stray paths, licences
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	scripts/check-language.py
 	scripts/check-paths.sh
 	scripts/check-licenses.sh
 

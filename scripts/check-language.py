@@ -5,7 +5,7 @@ Comments and string literals of Rust files: forbidden subjects, phrases that hid
 sentences of more than 30 words in comments, lines over 100 columns. Documents: forbidden subjects
 and phrases, and pages of more than 1,500 words of prose.
 
-Usage: check-language.py [PATH...]   (all files that git knows, without arguments)
+Usage: check-language.py [PATH...]   files and folders; without any, all files that git knows
 """
 
 import pathlib
@@ -34,12 +34,11 @@ LONG_PAGES = {
 
 
 def files(arguments):
-    if arguments:
-        return [pathlib.Path(path).resolve() for path in arguments]
-    known = subprocess.run(
-        ["git", "ls-files", "*.rs", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [ROOT / name for name in known.stdout.split() if (ROOT / name).exists()]
+    """Returns the Rust files and documents among the arguments and in their folders."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *arguments]
+    known = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    paths = [ROOT / name for name in known.stdout.split("\0") if name.endswith((".rs", ".md"))]
+    return [path for path in paths if path.exists()]
 
 
 def plain(text):

@@ -64,7 +64,7 @@ fn check_answer(rules: &Arc<FirstMessage>, bytes: &[u8], login: &Login) {
             assert_eq!(&Credential::of(&proof), token);
         }
         (Login::Refused(one), Some(RenewalAnswer::Wrong { fault: other, .. })) => {
-            assert_eq!(*one, other)
+            assert_eq!(*one, other);
         }
         (Login::Refused(fault), None) => {
             assert!([NotAuth, TooBig].contains(fault), "the stream does not see {fault:?}");

@@ -339,7 +339,7 @@ impl Direction {
                 match heard {
                     MessageFate::Ours => {}
                     MessageFate::Instead(message) => {
-                        self.pending.extend(message.to_wire(self.sender))
+                        self.pending.extend(message.to_wire(self.sender));
                     }
                     MessageFate::NotOurs if message.is_compressed && self.inflater.is_some() => {
                         let HeldMessage { payload: bytes, is_text, .. } = message;

@@ -280,7 +280,7 @@ impl Relay {
                 self.session.set_expires_at(Some(expires_at));
             }
             RevalidationResult::Revoked => {
-                self.state.handle_close_request(CloseReason::Revoked, now.mono)
+                self.state.handle_close_request(CloseReason::Revoked, now.mono);
             }
             RevalidationResult::Away { too_long: true } => {
                 self.state.handle_close_request(CloseReason::SessionExpired, now.mono);

@@ -352,10 +352,10 @@ impl SessionState {
                 }
                 Timer::Answer => match self.asking {
                     RenewalPhase::Asked => {
-                        self.handle_close_request(CloseReason::ReauthTimeout, now)
+                        self.handle_close_request(CloseReason::ReauthTimeout, now);
                     }
                     RenewalPhase::Quiet | RenewalPhase::Settling => {
-                        self.asking = RenewalPhase::Quiet
+                        self.asking = RenewalPhase::Quiet;
                     }
                 },
                 Timer::Linger => self.end(),

@@ -93,8 +93,8 @@ fn is_login_letter(byte: &u8) -> bool {
     b"CS".contains(byte)
 }
 
-/// Splits the first frame from the rest, which begins with its NUL. A body with `content-length` may
-/// contain NULs.
+/// Splits the first frame from the rest, which begins with its NUL. A body with `content-length`
+/// can contain NULs.
 fn split_frame(text: &str) -> (&str, &str) {
     let head = [text.find("\n\n").map(|at| at + 2), text.find("\n\r\n").map(|at| at + 3)];
     let head = head.into_iter().flatten().min();

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::time::Instant;
 
@@ -28,6 +28,8 @@ pub(super) type ServerKey = (Arc<str>, Arc<str>, u64);
 
 /// The most bytes of an answer that are read ahead of its client.
 const MOST_READ: usize = 32 * 1024;
+
+const CLOSED: &str = "the server closed the connection without an answer";
 
 #[derive(Debug, Default)]
 pub struct Pool {
@@ -57,14 +59,19 @@ impl Pool {
     ) -> Result<(Response<Incoming>, ServerPlace), Rejection> {
         let mut request = request.map(Upload::new);
         // The server may have closed a kept connection a moment ago. A request that was not sent
-        // yet is sent on the next one.
+        // yet, or that changes nothing, is sent on the next one.
         while let Some((mut connection, place)) = self.take(upstream) {
-            match self.send(&mut connection, upstream, request).await? {
-                Ok(response) => {
+            let again = repeatable(&request);
+            request = match self.send(&mut connection, upstream, request).await {
+                Ok(Ok(response)) => {
                     self.keep_when_ready(connection, upstream, &place);
                     return Ok((response, place));
                 }
-                Err(unsent) => request = unsent,
+                Ok(Err(unsent)) => unsent,
+                Err(Rejection::UpstreamProtocol(CLOSED)) if again.is_some() => {
+                    again.ok_or(Rejection::Internal)?
+                }
+                Err(why) => return Err(why),
             }
         }
         let (stream, place) = Tries::new(upstream).dial(grant).await?;
@@ -112,8 +119,7 @@ impl Pool {
                     Err(Rejection::AmbiguousRequest("the request's body did not arrive whole"))
                 }
                 None => {
-                    let silent = "the server closed the connection without an answer";
-                    Err(Rejection::UpstreamProtocol(connection.watch.fault().unwrap_or(silent)))
+                    Err(Rejection::UpstreamProtocol(connection.watch.fault().unwrap_or(CLOSED)))
                 }
             },
         }
@@ -163,6 +169,20 @@ impl Pool {
             }
         });
     }
+}
+
+/// Returns a copy of a request that may be sent twice: the method is safe, and there is no body (RFC
+/// 9110 section 9.2.2).
+fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
+    if !request.method().is_safe() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Upload::new(RequestBody::empty()));
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
 }
 
 /// Returns true if the client has stalled in the middle of its body.

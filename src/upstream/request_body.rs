@@ -16,7 +16,7 @@ use crate::upstream::ServerPlace;
 /// read a forged identity, address or credential. RFC 9110 section 6.5 lets an intermediary discard
 /// them.
 #[derive(Debug)]
-pub struct RequestBody(Incoming);
+pub struct RequestBody(Option<Incoming>);
 
 /// An answer's body: Usher's own, or the upstream's as it arrives.
 pub enum AnswerBody {
@@ -27,7 +27,11 @@ pub enum AnswerBody {
 
 impl RequestBody {
     pub fn new(body: Incoming) -> Self {
-        Self(body)
+        Self(Some(body))
+    }
+
+    pub fn empty() -> Self {
+        Self(None)
     }
 }
 
@@ -39,8 +43,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
         loop {
-            match ready!(Pin::new(&mut self.0).poll_frame(cx)) {
+            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 Some(Ok(frame)) if !frame.is_data() => {}
                 other => return Poll::Ready(other),
             }
@@ -48,11 +53,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.0.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

@@ -239,3 +239,45 @@ async fn an_answer_that_was_not_asked_for_reaches_no_other_client() {
     }
     usher.finish().await;
 }
+
+/// A server that answers the first request on each connection, and closes the connection when it
+/// has read the second one, as a server does whose idle timeout ends at that moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_changes_nothing_survives_a_kept_connection_that_closes() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                if asked_for(&mut socket).await.is_some() {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    socket.write_all(answer).await.unwrap();
+                    asked_for(&mut socket).await;
+                }
+            });
+        }
+    });
+    let usher = Setup::new(url).start().await;
+    // On one connection, because each thread of Usher keeps its own connections.
+    let mut client = TcpStream::connect(usher.plain).await.unwrap();
+    let mut ask = async |method: &str| {
+        let request = format!("{method} /public/1 HTTP/1.1\r\nHost: x\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(client.read_u8().await.unwrap());
+        }
+        let answer = String::from_utf8(answer).unwrap().to_lowercase();
+        let length = answer.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+        let length = if method == "HEAD" { 0 } else { length.unwrap().parse().unwrap() };
+        client.read_exact(&mut vec![0; length]).await.unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    for method in ["GET", "GET", "HEAD", "OPTIONS", "GET"] {
+        assert_eq!(ask(method).await, "200", "{method}");
+    }
+    // The server may have done what a POST asks for, so Usher does not send it again.
+    assert_eq!(ask("POST").await, "502");
+    usher.finish().await;
+    server.abort();
+}

@@ -154,7 +154,7 @@ async fn the_sessions_of_all_nodes_are_one_list() {
     assert!(
         output.status.success()
             && text.starts_with("NODE    USER")
-            && text.ends_with("3 of 3 listed\n"),
+            && text.ends_with("3 of 3 sessions listed\n"),
         "{text}"
     );
     assert!(text.contains("\nedge-1  ada") && text.contains("\nedge-2  bob"), "{text}");

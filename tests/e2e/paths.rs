@@ -280,7 +280,7 @@ async fn no_spelling_of_a_guarded_path_reaches_a_lax_backend_by_a_public_route()
             "{sent}"
         );
     }
-    usher.logged(&["\"path\":\"/WS\"", "another spelling of one of the route `/ws`"]).await;
+    usher.logged(&["\"path\":\"/WS\"", "another spelling of a path of the route `/ws`"]).await;
     let audit = usher.finish().await;
     assert!(audit.iter().any(|line| line["outcome"] == "path_spelling"), "{audit:?}");
 }

@@ -59,7 +59,7 @@ fn session(id: u64) -> String {
 async fn a_session_in_redis_opens_for_as_long_as_its_key_lives() {
     let (redis, upstream) =
         (RedisServer::start(&[]), Recorder::start(Script::Accept(Vec::new())).await);
-    let lines = format!("url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"", redis.url());
+    let lines = format!("url = \"{}\"\nrevalidate = \"1s\"", redis.url());
     let usher = setup(upstream.url(), &lines).start().await;
     usher.keep_secret(ID);
     assert_eq!(upgrade(&usher, ID).await, 401);
@@ -154,7 +154,7 @@ async fn an_id_cannot_name_another_key() {
 async fn a_signed_cookie_counts_by_its_signature_and_logging_out_ends_the_socket() {
     let (mut redis, echo) = (RedisServer::start(&[]), Echo::start().await);
     let lines = format!(
-        "url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"\n\
+        "url = \"{}\"\nrevalidate = \"1s\"\n\
          cookie_secret_file = \"cookie-secret\"",
         redis.url()
     );
@@ -209,7 +209,7 @@ async fn a_login_at_a_real_web_application_opens_a_socket_and_a_logout_closes_it
         .expect(&welcome)
         .to_owned();
     let lines = format!(
-        "url = \"{}\"\ntimeout = \"5s\"\nrevalidate = \"1s\"\n\
+        "url = \"{}\"\nrevalidate = \"1s\"\n\
          cookie_secret_file = \"cookie-secret\"",
         redis.url()
     );

@@ -19,13 +19,13 @@ families! {
         { operation: Operation, region: OptionalName };
     /// Attempts to connect to the store: ok, or the fault.
     CONNECTIONS: Counter = "usher_store_connections_total",
-        { channel: Purpose, outcome: Outcome, region: OptionalName };
+        { lane: Purpose, outcome: Outcome, region: OptionalName };
     /// 0 while the breaker is closed, 2 while it is open, 1 while it is half open.
-    BREAKER: Gauge = "usher_store_breaker_state", { channel: Purpose, region: OptionalName };
+    BREAKER: Gauge = "usher_store_breaker_state", { lane: Purpose, region: OptionalName };
 }
 
 words! {
-    /// The purpose of a connection: the label `channel`.
+    /// The purpose of a connection: the label `lane`.
     pub enum Purpose {
         Tickets = "tickets",
         /// Operations that wait for replicas.
@@ -124,14 +124,14 @@ impl Event for OperationEnded<'_> {
 
 impl Event for StoreDialled<'_> {
     fn log(&self) {
-        let (region, channel) = (non_empty(self.region), self.purpose.word());
+        let (region, lane) = (non_empty(self.region), self.purpose.word());
         match self.fault {
             None => info!(
-                target: "usher", event = "store_connected", region, channel,
+                target: "usher", event = "store_connected", region, lane,
                 "connected to the store"
             ),
             Some(fault) => warn!(
-                target: "usher", event = "store_unreachable", region, channel,
+                target: "usher", event = "store_unreachable", region, lane,
                 outcome = fault.label(), "store dial failed"
             ),
         }
@@ -144,15 +144,15 @@ impl Event for StoreDialled<'_> {
 
 impl Event for StoreBreakerChanged<'_> {
     fn log(&self) {
-        let (region, channel) = (non_empty(self.region), self.purpose.word());
+        let (region, lane) = (non_empty(self.region), self.purpose.word());
         let state = self.state.name();
         match self.state {
             BreakerState::Open => warn!(
-                target: "usher", event = "store_breaker", region, channel, state,
+                target: "usher", event = "store_breaker", region, lane, state,
                 "store circuit breaker open"
             ),
             _ => info!(
-                target: "usher", event = "store_breaker", region, channel, state,
+                target: "usher", event = "store_breaker", region, lane, state,
                 "store circuit breaker changed"
             ),
         }

@@ -91,13 +91,13 @@ impl Walk {
     }
 
     /// Reloads, waits for two rounds of every client, and returns how much the figures grew in the
-    /// next one.
+    /// next two. One round is not enough: a client that was in the middle of one would not count.
     async fn step(&self, name: &str, lines: &str) -> BTreeMap<&'static str, u64> {
         self.reload(lines).await;
         // After two rounds, every attempt under the old configuration has ended.
         self.everybody(2).await;
         let before = self.figures().await;
-        self.everybody(1).await;
+        self.everybody(2).await;
         let after = self.figures().await;
         let grown: BTreeMap<_, _> =
             after.into_iter().map(|(name, value)| (name, value - before[name])).collect();

@@ -305,6 +305,8 @@ impl Usher {
             .collect();
         let admin = ready["admin"].as_str().unwrap().parse().unwrap();
         let canaries = Mutex::new(vec![SECRET.to_owned()]);
+        // The kernel may give this process the port of an earlier one whose test failed.
+        upgrade_ends::take(&listeners);
         Self {
             child,
             folder,

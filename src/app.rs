@@ -16,15 +16,15 @@ use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, sleep, timeout};
 
-use crate::admin::{Admin, Figures, Readiness, Revoking, StoreFigures, Summary};
+use crate::admin::{Admin, Draining, Figures, Readiness, Revoking, StoreFigures, Summary};
 use crate::auth::events::BypassAllowed;
 use crate::auth::revocation::events::RevocationsHeld;
 use crate::base::clock::Now;
 use crate::base::memory::MemoryTrim;
 use crate::base::signal::{SignalAction, Signals};
 use crate::config::{AdminAddress, Config};
-use crate::edge::drain;
-use crate::edge::events::Ready;
+use crate::edge::drain::{self, Drain};
+use crate::edge::events::{DrainAnnounced, Ready};
 use crate::edge::reload::{Cause, Load, Order, Orders, Reloader};
 use crate::edge::watch::Watcher;
 use crate::edge::{Current, Edge, EdgeError};
@@ -181,12 +181,12 @@ impl App {
             }
             .emit();
 
-            watch_over(&mut signals, &workers, can_reload.then_some(&orders)).await?;
+            let orders = can_reload.then_some(&orders);
+            watch_over(&mut signals, &workers, orders, &edge.drain).await?;
             self.readiness.set_draining();
             let edge = self.current.load_full();
-            edge.drain.begin();
             tokio::select! {
-                () = leave(&edge) => Ok(()),
+                () = stop_in_order(&edge) => Ok(()),
                 () = signals.stop() => Err(RunError::Forced),
             }
         });
@@ -218,6 +218,7 @@ impl AdminContext {
             telemetry: Arc::clone(&self.telemetry),
             registry: Arc::clone(&edge.registry),
             readiness: Arc::clone(&self.readiness),
+            draining: Draining { drain: Arc::clone(&edge.drain), rules: config.drain.clone() },
             token: config.admin.as_ref().and_then(|admin| admin.token.clone()),
             revoking: Revoking {
                 revocations: Arc::clone(&edge.revocations),
@@ -337,13 +338,15 @@ fn spawn_worker(
     })
 }
 
-/// Completes at the first signal to stop, and fails if a worker thread ends before. A hangup signal
+/// Completes at the first signal or order to stop, and fails if a worker thread ends before. A hangup signal
 /// reloads the configuration. Without a file it stops the process, because the terminal is closed.
 async fn watch_over(
     signals: &mut Signals,
     workers: &[JoinHandle<()>],
     orders: Option<&Orders>,
+    drain: &Drain,
 ) -> Result<(), RunError> {
+    let mut stop_ordered = std::pin::pin!(drain.stop_ordered());
     let mut check = interval(Duration::from_secs(1));
     loop {
         tokio::select! {
@@ -353,6 +356,7 @@ async fn watch_over(
                 }
                 _ => return Ok(()),
             },
+            () = &mut stop_ordered => return Ok(()),
             _ = check.tick() => {
                 if workers.iter().any(JoinHandle::is_finished) {
                     return Err(RunError::WorkerDied);
@@ -360,6 +364,17 @@ async fn watch_over(
             }
         }
     }
+}
+
+/// Accepts clients for the delay, so that balancers can notice the stop. Then drains.
+async fn stop_in_order(edge: &Edge) {
+    let delay = edge.config.drain.delay;
+    if !delay.is_zero() {
+        DrainAnnounced { delay }.emit();
+        sleep(delay).await;
+    }
+    edge.drain.begin();
+    leave(edge).await;
 }
 
 /// Closes the sessions. Then waits for plain HTTP answers that have begun, as long as a session may

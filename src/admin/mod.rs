@@ -1,9 +1,11 @@
-//! The admin listener: probes, metrics, sessions, status, revocation and reload, for operators.
+//! The admin listener: probes, metrics, sessions, status, revocation, reload and drain, for
+//! operators.
 //!
 //! It has a socket of its own, and the number of its connections is limited. Each connection serves
 //! one request and has a deadline. If a token is configured, all requests but the two probes need
 //! it.
 
+mod drain;
 mod readiness;
 mod reload;
 mod reserve;
@@ -30,6 +32,7 @@ use tokio::sync::Semaphore;
 
 use crate::net::admin_socket;
 use crate::net::admin_socket::Listening;
+pub use drain::Draining;
 pub use readiness::{Readiness, Stage};
 use reserve::Reserve;
 pub use revoke::Revoking;
@@ -51,6 +54,7 @@ pub struct Admin {
     /// The token that every request but `/livez` and `/readyz` needs.
     pub token: Option<Secret>,
     pub revoking: Revoking,
+    pub draining: Draining,
     pub summary: Summary,
     /// The channel of orders to reload.
     pub orders: Orders,
@@ -78,6 +82,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REVOKE: &str = "/revoke";
 const SESSIONS: &str = "/sessions";
 const RELOAD: &str = "/reload";
+const DRAIN: &str = "/drain";
+/// The longest body of an order, in bytes.
+const MAX_BODY: usize = 8 * 1024;
 
 impl Admin {
     /// Serves until the future is dropped. Each connection uses the `Admin` that is current when it
@@ -132,10 +139,12 @@ impl Admin {
         if parts.uri.path() == SESSIONS {
             return Box::pin(self.sessions(parts.uri.query().unwrap_or_default())).await;
         }
-        if parts.uri.path() != REVOKE {
+        let is_drain = parts.uri.path() == DRAIN;
+        if !is_drain && parts.uri.path() != REVOKE {
             return self.answer(&Request::from_parts(parts, ()));
         }
-        match Limited::new(body, revoke::MAX_BODY).collect().await {
+        match Limited::new(body, MAX_BODY).collect().await {
+            Ok(body) if is_drain => self.drain(&parts.headers, &body.to_bytes()),
             Ok(body) => {
                 self.revoking
                     .answer(&self.registry, &parts.headers, &body.to_bytes(), Now::read())
@@ -175,12 +184,12 @@ impl Admin {
         }
         if !matches!(
             path,
-            "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE | RELOAD
+            "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE | RELOAD | DRAIN
         ) {
             return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "unknown path"));
         }
         let (allowed, allow, message): (&[Method], _, _) = match path {
-            REVOKE | RELOAD => (&[Method::POST], "POST", "use POST at this path"),
+            REVOKE | RELOAD | DRAIN => (&[Method::POST], "POST", "use POST at this path"),
             _ => (&[Method::GET, Method::HEAD], "GET, HEAD", "use GET at this path"),
         };
         if !allowed.contains(request.method()) {
@@ -314,6 +323,10 @@ mod tests {
                 keep: Duration::from_secs(60),
                 issuers: Vec::new(),
                 fleet: None,
+            },
+            draining: Draining {
+                drain: Arc::default(),
+                rules: crate::config::Drain { delay: Duration::ZERO, window: Duration::ZERO },
             },
             summary: Summary {
                 listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))],

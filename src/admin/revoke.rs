@@ -30,8 +30,6 @@ pub struct Revoking {
     pub fleet: Option<Arc<Fleet>>,
 }
 
-/// The longest request body, in bytes.
-pub(super) const MAX_BODY: usize = 8 * 1024;
 /// How far `issued_before` may be in the future, because clocks differ.
 const AHEAD: Duration = Duration::from_secs(60);
 /// A smaller number is rejected: it is most likely a time in seconds.

@@ -10,6 +10,9 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
 
 use super::verifier::{Proved, VerifierGrant};
 use crate::base::clock::{Now, UnixMillis};
@@ -32,8 +35,9 @@ enum Holder {
         /// Boxed, because a grant is moved through every stage of an upgrade.
         principal: Box<Principal>,
         method: Method,
-        /// The time when the client sent the credential.
-        proved_at: UnixMillis,
+        /// The end from the route's `max_age`, counted from the time when the client sent the
+        /// credential.
+        latest: Option<UnixMillis>,
         /// The permissions that the route requires at this path. A renewed credential needs them
         /// too.
         required: Option<Arc<Required>>,
@@ -59,12 +63,13 @@ impl Grant {
         if let Some(required) = &required {
             required.check(&principal.permissions)?;
         }
+        let latest = route.reauth.max_age.map(|age| now.wall + shortened(age));
         Ok(Self {
             route,
             holder: Holder::Known {
                 principal: Box::new(principal),
                 method,
-                proved_at: now.wall,
+                latest,
                 required,
                 verifier_grant,
             },
@@ -117,14 +122,11 @@ impl Grant {
         }
     }
 
-    /// Returns the end from the route's `max_age`, counted from the time when the client sent the
-    /// credential.
+    /// Returns the end from the route's `max_age`. It is up to 10 % earlier, at random.
     pub fn latest(&self) -> Option<UnixMillis> {
         match &self.holder {
             Holder::Anyone => None,
-            Holder::Known { proved_at, .. } => {
-                self.route.reauth.max_age.map(|age| *proved_at + age)
-            }
+            Holder::Known { latest, .. } => *latest,
         }
     }
 
@@ -166,5 +168,29 @@ impl Grant {
             }
             None => Self::public(route),
         }
+    }
+}
+
+/// Shortens a `max_age` by up to 10 %, at random. Clients that reconnected together after the
+/// restart of a node would otherwise prove their identity together again.
+fn shortened(age: Duration) -> Duration {
+    let mut random = [0; 2];
+    // Without random bytes, the age is not shortened.
+    let _ = rand::fill(&mut random);
+    age - age.mul_f64(f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX) / 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_age_is_shortened_by_up_to_a_tenth_and_never_lengthened() {
+        let age = Duration::from_secs(1000);
+        let ages: Vec<_> = (0..1000).map(|_| shortened(age)).collect();
+        assert!(ages.iter().all(|one| (age.mul_f64(0.9)..=age).contains(one)));
+        let spread = *ages.iter().max().unwrap() - *ages.iter().min().unwrap();
+        assert!(spread > Duration::from_secs(50), "{spread:?}");
+        assert!(shortened(Duration::ZERO).is_zero());
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod cert;
 pub mod check;
+pub mod drain;
 pub mod init;
 pub mod keys;
 pub mod reload;
@@ -65,6 +66,8 @@ enum Command {
     Revoke(revoke::Arguments),
     /// Make a running Usher reload its configuration
     Reload(reload::Arguments),
+    /// Stop a running Usher in good order, or close a share of its sessions
+    Drain(drain::Arguments),
     /// List the open sessions of a running Usher
     Sessions(sessions::Arguments),
     /// Show the state of a running Usher
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(*arguments),
         Command::Revoke(arguments) => revoke::run(arguments),
         Command::Reload(arguments) => reload::run(arguments),
+        Command::Drain(arguments) => drain::run(arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Bench(arguments) => bench::run(*arguments),

@@ -44,7 +44,7 @@ fn an_unknown_key_is_shown_in_its_line_with_the_nearest_known_one() {
 #[test]
 fn what_is_known_is_told_once() {
     let error = error_of(&(MINIMAL.to_owned() + "\n[drain]\nzzzzzzzz = 1\n"));
-    assert!(error.contains("the possible names are `window`"), "{error}");
+    assert!(error.contains("the possible names are `delay`, `window`"), "{error}");
     let error = error_of(&MINIMAL.replace("path = \"/ws\"", "path = \"/ws\"\nzzzzzzzz = 1"));
     assert_eq!(
         (error.matches("`path`").count(), error.matches("`sunset`").count()),

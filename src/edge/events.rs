@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::drain::{Share, ShareSize};
 use crate::base::clock::Now;
 use crate::config::AdminAddress;
 use crate::config::diagnostic::Diagnostic;
@@ -49,6 +50,20 @@ pub struct Ready<'a> {
     pub listeners: &'a [SocketAddr],
     pub admin: Option<&'a AdminAddress>,
     pub config: Option<&'a Path>,
+}
+
+/// The process was told to stop. It is not ready, and accepts clients for this long.
+#[derive(Debug)]
+pub struct DrainAnnounced {
+    pub delay: Duration,
+}
+
+/// An operator closes a share of the sessions while the process goes on.
+#[derive(Debug)]
+pub struct ShareDrainStarted<'a> {
+    pub size: ShareSize,
+    pub share: Share<'a>,
+    pub window: Duration,
 }
 
 /// The process takes no new clients and closes its sessions.
@@ -137,6 +152,42 @@ impl Event for Ready<'_> {
     fn audit(&self) -> Option<AuditLine<'_>> {
         let detail = concat!("version ", env!("CARGO_PKG_VERSION"));
         Some(AuditLine::of_process("ready", ACCEPTED, detail))
+    }
+}
+
+impl Event for DrainAnnounced {
+    fn log(&self) {
+        info!(
+            target: "usher", event = "drain_announced", delay_ms = millis(self.delay),
+            "drain announced; still accepting"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.set(&READY, (), 0.0);
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let detail = format!("accepts clients for {} ms more", millis(self.delay));
+        Some(AuditLine::of_process("drain_announced", ACCEPTED, detail))
+    }
+}
+
+impl Event for ShareDrainStarted<'_> {
+    fn log(&self) {
+        let Self { size, share, window } = *self;
+        info!(
+            target: "usher", event = "share_drain_started", sessions = size.closing,
+            of = size.total, percent = share.percent, route = share.route,
+            window_ms = millis(window), "closing a share of the sessions"
+        );
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let Self { size, share, .. } = self;
+        let route = share.route.map(|route| format!(" of {route}")).unwrap_or_default();
+        let detail = format!("{} of {} sessions{route}", size.closing, size.total);
+        Some(AuditLine::of_process("share_drain_started", ACCEPTED, detail))
     }
 }
 

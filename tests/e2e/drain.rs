@@ -1,12 +1,15 @@
 //! Stopping in an orderly way.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::revocation::{JSON, refused, revoke};
 use crate::support::client;
+use crate::support::usher::{Socket, is_alive};
 use crate::support::{Backend, Echo, Raw, Setup, Usher, eventually};
 
 async fn is_unready(usher: &Usher) {
@@ -102,4 +105,124 @@ async fn an_answer_under_way_has_the_window_to_end() {
     raw.send("y!!").await;
     assert!(String::from_utf8(raw.read_to_close().await).unwrap().ends_with("0\r\n\r\n"));
     usher.finish_stopped().await;
+}
+
+async fn is_closed(socket: &mut Socket) {
+    let message = timeout(Duration::from_secs(30), socket.next()).await.unwrap().unwrap().unwrap();
+    let Message::Close(Some(frame)) = message else { panic!("{message:?}") };
+    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1001, "Server going away"));
+    while let Some(Ok(_)) = socket.next().await {}
+}
+
+/// Runs `usher drain` with these arguments. Returns the exit code and the output.
+async fn order(usher: &Usher, arguments: &[&str]) -> (i32, String) {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_usher"));
+    command.args(["drain", "--admin", &usher.admin.to_string()]).args(arguments);
+    let output = command.stdin(Stdio::null()).output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_delay_clients_are_accepted_and_revocations_hold() {
+    let echo = Echo::start().await;
+    let mut usher = Setup::new(echo.url()).drain("1s\"\ndelay = \"5m").start().await;
+    let mut early = usher.connect("ada").await;
+    usher.signal("TERM");
+    is_unready(&usher).await;
+    let mut late = usher.connect("bob").await;
+    is_alive(&mut late).await;
+    assert_eq!(revoke(&usher, serde_json::json!({"user": "bob"})).await, 1);
+    let bob = format!("Authorization: Bearer {}\r\n", usher.token("bob"));
+    assert_eq!(refused(&usher, "/ws", &bob).await.0, 401);
+    is_alive(&mut early).await;
+    assert!(!usher.log().contains("drain_started"), "{}", usher.log());
+    usher.signal("TERM");
+    assert_eq!(usher.exit().await.code(), Some(1));
+    usher.finish_killed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_delay_the_drain_begins() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).drain("200ms\"\ndelay = \"300ms").start().await;
+    let mut socket = usher.connect("ada").await;
+    usher.signal("TERM");
+    is_closed(&mut socket).await;
+    let log = usher.log();
+    let (announced, rest) = log.split_once("drain_announced").expect(&log);
+    assert!(!announced.contains("drain_started") && rest.contains("drain_started"), "{log}");
+    usher.finish_stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_of_the_sessions_closes_and_the_process_goes_on() {
+    let echo = Echo::start().await;
+    let routes = r#"
+        [[route]]
+        path = "/ws"
+        upstream = "chat"
+        auth = ["header"]
+        [[route]]
+        path = "/other"
+        upstream = "chat"
+        auth = ["header"]
+    "#;
+    let usher = Setup::new(echo.url()).routes(routes).drain("300ms").start().await;
+    let open = async |target: &str, user: &str| {
+        let bearer = format!("Bearer {}", usher.token(user));
+        let mut socket = usher.open(target, &[("authorization", &bearer)]).await.unwrap();
+        let (gone, is_gone) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            is_closed(&mut socket).await;
+            let _ = gone.send(());
+        });
+        is_gone
+    };
+    let mut sockets = Vec::new();
+    for number in 0..10 {
+        sockets.push(open("/ws", &format!("user-{number}")).await);
+    }
+    let other = open("/other", "ada").await;
+    let (code, text) = order(&usher, &["--percent", "20", "--route", "/ws"]).await;
+    assert_eq!((code, &*text), (0, "closing 2 of 10 sessions over 0.3 s\n"));
+    usher.until_metric("usher_sessions_active{route=\"/ws\"} 8").await;
+    assert_eq!(client::get(usher.admin, "/readyz").await.status, 200);
+    // The next share may begin when the window of the first one has passed.
+    eventually("the next share", async || order(&usher, &["--route", "/ws"]).await.0 == 0).await;
+    for socket in sockets {
+        socket.await.unwrap();
+    }
+    usher.until_metric("usher_sessions_active{route=\"/other\"} 1").await;
+    let late = open("/ws", "bob").await;
+    let (code, text) = order(&usher, &["--route", "/none"]).await;
+    assert!(code == 2 && text.contains("the routes are /ws, /other"), "{code} {text}");
+    let (code, text) = order(&usher, &[]).await;
+    assert_eq!((code, &*text), (0, "stopping: 2 sessions close over 0.3 s\n"));
+    other.await.unwrap();
+    late.await.unwrap();
+    usher.finish_stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_to_drain_is_json_and_comes_once() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).drain("1s\"\ndelay = \"5m").start().await;
+    let ask = async |method: &str, headers: &str| {
+        let request = format!(
+            "{method} /drain HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\
+             {headers}Content-Length: 2\r\n\r\n{{}}"
+        );
+        client::http(usher.admin, request.as_bytes()).await.status
+    };
+    assert_eq!(ask("GET", JSON).await, 405);
+    assert_eq!(ask("POST", "Content-Type: text/plain\r\n").await, 415);
+    assert_eq!(client::get(usher.admin, "/readyz").await.status, 200);
+    assert_eq!(ask("POST", JSON).await, 200);
+    is_unready(&usher).await;
+    assert_eq!(ask("POST", JSON).await, 409);
+    let mut usher = usher;
+    usher.signal("TERM");
+    assert_eq!(usher.exit().await.code(), Some(1));
+    usher.finish_killed().await;
 }

@@ -26,6 +26,7 @@ table! {
         attempts: Count, default 3,
             because "enough for an expired cache, a clock that differs, and one more";
         /// The longest time between two proofs of identity, even if the token is valid for longer.
+        /// Shortened by up to 10 % at random, so that clients do not renew together.
         max_age: PositiveDuration, optional "12h",
             because "the token's own expiry decides",
             change_when "tokens are valid for days";

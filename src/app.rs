@@ -338,8 +338,9 @@ fn spawn_worker(
     })
 }
 
-/// Completes at the first signal or order to stop, and fails if a worker thread ends before. A hangup signal
-/// reloads the configuration. Without a file it stops the process, because the terminal is closed.
+/// Completes at the first signal or order to stop, and fails if a worker thread ends before. A
+/// hangup signal reloads the configuration. Without a file it stops the process, because the
+/// terminal is closed.
 async fn watch_over(
     signals: &mut Signals,
     workers: &[JoinHandle<()>],

@@ -135,7 +135,7 @@ impl App {
                 Arc::clone(&self.telemetry),
                 Arc::clone(&self.readiness),
             ));
-            let following = tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow());
+            let following = Following::begin(&edge);
             if let Some(fleet) = &edge.fleet {
                 tokio::spawn(Arc::clone(fleet).follow(joined));
                 tokio::spawn(Arc::clone(fleet).beat_on());
@@ -259,6 +259,7 @@ fn figures(edge: &Edge) -> Figures {
         revocations: edge.revocations.len(),
         issuers: edge.authenticator.issuers().figures(Now::read().wall),
         verifiers: edge.verifiers.figures(),
+        servers: edge.upstreams.figures(Now::read()),
         nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
         legacy: edge.legacy_uses.lines(),
         store: StoreFigures {
@@ -275,22 +276,43 @@ fn figures(edge: &Edge) -> Figures {
     }
 }
 
-/// Carries out the orders, one after the other. `following` is the task that fetches the published
-/// keys for the current edge.
+/// The tasks that follow the services of one edge: they fetch the published keys of issuers, and
+/// check the health of upstream servers.
+struct Following {
+    issuers: tokio::task::JoinHandle<()>,
+    servers: tokio::task::JoinHandle<()>,
+}
+
+impl Following {
+    fn begin(edge: &Arc<Edge>) -> Self {
+        let checked = Arc::clone(edge);
+        Self {
+            issuers: tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow()),
+            servers: tokio::spawn(async move { checked.upstreams.follow_checks().await }),
+        }
+    }
+
+    fn end(self) {
+        self.issuers.abort();
+        self.servers.abort();
+    }
+}
+
+/// Carries out the orders, one after the other. `following` belongs to the current edge.
 async fn follow_orders(
     mut ordered: mpsc::Receiver<Order>,
     reloader: Reloader,
     context: AdminContext,
     admin: Arc<ArcSwap<Admin>>,
-    mut following: tokio::task::JoinHandle<()>,
+    mut following: Following,
 ) {
     while let Some(order) = ordered.recv().await {
         let before = context.current.load_full();
         reloader.carry_out(order).await;
         let edge = context.current.load_full();
         if !Arc::ptr_eq(&before, &edge) {
-            following.abort();
-            following = tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow());
+            following.end();
+            following = Following::begin(&edge);
             admin.store(Arc::new(context.admin()));
         }
     }
@@ -406,6 +428,7 @@ async fn run_upkeep(current: Current, telemetry: Arc<Telemetry>, readiness: Arc<
         let (edge, now) = (current.load_full(), Now::read());
         readiness.set_store(edge.tickets.sweep(now).await);
         RevocationsHeld { count: edge.revocations.sweep(now) }.emit();
+        edge.upstreams.publish_states(now);
         trim.look(edge.ceiling.open());
         let config = &edge.config;
         rotation.rotate_due_keys(&config.context, &config.state_dir, &edge.signing_keys, now);

@@ -17,6 +17,7 @@ use crate::base::clock::Now;
 use crate::fleet::{Completeness, Gathered};
 use crate::migration::uses::LegacyUse;
 use crate::session::filter::SessionFilter;
+use crate::upstream::ServerFigures;
 
 /// The figures that are not in the registry.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -32,6 +33,8 @@ pub struct Figures {
     /// The issuers with published keys.
     pub issuers: Vec<IssuerFigures>,
     pub verifiers: Vec<VerifierFigures>,
+    /// The servers of all upstreams.
+    pub servers: Vec<ServerFigures>,
     /// The use of legacy methods.
     pub legacy: Vec<LegacyUse>,
 }
@@ -95,6 +98,7 @@ impl Admin {
             store,
             issuers,
             verifiers,
+            servers,
             legacy,
         } = (self.figures)();
         answer_json(
@@ -116,6 +120,7 @@ impl Admin {
                 "store": store,
                 "issuers": issuers,
                 "verifiers": verifiers,
+                "servers": servers,
                 "legacy": legacy,
                 "listeners": self.summary.listeners,
                 "routes": self.summary.routes,

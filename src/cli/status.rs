@@ -123,6 +123,19 @@ fn page(status: &Value) -> String {
             ),
         );
     }
+    for server in status.get("servers").and_then(Value::as_array).into_iter().flatten() {
+        let of = |key| plain(server.get(key));
+        let fault = server
+            .get("fault")
+            .and_then(Value::as_str)
+            .map(|fault| format!(" for {} s by fault: {fault}", of("away_seconds")))
+            .unwrap_or_default();
+        let state = of("state").replace('_', " ");
+        line(
+            "server",
+            &format!("{} of {}, {state}{fault}, {} busy", of("server"), of("upstream"), of("busy")),
+        );
+    }
     page
 }
 
@@ -161,6 +174,12 @@ mod tests {
         let page = page(&json!({ "sessions": 3, "sessions_by": by, "tickets": null,
             "store": { "kind": "redis", "breaker": "open", "regions": { "eu": "closed" } },
             "legacy": legacy, "issuers": issuers,
+            "servers": [
+                { "upstream": "chat", "server": "http://a:1", "state": "slow_start", "busy": 4,
+                  "fault": null, "away_seconds": null },
+                { "upstream": "chat", "server": "http://b:1", "state": "ejected", "busy": 0,
+                  "fault": "timeout", "away_seconds": 7 },
+            ],
             "verifiers": [{ "name": "login", "kind": "http", "breaker": "open", "asking": 2 }] }));
         for wanted in [
             "sessions         3\n",
@@ -174,6 +193,8 @@ mod tests {
             ),
             "  region eu, breaker closed\n",
             "verifier         login, http, breaker open, 2 requests in flight\n",
+            "server           http://a:1 of chat, slow start, 4 busy\n",
+            "server           http://b:1 of chat, ejected for 7 s by fault: timeout, 0 busy\n",
             "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",
         ] {
             assert!(page.contains(wanted), "{wanted}: {page}");

@@ -205,6 +205,18 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Never empty.
     pub servers: Vec<Server>,
+    pub balance: Balance,
+    /// The number of failures that eject a server.
+    pub eject_after: usize,
+    /// The pause before the first trial of an ejected server.
+    pub eject_for: Duration,
+    pub eject_for_at_most: Duration,
+    pub max_ejected_percent: u8,
+    pub slow_start: Duration,
+    /// How long the addresses of a server's name are used.
+    pub resolve_every: Duration,
+    /// `None`: servers are judged by their clients alone.
+    pub health: Option<HealthCheck>,
     pub dial_timeout: Duration,
     /// How long a server may take to answer an upgrade.
     pub upgrade_timeout: Duration,
@@ -219,6 +231,23 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// The name in the certificate, if it is not the host in the server's URL.
     pub server_name: Option<String>,
+}
+
+/// The rule that picks a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    LeastSessions,
+    RoundRobin,
+    /// By user: the same server as long as it serves.
+    Sticky,
+}
+
+/// A request that asks each server for its health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub path: String,
+    pub every: Duration,
+    pub timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

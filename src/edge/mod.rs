@@ -131,7 +131,7 @@ impl Edge {
         let verifiers = Arc::new(Verifiers::open(&config, None)?);
         let lasting = Shared::new(&config)?;
         let tickets = Tickets::new(&config)?;
-        let upstreams = Upstreams::build(&config.upstreams, None)?;
+        let upstreams = Upstreams::build(&config.upstreams, None, now)?;
         Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)
     }
 
@@ -142,7 +142,7 @@ impl Edge {
         issuers.go_on_from(self.authenticator.issuers());
         let verifiers = Arc::new(Verifiers::open(&config, Some(&self.verifiers))?);
         let tickets = self.tickets.next(&config);
-        let upstreams = Upstreams::build(&config.upstreams, Some(&self.upstreams))?;
+        let upstreams = Upstreams::build(&config.upstreams, Some(&self.upstreams), now)?;
         Self::build(config, issuers, verifiers, tickets, upstreams, Shared::of(self), now)
     }
 

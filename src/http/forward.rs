@@ -21,6 +21,7 @@ use crate::model::request_id::HexId;
 use crate::net::http1::{hop_by_hop, response};
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
+use crate::upstream::pick::ClientKey;
 use crate::upstream::request_body::{AnswerBody, RequestBody};
 use crate::upstream::signed_context::ContextRequest;
 
@@ -128,7 +129,8 @@ async fn forward(
     *forwarded.method_mut() = request.parts.method.clone();
     *forwarded.uri_mut() = target;
     *forwarded.headers_mut() = headers;
-    let (answer, place) = worker.pool.exchange(&grant, upstream, forwarded).await?;
+    let client = ClientKey::of(&grant, request.address());
+    let (answer, place) = worker.pool.exchange(&grant, client, upstream, forwarded).await?;
     let (mut parts, body) = answer.into_parts();
     hop_by_hop::strip_hop_by_hop(&mut parts.headers);
     Ok(Response::from_parts(parts, AnswerBody::Streamed(body, place)))

@@ -21,6 +21,7 @@ use crate::session::registry::SessionId;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 use crate::upstream::connect::Tries;
+use crate::upstream::pick::ClientKey;
 use crate::upstream::signed_context::ContextRequest;
 use crate::upstream::upgrade::UpgradeAnswer;
 use crate::upstream::{self, ServerPlace};
@@ -56,7 +57,8 @@ pub(super) async fn reach(
         host: request.host(),
         path: request.parts.uri.path(),
     };
-    let mut tries = Tries::new(upstream);
+    let client = ClientKey::of(grant, request.address());
+    let mut tries = Tries::new(upstream, client, authenticated.mono);
     let (place, dialled, answer) = loop {
         let (stream, place) = tries.dial(grant).await?;
         let dialled = Now::read();
@@ -65,7 +67,7 @@ pub(super) async fn reach(
         edge.set_identity(&mut headers, grant, about, dialled);
         let opening = upstream::upgrade::open(stream, &target, headers, edge.limits.refusal_bytes);
         if let Some(answer) = tries.answer(&place, Box::pin(opening)).await {
-            break (place, dialled, answer?);
+            break (place, dialled, answer);
         }
     };
     match answer {

@@ -1,18 +1,22 @@
 //! Dialling a server: TCP, TLS or a unix socket.
 //!
-//! [`Tries::dial`] takes a `&Grant`. It is the only way to an upstream, and only `auth` makes a
-//! `Grant`.
+//! [`Tries`] dials with a `&Grant`. It is the only way of a client to an upstream, and only `auth`
+//! makes a `Grant`. The health checks of `checks.rs` carry nothing of a client.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::events::DialFailed;
+use super::health::Outcome;
+use super::pick::ClientKey;
+use super::resolve::ServerName;
+use super::upgrade::UpgradeAnswer;
 use super::{Server, ServerPlace, Upstream};
 use crate::auth::grant::Grant;
 use crate::base::clock::Now;
@@ -21,93 +25,186 @@ use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 
-/// The time for which the resolved addresses of a server's name are used.
-const RESOLVED_FOR: Duration = Duration::from_secs(10);
+/// The largest number of parts into which the addresses of a name divide `dial_timeout`.
+const MOST_PARTS: usize = 3;
 
-/// The servers of an upstream for one client, each once, the least busy first. All tries share
+/// The servers of an upstream for one client, each once, in the order of `balance`. All tries share
 /// `reach_timeout`.
 #[derive(Debug)]
 pub struct Tries<'a> {
     upstream: &'a Arc<Upstream>,
+    client: ClientKey<'a>,
     order: std::vec::IntoIter<usize>,
+    /// The server that this client tries first, if no other client does, although it is ejected.
+    due: Option<usize>,
+    on_trial: Option<usize>,
     deadline: Instant,
+    /// Whether a server was tried before the current one.
+    is_retry: bool,
     /// The failure of the last server.
     rejection: Rejection,
 }
 
+/// A client that waits for the answer of a server. If it leaves after half of the time limit, its
+/// wait counts as a timeout: otherwise impatient clients would hide a hung server.
+struct Wait<'a> {
+    place: &'a ServerPlace,
+    client: ClientKey<'a>,
+    counts_at: Instant,
+    is_over: bool,
+}
+
 impl<'a> Tries<'a> {
-    pub fn new(upstream: &'a Arc<Upstream>) -> Self {
-        let deadline = Now::read().mono + upstream.config.reach_timeout;
+    /// Begins the tries of a client that has its grant since `granted`.
+    pub fn new(upstream: &'a Arc<Upstream>, client: ClientKey<'a>, granted: Instant) -> Self {
+        let (order, due) = upstream.order(&client, Now::read().mono);
         Self {
             upstream,
-            order: upstream.order().into_iter(),
-            deadline,
+            client,
+            order: order.into_iter(),
+            due,
+            on_trial: None,
+            deadline: granted + upstream.config.reach_timeout,
+            is_retry: false,
             rejection: Rejection::UpstreamUnavailable,
         }
     }
 
     /// Opens a connection to the next server that can be dialled.
-    pub async fn dial(&mut self, _proof: &Grant) -> Result<(Stream, ServerPlace), Rejection> {
-        while Now::read().mono < self.deadline
-            && let Some(index) = self.order.next()
-        {
-            let Some(server) = self.upstream.servers.get(index) else { continue };
-            // The place is taken before the dial, so that a burst spreads over the servers.
-            let place = self.upstream.place(index);
-            match timeout_at(
-                self.ends(self.upstream.config.dial_timeout),
-                open(server, self.upstream),
-            )
-            .await
-            {
-                Ok(Ok(stream)) => return Ok((stream, place)),
-                Ok(Err(error)) => {
-                    self.failed(&place, Rejection::UpstreamUnavailable, &error.to_string());
-                }
-                Err(_) => self.failed(
-                    &place,
-                    Rejection::UpstreamTimeout,
-                    "no connection within dial_timeout",
-                ),
+    pub async fn dial(&mut self, grant: &Grant) -> Result<(Stream, ServerPlace), Rejection> {
+        while let Some(place) = self.next_server() {
+            if let Some(stream) = self.dial_server(&place, grant).await {
+                return Ok((stream, place));
             }
         }
         Err(self.rejection.clone())
     }
 
-    /// Waits for a server's answer to an upgrade. Returns `None` if it is late: the next server may
-    /// be tried.
-    pub async fn answer<T>(
+    /// Takes a place on the next server. It is taken before the dial, so that a burst spreads over
+    /// the servers. Returns `None` if no server or no time is left.
+    pub fn next_server(&mut self) -> Option<ServerPlace> {
+        let now = Now::read().mono;
+        if now >= self.deadline {
+            return None;
+        }
+        if let Some(index) = self.due.take()
+            && let Some(place) = self.upstream.begin_trial(index, now)
+        {
+            self.on_trial = Some(index);
+            return Some(place);
+        }
+        let on_trial = self.on_trial;
+        let index = self.order.find(|index| Some(*index) != on_trial)?;
+        Some(self.upstream.place(index, self.upstream.errand(index)))
+    }
+
+    /// Returns the failure of the last server.
+    pub fn into_rejection(self) -> Rejection {
+        self.rejection
+    }
+
+    pub async fn dial_server(&mut self, place: &ServerPlace, _proof: &Grant) -> Option<Stream> {
+        let server = self.upstream.servers.get(place.index)?;
+        let limit = self.upstream.config.dial_timeout;
+        let (ends, is_cut) = self.ends(limit);
+        match timeout_at(ends, open(server, self.upstream)).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => {
+                place.note(Outcome::DialFailed);
+                let rejection = match error.kind() {
+                    io::ErrorKind::TimedOut => Rejection::UpstreamTimeout,
+                    _ => Rejection::UpstreamUnavailable,
+                };
+                self.failed(place, rejection, &error.to_string());
+            }
+            Err(_) => {
+                // The client has no part in a dial, so this timeout counts like a refusal.
+                if !is_cut {
+                    place.note(Outcome::DialFailed);
+                }
+                let error = "no connection within dial_timeout";
+                self.failed(place, Rejection::UpstreamTimeout, error);
+            }
+        }
+        None
+    }
+
+    /// Waits for a server's answer to an upgrade, and notes it. Returns `None` if the server is
+    /// late, or sends no correct answer: the next server may be tried.
+    pub async fn answer(
         &mut self,
         place: &ServerPlace,
-        answer: impl Future<Output = T>,
-    ) -> Option<T> {
-        let answered = timeout_at(self.ends(self.upstream.config.upgrade_timeout), answer).await;
-        if answered.is_err() {
-            self.failed(
-                place,
-                Rejection::UpstreamTimeout,
-                "no answer to the upgrade within upgrade_timeout",
-            );
+        answer: impl Future<Output = Result<UpgradeAnswer, Rejection>>,
+    ) -> Option<UpgradeAnswer> {
+        let (ends, is_cut) = self.ends(self.upstream.config.upgrade_timeout);
+        let begun = Now::read().mono;
+        let mut wait = Wait {
+            place,
+            client: self.client,
+            counts_at: begun + ends.saturating_duration_since(begun) / 2,
+            is_over: false,
+        };
+        let answered = timeout_at(ends, answer).await;
+        wait.is_over = true;
+        match answered {
+            Ok(Ok(answer)) => {
+                place.note(outcome_of(&answer));
+                return Some(answer);
+            }
+            Ok(Err(rejection)) => {
+                place.note(Outcome::BadAnswer);
+                let error = rejection.detail();
+                self.failed(place, rejection, &error);
+            }
+            Err(_) => {
+                if !is_cut {
+                    place.note(Outcome::TimedOut(self.client.number()));
+                }
+                let error = "no answer to the upgrade within upgrade_timeout";
+                self.failed(place, Rejection::UpstreamTimeout, error);
+            }
         }
-        answered.ok()
+        None
     }
 
-    fn ends(&self, limit: Duration) -> Instant {
-        self.deadline.min(Now::read().mono + limit)
+    /// Returns the end of a wait, and whether earlier servers have cut it short. A server is not
+    /// judged by the rest of the time.
+    fn ends(&self, limit: Duration) -> (Instant, bool) {
+        let end = Now::read().mono + limit;
+        (self.deadline.min(end), self.is_retry && self.deadline < end)
     }
 
-    fn failed(&mut self, place: &ServerPlace, rejection: Rejection, error: &str) {
+    /// Notes the failure of a server, before the next one is tried.
+    pub fn failed(&mut self, place: &ServerPlace, rejection: Rejection, error: &str) {
         self.rejection = rejection;
+        self.is_retry = true;
         DialFailed { upstream: self.upstream.name(), server: &place.server(), error }.emit();
     }
 }
 
-async fn open(server: &Server, upstream: &Upstream) -> io::Result<Stream> {
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if !self.is_over && Now::read().mono >= self.counts_at {
+            self.place.note(Outcome::TimedOut(self.client.number()));
+        }
+    }
+}
+
+fn outcome_of(answer: &UpgradeAnswer) -> Outcome {
+    match answer {
+        UpgradeAnswer::Declined { status, .. } => Outcome::of_status(*status),
+        UpgradeAnswer::Switched { .. } => Outcome::Good,
+    }
+}
+
+pub(super) async fn open(server: &Server, upstream: &Upstream) -> io::Result<Stream> {
     match &server.server {
         config::Server::Unix { path } => UnixStream::connect(path).await.map(Stream::Unix),
-        config::Server::Plain { host, port } => tcp(server, host, *port).await.map(Stream::Tcp),
+        config::Server::Plain { host, port } => {
+            tcp(server, upstream, host, *port).await.map(Stream::Tcp)
+        }
         config::Server::Tls { host, port } => {
-            let tcp = tcp(server, host, *port).await?;
+            let tcp = tcp(server, upstream, host, *port).await?;
             let (Some(config), Some(name)) = (&upstream.tls, &server.tls_name) else {
                 return Err(io::Error::other("this upstream has no TLS"));
             };
@@ -117,11 +214,19 @@ async fn open(server: &Server, upstream: &Upstream) -> io::Result<Stream> {
     }
 }
 
-async fn tcp(server: &Server, host: &str, port: u16) -> io::Result<TcpStream> {
+/// Dials one address after the other. Each gets its part of the time, so that a silent address
+/// leaves time for the next.
+async fn tcp(server: &Server, upstream: &Upstream, host: &str, port: u16) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses(server, host, port).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+    let addresses = addresses(server, upstream, host, port).await?;
+    let part = match u32::try_from(addresses.len().min(MOST_PARTS)) {
+        // The whole dial has this limit already.
+        Ok(0 | 1) | Err(_) => Duration::MAX,
+        Ok(parts) => upstream.config.dial_timeout / parts,
+    };
+    for address in addresses {
+        match timeout(part, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
                 let keepalive = socket2::TcpKeepalive::new()
                     .with_time(Duration::from_secs(60))
@@ -129,31 +234,32 @@ async fn tcp(server: &Server, host: &str, port: u16) -> io::Result<TcpStream> {
                 socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 return Ok(stream);
             }
-            Err(error) => last = error,
+            Ok(Err(error)) => last = error,
+            Err(_) => {
+                let message = "no connection within the part of dial_timeout for each address";
+                last = io::Error::new(io::ErrorKind::TimedOut, message);
+            }
         }
     }
-    if let Ok(mut resolved) = server.resolved.lock() {
-        *resolved = None;
-    }
+    server.resolved.doubt();
     Err(last)
 }
 
-/// Returns the addresses of a name. It is not resolved for every connection: the resolver blocks a
-/// thread.
-async fn addresses(server: &Server, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+/// Returns the addresses of a name.
+async fn addresses(
+    server: &Server,
+    upstream: &Upstream,
+    host: &str,
+    port: u16,
+) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let now = Now::read().mono;
-    if let Ok(resolved) = server.resolved.lock()
-        && let Some((at, addresses)) = &*resolved
-        && now.duration_since(*at) < RESOLVED_FOR
-    {
-        return Ok(addresses.clone());
-    }
-    let addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
-    if let Ok(mut resolved) = server.resolved.lock() {
-        *resolved = Some((now, addresses.clone()));
-    }
-    Ok(addresses)
+    let name = ServerName {
+        upstream: upstream.name(),
+        server: &server.label,
+        every: upstream.config.resolve_every,
+    };
+    let lookup = async { Ok(lookup_host((host, port)).await?.collect()) };
+    server.resolved.addresses(name, lookup).await
 }

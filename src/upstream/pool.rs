@@ -12,12 +12,15 @@ use tokio::time::Instant;
 
 use super::answer_guard::{AnswerGuard, ExchangeWatch};
 use super::connect::Tries;
+use super::health::Outcome;
+use super::pick::ClientKey;
 use super::upload::{Upload, server_is_late};
 use super::{ServerPlace, Upstream};
 use crate::auth::grant::Grant;
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::net::http1::head::MAX_FIELDS;
+use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::upstream::request_body::RequestBody;
 
@@ -47,6 +50,8 @@ struct Idle {
 struct Connection {
     sender: SendRequest<Upload>,
     watch: Arc<ExchangeWatch>,
+    /// Whether it has served a request before.
+    is_kept: bool,
 }
 
 impl Pool {
@@ -54,52 +59,58 @@ impl Pool {
     pub async fn exchange(
         self: &Arc<Self>,
         grant: &Grant,
+        client: ClientKey<'_>,
         upstream: &Arc<Upstream>,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, ServerPlace), Rejection> {
         let mut request = request.map(Upload::new);
-        // The server may have closed a kept connection a moment ago. A request that was not sent
-        // yet, or that changes nothing, is sent on the next one.
-        while let Some((mut connection, place)) = self.take(upstream) {
-            let again = repeatable(&request);
-            request = match self.send(&mut connection, upstream, request).await {
-                Ok(Ok(response)) => {
-                    self.keep_when_ready(connection, upstream, &place);
-                    return Ok((response, place));
+        let mut tries = Tries::new(upstream, client, Now::read().mono);
+        while let Some(place) = tries.next_server() {
+            // The server may have closed a kept connection a moment ago. A request that was not
+            // sent yet, or that changes nothing, is sent on the next one.
+            let mut kept = self.take(upstream, &place);
+            loop {
+                let mut connection = match kept {
+                    Some(connection) => connection,
+                    None => match tries.dial_server(&place, grant).await {
+                        Some(stream) => begin(stream).await?,
+                        None => break,
+                    },
+                };
+                let is_kept = connection.is_kept;
+                let again = if is_kept { repeatable(&request) } else { None };
+                let sent = self.send(&mut connection, upstream, &place, &client, request).await;
+                request = match sent {
+                    Ok(Ok(response)) => {
+                        self.keep_when_ready(connection, upstream, &place);
+                        return Ok((response, place));
+                    }
+                    Ok(Err(unsent)) => unsent,
+                    Err(Rejection::UpstreamProtocol(CLOSED)) if again.is_some() => {
+                        again.ok_or(Rejection::Internal)?
+                    }
+                    Err(why) => return Err(why),
+                };
+                if !is_kept {
+                    place.note(Outcome::DialFailed);
+                    let error = "the server closed a new connection";
+                    tries.failed(&place, Rejection::UpstreamUnavailable, error);
+                    break;
                 }
-                Ok(Err(unsent)) => unsent,
-                Err(Rejection::UpstreamProtocol(CLOSED)) if again.is_some() => {
-                    again.ok_or(Rejection::Internal)?
-                }
-                Err(why) => return Err(why),
+                kept = self.take(upstream, &place);
             }
         }
-        let (stream, place) = Tries::new(upstream).dial(grant).await?;
-        let refused = |_| Rejection::UpstreamUnavailable;
-        let (guard, watch) = AnswerGuard::new(stream);
-        let (sender, driver) = http1::Builder::new()
-            .max_headers(MAX_FIELDS)
-            .max_buf_size(MOST_READ)
-            .handshake(guard)
-            .await
-            .map_err(refused)?;
-        tokio::spawn(driver);
-        let mut connection = Connection { sender, watch };
-        match self.send(&mut connection, upstream, request).await? {
-            Ok(response) => {
-                self.keep_when_ready(connection, upstream, &place);
-                Ok((response, place))
-            }
-            Err(_) => Err(Rejection::UpstreamUnavailable),
-        }
+        Err(tries.into_rejection())
     }
 
-    /// Sends a request on one connection. The inner error is the request, if nothing of it was
-    /// sent.
+    /// Sends a request on one connection, and notes the outcome. The inner error is the request, if
+    /// nothing of it was sent.
     async fn send(
         &self,
         connection: &mut Connection,
         upstream: &Upstream,
+        place: &ServerPlace,
+        client: &ClientKey<'_>,
         request: Request<Upload>,
     ) -> Result<Result<Response<Incoming>, Request<Upload>>, Rejection> {
         connection.watch.begin(request.method());
@@ -108,10 +119,16 @@ impl Pool {
         let answered = tokio::select! {
             biased;
             answered = connection.sender.try_send_request(request) => answered,
-            () = late => return Err(Rejection::UpstreamTimeout),
+            () = late => {
+                place.note(Outcome::TimedOut(client.number()));
+                return Err(Rejection::UpstreamTimeout);
+            }
         };
         match answered {
-            Ok(response) => Ok(Ok(response)),
+            Ok(response) => {
+                place.note(Outcome::of_status(response.status()));
+                Ok(Ok(response))
+            }
             Err(mut failed) => match failed.take_message() {
                 Some(unsent) => Ok(Err(unsent)),
                 None if has_stalled(failed.error()) => Err(Rejection::BodyTimeout),
@@ -119,23 +136,24 @@ impl Pool {
                     Err(Rejection::AmbiguousRequest("the request's body did not arrive whole"))
                 }
                 None => {
-                    Err(Rejection::UpstreamProtocol(connection.watch.fault().unwrap_or(CLOSED)))
+                    let fault = connection.watch.fault();
+                    // A server may close a kept connection at any time.
+                    if fault.is_some() || !connection.is_kept {
+                        place.note(Outcome::BadAnswer);
+                    }
+                    Err(Rejection::UpstreamProtocol(fault.unwrap_or(CLOSED)))
                 }
             },
         }
     }
 
-    fn take(&self, upstream: &Arc<Upstream>) -> Option<(Connection, ServerPlace)> {
+    fn take(&self, upstream: &Upstream, place: &ServerPlace) -> Option<Connection> {
         let now = Now::read().mono;
         let mut idle = lock(&self.idle);
-        for index in upstream.order() {
-            let Some(kept) = upstream.key(index).and_then(|key| idle.get_mut(&key)) else {
-                continue;
-            };
-            while let Some(Idle { connection, until }) = kept.pop() {
-                if now < until && connection.sender.is_ready() {
-                    return Some((connection, upstream.place(index)));
-                }
+        let kept = idle.get_mut(&upstream.key(place.index)?)?;
+        while let Some(Idle { connection, until }) = kept.pop() {
+            if now < until && connection.sender.is_ready() {
+                return Some(connection);
             }
         }
         None
@@ -165,14 +183,15 @@ impl Pool {
             });
             let kept = idle.entry(key).or_default();
             if kept.len() < max_idle {
+                connection.is_kept = true;
                 kept.push(Idle { connection, until: now + idle_timeout });
             }
         });
     }
 }
 
-/// Returns a copy of a request that may be sent twice: the method is safe, and there is no body (RFC
-/// 9110 section 9.2.2).
+/// Returns a copy of a request that may be sent twice: the method is safe, and there is no body
+/// (RFC 9110 section 9.2.2).
 fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
     if !request.method().is_safe() || !request.body().is_end_stream() {
         return None;
@@ -183,6 +202,19 @@ fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
     *copy.version_mut() = request.version();
     copy.headers_mut().clone_from(request.headers());
     Some(copy)
+}
+
+/// Begins HTTP on a new connection.
+async fn begin(stream: Stream) -> Result<Connection, Rejection> {
+    let (guard, watch) = AnswerGuard::new(stream);
+    let (sender, driver) = http1::Builder::new()
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MOST_READ)
+        .handshake(guard)
+        .await
+        .map_err(|_| Rejection::UpstreamUnavailable)?;
+    tokio::spawn(driver);
+    Ok(Connection { sender, watch, is_kept: false })
 }
 
 /// Returns true if the client has stalled in the middle of its body.

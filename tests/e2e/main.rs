@@ -51,6 +51,7 @@ mod revocation_fleet;
 mod seeing;
 mod session_cookies;
 mod sessions;
+mod sick_servers;
 mod soak;
 mod socketio;
 mod store_cluster;

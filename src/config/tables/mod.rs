@@ -55,8 +55,9 @@ pub const TABLES: [&Declaration; 20] = [
 
 /// Tables inside other tables.
 #[cfg(test)]
-const NESTED: [&Declaration; 3] = [
+const NESTED: [&Declaration; 4] = [
     &listener::CertificateTable::DECLARATION,
+    &upstream::HealthTable::DECLARATION,
     &rollout::RolloutTable::DECLARATION,
     &store::RegionTable::DECLARATION,
 ];

@@ -53,7 +53,7 @@ impl KeyType for Percent {
         if percent.is_none() {
             entry.error(
                 format!("`{}` must be a whole number from 0 to 100", entry.key),
-                "it is the share of the clients in percent",
+                "it is a share in percent",
             );
         }
         percent

@@ -3,13 +3,15 @@
 use serde_json::Value as Json;
 
 use super::names::Names;
+use super::rollout::Percent;
 use crate::config::declare::{Table, table};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::key_type::{
-    Count, FileToRead, KeyType, List, NonEmpty, PositiveDuration, Text, TextType,
+    Choice, Count, Duration, FileToRead, KeyType, List, Nested, NonEmpty, OneOf, PositiveDuration,
+    Text, TextType,
 };
 use crate::config::reader::{Entry, Reader, Section, Span};
-use crate::config::{Server, Upstream};
+use crate::config::{Balance, HealthCheck, Server, Upstream};
 
 table! {
     /// The servers behind Usher.
@@ -18,6 +20,38 @@ table! {
         name: Text, required "chat";
         /// Servers as `http://host:port`, `https://host:port` or `unix:/path`.
         servers: NonEmpty<Servers>, required ["http://127.0.0.1:9000"];
+        /// The rule that picks a server: the one with the fewest sessions, one after the other, or
+        /// always the same one for a user.
+        balance: OneOf<Balance>, default "least-sessions",
+            because "long sessions add up: turns alone would keep an uneven load uneven",
+            change_when "a server keeps state for each user (`sticky`)";
+        /// Health checks: Usher asks each server for this path.
+        health: Nested<HealthTable>, optional { path = "/healthz" };
+        /// Failures that eject a server: in a row, or half of its last 20 answers. Timeouts count
+        /// once three users had one.
+        eject_after: Count, default 3,
+            at_most 20 "Usher remembers the last 20 answers of a server",
+            because "one failure may be chance, and each further one is a client that waits";
+        /// How long a server is ejected before one client tries it again.
+        eject_for: PositiveDuration, default "5s",
+            because "long enough for a restart; each failed trial doubles it";
+        /// The longest time between two trials of an ejected server.
+        eject_for_at_most: PositiveDuration, default "5m",
+            because "one client in five minutes waits for a server that stays away";
+        /// The most servers of the upstream that are ejected at the same time, in percent; 0 ejects
+        /// none.
+        max_ejected_percent: Percent, default 50,
+            because "if most servers fail, the cause is elsewhere, and the rest must not take all \
+                the load";
+        /// How long a server that returned gets fewer new clients than its part.
+        slow_start: Duration, default "10s",
+            because "a returning server has the fewest sessions, and would get every new client",
+            change_when "servers need longer to warm up; \"0s\" turns it off";
+        /// How long the addresses of a server's name are used before it is resolved again.
+        resolve_every: PositiveDuration, default "10s",
+            because "the system's resolver does not give the TTL of a name. A new address is in \
+                use after this time, and after a second if the old ones fail",
+            change_when "the resolver is slow, or addresses change often";
         /// How long connecting may take.
         dial_timeout: PositiveDuration, default "3s",
             because "after it, Usher tries the next server, and the client waits for all attempts",
@@ -45,6 +79,48 @@ table! {
         ca_file: FileToRead, optional "ca.pem";
         /// The name in the servers' certificates, if it is not the host in the URL.
         server_name: ServerName, optional "chat.internal";
+    }
+}
+
+table! {
+    /// Health checks of the servers of an upstream.
+    pub struct HealthTable: [upstream.health] {
+        /// The path that a healthy server answers with a status from 200 to 299.
+        path: CheckPath, required "/healthz";
+        /// The time between two checks of a server.
+        every: PositiveDuration, default "5s",
+            because "two failed checks eject a hung server, within 15 s";
+        /// How long a check may take.
+        timeout: PositiveDuration, default "2s",
+            because "a server that needs longer for this path is not healthy";
+    }
+}
+
+impl Choice for Balance {
+    fn choices() -> Vec<(&'static str, Self)> {
+        vec![
+            ("least-sessions", Self::LeastSessions),
+            ("round-robin", Self::RoundRobin),
+            ("sticky", Self::Sticky),
+        ]
+    }
+}
+
+/// The path of a health check, with or without a query.
+pub struct CheckPath;
+
+impl TextType for CheckPath {
+    type Value = String;
+    const NAME: &str = "path";
+    const PATTERN: Option<&str> = Some("^/[!-~]*$");
+
+    fn parse(key: &str, text: &str) -> Result<String, String> {
+        let is_path = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if is_path && !text.contains('#') {
+            Ok(text.to_owned())
+        } else {
+            Err(format!("`{key}` must begin with `/` and have no spaces: \"/healthz\""))
+        }
     }
 }
 
@@ -98,9 +174,18 @@ pub fn upstream(section: &Section<'_, '_>, seen: &mut Names) -> Option<Upstream>
     if section.value("server_name").is_none() {
         check_hosts(section.reader, &servers);
     }
+    let health = table.health.is_some().then(|| health(&section.section("health")));
     Some(Upstream {
         name: table.name.unwrap_or_default().into(),
         servers: servers.into_iter().map(|(server, _)| server).collect(),
+        balance: table.balance,
+        eject_after: table.eject_after,
+        eject_for: table.eject_for,
+        eject_for_at_most: table.eject_for_at_most.max(table.eject_for),
+        max_ejected_percent: table.max_ejected_percent,
+        slow_start: table.slow_start,
+        resolve_every: table.resolve_every,
+        health,
         dial_timeout: table.dial_timeout,
         upgrade_timeout: table.upgrade_timeout,
         reach_timeout: table.reach_timeout,
@@ -110,6 +195,11 @@ pub fn upstream(section: &Section<'_, '_>, seen: &mut Names) -> Option<Upstream>
         ca_file: table.ca_file,
         server_name: table.server_name,
     })
+}
+
+fn health(section: &Section<'_, '_>) -> HealthCheck {
+    let HealthTable { path, every, timeout } = HealthTable::read(section);
+    HealthCheck { path: path.unwrap_or_default(), every, timeout }
 }
 
 /// Rejects hosts that cannot be names in a certificate. Without `server_name`, the host of a server

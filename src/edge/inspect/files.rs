@@ -25,7 +25,9 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
         let key = format!("upstream.{index}.ca_file");
         if let Some(path) = &upstream.ca_file {
             trusted(inspector, &key, &format!("authorities of upstream {}", upstream.name), path);
-        } else if let Err(error) = Upstreams::build(std::slice::from_ref(upstream), None) {
+        } else if let Err(error) =
+            Upstreams::build(std::slice::from_ref(upstream), None, inspector.now)
+        {
             let hint = "on Debian, the package ca-certificates has the root certificates";
             inspector.add(
                 &format!("upstream.{index}.servers"),

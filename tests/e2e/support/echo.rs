@@ -42,8 +42,17 @@ impl Echo {
         Self::serve("https", Some(acceptor)).await
     }
 
+    /// Starts it at this address.
+    pub async fn start_at(address: SocketAddr) -> Self {
+        Self::serve_at(address, "http", None).await
+    }
+
     async fn serve(scheme: &'static str, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve_at(([127, 0, 0, 1], 0).into(), scheme, tls).await
+    }
+
+    async fn serve_at(address: SocketAddr, scheme: &'static str, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let book = Book::default();
         let task = tokio::spawn({

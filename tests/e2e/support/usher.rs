@@ -268,7 +268,7 @@ impl Usher {
     }
 
     fn launch(folder: PathBuf, connector: TlsConnector, run: Vec<&'static str>) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_usher"))
+        let mut child = command(&folder)
             .args(["run", "--log-format", "json", "-c"])
             .arg(folder.join("usher.toml"))
             .args(&run)
@@ -323,6 +323,22 @@ impl Usher {
             is_finished: false,
         }
     }
+}
+
+/// Returns the command that starts Usher. If the folder has a file `hosts`, the process has it in
+/// place of `/etc/hosts`, in a mount namespace of its own.
+fn command(folder: &Path) -> Command {
+    let hosts = folder.join("hosts");
+    if !hosts.exists() {
+        return Command::new(env!("CARGO_BIN_EXE_usher"));
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(["--map-root-user", "--mount", "sh", "-c"])
+        .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
+        .arg(hosts)
+        .arg(env!("CARGO_BIN_EXE_usher"));
+    command
 }
 
 impl Usher {

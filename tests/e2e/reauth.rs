@@ -175,9 +175,10 @@ async fn a_wrong_answer_may_be_mended_and_three_may_not() {
         // The same token again ends no later.
         socket.send(auth(if turn == 0 { &first } else { "x.y.z" })).await.unwrap();
         let error = json_of(&mut socket).await;
+        let payload = &error["payload"];
         assert_eq!(
-            (&error["payload"]["code"], &error["payload"]["recoverable"]),
-            (&json!(code), &json!(turn < 2))
+            (&payload["code"], &payload["recoverable"], &payload["details"]["attempts_left"]),
+            (&json!(code), &json!(turn < 2), &json!(2 - turn))
         );
     }
     assert_eq!(json_of(&mut socket).await["payload"]["code"], "REAUTHENTICATION_TIMEOUT");
@@ -192,7 +193,9 @@ async fn an_answer_of_another_user_or_none_closes_both_sides() {
     let mut socket = bearer(&usher, &short(&usher, "ada", 4)).await;
     asked(&mut socket).await;
     socket.send(auth(&short(&usher, "bob", 600))).await.unwrap();
-    assert_eq!(json_of(&mut socket).await["payload"]["code"], "OTHER_SUBJECT");
+    let error = json_of(&mut socket).await;
+    assert_eq!(error["payload"]["code"], "OTHER_SUBJECT");
+    assert_eq!(error["payload"]["details"].get("attempts_left"), None, "{error}");
     assert_eq!(close_frame(&mut socket).await, (1008, "Invalid token".to_owned()));
 
     let mut socket = bearer(&usher, &short(&usher, "ada", 4)).await;

@@ -561,7 +561,13 @@ async fn a_test_identity_is_loud_and_is_removed_in_every_spelling() {
         usher.logged(&["\"WARN\"", event]).await;
     }
     let audit = usher.finish().await;
-    assert_eq!(audit.iter().filter(|line| line["event"] == "bypass_used").count(), 3);
+    let used: Vec<_> = audit.iter().filter(|line| line["event"] == "bypass_used").collect();
+    assert_eq!(used.len(), 3);
+    for line in used {
+        assert_eq!((&line["method"], &line["route"]), (&json!("bypass"), &json!("/ws")), "{line}");
+        let user = (line["outcome"] == "accepted").then_some("ada");
+        assert_eq!(line["user"].as_str(), user, "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,6 +42,7 @@ need_for_tests() {
     have nginx || [ -x /usr/sbin/nginx ] || need nginx "a server that hangs behind Usher"
     have mosquitto || [ -x /usr/sbin/mosquitto ] || need mosquitto "a broker of MQTT"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || need rabbitmq-server "a broker of STOMP and MQTT"
+    have systemd-socket-activate || need systemd "sockets that a service manager passes"
     need_redis
 }
 

@@ -5,7 +5,7 @@
 //! signals and periodic tasks, so that probes are answered when the other threads are busy.
 
 use crate::edge::worker::Worker;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -28,9 +28,10 @@ use crate::edge::events::{DrainAnnounced, Ready};
 use crate::edge::reload::{Cause, Load, Order, Orders, Reloader};
 use crate::edge::watch::Watcher;
 use crate::edge::{Current, Edge, EdgeError};
-use crate::listener::{self, Bound};
+use crate::listener::{self, Bound, SocketOwner};
 use crate::net::admin_socket::{AdminBindError, AdminSocket};
 use crate::net::bind::{BindError, bind};
+use crate::net::passed::{PassedError, PassedSockets};
 use crate::store::redis::BreakerState;
 use crate::telemetry::Event;
 use crate::telemetry::Telemetry;
@@ -73,6 +74,8 @@ pub enum BuildError {
     #[error(transparent)]
     Admin(#[from] AdminBindError),
     #[error(transparent)]
+    Passed(#[from] PassedError),
+    #[error(transparent)]
     Edge(#[from] EdgeError),
     #[error(transparent)]
     Telemetry(#[from] crate::telemetry::InstallError),
@@ -89,19 +92,21 @@ pub enum RunError {
 }
 
 impl App {
-    pub fn build(config: Config) -> Result<Self, BuildError> {
+    /// `passed` has the sockets from the service manager.
+    pub fn build(config: Config, mut passed: PassedSockets) -> Result<Self, BuildError> {
         let telemetry = Arc::new(telemetry_setup::install(&config)?);
         if config.bypass.is_allowed {
             BypassAllowed { routes: &config.bypass_routes() }.emit();
         }
         let edge = Edge::open(config, Now::read())?;
-        let (threads, listeners) = bind_all(&edge.config)?;
+        let (threads, listeners) = bind_all(&edge.config, &mut passed)?;
         let admin = edge
             .config
             .admin
             .as_ref()
-            .map(|admin| AdminSocket::bind(&admin.address))
+            .map(|admin| bind_admin(&admin.address, &mut passed))
             .transpose()?;
+        passed.check_all_used()?;
         let admin_address = admin.as_ref().and_then(|socket| socket.address().ok());
         let addresses = Addresses { listeners, admin: admin_address };
         let current = Arc::new(ArcSwap::from_pointee(edge));
@@ -318,20 +323,44 @@ async fn follow_orders(
     }
 }
 
-/// Binds a socket for each listener on each thread.
-fn bind_all(config: &Config) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), BindError> {
+/// Binds a socket for each listener on each thread. The threads share a passed socket.
+fn bind_all(
+    config: &Config,
+    passed: &mut PassedSockets,
+) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), BindError> {
     let count = config.threads.max(1);
     let mut threads: Vec<Vec<Bound>> = (0..count).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let bound = bind(listener.address, count, listener.sharing)?;
+    for (listener_index, listener) in config.listeners.iter().enumerate() {
+        let (bound, owner) = match passed.remove(listener.address) {
+            Some(socket) => (copies(&socket, count), SocketOwner::ServiceManager),
+            None => {
+                let bound = bind(listener.address, count, listener.sharing)?;
+                (Ok(bound), SocketOwner::ThisProcess)
+            }
+        };
+        let bound = bound.map_err(|error| BindError { address: listener.address, error })?;
         let address = bound.first().and_then(|socket| socket.local_addr().ok());
         addresses.push(address.unwrap_or(listener.address));
         for (sockets, socket) in threads.iter_mut().zip(bound) {
-            sockets.push(Bound { socket, listener_index: index });
+            sockets.push(Bound { socket, listener_index, owner });
         }
     }
     Ok((threads, addresses))
+}
+
+fn copies(socket: &TcpListener, count: usize) -> std::io::Result<Vec<TcpListener>> {
+    (0..count).map(|_| socket.try_clone()).collect()
+}
+
+fn bind_admin(
+    address: &AdminAddress,
+    passed: &mut PassedSockets,
+) -> Result<AdminSocket, AdminBindError> {
+    match address.tcp().and_then(|address| passed.remove(address)) {
+        Some(socket) => Ok(AdminSocket::Tcp(socket)),
+        None => AdminSocket::bind(address),
+    }
 }
 
 fn spawn_worker(

@@ -142,7 +142,11 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         Some(BuildError::Telemetry(InstallError::AuditFile { why, .. })) => {
             return Fault::of(why).into();
         }
-        Some(BuildError::Edge(_) | BuildError::Telemetry(InstallError::LogFilter { .. })) => {
+        Some(
+            BuildError::Edge(_)
+            | BuildError::Passed(_)
+            | BuildError::Telemetry(InstallError::LogFilter { .. }),
+        ) => {
             return Exit::Config;
         }
         _ => {}

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::app::{App, Reloading, RunError};
+use crate::app::{App, BuildError, Reloading, RunError};
 use crate::cli;
 use crate::config::Loaded;
 use crate::config::diagnostic::Diagnostics;
 use crate::edge::events::ConfigWarning;
 use crate::edge::judge::{JudgeOptions, judge};
+use crate::net::passed::PassedSockets;
 use crate::telemetry::Event;
 
 #[derive(Debug, clap::Args)]
@@ -30,7 +31,8 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let allow_bypass = arguments.allow_bypass;
     let path = crate::admin_client::find_config(arguments.config)?;
-    let loaded = load(&path, allow_bypass, &[])?;
+    let passed = PassedSockets::take().map_err(BuildError::Passed)?;
+    let loaded = load(&path, allow_bypass, &passed.addresses())?;
     let warnings = loaded.warnings;
     if std::io::stderr().is_terminal() {
         cli::print_warnings(&warnings);
@@ -38,7 +40,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if allow_bypass {
         eprintln!("{}", banner(&loaded.config.bypass_routes()));
     }
-    let app = App::build(loaded.config)?;
+    let app = App::build(loaded.config, passed)?;
     warnings.iter().for_each(|warning| ConfigWarning(warning).emit());
     let reloading = Reloading {
         load: Some(Box::new(move |bound| load(&path, allow_bypass, bound))),

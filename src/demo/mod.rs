@@ -36,6 +36,7 @@ use self::issuer::DevelopmentIssuer;
 use self::server::Server;
 use self::site::Site;
 use crate::app::{App, Reloading};
+use crate::net::passed::PassedSockets;
 
 /// Try Usher with a chat, a login and the proxy, on loopback only.
 #[derive(Debug, clap::Args)]
@@ -79,7 +80,7 @@ fn start_proxy(text: &str) -> anyhow::Result<App> {
     let loaded = crate::config::parse(text, None, &|_| None).map_err(|diagnostics| {
         anyhow::anyhow!("the demo's own configuration is not valid:\n{diagnostics}")
     })?;
-    App::build(loaded.config).context("the proxy cannot start")
+    App::build(loaded.config, PassedSockets::default()).context("the proxy cannot start")
 }
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {

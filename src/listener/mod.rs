@@ -39,9 +39,19 @@ pub struct Bound {
     pub socket: std::net::TcpListener,
     /// The position of its [`ListenerTerms`] in the edge.
     pub listener_index: usize,
+    pub owner: SocketOwner,
 }
 
-/// Accepts connections until the drain begins, and then those in the queue.
+/// The owner of a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketOwner {
+    ThisProcess,
+    /// The service manager has a copy, and passes it to the next process.
+    ServiceManager,
+}
+
+/// Accepts connections until the drain begins, and then those in the queue. The queue of a service
+/// manager's socket is left to the next process.
 pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::Result<()> {
     let listener = TcpListener::from_std(bound.socket)?;
     let mut pause = FIRST_PAUSE;
@@ -63,6 +73,9 @@ pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+    if bound.owner == SocketOwner::ServiceManager {
+        return Ok(());
     }
     let admit = |stream: std::net::TcpStream, peer| {
         if stream.set_nonblocking(true).is_ok()

@@ -4,5 +4,6 @@ pub mod admin_socket;
 pub mod bind;
 pub mod fetch;
 pub mod http1;
+pub mod passed;
 pub mod stream;
 pub mod tls;

@@ -37,6 +37,7 @@ mod limits;
 mod methods;
 mod migration;
 mod mtls;
+mod passed_sockets;
 mod paths;
 mod permissions;
 mod pinned;

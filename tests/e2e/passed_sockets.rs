@@ -28,7 +28,8 @@ print("listening", flush=True)
 for turn in range(2):
     child = os.fork()
     if child == 0:
-        os.dup2(listener.fileno(), 3, inheritable=True)
+        os.dup2(listener.fileno(), 3)
+        os.set_inheritable(3, True)
         os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
         os.execv(program[0], program)
     sys.stdin.readline()
@@ -146,7 +147,8 @@ async fn a_passed_socket_that_no_listener_names_is_an_error() {
     let script = "import os, socket, sys\n\
         host, port = sys.argv[1].split(':')\n\
         listener = socket.create_server((host, int(port)))\n\
-        os.dup2(listener.fileno(), 3, inheritable=True)\n\
+        os.dup2(listener.fileno(), 3)\n\
+        os.set_inheritable(3, True)\n\
         os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n\
         os.execv(sys.argv[2], sys.argv[2:])\n";
     let output = Command::new("python3")

@@ -171,19 +171,14 @@ async fn a_share_of_the_sessions_closes_and_the_process_goes_on() {
     let usher = Setup::new(echo.url()).routes(routes).drain("300ms").start().await;
     let open = async |target: &str, user: &str| {
         let bearer = format!("Bearer {}", usher.token(user));
-        let mut socket = usher.open(target, &[("authorization", &bearer)]).await.unwrap();
-        let (gone, is_gone) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            is_closed(&mut socket).await;
-            let _ = gone.send(());
-        });
-        is_gone
+        usher.open(target, &[("authorization", &bearer)]).await.unwrap()
     };
+    let close = |mut socket: Socket| tokio::spawn(async move { is_closed(&mut socket).await });
     let mut sockets = Vec::new();
     for number in 0..10 {
-        sockets.push(open("/ws", &format!("user-{number}")).await);
+        sockets.push(close(open("/ws", &format!("user-{number}")).await));
     }
-    let other = open("/other", "ada").await;
+    let other = close(open("/other", "ada").await);
     let (code, text) = order(&usher, &["--percent", "20", "--route", "/ws"]).await;
     assert_eq!((code, &*text), (0, "closing 2 of 10 sessions over 0.3 s\n"));
     usher.until_metric("usher_sessions_active{route=\"/ws\"} 8").await;
@@ -194,7 +189,7 @@ async fn a_share_of_the_sessions_closes_and_the_process_goes_on() {
         socket.await.unwrap();
     }
     usher.until_metric("usher_sessions_active{route=\"/other\"} 1").await;
-    let late = open("/ws", "bob").await;
+    let late = close(open("/ws", "bob").await);
     let (code, text) = order(&usher, &["--route", "/none"]).await;
     assert!(code == 2 && text.contains("the routes are /ws, /other"), "{code} {text}");
     let (code, text) = order(&usher, &[]).await;

@@ -52,7 +52,8 @@ fn write(folder: &Path, address: SocketAddr, upstream: &str) -> PathBuf {
     let text = format!(
         "state_dir = \"state\"\nthreads = 2\n[[listener]]\naddress = \"{address}\"\nplain = true\n\
          [[upstream]]\nname = \"chat\"\nservers = [\"{upstream}\"]\n\
-         [[route]]\npath = \"/public/*\"\nupstream = \"chat\"\nauth = []\n[drain]\nwindow = \"0s\"\n"
+         [[route]]\npath = \"/public/*\"\nupstream = \"chat\"\nauth = []\n\
+         [drain]\nwindow = \"0s\"\n"
     );
     std::fs::write(&path, text).unwrap();
     path

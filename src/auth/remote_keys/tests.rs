@@ -231,12 +231,14 @@ async fn nothing_bad_replaces_a_good_set() {
     while remote.current().is_none() {
         remote.refresh().await;
     }
+    assert!(remote.pause() >= remote.refresh.mul_f64(0.9), "the set was fetched a moment ago");
     let raw = |head: &str, body: &str| {
         Answers::Raw(format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
     };
     let bytes = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0";
     let secret = json!({ "keys": [{ "kty": "oct", "kid": "good", "k": bytes, "alg": "HS256" }] });
     let many = json!({ "keys": vec![good.jwk(); 101] });
+    let mut failures = 0;
     for (what, answer, labels) in [
         ("an error", raw("500 Internal Server Error", "{}"), &["status"][..]),
         ("a redirect", raw("302 Found\r\nlocation: http://127.0.0.1:1/", ""), &["redirect"]),
@@ -270,6 +272,9 @@ async fn nothing_bad_replaces_a_good_set() {
             "{what}: {figures:?}"
         );
         assert_eq!((figures.state, figures.keys), ("stale", 1), "{what}");
+        let pause = remote.pause().as_secs_f64() / f64::from((1 << failures).min(60));
+        assert!((0.9..=1.1).contains(&pause), "{what}: {pause} of the expected pause");
+        failures += 1;
         assert!(issuers.verify(&good.token(&published.base, 60), Now::read()).is_ok(), "{what}");
     }
 }

@@ -278,3 +278,90 @@ pub fn tokens(headers: &HeaderMap, name: HeaderName) -> Vec<String> {
         .filter(|token| !token.is_empty())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(line: &str, fields: &str) -> Option<BodyFraming> {
+        let limits = crate::config::for_test("auth = [\"header\"]").limits;
+        let head = format!("{line}\r\nHost: a\r\n{fields}\r\n");
+        parse_request(head.as_bytes(), &limits).ok().map(|head| head.framing)
+    }
+
+    fn answer(line: &str, fields: &str, to_head: bool) -> Option<BodyFraming> {
+        let head = format!("{line}\r\n{fields}\r\n");
+        parse_answer(head.as_bytes(), to_head).ok().map(|head| head.framing)
+    }
+
+    fn chunked() -> Option<BodyFraming> {
+        Some(BodyFraming::Chunked(Chunks::default()))
+    }
+
+    #[test]
+    fn a_request_body_has_one_framing_or_is_refused() {
+        const POST: &str = "POST / HTTP/1.1";
+        for (fields, expected) in [
+            ("", Some(BodyFraming::Done)),
+            ("Content-Length: 0\r\n", Some(BodyFraming::Length(0))),
+            ("Content-Length: 12\r\n", Some(BodyFraming::Length(12))),
+            ("Transfer-Encoding: chunked\r\n", chunked()),
+            ("Transfer-Encoding: CHUNKED\r\n", chunked()),
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", None),
+            ("Content-Length: 1\r\nContent-Length: 1\r\n", None),
+            ("Content-Length: 1, 1\r\n", None),
+            ("Content-Length: +1\r\n", None),
+            ("Content-Length: 99999999999999999999\r\n", None),
+            ("Content-Length:\r\n", None),
+            ("Transfer-Encoding: gzip, chunked\r\n", None),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", None),
+            ("Transfer-Encoding: identity\r\n", None),
+            ("Transfer-Encoding:\r\n", None),
+        ] {
+            assert_eq!(request(POST, fields), expected, "{fields:?}");
+        }
+        assert_eq!(request("POST / HTTP/1.0", "Transfer-Encoding: chunked\r\n"), None);
+    }
+
+    #[test]
+    fn the_body_of_an_answer_has_one_framing_or_the_server_is_at_fault() {
+        const OK: &str = "HTTP/1.1 200 OK";
+        for (line, fields, to_head, expected) in [
+            (OK, "", false, Some(BodyFraming::UntilClose)),
+            (OK, "Content-Length: 2\r\n", false, Some(BodyFraming::Length(2))),
+            (OK, "Transfer-Encoding: chunked\r\n", false, chunked()),
+            (OK, "Content-Length: 2\r\n", true, Some(BodyFraming::Done)),
+            (OK, "Transfer-Encoding: chunked\r\n", true, Some(BodyFraming::Done)),
+            ("HTTP/1.1 304 X", "Content-Length: 2\r\n", false, Some(BodyFraming::Done)),
+            ("HTTP/1.1 204 X", "Content-Length: 0\r\n", false, Some(BodyFraming::Done)),
+            ("HTTP/1.1 103 X", "Link: a\r\n", false, Some(BodyFraming::Done)),
+            ("HTTP/1.1 204 X", "Content-Length: 2\r\n", false, None),
+            ("HTTP/1.1 204 X", "Transfer-Encoding: chunked\r\n", false, None),
+            (OK, "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", false, None),
+            (OK, "Content-Length: 2\r\nContent-Length: 2\r\n", false, None),
+            (OK, "Transfer-Encoding: gzip\r\n", false, None),
+            ("HTTP/1.0 200 OK", "Transfer-Encoding: chunked\r\n", false, None),
+            ("HTTP/1.0 101 X", "", false, None),
+            ("HTTP/1.1 600 X", "", false, None),
+            ("HTTP/1.1 099 X", "", false, None),
+        ] {
+            assert_eq!(answer(line, fields, to_head), expected, "{line} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_to_a_websocket_is_seen_in_every_spelling() {
+        let asks = |value: &'static str| {
+            asks_for_websocket(&HeaderMap::from_iter([(
+                UPGRADE,
+                http::HeaderValue::from_static(value),
+            )]))
+        };
+        for value in ["websocket", "WebSocket", "h2c, websocket", "websocket/13", " websocket "] {
+            assert!(asks(value), "{value}");
+        }
+        for value in ["", "h2c", "websockets", "xwebsocket", "TLS/1.0, HTTP/1.1"] {
+            assert!(!asks(value), "{value}");
+        }
+    }
+}

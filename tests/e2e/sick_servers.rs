@@ -17,15 +17,21 @@ use tokio::net::TcpListener;
 use usher::base::clock::Now;
 use usher::ws::accept::accept_for;
 
+use crate::reload::usher_reload;
 use crate::support::client::{self, Answer};
 use crate::support::redis::free_port;
 use crate::support::usher::is_alive;
-use crate::support::{Backend, Echo, Nginx, Recorder, Script, Setup, Usher, eventually};
+use crate::support::{
+    Backend, Echo, Nginx, Raw, Recorder, Script, Setup, Usher, eventually, upgrade_request,
+};
 
 /// The limits of the tests: a healthy server must not be late on a busy machine, and a trial must
 /// not disturb the counts.
 const LIMITS: &str = "dial_timeout = \"2s\"\nupgrade_timeout = \"2s\"\neject_for = \"1h\"\n\
                       slow_start = \"0s\"";
+
+/// The series of a metric, up to the value of its last label.
+const EJECTED_BY: &str = "usher_upstream_ejections_total{upstream=\"chat\",fault=";
 
 /// The table of the page has the times of the default limits.
 fn limits() -> &'static str {
@@ -575,5 +581,60 @@ async fn a_name_that_gets_another_address_is_followed() {
     })
     .await;
     usher.logged(&["resolve_failed"]).await;
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_leave_a_hung_server_early_do_not_hide_it() {
+    let (silent, echo) = (Recorder::start(Script::Silent).await, Echo::start().await);
+    let lines = "balance = \"round-robin\"\nupgrade_timeout = \"1h\"\nreach_timeout = \"4s\"\n\
+                 eject_for = \"1h\"";
+    let usher =
+        Setup::new("").servers(&[silent.url(), echo.url()]).upstream_lines(lines).start().await;
+    let leave = async |user: String, after: Duration| {
+        let bearer = format!("Authorization: Bearer {}\r\n", usher.token(&user));
+        let mut raw = Raw::connect(usher.plain).await;
+        raw.send(upgrade_request("/ws", &bearer)).await;
+        // The client is patient for this long.
+        tokio::time::sleep(after).await;
+    };
+    // A client that leaves at once proves nothing. Half of the turns begin with the silent server.
+    for number in 0..8 {
+        leave(format!("hasty {number}"), Duration::ZERO).await;
+    }
+    let users = (0..16).map(|number| leave(format!("user {number}"), Duration::from_secs(3)));
+    join_all(users).await;
+    usher.until_at_least(&format!("{EJECTED_BY}\"timeout\"}}"), 1).await;
+    usher.logged(&["server_ejected", "\"fault\":\"timeout\""]).await;
+    assert_eq!(value(&usher, &format!("{EJECTED_BY}\"dial\"}}")).await, 0);
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_keeps_an_ejection_and_a_server_that_it_adds_starts_slowly() {
+    let (gone, one, two) = (dead(), Echo::start().await, Echo::start().await);
+    let lines = "eject_for = \"1h\"\nslow_start = \"1h\"";
+    let usher = Setup::new("").servers(&[gone.clone(), one.url()]).upstream_lines(lines);
+    let usher = usher.start().await;
+    drill(&usher, "dial").await;
+    let file = std::fs::read_to_string(usher.config_path()).unwrap();
+    let added = format!("\"{}\", \"{}\"", one.url(), two.url());
+    std::fs::write(usher.config_path(), file.replace(&format!("\"{}\"", one.url()), &added))
+        .unwrap();
+    assert_eq!(usher_reload(&usher).await.0, 0);
+    let tries = failed_tries(&usher).await;
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(usher.connect("ada").await);
+    }
+    assert_eq!(failed_tries(&usher).await, tries, "the ejected server was tried");
+    let status: Value =
+        serde_json::from_str(&client::get(usher.admin, "/status").await.body).unwrap();
+    let states: Vec<_> =
+        status["servers"].as_array().unwrap().iter().map(|server| &server["state"]).collect();
+    assert_eq!(states, ["ejected", "serving", "slow_start"]);
+    // With the fewest sessions, it would get all of them.
+    assert!((1..=4).contains(&two.visits().len()), "{} of 20", two.visits().len());
+    drop(sockets);
     usher.finish().await;
 }

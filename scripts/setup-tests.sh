@@ -39,7 +39,8 @@ need_for_tests() {
     [ -d /usr/share/gocode/src/github.com/gorilla/websocket ] || need golang-github-gorilla-websocket-dev "a client in Go"
     have openssl || need openssl "certificates, and checks of those of Usher"
     # The path of Debian is not in every PATH.
-    have nginx || [ -x /usr/sbin/nginx ] || need nginx "a server that hangs behind Usher"
+    have nginx || [ -x /usr/sbin/nginx ] || need nginx "a server that hangs behind Usher, or reads the PROXY protocol"
+    have haproxy || [ -x /usr/sbin/haproxy ] || need haproxy "a balancer that speaks the PROXY protocol"
     have mosquitto || [ -x /usr/sbin/mosquitto ] || need mosquitto "a broker of MQTT"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || need rabbitmq-server "a broker of STOMP and MQTT"
     have systemd-socket-activate || need systemd "sockets that a service manager passes"

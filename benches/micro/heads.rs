@@ -54,8 +54,13 @@ pub fn run(runner: &mut Runner) {
             |mut parts| {
                 let credential =
                     auth::take_credential_of_any(grant.route(), &mut parts, |_| ()).1.unwrap();
-                let forwarding =
-                    Forwarding::of(&parts.headers, host.as_ref(), [192, 0, 2, 7].into(), listener);
+                let forwarding = Forwarding::of(
+                    &parts.headers,
+                    host.as_ref(),
+                    [192, 0, 2, 7].into(),
+                    false,
+                    listener,
+                );
                 let request_id = headers::request_id(&parts.headers, forwarding.is_trusted());
                 headers::prepare(
                     &mut parts.headers,

@@ -14,6 +14,7 @@ mod json;
 mod jwt;
 mod login;
 mod mqtt;
+mod proxy;
 mod settings;
 mod socketio;
 mod stomp;
@@ -23,7 +24,7 @@ mod tls;
 pub type Target = fn(&[u8]);
 
 /// The targets. The name of each is also the name of its folder and of its dictionary.
-pub const ALL: [(&str, Target); 11] = [
+pub const ALL: [(&str, Target); 12] = [
     ("config", config::run),
     ("deflate", deflate::run),
     ("follow", follow::run),
@@ -32,6 +33,7 @@ pub const ALL: [(&str, Target); 11] = [
     ("json", json::run),
     ("jwt", jwt::run),
     ("mqtt", mqtt::run),
+    ("proxy", proxy::run),
     ("socketio", socketio::run),
     ("stomp", stomp::run),
     ("tls", tls::run),

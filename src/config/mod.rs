@@ -104,6 +104,9 @@ pub struct Listener {
     pub sharing: PortSharing,
     /// `None` only with `plain = true`.
     pub tls: Option<Tls>,
+    /// The networks of the proxies that write a PROXY header, and that alone may connect. `None`:
+    /// connections begin with TLS or HTTP.
+    pub proxy_peers: Option<Vec<IpNet>>,
     /// Proxies whose `X-Forwarded-*` or `Forwarded` names the client.
     pub trusted_peers: Vec<IpNet>,
     pub forwarding_header: ForwardingHeader,
@@ -231,6 +234,17 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// The name in the certificate, if it is not the host in the server's URL.
     pub server_name: Option<String>,
+    /// The PROXY header that connections to its servers begin with.
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text with the addresses.
+    V1,
+    /// Binary, with the host that the client named in its TLS handshake.
+    V2,
 }
 
 /// The rule that picks a server.
@@ -303,6 +317,18 @@ impl Listener {
     /// identifies the proxy, not the client behind it.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted_peers.iter().any(|network| network.contains(&peer))
+    }
+
+    /// Returns true if connections begin with a PROXY header.
+    pub fn requires_proxy_header(&self) -> bool {
+        self.proxy_peers.is_some()
+    }
+
+    /// Returns true for the address of a socket that may connect: any address, or with
+    /// `proxy_protocol` that of a listed proxy.
+    pub fn admits(&self, socket: IpAddr) -> bool {
+        let listed = self.proxy_peers.as_ref();
+        listed.is_none_or(|peers| peers.iter().any(|network| network.contains(&socket)))
     }
 }
 

@@ -121,8 +121,13 @@ impl WaitingRoom {
     ) -> Result<StrangerState, RoomFull> {
         let address = (!listener.trusts(peer)).then_some(peer);
         let place = self.enter(address).inspect_err(|full| full.log_refusal(peer))?;
-        let (is_stranger, place) = (Arc::new(AtomicBool::new(true)), Mutex::new(Some(place)));
-        Ok(StrangerState { room: Arc::clone(self), peer, address, is_stranger, place })
+        Ok(StrangerState::new(place, peer, address))
+    }
+
+    /// Takes a place for a connection that begins with a PROXY header. No address counts it until
+    /// the header is read: the proxy stands for many clients.
+    pub fn enter_behind_proxy(self: &Arc<Self>, proxy: IpAddr) -> Result<WaitingPlace, RoomFull> {
+        self.enter(None).inspect_err(|full| full.log_refusal(proxy))
     }
 
     pub fn waiting(&self) -> usize {
@@ -179,6 +184,20 @@ impl RoomState {
 }
 
 impl WaitingPlace {
+    /// Counts the place for the client that a PROXY header names, by the rules of
+    /// [`WaitingRoom::admit`].
+    pub fn admit(
+        mut self,
+        peer: IpAddr,
+        listener: &config::Listener,
+    ) -> Result<StrangerState, RoomFull> {
+        let address = (!listener.trusts(peer)).then_some(peer);
+        if let Some(address) = address {
+            self.belongs_to(address).inspect_err(|full| full.log_refusal(peer))?;
+        }
+        Ok(StrangerState::new(self, peer, address))
+    }
+
     /// Counts the place for this address, if none was known before.
     fn belongs_to(&mut self, address: IpAddr) -> Result<(), RoomFull> {
         if self.address.is_none() {
@@ -233,6 +252,12 @@ impl Drop for WaitingPlace {
 }
 
 impl StrangerState {
+    fn new(place: WaitingPlace, peer: IpAddr, address: Option<IpAddr>) -> Self {
+        let room = Arc::clone(&place.room);
+        let (is_stranger, place) = (Arc::new(AtomicBool::new(true)), Mutex::new(Some(place)));
+        Self { room, peer, address, is_stranger, place }
+    }
+
     /// Gives the place back: the connection has shown a good credential.
     pub fn become_known(&self) {
         self.is_stranger.store(false, Ordering::Relaxed);
@@ -341,6 +366,24 @@ mod tests {
         assert!(rest(&mut other).is_ready() && rest(&mut busy).is_pending());
         assert_eq!(room.waiting(), 4);
         drop((busy, early, late, third, other, newcomer));
+        assert!(is_empty(&room));
+    }
+
+    #[test]
+    fn the_client_of_a_proxy_header_counts_for_its_own_address() {
+        let config = config::for_test("auth = [\"header\"]");
+        let room = WaitingRoom::new(9, 1);
+        let proxied = [ONE, TWO].map(|client| {
+            let place = room.enter_behind_proxy(ONE).unwrap();
+            place.admit(client, &config.listeners[0]).unwrap()
+        });
+        let place = room.enter_behind_proxy(ONE).unwrap();
+        let refused = place.admit(TWO, &config.listeners[0]).unwrap_err();
+        assert_eq!(refused, RoomFull(Limit::UnauthenticatedPerAddress));
+        assert_eq!(room.waiting(), 2, "the refused one has given its place back");
+        proxied[0].become_known();
+        assert!(room.admit(ONE, &config.listeners[0]).is_ok());
+        drop(proxied);
         assert!(is_empty(&room));
     }
 

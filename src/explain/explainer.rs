@@ -328,7 +328,8 @@ fn request_of(
     if let Some(leaf) = leaf.filter(|_| asks_for_certificates(listener) && !listener.trusts(peer)) {
         parts.extensions.insert(ClientCertificate::new(leaf.clone()));
     }
-    let forwarding = Forwarding::of(&parts.headers, host.as_ref(), peer, listener);
+    let forwarding =
+        Forwarding::of(&parts.headers, host.as_ref(), peer, listener.tls.is_some(), listener);
     let kind = if asks_for_websocket(&parts.headers) {
         RequestKind::Upgrade
     } else {

@@ -3,22 +3,33 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::HeaderMap;
 use http::request::Parts;
 use rustls::RootCertStore;
 use tokio::time::Instant;
 
+use super::forwarding::Forwarding;
 use crate::auth::grant::Grant;
 use crate::config;
 use crate::edge::Edge;
 use crate::edge::ceiling::Permit;
 use crate::edge::waiting_room::{RoomFull, StrangerState};
 use crate::model::client_certificate::ClientCertificate;
+use crate::net::http1::host::Authority;
+use crate::net::proxy_protocol::{Addresses, ClientTls, ProxyHeader};
 use crate::rejection::Rejection;
 
 /// An accepted connection, without its stream.
 #[derive(Debug)]
 pub struct ClientConnection {
+    /// The client, as the socket or a PROXY header names it.
     pub peer: SocketAddr,
+    /// The address to which the client connected.
+    pub destination: SocketAddr,
+    /// The TLS of the client, with this listener or with the proxy that wrote the PROXY header.
+    pub tls: Option<ClientTls>,
+    /// The host that the client named in that handshake.
+    pub server_name: Option<Box<str>>,
     pub listener: Arc<config::Listener>,
     pub permit: Permit,
     /// Whether the client is a stranger. A stranger holds a place in the waiting room.
@@ -34,6 +45,26 @@ pub struct ClientConnection {
 }
 
 impl ClientConnection {
+    /// Reads the way of a request.
+    pub fn forwarding(&self, headers: &HeaderMap, host: Option<&Authority>) -> Forwarding {
+        let is_secure = self.listener.tls.is_some() || self.tls.is_some();
+        Forwarding::of(headers, host, self.peer.ip(), is_secure, &self.listener)
+    }
+
+    /// Returns the PROXY header for an upstream. `client` is the address by which the request was
+    /// judged: the port is known only if the client itself is connected.
+    pub fn proxy_header(&self, client: IpAddr) -> ProxyHeader {
+        let port = if client == self.peer.ip() { self.peer.port() } else { 0 };
+        ProxyHeader {
+            addresses: Some(Addresses {
+                source: SocketAddr::new(client, port),
+                destination: self.destination,
+            }),
+            authority: self.server_name.clone(),
+            tls: self.tls,
+        }
+    }
+
     /// Puts the certificate into the request, where the method `mtls` looks for it. The certificate
     /// of a trusted proxy identifies the proxy and not its clients.
     pub fn attach_certificate(&self, edge: &Edge, parts: &mut Parts) {

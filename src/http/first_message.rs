@@ -142,7 +142,7 @@ async fn accept(
     connection.standing.become_known();
     let reached = tokio::select! {
         biased;
-        reached = reach(&grant, matched, request, edge) => {
+        reached = reach(&grant, matched, request, connection, edge) => {
             reached.map_err(|refusal| refusal.rejection)
         }
         () = client.queue(most) => Err(Rejection::ClientGone),

@@ -10,7 +10,6 @@ use hyper::body::Incoming;
 use super::admit::{Admission, Admitted};
 use super::connection::ClientConnection;
 use super::endpoints::Endpoint;
-use super::forwarding::Forwarding;
 use super::request::{Request, RequestKind, authority_of};
 use super::witness::Unwatched;
 use crate::base::clock::Now;
@@ -34,12 +33,7 @@ pub async fn answer(
     let (mut parts, body) = request.into_parts();
     let edge = &worker.edge;
     let authority = authority_of(&parts);
-    let forwarding = Forwarding::of(
-        &parts.headers,
-        authority.as_ref(),
-        connection.peer.ip(),
-        &connection.listener,
-    );
+    let forwarding = connection.forwarding(&parts.headers, authority.as_ref());
     connection.attach_certificate(edge, &mut parts);
     let now = Now::read();
     let mut request =
@@ -130,7 +124,9 @@ async fn forward(
     *forwarded.uri_mut() = target;
     *forwarded.headers_mut() = headers;
     let client = ClientKey::of(&grant, request.address());
-    let (answer, place) = worker.pool.exchange(&grant, client, upstream, forwarded).await?;
+    let proxy_header = upstream.proxy_header(|| connection.proxy_header(request.address()));
+    let exchange = worker.pool.exchange(&grant, client, upstream, proxy_header, forwarded);
+    let (answer, place) = exchange.await?;
     let (mut parts, body) = answer.into_parts();
     hop_by_hop::strip_hop_by_hop(&mut parts.headers);
     Ok(Response::from_parts(parts, AnswerBody::Streamed(body, place)))

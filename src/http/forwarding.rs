@@ -29,16 +29,18 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    /// Reads the headers of a request that came to this listener from this peer.
+    /// Reads the headers of a request that came to this listener from this peer. `is_secure` says
+    /// whether the peer used TLS.
     pub fn of(
         headers: &HeaderMap,
         host: Option<&Authority>,
         peer: IpAddr,
+        is_secure: bool,
         listener: &Listener,
     ) -> Self {
         let mut forwarding = Self {
             chain: vec![peer],
-            is_secure: listener.tls.is_some(),
+            is_secure,
             host: host.map(|host| host.as_str().to_owned()),
             is_trusted: listener.trusts(peer),
         };
@@ -282,7 +284,7 @@ mod tests {
     ) -> [String; 4] {
         let mut sent = headers(fields);
         let host = Authority::parse("inner").unwrap();
-        Forwarding::of(&sent, Some(&host), peer, &listener(header)).write(&mut sent);
+        Forwarding::of(&sent, Some(&host), peer, false, &listener(header)).write(&mut sent);
         let line = |name: HeaderName| {
             assert_eq!(sent.get_all(&name).iter().count(), 1, "{name}");
             sent[name].to_str().unwrap().to_owned()
@@ -420,7 +422,7 @@ mod tests {
     #[test]
     fn a_request_without_a_host_tells_none() {
         let mut sent = headers(&[("X-Real-IP", "6.6.6.6"), ("X-Forwarded-For", "198.51.100.9")]);
-        Forwarding::of(&sent, None, PEER, &listener(Auto)).write(&mut sent);
+        Forwarding::of(&sent, None, PEER, false, &listener(Auto)).write(&mut sent);
         assert!(!sent.contains_key(X_FORWARDED_HOST));
         assert_eq!(sent[FORWARDED], "for=198.51.100.9;proto=http, for=10.0.0.1");
         assert_eq!(sent[X_REAL_IP], "198.51.100.9");

@@ -100,7 +100,8 @@ pub(crate) mod tests {
             [[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = []\n";
         let config = crate::config::parse(text, None, &|_| None).unwrap().config;
         let host = Authority::parse("chat.example.com").unwrap();
-        let forwarding = Forwarding::of(&sent, Some(&host), peer.into(), &config.listeners[0]);
+        let forwarding =
+            Forwarding::of(&sent, Some(&host), peer.into(), false, &config.listeners[0]);
         let id = request_id(&sent, forwarding.is_trusted());
         prepare(&mut sent, &config.routes[0], &reserved(), &forwarding, &id);
         (sent, id)

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response};
 
+use super::connection::ClientConnection;
 use super::refusal::Refusal;
 use super::request::Request;
 use crate::auth::grant::Grant;
@@ -43,6 +44,7 @@ pub(super) async fn reach(
     grant: &Grant,
     matched: &RouteMatch,
     request: &mut Request,
+    connection: &ClientConnection,
     edge: &Edge,
 ) -> Result<OpenedUpstream, Refusal> {
     let authenticated = Now::read();
@@ -58,7 +60,9 @@ pub(super) async fn reach(
         path: request.parts.uri.path(),
     };
     let client = ClientKey::of(grant, request.address());
-    let mut tries = Tries::new(upstream, client, authenticated.mono);
+    let proxy_header = upstream.proxy_header(|| connection.proxy_header(request.address()));
+    let mut tries =
+        Tries::new(upstream, client, authenticated.mono).with_proxy_header(proxy_header);
     let (place, dialled, answer) = loop {
         let (stream, place) = tries.dial(grant).await?;
         let dialled = Now::read();

@@ -9,7 +9,6 @@ use http::StatusCode;
 use super::admit::{Admission, Admitted};
 use super::connection::ClientConnection;
 use super::first_message;
-use super::forwarding::Forwarding;
 use super::guard::Guard;
 use super::open_session::{ClientSide, open_session};
 use super::reach::{OpenedUpstream, reach};
@@ -78,8 +77,7 @@ pub async fn run(
 
 fn request_of(head: RequestHead, connection: &ClientConnection, edge: &Edge) -> Request {
     let RequestHead { mut parts, host, .. } = head;
-    let forwarding =
-        Forwarding::of(&parts.headers, host.as_ref(), connection.peer.ip(), &connection.listener);
+    let forwarding = connection.forwarding(&parts.headers, host.as_ref());
     connection.attach_certificate(edge, &mut parts);
     let request =
         Request::new(RequestKind::Upgrade, parts, host, forwarding, Now::read(), &edge.limits);
@@ -101,7 +99,7 @@ async fn open_granted(
     }
     tokio::select! {
         biased;
-        reached = Box::pin(reach(grant, matched, request, edge)) => reached,
+        reached = Box::pin(reach(grant, matched, request, connection, edge)) => reached,
         () = guard.client_gone() => {
             if grant.method() == Some(Method::Ticket) {
                 request.report_lost_ticket(grant);

@@ -14,6 +14,8 @@ families! {
     ACCEPT_FAILURES: Counter = "usher_accept_failures_total";
     /// TLS handshakes: full, resumed, or why they failed.
     TLS_HANDSHAKES: Counter = "usher_tls_handshakes_total", { outcome: TlsOutcome }, shown;
+    /// PROXY headers on listeners that require one, and connections closed for lack of one.
+    PROXY_HEADERS: Counter = "usher_proxy_headers_total", { outcome: ProxyOutcome }, shown;
     /// How long successful TLS handshakes took.
     TLS_DURATION: Histogram = "usher_tls_handshake_duration_seconds";
 }
@@ -32,10 +34,51 @@ words! {
     }
 }
 
+words! {
+    /// The result of reading a PROXY header, on a listener that requires one.
+    pub enum ProxyOutcome {
+        /// A header that names the client.
+        Client = "client",
+        /// A header without addresses: the proxy's own connection, or a client that it does not
+        /// know.
+        Local = "local",
+        /// The socket's address is not in `proxy_peers`.
+        NotListed = "not_listed",
+        /// No whole header within `head_timeout`.
+        Timeout = "timeout",
+        /// The peer left before its header was whole.
+        Gone = "gone",
+        /// The bytes are not a header, or have two meanings.
+        Malformed = "malformed",
+        /// The header is larger than 4 KiB.
+        TooLarge = "too_large",
+        /// The checksum is wrong.
+        Checksum = "checksum",
+    }
+}
+
 /// The next connection could not be accepted: no descriptors, or no memory.
 #[derive(Debug)]
 pub struct AcceptFailed<'a> {
     pub error: &'a std::io::Error,
+}
+
+/// A PROXY header was read.
+#[derive(Debug)]
+pub struct ProxyHeaderRead {
+    /// The address of the socket.
+    pub peer: IpAddr,
+    /// The client that the header names.
+    pub client: Option<IpAddr>,
+}
+
+/// A connection was closed because it does not begin with a PROXY header of a listed proxy.
+#[derive(Debug)]
+pub struct ProxyHeaderRefused<'a> {
+    /// The address of the socket.
+    pub peer: IpAddr,
+    pub reason: ProxyOutcome,
+    pub detail: &'a str,
 }
 
 /// A TLS handshake failed.
@@ -63,6 +106,39 @@ impl Event for AcceptFailed<'_> {
 
     fn count(&self, metrics: &Metrics) {
         metrics.count(&ACCEPT_FAILURES, ());
+    }
+}
+
+impl Event for ProxyHeaderRead {
+    fn log(&self) {
+        debug!(
+            target: "usher", event = "proxy_header_read", peer = %self.peer,
+            client = self.client.map(|client| client.to_string()), "PROXY header read"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        let outcome =
+            if self.client.is_some() { ProxyOutcome::Client } else { ProxyOutcome::Local };
+        metrics.count(&PROXY_HEADERS, (outcome,));
+    }
+}
+
+impl Event for ProxyHeaderRefused<'_> {
+    fn refusal(&self) -> Option<Refusal> {
+        Some(Refusal::of(self.peer, "proxy_header_refused"))
+    }
+
+    fn log(&self) {
+        let Self { peer, reason, detail } = *self;
+        log_at!(
+            client_refusal_level(), target: "usher", event = "proxy_header_refused", %peer,
+            reason = reason.word(), detail, "PROXY header refused"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&PROXY_HEADERS, (self.reason,));
     }
 }
 

@@ -5,6 +5,7 @@
 //! descriptors slows it down.
 
 pub mod events;
+mod proxied;
 mod queue;
 
 use crate::base::clock::Now;
@@ -16,14 +17,18 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use self::events::{AcceptFailed, TlsEstablished, TlsFailed, TlsOutcome};
+use self::events::{
+    AcceptFailed, ProxyHeaderRefused, ProxyOutcome, TlsEstablished, TlsFailed, TlsOutcome,
+};
+use crate::edge::ceiling::Permit;
 use crate::edge::drain::Accepting;
+use crate::edge::waiting_room::{StrangerState, WaitingPlace};
 use crate::edge::worker::Worker;
 use crate::http::connection::ClientConnection;
 use crate::http::serve;
-use crate::model::client_certificate::ClientCertificate;
+use crate::net::proxy_protocol::{Addresses, ClientTls, ProxyHeader};
 use crate::net::stream::Stream;
 use crate::net::tls::{self, Established, HandshakeError};
 use crate::telemetry::Event;
@@ -98,42 +103,113 @@ fn is_peer_error(error: &io::Error) -> bool {
     )
 }
 
+/// Admits an accepted socket: under the limits of connections, and of proxies if the listener
+/// requires a PROXY header.
 fn admit(stream: TcpStream, peer: SocketAddr, listener_index: usize, worker: Worker) {
-    let Some(ListenerTerms { config, tls, authorities }) =
-        worker.edge.listeners.get(listener_index).cloned()
-    else {
+    let Some(terms) = worker.edge.listeners.get(listener_index).cloned() else { return };
+    // An IPv4 client of an IPv6 socket is an IPv4 client.
+    let peer = canonical(peer);
+    if !terms.config.admits(peer.ip()) {
+        let detail = "the address of the socket is not in proxy_peers";
+        ProxyHeaderRefused { peer: peer.ip(), reason: ProxyOutcome::NotListed, detail }.emit();
         return;
-    };
+    }
     let Some(permit) = worker.edge.ceiling.enter() else {
         LimitReached { limit: Limit::Connections, peer: Some(peer.ip()) }.emit();
         return;
     };
-    // An IPv4 client of an IPv6 socket is an IPv4 client.
-    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let Ok(standing) = worker.edge.waiting_room.admit(peer.ip(), &config) else { return };
+    let Ok(destination) = stream.local_addr() else { return };
+    let ends = Addresses { source: peer, destination: canonical(destination) };
     let deadline = Now::read().mono + worker.edge.config.limits.handshake_timeout;
-    let mut client = ClientConnection {
-        peer,
-        listener: config,
-        permit,
-        standing: Arc::new(standing),
-        deadline,
-        certificate: None,
-        listener_index,
-        authorities,
+    let arrival = Arrival { ends, permit, deadline, listener_index, terms };
+    if arrival.terms.config.requires_proxy_header() {
+        let Ok(place) = worker.edge.waiting_room.enter_behind_proxy(peer.ip()) else { return };
+        tokio::spawn(serve_proxied(stream, arrival, place, worker));
+        return;
+    }
+    let admitted = worker.edge.waiting_room.admit(peer.ip(), &arrival.terms.config);
+    let Ok(standing) = admitted else { return };
+    let (client, tls) = arrival.client(standing, ProxyHeader::default());
+    tokio::spawn(serve_client(stream, client, tls, worker));
+}
+
+/// An accepted socket whose client is not known yet.
+struct Arrival {
+    ends: Addresses,
+    permit: Permit,
+    deadline: Instant,
+    listener_index: usize,
+    terms: ListenerTerms,
+}
+
+impl Arrival {
+    /// Returns the client that the header names, or the peer of the socket.
+    fn client(
+        self,
+        standing: StrangerState,
+        header: ProxyHeader,
+    ) -> (ClientConnection, Option<Arc<ServerConfig>>) {
+        let ends = header.addresses.unwrap_or(self.ends);
+        let client = ClientConnection {
+            peer: ends.source,
+            destination: ends.destination,
+            tls: header.tls,
+            server_name: header.authority,
+            listener: self.terms.config,
+            permit: self.permit,
+            standing: Arc::new(standing),
+            deadline: self.deadline,
+            certificate: None,
+            listener_index: self.listener_index,
+            authorities: self.terms.authorities,
+        };
+        (client, self.terms.tls)
+    }
+}
+
+/// Reads the PROXY header, and then serves the client that it names.
+async fn serve_proxied(
+    mut stream: TcpStream,
+    arrival: Arrival,
+    place: WaitingPlace,
+    worker: Worker,
+) {
+    let limits = &worker.edge.config.limits;
+    let deadline = arrival.deadline.min(Now::read().mono + limits.head_timeout);
+    let socket = arrival.ends.source.ip();
+    let Some(mut header) = proxied::read_header(&mut stream, socket, deadline).await else {
+        return;
     };
-    tokio::spawn(async move {
-        match tls {
-            None => serve::serve(Stream::Tcp(stream), client, worker).await,
-            Some(tls) => {
-                if let Some((stream, certificate)) = handshake(stream, tls, &client, &worker).await
-                {
-                    client.certificate = certificate;
-                    serve::serve(stream, client, worker).await;
-                }
-            }
-        }
-    });
+    if let Some(Addresses { source, destination }) = &mut header.addresses {
+        (*source, *destination) = (canonical(*source), canonical(*destination));
+    }
+    let client = header.addresses.map_or(socket, |ends| ends.source.ip());
+    let Ok(standing) = place.admit(client, &arrival.terms.config) else { return };
+    let (client, tls) = arrival.client(standing, header);
+    // Boxed: only its connections hold both futures.
+    Box::pin(serve_client(stream, client, tls, worker)).await;
+}
+
+/// Shakes hands, where the listener has TLS, and serves the connection.
+async fn serve_client(
+    stream: TcpStream,
+    mut client: ClientConnection,
+    tls: Option<Arc<ServerConfig>>,
+    worker: Worker,
+) {
+    let Some(tls) = tls else {
+        return serve::serve(Stream::Tcp(stream), client, worker).await;
+    };
+    if let Some(established) = handshake(stream, tls, &client, &worker).await {
+        client.certificate = established.certificate;
+        client.tls = Some(ClientTls { version: established.version });
+        client.server_name = established.server_name;
+        serve::serve(Stream::Tls(Box::new(established.stream)), client, worker).await;
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Completes the TLS handshake. Returns `None` if it failed or took too long, which is reported
@@ -143,14 +219,15 @@ async fn handshake(
     config: Arc<ServerConfig>,
     client: &ClientConnection,
     worker: &Worker,
-) -> Option<(Stream, Option<ClientCertificate>)> {
+) -> Option<Established> {
     let peer = client.peer.ip();
     let started = Now::read().mono;
     let deadline = client.deadline.min(started + worker.edge.config.limits.tls_timeout);
     match timeout_at(deadline, Box::pin(tls::accept(stream, config))).await {
-        Ok(Ok(Established { stream, resumed, certificate })) => {
-            TlsEstablished { resumed, duration: started.elapsed() }.emit();
-            Some((Stream::Tls(Box::new(stream)), certificate))
+        Ok(Ok(established)) => {
+            let duration = started.elapsed();
+            TlsEstablished { resumed: established.resumed, duration }.emit();
+            Some(established)
         }
         Ok(Err(error)) => {
             let reason = match error {

@@ -5,5 +5,6 @@ pub mod bind;
 pub mod fetch;
 pub mod http1;
 pub mod passed;
+pub mod proxy_protocol;
 pub mod stream;
 pub mod tls;

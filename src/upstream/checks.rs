@@ -15,6 +15,7 @@ use super::{Server, Upstream, connect, upgrade};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::config::HealthCheck;
+use crate::net::proxy_protocol::ProxyHeader;
 use crate::telemetry::Event;
 
 /// Checks one server as long as the task runs. A check that takes longer than `every` delays the
@@ -32,7 +33,10 @@ pub(super) async fn follow(upstream: Arc<Upstream>, index: usize, check: HealthC
 }
 
 async fn ask(server: &Server, upstream: &Upstream, path: &str) -> Result<(), String> {
-    let mut stream = connect::open(server, upstream).await.map_err(|error| error.to_string())?;
+    // The check is a connection of Usher itself.
+    let proxy_header = upstream.proxy_header(ProxyHeader::default);
+    let dialled = connect::open(server, upstream, proxy_header.as_deref()).await;
+    let mut stream = dialled.map_err(|error| error.to_string())?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: usher/{}\r\nConnection: close\r\n\r\n",
         server.host(),

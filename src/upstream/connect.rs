@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -41,6 +43,8 @@ pub struct Tries<'a> {
     deadline: Instant,
     /// Whether a server was tried before the current one.
     is_retry: bool,
+    /// The PROXY header that each connection begins with.
+    proxy_header: Option<Bytes>,
     /// The failure of the last server.
     rejection: Rejection,
 }
@@ -66,8 +70,14 @@ impl<'a> Tries<'a> {
             on_trial: None,
             deadline: granted + upstream.config.reach_timeout,
             is_retry: false,
+            proxy_header: None,
             rejection: Rejection::UpstreamUnavailable,
         }
+    }
+
+    #[must_use]
+    pub fn with_proxy_header(self, proxy_header: Option<Bytes>) -> Self {
+        Self { proxy_header, ..self }
     }
 
     /// Opens a connection to the next server that can be dialled.
@@ -107,7 +117,8 @@ impl<'a> Tries<'a> {
         let server = self.upstream.servers.get(place.index)?;
         let limit = self.upstream.config.dial_timeout;
         let (ends, is_cut) = self.ends(limit);
-        match timeout_at(ends, open(server, self.upstream)).await {
+        let opening = open(server, self.upstream, self.proxy_header.as_deref());
+        match timeout_at(ends, opening).await {
             Ok(Ok(stream)) => return Some(stream),
             Ok(Err(error)) => {
                 place.note(Outcome::DialFailed);
@@ -197,14 +208,27 @@ fn outcome_of(answer: &UpgradeAnswer) -> Outcome {
     }
 }
 
-pub(super) async fn open(server: &Server, upstream: &Upstream) -> io::Result<Stream> {
+/// Opens a connection to one server. A PROXY header goes in front of everything, also of TLS.
+pub(super) async fn open(
+    server: &Server,
+    upstream: &Upstream,
+    proxy_header: Option<&[u8]>,
+) -> io::Result<Stream> {
+    let proxy_header = proxy_header.unwrap_or_default();
     match &server.server {
-        config::Server::Unix { path } => UnixStream::connect(path).await.map(Stream::Unix),
+        config::Server::Unix { path } => {
+            let mut unix = UnixStream::connect(path).await?;
+            unix.write_all(proxy_header).await?;
+            Ok(Stream::Unix(unix))
+        }
         config::Server::Plain { host, port } => {
-            tcp(server, upstream, host, *port).await.map(Stream::Tcp)
+            let mut tcp = tcp(server, upstream, host, *port).await?;
+            tcp.write_all(proxy_header).await?;
+            Ok(Stream::Tcp(tcp))
         }
         config::Server::Tls { host, port } => {
-            let tcp = tcp(server, upstream, host, *port).await?;
+            let mut tcp = tcp(server, upstream, host, *port).await?;
+            tcp.write_all(proxy_header).await?;
             let (Some(config), Some(name)) = (&upstream.tls, &server.tls_name) else {
                 return Err(io::Error::other("this upstream has no TLS"));
             };

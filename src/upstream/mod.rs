@@ -26,6 +26,7 @@ use crate::net::tls::trust::tls_config;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue};
 use rustls::pki_types::ServerName;
@@ -36,6 +37,7 @@ use tokio::time::Instant;
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::config::{self, Balance};
+use crate::net::proxy_protocol::{self, ProxyHeader};
 use crate::telemetry::Event;
 use crate::telemetry::family::Word;
 use events::{EjectionWithheld, ServerEjected, ServerReturned, ServersCounted, TrialFailed};
@@ -192,6 +194,13 @@ impl Upstream {
 
     pub fn config(&self) -> &config::Upstream {
         &self.config
+    }
+
+    /// Returns the bytes that a connection for this client begins with, if the upstream wants a
+    /// PROXY header.
+    pub fn proxy_header(&self, client: impl FnOnce() -> ProxyHeader) -> Option<Bytes> {
+        let version = self.config.proxy_protocol?;
+        Some(proxy_protocol::write(version, &client()).into())
     }
 
     /// Names the server as the host of a request without one, which HTTP/1.0 allows and HTTP/1.1

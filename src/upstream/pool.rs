@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -52,6 +53,9 @@ struct Connection {
     watch: Arc<ExchangeWatch>,
     /// Whether it has served a request before.
     is_kept: bool,
+    /// The PROXY header that the connection began with. The server takes every request on it for
+    /// one of that client.
+    proxy_header: Option<Bytes>,
 }
 
 impl Pool {
@@ -61,19 +65,21 @@ impl Pool {
         grant: &Grant,
         client: ClientKey<'_>,
         upstream: &Arc<Upstream>,
+        proxy_header: Option<Bytes>,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, ServerPlace), Rejection> {
         let mut request = request.map(Upload::new);
-        let mut tries = Tries::new(upstream, client, Now::read().mono);
+        let mut tries =
+            Tries::new(upstream, client, Now::read().mono).with_proxy_header(proxy_header.clone());
         while let Some(place) = tries.next_server() {
             // The server may have closed a kept connection a moment ago. A request that was not
             // sent yet, or that changes nothing, is sent on the next one.
-            let mut kept = self.take(upstream, &place);
+            let mut kept = self.take(upstream, &place, proxy_header.as_ref());
             loop {
                 let mut connection = match kept {
                     Some(connection) => connection,
                     None => match tries.dial_server(&place, grant).await {
-                        Some(stream) => begin(stream).await?,
+                        Some(stream) => begin(stream, proxy_header.clone()).await?,
                         None => break,
                     },
                 };
@@ -97,7 +103,7 @@ impl Pool {
                     tries.failed(&place, Rejection::UpstreamUnavailable, error);
                     break;
                 }
-                kept = self.take(upstream, &place);
+                kept = self.take(upstream, &place, proxy_header.as_ref());
             }
         }
         Err(tries.into_rejection())
@@ -147,11 +153,20 @@ impl Pool {
         }
     }
 
-    fn take(&self, upstream: &Upstream, place: &ServerPlace) -> Option<Connection> {
+    /// Takes a kept connection to the server, if one began with the same PROXY header, or with
+    /// none.
+    fn take(
+        &self,
+        upstream: &Upstream,
+        place: &ServerPlace,
+        proxy_header: Option<&Bytes>,
+    ) -> Option<Connection> {
+        let is_same = |one: &Idle| one.connection.proxy_header.as_ref() == proxy_header;
         let now = Now::read().mono;
         let mut idle = lock(&self.idle);
         let kept = idle.get_mut(&upstream.key(place.index)?)?;
-        while let Some(Idle { connection, until }) = kept.pop() {
+        while let Some(last) = kept.iter().rposition(is_same) {
+            let Idle { connection, until } = kept.remove(last);
             if now < until && connection.sender.is_ready() {
                 return Some(connection);
             }
@@ -182,6 +197,11 @@ impl Pool {
                 !kept.is_empty()
             });
             let kept = idle.entry(key).or_default();
+            // Other clients cannot use a connection that names its client: the one that is idle
+            // for the longest time makes room.
+            if kept.len() >= max_idle && connection.proxy_header.is_some() && !kept.is_empty() {
+                kept.remove(0);
+            }
             if kept.len() < max_idle {
                 connection.is_kept = true;
                 kept.push(Idle { connection, until: now + idle_timeout });
@@ -205,7 +225,7 @@ fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
 }
 
 /// Begins HTTP on a new connection.
-async fn begin(stream: Stream) -> Result<Connection, Rejection> {
+async fn begin(stream: Stream, proxy_header: Option<Bytes>) -> Result<Connection, Rejection> {
     let (guard, watch) = AnswerGuard::new(stream);
     let (sender, driver) = http1::Builder::new()
         .max_headers(MAX_FIELDS)
@@ -214,7 +234,7 @@ async fn begin(stream: Stream) -> Result<Connection, Rejection> {
         .await
         .map_err(|_| Rejection::UpstreamUnavailable)?;
     tokio::spawn(driver);
-    Ok(Connection { sender, watch, is_kept: false })
+    Ok(Connection { sender, watch, is_kept: false, proxy_header })
 }
 
 /// Returns true if the client has stalled in the middle of its body.

@@ -43,6 +43,7 @@ mod permissions;
 mod pinned;
 mod ports;
 mod presets;
+mod proxy_protocol;
 mod reauth;
 mod refusals;
 mod relay;

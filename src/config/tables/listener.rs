@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use crate::config::declare::{Table, table};
+use crate::config::diagnostic::Diagnostic;
 use crate::config::key_type::{
-    Choice, FileToRead, Flag, List, Located, NestedList, OneOf, TextType,
+    Choice, FileToRead, Flag, List, Located, NestedList, NonEmpty, OneOf, TextType,
 };
 use crate::config::reader::{Reader, Section, Span};
 use crate::config::{
@@ -47,6 +48,14 @@ table! {
             because "some clients support only 1.2, and the cipher suites that Usher accepts for \
                 it are secure",
             change_when "all of your clients support 1.3";
+        /// required: each connection begins with a PROXY header, version 1 or 2, in front of TLS.
+        proxy_protocol: OneOf<ProxyHeaders>, default "off",
+            because "a header is never guessed: a client could write one itself, and give itself \
+                another address",
+            change_when "a TCP balancer in front of Usher sends the header";
+        /// Networks of the proxies that write the PROXY header; connections of all others are
+        /// closed.
+        proxy_peers: NonEmpty<List<Network>>, optional ["10.0.0.0/24"];
         /// Networks of proxies whose forwarding headers are trusted.
         trusted_peers: List<Network>, default [],
             because "any client can send such a header",
@@ -95,6 +104,19 @@ impl Choice for ForwardingHeader {
             ("x-forwarded-for", Self::XForwardedFor),
             ("forwarded", Self::Forwarded),
         ]
+    }
+}
+
+/// Whether connections begin with a PROXY header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeaders {
+    Off,
+    Required,
+}
+
+impl Choice for ProxyHeaders {
+    fn choices() -> Vec<(&'static str, Self)> {
+        vec![("off", Self::Off), ("required", Self::Required)]
     }
 }
 
@@ -204,11 +226,49 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
         is_required: table.client_auth == ClientAuth::Required,
     });
     let min_version = table.min_tls;
+    let proxy_peers = proxy_peers(section, table.proxy_protocol, table.proxy_peers);
     Some(Listener {
         address: table.address?.0,
         sharing: if table.share_port { PortSharing::Allowed } else { PortSharing::Refused },
         tls: (!is_plain).then_some(Tls { certificates, clients, min_version }),
+        proxy_peers,
         trusted_peers: table.trusted_peers,
         forwarding_header: table.forwarding_header,
     })
+}
+
+/// Returns the proxies of a listener that requires PROXY headers. A list without `required` would
+/// let the reader of the file believe that others are closed.
+fn proxy_peers(
+    section: &Section<'_, '_>,
+    headers: ProxyHeaders,
+    peers: Option<Vec<IpNet>>,
+) -> Option<Vec<IpNet>> {
+    let reader = section.reader;
+    match (headers, section.value("proxy_peers"), section.value("proxy_protocol")) {
+        (ProxyHeaders::Off, Some(written), _) => {
+            let help = "add `proxy_protocol = \"required\"`, or remove `proxy_peers`";
+            reader.error(&written.span(), "`proxy_peers` needs `proxy_protocol`", help);
+        }
+        (ProxyHeaders::Required, None, Some(written)) => {
+            let help = "name the networks of the proxies that write the header: \
+                        `proxy_peers = [\"10.0.0.0/24\"]`";
+            reader.error(&written.span(), "`proxy_protocol` needs `proxy_peers`", help);
+        }
+        (ProxyHeaders::Required, Some(written), _) => {
+            if written.get_ref().as_array().is_some_and(|list| list.is_empty()) {
+                let help = "list the networks of the proxies that write the header";
+                reader.error(&written.span(), "`proxy_peers` is empty", help);
+            }
+            let is_everywhere = |network: &IpNet| network.prefix_len() == 0;
+            if peers.iter().flatten().any(is_everywhere) {
+                let message = "`proxy_peers` lists every address: each client can choose the \
+                               address by which Usher judges it";
+                let help = "list the networks of the proxies alone";
+                reader.report(&written.span(), Diagnostic::warning(message).help(help));
+            }
+        }
+        _ => {}
+    }
+    (headers == ProxyHeaders::Required).then(|| peers.unwrap_or_default())
 }

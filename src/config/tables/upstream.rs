@@ -11,7 +11,7 @@ use crate::config::key_type::{
     Text, TextType,
 };
 use crate::config::reader::{Entry, Reader, Section, Span};
-use crate::config::{Balance, HealthCheck, Server, Upstream};
+use crate::config::{Balance, HealthCheck, ProxyVersion, Server, Upstream};
 
 table! {
     /// The servers behind Usher.
@@ -79,6 +79,12 @@ table! {
         ca_file: FileToRead, optional "ca.pem";
         /// The name in the servers' certificates, if it is not the host in the URL.
         server_name: ServerName, optional "chat.internal";
+        /// The PROXY header that names the client at the start of each connection to a server: off,
+        /// v1 or v2.
+        proxy_protocol: OneOf<Option<ProxyVersion>>, default "off",
+            because "a server that does not expect the header answers it with an error",
+            change_when "every server of the upstream requires it; v2 also carries the host name \
+                of the TLS handshake";
     }
 }
 
@@ -93,6 +99,12 @@ table! {
         /// How long a check may take.
         timeout: PositiveDuration, default "2s",
             because "a server that needs longer for this path is not healthy";
+    }
+}
+
+impl Choice for Option<ProxyVersion> {
+    fn choices() -> Vec<(&'static str, Self)> {
+        vec![("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))]
     }
 }
 
@@ -194,6 +206,7 @@ pub fn upstream(section: &Section<'_, '_>, seen: &mut Names) -> Option<Upstream>
         idle_timeout: table.idle_timeout,
         ca_file: table.ca_file,
         server_name: table.server_name,
+        proxy_protocol: table.proxy_protocol,
     })
 }
 

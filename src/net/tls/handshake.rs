@@ -17,7 +17,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::record::{HEADER, MOST_BODY};
+use super::server::take_named_host;
 use super::stream::{Beginning, TlsStream};
+use crate::config::TlsVersion;
 use crate::model::client_certificate::ClientCertificate;
 use crate::net::stream::{read_behind, with_scratch};
 
@@ -52,6 +54,9 @@ pub struct Established {
     /// Verified. A resumed connection has the certificate of the full handshake, which its ticket
     /// carries.
     pub certificate: Option<ClientCertificate>,
+    pub version: Option<TlsVersion>,
+    /// The host that the client named.
+    pub server_name: Option<Box<str>>,
 }
 
 enum Step {
@@ -70,11 +75,13 @@ pub async fn accept(
     // It would answer a key update there with its next key, and the hand-over would lose that
     // answer.
     let mut shown = 0;
+    let mut server_name = None;
     let mut has_spoken = false;
     let mut received = 0;
     loop {
         let UnbufferedStatus { discard, state } =
             connection.process_tls_records(incoming.split_at_mut(shown).0);
+        server_name = take_named_host().or(server_name);
         let step = match state {
             Ok(ConnectionState::EncodeTlsData(data)) => {
                 encode(data, &mut outgoing);
@@ -135,7 +142,12 @@ pub async fn accept(
     let leaf = connection.peer_certificates().and_then(|chain| chain.first());
     let certificate = leaf.map(|leaf| ClientCertificate::new(leaf.clone().into_owned()));
     let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
-    if connection.protocol_version() != rustls::ProtocolVersion::TLSv1_3 {
+    let version = match connection.protocol_version() {
+        rustls::ProtocolVersion::TLSv1_2 => Some(TlsVersion::Tls12),
+        rustls::ProtocolVersion::TLSv1_3 => Some(TlsVersion::Tls13),
+        _ => None,
+    };
+    if version != Some(TlsVersion::Tls13) {
         // In TLS 1.2 the client waits for the end of the handshake. In TLS 1.3 only the session
         // ticket is left, and it goes out with the first answer.
         send(&mut tcp, &mut outgoing).await?;
@@ -143,7 +155,7 @@ pub async fn accept(
     let beginning = Beginning { sealed: incoming, outgoing };
     let stream = TlsStream::new(tcp, secrets, connection, &beginning)
         .map_err(|error| rustls::Error::General(error.to_string()))?;
-    Ok(Established { stream, resumed, certificate })
+    Ok(Established { stream, resumed, certificate, version, server_name })
 }
 
 /// Returns the length of the record at the start, once it is whole. Bytes that cannot be a record

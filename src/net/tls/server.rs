@@ -1,5 +1,6 @@
 //! The TLS side of a listener: certificates by name, versions, session resumption.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +45,17 @@ const SUITES: [SupportedCipherSuite; 9] = [
 pub struct TlsError {
     pub file: String,
     pub problem: String,
+}
+
+thread_local! {
+    /// The host of the last client hello on this thread.
+    static NAMED_HOST: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
+}
+
+/// Takes the host that the client hello named, right after rustls has processed it: rustls shows it
+/// to the choice of a certificate alone.
+pub(super) fn take_named_host() -> Option<Box<str>> {
+    NAMED_HOST.take()
 }
 
 /// Certificates by the names they are made for.
@@ -191,6 +203,7 @@ pub fn names_of(leaf: &CertificateDer<'_>) -> Result<Vec<String>, String> {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        NAMED_HOST.set(hello.server_name().map(Box::from));
         let found = hello.server_name().and_then(|name| self.find(&name.to_ascii_lowercase()));
         Some(Arc::clone(found.unwrap_or(&self.first)))
     }

@@ -11,6 +11,7 @@ pub mod key_server;
 pub mod ledger;
 pub mod nginx;
 pub mod program;
+pub mod proxy;
 pub mod recorder;
 pub mod redis;
 pub mod token;

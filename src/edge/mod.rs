@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod judge;
 pub mod reload;
 pub mod router;
+pub mod upgrade_rates;
 pub mod waiting_room;
 pub mod watch;
 pub mod worker;
@@ -34,6 +35,7 @@ use crate::config::{self, Config, Limits};
 use crate::edge::ceiling::Ceiling;
 use crate::edge::drain::Drain;
 use crate::edge::router::Router;
+use crate::edge::upgrade_rates::UpgradeRates;
 use crate::edge::waiting_room::WaitingRoom;
 use crate::fleet::Fleet;
 use crate::fleet::places::SessionPlaces;
@@ -41,6 +43,7 @@ use crate::migration::shadow::Shadows;
 use crate::migration::uses::LegacyUses;
 use crate::net::tls::server;
 use crate::session::registry::Registry;
+use crate::session::session_counts::{MostSessions, SessionCounts};
 use crate::upstream::Upstreams;
 use crate::upstream::keyring::{Keyring, SigningKeys};
 use crate::upstream::reserved_names::ReservedNames;
@@ -78,6 +81,8 @@ pub struct Edge {
     pub waiting_room: Arc<WaitingRoom>,
     /// `None`: the sessions of a user are not limited.
     pub places: Option<Arc<SessionPlaces>>,
+    pub session_counts: Arc<SessionCounts>,
+    pub upgrade_rates: Arc<UpgradeRates>,
     pub drain: Arc<Drain>,
     /// The clients that still use legacy methods.
     pub legacy_uses: Arc<LegacyUses>,
@@ -116,6 +121,9 @@ struct Shared {
     ceiling: Arc<Ceiling>,
     waiting_room: Arc<WaitingRoom>,
     places: Option<Arc<SessionPlaces>>,
+    session_counts: Arc<SessionCounts>,
+    /// Those of the configuration before.
+    upgrade_rates: Arc<UpgradeRates>,
     drain: Arc<Drain>,
     legacy_uses: Arc<LegacyUses>,
     shadows: Arc<Shadows>,
@@ -163,6 +171,8 @@ impl Edge {
             ceiling,
             waiting_room,
             places,
+            session_counts,
+            upgrade_rates,
             drain,
             legacy_uses,
             shadows,
@@ -197,6 +207,8 @@ impl Edge {
             ceiling,
             waiting_room,
             places,
+            session_counts,
+            upgrade_rates: Arc::new(UpgradeRates::of(&config.limits, &upgrade_rates)),
             drain,
             legacy_uses,
             shadows,
@@ -217,6 +229,7 @@ impl Edge {
         }
         self.waiting_room
             .set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
+        self.session_counts.set_most(most_sessions(&self.limits));
         self.verifiers.publish_breakers();
     }
 
@@ -257,6 +270,8 @@ impl Shared {
                 limits.unauthenticated,
                 limits.unauthenticated_per_address,
             ),
+            session_counts: SessionCounts::new(most_sessions(limits)),
+            upgrade_rates: Arc::default(),
             drain: Arc::default(),
             legacy_uses: Arc::default(),
             shadows: Shadows::new(limits.shadow_checks),
@@ -272,11 +287,17 @@ impl Shared {
             ceiling: Arc::clone(&edge.ceiling),
             waiting_room: Arc::clone(&edge.waiting_room),
             places: edge.places.clone(),
+            session_counts: Arc::clone(&edge.session_counts),
+            upgrade_rates: Arc::clone(&edge.upgrade_rates),
             drain: Arc::clone(&edge.drain),
             legacy_uses: Arc::clone(&edge.legacy_uses),
             shadows: Arc::clone(&edge.shadows),
         }
     }
+}
+
+fn most_sessions(limits: &Limits) -> MostSessions {
+    MostSessions { per_address: limits.sessions_per_address, per_route: limits.sessions_per_route }
 }
 
 fn issuers(config: &Config) -> Result<Arc<Issuers>, EdgeError> {

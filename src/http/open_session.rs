@@ -28,6 +28,7 @@ use crate::session::events::SessionEnded;
 use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle};
 use crate::session::relay::{Limits, Opening, Relay};
 use crate::session::revalidation::Revalidation;
+use crate::session::session_counts::CountedPlace;
 use crate::session::state::{Renewing, Rules};
 use crate::telemetry::Event;
 use crate::upstream::ServerPlace;
@@ -58,7 +59,16 @@ pub(super) async fn open_session(
     edge: &Edge,
 ) {
     let now = Now::read();
-    let OpenedUpstream { place, mut user_place, session_id, upstream, early, phases, .. } = reached;
+    let OpenedUpstream {
+        place,
+        mut user_place,
+        counted_place,
+        session_id,
+        upstream,
+        early,
+        phases,
+        ..
+    } = reached;
     let route = Arc::clone(grant.route());
     let address = request.address();
     let Request { request_id, origin, .. } = request;
@@ -163,6 +173,7 @@ pub(super) async fn open_session(
         record,
         _place: place,
         _user_place: user_place,
+        _counted_place: counted_place,
         _stranger: client.stranger.map(Box::new),
         _permit: client.permit,
     };
@@ -176,6 +187,7 @@ struct Running {
     record: Record,
     _place: ServerPlace,
     _user_place: Option<Box<places::SessionPlace>>,
+    _counted_place: Option<Box<CountedPlace>>,
     _stranger: Option<Box<WaitingPlace>>,
     _permit: Permit,
 }

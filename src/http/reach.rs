@@ -19,6 +19,7 @@ use crate::net::http1::{hop_by_hop, response};
 use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::session::registry::SessionId;
+use crate::session::session_counts::{CountedPlace, SessionLimit};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 use crate::upstream::connect::Tries;
@@ -31,6 +32,7 @@ use crate::upstream::{self, ServerPlace};
 pub(super) struct OpenedUpstream {
     pub(super) place: ServerPlace,
     pub(super) user_place: Option<Box<places::SessionPlace>>,
+    pub(super) counted_place: Option<Box<CountedPlace>>,
     pub(super) session_id: SessionId,
     pub(super) upstream: Stream,
     pub(super) early: BytesMut,
@@ -49,6 +51,7 @@ pub(super) async fn reach(
 ) -> Result<OpenedUpstream, Refusal> {
     let authenticated = Now::read();
     let session_id = SessionId::random();
+    let counted_place = count(grant, edge, request.address())?;
     let user_place = Box::pin(enter(grant, edge, session_id, request.address())).await?;
     let upstream = edge.upstreams.of(&grant.route().upstream).ok_or(Rejection::Internal)?;
     let target = request.prepare_for_upstream(matched, &edge.reserved)?;
@@ -90,6 +93,7 @@ pub(super) async fn reach(
             Ok(OpenedUpstream {
                 place,
                 user_place,
+                counted_place,
                 session_id,
                 upstream: stream,
                 early,
@@ -106,6 +110,21 @@ pub(super) async fn reach(
             Err(Refusal { rejection: Rejection::UpstreamDeclined(status), answer: Some(answer) })
         }
     }
+}
+
+/// Takes a place among the sessions of the address and of the route, if these are limited.
+fn count(grant: &Grant, edge: &Edge, peer: IpAddr) -> Result<Option<Box<CountedPlace>>, Rejection> {
+    edge.session_counts.enter(peer, &grant.route().name).map_err(|full| {
+        let (limit, rejection) = match full {
+            SessionLimit::PerAddress => {
+                (Limit::SessionsPerAddress, Rejection::TooManyAddressSessions)
+            }
+            // Not a fault of this client.
+            SessionLimit::PerRoute => (Limit::SessionsPerRoute, Rejection::TooManyConnections),
+        };
+        LimitReached { limit, peer: Some(peer) }.emit();
+        rejection
+    })
 }
 
 /// Takes a place among the user's sessions, if these are limited. A public session needs none.

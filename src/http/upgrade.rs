@@ -36,6 +36,12 @@ pub async fn run(
 ) {
     let edge = &*worker.edge;
     let mut request = request_of(head, &connection, edge);
+    let (peer, now) = (request.address(), request.started.mono);
+    if let Err(retry_after) = edge.upgrade_rates.allow(peer, now) {
+        let (stream, _) = guard.into_parts();
+        let rejection = Rejection::TooManyUpgrades { retry_after };
+        return request.refuse(edge, stream, rejection.into()).await;
+    }
     let admission = Admission::of(edge);
     let outcome = match admission.admit(&mut request, &mut Unwatched).await {
         Ok(Admitted::AwaitsFirstMessage(matched)) => {

@@ -80,8 +80,14 @@ pub enum Rejection {
     RateLimited {
         retry_after: Duration,
     },
+    /// Too many upgrades, from this address or from all.
+    TooManyUpgrades {
+        retry_after: Duration,
+    },
     /// The user has the maximum number of sessions.
     TooManySessions,
+    /// The address has the maximum number of sessions.
+    TooManyAddressSessions,
     StoreUnavailable,
     /// No server could be reached.
     UpstreamUnavailable,
@@ -185,7 +191,9 @@ impl Rejection {
                 header: http::HeaderName::from_static("x-user-id"),
             })),
             Self::RateLimited { retry_after: Duration::from_secs(1) },
+            Self::TooManyUpgrades { retry_after: Duration::from_secs(1) },
             Self::TooManySessions,
+            Self::TooManyAddressSessions,
             Self::StoreUnavailable,
             Self::UpstreamUnavailable,
             Self::UpstreamTimeout,
@@ -370,10 +378,24 @@ impl Rejection {
             Self::RateLimited { .. } => {
                 row(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "rate_limited", Client, true)
             }
+            Self::TooManyUpgrades { .. } => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "RATE_LIMITED",
+                "too_many_upgrades",
+                Client,
+                true,
+            ),
             Self::TooManySessions => row(
                 StatusCode::TOO_MANY_REQUESTS,
                 "TOO_MANY_SESSIONS",
                 "too_many_sessions",
+                Client,
+                true,
+            ),
+            Self::TooManyAddressSessions => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "TOO_MANY_SESSIONS",
+                "too_many_address_sessions",
                 Client,
                 true,
             ),
@@ -470,8 +492,11 @@ impl Rejection {
             Self::UnfitClaim(_) => {
                 "a claim of the credential cannot be passed on unchanged".to_owned()
             }
-            Self::RateLimited { .. } => "too many requests".to_owned(),
+            Self::RateLimited { .. } | Self::TooManyUpgrades { .. } => {
+                "too many requests".to_owned()
+            }
             Self::TooManySessions => "this user has too many sessions".to_owned(),
+            Self::TooManyAddressSessions => "this address has too many sessions".to_owned(),
             Self::StoreUnavailable => "tickets cannot be checked at the moment".to_owned(),
             Self::UpstreamUnavailable => {
                 "the service behind this address cannot be reached".to_owned()
@@ -505,7 +530,7 @@ impl Rejection {
                     ("methods", methods.into()),
                 ]
             }
-            Self::RateLimited { retry_after } => {
+            Self::RateLimited { retry_after } | Self::TooManyUpgrades { retry_after } => {
                 vec![(
                     "retry_after_seconds",
                     (retry_after.as_secs_f64().ceil() as u64).max(1).into(),
@@ -568,7 +593,9 @@ impl Rejection {
             Self::InvalidCertificate(_) => (CloseCode::POLICY, "Invalid certificate"),
             Self::MissingPermission(_) => (CloseCode::POLICY, "Missing permission"),
             Self::Revoked(_) => (CloseCode::POLICY, "Session revoked"),
-            Self::TooManySessions => (CloseCode::POLICY, "Too many sessions"),
+            Self::TooManySessions | Self::TooManyAddressSessions => {
+                (CloseCode::POLICY, "Too many sessions")
+            }
             Self::UpstreamUnavailable | Self::UpstreamTimeout => {
                 (CloseCode::TRY_AGAIN_LATER, "Upstream unavailable")
             }

@@ -171,6 +171,8 @@ mod tests {
             Rejection::FirstMessage(FirstMessageFault::Protocol) => 29,
             Rejection::Revoked(_) => 30,
             Rejection::TooManySessions => 31,
+            Rejection::TooManyUpgrades { .. } => 44,
+            Rejection::TooManyAddressSessions => 45,
             Rejection::MissingOrigin => 32,
             Rejection::InvalidCertificate(_) => 33,
             Rejection::MissingPermission(_) => 34,
@@ -186,6 +188,6 @@ mod tests {
         };
         let mut numbers: Vec<usize> = Rejection::catalogue().iter().map(number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, (0..44).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..46).collect::<Vec<_>>());
     }
 }

@@ -15,6 +15,7 @@ pub mod registry;
 pub mod relay;
 pub mod revalidation;
 pub mod revoke;
+pub mod session_counts;
 pub mod state;
 pub mod timer;
 pub mod user_limit;

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::support::client::{self, Answer};
 use crate::support::proxy::{Kind, Proxy};
@@ -47,12 +47,6 @@ fn claims(head: &str) -> Value {
     let token = head.lines().find_map(|line| line.strip_prefix("x-user-context: ")).unwrap();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap())
         .unwrap()
-}
-
-async fn connect_from(source: [u8; 4], to: SocketAddr) -> Raw {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((source, 0).into()).unwrap();
-    Raw(socket.connect(to).await.unwrap())
 }
 
 fn bearer(usher: &Usher) -> String {
@@ -113,7 +107,7 @@ async fn haproxy_in_front_names_the_client_in_both_versions() {
     for (number, is_tls) in [false, false, false, true, true, true].into_iter().enumerate() {
         // A forwarding header of the client itself does not count.
         let forged = format!("{bearer}X-Forwarded-For: 6.6.6.6\r\n");
-        let mut raw = connect_from(CLIENT, proxy.addresses[number]).await;
+        let mut raw = Raw::connect_from(CLIENT, proxy.addresses[number]).await;
         let answer = if is_tls {
             let connector = crate::support::usher::connector_for(usher.certificate());
             let name = "localhost".try_into().unwrap();
@@ -190,7 +184,7 @@ async fn nginx_behind_gets_the_client_in_front_of_tls_and_for_each_request() {
     let usher = setup.start().await;
     let bearer = bearer(&usher);
     for version in ["v1", "v2", "v1-tls", "v2-tls"] {
-        let mut raw = connect_from(CLIENT, usher.plain).await;
+        let mut raw = Raw::connect_from(CLIENT, usher.plain).await;
         let port = raw.0.local_addr().unwrap().port();
         raw.send(upgrade_request(&format!("/ws/{version}"), &bearer)).await;
         let head = raw.read_head().await;
@@ -203,8 +197,8 @@ async fn nginx_behind_gets_the_client_in_front_of_tls_and_for_each_request() {
     for version in ["v1", "v2"] {
         let request =
             format!("GET /api/{version} HTTP/1.1\r\nHost: chat.example.com\r\n{bearer}\r\n");
-        let mut clients = [connect_from(CLIENT, usher.plain).await];
-        let mut others = [connect_from([127, 0, 0, 3], usher.plain).await];
+        let mut clients = [Raw::connect_from(CLIENT, usher.plain).await];
+        let mut others = [Raw::connect_from([127, 0, 0, 3], usher.plain).await];
         let mut seen: Vec<(String, String)> = Vec::new();
         eventually("a connection is used again, for its own client", async || {
             for raw in clients.iter_mut().chain(&mut others) {
@@ -285,7 +279,7 @@ async fn envoy_in_front_and_behind_agrees() {
         let to = usher.listeners[2].port();
         let front =
             Proxy::start(Kind::Envoy, 1, &[], |ports, _| envoy_front(ports[0], to, version)).await;
-        let mut raw = connect_from(CLIENT, front.addresses[0]).await;
+        let mut raw = Raw::connect_from(CLIENT, front.addresses[0]).await;
         let own = raw.0.local_addr().unwrap();
         let request = format!(
             "GET /api/x HTTP/1.1\r\nHost: inner\r\nConnection: close\r\n{}\r\n",
@@ -375,7 +369,7 @@ async fn a_stranger_that_writes_a_header_gets_no_other_address() {
     // A listener that requires the header closes a socket of another address before it reads.
     for header in [line("198.51.100.9"), binary(&[]), Vec::new()] {
         for listener in [usher.listeners[2], usher.listeners[3]] {
-            let mut raw = connect_from(CLIENT, listener).await;
+            let mut raw = Raw::connect_from(CLIENT, listener).await;
             let sent = [&header, upgrade_request("/ws", &bearer).as_bytes()].concat();
             let _ = raw.0.write_all(&sent).await;
             assert_eq!(raw.read_to_close().await, b"");

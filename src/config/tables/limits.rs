@@ -1,5 +1,6 @@
 //! `[limits]`.
 
+use crate::base::rate::Rate;
 use crate::config::declare::{Table, table};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::key_type::{Choice, Count, OneOf, PositiveDuration, Size};
@@ -52,7 +53,7 @@ table! {
         buffered_bytes: Size, default "64KiB",
             because "bytes that one side does not read become backpressure for the other; a larger \
                 buffer only hides a slow reader";
-        /// Users and addresses whose ticket rate is tracked.
+        /// Users and addresses whose rates of tickets and upgrades are tracked.
         rate_entries: Count, default 100000,
             because "the memory for unknown clients must not grow with their number";
         /// Lines that wait for a slow disk, for each of the log and the audit log.
@@ -83,6 +84,23 @@ table! {
             change_when "dead connections remain open, or users work on their newest device: \
                 `replace-oldest`. Clients must not reconnect after `Session replaced` (1008 or \
                 4409); otherwise two pages replace each other for ever";
+        /// Concurrent sessions of one address on this node; not limited by default. An IPv6 network
+        /// of 64 bits counts as one address.
+        sessions_per_address: Count, optional 100,
+            because "an office or a mobile network may have thousands of clients behind an address",
+            change_when "you know how many of your clients share an address at most";
+        /// Concurrent sessions of each route on this node; not limited by default.
+        sessions_per_route: Count, optional 5000,
+            because "`connections` limits all routes together",
+            change_when "the backend of one route holds fewer sessions than this node";
+        /// Upgrades in a time, from all clients together; not limited by default.
+        upgrades_rate: Rate, optional "500/1s",
+            because "only a measurement shows how many logins your issuers and backends stand",
+            change_when "a reconnect storm overloads what is behind Usher";
+        /// Upgrades of one address in a time; not limited by default.
+        upgrades_rate_per_address: Rate, optional "20/1s",
+            because "as `sessions_per_address`",
+            change_when "single addresses try credentials, or clients reconnect without a pause";
         /// The largest message of a client, as sent on the wire.
         message_bytes: Size, default "16MiB",
             because "larger than chat messages, smaller than messages that overload a backend; the \

@@ -65,7 +65,7 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
         Rejection::MethodNotAllowed { allow } => {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        Rejection::RateLimited { retry_after } => {
+        Rejection::RateLimited { retry_after } | Rejection::TooManyUpgrades { retry_after } => {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
         }
         Rejection::StoreUnavailable

@@ -6,6 +6,8 @@
 
 use crate::edge::worker::Worker;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,7 +16,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::admin::{Admin, Draining, Figures, Readiness, Revoking, StoreFigures, Summary};
 use crate::auth::events::BypassAllowed;
@@ -29,10 +31,16 @@ use crate::edge::reload::{Cause, Load, Order, Orders, Reloader};
 use crate::edge::watch::Watcher;
 use crate::edge::{Current, Edge, EdgeError};
 use crate::listener::{self, Bound, SocketOwner};
-use crate::net::admin_socket::{AdminBindError, AdminSocket};
+use crate::model::revocation::Revocation;
+use crate::net::admin_socket::{
+    AdminBindError, AdminSocket, PreparedSocket, SocketFile, bind_file,
+};
 use crate::net::bind::{BindError, bind};
+use crate::net::handover::Channel;
 use crate::net::passed::{PassedError, PassedSockets};
 use crate::store::redis::BreakerState;
+use crate::takeover::events::{SuccessorLost, TakenOver};
+use crate::takeover::{self, Estate, HeldSocket, Predecessor, Successor, TakeoverError};
 use crate::telemetry::Event;
 use crate::telemetry::Telemetry;
 use crate::telemetry_setup;
@@ -55,7 +63,10 @@ pub struct App {
     current: Current,
     /// The sockets of each thread.
     threads: Vec<Vec<Bound>>,
-    admin: Option<AdminSocket>,
+    admin: Option<PendingAdmin>,
+    takeover: Option<TakeoverSocket>,
+    /// The process that this one replaces.
+    predecessor: Option<Predecessor>,
     telemetry: Arc<Telemetry>,
     readiness: Arc<Readiness>,
     addresses: Addresses,
@@ -74,6 +85,8 @@ pub enum BuildError {
     #[error(transparent)]
     Admin(#[from] AdminBindError),
     #[error(transparent)]
+    Takeover(#[from] TakeoverError),
+    #[error(transparent)]
     Passed(#[from] PassedError),
     #[error(transparent)]
     Edge(#[from] EdgeError),
@@ -83,6 +96,8 @@ pub enum BuildError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     #[error("cannot start the runtime: {0}")]
     Runtime(#[from] std::io::Error),
     #[error("a worker thread has died")]
@@ -92,38 +107,65 @@ pub enum RunError {
 }
 
 impl App {
-    /// `passed` has the sockets from the service manager.
-    pub fn build(config: Config, mut passed: PassedSockets) -> Result<Self, BuildError> {
+    /// `passed` has the sockets from the service manager. The sockets of the predecessor are taken
+    /// when the program runs.
+    pub fn build(
+        config: Config,
+        mut passed: PassedSockets,
+        predecessor: Option<Predecessor>,
+    ) -> Result<Self, BuildError> {
         let telemetry = Arc::new(telemetry_setup::install(&config)?);
         if config.bypass.is_allowed {
             BypassAllowed { routes: &config.bypass_routes() }.emit();
         }
         let edge = Edge::open(config, Now::read())?;
-        let (threads, listeners) = bind_all(&edge.config, &mut passed)?;
+        let (threads, listeners) = bind_all(&edge.config, &mut passed, predecessor.as_ref())?;
         let admin = edge
             .config
             .admin
             .as_ref()
-            .map(|admin| bind_admin(&admin.address, &mut passed))
+            .map(|admin| PendingAdmin::bind(&admin.address, &mut passed, predecessor.as_ref()))
             .transpose()?;
         passed.check_all_used()?;
-        let admin_address = admin.as_ref().and_then(|socket| socket.address().ok());
+        let takeover = edge
+            .config
+            .takeover
+            .as_ref()
+            .map(|path| TakeoverSocket::bind(path, predecessor.is_some()))
+            .transpose()?;
+        let admin_address = admin.as_ref().and_then(PendingAdmin::address);
         let addresses = Addresses { listeners, admin: admin_address };
         let current = Arc::new(ArcSwap::from_pointee(edge));
-        Ok(Self { current, threads, admin, telemetry, readiness: Arc::default(), addresses })
+        Ok(Self {
+            current,
+            threads,
+            admin,
+            takeover,
+            predecessor,
+            telemetry,
+            readiness: Arc::default(),
+            addresses,
+        })
     }
 
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains.
-    pub fn run(self, reloading: Reloading) -> Result<(), RunError> {
+    /// Serves until SIGTERM or SIGINT, or until another process takes over, then drains.
+    pub fn run(mut self, reloading: Reloading) -> Result<(), RunError> {
         let (stop, _) = watch::channel(false);
         let main = runtime::Builder::new_current_thread().enable_all().build()?;
         let edge = self.current.load_full();
         let joined = edge.fleet.as_ref().and_then(|fleet| main.block_on(fleet.join()));
         main.block_on(edge.authenticator.issuers().prefetch());
+        let mut link = None;
+        if let Some(predecessor) = self.predecessor.take() {
+            link = Some(main.block_on(self.take_over(predecessor, &edge))?);
+        }
+        let admin = self.admin.take().map(PendingAdmin::ready).transpose()?;
+        let takeover = self.takeover.take().map(TakeoverSocket::place).transpose()?;
+        let estate = takeover.is_some().then(|| self.estate(admin.as_ref())).transpose()?;
         let mut workers = Vec::new();
         for (index, sockets) in self.threads.into_iter().enumerate() {
             workers.push(spawn_worker(
@@ -156,9 +198,18 @@ impl App {
                 listeners: self.addresses.listeners.clone(),
                 orders: orders.clone(),
             };
+            if let Some((channel, revocations)) = link {
+                let current = Arc::clone(&self.current);
+                tokio::spawn(takeover::follow(channel, None, revocations, current));
+            }
+            let admin_socket = admin;
             let admin = Arc::new(ArcSwap::from_pointee(context.admin()));
-            if let Some(socket) = self.admin {
-                tokio::spawn(Admin::serve(Arc::clone(&admin), socket.listen()?));
+            let mut admin_task = None;
+            if let Some(socket) = admin_socket {
+                let is_file = socket.address().is_ok_and(|address| address.tcp().is_none());
+                let task = tokio::spawn(Admin::serve(Arc::clone(&admin), socket.listen()?));
+                // A file at the same path is the successor's. Clients of this one are served here.
+                admin_task = (!is_file).then_some(task);
             }
             let can_reload = reloading.load.is_some();
             if let (true, Some(source)) =
@@ -187,12 +238,36 @@ impl App {
             .emit();
 
             let orders = can_reload.then_some(&orders);
-            watch_over(&mut signals, &workers, orders, &edge.drain).await?;
+            let successor = wait_for_successor(takeover, estate.as_ref());
+            let successor = tokio::select! {
+                watched = watch_over(&mut signals, &workers, orders, &edge.drain) => {
+                    watched?;
+                    None
+                }
+                successor = successor => Some(successor?),
+            };
             self.readiness.set_draining();
             let edge = self.current.load_full();
+            let Some(successor) = successor else {
+                if let Some(estate) = estate {
+                    estate.close();
+                }
+                return tokio::select! {
+                    () = stop_in_order(&edge) => Ok(()),
+                    () = signals.stop() => Err(RunError::Forced),
+                };
+            };
+            if let Some(task) = admin_task {
+                task.abort();
+            }
+            let twice = async {
+                // The process is leaving already, so the first signal changes nothing.
+                signals.stop().await;
+                signals.stop().await;
+            };
             tokio::select! {
-                () = stop_in_order(&edge) => Ok(()),
-                () = signals.stop() => Err(RunError::Forced),
+                () = leave_to(successor, &edge, Arc::clone(&self.current)) => Ok(()),
+                () = twice => Err(RunError::Forced),
             }
         });
         if outcome.is_ok() {
@@ -203,6 +278,210 @@ impl App {
         }
         self.telemetry.flush(Duration::from_secs(2));
         outcome
+    }
+}
+
+impl App {
+    /// Takes over from the running process. After this returns, the other process does not accept
+    /// any more. Returns the channel to it, and the revocations for it.
+    async fn take_over(
+        &mut self,
+        predecessor: Predecessor,
+        edge: &Edge,
+    ) -> Result<(Channel, mpsc::Receiver<Revocation>), RunError> {
+        let listeners = edge.config.listeners.iter().enumerate();
+        let is_missing =
+            |index: usize| !self.threads.iter().flatten().any(|one| one.listener_index == index);
+        let deferred: Vec<_> = listeners
+            .filter(|(index, _)| is_missing(*index))
+            .map(|(index, listener)| (index, listener.address))
+            .collect();
+        let mut addresses: Vec<_> = deferred.iter().map(|(_, address)| *address).collect();
+        if let Some(PendingAdmin::Deferred(address)) = self.admin {
+            addresses.push(address);
+        }
+        let mut inheritance = predecessor.take(addresses.clone())?;
+        for (index, address) in deferred {
+            spread(&mut self.threads, index, inheritance.sockets(address))?;
+        }
+        if let Some(PendingAdmin::Deferred(address)) = self.admin {
+            let socket = inheritance.sockets(address).pop();
+            self.admin = socket.map(|(_, socket)| PendingAdmin::Bound(AdminSocket::Tcp(socket)));
+        }
+        let (tickets, now) = inheritance.take_tickets();
+        let ticket_count = tickets.len();
+        let imported = edge.tickets.stores().own().import(tickets, now).await;
+        imported.map_err(|error| std::io::Error::other(format!("cannot keep tickets: {error}")))?;
+        let orders = std::mem::take(&mut inheritance.revocations);
+        for order in &orders {
+            let applied = edge.revocations.apply(order.clone(), now);
+            applied.map_err(|full| std::io::Error::other(full.to_string()))?;
+        }
+        let revocations = edge.revocations.watch();
+        let channel = inheritance.commit()?;
+        TakenOver { addresses: &addresses, tickets: ticket_count, revocations: orders.len() }
+            .emit();
+        Ok((channel, revocations))
+    }
+
+    /// Returns copies of the sockets, for a process that takes over.
+    fn estate(&self, admin: Option<&AdminSocket>) -> std::io::Result<Arc<Estate>> {
+        let held = |socket: &TcpListener, owner, is_admin| {
+            let address = socket.local_addr()?;
+            Ok::<_, std::io::Error>(HeldSocket {
+                address,
+                owner,
+                is_admin,
+                socket: socket.try_clone()?,
+            })
+        };
+        let mut sockets = Vec::new();
+        for bound in self.threads.iter().flatten() {
+            sockets.push(held(&bound.socket, bound.owner, false)?);
+        }
+        if let Some(AdminSocket::Tcp(socket)) = admin {
+            sockets.push(held(socket, SocketOwner::ThisProcess, true)?);
+        }
+        Ok(Estate::new(Arc::clone(&self.current), sockets))
+    }
+}
+
+/// Gives each socket to a thread, and each thread a socket: some threads get several, or several
+/// threads share one.
+fn spread(
+    threads: &mut [Vec<Bound>],
+    listener_index: usize,
+    sockets: Vec<(SocketOwner, TcpListener)>,
+) -> std::io::Result<()> {
+    let count = threads.len().max(sockets.len());
+    let turns = threads.len().max(1);
+    for (place, (owner, socket)) in sockets.iter().cycle().take(count).enumerate() {
+        if let Some(thread) = threads.get_mut(place % turns) {
+            let socket = socket.try_clone()?;
+            thread.push(Bound { socket, listener_index, owner: *owner });
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a process that takes over. Without a takeover socket, none can.
+async fn wait_for_successor(
+    takeover: Option<(UnixListener, SocketFile)>,
+    estate: Option<&Arc<Estate>>,
+) -> std::io::Result<Successor> {
+    let (Some((socket, _file)), Some(estate)) = (takeover, estate) else {
+        return std::future::pending().await;
+    };
+    let socket = tokio::net::UnixListener::from_std(socket)?;
+    Ok(takeover::wait_for_successor(socket, Arc::clone(estate)).await)
+}
+
+/// Drains after another process has taken over, and asks it about tickets meanwhile. If that
+/// process ends first, revocations cannot reach this one, so the sessions close at once.
+async fn leave_to(successor: Successor, edge: &Edge, current: Current) {
+    let Successor { channel, questions, revocations } = successor;
+    let close_timeout = edge.config.keepalive.close_timeout;
+    let open = || edge.ceiling.open();
+    let window = edge.config.drain.window;
+    let leaving =
+        drain::leave_to_successor(&edge.drain, &edge.registry, open, window, close_timeout);
+    let link = takeover::follow(channel, Some(questions), revocations, current);
+    let lost = async {
+        // The reason does not matter: the other process cannot be reached any more.
+        let _ = link.await;
+    };
+    let is_lost = tokio::select! {
+        () = leaving => false,
+        () = lost => true,
+    };
+    if is_lost {
+        SuccessorLost.emit();
+        edge.drain.begin();
+        drain::close_sessions(&edge.registry, Duration::ZERO, close_timeout).await;
+    }
+    finish(edge, Now::read().mono).await;
+}
+
+/// The admin listener's socket before the program runs.
+#[derive(Debug)]
+enum PendingAdmin {
+    Bound(AdminSocket),
+    /// Takes the place of the predecessor's file.
+    Prepared(PreparedSocket, AdminAddress),
+    /// The predecessor has the socket of this address.
+    Deferred(SocketAddr),
+}
+
+impl PendingAdmin {
+    fn bind(
+        address: &AdminAddress,
+        passed: &mut PassedSockets,
+        predecessor: Option<&Predecessor>,
+    ) -> Result<Self, AdminBindError> {
+        match address {
+            AdminAddress::Tcp(tcp) => {
+                if let Some(socket) = passed.remove(*tcp) {
+                    return Ok(Self::Bound(AdminSocket::Tcp(socket)));
+                }
+                if predecessor.is_some_and(|predecessor| predecessor.has_admin(*tcp)) {
+                    return Ok(Self::Deferred(*tcp));
+                }
+            }
+            AdminAddress::Unix(path) => {
+                if predecessor.is_some() {
+                    let prepared = PreparedSocket::new(path)
+                        .map_err(|error| AdminBindError::File { path: path.clone(), error })?;
+                    return Ok(Self::Prepared(prepared, address.clone()));
+                }
+            }
+        }
+        AdminSocket::bind(address).map(Self::Bound)
+    }
+
+    fn address(&self) -> Option<AdminAddress> {
+        match self {
+            Self::Bound(socket) => socket.address().ok(),
+            Self::Prepared(_, address) => Some(address.clone()),
+            Self::Deferred(address) => Some(AdminAddress::Tcp(*address)),
+        }
+    }
+
+    fn ready(self) -> std::io::Result<AdminSocket> {
+        match self {
+            Self::Bound(socket) => Ok(socket),
+            Self::Prepared(prepared, _) => {
+                prepared.place().map(|(socket, file)| AdminSocket::Unix(socket, file))
+            }
+            Self::Deferred(_) => Err(std::io::Error::other("the admin socket was not handed over")),
+        }
+    }
+}
+
+/// The takeover socket before the program runs.
+#[derive(Debug)]
+enum TakeoverSocket {
+    Placed(UnixListener, SocketFile),
+    /// Takes the place of the predecessor's file.
+    Prepared(PreparedSocket),
+}
+
+impl TakeoverSocket {
+    fn bind(path: &Path, has_predecessor: bool) -> Result<Self, TakeoverError> {
+        let bound = match has_predecessor {
+            true => PreparedSocket::new(path).map(Self::Prepared),
+            false => bind_file(path).map(|(socket, file)| Self::Placed(socket, file)),
+        };
+        bound.map_err(|error| TakeoverError::Listen {
+            path: path.to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    fn place(self) -> std::io::Result<(UnixListener, SocketFile)> {
+        match self {
+            Self::Placed(socket, file) => Ok((socket, file)),
+            Self::Prepared(prepared) => prepared.place(),
+        }
     }
 }
 
@@ -327,6 +606,7 @@ async fn follow_orders(
 fn bind_all(
     config: &Config,
     passed: &mut PassedSockets,
+    predecessor: Option<&Predecessor>,
 ) -> Result<(Vec<Vec<Bound>>, Vec<SocketAddr>), BindError> {
     let count = config.threads.max(1);
     let mut threads: Vec<Vec<Bound>> = (0..count).map(|_| Vec::new()).collect();
@@ -334,6 +614,11 @@ fn bind_all(
     for (listener_index, listener) in config.listeners.iter().enumerate() {
         let (bound, owner) = match passed.remove(listener.address) {
             Some(socket) => (copies(&socket, count), SocketOwner::ServiceManager),
+            None if predecessor.is_some_and(|old| old.has_listener(listener.address)) => {
+                // Its sockets come when the program runs.
+                addresses.push(listener.address);
+                continue;
+            }
             None => {
                 let bound = bind(listener.address, count, listener.sharing)?;
                 (Ok(bound), SocketOwner::ThisProcess)
@@ -351,16 +636,6 @@ fn bind_all(
 
 fn copies(socket: &TcpListener, count: usize) -> std::io::Result<Vec<TcpListener>> {
     (0..count).map(|_| socket.try_clone()).collect()
-}
-
-fn bind_admin(
-    address: &AdminAddress,
-    passed: &mut PassedSockets,
-) -> Result<AdminSocket, AdminBindError> {
-    match address.tcp().and_then(|address| passed.remove(address)) {
-        Some(socket) => Ok(AdminSocket::Tcp(socket)),
-        None => AdminSocket::bind(address),
-    }
 }
 
 fn spawn_worker(
@@ -435,6 +710,12 @@ async fn leave(edge: &Edge) {
     let close_timeout = edge.config.keepalive.close_timeout;
     let window_ends = Now::read().mono + edge.config.drain.window;
     drain::close_sessions(&edge.registry, edge.config.drain.window, close_timeout).await;
+    finish(edge, window_ends).await;
+}
+
+/// Waits for the connections that are open, and leaves the fleet.
+async fn finish(edge: &Edge, window_ends: Instant) {
+    let close_timeout = edge.config.keepalive.close_timeout;
     // Connections in the queue of the operating system count as open only after accept.
     let _ = timeout(close_timeout, edge.drain.all_closed()).await;
     let deadline = window_ends.max(Now::read().mono) + close_timeout;

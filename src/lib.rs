@@ -32,7 +32,8 @@
 //! - [`upstream`] dials with a grant, [`session`] is the open connection, [`fleet`] the other
 //!   nodes, and [`migration`] the way from old methods to new ones.
 //! - [`edge`] is one configuration ready to serve, [`http`] is a client's connection, [`listener`]
-//!   accepts connections, and [`admin`] is the admin listener.
+//!   accepts connections, [`admin`] is the admin listener, and [`takeover`] replaces a running
+//!   process.
 //! - [`app`] builds and runs the program, and [`cli`] is the command line.
 
 pub mod admin;
@@ -56,6 +57,7 @@ pub mod net;
 pub mod rejection;
 pub mod session;
 pub mod store;
+pub mod takeover;
 pub mod telemetry;
 pub mod telemetry_setup;
 pub mod upstream;

@@ -6,7 +6,9 @@ use crate::config::{Config, LogFormat, RefusalLevel, label_names};
 use crate::telemetry::family::AnyFamily;
 use crate::telemetry::log::{Format, LogSettings};
 use crate::telemetry::{InstallError, Settings, Telemetry};
-use crate::{auth, edge, fleet, http, listener, migration, session, store, telemetry, upstream};
+use crate::{
+    auth, edge, fleet, http, listener, migration, session, store, takeover, telemetry, upstream,
+};
 
 /// The families of each module that declares some, in the order of `docs/metrics.md`.
 const MODULES: &[&[&dyn AnyFamily]] = &[
@@ -27,6 +29,7 @@ const MODULES: &[&[&dyn AnyFamily]] = &[
     auth::revocation::events::FAMILIES,
     fleet::events::FAMILIES,
     migration::events::FAMILIES,
+    takeover::events::FAMILIES,
 ];
 
 /// Installs telemetry with the settings of the configuration.

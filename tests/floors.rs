@@ -30,7 +30,7 @@ const FLOORS: &[&[&str]] = &[
     &["edge"],
     &["http"],
     &["listener"],
-    &["admin"],
+    &["admin", "takeover"],
     &["telemetry_setup"],
     &["app", "exit"],
     &["admin_client"],

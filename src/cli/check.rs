@@ -54,6 +54,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let is_json = arguments.json || matches!(arguments.format, Format::Json);
     let terms = JudgeOptions {
         allow_bypass: arguments.allow_bypass,
+        takeover: None,
         looks_around: !arguments.offline,
         held: &held,
     };

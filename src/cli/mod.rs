@@ -22,11 +22,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::app::BuildError;
+use crate::app::{BuildError, RunError};
 use crate::base::terminal::is_coloured;
 use crate::config::LogFormat;
 use crate::config::diagnostic::{Diagnostic, Diagnostics, Fault};
 use crate::exit::Exit;
+use crate::takeover::TakeoverError;
 use crate::telemetry::InstallError;
 use crate::{admin_client, bench, demo, explain};
 
@@ -132,13 +133,17 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     if error.is::<bench::Usage>() || error.is::<explain::Usage>() {
         return Exit::Usage;
     }
-    if error.is::<admin_client::Unavailable>() {
+    let failed_to_take_over =
+        matches!(error.downcast_ref::<RunError>(), Some(RunError::Takeover(_)));
+    if failed_to_take_over || error.is::<admin_client::Unavailable>() {
         return Exit::Unavailable;
     }
     // Errors that the check of the configuration did not find, because something changed since.
     match error.downcast_ref::<BuildError>() {
         Some(BuildError::Bind(failed)) => return Fault::of(&failed.error).into(),
         Some(BuildError::Admin(failed)) => return Fault::of(failed.io()).into(),
+        Some(BuildError::Takeover(TakeoverError::Folder(_))) => return Exit::Permission,
+        Some(BuildError::Takeover(_)) => return Exit::Unavailable,
         Some(BuildError::Telemetry(InstallError::AuditFile { why, .. })) => {
             return Fault::of(why).into();
         }

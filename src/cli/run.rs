@@ -1,6 +1,7 @@
 //! `usher run`: starts the proxy.
 #![allow(clippy::print_stderr, reason = "a banner is for the user at the terminal")]
 
+use std::cell::OnceCell;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,11 +9,12 @@ use std::process::ExitCode;
 
 use crate::app::{App, BuildError, Reloading, RunError};
 use crate::cli;
-use crate::config::Loaded;
 use crate::config::diagnostic::Diagnostics;
+use crate::config::{Config, Loaded};
 use crate::edge::events::ConfigWarning;
 use crate::edge::judge::{JudgeOptions, judge};
 use crate::net::passed::PassedSockets;
+use crate::takeover::Predecessor;
 use crate::telemetry::Event;
 
 #[derive(Debug, clap::Args)]
@@ -26,13 +28,28 @@ pub struct Arguments {
     /// Reload the configuration when it, or a file that it names, has changed
     #[arg(long)]
     watch: bool,
+    /// Take over from the process at this socket without a gap, and listen there for the next one,
+    /// instead of `takeover`
+    #[arg(long, value_name = "PATH")]
+    takeover: Option<PathBuf>,
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let allow_bypass = arguments.allow_bypass;
     let path = crate::admin_client::find_config(arguments.config)?;
     let passed = PassedSockets::take().map_err(BuildError::Passed)?;
-    let loaded = load(&path, allow_bypass, &passed.addresses())?;
+    let takeover = arguments.takeover;
+    // The running process is found by the path in the configuration, while that is judged.
+    let found = OnceCell::new();
+    let held = |config: &Config| {
+        let find = || config.takeover.as_deref().map(Predecessor::find).transpose();
+        let predecessor = found.get_or_init(|| find().map(Option::flatten));
+        let theirs = predecessor.as_ref().ok().and_then(Option::as_ref);
+        [passed.addresses(), theirs.map(Predecessor::addresses).unwrap_or_default()].concat()
+    };
+    let loaded = load(&path, allow_bypass, takeover.as_deref(), &held);
+    let predecessor = found.into_inner().unwrap_or(Ok(None)).map_err(BuildError::Takeover)?;
+    let loaded = loaded?;
     let warnings = loaded.warnings;
     if std::io::stderr().is_terminal() {
         cli::print_warnings(&warnings);
@@ -40,10 +57,12 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if allow_bypass {
         eprintln!("{}", banner(&loaded.config.bypass_routes()));
     }
-    let app = App::build(loaded.config, passed)?;
+    let app = App::build(loaded.config, passed, predecessor)?;
     warnings.iter().for_each(|warning| ConfigWarning(warning).emit());
     let reloading = Reloading {
-        load: Some(Box::new(move |bound| load(&path, allow_bypass, bound))),
+        load: Some(Box::new(move |bound| {
+            load(&path, allow_bypass, takeover.as_deref(), &|_| bound.to_vec())
+        })),
         watch: arguments.watch,
     };
     match app.run(reloading) {
@@ -63,9 +82,15 @@ fn banner(routes: &[&str]) -> String {
     }
 }
 
-/// Checks the file, at the start and at each reload. `bound` has the addresses of this process.
-fn load(path: &Path, allow_bypass: bool, bound: &[SocketAddr]) -> Result<Loaded, Diagnostics> {
-    let terms = JudgeOptions { allow_bypass, looks_around: true, held: &|_| bound.to_vec() };
+/// Checks the file, at the start and at each reload. `held` returns the addresses of this process,
+/// or those that it will take over.
+fn load(
+    path: &Path,
+    allow_bypass: bool,
+    takeover: Option<&Path>,
+    held: &dyn Fn(&Config) -> Vec<SocketAddr>,
+) -> Result<Loaded, Diagnostics> {
+    let terms = JudgeOptions { allow_bypass, takeover, looks_around: true, held };
     let mut loaded = judge(path, &terms).outcome?;
     if let Some(format) = cli::log_format() {
         loaded.config.log.format = format;

@@ -197,6 +197,7 @@ fn config<'r>(
         node: top.node_name(),
         threads: top.thread_count(),
         state_dir: top.state_dir,
+        takeover: top.takeover,
         listeners,
         issuers,
         verifiers,

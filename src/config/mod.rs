@@ -72,6 +72,8 @@ pub struct Config {
     /// The name of this node.
     pub node: String,
     pub state_dir: PathBuf,
+    /// The socket at which a new process takes over.
+    pub takeover: Option<PathBuf>,
     /// Runtime threads.
     pub threads: usize,
     pub listeners: Vec<Arc<Listener>>,

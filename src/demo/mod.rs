@@ -80,7 +80,7 @@ fn start_proxy(text: &str) -> anyhow::Result<App> {
     let loaded = crate::config::parse(text, None, &|_| None).map_err(|diagnostics| {
         anyhow::anyhow!("the demo's own configuration is not valid:\n{diagnostics}")
     })?;
-    App::build(loaded.config, PassedSockets::default()).context("the proxy cannot start")
+    App::build(loaded.config, PassedSockets::default(), None).context("the proxy cannot start")
 }
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {

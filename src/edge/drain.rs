@@ -1,7 +1,8 @@
 //! An orderly stop: not ready, no new connections, closes spread over the window, exit.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
@@ -10,6 +11,7 @@ use tokio::time::{sleep, sleep_until};
 
 use super::events::{DrainFinished, DrainStarted, ShareDrainStarted};
 use crate::base::clock::Now;
+use crate::base::lock::lock;
 use crate::rejection::close::CloseReason;
 use crate::session::registry::{Registry, SessionHandle};
 use crate::telemetry::Event;
@@ -20,9 +22,24 @@ pub struct Drain {
     ordered: watch::Sender<bool>,
     /// Whether a share of the sessions is being closed.
     is_closing_share: AtomicBool,
-    begun: watch::Sender<bool>,
-    /// The number of sockets that still accept.
+    phase: watch::Sender<Phase>,
+    /// The number of sockets that still accept, or are paused.
     accepting: watch::Sender<usize>,
+    /// The number of sockets that are paused.
+    paused: watch::Sender<usize>,
+    /// The addresses at which another process has taken over.
+    taken: Mutex<Vec<SocketAddr>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Accepting,
+    /// Another process is taking over. The kernel queues new connections.
+    Paused,
+    /// Another process has taken over. Connections that are open here are served.
+    Replaced,
+    /// Upgrades are refused, and connections end after their answer.
+    Stopping,
 }
 
 /// The sessions that an operator closes while the process goes on.
@@ -56,8 +73,10 @@ impl Default for Drain {
         Self {
             ordered: watch::Sender::new(false),
             is_closing_share: AtomicBool::new(false),
-            begun: watch::Sender::new(false),
+            phase: watch::Sender::new(Phase::Accepting),
             accepting: watch::Sender::new(0),
+            paused: watch::Sender::new(0),
+            taken: Mutex::default(),
         }
     }
 }
@@ -101,7 +120,44 @@ impl Drain {
     }
 
     pub fn begin(&self) {
-        self.begun.send_replace(true);
+        self.phase.send_replace(Phase::Stopping);
+    }
+
+    /// Stops accepting until [`Drain::resume`]. Returns false if the process is leaving already.
+    pub fn pause(&self) -> bool {
+        self.step(Phase::Accepting, Phase::Paused)
+    }
+
+    pub fn resume(&self) {
+        self.step(Phase::Paused, Phase::Accepting);
+    }
+
+    /// Leaves these addresses to another process.
+    pub fn replace(&self, taken: Vec<SocketAddr>) {
+        *lock(&self.taken) = taken;
+        self.phase.send_replace(Phase::Replaced);
+    }
+
+    /// Returns true if another process has taken over at this address.
+    pub fn is_taken(&self, address: SocketAddr) -> bool {
+        lock(&self.taken).contains(&address)
+    }
+
+    fn step(&self, from: Phase, to: Phase) -> bool {
+        self.phase.send_if_modified(|phase| {
+            let is_there = *phase == from;
+            if is_there {
+                *phase = to;
+            }
+            is_there
+        })
+    }
+
+    /// Completes when every socket is paused.
+    pub async fn all_paused(&self) {
+        let is_paused = |paused: &usize| *paused >= *self.accepting.borrow();
+        // The sender lives as long as `self`.
+        let _ = self.paused.subscribe().wait_for(is_paused).await;
     }
 
     /// Registers a socket that accepts connections.
@@ -117,14 +173,57 @@ impl Drain {
     }
 
     pub fn has_begun(&self) -> bool {
-        *self.begun.borrow()
+        *self.phase.borrow() == Phase::Stopping
     }
 
     /// Completes when the drain begins, at once if it has.
     pub async fn begun(&self) {
-        let mut watcher = self.begun.subscribe();
-        // The sender lives as long as `self`, so this cannot fail before the drain begins.
-        let _ = watcher.wait_for(|begun| *begun).await;
+        self.until(|phase| phase == Phase::Stopping).await;
+    }
+
+    /// Completes when the sockets may not accept.
+    pub async fn halted(&self) {
+        self.until(|phase| phase != Phase::Accepting).await;
+    }
+
+    /// Completes when another process has taken over.
+    pub async fn replaced(&self) {
+        self.until(|phase| phase == Phase::Replaced).await;
+    }
+
+    pub fn is_replaced(&self) -> bool {
+        *self.phase.borrow() == Phase::Replaced
+    }
+
+    async fn until(&self, is_reached: impl Fn(Phase) -> bool) -> Phase {
+        let mut watcher = self.phase.subscribe();
+        // The sender lives as long as `self`.
+        let reached = watcher.wait_for(|phase| is_reached(*phase)).await;
+        reached.map_or(Phase::Stopping, |phase| *phase)
+    }
+}
+
+impl Accepting {
+    /// Waits while another process is taking over. Returns the phase that follows.
+    pub async fn wait(&self, drain: &Drain) -> Phase {
+        let _paused = Counted::enter(&drain.paused);
+        drain.until(|phase| phase != Phase::Paused).await
+    }
+}
+
+/// One in a count, until it is dropped.
+struct Counted<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Counted<'a> {
+    fn enter(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 
@@ -134,6 +233,36 @@ pub async fn close_sessions(registry: &Arc<Registry>, window: Duration, close_ti
     let sessions = registry.handles();
     DrainStarted { sessions: sessions.len(), window }.emit();
     close_spread(sessions, window).await;
+    let deadline = Now::read().mono + close_timeout;
+    while !registry.is_empty() && Now::read().mono < deadline {
+        sleep(Duration::from_millis(10)).await;
+    }
+    DrainFinished { remaining: registry.len() }.emit();
+}
+
+/// Drains after another process has taken over. Connections that are open may send requests until
+/// the window ends, and their sessions close then.
+pub async fn leave_to_successor(
+    drain: &Drain,
+    registry: &Arc<Registry>,
+    open_connections: impl Fn() -> usize,
+    window: Duration,
+    close_timeout: Duration,
+) {
+    let sessions = registry.handles();
+    DrainStarted { sessions: sessions.len(), window }.emit();
+    let window_ends = Now::read().mono + window;
+    let closing = close_spread(sessions, window);
+    let quiet = async {
+        while open_connections() > 0 && Now::read().mono < window_ends {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::join!(closing, quiet);
+    drain.begin();
+    for session in registry.handles() {
+        session.close(CloseReason::Draining);
+    }
     let deadline = Now::read().mono + close_timeout;
     while !registry.is_empty() && Now::read().mono < deadline {
         sleep(Duration::from_millis(10)).await;

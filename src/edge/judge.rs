@@ -11,6 +11,8 @@ use crate::config::{Config, Loaded, load};
 pub struct JudgeOptions<'a> {
     /// `--allow-bypass` is on the command line.
     pub allow_bypass: bool,
+    /// `--takeover` on the command line, which replaces the key.
+    pub takeover: Option<&'a Path>,
     /// Whether the files, folders and addresses that the configuration names are checked.
     pub looks_around: bool,
     /// Returns the addresses that a running Usher has bound for this configuration.
@@ -28,6 +30,9 @@ pub fn judge(path: &Path, terms: &JudgeOptions<'_>) -> Judgement {
         Ok(loaded) => loaded,
         Err(diagnostics) => return Judgement { outcome: Err(diagnostics), findings: Vec::new() },
     };
+    if let Some(path) = terms.takeover {
+        loaded.config.takeover = Some(path.to_owned());
+    }
     let mut errors = loaded
         .config
         .allow_bypass(terms.allow_bypass)

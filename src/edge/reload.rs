@@ -178,6 +178,8 @@ fn keep_what_is_built_in(config: &mut Config, running: &Config) -> Vec<&'static 
     config.node.clone_from(&running.node);
     differs("state_dir", config.state_dir != running.state_dir);
     config.state_dir.clone_from(&running.state_dir);
+    differs("takeover", config.takeover != running.takeover);
+    config.takeover.clone_from(&running.takeover);
     differs("listener.address", keep_listeners(config, running));
     differs("listener.share_port", keep_sharing(config, running));
     differs("store", config.store != running.store || config.regions != running.regions);

@@ -49,6 +49,10 @@ pub async fn answer(
         None => forward_or_refuse(&mut request, body, connection, worker).await,
     };
     response::set_request_id(answer.headers_mut(), request.request_id.as_str());
+    if edge.drain.is_replaced() {
+        // The client's next request goes to the process that has taken over.
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     answer
 }
 

@@ -23,7 +23,7 @@ use self::events::{
     AcceptFailed, ProxyHeaderRefused, ProxyOutcome, TlsEstablished, TlsFailed, TlsOutcome,
 };
 use crate::edge::ceiling::Permit;
-use crate::edge::drain::Accepting;
+use crate::edge::drain::{Accepting, Phase};
 use crate::edge::waiting_room::{StrangerState, WaitingPlace};
 use crate::edge::worker::Worker;
 use crate::http::connection::ClientConnection;
@@ -57,13 +57,18 @@ pub enum SocketOwner {
 
 /// Accepts connections until the drain begins, and then those in the queue. The queue of a service
 /// manager's socket is left to the next process.
-pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::Result<()> {
+pub async fn accept(bound: Bound, worker: Worker, accepting: Accepting) -> io::Result<()> {
+    let drain = Arc::clone(&worker.edge.drain);
+    let address = bound.socket.local_addr()?;
     let listener = TcpListener::from_std(bound.socket)?;
     let mut pause = FIRST_PAUSE;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = worker.edge.drain.begun() => break,
+            () = drain.halted() => match accepting.wait(&drain).await {
+                Phase::Accepting | Phase::Paused => continue,
+                Phase::Replaced | Phase::Stopping => break,
+            },
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -74,12 +79,12 @@ pub async fn accept(bound: Bound, worker: Worker, _accepting: Accepting) -> io::
             Err(error) => {
                 AcceptFailed { error: &error }.emit();
                 // The start of a drain ends the pause.
-                let _ = timeout(pause, worker.edge.drain.begun()).await;
+                let _ = timeout(pause, drain.halted()).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
-    if bound.owner == SocketOwner::ServiceManager {
+    if bound.owner == SocketOwner::ServiceManager || drain.is_taken(address) {
         return Ok(());
     }
     let admit = |stream: std::net::TcpStream, peer| {

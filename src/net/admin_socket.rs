@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::net::{TcpListener, UnixListener};
 
@@ -124,28 +125,63 @@ pub fn occupant(path: &Path) -> io::Result<SocketPathState> {
     }
 }
 
-fn bind_file(path: &Path) -> io::Result<(StdUnixListener, SocketFile)> {
+pub fn bind_file(path: &Path) -> io::Result<(StdUnixListener, SocketFile)> {
     match occupant(path)? {
         SocketPathState::Nothing => {}
         SocketPathState::Stale => fs::remove_file(path)?,
         SocketPathState::Listening => return Err(io::ErrorKind::AddrInUse.into()),
         SocketPathState::NotASocket => return Err(io::ErrorKind::AlreadyExists.into()),
     }
-    let folder = path.with_file_name(format!(".usher{}", std::process::id()));
-    let made = || {
+    PreparedSocket::new(path)?.place()
+}
+
+/// A socket that listens beside its path, ready to take the place of another process's socket.
+#[derive(Debug)]
+pub struct PreparedSocket {
+    socket: StdUnixListener,
+    folder: PrivateFolder,
+    path: PathBuf,
+    inode: u64,
+}
+
+/// A folder that only its owner may enter, removed with its socket when it is dropped.
+#[derive(Debug)]
+struct PrivateFolder(PathBuf);
+
+impl PrivateFolder {
+    fn socket(&self) -> PathBuf {
+        self.0.join("s")
+    }
+}
+
+impl Drop for PrivateFolder {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.socket());
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+impl PreparedSocket {
+    pub fn new(path: &Path) -> io::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = path.with_file_name(format!(".usher{}.{number}", std::process::id()));
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        let inside = folder.join("s");
+        let folder = PrivateFolder(folder);
+        let inside = folder.socket();
         let socket = StdUnixListener::bind(&inside)?;
         socket.set_nonblocking(true)?;
         fs::set_permissions(&inside, fs::Permissions::from_mode(0o600))?;
         let inode = fs::metadata(&inside)?.ino();
-        fs::rename(&inside, path)?;
-        Ok((socket, SocketFile { path: path.to_owned(), inode }))
-    };
-    let bound = made();
-    let _ = fs::remove_file(folder.join("s"));
-    let _ = fs::remove_dir(&folder);
-    bound
+        Ok(Self { socket, folder, path: path.to_owned(), inode })
+    }
+
+    /// Moves the socket to its path. A socket that is there is replaced.
+    pub fn place(self) -> io::Result<(StdUnixListener, SocketFile)> {
+        let Self { socket, folder, path, inode } = self;
+        fs::rename(folder.socket(), &path)?;
+        Ok((socket, SocketFile { path, inode }))
+    }
 }
 
 impl Drop for SocketFile {

@@ -3,6 +3,7 @@
 pub mod admin_socket;
 pub mod bind;
 pub mod fetch;
+pub mod handover;
 pub mod http1;
 pub mod passed;
 pub mod proxy_protocol;

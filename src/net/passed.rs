@@ -83,7 +83,7 @@ fn listener(number: RawFd) -> Result<(SocketAddr, TcpListener), PassedError> {
 }
 
 /// Prepares a socket that another process has bound.
-fn adopt(socket: &Socket) -> io::Result<()> {
+pub fn adopt(socket: &Socket) -> io::Result<()> {
     if !socket.is_listener()? {
         return Err(io::Error::other("it does not listen"));
     }

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{ExpiredTicket, PutError, TicketHash, TicketRecord};
+use super::succession::{self, Answer, Call, Owner, Question, Seek, Succession, Tickets};
+use super::{ExpiredTicket, PutError, TakeError, TicketHash, TicketRecord};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::model::faults::TicketFault;
@@ -27,6 +29,7 @@ pub struct MemoryStore {
     /// Expired tickets since the last sweep, at most as many as the store can have.
     expired: Mutex<Vec<ExpiredTicket>>,
     shards: [Mutex<HashMap<TicketHash, Entry>>; SHARDS],
+    succession: Succession,
 }
 
 #[derive(Debug)]
@@ -60,7 +63,99 @@ impl MemoryStore {
             held: AtomicUsize::new(0),
             expired: Mutex::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
+            succession: Succession::default(),
         }
+    }
+
+    /// Puts a ticket where the tickets are: here, or in the process that has replaced this one.
+    pub async fn put_with_owner(
+        &self,
+        hash: TicketHash,
+        record: TicketRecord,
+        now: Now,
+    ) -> Result<(), PutError> {
+        loop {
+            if let Owner::ThisProcess = *self.succession.read() {
+                return self.put(hash, record, now);
+            }
+            match self.succession.decided().await {
+                Some(Owner::Successor(successor)) => {
+                    let call = Call::Put(hash, Box::new(record));
+                    return match succession::ask(&successor, call).await {
+                        Some(Answer::Put(outcome)) => outcome,
+                        _ => Err(PutError::Unavailable),
+                    };
+                }
+                Some(_) => {}
+                None => return Err(PutError::Unavailable),
+            }
+        }
+    }
+
+    /// Does the same for a ticket that is redeemed or read.
+    pub async fn seek_with_owner(
+        &self,
+        hash: TicketHash,
+        seek: Seek,
+        now: Now,
+    ) -> Result<TicketRecord, TakeError> {
+        loop {
+            if let Owner::ThisProcess = *self.succession.read() {
+                let found = match seek {
+                    Seek::Take => self.take(hash, now),
+                    Seek::Peek => self.peek(hash, now),
+                };
+                return found.map_err(TakeError::Fault);
+            }
+            match self.succession.decided().await {
+                Some(Owner::Successor(successor)) => {
+                    return match succession::ask(&successor, Call::Seek(hash, seek)).await {
+                        Some(Answer::Record(found)) => found.map(|record| *record),
+                        _ => Err(TakeError::Unavailable),
+                    };
+                }
+                Some(_) => {}
+                None => return Err(TakeError::Unavailable),
+            }
+        }
+    }
+
+    /// Makes callers wait, and returns every live ticket. [`MemoryStore::hand_over`] or
+    /// [`MemoryStore::keep`] must follow.
+    pub fn freeze(&self, now: Now) -> Tickets {
+        self.succession.set(Owner::Undecided);
+        let mut tickets = Tickets::new();
+        for shard in &self.shards {
+            for (hash, entry) in lock(shard).iter() {
+                if let Entry::Live(ticket) = entry
+                    && !ticket.is_over(now)
+                {
+                    tickets.push((*hash, ticket.record.clone()));
+                }
+            }
+        }
+        tickets
+    }
+
+    /// Lets callers go on with the tickets of this process.
+    pub fn keep(&self) {
+        self.succession.set(Owner::ThisProcess);
+    }
+
+    /// Drops the tickets, which the successor has now.
+    pub fn hand_over(&self, successor: mpsc::Sender<Question>) {
+        for shard in &self.shards {
+            lock(shard).clear();
+        }
+        self.held.store(0, Ordering::Release);
+        self.succession.set(Owner::Successor(successor));
+    }
+
+    /// Adds a ticket of the process that this one replaces.
+    pub fn import(&self, hash: TicketHash, record: TicketRecord, now: Now) {
+        let ends = now.instant_of(record.expires_at);
+        self.held.fetch_add(1, Ordering::AcqRel);
+        self.shard(hash).insert(hash, Entry::Live(Box::new(LiveTicket { record, ends })));
     }
 
     pub fn put(&self, hash: TicketHash, record: TicketRecord, now: Now) -> Result<(), PutError> {
@@ -222,5 +317,53 @@ mod tests {
         assert_eq!(store.take(TicketHash([1; 32]), at(10)), Err(TicketFault::Used));
         store.sweep(at(70));
         assert_eq!(store.take(TicketHash([1; 32]), at(70)), Err(TicketFault::Unknown));
+    }
+
+    #[tokio::test]
+    async fn each_ticket_is_in_one_process_before_during_and_after_a_hand_over() {
+        let now = Now::read();
+        let (old, new) = (MemoryStore::new(10), MemoryStore::new(1));
+        let record = contract::record(now.wall + Duration::from_secs(60));
+        for byte in 0..3 {
+            old.put(TicketHash([byte; 32]), record.clone(), now).unwrap();
+        }
+        assert!(old.seek_with_owner(TicketHash([0; 32]), Seek::Take, now).await.is_ok());
+        // A failed hand-over.
+        assert_eq!(old.freeze(now).len(), 2);
+        old.keep();
+        assert!(old.seek_with_owner(TicketHash([1; 32]), Seek::Take, now).await.is_ok());
+
+        let tickets = old.freeze(now);
+        assert_eq!(tickets.len(), 1);
+        for (hash, record) in tickets {
+            let text = succession::to_json(record).unwrap();
+            new.import(hash, succession::from_json(&text).unwrap(), now);
+        }
+        let (sender, mut questions) = mpsc::channel(8);
+        let waiting = old.seek_with_owner(TicketHash([2; 32]), Seek::Take, now);
+        let answering = async {
+            old.hand_over(sender);
+            while let Some(Question { call, answer }) = questions.recv().await {
+                let found = match call {
+                    Call::Put(hash, record) => Answer::Put(new.put(hash, *record, now)),
+                    Call::Seek(hash, _) => {
+                        Answer::Record(new.take(hash, now).map(Box::new).map_err(TakeError::Fault))
+                    }
+                };
+                answer.send(found).unwrap();
+                if new.held() == 0 {
+                    break;
+                }
+            }
+            drop(questions);
+        };
+        let (found, ()) = tokio::join!(waiting, answering);
+        assert_eq!(found, Ok(record.clone()));
+        assert_eq!((old.held(), new.held()), (0, 0));
+        // The successor has gone.
+        assert_eq!(
+            old.put_with_owner(TicketHash([3; 32]), record, now).await,
+            Err(PutError::Unavailable)
+        );
     }
 }

@@ -9,6 +9,7 @@ pub mod events;
 pub mod memory;
 pub mod redis;
 pub mod regions;
+pub mod succession;
 
 use crate::model::faults::TicketFault;
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use crate::model::secret::Secret;
 use crate::telemetry::Event;
 use memory::MemoryStore;
 use redis::{BreakerState, RedisStore};
+use succession::{Seek, Tickets};
 
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "a process has only a few of them")]
@@ -231,7 +233,7 @@ impl Store {
         now: Now,
     ) -> Result<(), PutError> {
         match self {
-            Self::Memory(store) => store.put(hash, record, now),
+            Self::Memory(store) => Box::pin(store.put_with_owner(hash, record, now)).await,
             Self::Redis(store) => Box::pin(store.put(hash, record, now)).await,
         }
     }
@@ -239,7 +241,7 @@ impl Store {
     /// Redeems a ticket. If several callers redeem a single-use ticket, exactly one gets it.
     pub async fn take(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
-            Self::Memory(store) => store.take(hash, now).map_err(TakeError::Fault),
+            Self::Memory(store) => Box::pin(store.seek_with_owner(hash, Seek::Take, now)).await,
             Self::Redis(store) => Box::pin(store.take(hash, now)).await,
         }
     }
@@ -247,7 +249,7 @@ impl Store {
     /// Reads a ticket without redeeming it.
     pub async fn peek(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
-            Self::Memory(store) => store.peek(hash, now).map_err(TakeError::Fault),
+            Self::Memory(store) => Box::pin(store.seek_with_owner(hash, Seek::Peek, now)).await,
             Self::Redis(store) => Box::pin(store.peek(hash, now)).await,
         }
     }
@@ -258,6 +260,26 @@ impl Store {
         match self {
             Self::Memory(store) => store.sweep(now),
             Self::Redis(store) => Box::pin(store.sweep(now)).await,
+        }
+    }
+
+    /// Takes the tickets of the process that this one replaces. A limit does not apply: a live
+    /// ticket is never dropped.
+    pub async fn import(&self, tickets: Tickets, now: Now) -> Result<(), PutError> {
+        for (hash, record) in tickets {
+            match self {
+                Self::Memory(store) => store.import(hash, record, now),
+                Self::Redis(store) => Box::pin(store.put(hash, record, now)).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the store in this process, if the tickets are there.
+    pub fn memory(&self) -> Option<&MemoryStore> {
+        match self {
+            Self::Memory(store) => Some(store),
+            Self::Redis(_) => None,
         }
     }
 

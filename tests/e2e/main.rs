@@ -64,6 +64,7 @@ mod store_redis;
 mod store_regions;
 mod strangers;
 mod support;
+mod takeover;
 mod ticket_audit;
 mod tickets;
 mod tls;

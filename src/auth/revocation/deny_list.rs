@@ -10,13 +10,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::base::clock::{Now, UnixMillis};
+use crate::base::lock::lock;
 use crate::model::principal::Principal;
 use crate::model::revocation::{Kind, Revocation, What};
+
+/// The most orders that wait for one watcher.
+const WATCHED: usize = 1024;
 
 #[derive(Debug)]
 pub struct Revocations {
@@ -24,6 +29,8 @@ pub struct Revocations {
     /// If zero, readers skip the lock.
     held: AtomicUsize,
     table: RwLock<Table>,
+    /// The processes that replace this one, or that this one replaces.
+    watchers: Mutex<Vec<mpsc::Sender<Revocation>>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,12 +64,34 @@ pub struct Full;
 
 impl Revocations {
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, held: AtomicUsize::new(0), table: RwLock::default() }
+        Self {
+            capacity,
+            held: AtomicUsize::new(0),
+            table: RwLock::default(),
+            watchers: Mutex::default(),
+        }
     }
 
     /// Puts an order in force. The result is the same if orders are repeated, or arrive in another
     /// sequence on another node.
     pub fn apply(&self, order: Revocation, now: Now) -> Result<Applied, Full> {
+        let for_watchers = order.clone();
+        let applied = self.enter(order, now);
+        if applied == Ok(Applied::New) {
+            // A watcher that is too slow is dropped. It then knows that it misses orders.
+            lock(&self.watchers).retain(|one| one.try_send(for_watchers.clone()).is_ok());
+        }
+        applied
+    }
+
+    /// Returns every order that comes into force from now on.
+    pub fn watch(&self) -> mpsc::Receiver<Revocation> {
+        let (sender, receiver) = mpsc::channel(WATCHED);
+        lock(&self.watchers).push(sender);
+        receiver
+    }
+
+    fn enter(&self, order: Revocation, now: Now) -> Result<Applied, Full> {
         if order.until <= now.wall {
             return Ok(Applied::Over);
         }

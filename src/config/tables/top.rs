@@ -14,6 +14,11 @@ table! {
         state_dir: PathToWrite, default "./usher-state",
             because "next to the configuration, so there is nothing else to prepare",
             change_when "the folder of the configuration is read-only";
+        /// The unix socket at which a new process takes over from a running one; its folder belongs
+        /// to the user that runs Usher and is writable by no other.
+        takeover: PathToWrite, optional "/run/usher/takeover.sock",
+            because "without it, a port that is in use is an error",
+            change_when "a new process replaces the running one on the same machine";
         /// Runtime threads; by default one per core.
         threads: Count, optional 4,
             at_most 1024 "the default is one per core",

@@ -8,10 +8,14 @@ use rustix::fs::{Access, access};
 
 use super::{Finding, Inspector};
 use crate::config::ContextSigning;
+use crate::net::handover;
 use crate::upstream::keyring::Folder;
 
 const STATE_HINT: &str = "create the directory, owned by the user that runs Usher";
 const AUDIT_HINT: &str = "create the folder of the file, owned by the user that runs Usher";
+
+const TAKEOVER_HINT: &str =
+    "create a folder for it, owned by the user that runs Usher, with mode 0700";
 
 pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     let config = inspector.config;
@@ -20,6 +24,9 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     inspector.add("state_dir", state_dir(&config.state_dir, has_keys));
     if let Some(path) = &config.audit {
         inspector.add("audit.file", audit_file(path));
+    }
+    if let Some(path) = &config.takeover {
+        inspector.add("takeover", takeover_folder(path));
     }
 }
 
@@ -70,6 +77,15 @@ fn audit_file(path: &Path) -> Finding {
             fail(format!("the folder {} cannot be written to: {error}", folder.display()))
                 .because(&error)
         }
+    }
+}
+
+/// Judges the folder of the takeover socket.
+fn takeover_folder(path: &Path) -> Finding {
+    let subject = format!("takeover socket {}", path.display());
+    match handover::check_folder(path) {
+        Ok(()) => Finding::ok(subject, "only this user can write to its folder"),
+        Err(error) => Finding::fail(subject, error.fault(), TAKEOVER_HINT),
     }
 }
 

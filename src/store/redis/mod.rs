@@ -19,7 +19,7 @@ pub mod events;
 mod fault;
 mod lookup;
 mod places;
-mod record;
+pub(super) mod record;
 mod roster;
 mod secure;
 mod watch;

@@ -1,6 +1,7 @@
 //! Tests that need many rounds. With the other tests each runs for a few seconds, and with `make
 //! soak` for as long as it is asked to.
 
+mod replace;
 mod storm;
 mod walk;
 

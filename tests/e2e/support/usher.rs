@@ -267,20 +267,38 @@ impl Usher {
         next
     }
 
-    fn launch(folder: PathBuf, connector: TlsConnector, run: Vec<&'static str>) -> Self {
-        let mut child = command(&folder)
+    /// Writes the bound addresses in place of port 0, so that another process can take them over.
+    pub fn pin_addresses(&self) {
+        let path = self.config_path();
+        let mut text = fs::read_to_string(&path).unwrap();
+        for address in self.listeners.iter().chain([&self.admin]) {
+            text = text.replacen("\"127.0.0.1:0\"", &format!("\"{address}\""), 1);
+        }
+        fs::write(path, text).unwrap();
+    }
+
+    /// Starts another process that takes over from this one, and returns the old one, which drains.
+    /// From now on, this is the new one. Both write into one log.
+    pub async fn replace(&mut self) -> OldProcess {
+        let (folder, run, log) = (self.folder.clone(), self.run.clone(), Arc::clone(&self.log));
+        let spawn = move || Self::spawn(&folder, &run, &log);
+        let (child, _) = tokio::task::spawn_blocking(spawn).await.unwrap();
+        OldProcess(std::mem::replace(&mut self.child, child))
+    }
+
+    fn spawn(folder: &Path, run: &[&str], log: &Arc<Mutex<String>>) -> (Child, Value) {
+        let mut child = command(folder)
             .args(["run", "--log-format", "json", "-c"])
             .arg(folder.join("usher.toml"))
-            .args(&run)
+            .args(run)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
         let (sender, ready) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        let copy = Arc::clone(&log);
+        let copy = Arc::clone(log);
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 if line.contains("\"event\":\"ready\"") {
@@ -296,6 +314,12 @@ impl Usher {
             panic!("Usher did not become ready:\n{}", log.lock().unwrap())
         });
         let ready: Value = serde_json::from_str(&line).unwrap();
+        (child, ready)
+    }
+
+    fn launch(folder: PathBuf, connector: TlsConnector, run: Vec<&'static str>) -> Self {
+        let log = Arc::new(Mutex::new(String::new()));
+        let (child, ready) = Self::spawn(&folder, &run, &log);
         let listeners: Vec<SocketAddr> = ready["listeners"]
             .as_str()
             .unwrap()
@@ -558,6 +582,30 @@ impl Usher {
     fn forgive_open_upgrades(&mut self) {
         self.collect_answered();
         self.lost.extend(upgrade_ends::without_end(&self.audit(), &self.answered));
+    }
+}
+
+/// A process that another one has replaced. It is killed if it is dropped before it ends.
+pub struct OldProcess(Child);
+
+impl OldProcess {
+    pub async fn exit(mut self) -> ExitStatus {
+        eventually_or(
+            async || self.0.try_wait().unwrap(),
+            async || "the old process ends".to_owned(),
+        )
+        .await
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for OldProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

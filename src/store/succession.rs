@@ -1,0 +1,117 @@
+//! The process that holds the tickets of a memory store: this one, or the one that has replaced it.
+//!
+//! While another process takes over, callers wait. After that they ask the successor over a
+//! channel, so that each ticket is redeemed in exactly one process.
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use super::redis::record::{StoredTicket, decode, encode};
+use super::{PutError, TakeError, TicketHash, TicketRecord};
+
+/// How long a caller waits for the end of a hand-over, and for an answer of the successor.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub type Tickets = Vec<(TicketHash, TicketRecord)>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    Take,
+    Peek,
+}
+
+/// A question to the successor.
+#[derive(Debug)]
+pub struct Question {
+    pub call: Call,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug)]
+pub enum Call {
+    Put(TicketHash, Box<TicketRecord>),
+    Seek(TicketHash, Seek),
+}
+
+#[derive(Debug)]
+pub enum Answer {
+    Put(Result<(), PutError>),
+    Record(Result<Box<TicketRecord>, TakeError>),
+}
+
+#[derive(Clone, Debug)]
+pub enum Owner {
+    ThisProcess,
+    /// Another process is taking over.
+    Undecided,
+    Successor(mpsc::Sender<Question>),
+}
+
+#[derive(Debug)]
+pub struct Succession {
+    owner: RwLock<Owner>,
+    changed: watch::Sender<()>,
+}
+
+impl Default for Succession {
+    fn default() -> Self {
+        Self { owner: RwLock::new(Owner::ThisProcess), changed: watch::Sender::new(()) }
+    }
+}
+
+impl Succession {
+    /// Keeps the owner as it is until the guard is dropped.
+    pub fn read(&self) -> RwLockReadGuard<'_, Owner> {
+        self.owner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Owner> {
+        self.owner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when no caller uses the tickets under the previous owner.
+    pub fn set(&self, owner: Owner) {
+        *self.write() = owner;
+        self.changed.send_replace(());
+    }
+
+    /// Waits for the end of a hand-over. `None`: it takes too long.
+    pub async fn decided(&self) -> Option<Owner> {
+        let mut changed = self.changed.subscribe();
+        let decided = async {
+            loop {
+                let owner = self.read().clone();
+                if !matches!(owner, Owner::Undecided) {
+                    return Some(owner);
+                }
+                changed.changed().await.ok()?;
+            }
+        };
+        timeout(PATIENCE, decided).await.ok().flatten()
+    }
+}
+
+/// Asks the successor. `None`: it does not answer.
+pub async fn ask(successor: &mpsc::Sender<Question>, call: Call) -> Option<Answer> {
+    let (answer, answered) = oneshot::channel();
+    let asked = async {
+        successor.send(Question { call, answer }).await.ok()?;
+        answered.await.ok()
+    };
+    timeout(PATIENCE, asked).await.ok().flatten()
+}
+
+/// Writes a record for another process.
+pub fn to_json(record: TicketRecord) -> Option<String> {
+    String::from_utf8(encode(record)?).ok()
+}
+
+pub fn from_json(text: &str) -> Option<TicketRecord> {
+    match decode(text.as_bytes())? {
+        StoredTicket::Ticket(record) => Some(*record),
+        StoredTicket::Past(_) => None,
+    }
+}

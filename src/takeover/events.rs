@@ -1,0 +1,126 @@
+//! Events of the replacement of a process.
+
+use std::net::SocketAddr;
+
+use tracing::{info, warn};
+
+use crate::telemetry::audit::AuditLine;
+use crate::telemetry::event::{ACCEPTED, Event};
+use crate::telemetry::family::{families, words};
+use crate::telemetry::metrics::Metrics;
+
+families! {
+    /// Replacements of a process on this machine, as this process saw them.
+    TAKEOVERS: Counter = "usher_takeovers_total", { outcome: TakeoverOutcome }, shown;
+}
+
+words! {
+    enum TakeoverOutcome {
+        /// This process took over from another one.
+        Taken = "taken",
+        /// Another process took over from this one.
+        HandedOver = "handed_over",
+        /// Another process failed to take over from this one, and nothing has changed.
+        Failed = "failed",
+        /// The link to the other process ended before this process did.
+        LinkLost = "link_lost",
+    }
+}
+
+/// This process took over from another one.
+#[derive(Debug)]
+pub struct TakenOver<'a> {
+    pub addresses: &'a [SocketAddr],
+    pub tickets: usize,
+    pub revocations: usize,
+}
+
+/// Another process took over from this one.
+#[derive(Debug)]
+pub struct HandedOver<'a> {
+    pub addresses: &'a [SocketAddr],
+    pub tickets: usize,
+    pub revocations: usize,
+}
+
+/// Another process could not take over. This one serves as before.
+#[derive(Debug)]
+pub struct HandOverFailed<'a> {
+    pub why: &'a str,
+}
+
+/// The process that has taken over is gone. Its tickets and orders are out of reach, so the
+/// sessions here end at once.
+#[derive(Debug)]
+pub struct SuccessorLost;
+
+impl Event for TakenOver<'_> {
+    fn log(&self) {
+        info!(
+            target: "usher", event = "taken_over", addresses = ?self.addresses,
+            tickets = self.tickets, revocations = self.revocations, "took over"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&TAKEOVERS, (TakeoverOutcome::Taken,));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let detail = format!("{} tickets, {} revocations", self.tickets, self.revocations);
+        Some(AuditLine::of_process("taken_over", ACCEPTED, detail))
+    }
+}
+
+impl Event for HandedOver<'_> {
+    fn log(&self) {
+        info!(
+            target: "usher", event = "handed_over", addresses = ?self.addresses,
+            tickets = self.tickets, revocations = self.revocations,
+            "another process has taken over"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&TAKEOVERS, (TakeoverOutcome::HandedOver,));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let detail = format!("{} tickets, {} revocations", self.tickets, self.revocations);
+        Some(AuditLine::of_process("handed_over", ACCEPTED, detail))
+    }
+}
+
+impl Event for HandOverFailed<'_> {
+    fn log(&self) {
+        warn!(
+            target: "usher", event = "hand_over_failed", why = self.why,
+            "another process failed to take over; this one goes on"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&TAKEOVERS, (TakeoverOutcome::Failed,));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        Some(AuditLine::of_process("hand_over_failed", "refused", self.why.to_owned()))
+    }
+}
+
+impl Event for SuccessorLost {
+    fn log(&self) {
+        warn!(
+            target: "usher", event = "successor_lost",
+            "the process that took over is gone; closing the sessions here"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&TAKEOVERS, (TakeoverOutcome::LinkLost,));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        Some(AuditLine::of_process("successor_lost", "failed", "sessions close"))
+    }
+}

@@ -1,0 +1,154 @@
+//! The link between the two processes, from the commit until the old one exits.
+//!
+//! The old process asks about tickets, and each end sends the other every revocation. Both ends run
+//! the same code: a process that has replaced another one can be replaced itself.
+
+use std::collections::HashMap;
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use super::message::{Message, Outcome, hash, is_take, seek};
+use crate::base::clock::Now;
+use crate::edge::Current;
+use crate::model::revocation::Revocation;
+use crate::net::handover::{Channel, take_frame};
+use crate::session::revoke::revoke_for_node;
+use crate::store::succession::{Answer, Call, Question, Seek, from_json};
+
+/// The most questions that wait for their answers.
+const PENDING: usize = 256;
+/// The most messages that were read and not carried out. It is more than the answers that can come,
+/// so that two ends that write never wait for each other.
+const READ_AHEAD: usize = 4 * PENDING;
+
+/// Serves the link until the other process closes it. Without `questions`, only the other end asks.
+pub async fn follow(
+    channel: Channel,
+    mut questions: Option<mpsc::Receiver<Question>>,
+    mut revocations: mpsc::Receiver<Revocation>,
+    current: Current,
+) -> io::Result<()> {
+    let (stream, read) = channel.into_parts()?;
+    let (reader, mut writer) = UnixStream::from_std(stream)?.into_split();
+    let (sender, mut messages) = mpsc::channel(READ_AHEAD);
+    let reading = tokio::spawn(read_messages(reader, read, sender));
+    let mut pending: HashMap<u64, (bool, oneshot::Sender<Answer>)> = HashMap::new();
+    let mut next = 0;
+    let outcome = loop {
+        let has_room = pending.len() < PENDING;
+        let message = tokio::select! {
+            message = messages.recv() => match message {
+                Some(Message::Answer { id, outcome }) => {
+                    if let Some((is_put, asker)) = pending.remove(&id) {
+                        // The client may have left meanwhile.
+                        let _ = asker.send(outcome.answer(is_put));
+                    }
+                    continue;
+                }
+                Some(Message::Revocation(order)) => {
+                    let edge = current.load_full();
+                    // A full deny list is reported there.
+                    let _ = revoke_for_node(&edge.registry, &edge.revocations, &order, Now::read());
+                    continue;
+                }
+                Some(message) => match answer(message, &current).await {
+                    Some(message) => message,
+                    None => break Err(io::Error::other("a message out of turn")),
+                },
+                None => break Ok(()),
+            },
+            question = receive(&mut questions), if has_room => match question {
+                Some(Question { call, answer }) => {
+                    next += 1;
+                    pending.insert(next, (matches!(call, Call::Put(..)), answer));
+                    match question_message(next, call) {
+                        Some(message) => message,
+                        None => {
+                            pending.remove(&next);
+                            continue;
+                        }
+                    }
+                }
+                None => {
+                    questions = None;
+                    continue;
+                }
+            },
+            order = revocations.recv() => match order {
+                Some(order) => Message::Revocation(order),
+                None => break Err(io::Error::other("too many revocations wait")),
+            },
+        };
+        if let Err(error) = write(&mut writer, &message).await {
+            break Err(error);
+        }
+    };
+    reading.abort();
+    outcome
+}
+
+/// Waits forever if there is no receiver.
+async fn receive(questions: &mut Option<mpsc::Receiver<Question>>) -> Option<Question> {
+    match questions {
+        Some(questions) => questions.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn question_message(id: u64, call: Call) -> Option<Message> {
+    Some(match call {
+        Call::Put(hash, record) => {
+            Message::Put { id, hash: hash.0, record: crate::store::succession::to_json(*record)? }
+        }
+        Call::Seek(hash, seek) => Message::Seek { id, hash: hash.0, redeem: is_take(seek) },
+    })
+}
+
+/// Answers a question of the other process. `None`: the message is not a question.
+async fn answer(message: Message, current: &Current) -> Option<Message> {
+    let edge = current.load_full();
+    let (store, now) = (edge.tickets.stores().own(), Now::read());
+    let (id, answer) = match message {
+        Message::Put { id, hash: bytes, record } => {
+            let stored = store.put(hash(bytes), from_json(&record)?, now).await;
+            (id, Answer::Put(stored))
+        }
+        Message::Seek { id, hash: bytes, redeem } => {
+            let found = match seek(redeem) {
+                Seek::Take => store.take(hash(bytes), now).await,
+                Seek::Peek => store.peek(hash(bytes), now).await,
+            };
+            (id, Answer::Record(found.map(Box::new)))
+        }
+        _ => return None,
+    };
+    Some(Message::Answer { id, outcome: Outcome::of(answer) })
+}
+
+async fn write(writer: &mut (impl AsyncWriteExt + Unpin), message: &Message) -> io::Result<()> {
+    let frame = message.to_frame()?;
+    let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    writer.write_all(&[&length.to_be_bytes(), &*frame].concat()).await
+}
+
+/// Reads messages until the other process closes the link or sends nonsense.
+async fn read_messages(
+    mut reader: impl AsyncRead + Unpin,
+    mut read: Vec<u8>,
+    sender: mpsc::Sender<Message>,
+) -> io::Result<()> {
+    loop {
+        while let Some(frame) = take_frame(&mut read)? {
+            let message = Message::from_frame(&frame)?;
+            if sender.send(message).await.is_err() {
+                return Ok(());
+            }
+        }
+        if reader.read_buf(&mut read).await? == 0 {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The messages between the two processes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::faults::TicketFault;
+use crate::model::revocation::Revocation;
+use crate::net::handover::Channel;
+use crate::store::succession::{Answer, Seek, from_json, to_json};
+use crate::store::{PutError, TakeError, TicketHash};
+
+/// Processes of another version refuse each other.
+pub const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// The old process: the addresses of its sockets.
+    Offer {
+        version: u32,
+        listeners: Vec<SocketAddr>,
+        admin: Option<SocketAddr>,
+    },
+    /// The old process cannot be replaced now.
+    Refused {
+        why: String,
+    },
+    /// The new process is built, and takes the sockets at these addresses.
+    Take {
+        addresses: Vec<SocketAddr>,
+    },
+    /// Sockets come with this message. `true`: the service manager has a copy.
+    Sockets {
+        passed: Vec<bool>,
+    },
+    Ticket {
+        hash: [u8; 32],
+        record: String,
+    },
+    Revocation(Revocation),
+    /// All sockets, tickets and revocations were sent.
+    End,
+    Commit,
+    Committed,
+    Put {
+        id: u64,
+        hash: [u8; 32],
+        record: String,
+    },
+    Seek {
+        id: u64,
+        hash: [u8; 32],
+        redeem: bool,
+    },
+    Answer {
+        id: u64,
+        outcome: Outcome,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Stored,
+    Full,
+    Unavailable,
+    Record(String),
+    Fault(String),
+}
+
+impl Message {
+    pub fn to_frame(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    pub fn from_frame(frame: &[u8]) -> io::Result<Self> {
+        Ok(serde_json::from_slice(frame)?)
+    }
+
+    pub fn send(&self, channel: &mut Channel) -> io::Result<()> {
+        channel.send(&self.to_frame()?, &[])
+    }
+
+    pub fn send_with(&self, channel: &mut Channel, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+        channel.send(&self.to_frame()?, sockets)
+    }
+
+    pub fn receive(channel: &mut Channel) -> io::Result<Self> {
+        Self::from_frame(&channel.receive()?)
+    }
+}
+
+impl Outcome {
+    pub fn of(answer: Answer) -> Self {
+        match answer {
+            Answer::Put(Ok(())) => Self::Stored,
+            Answer::Put(Err(PutError::Full)) => Self::Full,
+            Answer::Put(Err(PutError::Unavailable))
+            | Answer::Record(Err(TakeError::Unavailable)) => Self::Unavailable,
+            Answer::Record(Err(TakeError::Fault(fault))) => Self::Fault(fault.label().to_owned()),
+            Answer::Record(Ok(record)) => to_json(*record).map_or(Self::Unavailable, Self::Record),
+        }
+    }
+
+    /// Returns the answer to a question that stores a ticket, or that looks for one.
+    pub fn answer(self, is_put: bool) -> Answer {
+        let fault = |name: &str| TicketFault::ALL.into_iter().find(|one| one.label() == name);
+        match self {
+            Self::Stored if is_put => Answer::Put(Ok(())),
+            Self::Full if is_put => Answer::Put(Err(PutError::Full)),
+            _ if is_put => Answer::Put(Err(PutError::Unavailable)),
+            Self::Record(text) => {
+                Answer::Record(from_json(&text).map(Box::new).ok_or(TakeError::Unavailable))
+            }
+            Self::Fault(name) => {
+                Answer::Record(Err(fault(&name).map_or(TakeError::Unavailable, TakeError::Fault)))
+            }
+            Self::Stored | Self::Full | Self::Unavailable => {
+                Answer::Record(Err(TakeError::Unavailable))
+            }
+        }
+    }
+}
+
+pub fn is_take(seek: Seek) -> bool {
+    seek == Seek::Take
+}
+
+pub fn seek(redeem: bool) -> Seek {
+    if redeem { Seek::Take } else { Seek::Peek }
+}
+
+pub fn hash(bytes: [u8; 32]) -> TicketHash {
+    TicketHash(bytes)
+}

@@ -240,8 +240,8 @@ async fn an_answer_that_was_not_asked_for_reaches_no_other_client() {
     usher.finish().await;
 }
 
-/// A server that answers the first request on each connection, and closes the connection when it
-/// has read the second one, as a server does whose idle timeout ends at that moment.
+/// The server answers the first request on each connection, and closes the connection when it has
+/// read the second one. A server whose idle timeout ends at that moment does the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_changes_nothing_survives_a_kept_connection_that_closes() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -239,9 +239,10 @@ impl App {
 
             let orders = can_reload.then_some(&orders);
             let successor = wait_for_successor(takeover, estate.as_ref());
+            let mut is_ordered = false;
             let successor = tokio::select! {
                 watched = watch_over(&mut signals, &workers, orders, &edge.drain) => {
-                    watched?;
+                    is_ordered = watched? == StopCause::Order;
                     None
                 }
                 successor = successor => Some(successor?),
@@ -252,9 +253,16 @@ impl App {
                 if let Some(estate) = estate {
                     estate.close();
                 }
+                let forced = async {
+                    if is_ordered {
+                        // The first signal asks for the stop that has begun.
+                        signals.stop().await;
+                    }
+                    signals.stop().await;
+                };
                 return tokio::select! {
                     () = stop_in_order(&edge) => Ok(()),
-                    () = signals.stop() => Err(RunError::Forced),
+                    () = forced => Err(RunError::Forced),
                 };
             };
             if let Some(task) = admin_task {
@@ -664,6 +672,13 @@ fn spawn_worker(
     })
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StopCause {
+    Signal,
+    /// `usher drain` or `POST /drain`.
+    Order,
+}
+
 /// Completes at the first signal or order to stop, and fails if a worker thread ends before. A
 /// hangup signal reloads the configuration. Without a file it stops the process, because the
 /// terminal is closed.
@@ -672,7 +687,7 @@ async fn watch_over(
     workers: &[JoinHandle<()>],
     orders: Option<&Orders>,
     drain: &Drain,
-) -> Result<(), RunError> {
+) -> Result<StopCause, RunError> {
     let mut stop_ordered = std::pin::pin!(drain.stop_ordered());
     let mut check = interval(Duration::from_secs(1));
     loop {
@@ -681,9 +696,9 @@ async fn watch_over(
                 (SignalAction::Reload, Some(orders)) => {
                     tokio::spawn(async move { orders.give(Cause::Signal).await });
                 }
-                _ => return Ok(()),
+                _ => return Ok(StopCause::Signal),
             },
-            () = &mut stop_ordered => return Ok(()),
+            () = &mut stop_ordered => return Ok(StopCause::Order),
             _ = check.tick() => {
                 if workers.iter().any(JoinHandle::is_finished) {
                     return Err(RunError::WorkerDied);

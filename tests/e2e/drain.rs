@@ -142,6 +142,17 @@ async fn in_the_delay_clients_are_accepted_and_revocations_hold() {
     usher.finish_killed().await;
 }
 
+/// Kubernetes runs the hook first, and then sends the signal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_after_an_order_leaves_the_drain_its_time() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).drain("200ms\"\ndelay = \"2s").start().await;
+    assert_eq!(order(&usher, &[]).await.0, 0);
+    is_unready(&usher).await;
+    usher.signal("TERM");
+    usher.finish_stopped().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_delay_the_drain_begins() {
     let echo = Echo::start().await;

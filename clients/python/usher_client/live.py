@@ -64,7 +64,7 @@ class Live:
         return is_in and not is_over and self._socket.state is OPEN
 
     async def send(self, data: Data) -> None:
-        """Passes a message to the socket. It may get lost with the socket. It is never sent twice."""
+        """Passes a message to the socket. It can get lost with it, and is never sent twice."""
         with suppress(ConnectionClosed):
             await self._socket.send(data)
 

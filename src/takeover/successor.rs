@@ -84,7 +84,11 @@ impl Estate {
             return Ok(None);
         }
         let admin = self.addresses(true).first().copied();
-        Message::Offer { version: VERSION, listeners, admin }.send(&mut channel)?;
+        // A new process first tries whether anything listens here, and leaves at once.
+        let offer = Message::Offer { version: VERSION, listeners, admin };
+        if offer.send(&mut channel).is_err() {
+            return Ok(None);
+        }
         channel.set_patience(BUILD)?;
         // The new process may find a fault in its configuration, or only look for this one.
         let Ok(Message::Take { addresses }) = Message::receive(&mut channel) else {

@@ -18,7 +18,7 @@ use super::stall::Stall;
 use crate::config::Limits;
 use crate::net::http1::framing::BodyFraming;
 use crate::net::http1::head::{self, RequestHead};
-use crate::net::stream::{Stream, poll_read_behind};
+use crate::net::stream::{Stream, hand_out, poll_read_behind};
 use crate::rejection::Rejection;
 
 const READ_SIZE: usize = 8 * 1024;
@@ -270,11 +270,7 @@ impl Read for Guard {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
-            if this.approved > 0 {
-                let count = this.approved.min(cursor.remaining());
-                cursor.put_slice(this.buffer.split_at(count).0);
-                this.buffer.advance(count);
-                this.approved -= count;
+            if hand_out(&mut this.buffer, &mut this.approved, &mut cursor) {
                 return Poll::Ready(Ok(()));
             }
             if this.stop.is_some() {

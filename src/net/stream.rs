@@ -8,7 +8,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::BufMut;
+use bytes::{Buf, BufMut, BytesMut};
+use hyper::rt::ReadBufCursor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client;
@@ -59,6 +60,23 @@ pub fn poll_read_behind(
         buffer.put_slice(read.filled());
         Poll::Ready(Ok(read.filled().len()))
     })
+}
+
+/// Moves bytes that a guard has approved, which are the first ones of its buffer, to hyper. Returns
+/// false if none is approved.
+pub fn hand_out(
+    buffer: &mut BytesMut,
+    approved: &mut usize,
+    cursor: &mut ReadBufCursor<'_>,
+) -> bool {
+    if *approved == 0 {
+        return false;
+    }
+    let count = (*approved).min(cursor.remaining());
+    cursor.put_slice(buffer.split_at(count).0);
+    buffer.advance(count);
+    *approved -= count;
+    true
 }
 
 impl Stream {

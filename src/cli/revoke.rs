@@ -13,7 +13,10 @@ use crate::admin_client;
 use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["user", "session", "token_id", "issued_before"]))]
+#[command(group = clap::ArgGroup::new("what")
+    .required(true)
+    .multiple(true)
+    .args(["user", "session", "token_id", "issued_before"]))]
 pub struct Arguments {
     /// All credentials of this user; with --issued-before, only the older ones
     #[arg(long, value_name = "USER", conflicts_with_all = ["session", "token_id"])]

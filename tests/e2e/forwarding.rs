@@ -99,7 +99,8 @@ async fn a_trusted_front_sets_the_same_client_in_every_header() {
 async fn forwarded_is_read_from_a_trusted_peer() {
     let (recorder, usher) = behind_a_front(Script::Answer(OK.to_vec())).await;
     let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
-    let own = "Forwarded: for=6.6.6.6, for=\"198.51.100.9:4711\";proto=https;host=public.example.com\r\nForwarded: for=127.0.0.2\r\n";
+    let own = "Forwarded: for=6.6.6.6, for=\"198.51.100.9:4711\";proto=https;\
+        host=public.example.com\r\nForwarded: for=127.0.0.2\r\n";
     // Usher reads the header that is there. If both are there, it reads the configured one,
     // whatever the client wrote into the other.
     for (listener, sent) in [

@@ -553,8 +553,7 @@ async fn a_reload_keeps_what_a_verifier_remembers_unless_it_is_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_openid_provider_is_asked_about_its_opaque_tokens_and_its_revocation_ends_the_socket()
- {
+async fn a_revocation_at_a_real_openid_provider_ends_the_socket_of_its_opaque_token() {
     let provider = Program::node(&["tests/e2e/clients/oidc/provider.mjs"]).await;
     let issuer = serde_json::from_str::<Value>(&provider.lines()[0]).unwrap()["issuer"]
         .as_str()

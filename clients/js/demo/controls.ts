@@ -43,7 +43,7 @@ const CONTROLS: Control[] = [
   {
     id: 'drop',
     label: 'Drop my socket',
-    hint: 'Cuts the line of your session without a word. Nobody else notices.',
+    hint: 'Cuts the connection of your session without a close frame. Other sessions go on.',
     async run(stage, tell) {
       const person = stage.person()
       const session = person.sessionId
@@ -59,7 +59,7 @@ const CONTROLS: Control[] = [
   {
     id: 'restart',
     label: 'Restart the backend',
-    hint: 'It is gone for 3 seconds, for everybody in the room.',
+    hint: 'The backend is away for 3 seconds, for all users in the room.',
     async run(stage, tell) {
       const person = stage.person()
       const lost = once(person, 'close')

@@ -11,7 +11,7 @@ import { showNoVisit, showRenewal, showStaleVisit, showVisit, tick } from './rec
 import { span, timeOf } from './time.js'
 import type { Line } from './wire.js'
 
-/** `out`: nobody is logged in. `in`: logged in, without a connection. `live`: the client is at work. */
+/** `out`: no user is logged in. `in`: logged in, without a connection. `live`: the client is at work. */
 type Phase = 'out' | 'in' | 'live'
 
 const GUESTS = ['bob', 'cy']
@@ -258,25 +258,25 @@ function showNotice(text: string): void {
 
 function pictureOf(phase: Phase, state: State): Picture {
   const name = person?.name ?? ''
-  // What the last socket really showed: a fallback may have changed it.
+  // The method of the last socket: a fallback may have changed it.
   const isMessage = state === 'connecting' ? way === 'message' : person?.wire.lastMethod === 'message'
   const tags: Picture['tags'] = [isMessage ? 'first message' : 'ticket', 'signed header']
   const base: Picture = {
     page: 'off', front: 'off', usher: 'off', back: 'off', backend: 'off',
-    notes: ['nobody yet', 'lets nobody in', 'knows nobody'], tags,
+    notes: ['not logged in', 'has no session', 'has no user'], tags,
     caption: 'You are not logged in yet. Usher lets nothing through without proof.',
   }
   if (phase === 'out') {
     if (ended !== 'revoked') return base
-    const notes: Picture['notes'] = ['revoked', `refuses ${name}`, 'knows nobody']
+    const notes: Picture['notes'] = ['revoked', `refuses ${name}`, 'has no user']
     return { ...base, page: 'off', front: 'cut', usher: 'on', notes, caption: 'Usher closed both sides of your session. Tickets and tokens of this login are refused from now on.' }
   }
-  const on: Picture = { ...base, page: 'on', notes: [`${name}, with a token`, 'waits for a proof', 'knows nobody'] }
+  const on: Picture = { ...base, page: 'on', notes: [`${name}, with a token`, 'waits for a proof', 'has no user'] }
   switch (state) {
     case 'disconnected':
       return { ...on, caption: 'The page has a token. It does not put that into an address: it trades it for a ticket first.' }
     case 'connecting':
-      return { ...on, front: 'busy', usher: 'busy', notes: [name, 'checks the proof', 'knows nobody'], caption: isMessage ? 'The page opens the socket with nothing in the address.' : 'The page gets a ticket and opens the socket with it.' }
+      return { ...on, front: 'busy', usher: 'busy', notes: [name, 'checks the proof', 'has no user'], caption: isMessage ? 'The page opens the socket with nothing in the address.' : 'The page gets a ticket and opens the socket with it.' }
     case 'authenticating':
       return { ...on, front: 'on', usher: 'on', back: 'busy', notes: [name, `knows ${name}`, 'is being told'], caption: isMessage ? 'Usher reads the first message, and tells the backend who it is.' : 'Usher took the ticket out of the address, and tells the backend who it is.' }
     case 'authenticated':
@@ -284,7 +284,7 @@ function pictureOf(phase: Phase, state: State): Picture {
     case 'reconnecting': {
       const isBack = lastClose?.kind === 'unavailable'
       const told = lastClose ? ` (${lastClose.code}${lastClose.reason ? ` ${lastClose.reason}` : ''})` : ''
-      return { ...on, front: 'cut', back: isBack ? 'cut' : 'off', usher: 'off', notes: [name, 'waits for a proof', isBack ? 'gone' : 'knows nobody'], caption: `The connection is gone${told}. The page tries again by itself, and never with a ticket that it has used.` }
+      return { ...on, front: 'cut', back: isBack ? 'cut' : 'off', usher: 'off', notes: [name, 'waits for a proof', isBack ? 'gone' : 'has no user'], caption: `The connection is gone${told}. The page tries again by itself, and never with a ticket that it has used.` }
     }
   }
 }

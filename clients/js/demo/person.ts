@@ -44,7 +44,7 @@ export class Person {
   tokenEnds = 0
   /** The `sid` of the signed context. */
   sessionId = ''
-  /** The issuer has ended this login: nobody can refresh it. */
+  /** The issuer has ended this login: it cannot be refreshed. */
   hasEnded = false
 
   constructor(name: string, way: Way, note: (line: Line) => void) {

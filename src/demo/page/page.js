@@ -64,7 +64,7 @@ var CONTROLS = [
   {
     id: "drop",
     label: "Drop my socket",
-    hint: "Cuts the line of your session without a word. Nobody else notices.",
+    hint: "Cuts the connection of your session without a close frame. Other sessions go on.",
     async run(stage, tell) {
       const person2 = stage.person();
       const session = person2.sessionId;
@@ -80,7 +80,7 @@ var CONTROLS = [
   {
     id: "restart",
     label: "Restart the backend",
-    hint: "It is gone for 3 seconds, for everybody in the room.",
+    hint: "The backend is away for 3 seconds, for all users in the room.",
     async run(stage, tell) {
       const person2 = stage.person();
       const lost = once(person2, "close");
@@ -1106,7 +1106,7 @@ var Person = class _Person {
   tokenEnds = 0;
   /** The `sid` of the signed context. */
   sessionId = "";
-  /** The issuer has ended this login: nobody can refresh it. */
+  /** The issuer has ended this login: it cannot be refreshed. */
   hasEnded = false;
   constructor(name, way2, note2) {
     this.name = name;
@@ -1528,21 +1528,21 @@ function pictureOf(phase, state) {
     usher: "off",
     back: "off",
     backend: "off",
-    notes: ["nobody yet", "lets nobody in", "knows nobody"],
+    notes: ["not logged in", "has no session", "has no user"],
     tags,
     caption: "You are not logged in yet. Usher lets nothing through without proof."
   };
   if (phase === "out") {
     if (ended !== "revoked") return base;
-    const notes = ["revoked", `refuses ${name}`, "knows nobody"];
+    const notes = ["revoked", `refuses ${name}`, "has no user"];
     return { ...base, page: "off", front: "cut", usher: "on", notes, caption: "Usher closed both sides of your session. Tickets and tokens of this login are refused from now on." };
   }
-  const on = { ...base, page: "on", notes: [`${name}, with a token`, "waits for a proof", "knows nobody"] };
+  const on = { ...base, page: "on", notes: [`${name}, with a token`, "waits for a proof", "has no user"] };
   switch (state) {
     case "disconnected":
       return { ...on, caption: "The page has a token. It does not put that into an address: it trades it for a ticket first." };
     case "connecting":
-      return { ...on, front: "busy", usher: "busy", notes: [name, "checks the proof", "knows nobody"], caption: isMessage ? "The page opens the socket with nothing in the address." : "The page gets a ticket and opens the socket with it." };
+      return { ...on, front: "busy", usher: "busy", notes: [name, "checks the proof", "has no user"], caption: isMessage ? "The page opens the socket with nothing in the address." : "The page gets a ticket and opens the socket with it." };
     case "authenticating":
       return { ...on, front: "on", usher: "on", back: "busy", notes: [name, `knows ${name}`, "is being told"], caption: isMessage ? "Usher reads the first message, and tells the backend who it is." : "Usher took the ticket out of the address, and tells the backend who it is." };
     case "authenticated":
@@ -1550,7 +1550,7 @@ function pictureOf(phase, state) {
     case "reconnecting": {
       const isBack = lastClose?.kind === "unavailable";
       const told = lastClose ? ` (${lastClose.code}${lastClose.reason ? ` ${lastClose.reason}` : ""})` : "";
-      return { ...on, front: "cut", back: isBack ? "cut" : "off", usher: "off", notes: [name, "waits for a proof", isBack ? "gone" : "knows nobody"], caption: `The connection is gone${told}. The page tries again by itself, and never with a ticket that it has used.` };
+      return { ...on, front: "cut", back: isBack ? "cut" : "off", usher: "off", notes: [name, "waits for a proof", isBack ? "gone" : "has no user"], caption: `The connection is gone${told}. The page tries again by itself, and never with a ticket that it has used.` };
     }
   }
 }

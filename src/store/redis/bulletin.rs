@@ -408,8 +408,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_whose_clock_is_ahead_holds_what_it_hears_and_has_it_when_the_clock_is_set_right()
-     {
+    async fn a_node_keeps_the_orders_that_it_read_while_its_clock_was_ahead() {
         let server = RedisServer::start(&[]);
         let bulletin = bulletin(server.port, None);
         let order = Revocation::new(What::User("ada".into()), None, Now::read().wall, HOUR);

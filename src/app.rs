@@ -27,6 +27,7 @@ use crate::base::signal::{SignalAction, Signals};
 use crate::config::{AdminAddress, Config};
 use crate::edge::drain::{self, Drain};
 use crate::edge::events::{DrainAnnounced, Ready};
+use crate::edge::expiry::ExpiryWatch;
 use crate::edge::reload::{Cause, Load, Order, Orders, Reloader};
 use crate::edge::watch::Watcher;
 use crate::edge::{Current, Edge, EdgeError};
@@ -552,6 +553,7 @@ fn figures(edge: &Edge) -> Figures {
         issuers: edge.authenticator.issuers().figures(Now::read().wall),
         verifiers: edge.verifiers.figures(),
         servers: edge.upstreams.figures(Now::read()),
+        certificates: edge.certificate_figures(Now::read()),
         nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
         legacy: edge.legacy_uses.lines(),
         store: StoreFigures {
@@ -747,6 +749,7 @@ async fn run_upkeep(current: Current, telemetry: Arc<Telemetry>, readiness: Arc<
     let mut every = interval(Telemetry::UPKEEP);
     let mut trim = MemoryTrim::default();
     let mut rotation = Rotation::default();
+    let mut expiry = ExpiryWatch::default();
     loop {
         every.tick().await;
         telemetry.upkeep();
@@ -754,6 +757,7 @@ async fn run_upkeep(current: Current, telemetry: Arc<Telemetry>, readiness: Arc<
         readiness.set_store(edge.tickets.sweep(now).await);
         RevocationsHeld { count: edge.revocations.sweep(now) }.emit();
         edge.upstreams.publish_states(now);
+        expiry.look(&edge, now);
         trim.look(edge.ceiling.open());
         let config = &edge.config;
         rotation.rotate_due_keys(&config.context, &config.state_dir, &edge.signing_keys, now);

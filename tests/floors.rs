@@ -53,10 +53,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("redis", &["store/redis/"]),
     ("toml", &["config/", "demo/"]),
     ("tracing_subscriber", &["telemetry/", "config/tables/log.rs"]),
-    (
-        "x509_parser",
-        &["auth/certificate.rs", "explain/listener.rs", "edge/inspect/certificates.rs", "net/tls/"],
-    ),
+    ("x509_parser", &["auth/certificate.rs", "explain/listener.rs", "net/tls/"]),
 ];
 
 /// A source file without its comments and tests.

@@ -14,6 +14,7 @@ use crate::auth::decoded;
 use crate::auth::remote_keys::IssuerFigures;
 use crate::auth::verifier::VerifierFigures;
 use crate::base::clock::Now;
+use crate::edge::expiry::CertificateFigures;
 use crate::fleet::{Completeness, Gathered};
 use crate::migration::uses::LegacyUse;
 use crate::session::filter::SessionFilter;
@@ -35,6 +36,8 @@ pub struct Figures {
     pub verifiers: Vec<VerifierFigures>,
     /// The servers of all upstreams.
     pub servers: Vec<ServerFigures>,
+    /// The files with certificates.
+    pub certificates: Vec<CertificateFigures>,
     /// The use of legacy methods.
     pub legacy: Vec<LegacyUse>,
 }
@@ -99,6 +102,7 @@ impl Admin {
             issuers,
             verifiers,
             servers,
+            certificates,
             legacy,
         } = (self.figures)();
         answer_json(
@@ -121,6 +125,7 @@ impl Admin {
                 "issuers": issuers,
                 "verifiers": verifiers,
                 "servers": servers,
+                "certificates": certificates,
                 "legacy": legacy,
                 "listeners": self.summary.listeners,
                 "routes": self.summary.routes,

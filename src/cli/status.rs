@@ -136,6 +136,16 @@ fn page(status: &Value) -> String {
             &format!("{} of {}, {state}{fault}, {} busy", of("server"), of("upstream"), of("busy")),
         );
     }
+    for certificate in status.get("certificates").and_then(Value::as_array).into_iter().flatten() {
+        let of = |key| plain(certificate.get(key));
+        let when = match of("state").as_str() {
+            "expired" => format!("expired {}", of("expires")),
+            "not_yet_valid" => "not valid yet".to_owned(),
+            _ => format!("expires {}, {} days left", of("expires"), of("days_left")),
+        };
+        let mark = if of("state") == "valid" { "" } else { " (warning)" };
+        line("certificate", &format!("{} of {}, {when}{mark}", of("file"), of("purpose")));
+    }
     page
 }
 
@@ -180,6 +190,12 @@ mod tests {
                 { "upstream": "chat", "server": "http://b:1", "state": "ejected", "busy": 0,
                   "fault": "timeout", "away_seconds": 7 },
             ],
+            "certificates": [
+                { "purpose": "listener", "file": "cert.pem", "state": "ends_soon",
+                  "expires": "2026-12-01T00:00:00.000Z", "days_left": 2 },
+                { "purpose": "client_ca", "file": "clients.pem", "state": "expired",
+                  "expires": "2026-11-01T00:00:00.000Z", "days_left": 0 },
+            ],
             "verifiers": [{ "name": "login", "kind": "http", "breaker": "open", "asking": 2 }] }));
         for wanted in [
             "sessions         3\n",
@@ -195,6 +211,12 @@ mod tests {
             "verifier         login, http, breaker open, 2 requests in flight\n",
             "server           http://a:1 of chat, slow start, 4 busy\n",
             "server           http://b:1 of chat, ejected for 7 s by fault: timeout, 0 busy\n",
+            concat!(
+                "certificate      cert.pem of listener, expires 2026-12-01T00:00:00.000Z, ",
+                "2 days left (warning)\n",
+                "certificate      clients.pem of client_ca, expired 2026-11-01T00:00:00.000Z ",
+                "(warning)\n",
+            ),
             "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",
         ] {
             assert!(page.contains(wanted), "{wanted}: {page}");

@@ -12,4 +12,5 @@ pub fn of(config: &Config) -> LabelNames {
         .with("region", config.region_names())
         .with("issuer", publishing.map(|issuer| &*issuer.name))
         .with("verifier", config.verifiers.iter().map(|verifier| &*verifier.name))
+        .with("file", config.certificate_files().iter().map(|(_, file)| file.display().to_string()))
 }

@@ -16,7 +16,7 @@ use super::tables::{
     admin, bypass, context, first_message, issuer, keepalive, limits, listener, log, migration,
     mtls, reauth, revocation, route, store, tickets, top, upstream, verifier,
 };
-use super::{Admin, Config, ConfigText, Drain, Log, Mtls};
+use super::{Admin, Certificates, Config, ConfigText, Drain, Log, Mtls};
 
 #[derive(Debug)]
 pub struct Loaded {
@@ -186,6 +186,7 @@ fn config<'r>(
     let keepalive = keepalive::keepalive(&file.section("keepalive"));
     let limits = Arc::new(limits::limits(&file.section("limits")));
     let drain = Drain::read(&file.section("drain"));
+    let certificates = Certificates::read(&file.section("certificates"));
     let mtls = Mtls::read(&file.section("mtls"));
     let log = Log::read(&file.section("log"));
     let audit = log::AuditTable::read(&file.section("audit")).file;
@@ -213,6 +214,7 @@ fn config<'r>(
         revocation,
         bypass,
         drain,
+        certificates,
         config_path,
         admin,
         log,

@@ -7,6 +7,7 @@
 
 mod admin;
 pub mod bypass;
+pub mod certificate_files;
 pub mod declare;
 pub mod diagnostic;
 pub mod header_name;
@@ -53,6 +54,7 @@ pub use migration::{Migration, Rollout, Sticky};
 pub use route_match::RouteMatch;
 pub use session::{FirstMessage, Forward, Preset, Reauth, ReauthMode, RejectMode, UpstreamLogin};
 pub use store::Store;
+pub use tables::certificates::Certificates;
 pub use tables::context::{Context, ContextAlgorithm, ContextSigning};
 pub use tables::drain::Drain;
 pub use tables::keepalive::Keepalive;
@@ -92,6 +94,7 @@ pub struct Config {
     pub revocation: Revocation,
     pub bypass: Bypass,
     pub drain: Drain,
+    pub certificates: Certificates,
     /// The path where clients ask which method to use.
     pub config_path: String,
     pub admin: Option<Admin>,

@@ -7,12 +7,14 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::drain::{Share, ShareSize};
-use crate::base::clock::Now;
+use crate::base::clock::{Now, UnixMillis};
 use crate::config::AdminAddress;
+use crate::config::certificate_files::CertificatePurpose;
 use crate::config::diagnostic::Diagnostic;
+use crate::net::tls::dates::{DateState, Dates};
 use crate::telemetry::audit::AuditLine;
 use crate::telemetry::event::{ACCEPTED, Event, millis};
-use crate::telemetry::family::{families, words};
+use crate::telemetry::family::{Name, Word, families, words};
 use crate::telemetry::metrics::Metrics;
 
 families! {
@@ -35,6 +37,9 @@ families! {
     CONFIG_LOADED: Gauge = "usher_config_loaded_timestamp_seconds";
     /// 0 after a refused reload: the file differs from the configuration in force.
     CONFIG_CURRENT: Gauge = "usher_config_is_current";
+    /// When the first certificate in a file expires, in seconds since the Unix epoch.
+    CERTIFICATE_EXPIRY: Gauge = "usher_certificate_expiry_timestamp_seconds",
+        { purpose: CertificatePurpose, file: Name };
 }
 
 words! {
@@ -103,6 +108,31 @@ pub struct ConfigApplied<'a> {
 pub struct ConfigRefused<'a> {
     pub cause: &'static str,
     pub why: &'a str,
+}
+
+/// The dates of a file's certificates were read.
+#[derive(Debug)]
+pub struct CertificateDated<'a> {
+    pub purpose: CertificatePurpose,
+    pub file: &'a str,
+    pub ends: UnixMillis,
+}
+
+/// A reload removed a file with certificates from the configuration.
+#[derive(Debug)]
+pub struct CertificateForgotten<'a> {
+    pub purpose: CertificatePurpose,
+    pub file: &'a str,
+}
+
+/// A certificate has expired or ends soon. Repeated once a day.
+#[derive(Debug)]
+pub struct CertificateExpires<'a> {
+    pub purpose: CertificatePurpose,
+    pub file: &'a str,
+    pub dates: &'a Dates,
+    pub state: DateState,
+    pub now: Now,
 }
 
 /// A client connection was accepted.
@@ -288,6 +318,30 @@ impl Event for ConfigRefused<'_> {
     fn audit(&self) -> Option<AuditLine<'_>> {
         let detail = format!("by {}", self.cause);
         Some(AuditLine::of_process("config_refused", "refused", detail))
+    }
+}
+
+impl Event for CertificateDated<'_> {
+    fn count(&self, metrics: &Metrics) {
+        let ends = self.ends.as_secs() as f64;
+        metrics.set(&CERTIFICATE_EXPIRY, (self.purpose, self.file), ends);
+    }
+}
+
+impl Event for CertificateForgotten<'_> {
+    fn count(&self, metrics: &Metrics) {
+        metrics.withdraw(&CERTIFICATE_EXPIRY, (self.purpose, self.file));
+    }
+}
+
+impl Event for CertificateExpires<'_> {
+    fn log(&self) {
+        let Self { purpose, file, dates, state, now } = *self;
+        warn!(
+            target: "usher", event = "certificate_expires", purpose = purpose.word(), file,
+            subject = dates.subject, state = state.name(), expires = dates.ends.to_rfc3339(),
+            days_left = dates.days_left(now.wall), "certificate has expired or ends soon"
+        );
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod ceiling;
 pub mod drain;
 pub mod events;
+pub mod expiry;
 pub mod inspect;
 pub mod judge;
 pub mod reload;
@@ -87,6 +88,8 @@ pub struct Edge {
     /// The clients that still use legacy methods.
     pub legacy_uses: Arc<LegacyUses>,
     pub shadows: Arc<Shadows>,
+    /// The dates of the certificates that the configuration names.
+    pub certificates: Vec<expiry::DatedFile>,
     signed_context: SignedContext,
 }
 
@@ -214,6 +217,7 @@ impl Edge {
             shadows,
             signed_context: SignedContext::new(&config.context, Arc::clone(&signing_keys)),
             signing_keys,
+            certificates: expiry::read(&config),
             config,
         })
     }

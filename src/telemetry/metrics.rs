@@ -19,6 +19,9 @@ pub(super) const NONE: &str = "none";
 /// The value of a label for an unknown value.
 pub(super) const OTHER: &str = "other";
 
+/// The end of a line with the value of a withdrawn gauge.
+const WITHDRAWN: &str = " NaN\n";
+
 pub type Recorder = Arc<PrometheusRecorder>;
 
 /// The series for the names of one configuration, by the index of their family.
@@ -60,6 +63,15 @@ impl Exposition {
         Ok(Self { families, handle: recorder.handle(), recorder })
     }
 
+    /// Returns the text of all series, without gauges that were withdrawn.
+    pub(super) fn render(&self) -> String {
+        let text = self.handle.render();
+        if !text.contains(WITHDRAWN) {
+            return text;
+        }
+        text.split_inclusive('\n').filter(|line| !line.ends_with(WITHDRAWN)).collect()
+    }
+
     /// Returns the series for these names. Existing series keep their values.
     pub(super) fn metrics(&self, names: &LabelNames) -> Metrics {
         let mut slots = Vec::new();
@@ -98,6 +110,11 @@ impl Metrics {
         if let Some(gauge) = self.handle(family, labels) {
             gauge.set(value);
         }
+    }
+
+    /// Takes the series of a gauge out of the exposition, until it is set again.
+    pub fn withdraw<L: Labels>(&self, family: &Family<Gauge, L>, labels: L::Values<'_>) {
+        self.set(family, labels, f64::NAN);
     }
 
     /// Adds to a gauge, or subtracts from it.
@@ -357,6 +374,20 @@ mod tests {
         {
             assert!(text.contains(line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_gauge_that_was_withdrawn_is_not_rendered_until_it_is_set_again() {
+        let (exposition, metrics) = exposition(&LabelNames::default().with("region", ["us", "eu"]));
+        metrics.set(&STATE, (Colour::Red, "eu"), 2.0);
+        metrics.set(&STATE, (Colour::Red, "us"), 3.0);
+        metrics.withdraw(&STATE, (Colour::Red, "eu"));
+        let text = exposition.render();
+        assert!(!text.contains("eu") && !text.contains("NaN"), "{text}");
+        assert!(text.contains("test_state{colour=\"red\",region=\"us\"} 3\n"), "{text}");
+        metrics.set(&STATE, (Colour::Red, "eu"), 4.0);
+        let text = exposition.render();
+        assert!(text.contains("test_state{colour=\"red\",region=\"eu\"} 4\n"), "{text}");
     }
 
     #[test]

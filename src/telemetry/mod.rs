@@ -198,7 +198,7 @@ impl Telemetry {
         let metrics = self.metrics.load();
         metrics.set_total(&AUDIT_LINES_DROPPED, audit_dropped);
         metrics.set_total(&LOG_LINES_DROPPED, log_dropped);
-        self.exposition.handle.render()
+        self.exposition.render()
     }
 
     /// Moves the samples of histograms into their buckets, and writes due summaries of refusals. It

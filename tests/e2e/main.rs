@@ -19,6 +19,7 @@ mod answers;
 mod auth;
 mod bench;
 mod brokers;
+mod certificates;
 mod clients;
 mod compression;
 mod demo;

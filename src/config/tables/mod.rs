@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod bypass;
+pub mod certificates;
 pub mod context;
 pub mod credential_verifiers;
 pub mod drain;
@@ -30,7 +31,7 @@ use super::declare::{Declaration, Table};
 pub const TOP: &Declaration = &top::Top::DECLARATION;
 
 /// The tables of the file, in the order of the reference.
-pub const TABLES: [&Declaration; 20] = [
+pub const TABLES: [&Declaration; 21] = [
     &listener::ListenerTable::DECLARATION,
     &issuer::IssuerTable::DECLARATION,
     &verifier::VerifierTable::DECLARATION,
@@ -48,6 +49,7 @@ pub const TABLES: [&Declaration; 20] = [
     &bypass::BypassTable::DECLARATION,
     &migration::MigrationTable::DECLARATION,
     &drain::Drain::DECLARATION,
+    &certificates::Certificates::DECLARATION,
     &admin::AdminTable::DECLARATION,
     &log::Log::DECLARATION,
     &log::AuditTable::DECLARATION,

@@ -1,17 +1,16 @@
 //! Certificates of listeners, and the authorities of clients.
 
 use std::path::Path;
-
-use x509_parser::prelude::{FromDer, X509Certificate};
+use std::time::Duration;
 
 use super::{Finding, Inspector};
 use crate::base::clock::Now;
 use crate::config::CertificateFiles;
-use crate::net::tls::pem::read_certificates;
+use crate::net::tls::dates::{self, DateState, Dates};
+use crate::net::tls::pem::{NO_CERTIFICATE, read_certificates};
 use crate::net::tls::server::{self, TlsError};
 use crate::net::tls::trust;
 
-const EXPIRES_SOON_DAYS: i64 = 14;
 const MISSING_HINT: &str = "`usher cert` makes a pair for this machine; relative paths \
     start at the configuration's folder";
 const AUTHORITIES_HINT: &str = "name a PEM file with the certificates of the authorities";
@@ -34,7 +33,8 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
             if inspector.is_readable_or(&format!("{key}.key"), &subject, &files.key, MISSING_HINT)
                 && is_there
             {
-                let (part, finding) = pair(&subject, files, inspector.now);
+                let warn_before = config.certificates.warn_before;
+                let (part, finding) = pair(&subject, files, warn_before, inspector.now);
                 inspector.add(&format!("{key}.{part}"), finding);
             }
         }
@@ -43,6 +43,7 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
             let subject = format!("client authorities {}", clients.ca_file.display());
             if inspector.is_readable(&key, &subject, &clients.ca_file) {
                 inspector.add(&key, client_authorities(&subject, &clients.ca_file));
+                add_date_warning(inspector, &key, &subject, &clients.ca_file);
             }
         }
     }
@@ -55,10 +56,37 @@ pub(super) fn trusted(inspector: &mut Inspector<'_>, key: &str, what: &str, path
         return;
     }
     let finding = match trust::count(path) {
-        Ok(count) => Finding::ok(subject, certificates(count)),
-        Err(problem) => Finding::fail(subject, problem, AUTHORITIES_HINT),
+        Ok(count) => Finding::ok(subject.as_str(), certificates(count)),
+        Err(problem) => Finding::fail(subject.as_str(), problem, AUTHORITIES_HINT),
     };
     inspector.add(key, finding);
+    add_date_warning(inspector, key, &subject, path);
+}
+
+/// Warns of the authority of a file that ends first, if it has expired or ends soon.
+fn add_date_warning(inspector: &mut Inspector<'_>, key: &str, subject: &str, path: &Path) {
+    // A file that cannot be read has a finding already.
+    let Ok(dates) = dates::first_to_end(path) else { return };
+    let hint = match dates.state(inspector.config.certificates.warn_before, inspector.now.wall) {
+        DateState::Valid => return,
+        DateState::NotYetValid => "check the clock of this machine",
+        DateState::EndsSoon | DateState::Expired => {
+            "add the authority's next certificate, and remove this one when it has expired"
+        }
+    };
+    let detail = format!("{}, {}", dates.subject, described(&dates, inspector.now));
+    inspector.add(key, Finding::warn(subject, detail, hint));
+}
+
+/// Describes the dates of a certificate that has expired, ends soon or is not valid yet.
+fn described(dates: &Dates, now: Now) -> String {
+    if now.wall >= dates.ends {
+        format!("expired on {}", dates.ends.to_http_date())
+    } else if now.wall < dates.begins {
+        format!("not valid before {}", dates.begins.to_http_date())
+    } else {
+        format!("expires in {} days", dates.days_left(now.wall))
+    }
 }
 
 /// Reads the authorities of clients as the start does.
@@ -90,7 +118,12 @@ fn certificates(count: usize) -> String {
 }
 
 /// Loads the pair as the start does. Returns the configuration key that the finding is about.
-pub(super) fn pair(subject: &str, files: &CertificateFiles, now: Now) -> (&'static str, Finding) {
+pub(super) fn pair(
+    subject: &str,
+    files: &CertificateFiles,
+    warn_before: Duration,
+    now: Now,
+) -> (&'static str, Finding) {
     let fail = |detail: String| Finding::fail(subject, detail, PAIR_HINT);
     let (names, certified) = match server::load(files) {
         Ok(loaded) => loaded,
@@ -100,44 +133,46 @@ pub(super) fn pair(subject: &str, files: &CertificateFiles, now: Now) -> (&'stat
         }
         Err(error) => return ("key", fail(error.to_string())),
     };
-    let parsed = certified.end_entity_cert().map_err(|error| error.to_string());
-    let parsed =
-        parsed.and_then(|leaf| X509Certificate::from_der(leaf).map_err(|error| error.to_string()));
-    let finding = match parsed {
-        Ok((_, leaf)) => judge_dates(subject, &leaf, &names, now),
+    let dates = certified.cert.iter().map(Dates::of).collect::<Result<Vec<_>, _>>();
+    let finding = match dates {
+        Ok(dates) => judge_dates(subject, &dates, &names, warn_before, now),
         Err(problem) => fail(problem),
     };
     ("cert", finding)
 }
 
-/// Judges the dates of a certificate. An expired one is only a warning: the listener still serves
-/// clients that do not check it.
-fn judge_dates(subject: &str, leaf: &X509Certificate<'_>, names: &[String], now: Now) -> Finding {
+/// Judges the dates of a chain, by the certificate in it that ends first. An expired one is only a
+/// warning: the listener still serves clients that do not check it.
+fn judge_dates(
+    subject: &str,
+    chain: &[Dates],
+    names: &[String],
+    warn_before: Duration,
+    now: Now,
+) -> Finding {
     let names = if names.is_empty() { "no host names".to_owned() } else { names.join(", ") };
-    let validity = leaf.validity();
-    let seconds = i64::try_from(now.wall.as_secs()).unwrap_or(i64::MAX);
-    let left = validity.not_after.timestamp() - seconds;
-    if left <= 0 {
-        let detail = format!("{names}, expired on {}; clients refuse it", validity.not_after);
-        return Finding::warn(subject, detail, "renew the certificate, then run `usher reload`");
-    }
-    if validity.not_before.timestamp() > seconds {
-        let detail =
-            format!("{names}, not valid before {}; clients refuse it", validity.not_before);
-        return Finding::warn(
-            subject,
-            detail,
-            "check the clock of this machine, or use the certificate later",
-        );
-    }
-    match left / 86_400 {
-        days if days < EXPIRES_SOON_DAYS => Finding::warn(
-            subject,
-            format!("{names}, expires in {days} days"),
-            "renew the certificate",
-        ),
-        days => {
-            Finding::ok(subject, format!("{names}, valid for {days} more days, matches its key"))
+    let states = chain.iter().map(|dates| (dates.state(warn_before, now.wall), dates));
+    let Some((state, dates)) =
+        states.max_by_key(|(state, dates)| (*state, std::cmp::Reverse(dates.ends)))
+    else {
+        return Finding::fail(subject, NO_CERTIFICATE, PAIR_HINT);
+    };
+    let is_own = chain.first() == Some(dates);
+    let whose = if is_own { String::new() } else { format!("{} in its chain ", dates.subject) };
+    let text = described(dates, now);
+    let (refused, hint) = match state {
+        DateState::Valid => {
+            let days = dates.days_left(now.wall);
+            let detail = format!("{names}, valid for {days} more days, matches its key");
+            return Finding::ok(subject, detail);
         }
-    }
+        DateState::Expired => {
+            ("; clients refuse it", "renew the certificate, then run `usher reload`")
+        }
+        DateState::NotYetValid => {
+            ("; clients refuse it", "check the clock of this machine, or use the certificate later")
+        }
+        DateState::EndsSoon => ("", "renew the certificate"),
+    };
+    Finding::warn(subject, format!("{names}, {whose}{text}{refused}"), hint)
 }

@@ -25,7 +25,8 @@ fn finding(name: &str, days: i64, own_key: bool) -> Finding {
     let files = CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
     fs::write(&files.cert, cert).unwrap();
     fs::write(&files.key, key.serialize_pem()).unwrap();
-    let (_, found) = pair("certificate", &files, now);
+    let warn_before = std::time::Duration::from_secs(14 * 86_400);
+    let (_, found) = pair("certificate", &files, warn_before, now);
     fs::remove_dir_all(folder).unwrap();
     found
 }

@@ -6,6 +6,7 @@
 //! idle one, and copies each byte twice. This one keeps nothing and copies nothing. The part of the
 //! standard that it implements is small: RFC 8446 sections 4.6.3, 5.2 to 5.5 and 6.
 
+pub mod dates;
 mod handshake;
 #[cfg(test)]
 #[allow(clippy::large_futures, reason = "tests hold a handshake each")]

@@ -1,0 +1,87 @@
+//! The parts of the program that the admin listener shows and steers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::admin::{Admin, Draining, Figures, Readiness, Revoking, StoreFigures, Summary};
+use crate::base::clock::Now;
+use crate::edge::reload::Orders;
+use crate::edge::{Current, Edge};
+use crate::store::redis::BreakerState;
+use crate::telemetry::Telemetry;
+
+/// The parts from which a new [`Admin`] is made for each edge.
+pub(super) struct AdminContext {
+    pub(super) current: Current,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) listeners: Vec<SocketAddr>,
+    pub(super) orders: Orders,
+}
+
+impl AdminContext {
+    pub(super) fn admin(&self) -> Admin {
+        let edge = self.current.load_full();
+        let config = &edge.config;
+        Admin {
+            telemetry: Arc::clone(&self.telemetry),
+            registry: Arc::clone(&edge.registry),
+            readiness: Arc::clone(&self.readiness),
+            draining: Draining { drain: Arc::clone(&edge.drain), rules: config.drain.clone() },
+            token: config.admin.as_ref().and_then(|admin| admin.token.clone()),
+            revoking: Revoking {
+                revocations: Arc::clone(&edge.revocations),
+                keep: config.revocation.keep,
+                issuers: config
+                    .issuers
+                    .iter()
+                    .map(|issuer| Arc::clone(&issuer.name))
+                    .chain(config.verifiers.iter().map(|verifier| Arc::clone(&verifier.name)))
+                    .chain(config.certificate_issuer())
+                    .collect(),
+                fleet: edge.fleet.clone(),
+            },
+            summary: Summary {
+                listeners: self.listeners.clone(),
+                node: config.node.clone(),
+                routes: config.routes.iter().map(|route| route.name.to_string()).collect(),
+                upstreams: config
+                    .upstreams
+                    .iter()
+                    .map(|upstream| upstream.name.to_string())
+                    .collect(),
+                config: config.source.as_ref().map(|source| source.display().to_string()),
+            },
+            orders: self.orders.clone(),
+            figures: Box::new(move || figures(&edge)),
+        }
+    }
+}
+
+fn figures(edge: &Edge) -> Figures {
+    let stores = edge.tickets.stores();
+    let (store, others) = (stores.own(), stores.others());
+    Figures {
+        connections: edge.ceiling.open(),
+        unauthenticated: edge.waiting_room.waiting(),
+        tickets: store.held(),
+        revocations: edge.revocations.len(),
+        issuers: edge.authenticator.issuers().figures(Now::read().wall),
+        verifiers: edge.verifiers.figures(),
+        servers: edge.upstreams.figures(Now::read()),
+        certificates: edge.certificate_figures(Now::read()),
+        nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
+        legacy: edge.legacy_uses.lines(),
+        store: StoreFigures {
+            kind: store.kind(),
+            breaker: store.breaker().map(BreakerState::name),
+            region: stores.own_name().map(str::to_owned),
+            regions: others
+                .iter()
+                .map(|other| {
+                    (other.name.to_string(), other.store.breaker().map(BreakerState::name))
+                })
+                .collect(),
+        },
+    }
+}

@@ -1,0 +1,126 @@
+//! The replacement of a process, seen by the whole program: taking over from the one before, and
+//! leaving to the one after. `takeover/` speaks with the other process.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::RunError;
+use super::sockets::{PendingAdmin, spread};
+use super::stop::finish;
+use crate::base::clock::Now;
+use crate::edge::{Current, Edge, drain};
+use crate::listener::{Bound, SocketOwner};
+use crate::model::revocation::Revocation;
+use crate::net::admin_socket::{AdminSocket, SocketFile};
+use crate::net::handover::Channel;
+use crate::takeover::events::{SuccessorLost, TakenOver};
+use crate::takeover::{self, Estate, HeldSocket, Predecessor, Successor};
+use crate::telemetry::Event;
+
+/// The channel to the process before this one, and the revocations for it.
+pub(super) type Link = (Channel, mpsc::Receiver<Revocation>);
+
+/// Takes over from the running process: its sockets become those of the threads and of the admin
+/// listener. After this returns, the other process does not accept any more.
+pub(super) async fn take_over(
+    predecessor: Predecessor,
+    threads: &mut [Vec<Bound>],
+    admin: &mut Option<PendingAdmin>,
+    edge: &Edge,
+) -> Result<Link, RunError> {
+    let is_missing =
+        |index: usize| !threads.iter().flatten().any(|one| one.listener_index == index);
+    let listeners = edge.config.listeners.iter().enumerate();
+    let deferred: Vec<_> = listeners
+        .filter(|(index, _)| is_missing(*index))
+        .map(|(index, listener)| (index, listener.address))
+        .collect();
+    let mut addresses: Vec<_> = deferred.iter().map(|(_, address)| *address).collect();
+    if let Some(PendingAdmin::Deferred(address)) = admin {
+        addresses.push(*address);
+    }
+    let mut inheritance = predecessor.take(addresses.clone())?;
+    for (index, address) in deferred {
+        spread(threads, index, inheritance.sockets(address))?;
+    }
+    if let Some(PendingAdmin::Deferred(address)) = admin {
+        let socket = inheritance.sockets(*address).pop();
+        *admin = socket.map(|(_, socket)| PendingAdmin::Bound(AdminSocket::Tcp(socket)));
+    }
+    let (tickets, now) = inheritance.take_tickets();
+    let ticket_count = tickets.len();
+    let imported = edge.tickets.stores().own().import(tickets, now).await;
+    imported.map_err(|error| io::Error::other(format!("cannot keep tickets: {error}")))?;
+    let orders = std::mem::take(&mut inheritance.revocations);
+    for order in &orders {
+        let applied = edge.revocations.apply(order.clone(), now);
+        applied.map_err(|full| io::Error::other(full.to_string()))?;
+    }
+    let revocations = edge.revocations.watch();
+    let channel = inheritance.commit()?;
+    TakenOver { addresses: &addresses, tickets: ticket_count, revocations: orders.len() }.emit();
+    Ok((channel, revocations))
+}
+
+/// Returns copies of the sockets, for a process that takes over.
+pub(super) fn estate(
+    current: &Current,
+    threads: &[Vec<Bound>],
+    admin: Option<&AdminSocket>,
+) -> io::Result<Arc<Estate>> {
+    let held = |socket: &TcpListener, owner, is_admin| {
+        let address = socket.local_addr()?;
+        Ok::<_, io::Error>(HeldSocket { address, owner, is_admin, socket: socket.try_clone()? })
+    };
+    let mut sockets = Vec::new();
+    for bound in threads.iter().flatten() {
+        sockets.push(held(&bound.socket, bound.owner, false)?);
+    }
+    if let Some(AdminSocket::Tcp(socket)) = admin {
+        sockets.push(held(socket, SocketOwner::ThisProcess, true)?);
+    }
+    Ok(Estate::new(Arc::clone(current), sockets))
+}
+
+/// Waits for a process that takes over. Without a takeover socket, none can.
+pub(super) async fn wait_for_successor(
+    takeover: Option<(UnixListener, SocketFile)>,
+    estate: Option<&Arc<Estate>>,
+) -> io::Result<Successor> {
+    let (Some((socket, _file)), Some(estate)) = (takeover, estate) else {
+        return std::future::pending().await;
+    };
+    let socket = tokio::net::UnixListener::from_std(socket)?;
+    Ok(takeover::wait_for_successor(socket, Arc::clone(estate)).await)
+}
+
+/// Drains after another process has taken over, and asks it about tickets meanwhile. If that
+/// process ends first, revocations cannot reach this one, so the sessions close at once.
+pub(super) async fn leave_to(successor: Successor, edge: &Edge, current: Current) {
+    let Successor { channel, questions, revocations } = successor;
+    let close_timeout = edge.config.keepalive.close_timeout;
+    let open = || edge.ceiling.open();
+    let window = edge.config.drain.window;
+    let leaving =
+        drain::leave_to_successor(&edge.drain, &edge.registry, open, window, close_timeout);
+    let link = takeover::follow(channel, Some(questions), revocations, current);
+    let lost = async {
+        // The reason does not matter: the other process cannot be reached any more.
+        let _ = link.await;
+    };
+    let is_lost = tokio::select! {
+        () = leaving => false,
+        () = lost => true,
+    };
+    if is_lost {
+        SuccessorLost.emit();
+        edge.drain.begin();
+        drain::close_sessions(&edge.registry, Duration::ZERO, close_timeout).await;
+    }
+    finish(edge, Now::read().mono).await;
+}

@@ -1,0 +1,110 @@
+//! The ways to the exit: the signals and orders that stop the program, and the drain that follows.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use super::RunError;
+use crate::base::clock::Now;
+use crate::base::signal::{SignalAction, Signals};
+use crate::edge::Edge;
+use crate::edge::drain::{self, Drain};
+use crate::edge::events::DrainAnnounced;
+use crate::edge::reload::{Cause, Orders};
+use crate::takeover::Successor;
+use crate::telemetry::Event;
+
+/// How long a stopping node may take to leave the fleet.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The reason of the process to leave.
+#[derive(Debug)]
+pub(super) enum StopCause {
+    Signal,
+    /// `usher drain` or `POST /drain`.
+    Order,
+    /// Another process has taken over.
+    Successor(Box<Successor>),
+}
+
+/// Completes at the first signal or order to stop, and fails if a worker thread ends before. A
+/// hangup signal reloads the configuration. Without a file it stops the process, because the
+/// terminal is closed.
+pub(super) async fn wait_for_stop(
+    signals: &mut Signals,
+    workers: &[JoinHandle<()>],
+    orders: Option<&Orders>,
+    drain: &Drain,
+) -> Result<StopCause, RunError> {
+    let mut stop_ordered = std::pin::pin!(drain.stop_ordered());
+    let mut check = interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            asked = signals.next() => match (asked, orders.cloned()) {
+                (SignalAction::Reload, Some(orders)) => {
+                    tokio::spawn(async move { orders.give(Cause::Signal).await });
+                }
+                _ => return Ok(StopCause::Signal),
+            },
+            () = &mut stop_ordered => return Ok(StopCause::Order),
+            _ = check.tick() => {
+                if workers.iter().any(JoinHandle::is_finished) {
+                    return Err(RunError::WorkerDied);
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the end of a stop. This number of further signals ends it at once.
+pub(super) async fn unless_forced(
+    count: usize,
+    stop: impl Future<Output = ()>,
+    signals: &mut Signals,
+) -> Result<(), RunError> {
+    let forced = async {
+        for _ in 0..count {
+            signals.stop().await;
+        }
+    };
+    tokio::select! {
+        () = stop => Ok(()),
+        () = forced => Err(RunError::Forced),
+    }
+}
+
+/// Accepts clients for the delay, so that balancers can notice the stop. Then drains.
+pub(super) async fn stop_in_order(edge: &Edge) {
+    let delay = edge.config.drain.delay;
+    if !delay.is_zero() {
+        DrainAnnounced { delay }.emit();
+        sleep(delay).await;
+    }
+    edge.drain.begin();
+    leave(edge).await;
+}
+
+/// Closes the sessions. Then waits for plain HTTP answers that have begun, as long as a session may
+/// take.
+async fn leave(edge: &Edge) {
+    let close_timeout = edge.config.keepalive.close_timeout;
+    let window_ends = Now::read().mono + edge.config.drain.window;
+    drain::close_sessions(&edge.registry, edge.config.drain.window, close_timeout).await;
+    finish(edge, window_ends).await;
+}
+
+/// Waits for the connections that are open, and leaves the fleet.
+pub(super) async fn finish(edge: &Edge, window_ends: Instant) {
+    let close_timeout = edge.config.keepalive.close_timeout;
+    // Connections in the queue of the operating system count as open only after accept.
+    let _ = timeout(close_timeout, edge.drain.all_closed()).await;
+    let deadline = window_ends.max(Now::read().mono) + close_timeout;
+    while edge.ceiling.open() > 0 && Now::read().mono < deadline {
+        sleep(Duration::from_millis(10)).await;
+    }
+    if let Some(fleet) = &edge.fleet {
+        // The wait for the store is short. The entries of this node in the store expire anyway.
+        let _ = timeout(FAREWELL, fleet.leave()).await;
+    }
+}

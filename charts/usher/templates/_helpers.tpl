@@ -1,13 +1,31 @@
+{{- define "usher.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
 {{- define "usher.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- $name := include "usher.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
 {{- .Release.Name | trunc 63 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
+{{- /* The full name with an ending, within the limit of 63 characters. Argument: (list . "tls"). */ -}}
+{{- define "usher.suffixed" -}}
+{{- $ending := index . 1 -}}
+{{- $room := sub 62 (len $ending) | int -}}
+{{- printf "%s-%s" (include "usher.fullname" (index . 0) | trunc $room | trimSuffix "-") $ending -}}
+{{- end -}}
+
+{{- define "usher.namespace" -}}
+{{- .Values.namespaceOverride | default .Release.Namespace -}}
+{{- end -}}
+
 {{- define "usher.selectorLabels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ include "usher.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
@@ -15,5 +33,100 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ include "usher.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* The metadata of an object.
+Argument: dict with "root", and optionally "name", "namespace", "labels" and "annotations". */ -}}
+{{- define "usher.metadata" -}}
+{{- $root := .root -}}
+metadata:
+  name: {{ .name | default (include "usher.fullname" $root) }}
+  namespace: {{ .namespace | default (include "usher.namespace" $root) }}
+  labels:
+    {{- merge (dict) (.labels | default dict) (include "usher.labels" $root | fromYaml) | toYaml | nindent 4 }}
+  {{- with merge (dict) (.annotations | default dict) $root.Values.commonAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "usher.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "usher.fullname" .) -}}
+{{- else -}}
+{{- .Values.serviceAccount.name | default "default" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "usher.image" -}}
+{{- $registry := .Values.global.imageRegistry | default .Values.image.registry -}}
+{{- $name := .Values.image.repository -}}
+{{- if $registry -}}{{- $name = printf "%s/%s" $registry $name -}}{{- end -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $name .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "usher.tlsSecret" -}}
+{{- if .Values.tls.certManager.enabled -}}
+{{- .Values.tls.certManager.secretName | default (include "usher.suffixed" (list . "tls")) -}}
+{{- else -}}
+{{- .Values.tls.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* "true" if the listener behind the Service is plain HTTP. */ -}}
+{{- define "usher.isPlain" -}}
+{{- if .Values.existingConfigMap.name -}}
+{{- if not .Values.tls.enabled -}}true{{- end -}}
+{{- else -}}
+{{- range (include "usher.config" . | fromJson).listener -}}
+{{- if and (hasSuffix (printf ":%v" $.Values.ports.listener) (.address | toString)) .plain -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "usher.servicePort" -}}
+{{- .Values.service.port | default (ternary 80 443 (eq (include "usher.isPlain" .) "true")) -}}
+{{- end -}}
+
+{{- /* "true" if several pods run. */ -}}
+{{- define "usher.hasSeveralPods" -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- if gt (int .Values.autoscaling.maxReplicas) 1 -}}true{{- end -}}
+{{- else if gt (int .Values.replicaCount) 1 -}}true{{- end -}}
+{{- end -}}
+
+{{- /* How Prometheus' operator scrapes the admin port. Argument: dict with "root" and "monitor". */ -}}
+{{- define "usher.endpoint" -}}
+- port: admin
+  path: /metrics
+  {{- with .monitor.interval }}
+  interval: {{ . }}
+  {{- end }}
+  {{- with .monitor.scrapeTimeout }}
+  scrapeTimeout: {{ . }}
+  {{- end }}
+  {{- with .root.Values.admin.existingSecret }}
+  {{- if .name }}
+  authorization:
+    credentials:
+      name: {{ .name }}
+      key: {{ .key }}
+  {{- end }}
+  {{- end }}
+  {{- with .monitor.relabelings }}
+  relabelings:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .monitor.metricRelabelings }}
+  metricRelabelings:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end -}}

@@ -1,0 +1,122 @@
+{{- /* Combinations that the schema cannot refuse. Each message names the value and the remedy. */ -}}
+{{- define "usher.validate" -}}
+{{- if not .Values.image.repository -}}
+{{- fail "image.repository is empty: build the image and name it here; there is no published one" -}}
+{{- end -}}
+{{- $sources := list -}}
+{{- if .Values.config -}}{{- $sources = append $sources "config" -}}{{- end -}}
+{{- if .Values.configText -}}{{- $sources = append $sources "configText" -}}{{- end -}}
+{{- if .Values.existingConfigMap.name -}}{{- $sources = append $sources "existingConfigMap" -}}{{- end -}}
+{{- if ne (len $sources) 1 -}}
+{{- fail (printf "exactly one of config, configText and existingConfigMap.name is needed; given: %s" (join ", " $sources | default "none")) -}}
+{{- end -}}
+{{- include "usher.validateTls" . -}}
+{{- if not .Values.existingConfigMap.name -}}
+{{- include "usher.validateConfig" (dict "root" . "config" (include "usher.config" . | fromJson)) -}}
+{{- end -}}
+{{- $_ := include "usher.graceSeconds" . -}}
+{{- with .Values.podDisruptionBudget -}}
+{{- if and .enabled (not (kindIs "invalid" .minAvailable)) (not (kindIs "invalid" .maxUnavailable)) -}}
+{{- fail "podDisruptionBudget has minAvailable and maxUnavailable: a budget has one of them" -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.autoscaling -}}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
+{{- fail (printf "autoscaling.minReplicas (%d) is greater than autoscaling.maxReplicas (%d)" (int .minReplicas) (int .maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.podMonitor.enabled .Values.serviceMonitor.enabled -}}
+{{- fail "podMonitor and serviceMonitor are both enabled: every metric would be collected twice" -}}
+{{- end -}}
+{{- if and .Values.drain.preStop .Values.lifecycle.preStop -}}
+{{- fail "drain.preStop and lifecycle.preStop are both set: a container has one preStop hook" -}}
+{{- end -}}
+{{- include "usher.validateRoutes" . -}}
+{{- end -}}
+
+{{- define "usher.validateTls" -}}
+{{- $tls := .Values.tls -}}
+{{- if and $tls.enabled $tls.certManager.enabled $tls.existingSecret -}}
+{{- fail "tls.existingSecret and tls.certManager.enabled are both set: one Secret has the certificate" -}}
+{{- end -}}
+{{- if $tls.certManager.enabled -}}
+{{- if not $tls.enabled -}}{{- fail "tls.certManager.enabled is set, but tls.enabled is false" -}}{{- end -}}
+{{- if not $tls.certManager.issuerRef.name -}}{{- fail "tls.certManager.issuerRef.name is empty" -}}{{- end -}}
+{{- if not $tls.certManager.dnsNames -}}{{- fail "tls.certManager.dnsNames is empty" -}}{{- end -}}
+{{- end -}}
+{{- if and .Values.config $tls.enabled (not (include "usher.tlsSecret" .)) -}}
+{{- $first := first (.Values.config.listener | default (list dict)) -}}
+{{- if not (or (hasKey $first "certificates") (hasKey $first "plain")) -}}
+{{- fail "the listener has no certificate: set tls.existingSecret, tls.certManager or the listener's certificates; or tls.enabled=false behind a proxy that ends TLS" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Argument: dict with "root" and "config". */ -}}
+{{- define "usher.validateConfig" -}}
+{{- $values := .root.Values -}}
+{{- $local := "^(127\\.|\\[::1\\]|localhost|unix:)" -}}
+{{- $isServed := false -}}
+{{- range .config.listener -}}
+{{- if hasSuffix (printf ":%v" $values.ports.listener) (.address | toString) -}}
+{{- if regexMatch $local .address -}}
+{{- fail (printf "listener %s: a Service cannot reach a loopback address; use [::]:%v" .address $values.ports.listener) -}}
+{{- end -}}
+{{- $isServed = true -}}
+{{- end -}}
+{{- end -}}
+{{- if not $isServed -}}
+{{- fail (printf "no listener of the configuration has port %v: set ports.listener to the port of the one that the Service leads to" $values.ports.listener) -}}
+{{- end -}}
+{{- $admin := .config.admin -}}
+{{- if not $admin -}}
+{{- fail "the configuration has no [admin]: the probes need it" -}}
+{{- end -}}
+{{- if or (regexMatch $local ($admin.address | toString)) (not (hasSuffix (printf ":%v" $values.ports.admin) ($admin.address | toString))) -}}
+{{- fail (printf "[admin] address is %v: the probes need [::]:%v, or ports.admin with its port" $admin.address $values.ports.admin) -}}
+{{- end -}}
+{{- if not (or $admin.token_env $admin.token_file) -}}
+{{- fail "[admin] has no token: set admin.existingSecret.name, or admin.token_env or admin.token_file in the configuration" -}}
+{{- end -}}
+{{- if and $values.redis.url $values.configText -}}
+{{- fail "redis.url is set with configText: write [store] into the text, and supply its password with secretEnv" -}}
+{{- end -}}
+{{- if and $values.redis.url ((($values.config | default dict).store) | default dict).url -}}
+{{- fail "redis.url and config.store.url are both set" -}}
+{{- end -}}
+{{- $given := dict -}}
+{{- range include "usher.env" .root | fromJsonArray -}}{{- $_ := set $given .name . -}}{{- end -}}
+{{- range include "usher.namedEnv" .config | fromJsonArray -}}
+{{- $entry := get $given . -}}
+{{- if and $entry (hasKey $entry "value") -}}
+{{- fail (printf "extraEnv has the secret %s as a plain value: put it into a Secret, and name that in secretEnv" .) -}}
+{{- end -}}
+{{- if not (or $entry $values.extraEnvFrom) -}}
+{{- fail (printf "the configuration reads the environment variable %s, which nothing supplies: add it to secretEnv" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "usher.validateRoutes" -}}
+{{- $isPlain := eq (include "usher.isPlain" .) "true" -}}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
+{{- fail "ingress.enabled is set, but ingress.hosts is empty" -}}
+{{- end -}}
+{{- with .Values.httpRoute -}}
+{{- if and .enabled (not .parentRefs) -}}{{- fail "httpRoute.enabled is set, but httpRoute.parentRefs names no Gateway" -}}{{- end -}}
+{{- if .backendTLS.enabled -}}
+{{- if $isPlain -}}{{- fail "httpRoute.backendTLS.enabled is set, but the listener is plain" -}}{{- end -}}
+{{- if not .backendTLS.hostname -}}{{- fail "httpRoute.backendTLS.hostname is empty" -}}{{- end -}}
+{{- if eq (empty .backendTLS.caCertificateRefs) (empty .backendTLS.wellKnownCACertificates) -}}
+{{- fail "httpRoute.backendTLS needs either caCertificateRefs or wellKnownCACertificates" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.tlsRoute -}}
+{{- if .enabled -}}
+{{- if $isPlain -}}{{- fail "tlsRoute.enabled is set, but the listener is plain: the Gateway passes TLS through" -}}{{- end -}}
+{{- if not .parentRefs -}}{{- fail "tlsRoute.enabled is set, but tlsRoute.parentRefs names no Gateway" -}}{{- end -}}
+{{- if not .hostnames -}}{{- fail "tlsRoute.enabled is set, but tlsRoute.hostnames is empty" -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

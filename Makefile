@@ -18,6 +18,7 @@ test: ## All tests; installs the missing programs that they need
 	# Most tests wait, so there are more threads than cores.
 	RUST_TEST_THREADS=8 cargo test
 	scripts/test-clients.sh
+	scripts/test-chart.sh
 
 SECONDS ?= 60
 TARGETS ?=

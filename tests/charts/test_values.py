@@ -1,0 +1,275 @@
+"""The values, their schema and their table in the README agree, and wrong values are refused."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import chart
+import helm_python
+import pytest
+import yaml
+
+SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text())
+DEFAULTS = chart.read_values("values.yaml")
+# Objects of Kubernetes that the chart passes on, and annotations and labels.
+FREE = re.compile(
+    r"(annotations|labels|nodeSelector|global|resources\.(requests|limits)|SecurityContext"
+    r"|securityContext|Probe|rollingUpdate|sessionAffinityConfig|scaleUp|scaleDown"
+    r"|lifecycle\..*|affinity\..*)$",
+    re.I,
+)
+
+
+def objects_of(schema, path=""):
+    """Yields the path and the schema of every object, without those of lists and of `config`."""
+    if path == ".config":
+        return
+    if schema.get("type") == "object" and path:
+        yield path[1:], schema
+    for key, inner in schema.get("properties", {}).items():
+        yield from objects_of(inner, f"{path}.{key}")
+
+
+def keys_of(values, path=""):
+    for key, value in values.items():
+        yield f"{path}{key}"
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{path}{key}.")
+
+
+def test_every_value_is_in_the_schema():
+    def missing(values, schema, path=""):
+        for key, value in values.items():
+            inner = schema.get("properties", {}).get(key)
+            if inner is None and "properties" in schema:
+                yield f"{path}{key}"
+            elif isinstance(value, dict) and inner:
+                yield from missing(value, inner, f"{path}{key}.")
+
+    assert list(missing(DEFAULTS, SCHEMA)) == []
+
+
+def test_every_property_of_the_schema_is_a_value():
+    # The schema names more than the defaults only inside objects of Kubernetes.
+    inside = ("global.", "resources.", "strategy.", "lifecycle.", "affinity.", "dnsConfig.")
+    inside += ("tls.certManager.privateKey.", "autoscaling.behavior.", "httpRoute.timeouts.")
+    known = set(keys_of(DEFAULTS))
+    for path, schema in objects_of(SCHEMA):
+        for key in schema.get("properties", {}):
+            name = f"{path}.{key}"
+            assert name in known or name.startswith(inside), name
+
+
+def test_objects_are_strict():
+    for path, schema in objects_of(SCHEMA):
+        if not FREE.search(path):
+            assert schema.get("additionalProperties") is False, path
+
+
+def test_the_schema_has_every_key_of_the_configuration():
+    usher = os.environ.get("USHER_BIN", str(chart.ROOT / "target/debug/usher"))
+    printed = subprocess.run([usher, "schema"], capture_output=True, check=True).stdout
+    wanted = json.loads(printed)
+    del wanted["$schema"], wanted["title"]
+    # The chart adds these.
+    del wanted["properties"]["listener"]["items"]["required"]
+    del wanted["properties"]["admin"]["required"]
+    assert SCHEMA["properties"]["config"] == wanted, (
+        "run USHER_WRITE_DOCS=1 cargo test --lib config::pages"
+    )
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"replicas": 3}, "additional properties 'replicas' not allowed"),
+        ({"replicaCount": "3"}, "/replicaCount.*want integer"),
+        ({"image": {"digest": "sha256:12"}}, "/image/digest"),
+        ({"config": {"limits": {"conections": 1}}}, "/config/limits.*'conections' not allowed"),
+        ({"config": {"drain": {"window": 30}}}, "/config/drain/window.*want string"),
+        ({"config": {"route": [{"path": "/a"}]}}, "/config/route/0.*missing propert"),
+        ({"redis": {"url": "redis://user:secret@host"}}, "/redis/url"),
+        ({"drain": {"delay": 10}}, "/drain/delay"),
+        ({"extraEnv": [{"name": "A", "from": 1}]}, "/extraEnv/0"),
+        ({"podAnnotations": {"a": 1}}, "/podAnnotations/a"),
+        ({"service": {"type": "ExternalName"}}, "/service/type"),
+        ({"tlsRoute": {"apiVersion": "v2"}}, "/tlsRoute/apiVersion"),
+        ({"secretEnv": [{"name": "A"}]}, "/secretEnv/0"),
+    ],
+)
+def test_the_schema_refuses(over, message):
+    with pytest.raises(helm_python.HelmValuesError, match=message):
+        chart.Rendered(chart.situation("plain", **over))
+
+
+GATEWAY = [{"name": "edge"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "over", "message"),
+    [
+        ("plain", {"image": {"repository": ""}}, "image.repository is empty"),
+        ("plain", {"configText": "a = 1"}, "exactly one of.*given: config, configText"),
+        (
+            "plain",
+            {"existingConfigMap": {"name": "a"}},
+            "exactly one of.*given: config, existingConfigMap",
+        ),
+        ("text", {"configText": ""}, "exactly one of.*given: none"),
+        ("text", {"configText": "[a"}, "configText: toml: line 1"),
+        ("text", {"configText": "[admin]\naddress = '[::]:9090'"}, "no listener.*has port 8443"),
+        (
+            "text",
+            {"configText": "[[listener]]\naddress = '[::]:8443'"},
+            "no \\[admin\\]: the probes need it",
+        ),
+        ("text", {"redis": {"url": "redis://a"}}, "redis.url is set with configText"),
+        (
+            "redis",
+            {"config": {"store": {"url": "redis://a"}}},
+            "redis.url and config.store.url are both set",
+        ),
+        ("plain", {"tls": {"enabled": True}}, "the listener has no certificate"),
+        (
+            "cert-manager",
+            {"tls": {"existingSecret": "a"}},
+            "tls.existingSecret and tls.certManager.enabled are both set",
+        ),
+        ("cert-manager", {"tls": {"enabled": False}}, "but tls.enabled is false"),
+        (
+            "cert-manager",
+            {"tls": {"certManager": {"issuerRef": {"name": ""}}}},
+            "issuerRef.name is empty",
+        ),
+        ("cert-manager", {"tls": {"certManager": {"dnsNames": []}}}, "dnsNames is empty"),
+        (
+            "plain",
+            {"config": {"listener": [{"address": "[::]:8000"}]}},
+            "no listener.*has port 8443",
+        ),
+        ("plain", {"config": {"listener": [{"address": "127.0.0.1:8443"}]}}, "loopback"),
+        ("plain", {"config": {"admin": {"address": "127.0.0.1:9090"}}}, "the probes need"),
+        ("plain", {"config": {"admin": {"address": "unix:/run/a:9090"}}}, "the probes need"),
+        ("plain", {"config": {"admin": {"address": "[::]:9091"}}}, "the probes need"),
+        ("plain", {"admin": {"existingSecret": {"name": ""}}}, "\\[admin\\] has no token"),
+        ("plain", {"secretEnv": []}, "USHER_JWT_SECRET, which nothing supplies"),
+        (
+            "plain",
+            {"secretEnv": [], "extraEnv": [{"name": "USHER_JWT_SECRET", "value": "x"}]},
+            "extraEnv has the secret USHER_JWT_SECRET as a plain value",
+        ),
+        (
+            "plain",
+            {"config": {"store": {"url": "redis://a", "password_env": "PW"}}},
+            "PW, which nothing supplies",
+        ),
+        (
+            "plain",
+            {"terminationGracePeriodSeconds": 74},
+            "is 74, but a stop takes 75",
+        ),
+        (
+            "plain",
+            {"terminationGracePeriodSeconds": 60, "config": {"drain": {"window": "2m"}}},
+            "is 60, but a stop takes 135",
+        ),
+        ("text", {"terminationGracePeriodSeconds": 60}, "is 60, but a stop takes 130"),
+        (
+            "plain",
+            {
+                "terminationGracePeriodSeconds": 80,
+                "lifecycle": {"preStop": {"sleep": {"seconds": 10}}},
+            },
+            "is 80, but a stop takes 85",
+        ),
+        (
+            "plain",
+            {"podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}},
+            "a budget has one of them",
+        ),
+        (
+            "autoscaling",
+            {"autoscaling": {"minReplicas": 31}},
+            "minReplicas \\(31\\) is greater than autoscaling.maxReplicas \\(30\\)",
+        ),
+        ("operator", {"podMonitor": {"enabled": True}}, "collected twice"),
+        (
+            "plain",
+            {"drain": {"preStop": True}, "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}},
+            "a container has one preStop hook",
+        ),
+        ("plain", {"ingress": {"enabled": True}}, "ingress.hosts is empty"),
+        ("plain", {"httpRoute": {"enabled": True}}, "httpRoute.parentRefs names no Gateway"),
+        (
+            "plain",
+            {"httpRoute": {"enabled": True, "parentRefs": GATEWAY, "backendTLS": {"enabled": True}}},
+            "backendTLS.enabled is set, but the listener is plain",
+        ),
+        ("http-route", {"httpRoute": {"backendTLS": {"hostname": ""}}}, "hostname is empty"),
+        (
+            "http-route",
+            {"httpRoute": {"backendTLS": {"caCertificateRefs": []}}},
+            "either caCertificateRefs or wellKnownCACertificates",
+        ),
+        (
+            "http-route",
+            {"httpRoute": {"backendTLS": {"wellKnownCACertificates": "System"}}},
+            "either caCertificateRefs or wellKnownCACertificates",
+        ),
+        ("tls-route", {"tlsRoute": {"parentRefs": []}}, "tlsRoute.parentRefs names no Gateway"),
+        ("tls-route", {"tlsRoute": {"hostnames": []}}, "tlsRoute.hostnames is empty"),
+        (
+            "plain",
+            {"tlsRoute": {"enabled": True, "parentRefs": GATEWAY, "hostnames": ["a"]}},
+            "tlsRoute.enabled is set, but the listener is plain",
+        ),
+    ],
+)
+def test_the_templates_refuse(name, over, message):
+    with pytest.raises(helm_python.HelmRenderError, match=message):
+        chart.Rendered(chart.situation(name, **over))
+
+
+def test_every_message_of_the_templates_is_tested():
+    templates = (chart.CHART / "templates").glob("*")
+    written = sum(path.read_text().count("fail (") + path.read_text().count('fail "') for path in templates)
+    [mark] = test_the_templates_refuse.pytestmark
+    messages = {message for _, _, message in mark.args[1]}
+    assert written <= len(messages), "a `fail` has no test"
+
+
+def test_the_defaults_alone_are_refused():
+    with pytest.raises(helm_python.HelmRenderError, match="image.repository"):
+        chart.Rendered({})
+
+
+def test_the_readme_is_what_is_generated(tmp_path):
+    if os.environ.get("USHER_WRITE_DOCS"):
+        pytest.skip("the README has just been written")
+    readme = tmp_path / "README.md"
+    shutil.copy(chart.CHART / "README.md", readme)
+    generator = chart.ROOT / "tests/charts/node_modules/.bin/readme-generator"
+    values = chart.CHART / "values.yaml"
+    made = subprocess.run(
+        [generator, "-v", values, "-r", readme], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert readme.read_text() == (chart.CHART / "README.md").read_text(), (
+        "run scripts/test-chart.sh write"
+    )
+
+
+def test_all_files_of_values_are_yaml_without_a_key_twice():
+    class Strict(yaml.SafeLoader):
+        pass
+
+    def construct(loader, node, deep=False):
+        keys = [loader.construct_object(key, deep=deep) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key twice: {keys}"
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
+
+    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, construct)
+    for path in [*chart.SITUATIONS, *chart.CHART.glob("values*.yaml")]:
+        yaml.load(path.read_text(), Strict)

@@ -1,7 +1,7 @@
 # Every step of continuous integration is a target here.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test soak fuzz coverage lint conformance conformance-clients thousand-clients bench bench-instructions peers docs clean
+.PHONY: help demo build test soak fuzz coverage lint conformance conformance-clients thousand-clients dashboards runbooks bench bench-instructions peers docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,7 @@ test: ## All tests; installs the missing programs that they need
 	RUST_TEST_THREADS=8 cargo test
 	scripts/test-clients.sh
 	scripts/test-chart.sh
+	scripts/test-dashboards.sh
 
 SECONDS ?= 60
 TARGETS ?=
@@ -50,6 +51,12 @@ conformance-clients: ## Check the client libraries against the rules for clients
 
 thousand-clients: build ## 1,000 clients of the library through restarts of Usher; two minutes
 	USHER_BIN=target/release/usher scripts/test-clients.sh thousand 1000
+
+dashboards: ## Write the dashboards and alert rules of the chart from scripts/dashboards
+	scripts/dashboards/generate.py
+
+runbooks: ## Make the fault of each runbook real, and run its commands; three minutes
+	scripts/test-dashboards.sh walk
 
 bench: ## Micro benches, in CPU time; see benches/README.md
 	cargo bench --bench micro

@@ -43,6 +43,7 @@ need_for_tests() {
     have haproxy || [ -x /usr/sbin/haproxy ] || need haproxy "a balancer that speaks the PROXY protocol"
     have mosquitto || [ -x /usr/sbin/mosquitto ] || need mosquitto "a broker of MQTT"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || need rabbitmq-server "a broker of STOMP and MQTT"
+    { have prometheus && have promtool; } || need prometheus "the queries of the dashboards and alerts"
     have systemd-socket-activate || need systemd "sockets that a service manager passes"
     need_redis
 }

@@ -1,0 +1,237 @@
+"""The recording rules and the alerts, each with its runbook.
+
+A page wakes someone up; a ticket waits for the day. Thresholds that depend on the size of a fleet
+stand at the top.
+"""
+
+from dataclasses import dataclass
+
+# The share of upgrades that Usher may fail in 30 days, client faults apart.
+ERROR_BUDGET = 0.001
+# Fewer failures than this in the long window are no reason to page.
+LEAST_FAILURES = 5
+# A fall or a storm of fewer sessions or clients than this is ordinary.
+LEAST_SESSIONS = 50
+LEAST_RATE = 5
+# Longer than `[drain] delay` and `window` together.
+LONGEST_DRAIN = "10m"
+# Longer than a renewal should wait, and shorter than the life of a certificate.
+CERTIFICATE_DAYS = 7
+
+
+@dataclass
+class Recording:
+    name: str
+    query: str
+
+
+@dataclass
+class Alert:
+    name: str
+    query: str
+    wait: str
+    severity: str
+    runbook: str
+    summary: str
+    description: str
+
+
+FAILED = (
+    'sum by (job) (rate(usher_upgrades_total{{outcome=~"%SERVER%"}}[{0}])) or '
+    "sum by (job) (rate(usher_upgrades_total[{0}])) * 0"
+)
+COUNTED = 'sum by (job) (rate(usher_upgrades_total{{outcome=~"accepted|%SERVER%"}}[{0}]))'
+
+RECORDINGS = [
+    Recording(f"job:usher_admission_failures:ratio_rate{window}",
+              f"({FAILED.format(window)}) / ({COUNTED.format(window)} > 0)")
+    for window in ("5m", "30m", "1h", "6h", "3d")
+] + [
+    Recording("job:usher_admission_failures:rate1h", FAILED.format("1h")),
+    Recording("job:usher_client_refusals:rate5m",
+              'sum by (job) (rate(usher_upgrades_total{outcome=~"%CLIENT%"}[5m])) or '
+              "sum by (job) (rate(usher_upgrades_total[5m])) * 0"),
+    Recording("job:usher_connections:rate1m", "sum by (job) (rate(usher_connections_total[1m]))"),
+    Recording("job:usher_sessions_active:sum", "sum by (job) (usher_sessions_active)"),
+]  # fmt: skip
+
+
+def burn(long: str, short: str, factor: float) -> str:
+    limit = f"{factor * ERROR_BUDGET:g}"
+    ratio = "job:usher_admission_failures:ratio_rate"
+    return (
+        f"{ratio}{long} > {limit} and {ratio}{short} > {limit} "
+        f"and job:usher_admission_failures:rate1h * 3600 >= {LEAST_FAILURES}"
+    )
+
+
+def grew(query: str, window: str) -> str:
+    """Returns a query for a counter that grew, even if its series begins inside the window."""
+    name, _, by = query.partition(" by ")
+    return (
+        f"sum by ({by}) (increase({name}[{window}])) > 0 or "
+        f"sum by ({by}) ({name} unless {name} offset {window}) > 0"
+    )
+
+
+ALERTS = [
+    Alert(
+        "UsherDown",
+        "up == 0 and on (job, instance) count_over_time(usher_build_info[1h]) > 0",
+        "2m", "page", "down",
+        "{{ $labels.instance }} does not answer",
+        "Prometheus could not read the metrics of a node for two minutes that it had read within the last hour.",
+    ),
+    Alert(
+        "UsherAdmissionBudgetBurnsFast", burn("1h", "5m", 14.4),
+        "2m", "page", "admission",
+        "{{ $value | humanizePercentage }} of the upgrades of {{ $labels.job }} fail",
+        "Upgrades fail for reasons that are not the client's, so fast that the budget of a month (0.1 %) lasts two days.",
+    ),
+    Alert(
+        "UsherAdmissionBudgetBurns", burn("6h", "30m", 6),
+        "15m", "page", "admission",
+        "{{ $value | humanizePercentage }} of the upgrades of {{ $labels.job }} fail, for hours",
+        "Upgrades fail for reasons that are not the client's, so fast that the budget of a month (0.1 %) lasts five days.",
+    ),
+    Alert(
+        "UsherAdmissionBudgetBurnsSlowly", burn("3d", "6h", 1),
+        "1h", "ticket", "admission",
+        "{{ $value | humanizePercentage }} of the upgrades of {{ $labels.job }} fail, for days",
+        "Upgrades fail for reasons that are not the client's, so often that the budget of a month (0.1 %) will be used up.",
+    ),
+    Alert(
+        "UsherSessionsFall",
+        "job:usher_sessions_active:sum < 0.8 * (job:usher_sessions_active:sum offset 5m) "
+        f"and job:usher_sessions_active:sum offset 5m > {LEAST_SESSIONS}",
+        "1m", "page", "sessions-fall",
+        "{{ $labels.job }} lost a fifth of its sessions in five minutes",
+        "{{ $value }} sessions are left.",
+    ),
+    Alert(
+        "UsherRefusalsJump",
+        "job:usher_client_refusals:rate5m > 4 * avg_over_time(job:usher_client_refusals:rate5m[6h] offset 10m) "
+        "and job:usher_client_refusals:rate5m > 1",
+        "5m", "page", "refusals-jump",
+        "{{ $labels.job }} refuses {{ $value | humanize }} clients a second by their own fault",
+        "More than four times the mean of the last six hours: a release of the clients, a change at the issuer or an attack.",
+    ),
+    Alert(
+        "UsherReconnectStorm",
+        "job:usher_connections:rate1m > 5 * avg_over_time(job:usher_connections:rate1m[1h] offset 10m) "
+        f"and job:usher_connections:rate1m > {LEAST_RATE} * sum by (job) (usher_ready) or "
+        'sum by (job) (rate(usher_limits_hit_total{limit="unauthenticated"}[1m])) > 0',
+        "1m", "page", "storm",
+        "Clients storm {{ $labels.job }}",
+        "Connections arrive at five times the rate of the last hour, or the places for clients without a credential are full.",
+    ),
+    Alert(
+        "UsherConnectionsFull",
+        'sum by (job, instance) (rate(usher_limits_hit_total{limit="connections"}[2m])) > 0',
+        "1m", "page", "storm",
+        "{{ $labels.instance }} has no place for more connections",
+        "limits.connections is reached: the node closes new connections unread. Such refusals do not end by themselves.",
+    ),
+    Alert(
+        "UsherStoreAway", "max by (job, instance, lane) (usher_store_breaker_state) > 0",
+        "1m", "page", "store",
+        "{{ $labels.instance }} does not reach Redis ({{ $labels.lane }})",
+        "The circuit breaker is open: tickets are refused with 503, and orders to revoke stay on one node.",
+    ),
+    Alert(
+        "UsherStoreFails",
+        'sum by (job, outcome) (rate(usher_store_operations_total{outcome!="ok"}[5m])) / on (job) group_left () '
+        "sum by (job) (rate(usher_store_operations_total[5m])) > 0.02",
+        "5m", "ticket", "store",
+        "{{ $value | humanizePercentage }} of the operations of {{ $labels.job }} on Redis fail: {{ $labels.outcome }}",
+        "Redis answers, and not always well. Full memory (oom) fails only what is new.",
+    ),
+    Alert(
+        "UsherRevocationsNotRead",
+        "usher_revocation_stream_reading == 0 and on (job, instance) usher_store_breaker_state",
+        "2m", "page", "store",
+        "{{ $labels.instance }} does not read the revocations of other nodes",
+        "A user that is revoked at another node is still let in here.",
+    ),
+    Alert(
+        "UsherIssuerHasNoKeys", "max by (job, instance, issuer) (usher_issuer_keys) == 0",
+        "1m", "page", "issuer",
+        "{{ $labels.instance }} has no keys of the issuer {{ $labels.issuer }}",
+        "All of its tokens are refused with 503 ISSUER_KEYS_UNAVAILABLE.",
+    ),
+    Alert(
+        "UsherIssuerAway",
+        'sum by (job, instance, issuer) (increase(usher_issuer_key_fetches_total{outcome!="ok"}[30m])) > 0 '
+        'unless sum by (job, instance, issuer) (increase(usher_issuer_key_fetches_total{outcome="ok"}[30m])) > 0',
+        "5m", "ticket", "issuer",
+        "{{ $labels.instance }} cannot fetch the keys of {{ $labels.issuer }}",
+        "No fetch succeeded for 30 minutes. The last good keys still work; a new key of the issuer does not.",
+    ),
+    Alert(
+        "UsherVerifierAway", "max by (job, instance, verifier) (usher_verifier_breaker_state) > 0",
+        "1m", "page", "verifier",
+        "{{ $labels.instance }} does not reach the verifier {{ $labels.verifier }}",
+        "The circuit breaker is open: clients whose credential the verifier judges are refused with 503.",
+    ),
+    Alert(
+        "UsherUpstreamFails",
+        'sum by (job, route) (rate(usher_upgrades_total{outcome=~"upstream_unavailable|upstream_timeout|upstream_protocol"}[2m])) '
+        '/ sum by (job, route) (rate(usher_upgrades_total{outcome=~"accepted|upstream_unavailable|upstream_timeout|upstream_protocol"}[2m])) '
+        "> 0.1",
+        "1m", "page", "upstream",
+        "{{ $value | humanizePercentage }} of the good clients of {{ $labels.route }} find no backend",
+        "All servers of the upstream that Usher tried refused, hung or answered nonsense.",
+    ),
+    Alert(
+        "UsherServersEjected",
+        'max by (job, upstream) (usher_upstream_servers{state="ejected"}) > 0',
+        "5m", "ticket", "upstream",
+        "{{ $value }} servers of {{ $labels.upstream }} get no clients",
+        "They failed, and the others carry their load.",
+    ),
+    Alert(
+        "UsherCertificateExpiresSoon",
+        f"min by (job, purpose, file) (usher_certificate_expiry_timestamp_seconds) - time() < {CERTIFICATE_DAYS} * 86400",
+        "5m", "ticket", "certificates",
+        "{{ $labels.file }} ({{ $labels.purpose }}) expires in {{ $value | humanizeDuration }}",
+        "Its renewal did not happen, or Usher did not read the new file.",
+    ),
+    Alert(
+        "UsherCertificateExpires",
+        "min by (job, purpose, file) (usher_certificate_expiry_timestamp_seconds) - time() < 86400",
+        "5m", "page", "certificates",
+        "{{ $labels.file }} ({{ $labels.purpose }}) expires in {{ $value | humanizeDuration }}",
+        "A negative time: it has expired. Clients refuse a listener's expired certificate.",
+    ),
+    Alert(
+        "UsherDrainStuck",
+        "usher_ready == 0 and on (job, instance) time() - usher_start_time_seconds > 60",
+        LONGEST_DRAIN, "ticket", "drain",
+        "{{ $labels.instance }} has been draining for ten minutes",
+        "The node takes no clients, and its process has not ended.",
+    ),
+    Alert(
+        "UsherShadowMismatch", grew("usher_shadow_mismatches_total by job, route, method, mismatch", "15m"),
+        "0m", "ticket", "shadow",
+        "{{ $labels.route }}: the shadow {{ $labels.method }} {{ $labels.mismatch }}",
+        "A shadow judged {{ $value | humanize }} clients in another way than the method that decides.",
+    ),
+    Alert(
+        "UsherConfigurationRefused", "min by (job, instance) (usher_config_is_current) == 0",
+        "5m", "ticket", "configuration",
+        "{{ $labels.instance }} refused its configuration file",
+        "The node works with the configuration before it. A restart would fail.",
+    ),
+    Alert(
+        "UsherAuditLinesLost", grew("usher_audit_lines_dropped_total by job, instance", "15m"),
+        "0m", "page", "audit",
+        "{{ $labels.instance }} lost lines of its audit log",
+        "The disk is full or too slow: {{ $value | humanize }} lines are lost.",
+    ),
+    Alert(
+        "UsherAcceptsTestIdentities", "max by (job, instance) (usher_bypass_allowed) == 1",
+        "0m", "page", "bypass",
+        "{{ $labels.instance }} accepts test identities",
+        "The process was started with --allow-bypass: its secret impersonates any user. Silence this on test systems.",
+    ),
+]  # fmt: skip

@@ -241,9 +241,13 @@ mod tests {
     #[test]
     fn every_command_of_the_documents_is_one() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let pages = |folder: &str| {
+            let entries = std::fs::read_dir(root.join(folder)).unwrap();
+            entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+        };
         let mut total = 0;
-        for path in docs.chain([root.join("README.md")]) {
+        let pages = pages("docs").chain(pages("docs/runbooks")).chain([root.join("README.md")]);
+        for path in pages {
             let (faults, count) = faults_of(&std::fs::read_to_string(&path).unwrap());
             assert!(faults.is_empty(), "{}: {}", path.display(), faults.join("\n"));
             total += count;

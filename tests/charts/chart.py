@@ -44,7 +44,7 @@ class Rendered:
         self.objects = []
         for path, text in sorted(files.items()):
             if path.endswith(".yaml"):
-                self.objects += [one for one in yaml.safe_load_all(text) if one]
+                self.objects += [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
 
     def all(self, kind):
         return [one for one in self.objects if one["kind"] == kind]

@@ -28,7 +28,7 @@ def start(tmp_path, backend):
         folder.mkdir()
         fixed = {
             "ports": {"listener": listener, "admin": admin},
-            "drain": {"delay": "3s", "window": "1s"},
+            "drain": {"delay": "4s", "window": "1s"},
         }
         values = chart.deep_merge(chart.situation(name), fixed)
         values["config"]["upstream"][0]["servers"] = [f"http://127.0.0.1:{backend.server_port}"]

@@ -11,7 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-KUBERNETES = ["1.34", "1.35", "1.36", "1.37"]
+# The oldest one that the chart accepts, and the last four.
+KUBERNETES = ["1.30", "1.34", "1.35", "1.36", "1.37"]
 USHER = os.environ.get("USHER_BIN", str(chart.ROOT / "target/debug/usher"))
 OPERATORS = ("monitoring.coreos.com/", "cert-manager.io/", "gateway.networking.k8s.io/")
 NAMES = [path.name.removesuffix("-values.yaml") for path in chart.SITUATIONS]

@@ -372,3 +372,52 @@ fn the_way_in_links_every_page_of_the_documents() {
         assert!(has_link(list, target), "{list} has no link to {target}");
     }
 }
+
+/// Returns each entry of the test columns of the tables of threats that does not name a test: a
+/// module of the end-to-end tests, a file or a folder of `src` or `tests` with tests, or a fuzz
+/// target.
+fn test_column_faults(page: &Page) -> Vec<String> {
+    let (mut column, mut faults) = (None, Vec::new());
+    for line in page.text.lines() {
+        let cells: Vec<_> = line.split(" |").map(str::trim).collect();
+        if !line.starts_with('|') {
+            column = None;
+        } else if let Some(found) = cells.iter().position(|cell| *cell == "test") {
+            column = Some(found);
+        } else if let Some(cell) = column.and_then(|column| cells.get(column)) {
+            let names = cell.split('`').skip(1).step_by(2).filter(|name| !is_a_test(name));
+            faults.extend(names.map(|name| format!("{}: `{name}` in {line}", page.name)));
+        }
+    }
+    faults
+}
+
+fn is_a_test(name: &str) -> bool {
+    let root = Path::new(ROOT);
+    let module = root.join("tests/e2e").join(name.split("::").next().unwrap_or(name));
+    let fuzz_target = root.join("fuzz/corpus").join(name);
+    let has_tests = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.contains("#[test]") || text.contains("#[tokio::test") || text.contains("mod tests;")
+    };
+    let source = root.join("src").join(name);
+    module.with_extension("rs").is_file()
+        || fuzz_target.is_dir()
+        || module.is_file()
+        || has_tests(&source)
+        || has_tests(&source.with_extension("rs"))
+        || fs::read_dir(&source).is_ok_and(|files| files.flatten().any(|file| has_tests(&file.path())))
+}
+
+#[test]
+fn the_tests_that_the_pages_on_threats_name_exist() {
+    let pages = Page::all().into_iter().filter(|page| page.name.starts_with("docs/threats"));
+    let faults: Vec<_> = pages.flat_map(|page| test_column_faults(&page)).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    let with = |test: &str| Page {
+        name: String::new(),
+        text: format!("| attack | test |\n|---|---|\n| bytes | {test} |\n"),
+    };
+    assert!(test_column_faults(&with("`upgrade_strict`, `base/strict_json.rs`")).is_empty());
+    assert_eq!(test_column_faults(&with("`upgrades_strict`, `base/no_json.rs`")).len(), 2);
+}

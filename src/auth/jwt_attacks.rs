@@ -641,3 +641,25 @@ fn a_token_that_is_bound_to_a_key_is_no_bearer_token() {
         "names of claims are case-sensitive"
     );
 }
+
+#[test]
+fn a_token_is_as_long_as_the_limit_at_most() {
+    assert_eq!(fits(&"a".repeat(8).as_str().into(), 8), Ok(()));
+    assert_eq!(fits(&"a".repeat(9).as_str().into(), 8), Err(InvalidToken::TooLong));
+}
+
+#[test]
+fn only_three_parts_with_a_readable_header_and_claims_look_like_a_jwt() {
+    let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+    let header = part(r#"{"alg":"HS256"}"#);
+    for (token, is_jwt) in [
+        (format!("{header}.{}.c2ln", part(r#"{"sub":"ada"}"#)), true),
+        (format!("{header}.{}", part(r#"{"sub":"ada"}"#)), false),
+        (format!("{header}.{}.c2ln.c2ln", part(r#"{"sub":"ada"}"#)), false),
+        (format!("{header}.{}.c2ln", part("[]")), false),
+        (format!("{}.{}.c2ln", part("text"), part("{}")), false),
+        ("opaque".to_owned(), false),
+    ] {
+        assert_eq!(has_the_shape_of_a_jwt(&token.as_str().into()), is_jwt, "{token}");
+    }
+}

@@ -415,4 +415,38 @@ mod tests {
             assert_eq!(judged.unwrap_err(), expected);
         }
     }
+
+    #[test]
+    fn what_a_browser_sends_by_itself_needs_the_origin_of_an_allowed_page() {
+        const ORIGINS: &str = "\norigins = [\"https://chat.example.com\"]";
+        let config = config::for_test(&format!("auth = [\"header\"]{ORIGINS}"));
+        let listed = &config.routes[0];
+        let config = config::for_test("auth = [\"header\"]");
+        let unlisted = &config.routes[0];
+        let page = Some("https://chat.example.com");
+        let credential = |method| Credential { method, proof: Proof::Token("token".into()) };
+        for (route, method, origin, is_safe, expected) in [
+            (listed, Method::Cookie, page, false, Ok(())),
+            (listed, Method::Cookie, None, true, Ok(())),
+            (listed, Method::Cookie, None, false, Err(Rejection::MissingOrigin)),
+            (listed, Method::Session, None, false, Err(Rejection::MissingOrigin)),
+            (listed, Method::Header, None, false, Ok(())),
+            (unlisted, Method::Cookie, page, false, Err(Rejection::ForbiddenOrigin)),
+            (unlisted, Method::Cookie, page, true, Err(Rejection::ForbiddenOrigin)),
+            (unlisted, Method::Header, page, false, Ok(())),
+            (unlisted, Method::Mtls, page, false, Err(Rejection::ForbiddenOrigin)),
+            (unlisted, Method::Mtls, None, false, Ok(())),
+            (listed, Method::Mtls, page, false, Ok(())),
+        ] {
+            let checked = check_page(route, Some(&credential(method)), origin, is_safe);
+            assert_eq!(checked, expected, "{method:?} {origin:?} {is_safe}");
+        }
+        assert_eq!(check_page(unlisted, None, None, false), Ok(()));
+
+        let other = Some("https://evil.example.com");
+        assert_eq!(check_origin(listed, page), Ok(()));
+        assert_eq!(check_origin(listed, other), Err(Rejection::ForbiddenOrigin));
+        assert_eq!(check_origin(listed, None), Ok(()));
+        assert_eq!(check_origin(unlisted, other), Ok(()));
+    }
 }

@@ -334,3 +334,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_side_that_cannot_be_followed_ends_the_session_for_both() {
+    let start = Now::read().mono;
+    for (from, reason) in [
+        (Sender::Client, CloseReason::ClientProtocol),
+        (Sender::Upstream, CloseReason::UpstreamProtocol),
+    ] {
+        let mut state = SessionState::new(RULES, start);
+        state.handle_protocol_error(from, start);
+        assert!(state.is_ending());
+        assert_eq!(state.poll_action(), Some(Action::Close(reason)));
+        assert_eq!(seconds(&mut state, start, 5)[0], Action::End(reason));
+
+        // In a close handshake, the reason of the handshake stays.
+        let mut state = SessionState::new(RULES, start);
+        state.handle_close_frame(Sender::Client, CloseCode::NORMAL, start);
+        state.handle_protocol_error(from, start);
+        let ended = state.poll_action() == Some(Action::End(CloseReason::ClientClosed));
+        assert_eq!(ended, from == Sender::Upstream);
+    }
+}
+
+#[test]
+fn a_side_that_takes_no_bytes_has_gone() {
+    let start = Now::read().mono;
+    for (to, reason) in
+        [(Sender::Client, CloseReason::ClientGone), (Sender::Upstream, CloseReason::UpstreamGone)]
+    {
+        let mut state = SessionState::new(RULES, start);
+        state.handle_write_failed(to, start);
+        assert_eq!(state.poll_action(), Some(Action::Close(reason)));
+        let other = if to == Sender::Client { Sender::Upstream } else { Sender::Client };
+        state.handle_end_of_stream(other, start);
+        assert_eq!(state.poll_action(), Some(Action::End(reason)), "the other side has ended too");
+    }
+}

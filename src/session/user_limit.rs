@@ -214,4 +214,20 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_session_is_on_the_list_once_and_leaves_no_other_behind() {
+        let limit = UserLimit::new(2, ExtraSessions::ReplaceOldest);
+        let ada = user("ada", "main");
+        let sessions: Vec<_> = (0..3).map(|at| Arc::new(handle("ada", at))).collect();
+        let mut first = limit.enter(&ada).unwrap();
+        first.begin(&sessions[0]);
+        assert_eq!(first.begin(&sessions[0]), 0, "begun twice, it counts once");
+        let mut second = limit.enter(&ada).unwrap();
+        assert_eq!(second.begin(&sessions[1]), 0);
+        drop(first);
+        let mut third = limit.enter(&ada).unwrap();
+        assert_eq!(third.begin(&sessions[2]), 0, "one of two places was free");
+        assert!(sessions.iter().all(|session| !ended(session)));
+    }
 }

@@ -406,7 +406,8 @@ fn is_a_test(name: &str) -> bool {
         || module.is_file()
         || has_tests(&source)
         || has_tests(&source.with_extension("rs"))
-        || fs::read_dir(&source).is_ok_and(|files| files.flatten().any(|file| has_tests(&file.path())))
+        || fs::read_dir(&source)
+            .is_ok_and(|files| files.flatten().any(|file| has_tests(&file.path())))
 }
 
 #[test]

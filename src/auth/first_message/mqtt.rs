@@ -287,3 +287,44 @@ fn wire(packet: &[u8]) -> Vec<u8> {
     wire.extend_from_slice(packet);
     wire
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_property_of_a_connect_packet_is_skipped_by_its_own_length() {
+        const PAIR: &[u8] = &[0x26, 0, 1, b'a', 0, 2, b'b', b'c'];
+        for (properties, expected) in [
+            (&[][..], Some(false)),
+            (&[0x17, 1], Some(false)),
+            (&[0x19, 1], Some(false)),
+            (&[0x21, 0, 9], Some(false)),
+            (&[0x22, 0, 9], Some(false)),
+            (&[0x11, 0, 0, 0, 9], Some(false)),
+            (&[0x27, 0, 0, 0, 9], Some(false)),
+            (PAIR, Some(false)),
+            (&[0x15, 0, 1, b'x'], Some(true)),
+            (&[0x16, 0, 1, b'x'], Some(true)),
+            (&[0x15, 0, 1, b'x', 0x17, 1], Some(true)),
+            (&[0x17, 1, 0x16, 0, 0], Some(true)),
+            // The property is cut off, or none of CONNECT.
+            (&[0x26, 0, 1, b'a'], None),
+            (&[0x11, 0, 0, 0], None),
+            (&[0x01, 1], None),
+        ] {
+            assert_eq!(has_authentication_method(properties), expected, "{properties:?}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_packet_is_written_as_it_is_read() {
+        for length in [0, 1, 127, 128, 129, 16_383, 16_384, 70_000] {
+            let packet = vec![7; length];
+            let written = wire(&packet);
+            let (read, bytes) = variable_length(&written[1..]).unwrap().unwrap();
+            assert_eq!((read, &written[1 + bytes..]), (length, &packet[..]));
+        }
+        assert_eq!(wire(&[7; 128])[..3], [CONNECT, 0x80, 1]);
+    }
+}

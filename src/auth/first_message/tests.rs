@@ -689,3 +689,58 @@ fn a_broker_s_answer_to_the_login_is_known_from_any_pieces() {
         assert_eq!(dialect(table).waits_for_login_answer(), waits, "{table}");
     }
 }
+
+#[test]
+fn every_dialect_renews_in_its_own_words_or_not_at_all() {
+    let begins = |message: Option<Message>| {
+        message
+            .map(|message| String::from_utf8(message.payload).unwrap().chars().take(16).collect())
+    };
+    for (preset, ask, renewed, not_renewed) in [
+        ("json", r#"{"type":"auth_re"#, r#"{"type":"auth_ok"#, r#"{"type":"error","#),
+        (
+            "graphql-transport-ws",
+            r#"{"type":"ping",""#,
+            r#"{"type":"ping",""#,
+            r#"{"type":"ping",""#,
+        ),
+        ("home-assistant", r#"{"type":"auth_re"#, r#"{"type":"auth_ok"#, r#"{"type":"auth_in"#),
+        ("stomp", "", "", ""),
+        ("mqtt", "", "", ""),
+    ] {
+        let dialect = dialect(&format!("preset = \"{preset}\""));
+        let expected = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        assert_eq!(begins(dialect.ask(&QUESTION)), expected(ask), "{preset}");
+        assert_eq!(begins(dialect.renewed(&ACCEPTED)), expected(renewed), "{preset}");
+        assert_eq!(begins(dialect.not_renewed(&REFUSED)), expected(not_renewed), "{preset}");
+        assert_eq!(dialect.is_binary(), ["stomp", "mqtt"].contains(&preset), "{preset}");
+        assert!(!dialect.logs_in_again(), "{preset}");
+        if expected(ask).is_none() {
+            assert!(dialect.answer(b"{\"type\":\"auth\",\"payload\":{\"token\":\"t\"}}").is_none());
+        }
+    }
+    assert!(dialect("ack = false").renewed(&ACCEPTED).is_none());
+    assert!(!dialect("preset = \"socketio\"\nforward = \"forward\"").logs_in_again());
+}
+
+#[test]
+fn an_answer_with_a_credential_is_told_from_one_without() {
+    let dialect = dialect("");
+    let has = |text: &str| dialect.answer(text.as_bytes()).unwrap().has_credential();
+    assert!(has(r#"{"type":"auth","payload":{"token":"t"}}"#));
+    assert!(has(r#"{"type":"auth","payload":{"token":"t","ticket":"x"}}"#));
+    assert!(!has(r#"{"type":"auth","payload":{}}"#));
+}
+
+#[test]
+fn the_id_of_a_refused_message_is_repeated_if_it_is_short() {
+    let id = |table: &str, id: &str| {
+        let message = Message::text(format!(r#"{{"type":"hello","id":"{id}"}}"#));
+        dialect(table).id_in(&message)
+    };
+    let longest = "i".repeat(LONGEST_ID);
+    assert_eq!(id("", "m7").as_deref(), Some("m7"));
+    assert_eq!(id("", &longest).as_deref(), Some(longest.as_str()));
+    assert_eq!(id("", &format!("{longest}i")), None);
+    assert_eq!(id("preset = \"graphql-transport-ws\"", "m7"), None);
+}

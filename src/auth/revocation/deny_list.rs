@@ -503,4 +503,37 @@ pub(super) mod tests {
             }
         }
     }
+
+    #[test]
+    fn watchers_get_each_new_order_once() {
+        let list = Revocations::new(10);
+        let mut watcher = list.watch();
+        let first = order(What::User("ada".into()));
+        list.apply(first.clone(), at(NOW)).unwrap();
+        assert_eq!(watcher.try_recv().unwrap(), first);
+        list.apply(first, at(NOW)).unwrap();
+        list.apply(Revocation { until: NOW, ..order(What::User("bob".into())) }, at(NOW)).unwrap();
+        assert!(watcher.try_recv().is_err(), "neither a known order nor one that is over");
+        assert!(!list.is_empty());
+    }
+
+    #[test]
+    fn of_two_orders_about_one_user_the_later_one_gives_the_id() {
+        let at_time = |time: u64, keep| {
+            let at = UnixMillis(NOW.0 + time);
+            Revocation {
+                id: format!("order-{time}"),
+                ..Revocation::new(What::User("ada".into()), None, at, keep)
+            }
+        };
+        // Both have an effect in either sequence: each holds longer than the one before it.
+        for times in [[1, 2], [2, 1]] {
+            let list = Revocations::new(10);
+            for (time, keep) in times.into_iter().zip([HOUR, HOUR * 2]) {
+                assert_eq!(list.apply(at_time(time, keep), at(NOW)), Ok(Applied::New));
+            }
+            let [held] = &list.snapshot(at(NOW))[..] else { panic!("one order is held") };
+            assert_eq!((held.id.as_str(), held.at), ("order-2", UnixMillis(NOW.0 + 2)));
+        }
+    }
 }

@@ -6,6 +6,8 @@
 
 pub mod events;
 mod form;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -432,18 +434,5 @@ fn lifetime(rules: &config::Tickets, wanted: Option<u64>) -> Result<Duration, Re
             Err(Rejection::InvalidRequest("ttl_seconds is more than this server allows"))
         }
         Some(ttl) => Ok(ttl),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stranger_is_told_of_no_certificates_and_no_test_identities() {
-        let methods = [Method::Query, Method::Mtls, Method::Bypass, Method::Message];
-        let offered = without_secrets(&methods, |method| method == Method::Query);
-        assert_eq!(offered, [Method::Message, Method::Query]);
-        assert_eq!(without_secrets(&[Method::Mtls, Method::Bypass], |_| false), []);
     }
 }

@@ -233,3 +233,72 @@ fn json_type() -> HeaderValue {
 fn form_type() -> HeaderValue {
     HeaderValue::from_static("application/x-www-form-urlencoded")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_introspected_token_is_active_of_the_issuer_and_for_the_audience() {
+        let ours = ["chat".to_owned(), "api".to_owned()];
+        let judged = |answer: Value, issuer: Option<&str>, audience: &[String]| {
+            let Value::Object(claims) = answer else { panic!("{answer}") };
+            introspected(&claims, issuer, audience).map_err(|fault| fault.to_string())
+        };
+        for (answer, issuer, audience, expected) in [
+            (json!({ "active": true }), None, &[][..], None),
+            (json!({ "active": false }), None, &[], Some(InvalidToken::Refused)),
+            (json!({ "active": true, "iss": "a" }), Some("a"), &[], None),
+            (
+                json!({ "active": true, "iss": "b" }),
+                Some("a"),
+                &[],
+                Some(InvalidToken::UnknownIssuer),
+            ),
+            (json!({ "active": true }), Some("a"), &[], Some(InvalidToken::UnknownIssuer)),
+            (json!({ "active": true, "aud": "chat" }), None, &ours, None),
+            (json!({ "active": true, "aud": ["x", "api"] }), None, &ours, None),
+            (json!({ "active": true, "aud": "x" }), None, &ours, Some(InvalidToken::Audience)),
+            (json!({ "active": true, "aud": 7 }), None, &ours, Some(InvalidToken::Audience)),
+            (json!({ "active": true }), None, &ours, Some(InvalidToken::Audience)),
+        ] {
+            assert_eq!(judged(answer.clone(), issuer, audience), Ok(expected), "{answer}");
+        }
+        for answer in [json!({}), json!({ "active": "true" }), json!({ "active": null })] {
+            assert!(judged(answer.clone(), None, &[]).is_err(), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_verifier_gets_the_credential_as_it_is() {
+        assert_eq!(&form(b"aZ9-._~")[..], b"token=aZ9-._~");
+        assert_eq!(&form(b"a+b/c=&d %")[..], b"token=a%2Bb%2Fc%3D%26d%20%25");
+        let question = |method| Question {
+            credential: "opaque".into(),
+            method,
+            route: "/ws".into(),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+        };
+        for (method, kind) in [(Method::Session, "session"), (Method::Header, "token")] {
+            let body = request_body(&question(method)).unwrap();
+            assert_eq!(
+                serde_json::from_slice::<Value>(&body).unwrap(),
+                json!({ "credential": "opaque", "kind": kind, "method": method.name(),
+                        "route": "/ws", "client_address": "127.0.0.1" })
+            );
+        }
+    }
+
+    #[test]
+    fn only_an_answer_of_200_with_one_object_counts() {
+        let answer = |status, body: &'static str| {
+            let body = Bytes::from_static(body.as_bytes());
+            object(&Fetched { status, headers: http::HeaderMap::new(), body }).is_ok()
+        };
+        assert!(answer(StatusCode::OK, "{\"active\":true}"));
+        assert!(!answer(StatusCode::CREATED, "{\"active\":true}"));
+        assert!(!answer(StatusCode::OK, "[]"));
+        assert!(!answer(StatusCode::OK, "{\"active\":true,\"active\":false}"));
+    }
+}

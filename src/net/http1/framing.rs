@@ -231,4 +231,31 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn a_chunk_line_has_one_form_and_a_bounded_length() {
+        let read_all = |bytes: &[u8]| {
+            let mut framing = BodyFraming::Chunked(Chunks::default());
+            read(&mut framing, bytes).map(|(_, payload)| (payload.len(), framing.is_done())).ok()
+        };
+        let padded = |extension: usize| {
+            [b"1;".to_vec(), vec![b'x'; extension], b"\r\na\r\n0\r\n\r\n".to_vec()].concat()
+        };
+        for (bytes, expected) in [
+            (b"0\r\n\r\n".to_vec(), Some((0, true))),
+            (b"1A\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n".to_vec(), Some((26, true))),
+            (b"1;a=b\r\na\r\n0\r\n\r\n".to_vec(), Some((1, true))),
+            (b"1;a\na\r\n0\r\n\r\n".to_vec(), None),
+            (b"1\na\r\n0\r\n\r\n".to_vec(), None),
+            (b"\r\n".to_vec(), None),
+            (b"g\r\n".to_vec(), None),
+            (b"1\r\nab".to_vec(), None),
+            // The line has 256 bytes with its end, and then one more.
+            (padded(MAX_LINE - 4), Some((1, true))),
+            (padded(MAX_LINE - 3), None),
+        ] {
+            let shown = String::from_utf8_lossy(&bytes).into_owned();
+            assert_eq!(read_all(&bytes), expected, "{shown:?}");
+        }
+    }
 }

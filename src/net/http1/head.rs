@@ -364,4 +364,80 @@ mod tests {
             assert!(!asks(value), "{value}");
         }
     }
+
+    #[test]
+    fn a_head_ends_with_its_first_empty_line() {
+        for (bytes, length) in [
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], Some(18)),
+            (b"GET / HTTP/1.1\r\n\r\nbody\r\n\r\n", Some(18)),
+            (b"GET / HTTP/1.1\r\n\r", None),
+            (b"GET / HTTP/1.1\n\n", None),
+            (b"", None),
+        ] {
+            assert_eq!(length_of_head(bytes), length, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_two_readers_split_differently_are_refused() {
+        for (head, previous, is_good) in [
+            (&b"A: b\tc\xff\r\n"[..], 0, true),
+            (b"A: b\n", 0, false),
+            (b"A: b\rC: d\r\n", 0, false),
+            (b"A: b\r\r\n", 0, false),
+            (b"A: \0\r\n", 0, false),
+            (b"A: \x7f\r\n", 0, false),
+            (b"A: \x1f\r\n", 0, false),
+            (b"\n", b'\r', true),
+            (b"\n", b'b', false),
+            (b"A", b'\r', false),
+        ] {
+            assert_eq!(check_bytes(head, previous).is_ok(), is_good, "{head:?} {previous}");
+        }
+    }
+
+    #[test]
+    fn a_head_has_at_most_the_allowed_fields_and_the_longest_target() {
+        let mut limits = crate::config::for_test("auth = [\"header\"]").limits.as_ref().clone();
+        limits.head_fields = 3;
+        limits.target_bytes = 10;
+        let parsed = |target: &str, more: usize| {
+            let fields: String = (0..more).map(|at| format!("X-{at}: a\r\n")).collect();
+            let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            parse_request(head.as_bytes(), &limits).map(drop)
+        };
+        assert_eq!(parsed("/23456789a", 2), Ok(()));
+        assert_eq!(parsed("/23456789ab", 2), Err(Rejection::HeadTooLarge));
+        assert_eq!(parsed("/", 3), Err(Rejection::HeadTooLarge));
+    }
+
+    #[test]
+    fn a_target_is_a_path_or_names_the_host_of_the_host_header() {
+        let host = |line: &str, host: &str| {
+            let limits = crate::config::for_test("auth = [\"header\"]").limits;
+            let head = format!("{line}\r\n{host}\r\n");
+            let parsed = parse_request(head.as_bytes(), &limits).ok()?;
+            Some((parsed.parts.uri.to_string(), parsed.host_name().to_owned()))
+        };
+        let seen = |uri: &str, host: &str| Some((uri.to_owned(), host.to_owned()));
+        const A: &str = "Host: a\r\n";
+        for (line, field, expected) in [
+            ("GET /x?y HTTP/1.1", A, seen("/x?y", "a")),
+            ("GET http://a/x HTTP/1.1", A, seen("/x", "a")),
+            ("GET https://A/x HTTP/1.1", A, seen("/x", "a")),
+            ("GET http://b/x HTTP/1.1", A, None),
+            ("GET http://a HTTP/1.1", A, None),
+            ("GET http://a?x HTTP/1.1", A, None),
+            ("GET http://b/x HTTP/1.0", "", seen("/x", "b")),
+            ("GET /x HTTP/1.0", "", seen("/x", "")),
+            ("GET /x HTTP/1.1", "", None),
+            ("OPTIONS * HTTP/1.1", A, seen("*", "a")),
+            ("GET * HTTP/1.1", A, None),
+            ("GET x HTTP/1.1", A, None),
+            ("GET /x#y HTTP/1.1", A, None),
+            ("CONNECT a:443 HTTP/1.1", A, None),
+        ] {
+            assert_eq!(host(line, field), expected, "{line}");
+        }
+    }
 }

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 
 use super::RunError;
 use super::sockets::{PendingAdmin, spread};
-use super::stop::finish;
+use super::stop::{close_sessions, finish};
 use crate::base::clock::Now;
-use crate::edge::{Current, Edge, drain};
+use crate::edge::{Current, Edge};
 use crate::listener::{Bound, SocketOwner};
 use crate::model::revocation::Revocation;
 use crate::net::admin_socket::{AdminSocket, SocketFile};
@@ -103,11 +103,8 @@ pub(super) async fn wait_for_successor(
 /// process ends first, revocations cannot reach this one, so the sessions close at once.
 pub(super) async fn leave_to(successor: Successor, edge: &Edge, current: Current) {
     let Successor { channel, questions, revocations } = successor;
-    let close_timeout = edge.config.keepalive.close_timeout;
-    let open = || edge.ceiling.open();
-    let window = edge.config.drain.window;
-    let leaving =
-        drain::leave_to_successor(&edge.drain, &edge.registry, open, window, close_timeout);
+    // Connections that are open may send requests until the window ends.
+    let leaving = close_sessions(edge, edge.config.drain.window);
     let link = takeover::follow(channel, Some(questions), revocations, current);
     let lost = async {
         // The reason does not matter: the other process cannot be reached any more.
@@ -120,7 +117,7 @@ pub(super) async fn leave_to(successor: Successor, edge: &Edge, current: Current
     if is_lost {
         SuccessorLost.emit();
         edge.drain.begin();
-        drain::close_sessions(&edge.registry, Duration::ZERO, close_timeout).await;
+        close_sessions(edge, Duration::ZERO).await;
     }
     finish(edge, Now::read().mono).await;
 }

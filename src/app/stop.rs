@@ -88,10 +88,16 @@ pub(super) async fn stop_in_order(edge: &Edge) {
 /// Closes the sessions. Then waits for plain HTTP answers that have begun, as long as a session may
 /// take.
 async fn leave(edge: &Edge) {
-    let close_timeout = edge.config.keepalive.close_timeout;
     let window_ends = Now::read().mono + edge.config.drain.window;
-    drain::close_sessions(&edge.registry, edge.config.drain.window, close_timeout).await;
+    close_sessions(edge, edge.config.drain.window).await;
     finish(edge, window_ends).await;
+}
+
+/// Closes the sessions, spread over this time.
+pub(super) async fn close_sessions(edge: &Edge, window: Duration) {
+    let open = || edge.ceiling.open();
+    let close_timeout = edge.config.keepalive.close_timeout;
+    drain::close_sessions(&edge.drain, &edge.registry, open, window, close_timeout).await;
 }
 
 /// Waits for the connections that are open, and leaves the fleet.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use tokio::sync::watch;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::events::{DrainFinished, DrainStarted, ShareDrainStarted};
 use crate::base::clock::Now;
@@ -15,6 +15,9 @@ use crate::base::lock::lock;
 use crate::rejection::close::CloseReason;
 use crate::session::registry::{Registry, SessionHandle};
 use crate::telemetry::Event;
+
+/// How often a drain looks whether the session that it waits for has ended.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub struct Drain {
@@ -29,6 +32,8 @@ pub struct Drain {
     paused: watch::Sender<usize>,
     /// The addresses at which another process has taken over.
     taken: Mutex<Vec<SocketAddr>>,
+    /// The end of the window in which the sessions close.
+    window_ends: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +43,10 @@ pub enum Phase {
     Paused,
     /// Another process has taken over. Connections that are open here are served.
     Replaced,
-    /// Upgrades are refused, and connections end after their answer.
+    /// No new connections. Those that are here are served, and end after their answer.
     Stopping,
+    /// The window is over. Upgrades are refused.
+    Refusing,
 }
 
 /// The sessions that an operator closes while the process goes on.
@@ -77,6 +84,7 @@ impl Default for Drain {
             accepting: watch::Sender::new(0),
             paused: watch::Sender::new(0),
             taken: Mutex::default(),
+            window_ends: Mutex::default(),
         }
     }
 }
@@ -98,7 +106,7 @@ impl Drain {
     /// another share is being closed.
     pub fn close_share(
         self: &Arc<Self>,
-        registry: &Registry,
+        registry: &Arc<Registry>,
         share: Share<'_>,
         window: Duration,
     ) -> Option<ShareSize> {
@@ -111,9 +119,9 @@ impl Drain {
         let sessions = chosen(sessions, share.percent);
         let size = ShareSize { closing: sessions.len(), total };
         ShareDrainStarted { size, share, window }.emit();
-        let drain = Arc::clone(self);
+        let (drain, registry) = (Arc::clone(self), Arc::clone(registry));
         tokio::spawn(async move {
-            close_spread(sessions, window).await;
+            close_spread(&registry, sessions, window).await;
             drain.is_closing_share.store(false, Ordering::Release);
         });
         Some(size)
@@ -172,13 +180,46 @@ impl Drain {
         let _ = self.accepting.subscribe().wait_for(|count| *count == 0).await;
     }
 
-    pub fn has_begun(&self) -> bool {
-        *self.phase.borrow() == Phase::Stopping
-    }
-
     /// Completes when the drain begins, at once if it has.
     pub async fn begun(&self) {
-        self.until(|phase| phase == Phase::Stopping).await;
+        self.until(|phase| matches!(phase, Phase::Stopping | Phase::Refusing)).await;
+    }
+
+    /// Ends the window: upgrades that are still under way are refused.
+    fn refuse_upgrades(&self) {
+        self.phase.send_replace(Phase::Refusing);
+    }
+
+    pub fn refuses_upgrades(&self) -> bool {
+        *self.phase.borrow() == Phase::Refusing
+    }
+
+    /// Completes when upgrades are refused.
+    pub async fn refusing(&self) {
+        self.until(|phase| phase == Phase::Refusing).await;
+    }
+
+    /// Gives a session that has just opened its moment of the window. Without a drain it does
+    /// nothing. The session must be in the registry already: the drain lists those that are there
+    /// when the window begins, and when it ends.
+    pub fn close_in_window(&self, session: &Arc<SessionHandle>) {
+        if self.refuses_upgrades() {
+            session.close(CloseReason::Draining);
+            return;
+        }
+        let Some(window_ends) = *lock(&self.window_ends) else { return };
+        let now = Now::read().mono;
+        let moment = now + slot(window_ends.saturating_duration_since(now), 0, 1);
+        let session = Arc::clone(session);
+        tokio::spawn(async move {
+            sleep_until(moment).await;
+            session.close(CloseReason::Draining);
+        });
+    }
+
+    /// Returns true if every socket has emptied its queue and closed.
+    fn is_closed(&self) -> bool {
+        *self.accepting.borrow() == 0
     }
 
     /// Completes when the sockets may not accept.
@@ -227,39 +268,35 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Closes every session, each at its own moment of the window. Waits until all sessions have ended,
-/// at most for the window and `close_timeout`.
-pub async fn close_sessions(registry: &Arc<Registry>, window: Duration, close_timeout: Duration) {
-    let sessions = registry.handles();
-    DrainStarted { sessions: sessions.len(), window }.emit();
-    close_spread(sessions, window).await;
-    let deadline = Now::read().mono + close_timeout;
-    while !registry.is_empty() && Now::read().mono < deadline {
-        sleep(Duration::from_millis(10)).await;
-    }
-    DrainFinished { remaining: registry.len() }.emit();
-}
-
-/// Drains after another process has taken over. Connections that are open may send requests until
-/// the window ends, and their sessions close then.
-pub async fn leave_to_successor(
+/// Closes every session, each at its own moment of the window, and also those that open meanwhile
+/// on connections that are here already. The window ends early when no connection is left. Then
+/// waits for the last sessions, at most for `close_timeout`.
+pub async fn close_sessions(
     drain: &Drain,
     registry: &Arc<Registry>,
     open_connections: impl Fn() -> usize,
     window: Duration,
     close_timeout: Duration,
 ) {
+    let window_ends = Now::read().mono + window;
+    // Set before the sessions are listed, so that a session that is not on the list knows it.
+    *lock(&drain.window_ends) = Some(window_ends);
     let sessions = registry.handles();
     DrainStarted { sessions: sessions.len(), window }.emit();
-    let window_ends = Now::read().mono + window;
-    let closing = close_spread(sessions, window);
-    let quiet = async {
-        while open_connections() > 0 && Now::read().mono < window_ends {
+    let spread = async {
+        close_spread(registry, sessions, window).await;
+        sleep_until(window_ends).await;
+    };
+    let emptied = async {
+        while !drain.is_closed() || open_connections() > 0 {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::join!(closing, quiet);
-    drain.begin();
+    tokio::select! {
+        () = spread => {}
+        () = emptied => {}
+    }
+    drain.refuse_upgrades();
     for session in registry.handles() {
         session.close(CloseReason::Draining);
     }
@@ -270,12 +307,16 @@ pub async fn leave_to_successor(
     DrainFinished { remaining: registry.len() }.emit();
 }
 
-/// Asks each session to close, at its own moment of the window.
-async fn close_spread(sessions: Vec<Arc<SessionHandle>>, window: Duration) {
+/// Asks each session to close, at its own moment of the window. The moment of a session that has
+/// ended by itself is not waited for.
+async fn close_spread(registry: &Registry, sessions: Vec<Arc<SessionHandle>>, window: Duration) {
     let started = Now::read().mono;
     let count = u32::try_from(sessions.len()).unwrap_or(u32::MAX).max(1);
     for (turn, session) in (0..count).zip(sessions) {
-        sleep_until(started + slot(window, turn, count)).await;
+        let moment = started + slot(window, turn, count);
+        while registry.find(session.id).is_some() && Now::read().mono < moment {
+            sleep_until(moment.min(Now::read().mono + LOOK)).await;
+        }
         session.close(CloseReason::Draining);
     }
 }
@@ -335,7 +376,6 @@ mod tests {
         let drain = Drain::default();
         drain.begin();
         drain.begun().await;
-        assert!(drain.has_begun());
         let (one, other) = (drain.accepting(), drain.accepting());
         drop(one);
         assert!(tokio::time::timeout(Duration::from_millis(1), drain.all_closed()).await.is_err());

@@ -61,7 +61,7 @@ impl<'a> Admission<'a> {
             legacy_uses: &edge.legacy_uses,
             shadows: Some(&edge.shadows),
             handshake_timeout: edge.limits.handshake_timeout,
-            is_draining: edge.drain.has_begun(),
+            is_draining: edge.drain.refuses_upgrades(),
         }
     }
 

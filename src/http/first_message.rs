@@ -171,7 +171,7 @@ async fn first_message(
     let message = tokio::select! {
         message = timeout_at(deadline, client.next_credential(answer)) => message
             .unwrap_or(Err(Rejection::FirstMessage(FirstMessageFault::Timeout))),
-        () = edge.drain.begun() => Err(Rejection::Draining),
+        () = edge.drain.refusing() => Err(Rejection::Draining),
     }?;
     FirstMessageCame { route: &route.name, waited: switched_at.elapsed() }.emit();
     offer(&mut request.parts.headers, switch, client.deflate);

@@ -152,10 +152,8 @@ pub(super) async fn open_session(
             Some(SessionEnd { reason: CloseReason::ClientGone, ..SessionEnd::NEVER_BEGAN });
         return;
     }
-    if edge.drain.has_begun() {
-        // The drain may have listed the sessions before this one was opened.
-        record.session.close(CloseReason::Draining);
-    }
+    // A drain may have listed the sessions before this one was opened.
+    edge.drain.close_in_window(&record.session);
     let opening = Opening {
         client: stream,
         upstream,

@@ -67,7 +67,7 @@ pub async fn accept(bound: Bound, worker: Worker, accepting: Accepting) -> io::R
             accepted = listener.accept() => accepted,
             () = drain.halted() => match accepting.wait(&drain).await {
                 Phase::Accepting | Phase::Paused => continue,
-                Phase::Replaced | Phase::Stopping => break,
+                Phase::Replaced | Phase::Stopping | Phase::Refusing => break,
             },
         };
         match accepted {

@@ -91,6 +91,93 @@ async fn connections_in_the_queue_of_the_kernel_are_served_and_not_reset() {
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
 
+/// A close frame with 1001, and a masked one with 1000.
+const GOING_AWAY: [u8; 4] = [0x88, 19, 0x03, 0xE9];
+const CLIENT_CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgrades_in_the_queue_of_the_kernel_are_let_in_and_closed_in_the_window() {
+    let echo = Echo::start().await;
+    // Longer than a busy machine takes for the upgrades. The test does not wait for its end.
+    let usher = Setup::new(echo.url()).drain("25s").start().await;
+    usher.signal("STOP");
+    let upgrade = |number: usize| {
+        let bearer = usher.token(&format!("user-{number}"));
+        client::upgrade_request("/ws", &format!("Authorization: Bearer {bearer}\r\n"))
+    };
+    let mut queued = Vec::new();
+    for number in 0..100 {
+        let mut raw = Raw::connect(usher.plain).await;
+        if number % 2 == 0 {
+            raw.send(upgrade(number)).await;
+        }
+        queued.push(raw);
+    }
+    usher.signal("TERM");
+    usher.signal("CONT");
+    for (number, raw) in queued.iter_mut().enumerate() {
+        if number % 2 == 1 {
+            // These upgrades arrive after the signal.
+            raw.send(upgrade(number)).await;
+        }
+    }
+    for (number, raw) in queued.iter_mut().enumerate() {
+        let head = raw.read_head().await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{number}: {head}");
+    }
+    // The moments are spread over the window. When the first sessions were closed, the clients
+    // close the others, and the process does not wait any longer.
+    let (stop, stopped) = tokio::sync::watch::channel(());
+    let closes = queued.into_iter().map(|mut raw| {
+        let mut stopped = stopped.clone();
+        async move {
+            tokio::select! {
+                frame = raw.read_exactly(4) => assert_eq!(frame, GOING_AWAY),
+                _ = stopped.changed() => {
+                    raw.send(CLIENT_CLOSE).await;
+                    return false;
+                }
+            }
+            true
+        }
+    });
+    let mut closes: futures_util::stream::FuturesUnordered<_> = closes.collect();
+    let (mut by_drain, mut by_client) = (0, 0);
+    while let Some(is_by_drain) = closes.next().await {
+        by_drain += usize::from(is_by_drain);
+        by_client += usize::from(!is_by_drain);
+        if by_drain == 3 {
+            stop.send_replace(());
+        }
+    }
+    assert!(by_drain >= 3 && by_client > 0, "{by_drain} {by_client}");
+    usher.finish_stopped().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_does_not_wait_for_sessions_that_have_ended() {
+    let echo = Echo::start().await;
+    let usher = Setup::new(echo.url()).drain("10m").start().await;
+    let mut sockets = vec![usher.connect("ada").await];
+    let (code, text) = order(&usher, &["--percent", "100"]).await;
+    assert_eq!((code, &*text), (0, "closing 1 of 1 sessions over 600 s\n"));
+    let _ = sockets.remove(0).close(None).await;
+    usher.until_metric("usher_sessions_active{route=\"/ws\"} 0").await;
+    // The share's only session has ended, so the next share may begin.
+    let next = async || order(&usher, &["--percent", "100"]).await.0 == 0;
+    eventually("the next share", next).await;
+    for number in 0..5 {
+        sockets.push(usher.connect(&format!("user-{number}")).await);
+    }
+    usher.signal("TERM");
+    is_unready(&usher).await;
+    for mut socket in sockets {
+        let _ = socket.close(None).await;
+        while let Some(Ok(_)) = socket.next().await {}
+    }
+    usher.finish_stopped().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_under_way_has_the_window_to_end() {
     let backend = Backend::start().await;
@@ -99,7 +186,7 @@ async fn an_answer_under_way_has_the_window_to_end() {
     raw.send("POST /public/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nbod").await;
     assert!(raw.read_head().await.starts_with("HTTP/1.1 200 "));
     usher.signal("TERM");
-    usher.logged(&["drain_finished"]).await;
+    usher.logged(&["drain_started"]).await;
     // The drain window counts, not the shorter time for the close handshake of a session.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     raw.send("y!!").await;

@@ -22,7 +22,7 @@ use crate::session::registry::SessionId;
 use crate::session::session_counts::{CountedPlace, SessionLimit};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
-use crate::upstream::connect::Tries;
+use crate::upstream::connect::{Tries, TriesFailed};
 use crate::upstream::pick::ClientKey;
 use crate::upstream::signed_context::ContextRequest;
 use crate::upstream::upgrade::UpgradeAnswer;
@@ -67,7 +67,11 @@ pub(super) async fn reach(
     let mut tries =
         Tries::new(upstream, client, authenticated.mono).with_proxy_header(proxy_header);
     let (place, dialled, answer) = loop {
-        let (stream, place) = tries.dial(grant).await?;
+        let (stream, place) = match tries.dial(grant).await {
+            Ok(dialled) => dialled,
+            Err(TriesFailed::Rejected(rejection)) => return Err(rejection.into()),
+            Err(TriesFailed::Answered(answer)) => return Err(refusal(*answer, request)),
+        };
         let dialled = Now::read();
         // Each try has a signed context of its own: one that was sent may have been used.
         let mut headers = request.parts.headers.clone();
@@ -101,15 +105,21 @@ pub(super) async fn reach(
                 phases,
             })
         }
-        UpgradeAnswer::Declined { status, mut headers, body } => {
-            hop_by_hop::strip_hop_by_hop(&mut headers);
-            let mut answer = Response::new(body);
-            *answer.status_mut() = status;
-            *answer.headers_mut() = headers;
-            response::set_request_id(answer.headers_mut(), request.request_id.as_str());
-            Err(Refusal { rejection: Rejection::UpstreamDeclined(status), answer: Some(answer) })
-        }
+        declined @ UpgradeAnswer::Declined { .. } => Err(refusal(declined, request)),
     }
+}
+
+/// Passes the answer of a server that refuses the upgrade on to the client.
+fn refusal(answer: UpgradeAnswer, request: &Request) -> Refusal {
+    let UpgradeAnswer::Declined { status, mut headers, body } = answer else {
+        return Rejection::Internal.into();
+    };
+    hop_by_hop::strip_hop_by_hop(&mut headers);
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    response::set_request_id(answer.headers_mut(), request.request_id.as_str());
+    Refusal { rejection: Rejection::UpstreamDeclined(status), answer: Some(answer) }
 }
 
 /// Takes a place among the sessions of the address and of the route, if these are limited.

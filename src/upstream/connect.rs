@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::events::DialFailed;
-use super::health::Outcome;
+use super::health::{Errand, Outcome};
 use super::pick::ClientKey;
 use super::resolve::ServerName;
 use super::upgrade::UpgradeAnswer;
@@ -47,6 +47,16 @@ pub struct Tries<'a> {
     proxy_header: Option<Bytes>,
     /// The failure of the last server.
     rejection: Rejection,
+    /// The answer of a server that cannot serve. Another server was asked for a better one.
+    unwanted: Option<Box<UpgradeAnswer>>,
+}
+
+/// The end of the tries without a server that serves.
+#[derive(Debug)]
+pub enum TriesFailed {
+    /// A server has answered with 502, 503 or 504, and no other one has answered.
+    Answered(Box<UpgradeAnswer>),
+    Rejected(Rejection),
 }
 
 /// A client that waits for the answer of a server. If it leaves after half of the time limit, its
@@ -72,6 +82,7 @@ impl<'a> Tries<'a> {
             is_retry: false,
             proxy_header: None,
             rejection: Rejection::UpstreamUnavailable,
+            unwanted: None,
         }
     }
 
@@ -81,13 +92,16 @@ impl<'a> Tries<'a> {
     }
 
     /// Opens a connection to the next server that can be dialled.
-    pub async fn dial(&mut self, grant: &Grant) -> Result<(Stream, ServerPlace), Rejection> {
+    pub async fn dial(&mut self, grant: &Grant) -> Result<(Stream, ServerPlace), TriesFailed> {
         while let Some(place) = self.next_server() {
             if let Some(stream) = self.dial_server(&place, grant).await {
                 return Ok((stream, place));
             }
         }
-        Err(self.rejection.clone())
+        Err(match self.unwanted.take() {
+            Some(answer) => TriesFailed::Answered(answer),
+            None => TriesFailed::Rejected(self.rejection.clone()),
+        })
     }
 
     /// Takes a place on the next server. It is taken before the dial, so that a burst spreads over
@@ -141,7 +155,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Waits for a server's answer to an upgrade, and notes it. Returns `None` if the server is
-    /// late, or sends no correct answer: the next server may be tried.
+    /// late, sends no correct answer, or cannot serve: the next server may be tried.
     pub async fn answer(
         &mut self,
         place: &ServerPlace,
@@ -159,8 +173,14 @@ impl<'a> Tries<'a> {
         wait.is_over = true;
         match answered {
             Ok(Ok(answer)) => {
-                place.note(outcome_of(&answer));
-                return Some(answer);
+                let outcome = outcome_of(&answer);
+                place.note(outcome);
+                if outcome == Outcome::Good || !self.can_ask_again() {
+                    return Some(answer);
+                }
+                let error = "the server refused the upgrade with 502, 503 or 504";
+                self.failed(place, Rejection::UpstreamUnavailable, error);
+                self.unwanted = Some(Box::new(answer));
             }
             Ok(Err(rejection)) => {
                 place.note(Outcome::BadAnswer);
@@ -176,6 +196,18 @@ impl<'a> Tries<'a> {
             }
         }
         None
+    }
+
+    /// Returns true if the answer of a server that cannot serve may be followed by another try. One
+    /// such answer is, and only by a server that is not ejected: if all servers are too busy, they
+    /// must not get a multiple of the upgrades.
+    fn can_ask_again(&self) -> bool {
+        let is_good = |index: &usize| {
+            Some(*index) != self.on_trial && self.upstream.errand(*index) == Errand::Regular
+        };
+        self.unwanted.is_none()
+            && Now::read().mono < self.deadline
+            && self.order.as_slice().iter().any(is_good)
     }
 
     /// Returns the end of a wait, and whether earlier servers have cut it short. A server is not

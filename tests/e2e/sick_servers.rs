@@ -316,16 +316,42 @@ async fn half_bad() -> (String, tokio::task::JoinHandle<()>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_half_of_its_answers_bad_is_ejected_and_its_answers_reach_the_client() {
+async fn a_server_with_half_of_its_answers_bad_costs_its_clients_nothing_and_is_ejected() {
     let ((sick, task), echo) = (half_bad().await, Echo::start().await);
     let usher = start(&[sick, echo.url()], "balance = \"round-robin\"").await;
     let drill = drill(&usher, "answer").await;
     drill.note("half of answers 503");
-    let bad = drill.statuses.iter().filter(|status| **status == 503).count();
-    assert_eq!((bad, drill.statuses.len() <= 10), (3, true), "{:?}", drill.statuses);
-    assert_eq!(drill.later, [101; 4]);
+    assert!(drill.all_in() <= 10, "{:?}", drill.statuses);
+    assert_eq!(failed_tries(&usher).await, 3);
     usher.finish().await;
     task.abort();
+}
+
+/// An answer of a server that is too busy, with a header of its own.
+const BUSY: &[u8] = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 4\r\n\r\nbusy";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn if_all_servers_are_busy_a_client_asks_two_and_gets_the_last_answer() {
+    let busy = async || Recorder::start(Script::AnswerAndClose(BUSY.to_vec())).await;
+    let servers = [busy().await, busy().await, busy().await];
+    let lines = "balance = \"round-robin\"\neject_after = 20\nmax_ejected_percent = 0";
+    let usher = start(&servers.each_ref().map(Recorder::url), lines).await;
+    for number in 0..6 {
+        let (answer, _) = attempt(&usher, &format!("user {number}")).await;
+        assert_eq!((answer.status, &*answer.body), (503, "busy"), "{}", answer.head);
+        assert_eq!(answer.header("retry-after"), Some("7"), "{}", answer.head);
+    }
+    let asked: usize = servers.iter().map(Recorder::requests).sum();
+    assert_eq!(asked, 12);
+    usher.finish().await;
+
+    // The other server gives no answer, so the client gets that of the first.
+    let usher = start(&[servers[0].url(), dead()], "max_ejected_percent = 0").await;
+    for number in 0..4 {
+        let (answer, _) = attempt(&usher, &format!("user {number}")).await;
+        assert_eq!((answer.status, &*answer.body), (503, "busy"), "{}", answer.head);
+    }
+    usher.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

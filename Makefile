@@ -20,6 +20,7 @@ test: ## All tests; installs the missing programs that they need
 	scripts/test-clients.sh
 	scripts/test-chart.sh
 	scripts/test-dashboards.sh
+	scripts/test-api.sh
 
 SECONDS ?= 60
 TARGETS ?=

@@ -83,6 +83,17 @@ const REVOKE: &str = "/revoke";
 const SESSIONS: &str = "/sessions";
 const RELOAD: &str = "/reload";
 const DRAIN: &str = "/drain";
+/// The paths, and whether they take orders: an order is a POST, everything else is read.
+const PATHS: [(&str, bool); 8] = [
+    ("/livez", false),
+    ("/readyz", false),
+    ("/metrics", false),
+    ("/status", false),
+    (SESSIONS, false),
+    (REVOKE, true),
+    (RELOAD, true),
+    (DRAIN, true),
+];
 /// The longest body of an order, in bytes.
 const MAX_BODY: usize = 8 * 1024;
 
@@ -182,15 +193,13 @@ impl Admin {
                 message,
             ));
         }
-        if !matches!(
-            path,
-            "/livez" | "/readyz" | "/metrics" | SESSIONS | "/status" | REVOKE | RELOAD | DRAIN
-        ) {
+        let Some((_, takes_orders)) = PATHS.iter().find(|(known, _)| *known == path) else {
             return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "unknown path"));
-        }
-        let (allowed, allow, message): (&[Method], _, _) = match path {
-            REVOKE | RELOAD | DRAIN => (&[Method::POST], "POST", "use POST at this path"),
-            _ => (&[Method::GET, Method::HEAD], "GET, HEAD", "use GET at this path"),
+        };
+        let (allowed, allow, message): (&[Method], _, _) = if *takes_orders {
+            (&[Method::POST], "POST", "use POST at this path")
+        } else {
+            (&[Method::GET, Method::HEAD], "GET, HEAD", "use GET at this path")
         };
         if !allowed.contains(request.method()) {
             let mut response =
@@ -306,6 +315,18 @@ mod tests {
     use std::future::Future;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
+
+    /// `tests/api` holds the operations themselves to a running process.
+    #[test]
+    fn every_path_is_in_the_api_reference() {
+        let reference = include_str!("../../docs/openapi.yaml");
+        for (path, takes_orders) in PATHS {
+            let operation = if takes_orders { "post" } else { "get" };
+            let entry = format!("\n  {path}:\n    servers: *admin\n    {operation}:\n");
+            let first = format!("\n  {path}:\n    servers: &admin\n");
+            assert!(reference.contains(&entry) || reference.contains(&first), "{path}");
+        }
+    }
 
     fn telemetry() -> Telemetry {
         let names = LabelNames::default().with("route", ["/ws"]);

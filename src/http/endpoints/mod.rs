@@ -149,3 +149,26 @@ fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> 
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `tests/api` holds the operations themselves to a running process.
+    #[test]
+    fn every_endpoint_is_in_the_api_reference() {
+        let reference = include_str!("../../../docs/openapi.yaml");
+        let defaults = include_str!("../../../config/reference.toml");
+        for endpoint in [Endpoint::Tickets, Endpoint::Methods, Endpoint::SigningKeys] {
+            let (path, rest) = match endpoint {
+                Endpoint::Tickets => ("/websocket/ticket", "/{ticket}/validate"),
+                Endpoint::Methods => ("/websocket/config", ""),
+                Endpoint::SigningKeys => ("/.well-known/usher/jwks.json", ""),
+            };
+            assert!(defaults.contains(&format!("path = \"{path}\"")), "{path}");
+            for path in [path, &format!("{path}{rest}")] {
+                assert!(reference.contains(&format!("\n  {path}:\n")), "{path}");
+            }
+        }
+    }
+}

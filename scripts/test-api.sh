@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Holds docs/openapi.yaml to a running Usher. The validator is a package of PyPI.
+# Holds docs/openapi.yaml to a running Usher, and runs the configurations of docs/load-balancers.md.
+# The validator is a package of PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,3 +16,4 @@ if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$(sha256sum <"$list")" ]; then
 fi
 [ -x "$usher" ] || cargo build
 "$venv/bin/python" tests/api/run.py "$usher"
+"$venv/bin/python" tests/api/balancers.py "$usher"

@@ -17,7 +17,9 @@ import tempfile
 from http.client import HTTPResponse
 from pathlib import Path
 
-from servers import UPGRADE, Answer, Backend, Usher, eventually, head, send, tokens, unused_port
+from servers import (
+    UPGRADE, Answer, Backend, Usher, eventually, head, make_certificate, send, tokens, unused_port,
+)  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/load-balancers.md"
@@ -80,14 +82,9 @@ class Balancer:
 
     def __init__(self, folder: Path):
         self.folder, self.port = folder, unused_port()
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-             "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout",
-             folder / "chat.key", "-out", folder / "chat.crt"],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        (folder / "chat.pem").write_text((folder / "chat.crt").read_text() + (folder / "chat.key").read_text())
-        self.tls = ssl.create_default_context(cafile=str(folder / "chat.crt"))
+        certificate, key = make_certificate(folder)
+        (folder / "chat.pem").write_text(certificate.read_text() + key.read_text())
+        self.tls = ssl.create_default_context(cafile=str(certificate))
 
     def start(self, check: list, run: list):
         # The path of Debian is not in every PATH.

@@ -11,12 +11,15 @@ import copy
 import json
 import re
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
 from contract import ROOT, Contract, load
-from servers import UPGRADE, Answer, Backend, Redis, Usher, eventually, head, send, tokens, unused_port
+from servers import (
+    UPGRADE, Answer, Backend, Redis, Usher, eventually, head, make_certificate, send, tokens, unused_port,
+)  # fmt: skip
 
 TICKET, VALIDATE = "/websocket/ticket", "/websocket/ticket/{ticket}/validate"
 CONFIG, KEYS, WS = "/websocket/config", "/.well-known/usher/jwks.json", "/ws"
@@ -320,7 +323,9 @@ class Test:
             ("?users=ada", None), ("?user=a&user=b", None),
         ]:  # fmt: skip
             self.call(at, "GET", "/sessions", 400, "BAD_REQUEST", path=f"/sessions{query}", fits=fits)
-        self.call(at, "GET", "/status", 200)
+        status = self.call(at, "GET", "/status", 200).json
+        if not status["certificates"] or not status["sessions_by"] or not status["legacy"]:
+            self.fault(f"/status has an empty list, which judges nothing: {status}")
         socket.close()
 
     def revoke(self, at, headers=None):
@@ -519,13 +524,17 @@ def _route(path: str, auth: str, upstream: str = "chat", more: str = "") -> str:
     return f'[[route]]\npath = "{path}"\nupstream = "{upstream}"\nauth = {auth}\norigins = ["{PAGE}"]\n{more}\n'
 
 
-def every_kind(backend: Backend) -> str:
+def every_kind(backend: Backend, folder: Path) -> str:
     """Returns a configuration with a route for each kind of answer."""
+    certificate, key = make_certificate(folder)
     legacy = 'legacy = ["query"]\ndeprecated = "2026-11-01"\nsunset = "2099-03-01"\nmigration_link = "https://example.com/move"\n'
     return f"""
 [[listener]]
 address = "127.0.0.1:0"
 plain = true
+[[listener]]
+address = "127.0.0.1:0"
+certificates = [{{ cert = "{certificate}", key = "{key}" }}]
 {MAIN}
 [[verifier]]
 name = "login"
@@ -630,7 +639,8 @@ def main(binary: str) -> int:
     try:
         test.codes()
         backend = start(Backend)
-        usher = start(Usher, binary, every_kind(backend), "--allow-bypass")
+        folder = start(tempfile.TemporaryDirectory)
+        usher = start(Usher, binary, every_kind(backend, Path(folder.name)), "--allow-bypass")
         test.call(usher.admin, "POST", "/revoke", 200, headers=JSON, body={"user": "revoked"})
         slow = test.begin_slowly(usher.client)
         test.can_fail(usher.client)
@@ -648,7 +658,7 @@ def main(binary: str) -> int:
         test.whole()
     finally:
         for program in reversed(started):
-            program.stop()
+            program.stop() if hasattr(program, "stop") else program.cleanup()
     for fault in test.faults:
         print(f"api: {fault}", file=sys.stderr)
     documented = len(test.contract.documented())

@@ -101,6 +101,17 @@ class Backend:
         self._listener.close()
 
 
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Returns a new certificate of localhost, and its key."""
+    certificate, key = folder / "chat.crt", folder / "chat.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
 def unused_port() -> int:
     """Returns a port of loopback that refuses connections."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -143,17 +143,24 @@ class Pod:
         return upgrade(self.port("listener"), path, "localhost", authority)
 
 
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
 def upgrade(port, path, host, authority=None):
     """Asks for an upgrade on loopback. Returns the socket and the status line."""
+    return request(port, path, host, authority, UPGRADE)
+
+
+def request(port, path, host, authority=None, fields=""):
+    """Sends a GET on loopback. Returns the socket after the head of the answer, and its first line."""
     raw = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     if authority:
         context = ssl.create_default_context(cafile=authority)
         raw = context.wrap_socket(raw, server_hostname=host)
-    raw.sendall(
-        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n"
-        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-    )
+    raw.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n".encode())
     head = b""
     while b"\r\n\r\n" not in head:
         byte = raw.recv(1)

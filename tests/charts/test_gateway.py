@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from api_server import ApiServer
-from pod import eventually, free_ports, upgrade
+from pod import eventually, free_ports, request, upgrade
 
 TRAEFIK = pathlib.Path(sys.executable).parent / "traefik"
 GROUP = "gateway.networking.k8s.io/v1"
@@ -122,7 +122,7 @@ PASSTHROUGH = {
 
 
 def reach(pod, gateway, listener):
-    """Starts the Gateway in front of the pod, and returns the client's socket after its upgrade."""
+    """Starts the Gateway in front of the pod, and asks for an upgrade and for the keys."""
     [port] = free_ports(1)
     server = gateway(port, pod.rendered.objects + objects_around(pod, port, listener))
 
@@ -130,7 +130,13 @@ def reach(pod, gateway, listener):
         client, status = upgrade(port, "/ws", "ws.example.com", pod.folder / "cert.pem")
         return client if status.startswith("HTTP/1.1 101") else None
 
-    return eventually(upgraded, "an upgrade through the Gateway"), server
+    eventually(upgraded, "an upgrade through the Gateway").close()
+    # The Service is one for sockets, and still leads plain requests: tickets, published keys.
+    keys = "/.well-known/usher/jwks.json"
+    client, status = request(port, keys, "ws.example.com", pod.folder / "cert.pem")
+    client.close()
+    assert status == "HTTP/1.1 200 OK"
+    return server
 
 
 def conditions(server, kind):
@@ -141,8 +147,7 @@ def conditions(server, kind):
 
 def test_tls_passes_through(start, gateway):
     pod = start("tls-route", config={"listener": [{}]})
-    client, server = reach(pod, gateway, PASSTHROUGH)
-    client.close()
+    server = reach(pod, gateway, PASSTHROUGH)
     assert conditions(server, "TLSRoute") == {"Accepted": "True", "ResolvedRefs": "True"}
 
 
@@ -157,8 +162,7 @@ def test_the_gateway_ends_tls(start, gateway, backend, again):
     )
     service = pod.rendered.one("Service")["spec"]["ports"][0]
     assert service["appProtocol"] == ("kubernetes.io/wss" if again else "kubernetes.io/ws")
-    client, server = reach(pod, gateway, HTTPS)
-    client.close()
+    server = reach(pod, gateway, HTTPS)
     assert conditions(server, "HTTPRoute") == {"Accepted": "True", "ResolvedRefs": "True"}
     head = backend.heads[-1]
     # The scheme of the client, which only the Gateway knows.

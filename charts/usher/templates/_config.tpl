@@ -6,7 +6,7 @@ JSON's strings are TOML's, except for the character 0x7f. */ -}}
 {{- range $key, $value := . -}}
 {{- $parts = append $parts (printf "%s = %s" (include "usher.tomlKey" $key) (include "usher.tomlValue" $value)) -}}
 {{- end -}}
-{{- if $parts -}}{ {{ join ", " $parts }} }{{- else -}}{}{{- end -}}
+{ {{ join ", " $parts }} }
 {{- else if kindIs "slice" . -}}
 {{- $parts := list -}}
 {{- range . -}}{{- $parts = append $parts (include "usher.tomlValue" .) -}}{{- end -}}
@@ -53,12 +53,10 @@ JSON's strings are TOML's, except for the character 0x7f. */ -}}
 {{- end }}
 {{- end -}}
 
-{{- /* The configuration as JSON; {} where it is in a ConfigMap of somebody else. Values that the user
-left out come from the rest of the chart's values. */ -}}
+{{- /* The configuration as JSON. Values that the user left out come from the rest of the chart's
+values. The chart cannot read an existing ConfigMap, so there all of it comes from them. */ -}}
 {{- define "usher.config" -}}
-{{- if .Values.existingConfigMap.name -}}
-{}
-{{- else if .Values.configText -}}
+{{- if .Values.configText -}}
 {{- $parsed := fromToml .Values.configText -}}
 {{- if hasKey $parsed "Error" -}}{{- fail (printf "configText: %s" $parsed.Error) -}}{{- end -}}
 {{- toRawJson $parsed -}}
@@ -134,7 +132,6 @@ left out come from the rest of the chart's values. */ -}}
 {{- define "usher.stopSeconds" -}}
 {{- $config := include "usher.config" . | fromJson -}}
 {{- $drain := $config.drain | default dict -}}
-{{- if .Values.existingConfigMap.name -}}{{- $drain = .Values.drain -}}{{- end -}}
 {{- $close := ($config.keepalive | default dict).close_timeout | default "5s" -}}
 {{- $sleep := (((.Values.lifecycle.preStop | default dict).sleep | default dict).seconds | default 0) | int -}}
 {{- add $sleep (include "usher.seconds" ($drain.delay | default "0s")) (include "usher.seconds" ($drain.window | default "30s")) (include "usher.seconds" $close) -}}

@@ -83,12 +83,8 @@ metadata:
 
 {{- /* "true" if the listener behind the Service is plain HTTP. */ -}}
 {{- define "usher.isPlain" -}}
-{{- if .Values.existingConfigMap.name -}}
-{{- if not .Values.tls.enabled -}}true{{- end -}}
-{{- else -}}
 {{- range (include "usher.config" . | fromJson).listener -}}
 {{- if and (hasSuffix (printf ":%v" $.Values.ports.listener) (.address | toString)) .plain -}}true{{- end -}}
-{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -11,7 +11,6 @@ use crate::admin::{Admin, Readiness};
 use crate::auth::revocation::events::RevocationsHeld;
 use crate::base::clock::Now;
 use crate::base::memory::MemoryTrim;
-use crate::edge::expiry::ExpiryWatch;
 use crate::edge::reload::{Order, Reloader};
 use crate::edge::{Current, Edge};
 use crate::telemetry::{Event, Telemetry};
@@ -66,7 +65,6 @@ pub(super) async fn run_upkeep(
     let mut every = interval(Telemetry::UPKEEP);
     let mut trim = MemoryTrim::default();
     let mut rotation = Rotation::default();
-    let mut expiry = ExpiryWatch::default();
     loop {
         every.tick().await;
         telemetry.upkeep();
@@ -74,7 +72,7 @@ pub(super) async fn run_upkeep(
         readiness.set_store(edge.tickets.sweep(now).await);
         RevocationsHeld { count: edge.revocations.sweep(now) }.emit();
         edge.upstreams.publish_states(now);
-        expiry.look(&edge, now);
+        edge.watch_expiry(now);
         trim.look(edge.ceiling.open());
         let config = &edge.config;
         rotation.rotate_due_keys(&config.context, &config.state_dir, &edge.signing_keys, now);

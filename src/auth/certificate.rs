@@ -22,8 +22,8 @@ const LONGEST_USER: usize = 1024;
 
 impl ClientCertificate {
     pub fn principal(&self, rules: &Mtls, now: Now) -> Result<Principal, InvalidCertificate> {
-        if !self.is_trusted() {
-            return Err(InvalidCertificate::Authority);
+        if let Some(why) = self.distrust() {
+            return Err(why);
         }
         let (rest, certificate) =
             X509Certificate::from_der(self.leaf()).map_err(|_| InvalidCertificate::Malformed)?;

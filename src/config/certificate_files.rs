@@ -13,6 +13,8 @@ words! {
         Listener = "listener",
         /// The authorities of clients.
         ClientCa = "client_ca",
+        /// The revoked certificates of clients.
+        ClientCrl = "client_crl",
         /// The authorities of upstream servers.
         Upstream = "upstream",
         /// The authorities of an issuer's server.
@@ -35,7 +37,11 @@ impl Config {
             for pair in &tls.certificates {
                 add(CertificatePurpose::Listener, Some(&pair.cert));
             }
-            add(CertificatePurpose::ClientCa, tls.clients.as_ref().map(|clients| &clients.ca_file));
+            let Some(clients) = &tls.clients else { continue };
+            add(CertificatePurpose::ClientCa, Some(&clients.ca_file));
+            for file in &clients.crl_files {
+                add(CertificatePurpose::ClientCrl, Some(file));
+            }
         }
         for upstream in &self.upstreams {
             add(CertificatePurpose::Upstream, upstream.ca_file.as_ref());

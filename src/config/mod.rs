@@ -140,6 +140,10 @@ pub struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificates {
     pub ca_file: PathBuf,
+    /// Lists of revoked certificates. Empty: no certificate is revoked.
+    pub crl_files: Vec<PathBuf>,
+    /// Whether a certificate is accepted if no list is of its authority.
+    pub accepts_without_crl: bool,
     /// Whether a handshake without a certificate fails.
     pub is_required: bool,
 }

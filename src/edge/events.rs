@@ -40,6 +40,8 @@ families! {
     /// When the first certificate in a file expires, in seconds since the Unix epoch.
     CERTIFICATE_EXPIRY: Gauge = "usher_certificate_expiry_timestamp_seconds",
         { purpose: CertificatePurpose, file: Name };
+    /// Live sessions ended because a CRL of a reload revokes their client certificate.
+    REVOKED_CERTIFICATE_SESSIONS: Counter = "usher_revoked_certificate_sessions_total";
 }
 
 words! {
@@ -133,6 +135,12 @@ pub struct CertificateExpires<'a> {
     pub dates: &'a Dates,
     pub state: DateState,
     pub now: Now,
+}
+
+/// A reload brought a list of revoked certificates, and this many live sessions were closed.
+#[derive(Debug)]
+pub struct CertificatesRevoked {
+    pub closed: usize,
 }
 
 /// A client connection was accepted.
@@ -342,6 +350,24 @@ impl Event for CertificateExpires<'_> {
             subject = dates.subject, state = state.name(), expires = dates.ends.to_rfc3339(),
             days_left = dates.days_left(now.wall), "certificate has expired or ends soon"
         );
+    }
+}
+
+impl Event for CertificatesRevoked {
+    fn log(&self) {
+        info!(
+            target: "usher", event = "certificates_revoked", closed = self.closed,
+            "sessions of revoked certificates closed"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.add(&REVOKED_CERTIFICATE_SESSIONS, (), self.closed as u64);
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let detail = format!("{} sessions closed", self.closed);
+        Some(AuditLine::of_process("certificates_revoked", ACCEPTED, detail))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The dates of all certificates that the configuration names: for metrics, status and the log.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,8 +8,10 @@ use serde::Serialize;
 use super::Edge;
 use super::events::{CertificateDated, CertificateExpires, CertificateForgotten};
 use crate::base::clock::{Now, UnixMillis};
+use crate::base::lock::lock;
 use crate::config::Config;
 use crate::config::certificate_files::CertificatePurpose;
+use crate::net::tls::crl;
 use crate::net::tls::dates::{self, DateState, Dates};
 use crate::telemetry::Event;
 use crate::telemetry::family::Word;
@@ -42,7 +43,11 @@ pub struct CertificateFigures {
 /// reload refuse it.
 pub fn read(config: &Config) -> Vec<DatedFile> {
     let dated = |(purpose, file): (CertificatePurpose, &std::path::Path)| {
-        let dates = dates::first_to_end(file).ok()?;
+        let dates = match purpose {
+            CertificatePurpose::ClientCrl => crl::first_to_end(file),
+            _ => dates::first_to_end(file),
+        }
+        .ok()?;
         Some(DatedFile { purpose, file: file.display().to_string(), dates })
     };
     config.certificate_files().into_iter().filter_map(dated).collect()
@@ -61,12 +66,18 @@ impl Edge {
         };
         self.certificates.iter().map(figures).collect()
     }
+
+    /// Brings the metric up to date, and logs certificates that end soon. This edge must be in
+    /// force.
+    pub fn watch_expiry(&self, now: Now) {
+        let warn_before = self.config.certificates.warn_before;
+        lock(&self.expiry_watch).look(&self.certificates, warn_before, now);
+    }
 }
 
 /// Follows the dates over time and over reloads.
 #[derive(Debug, Default)]
 pub struct ExpiryWatch {
-    edge: Weak<Edge>,
     /// The files in the metric, each with the end of its first certificate and its last warning.
     seen: BTreeMap<(CertificatePurpose, String), Seen>,
 }
@@ -80,12 +91,9 @@ struct Seen {
 impl ExpiryWatch {
     /// Brings the metric up to date after a reload, and logs a certificate that ends soon: when
     /// this begins, when it has expired, and once a day.
-    pub fn look(&mut self, edge: &Arc<Edge>, now: Now) {
-        if !std::ptr::eq(self.edge.as_ptr(), Arc::as_ptr(edge)) {
-            self.edge = Arc::downgrade(edge);
-            self.publish(&edge.certificates);
-        }
-        self.warn(&edge.certificates, edge.config.certificates.warn_before, now);
+    fn look(&mut self, files: &[DatedFile], warn_before: Duration, now: Now) {
+        self.publish(files);
+        self.warn(files, warn_before, now);
     }
 
     fn publish(&mut self, files: &[DatedFile]) {

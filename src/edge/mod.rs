@@ -19,10 +19,11 @@ pub mod watch;
 pub mod worker;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
+use rustls::pki_types::CertificateDer;
 use rustls::{RootCertStore, ServerConfig};
 
 use crate::auth::Authenticator;
@@ -35,6 +36,7 @@ use crate::base::clock::Now;
 use crate::config::{self, Config, Limits};
 use crate::edge::ceiling::Ceiling;
 use crate::edge::drain::Drain;
+use crate::edge::events::CertificatesRevoked;
 use crate::edge::router::Router;
 use crate::edge::upgrade_rates::UpgradeRates;
 use crate::edge::waiting_room::WaitingRoom;
@@ -42,9 +44,11 @@ use crate::fleet::Fleet;
 use crate::fleet::places::SessionPlaces;
 use crate::migration::shadow::Shadows;
 use crate::migration::uses::LegacyUses;
+use crate::net::tls::crl::{RevocationLists, Standing};
 use crate::net::tls::server;
 use crate::session::registry::Registry;
 use crate::session::session_counts::{MostSessions, SessionCounts};
+use crate::telemetry::Event;
 use crate::upstream::Upstreams;
 use crate::upstream::keyring::{Keyring, SigningKeys};
 use crate::upstream::reserved_names::ReservedNames;
@@ -57,6 +61,8 @@ pub struct ListenerTerms {
     pub tls: Option<Arc<ServerConfig>>,
     /// The authorities that may sign clients' certificates, if the listener asks for these.
     pub authorities: Option<Arc<RootCertStore>>,
+    /// Their lists of revoked certificates, if the listener has some.
+    pub revoked: Option<Arc<RevocationLists>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +77,10 @@ pub struct Edge {
     /// The authenticator of the edge in force, for sessions that outlive the edge that they began
     /// with.
     pub in_force: Arc<ArcSwap<Authenticator>>,
+    /// The lists of the edge in force, for sessions that outlive the edge that they began with.
+    pub revoked_certificates: RevokedCertificates,
+    /// Follows `certificates` over all edges.
+    expiry_watch: Arc<Mutex<expiry::ExpiryWatch>>,
     pub tickets: Arc<Tickets>,
     pub verifiers: Arc<Verifiers>,
     pub revocations: Arc<Revocations>,
@@ -92,6 +102,9 @@ pub struct Edge {
     pub certificates: Vec<expiry::DatedFile>,
     signed_context: SignedContext,
 }
+
+/// The lists of revoked certificates of all listeners.
+pub type RevokedCertificates = Arc<ArcSwap<Vec<Arc<RevocationLists>>>>;
 
 /// The edge in force.
 pub type Current = Arc<ArcSwap<Edge>>;
@@ -118,6 +131,8 @@ pub enum EdgeError {
 struct Shared {
     /// `None` before the first configuration.
     in_force: Option<Arc<ArcSwap<Authenticator>>>,
+    revoked_certificates: RevokedCertificates,
+    expiry_watch: Arc<Mutex<expiry::ExpiryWatch>>,
     revocations: Arc<Revocations>,
     registry: Arc<Registry>,
     fleet: Option<Arc<Fleet>>,
@@ -143,7 +158,9 @@ impl Edge {
         let lasting = Shared::new(&config)?;
         let tickets = Tickets::new(&config)?;
         let upstreams = Upstreams::build(&config.upstreams, None, now)?;
-        Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)
+        let first = Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)?;
+        first.publish_revocation_lists();
+        Ok(first)
     }
 
     /// Builds the next edge: another configuration over the same sessions, counts and store.
@@ -154,7 +171,10 @@ impl Edge {
         let verifiers = Arc::new(Verifiers::open(&config, Some(&self.verifiers))?);
         let tickets = self.tickets.next(&config);
         let upstreams = Upstreams::build(&config.upstreams, Some(&self.upstreams), now)?;
-        Self::build(config, issuers, verifiers, tickets, upstreams, Shared::of(self), now)
+        let lasting = Shared::of(self);
+        let next = Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)?;
+        next.check_lists_not_older(self)?;
+        Ok(next)
     }
 
     fn build(
@@ -168,6 +188,8 @@ impl Edge {
     ) -> Result<Self, EdgeError> {
         let Shared {
             in_force,
+            revoked_certificates,
+            expiry_watch,
             revocations,
             registry,
             fleet,
@@ -201,6 +223,8 @@ impl Edge {
             reserved: ReservedNames::of(&config),
             authenticator,
             in_force,
+            revoked_certificates,
+            expiry_watch,
             tickets,
             verifiers,
             revocations,
@@ -226,6 +250,7 @@ impl Edge {
     /// Its issuers judge renewals from now on.
     pub fn take_over(&self) {
         self.in_force.store(Arc::clone(&self.authenticator));
+        self.publish_revocation_lists();
         self.ceiling.set_limit(self.limits.connections);
         self.shadows.set_most(self.limits.shadow_checks);
         if let Some(fleet) = &self.fleet {
@@ -235,6 +260,39 @@ impl Edge {
             .set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
         self.session_counts.set_most(most_sessions(&self.limits));
         self.verifiers.publish_breakers();
+    }
+
+    fn revocation_lists(&self) -> impl Iterator<Item = &Arc<RevocationLists>> {
+        self.listeners.iter().filter_map(|terms| terms.revoked.as_ref())
+    }
+
+    fn publish_revocation_lists(&self) {
+        self.revoked_certificates.store(Arc::new(self.revocation_lists().cloned().collect()));
+    }
+
+    /// Returns an error if a list of revoked certificates is older than that of the same listener
+    /// before.
+    fn check_lists_not_older(&self, before: &Self) -> Result<(), server::TlsError> {
+        // Reloads keep the order of the listeners.
+        let both = self.listeners.iter().zip(&before.listeners);
+        both.filter_map(|(next, before)| Some((next.revoked.as_ref()?, before.revoked.as_ref()?)))
+            .try_for_each(|(next, before)| next.check_not_older(before))
+    }
+
+    /// Ends the sessions that logged in with a certificate that the lists in force revoke. This
+    /// edge must be in force: a session that opens at the same time looks at its lists.
+    pub fn end_sessions_of_revoked_certificates(&self, now: Now) {
+        let is_revoked = |certificate: &CertificateDer<'static>| self.is_revoked(certificate, now);
+        let closed = self.registry.close_revoked_certificates(is_revoked);
+        if closed > 0 {
+            CertificatesRevoked { closed }.emit();
+        }
+    }
+
+    /// Returns true if a list in force, of any listener, revokes the certificate.
+    pub fn is_revoked(&self, certificate: &CertificateDer<'_>, now: Now) -> bool {
+        let lists = self.revoked_certificates.load();
+        lists.iter().any(|lists| lists.standing(certificate, now.wall) == Standing::Revoked)
     }
 
     /// Sets the headers that identify the client to the upstream. On a public route there are none.
@@ -263,6 +321,8 @@ impl Shared {
         let fleet_places = fleet.as_ref().and_then(|fleet| fleet.fleet_places());
         Ok(Self {
             in_force: None,
+            revoked_certificates: RevokedCertificates::default(),
+            expiry_watch: Arc::default(),
             places: limits.sessions_per_user.map(|most| {
                 Arc::new(SessionPlaces::new(most, limits.extra_sessions, fleet_places))
             }),
@@ -285,6 +345,8 @@ impl Shared {
     fn of(edge: &Edge) -> Self {
         Self {
             in_force: Some(Arc::clone(&edge.in_force)),
+            revoked_certificates: Arc::clone(&edge.revoked_certificates),
+            expiry_watch: Arc::clone(&edge.expiry_watch),
             revocations: Arc::clone(&edge.revocations),
             registry: Arc::clone(&edge.registry),
             fleet: edge.fleet.clone(),
@@ -313,12 +375,13 @@ fn listener_terms(config: &Config) -> Result<Vec<ListenerTerms>, EdgeError> {
         let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
         let authorities =
             clients.map(|clients| server::authorities(&clients.ca_file)).transpose()?.map(Arc::new);
+        let revoked = clients.map(RevocationLists::read).transpose()?.flatten().map(Arc::new);
         let tls = listener
             .tls
             .as_ref()
-            .map(|tls| server::config(tls, authorities.as_ref()))
+            .map(|tls| server::config(tls, authorities.as_ref(), revoked.as_deref()))
             .transpose()?;
-        Ok(ListenerTerms { config: Arc::clone(listener), tls, authorities })
+        Ok(ListenerTerms { config: Arc::clone(listener), tls, authorities, revoked })
     };
     config.listeners.iter().map(terms).collect()
 }

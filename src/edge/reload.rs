@@ -151,7 +151,9 @@ impl Reloader {
             BypassAllowed { routes: &next.config.bypass_routes() }.emit();
         }
         next.take_over();
-        self.current.store(next);
+        self.current.store(Arc::clone(&next));
+        next.end_sessions_of_revoked_certificates(Now::read());
+        next.watch_expiry(Now::read());
         warnings.iter().for_each(|warning| ConfigWarning(warning).emit());
         Ok(Applied { changed, restart, warnings })
     }

@@ -10,13 +10,16 @@ use tokio::time::Instant;
 
 use super::forwarding::Forwarding;
 use crate::auth::grant::Grant;
+use crate::base::clock::Now;
 use crate::config;
 use crate::edge::Edge;
 use crate::edge::ceiling::Permit;
 use crate::edge::waiting_room::{RoomFull, StrangerState};
 use crate::model::client_certificate::ClientCertificate;
+use crate::model::faults::InvalidCertificate;
 use crate::net::http1::host::Authority;
 use crate::net::proxy_protocol::{Addresses, ClientTls, ProxyHeader};
+use crate::net::tls::crl::Standing;
 use crate::rejection::Rejection;
 
 /// An accepted connection, without its stream.
@@ -69,12 +72,25 @@ impl ClientConnection {
     /// of a trusted proxy identifies the proxy and not its clients.
     pub fn attach_certificate(&self, edge: &Edge, parts: &mut Parts) {
         if let Some(certificate) = self.certificate.clone().filter(|_| !self.is_trusted_proxy()) {
-            let certificate = if self.has_valid_authorities(edge) {
-                certificate
-            } else {
-                certificate.without_trust()
+            let certificate = match self.distrust(edge, &certificate) {
+                None => certificate,
+                Some(why) => certificate.without_trust(why),
             };
             parts.extensions.insert(certificate);
+        }
+    }
+
+    /// Returns the reason why a certificate that the handshake verified counts no longer. The
+    /// handshake may have resumed an earlier one, and the connection may be older than a reload.
+    fn distrust(&self, edge: &Edge, certificate: &ClientCertificate) -> Option<InvalidCertificate> {
+        if !self.has_valid_authorities(edge) {
+            return Some(InvalidCertificate::Authority);
+        }
+        let lists = edge.listeners.get(self.listener_index)?.revoked.as_ref()?;
+        match lists.standing(certificate.leaf(), Now::read().wall) {
+            Standing::NotRevoked => None,
+            Standing::Revoked => Some(InvalidCertificate::Revoked),
+            Standing::ListExpired => Some(InvalidCertificate::RevocationListExpired),
         }
     }
 

@@ -226,6 +226,7 @@ async fn open_granted(
         dialect: client.dialect,
         inflates,
         permit: connection.permit,
+        certificate: None,
         stranger: None,
     };
     open_session(side, grant, reached, request, edge).await;

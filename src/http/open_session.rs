@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
@@ -47,6 +48,8 @@ pub(super) struct ClientSide {
     /// The client compresses, and the upstream does not.
     pub(super) inflates: bool,
     pub(super) permit: Permit,
+    /// The certificate of a client that logged in with it.
+    pub(super) certificate: Option<Arc<CertificateDer<'static>>>,
     /// The place of a stranger in the waiting room: a client on a public route.
     pub(super) stranger: Option<WaitingPlace>,
 }
@@ -94,7 +97,13 @@ pub(super) async fn open_session(
     let mut record = Record { session, end: None };
     // A revocation that arrived while the upstream was reached did not find this session in the
     // registry.
-    if edge.revocations.find_session(session_id.as_str(), grant.principal(), now).is_some() {
+    let is_revoked_by_list = client.certificate.is_some_and(|certificate| {
+        record.session.note_certificate(Arc::clone(&certificate));
+        edge.is_revoked(&certificate, now)
+    });
+    let is_revoked = is_revoked_by_list
+        || edge.revocations.find_session(session_id.as_str(), grant.principal(), now).is_some();
+    if is_revoked {
         record.session.close(CloseReason::Revoked);
     } else if let Some(user_place) = &mut user_place {
         user_place.begin(&record.session);

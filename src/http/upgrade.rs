@@ -21,6 +21,7 @@ use crate::base::clock::Now;
 use crate::config::RouteMatch;
 use crate::edge::Edge;
 use crate::edge::worker::Worker;
+use crate::model::client_certificate::ClientCertificate;
 use crate::model::method::Method;
 use crate::net::http1::head::RequestHead;
 use crate::net::http1::response;
@@ -73,6 +74,10 @@ pub async fn run(
                 dialect: Dialect::new(&grant.route().first_message),
                 inflates: false,
                 permit: connection.permit,
+                certificate: connection
+                    .certificate
+                    .filter(|_| grant.method() == Some(Method::Mtls))
+                    .map(ClientCertificate::into_leaf),
                 stranger: connection.standing.take_place(),
             };
             open_session(side, grant, reached, request, edge).await;

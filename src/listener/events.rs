@@ -31,6 +31,8 @@ words! {
         Protocol = "protocol",
         /// The client's certificate was refused, or it has none.
         Certificate = "certificate",
+        /// A CRL revokes the client's certificate.
+        Revoked = "revoked",
     }
 }
 

@@ -236,8 +236,13 @@ async fn handshake(
         }
         Ok(Err(error)) => {
             let reason = match error {
+                HandshakeError::Protocol(rustls::Error::InvalidCertificate(
+                    rustls::CertificateError::Revoked,
+                )) => TlsOutcome::Revoked,
                 HandshakeError::Protocol(
-                    rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented,
+                    rustls::Error::InvalidCertificate(_)
+                    | rustls::Error::InvalidCertRevocationList(_)
+                    | rustls::Error::NoCertificatesPresented,
                 ) => TlsOutcome::Certificate,
                 HandshakeError::Protocol(_) => TlsOutcome::Protocol,
                 HandshakeError::Gone(_) => TlsOutcome::Gone,
@@ -259,13 +264,16 @@ async fn handshake(
 
 /// Describes a handshake error. Codes of the certificate library become words.
 fn detail(error: &HandshakeError) -> String {
-    let HandshakeError::Protocol(rustls::Error::InvalidCertificate(
-        rustls::CertificateError::Other(fault),
-    )) = error
-    else {
-        return error.to_string();
+    let fault = match error {
+        HandshakeError::Protocol(rustls::Error::InvalidCertificate(fault)) => match fault {
+            rustls::CertificateError::Other(fault) => fault.to_string(),
+            rustls::CertificateError::UnknownRevocationStatus => {
+                "no CRL of the listener is of the certificate's authority".to_owned()
+            }
+            _ => return error.to_string(),
+        },
+        _ => return error.to_string(),
     };
-    let fault = fault.to_string();
     let words = match fault.as_str() {
         "UnsupportedCertVersion" => {
             "the certificate is not X.509 of version 3: it was made without extensions"

@@ -54,6 +54,10 @@ pub enum InvalidToken {
 pub enum InvalidCertificate {
     #[error("the authority of the certificate was removed from the configuration; connect again")]
     Authority,
+    #[error("the certificate is revoked")]
+    Revoked,
+    #[error("the CRL of the certificate's authority has expired")]
+    RevocationListExpired,
     #[error("the certificate cannot be read")]
     Malformed,
     #[error("the certificate has expired")]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 use super::events::{Relayed, SessionFacts};
@@ -31,6 +32,9 @@ pub struct SessionId(HexId);
 pub struct Registry {
     shards: [Mutex<HashMap<SessionId, Arc<SessionHandle>>>; 16],
     count: AtomicUsize,
+    /// The certificates of the sessions that logged in with one. They are not in the handle, which
+    /// every session has.
+    certificates: Mutex<HashMap<SessionId, Arc<CertificateDer<'static>>>>,
 }
 
 /// One session as the rest of the process sees it.
@@ -150,6 +154,22 @@ impl Registry {
             handles.extend(lock(shard).values().cloned());
         }
         handles
+    }
+
+    /// Asks every session to end whose client logged in with a revoked certificate. Returns how
+    /// many were not ending already.
+    pub fn close_revoked_certificates(
+        &self,
+        is_revoked: impl Fn(&CertificateDer<'static>) -> bool,
+    ) -> usize {
+        let certificates: Vec<_> = lock(&self.certificates)
+            .iter()
+            .map(|(id, certificate)| (*id, Arc::clone(certificate)))
+            .collect();
+        let hit = certificates.iter().filter(|(_, certificate)| is_revoked(certificate));
+        hit.filter_map(|(id, _)| self.find(*id))
+            .filter(|handle| handle.close(CloseReason::Revoked))
+            .count()
     }
 
     /// Asks every session that the revocation concerns to end. Returns how many were not ending
@@ -376,8 +396,19 @@ impl Deref for SessionGuard {
     }
 }
 
+impl SessionGuard {
+    /// Notes the certificate that the client logged in with, so that its revocation ends the
+    /// session.
+    pub fn note_certificate(&self, certificate: Arc<CertificateDer<'static>>) {
+        lock(&self.registry.certificates).insert(self.handle.id, certificate);
+    }
+}
+
 impl Drop for SessionGuard {
     fn drop(&mut self) {
+        if self.handle.method == Some(Method::Mtls) {
+            lock(&self.registry.certificates).remove(&self.handle.id);
+        }
         if let Some(mut shard) = self.registry.shard(self.handle.id)
             && shard.remove(&self.handle.id).is_some()
         {

@@ -22,6 +22,7 @@ mod brokers;
 mod certificates;
 mod clients;
 mod compression;
+mod crls;
 mod demo;
 mod documents;
 mod drain;

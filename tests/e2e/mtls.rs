@@ -516,7 +516,7 @@ async fn a_kept_connection_does_not_outlive_the_authority_of_its_certificate() {
 }
 
 /// Sends a request and reads the answer: its head, and as many bytes of the body as the head says.
-async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, request: &str) -> String {
+pub async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut heard = String::new();
     loop {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::context::FilesToRead;
 use crate::config::declare::{Table, table};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::key_type::{
@@ -38,6 +39,12 @@ table! {
             change_when "another proxy terminates TLS";
         /// PEM file of the authorities whose client certificates are accepted.
         client_ca: FileToRead, optional "clients.pem";
+        /// Files with CRLs of these authorities, in PEM or DER; revoked certificates are refused.
+        client_crls: NonEmpty<FilesToRead>, optional ["clients.crl"];
+        /// refuse or accept: a certificate whose authority has no CRL in `client_crls`.
+        client_without_crl: OneOf<WithoutCrl>, default "refuse" commented,
+            because "a CRL that is missing by mistake would let revoked certificates in",
+            change_when "some of the authorities publish no CRLs";
         /// optional, or required: a handshake without a client certificate is ended.
         client_auth: OneOf<ClientAuth>, default "optional" commented,
             because "the route decides which clients need a certificate; browsers without one can \
@@ -88,6 +95,19 @@ pub enum ClientAuth {
 impl Choice for ClientAuth {
     fn choices() -> Vec<(&'static str, Self)> {
         vec![("optional", Self::Optional), ("required", Self::Required)]
+    }
+}
+
+/// The answer to a certificate whose authority has no CRL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutCrl {
+    Refuse,
+    Accept,
+}
+
+impl Choice for WithoutCrl {
+    fn choices() -> Vec<(&'static str, Self)> {
+        vec![("refuse", Self::Refuse), ("accept", Self::Accept)]
     }
 }
 
@@ -201,6 +221,7 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
         };
         reader.error(&written.span(), message, help);
     }
+    check_crls(section);
     let certificates: Vec<_> = table
         .certificates
         .unwrap_or_default()
@@ -223,6 +244,8 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
     }
     let clients = table.client_ca.map(|ca_file| ClientCertificates {
         ca_file,
+        crl_files: table.client_crls.unwrap_or_default(),
+        accepts_without_crl: table.client_without_crl == WithoutCrl::Accept,
         is_required: table.client_auth == ClientAuth::Required,
     });
     let min_version = table.min_tls;
@@ -235,6 +258,19 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
         trusted_peers: table.trusted_peers,
         forwarding_header: table.forwarding_header,
     })
+}
+
+/// Reports CRLs that nothing would read.
+fn check_crls(section: &Section<'_, '_>) {
+    let crls = section.value("client_crls");
+    if let Some(written) = crls.filter(|_| section.value("client_ca").is_none()) {
+        let help = "name the authorities that the CRLs are of: `client_ca = \"clients.pem\"`";
+        section.reader.error(&written.span(), "`client_crls` needs `client_ca`", help);
+    }
+    if let Some(written) = section.value("client_without_crl").filter(|_| crls.is_none()) {
+        let help = "name the files with CRLs: `client_crls = [\"clients.crl\"]`";
+        section.reader.error(&written.span(), "`client_without_crl` needs `client_crls`", help);
+    }
 }
 
 /// Returns the proxies of a listener that requires PROXY headers. A list without `required` would

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{Finding, Inspector};
 use crate::base::clock::Now;
-use crate::config::CertificateFiles;
+use crate::config::{CertificateFiles, ClientCertificates};
+use crate::net::tls::crl::{self, RevocationLists};
 use crate::net::tls::dates::{self, DateState, Dates};
 use crate::net::tls::pem::{NO_CERTIFICATE, read_certificates};
 use crate::net::tls::server::{self, TlsError};
@@ -43,7 +44,8 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
             let subject = format!("client authorities {}", clients.ca_file.display());
             if inspector.is_readable(&key, &subject, &clients.ca_file) {
                 inspector.add(&key, client_authorities(&subject, &clients.ca_file));
-                add_date_warning(inspector, &key, &subject, &clients.ca_file);
+                add_date_warning(inspector, &key, &subject, dates::first_to_end(&clients.ca_file));
+                revocation_lists(inspector, index, clients);
             }
         }
     }
@@ -60,16 +62,74 @@ pub(super) fn trusted(inspector: &mut Inspector<'_>, key: &str, what: &str, path
         Err(problem) => Finding::fail(subject.as_str(), problem, AUTHORITIES_HINT),
     };
     inspector.add(key, finding);
-    add_date_warning(inspector, key, &subject, path);
+    add_date_warning(inspector, key, &subject, dates::first_to_end(path));
 }
 
-/// Warns of the authority of a file that ends first, if it has expired or ends soon.
-fn add_date_warning(inspector: &mut Inspector<'_>, key: &str, subject: &str, path: &Path) {
+/// Reads the lists of revoked client certificates as the start does.
+fn revocation_lists(inspector: &mut Inspector<'_>, index: usize, clients: &ClientCertificates) {
+    let key = format!("listener.{index}.client_crls");
+    for (number, file) in clients.crl_files.iter().enumerate() {
+        let subject = format!("client CRL {}", file.display());
+        if !inspector.is_readable(&format!("{key}.{number}"), &subject, file) {
+            return;
+        }
+    }
+    let subject = "client CRLs";
+    let lists = match RevocationLists::read(clients) {
+        Ok(None) => return,
+        Ok(Some(lists)) => lists,
+        Err(error) => {
+            let hint = "each file holds whole CRLs, in PEM or one in DER, that authorities in \
+                        `client_ca` have signed";
+            return inspector.add(&key, Finding::fail(subject, error.to_string(), hint));
+        }
+    };
+    let count =
+        if lists.len() == 1 { "one CRL".to_owned() } else { format!("{} CRLs", lists.len()) };
+    inspector.add(&key, Finding::ok(subject, count));
+    let (without, unknown) = lists.unmatched(&clients.ca_file);
+    for authority in without {
+        let (effect, hint) = if clients.accepts_without_crl {
+            ("its revoked certificates are accepted", "add the CRL of this authority")
+        } else {
+            (
+                "all of its certificates are refused",
+                "add the CRL of this authority, or write `client_without_crl = \"accept\"`",
+            )
+        };
+        let detail = format!("no CRL of {authority}: {effect}");
+        inspector.add(&key, Finding::warn(subject, detail, hint));
+    }
+    for authority in unknown {
+        let detail = format!(
+            "`client_ca` has no authority {authority}: its CRL counts only for certificates of an \
+             intermediate authority that clients send"
+        );
+        let hint = "add the certificate of this authority to `client_ca`, so that the signature \
+                    of its CRL can be verified";
+        inspector.add(&key, Finding::warn(subject, detail, hint));
+    }
+    for (number, file) in clients.crl_files.iter().enumerate() {
+        let subject = format!("client CRL {}", file.display());
+        add_date_warning(inspector, &format!("{key}.{number}"), &subject, crl::first_to_end(file));
+    }
+}
+
+/// Warns of the certificate or CRL of a file that ends first, if it has expired or ends soon.
+fn add_date_warning(
+    inspector: &mut Inspector<'_>,
+    key: &str,
+    subject: &str,
+    dates: Result<Dates, String>,
+) {
     // A file that cannot be read has a finding already.
-    let Ok(dates) = dates::first_to_end(path) else { return };
+    let Ok(dates) = dates else { return };
     let hint = match dates.state(inspector.config.certificates.warn_before, inspector.now.wall) {
         DateState::Valid => return,
         DateState::NotYetValid => "check the clock of this machine",
+        _ if key.contains("client_crls") => {
+            "publish the next CRL; all certificates of the authority are refused without it"
+        }
         DateState::EndsSoon | DateState::Expired => {
             "add the authority's next certificate, and remove this one when it has expired"
         }

@@ -52,8 +52,8 @@ impl Dates {
         let validity = certificate.validity();
         Ok(Self {
             subject: certificate.subject().to_string(),
-            begins: at(validity.not_before.timestamp()),
-            ends: at(validity.not_after.timestamp()),
+            begins: time_of(validity.not_before.timestamp()),
+            ends: time_of(validity.not_after.timestamp()),
         })
     }
 
@@ -78,7 +78,7 @@ impl Dates {
 }
 
 /// Returns a time of a certificate. Times before 1970 become 1970.
-fn at(seconds: i64) -> UnixMillis {
+pub(super) fn time_of(seconds: i64) -> UnixMillis {
     UnixMillis::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 

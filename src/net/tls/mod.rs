@@ -6,7 +6,9 @@
 //! idle one, and copies each byte twice. This one keeps nothing and copies nothing. The part of the
 //! standard that it implements is small: RFC 8446 sections 4.6.3, 5.2 to 5.5 and 6.
 
+pub mod crl;
 pub mod dates;
+mod der;
 mod handshake;
 #[cfg(test)]
 #[allow(clippy::large_futures, reason = "tests hold a handshake each")]
@@ -18,6 +20,7 @@ pub mod record;
 mod record_tests;
 pub mod self_signed;
 pub mod server;
+mod signed;
 mod stream;
 #[cfg(test)]
 #[allow(clippy::large_futures, reason = "tests hold a handshake each")]

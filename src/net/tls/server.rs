@@ -24,6 +24,7 @@ use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::crl::RevocationLists;
 use super::pem::{NO_CERTIFICATE, read_certificates};
 use crate::config::{CertificateFiles, ClientCertificates, Tls, TlsVersion};
 
@@ -68,10 +69,12 @@ struct Certificates {
     first: Arc<CertifiedKey>,
 }
 
-/// Builds the TLS configuration of a listener. `authorities` are those of [`Tls::clients`].
+/// Builds the TLS configuration of a listener. `authorities` and `revoked` are those of
+/// [`Tls::clients`].
 pub fn config(
     tls: &Tls,
     authorities: Option<&Arc<RootCertStore>>,
+    revoked: Option<&RevocationLists>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let certificates = Certificates::load(tls)?;
     let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
@@ -84,7 +87,7 @@ pub fn config(
     });
     let verifier = match (&tls.clients, authorities) {
         (None, _) => WebPkiClientVerifier::no_client_auth(),
-        (Some(clients), Some(authorities)) => verifier(clients, authorities, &provider)?,
+        (Some(clients), Some(authorities)) => verifier(clients, authorities, revoked, &provider)?,
         (Some(clients), None) => {
             return Err(TlsError {
                 file: clients.ca_file.display().to_string(),
@@ -122,11 +125,23 @@ pub fn config(
 fn verifier(
     clients: &ClientCertificates,
     authorities: &Arc<RootCertStore>,
+    revoked: Option<&RevocationLists>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let builder =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), Arc::clone(provider));
     let builder = if clients.is_required { builder } else { builder.allow_unauthenticated() };
+    // The whole chain is checked. An expired list says nothing about the certificates that were
+    // revoked since, so it refuses all of its authority.
+    let builder = match revoked {
+        Some(lists) => builder.with_crls(lists.ders()).enforce_revocation_expiration(),
+        None => builder,
+    };
+    let builder = if clients.accepts_without_crl {
+        builder.allow_unknown_revocation_status()
+    } else {
+        builder
+    };
     builder.build().map_err(|error| TlsError {
         file: clients.ca_file.display().to_string(),
         problem: error.to_string(),
@@ -146,7 +161,9 @@ pub fn check_client(
         return if clients.is_required { Err(TlsError { file: file(), problem }) } else { Ok(()) };
     };
     let authorities = Arc::new(authorities(&clients.ca_file)?);
-    let verifier = verifier(clients, &authorities, &Arc::new(aws_lc_rs::default_provider()))?;
+    let revoked = RevocationLists::read(clients)?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = verifier(clients, &authorities, revoked.as_ref(), &provider)?;
     verifier
         .verify_client_cert(leaf, others, at)
         .map_err(|error| TlsError { file: file(), problem: error.to_string() })?;

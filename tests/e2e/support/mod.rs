@@ -10,6 +10,7 @@ pub mod eventually;
 pub mod key_server;
 pub mod ledger;
 pub mod nginx;
+pub mod openssl_ca;
 pub mod program;
 pub mod proxy;
 pub mod recorder;

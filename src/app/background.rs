@@ -12,15 +12,16 @@ use crate::auth::revocation::events::RevocationsHeld;
 use crate::base::clock::Now;
 use crate::base::memory::MemoryTrim;
 use crate::edge::reload::{Order, Reloader};
-use crate::edge::{Current, Edge};
+use crate::edge::{Current, Edge, staples};
 use crate::telemetry::{Event, Telemetry};
 use crate::upstream::keyring::Rotation;
 
-/// The tasks that follow the services of one edge: they fetch the published keys of issuers, and
-/// check the health of upstream servers.
+/// The tasks that follow the services of one edge: they fetch the published keys of issuers and
+/// OCSP answers, and check the health of upstream servers.
 pub(super) struct Following {
     issuers: tokio::task::JoinHandle<()>,
     servers: tokio::task::JoinHandle<()>,
+    staples: tokio::task::JoinHandle<()>,
 }
 
 impl Following {
@@ -29,12 +30,17 @@ impl Following {
         Self {
             issuers: tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow()),
             servers: tokio::spawn(async move { checked.upstreams.follow_checks().await }),
+            staples: tokio::spawn(staples::follow(
+                Arc::clone(&edge.staples),
+                edge.config.certificates.ocsp_timeout,
+            )),
         }
     }
 
     fn end(self) {
         self.issuers.abort();
         self.servers.abort();
+        self.staples.abort();
     }
 }
 

@@ -143,8 +143,12 @@ fn page(status: &Value) -> String {
             "not_yet_valid" => "not valid yet".to_owned(),
             _ => format!("expires {}, {} days left", of("expires"), of("days_left")),
         };
-        let mark = if of("state") == "valid" { "" } else { " (warning)" };
-        line("certificate", &format!("{} of {}, {when}{mark}", of("file"), of("purpose")));
+        let mark = if of("state") == "ends_soon" { " (ends soon)" } else { "" };
+        let ocsp = match of("ocsp_expires").as_str() {
+            "-" => String::new(),
+            until => format!(", OCSP until {until}"),
+        };
+        line("certificate", &format!("{} of {}, {when}{mark}{ocsp}", of("file"), of("purpose")));
     }
     page
 }
@@ -192,7 +196,8 @@ mod tests {
             ],
             "certificates": [
                 { "purpose": "listener", "file": "cert.pem", "state": "ends_soon",
-                  "expires": "2026-12-01T00:00:00.000Z", "days_left": 2 },
+                  "expires": "2026-12-01T00:00:00.000Z", "days_left": 2,
+                  "ocsp_expires": "2026-11-30T00:00:00.000Z" },
                 { "purpose": "client_ca", "file": "clients.pem", "state": "expired",
                   "expires": "2026-11-01T00:00:00.000Z", "days_left": 0 },
             ],
@@ -213,9 +218,8 @@ mod tests {
             "server           http://b:1 of chat, ejected for 7 s by fault: timeout, 0 busy\n",
             concat!(
                 "certificate      cert.pem of listener, expires 2026-12-01T00:00:00.000Z, ",
-                "2 days left (warning)\n",
-                "certificate      clients.pem of client_ca, expired 2026-11-01T00:00:00.000Z ",
-                "(warning)\n",
+                "2 days left (ends soon), OCSP until 2026-11-30T00:00:00.000Z\n",
+                "certificate      clients.pem of client_ca, expired 2026-11-01T00:00:00.000Z\n",
             ),
             "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",
         ] {

@@ -152,6 +152,16 @@ pub struct ClientCertificates {
 pub struct CertificateFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// `None`: handshakes carry no OCSP answer.
+    pub ocsp: Option<OcspSource>,
+}
+
+/// The source of the OCSP answer for a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OcspSource {
+    File(PathBuf),
+    /// The responder that the certificate names.
+    Fetch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

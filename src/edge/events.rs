@@ -40,6 +40,11 @@ families! {
     /// When the first certificate in a file expires, in seconds since the Unix epoch.
     CERTIFICATE_EXPIRY: Gauge = "usher_certificate_expiry_timestamp_seconds",
         { purpose: CertificatePurpose, file: Name };
+    /// When the OCSP answer that a listener staples for a certificate expires, in seconds since the
+    /// Unix epoch. Without a staple there is no series.
+    STAPLE_EXPIRY: Gauge = "usher_ocsp_staple_expiry_timestamp_seconds", { file: Name };
+    /// OCSP answers fetched, or why there was none.
+    OCSP_FETCHES: Counter = "usher_ocsp_fetches_total", { outcome: OcspOutcome }, shown;
     /// Live sessions ended because a CRL of a reload revokes their client certificate.
     REVOKED_CERTIFICATE_SESSIONS: Counter = "usher_revoked_certificate_sessions_total";
 }
@@ -48,6 +53,30 @@ words! {
     enum ReloadOutcome {
         Applied = "applied",
         Refused = "refused",
+    }
+}
+
+words! {
+    /// The result of asking an OCSP responder.
+    pub enum OcspOutcome {
+        Stapled = "stapled",
+        Timeout = "timeout",
+        Unreachable = "unreachable",
+        /// An HTTP status that is not a success.
+        Status = "status",
+        TooLarge = "too_large",
+        Malformed = "malformed",
+        /// The responder does not answer this question.
+        Refused = "refused",
+        /// Neither the issuer nor a responder of it signed the answer.
+        Signature = "signature",
+        OtherCertificate = "other_certificate",
+        /// The answer has expired or is not valid yet.
+        Dates = "dates",
+        /// The responder does not know the certificate.
+        Unknown = "unknown",
+        /// The certificate of the listener is revoked.
+        Revoked = "revoked",
     }
 }
 
@@ -135,6 +164,40 @@ pub struct CertificateExpires<'a> {
     pub dates: &'a Dates,
     pub state: DateState,
     pub now: Now,
+}
+
+/// A listener staples an OCSP answer from now on.
+#[derive(Debug)]
+pub struct Stapled<'a> {
+    /// The file of the certificate.
+    pub file: &'a str,
+    pub ends: UnixMillis,
+    /// False for an answer from a file.
+    pub is_fetched: bool,
+}
+
+/// An OCSP answer expired before there was another one, or the certificate is revoked.
+#[derive(Debug)]
+pub struct StapleDropped<'a> {
+    pub file: &'a str,
+}
+
+/// A reload removed a certificate, or its OCSP answer.
+#[derive(Debug)]
+pub struct StapleForgotten<'a> {
+    pub file: &'a str,
+}
+
+/// A responder gave no good answer.
+#[derive(Debug)]
+pub struct OcspFetchFailed<'a> {
+    pub file: &'a str,
+    pub outcome: OcspOutcome,
+    pub why: &'a str,
+    /// The end of the answer that is still stapled.
+    pub ends: Option<UnixMillis>,
+    /// The time until the next try.
+    pub pause: Duration,
 }
 
 /// A reload brought a list of revoked certificates, and this many live sessions were closed.
@@ -350,6 +413,64 @@ impl Event for CertificateExpires<'_> {
             subject = dates.subject, state = state.name(), expires = dates.ends.to_rfc3339(),
             days_left = dates.days_left(now.wall), "certificate has expired or ends soon"
         );
+    }
+}
+
+impl Event for Stapled<'_> {
+    fn log(&self) {
+        let Self { file, ends, is_fetched } = *self;
+        info!(
+            target: "usher", event = "ocsp_stapled", file, expires = ends.to_rfc3339(),
+            is_fetched, "OCSP answer stapled"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.set(&STAPLE_EXPIRY, (self.file,), self.ends.as_secs() as f64);
+        if self.is_fetched {
+            metrics.count(&OCSP_FETCHES, (OcspOutcome::Stapled,));
+        }
+    }
+}
+
+impl Event for StapleDropped<'_> {
+    fn log(&self) {
+        warn!(
+            target: "usher", event = "ocsp_staple_dropped", file = self.file,
+            "no OCSP answer is stapled any more"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.withdraw(&STAPLE_EXPIRY, (self.file,));
+    }
+}
+
+impl Event for StapleForgotten<'_> {
+    fn count(&self, metrics: &Metrics) {
+        metrics.withdraw(&STAPLE_EXPIRY, (self.file,));
+    }
+}
+
+impl Event for OcspFetchFailed<'_> {
+    fn log(&self) {
+        let Self { file, outcome, why, ends, pause } = *self;
+        let stapled_until = ends.map(UnixMillis::to_rfc3339);
+        if outcome == OcspOutcome::Revoked {
+            error!(
+                target: "usher", event = "certificate_is_revoked", file, why,
+                "the authority has revoked the certificate of a listener"
+            );
+        } else {
+            warn!(
+                target: "usher", event = "ocsp_fetch_failed", file, reason = outcome.word(), why,
+                stapled_until, next_try_ms = millis(pause), "OCSP answer not fetched"
+            );
+        }
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&OCSP_FETCHES, (self.outcome,));
     }
 }
 

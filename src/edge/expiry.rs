@@ -1,6 +1,7 @@
 //! The dates of all certificates that the configuration names: for metrics, status and the log.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -37,12 +38,14 @@ pub struct CertificateFigures {
     pub expires: String,
     pub days_left: u64,
     pub state: &'static str,
+    /// When the OCSP answer for the certificate of a listener expires. `None`: it has none.
+    pub ocsp_expires: Option<String>,
 }
 
 /// Reads the dates of every file. A file that cannot be read is left out: the start and every
 /// reload refuse it.
 pub fn read(config: &Config) -> Vec<DatedFile> {
-    let dated = |(purpose, file): (CertificatePurpose, &std::path::Path)| {
+    let dated = |(purpose, file): (CertificatePurpose, &Path)| {
         let dates = match purpose {
             CertificatePurpose::ClientCrl => crl::first_to_end(file),
             _ => dates::first_to_end(file),
@@ -63,8 +66,16 @@ impl Edge {
             expires: dated.dates.ends.to_rfc3339(),
             days_left: dated.dates.days_left(now.wall),
             state: dated.dates.state(warn_before, now.wall).name(),
+            ocsp_expires: self.staple_expiry(dated).map(UnixMillis::to_rfc3339),
         };
         self.certificates.iter().map(figures).collect()
+    }
+
+    fn staple_expiry(&self, dated: &DatedFile) -> Option<UnixMillis> {
+        if dated.purpose != CertificatePurpose::Listener {
+            return None;
+        }
+        Some(self.staples.of(Path::new(&dated.file))?.dates()?.ends)
     }
 
     /// Brings the metric up to date, and logs certificates that end soon. This edge must be in

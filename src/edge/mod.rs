@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod judge;
 pub mod reload;
 pub mod router;
+pub mod staples;
 pub mod upgrade_rates;
 pub mod waiting_room;
 pub mod watch;
@@ -46,6 +47,7 @@ use crate::migration::shadow::Shadows;
 use crate::migration::uses::LegacyUses;
 use crate::net::tls::crl::{RevocationLists, Standing};
 use crate::net::tls::server;
+use crate::net::tls::stapling::Staples;
 use crate::session::registry::Registry;
 use crate::session::session_counts::{MostSessions, SessionCounts};
 use crate::telemetry::Event;
@@ -100,6 +102,8 @@ pub struct Edge {
     pub shadows: Arc<Shadows>,
     /// The dates of the certificates that the configuration names.
     pub certificates: Vec<expiry::DatedFile>,
+    /// The OCSP answers for them.
+    pub staples: Arc<Staples>,
     signed_context: SignedContext,
 }
 
@@ -174,6 +178,7 @@ impl Edge {
         let lasting = Shared::of(self);
         let next = Self::build(config, issuers, verifiers, tickets, upstreams, lasting, now)?;
         next.check_lists_not_older(self)?;
+        next.staples.adopt(&self.staples, now.wall);
         Ok(next)
     }
 
@@ -204,6 +209,7 @@ impl Edge {
         } = lasting;
         let signing_keys =
             SigningKeys::new(Keyring::open(&config.context, &config.state_dir, now)?);
+        let staples = Arc::new(Staples::open(&config, now.wall)?);
         let tickets = Arc::new(tickets);
         let authenticator = Authenticator::new(
             issuers,
@@ -218,7 +224,7 @@ impl Edge {
             in_force.unwrap_or_else(|| Arc::new(ArcSwap::new(Arc::clone(&authenticator))));
         Ok(Self {
             limits: Arc::clone(&config.limits),
-            listeners: listener_terms(&config)?,
+            listeners: listener_terms(&config, &staples)?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
             authenticator,
@@ -242,6 +248,7 @@ impl Edge {
             signed_context: SignedContext::new(&config.context, Arc::clone(&signing_keys)),
             signing_keys,
             certificates: expiry::read(&config),
+            staples,
             config,
         })
     }
@@ -370,7 +377,10 @@ fn issuers(config: &Config) -> Result<Arc<Issuers>, EdgeError> {
     Ok(Arc::new(Issuers::load(&config.issuers, &config.context.claims)?.kept_in(&config.state_dir)))
 }
 
-fn listener_terms(config: &Config) -> Result<Vec<ListenerTerms>, EdgeError> {
+fn listener_terms(
+    config: &Config,
+    staples: &Arc<Staples>,
+) -> Result<Vec<ListenerTerms>, EdgeError> {
     let terms = |listener: &Arc<crate::config::Listener>| {
         let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
         let authorities =
@@ -379,7 +389,7 @@ fn listener_terms(config: &Config) -> Result<Vec<ListenerTerms>, EdgeError> {
         let tls = listener
             .tls
             .as_ref()
-            .map(|tls| server::config(tls, authorities.as_ref(), revoked.as_deref()))
+            .map(|tls| server::config(tls, authorities.as_ref(), revoked.as_deref(), staples))
             .transpose()?;
         Ok(ListenerTerms { config: Arc::clone(listener), tls, authorities, revoked })
     };

@@ -15,7 +15,7 @@ use crate::base::clock::Now;
 use crate::config::diagnostic::{Diagnostic, Diagnostics};
 use crate::config::written::Fingerprints;
 use crate::config::{Config, Loaded, label_names};
-use crate::edge::{Current, Edge};
+use crate::edge::{Current, Edge, staples};
 use crate::telemetry::Event;
 use crate::telemetry::Telemetry;
 
@@ -154,6 +154,7 @@ impl Reloader {
         self.current.store(Arc::clone(&next));
         next.end_sessions_of_revoked_certificates(Now::read());
         next.watch_expiry(Now::read());
+        staples::forget_removed(&before.staples, &next.staples);
         warnings.iter().for_each(|warning| ConfigWarning(warning).emit());
         Ok(Applied { changed, restart, warnings })
     }

@@ -94,7 +94,7 @@ async fn every_certificate_s_end_is_measured_and_warned_of() {
     let page = command(&usher, "status");
     for part in [
         "chain.pem of listener, expires ",
-        ", 5 days left (warning)\n",
+        ", 5 days left (ends soon)\n",
         "pem of upstream, expired ",
     ] {
         assert!(page.contains(part), "{part}: {page}");

@@ -40,6 +40,7 @@ mod limits;
 mod methods;
 mod migration;
 mod mtls;
+mod ocsp;
 mod passed_sockets;
 mod paths;
 mod permissions;

@@ -12,5 +12,8 @@ table! {
             because "two weeks are time to renew by hand. The last quarter suits certificates that \
                 live for days: tools renew them when a third of the life is left",
             change_when "renewal takes longer; \"0s\" warns only of an expired certificate";
+        /// How long a responder may take for an OCSP answer.
+        ocsp_timeout: key_type::PositiveDuration, default "10s",
+            because "no client waits for it";
     }
 }

@@ -12,7 +12,7 @@ use crate::config::key_type::{
 };
 use crate::config::reader::{Reader, Section, Span};
 use crate::config::{
-    CertificateFiles, ClientCertificates, ForwardingHeader, Listener, Tls, TlsVersion,
+    CertificateFiles, ClientCertificates, ForwardingHeader, Listener, OcspSource, Tls, TlsVersion,
 };
 use crate::model::listening_address::PortSharing;
 use crate::model::listening_address::overlap;
@@ -82,6 +82,14 @@ table! {
         cert: FileToRead, required "cert.pem";
         /// PEM file of the private key.
         key: FileToRead, required "key.pem";
+        /// File with the OCSP answer that handshakes carry, in DER.
+        ocsp_file: FileToRead, optional "cert.ocsp";
+        /// fetch: Usher asks the OCSP responder that the certificate names, and handshakes carry
+        /// its answer.
+        ocsp: OneOf<Ocsp>, default "off" commented,
+            because "many authorities publish no OCSP answers any more, and Usher contacts no \
+                service that you do not name",
+            change_when "clients ask for the answer, or the certificate requires it (must-staple)";
     }
 }
 
@@ -103,6 +111,19 @@ impl Choice for ClientAuth {
 pub enum WithoutCrl {
     Refuse,
     Accept,
+}
+
+/// Whether Usher fetches an OCSP answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ocsp {
+    Off,
+    Fetch,
+}
+
+impl Choice for Ocsp {
+    fn choices() -> Vec<(&'static str, Self)> {
+        vec![("off", Self::Off), ("fetch", Self::Fetch)]
+    }
 }
 
 impl Choice for WithoutCrl {
@@ -226,7 +247,19 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
         .certificates
         .unwrap_or_default()
         .into_iter()
-        .filter_map(|pair| Some(CertificateFiles { cert: pair.cert?, key: pair.key? }))
+        .filter_map(|pair| {
+            let ocsp = match (pair.ocsp_file, pair.ocsp) {
+                (Some(_), Ocsp::Fetch) => {
+                    let message = "`ocsp_file` and `ocsp = \"fetch\"` cannot be combined";
+                    reader.error(&section.span, message, "remove one of them");
+                    None
+                }
+                (Some(file), Ocsp::Off) => Some(OcspSource::File(file)),
+                (None, Ocsp::Fetch) => Some(OcspSource::Fetch),
+                (None, Ocsp::Off) => None,
+            };
+            Some(CertificateFiles { cert: pair.cert?, key: pair.key?, ocsp })
+        })
         .collect();
     if is_plain && section.value("certificates").is_some() {
         reader.error(

@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Finding, Inspector};
+use super::{Finding, Inspector, Verdict};
 use crate::base::clock::Now;
-use crate::config::{CertificateFiles, ClientCertificates};
+use crate::config::{CertificateFiles, ClientCertificates, OcspSource};
 use crate::net::tls::crl::{self, RevocationLists};
 use crate::net::tls::dates::{self, DateState, Dates};
+use crate::net::tls::ocsp;
 use crate::net::tls::pem::{NO_CERTIFICATE, read_certificates};
 use crate::net::tls::server::{self, TlsError};
+use crate::net::tls::stapling::StapledCertificate;
 use crate::net::tls::trust;
 
 const MISSING_HINT: &str = "`usher cert` makes a pair for this machine; relative paths \
@@ -36,7 +38,11 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
             {
                 let warn_before = config.certificates.warn_before;
                 let (part, finding) = pair(&subject, files, warn_before, inspector.now);
+                let is_good = finding.verdict != Verdict::Fail;
                 inspector.add(&format!("{key}.{part}"), finding);
+                if is_good {
+                    ocsp_answer(inspector, &key, files);
+                }
             }
         }
         if let Some(clients) = &tls.clients {
@@ -63,6 +69,55 @@ pub(super) fn trusted(inspector: &mut Inspector<'_>, key: &str, what: &str, path
     };
     inspector.add(key, finding);
     add_date_warning(inspector, key, &subject, dates::first_to_end(path));
+}
+
+/// Judges the OCSP answer of a certificate as the start does. No responder is asked.
+fn ocsp_answer(inspector: &mut Inspector<'_>, key: &str, files: &CertificateFiles) {
+    let subject = format!("OCSP answer for {}", files.cert.display());
+    let part = match &files.ocsp {
+        Some(OcspSource::File(file)) => {
+            if !inspector.is_readable(&format!("{key}.ocsp_file"), &subject, file) {
+                return;
+            }
+            "ocsp_file"
+        }
+        Some(OcspSource::Fetch) => "ocsp",
+        None => "cert",
+    };
+    let now = inspector.now;
+    let opened = match StapledCertificate::open(files, &inspector.config.state_dir, now.wall) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let hint = "use the answer of the certificate's own authority, or none";
+            let finding = Finding::fail(subject, error.to_string(), hint);
+            return inspector.add(&format!("{key}.{part}"), finding);
+        }
+    };
+    let finding = match (opened, &files.ocsp) {
+        (Some(opened), Some(OcspSource::File(_))) => match opened.dates() {
+            Some(dates) => {
+                Finding::ok(subject, format!("stapled until {}", dates.ends.to_http_date()))
+            }
+            None => Finding::warn(
+                subject,
+                "the answer has expired or is not valid yet, and is not stapled",
+                "replace the file with the next answer, or write `ocsp = \"fetch\"`",
+            ),
+        },
+        (Some(_), _) => Finding::ok(subject, "fetched while Usher runs"),
+        (None, _) => {
+            let leaf = read_certificates(&files.cert).unwrap_or_default();
+            if !leaf.first().is_some_and(|leaf| ocsp::must_staple(leaf)) {
+                return;
+            }
+            Finding::warn(
+                subject,
+                "clients must refuse this certificate without one (must-staple)",
+                "write `ocsp = \"fetch\"` beside the certificate",
+            )
+        }
+    };
+    inspector.add(&format!("{key}.{part}"), finding);
 }
 
 /// Reads the lists of revoked client certificates as the start does.

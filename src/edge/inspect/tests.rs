@@ -22,7 +22,8 @@ fn finding(name: &str, days: i64, own_key: bool) -> Finding {
     let key = if own_key { key } else { rcgen::KeyPair::generate().unwrap() };
     let folder = std::env::temp_dir().join(format!("usher-check-{}-{name}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    let files = CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+    let files =
+        CertificateFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem"), ocsp: None };
     fs::write(&files.cert, cert).unwrap();
     fs::write(&files.key, key.serialize_pem()).unwrap();
     let warn_before = std::time::Duration::from_secs(14 * 86_400);

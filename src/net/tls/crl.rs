@@ -10,6 +10,7 @@ use std::path::Path;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::num_bigint::BigUint;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
@@ -178,7 +179,7 @@ impl RevocationList {
             ));
         }
         let scope = list.extensions().iter().find(|one| one.oid.to_id_string() == SCOPE);
-        let number = list.crl_number().map(|number| number.to_bytes_be());
+        let number = list.crl_number().map(BigUint::to_bytes_be);
         let found = Self {
             file: file.display().to_string(),
             issuer: list.issuer().as_raw().to_vec(),

@@ -1,6 +1,11 @@
 //! Reads values of DER: tag, length, content. Strict: one form of a length, no trailing bytes.
 
+pub(super) const INTEGER: u8 = 0x02;
 pub(super) const BIT_STRING: u8 = 0x03;
+pub(super) const OCTET_STRING: u8 = 0x04;
+pub(super) const OBJECT_ID: u8 = 0x06;
+pub(super) const ENUMERATED: u8 = 0x0a;
+pub(super) const GENERALIZED_TIME: u8 = 0x18;
 pub(super) const SEQUENCE: u8 = 0x30;
 
 /// The bytes of consecutive values.
@@ -53,6 +58,11 @@ impl<'a> Der<'a> {
     pub(super) fn take(&mut self, tag: u8) -> Option<Value<'a>> {
         self.next().filter(|value| value.tag == tag)
     }
+
+    /// Returns the next value if it has this tag.
+    pub(super) fn take_optional(&mut self, tag: u8) -> Option<Value<'a>> {
+        if self.0.first() == Some(&tag) { self.next() } else { None }
+    }
 }
 
 impl<'a> Value<'a> {
@@ -77,8 +87,6 @@ pub(super) fn only(bytes: &[u8], tag: u8) -> Option<Value<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const OCTET_STRING: u8 = 0x04;
 
     #[test]
     fn a_value_has_one_form() {

@@ -13,6 +13,9 @@ mod handshake;
 #[cfg(test)]
 #[allow(clippy::large_futures, reason = "tests hold a handshake each")]
 mod handshake_tests;
+pub mod ocsp;
+#[cfg(test)]
+mod ocsp_tests;
 pub mod pem;
 pub mod record;
 #[cfg(test)]
@@ -21,6 +24,7 @@ mod record_tests;
 pub mod self_signed;
 pub mod server;
 mod signed;
+pub mod stapling;
 mod stream;
 #[cfg(test)]
 #[allow(clippy::large_futures, reason = "tests hold a handshake each")]

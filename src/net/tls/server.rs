@@ -26,6 +26,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::crl::RevocationLists;
 use super::pem::{NO_CERTIFICATE, read_certificates};
+use super::stapling::{Staples, Stapling};
 use crate::config::{CertificateFiles, ClientCertificates, Tls, TlsVersion};
 
 /// The accepted cipher suites, in order. The first one that the client offers is used.
@@ -75,6 +76,7 @@ pub fn config(
     tls: &Tls,
     authorities: Option<&Arc<RootCertStore>>,
     revoked: Option<&RevocationLists>,
+    staples: &Arc<Staples>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let certificates = Certificates::load(tls)?;
     let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
@@ -99,7 +101,7 @@ pub fn config(
         .with_protocol_versions(versions)
         .map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(certificates));
+        .with_cert_resolver(Arc::new(Stapling { certificates, staples: Arc::clone(staples) }));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // The client keeps its session in a ticket, under keys that change every six hours. A store
     // here would grow, and each handshake would lock and search it. A ticket carries the client's

@@ -12,6 +12,8 @@ pub(super) struct Signed<'a> {
     pub(super) body: Value<'a>,
     algorithm: Value<'a>,
     signature: &'a [u8],
+    /// The values after the signature.
+    pub(super) rest: der::Der<'a>,
 }
 
 impl<'a> Signed<'a> {
@@ -21,6 +23,7 @@ impl<'a> Signed<'a> {
             body: outer.take(SEQUENCE)?,
             algorithm: outer.take(SEQUENCE)?,
             signature: outer.take(BIT_STRING)?.bits()?,
+            rest: outer,
         })
     }
 

@@ -64,7 +64,7 @@ pub struct Setup {
     extra: String,
     drain: String,
     admin: String,
-    files: Vec<(String, String)>,
+    files: Vec<(String, Vec<u8>)>,
     run: Vec<&'static str>,
 }
 
@@ -171,8 +171,12 @@ impl Setup {
     }
 
     /// Adds a file beside the configuration.
-    pub fn file(mut self, name: &str, text: String) -> Self {
-        self.files.push((name.to_owned(), text));
+    pub fn file(self, name: &str, text: String) -> Self {
+        self.binary(name, text.into_bytes())
+    }
+
+    pub fn binary(mut self, name: &str, bytes: Vec<u8>) -> Self {
+        self.files.push((name.to_owned(), bytes));
         self
     }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Holds docs/openapi.yaml to a running Usher, and runs the configurations of docs/load-balancers.md.
+# Holds docs/openapi.yaml to a running Usher, runs the configurations of docs/load-balancers.md, and
+# reads an audit log.
 # The validator is a package of PyPI.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,3 +18,4 @@ fi
 [ -x "$usher" ] || cargo build
 "$venv/bin/python" tests/api/run.py "$usher"
 "$venv/bin/python" tests/api/balancers.py "$usher"
+"$venv/bin/python" tests/api/audit.py "$usher"

@@ -5,6 +5,7 @@
     reason = "a command's product is what it prints"
 )]
 
+pub mod audit;
 pub mod cert;
 pub mod check;
 pub mod drain;
@@ -73,6 +74,8 @@ enum Command {
     Sessions(sessions::Arguments),
     /// Show the state of a running Usher
     Status(status::Arguments),
+    /// Read and filter an audit log, and follow it
+    Audit(audit::Arguments),
     /// Load-test the handshake of an endpoint on this machine
     Bench(Box<bench::Arguments>),
     /// Print the JSON schema of the configuration
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Drain(arguments) => drain::run(arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Audit(arguments) => audit::run(arguments),
         Command::Bench(arguments) => bench::run(*arguments),
         Command::Schema(arguments) => schema::run(arguments),
     };

@@ -3,7 +3,7 @@
 //! A wrong value is reported and replaced by its default, so that the rest can be read. The config
 //! is returned only if no error was reported.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -39,6 +39,21 @@ fn read(path: &Path) -> Result<String, Diagnostics> {
 /// file, nor a file without mistakes: the process reads the file itself and reports its mistakes.
 pub fn load_admin(path: &Path) -> Result<Option<Admin>, Diagnostics> {
     parse_admin(&read(path)?, path, &|name| std::env::var(name).ok())
+}
+
+/// Reads only the path of the audit log, like [`load_admin`].
+pub fn load_audit(path: &Path) -> Result<Option<PathBuf>, Diagnostics> {
+    let text = read(path)?;
+    let reader = Reader::new(&text, Some(path), &|_| None);
+    let (table, syntax) = DeTable::parse_recoverable(&text);
+    let top = Section::new(&reader, "", 0..0, Some(table.get_ref()));
+    let audit = log::AuditTable::read(&top.section("audit")).file;
+    if audit.is_none() {
+        reader.report_syntax(&syntax);
+    }
+    let found = reader.found.into_inner().into_iter().map(|(_, found)| found);
+    let errors: Vec<_> = found.filter(|found| found.severity == Severity::Error).collect();
+    if errors.is_empty() { Ok(audit) } else { Err(Diagnostics(errors)) }
 }
 
 pub(super) fn parse_admin(

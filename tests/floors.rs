@@ -45,6 +45,7 @@ const WITHOUT_CYCLES: &[&str] = &["http", "model", "net", "rejection"];
 const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["cli/", "bench/", "demo/", "explain/", "config/tables/log.rs", "admin_client.rs"]),
     ("fastwebsockets", &["demo/"]),
+    ("h2", &["net/http2/", "http/http2/"]),
     ("hdrhistogram", &["bench/"]),
     ("jsonwebtoken", &["auth/jwt"]),
     ("metrics", &["telemetry/"]),

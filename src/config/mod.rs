@@ -134,6 +134,8 @@ pub struct Tls {
     /// `None`: clients are not asked for a certificate.
     pub clients: Option<ClientCertificates>,
     pub min_version: TlsVersion,
+    /// Whether clients may choose HTTP/2.
+    pub http2: bool,
 }
 
 /// The client certificates that a listener accepts.

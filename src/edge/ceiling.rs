@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::events::{ConnectionClosed, ConnectionOpened, ConnectionPanicked};
+use super::events::{
+    ConnectionClosed, ConnectionOpened, ConnectionPanicked, StreamClosed, StreamOpened,
+};
 use crate::telemetry::Event;
 
 /// The number of open client connections, and its limit.
@@ -13,10 +15,14 @@ pub struct Ceiling {
     limit: AtomicUsize,
 }
 
-/// A connection's place under the ceiling. Dropping it counts the end of the connection, and a
-/// panic if that was the cause.
+/// The place of a connection, or of an HTTP/2 stream, under the ceiling. Dropping it counts the end
+/// of the connection, and a panic if that was the cause.
 #[derive(Debug)]
-pub struct Permit(Arc<Ceiling>);
+pub struct Permit {
+    /// `None`: the place of the connection covers the stream.
+    ceiling: Option<Arc<Ceiling>>,
+    is_stream: bool,
+}
 
 impl Ceiling {
     pub fn new(limit: usize) -> Arc<Self> {
@@ -29,14 +35,27 @@ impl Ceiling {
     }
 
     pub fn enter(self: &Arc<Self>) -> Option<Permit> {
+        self.take_place().then(|| {
+            ConnectionOpened.emit();
+            Permit { ceiling: Some(Arc::clone(self)), is_stream: false }
+        })
+    }
+
+    /// Takes a place for a stream of an HTTP/2 connection. The place of the connection counts for
+    /// one stream at a time.
+    pub fn enter_stream(self: &Arc<Self>, is_only_one: bool) -> Option<Permit> {
+        (is_only_one || self.take_place()).then(|| {
+            StreamOpened.emit();
+            Permit { ceiling: (!is_only_one).then(|| Arc::clone(self)), is_stream: true }
+        })
+    }
+
+    fn take_place(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
         let entered = self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
             (open < limit).then_some(open + 1)
         });
-        entered.is_ok().then(|| {
-            ConnectionOpened.emit();
-            Permit(Arc::clone(self))
-        })
+        entered.is_ok()
     }
 
     pub fn open(&self) -> usize {
@@ -46,8 +65,14 @@ impl Ceiling {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        ConnectionClosed.emit();
+        if let Some(ceiling) = &self.ceiling {
+            ceiling.open.fetch_sub(1, Ordering::AcqRel);
+        }
+        if self.is_stream {
+            StreamClosed.emit();
+        } else {
+            ConnectionClosed.emit();
+        }
         if std::thread::panicking() {
             ConnectionPanicked.emit();
         }

@@ -24,6 +24,8 @@ families! {
     CONNECTIONS: Counter = "usher_connections_total";
     /// Client connections open now.
     CONNECTIONS_OPEN: Gauge = "usher_connections_open";
+    /// Streams of HTTP/2 connections open now: requests and sessions.
+    HTTP2_STREAMS: Gauge = "usher_streams_open";
     /// Connections ended by a panic in Usher.
     CONNECTION_PANICS: Counter = "usher_connection_panics_total";
     /// Connections open now that have shown no credential.
@@ -213,6 +215,14 @@ pub struct ConnectionOpened;
 /// A client connection ended.
 #[derive(Debug)]
 pub struct ConnectionClosed;
+
+/// A stream of an HTTP/2 connection has begun.
+#[derive(Debug)]
+pub struct StreamOpened;
+
+/// A stream of an HTTP/2 connection has ended.
+#[derive(Debug)]
+pub struct StreamClosed;
 
 /// The task of a connection panicked.
 #[derive(Debug)]
@@ -502,6 +512,18 @@ impl Event for ConnectionOpened {
 impl Event for ConnectionClosed {
     fn count(&self, metrics: &Metrics) {
         metrics.change(&CONNECTIONS_OPEN, (), -1.0);
+    }
+}
+
+impl Event for StreamOpened {
+    fn count(&self, metrics: &Metrics) {
+        metrics.change(&HTTP2_STREAMS, (), 1.0);
+    }
+}
+
+impl Event for StreamClosed {
+    fn count(&self, metrics: &Metrics) {
+        metrics.change(&HTTP2_STREAMS, (), -1.0);
     }
 }
 

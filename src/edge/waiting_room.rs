@@ -258,6 +258,20 @@ impl StrangerState {
         Self { room, peer, address, is_stranger, place }
     }
 
+    /// Returns the state of a stream of this HTTP/2 connection. It takes over the place of the
+    /// connection, or takes another one: each stream counts as a stranger until it has a grant.
+    pub fn of_stream(&self) -> Result<Self, RoomFull> {
+        let mut place = lock(&self.place).take();
+        let is_awake = place.as_mut().is_some_and(WaitingPlace::wake);
+        let place = match place.filter(|_| is_awake) {
+            Some(place) => place,
+            None => {
+                self.room.enter(self.address).inspect_err(|full| full.log_refusal(self.peer))?
+            }
+        };
+        Ok(Self::new(place, self.peer, self.address))
+    }
+
     /// Gives the place back: the connection has shown a good credential.
     pub fn become_known(&self) {
         self.is_stranger.store(false, Ordering::Relaxed);
@@ -295,6 +309,10 @@ impl StrangerState {
     /// Ends the rest. Returns false if a newcomer has taken the place.
     pub fn leave_rest(&self) -> bool {
         lock(&self.place).as_mut().is_none_or(WaitingPlace::wake)
+    }
+
+    pub fn is_stranger(&self) -> bool {
+        self.is_stranger.load(Ordering::Relaxed)
     }
 
     /// Returns a flag that says at any time whether the connection is a stranger.
@@ -407,6 +425,34 @@ mod tests {
         standing.become_known();
         other.become_stranger().unwrap();
         drop((standing, other));
+        assert!(is_empty(&room));
+    }
+
+    #[test]
+    fn the_first_stream_takes_over_the_place_of_its_connection_and_others_take_their_own() {
+        let config = config::for_test("auth = [\"header\"]");
+        let room = WaitingRoom::new(9, 2);
+        let connection = room.admit(ONE, &config.listeners[0]).unwrap();
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(connection.poll_rest(cx).is_pending());
+        let first = connection.of_stream().unwrap();
+        assert_eq!(room.waiting(), 1);
+        let second = connection.of_stream().unwrap();
+        assert_eq!(room.waiting(), 2);
+        let full = connection.of_stream().unwrap_err();
+        assert_eq!(full, RoomFull(Limit::UnauthenticatedPerAddress));
+        second.become_known();
+        let third = connection.of_stream().unwrap();
+        assert!(third.is_stranger() && !second.is_stranger());
+        drop((first, third));
+        connection.become_stranger().unwrap();
+        assert_eq!(room.waiting(), 1);
+        // A newcomer has taken the place of the connection at rest: the stream needs another one.
+        assert!(connection.poll_rest(cx).is_pending());
+        room.set_limits(1, 2);
+        let newcomer = room.enter(Some(TWO)).unwrap();
+        assert!(connection.poll_rest(cx).is_ready() && connection.of_stream().is_err());
+        drop((connection, second, newcomer));
         assert!(is_empty(&room));
     }
 }

@@ -11,7 +11,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{Method, Version};
+use http::{HeaderMap, Method, Version};
 
 use super::request::{Request, origin_of};
 use super::switch::UpgradeOffer;
@@ -217,6 +217,9 @@ fn take_endpoint_credential(
 pub fn check_upgrade(parts: &Parts) -> Result<(), Rejection> {
     let malformed = |why| Err(Rejection::UpgradeMalformed(why));
     let headers = &parts.headers;
+    if parts.version == Version::HTTP_2 {
+        return check_extended_connect(parts);
+    }
     if parts.method != Method::GET {
         return Err(Rejection::UpgradeMethod);
     }
@@ -237,14 +240,41 @@ pub fn check_upgrade(parts: &Parts) -> Result<(), Rejection> {
     if headers.contains_key(EXPECT) {
         return malformed("an upgrade must not have an Expect header");
     }
-    let mut versions = headers.get_all(SEC_WEBSOCKET_VERSION).iter();
-    match (versions.next(), versions.next()) {
-        (Some(version), None) if version.as_bytes() == b"13" => {}
-        _ => return Err(Rejection::UpgradeVersion),
-    }
+    check_version(headers)?;
     let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
     match (keys.next(), keys.next()) {
         (Some(key), None) if is_key(key.as_bytes()) => Ok(()),
         _ => malformed("Sec-WebSocket-Key is not one key of 16 bytes"),
+    }
+}
+
+/// Checks an upgrade over HTTP/2: RFC 8441 section 5. `net/http2/head.rs` has put the protocol into
+/// `Upgrade`.
+fn check_extended_connect(parts: &Parts) -> Result<(), Rejection> {
+    let malformed = |why| Err(Rejection::UpgradeMalformed(why));
+    let headers = &parts.headers;
+    if parts.method != Method::CONNECT {
+        return Err(Rejection::UpgradeMethod);
+    }
+    if headers.get(UPGRADE).is_none_or(|protocol| protocol.as_bytes() != b"websocket") {
+        return malformed("this server upgrades only to websocket");
+    }
+    if headers.get(CONTENT_LENGTH).is_some() {
+        return malformed("an upgrade must not have a body");
+    }
+    if headers.contains_key(EXPECT) {
+        return malformed("an upgrade must not have an Expect header");
+    }
+    if headers.contains_key(SEC_WEBSOCKET_KEY) {
+        return malformed("an upgrade over HTTP/2 has no Sec-WebSocket-Key");
+    }
+    check_version(headers)
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), Rejection> {
+    let mut versions = headers.get_all(SEC_WEBSOCKET_VERSION).iter();
+    match (versions.next(), versions.next()) {
+        (Some(version), None) if version.as_bytes() == b"13" => Ok(()),
+        _ => Err(Rejection::UpgradeVersion),
     }
 }

@@ -1,4 +1,5 @@
-//! A client's connection: its peer, and the conditions under which it was accepted.
+//! A client's connection, or a stream of an HTTP/2 connection: its peer, and the conditions under
+//! which it was accepted.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -48,6 +49,23 @@ pub struct ClientConnection {
 }
 
 impl ClientConnection {
+    /// Returns a stream of this HTTP/2 connection, which takes the way of a connection.
+    pub fn of_stream(&self, permit: Permit, standing: StrangerState, deadline: Instant) -> Self {
+        Self {
+            peer: self.peer,
+            destination: self.destination,
+            tls: self.tls,
+            server_name: self.server_name.clone(),
+            listener: Arc::clone(&self.listener),
+            permit,
+            standing: Arc::new(standing),
+            deadline,
+            certificate: self.certificate.clone(),
+            listener_index: self.listener_index,
+            authorities: self.authorities.clone(),
+        }
+    }
+
     /// Reads the way of a request.
     pub fn forwarding(&self, headers: &HeaderMap, host: Option<&Authority>) -> Forwarding {
         let is_secure = self.listener.tls.is_some() || self.tls.is_some();

@@ -1,5 +1,6 @@
 //! Events of a request: forwarded, switched or refused.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::info;
@@ -9,8 +10,8 @@ use crate::model::principal::Principal;
 use crate::rejection::Rejection;
 use crate::session::events::{SessionFacts, count_started};
 use crate::telemetry::audit::AuditLine;
-use crate::telemetry::event::{ACCEPTED, Event, Refusal, millis};
-use crate::telemetry::family::{Label, LabelNames, Name, families, words};
+use crate::telemetry::event::{ACCEPTED, Event, Refusal, client_refusal_level, log_at, millis};
+use crate::telemetry::family::{Label, LabelNames, Name, Word, families, words};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::refusal::{Attempt, RefusedRequest};
 
@@ -18,6 +19,11 @@ families! {
     /// WebSocket upgrades: accepted, or the label of the rejection.
     UPGRADES: Counter = "usher_upgrades_total",
         { route: Name, method: Option<Method>, outcome: UpgradeOutcome };
+    /// WebSocket upgrades that arrived, by the protocol of the client: http1, or http2 (RFC 8441).
+    UPGRADES_RECEIVED: Counter = "usher_upgrades_received_total", { protocol: Protocol }, shown;
+    /// HTTP/2 connections that ended by an error: a flood of frames, another fault of the protocol,
+    /// or a client that has gone without a goodbye.
+    HTTP2_FAILURES: Counter = "usher_protocol_failures_total", { reason: Http2Fault }, shown;
     /// From the complete request head to the 101, for accepted upgrades.
     UPGRADE_DURATION: Histogram = "usher_upgrade_duration_seconds", { route: Name }, shown;
     /// How long each phase of an accepted upgrade took: authenticate, dial, answer.
@@ -31,6 +37,25 @@ families! {
     /// Plain HTTP requests refused, by the label of the rejection.
     REQUESTS_REJECTED: Counter = "usher_http_requests_rejected_total",
         { route: Name, outcome: Rejection };
+}
+
+words! {
+    /// The protocol of a client.
+    pub enum Protocol {
+        Http1 = "http1",
+        Http2 = "http2",
+    }
+}
+
+words! {
+    /// Why an HTTP/2 connection ended by an error.
+    pub enum Http2Fault {
+        /// The client has sent too many frames or resets.
+        Flood = "flood",
+        Protocol = "protocol",
+        /// The client has left.
+        Gone = "gone",
+    }
 }
 
 words! {
@@ -85,6 +110,20 @@ impl Label for UpgradeOutcome {
 pub struct UpgradeRejected<'a> {
     pub about: Attempt<'a>,
     pub rejection: &'a Rejection,
+}
+
+/// A WebSocket upgrade has arrived.
+#[derive(Debug)]
+pub struct UpgradeReceived {
+    pub protocol: Protocol,
+}
+
+/// An HTTP/2 connection ended by an error.
+#[derive(Debug)]
+pub struct Http2Failed<'a> {
+    pub peer: IpAddr,
+    pub reason: Http2Fault,
+    pub detail: &'a str,
 }
 
 /// A plain HTTP request was refused.
@@ -184,6 +223,30 @@ impl Event for RequestRejected<'_> {
     }
 }
 
+impl Event for UpgradeReceived {
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&UPGRADES_RECEIVED, (self.protocol,));
+    }
+}
+
+impl Event for Http2Failed<'_> {
+    fn refusal(&self) -> Option<Refusal> {
+        Some(Refusal::of(self.peer, "http2_failed"))
+    }
+
+    fn log(&self) {
+        let Self { peer, reason, detail } = *self;
+        log_at!(
+            client_refusal_level(), target: "usher", event = "http2_failed", %peer,
+            reason = reason.word(), detail, "HTTP/2 connection failed"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&HTTP2_FAILURES, (self.reason,));
+    }
+}
+
 impl Event for HttpForwarded<'_> {
     fn log(&self) {
         let Attempt { request_id, peer, host, path, route, method } = self.about;
@@ -249,7 +312,6 @@ mod tests {
     use crate::session::events::SessionEnded;
     use crate::telemetry::event::testing::TestOutlet;
     use crate::ws::close_code::CloseCode;
-    use std::net::IpAddr;
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const SESSION: SessionFacts<'static> = SessionFacts {

@@ -4,7 +4,10 @@
 //! message are queued up to a limit, and delivered in order. Beyond the limit nothing is read: that
 //! is backpressure. A refusal is sent in the client's dialect and ends with a close frame.
 
+use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
+use std::task::Poll;
 
 use bytes::{Buf, BytesMut};
 use http::HeaderMap;
@@ -13,8 +16,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout_at;
 
 use super::admit::Admission;
+use super::client_end::{ClientEnd, Switched};
 use super::connection::ClientConnection;
-use super::guard::Guard;
 use super::last_answer::write_and_close;
 use super::open_session::{ClientSide, open_session};
 use super::reach::{OpenedUpstream, reach};
@@ -45,6 +48,8 @@ const READ_SIZE: usize = 4 * 1024;
 /// A client between its 101 and its session.
 struct PendingClient {
     stream: Stream,
+    /// The 101, until it is sent.
+    answer: Vec<u8>,
     /// Bytes that were received and not read yet.
     input: BytesMut,
     follower: FrameFollower,
@@ -70,7 +75,7 @@ struct AcceptedClient {
 }
 
 pub(super) async fn run(
-    guard: Guard,
+    end: ClientEnd,
     mut request: Request,
     matched: RouteMatch,
     connection: ClientConnection,
@@ -79,10 +84,11 @@ pub(super) async fn run(
     let edge = &*worker.edge;
     request.method = Some(Method::Message);
     if connection.standing.belongs_to(request.address()).is_err() {
-        let (stream, _) = guard.into_parts();
-        return request.refuse(edge, stream, Rejection::TooManyConnections.into()).await;
+        return request.refuse(edge, end, Rejection::TooManyConnections.into()).await;
     }
-    let mut client = PendingClient::new(guard, &request, &matched.route);
+    let Ok(mut client) = PendingClient::new(end, &request, &matched.route) else {
+        return request.report_rejected(edge, &Rejection::ClientGone);
+    };
     let accepted = accept(&mut client, &mut request, &matched, &connection, edge);
     match Box::pin(accepted).await {
         Ok(accepted) => Box::pin(open_granted(client, accepted, connection, request, edge)).await,
@@ -167,9 +173,8 @@ async fn first_message(
     let switch = request.switch.as_ref().ok_or(Rejection::Internal)?;
     let switched_at = Now::read().mono;
     let deadline = switched_at + route.first_message.timeout;
-    let answer = switch.answer(client.deflate, request.request_id.as_str());
     let message = tokio::select! {
-        message = timeout_at(deadline, client.next_credential(answer)) => message
+        message = timeout_at(deadline, client.next_credential()) => message
             .unwrap_or(Err(Rejection::FirstMessage(FirstMessageFault::Timeout))),
         () = edge.drain.refusing() => Err(Rejection::Draining),
     }?;
@@ -233,7 +238,8 @@ async fn open_granted(
 }
 
 impl PendingClient {
-    fn new(guard: Guard, request: &Request, route: &Route) -> Self {
+    /// Accepts the upgrade. Fails if the client has left.
+    fn new(end: ClientEnd, request: &Request, route: &Route) -> io::Result<Self> {
         let dialect = Dialect::new(&route.first_message);
         // Later messages of a compressed stream can refer to the greeting, which Usher takes out.
         let deflate = if dialect.greeted_for_the_upstream() {
@@ -242,22 +248,25 @@ impl PendingClient {
             deflate::agree(&request.parts.headers)
         };
         let hold = Some(Hold { most: dialect.longest(), binary: true });
-        let (stream, input) = guard.into_parts();
-        Self {
+        let request_id = request.request_id.as_str();
+        let switch = request.switch.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+        let Switched { stream, answer, early } = end.switch(&switch.answer(deflate, request_id))?;
+        Ok(Self {
             stream,
+            answer,
             // A copy, so that the buffer of the head is freed.
-            input: BytesMut::from(&input[..]),
+            input: BytesMut::from(&early[..]),
             follower: FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY }),
             dialect,
             deflate,
             received: 0,
             rejected_id: None,
-        }
+        })
     }
 
     /// Sends the 101 and the greeting, and waits for the message with the credential.
-    async fn next_credential(&mut self, answer: Vec<u8>) -> Result<AuthMessage, Rejection> {
-        let mut out = answer;
+    async fn next_credential(&mut self) -> Result<AuthMessage, Rejection> {
+        let mut out = std::mem::take(&mut self.answer);
         if let Some(greeting) = self.dialect.greeting() {
             out.extend(greeting.to_wire(Sender::Upstream));
         }
@@ -370,12 +379,16 @@ impl PendingClient {
                 Ok(0) | Err(_) => return,
             }
         }
-        std::future::pending::<()>().await;
+        poll_fn(|cx| {
+            self.stream.absorb(cx);
+            Poll::<()>::Pending
+        })
+        .await;
     }
 
     /// Sends the reason in the client's dialect, and a close frame.
     async fn send_refusal(
-        self,
+        mut self,
         rejection: &Rejection,
         id: Option<&str>,
         request: &Request,
@@ -404,6 +417,7 @@ impl PendingClient {
             .map(|message| message.to_wire(Sender::Upstream))
             .unwrap_or_default();
         wire.extend(frame::close(code, &reason, Sender::Upstream));
+        self.stream.note_refusal();
         write_and_close(self.stream, &wire).await;
     }
 }
@@ -424,6 +438,7 @@ mod tests {
             let (mut sender, stream) = UnixStream::pair().unwrap();
             let mut client = PendingClient {
                 stream: Stream::Unix(stream),
+                answer: Vec::new(),
                 input: BytesMut::new(),
                 follower: FrameFollower::new(Sender::Client, Rules::FOLLOW_ONLY),
                 dialect: Dialect::new(&config.routes[0].first_message),

@@ -5,7 +5,6 @@ use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderValue, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::admit::{Admission, Admitted};
 use super::connection::ClientConnection;
@@ -26,7 +25,7 @@ use crate::upstream::signed_context::ContextRequest;
 
 /// Answers one request. The answer carries the request's id, also if the request is refused.
 pub async fn answer(
-    request: http::Request<Incoming>,
+    request: http::Request<RequestBody>,
     connection: &ClientConnection,
     worker: &Worker,
 ) -> Response<AnswerBody> {
@@ -58,7 +57,7 @@ pub async fn answer(
 
 async fn forward_or_refuse(
     request: &mut Request,
-    body: Incoming,
+    body: RequestBody,
     connection: &ClientConnection,
     worker: &Worker,
 ) -> Response<AnswerBody> {
@@ -94,7 +93,7 @@ async fn forward_or_refuse(
 /// Admits a request and forwards it. `user` is set once the credential is verified.
 async fn forward(
     request: &mut Request,
-    body: Incoming,
+    body: RequestBody,
     connection: &ClientConnection,
     worker: &Worker,
     user: &mut Option<String>,
@@ -123,7 +122,7 @@ async fn forward(
     };
     edge.set_identity(&mut headers, &grant, about, request.started);
 
-    let mut forwarded = http::Request::new(RequestBody::new(body));
+    let mut forwarded = http::Request::new(body);
     *forwarded.method_mut() = request.parts.method.clone();
     *forwarded.uri_mut() = target;
     *forwarded.headers_mut() = headers;

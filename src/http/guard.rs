@@ -14,10 +14,10 @@ use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::AsyncWrite;
 
-use super::stall::Stall;
 use crate::config::Limits;
 use crate::net::http1::framing::BodyFraming;
 use crate::net::http1::head::{self, RequestHead};
+use crate::net::stall::Stall;
 use crate::net::stream::{Stream, hand_out, poll_read_behind};
 use crate::rejection::Rejection;
 

@@ -10,6 +10,7 @@
 //! connections (`forward.rs`).
 
 pub mod admit;
+pub mod client_end;
 pub mod connection;
 pub mod endpoints;
 pub mod events;
@@ -18,13 +19,13 @@ pub mod forward;
 pub mod forwarding;
 pub mod guard;
 pub mod headers;
+pub mod http2;
 mod last_answer;
 mod open_session;
 mod reach;
 mod refusal;
 pub mod request;
 pub mod serve;
-mod stall;
 mod switch;
 pub mod upgrade;
 pub mod witness;

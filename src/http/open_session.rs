@@ -152,6 +152,7 @@ pub(super) async fn open_session(
     };
 
     let mut stream = client.stream;
+    stream.note_session(record.session.user.is_some());
     let written = timeout(close_timeout, async {
         stream.write_all(&client.answer).await?;
         stream.flush().await

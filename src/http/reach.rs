@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use bytes::BytesMut;
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
-use http::{HeaderMap, HeaderValue, Response};
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderMap, HeaderValue, Response, Version};
 
 use super::connection::ClientConnection;
 use super::refusal::Refusal;
@@ -27,6 +27,7 @@ use crate::upstream::pick::ClientKey;
 use crate::upstream::signed_context::ContextRequest;
 use crate::upstream::upgrade::UpgradeAnswer;
 use crate::upstream::{self, ServerPlace};
+use crate::ws::accept;
 
 /// An upgrade that the upstream has accepted.
 pub(super) struct OpenedUpstream {
@@ -75,6 +76,10 @@ pub(super) async fn reach(
         let dialled = Now::read();
         // Each try has a signed context of its own: one that was sent may have been used.
         let mut headers = request.parts.headers.clone();
+        if request.parts.version == Version::HTTP_2 {
+            // The key belongs to HTTP/1.1: the client sent none.
+            headers.insert(SEC_WEBSOCKET_KEY, random_key()?);
+        }
         edge.set_identity(&mut headers, grant, about, dialled);
         let opening = upstream::upgrade::open(stream, &target, headers, edge.limits.refusal_bytes);
         if let Some(answer) = tries.answer(&place, Box::pin(opening)).await {
@@ -120,6 +125,11 @@ fn refusal(answer: UpgradeAnswer, request: &Request) -> Refusal {
     *answer.headers_mut() = headers;
     response::set_request_id(answer.headers_mut(), request.request_id.as_str());
     Refusal { rejection: Rejection::UpstreamDeclined(status), answer: Some(answer) }
+}
+
+fn random_key() -> Result<HeaderValue, Rejection> {
+    let key = accept::random_key().ok_or(Rejection::Internal)?;
+    HeaderValue::from_str(&key).map_err(|_| Rejection::Internal)
 }
 
 /// Takes a place among the sessions of the address and of the route, if these are limited.

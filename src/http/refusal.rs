@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::Response;
 
-use super::last_answer::{answer_and_close, write_and_close};
+use super::client_end::ClientEnd;
+use super::last_answer::write_and_close;
 use super::request::Request;
 use crate::auth::grant::Grant;
 use crate::auth::ticket::events::TicketLost;
@@ -11,7 +12,6 @@ use crate::config::RejectMode;
 use crate::edge::Edge;
 use crate::http::events::UpgradeRejected;
 use crate::net::http1::response;
-use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use crate::ws::frame::{self, Sender};
@@ -47,22 +47,25 @@ impl Request {
 
     /// Reports the end of an upgrade and answers it before any 101. The answer is a status, or a
     /// 101 and a close frame if the route's `reject_mode` is `close`.
-    pub async fn refuse(&self, edge: &Edge, stream: Stream, refusal: Refusal) {
+    pub async fn refuse(&self, edge: &Edge, end: ClientEnd, refusal: Refusal) {
         self.report_rejected(edge, &refusal.rejection);
         let request_id = self.request_id.as_str();
         if let (Some(route), Some(switch)) = (&self.route, &self.switch)
             && route.reject_mode == RejectMode::Close
         {
             let (code, reason) = refusal.rejection.close(route.close_codes);
-            let mut wire = switch.answer(None, request_id);
+            // A client that has left needs no answer.
+            let Ok(mut switched) = end.switch(&switch.answer(None, request_id)) else { return };
+            switched.stream.note_refusal();
+            let mut wire = switched.answer;
             wire.extend(frame::close(code, &format!("{reason} ({request_id})"), Sender::Upstream));
-            return write_and_close(stream, &wire).await;
+            return write_and_close(switched.stream, &wire).await;
         }
         let mut answer =
             refusal.answer.unwrap_or_else(|| response::problem(&refusal.rejection, request_id));
         if let Some(route) = &self.route {
             route.migration.mark(self.method, answer.headers_mut());
         }
-        answer_and_close(stream, &answer).await;
+        end.refuse(&answer).await;
     }
 }

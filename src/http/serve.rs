@@ -14,6 +14,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{timeout, timeout_at};
 
+use super::client_end::ClientEnd;
 use super::connection::ClientConnection;
 use super::guard::{Guard, Next, Stop};
 use super::last_answer::answer_and_close;
@@ -29,6 +30,7 @@ use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 use crate::telemetry::refusal::Attempt;
+use crate::upstream::request_body::RequestBody;
 
 /// The most bytes of an answer that the kernel holds unsent. The rest waits at the upstream until
 /// the client reads.
@@ -42,7 +44,8 @@ pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker)
     match timeout_at(deadline, guard.next_head()).await {
         Ok(Ok(Next::Plain)) => Box::pin(serve_plain(guard, connection, worker)).await,
         Ok(Ok(Next::Upgrade(head))) => {
-            Box::pin(upgrade::run(guard, *head, connection, worker)).await;
+            let end = ClientEnd::Http1(Box::new(guard));
+            Box::pin(upgrade::run(end, *head, connection, worker)).await;
         }
         Ok(Ok(Next::Refused(rejection))) => refuse(guard, &connection, &rejection).await,
         Ok(Ok(Next::Closed) | Err(_)) => {}
@@ -74,6 +77,7 @@ async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Wor
             let count = RequestCount::begin(&under_way);
             Box::pin(async move {
                 let _count = count;
+                let request = request.map(RequestBody::new);
                 Ok::<_, Infallible>(forward::answer(request, &connection, &worker).await)
             })
         })
@@ -157,7 +161,8 @@ async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Wor
             guard.stream_mut().limit_unsent(None);
             let deadline = Now::read().mono + limits.handshake_timeout;
             let connection = ClientConnection { deadline, ..connection };
-            Box::pin(upgrade::run(guard, *head, connection, worker)).await;
+            let end = ClientEnd::Http1(Box::new(guard));
+            Box::pin(upgrade::run(end, *head, connection, worker)).await;
         }
         None => {
             if served.is_ok() {

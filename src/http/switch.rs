@@ -5,7 +5,7 @@ use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue};
 
 use crate::auth::extract;
 use crate::config::Route;
@@ -17,7 +17,7 @@ use crate::ws::deflate::AgreedDeflate;
 /// The parts of the client's request that decide the 101.
 #[derive(Clone, Debug)]
 pub struct UpgradeOffer {
-    /// `Sec-WebSocket-Key`.
+    /// `Sec-WebSocket-Key`; empty over HTTP/2.
     key: HeaderValue,
     /// The first of the client's offers that the route lists.
     pub(super) protocol: Option<HeaderValue>,
@@ -48,7 +48,8 @@ impl UpgradeOffer {
         }
     }
 
-    pub(super) fn answer(&self, deflate: Option<AgreedDeflate>, request_id: &str) -> Vec<u8> {
+    /// Returns the headers of the answer.
+    pub(super) fn answer(&self, deflate: Option<AgreedDeflate>, request_id: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -63,6 +64,6 @@ impl UpgradeOffer {
             headers.insert(SEC_WEBSOCKET_EXTENSIONS, agreed.header());
         }
         response::set_request_id(&mut headers, request_id);
-        response::head_bytes(StatusCode::SWITCHING_PROTOCOLS, &headers)
+        headers
     }
 }

@@ -4,12 +4,10 @@
 //! a session. A client without a credential goes to `first_message.rs` if the route takes one in
 //! the first message. Each upgrade ends in exactly one rejection or one session end.
 
-use http::StatusCode;
-
 use super::admit::{Admission, Admitted};
+use super::client_end::{ClientEnd, Switched};
 use super::connection::ClientConnection;
 use super::first_message;
-use super::guard::Guard;
 use super::open_session::{ClientSide, open_session};
 use super::reach::{OpenedUpstream, reach};
 use super::refusal::Refusal;
@@ -21,41 +19,40 @@ use crate::base::clock::Now;
 use crate::config::RouteMatch;
 use crate::edge::Edge;
 use crate::edge::worker::Worker;
+use crate::http::events::UpgradeReceived;
 use crate::model::client_certificate::ClientCertificate;
 use crate::model::method::Method;
 use crate::net::http1::head::RequestHead;
-use crate::net::http1::response;
 use crate::rejection::Rejection;
+use crate::telemetry::Event;
 use crate::ws::deflate;
 
 /// Serves an upgrade to its end, or to the session that it becomes.
 pub async fn run(
-    mut guard: Guard,
+    mut end: ClientEnd,
     head: RequestHead,
     connection: ClientConnection,
     worker: Worker,
 ) {
     let edge = &*worker.edge;
     let mut request = request_of(head, &connection, edge);
+    UpgradeReceived { protocol: end.protocol() }.emit();
     let (peer, now) = (request.address(), request.started.mono);
     if let Err(retry_after) = edge.upgrade_rates.allow(peer, now) {
-        let (stream, _) = guard.into_parts();
         let rejection = Rejection::TooManyUpgrades { retry_after };
-        return request.refuse(edge, stream, rejection.into()).await;
+        return request.refuse(edge, end, rejection.into()).await;
     }
     let admission = Admission::of(edge);
     let outcome = match admission.admit(&mut request, &mut Unwatched).await {
         Ok(Admitted::AwaitsFirstMessage(matched)) => {
-            return Box::pin(first_message::run(guard, request, matched, connection, worker)).await;
+            return Box::pin(first_message::run(end, request, matched, connection, worker)).await;
         }
         Ok(Admitted::Granted { grant, matched }) => {
-            let reached =
-                open_granted(&mut guard, &mut request, &grant, &matched, &connection, edge);
+            let reached = open_granted(&mut end, &mut request, &grant, &matched, &connection, edge);
             reached.await.map(|reached| (grant, reached))
         }
         Err(rejection) => Err(rejection.into()),
     };
-    let (stream, early) = guard.into_parts();
     match outcome {
         Ok((grant, mut reached)) => {
             if grant.is_renewed_by_message() {
@@ -65,9 +62,12 @@ pub async fn run(
             if let Some(switch) = &request.switch {
                 switch.choose_marker(&mut reached.headers);
             }
+            let Ok(Switched { stream, answer, early }) = end.switch(&reached.headers) else {
+                return request.report_rejected(edge, &Rejection::ClientGone);
+            };
             let side = ClientSide {
                 stream,
-                answer: response::head_bytes(StatusCode::SWITCHING_PROTOCOLS, &reached.headers),
+                answer,
                 ahead: Vec::new(),
                 early: early.to_vec(),
                 welcome: None,
@@ -82,7 +82,7 @@ pub async fn run(
             };
             open_session(side, grant, reached, request, edge).await;
         }
-        Err(refusal) => request.refuse(edge, stream, refusal).await,
+        Err(refusal) => request.refuse(edge, end, refusal).await,
     }
 }
 
@@ -97,7 +97,7 @@ fn request_of(head: RequestHead, connection: &ClientConnection, edge: &Edge) -> 
 
 /// Reaches the upstream of a granted upgrade. If the client leaves meanwhile, the dial is dropped.
 async fn open_granted(
-    guard: &mut Guard,
+    end: &mut ClientEnd,
     request: &mut Request,
     grant: &Grant,
     matched: &RouteMatch,
@@ -111,7 +111,7 @@ async fn open_granted(
     tokio::select! {
         biased;
         reached = Box::pin(reach(grant, matched, request, connection, edge)) => reached,
-        () = guard.client_gone() => {
+        () = end.client_gone() => {
             if grant.method() == Some(Method::Ticket) {
                 request.report_lost_ticket(grant);
             }

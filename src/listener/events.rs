@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use crate::http::events::Protocol;
 use crate::telemetry::event::{Event, Refusal, client_refusal_level, log_at, millis};
 use crate::telemetry::family::{Word, families, words};
 use crate::telemetry::metrics::Metrics;
@@ -16,6 +17,8 @@ families! {
     TLS_HANDSHAKES: Counter = "usher_tls_handshakes_total", { outcome: TlsOutcome }, shown;
     /// PROXY headers on listeners that require one, and connections closed for lack of one.
     PROXY_HEADERS: Counter = "usher_proxy_headers_total", { outcome: ProxyOutcome }, shown;
+    /// Client connections by the protocol that was agreed on: http1 or http2.
+    PROTOCOLS: Counter = "usher_connection_protocols_total", { protocol: Protocol }, shown;
     /// How long successful TLS handshakes took.
     TLS_DURATION: Histogram = "usher_tls_handshake_duration_seconds";
 }
@@ -91,6 +94,12 @@ pub struct TlsFailed<'a> {
     pub detail: &'a str,
 }
 
+/// A connection begins to speak this protocol.
+#[derive(Debug)]
+pub struct ProtocolChosen {
+    pub protocol: Protocol,
+}
+
 /// A TLS handshake is complete.
 #[derive(Debug)]
 pub struct TlsEstablished {
@@ -159,6 +168,12 @@ impl Event for TlsFailed<'_> {
 
     fn count(&self, metrics: &Metrics) {
         metrics.count(&TLS_HANDSHAKES, (self.reason,));
+    }
+}
+
+impl Event for ProtocolChosen {
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&PROTOCOLS, (self.protocol,));
     }
 }
 

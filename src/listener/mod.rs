@@ -20,14 +20,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::events::{
-    AcceptFailed, ProxyHeaderRefused, ProxyOutcome, TlsEstablished, TlsFailed, TlsOutcome,
+    AcceptFailed, ProtocolChosen, ProxyHeaderRefused, ProxyOutcome, TlsEstablished, TlsFailed,
+    TlsOutcome,
 };
 use crate::edge::ceiling::Permit;
 use crate::edge::drain::{Accepting, Phase};
 use crate::edge::waiting_room::{StrangerState, WaitingPlace};
 use crate::edge::worker::Worker;
 use crate::http::connection::ClientConnection;
-use crate::http::serve;
+use crate::http::events::Protocol;
+use crate::http::{http2, serve};
 use crate::net::proxy_protocol::{Addresses, ClientTls, ProxyHeader};
 use crate::net::stream::Stream;
 use crate::net::tls::{self, Established, HandshakeError};
@@ -203,13 +205,21 @@ async fn serve_client(
     worker: Worker,
 ) {
     let Some(tls) = tls else {
+        ProtocolChosen { protocol: Protocol::Http1 }.emit();
         return serve::serve(Stream::Tcp(stream), client, worker).await;
     };
     if let Some(established) = handshake(stream, tls, &client, &worker).await {
         client.certificate = established.certificate;
         client.tls = Some(ClientTls { version: established.version });
         client.server_name = established.server_name;
-        serve::serve(Stream::Tls(Box::new(established.stream)), client, worker).await;
+        let stream = Stream::Tls(Box::new(established.stream));
+        if established.is_http2 {
+            ProtocolChosen { protocol: Protocol::Http2 }.emit();
+            Box::pin(http2::serve(stream, client, worker)).await;
+        } else {
+            ProtocolChosen { protocol: Protocol::Http1 }.emit();
+            serve::serve(stream, client, worker).await;
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One type for all byte streams: TCP, unix sockets, and TLS.
+//! One type for all byte streams: TCP, unix sockets, TLS, and a tunnel in an HTTP/2 stream.
 //!
 //! Both sides of a session are a [`Stream`], so that the relay is written once and does not depend
 //! on the details of TLS.
@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client;
 
+use crate::net::http2::stream::Http2Stream;
 use crate::net::tls::TlsStream;
 
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub enum Stream {
     Tls(Box<TlsStream>),
     /// TLS with a server.
     DialledTls(Box<client::TlsStream<TcpStream>>),
+    /// A client's WebSocket in one stream of an HTTP/2 connection.
+    Http2(Box<Http2Stream>),
 }
 
 /// The most bytes of one read. The buffer belongs to the thread, not to the connection.
@@ -84,7 +87,7 @@ impl Stream {
     pub fn unsent(&self) -> usize {
         match self {
             Self::Tls(stream) => stream.unsent(),
-            Self::Tcp(_) | Self::Unix(_) | Self::DialledTls(_) => 0,
+            Self::Tcp(_) | Self::Unix(_) | Self::DialledTls(_) | Self::Http2(_) => 0,
         }
     }
 
@@ -94,10 +97,32 @@ impl Stream {
         let tcp = match self {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.tcp(),
-            Self::Unix(_) | Self::DialledTls(_) => return,
+            Self::Unix(_) | Self::DialledTls(_) | Self::Http2(_) => return,
         };
         // A system without this option keeps its own bounds.
         let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(most.unwrap_or(0));
+    }
+
+    /// Takes in what has arrived although the reader is not ready for it, where the transport could
+    /// not keep it cheaply. Sockets keep their bytes themselves.
+    pub fn absorb(&mut self, cx: &mut Context<'_>) {
+        if let Self::Http2(stream) = self {
+            stream.absorb(cx);
+        }
+    }
+
+    /// Tells the HTTP/2 connection, if there is one, that its stream has become a session.
+    pub fn note_session(&mut self, is_known: bool) {
+        if let Self::Http2(stream) = self {
+            stream.lease_mut().note_session(is_known);
+        }
+    }
+
+    /// Tells the HTTP/2 connection, if there is one, that its stream gets no session.
+    pub fn note_refusal(&mut self) {
+        if let Self::Http2(stream) = self {
+            stream.lease_mut().note_refusal();
+        }
     }
 }
 
@@ -112,6 +137,7 @@ impl AsyncRead for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => without_goodbye(Pin::new(stream).poll_read(cx, buf)),
             Self::DialledTls(stream) => without_goodbye(Pin::new(stream).poll_read(cx, buf)),
+            Self::Http2(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -127,6 +153,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::DialledTls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Http2(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -140,6 +167,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::DialledTls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Http2(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -149,6 +177,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::DialledTls(stream) => stream.is_write_vectored(),
+            Self::Http2(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -158,6 +187,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::DialledTls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Http2(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -167,6 +197,7 @@ impl AsyncWrite for Stream {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::DialledTls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Http2(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

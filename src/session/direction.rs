@@ -423,7 +423,10 @@ pub(super) fn pump(
     for _ in 0..READS_PER_TURN {
         match write_pending(direction, to, cx) {
             Ok(true) => {}
-            Ok(false) => return moved,
+            Ok(false) => {
+                from.absorb(cx);
+                return moved;
+            }
             Err(_) => {
                 direction.pending = Vec::new();
                 direction.written = 0;

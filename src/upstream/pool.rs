@@ -23,7 +23,7 @@ use crate::base::lock::lock;
 use crate::net::http1::head::MAX_FIELDS;
 use crate::net::stream::Stream;
 use crate::rejection::Rejection;
-use crate::upstream::request_body::RequestBody;
+use crate::upstream::request_body::{BodyError, RequestBody};
 
 /// The names of an upstream and of its server, because another configuration may list them in
 /// another order. The number is the upstream's generation: a connection that was verified under one
@@ -247,5 +247,5 @@ fn has_stalled(error: &hyper::Error) -> bool {
 fn is_body_error(error: &hyper::Error) -> bool {
     // A failure to read the client's body comes back as the cause of the failure to write it.
     std::error::Error::source(error)
-        .is_some_and(|cause| cause.downcast_ref::<hyper::Error>().is_some())
+        .is_some_and(|cause| cause.downcast_ref::<BodyError>().is_some())
 }

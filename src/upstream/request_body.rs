@@ -8,6 +8,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::net::http1::hop_by_hop;
+use crate::net::http2::body::Http2Body;
 use crate::upstream::ServerPlace;
 
 /// A request's body on its way to the upstream: the data alone.
@@ -16,7 +17,23 @@ use crate::upstream::ServerPlace;
 /// read a forged identity, address or credential. RFC 9110 section 6.5 lets an intermediary discard
 /// them.
 #[derive(Debug)]
-pub struct RequestBody(Option<Incoming>);
+pub struct RequestBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    Empty,
+    Http1(Incoming),
+    Http2(Box<Http2Body>),
+}
+
+/// The client's body did not arrive whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("the client's body did not arrive whole")]
+    Http1(#[source] hyper::Error),
+    #[error("the client's body did not arrive whole")]
+    Http2(#[source] std::io::Error),
+}
 
 /// An answer's body: Usher's own, or the upstream's as it arrives.
 pub enum AnswerBody {
@@ -27,37 +44,55 @@ pub enum AnswerBody {
 
 impl RequestBody {
     pub fn new(body: Incoming) -> Self {
-        Self(Some(body))
+        Self(Source::Http1(body))
+    }
+
+    pub fn of_stream(body: Http2Body) -> Self {
+        Self(Source::Http2(Box::new(body)))
     }
 
     pub fn empty() -> Self {
-        Self(None)
+        Self(Source::Empty)
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        loop {
-            match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                Some(Ok(frame)) if !frame.is_data() => {}
-                other => return Poll::Ready(other),
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Source::Empty => Poll::Ready(None),
+            Source::Http1(body) => loop {
+                match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                    Some(Ok(frame)) if !frame.is_data() => {}
+                    other => return Poll::Ready(other.map(|one| one.map_err(BodyError::Http1))),
+                }
+            },
+            Source::Http2(body) => {
+                let polled = Pin::new(&mut **body).poll_frame(cx);
+                polled.map(|frame| frame.map(|one| one.map_err(BodyError::Http2)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        match &self.0 {
+            Source::Empty => true,
+            Source::Http1(body) => body.is_end_stream(),
+            Source::Http2(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.0 {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Http1(body) => body.size_hint(),
+            Source::Http2(body) => body.size_hint(),
+        }
     }
 }
 

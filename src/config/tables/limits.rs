@@ -36,6 +36,25 @@ table! {
         /// The largest request target.
         target_bytes: Size, default "8KiB",
             because "within the published 64 KiB; a token in the query fits";
+        /// Concurrent streams of an HTTP/2 connection: requests and sessions.
+        http2_streams: Count, default 100,
+            because "the number that browsers and other servers are used to; each stream beside \
+                the first counts as one of `connections`, and each one without a credential as one \
+                of `unauthenticated`",
+            change_when "a proxy in front of Usher carries many clients on one HTTP/2 connection: \
+                raise it";
+        /// Streams that an HTTP/2 client may reset in a time, for each connection.
+        http2_resets: Rate, default "200/10s",
+            because "a browser resets all requests of a page that is left; an attacker resets \
+                thousands in a second, to cause work that it does not wait for",
+            change_when "a proxy in front of Usher carries many clients on one HTTP/2 connection: \
+                raise it";
+        /// Frames without a request or data that an HTTP/2 client may send in a time, for each
+        /// connection: SETTINGS, PING, PRIORITY, and WINDOW_UPDATE beyond what the answers explain.
+        http2_control_frames: Rate, default "1000/10s",
+            because "a client sends a few with each answer; a flood of them costs Usher work, and \
+                the client nothing",
+            change_when "clients are closed with `ENHANCE_YOUR_CALM`";
         /// How long an HTTP connection may be idle between requests.
         http_idle_timeout: PositiveDuration, default "15s",
             because "a browser opens a new connection quickly";

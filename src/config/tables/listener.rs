@@ -55,6 +55,12 @@ table! {
             because "some clients support only 1.2, and the cipher suites that Usher accepts for \
                 it are secure",
             change_when "all of your clients support 1.3";
+        /// Offer HTTP/2 to TLS clients, for plain HTTP and for WebSockets; plain listeners have
+        /// HTTP/1.1 alone.
+        http2: Flag, default true commented,
+            because "a browser opens one connection for a page and its WebSockets; each client \
+                chooses in its TLS handshake",
+            change_when "a client of yours chooses HTTP/2 and fails with it";
         /// required: each connection begins with a PROXY header, version 1 or 2, in front of TLS.
         proxy_protocol: OneOf<ProxyHeaders>, default "off",
             because "a header is never guessed: a client could write one itself, and give itself \
@@ -223,6 +229,10 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
         seen.add(reader, *address, span);
     }
     let is_plain = table.plain;
+    if let Some(written) = section.value("http2").filter(|_| is_plain && table.http2) {
+        let help = "remove `http2`, or give this listener `certificates`";
+        reader.error(&written.span(), "HTTP/2 needs TLS", help);
+    }
     if let Some(written) = section
         .value("client_ca")
         .or_else(|| section.value("client_auth"))
@@ -286,7 +296,7 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
     Some(Listener {
         address: table.address?.0,
         sharing: if table.share_port { PortSharing::Allowed } else { PortSharing::Refused },
-        tls: (!is_plain).then_some(Tls { certificates, clients, min_version }),
+        tls: (!is_plain).then_some(Tls { certificates, clients, min_version, http2: table.http2 }),
         proxy_peers,
         trusted_peers: table.trusted_peers,
         forwarding_header: table.forwarding_header,

@@ -10,7 +10,6 @@ use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
 use serde_json::json;
 
 use crate::auth::ticket::Tickets;
@@ -20,6 +19,7 @@ use crate::http::request::Request;
 use crate::model::origin::Origins;
 use crate::net::http1::response;
 use crate::rejection::Rejection;
+use crate::upstream::request_body::RequestBody;
 
 /// One of Usher's own endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Endpoint {
     pub async fn answer(
         self,
         request: &mut Request,
-        body: Incoming,
+        body: RequestBody,
         edge: &Edge,
     ) -> Response<Bytes> {
         match self {

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use serde_json::json;
 use tokio::time::timeout_at;
 
@@ -24,6 +23,7 @@ use crate::rejection::Rejection;
 use crate::store::TicketHash;
 use crate::telemetry::Event;
 use crate::telemetry::refusal::Attempt;
+use crate::upstream::request_body::RequestBody;
 
 /// The longest request body that is read, in bytes.
 const MAX_BODY: usize = 4096;
@@ -33,7 +33,11 @@ enum Operation {
     Validate(Secret),
 }
 
-pub(super) async fn answer(request: &mut Request, body: Incoming, edge: &Edge) -> Response<Bytes> {
+pub(super) async fn answer(
+    request: &mut Request,
+    body: RequestBody,
+    edge: &Edge,
+) -> Response<Bytes> {
     let outcome = respond(request, body, edge).await;
     let mut answer = outcome.unwrap_or_else(|rejection| {
         let about =
@@ -48,7 +52,7 @@ pub(super) async fn answer(request: &mut Request, body: Incoming, edge: &Edge) -
 
 async fn respond(
     request: &mut Request,
-    body: Incoming,
+    body: RequestBody,
     edge: &Edge,
 ) -> Result<Response<Bytes>, Rejection> {
     request.origin = origin_of(&request.parts.headers)?;

@@ -11,6 +11,11 @@ use crate::rejection::Rejection;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Marks an answer after which the client needs another connection. Over HTTP/2 its streams go on,
+/// and the next request goes to a new connection.
+#[derive(Clone, Copy, Debug)]
+pub struct LastOfConnection;
+
 /// Writes a rejection as `application/problem+json` (RFC 9457), with Usher's `code`, `recoverable`
 /// and `request_id`.
 pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
@@ -28,6 +33,10 @@ pub fn problem(rejection: &Rejection, request_id: &str) -> Response<Bytes> {
     });
     let mut response = Response::new(Bytes::from(body.to_string()));
     *response.status_mut() = facts.status;
+    if matches!(rejection, Rejection::InvalidCertificate(_)) {
+        // The client can show another certificate only in another handshake.
+        response.extensions_mut().insert(LastOfConnection);
+    }
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::record::{HEADER, MOST_BODY};
-use super::server::take_named_host;
+use super::server::{HTTP2, take_named_host};
 use super::stream::{Beginning, TlsStream};
 use crate::config::TlsVersion;
 use crate::model::client_certificate::ClientCertificate;
@@ -55,6 +55,8 @@ pub struct Established {
     /// carries.
     pub certificate: Option<ClientCertificate>,
     pub version: Option<TlsVersion>,
+    /// The client and Usher have agreed on HTTP/2.
+    pub is_http2: bool,
     /// The host that the client named.
     pub server_name: Option<Box<str>>,
 }
@@ -141,6 +143,7 @@ pub async fn accept(
     let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
     let leaf = connection.peer_certificates().and_then(|chain| chain.first());
     let certificate = leaf.map(|leaf| ClientCertificate::new(leaf.clone().into_owned()));
+    let is_http2 = connection.alpn_protocol() == Some(HTTP2);
     let (secrets, connection) = connection.dangerous_into_kernel_connection()?;
     let version = match connection.protocol_version() {
         rustls::ProtocolVersion::TLSv1_2 => Some(TlsVersion::Tls12),
@@ -155,7 +158,7 @@ pub async fn accept(
     let beginning = Beginning { sealed: incoming, outgoing };
     let stream = TlsStream::new(tcp, secrets, connection, &beginning)
         .map_err(|error| rustls::Error::General(error.to_string()))?;
-    Ok(Established { stream, resumed, certificate, version, server_name })
+    Ok(Established { stream, resumed, certificate, version, is_http2, server_name })
 }
 
 /// Returns the length of the record at the start, once it is whole. Bytes that cannot be a record

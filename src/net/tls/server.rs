@@ -42,6 +42,9 @@ const SUITES: [SupportedCipherSuite; 9] = [
     TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 ];
 
+/// The name of HTTP/2 in ALPN (RFC 9113 section 3.1).
+pub(super) const HTTP2: &[u8] = b"h2";
+
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {problem}")]
 pub struct TlsError {
@@ -102,7 +105,10 @@ pub fn config(
         .map_err(|error| TlsError { file: "tls".to_owned(), problem: error.to_string() })?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Stapling { certificates, staples: Arc::clone(staples) }));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = match tls.http2 {
+        true => vec![HTTP2.to_vec(), b"http/1.1".to_vec()],
+        false => vec![b"http/1.1".to_vec()],
+    };
     // The client keeps its session in a ticket, under keys that change every six hours. A store
     // here would grow, and each handshake would lock and search it. A ticket carries the client's
     // certificate, and is valid for this configuration only. So the clients of a removed authority

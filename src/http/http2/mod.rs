@@ -1,0 +1,385 @@
+//! HTTP/2 connections of clients.
+//!
+//! One task drives a connection, and each stream has a task of its own. A stream takes the same way
+//! as a connection of HTTP/1.1: `forward.rs` for plain HTTP, `upgrade.rs` for a WebSocket. It
+//! counts as a stranger by itself until it has a grant.
+
+mod answer;
+mod guard;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Method};
+use http_body_util::Full;
+use tokio::time::{Sleep, sleep, timeout_at};
+
+use self::answer::send_answer;
+use self::guard::{FrameGuard, Signals, Stop};
+use super::client_end::ClientEnd;
+use super::connection::ClientConnection;
+use super::events::{Http2Failed, Http2Fault, RequestRejected};
+use super::{forward, upgrade};
+use crate::base::clock::Now;
+use crate::config::Limits;
+use crate::edge::worker::Worker;
+use crate::model::request_id::RequestId;
+use crate::net::http1::framing::BodyFraming;
+use crate::net::http1::head::RequestHead;
+use crate::net::http1::response::{self, LastOfConnection};
+use crate::net::http2::body::Http2Body;
+use crate::net::http2::exchange::Http2Exchange;
+use crate::net::http2::frames::Excess;
+use crate::net::http2::head::{StreamHead, read_head};
+use crate::net::http2::tenants::{Lease, Tenants};
+use crate::net::stream::Stream;
+use crate::rejection::Rejection;
+use crate::telemetry::Event;
+use crate::telemetry::limit::{Limit, LimitReached};
+use crate::telemetry::refusal::Attempt;
+use crate::upstream::request_body::{AnswerBody, RequestBody};
+
+/// The most bytes that a client may send on one stream before Usher takes them.
+const STREAM_WINDOW: u32 = 64 * 1024 - 1;
+/// The same for all streams of a connection that has had no grant. Afterwards the windows of all
+/// streams fit into it. The library derives from it how many small DATA frames it keeps.
+const STRANGER_WINDOW: u32 = 256 * 1024;
+const MOST_WINDOW: usize = (1 << 31) - 1;
+/// The most bytes of one stream that wait for the socket.
+const MOST_BUFFERED: usize = 32 * 1024;
+/// The most bytes that the kernel holds unsent.
+const MOST_UNSENT: u32 = 64 * 1024;
+/// The most streams that the client may reset before Usher has looked at them, and those that it
+/// may make Usher reset by faults.
+const MOST_UNSEEN_RESETS: usize = 20;
+const MOST_FAULTS: usize = 100;
+/// How long a client may take to close after a goodbye.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Serves an HTTP/2 connection to its end.
+pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker) {
+    let limits = Arc::clone(&worker.edge.limits);
+    stream.limit_unsent(Some(MOST_UNSENT));
+    let tenants = Arc::<Tenants>::default();
+    let guard = FrameGuard::new(stream, &limits, Arc::clone(&tenants));
+    let signals = guard.signals();
+    let head_timeout = Now::read().mono + limits.head_timeout;
+    let deadline = connection.deadline.min(head_timeout);
+    let handshake = builder(&limits).handshake::<_, Bytes>(guard);
+    let Ok(Ok(http)) = timeout_at(deadline, Box::pin(handshake)).await else { return };
+    let first = deadline.saturating_duration_since(Now::read().mono);
+    let edge = Arc::clone(&worker.edge);
+    let mut drain = std::pin::pin!(edge.drain.begun());
+    let mut driver = Driver {
+        http,
+        tenants,
+        signals,
+        limits,
+        connection,
+        worker,
+        idle: Some(Box::pin(sleep(first))),
+        is_leaving: false,
+        has_said_goodbye: false,
+        farewell: None,
+        has_wide_window: false,
+    };
+    poll_fn(|cx| {
+        if !driver.is_leaving && drain.as_mut().poll(cx).is_ready() {
+            driver.leave();
+        }
+        driver.poll(cx)
+    })
+    .await;
+}
+
+/// Returns the window of a connection that has had a grant: no stream can stop the others.
+fn granted_window(limits: &Limits) -> u32 {
+    let wanted = limits.http2_streams.saturating_mul(STREAM_WINDOW as usize);
+    u32::try_from(wanted.min(MOST_WINDOW)).unwrap_or(STRANGER_WINDOW).max(STRANGER_WINDOW)
+}
+
+fn builder(limits: &Limits) -> Builder {
+    let mut builder = Builder::new();
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    // The reader of heads refuses what is over the limits, with an answer and a line in the log.
+    // The library counts 32 bytes for each field, and stops what is far over them.
+    let most_head = limits.head_bytes.saturating_mul(2).saturating_add(32 * limits.head_fields);
+    builder
+        .enable_connect_protocol()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STRANGER_WINDOW)
+        .max_concurrent_streams(count(limits.http2_streams))
+        .max_header_list_size(count(most_head))
+        .max_pending_accept_reset_streams(MOST_UNSEEN_RESETS)
+        .max_local_error_reset_streams(Some(MOST_FAULTS))
+        .max_send_buffer_size(MOST_BUFFERED);
+    builder
+}
+
+/// The task of a connection.
+struct Driver {
+    http: Connection<FrameGuard, Bytes>,
+    tenants: Arc<Tenants>,
+    signals: Arc<Signals>,
+    limits: Arc<Limits>,
+    connection: ClientConnection,
+    worker: Worker,
+    /// Runs while the connection has no stream.
+    idle: Option<Pin<Box<Sleep>>>,
+    /// The client was told to open no more streams.
+    is_leaving: bool,
+    /// The client was told that the connection ends now.
+    has_said_goodbye: bool,
+    /// Runs once nothing but the client's own goodbye is waited for.
+    farewell: Option<Pin<Box<Sleep>>>,
+    has_wide_window: bool,
+}
+
+impl Driver {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.tenants.register(cx.waker());
+        loop {
+            if let Some(stop) = self.signals.stop()
+                && !self.has_said_goodbye
+            {
+                self.say_goodbye(stop);
+            }
+            if self.tenants.has_granted() && !self.has_wide_window {
+                self.has_wide_window = true;
+                self.http.set_target_window_size(granted_window(&self.limits));
+            }
+            match self.poll_http(cx) {
+                Poll::Ready(Some((request, respond))) => {
+                    self.open(request, respond);
+                    continue;
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+            if self.signals.stop().is_some() && !self.has_said_goodbye {
+                continue;
+            }
+            if let Some(farewell) = &mut self.farewell
+                && farewell.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(());
+            }
+            let before = (self.is_leaving, self.has_said_goodbye);
+            if self.tenants.live() > 0 {
+                self.idle = None;
+                self.farewell = self.farewell.take().filter(|_| self.has_said_goodbye);
+            } else if self.poll_rest(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            // It costs a client nothing to ask again on the same connection.
+            let asks_in_vain = self.tenants.refused() > self.limits.http2_streams;
+            if asks_in_vain || self.tenants.has_had_last() {
+                self.leave();
+            }
+            if before == (self.is_leaving, self.has_said_goodbye) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Drives the connection. Accepts a stream, if there is room for its task: the task of a stream
+    /// may outlive it.
+    fn poll_http(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<(http::Request<RecvStream>, SendResponse<Bytes>)>> {
+        let polled = if self.tenants.live() < self.limits.http2_streams {
+            self.http.poll_accept(cx)
+        } else {
+            self.http.poll_closed(cx).map(|closed| closed.err().map(Err))
+        };
+        polled.map(|accepted| match accepted? {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                self.report_failed(&error);
+                None
+            }
+        })
+    }
+
+    fn report_failed(&self, error: &h2::Error) {
+        let peer = self.connection.peer.ip();
+        if self.signals.stop() == Some(Stop::Stalled) {
+            LimitReached { limit: Limit::StallTimeout, peer: Some(peer) }.emit();
+        } else if !self.has_said_goodbye {
+            let reason = match error.reason() {
+                Some(Reason::ENHANCE_YOUR_CALM) => Http2Fault::Flood,
+                _ if error.is_io() => Http2Fault::Gone,
+                _ => Http2Fault::Protocol,
+            };
+            Http2Failed { peer, reason, detail: &error.to_string() }.emit();
+        }
+    }
+
+    /// The connection has no stream: it counts as a stranger, makes room for a newcomer, and ends
+    /// after a while. Completes when the client has had its time to leave.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_leaving {
+            let farewell = self.farewell.get_or_insert_with(|| Box::pin(sleep(FAREWELL)));
+            return farewell.as_mut().poll(cx);
+        }
+        let standing = &self.connection.standing;
+        let has_place = self.idle.is_some() || standing.become_stranger().is_ok();
+        let idle_timeout = self.limits.http_idle_timeout;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(idle_timeout)));
+        if !has_place || idle.as_mut().poll(cx).is_ready() || standing.poll_rest(cx).is_ready() {
+            self.end(Reason::NO_ERROR);
+        }
+        Poll::Pending
+    }
+
+    /// Ends the connection, and all its streams.
+    fn end(&mut self, reason: Reason) {
+        self.is_leaving = true;
+        self.has_said_goodbye = true;
+        self.farewell = Some(Box::pin(sleep(FAREWELL)));
+        self.http.abrupt_shutdown(reason);
+    }
+
+    /// Tells the client to open no more streams. The streams that it has go on.
+    fn leave(&mut self) {
+        if !self.is_leaving {
+            self.is_leaving = true;
+            self.http.graceful_shutdown();
+        }
+    }
+
+    /// Ends the connection of a client that has gone over a limit.
+    fn say_goodbye(&mut self, stop: Stop) {
+        let limit = match stop {
+            Stop::Excess(Excess::Resets) => Some(Limit::Http2Resets),
+            Stop::Excess(Excess::ControlFrames) => Some(Limit::Http2ControlFrames),
+            Stop::Excess(Excess::Head) => Some(Limit::HeadBytes),
+            Stop::Stalled => Some(Limit::StallTimeout),
+            Stop::HeadTimeout => None,
+        };
+        let peer = self.connection.peer.ip();
+        match limit {
+            Some(limit) => LimitReached { limit, peer: Some(peer) }.emit(),
+            None => {
+                report_rejected(&self.connection, &Rejection::HeadTimeout);
+            }
+        }
+        self.end(Reason::ENHANCE_YOUR_CALM);
+    }
+
+    /// Begins a stream, if the limits of connections have room for it.
+    fn open(&mut self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let is_only_one = self.tenants.live() == 0;
+        self.idle = None;
+        let worker = self.worker.renewed();
+        let peer = self.connection.peer.ip();
+        let Ok(standing) = self.connection.standing.of_stream() else {
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        };
+        let Some(permit) = worker.edge.ceiling.enter_stream(is_only_one) else {
+            LimitReached { limit: Limit::Connections, peer: Some(peer) }.emit();
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        };
+        let lease = self.tenants.lease();
+        if self.tenants.live() == self.limits.http2_streams {
+            LimitReached { limit: Limit::Http2Streams, peer: Some(peer) }.emit();
+        }
+        let deadline = Now::read().mono + self.limits.handshake_timeout;
+        let connection = self.connection.of_stream(permit, standing, deadline);
+        tokio::spawn(serve_stream(request, respond, connection, worker, lease));
+    }
+}
+
+/// Serves one stream: to its answer, or to the session that it becomes.
+async fn serve_stream(
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    connection: ClientConnection,
+    worker: Worker,
+    lease: Lease,
+) {
+    let (parts, receive) = request.into_parts();
+    let to_head = parts.method == Method::HEAD;
+    match read_head(parts, &worker.edge.limits) {
+        Ok(StreamHead { parts, host, is_upgrade: true }) => {
+            let head = RequestHead { parts, framing: BodyFraming::Done, host: Some(host) };
+            let end = Http2Exchange::new(respond, receive, lease);
+            let end = ClientEnd::Http2(Box::new(end));
+            Box::pin(upgrade::run(end, head, connection, worker)).await;
+        }
+        Ok(StreamHead { parts, .. }) => {
+            let is_stranger = connection.standing.stranger_flag();
+            let body = Http2Body::new(receive, worker.edge.limits.stall_timeout, is_stranger);
+            let request = http::Request::from_parts(parts, RequestBody::of_stream(body));
+            Box::pin(serve_plain(request, respond, connection, worker, to_head, &lease)).await;
+        }
+        Err(rejection) => {
+            let request_id = report_rejected(&connection, &rejection);
+            let answer = response::problem(&rejection, request_id.as_str());
+            let answer = answer.map(|body| AnswerBody::Whole(Full::new(body)));
+            let stall_timeout = worker.edge.limits.stall_timeout;
+            let sent = send_answer(respond, answer, to_head, &connection, stall_timeout);
+            Box::pin(sent).await;
+        }
+    }
+}
+
+/// Answers a request. If the client resets the stream, the request is dropped.
+async fn serve_plain(
+    mut request: http::Request<RequestBody>,
+    mut respond: SendResponse<Bytes>,
+    connection: ClientConnection,
+    worker: Worker,
+    to_head: bool,
+    lease: &Lease,
+) {
+    if expects_continue(request.headers()) {
+        let mut interim = http::Response::new(());
+        *interim.status_mut() = http::StatusCode::CONTINUE;
+        if respond.send_informational(interim).is_err() {
+            return;
+        }
+        request.headers_mut().remove(http::header::EXPECT);
+    }
+    let answer = {
+        let mut answering = std::pin::pin!(forward::answer(request, &connection, &worker));
+        poll_fn(|cx| match answering.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        })
+        .await
+    };
+    let Some(answer) = answer else { return };
+    if answer.extensions().get::<LastOfConnection>().is_some() {
+        lease.note_last();
+    }
+    let stall_timeout = worker.edge.limits.stall_timeout;
+    send_answer(respond, answer, to_head, &connection, stall_timeout).await;
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    let expect = headers.get(http::header::EXPECT);
+    expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Reports a request that could not be read, and returns the id that names it.
+fn report_rejected(connection: &ClientConnection, rejection: &Rejection) -> RequestId {
+    let request_id = RequestId::random();
+    let about = Attempt {
+        request_id: request_id.as_str(),
+        peer: connection.peer.ip(),
+        host: "",
+        path: "",
+        route: "",
+        method: None,
+    };
+    RequestRejected { about, rejection }.emit();
+    request_id
+}

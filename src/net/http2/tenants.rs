@@ -1,0 +1,107 @@
+//! The streams of one connection: how many live, and what became of them.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use crate::base::lock::lock;
+
+/// The streams of a connection that have a task.
+#[derive(Debug, Default)]
+pub struct Tenants {
+    live: AtomicUsize,
+    sessions: AtomicUsize,
+    refused: AtomicUsize,
+    has_granted: AtomicBool,
+    is_last: AtomicBool,
+    /// The task of the connection.
+    waker: Mutex<Option<Waker>>,
+}
+
+/// A stream's place among the tenants. Dropping it tells the task of the connection.
+#[derive(Debug)]
+pub struct Lease {
+    tenants: Arc<Tenants>,
+    is_session: bool,
+}
+
+impl Tenants {
+    pub fn lease(self: &Arc<Self>) -> Lease {
+        self.live.fetch_add(1, Ordering::AcqRel);
+        Lease { tenants: Arc::clone(self), is_session: false }
+    }
+
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::Acquire)
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Acquire)
+    }
+
+    /// Returns the number of upgrades that were refused since the last one that was granted.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::Acquire)
+    }
+
+    /// Returns true if one stream has had a good credential.
+    pub fn has_granted(&self) -> bool {
+        self.has_granted.load(Ordering::Acquire)
+    }
+
+    /// Returns true if the client needs another connection for its next request.
+    pub fn has_had_last(&self) -> bool {
+        self.is_last.load(Ordering::Acquire)
+    }
+
+    /// Keeps the waker of the connection's task, which is woken by every change.
+    pub fn register(&self, waker: &Waker) {
+        let mut kept = lock(&self.waker);
+        match &mut *kept {
+            Some(kept) => kept.clone_from(waker),
+            None => *kept = Some(waker.clone()),
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*lock(&self.waker) {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Lease {
+    pub fn note_refusal(&self) {
+        self.tenants.refused.fetch_add(1, Ordering::AcqRel);
+        self.tenants.wake();
+    }
+
+    /// Notes that the client needs another connection for its next request.
+    pub fn note_last(&self) {
+        self.tenants.is_last.store(true, Ordering::Release);
+        self.tenants.wake();
+    }
+
+    /// Notes that the stream has become a session.
+    pub fn note_session(&mut self, is_known: bool) {
+        if !self.is_session {
+            self.is_session = true;
+            self.tenants.sessions.fetch_add(1, Ordering::AcqRel);
+        }
+        if is_known {
+            self.tenants.refused.store(0, Ordering::Release);
+            self.tenants.has_granted.store(true, Ordering::Release);
+            self.tenants.wake();
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.is_session {
+            self.tenants.sessions.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.tenants.live.fetch_sub(1, Ordering::AcqRel);
+        self.tenants.wake();
+    }
+}

@@ -44,6 +44,8 @@ need_for_tests() {
     have mosquitto || [ -x /usr/sbin/mosquitto ] || need mosquitto "a broker of MQTT"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || need rabbitmq-server "a broker of STOMP and MQTT"
     { have prometheus && have promtool; } || need prometheus "the queries of the dashboards and alerts"
+    have curl || need curl "a client of HTTP/2"
+    have h2load || need nghttp2-client "load over HTTP/2"
     have systemd-socket-activate || need systemd "sockets that a service manager passes"
     need_redis
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 struct Demo(Child);
@@ -45,10 +45,15 @@ fn address(lines: &mpsc::Receiver<String>, word: &str) -> String {
 /// One browser runs at a time: on a few cores several would only slow each other down.
 static BROWSER: Mutex<()> = Mutex::new(());
 
+/// Waits until no other test runs a browser.
+pub fn turn() -> MutexGuard<'static, ()> {
+    BROWSER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs a script of `tests/e2e/browser` with the path of the binary, and prints its figures.
 #[allow(clippy::print_stdout, reason = "--nocapture shows the figures")]
 fn browse(script: &str) {
-    let _turn = BROWSER.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     let shots = concat!(env!("CARGO_MANIFEST_DIR"), "/target/demo-screenshots");
     let output = Command::new("node")
         .args([script, env!("CARGO_BIN_EXE_usher"), shots])

@@ -33,6 +33,8 @@ mod first_message;
 mod first_steps;
 mod fleet_sessions;
 mod forwarding;
+mod http2;
+mod http2_floods;
 mod http_heads;
 mod http_proxy;
 mod issuers;

@@ -19,8 +19,18 @@ JSON_KINDS = ("application/problem+json", "application/jwk-set+json")
 BASES = {"client": "http://client", "admin": "http://admin"}
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, which YAML readers accept in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if len(keys) != len(set(keys)):
+            raise yaml.constructor.ConstructorError(None, None, f"a key stands twice: {keys}", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load() -> dict:
-    document = yaml.safe_load(DOCUMENT.read_text())
+    document = yaml.load(DOCUMENT.read_text(), _Loader)
     OpenAPIV31SpecValidator(document).validate()
     return document
 

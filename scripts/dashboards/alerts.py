@@ -133,6 +133,13 @@ ALERTS = [
         "limits.connections is reached: the node closes new connections unread. Such refusals do not end by themselves.",
     ),
     Alert(
+        "UsherConnectionsNearlyFull",
+        "max by (job, instance) (usher_connections_open / usher_connections_limit) > 0.85",
+        "10m", "ticket", "storm",
+        "{{ $labels.instance }} has {{ $value | humanizePercentage }} of its connections",
+        "There is little room for the sessions of a node that fails.",
+    ),
+    Alert(
         "UsherStoreAway", "max by (job, instance, lane) (usher_store_breaker_state) > 0",
         "1m", "page", "store",
         "{{ $labels.instance }} does not reach Redis ({{ $labels.lane }})",

@@ -40,7 +40,7 @@ def filtered(query: str, catalogue: Catalogue, by_route: bool) -> str:
 
 def check_unit(panel: Panel, query: str) -> None:
     """Raises an error for a unit that does not fit the metrics of the query."""
-    unit, share = panel.unit, re.search(r"\)\s*/\s*sum", query)
+    unit, share = panel.unit, re.search(r"\)\s*/\s*sum|_open / usher_\w+_limit", query)
     if "$" in query:
         # A line for a variable that people set, beside the metric that it is compared with.
         return

@@ -117,8 +117,13 @@ def capacity() -> Row:
         Panel("Open connections", "short", [
             ("sum(usher_connections_open)", "open"),
             ("sum(usher_unauthenticated_open)", "without a credential"),
-            ("count(usher_build_info) * $connections", "capacity"),
-        ], "The variable connections is limits.connections of one node. Usher does not report its limits."),
+        ], "A session is a connection. Without a credential: in the handshake, in plain HTTP, on public routes.",
+              width=8),
+        Panel("Places that are taken", "percentunit", [
+            ("max by (instance) (usher_connections_open / usher_connections_limit)", "{{instance}}"),
+            ("max by (instance) (usher_unauthenticated_open / usher_unauthenticated_limit)",
+             "{{instance}} without a credential"),
+        ], "Of limits.connections and limits.unauthenticated. Keep room for the sessions of a lost node."),
         Panel("Limits reached", "cps", [("sum by (limit) (rate(usher_limits_hit_total[R])) > 0 or "
                                          "sum(rate(usher_limits_hit_total[R]))", "{{limit}}")],
               "connections: add nodes; unauthenticated: a storm or an attack; unauthenticated_per_address: often a "
@@ -229,8 +234,7 @@ OVERVIEW = Dashboard(
     "usher-overview", "Usher: overview",
     "Can clients get in, which sessions end, and what is at fault: from the top in the order of an incident.",
     [admission(), sessions(), capacity(), messages(), dependencies(), expiry()],
-    [("connections", "limits.connections of a node", "20000", "constant"),
-     ("admissions", "Admissions a second of a node", "2000", "constant")],
+    [("admissions", "Admissions a second of a node", "2000", "constant")],
 )  # fmt: skip
 
 

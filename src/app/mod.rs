@@ -273,6 +273,7 @@ impl App {
     fn announce(&self, edge: &Edge) {
         let config = edge.config.source.as_deref();
         let Addresses { listeners, admin } = &self.addresses;
+        edge.publish_limits();
         Ready { listeners, admin: admin.as_ref(), config }.emit();
     }
 }

@@ -26,10 +26,14 @@ families! {
     CONNECTIONS_OPEN: Gauge = "usher_connections_open";
     /// Streams of HTTP/2 connections open now: requests and sessions.
     HTTP2_STREAMS: Gauge = "usher_streams_open";
+    /// The most client connections that this process accepts at the same time.
+    CONNECTIONS_LIMIT: Gauge = "usher_connections_limit";
     /// Connections ended by a panic in Usher.
     CONNECTION_PANICS: Counter = "usher_connection_panics_total";
     /// Connections open now that have shown no credential.
     UNAUTHENTICATED: Gauge = "usher_unauthenticated_open";
+    /// The most connections without a credential that this process accepts at the same time.
+    UNAUTHENTICATED_LIMIT: Gauge = "usher_unauthenticated_limit";
     /// Connections without a credential that were closed between two requests, to make room for a
     /// newcomer.
     DISPLACED: Counter = "usher_unauthenticated_displaced_total";
@@ -206,6 +210,13 @@ pub struct OcspFetchFailed<'a> {
 #[derive(Debug)]
 pub struct CertificatesRevoked {
     pub closed: usize,
+}
+
+/// The limits on connections came into force.
+#[derive(Debug)]
+pub struct ConnectionLimitsSet {
+    pub connections: usize,
+    pub unauthenticated: usize,
 }
 
 /// A client connection was accepted.
@@ -499,6 +510,13 @@ impl Event for CertificatesRevoked {
     fn audit(&self) -> Option<AuditLine<'_>> {
         let detail = format!("{} sessions closed", self.closed);
         Some(AuditLine::of_process("certificates_revoked", ACCEPTED, detail))
+    }
+}
+
+impl Event for ConnectionLimitsSet {
+    fn count(&self, metrics: &Metrics) {
+        metrics.set(&CONNECTIONS_LIMIT, (), self.connections as f64);
+        metrics.set(&UNAUTHENTICATED_LIMIT, (), self.unauthenticated as f64);
     }
 }
 

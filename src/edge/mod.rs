@@ -38,6 +38,7 @@ use crate::config::{self, Config, Limits};
 use crate::edge::ceiling::Ceiling;
 use crate::edge::drain::Drain;
 use crate::edge::events::CertificatesRevoked;
+use crate::edge::events::ConnectionLimitsSet;
 use crate::edge::router::Router;
 use crate::edge::upgrade_rates::UpgradeRates;
 use crate::edge::waiting_room::WaitingRoom;
@@ -259,6 +260,7 @@ impl Edge {
         self.in_force.store(Arc::clone(&self.authenticator));
         self.publish_revocation_lists();
         self.ceiling.set_limit(self.limits.connections);
+        self.publish_limits();
         self.shadows.set_most(self.limits.shadow_checks);
         if let Some(fleet) = &self.fleet {
             fleet.keep_revocations_for(self.config.revocation.keep);
@@ -300,6 +302,12 @@ impl Edge {
     pub fn is_revoked(&self, certificate: &CertificateDer<'_>, now: Now) -> bool {
         let lists = self.revoked_certificates.load();
         lists.iter().any(|lists| lists.standing(certificate, now.wall) == Standing::Revoked)
+    }
+
+    /// Reports the limits on connections as metrics.
+    pub fn publish_limits(&self) {
+        let Limits { connections, unauthenticated, .. } = *self.limits;
+        ConnectionLimitsSet { connections, unauthenticated }.emit();
     }
 
     /// Sets the headers that identify the client to the upstream. On a public route there are none.

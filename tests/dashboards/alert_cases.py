@@ -113,6 +113,11 @@ CASES = [
     Case("UsherConnectionsFull", "full", True, limit("connections", "0x20 0+60x20"), "25m"),
     Case("UsherConnectionsFull", "full an hour ago", False, limit("connections", "0x20 0+60x10 600x90"), "90m"),
 
+    Case("UsherConnectionsNearlyFull", "90 %", True,
+         {series("usher_connections_open"): "18000x30", series("usher_connections_limit"): "20000x30"}, "15m"),
+    Case("UsherConnectionsNearlyFull", "80 %", False,
+         {series("usher_connections_open"): "16000x30", series("usher_connections_limit"): "20000x30"}, "15m"),
+
     Case("UsherStoreAway", "open", True, {series("usher_store_breaker_state", LANE): "0x5 2 1 2 2 1 2x10"}, "9m"),
     Case("UsherStoreAway", "open for a moment", False, {series("usher_store_breaker_state", LANE): "0x5 2 0x10"}, "9m"),
 

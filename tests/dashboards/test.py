@@ -108,7 +108,7 @@ def queries() -> dict[str, tuple[str, bool, str]]:
         for panel, one in zip((panel for row in board.rows for panel in row.panels), written, strict=True):
             for target in one["targets"]:
                 query = target["expr"].replace("$__rate_interval", RATE_INTERVAL)
-                query = query.replace("$connections", "20000").replace("$admissions", "2000")
+                query = query.replace("$admissions", "2000")
                 for name in ("job", "instance", "route"):
                     query = query.replace(f'"${name}"', '".+"')
                 assert "$" not in query, query
@@ -190,7 +190,12 @@ async def live(folder: Path, binary: Path) -> None:
                 lambda: prometheus.ask('ALERTS{alertname="UsherShadowMismatch", alertstate="firing"} > 0'),
                 20, "an alert fires",
             )  # fmt: skip
+            # A reload changes the limit that the capacity is read from.
+            world.limits["connections"] = 4321
+            world.nodes[0].config.write_text(world.text(world.nodes[0]))
+            await asyncio.to_thread(world.nodes[0].order, "/reload")
             metrics = await asyncio.to_thread(world.nodes[0].metrics)
+            assert "\nusher_connections_limit 4321\n" in metrics, "the limit after a reload"
             lint = ["promtool", "check", "metrics"]
             subprocess.run(lint, input=metrics, text=True, check=True, stdout=subprocess.DEVNULL)
         finally:

@@ -147,7 +147,7 @@ class Storm(Walk):
 class Full(Walk):
     """More good clients than connections."""
 
-    name, alerts = "storm", ("UsherConnectionsFull",)
+    name, alerts = "storm", ("UsherConnectionsFull", "UsherConnectionsNearlyFull")
     signs = ('limit="connections"', "limit_reached", "sessions +40")
     limits = {"connections": 40, "unauthenticated": 20, "unauthenticated_per_address": 20}
 

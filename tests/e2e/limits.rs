@@ -57,7 +57,14 @@ async fn beyond_the_ceiling_a_connection_is_closed_and_below_it_there_is_room_ag
         sockets.push(usher.connect("ada").await);
     }
     assert_eq!(Raw::connect(usher.plain).await.read_to_close().await, b"");
-    assert!(usher.metrics().await.contains("limit=\"connections\""));
+    let metrics = usher.metrics().await;
+    for line in [
+        "limit=\"connections\"",
+        "\nusher_connections_limit 4\n",
+        "\nusher_unauthenticated_limit 2\n",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     sockets.clear();
     eventually("the places are free again", async || {
         let request = "GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";

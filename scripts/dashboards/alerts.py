@@ -80,25 +80,29 @@ ALERTS = [
         "up == 0 and on (job, instance) count_over_time(usher_build_info[1h]) > 0",
         "2m", "page", "down",
         "{{ $labels.instance }} does not answer",
-        "Prometheus could not read the metrics of a node for two minutes that it had read within the last hour.",
+        "Prometheus could not read the metrics of a node for two minutes that it had read within "
+        "the last hour.",
     ),
     Alert(
         "UsherAdmissionBudgetBurnsFast", burn("1h", "5m", 14.4),
         "2m", "page", "admission",
         "{{ $value | humanizePercentage }} of the upgrades of {{ $labels.job }} fail",
-        "Upgrades fail for reasons that are not the client's, so fast that the budget of a month (0.1 %) lasts two days.",
+        "Upgrades fail for reasons that are not the client's, so fast that the budget of a month "
+        "(0.1 %) lasts two days.",
     ),
     Alert(
         "UsherAdmissionBudgetBurns", burn("6h", "30m", 6),
         "15m", "page", "admission",
         "{{ $value | humanizePercentage }} of the upgrades of {{ $labels.job }} fail, for hours",
-        "Upgrades fail for reasons that are not the client's, so fast that the budget of a month (0.1 %) lasts five days.",
+        "Upgrades fail for reasons that are not the client's, so fast that the budget of a month "
+        "(0.1 %) lasts five days.",
     ),
     Alert(
         "UsherAdmissionBudgetBurnsSlowly", burn("3d", "6h", 1),
         "1h", "ticket", "admission",
         "{{ $value | humanizePercentage }} of the upgrades of {{ $labels.job }} fail, for days",
-        "Upgrades fail for reasons that are not the client's, so often that the budget of a month (0.1 %) will be used up.",
+        "Upgrades fail for reasons that are not the client's, so often that the budget of a month "
+        "(0.1 %) will be used up.",
     ),
     Alert(
         "UsherSessionsFall",
@@ -110,27 +114,32 @@ ALERTS = [
     ),
     Alert(
         "UsherRefusalsJump",
-        "job:usher_client_refusals:rate5m > 4 * avg_over_time(job:usher_client_refusals:rate5m[6h] offset 10m) "
+        "job:usher_client_refusals:rate5m > 4 * "
+        "avg_over_time(job:usher_client_refusals:rate5m[6h] offset 10m) "
         "and job:usher_client_refusals:rate5m > 1",
         "5m", "page", "refusals-jump",
         "{{ $labels.job }} refuses {{ $value | humanize }} clients a second by their own fault",
-        "More than four times the mean of the last six hours: a release of the clients, a change at the issuer or an attack.",
+        "More than four times the mean of the last six hours: a release of the clients, a change "
+        "at the issuer or an attack.",
     ),
     Alert(
         "UsherReconnectStorm",
-        "job:usher_connections:rate1m > 5 * avg_over_time(job:usher_connections:rate1m[1h] offset 10m) "
+        "job:usher_connections:rate1m > 5 * avg_over_time(job:usher_connections:rate1m[1h] offset "
+        "10m) "
         f"and job:usher_connections:rate1m > {LEAST_RATE} * sum by (job) (usher_ready) or "
         'sum by (job) (rate(usher_limits_hit_total{limit="unauthenticated"}[1m])) > 0',
         "1m", "page", "storm",
         "Clients storm {{ $labels.job }}",
-        "Connections arrive at five times the rate of the last hour, or the places for clients without a credential are full.",
+        "Connections arrive at five times the rate of the last hour, or the places for clients "
+        "without a credential are full.",
     ),
     Alert(
         "UsherConnectionsFull",
         'sum by (job, instance) (rate(usher_limits_hit_total{limit="connections"}[2m])) > 0',
         "1m", "page", "storm",
         "{{ $labels.instance }} has no place for more connections",
-        "limits.connections is reached: the node closes new connections unread. Such refusals do not end by themselves.",
+        "limits.connections is reached: the node closes new connections unread. Such refusals do "
+        "not end by themselves.",
     ),
     Alert(
         "UsherConnectionsNearlyFull",
@@ -143,15 +152,17 @@ ALERTS = [
         "UsherStoreAway", "max by (job, instance, lane) (usher_store_breaker_state) > 0",
         "1m", "page", "store",
         "{{ $labels.instance }} does not reach Redis ({{ $labels.lane }})",
-        "The circuit breaker is open: tickets are refused with 503, and orders to revoke stay on one node.",
+        "The circuit breaker is open: tickets are refused with 503, and orders to revoke stay on "
+        "one node.",
     ),
     Alert(
         "UsherStoreFails",
         'sum by (job, outcome) (rate(usher_store_operations_total{outcome!="ok"}[5m])) / on (job) group_left () '
         "sum by (job) (rate(usher_store_operations_total[5m])) > 0.02",
         "5m", "ticket", "store",
-        "{{ $value | humanizePercentage }} of the operations of {{ $labels.job }} on Redis fail: {{ $labels.outcome }}",
-        "Redis answers, and not always well. Full memory (oom) fails only what is new.",
+        "{{ $value | humanizePercentage }} of the operations of {{ $labels.job }} on Redis fail: "
+        "{{ $labels.outcome }}",
+        "Redis answers, and not always well. Full memory (out_of_memory) fails only what is new.",
     ),
     Alert(
         "UsherRevocationsNotRead",
@@ -172,13 +183,15 @@ ALERTS = [
         'unless sum by (job, instance, issuer) (increase(usher_issuer_key_fetches_total{outcome="ok"}[30m])) > 0',
         "5m", "ticket", "issuer",
         "{{ $labels.instance }} cannot fetch the keys of {{ $labels.issuer }}",
-        "No fetch succeeded for 30 minutes. The last good keys still work; a new key of the issuer does not.",
+        "No fetch succeeded for 30 minutes. The last good keys still work; a new key of the "
+        "issuer does not.",
     ),
     Alert(
         "UsherVerifierAway", "max by (job, instance, verifier) (usher_verifier_breaker_state) > 0",
         "1m", "page", "verifier",
         "{{ $labels.instance }} does not reach the verifier {{ $labels.verifier }}",
-        "The circuit breaker is open: clients whose credential the verifier judges are refused with 503.",
+        "The circuit breaker is open: clients whose credential the verifier judges are refused "
+        "with 503.",
     ),
     Alert(
         "UsherUpstreamFails",
@@ -186,7 +199,8 @@ ALERTS = [
         '/ sum by (job, route) (rate(usher_upgrades_total{outcome=~"accepted|upstream_unavailable|upstream_timeout|upstream_protocol"}[2m])) '
         "> 0.1",
         "1m", "page", "upstream",
-        "{{ $value | humanizePercentage }} of the good clients of {{ $labels.route }} find no backend",
+        "{{ $value | humanizePercentage }} of the good clients of {{ $labels.route }} find no "
+        "backend",
         "All servers of the upstream that Usher tried refused, hung or answered nonsense.",
     ),
     Alert(
@@ -198,7 +212,8 @@ ALERTS = [
     ),
     Alert(
         "UsherCertificateExpiresSoon",
-        f"min by (job, purpose, file) (usher_certificate_expiry_timestamp_seconds) - time() < {CERTIFICATE_DAYS} * 86400",
+        f"min by (job, purpose, file) (usher_certificate_expiry_timestamp_seconds) - time() < "
+        f"{CERTIFICATE_DAYS} * 86400",
         "5m", "ticket", "certificates",
         "{{ $labels.file }} ({{ $labels.purpose }}) expires in {{ $value | humanizeDuration }}",
         "Its renewal did not happen, or Usher did not read the new file.",
@@ -221,7 +236,8 @@ ALERTS = [
         "UsherShadowMismatch", grew("usher_shadow_mismatches_total by job, route, method, mismatch", "15m"),
         "0m", "ticket", "shadow",
         "{{ $labels.route }}: the shadow {{ $labels.method }} {{ $labels.mismatch }}",
-        "A shadow judged {{ $value | humanize }} clients in another way than the method that decides.",
+        "A shadow judged {{ $value | humanize }} clients in another way than the method that "
+        "decides.",
     ),
     Alert(
         "UsherConfigurationRefused", "min by (job, instance) (usher_config_is_current) == 0",
@@ -239,6 +255,7 @@ ALERTS = [
         "UsherAcceptsTestIdentities", "max by (job, instance) (usher_bypass_allowed) == 1",
         "0m", "page", "bypass",
         "{{ $labels.instance }} accepts test identities",
-        "The process was started with --allow-bypass: its secret impersonates any user. Silence this on test systems.",
+        "The process was started with --allow-bypass: its secret impersonates any user. Silence "
+        "this on test systems.",
     ),
 ]  # fmt: skip

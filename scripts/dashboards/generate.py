@@ -70,7 +70,9 @@ def panel_json(panel: Panel, number: int, place: dict, queries: list[str]) -> di
     elif panel.unit not in ("dateTimeFromNow", "dtdurations"):
         defaults["min"] = 0
     if panel.names:
-        options = {str(value): {"text": text, "index": value} for value, text in panel.names.items()}
+        options = {
+            str(value): {"text": text, "index": value} for value, text in panel.names.items()
+        }
         defaults["mappings"] = [{"type": "value", "options": options}]
         bad_is_high = panel.names[0] == "closed"
         colours = ("green", "orange", "red") if bad_is_high else ("orange", "green")
@@ -83,40 +85,76 @@ def panel_json(panel: Panel, number: int, place: dict, queries: list[str]) -> di
     options: dict = {}
     if panel.kind == "timeseries":
         stacking = {"mode": "normal" if panel.stacked else "none", "group": "A"}
-        defaults["custom"] = {"stacking": stacking, "fillOpacity": 20 if panel.stacked else 0, "showPoints": "never"}
+        defaults["custom"] = {
+            "stacking": stacking,
+            "fillOpacity": 20 if panel.stacked else 0,
+            "showPoints": "never",
+        }
         options = {
             "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
             "tooltip": {"mode": "multi", "sort": "desc"},
         }
     elif panel.kind == "stat":
-        options = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "graphMode": "area"}
+        options = {
+            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "graphMode": "area",
+        }
         if panel.unit == "dateTimeFromNow":
             options["graphMode"] = "none"
     elif panel.kind == "state-timeline":
-        options = {"mergeValues": True, "showValue": "never", "rowHeight": 0.9,
-                   "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True}}  # fmt: skip
+        options = {
+            "mergeValues": True,
+            "showValue": "never",
+            "rowHeight": 0.9,
+            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        }
     targets = [
-        {"datasource": DATASOURCE, "expr": query, "legendFormat": legend, "refId": chr(ord("A") + place_)}
+        {
+            "datasource": DATASOURCE,
+            "expr": query,
+            "legendFormat": legend,
+            "refId": chr(ord("A") + place_),
+        }
         for place_, (query, (_, legend)) in enumerate(zip(queries, panel.queries))
     ]
     return {
-        "id": number, "type": panel.kind, "title": panel.title, "description": panel.description,
-        "datasource": DATASOURCE, "gridPos": place, "fieldConfig": {"defaults": defaults, "overrides": []},
-        "options": options, "targets": targets,
-    }  # fmt: skip
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": DATASOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": options,
+        "targets": targets,
+    }
 
 
 def variables(dashboard: Dashboard) -> list[dict]:
     def asked(name: str, label: str, query: str) -> dict:
         return {
-            "name": name, "label": label, "type": "query", "datasource": DATASOURCE,
-            "definition": query, "query": {"query": query, "refId": name}, "refresh": 2, "sort": 1,
-            "includeAll": True, "allValue": ".+", "multi": True,
+            "name": name,
+            "label": label,
+            "type": "query",
+            "datasource": DATASOURCE,
+            "definition": query,
+            "query": {"query": query, "refId": name},
+            "refresh": 2,
+            "sort": 1,
+            "includeAll": True,
+            "allValue": ".+",
+            "multi": True,
             "current": {"text": ["All"], "value": ["$__all"]},
-        }  # fmt: skip
+        }
 
     result = [
-        {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "refresh": 1},
+        {
+            "name": "datasource",
+            "label": "Data source",
+            "type": "datasource",
+            "query": "prometheus",
+            "refresh": 1,
+        },
         asked("job", "Job", "label_values(usher_build_info, job)"),
         asked("instance", "Node", 'label_values(usher_build_info{job=~"$job"}, instance)'),
     ]
@@ -125,8 +163,16 @@ def variables(dashboard: Dashboard) -> list[dict]:
             result.append(asked(name, label, value))
         else:
             current = {"text": value, "value": value}
-            result.append({"name": name, "label": label, "type": "textbox", "query": value,
-                           "current": current, "options": [{**current, "selected": True}]})  # fmt: skip
+            result.append(
+                {
+                    "name": name,
+                    "label": label,
+                    "type": "textbox",
+                    "query": value,
+                    "current": current,
+                    "options": [{**current, "selected": True}],
+                }
+            )
     return result
 
 
@@ -135,12 +181,29 @@ def dashboard_json(dashboard: Dashboard, catalogue: Catalogue) -> dict:
     panels, number, top = [], 1, 0
     if by_route:
         place = {"x": 0, "y": 0, "w": COLUMNS, "h": 6}
-        panels.append({"id": number, "type": "text", "title": "One user", "description": "How to follow one user.",
-                       "gridPos": place, "options": {"mode": "markdown", "content": ONE_USER}})  # fmt: skip
+        panels.append(
+            {
+                "id": number,
+                "type": "text",
+                "title": "One user",
+                "description": "How to follow one user.",
+                "gridPos": place,
+                "options": {"mode": "markdown", "content": ONE_USER},
+            }
+        )
         number, top = 2, 6
     for row in dashboard.rows:
         place = {"x": 0, "y": top, "w": COLUMNS, "h": 1}
-        panels.append({"id": number, "type": "row", "title": row.title, "gridPos": place, "collapsed": False, "panels": []})
+        panels.append(
+            {
+                "id": number,
+                "type": "row",
+                "title": row.title,
+                "gridPos": place,
+                "collapsed": False,
+                "panels": [],
+            }
+        )
         number, top, left, height = number + 1, top + 1, 0, 0
         for panel in row.panels:
             queries = []
@@ -156,13 +219,30 @@ def dashboard_json(dashboard: Dashboard, catalogue: Catalogue) -> dict:
             number, left, height = number + 1, left + panel.width, max(height, panel.height)
         top += height
     return {
-        "uid": dashboard.uid, "title": dashboard.title, "description": dashboard.description, "tags": ["usher"],
-        "editable": False, "graphTooltip": 1, "schemaVersion": 38, "refresh": "30s",
-        "time": {"from": "now-1h", "to": "now"}, "timezone": "",
-        "links": [{"type": "dashboards", "tags": ["usher"], "title": "Usher", "asDropdown": True,
-                   "includeVars": True, "keepTime": True}],
-        "templating": {"list": variables(dashboard)}, "annotations": {"list": []}, "panels": panels,
-    }  # fmt: skip
+        "uid": dashboard.uid,
+        "title": dashboard.title,
+        "description": dashboard.description,
+        "tags": ["usher"],
+        "editable": False,
+        "graphTooltip": 1,
+        "schemaVersion": 38,
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "",
+        "links": [
+            {
+                "type": "dashboards",
+                "tags": ["usher"],
+                "title": "Usher",
+                "asDropdown": True,
+                "includeVars": True,
+                "keepTime": True,
+            }
+        ],
+        "templating": {"list": variables(dashboard)},
+        "annotations": {"list": []},
+        "panels": panels,
+    }
 
 
 def rules_text(catalogue: Catalogue) -> str:
@@ -221,11 +301,16 @@ def main() -> int:
         print(f"dashboards: {error}", file=sys.stderr)
         return 1
     if sys.argv[1:] == ["--check"]:
-        stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
+        stale = [
+            path for path, text in files.items() if not path.exists() or path.read_text() != text
+        ]
         written = {*(CHART / "dashboards").glob("*"), *(CHART / "rules").glob("*")}
         stale += sorted(written - set(files))
         for path in stale:
-            print(f"dashboards: {path.relative_to(ROOT)} is not what generate.py writes", file=sys.stderr)
+            print(
+                f"dashboards: {path.relative_to(ROOT)} is not what generate.py writes",
+                file=sys.stderr,
+            )
         return int(bool(stale))
     for path, text in files.items():
         path.parent.mkdir(exist_ok=True)

@@ -118,7 +118,10 @@ class Catalogue:
             if name not in labels | TARGET_LABELS:
                 raise UnknownName(f"{series} has no label {name}")
             known = None
-            if series in ("usher_upgrades_total", "usher_http_requests_rejected_total") and name == "outcome":
+            if (
+                series in ("usher_upgrades_total", "usher_http_requests_rejected_total")
+                and name == "outcome"
+            ):
                 known = {*self.sides, "accepted"}
             elif name == "reason":
                 known = self.reasons

@@ -61,25 +61,32 @@ ADMITTED_SHARE = (
 def admission() -> Row:
     return Row("Can clients get in?", [
         Panel("Admitted, client faults apart", "percentunit", [(ADMITTED_SHARE, "admitted")],
-              "The share of upgrades that were accepted, of those that no fault of the client ended. The alert "
-              "AdmissionBudgetBurns counts the same.", kind="stat", width=4),
+              "The share of upgrades that were accepted, of those that no fault of the client "
+              "ended. The alert "
+              "UsherAdmissionBudgetBurns counts the same.", kind="stat", width=4),
         Panel("Sessions open now", "short", [("sum(usher_sessions_active)", "sessions")],
               "Live sessions of all nodes.", kind="stat", width=4),
-        Panel("Nodes that take clients", "short", [("sum(usher_ready)", "ready"), ("count(usher_ready)", "running")],
-              "Nodes that are ready, beside all that answer. A node that starts or drains is not ready.", kind="stat",
+        Panel("Nodes that take clients", "short",
+              [("sum(usher_ready)", "ready"), ("count(usher_ready)", "running")],
+              "Nodes that are ready, beside all that answer. A node that starts or drains is not "
+              "ready.", kind="stat",
               width=4),
         Panel("Upgrades by outcome", "reqps", [
             ('sum(rate(usher_upgrades_total{outcome="accepted"}[R]))', "accepted"),
-            ('sum(rate(usher_upgrades_total{outcome=~"%CLIENT%"}[R]))', "refused, the client's fault"),
-            ('sum(rate(usher_upgrades_total{outcome=~"%SERVER%"}[R]))', "refused, not the client's fault"),
+            ('sum(rate(usher_upgrades_total{outcome=~"%CLIENT%"}[R]))', "refused, the client's "
+            "fault"),
+            ('sum(rate(usher_upgrades_total{outcome=~"%SERVER%"}[R]))', "refused, not the "
+            "client's fault"),
         ], "Upgrades a second. The two kinds of refusals are in the next two panels.", width=12, stacked=True),
         Panel("Refusals that are not the client's fault", "reqps",
               [('sum by (outcome) (rate(usher_upgrades_total{outcome=~"%SERVER%"}[R]))', "{{outcome}}")],
-              "Faults of Usher, the store, an issuer, a verifier or an upstream. docs/errors.md has each outcome.",
+              "Faults of Usher, the store, an issuer, a verifier or an upstream. docs/errors.md "
+              "has each outcome.",
               stacked=True),
         Panel("Refusals that are the client's fault", "reqps",
               [('sum by (outcome) (rate(usher_upgrades_total{outcome=~"%CLIENT%"}[R]))', "{{outcome}}")],
-              "Wrong or old credentials, pages of other origins, rates. A jump is a broken release of the clients, a "
+              "Wrong or old credentials, pages of other origins, rates. A jump is a broken "
+              "release of the clients, a "
               "change at the issuer, or an attack.", stacked=True),
         Panel("Time until the 101", "s", quantiles("usher_upgrade_duration_seconds"),
               "From the complete request head to the 101 of accepted upgrades."),
@@ -88,21 +95,27 @@ def admission() -> Row:
 
 def sessions() -> Row:
     return Row("Which sessions end, and why?", [
-        Panel("Sessions by route", "short", [("sum by (route) (usher_sessions_active)", "{{route}}")],
-              "Live sessions. The alert SessionsFall compares with five minutes ago.", stacked=True),
+        Panel("Sessions by route", "short",
+              [("sum by (route) (usher_sessions_active)", "{{route}}")],
+              "Live sessions. The alert SessionsFall compares with five minutes ago.",
+              stacked=True),
         Panel("Ended sessions by reason", "cps",
               [("sum by (reason) (rate(usher_session_closes_total[R]))", "{{reason}}")],
-              "client_gone: networks; draining: a node stops; upstream_gone: a backend stops; reauth_timeout: clients that "
+              "client_gone: networks; draining: a node stops; upstream_gone: a backend stops; "
+              "reauth_timeout: clients that "
               "do not renew. docs/errors.md has each reason.", stacked=True),
         Panel("Ended sessions by close code", "cps",
               [("sum by (code) (rate(usher_session_closes_total[R]))", "{{code}}")],
-              "The close code that the client sent or got; none is a connection that broke.", stacked=True),
+              "The close code that the client sent or got; none is a connection that broke.",
+              stacked=True),
         Panel("How long sessions lasted", "s", quantiles("usher_session_duration_seconds"),
               "Of the sessions that ended in the interval."),
         Panel("Renewals inside the stream", "cps",
               [("sum by (outcome) (rate(usher_reauth_total[R]))", "{{outcome}}")],
-              "asked without renewed means clients that do not answer: their sessions end with reauth_timeout."),
-        Panel("Sessions ended by revocations", "cps", [("sum(rate(usher_revoked_sessions_total[R]))", "sessions")],
+              "asked without renewed means clients that do not answer: their sessions end with "
+              "reauth_timeout."),
+        Panel("Sessions ended by revocations", "cps",
+              [("sum(rate(usher_revoked_sessions_total[R]))", "sessions")],
               "Live sessions that an order to revoke ended."),
     ])  # fmt: skip
 
@@ -112,23 +125,29 @@ def capacity() -> Row:
         Panel("New connections a second", "cps", [
             ("sum(rate(usher_connections_total[R]))", "connections"),
             ("count(usher_build_info) * $admissions", "capacity"),
-        ], "Accepted connections, beside the admissions a second that the nodes carry: the variable admissions is for one "
+        ], "Accepted connections, beside the admissions a second that the nodes carry: the "
+           "variable admissions is for one "
            "node, see docs/scaling.md."),
         Panel("Open connections", "short", [
             ("sum(usher_connections_open)", "open"),
             ("sum(usher_unauthenticated_open)", "without a credential"),
-        ], "A session is a connection. Without a credential: in the handshake, in plain HTTP, on public routes.",
+        ], "A session is a connection. Without a credential: in the handshake, in plain HTTP, on "
+           "public routes.",
               width=8),
         Panel("Places that are taken", "percentunit", [
-            ("max by (instance) (usher_connections_open / usher_connections_limit)", "{{instance}}"),
+            ("max by (instance) (usher_connections_open / usher_connections_limit)",
+             "{{instance}}"),
             ("max by (instance) (usher_unauthenticated_open / usher_unauthenticated_limit)",
              "{{instance}} without a credential"),
-        ], "Of limits.connections and limits.unauthenticated. Keep room for the sessions of a lost node."),
+        ], "Of limits.connections and limits.unauthenticated. Keep room for the sessions of a "
+           "lost node."),
         Panel("Limits reached", "cps", [("sum by (limit) (rate(usher_limits_hit_total[R])) > 0 or "
                                          "sum(rate(usher_limits_hit_total[R]))", "{{limit}}")],
-              "connections: add nodes; unauthenticated: a storm or an attack; unauthenticated_per_address: often a "
+              "connections: add nodes; unauthenticated: a storm or an attack; "
+              "unauthenticated_per_address: often a "
               "balancer that hides addresses. Without a name: all together."),
-        Panel("TLS handshakes", "cps", [("sum by (outcome) (rate(usher_tls_handshakes_total[R]))", "{{outcome}}")],
+        Panel("TLS handshakes", "cps",
+              [("sum by (outcome) (rate(usher_tls_handshakes_total[R]))", "{{outcome}}")],
               "timeout and gone rise when clients leave before they are served."),
         Panel("Time of a TLS handshake", "s", quantiles("usher_tls_handshake_duration_seconds"),
               "Milliseconds; seconds in a storm."),
@@ -145,16 +164,19 @@ def messages() -> Row:
         Panel("Messages", "cps",
               [("sum by (direction) (rate(usher_relay_messages_total[R]))", "{{direction}}")],
               "WebSocket messages relayed, those of live sessions too."),
-        Panel("Bytes", "Bps", [("sum by (direction) (rate(usher_relay_bytes_total[R]))", "{{direction}}")],
+        Panel("Bytes", "Bps",
+              [("sum by (direction) (rate(usher_relay_bytes_total[R]))", "{{direction}}")],
               "Bytes relayed, with the frame headers."),
         Panel("Bytes of a message", "bytes", [
             ("sum by (direction) (rate(usher_relay_bytes_total[R])) / "
              "sum by (direction) (rate(usher_relay_messages_total[R]))", "{{direction}}"),
         ], "The mean size, with the frame headers."),
         Panel("Phases of an upgrade", "s",
-              [("histogram_quantile(0.99, sum by (le, phase) (rate(usher_upgrade_phase_duration_seconds_bucket[R])))",
+              [("histogram_quantile(0.99, sum by (le, phase) "
+                "(rate(usher_upgrade_phase_duration_seconds_bucket[R])))",
                 "{{phase}} p99")],
-              "dial and answer are the round trips to the backend: they rise when it is slow. authenticate has the store, "
+              "dial and answer are the round trips to the backend: they rise when it is slow. "
+              "authenticate has the store, "
               "the issuers and the verifiers."),
         Panel("Wait for a first message", "s", quantiles("usher_first_message_wait_seconds"),
               "From an early 101 to the first message: about a round trip to the client."),
@@ -165,28 +187,64 @@ def messages() -> Row:
 
 def dependencies() -> Row:
     return Row("Stores, issuers, verifiers and upstreams", [
-        Panel("Store: breaker", "none", [("max by (instance, lane) (usher_store_breaker_state)", "{{instance}} {{lane}}")],
-              "open: Redis is not asked, and tickets are refused with 503.", kind="state-timeline", names=BREAKER, quiet=True),
+        Panel("Store: breaker", "none",
+              [("max by (instance, lane) (usher_store_breaker_state)", "{{instance}} {{lane}}")],
+              "open: Redis is not asked, and tickets are refused with 503.", kind="state-timeline",
+              names=BREAKER, quiet=True),
         Panel("Store: failed operations", "ops",
               [('sum by (outcome) (rate(usher_store_operations_total{outcome!="ok"}[R])) or '
                 'sum(rate(usher_store_operations_total[R])) * 0', "{{outcome}}")],
               "By fault. docs/store-faults.md has each one.", quiet=True),
         Panel("Issuers: keys", "short", [("min by (issuer) (usher_issuer_keys)", "{{issuer}}")],
               "Keys that the poorest node holds. At 0 all tokens of the issuer are refused."),
-        Panel("Issuers: age of the keys", "s", [("time() - min by (issuer) (usher_issuer_keys_fetched_timestamp_seconds)",
+        Panel("Issuers: age of the keys", "s",
+              [("time() - min by (issuer) (usher_issuer_keys_fetched_timestamp_seconds)",
                                                "{{issuer}}")],
-              "Since the last good fetch of the node that is latest. Usher keeps the last good keys for as long as a fault "
+              "Since the last good fetch of the node that is latest. Usher keeps the last good "
+              "keys for as long as a fault "
               "lasts."),
-        Panel("Verifiers: breaker", "none", [("max by (instance, verifier) (usher_verifier_breaker_state)",
+        Panel("Verifiers: breaker", "none",
+              [("max by (instance, verifier) (usher_verifier_breaker_state)",
                                              "{{instance}} {{verifier}}")],
-              "open: its clients are refused with 503.", kind="state-timeline", names=BREAKER, quiet=True),
+              "open: its clients are refused with 503.", kind="state-timeline",
+              names=BREAKER, quiet=True),
         Panel("Verifiers: time of an answer", "s",
               [("histogram_quantile(0.99, sum by (le, verifier) "
                 "(rate(usher_verifier_question_duration_seconds_bucket[R])))", "{{verifier}} p99")],
               "The wait for a free place included."),
+        Panel("Verifiers: answers", "cps", [
+            ("sum by (verifier, outcome) (rate(usher_verifier_questions_total[R])) > 0",
+             "{{verifier}} {{outcome}}"),
+        ], "good and bad are answers; every other outcome is a fault (docs/verifiers.md)."),
+        Panel("Verifiers: answers from the cache", "cps", [
+            ("sum by (verifier, outcome) (rate(usher_verifier_cache_total[R]))",
+             "{{verifier}} {{outcome}}"),
+        ], "miss is a new question, joined waited for one in progress."),
+        Panel("Verifiers: questions in flight", "short", [
+            ("sum by (verifier) (usher_verifier_in_flight)", "{{verifier}}"),
+        ], "At most verifier.concurrency on each node.", quiet=True),
+        Panel("Verifiers: live sessions asked about again", "cps", [
+            ("sum by (verifier, outcome) (rate(usher_revalidations_total[R]))",
+             "{{verifier}} {{outcome}}"),
+        ], "revoked ended a session; away_too_long ended it because the verifier was away."),
         Panel("Upstreams: servers by state", "short",
               [("sum by (upstream, state) (usher_upstream_servers)", "{{upstream}} {{state}}")],
-              "An ejected server gets no clients. The last servers of an upstream are not ejected.", stacked=True),
+              "An ejected server gets no clients. The last servers of an upstream are not ejected.",
+              stacked=True),
+        Panel("Upstreams: ejections and returns", "cps", [
+            ("sum by (upstream) (rate(usher_upstream_ejections_total[R]))", "{{upstream}} ejected"),
+            ("sum by (upstream) (rate(usher_upstream_ejections_withheld_total[R]))",
+             "{{upstream}} kept, although it failed"),
+            ("sum by (upstream) (rate(usher_upstream_failed_trials_total[R]))",
+             "{{upstream}} failed its trial"),
+            ("sum by (upstream) (rate(usher_upstream_returns_total[R]))", "{{upstream}} returned"),
+        ], "A server that comes and goes does both again and again.", quiet=True),
+        Panel("Upstreams: names", "cps", [
+            ("sum by (upstream) (rate(usher_upstream_addresses_changed_total[R]))",
+             "{{upstream}} has other addresses"),
+            ("sum by (upstream) (rate(usher_upstream_resolve_failures_total[R]))",
+             "{{upstream}} was not resolved"),
+        ], "Lookups of the names of servers. While one fails, the old addresses are in use.", quiet=True),
         Panel("Upstreams: failed tries", "cps",
               [("sum by (upstream) (rate(usher_upstream_dial_failures_total[R]))", "{{upstream}}")],
               "Tries of a server that failed; the client may have got another one."),
@@ -199,22 +257,30 @@ def dependencies() -> Row:
 def expiry() -> Row:
     return Row("Expiry, configuration and migration", [
         Panel("Certificates: time left", "dtdurations",
-              [("min by (purpose, file) (usher_certificate_expiry_timestamp_seconds) - time()", "{{purpose}} {{file}}")],
+              [("min by (purpose, file) (usher_certificate_expiry_timestamp_seconds) - time()",
+                "{{purpose}} {{file}}")],
               "Until the first certificate in the file expires, on the poorest node."),
-        Panel("Configuration is current", "none", [("min by (instance) (usher_config_is_current)", "{{instance}}")],
-              "no: the last reload was refused, and the node works with the configuration before it.",
+        Panel("Configuration is current", "none",
+              [("min by (instance) (usher_config_is_current)", "{{instance}}")],
+              "no: the last reload was refused, and the node works with the configuration before "
+              "it.",
               kind="state-timeline", names=YES_NO),
         Panel("Configuration read", "dateTimeFromNow",
-              [("max by (instance) (usher_config_loaded_timestamp_seconds) * 1000", "{{instance}}")],
+              [("max by (instance) (usher_config_loaded_timestamp_seconds) * 1000",
+                "{{instance}}")],
               "When the configuration in force was read.", kind="stat"),
-        Panel("Process started", "dateTimeFromNow", [("max by (instance) (usher_start_time_seconds) * 1000", "{{instance}}")],
+        Panel("Process started", "dateTimeFromNow",
+              [("max by (instance) (usher_start_time_seconds) * 1000", "{{instance}}")],
               "A start that was not ordered is a crash.", kind="stat"),
         Panel("Context keys: rotations", "cps",
               [("sum by (outcome) (rate(usher_context_key_rotations_total[R]))", "{{outcome}}")],
-              "Scheduled rotations of the keys that sign the context. failed needs a look at the log.", quiet=True),
+              "Scheduled rotations of the keys that sign the context. failed needs a look at the "
+              "log.", quiet=True),
         Panel("Upgrades by a legacy method", "reqps",
-              [("sum by (route, method) (rate(usher_legacy_upgrades_total[R]))", "{{route}} {{method}}")],
-              "Clients that must move before the sunset. The names of the latest are in `usher status`."),
+              [("sum by (route, method) (rate(usher_legacy_upgrades_total[R]))",
+                "{{route}} {{method}}")],
+              "Clients that must move before the sunset. The names of the latest are in `usher "
+              "status`."),
         Panel("Shadow: mismatches", "cps",
               [("sum by (route, method, mismatch) (rate(usher_shadow_mismatches_total[R]))",
                 "{{route}} {{method}} {{mismatch}}")],
@@ -223,7 +289,8 @@ def expiry() -> Row:
             ("sum(rate(usher_audit_lines_dropped_total[R]))", "audit"),
             ("sum(rate(usher_log_lines_dropped_total[R]))", "log"),
         ], "A disk that is slow or full.", quiet=True),
-        Panel("Test identities are accepted", "none", [("max by (instance) (usher_bypass_allowed)", "{{instance}}")],
+        Panel("Test identities are accepted", "none",
+              [("max by (instance) (usher_bypass_allowed)", "{{instance}}")],
               "yes is for test systems alone.", kind="state-timeline", names=YES_NO),
         Panel("Versions", "short", [("count by (version) (usher_build_info)", "{{version}}")],
               "Nodes by version: two during a rollout."),
@@ -232,7 +299,8 @@ def expiry() -> Row:
 
 OVERVIEW = Dashboard(
     "usher-overview", "Usher: overview",
-    "Can clients get in, which sessions end, and what is at fault: from the top in the order of an incident.",
+    "Can clients get in, which sessions end, and what is at fault: from the top in the order of "
+    "an incident.",
     [admission(), sessions(), capacity(), messages(), dependencies(), expiry()],
     [("admissions", "Admissions a second of a node", "2000", "constant")],
 )  # fmt: skip
@@ -244,31 +312,40 @@ ROUTE = Dashboard(
     [
         Row("The clients of the route", [
             Panel("Admitted, client faults apart", "percentunit", [(ADMITTED_SHARE, "admitted")],
-                  "The share of upgrades that were accepted, of those that no fault of the client ended.", kind="stat", width=4),
-            Panel("Sessions open now", "short", [("sum(usher_sessions_active)", "sessions")], "Live sessions of the route.",
+                  "The share of upgrades that were accepted, of those that no fault of the client "
+                  "ended.", kind="stat", width=4),
+            Panel("Sessions open now", "short",
+                  [("sum(usher_sessions_active)", "sessions")], "Live sessions of the route.",
                   kind="stat", width=4),
-            Panel("Upgrades by method", "reqps", [("sum by (method) (rate(usher_upgrades_total[R]))", "{{method}}")],
+            Panel("Upgrades by method", "reqps",
+                  [("sum by (method) (rate(usher_upgrades_total[R]))", "{{method}}")],
                   "Every upgrade, accepted or not. none has no credential.", width=8, stacked=True),
-            Panel("Upgrades by outcome", "reqps", [("sum by (outcome) (rate(usher_upgrades_total[R]))", "{{outcome}}")],
+            Panel("Upgrades by outcome", "reqps",
+                  [("sum by (outcome) (rate(usher_upgrades_total[R]))", "{{outcome}}")],
                   "accepted, or the label of the refusal.", width=8, stacked=True),
             Panel("Refusals by method", "reqps",
                   [('sum by (method, outcome) (rate(usher_upgrades_total{outcome!="accepted"}[R]))', "{{method}} {{outcome}}")],
-                  "One method that fails alone points at the clients, or at the verifier of that method.", stacked=True),
+                  "One method that fails alone points at the clients, or at the verifier of that "
+                  "method.", stacked=True),
             Panel("Time until the 101", "s", quantiles("usher_upgrade_duration_seconds"),
                   "From the complete request head to the 101."),
             Panel("Wait for a first message", "s", quantiles("usher_first_message_wait_seconds"),
                   "From an early 101 to the first message: about a round trip to the client."),
         ]),
         Row("Its sessions", [
-            Panel("Sessions", "short", [("sum by (instance) (usher_sessions_active)", "{{instance}}")],
+            Panel("Sessions", "short",
+                  [("sum by (instance) (usher_sessions_active)", "{{instance}}")],
                   "Live sessions of each node.", stacked=True),
             Panel("How long sessions lasted", "s", quantiles("usher_session_duration_seconds"),
                   "Of the sessions that ended in the interval."),
-            Panel("Renewals inside the stream", "cps", [("sum by (outcome) (rate(usher_reauth_total[R]))", "{{outcome}}")],
+            Panel("Renewals inside the stream", "cps",
+                  [("sum by (outcome) (rate(usher_reauth_total[R]))", "{{outcome}}")],
                   "asked without renewed means clients that do not answer."),
-            Panel("Messages", "cps", [("sum by (direction) (rate(usher_relay_messages_total[R]))", "{{direction}}")],
+            Panel("Messages", "cps",
+                  [("sum by (direction) (rate(usher_relay_messages_total[R]))", "{{direction}}")],
                   "WebSocket messages relayed."),
-            Panel("Bytes", "Bps", [("sum by (direction) (rate(usher_relay_bytes_total[R]))", "{{direction}}")],
+            Panel("Bytes", "Bps",
+                  [("sum by (direction) (rate(usher_relay_bytes_total[R]))", "{{direction}}")],
                   "Bytes relayed, with the frame headers."),
             Panel("Messages of a session", "cps", [
                 ("sum(rate(usher_relay_messages_total[R])) / sum(usher_sessions_active)", "messages")],
@@ -281,10 +358,15 @@ ROUTE = Dashboard(
             ], "A ticket for any route is issued under the route none."),
             Panel("Tickets that were not redeemed", "cps",
                   [("sum by (fault) (rate(usher_tickets_redeem_refused_total[R]))", "{{fault}}")],
-                  "expired: clients are slow between fetch and upgrade; used: they send one twice; unknown: a store that "
+                  "expired: clients are slow between fetch and upgrade; used: they send one "
+                  "twice; unknown: a store that "
                   "started empty."),
+            Panel("Plain requests refused", "reqps", [
+                ("sum by (outcome) (rate(usher_http_requests_rejected_total[R]))", "{{outcome}}"),
+            ], "By Usher, before a backend was asked.", stacked=True),
             Panel("Plain requests by status", "reqps",
-                  [("sum by (status) (rate(usher_http_requests_total[R]))", "{{status}}")], "Plain HTTP of the route.",
+                  [("sum by (status) (rate(usher_http_requests_total[R]))",
+                    "{{status}}")], "Plain HTTP of the route.",
                   stacked=True),
         ]),
     ],
@@ -297,35 +379,49 @@ FLEET = Dashboard(
     "The nodes beside each other, the store that they share, and the way of an order to revoke.",
     [
         Row("Nodes", [
-            Panel("Nodes that share the store", "short", [("min(usher_fleet_nodes)", "as the poorest node sees it"),
+            Panel("Nodes that share the store", "short",
+                  [("min(usher_fleet_nodes)", "as the poorest node sees it"),
                                                         ("count(usher_build_info)", "scraped")],
-                  "Fewer than scraped: a node does not reach Redis, or uses another one.", kind="stat"),
+                  "Fewer than scraped: a node does not reach Redis, or uses another one.",
+                  kind="stat"),
             Panel("Ready", "none", [("min by (instance) (usher_ready)", "{{instance}}")],
                   "no while a node starts or drains.", kind="state-timeline", names=YES_NO),
-            Panel("Sessions by node", "short", [("sum by (instance) (usher_sessions_active)", "{{instance}}")],
-                  "After a rollout the last node has the fewest: `usher drain --percent` spreads them.", stacked=True),
-            Panel("New connections by node", "cps", [("sum by (instance) (rate(usher_connections_total[R]))", "{{instance}}")],
+            Panel("Sessions by node", "short",
+                  [("sum by (instance) (usher_sessions_active)", "{{instance}}")],
+                  "After a rollout the last node has the fewest: `usher drain --percent` spreads "
+                  "them.", stacked=True),
+            Panel("New connections by node", "cps",
+                  [("sum by (instance) (rate(usher_connections_total[R]))", "{{instance}}")],
                   "Unequal: the balancer."),
             Panel("Refusals that are not the client's fault, by node", "reqps",
                   [('sum by (instance) (rate(usher_upgrades_total{outcome=~"%SERVER%"}[R]))', "{{instance}}")],
                   "One node alone: that machine. All: what they share."),
-            Panel("Takeovers", "cps", [("sum by (outcome) (rate(usher_takeovers_total[R]))", "{{outcome}}")],
+            Panel("Takeovers", "cps",
+                  [("sum by (outcome) (rate(usher_takeovers_total[R]))", "{{outcome}}")],
                   "A new process on the machine that took over from the running one.", quiet=True),
         ]),
         Row("Redis", [
-            Panel("Breaker", "none", [("max by (instance, lane) (usher_store_breaker_state)", "{{instance}} {{lane}}")],
-                  "open: Redis is not asked. One node alone: its network.", kind="state-timeline", names=BREAKER, quiet=True),
-            Panel("Operations", "ops", [("sum by (operation) (rate(usher_store_operations_total[R]))", "{{operation}}")],
-                  "put issues a ticket, take redeems one, place counts a session of a user, beat is housekeeping.", stacked=True),
+            Panel("Breaker", "none",
+                  [("max by (instance, lane) (usher_store_breaker_state)",
+                    "{{instance}} {{lane}}")],
+                  "open: Redis is not asked. One node alone: its network.", kind="state-timeline",
+                  names=BREAKER, quiet=True),
+            Panel("Operations", "ops",
+                  [("sum by (operation) (rate(usher_store_operations_total[R]))", "{{operation}}")],
+                  "put issues a ticket, take redeems one, place counts a session of a user, beat "
+                  "is housekeeping.", stacked=True),
             Panel("Failed operations", "ops",
                   [('sum by (operation, outcome) (rate(usher_store_operations_total{outcome!="ok"}[R])) or '
                     'sum(rate(usher_store_operations_total[R])) * 0', "{{operation}} {{outcome}}")],
-                  "By fault: timeout, unreachable, read_only, auth and others (docs/store-faults.md).", quiet=True),
+                  "By fault: timeout, unreachable, read_only, auth and others "
+                  "(docs/store-faults.md).", quiet=True),
             Panel("Time of an operation", "s",
                   [("histogram_quantile(0.99, sum by (le, operation) "
-                    "(rate(usher_store_operation_duration_seconds_bucket[R])))", "{{operation}} p99")],
+                    "(rate(usher_store_operation_duration_seconds_bucket[R])))", "{{operation}} "
+                    "p99")],
                   "A millisecond on a near Redis. store.timeout ends it at 250 ms."),
-            Panel("Connections made", "cps", [("sum by (lane, outcome) (rate(usher_store_connections_total[R]))",
+            Panel("Connections made", "cps",
+                  [("sum by (lane, outcome) (rate(usher_store_connections_total[R]))",
                                               "{{lane}} {{outcome}}")],
                   "Almost none in good times.", quiet=True),
             Panel("Tickets in memory", "short", [("sum(usher_tickets_held)", "held")],
@@ -339,11 +435,34 @@ FLEET = Dashboard(
                 ("sum(rate(usher_tickets_lost_total[R]))", "redeemed for a client that left"),
             ], "issued less redeemed are clients that fetched one and did not connect.",
                 quiet=("redeemed for a client that left",)),
-            Panel("Tickets refused", "cps", [("sum by (outcome) (rate(usher_tickets_refused_total[R]))", "{{outcome}}")],
+            Panel("Tickets refused", "cps",
+                  [("sum by (outcome) (rate(usher_tickets_refused_total[R]))", "{{outcome}}")],
                   "Requests for a ticket that got none."),
             Panel("Tickets that were not redeemed", "cps",
                   [("sum by (fault) (rate(usher_tickets_redeem_refused_total[R]))", "{{fault}}")],
                   "expired, used, unknown and others (docs/logs.md)."),
+            Panel("Tickets validated", "cps", [
+                ("sum by (outcome) (rate(usher_tickets_validated_total[R]))", "{{outcome}}"),
+            ], "Clients that asked whether a ticket is good."),
+        ]),
+        Row("In front and beside", [
+            Panel("PROXY headers", "cps", [
+                ("sum by (outcome) (rate(usher_proxy_headers_total[R]))", "{{outcome}}"),
+            ], "On listeners that require one. not_listed: a balancer that is not in proxy_peers."),
+            Panel("Test identities", "cps", [
+                ("sum by (route, outcome) (rate(usher_bypass_used_total[R]))",
+                 "{{route}} {{outcome}}"),
+            ], "Any on a production system is an incident."),
+            Panel("Reloads", "cps", [("sum by (outcome) (rate(usher_reloads_total[R]))", "{{outcome}}")],
+                  "Configurations read while running.", quiet=True),
+            Panel("Lines summarised", "cps", [
+                ("sum by (log) (rate(usher_lines_summarised_total[R]))", "{{log}}"),
+            ], "Lines about refusals of one address that were summed up instead of written."),
+            Panel("Context keys moved", "dateTimeFromNow", [
+                ("max by (instance) (usher_context_keys_rotated_timestamp_seconds) * 1000",
+                 "{{instance}}"),
+            ], "When the schedule last moved the keys that sign the context; 1970 without a schedule.",
+                  kind="stat", quiet=True),
         ]),
         Row("Revocations", [
             Panel("Reads the orders of other nodes", "none",
@@ -351,11 +470,15 @@ FLEET = Dashboard(
                   "no: a user that was revoked at another node can still be in here.", kind="state-timeline", names=YES_NO),
             Panel("Until an order of another node is in force", "s", quantiles("usher_revocation_stream_delay_seconds"),
                   "By the clocks of both nodes."),
-            Panel("Revocations in force", "short", [("max by (instance) (usher_revocations_held)", "{{instance}}")],
+            Panel("Revocations in force", "short",
+                  [("max by (instance) (usher_revocations_held)", "{{instance}}")],
                   "The same on all nodes. The limit is revocation.max_entries."),
-            Panel("Orders", "cps", [("sum by (kind) (rate(usher_revocations_total[R]))", "{{kind}}")],
+            Panel("Orders", "cps",
+                  [("sum by (kind) (rate(usher_revocations_total[R]))", "{{kind}}")],
                   "Orders applied, each once on every node."),
-            Panel("Entries read", "cps", [("sum by (outcome) (rate(usher_revocation_stream_entries_total[R]))", "{{outcome}}")],
+            Panel("Entries read", "cps",
+                  [("sum by (outcome) (rate(usher_revocation_stream_entries_total[R]))",
+                    "{{outcome}}")],
                   "full: the deny list has no room; unreadable: another version or another writer."),
             Panel("Gaps and repairs", "cps", [
                 ("sum(rate(usher_revocation_stream_gaps_total[R]))", "gaps"),
@@ -379,13 +502,16 @@ MIGRATION = Dashboard(
                     'sum by (route) (rate(usher_upgrades_total{outcome="accepted"}[R]))', "{{route}}")],
                   "Of the accepted upgrades of a route, those by a legacy method."),
             Panel("Upgrades by a legacy method", "reqps",
-                  [("sum by (route, method) (rate(usher_legacy_upgrades_total[R]))", "{{route}} {{method}}")],
+                  [("sum by (route, method) (rate(usher_legacy_upgrades_total[R]))",
+                    "{{route}} {{method}}")],
                   "The names of the latest are in `usher status`.", stacked=True),
         ]),
         Row("Rollout", [
-            Panel("Standing", "reqps", [("sum by (route, standing) (rate(usher_rollout_upgrades_total[R]))",
+            Panel("Standing", "reqps",
+                  [("sum by (route, standing) (rate(usher_rollout_upgrades_total[R]))",
                                          "{{route}} {{standing}}")],
-                  "followed: in a share, by the new method; lagging: in a share, by the old one; outside: in no share.",
+                  "followed: in a share, by the new method; lagging: in a share, by the old one; "
+                  "outside: in no share.",
                   stacked=True),
             Panel("Share of the clients that followed", "percentunit",
                   [('sum by (route) (rate(usher_rollout_upgrades_total{standing="followed"}[R])) / '
@@ -397,10 +523,13 @@ MIGRATION = Dashboard(
                   "Clients that enforce shuts out.", quiet=True),
         ]),
         Row("Shadow", [
-            Panel("Verdicts", "cps", [("sum by (route, method, verdict) (rate(usher_shadow_verdicts_total[R]))",
+            Panel("Verdicts", "cps",
+                  [("sum by (route, method, verdict) (rate(usher_shadow_verdicts_total[R]))",
                                        "{{route}} {{method}} {{verdict}}")],
-                  "absent: clients that are not updated yet; skipped: more checks than limits.shadow_checks.", stacked=True),
-            Panel("Mismatches", "cps", [("sum by (route, method, mismatch) (rate(usher_shadow_mismatches_total[R]))",
+                  "absent: clients that are not updated yet; skipped: more checks than "
+                  "limits.shadow_checks.", stacked=True),
+            Panel("Mismatches", "cps",
+                  [("sum by (route, method, mismatch) (rate(usher_shadow_mismatches_total[R]))",
                                          "{{route}} {{method}} {{mismatch}}")],
                   "The log has each one as shadow_mismatch. Go on when none is left."),
             Panel("Mismatches among the verdicts", "percentunit",

@@ -54,7 +54,11 @@ def certificate(values: str) -> dict[str, str]:
 
 
 def mismatch(values: str) -> dict[str, str]:
-    return {series("usher_shadow_mismatches_total", 'route="/ws", method="ticket", mismatch="would_refuse"'): values}
+    return {
+        series(
+            "usher_shadow_mismatches_total", 'route="/ws", method="ticket", mismatch="would_refuse"'
+        ): values
+    }
 
 
 INFO = {series("usher_build_info", 'version="0.1.0"'): "1x10 _x50"}
@@ -111,17 +115,19 @@ CASES = [
          limit("unauthenticated_per_address", "0x20 0+60x20"), "25m"),
 
     Case("UsherConnectionsFull", "full", True, limit("connections", "0x20 0+60x20"), "25m"),
-    Case("UsherConnectionsFull", "full an hour ago", False, limit("connections", "0x20 0+60x10 600x90"), "90m"),
+    Case("UsherConnectionsFull", "full an hour ago", False, limit("connections", "0x20 0+60x10 "
+    "600x90"), "90m"),
 
     Case("UsherConnectionsNearlyFull", "90 %", True,
          {series("usher_connections_open"): "18000x30", series("usher_connections_limit"): "20000x30"}, "15m"),
     Case("UsherConnectionsNearlyFull", "80 %", False,
          {series("usher_connections_open"): "16000x30", series("usher_connections_limit"): "20000x30"}, "15m"),
 
-    Case("UsherStoreAway", "open", True, {series("usher_store_breaker_state", LANE): "0x5 2 1 2 2 1 2x10"}, "9m"),
+    Case("UsherStoreAway", "open", True, {series("usher_store_breaker_state", LANE): "0x5 2 1 2 2 "
+    "1 2x10"}, "9m"),
     Case("UsherStoreAway", "open for a moment", False, {series("usher_store_breaker_state", LANE): "0x5 2 0x10"}, "9m"),
 
-    Case("UsherStoreFails", "5 % fail", True, {**store("ok", "0+95x60"), **store("oom", "0+5x60")}, "20m"),
+    Case("UsherStoreFails", "5 % fail", True, {**store("ok", "0+95x60"), **store("out_of_memory", "0+5x60")}, "20m"),
     Case("UsherStoreFails", "1 % fails", False, {**store("ok", "0+99x60"), **store("timeout", "0+1x60")}, "20m"),
 
     Case("UsherRevocationsNotRead", "not read", True,
@@ -192,17 +198,17 @@ def test_files(rules: str) -> dict[str, dict]:
         job = f'job="case{number}"'
         ask = f'count(ALERTS{{alertname="{case.alert}", alertstate="firing", {job}}})'
         samples = [{"labels": "{}", "value": 1}] if case.fires else []
-        all_ = {"name": case.step, "interval": case.step, "input_series": [], "promql_expr_test": []}
-        # Without an order, promtool takes the groups by chance.
-        empty = {
-            "rule_files": [rules],
-            "evaluation_interval": case.step,
-            "group_eval_order": ["usher-recordings", "usher-alerts"],
-            "tests": [all_],
+        all_ = {
+            "name": case.step,
+            "interval": case.step,
+            "input_series": [],
+            "promql_expr_test": [],
         }
+        empty = {"rule_files": [rules], "evaluation_interval": case.step, "tests": [all_]}
         test = files.setdefault(case.step, empty)["tests"][0]
         test["input_series"] += [
-            {"series": name.replace('job="usher"', job), "values": values} for name, values in case.series.items()
+            {"series": name.replace('job="usher"', job), "values": values}
+            for name, values in case.series.items()
         ]
         test["promql_expr_test"].append({"expr": ask, "eval_time": case.at, "exp_samples": samples})
     return files

@@ -86,8 +86,14 @@ async def plain(world: World, node: int) -> None:
     for token in (world.token(), "wrong"):
         await asyncio.to_thread(_get, f"http://{HERE}:{one.port}/plain/page", token)
     await world.ticket("wrong", node)
-    await world.ticket(world.token("unused"), node)
-    for start in (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET /x HTTP/1.1\r\nhost: a\r\n\r\n", b"x\r\n\r\n"):
+    token = world.token("unused")
+    ticket = await world.ticket(token, node)
+    path = f"/websocket/ticket/{ticket}/validate"
+    await asyncio.to_thread(_get, f"http://{HERE}:{one.port}{path}", token)
+    for start in (
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET /x HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"x\r\n\r\n",
+    ):
         reader, writer = await asyncio.open_connection(HERE, one.proxied)
         writer.write(start)
         with contextlib.suppress(OSError, TimeoutError):

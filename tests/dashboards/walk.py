@@ -79,7 +79,11 @@ class Down(Walk):
 
 
 class Admission(Walk):
-    name, alerts, signs = "admission", ("UsherAdmissionBudgetBurnsFast",), ("upstream_unavailable", "dial_failed")
+    name, alerts, signs = (
+        "admission",
+        ("UsherAdmissionBudgetBurnsFast",),
+        ("upstream_unavailable", "dial_failed"),
+    )
 
     async def begin(self, world):
         await world.backend.stop()
@@ -97,7 +101,9 @@ class SessionsFall(Walk):
     signs = ('reason="draining"', "share_drain_started")
 
     async def begin(self, world):
-        self.crowd = [asyncio.create_task(world.visit("/ws", stay=60, **header(world))) for _ in range(70)]
+        self.crowd = [
+            asyncio.create_task(world.visit("/ws", stay=60, **header(world))) for _ in range(70)
+        ]
         await asyncio.sleep(14)
         await asyncio.to_thread(world.nodes[0].order, "/drain", percent=70)
         await asyncio.sleep(3)
@@ -154,7 +160,10 @@ class Full(Walk):
     async def begin(self, world):
         self.crowd = []
         for _ in range(4):
-            self.crowd += [asyncio.create_task(world.visit("/ws", stay=120, **header(world))) for _ in range(10)]
+            self.crowd += [
+                asyncio.create_task(world.visit("/ws", stay=120, **header(world)))
+                for _ in range(10)
+            ]
             await asyncio.sleep(2)
 
     async def traffic(self, world):
@@ -188,8 +197,11 @@ class FullStore(Store):
         self.set(world, "1")
 
     def set(self, world, size):
-        subprocess.run(["redis-cli", "-p", str(world.redis.port), "config", "set", "maxmemory", size], check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            ["redis-cli", "-p", str(world.redis.port), "config", "set", "maxmemory", size],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
     async def end(self, world):
         self.set(world, "0")
@@ -301,7 +313,11 @@ class Configuration(Walk):
 
 
 class Audit(Walk):
-    name, alerts, signs = "audit", ("UsherAuditLinesLost",), ("usher_audit_lines_dropped_total [1-9]",)
+    name, alerts, signs = (
+        "audit",
+        ("UsherAuditLinesLost",),
+        ("usher_audit_lines_dropped_total [1-9]",),
+    )
     limits = {"log_queue": 5}
     keys = {"file": "/dev/full"}
 
@@ -313,7 +329,11 @@ class Audit(Walk):
 
 
 class Bypass(Walk):
-    name, alerts, signs = "bypass", ("UsherAcceptsTestIdentities",), ("usher_bypass_allowed 1", "bypass_allowed")
+    name, alerts, signs = (
+        "bypass",
+        ("UsherAcceptsTestIdentities",),
+        ("usher_bypass_allowed 1", "bypass_allowed"),
+    )
 
     async def begin(self, world):
         pass
@@ -327,9 +347,25 @@ class Bypass(Walk):
 
 
 WALKS = [
-    Down, Admission, SessionsFall, RefusalsJump, Storm, Full, Store, FullStore, Issuer, NewIssuer, Verifier, Upstream,
-    Certificates, Drain, Shadow, Configuration, Audit, Bypass,
-]  # fmt: skip
+    Down,
+    Admission,
+    SessionsFall,
+    RefusalsJump,
+    Storm,
+    Full,
+    Store,
+    FullStore,
+    Issuer,
+    NewIssuer,
+    Verifier,
+    Upstream,
+    Certificates,
+    Drain,
+    Shadow,
+    Configuration,
+    Audit,
+    Bypass,
+]
 
 
 def commands(name: str) -> list[str]:
@@ -357,7 +393,9 @@ def run(world: World, command: str) -> str:
     (world.folder / "token.txt").write_text(world.token(seconds=-600))
     env = {**os.environ, **world.secrets(), "USHER_CONFIG": str(node.config)}
     env["PATH"] = f"{node.binary.parent}:{env['PATH']}"
-    done = subprocess.run(["bash", "-c", command], env=env, cwd=world.folder, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", command], env=env, cwd=world.folder, capture_output=True, text=True
+    )
     return done.stdout + done.stderr
 
 
@@ -369,7 +407,9 @@ async def walk(one: Walk, binary: Path, folder: Path, show: bool) -> list[str]:
     async with World(binary, folder, keys=one.keys, **one.limits) as world:
         prometheus = Prometheus(folder, world.nodes, rules, evaluation="1s")
         await prometheus.start()
-        await eventually(lambda: prometheus.ask("usher_ready == 1"), 60, "Prometheus scrapes a node")
+        await eventually(
+            lambda: prometheus.ask("usher_ready == 1"), 60, "Prometheus scrapes a node"
+        )
         done = asyncio.Event()
 
         async def traffic():
@@ -395,7 +435,10 @@ async def walk(one: Walk, binary: Path, folder: Path, show: bool) -> list[str]:
                 printed = await asyncio.to_thread(run, world, command)
                 output += printed
                 if show:
-                    print(f"    $ {command}\n      " + printed.strip()[-2500:].replace("\n", "\n      "))
+                    print(
+                        f"    $ {command}\n      "
+                        + printed.strip()[-2500:].replace("\n", "\n      ")
+                    )
                 if not printed.strip() and "systemctl" not in command:
                     faults.append(f"{command}: printed nothing")
             faults += [f"no sign of {sign}" for sign in one.signs if not re.search(sign, output)]
@@ -414,8 +457,11 @@ async def walk(one: Walk, binary: Path, folder: Path, show: bool) -> list[str]:
                         return not await prometheus.ask(ask)
 
                     await eventually(is_over, 120, f"{alert} is over")
-            print(f"  {type(one).__name__}: fired after {fired_after:.0f} s, over after "
-                  f"{time.monotonic() - begin:.0f} s{''.join(f'; {fault}' for fault in faults)}", flush=True)
+            print(
+                f"  {type(one).__name__}: fired after {fired_after:.0f} s, over after "
+                f"{time.monotonic() - begin:.0f} s{''.join(f'; {fault}' for fault in faults)}",
+                flush=True,
+            )
         except AssertionError as error:
             faults.append(str(error))
             print(f"  {type(one).__name__}: FAILED: {error}", flush=True)
@@ -436,7 +482,9 @@ def main() -> int:
         if given.names and kind.name not in given.names and kind.__name__ not in given.names:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            wrong += bool(asyncio.run(walk(kind(), given.usher.resolve(), Path(folder), given.show)))
+            wrong += bool(
+                asyncio.run(walk(kind(), given.usher.resolve(), Path(folder), given.show))
+            )
     return int(wrong > 0)
 
 

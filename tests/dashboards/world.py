@@ -119,7 +119,8 @@ class Http:
             text = json.dumps(claims).encode()
             writer.write(
                 f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nconnection: close\r\n"
-                f"content-length: {len(text)}\r\n\r\n".encode() + text
+                f"content-length: {len(text)}\r\n\r\n".encode()
+                + text
             )
             await writer.drain()
         writer.close()
@@ -211,7 +212,10 @@ class Node(Process):
             f"http://{HERE}:{self.admin}{path}", json.dumps(body).encode(),
             {"content-type": "application/json"},
         )  # fmt: skip
-        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=5):
+        with (
+            contextlib.suppress(urllib.error.HTTPError),
+            urllib.request.urlopen(request, timeout=5),
+        ):
             pass
 
 

@@ -74,6 +74,16 @@ def grew(query: str, window: str) -> str:
     )
 
 
+NO_BACKEND_OUTCOMES = "upstream_unavailable|upstream_timeout|upstream_protocol"
+
+
+def sum_of(outcomes: str) -> str:
+    """Returns the query for the upgrades of a route with one of these outcomes, a second."""
+    return f'sum by (job, route) (rate(usher_upgrades_total{{outcome=~"{outcomes}"}}[2m]))'
+
+
+NO_BACKEND = sum_of(NO_BACKEND_OUTCOMES)
+
 ALERTS = [
     Alert(
         "UsherDown",
@@ -195,9 +205,8 @@ ALERTS = [
     ),
     Alert(
         "UsherUpstreamFails",
-        'sum by (job, route) (rate(usher_upgrades_total{outcome=~"upstream_unavailable|upstream_timeout|upstream_protocol"}[2m])) '
-        '/ sum by (job, route) (rate(usher_upgrades_total{outcome=~"accepted|upstream_unavailable|upstream_timeout|upstream_protocol"}[2m])) '
-        "> 0.1",
+        f"{NO_BACKEND} / {sum_of('accepted|' + NO_BACKEND_OUTCOMES)} > 0.1 "
+        f"and {NO_BACKEND} * 120 >= {LEAST_FAILURES}",
         "1m", "page", "upstream",
         "{{ $value | humanizePercentage }} of the good clients of {{ $labels.route }} find no "
         "backend",

@@ -153,6 +153,8 @@ CASES = [
          {**upgrades("accepted", "0+60x60"), **upgrades("upstream_timeout", "0+30x60")}, "10m"),
     Case("UsherUpstreamFails", "another route fails", True,
          {**upgrades("accepted", "0+6000x60"), **upgrades("upstream_unavailable", "0+30x60", "/other")}, "10m"),
+    Case("UsherUpstreamFails", "one of a few fails", False,
+         {**upgrades("accepted", "0+1x60"), **upgrades("upstream_timeout", "0+1x60")}, "10m"),
     Case("UsherUpstreamFails", "the backend refuses by itself", False,
          {**upgrades("accepted", "0+60x60"), **upgrades("upstream_declined", "0+30x60")}, "10m"),
 

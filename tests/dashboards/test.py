@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "dashboards"))
 import alert_cases
 import clients
 import generate
+import walk
 from alerts import ALERTS, RECORDINGS
 from metrics import Catalogue, UnknownName
 from panels import DASHBOARDS
@@ -62,6 +63,33 @@ def files() -> None:
                 )
         places = [tuple(panel["gridPos"].values()) for panel in board["panels"]]
         assert len(places) == len(set(places)), f"{path.name}: two panels in one place"
+
+
+def pages() -> None:
+    """Each alert has its runbook, a line in both lists, and a walk; each runbook is whole."""
+    runbooks = ROOT / "docs" / "runbooks"
+    listed = (runbooks / "README.md").read_text()
+    explained = (ROOT / "docs" / "alerts.md").read_text()
+    walked = {alert for one in walk.WALKS for alert in one.alerts}
+    for alert in ALERTS:
+        page = f"[{alert.runbook}.md]({alert.runbook}.md)"
+        assert f"| `{alert.name}` | {alert.severity} | {page} |" in listed, alert.name
+        row = re.search(rf"^\| `{alert.name}` \| .* \| {alert.severity} \|$", explained, re.M)
+        assert row, f"docs/alerts.md has no line for {alert.name} with its severity"
+        # The slow budgets take hours.
+        slow = ("UsherAdmissionBudgetBurns", "UsherAdmissionBudgetBurnsSlowly")
+        assert alert.name in walked or alert.name in slow, f"{alert.name} has no walk"
+        text = (runbooks / f"{alert.runbook}.md").read_text()
+        assert alert.name in text or alert.name in slow, f"{alert.runbook}.md: {alert.name}"
+        parts = re.findall(r"^## (.*)$", text, re.M)
+        assert parts == ["Symptom", "Look", "Causes, the most likely first", "Over when"], (
+            alert.runbook
+        )
+        assert len(walk.commands(alert.runbook)) == 3, alert.runbook
+        causes = text.split("| cause | sign | remedy |")[1].split("\n\n")[0].strip().splitlines()
+        assert len(causes) >= 4, alert.runbook
+    named = {alert.runbook for alert in ALERTS} | {"README"}
+    assert {page.stem for page in runbooks.glob("*.md")} == named
 
 
 def faults() -> None:
@@ -235,6 +263,7 @@ def main() -> None:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         files()
+        pages()
         faults()
         promtool(Path(folder))
         say(f"{len(ALERTS)} alerts in {len(alert_cases.CASES)} cases")

@@ -282,7 +282,8 @@ class Drain(Walk):
     async def end(self, world):
         # The remedy of the page: a second signal.
         world.nodes[0].signal(signal.SIGTERM)
-        self.code = await asyncio.wait_for(world.nodes[0].process.wait(), 20)
+        code = await asyncio.wait_for(world.nodes[0].process.wait(), 20)
+        assert code == 1, f"exit code {code} after a second signal"
         await asyncio.wait([self.session])
         await world.nodes[0].start(world.text(world.nodes[0]), world.secrets())
 

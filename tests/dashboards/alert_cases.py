@@ -206,7 +206,13 @@ def test_files(rules: str) -> dict[str, dict]:
             "input_series": [],
             "promql_expr_test": [],
         }
-        empty = {"rule_files": [rules], "evaluation_interval": case.step, "tests": [all_]}
+        # Without an order, promtool takes the groups by chance.
+        empty = {
+            "rule_files": [rules],
+            "evaluation_interval": case.step,
+            "group_eval_order": ["usher-recordings", "usher-alerts"],
+            "tests": [all_],
+        }
         test = files.setdefault(case.step, empty)["tests"][0]
         test["input_series"] += [
             {"series": name.replace('job="usher"', job), "values": values}

@@ -42,7 +42,7 @@ use crate::net::admin_socket::{AdminBindError, AdminSocket};
 use crate::net::bind::BindError;
 use crate::net::passed::{PassedError, PassedSockets};
 use crate::store::redis::Reader;
-use crate::takeover::{self, Predecessor, TakeoverError};
+use crate::takeover::{self, Closed, Predecessor, TakeoverError};
 use crate::telemetry::{Event, Telemetry};
 use crate::telemetry_setup;
 
@@ -178,15 +178,20 @@ impl App {
             let (admin_task, orders) = self.begin_steering(&edge, admin, reloading)?;
             self.readiness.set_ready();
             self.announce(&edge);
-            let successor = wait_for_successor(takeover, estate.as_ref());
-            let orders = orders.as_ref();
-            let cause = tokio::select! {
-                cause = wait_for_stop(&mut signals, &workers, orders, &edge.drain) => cause?,
-                successor = successor => StopCause::Successor(Box::new(successor?)),
+            let successor = wait_for_successor(takeover, estate.clone());
+            let mut successor = std::pin::pin!(successor);
+            let stop = wait_for_stop(&mut signals, &workers, orders.as_ref(), &edge.drain);
+            let mut cause = tokio::select! {
+                cause = stop => cause?,
+                successor = &mut successor => StopCause::Successor(Box::new(successor?)),
             };
             self.readiness.set_draining();
-            if let Some(estate) = estate {
-                estate.close();
+            if let Some(estate) = estate
+                && estate.close() == Closed::AfterHandOver
+                && !matches!(cause, StopCause::Successor(_))
+            {
+                // Another process took over in the moment of the signal.
+                cause = StopCause::Successor(Box::new(successor.await?));
             }
             let edge = self.current.load_full();
             match cause {
@@ -211,6 +216,8 @@ impl App {
             }
         }
         self.telemetry.flush(Duration::from_secs(2));
+        // A process that was about to take over is not waited for.
+        main.shutdown_background();
         outcome
     }
 

@@ -90,13 +90,15 @@ pub(super) fn estate(
 /// Waits for a process that takes over. Without a takeover socket, none can.
 pub(super) async fn wait_for_successor(
     takeover: Option<(UnixListener, SocketFile)>,
-    estate: Option<&Arc<Estate>>,
+    estate: Option<Arc<Estate>>,
 ) -> io::Result<Successor> {
-    let (Some((socket, _file)), Some(estate)) = (takeover, estate) else {
+    let (Some((socket, file)), Some(estate)) = (takeover, estate) else {
         return std::future::pending().await;
     };
     let socket = tokio::net::UnixListener::from_std(socket)?;
-    Ok(takeover::wait_for_successor(socket, Arc::clone(estate)).await)
+    let successor = takeover::wait_for_successor(socket, estate).await;
+    file.leave();
+    Ok(successor)
 }
 
 /// Drains after another process has taken over, and asks it about tickets meanwhile. If that

@@ -184,6 +184,15 @@ impl PreparedSocket {
     }
 }
 
+impl SocketFile {
+    /// Leaves the path to another process, whose socket takes the place of this one.
+    pub fn leave(self) {
+        // Without the drop: between its look at the file and its removal, the other process may
+        // put its own socket there.
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if fs::metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
@@ -248,6 +257,19 @@ mod tests {
         assert_eq!(bind_file(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(occupant(&path).unwrap(), SocketPathState::Listening);
         drop((socket, file));
+        assert_eq!(occupant(&path).unwrap(), SocketPathState::Nothing);
+    }
+
+    #[test]
+    fn a_file_that_is_left_to_another_process_stays() {
+        let folder = Scratch::new("left");
+        let path = folder.0.join("s");
+        let (socket, file) = bind_file(&path).unwrap();
+        file.leave();
+        drop(socket);
+        assert_eq!(occupant(&path).unwrap(), SocketPathState::Stale);
+        let (_socket, file) = bind_file(&path).unwrap();
+        drop(file);
         assert_eq!(occupant(&path).unwrap(), SocketPathState::Nothing);
     }
 

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 pub use link::follow;
 pub use predecessor::{Inheritance, Predecessor};
-pub use successor::{Estate, HeldSocket, Successor, wait_for_successor};
+pub use successor::{Closed, Estate, HeldSocket, Successor, wait_for_successor};
 
 use crate::net::handover::FolderError;
 

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,6 +39,16 @@ const QUESTIONS: usize = 1024;
 pub struct Estate {
     pub current: Current,
     sockets: Mutex<Vec<HeldSocket>>,
+    /// Set once, under the lock of the sockets.
+    is_handed_over: AtomicBool,
+}
+
+/// The state in which the sockets were closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// This process has kept them. No other one can take over any more.
+    BeforeHandOver,
+    AfterHandOver,
 }
 
 /// A copy of a listening socket.
@@ -59,12 +70,30 @@ pub struct Successor {
 
 impl Estate {
     pub fn new(current: Current, sockets: Vec<HeldSocket>) -> Arc<Self> {
-        Arc::new(Self { current, sockets: Mutex::new(sockets) })
+        let is_handed_over = AtomicBool::new(false);
+        Arc::new(Self { current, sockets: Mutex::new(sockets), is_handed_over })
     }
 
-    /// Closes the copies. No process can take over any more.
-    pub fn close(&self) {
+    /// Closes the copies, because this process stops. A process that is taking over now fails.
+    pub fn close(&self) -> Closed {
         lock(&self.sockets).clear();
+        match self.is_handed_over.load(Ordering::Acquire) {
+            true => Closed::AfterHandOver,
+            false => Closed::BeforeHandOver,
+        }
+    }
+
+    /// Commits: the other process has the sockets from now on. Fails if this process is stopping.
+    fn commit(&self, channel: &mut Channel) -> io::Result<()> {
+        let mut sockets = lock(&self.sockets);
+        if sockets.is_empty() {
+            return Err(io::Error::other("this process is stopping"));
+        }
+        // The new process serves only after it has read this.
+        Message::Committed.send(channel)?;
+        sockets.clear();
+        self.is_handed_over.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn addresses(&self, is_admin: bool) -> Vec<SocketAddr> {
@@ -97,7 +126,7 @@ impl Estate {
         channel.set_patience(PATIENCE)?;
         let edge = self.current.load_full();
         let drain = Arc::clone(&edge.drain);
-        if !drain.pause() {
+        if self.addresses(false).is_empty() || !drain.pause() {
             Message::Refused { why: "it is stopping".to_owned() }.send(&mut channel)?;
             return Ok(None);
         }
@@ -105,7 +134,6 @@ impl Estate {
         match handed {
             Ok((questions, revocations)) => {
                 drain.replace(addresses);
-                self.close();
                 Ok(Some(Successor { channel, questions, revocations }))
             }
             Err(error) => {
@@ -146,8 +174,7 @@ impl Estate {
         let Message::Commit = Message::receive(channel)? else {
             return Err(io::Error::other("the new process does not commit"));
         };
-        // The new process serves only after it has read this.
-        Message::Committed.send(channel)?;
+        self.commit(channel)?;
         let (sender, questions) = mpsc::channel(QUESTIONS);
         if let Some(store) = store {
             store.hand_over(sender);

@@ -42,7 +42,7 @@ use crate::net::admin_socket::{AdminBindError, AdminSocket};
 use crate::net::bind::BindError;
 use crate::net::passed::{PassedError, PassedSockets};
 use crate::store::redis::Reader;
-use crate::takeover::{self, Closed, Predecessor, TakeoverError};
+use crate::takeover::{self, Closed, FormerSessions, Predecessor, TakeoverError};
 use crate::telemetry::{Event, Telemetry};
 use crate::telemetry_setup;
 
@@ -64,6 +64,8 @@ pub struct App {
     takeover: Option<TakeoverSocket>,
     /// The process that this one replaces.
     predecessor: Option<Predecessor>,
+    /// The sessions that it still serves.
+    former: Arc<FormerSessions>,
     telemetry: Arc<Telemetry>,
     readiness: Arc<Readiness>,
     addresses: Addresses,
@@ -139,6 +141,7 @@ impl App {
             admin,
             takeover,
             predecessor,
+            former: Arc::default(),
             telemetry,
             readiness: Arc::default(),
             addresses,
@@ -159,12 +162,13 @@ impl App {
         let mut link = None;
         if let Some(predecessor) = self.predecessor.take() {
             let (threads, admin) = (&mut self.threads, &mut self.admin);
-            link = Some(main.block_on(take_over(predecessor, threads, admin, &edge))?);
+            link =
+                Some(main.block_on(take_over(predecessor, threads, admin, &edge, &self.former))?);
         }
         let admin = self.admin.take().map(PendingAdmin::ready).transpose()?;
         let takeover = self.takeover.take().map(TakeoverSocket::place).transpose()?;
         let estate = match takeover {
-            Some(_) => Some(estate(&self.current, &self.threads, admin.as_ref())?),
+            Some(_) => Some(estate(&self.current, &self.threads, admin.as_ref(), &self.former)?),
             None => None,
         };
         let mut workers = Vec::new();
@@ -202,8 +206,8 @@ impl App {
                     if let Some(task) = admin_task {
                         task.abort();
                     }
-                    let current = Arc::clone(&self.current);
-                    let leaving = Box::pin(leave_to(*successor, &edge, current));
+                    let (former, current) = (Arc::clone(&self.former), Arc::clone(&self.current));
+                    let leaving = Box::pin(leave_to(*successor, &edge, former, current));
                     // The process is leaving already, so the first signal changes nothing.
                     unless_forced(2, leaving, &mut signals).await
                 }
@@ -232,9 +236,9 @@ impl App {
                 tokio::spawn(Arc::clone(fleet_places).keep());
             }
         }
-        if let Some((channel, revocations)) = link {
-            let current = Arc::clone(&self.current);
-            tokio::spawn(takeover::follow(channel, None, revocations, current));
+        if let Some((channel, outgoing)) = link {
+            let (former, current) = (Arc::clone(&self.former), Arc::clone(&self.current));
+            tokio::spawn(takeover::follow(channel, outgoing, former, current));
         }
     }
 

@@ -15,15 +15,14 @@ use super::stop::{close_sessions, finish};
 use crate::base::clock::Now;
 use crate::edge::{Current, Edge};
 use crate::listener::{Bound, SocketOwner};
-use crate::model::revocation::Revocation;
 use crate::net::admin_socket::{AdminSocket, SocketFile};
 use crate::net::handover::Channel;
 use crate::takeover::events::{SuccessorLost, TakenOver};
-use crate::takeover::{self, Estate, HeldSocket, Predecessor, Successor};
+use crate::takeover::{self, Estate, FormerSessions, HeldSocket, Outgoing, Predecessor, Successor};
 use crate::telemetry::Event;
 
-/// The channel to the process before this one, and the revocations for it.
-pub(super) type Link = (Channel, mpsc::Receiver<Revocation>);
+/// The channel to the process before this one, and the things of which this one tells it.
+pub(super) type Link = (Channel, Outgoing);
 
 /// Takes over from the running process: its sockets become those of the threads and of the admin
 /// listener. After this returns, the other process does not accept any more.
@@ -32,6 +31,7 @@ pub(super) async fn take_over(
     threads: &mut [Vec<Bound>],
     admin: &mut Option<PendingAdmin>,
     edge: &Edge,
+    former: &FormerSessions,
 ) -> Result<Link, RunError> {
     let is_missing =
         |index: usize| !threads.iter().flatten().any(|one| one.listener_index == index);
@@ -44,7 +44,11 @@ pub(super) async fn take_over(
     if let Some(PendingAdmin::Deferred(address)) = admin {
         addresses.push(*address);
     }
-    let mut inheritance = predecessor.take(addresses.clone())?;
+    let limits = &edge.limits;
+    let counts_sessions = limits.sessions_per_user.is_some()
+        || limits.sessions_per_address.is_some()
+        || limits.sessions_per_route.is_some();
+    let mut inheritance = predecessor.take(addresses.clone(), counts_sessions)?;
     for (index, address) in deferred {
         spread(threads, index, inheritance.sockets(address))?;
     }
@@ -56,6 +60,16 @@ pub(super) async fn take_over(
     let ticket_count = tickets.len();
     let imported = edge.tickets.stores().own().import(tickets, now).await;
     imported.map_err(|error| io::Error::other(format!("cannot keep tickets: {error}")))?;
+    if let Some(store) = edge.tickets.stores().own().memory() {
+        for past in std::mem::take(&mut inheritance.past_tickets) {
+            store.import_past(past, now);
+        }
+    }
+    let (origin, replaced) = mpsc::unbounded_channel();
+    let sessions = std::mem::take(&mut inheritance.sessions);
+    for session in sessions {
+        former.enter(session, &origin, edge);
+    }
     let orders = std::mem::take(&mut inheritance.revocations);
     for order in &orders {
         let applied = edge.revocations.apply(order.clone(), now);
@@ -64,7 +78,8 @@ pub(super) async fn take_over(
     let revocations = edge.revocations.watch();
     let channel = inheritance.commit()?;
     TakenOver { addresses: &addresses, tickets: ticket_count, revocations: orders.len() }.emit();
-    Ok((channel, revocations))
+    let replaced = counts_sessions.then_some((origin, replaced));
+    Ok((channel, Outgoing { questions: None, revocations, changes: None, replaced }))
 }
 
 /// Returns copies of the sockets, for a process that takes over.
@@ -72,6 +87,7 @@ pub(super) fn estate(
     current: &Current,
     threads: &[Vec<Bound>],
     admin: Option<&AdminSocket>,
+    former: &Arc<FormerSessions>,
 ) -> io::Result<Arc<Estate>> {
     let held = |socket: &TcpListener, owner, is_admin| {
         let address = socket.local_addr()?;
@@ -84,7 +100,7 @@ pub(super) fn estate(
     if let Some(AdminSocket::Tcp(socket)) = admin {
         sockets.push(held(socket, SocketOwner::ThisProcess, true)?);
     }
-    Ok(Estate::new(Arc::clone(current), sockets))
+    Ok(Estate::new(Arc::clone(current), Arc::clone(former), sockets))
 }
 
 /// Waits for a process that takes over. Without a takeover socket, none can.
@@ -103,11 +119,16 @@ pub(super) async fn wait_for_successor(
 
 /// Drains after another process has taken over, and asks it about tickets meanwhile. If that
 /// process ends first, revocations cannot reach this one, so the sessions close at once.
-pub(super) async fn leave_to(successor: Successor, edge: &Edge, current: Current) {
-    let Successor { channel, questions, revocations } = successor;
+pub(super) async fn leave_to(
+    successor: Successor,
+    edge: &Edge,
+    former: Arc<FormerSessions>,
+    current: Current,
+) {
+    let Successor { channel, outgoing } = successor;
     // Connections that are open may send requests until the window ends.
     let leaving = close_sessions(edge, edge.config.drain.window);
-    let link = takeover::follow(channel, Some(questions), revocations, current);
+    let link = takeover::follow(channel, outgoing, former, current);
     let lost = async {
         // The reason does not matter: the other process cannot be reached any more.
         let _ = link.await;

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Notice;
@@ -24,7 +24,7 @@ use crate::model::store_fault::StoreFault;
 use crate::rejection::Rejection;
 use crate::rejection::close::CloseReason;
 use crate::session::registry::{Registry, SessionHandle, SessionId};
-use crate::session::user_limit::{UserLimit, UserPlace};
+use crate::session::user_limit::{User, UserLimit, UserPlace};
 use crate::store::redis::{LEASE, PAGE, PlaceBook, Roster, StoredPlace, Taken, UserHash};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
@@ -92,6 +92,17 @@ impl SessionPlaces {
         fleet_places: Option<&Arc<FleetPlaces>>,
     ) -> Self {
         Self { local: UserLimit::new(most, extra_sessions), fleet_places: fleet_places.cloned() }
+    }
+
+    /// Takes a place on this node, above the limit too, for a session of the process before. That
+    /// process keeps its place in the store.
+    pub fn hold(
+        &self,
+        user: User,
+        session: SessionId,
+        origin: &mpsc::UnboundedSender<SessionId>,
+    ) -> Box<UserPlace> {
+        self.local.hold(user, session, origin)
     }
 
     /// Takes a place before the upstream is dialled. With `refuse`, waits for the decision of the

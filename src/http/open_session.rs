@@ -77,6 +77,7 @@ pub(super) async fn open_session(
     let Request { request_id, origin, .. } = request;
     let handle = SessionHandle {
         id: session_id,
+        issuer: grant.principal().map(|principal| Arc::clone(&principal.issuer)),
         user: grant.principal().map(|principal| principal.subject.as_str().into()),
         identity: Identity::of(grant.principal()),
         method: grant.method(),

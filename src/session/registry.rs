@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
+use super::changes::{CountedSession, SessionChange, SessionChanges};
 use super::events::{Relayed, SessionFacts};
 use crate::auth::revocation::Identity;
 use crate::base::clock::UnixMillis;
@@ -35,6 +36,8 @@ pub struct Registry {
     /// The certificates of the sessions that logged in with one. They are not in the handle, which
     /// every session has.
     certificates: Mutex<HashMap<SessionId, Arc<CertificateDer<'static>>>>,
+    /// The process that replaces this one counts the sessions that are left here.
+    follower: Mutex<Option<SessionChanges>>,
 }
 
 /// One session as the rest of the process sees it.
@@ -42,6 +45,7 @@ pub struct Registry {
 pub struct SessionHandle {
     pub id: SessionId,
     /// `None` on a public route.
+    pub issuer: Option<Arc<str>>,
     pub user: Option<Box<str>>,
     /// The identity by which a revocation finds the session.
     pub identity: Identity,
@@ -132,7 +136,20 @@ impl Registry {
         {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
+        self.tell(|| SessionChange::Began(CountedSession::of(&handle)));
         SessionGuard { registry: Arc::clone(self), handle }
+    }
+
+    /// Sends every change from now on. `None`: no process replaces this one.
+    pub fn tell_changes(&self, follower: Option<SessionChanges>) {
+        *lock(&self.follower) = follower;
+    }
+
+    fn tell(&self, change: impl FnOnce() -> SessionChange) {
+        if let Some(follower) = &*lock(&self.follower) {
+            // If the other process has gone, no process counts.
+            let _ = follower.send(change());
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -414,6 +431,7 @@ impl Drop for SessionGuard {
         {
             self.registry.count.fetch_sub(1, Ordering::Relaxed);
         }
+        self.registry.tell(|| SessionChange::Ended(self.handle.id));
     }
 }
 
@@ -428,6 +446,7 @@ pub(crate) mod tests {
     pub(crate) fn handle(user: &str, started: u64) -> SessionHandle {
         SessionHandle {
             id: SessionId::random(),
+            issuer: Some("main".into()),
             user: Some(user.into()),
             identity: Identity::default(),
             method: Some(Method::Ticket),
@@ -481,8 +500,8 @@ pub(crate) mod tests {
 
     /// Every session has a handle, also an idle one.
     #[test]
-    fn a_handle_takes_no_more_than_304_bytes() {
-        assert!(size_of::<SessionHandle>() <= 304, "{}", size_of::<SessionHandle>());
+    fn a_handle_takes_no_more_than_320_bytes() {
+        assert!(size_of::<SessionHandle>() <= 320, "{}", size_of::<SessionHandle>());
     }
 
     #[test]

@@ -79,13 +79,32 @@ impl SessionCounts {
         if is_full(route.as_ref().and_then(|route| counts.routes.get(route)), per_route) {
             return Err(SessionLimit::PerRoute);
         }
+        Ok(Some(self.take(&mut counts, address, route)))
+    }
+
+    /// Takes a place above the limits too, for a session that has begun in the process before.
+    pub fn hold(self: &Arc<Self>, address: IpAddr, route: &Arc<str>) -> Option<Box<CountedPlace>> {
+        let mut counts = lock(&self.counts);
+        let MostSessions { per_address, per_route } = counts.most;
+        let address = per_address.map(|_| network_of(address));
+        let route = per_route.map(|_| Arc::clone(route));
+        let is_limited = address.is_some() || route.is_some();
+        is_limited.then(|| self.take(&mut counts, address, route))
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        counts: &mut Counts,
+        address: Option<IpAddr>,
+        route: Option<Arc<str>>,
+    ) -> Box<CountedPlace> {
         if let Some(address) = address {
             *counts.addresses.entry(address).or_default() += 1;
         }
         if let Some(route) = &route {
             *counts.routes.entry(Arc::clone(route)).or_default() += 1;
         }
-        Ok(Some(Box::new(CountedPlace { counts: Arc::clone(self), address, route })))
+        Box::new(CountedPlace { counts: Arc::clone(self), address, route })
     }
 }
 
@@ -147,6 +166,19 @@ mod tests {
         let held = [counts.enter(first, &ws).unwrap(), counts.enter(mapped, &ws).unwrap()];
         assert!(counts.enter(neighbour, &ws).is_err() && counts.enter(ONE, &ws).is_err());
         drop(held);
+    }
+
+    #[test]
+    fn a_session_of_the_process_before_counts_and_is_never_refused() {
+        let (counts, ws) = (counts(Some(2), None), Arc::from("/ws"));
+        let mut held: Vec<_> = (0..3).map(|_| counts.hold(ONE, &ws).unwrap()).collect();
+        assert_eq!(counts.enter(ONE, &ws).unwrap_err(), SessionLimit::PerAddress);
+        held.truncate(1);
+        assert!(counts.enter(ONE, &ws).is_ok());
+        drop(held);
+        assert!(lock(&counts.counts).addresses.is_empty());
+        counts.set_most(MostSessions::default());
+        assert!(counts.hold(ONE, &ws).is_none());
     }
 
     #[test]

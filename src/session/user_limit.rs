@@ -7,7 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::registry::SessionHandle;
+use tokio::sync::mpsc;
+
+use super::registry::{SessionHandle, SessionId};
 use crate::base::lock::lock;
 use crate::config::ExtraSessions;
 use crate::model::principal::Principal;
@@ -25,9 +27,9 @@ pub struct UserLimit {
 
 /// A user of one issuer. Two issuers may give two users the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct User {
-    issuer: Arc<str>,
-    subject: Arc<str>,
+pub struct User {
+    pub issuer: Arc<str>,
+    pub subject: Arc<str>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +37,15 @@ struct UserEntry {
     /// The number of places. Used with `refuse`.
     count: usize,
     /// The sessions, the oldest first. Used with `replace-oldest`.
-    sessions: VecDeque<Arc<SessionHandle>>,
+    sessions: VecDeque<UserSession>,
+}
+
+/// A session that may have to make way for a newer one.
+#[derive(Clone, Debug)]
+enum UserSession {
+    Here(Arc<SessionHandle>),
+    /// A session of the process before this one, and the way to that process.
+    Before(SessionId, mpsc::UnboundedSender<SessionId>),
 }
 
 /// A user's place for one session. Dropping it gives it back.
@@ -43,7 +53,7 @@ struct UserEntry {
 pub struct UserPlace {
     limit: Arc<UserLimit>,
     user: User,
-    session: Option<Arc<SessionHandle>>,
+    session: Option<SessionId>,
 }
 
 /// All sessions of one user on this node.
@@ -75,6 +85,28 @@ impl UserLimit {
         Ok(Box::new(UserPlace { limit: Arc::clone(self), user, session: None }))
     }
 
+    /// Takes a place above the limit too, for a session that has begun in the process before.
+    /// `origin` gets its id if it has to make way.
+    pub fn hold(
+        self: &Arc<Self>,
+        user: User,
+        id: SessionId,
+        origin: &mpsc::UnboundedSender<SessionId>,
+    ) -> Box<UserPlace> {
+        let mut users = self.lock();
+        let held = users.entry(user.clone()).or_default();
+        let mut session = None;
+        match self.extra_sessions {
+            ExtraSessions::Refuse => held.count += 1,
+            ExtraSessions::ReplaceOldest => {
+                held.sessions.push_back(UserSession::Before(id, origin.clone()));
+                session = Some(id);
+            }
+        }
+        drop(users);
+        Box::new(UserPlace { limit: Arc::clone(self), user, session })
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<User, UserEntry>> {
         lock(&self.users)
     }
@@ -89,13 +121,13 @@ impl UserPlace {
     /// Begins the session. Does not decide which sessions must end for it.
     pub fn join(&mut self, session: &Arc<SessionHandle>) -> UserSessions {
         if self.limit.extra_sessions == ExtraSessions::ReplaceOldest && self.session.is_none() {
-            self.session = Some(Arc::clone(session));
+            self.session = Some(session.id);
             self.limit
                 .lock()
                 .entry(self.user.clone())
                 .or_default()
                 .sessions
-                .push_back(Arc::clone(session));
+                .push_back(UserSession::Here(Arc::clone(session)));
         }
         UserSessions { limit: Arc::clone(&self.limit), user: self.user.clone() }
     }
@@ -109,7 +141,24 @@ impl UserSessions {
         let many = held.sessions.len().saturating_sub(self.limit.most);
         let oldest: Vec<_> = held.sessions.drain(..many).collect();
         drop(users);
-        oldest.iter().filter(|oldest| oldest.close(CloseReason::Replaced)).count()
+        oldest.iter().filter(|oldest| oldest.replace()).count()
+    }
+}
+
+impl UserSession {
+    fn id(&self) -> SessionId {
+        match self {
+            Self::Here(session) => session.id,
+            Self::Before(id, _) => *id,
+        }
+    }
+
+    /// Asks the session to end. Returns true if it was not ending already.
+    fn replace(&self) -> bool {
+        match self {
+            Self::Here(session) => session.close(CloseReason::Replaced),
+            Self::Before(id, origin) => origin.send(*id).is_ok(),
+        }
     }
 }
 
@@ -119,7 +168,7 @@ impl Drop for UserPlace {
         let Some(held) = users.get_mut(&self.user) else { return };
         match &self.session {
             // A session that was replaced is not on the list any more.
-            Some(session) => held.sessions.retain(|other| other.id != session.id),
+            Some(id) => held.sessions.retain(|other| other.id() != *id),
             None if self.limit.extra_sessions == ExtraSessions::Refuse => held.count -= 1,
             None => {}
         }
@@ -184,6 +233,29 @@ mod tests {
         // A place whose session never began takes nothing away.
         drop(limit.enter(&user("bob", "main")).unwrap());
         drop(places);
+        assert!(limit.lock().is_empty());
+    }
+
+    #[test]
+    fn sessions_of_the_process_before_count_and_the_oldest_of_them_gives_way() {
+        let ada = user("ada", "main");
+        let name = || User { issuer: "main".into(), subject: "ada".into() };
+        let (origin, mut replaced) = mpsc::unbounded_channel();
+        let ids: Vec<_> = (0..3).map(|_| SessionId::random()).collect();
+        let limit = UserLimit::new(2, ExtraSessions::Refuse);
+        let held = [limit.hold(name(), ids[0], &origin), limit.hold(name(), ids[1], &origin)];
+        assert_eq!(limit.enter(&ada).unwrap_err(), Rejection::TooManySessions);
+        drop(held);
+        assert!(limit.enter(&ada).is_ok() && limit.lock().is_empty());
+
+        let limit = UserLimit::new(2, ExtraSessions::ReplaceOldest);
+        let held: Vec<_> = ids.iter().map(|id| limit.hold(name(), *id, &origin)).collect();
+        let session = Arc::new(handle("ada", 0));
+        let mut place = limit.enter(&ada).unwrap();
+        assert_eq!(place.begin(&session), 2);
+        assert_eq!([replaced.try_recv().unwrap(), replaced.try_recv().unwrap()], ids[..2]);
+        assert!(replaced.try_recv().is_err() && !ended(&session));
+        drop((held, place));
         assert!(limit.lock().is_empty());
     }
 

@@ -4,6 +4,7 @@
 //! tickets. A ticket expires as soon as one of the two clocks has passed its expiry, so a wall
 //! clock that is set back does not lengthen its life.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::succession::{self, Answer, Call, Owner, Question, Seek, Succession, Tickets};
+use super::succession::{
+    self, Answer, Call, MOST_PAST, Owner, PastTicket, Question, Seek, Succession, Tickets,
+};
 use super::{ExpiredTicket, PutError, TakeError, TicketHash, TicketRecord};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
@@ -21,6 +24,8 @@ use crate::model::faults::TicketFault;
 const SHARDS: usize = 16;
 /// How long after its expiry the fate of a ticket is remembered, for the audit log.
 const REMEMBERED: Duration = Duration::from_secs(60);
+/// The longest time that another process can ask for.
+const LONGEST_MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug)]
 pub struct MemoryStore {
@@ -135,6 +140,31 @@ impl MemoryStore {
             }
         }
         tickets
+    }
+
+    /// Returns the fates of past tickets, the latest first.
+    pub fn past(&self, now: Now) -> Vec<PastTicket> {
+        let mut past = Vec::new();
+        for shard in &self.shards {
+            past.extend(lock(shard).iter().filter_map(|(hash, entry)| match entry {
+                Entry::Live(_) => None,
+                Entry::Past(fault, until) => Some(PastTicket {
+                    hash: *hash,
+                    fault: *fault,
+                    remembered: until.saturating_duration_since(now.mono),
+                }),
+            }));
+        }
+        past.sort_unstable_by_key(|ticket| Reverse(ticket.remembered));
+        past.truncate(MOST_PAST);
+        past
+    }
+
+    /// Remembers a past ticket of the process that this one replaces.
+    pub fn import_past(&self, ticket: PastTicket, now: Now) {
+        let until = now.mono + ticket.remembered.min(LONGEST_MEMORY);
+        let entry = Entry::Past(ticket.fault, until);
+        self.shard(ticket.hash).entry(ticket.hash).or_insert(entry);
     }
 
     /// Lets callers go on with the tickets of this process.
@@ -335,6 +365,12 @@ mod tests {
 
         let tickets = old.freeze(now);
         assert_eq!(tickets.len(), 1);
+        for past in old.past(now) {
+            new.import_past(past, now);
+        }
+        for byte in 0..2 {
+            assert_eq!(new.take(TicketHash([byte; 32]), now), Err(TicketFault::Used));
+        }
         for (hash, record) in tickets {
             let text = succession::to_json(record).unwrap();
             new.import(hash, succession::from_json(&text).unwrap(), now);

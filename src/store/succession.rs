@@ -11,11 +11,25 @@ use tokio::time::timeout;
 
 use super::redis::record::{StoredTicket, decode, encode};
 use super::{PutError, TakeError, TicketHash, TicketRecord};
+use crate::model::faults::TicketFault;
 
 /// How long a caller waits for the end of a hand-over, and for an answer of the successor.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub type Tickets = Vec<(TicketHash, TicketRecord)>;
+
+/// The fate of a ticket that is not live any more, for the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastTicket {
+    pub hash: TicketHash,
+    pub fault: TicketFault,
+    /// How much longer it is remembered.
+    pub remembered: Duration,
+}
+
+/// The most fates that go to another process. Those of older tickets are forgotten: the audit log
+/// then calls them unknown.
+pub const MOST_PAST: usize = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seek {

@@ -5,35 +5,71 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::former::FormerSessions;
 use super::message::{Message, Outcome, hash, is_take, seek};
 use crate::base::clock::Now;
 use crate::edge::Current;
 use crate::model::revocation::Revocation;
 use crate::net::handover::{Channel, take_frame};
+use crate::rejection::close::CloseReason;
+use crate::session::changes::SessionChange;
+use crate::session::registry::SessionId;
 use crate::session::revoke::revoke_for_node;
 use crate::store::succession::{Answer, Call, Question, Seek, from_json};
 
 /// The most questions that wait for their answers.
 const PENDING: usize = 256;
-/// The most messages that were read and not carried out. It is more than the answers that can come,
-/// so that two ends that write never wait for each other.
-const READ_AHEAD: usize = 4 * PENDING;
 
-/// Serves the link until the other process closes it. Without `questions`, only the other end asks.
+/// The things of which one end tells the other.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Only the old process asks about tickets.
+    pub questions: Option<mpsc::Receiver<Question>>,
+    pub revocations: mpsc::Receiver<Revocation>,
+    /// The sessions of the old process, if the new one counts them.
+    pub changes: Option<mpsc::UnboundedReceiver<SessionChange>>,
+    /// The sessions of the old process that make way for newer ones, with the sender for them. Only
+    /// the new process has these.
+    pub replaced: Option<Replaced>,
+}
+
+/// A channel for the sessions that have to make way.
+pub type Replaced = (mpsc::UnboundedSender<SessionId>, mpsc::UnboundedReceiver<SessionId>);
+
+/// Serves the link until the other process closes it.
 pub async fn follow(
     channel: Channel,
-    mut questions: Option<mpsc::Receiver<Question>>,
-    mut revocations: mpsc::Receiver<Revocation>,
+    outgoing: Outgoing,
+    former: Arc<FormerSessions>,
     current: Current,
 ) -> io::Result<()> {
+    let is_with_predecessor = outgoing.replaced.is_some();
+    let outcome = Box::pin(exchange(channel, outgoing, &former, current)).await;
+    if is_with_predecessor {
+        former.clear();
+    }
+    outcome
+}
+
+async fn exchange(
+    channel: Channel,
+    outgoing: Outgoing,
+    former: &FormerSessions,
+    current: Current,
+) -> io::Result<()> {
+    let Outgoing { mut questions, mut revocations, mut changes, replaced } = outgoing;
+    let (origin, mut replaced) = replaced.unzip();
     let (stream, read) = channel.into_parts()?;
     let (reader, mut writer) = UnixStream::from_std(stream)?.into_split();
-    let (sender, mut messages) = mpsc::channel(READ_AHEAD);
+    // Without a limit, so that two ends that write never wait for each other. A process sends at
+    // most two messages for each of its sessions, and an answer for each of `PENDING` questions.
+    let (sender, mut messages) = mpsc::unbounded_channel();
     let reading = tokio::spawn(read_messages(reader, read, sender));
     let mut pending: HashMap<u64, (bool, oneshot::Sender<Answer>)> = HashMap::new();
     let mut next = 0;
@@ -54,12 +90,32 @@ pub async fn follow(
                     let _ = revoke_for_node(&edge.registry, &edge.revocations, &order, Now::read());
                     continue;
                 }
+                Some(Message::Session(session)) => {
+                    if let Some(origin) = &origin {
+                        former.enter(session, origin, &current.load_full());
+                    }
+                    continue;
+                }
+                Some(Message::SessionEnded { id }) => {
+                    if let Some(id) = SessionId::read(&id) {
+                        former.remove(id);
+                    }
+                    continue;
+                }
+                Some(Message::ReplaceSession { id }) => {
+                    replace_session(&id, former, &current);
+                    continue;
+                }
                 Some(message) => match answer(message, &current).await {
                     Some(message) => message,
                     None => break Err(io::Error::other("a message out of turn")),
                 },
                 None => break Ok(()),
             },
+            Some(change) = receive_unbounded(&mut changes) => Message::from(change),
+            Some(id) = receive_unbounded(&mut replaced) => {
+                Message::ReplaceSession { id: id.to_string() }
+            }
             question = receive(&mut questions), if has_room => match question {
                 Some(Question { call, answer }) => {
                     next += 1;
@@ -95,6 +151,25 @@ async fn receive(questions: &mut Option<mpsc::Receiver<Question>>) -> Option<Que
     match questions {
         Some(questions) => questions.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Does the same. The sender lives as long as the sessions.
+async fn receive_unbounded<T>(receiver: &mut Option<mpsc::UnboundedReceiver<T>>) -> Option<T> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends a session for a newer one: one of this process, or of the one before it.
+fn replace_session(id: &str, former: &FormerSessions, current: &Current) {
+    let Some(id) = SessionId::read(id) else { return };
+    match current.load().registry.find(id) {
+        Some(session) => {
+            session.close(CloseReason::Replaced);
+        }
+        None => former.replace(id),
     }
 }
 
@@ -138,12 +213,12 @@ async fn write(writer: &mut (impl AsyncWriteExt + Unpin), message: &Message) -> 
 async fn read_messages(
     mut reader: impl AsyncRead + Unpin,
     mut read: Vec<u8>,
-    sender: mpsc::Sender<Message>,
+    sender: mpsc::UnboundedSender<Message>,
 ) -> io::Result<()> {
     loop {
         while let Some(frame) = take_frame(&mut read)? {
             let message = Message::from_frame(&frame)?;
-            if sender.send(message).await.is_err() {
+            if sender.send(message).is_err() {
                 return Ok(());
             }
         }

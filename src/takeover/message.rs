@@ -3,17 +3,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::faults::TicketFault;
 use crate::model::revocation::Revocation;
 use crate::net::handover::Channel;
-use crate::store::succession::{Answer, Seek, from_json, to_json};
+use crate::session::changes::{CountedSession, SessionChange};
+use crate::store::succession::{Answer, PastTicket, Seek, from_json, to_json};
 use crate::store::{PutError, TakeError, TicketHash};
 
 /// Processes of another version refuse each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,6 +33,9 @@ pub enum Message {
     /// The new process is built, and takes the sockets at these addresses.
     Take {
         addresses: Vec<SocketAddr>,
+        /// Whether its limits count sessions.
+        #[serde(default)]
+        counts_sessions: bool,
     },
     /// Sockets come with this message. `true`: the service manager has a copy.
     Sockets {
@@ -40,8 +45,20 @@ pub enum Message {
         hash: [u8; 32],
         record: String,
     },
+    /// Tickets that are not live any more: the hash, the fault, and the milliseconds for which it
+    /// is remembered.
+    PastTickets(Vec<([u8; 32], String, u64)>),
     Revocation(Revocation),
-    /// All sockets, tickets and revocations were sent.
+    /// A session that the old process serves. It counts under the limits of the new one.
+    Session(CountedSession),
+    SessionEnded {
+        id: String,
+    },
+    /// The new process: a newer session takes the place of this one.
+    ReplaceSession {
+        id: String,
+    },
+    /// All sockets, tickets, revocations and sessions were sent.
     End,
     Commit,
     Committed,
@@ -123,6 +140,32 @@ impl Outcome {
             }
         }
     }
+}
+
+impl From<SessionChange> for Message {
+    fn from(change: SessionChange) -> Self {
+        match change {
+            SessionChange::Began(session) => Self::Session(session),
+            SessionChange::Ended(id) => Self::SessionEnded { id: id.to_string() },
+        }
+    }
+}
+
+/// Writes past tickets into messages of a size that fits a frame.
+pub fn past_messages(past: &[PastTicket]) -> impl Iterator<Item = Message> + '_ {
+    past.chunks(1000).map(|some| {
+        let write = |ticket: &PastTicket| {
+            let remembered = u64::try_from(ticket.remembered.as_millis()).unwrap_or(u64::MAX);
+            (ticket.hash.0, ticket.fault.label().to_owned(), remembered)
+        };
+        Message::PastTickets(some.iter().map(write).collect())
+    })
+}
+
+/// Reads a past ticket. `None`: it cannot be read.
+pub fn past_ticket((bytes, fault, remembered): ([u8; 32], String, u64)) -> Option<PastTicket> {
+    let fault = TicketFault::ALL.into_iter().find(|one| one.label() == fault)?;
+    Some(PastTicket { hash: hash(bytes), fault, remembered: Duration::from_millis(remembered) })
 }
 
 pub fn is_take(seek: Seek) -> bool {

@@ -3,9 +3,11 @@
 //! A new process finds the running one at the takeover socket (`predecessor.rs`) and gets its
 //! listening sockets, its tickets and its deny list (`successor.rs` gives them). Until the commit
 //! nothing has changed for the old process. After it, the old one asks the new one about tickets,
-//! and gets its revocations, until it exits (`link.rs`).
+//! and gets its revocations, until it exits (`link.rs`). The new one counts the sessions that the
+//! old one still serves (`former.rs`).
 
 pub mod events;
+mod former;
 mod link;
 mod message;
 mod predecessor;
@@ -13,7 +15,8 @@ mod successor;
 
 use std::path::PathBuf;
 
-pub use link::follow;
+pub use former::FormerSessions;
+pub use link::{Outgoing, follow};
 pub use predecessor::{Inheritance, Predecessor};
 pub use successor::{Closed, Estate, HeldSocket, Successor, wait_for_successor};
 

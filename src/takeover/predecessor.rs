@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::TakeoverError;
-use super::message::{Message, VERSION, hash};
+use super::message::{Message, VERSION, hash, past_ticket};
 use crate::base::clock::Now;
 use crate::listener::SocketOwner;
 use crate::model::revocation::Revocation;
 use crate::net::admin_socket::{SocketPathState, occupant};
 use crate::net::handover::{Channel, check_folder};
 use crate::net::passed::adopt;
-use crate::store::succession::{Tickets, from_json};
+use crate::session::changes::CountedSession;
+use crate::store::succession::{PastTicket, Tickets, from_json};
 
 /// How long the running process may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,7 +36,9 @@ pub struct Inheritance {
     channel: Channel,
     sockets: Vec<(SocketAddr, SocketOwner, TcpListener)>,
     pub tickets: Tickets,
+    pub past_tickets: Vec<PastTicket>,
     pub revocations: Vec<Revocation>,
+    pub sessions: Vec<CountedSession>,
 }
 
 impl Predecessor {
@@ -79,16 +82,21 @@ impl Predecessor {
     }
 
     /// Makes the running process stop accepting, and receives its sockets at these addresses, its
-    /// tickets and its deny list.
-    pub fn take(self, addresses: Vec<SocketAddr>) -> Result<Inheritance, TakeoverError> {
+    /// tickets and its deny list. With `counts_sessions` also the sessions that stay with it.
+    pub fn take(
+        self,
+        addresses: Vec<SocketAddr>,
+        counts_sessions: bool,
+    ) -> Result<Inheritance, TakeoverError> {
         let path = self.path.clone();
-        self.receive(addresses).map_err(|error| failed(&path, &error))
+        self.receive(addresses, counts_sessions).map_err(|error| failed(&path, &error))
     }
 
-    fn receive(self, addresses: Vec<SocketAddr>) -> io::Result<Inheritance> {
+    fn receive(self, addresses: Vec<SocketAddr>, counts_sessions: bool) -> io::Result<Inheritance> {
         let Self { path, mut channel, .. } = self;
-        Message::Take { addresses: addresses.clone() }.send(&mut channel)?;
+        Message::Take { addresses: addresses.clone(), counts_sessions }.send(&mut channel)?;
         let (mut passed, mut tickets, mut revocations) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut past_tickets, mut sessions) = (Vec::new(), Vec::new());
         loop {
             match Message::receive(&mut channel)? {
                 Message::Sockets { passed: more } => passed.extend(more),
@@ -97,7 +105,11 @@ impl Predecessor {
                         .ok_or_else(|| io::Error::other("a ticket of it cannot be read"))?;
                     tickets.push((hash(bytes), record));
                 }
+                Message::PastTickets(past) => {
+                    past_tickets.extend(past.into_iter().filter_map(past_ticket));
+                }
                 Message::Revocation(order) => revocations.push(order),
+                Message::Session(session) => sessions.push(session),
                 Message::End => break,
                 Message::Refused { why } => return Err(io::Error::other(why)),
                 _ => return Err(io::Error::other("it sends a message out of turn")),
@@ -123,7 +135,7 @@ impl Predecessor {
         if let Some(missing) = addresses.iter().find(|address| !has(address)) {
             return Err(io::Error::other(format!("it sends no socket for {missing}")));
         }
-        Ok(Inheritance { path, channel, sockets, tickets, revocations })
+        Ok(Inheritance { path, channel, sockets, tickets, past_tickets, revocations, sessions })
     }
 }
 

@@ -15,14 +15,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::events::{HandOverFailed, HandedOver};
-use super::message::{Message, VERSION};
+use super::former::FormerSessions;
+use super::link::Outgoing;
+use super::message::{Message, VERSION, past_messages};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::edge::{Current, Edge};
 use crate::listener::SocketOwner;
-use crate::model::revocation::Revocation;
 use crate::net::handover::{Channel, MOST_SOCKETS};
-use crate::store::succession::Question;
 use crate::telemetry::Event;
 
 /// How long the new process may take to read its configuration and to be built.
@@ -38,6 +38,7 @@ const QUESTIONS: usize = 1024;
 #[derive(Debug)]
 pub struct Estate {
     pub current: Current,
+    former: Arc<FormerSessions>,
     sockets: Mutex<Vec<HeldSocket>>,
     /// Set once, under the lock of the sockets.
     is_handed_over: AtomicBool,
@@ -64,14 +65,17 @@ pub struct HeldSocket {
 #[derive(Debug)]
 pub struct Successor {
     pub channel: Channel,
-    pub questions: mpsc::Receiver<Question>,
-    pub revocations: mpsc::Receiver<Revocation>,
+    pub outgoing: Outgoing,
 }
 
 impl Estate {
-    pub fn new(current: Current, sockets: Vec<HeldSocket>) -> Arc<Self> {
+    pub fn new(
+        current: Current,
+        former: Arc<FormerSessions>,
+        sockets: Vec<HeldSocket>,
+    ) -> Arc<Self> {
         let is_handed_over = AtomicBool::new(false);
-        Arc::new(Self { current, sockets: Mutex::new(sockets), is_handed_over })
+        Arc::new(Self { current, former, sockets: Mutex::new(sockets), is_handed_over })
     }
 
     /// Closes the copies, because this process stops. A process that is taking over now fails.
@@ -120,7 +124,8 @@ impl Estate {
         }
         channel.set_patience(BUILD)?;
         // The new process may find a fault in its configuration, or only look for this one.
-        let Ok(Message::Take { addresses }) = Message::receive(&mut channel) else {
+        let Ok(Message::Take { addresses, counts_sessions }) = Message::receive(&mut channel)
+        else {
             return Ok(None);
         };
         channel.set_patience(PATIENCE)?;
@@ -130,16 +135,17 @@ impl Estate {
             Message::Refused { why: "it is stopping".to_owned() }.send(&mut channel)?;
             return Ok(None);
         }
-        let handed = self.give(&mut channel, &edge, &addresses);
+        let handed = self.give(&mut channel, &edge, &addresses, counts_sessions);
         match handed {
-            Ok((questions, revocations)) => {
+            Ok(outgoing) => {
                 drain.replace(addresses);
-                Ok(Some(Successor { channel, questions, revocations }))
+                Ok(Some(Successor { channel, outgoing }))
             }
             Err(error) => {
                 if let Some(store) = edge.tickets.stores().own().memory() {
                     store.keep();
                 }
+                self.former.unfollow(&edge.registry);
                 drain.resume();
                 Err(error)
             }
@@ -151,7 +157,8 @@ impl Estate {
         channel: &mut Channel,
         edge: &Edge,
         addresses: &[SocketAddr],
-    ) -> io::Result<(mpsc::Receiver<Question>, mpsc::Receiver<Revocation>)> {
+        counts_sessions: bool,
+    ) -> io::Result<Outgoing> {
         let paused = Handle::current().block_on(timeout(PAUSE, edge.drain.all_paused()));
         paused.map_err(|_| io::Error::other("a thread does not stop accepting"))?;
         // An order that comes after the snapshot goes over the link.
@@ -166,9 +173,21 @@ impl Estate {
                 .ok_or_else(|| io::Error::other("a ticket cannot be written"))?;
             Message::Ticket { hash: hash.0, record }.send(channel)?;
         }
+        let past = store.map(|store| store.past(now)).unwrap_or_default();
+        for message in past_messages(&past) {
+            message.send(channel)?;
+        }
         for order in edge.revocations.snapshot(now) {
             revocation_count += 1;
             Message::Revocation(order).send(channel)?;
+        }
+        let mut changes = None;
+        if counts_sessions {
+            let (sessions, later) = self.former.follow(&edge.registry);
+            changes = Some(later);
+            for session in sessions {
+                Message::Session(session).send(channel)?;
+            }
         }
         Message::End.send(channel)?;
         let Message::Commit = Message::receive(channel)? else {
@@ -180,7 +199,7 @@ impl Estate {
             store.hand_over(sender);
         }
         HandedOver { addresses, tickets: ticket_count, revocations: revocation_count }.emit();
-        Ok((questions, revocations))
+        Ok(Outgoing { questions: Some(questions), revocations, changes, replaced: None })
     }
 
     fn send_sockets(&self, channel: &mut Channel, addresses: &[SocketAddr]) -> io::Result<()> {

@@ -70,6 +70,8 @@ mod store_regions;
 mod strangers;
 mod support;
 mod takeover;
+mod takeover_limits;
+mod takeover_peers;
 mod ticket_audit;
 mod tickets;
 mod tls;

@@ -28,7 +28,8 @@
 //!   rates; [`ws`] has WebSocket frames.
 //! - [`model`] has the common types, [`rejection`] every refusal and close reason, [`telemetry`]
 //!   metrics and logs, and [`config`] the configuration.
-//! - [`net`] moves bytes, [`store`] keeps tickets, and [`auth`] turns a credential into a grant.
+//! - [`net`] moves bytes, [`store`] keeps tickets, [`acme`] orders certificates, and [`auth`] turns
+//!   a credential into a grant.
 //! - [`upstream`] dials with a grant, [`session`] is the open connection, [`fleet`] the other
 //!   nodes, and [`migration`] the way from old methods to new ones.
 //! - [`edge`] is one configuration ready to serve, [`http`] is a client's connection, [`listener`]
@@ -36,6 +37,7 @@
 //!   process.
 //! - [`app`] builds and runs the program, and [`cli`] is the command line.
 
+pub mod acme;
 pub mod admin;
 pub mod admin_client;
 pub mod app;

@@ -7,7 +7,8 @@ use crate::telemetry::family::AnyFamily;
 use crate::telemetry::log::{Format, LogSettings};
 use crate::telemetry::{InstallError, Settings, Telemetry};
 use crate::{
-    auth, edge, fleet, http, listener, migration, session, store, takeover, telemetry, upstream,
+    acme, auth, edge, fleet, http, listener, migration, session, store, takeover, telemetry,
+    upstream,
 };
 
 /// The families of each module that declares some, in the order of `docs/metrics.md`.
@@ -16,6 +17,7 @@ const MODULES: &[&[&dyn AnyFamily]] = &[
     telemetry::limit::FAMILIES,
     edge::events::FAMILIES,
     listener::events::FAMILIES,
+    acme::events::FAMILIES,
     http::events::FAMILIES,
     upstream::events::FAMILIES,
     upstream::keyring::events::FAMILIES,

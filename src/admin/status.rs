@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Admin, Stage, answer_error, answer_json, set};
+use crate::acme::AcmeFigures;
 use crate::auth::decoded;
 use crate::auth::remote_keys::IssuerFigures;
 use crate::auth::verifier::VerifierFigures;
@@ -40,6 +41,8 @@ pub struct Figures {
     pub certificates: Vec<CertificateFigures>,
     /// The use of legacy methods.
     pub legacy: Vec<LegacyUse>,
+    /// `None`: no certificate is ordered.
+    pub acme: Option<AcmeFigures>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -104,6 +107,7 @@ impl Admin {
             servers,
             certificates,
             legacy,
+            acme,
         } = (self.figures)();
         answer_json(
             StatusCode::OK,
@@ -127,6 +131,7 @@ impl Admin {
                 "servers": servers,
                 "certificates": certificates,
                 "legacy": legacy,
+                "acme": acme,
                 "listeners": self.summary.listeners,
                 "routes": self.summary.routes,
                 "upstreams": self.summary.upstreams,

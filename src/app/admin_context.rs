@@ -72,6 +72,7 @@ fn figures(edge: &Edge) -> Figures {
         certificates: edge.certificate_figures(Now::read()),
         nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
         legacy: edge.legacy_uses.lines(),
+        acme: edge.acme.as_ref().map(|acme| acme.figures(Now::read().wall)),
         store: StoreFigures {
             kind: store.kind(),
             breaker: store.breaker().map(BreakerState::name),

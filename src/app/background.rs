@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::interval;
 
 use super::admin_context::AdminContext;
+use crate::acme::Acme;
 use crate::admin::{Admin, Readiness};
 use crate::auth::revocation::events::RevocationsHeld;
 use crate::base::clock::Now;
@@ -17,17 +18,46 @@ use crate::telemetry::{Event, Telemetry};
 use crate::upstream::keyring::Rotation;
 
 /// The tasks that follow the services of one edge: they fetch the published keys of issuers and
-/// OCSP answers, and check the health of upstream servers.
+/// OCSP answers, check the health of upstream servers, and order certificates.
 pub(super) struct Following {
     issuers: tokio::task::JoinHandle<()>,
     servers: tokio::task::JoinHandle<()>,
     staples: tokio::task::JoinHandle<()>,
+    acme: Option<(Arc<Acme>, tokio::task::JoinHandle<()>)>,
 }
 
 impl Following {
     pub(super) fn begin(edge: &Arc<Edge>) -> Self {
+        Self::after(None, edge)
+    }
+
+    /// Ends the tasks, and begins those of the next edge. An order of the same certificate goes on.
+    fn next(self, edge: &Arc<Edge>) -> Self {
+        self.issuers.abort();
+        self.servers.abort();
+        self.staples.abort();
+        Self::after(self.acme, edge)
+    }
+
+    fn after(before: Option<(Arc<Acme>, tokio::task::JoinHandle<()>)>, edge: &Arc<Edge>) -> Self {
+        let is_same = |(before, _): &(Arc<Acme>, _)| {
+            edge.acme.as_ref().is_some_and(|next| Arc::ptr_eq(before, next))
+        };
+        let acme = match before {
+            Some(same) if is_same(&same) => Some(same),
+            other => {
+                if let Some((_, task)) = other {
+                    task.abort();
+                }
+                edge.acme.as_ref().map(|acme| {
+                    let ordering = order_certificates(Arc::clone(acme), Arc::clone(edge));
+                    (Arc::clone(acme), tokio::spawn(ordering))
+                })
+            }
+        };
         let checked = Arc::clone(edge);
         Self {
+            acme,
             issuers: tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow()),
             servers: tokio::spawn(async move { checked.upstreams.follow_checks().await }),
             staples: tokio::spawn(staples::follow(
@@ -36,11 +66,14 @@ impl Following {
             )),
         }
     }
+}
 
-    fn end(self) {
-        self.issuers.abort();
-        self.servers.abort();
-        self.staples.abort();
+/// Orders certificates until this process stops, or another one takes over.
+async fn order_certificates(acme: Arc<Acme>, edge: Arc<Edge>) {
+    tokio::select! {
+        () = acme.follow() => {}
+        () = edge.drain.begun() => {}
+        () = edge.drain.replaced() => {}
     }
 }
 
@@ -57,8 +90,7 @@ pub(super) async fn follow_orders(
         reloader.carry_out(order).await;
         let edge = context.current.load_full();
         if !Arc::ptr_eq(&before, &edge) {
-            following.end();
-            following = Following::begin(&edge);
+            following = following.next(&edge);
             admin.store(Arc::new(context.admin()));
         }
     }

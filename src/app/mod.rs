@@ -159,6 +159,9 @@ impl App {
         let edge = self.current.load_full();
         let joined = edge.fleet.as_ref().and_then(|fleet| main.block_on(fleet.join()));
         main.block_on(edge.authenticator.issuers().prefetch());
+        if let Some(acme) = &edge.acme {
+            main.block_on(acme.prefetch());
+        }
         let mut link = None;
         if let Some(predecessor) = self.predecessor.take() {
             let (threads, admin) = (&mut self.threads, &mut self.admin);

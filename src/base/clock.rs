@@ -133,6 +133,14 @@ impl UnixMillis {
     }
 }
 
+impl UnixMillis {
+    /// Parses a date of an HTTP header, in any format of RFC 9110 section 5.6.7.
+    pub fn from_http_date(text: &str) -> Option<Self> {
+        let since_epoch = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(Self::from_secs(since_epoch.as_secs()))
+    }
+}
+
 impl std::ops::Add<Duration> for UnixMillis {
     type Output = Self;
 

@@ -123,6 +123,23 @@ fn page(status: &Value) -> String {
             ),
         );
     }
+    if let Some(acme) = status.get("acme").filter(|acme| acme.is_object()) {
+        let of = |key| plain(acme.get(key));
+        let state = match of("state").as_str() {
+            "none" => "no certificate yet".to_owned(),
+            state => {
+                format!("{state}, expires {}, renewal {}", of("expires"), of("renewal"))
+            }
+        };
+        line("acme", &format!("{}: {state}", of("domains")));
+        if acme.get("fault").is_some_and(Value::is_string) {
+            let detail = printable_or_dash(acme.get("detail"));
+            line(
+                "",
+                &format!("failed {} times, next at {}: {detail}", of("failures"), of("retry")),
+            );
+        }
+    }
     for server in status.get("servers").and_then(Value::as_array).into_iter().flatten() {
         let of = |key| plain(server.get(key));
         let fault = server
@@ -201,6 +218,9 @@ mod tests {
                 { "purpose": "client_ca", "file": "clients.pem", "state": "expired",
                   "expires": "2026-11-01T00:00:00.000Z", "days_left": 0 },
             ],
+            "acme": { "domains": ["a.example.com"], "state": "none", "expires": null,
+                "renewal": null, "failures": 2, "fault": "refused", "detail": "no\u{7}",
+                "retry": "2026-11-21T10:00:00.000Z" },
             "verifiers": [{ "name": "login", "kind": "http", "breaker": "open", "asking": 2 }] }));
         for wanted in [
             "sessions         3\n",
@@ -221,6 +241,8 @@ mod tests {
                 "2 days left (ends soon), OCSP until 2026-11-30T00:00:00.000Z\n",
                 "certificate      clients.pem of client_ca, expired 2026-11-01T00:00:00.000Z\n",
             ),
+            "acme             a.example.com: no certificate yet\n",
+            "  failed 2 times, next at 2026-11-21T10:00:00.000Z: no\\u{7}\n",
             "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",
         ] {
             assert!(page.contains(wanted), "{wanted}: {page}");

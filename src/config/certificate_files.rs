@@ -21,6 +21,8 @@ words! {
         Issuer = "issuer",
         /// The authorities of a verifier's server.
         Verifier = "verifier",
+        /// The authorities of the ACME directory.
+        Acme = "acme",
         /// The authorities of the store's servers.
         Store = "store",
     }
@@ -43,6 +45,7 @@ impl Config {
                 add(CertificatePurpose::ClientCrl, Some(file));
             }
         }
+        add(CertificatePurpose::Acme, self.acme.as_ref().and_then(|acme| acme.ca_file.as_ref()));
         for upstream in &self.upstreams {
             add(CertificatePurpose::Upstream, upstream.ca_file.as_ref());
         }

@@ -13,8 +13,8 @@ use super::diagnostic::{Diagnostic, Diagnostics, Severity};
 use super::reader::{Reader, Section};
 use super::tables::names::Names;
 use super::tables::{
-    admin, bypass, context, first_message, issuer, keepalive, limits, listener, log, migration,
-    mtls, reauth, revocation, route, store, tickets, top, upstream, verifier,
+    acme, admin, bypass, context, first_message, issuer, keepalive, limits, listener, log,
+    migration, mtls, reauth, revocation, route, store, tickets, top, upstream, verifier,
 };
 use super::{Admin, Certificates, Config, ConfigText, Drain, Log, Mtls};
 
@@ -123,6 +123,9 @@ fn config<'r>(
         .filter_map(|section| listener::listener(section, &mut addresses))
         .map(Arc::new)
         .collect();
+    let acme_section = file.section("acme");
+    let acme = acme::acme(&acme_section);
+    acme::check_listeners(&acme_section, acme.as_ref(), &listener_sections, &listeners);
 
     let mut issuer_names = issuer::IssuerNames::default();
     let issuers: Vec<_> = file
@@ -215,6 +218,7 @@ fn config<'r>(
         state_dir: top.state_dir,
         takeover: top.takeover,
         listeners,
+        acme,
         issuers,
         verifiers,
         store,

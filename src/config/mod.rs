@@ -54,6 +54,7 @@ pub use migration::{Migration, Rollout, Sticky};
 pub use route_match::RouteMatch;
 pub use session::{FirstMessage, Forward, Preset, Reauth, ReauthMode, RejectMode, UpstreamLogin};
 pub use store::Store;
+pub use tables::acme::{AccountBinding, Acme, AcmeChallenge};
 pub use tables::certificates::Certificates;
 pub use tables::context::{Context, ContextAlgorithm, ContextSigning};
 pub use tables::drain::Drain;
@@ -79,6 +80,7 @@ pub struct Config {
     /// Runtime threads.
     pub threads: usize,
     pub listeners: Vec<Arc<Listener>>,
+    pub acme: Option<Acme>,
     pub issuers: Vec<Arc<Issuer>>,
     pub verifiers: Vec<Arc<Verifier>>,
     pub upstreams: Vec<Arc<Upstream>>,
@@ -128,9 +130,11 @@ pub enum ForwardingHeader {
 
 #[derive(Debug)]
 pub struct Tls {
-    /// Never empty. The first one is for clients that name no host, or a host that no certificate
-    /// covers.
+    /// Empty only with `has_acme`. The first one is for clients that name no host, or a host that
+    /// no certificate covers.
     pub certificates: Vec<CertificateFiles>,
+    /// Whether the listener serves the certificate of `[acme]`.
+    pub has_acme: bool,
     /// `None`: clients are not asked for a certificate.
     pub clients: Option<ClientCertificates>,
     pub min_version: TlsVersion,

@@ -27,6 +27,7 @@ use http::HeaderMap;
 use rustls::pki_types::CertificateDer;
 use rustls::{RootCertStore, ServerConfig};
 
+use crate::acme::{Acme, AcmeError};
 use crate::auth::Authenticator;
 use crate::auth::grant::Grant;
 use crate::auth::jwt::Issuers;
@@ -105,6 +106,8 @@ pub struct Edge {
     pub certificates: Vec<expiry::DatedFile>,
     /// The OCSP answers for them.
     pub staples: Arc<Staples>,
+    /// `None`: no certificate is ordered.
+    pub acme: Option<Arc<Acme>>,
     signed_context: SignedContext,
 }
 
@@ -118,6 +121,8 @@ pub type Current = Arc<ArcSwap<Edge>>;
 pub enum EdgeError {
     #[error(transparent)]
     Tls(#[from] server::TlsError),
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
     #[error(transparent)]
     Issuer(#[from] crate::auth::jwt::LoadError),
     #[error(transparent)]
@@ -150,6 +155,8 @@ struct Shared {
     drain: Arc<Drain>,
     legacy_uses: Arc<LegacyUses>,
     shadows: Arc<Shadows>,
+    /// That of the configuration before.
+    acme: Option<Arc<Acme>>,
 }
 
 impl Edge {
@@ -207,7 +214,13 @@ impl Edge {
             drain,
             legacy_uses,
             shadows,
+            acme,
         } = lasting;
+        let acme = config
+            .acme
+            .as_ref()
+            .map(|next| Acme::open(next, &config.store, &config.state_dir, acme.as_ref()))
+            .transpose()?;
         let signing_keys =
             SigningKeys::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let staples = Arc::new(Staples::open(&config, now.wall)?);
@@ -225,7 +238,7 @@ impl Edge {
             in_force.unwrap_or_else(|| Arc::new(ArcSwap::new(Arc::clone(&authenticator))));
         Ok(Self {
             limits: Arc::clone(&config.limits),
-            listeners: listener_terms(&config, &staples)?,
+            listeners: listener_terms(&config, &staples, acme.as_deref())?,
             router: Router::new(&config.routes),
             reserved: ReservedNames::of(&config),
             authenticator,
@@ -246,6 +259,7 @@ impl Edge {
             drain,
             legacy_uses,
             shadows,
+            acme,
             signed_context: SignedContext::new(&config.context, Arc::clone(&signing_keys)),
             signing_keys,
             certificates: expiry::read(&config),
@@ -354,6 +368,7 @@ impl Shared {
             drain: Arc::default(),
             legacy_uses: Arc::default(),
             shadows: Shadows::new(limits.shadow_checks),
+            acme: None,
         })
     }
 
@@ -373,6 +388,7 @@ impl Shared {
             drain: Arc::clone(&edge.drain),
             legacy_uses: Arc::clone(&edge.legacy_uses),
             shadows: Arc::clone(&edge.shadows),
+            acme: edge.acme.clone(),
         }
     }
 }
@@ -388,7 +404,9 @@ fn issuers(config: &Config) -> Result<Arc<Issuers>, EdgeError> {
 fn listener_terms(
     config: &Config,
     staples: &Arc<Staples>,
+    acme: Option<&Acme>,
 ) -> Result<Vec<ListenerTerms>, EdgeError> {
+    let acme = acme.map(Acme::listener);
     let terms = |listener: &Arc<crate::config::Listener>| {
         let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
         let authorities =
@@ -397,7 +415,10 @@ fn listener_terms(
         let tls = listener
             .tls
             .as_ref()
-            .map(|tls| server::config(tls, authorities.as_ref(), revoked.as_deref(), staples))
+            .map(|tls| {
+                let (authorities, revoked) = (authorities.as_ref(), revoked.as_deref());
+                server::config(tls, authorities, revoked, staples, acme.as_ref())
+            })
             .transpose()?;
         Ok(ListenerTerms { config: Arc::clone(listener), tls, authorities, revoked })
     };

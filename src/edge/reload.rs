@@ -147,6 +147,9 @@ impl Reloader {
         // Prevents refusals for keys that have not arrived yet. If they do not arrive, the keys of
         // before stay in use.
         next.authenticator.issuers().prefetch().await;
+        if let Some(acme) = &next.acme {
+            Box::pin(acme.prefetch()).await;
+        }
         if next.config.bypass.is_allowed {
             BypassAllowed { routes: &next.config.bypass_routes() }.emit();
         }

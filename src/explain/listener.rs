@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
+use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::explainer::Explainer;
 use super::report::{Mark, Report, Step, Verdict};
 use super::token::clock;
 
+use crate::acme;
 use crate::base::clock::UnixMillis;
 use crate::base::text::{distance, printable};
-use crate::config::Listener;
+use crate::config::{Listener, Tls};
 use crate::net::http1::head::RequestHead;
-use crate::net::tls::server;
+use crate::net::tls::server::{self, TlsError};
 
 impl Explainer {
     /// Finds the listener, and reads the head as the listener would.
@@ -56,8 +58,9 @@ impl Explainer {
             .map_or(&*explained.authority, |(host, _)| host);
         let (mark, how) = match &listener.tls {
             None => (Mark::Ok, "plain".to_owned()),
-            Some(tls) => match server::certificate_for(tls, &host.to_ascii_lowercase()) {
-                Ok(certificate) => {
+            Some(tls) => match self.certificate(tls, host) {
+                Ok(None) => (Mark::Note, "TLS; [acme] has no certificate yet".to_owned()),
+                Ok(Some(certificate)) => {
                     certificate_words(certificate.cert.first(), host, report.now.wall)
                 }
                 Err(error) => (Mark::Note, format!("TLS; {error}")),
@@ -75,6 +78,14 @@ impl Explainer {
                 None
             }
         }
+    }
+
+    /// Returns the certificate that the listener shows to a client of this host.
+    fn certificate(&self, tls: &Tls, host: &str) -> Result<Option<Arc<CertifiedKey>>, TlsError> {
+        let config = &self.config;
+        let acme = config.acme.as_ref().filter(|_| tls.has_acme);
+        let acme = acme.and_then(|acme| acme::stored(acme, &config.store, &config.state_dir));
+        server::certificate_for(tls, acme.as_ref(), &host.to_ascii_lowercase())
     }
 
     /// Returns false if the TLS handshake fails, so that there is no request.

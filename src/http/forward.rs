@@ -8,7 +8,7 @@ use http_body_util::Full;
 
 use super::admit::{Admission, Admitted};
 use super::connection::ClientConnection;
-use super::endpoints::Endpoint;
+use super::endpoints::{self, Endpoint};
 use super::request::{Request, RequestKind, authority_of};
 use super::witness::Unwatched;
 use crate::base::clock::Now;
@@ -38,14 +38,20 @@ pub async fn answer(
     let mut request =
         Request::new(RequestKind::PlainHttp, parts, authority, forwarding, now, &edge.limits);
     let Parts { method, uri, .. } = &request.parts;
-    let mut answer = match Endpoint::at(uri.path(), method, &edge.config, &edge.tickets) {
-        Some(endpoint) => {
+    let challenge = edge.acme.as_ref().and_then(|acme| acme.http_answer(method, uri.path()));
+    let endpoint = Endpoint::at(uri.path(), method, &edge.config, &edge.tickets);
+    let mut answer = match (challenge, endpoint) {
+        (Some(challenge), _) => {
+            let answer = endpoints::challenge_answer(challenge, request.address());
+            whole(settle(connection, false, answer))
+        }
+        (None, Some(endpoint)) => {
             let answer = endpoint.answer(&mut request, body, edge).await;
             let is_good =
                 answer.status().is_success() && endpoint.asks_for_credential(&request.parts.method);
             whole(settle(connection, is_good, answer))
         }
-        None => forward_or_refuse(&mut request, body, connection, worker).await,
+        (None, None) => forward_or_refuse(&mut request, body, connection, worker).await,
     };
     response::set_request_id(answer.headers_mut(), request.request_id.as_str());
     if edge.drain.is_replaced() {

@@ -36,6 +36,10 @@ words! {
         Certificate = "certificate",
         /// A CRL revokes the client's certificate.
         Revoked = "revoked",
+        /// The certificate of `[acme]` was not issued yet.
+        NotIssued = "not_issued",
+        /// The client checks a challenge, and none is pending for the name.
+        NoChallenge = "no_challenge",
     }
 }
 

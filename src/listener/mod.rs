@@ -8,7 +8,9 @@ pub mod events;
 mod proxied;
 mod queue;
 
+use crate::acme::events::ChallengeAnswered;
 use crate::base::clock::Now;
+use crate::config::AcmeChallenge;
 use crate::edge::ListenerTerms;
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -39,6 +42,8 @@ use crate::telemetry::limit::{Limit, LimitReached};
 /// The pause after a failed accept. Each further failure doubles it, up to a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a connection that checked a challenge may take to close.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A listener's address on one thread.
 #[derive(Debug)]
@@ -208,7 +213,14 @@ async fn serve_client(
         ProtocolChosen { protocol: Protocol::Http1 }.emit();
         return serve::serve(Stream::Tcp(stream), client, worker).await;
     };
-    if let Some(established) = handshake(stream, tls, &client, &worker).await {
+    if let Some(mut established) = handshake(stream, tls, &client, &worker).await {
+        if established.is_challenge {
+            // RFC 8737 section 3: the server closes after the handshake.
+            let peer = client.peer.ip();
+            ChallengeAnswered { challenge: AcmeChallenge::TlsAlpn01, peer }.emit();
+            let _ = timeout(FAREWELL, established.stream.shutdown()).await;
+            return;
+        }
         client.certificate = established.certificate;
         client.tls = Some(ClientTls { version: established.version });
         client.server_name = established.server_name;
@@ -255,6 +267,8 @@ async fn handshake(
                     | rustls::Error::NoCertificatesPresented,
                 ) => TlsOutcome::Certificate,
                 HandshakeError::Protocol(_) => TlsOutcome::Protocol,
+                HandshakeError::NotIssued => TlsOutcome::NotIssued,
+                HandshakeError::NoChallenge => TlsOutcome::NoChallenge,
                 HandshakeError::Gone(_) => TlsOutcome::Gone,
             };
             TlsFailed { peer, reason, detail: &detail(&error) }.emit();

@@ -13,6 +13,7 @@
     reason = "a test fails by panicking, and its futures are few"
 )]
 
+mod acme;
 mod address_limits;
 mod admin_socket;
 mod answers;

@@ -32,7 +32,11 @@ table! {
         /// PEM files; the first pair serves clients that name no known host.
         certificates: NestedList<CertificateTable>,
             derived [{ cert = "cert.pem", key = "key.pem" }],
-            because "none with `plain`; otherwise at least one";
+            because "none with `plain`; otherwise at least one, or `acme`";
+        /// Serve the certificate of `[acme]` for its domains, besides `certificates`.
+        acme: Flag, default false,
+            because "a public authority issues only what you ask for",
+            change_when "Usher itself shall order and renew the certificate";
         /// Accept plain HTTP, for example behind a proxy that terminates TLS.
         plain: Flag, default false,
             because "credentials must not cross a network unencrypted by accident",
@@ -278,11 +282,19 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
             "remove one of them",
         );
     }
+    if is_plain
+        && table.acme
+        && let Some(value) = section.value("acme")
+    {
+        let help = "remove one of them; a plain listener answers http-01 challenges by itself";
+        reader.error(&value.span(), "`plain = true` and `acme` cannot be combined", help);
+    }
     // A `plain` of the wrong type is already reported.
     let is_clear = section.value("plain").is_none_or(|value| value.get_ref().as_bool().is_some());
-    if !is_plain && certificates.is_empty() && is_clear {
+    if !is_plain && certificates.is_empty() && !table.acme && is_clear {
         let help = "add `certificates = [{ cert = \"cert.pem\", key = \"key.pem\" }]`, or \
-                    `plain = true` behind a proxy that terminates TLS";
+                    `acme = true` with [acme], or `plain = true` behind a proxy that \
+                    terminates TLS";
         reader.error(&section.span, "[[listener]] has no certificates", help);
     }
     let clients = table.client_ca.map(|ca_file| ClientCertificates {
@@ -296,7 +308,13 @@ pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Liste
     Some(Listener {
         address: table.address?.0,
         sharing: if table.share_port { PortSharing::Allowed } else { PortSharing::Refused },
-        tls: (!is_plain).then_some(Tls { certificates, clients, min_version, http2: table.http2 }),
+        tls: (!is_plain).then_some(Tls {
+            certificates,
+            has_acme: table.acme,
+            clients,
+            min_version,
+            http2: table.http2,
+        }),
         proxy_peers,
         trusted_peers: table.trusted_peers,
         forwarding_header: table.forwarding_header,

@@ -1,5 +1,6 @@
 //! One file for each table, with its keys and the rules for combining them.
 
+pub mod acme;
 pub mod admin;
 pub mod bypass;
 pub mod certificates;
@@ -31,8 +32,9 @@ use super::declare::{Declaration, Table};
 pub const TOP: &Declaration = &top::Top::DECLARATION;
 
 /// The tables of the file, in the order of the reference.
-pub const TABLES: [&Declaration; 21] = [
+pub const TABLES: [&Declaration; 22] = [
     &listener::ListenerTable::DECLARATION,
+    &acme::AcmeTable::DECLARATION,
     &issuer::IssuerTable::DECLARATION,
     &verifier::VerifierTable::DECLARATION,
     &upstream::UpstreamTable::DECLARATION,

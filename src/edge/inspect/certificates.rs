@@ -22,6 +22,7 @@ const PAIR_HINT: &str = "`cert` is a PEM file with the certificate and its chain
 
 pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     let config = inspector.config;
+    issued(inspector);
     for (index, listener) in config.listeners.iter().enumerate() {
         let Some(tls) = &listener.tls else { continue };
         for (number, files) in tls.certificates.iter().enumerate() {
@@ -55,6 +56,31 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
             }
         }
     }
+}
+
+/// Judges the certificate of `[acme]`. The authority is not asked.
+fn issued(inspector: &mut Inspector<'_>) {
+    let config = inspector.config;
+    let Some(acme) = &config.acme else { return };
+    if let Some(path) = &acme.ca_file {
+        trusted(inspector, "acme.ca_file", "authorities of [acme]", path);
+    }
+    let subject = format!("certificate of [acme], {}", acme.domains.join(", "));
+    let stored = crate::acme::stored(acme, &config.store, &config.state_dir);
+    let issued = stored.and_then(|stored| stored.certificates.issued());
+    let finding = match issued {
+        Some(issued) if issued.not_after <= inspector.now.wall => {
+            let hint = "Usher orders another one; `usher status` shows why that fails";
+            let detail = format!("expired on {}", issued.not_after.to_rfc3339());
+            Finding::warn(subject, detail, hint)
+        }
+        Some(issued) if issued.is_for_all(&acme.domains) => {
+            Finding::ok(subject, format!("stored, expires {}", issued.not_after.to_rfc3339()))
+        }
+        Some(_) => Finding::ok(subject, "the stored one has other names; ordered at the start"),
+        None => Finding::ok(subject, "ordered at the first start"),
+    };
+    inspector.add("acme.domains", finding);
 }
 
 /// Reads the certificates that verify a server, as the start does.

@@ -21,7 +21,9 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     let config = inspector.config;
     let has_keys = !matches!(config.context.signing, ContextSigning::Generated { .. })
         || matches!(Folder::of(&config.state_dir).index(), Ok(Some(_)));
-    inspector.add("state_dir", state_dir(&config.state_dir, has_keys));
+    // `[acme]` writes an account and certificates.
+    let is_complete = has_keys && config.acme.is_none();
+    inspector.add("state_dir", state_dir(&config.state_dir, is_complete));
     if let Some(path) = &config.audit {
         inspector.add("audit.file", audit_file(path));
     }

@@ -3,6 +3,8 @@
 pub mod methods;
 mod ticket;
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -12,13 +14,15 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::json;
 
+use crate::acme::events::ChallengeAnswered;
 use crate::auth::ticket::Tickets;
-use crate::config::Config;
+use crate::config::{AcmeChallenge, Config};
 use crate::edge::Edge;
 use crate::http::request::Request;
 use crate::model::origin::Origins;
 use crate::net::http1::response;
 use crate::rejection::Rejection;
+use crate::telemetry::Event;
 use crate::upstream::request_body::RequestBody;
 
 /// One of Usher's own endpoints.
@@ -61,6 +65,16 @@ impl Endpoint {
     pub fn asks_for_credential(self, method: &Method) -> bool {
         self == Self::Tickets && matches!(*method, Method::GET | Method::POST)
     }
+}
+
+/// Answers the authority that checks an http-01 challenge: RFC 8555 section 8.3.
+pub fn challenge_answer(key_authorization: Bytes, peer: IpAddr) -> Response<Bytes> {
+    ChallengeAnswered { challenge: AcmeChallenge::Http01, peer }.emit();
+    let mut answer = Response::new(key_authorization);
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
 }
 
 /// The seconds are [`crate::config::Context::KEY_SET_MAX_AGE`]: the rotation relies on it.

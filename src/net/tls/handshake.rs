@@ -16,8 +16,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::acme;
 use super::record::{HEADER, MOST_BODY};
-use super::server::{HTTP2, take_named_host};
+use super::server::{HTTP2, MissingCertificate, take_missing_certificate, take_named_host};
 use super::stream::{Beginning, TlsStream};
 use crate::config::TlsVersion;
 use crate::model::client_certificate::ClientCertificate;
@@ -42,6 +43,10 @@ const MOST_LINGERED: usize = 256 * 1024;
 pub enum HandshakeError {
     #[error(transparent)]
     Protocol(#[from] rustls::Error),
+    #[error("no certificate was issued for this name yet")]
+    NotIssued,
+    #[error("no challenge is pending for this name")]
+    NoChallenge,
     #[error(transparent)]
     Gone(#[from] io::Error),
 }
@@ -59,6 +64,8 @@ pub struct Established {
     pub is_http2: bool,
     /// The host that the client named.
     pub server_name: Option<Box<str>>,
+    /// The handshake checked a challenge, and its connection carries nothing.
+    pub is_challenge: bool,
 }
 
 enum Step {
@@ -99,12 +106,17 @@ pub async fn accept(
             Ok(_) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Err(error) => {
                 drop(incoming);
+                let missing = take_missing_certificate();
                 let unsaid = match error {
                     rustls::Error::PeerMisbehaved(_) => UNEXPECTED_MESSAGE,
                     _ => DECODE_ERROR,
                 };
                 refuse(tcp, connection, outgoing, alert_without_keys(has_spoken, unsaid)).await;
-                return Err(error.into());
+                return Err(match missing {
+                    Some(MissingCertificate::NotIssued) => HandshakeError::NotIssued,
+                    Some(MissingCertificate::NoChallenge) => HandshakeError::NoChallenge,
+                    None => error.into(),
+                });
             }
         };
         let discard = discard.min(shown);
@@ -140,6 +152,7 @@ pub async fn accept(
             }
         }
     }
+    let is_challenge = connection.alpn_protocol() == Some(acme::ALPN);
     let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
     let leaf = connection.peer_certificates().and_then(|chain| chain.first());
     let certificate = leaf.map(|leaf| ClientCertificate::new(leaf.clone().into_owned()));
@@ -158,7 +171,7 @@ pub async fn accept(
     let beginning = Beginning { sealed: incoming, outgoing };
     let stream = TlsStream::new(tcp, secrets, connection, &beginning)
         .map_err(|error| rustls::Error::General(error.to_string()))?;
-    Ok(Established { stream, resumed, certificate, version, is_http2, server_name })
+    Ok(Established { stream, resumed, certificate, version, is_http2, server_name, is_challenge })
 }
 
 /// Returns the length of the record at the start, once it is whole. Bytes that cannot be a record

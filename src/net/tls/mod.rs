@@ -6,6 +6,7 @@
 //! idle one, and copies each byte twice. This one keeps nothing and copies nothing. The part of the
 //! standard that it implements is small: RFC 8446 sections 4.6.3, 5.2 to 5.5 and 6.
 
+pub mod acme;
 pub mod crl;
 pub mod dates;
 mod der;

@@ -1,6 +1,6 @@
 //! The TLS side of a listener: certificates by name, versions, session resumption.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use rustls::{RootCertStore, ServerConfig, SupportedCipherSuite};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::acme::{self, AcmeCertificates};
 use super::crl::RevocationLists;
 use super::pem::{NO_CERTIFICATE, read_certificates};
 use super::stapling::{Staples, Stapling};
@@ -44,6 +45,7 @@ const SUITES: [SupportedCipherSuite; 9] = [
 
 /// The name of HTTP/2 in ALPN (RFC 9113 section 3.1).
 pub(super) const HTTP2: &[u8] = b"h2";
+const HTTP: &[u8] = b"http/1.1";
 
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {problem}")]
@@ -55,6 +57,24 @@ pub struct TlsError {
 thread_local! {
     /// The host of the last client hello on this thread.
     static NAMED_HOST: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
+    /// The reason why the last client hello on this thread got no certificate.
+    static MISSING: Cell<Option<MissingCertificate>> = const { Cell::new(None) };
+}
+
+/// The reason why a client hello gets no certificate. rustls answers it with the alert
+/// `access_denied`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingCertificate {
+    /// The authority has not issued one yet.
+    NotIssued,
+    /// The client offers `acme-tls/1`, and no challenge for the name is pending.
+    NoChallenge,
+}
+
+/// Takes the reason for the last client hello without a certificate, right after rustls has
+/// processed it.
+pub(super) fn take_missing_certificate() -> Option<MissingCertificate> {
+    MISSING.take()
 }
 
 /// Takes the host that the client hello named, right after rustls has processed it: rustls shows it
@@ -70,18 +90,33 @@ struct Certificates {
     /// By the part after `*.`.
     wildcard: HashMap<String, Arc<CertifiedKey>>,
     /// The first certificate: for clients that name no host, or a host without a certificate.
-    first: Arc<CertifiedKey>,
+    /// `None` only with `acme`.
+    first: Option<Arc<CertifiedKey>>,
+    acme: Option<ListenerAcme>,
+    offers_http2: bool,
+}
+
+/// The certificate of `[acme]`, as a listener serves it.
+#[derive(Clone, Debug)]
+pub struct ListenerAcme {
+    pub certificates: Arc<AcmeCertificates>,
+    /// The names that are never served with the certificate of another name.
+    pub domains: Arc<[String]>,
+    /// Whether handshakes answer challenges.
+    pub answers_challenges: bool,
 }
 
 /// Builds the TLS configuration of a listener. `authorities` and `revoked` are those of
-/// [`Tls::clients`].
+/// [`Tls::clients`], `acme` is the certificate of [`Tls::has_acme`].
 pub fn config(
     tls: &Tls,
     authorities: Option<&Arc<RootCertStore>>,
     revoked: Option<&RevocationLists>,
     staples: &Arc<Staples>,
+    acme: Option<&ListenerAcme>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let certificates = Certificates::load(tls)?;
+    let certificates = Certificates::load(tls, acme.filter(|_| tls.has_acme))?;
+    let answers_challenges = certificates.acme.as_ref().is_some_and(|acme| acme.answers_challenges);
     let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
         TlsVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::Tls13 => &[&rustls::version::TLS13],
@@ -106,9 +141,13 @@ pub fn config(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Stapling { certificates, staples: Arc::clone(staples) }));
     config.alpn_protocols = match tls.http2 {
-        true => vec![HTTP2.to_vec(), b"http/1.1".to_vec()],
-        false => vec![b"http/1.1".to_vec()],
+        true => vec![HTTP2.to_vec(), HTTP.to_vec()],
+        false => vec![HTTP.to_vec()],
     };
+    if answers_challenges {
+        // rustls takes the first of these that the client offers.
+        config.alpn_protocols.push(acme::ALPN.to_vec());
+    }
     // The client keeps its session in a ticket, under keys that change every six hours. A store
     // here would grow, and each handshake would lock and search it. A ticket carries the client's
     // certificate, and is valid for this configuration only. So the clients of a removed authority
@@ -229,29 +268,47 @@ pub fn names_of(leaf: &CertificateDer<'_>) -> Result<Vec<String>, String> {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         NAMED_HOST.set(hello.server_name().map(Box::from));
-        let found = hello.server_name().and_then(|name| self.find(&name.to_ascii_lowercase()));
-        Some(Arc::clone(found.unwrap_or(&self.first)))
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let challenged =
+            self.acme.as_ref().filter(|acme| acme.answers_challenges && self.is_challenge(&hello));
+        let (found, missing) = match challenged {
+            Some(acme) => (
+                name.and_then(|name| acme.certificates.challenge(&name)),
+                MissingCertificate::NoChallenge,
+            ),
+            None => (self.find(name.as_deref()), MissingCertificate::NotIssued),
+        };
+        MISSING.set(found.is_none().then_some(missing));
+        found
     }
 }
 
-/// Returns the certificate for a client that names this host.
-pub fn certificate_for(tls: &Tls, host: &str) -> Result<Arc<CertifiedKey>, TlsError> {
-    let certificates = Certificates::load(tls)?;
-    Ok(Arc::clone(certificates.find(host).unwrap_or(&certificates.first)))
+/// Returns the certificate for a client that names this host. `None`: none was issued yet.
+pub fn certificate_for(
+    tls: &Tls,
+    acme: Option<&ListenerAcme>,
+    host: &str,
+) -> Result<Option<Arc<CertifiedKey>>, TlsError> {
+    Ok(Certificates::load(tls, acme.filter(|_| tls.has_acme))?.find(Some(host)))
 }
 
 impl Certificates {
-    fn load(tls: &Tls) -> Result<Self, TlsError> {
-        let none = || TlsError {
-            file: "certificates".to_owned(),
-            problem: "none is configured".to_owned(),
+    fn load(tls: &Tls, acme: Option<&ListenerAcme>) -> Result<Self, TlsError> {
+        let loaded = tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let mut certificates = Self {
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+            first: loaded.first().map(|(_, first)| Arc::clone(first)),
+            acme: acme.cloned(),
+            offers_http2: tls.http2,
         };
-        let mut loaded =
-            tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?.into_iter();
-        let (first_names, first) = loaded.next().ok_or_else(none)?;
-        let mut certificates =
-            Self { exact: HashMap::new(), wildcard: HashMap::new(), first: Arc::clone(&first) };
-        for (names, key) in std::iter::once((first_names, first)).chain(loaded) {
+        if certificates.first.is_none() && certificates.acme.is_none() {
+            return Err(TlsError {
+                file: "certificates".to_owned(),
+                problem: "none is configured".to_owned(),
+            });
+        }
+        for (names, key) in loaded {
             for name in names {
                 let (map, name) = match name.strip_prefix("*.") {
                     Some(parent) => (&mut certificates.wildcard, parent.to_owned()),
@@ -263,7 +320,34 @@ impl Certificates {
         Ok(certificates)
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    /// Returns true if rustls answers this client with `acme-tls/1`.
+    fn is_challenge(&self, hello: &ClientHello<'_>) -> bool {
+        let offers =
+            |protocol: &[u8]| hello.alpn().into_iter().flatten().any(|offered| offered == protocol);
+        offers(acme::ALPN) && !offers(HTTP) && !(self.offers_http2 && offers(HTTP2))
+    }
+
+    /// Returns the certificate of `[acme]` or of a file for this name. For an unknown name, returns
+    /// the first one. A name of `[acme]` is never served with the certificate of another name:
+    /// clients would learn to ignore the warning.
+    fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let acme = self.acme.as_ref();
+        let named = name.and_then(|name| {
+            let issued = acme.and_then(|acme| acme.certificates.find(name));
+            issued.or_else(|| self.find_file(name).cloned())
+        });
+        if named.is_some() {
+            return named;
+        }
+        let is_ours =
+            |acme: &&ListenerAcme| acme.domains.iter().any(|domain| Some(domain.as_str()) == name);
+        if acme.is_some_and(|acme| is_ours(&acme)) {
+            return None;
+        }
+        self.first.clone().or_else(|| acme.and_then(|acme| acme.certificates.any()))
+    }
+
+    fn find_file(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
         self.exact
             .get(name)
             .or_else(|| name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent)))

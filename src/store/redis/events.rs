@@ -34,6 +34,8 @@ words! {
         Fleet = "fleet",
         /// Sessions that another program stores.
         Sessions = "sessions",
+        /// Certificates that one node orders for all.
+        Certificates = "certificates",
     }
 }
 
@@ -52,6 +54,8 @@ words! {
         Renew = "renew",
         GiveBack = "give_back",
         Session = "session",
+        ReadShared = "read_shared",
+        WriteShared = "write_shared",
     }
 }
 

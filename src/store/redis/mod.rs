@@ -22,6 +22,7 @@ mod places;
 pub(super) mod record;
 mod roster;
 mod secure;
+mod shared_values;
 mod watch;
 
 use std::sync::Arc;
@@ -50,6 +51,7 @@ pub use places::{LEASE, PAGE, PlaceBook, StoredPlace, Taken, UserHash};
 use record::{Fate, StoredTicket};
 pub use roster::{LiveNodes, Roster};
 use secure::Authorities;
+pub use shared_values::SharedValues;
 use watch::ExpiryWatch;
 
 /// How long after its expiry a ticket is remembered as expired.

@@ -12,6 +12,7 @@ pub mod key_server;
 pub mod ledger;
 pub mod nginx;
 pub mod openssl_ca;
+pub mod pebble;
 pub mod program;
 pub mod proxy;
 pub mod recorder;

@@ -373,9 +373,7 @@ fn the_way_in_links_every_page_of_the_documents() {
     }
 }
 
-/// Returns each entry of the test columns of the tables of threats that does not name a test: a
-/// module of the end-to-end tests, a file or a folder of `src` or `tests` with tests, or a fuzz
-/// target.
+/// Returns each entry in a test column of the page that does not name a test.
 fn test_column_faults(page: &Page) -> Vec<String> {
     let (mut column, mut faults) = (None, Vec::new());
     for line in page.text.lines() {
@@ -392,6 +390,8 @@ fn test_column_faults(page: &Page) -> Vec<String> {
     faults
 }
 
+/// A test is a module of the end-to-end tests, a file or folder of `src` with tests, or a fuzz
+/// target.
 fn is_a_test(name: &str) -> bool {
     let root = Path::new(ROOT);
     let module = root.join("tests/e2e").join(name.split("::").next().unwrap_or(name));

@@ -38,7 +38,10 @@ fn a_stranger_is_told_of_no_certificates_and_no_test_identities() {
 
 #[tokio::test]
 async fn a_bound_ticket_opens_its_own_route_from_its_own_origin_and_address_alone() {
-    const OTHER: &str = "auth = [\"ticket\"]\n[[route]]\npath = \"/other\"\nupstream = \"chat\"\nauth = [\"ticket\"]";
+    const OTHER: &str = concat!(
+        "auth = [\"ticket\"]\n",
+        "[[route]]\npath = \"/other\"\nupstream = \"chat\"\nauth = [\"ticket\"]",
+    );
     let bound = tickets(&format!("{OTHER}\n[tickets]\nbind = [\"origin\", \"ip\"]"));
     let [route, other_route] = [0, 1].map(|at| Arc::clone(&bound.config.routes[at]));
     let origin = ASKER.origin;

@@ -63,6 +63,9 @@ pub async fn run(
                 switch.choose_marker(&mut reached.headers);
             }
             let Ok(Switched { stream, answer, early }) = end.switch(&reached.headers) else {
+                if grant.method() == Some(Method::Ticket) {
+                    request.report_lost_ticket(&grant);
+                }
                 return request.report_rejected(edge, &Rejection::ClientGone);
             };
             let side = ClientSide {

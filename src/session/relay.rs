@@ -199,7 +199,10 @@ impl Relay {
         if awaits_login_answer {
             // Only the login itself is written.
             flush(&mut self.inbound, &mut self.upstream, cx);
-        } else if !was_crowded {
+            self.client.absorb(cx);
+        } else if was_crowded {
+            self.client.absorb(cx);
+        } else {
             inbound =
                 pump(&mut self.inbound, &mut context, &mut self.client, &mut self.upstream, cx);
         }

@@ -350,9 +350,18 @@ async fn serve_plain(
     }
     let answer = {
         let mut answering = std::pin::pin!(forward::answer(request, &connection, &worker));
-        poll_fn(|cx| match answering.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        let mut is_noted = false;
+        poll_fn(|cx| {
+            let polled = answering.as_mut().poll(cx);
+            // The body may need the wider window before there is an answer.
+            if !is_noted && !connection.standing.is_stranger() {
+                is_noted = true;
+                lease.note_grant();
+            }
+            match polled {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            }
         })
         .await
     };

@@ -226,7 +226,7 @@ fn request_framing(headers: &HeaderMap, version: Version) -> Result<BodyFraming,
     }
 }
 
-fn body_length(headers: &HeaderMap) -> Result<Option<u64>, Rejection> {
+pub(crate) fn body_length(headers: &HeaderMap) -> Result<Option<u64>, Rejection> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let digits = value

@@ -1,8 +1,9 @@
 //! Headers that belong to one connection, in both directions.
 
 use http::header::{
-    CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING,
-    UPGRADE, WWW_AUTHENTICATE,
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, HOST, LOCATION, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -58,6 +59,24 @@ const END_TO_END: [&str; 28] = [
 const END_TO_END_PREFIXES: [&str; 6] =
     ["accept", "access-control-", "content-", "if-", "sec-", "x-forwarded-"];
 
+/// Fields of an answer that count in its head alone. hyper drops some of them from the trailers of
+/// HTTP/1.1, and nothing does so for HTTP/2.
+const HEAD_ONLY: [HeaderName; 13] = [
+    AUTHORIZATION,
+    CACHE_CONTROL,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    HOST,
+    LOCATION,
+    MAX_FORWARDS,
+    SET_COOKIE,
+    TRAILER,
+    WWW_AUTHENTICATE,
+    REQUEST_ID,
+];
+
 /// Removes the headers that belong to one connection, and those that `Connection` nominates.
 ///
 /// RFC 9110 section 7.6.1: a sender "MUST NOT send a connection option corresponding to a field
@@ -82,7 +101,7 @@ pub fn strip_from_request(headers: &mut HeaderMap) {
     let takes_trailers = tokens(headers, TE).iter().any(|token| token == "trailers");
     strip_hop_by_hop(headers);
     // Trailers are not forwarded to the upstream: see `RequestBody`.
-    headers.remove(http::header::TRAILER);
+    headers.remove(TRAILER);
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -106,11 +125,9 @@ pub fn strip_from_trailers(trailers: &mut HeaderMap) {
 }
 
 /// Returns false for fields that must not trail. RFC 9110 section 6.5.1 names framing, routing,
-/// authentication and control data. hyper drops further ones.
+/// authentication, content and control data.
 fn may_trail(name: &HeaderName) -> bool {
-    let is_control =
-        [SET_COOKIE, WWW_AUTHENTICATE, http::header::LOCATION, REQUEST_ID].contains(name);
-    !is_control && !name.as_str().starts_with("access-control-")
+    !HEAD_ONLY.contains(name) && !name.as_str().starts_with("access-control-")
 }
 
 #[cfg(test)]
@@ -180,6 +197,15 @@ mod tests {
             ("Set-Cookie", "a=b"),
             ("Access-Control-Allow-Origin", "*"),
             ("X-Request-Id", "r"),
+            ("Authorization", "Basic x"),
+            ("Cache-Control", "public"),
+            ("Content-Encoding", "gzip"),
+            ("Content-Length", "0"),
+            ("Content-Range", "bytes 0-1/2"),
+            ("Content-Type", "text/html"),
+            ("Host", "h"),
+            ("Max-Forwards", "1"),
+            ("Trailer", "x-sum"),
         ]);
         trailers.remove("connection");
         strip_from_trailers(&mut trailers);

@@ -4,11 +4,12 @@
 //! connection, pseudo fields that stand twice or behind others, and a missing path. Other
 //! heads could still be read in two ways, or be written to the upstream as another request.
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, UPGRADE};
+use http::header::{COOKIE, HOST, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use crate::config::Limits;
+use crate::net::http1::head::body_length;
 use crate::net::http1::host::Authority;
 use crate::rejection::Rejection;
 
@@ -33,7 +34,6 @@ pub fn read_head(mut parts: Parts, limits: &Limits) -> Result<StreamHead, Reject
     if parts.method == Method::CONNECT && protocol.is_none() {
         return ambiguous("this server does not open tunnels");
     }
-    check_size(&parts, limits)?;
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let is_padded = |value: &HeaderValue| {
         is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
@@ -41,9 +41,9 @@ pub fn read_head(mut parts: Parts, limits: &Limits) -> Result<StreamHead, Reject
     if parts.headers.values().any(is_padded) {
         return ambiguous("a header begins or ends with a space");
     }
-    if parts.headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
-        return ambiguous("Content-Length is not one number");
-    }
+    join_cookies(&mut parts.headers)?;
+    check_size(&parts, limits)?;
+    body_length(&parts.headers)?;
     if !matches!(parts.uri.scheme_str(), Some("https" | "http")) {
         return ambiguous("a request has a scheme and an authority");
     }
@@ -62,7 +62,6 @@ pub fn read_head(mut parts: Parts, limits: &Limits) -> Result<StreamHead, Reject
         return ambiguous("the authority is not a valid host");
     };
     parts.headers.insert(HOST, value);
-    join_cookies(&mut parts.headers)?;
     let is_upgrade = protocol.is_some();
     if let Some(protocol) = protocol {
         let Ok(name) = HeaderValue::from_str(protocol.as_str()) else {
@@ -152,6 +151,9 @@ mod tests {
             (&head.parts.headers["upgrade"], head.host.name()),
             (&HeaderValue::from_static("websocket"), "chat.example.com")
         );
+        let crumbs = vec![("cookie", "a=1"); 200];
+        let head = read(parts("GET", "https://a/", &crumbs)).unwrap();
+        assert_eq!(head.parts.headers.get_all("cookie").iter().count(), 1);
         let all = parts("OPTIONS", "https://a/*", &[]);
         assert!(read(all).is_ok());
     }
@@ -174,6 +176,7 @@ mod tests {
             ("GET", "https://a/", &[("x-a", " b")]),
             ("GET", "https://a/", &[("x-a", "b\t")]),
             ("POST", "https://a/", &[("content-length", "0"), ("content-length", "0")]),
+            ("POST", "https://a/", &[("content-length", "")]),
             ("GET", "https://a/", &[("x-a", &*long), ("x-b", &*long)]),
             ("GET", "https://a/", &many),
         ] {

@@ -90,9 +90,14 @@ impl Lease {
         }
         if is_known {
             self.tenants.refused.store(0, Ordering::Release);
-            self.tenants.has_granted.store(true, Ordering::Release);
-            self.tenants.wake();
+            self.note_grant();
         }
+    }
+
+    /// Notes that the stream had a good credential.
+    pub fn note_grant(&self) {
+        self.tenants.has_granted.store(true, Ordering::Release);
+        self.tenants.wake();
     }
 }
 

@@ -18,7 +18,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method};
 use http_body_util::Full;
-use tokio::time::{Sleep, sleep, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use self::answer::send_answer;
 use self::guard::{FrameGuard, Signals, Stop};
@@ -33,7 +33,7 @@ use crate::model::request_id::RequestId;
 use crate::net::http1::framing::BodyFraming;
 use crate::net::http1::head::RequestHead;
 use crate::net::http1::response::{self, LastOfConnection};
-use crate::net::http2::body::Http2Body;
+use crate::net::http2::body::{Http2Body, Uploader};
 use crate::net::http2::exchange::Http2Exchange;
 use crate::net::http2::frames::Excess;
 use crate::net::http2::head::{StreamHead, read_head};
@@ -85,6 +85,7 @@ pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker)
         worker,
         idle: Some(Box::pin(sleep(first))),
         is_leaving: false,
+        left_at: None,
         has_said_goodbye: false,
         farewell: None,
         has_wide_window: false,
@@ -134,6 +135,7 @@ struct Driver {
     idle: Option<Pin<Box<Sleep>>>,
     /// The client was told to open no more streams.
     is_leaving: bool,
+    left_at: Option<Instant>,
     /// The client was told that the connection ends now.
     has_said_goodbye: bool,
     /// Runs once nothing but the client's own goodbye is waited for.
@@ -251,6 +253,7 @@ impl Driver {
     fn leave(&mut self) {
         if !self.is_leaving {
             self.is_leaving = true;
+            self.left_at = Some(Now::read().mono);
             self.http.graceful_shutdown();
         }
     }
@@ -276,6 +279,10 @@ impl Driver {
 
     /// Begins a stream, if the limits of connections have room for it.
     fn open(&mut self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        if self.left_at.is_some_and(|left| left.elapsed() > FAREWELL) {
+            // The library takes new streams until the client answers the first goodbye.
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
         let is_only_one = self.tenants.live() == 0;
         self.idle = None;
         let worker = self.worker.renewed();
@@ -297,6 +304,27 @@ impl Driver {
     }
 }
 
+/// A stream of plain HTTP, with its places: its answer and its body hold them.
+#[derive(Debug)]
+struct Tenant {
+    connection: ClientConnection,
+    lease: Lease,
+}
+
+impl Uploader for Tenant {
+    fn is_stranger(&self) -> bool {
+        self.connection.standing.is_stranger()
+    }
+
+    fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.connection.standing.poll_rest(cx)
+    }
+
+    fn leave_rest(&self) -> bool {
+        self.connection.standing.leave_rest()
+    }
+}
+
 /// Serves one stream: to its answer, or to the session that it becomes.
 async fn serve_stream(
     request: http::Request<RecvStream>,
@@ -315,10 +343,11 @@ async fn serve_stream(
             Box::pin(upgrade::run(end, head, connection, worker)).await;
         }
         Ok(StreamHead { parts, .. }) => {
-            let is_stranger = connection.standing.stranger_flag();
-            let body = Http2Body::new(receive, worker.edge.limits.stall_timeout, is_stranger);
+            let tenant = Arc::new(Tenant { connection, lease });
+            let uploader = Arc::<Tenant>::clone(&tenant);
+            let body = Http2Body::new(receive, worker.edge.limits.stall_timeout, uploader);
             let request = http::Request::from_parts(parts, RequestBody::of_stream(body));
-            Box::pin(serve_plain(request, respond, connection, worker, to_head, &lease)).await;
+            Box::pin(serve_plain(request, respond, &tenant, worker, to_head)).await;
         }
         Err(rejection) => {
             let request_id = report_rejected(&connection, &rejection);
@@ -335,11 +364,11 @@ async fn serve_stream(
 async fn serve_plain(
     mut request: http::Request<RequestBody>,
     mut respond: SendResponse<Bytes>,
-    connection: ClientConnection,
+    tenant: &Tenant,
     worker: Worker,
     to_head: bool,
-    lease: &Lease,
 ) {
+    let Tenant { connection, lease } = tenant;
     if expects_continue(request.headers()) {
         let mut interim = http::Response::new(());
         *interim.status_mut() = http::StatusCode::CONTINUE;
@@ -349,7 +378,7 @@ async fn serve_plain(
         request.headers_mut().remove(http::header::EXPECT);
     }
     let answer = {
-        let mut answering = std::pin::pin!(forward::answer(request, &connection, &worker));
+        let mut answering = std::pin::pin!(forward::answer(request, connection, &worker));
         let mut is_noted = false;
         poll_fn(|cx| {
             let polled = answering.as_mut().poll(cx);
@@ -370,7 +399,7 @@ async fn serve_plain(
         lease.note_last();
     }
     let stall_timeout = worker.edge.limits.stall_timeout;
-    send_answer(respond, answer, to_head, &connection, stall_timeout).await;
+    send_answer(respond, answer, to_head, connection, stall_timeout).await;
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {

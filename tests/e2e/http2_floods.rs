@@ -1,5 +1,6 @@
 //! Attackers over HTTP/2: each is bounded, and costs the others nothing.
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 
 use crate::support::http2::{
@@ -358,6 +359,59 @@ async fn a_resting_connection_gives_its_place_to_a_newcomer() {
     assert_eq!(newcomer.get("/public/hello", &[]).await.status, 200);
     usher.until_at_least("usher_unauthenticated_displaced_total", 1).await;
     assert_eq!(resting.remove(0).goodbye().await, Some(0));
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_upload_gives_its_place_to_a_newcomer() {
+    let limits =
+        "[limits]\nunauthenticated = 2\nunauthenticated_per_address = 2\nstall_timeout = \"6s\"\n";
+    let (_backend, usher) = usher(limits).await;
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "chat.example.com"),
+        (":path", "/public/echo"),
+    ];
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut raw = RawHttp2::connect(&usher, &[]).await;
+        raw.send(&frame(HEADERS, END_HEADERS, 1, &block(&fields))).await.unwrap();
+        raw.send(&frame(DATA, 0, 1, b"bod")).await.unwrap();
+        raw.until(HEADERS).await;
+        slow.push(raw);
+    }
+    let token = usher.token("ada");
+    let request = format!(
+        "GET /strict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    eventually("a slow upload gives its place away", async || {
+        let mut raw = Raw::connect(usher.plain).await;
+        // A newcomer without a place may be closed before it has sent anything.
+        let _ = raw.0.write_all(request.as_bytes()).await;
+        raw.read_to_close().await.starts_with(b"HTTP/1.1 ")
+    })
+    .await;
+    usher.until_at_least("usher_unauthenticated_displaced_total", 1).await;
+    assert_eq!(slow.remove(0).until(RST_STREAM).await.stream, 1);
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_find_no_place_end_the_connection() {
+    let limits = "[limits]\nunauthenticated_per_address = 1\nhttp2_streams = 5\n";
+    let (_backend, usher) = usher(limits).await;
+    let mut raw = RawHttp2::connect(&usher, &[]).await;
+    raw.send(&connect_request(1, "/ws", &[])).await.unwrap();
+    raw.until(HEADERS).await;
+    for number in 1..=5 {
+        raw.send(&connect_request(2 * number + 1, "/ws", &[])).await.unwrap();
+        assert_eq!(raw.until(RST_STREAM).await.payload, 7u32.to_be_bytes(), "REFUSED_STREAM");
+    }
+    raw.send(&connect_request(13, "/ws", &[])).await.unwrap();
+    assert_eq!(raw.goodbye().await, Some(ENHANCE_YOUR_CALM));
+    usher.until_at_least("usher_protocol_failures_total{reason=\"flood\"}", 1).await;
     usher.finish().await;
 }
 

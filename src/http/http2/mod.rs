@@ -288,11 +288,11 @@ impl Driver {
         let worker = self.worker.renewed();
         let peer = self.connection.peer.ip();
         let Ok(standing) = self.connection.standing.of_stream() else {
-            return respond.send_reset(Reason::REFUSED_STREAM);
+            return self.turn_away(&mut respond);
         };
         let Some(permit) = worker.edge.ceiling.enter_stream(is_only_one) else {
             LimitReached { limit: Limit::Connections, peer: Some(peer) }.emit();
-            return respond.send_reset(Reason::REFUSED_STREAM);
+            return self.turn_away(&mut respond);
         };
         let lease = self.tenants.lease();
         if self.tenants.live() == self.limits.http2_streams {
@@ -301,6 +301,22 @@ impl Driver {
         let deadline = Now::read().mono + self.limits.handshake_timeout;
         let connection = self.connection.of_stream(permit, standing, deadline);
         tokio::spawn(serve_stream(request, respond, connection, worker, lease));
+    }
+
+    /// Refuses a stream for which there is no place. A client without a session that asks again and
+    /// again loses its connection.
+    fn turn_away(&mut self, respond: &mut SendResponse<Bytes>) {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        let turned_away = self.tenants.turn_away();
+        if turned_away > self.limits.http2_streams
+            && self.tenants.sessions() == 0
+            && !self.has_said_goodbye
+        {
+            let peer = self.connection.peer.ip();
+            let detail = "too many streams in vain";
+            Http2Failed { peer, reason: Http2Fault::Flood, detail }.emit();
+            self.end(Reason::ENHANCE_YOUR_CALM);
+        }
     }
 }
 

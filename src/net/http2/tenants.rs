@@ -12,6 +12,7 @@ pub struct Tenants {
     live: AtomicUsize,
     sessions: AtomicUsize,
     refused: AtomicUsize,
+    turned_away: AtomicUsize,
     has_granted: AtomicBool,
     is_last: AtomicBool,
     /// The task of the connection.
@@ -42,6 +43,11 @@ impl Tenants {
     /// Returns the number of upgrades that were refused since the last one that was granted.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Acquire)
+    }
+
+    /// Counts a stream that got no place. Returns how many there were since the last grant.
+    pub fn turn_away(&self) -> usize {
+        self.turned_away.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// Returns true if one stream has had a good credential.
@@ -96,6 +102,7 @@ impl Lease {
 
     /// Notes that the stream had a good credential.
     pub fn note_grant(&self) {
+        self.tenants.turned_away.store(0, Ordering::Release);
         self.tenants.has_granted.store(true, Ordering::Release);
         self.tenants.wake();
     }

@@ -258,8 +258,7 @@ def expiry() -> Row:
     return Row("Expiry, configuration and migration", [
         Panel("Certificates: time left", "dtdurations",
               [("min by (purpose, file) (usher_certificate_expiry_timestamp_seconds) - time()",
-                "{{purpose}} {{file}}"),
-               ("min(usher_acme_certificate_expiry_timestamp_seconds > 0) - time()", "acme")],
+                "{{purpose}} {{file}}")],
               "Until the first certificate in the file expires, on the poorest node."),
         Panel("Configuration is current", "none",
               [("min by (instance) (usher_config_is_current)", "{{instance}}")],

@@ -134,6 +134,7 @@ impl<'a> Client<'a> {
         place: &ServiceUrl,
         payload: Option<&Value>,
     ) -> Result<Fetched, AcmeFault> {
+        stays_secret(&self.config.directory, place)?;
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -155,6 +156,7 @@ impl<'a> Client<'a> {
     }
 
     async fn fetch_nonce(&self) -> Result<String, AcmeFault> {
+        stays_secret(&self.config.directory, &self.new_nonce)?;
         let fetched = checked(self.fetcher.get(&self.new_nonce, None).await?)?;
         nonce_in(&fetched.headers)
             .ok_or_else(|| AcmeFault::Malformed("the answer has no nonce".to_owned()))
@@ -201,6 +203,15 @@ pub fn url(text: &str) -> Result<ServiceUrl, AcmeFault> {
     ServiceUrl::parse(text, false).map_err(|problem| AcmeFault::Malformed(shown(&problem)))
 }
 
+/// Rejects plain http if the directory has https.
+fn stays_secret(directory: &ServiceUrl, place: &ServiceUrl) -> Result<(), AcmeFault> {
+    if directory.is_tls() && !place.is_tls() {
+        let place = shown(place.written());
+        return Err(AcmeFault::Malformed(format!("`{place}` is plain http")));
+    }
+    Ok(())
+}
+
 fn location(headers: &HeaderMap) -> Result<ServiceUrl, AcmeFault> {
     let text = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     url(text.ok_or_else(|| AcmeFault::Malformed("the answer has no Location".to_owned()))?)
@@ -238,6 +249,17 @@ mod tests {
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:00 GMT"), Some(Duration::ZERO));
         assert_eq!((read("soon"), read("-1")), (None, None));
+    }
+
+    #[test]
+    fn an_authority_with_https_cannot_lead_to_http() {
+        let [secret, plain] = ["https://a.example.com/d", "http://127.0.0.1/d"].map(url);
+        let (secret, plain) = (secret.unwrap(), plain.unwrap());
+        let fault = stays_secret(&secret, &plain).unwrap_err();
+        assert_eq!(fault, AcmeFault::Malformed("`http://127.0.0.1/d` is plain http".to_owned()));
+        assert_eq!(stays_secret(&secret, &secret), Ok(()));
+        assert_eq!(stays_secret(&plain, &plain), Ok(()));
+        assert_eq!(stays_secret(&plain, &secret), Ok(()));
     }
 
     #[test]

@@ -32,13 +32,17 @@ pub enum AcmeFault {
 }
 
 impl AcmeFault {
-    /// Returns true for an authority that is away or overloaded. It is asked again soon; a refusal
-    /// counts against the limits of an authority, and is repeated later.
+    /// Returns true for an authority that is away or overloaded. It is asked again soon. After any
+    /// other failure the order may count against the limits of the authority, and is repeated later.
     pub fn is_outage(&self) -> bool {
         match self {
-            Self::Fetch(_) | Self::Timeout(_) | Self::State(_) | Self::LockLost => true,
+            Self::Fetch(_) | Self::LockLost => true,
             Self::Refused { status, .. } => status.is_server_error(),
-            Self::Malformed(_) | Self::Validation { .. } | Self::Certificate(_) => false,
+            Self::Malformed(_)
+            | Self::Validation { .. }
+            | Self::Timeout(_)
+            | Self::Certificate(_)
+            | Self::State(_) => false,
         }
     }
 
@@ -83,6 +87,15 @@ pub fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_authority_that_is_away_is_asked_again_soon() {
+        let timeout = Duration::from_secs(1);
+        assert!(AcmeFault::Fetch(FetchError::Timeout(timeout)).is_outage());
+        assert!(AcmeFault::LockLost.is_outage());
+        assert!(!AcmeFault::Timeout(timeout).is_outage());
+        assert!(!AcmeFault::State("no space".to_owned()).is_outage());
+    }
 
     #[test]
     fn a_text_of_the_authority_is_cut_and_cannot_change_a_terminal() {

@@ -13,10 +13,12 @@ mod jws;
 mod order;
 mod schedule;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,8 +67,9 @@ pub struct Acme {
     /// The answers to pending http-01 challenges, by token.
     tokens: ArcSwap<HashMap<String, Bytes>>,
     held: Mutex<Held>,
-    /// Whether the next attempt begins although its pause has not ended.
-    is_wanted: AtomicBool,
+    /// When the operator last reloaded, in Unix milliseconds: the pause after an earlier failure
+    /// has ended. 0 when an order has begun since.
+    wanted: AtomicU64,
 }
 
 /// The facts about the certificate in force, and the stored state at the last look.
@@ -75,13 +78,14 @@ struct Held {
     fingerprint: Option<String>,
     /// The certificate as it is stored.
     record: Option<Secret>,
+    /// Since when a node could use it.
+    received: UnixMillis,
     renewal: UnixMillis,
     /// The pending challenges as they were read.
     challenges: Vec<u8>,
     status: StatusRecord,
     /// The last failure of this node, in case that it could not be stored.
-    failures: u32,
-    retry: UnixMillis,
+    own: StatusRecord,
     is_ordering: bool,
     /// Whether the state could not be read at the last look.
     is_blind: bool,
@@ -123,7 +127,7 @@ impl Acme {
     ) -> Result<Arc<Self>, AcmeError> {
         if let Some(before) = before.filter(|before| before.config == *config) {
             // The operator may have removed the cause of a failure.
-            before.is_wanted.store(true, Ordering::Relaxed);
+            before.wanted.store(Now::read().wall.0, Ordering::Relaxed);
             return Ok(Arc::clone(before));
         }
         let fetcher = Fetcher::new(FetchConfig {
@@ -141,7 +145,7 @@ impl Acme {
             certificates: Arc::default(),
             tokens: ArcSwap::default(),
             held: Mutex::default(),
-            is_wanted: AtomicBool::new(before.is_some()),
+            wanted: AtomicU64::new(before.map_or(0, |_| Now::read().wall.0)),
         };
         if let Some(bytes) = acme.keeper.local_certificate() {
             acme.adopt(&bytes, CertificateOrigin::Stored);
@@ -197,7 +201,7 @@ impl Acme {
             Some(issued) if held.is_due(issued, &self.config.domains, now) => "due",
             Some(_) => "issued",
         };
-        let status = &held.status;
+        let status = held.last_failure();
         AcmeFigures {
             domains: self.config.domains.clone(),
             state,
@@ -231,10 +235,25 @@ impl Acme {
         };
         if is_other && let Ok([Some(bytes)]) = self.keeper.read([Slot::Certificate]).await {
             let is_held = lock_of(&self.held).fingerprint == Some(fingerprint(&bytes));
-            if !is_held {
+            if !is_held && !self.is_outdated(&bytes, Now::read().wall) {
                 self.adopt(&bytes, origin);
             }
         }
+    }
+
+    /// Returns true for a stored certificate that is worse than the one in force: it ends earlier,
+    /// and is expired or was not issued later. A store that was set back has such a one.
+    fn is_outdated(&self, bytes: &[u8], now: UnixMillis) -> bool {
+        let (Some(issued), Some((received, other))) = (self.certificates.issued(), read(bytes))
+        else {
+            return false;
+        };
+        let held = lock_of(&self.held);
+        // Until then the one in force is of another set of domains.
+        held.fingerprint.is_some()
+            && issued.is_for_all(&self.config.domains)
+            && other.not_after < issued.not_after
+            && (received <= held.received || other.not_after <= now)
     }
 
     fn note_blind(&self, fault: Option<&AcmeFault>) {
@@ -251,8 +270,8 @@ impl Acme {
             schedule::renewal(received, issued.not_after, self.config.renew_before, chance());
         {
             let mut held = lock_of(&self.held);
-            held.renewal = renewal;
-            (held.failures, held.retry) = (0, UnixMillis(0));
+            (held.received, held.renewal) = (received, renewal);
+            held.own = StatusRecord::default();
             held.fingerprint = Some(fingerprint(bytes));
             held.record = Some(Secret::new(bytes));
         }
@@ -326,24 +345,30 @@ impl Acme {
                 // The fleet has lost the certificate that this node has.
                 || held.status.certificate != held.fingerprint
         });
-        is_due
-            && !held.is_blind
-            && (held.retry.0.max(held.status.retry) <= now.wall.0
-                || self.is_wanted.load(Ordering::Relaxed))
+        is_due && !held.is_blind && held.may_try(self.wanted.load(Ordering::Relaxed), now.wall)
     }
 
     async fn order_with_lock(&self) {
-        let Ok(Some(lock)) = self.keeper.try_lock().await else { return };
+        let lock = match self.keeper.try_lock().await {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return,
+            Err(fault) => {
+                self.wanted.store(0, Ordering::Relaxed);
+                return self.note_failure(None, &fault).await;
+            }
+        };
         // Another node may have ordered while this one came for the lock.
         self.look(CertificateOrigin::OtherNode).await;
         if self.may_order(Now::read()) {
-            self.is_wanted.store(false, Ordering::Relaxed);
+            self.wanted.store(0, Ordering::Relaxed);
             let outcome = tokio::select! {
                 outcome = self.order_or_restore(&lock) => outcome,
                 lost = self.keeper.keep(&lock) => Err(lost),
             };
+            // A lost lock ends the order at any point.
+            lock_of(&self.held).is_ordering = false;
             if let Err(fault) = outcome {
-                self.note_failure(&lock, &fault).await;
+                self.note_failure(Some(&lock), &fault).await;
             }
         }
         self.keeper.unlock(lock).await;
@@ -374,26 +399,34 @@ impl Acme {
         self.write_status(lock, success(&bytes)).await
     }
 
-    async fn note_failure(&self, lock: &Lock, fault: &AcmeFault) {
+    /// Begins the pause after a failure: for all nodes, or without the lock for this one. Without
+    /// the lock the authority was not asked.
+    async fn note_failure(&self, lock: Option<&Lock>, fault: &AcmeFault) {
         let (mut status, before) = {
             let held = lock_of(&self.held);
-            (held.status.clone(), held.failures)
+            (held.status.clone(), held.own.failures)
         };
         status.failures = status.failures.max(before).saturating_add(1);
-        let pause =
-            schedule::pause(status.failures, fault.is_outage(), fault.retry_after(), chance());
-        let retry = Now::read().wall + pause;
-        status.retry = retry.0;
+        let pause = schedule::pause(
+            status.failures,
+            lock.is_none() || fault.is_outage(),
+            fault.retry_after(),
+            chance(),
+        );
+        let now = Now::read().wall;
+        let retry = now + pause;
+        (status.failed, status.retry) = (now.0, retry.0);
+        let wish = fault.retry_after().map(|wish| now + wish.min(schedule::LONGEST_WISH));
+        status.wish = wish.unwrap_or_default().0;
         status.fault = Some(fault.outcome().word().to_owned());
         status.detail = Some(fault::shown(&fault.to_string()));
-        {
-            let mut held = lock_of(&self.held);
-            (held.failures, held.retry) = (status.failures, retry);
-        }
+        lock_of(&self.held).own = status.clone();
         let has_certificate = self.certificates.issued().is_some();
         OrderFailed { fault, failures: status.failures, retry, has_certificate }.emit();
         // If this fails too, the pause holds on this node alone.
-        let _ = self.write_status(lock, status).await;
+        if let Some(lock) = lock {
+            let _ = self.write_status(lock, status).await;
+        }
     }
 
     async fn write_status(&self, lock: &Lock, status: StatusRecord) -> Result<(), AcmeFault> {
@@ -406,6 +439,19 @@ impl Acme {
 impl Held {
     fn is_due(&self, issued: &IssuedCertificate, domains: &[String], now: UnixMillis) -> bool {
         now >= self.renewal || !issued.is_for_all(domains)
+    }
+
+    /// Returns true after the pauses of the fleet and of this node. A reload at `wanted` ends the
+    /// pause after an earlier failure, unless the authority asked for it.
+    fn may_try(&self, wanted: u64, now: UnixMillis) -> bool {
+        [&self.status, &self.own].into_iter().all(|status| {
+            schedule::has_passed(UnixMillis(status.retry), now)
+                || (wanted > status.failed && schedule::has_passed(UnixMillis(status.wish), now))
+        })
+    }
+
+    fn last_failure(&self) -> &StatusRecord {
+        if self.own.failures > self.status.failures { &self.own } else { &self.status }
     }
 }
 

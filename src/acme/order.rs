@@ -206,7 +206,8 @@ impl Acme {
 
     /// Rejects a certificate that clients would refuse, and returns the record of a good one.
     fn check(&self, chain: String, key: &Secret) -> Result<Vec<u8>, AcmeFault> {
-        let issued = IssuedCertificate::from_pem(&chain, key).map_err(AcmeFault::Certificate)?;
+        let issued = IssuedCertificate::from_pem(&chain, key)
+            .map_err(|problem| AcmeFault::Certificate(shown(&problem)))?;
         let now = Now::read().wall;
         if !issued.is_for_all(&self.config.domains) {
             return Err(AcmeFault::Certificate("it lacks a name".to_owned()));

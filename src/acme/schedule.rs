@@ -12,7 +12,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3 * 3600);
 const FIRST_OUTAGE_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(600);
 /// The longest pause that an authority may ask for.
-const LONGEST_WISH: Duration = Duration::from_secs(24 * 3600);
+pub const LONGEST_WISH: Duration = Duration::from_secs(24 * 3600);
+/// How far the clocks of two nodes may differ.
+const CLOCK_SLACK: Duration = Duration::from_secs(300);
 
 /// Returns when to renew a certificate that this node can use since `received`. `chance` is a
 /// number from 0 to 1. It moves the time forward by up to a tenth of `renew_before`, so that nodes
@@ -42,6 +44,12 @@ pub fn pause(failures: u32, is_outage: bool, wish: Option<Duration>, chance: f64
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(longest);
     let pause = doubled.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
     pause.max(wish.unwrap_or_default().min(LONGEST_WISH))
+}
+
+/// Returns true after the end of a pause. A stored end that no pause reaches is of a clock that was
+/// ahead, and would stop a fleet until then.
+pub fn has_passed(end: UnixMillis, now: UnixMillis) -> bool {
+    end <= now || end > now + LONGEST_WISH + CLOCK_SLACK
 }
 
 #[cfg(test)]
@@ -80,5 +88,14 @@ mod tests {
         let hour = Duration::from_secs(3600);
         assert_eq!(pause(1, false, Some(hour), 0.5), hour);
         assert_eq!(pause(1, false, Some(DAY * 4000), 0.5), DAY, "not for years");
+    }
+
+    #[test]
+    fn a_pause_that_a_wrong_clock_stored_has_passed() {
+        assert!(has_passed(NOW, NOW) && has_passed(UnixMillis(0), NOW));
+        assert!(!has_passed(NOW + Duration::from_millis(1), NOW));
+        assert!(!has_passed(NOW + DAY + CLOCK_SLACK, NOW), "of a node whose clock is ahead");
+        assert!(has_passed(NOW + DAY + CLOCK_SLACK * 2, NOW));
+        assert!(has_passed(UnixMillis(u64::MAX), NOW));
     }
 }

@@ -83,6 +83,12 @@ pub struct StatusRecord {
     /// The fingerprint of the stored certificate.
     pub certificate: Option<String>,
     pub failures: u32,
+    /// When the last order failed, in Unix milliseconds.
+    #[serde(default)]
+    pub failed: u64,
+    /// Until when the authority wishes to be left alone, in Unix milliseconds.
+    #[serde(default)]
+    pub wish: u64,
     /// When the next attempt may begin, in Unix milliseconds.
     pub retry: u64,
     pub fault: Option<String>,

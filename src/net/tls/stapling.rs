@@ -157,11 +157,13 @@ impl StapledCertificate {
     }
 
     /// Staples an answer, if it is good, and returns the dates of the one that is stapled then. A
-    /// revocation ends the earlier answer too.
+    /// revocation ends the earlier answer too, also for the next start.
     pub fn accept(&self, answer: &[u8], now: UnixMillis) -> Result<Dates, OcspFault> {
         let checked = self.subject.check(answer, now);
         if checked == Err(OcspFault::Revoked) {
             self.drop_staple();
+            // A file of an operator is not touched.
+            let _ = std::fs::remove_file(&self.kept);
         }
         let staple = checked?;
         let dates = staple.dates.clone();

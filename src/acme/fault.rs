@@ -33,7 +33,8 @@ pub enum AcmeFault {
 
 impl AcmeFault {
     /// Returns true for an authority that is away or overloaded. It is asked again soon. After any
-    /// other failure the order may count against the limits of the authority, and is repeated later.
+    /// other failure the order may count against the limits of the authority, and is repeated
+    /// later.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Fetch(_) | Self::LockLost => true,

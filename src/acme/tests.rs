@@ -64,7 +64,7 @@ fn a_reload_ends_the_pause_after_an_earlier_failure_but_not_that_of_the_authorit
     assert!(!wished.may_try(after, NOW) && wished.may_try(0, NOW + MINUTE));
     // A clock that was ahead has stored it.
     assert!(failed(schedule::LONGEST_WISH * 2, 0).may_try(0, NOW));
-    // What could not be stored holds on this node.
+    // A failure that could not be stored holds on this node.
     let own = Held { own: held.status, ..Held::default() };
     assert!(!own.may_try(0, NOW) && own.may_try(after, NOW) && own.may_try(0, NOW + MINUTE));
     assert!(Held::default().may_try(0, NOW));

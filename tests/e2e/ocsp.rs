@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::reload::usher_reload;
 use crate::support::openssl_ca::OpensslCa;
-use crate::support::{Echo, Setup, Usher};
+use crate::support::{Echo, Setup, Usher, eventually};
 
 const SERVER: &str = "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth";
 /// The listeners of a test come after those of every Usher.
@@ -183,6 +183,20 @@ async fn a_good_answer_is_fetched_and_stapled_and_every_other_is_not() {
     let metrics = usher.metrics().await;
     assert!(metrics.contains(&series(&usher, "good")), "{metrics}");
     assert!(!metrics.contains(&series(&usher, "revoked")), "{metrics}");
+
+    // The kept answer of a certificate that is revoked is removed.
+    let kept = |name: &str| {
+        let file = usher.folder().join(format!("{name}.pem"));
+        let digest = aws_lc_rs::digest::digest(
+            &aws_lc_rs::digest::SHA256,
+            file.as_os_str().as_encoded_bytes(),
+        );
+        let name = digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}"));
+        usher.folder().join("state/ocsp").join(name.collect::<String>() + ".der")
+    };
+    fs::copy(kept("good"), kept("revoked")).unwrap();
+    assert_eq!(usher_reload(&usher).await.0, 0);
+    eventually("the answer is removed", async || !kept("revoked").exists()).await;
 
     // The authority is away: a reload and a restart keep the answer.
     responder.task.abort();

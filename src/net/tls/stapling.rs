@@ -162,7 +162,7 @@ impl StapledCertificate {
         let checked = self.subject.check(answer, now);
         if checked == Err(OcspFault::Revoked) {
             self.drop_staple();
-            // A file of an operator is not touched.
+            // It may hold a good answer. Without the file, the next start has none.
             let _ = std::fs::remove_file(&self.kept);
         }
         let staple = checked?;

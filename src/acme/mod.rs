@@ -385,7 +385,9 @@ impl Acme {
             Some(_) => {
                 let Some(record) = lock_of(&self.held).record.clone() else { return Ok(()) };
                 self.keeper.write(lock, Slot::Certificate, record.expose(), None).await?;
-                return self.write_status(lock, success(record.expose())).await;
+                self.write_status(lock, success(record.expose())).await?;
+                lock_of(&self.held).own = StatusRecord::default();
+                return Ok(());
             }
         };
         let directory = self.config.directory.written();

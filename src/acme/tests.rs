@@ -94,7 +94,9 @@ async fn a_certificate_that_ends_earlier_replaces_another_only_if_it_is_newer() 
     let outdated = record(60, now);
     assert!(!store(&outdated).await, "a store that was set back");
     assert!(node.acme.may_order(Now::read()), "the better one is written again");
+    lock_of(&node.acme.held).own.failures = 1;
     node.acme.order_or_restore(&lock).await.unwrap();
+    assert_eq!(node.acme.figures(now).failures, 0);
     let [stored] = node.acme.keeper.read([Slot::Certificate]).await.unwrap();
     assert_ne!(stored, Some(outdated));
     assert!(!node.acme.may_order(Now::read()));

@@ -56,8 +56,9 @@ class Backend(http.server.BaseHTTPRequestHandler):
             self.headers["Sec-WebSocket-Key"].encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         )
         self.send_header("Sec-WebSocket-Accept", base64.b64encode(digest.digest()).decode())
-        self.end_headers()
+        # Before the client can see the answer.
         self.server.heads.append(self.headers)
+        self.end_headers()
         while self.connection.recv(1024):
             pass
 

@@ -9,6 +9,7 @@ use http::request::Parts;
 use rustls::RootCertStore;
 use tokio::time::Instant;
 
+use super::events::RequestRejected;
 use super::forwarding::Forwarding;
 use crate::auth::grant::Grant;
 use crate::base::clock::Now;
@@ -18,10 +19,13 @@ use crate::edge::ceiling::Permit;
 use crate::edge::waiting_room::{RoomFull, StrangerState};
 use crate::model::client_certificate::ClientCertificate;
 use crate::model::faults::InvalidCertificate;
+use crate::model::request_id::RequestId;
 use crate::net::http1::host::Authority;
 use crate::net::proxy_protocol::{Addresses, ClientTls, ProxyHeader};
 use crate::net::tls::crl::Standing;
 use crate::rejection::Rejection;
+use crate::telemetry::Event;
+use crate::telemetry::refusal::Attempt;
 
 /// An accepted connection, without its stream.
 #[derive(Debug)]
@@ -49,6 +53,21 @@ pub struct ClientConnection {
 }
 
 impl ClientConnection {
+    /// Reports a request that could not be read, and returns the id that names it.
+    pub(super) fn report_unreadable(&self, rejection: &Rejection) -> RequestId {
+        let request_id = RequestId::random();
+        let about = Attempt {
+            request_id: request_id.as_str(),
+            peer: self.peer.ip(),
+            host: "",
+            path: "",
+            route: "",
+            method: None,
+        };
+        RequestRejected { about, rejection }.emit();
+        request_id
+    }
+
     /// Returns a stream of this HTTP/2 connection, which takes the way of a connection.
     pub fn of_stream(&self, permit: Permit, standing: StrangerState, deadline: Instant) -> Self {
         Self {

@@ -21,15 +21,12 @@ use super::last_answer::answer_and_close;
 use super::{forward, upgrade};
 use crate::base::clock::Now;
 use crate::edge::worker::Worker;
-use crate::http::events::RequestRejected;
-use crate::model::request_id::RequestId;
 use crate::net::http1::head::MAX_FIELDS;
 use crate::net::http1::response;
 use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
-use crate::telemetry::refusal::Attempt;
 use crate::upstream::request_body::RequestBody;
 
 /// The most bytes of an answer that the kernel holds unsent. The rest waits at the upstream until
@@ -190,16 +187,7 @@ impl Drop for RequestCount {
 
 /// Refuses bytes that cannot be read as a request, or a request that is not for hyper.
 async fn refuse(guard: Guard, connection: &ClientConnection, rejection: &Rejection) {
-    let request_id = RequestId::random();
-    let about = Attempt {
-        request_id: request_id.as_str(),
-        peer: connection.peer.ip(),
-        host: "",
-        path: "",
-        route: "",
-        method: None,
-    };
-    RequestRejected { about, rejection }.emit();
+    let request_id = connection.report_unreadable(rejection);
     let answer = response::problem(rejection, request_id.as_str());
     let (stream, _) = guard.into_parts();
     answer_and_close(stream, &answer).await;

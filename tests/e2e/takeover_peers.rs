@@ -13,7 +13,7 @@ use crate::support::usher::is_alive;
 use crate::support::{Backend, Echo, Setup, client, eventually};
 
 const USHER: &str = env!("CARGO_BIN_EXE_usher");
-/// The id of the user `nobody`.
+/// A user id without rights and files.
 const NOBODY: &str = "65534";
 
 /// A process with a configuration of its own, and what it logs.

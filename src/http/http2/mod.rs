@@ -24,12 +24,11 @@ use self::answer::send_answer;
 use self::guard::{FrameGuard, Signals, Stop};
 use super::client_end::ClientEnd;
 use super::connection::ClientConnection;
-use super::events::{Http2Failed, Http2Fault, RequestRejected};
+use super::events::{Http2Failed, Http2Fault};
 use super::{forward, upgrade};
 use crate::base::clock::Now;
 use crate::config::Limits;
 use crate::edge::worker::Worker;
-use crate::model::request_id::RequestId;
 use crate::net::http1::framing::BodyFraming;
 use crate::net::http1::head::RequestHead;
 use crate::net::http1::response::{self, LastOfConnection};
@@ -42,7 +41,6 @@ use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
-use crate::telemetry::refusal::Attempt;
 use crate::upstream::request_body::{AnswerBody, RequestBody};
 
 /// The most bytes that a client may send on one stream before Usher takes them.
@@ -271,7 +269,7 @@ impl Driver {
         match limit {
             Some(limit) => LimitReached { limit, peer: Some(peer) }.emit(),
             None => {
-                report_rejected(&self.connection, &Rejection::HeadTimeout);
+                self.connection.report_unreadable(&Rejection::HeadTimeout);
             }
         }
         self.end(Reason::ENHANCE_YOUR_CALM);
@@ -366,7 +364,7 @@ async fn serve_stream(
             Box::pin(serve_plain(request, respond, &tenant, worker, to_head)).await;
         }
         Err(rejection) => {
-            let request_id = report_rejected(&connection, &rejection);
+            let request_id = connection.report_unreadable(&rejection);
             let answer = response::problem(&rejection, request_id.as_str());
             let answer = answer.map(|body| AnswerBody::Whole(Full::new(body)));
             let stall_timeout = worker.edge.limits.stall_timeout;
@@ -421,19 +419,4 @@ async fn serve_plain(
 fn expects_continue(headers: &HeaderMap) -> bool {
     let expect = headers.get(http::header::EXPECT);
     expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-/// Reports a request that could not be read, and returns the id that names it.
-fn report_rejected(connection: &ClientConnection, rejection: &Rejection) -> RequestId {
-    let request_id = RequestId::random();
-    let about = Attempt {
-        request_id: request_id.as_str(),
-        peer: connection.peer.ip(),
-        host: "",
-        path: "",
-        route: "",
-        method: None,
-    };
-    RequestRejected { about, rejection }.emit();
-    request_id
 }

@@ -10,10 +10,12 @@ mod deflate;
 mod follow;
 mod framing;
 mod head;
+mod http2;
 mod json;
 mod jwt;
 mod login;
 mod mqtt;
+mod ocsp;
 mod proxy;
 mod settings;
 mod socketio;
@@ -24,15 +26,17 @@ mod tls;
 pub type Target = fn(&[u8]);
 
 /// The targets. The name of each is also the name of its folder and of its dictionary.
-pub const ALL: [(&str, Target); 12] = [
+pub const ALL: [(&str, Target); 14] = [
     ("config", config::run),
     ("deflate", deflate::run),
     ("follow", follow::run),
     ("framing", framing::run),
     ("head", head::run),
+    ("http2", http2::run),
     ("json", json::run),
     ("jwt", jwt::run),
     ("mqtt", mqtt::run),
+    ("ocsp", ocsp::run),
     ("proxy", proxy::run),
     ("socketio", socketio::run),
     ("stomp", stomp::run),

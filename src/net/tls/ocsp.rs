@@ -128,20 +128,18 @@ impl Subject {
             return Err(OcspFault::Signature);
         }
         let entries = entries(&signed).ok_or(OcspFault::Malformed)?;
+        let own = || entries.iter().filter(|entry| self.is_named_by(entry));
+        // A revocation holds whatever its dates are, and beside another entry.
+        if own().any(|entry| entry.status == REVOKED) {
+            return Err(OcspFault::Revoked);
+        }
         let mut fault = OcspFault::OtherCertificate;
-        for entry in entries {
-            if !self.is_named_by(&entry) {
-                continue;
-            }
+        for entry in own() {
             let begins = entry.begins;
             let Some(ends) = entry.ends else {
                 fault = OcspFault::NoEnd;
                 continue;
             };
-            // A revocation holds whatever its dates are.
-            if entry.status == REVOKED {
-                return Err(OcspFault::Revoked);
-            }
             if now + SKEW < begins {
                 fault = OcspFault::NotYetValid;
             } else if now >= ends {

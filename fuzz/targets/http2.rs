@@ -202,7 +202,7 @@ fn write_fields(head: &mut Vec<u8>, headers: &HeaderMap) {
     head.extend(b"\r\n");
 }
 
-/// A socket with all bytes of a client. What the library writes is lost.
+/// A socket with all bytes of a client. The library's own writes are lost.
 struct Wire {
     bytes: Vec<u8>,
     at: usize,

@@ -254,7 +254,7 @@ impl BenchClient {
             headers
                 .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("graphql-transport-ws"));
         }
-        match upgrade::open(stream, &uri, headers, ANSWER_BODY).await {
+        match upgrade::open(stream, &uri, &mut headers, ANSWER_BODY).await {
             Ok(UpgradeAnswer::Switched { stream, early, .. }) => {
                 Connection::new(stream, &early, self.message_bytes).map_err(|_| failed)
             }

@@ -1,5 +1,7 @@
 //! The names that the configuration may give to headers that Usher sets.
 
+use std::borrow::Cow;
+
 use http::HeaderName;
 
 /// Names with a meaning in HTTP, in the WebSocket handshake or between proxies, and names of
@@ -43,8 +45,13 @@ const TAKEN_PREFIXES: [&str; 3] = ["sec-", "x-forwarded-", "access-control-"];
 
 /// Returns a name in the form in which servers may compare it. Case does not count. `_`, `-` and
 /// `.` are the same, because some servers convert one into another.
-pub fn normal_form(name: &str) -> String {
-    name.chars().map(|c| if c == '_' || c == '.' { '-' } else { c.to_ascii_lowercase() }).collect()
+pub fn normal_form(name: &str) -> Cow<'_, str> {
+    // Most names need no copy: a `HeaderName` is in lower case.
+    if !name.bytes().any(|byte| matches!(byte, b'_' | b'.' | b'A'..=b'Z')) {
+        return Cow::Borrowed(name);
+    }
+    let normal = |c| if matches!(c, '_' | '.') { '-' } else { c.to_ascii_lowercase() };
+    Cow::Owned(name.chars().map(normal).collect())
 }
 
 /// Returns true if an upstream may treat the two names as the same.

@@ -29,7 +29,7 @@ pub fn prepare(
     let is_unwanted = |name: &HeaderName| {
         let normal = normal_form(name.as_str());
         let is_of_proxies = is_forwarded(&normal) || names_a_path(&normal);
-        reserved.contains(name)
+        reserved.contains(&normal)
             || normal == REQUEST_ID.as_str()
             || (is_of_proxies && !is_kept(name))
     };

@@ -56,6 +56,7 @@ pub(super) async fn reach(
     let user_place = Box::pin(enter(grant, edge, session_id, request.address())).await?;
     let upstream = edge.upstreams.of(&grant.route().upstream).ok_or(Rejection::Internal)?;
     let target = request.prepare_for_upstream(matched, &edge.reserved)?;
+    let mut headers = std::mem::take(&mut request.parts.headers);
     let about = ContextRequest {
         session_id: session_id.as_str(),
         upstream: upstream.name(),
@@ -75,13 +76,13 @@ pub(super) async fn reach(
         };
         let dialled = Now::read();
         // Each try has a signed context of its own: one that was sent may have been used.
-        let mut headers = request.parts.headers.clone();
         if request.parts.version == Version::HTTP_2 {
             // The key belongs to HTTP/1.1: the client sent none.
             headers.insert(SEC_WEBSOCKET_KEY, random_key()?);
         }
         edge.set_identity(&mut headers, grant, about, dialled);
-        let opening = upstream::upgrade::open(stream, &target, headers, edge.limits.refusal_bytes);
+        let opening =
+            upstream::upgrade::open(stream, &target, &mut headers, edge.limits.refusal_bytes);
         if let Some(answer) = tries.answer(&place, Box::pin(opening)).await {
             break (place, dialled, answer);
         }

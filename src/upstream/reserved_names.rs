@@ -1,7 +1,5 @@
 //! Header names that a client may not send to an upstream.
 
-use http::HeaderName;
-
 use crate::config::header_name::normal_form;
 use crate::config::{Bypass, Config};
 
@@ -12,15 +10,16 @@ pub struct ReservedNames(pub Vec<String>);
 impl ReservedNames {
     pub fn of(config: &Config) -> Self {
         let own = [&config.context.header, &config.bypass.header, &Bypass::HEADER];
-        let mut names: Vec<_> = own.map(|name| normal_form(name.as_str())).to_vec();
+        let mut names: Vec<_> = own.map(|name| normal_form(name.as_str()).into_owned()).to_vec();
         for route in &config.routes {
-            names.extend(route.identity_headers.iter().map(|(name, _)| normal_form(name.as_str())));
+            let of_route = route.identity_headers.iter();
+            names.extend(of_route.map(|(name, _)| normal_form(name.as_str()).into_owned()));
         }
         Self(names)
     }
 
-    pub fn contains(&self, name: &HeaderName) -> bool {
-        let normal = normal_form(name.as_str());
-        self.0.contains(&normal)
+    /// Takes a name in its normal form.
+    pub fn contains(&self, normal: &str) -> bool {
+        self.0.iter().any(|name| name == normal)
     }
 }

@@ -29,14 +29,15 @@ pub enum UpgradeAnswer {
 }
 
 /// Asks a server for an upgrade. `headers` are the client's, prepared; the upgrade's own are set
-/// here. `body_limit` bounds the bytes that are kept of a refusal.
+/// here. They can be used again for another server. `body_limit` bounds the bytes that are kept of
+/// a refusal.
 pub async fn open(
     mut stream: Stream,
     uri: &Uri,
-    mut headers: HeaderMap,
+    headers: &mut HeaderMap,
     body_limit: usize,
 ) -> Result<UpgradeAnswer, Rejection> {
-    let wire = request(uri, &mut headers);
+    let wire = request(uri, headers);
     let gone =
         |_| Rejection::UpstreamProtocol("the server closed the connection without an answer");
     stream.write_all(&wire).await.map_err(gone)?;
@@ -57,7 +58,7 @@ pub async fn open(
         }
     };
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-        check_switch(&answer.headers, &headers)?;
+        check_switch(&answer.headers, headers)?;
         return Ok(UpgradeAnswer::Switched { stream, early: buffer, headers: answer.headers });
     }
     let body = read_body(&mut stream, &buffer, answer.framing, body_limit).await?;

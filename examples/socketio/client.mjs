@@ -1,8 +1,6 @@
-// A client of the chat: it connects by the transports that it is told, says hello and leaves.
+// A client of the chat: it connects by the transports of its argument, says hello and leaves.
 //
-//   TOKEN=... node client.mjs URL websocket
-//   TOKEN=... node client.mjs URL polling
-//   TOKEN=... node client.mjs URL polling,websocket
+//   TOKEN=... node client.mjs [URL [websocket | polling | polling,websocket]]
 
 import { io } from "socket.io-client";
 
@@ -23,6 +21,6 @@ socket.on("connect", async () => {
   const { engine } = socket.io;
   if (transports === "polling,websocket" && engine.transport.name === "polling") await new Promise((done) => engine.once("upgrade", done));
   const user = await socket.timeout(5000).emitWithAck("chat", `hello by ${engine.transport.name}`);
-  console.log(`I am ${user}`);
+  console.log(`authenticated as ${user}`);
   socket.disconnect();
 });

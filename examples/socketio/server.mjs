@@ -1,27 +1,28 @@
-// A chat on Socket.IO behind Usher. It has no login: each request comes with a signed header that says who it is.
+// A chat on Socket.IO behind Usher. It has no login: each request has a signed header that names the user.
 //
-//   node server.mjs PORT KEYS
+//   node server.mjs [PORT [KEYS]]
 //
-// KEYS is where Usher publishes its public keys, such as http://127.0.0.1:8080/.well-known/usher/jwks.json.
+// KEYS is the address of Usher's public keys.
 
 import { createServer } from "node:http";
 import { Server } from "socket.io";
-import { readJwks, verify } from "../verify-node/verify.mjs";
+import { readJwks, verify } from "./verify.mjs";
 
 const [port = "9000", keys = "http://127.0.0.1:8080/.well-known/usher/jwks.json"] = process.argv.slice(2);
 const http = createServer();
 const io = new Server(http, { serveClient: false });
 let jwks;
 
-// Every request of the polling transport and every upgrade comes by here.
+// Every request of the polling transport and every upgrade goes through this function.
 io.engine.use(async (request, response, next) => {
   try {
     jwks ??= await readJwks(keys);
     request.user = verify(request.headers["x-user-context"], jwks, "chat").sub;
-  } catch {
+  } catch ({ message }) {
+    console.log(`request refused: ${message}`);
     return response.writeHead(401).end();
   }
-  // An Engine.IO session belongs to the user that began it, whoever knows its id.
+  // An Engine.IO session belongs to the user that began it. Its id alone opens nothing.
   const session = io.engine.clients[request._query.sid];
   if (session && session.request.user !== request.user) return response.writeHead(403).end();
   next();
@@ -29,6 +30,7 @@ io.engine.use(async (request, response, next) => {
 
 io.on("connection", (socket) => {
   const { user } = socket.request;
+  console.log(`${user} connected`);
   socket.on("chat", (text, acknowledge) => {
     io.emit("chat", { user, text });
     acknowledge(user);

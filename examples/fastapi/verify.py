@@ -1,0 +1,1 @@
+../verify-python/verify.py

@@ -21,6 +21,7 @@ test: ## All tests; installs the missing programs that they need
 	scripts/test-chart.sh
 	scripts/test-dashboards.sh
 	scripts/test-api.sh
+	scripts/test-examples.sh
 
 SECONDS ?= 60
 TARGETS ?=

@@ -81,7 +81,7 @@ fi
 
 # 3. Node packages, exactly as locked.
 locks=()
-for lock in tests/e2e/clients/*/package-lock.json tests/e2e/browser/package-lock.json clients/js/package-lock.json examples/*/package-lock.json; do
+for lock in tests/e2e/clients/*/package-lock.json tests/e2e/browser/package-lock.json clients/js/package-lock.json examples/socketio/package-lock.json; do
     [ "$scope" = tests ] && [ -f "$lock" ] || continue
     if ! fresh "$lock" "$(dirname "$lock")/node_modules/.installed"; then
         locks+=("$lock")

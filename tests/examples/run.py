@@ -27,8 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "target/examples"
 # One block may install packages on a loaded machine.
-BLOCK_SECONDS = 300
-START_SECONDS = 60
+BLOCK_SECONDS = 900
+START_SECONDS = 120
 END = "--- the block has ended, with these failed commands: "
 TEXT_FILES = {".toml", ".mjs", ".py", ".md", ".json"}
 LOCKED = {"package-lock.json", "package.json"}
@@ -171,7 +171,7 @@ class Shell:
         }  # fmt: skip
         environment |= {
             "USHER": str(source), "PATH": f"{usher.parent}{os.pathsep}{environment['PATH']}",
-            "npm_config_cache": str(CACHE / "npm"), "npm_config_prefer_offline": "true",
+            "npm_config_prefer_offline": "true",
             "npm_config_audit": "false", "npm_config_fund": "false",
             "npm_config_update_notifier": "false",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONDONTWRITEBYTECODE": "1",

@@ -51,7 +51,7 @@ async fn the_example_talks_over_each_transport_and_is_refused_on_each() {
         let (code, said) = client(&usher, transports, &usher.token("ada")).await;
         assert_eq!(
             (code, said),
-            (Some(0), format!("ada: hello by {last}\nI am ada\n")),
+            (Some(0), format!("ada: hello by {last}\nauthenticated as ada\n")),
             "{transports}"
         );
         let (code, said) = client(&usher, transports, "x.y.z").await;

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import typing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,6 +165,8 @@ def put_relay(folder: Path) -> Relay:
 class Shell:
     """One bash for all blocks of a page, in a process group of its own."""
 
+    running: typing.ClassVar[set["Shell"]] = set()
+
     def __init__(self, folder: Path, usher: Path, source: Path):
         environment = {
             name: value for name, value in os.environ.items()
@@ -184,6 +187,7 @@ class Shell:
             ["bash", "--norc"], cwd=folder, env=environment, text=True, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        self.running.add(self)
 
     def run(self, block: str) -> tuple[str, list[str]]:
         """Returns the output of the block and its failed commands."""
@@ -217,6 +221,7 @@ class Shell:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self):
+        self.running.discard(self)
         self.kill()
         self.process.stdout.close()
         with contextlib.suppress(BrokenPipeError):
@@ -306,7 +311,16 @@ def run(name: str, usher: Path) -> str | None:
     return None
 
 
+def end_all(number: int, _frame):
+    """Ends the programs of all pages: they are in groups of their own, which get no signal."""
+    for shell in list(Shell.running):
+        shell.kill()
+    os._exit(128 + number)
+
+
 def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, end_all)
+    signal.signal(signal.SIGINT, end_all)
     usher, *names = arguments
     names = names or sorted(path.parent.name for path in ROOT.glob("examples/*/README.md"))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:

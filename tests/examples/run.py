@@ -32,6 +32,7 @@ BLOCK_SECONDS = 900
 START_SECONDS = 120
 END = "--- the block has ended, with these failed commands: "
 TEXT_FILES = {".toml", ".mjs", ".py", ".md", ".json"}
+GIVEN: set[int] = set()
 LOCKED = {"package-lock.json", "package.json"}
 BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.M | re.S)
 PORT = re.compile(r"(?<=127\.0\.0\.1:)\d{4,5}|(?<=--port )\d{4,5}|(?<=localhost:)\d{4,5}")
@@ -54,10 +55,13 @@ def stage(folder: Path) -> Path:
 
 
 def unused_port() -> int:
-    """Returns a port below those that the system gives away by itself."""
+    """Returns a port below those that the system gives away by itself, and each one once."""
     while True:
         port = random.randint(12_000, 30_000)
+        if port in GIVEN:
+            continue
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            GIVEN.add(port)
             return port
 
 
@@ -80,16 +84,12 @@ def replace_ports(folder: Path) -> list[int]:
     """Gives the example other ports in all of its files, and returns them."""
     files = [path for path in folder.iterdir() if path.suffix in TEXT_FILES and path.name not in LOCKED]
     found = sorted({port for path in files for port in PORT.findall(path.read_text())})
-    ports = {}
-    for port in found:
-        while (other := unused_port()) in ports.values():
-            pass
-        ports[port] = other
+    ports = {port: unused_port() for port in found}
     if not ports:
         raise Fault("no port of loopback in its files")
     name = re.compile(r"\b(" + "|".join(found) + r")\b")
     for path in files:
-        # The copy of a linked verifier has no port.
+        # A linked verifier has no port, and belongs to all examples.
         if not path.is_symlink():
             path.write_text(name.sub(lambda match: str(ports[match[0]]), path.read_text()))
     return list(ports.values())
@@ -179,6 +179,12 @@ class Shell:
             "npm_config_update_notifier": "false",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
+        # Jupyter reads no settings of this machine. Continuous integration may run as root.
+        settings = folder.parent / "jupyter"
+        settings.mkdir()
+        settings.joinpath("jupyter_server_config.json").write_text('{"ServerApp": {"allow_root": true}}')
+        environment |= {f"JUPYTER_{name}_DIR": str(settings) for name in ("CONFIG", "DATA", "RUNTIME")}
+        environment |= {"IPYTHONDIR": str(settings)}
         wheels = CACHE / "wheels"
         if wheels.is_dir():
             environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_NO_COMPILE": "1"}

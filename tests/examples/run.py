@@ -300,8 +300,8 @@ class Page:
         )
 
 
-def run(name: str, usher: Path) -> str | None:
-    """Returns the fault of an example, or nothing."""
+def run(name: str, usher: Path) -> bool:
+    """Returns true if an example passes, and prints its fault otherwise."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f"usher-example-{name}-", ignore_cleanup_errors=True) as folder:
         page = None
@@ -309,12 +309,13 @@ def run(name: str, usher: Path) -> str | None:
             page = Page(name, usher, Path(folder))
             page.run()
         except Fault as fault:
-            return f"examples/{name}: {fault}\n{page.logs() if page else ''}"
+            print(f"FAULT examples/{name}: {fault}\n{page.logs() if page else ''}", flush=True)
+            return False
         finally:
             if page:
                 page.close()
     print(f"ok    examples/{name}, {time.monotonic() - began:.0f} s", flush=True)
-    return None
+    return True
 
 
 def end_all(number: int, _frame):
@@ -330,10 +331,9 @@ def main(arguments: list[str]) -> int:
     usher, *names = arguments
     names = names or sorted(path.parent.name for path in ROOT.glob("examples/*/README.md"))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        faults = list(filter(None, pool.map(lambda name: run(name, Path(usher).resolve()), names)))
-    print("\n".join(faults))
-    print(f"{len(names) - len(faults)} passed, {len(faults)} failed")
-    return 1 if faults or not names else 0
+        results = list(pool.map(lambda name: run(name, Path(usher).resolve()), names))
+    print(f"{results.count(True)} passed, {results.count(False)} failed")
+    return 0 if results and all(results) else 1
 
 
 if __name__ == "__main__":

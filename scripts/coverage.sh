@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Measures the line coverage of src by the unit tests, and by them together with the end-to-end tests.
 # The report is in target/coverage.
-# First installs the LLVM tools of the version of this rustc from Debian, after a notice.
+# First installs what the tests need, and the LLVM tools of the version of this rustc from Debian,
+# after a notice.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+scripts/setup-tests.sh
 scripts/setup-tests.sh coverage
 
 major=$(rustc --version --verbose | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')

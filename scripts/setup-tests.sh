@@ -2,7 +2,7 @@
 # Installs the missing programs that the end-to-end tests need: browsers, Java, Go, Python and Node,
 # and pinned packages of npm and PyPI. First prints each with its purpose. If nothing is missing, it
 # needs no network. If Debian packages are missing, it asks at a terminal, and never if CI is set.
-# `setup-tests.sh coverage` does the same for `scripts/coverage.sh`, which needs fewer programs.
+# `setup-tests.sh coverage` does the same for the programs that only `scripts/coverage.sh` needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,12 +15,6 @@ plan=()
 need() { packages+=("$1"); plan+=("$(printf 'Debian   %-36s %s' "$1" "$2")"); }
 
 # 1. Debian packages, only for the commands that are missing.
-need_redis() {
-    have redis-server || need redis-server "the store that several nodes share"
-    have redis-sentinel || need redis-sentinel "its failover"
-    have redis-cli || need redis-tools "its faults"
-}
-
 need_for_tests() {
     have chromium || have chromium-browser || have google-chrome || need chromium "a browser for the page of the demo and for credentials of pages"
     have firefox-esr || have firefox || need firefox-esr "a second browser"
@@ -48,7 +42,9 @@ need_for_tests() {
     have curl || need curl "a client of HTTP/2"
     have h2load || need nghttp2-client "load over HTTP/2"
     have systemd-socket-activate || need systemd "sockets that a service manager passes"
-    need_redis
+    have redis-server || need redis-server "the store that several nodes share"
+    have redis-sentinel || need redis-sentinel "its failover"
+    have redis-cli || need redis-tools "its faults"
 }
 
 # Only the LLVM tools of the version of rustc read its counts reliably.
@@ -56,7 +52,6 @@ need_for_coverage() {
     local major
     major=$(rustc --version --verbose | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
     have "llvm-cov-$major" || need "llvm-$major" "reads the counts of covered lines"
-    need_redis
 }
 
 scope=${1:-tests}

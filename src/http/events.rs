@@ -24,6 +24,9 @@ families! {
     /// HTTP/2 connections that ended by an error: a flood of frames, another fault of the protocol,
     /// or a client that has gone without a goodbye.
     HTTP2_FAILURES: Counter = "usher_protocol_failures_total", { reason: Http2Fault }, shown;
+    /// HTTP/2 streams that were reset because the client broke the protocol in them, such as by a
+    /// head that HTTP/2 forbids.
+    MALFORMED_STREAMS: Counter = "usher_malformed_streams_total", shown;
     /// From the complete request head to the 101, for accepted upgrades.
     UPGRADE_DURATION: Histogram = "usher_upgrade_duration_seconds", { route: Name }, shown;
     /// How long each phase of an accepted upgrade took: authenticate, dial, answer.
@@ -124,6 +127,13 @@ pub struct Http2Failed<'a> {
     pub peer: IpAddr,
     pub reason: Http2Fault,
     pub detail: &'a str,
+}
+
+/// An HTTP/2 stream was reset before Usher saw a request in it: its head is malformed, or a frame
+/// behind it.
+#[derive(Debug)]
+pub struct Http2StreamMalformed {
+    pub peer: IpAddr,
 }
 
 /// A plain HTTP request was refused.
@@ -244,6 +254,24 @@ impl Event for Http2Failed<'_> {
 
     fn count(&self, metrics: &Metrics) {
         metrics.count(&HTTP2_FAILURES, (self.reason,));
+    }
+}
+
+impl Event for Http2StreamMalformed {
+    fn refusal(&self) -> Option<Refusal> {
+        Some(Refusal::of(self.peer, "http2_stream_malformed"))
+    }
+
+    fn log(&self) {
+        log_at!(
+            client_refusal_level(), target: "usher", event = "http2_stream_malformed",
+            peer = %self.peer, detail = "HTTP/2 forbids the head, or a frame behind it",
+            "HTTP/2 stream reset"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&MALFORMED_STREAMS, ());
     }
 }
 

@@ -90,7 +90,7 @@ pub fn auth(token: &str) -> Message {
 }
 
 /// Returns a client frame, masked with zeros.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut wire = vec![first];
     if payload.len() < 126 {
         wire.push(0x80 | payload.len() as u8);

@@ -172,13 +172,21 @@ async fn a_request_with_two_readings_is_refused_and_the_others_go_on() {
         assert_eq!(raw.until(RST_STREAM).await.stream, stream, "{field:?}");
         stream += 2;
     }
+    // An upgrade too, and each has a line.
+    let upgrade = connect_request(stream, "/ws", &[("connection", "upgrade")]);
+    raw.send(&upgrade).await.unwrap();
+    assert_eq!(raw.until(RST_STREAM).await.stream, stream);
+    stream += 2;
+    usher.until_metric("usher_malformed_streams_total 6").await;
+    usher.logged(&["http2_stream_malformed", "HTTP/2 forbids the head"]).await;
     raw.send(&http2::get(stream, "/public/hello")).await.unwrap();
     assert_eq!(raw.until(HEADERS).await.stream, stream);
-    // A name in capital letters is no name: the library ends the connection.
+    // A name in capital letters cannot be decoded: the library ends the connection.
     let fields = [&http2::get_fields("/public/hello")[..], &[("X-Capital", "a")]].concat();
     let flags = http2::END_HEADERS | END_STREAM;
     raw.send(&http2::frame(HEADERS, flags, stream + 2, &http2::block(&fields))).await.unwrap();
     assert_eq!(raw.goodbye().await, Some(1));
+    usher.logged(&["http2_failed", "\"reason\":\"protocol\""]).await;
     assert_eq!(backend.heads().len(), 2);
     usher.finish().await;
 }

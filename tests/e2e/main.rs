@@ -36,6 +36,7 @@ mod fleet_sessions;
 mod forwarding;
 mod http2;
 mod http2_floods;
+mod http2_sessions;
 mod http_heads;
 mod http_proxy;
 mod issuers;

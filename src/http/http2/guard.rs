@@ -6,6 +6,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::time::{Sleep, sleep};
 use crate::base::lock::lock;
 use crate::config::Limits;
 use crate::net::http2::frames::{Excess, FrameWatch};
+use crate::net::http2::sent_resets::SentResets;
 use crate::net::http2::tenants::Tenants;
 use crate::net::stall::Stall;
 use crate::net::stream::{Stream, poll_read_behind, with_scratch};
@@ -40,7 +42,11 @@ pub(super) enum Stop {
 
 /// The state of the guard, for the task that drives the connection.
 #[derive(Debug, Default)]
-pub(super) struct Signals(Mutex<Option<Stop>>);
+pub(super) struct Signals {
+    stop: Mutex<Option<Stop>>,
+    /// Streams that the library has reset, and that were not reported.
+    malformed: AtomicUsize,
+}
 
 #[derive(Debug)]
 pub(super) struct FrameGuard {
@@ -49,6 +55,7 @@ pub(super) struct FrameGuard {
     buffer: BytesMut,
     approved: usize,
     watch: FrameWatch,
+    resets: SentResets,
     head_timeout: Duration,
     head: Option<Pin<Box<Sleep>>>,
     writing: Stall,
@@ -62,7 +69,12 @@ pub(super) struct FrameGuard {
 
 impl Signals {
     pub(super) fn stop(&self) -> Option<Stop> {
-        *lock(&self.0)
+        *lock(&self.stop)
+    }
+
+    /// Returns the number of malformed streams since the last call.
+    pub(super) fn take_malformed(&self) -> usize {
+        self.malformed.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -75,6 +87,7 @@ impl FrameGuard {
             buffer: BytesMut::new(),
             approved: 0,
             watch: FrameWatch::new(most_head, limits.http2_resets, limits.http2_control_frames),
+            resets: SentResets::default(),
             head_timeout: limits.head_timeout,
             head: None,
             writing: Stall::new(limits.stall_timeout),
@@ -95,7 +108,7 @@ impl FrameGuard {
         self.has_stopped = true;
         self.buffer = BytesMut::new();
         self.approved = 0;
-        *lock(&self.signals.0) = Some(stop);
+        *lock(&self.signals.stop) = Some(stop);
     }
 
     /// Bounds the wait for the rest of a head.
@@ -217,6 +230,8 @@ impl AsyncWrite for FrameGuard {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         let taken = if let Poll::Ready(Ok(count)) = &polled { *count } else { 0 };
+        let malformed = this.resets.follow(buf.get(..taken).unwrap_or_default());
+        this.signals.malformed.fetch_add(malformed, Ordering::Relaxed);
         this.watch_write(cx, polled, taken)
     }
 

@@ -24,7 +24,7 @@ use self::answer::send_answer;
 use self::guard::{FrameGuard, Signals, Stop};
 use super::client_end::ClientEnd;
 use super::connection::ClientConnection;
-use super::events::{Http2Failed, Http2Fault};
+use super::events::{Http2Failed, Http2Fault, Http2StreamMalformed};
 use super::{forward, upgrade};
 use crate::base::clock::Now;
 use crate::config::Limits;
@@ -199,6 +199,9 @@ impl Driver {
         } else {
             self.http.poll_closed(cx).map(|closed| closed.err().map(Err))
         };
+        for _ in 0..self.signals.take_malformed() {
+            Http2StreamMalformed { peer: self.connection.peer.ip() }.emit();
+        }
         polled.map(|accepted| match accepted? {
             Ok(stream) => Some(stream),
             Err(error) => {

@@ -64,10 +64,14 @@ pub async fn connect(usher: &Usher) -> TlsStream<TcpStream> {
 
 impl Http2 {
     pub async fn connect(usher: &Usher) -> Self {
-        let stream = connect(usher).await;
+        Self::over(connect(usher).await, usher.tls).await
+    }
+
+    /// Begins HTTP/2 on a connection to this address of Usher.
+    pub async fn over(stream: TlsStream<TcpStream>, server: SocketAddr) -> Self {
         let (sender, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
-        let mut this = Self { sender, server: usher.tls };
+        let mut this = Self { sender, server };
         // The answer comes after Usher's settings.
         this.get("/none", &[]).await;
         assert!(this.sender.is_extended_connect_protocol_enabled());

@@ -186,7 +186,7 @@ impl App {
             self.readiness.set_ready();
             self.announce(&edge);
             let successor = wait_for_successor(takeover, estate.clone());
-            let mut successor = std::pin::pin!(successor);
+            let mut successor = Box::pin(successor);
             let stop = wait_for_stop(&mut signals, &workers, orders.as_ref(), &edge.drain);
             let mut cause = tokio::select! {
                 cause = stop => cause?,
@@ -198,7 +198,11 @@ impl App {
                 && !matches!(cause, StopCause::Successor(_))
             {
                 // Another process took over in the moment of the signal.
-                cause = StopCause::Successor(Box::new(successor.await?));
+                cause = StopCause::Successor(Box::new(successor.as_mut().await?));
+            }
+            if !matches!(cause, StopCause::Successor(_)) {
+                // Closes the takeover socket: a process that starts now shall not wait at it.
+                drop(successor);
             }
             let edge = self.current.load_full();
             match cause {

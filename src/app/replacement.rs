@@ -79,7 +79,8 @@ pub(super) async fn take_over(
     let channel = inheritance.commit()?;
     TakenOver { addresses: &addresses, tickets: ticket_count, revocations: orders.len() }.emit();
     let replaced = counts_sessions.then_some((origin, replaced));
-    Ok((channel, Outgoing { questions: None, revocations, changes: None, replaced }))
+    let crls = Some(edge.revoked_certificates.watch());
+    Ok((channel, Outgoing { questions: None, revocations, changes: None, replaced, crls }))
 }
 
 /// Returns copies of the sockets, for a process that takes over.

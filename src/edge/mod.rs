@@ -12,6 +12,7 @@ pub mod expiry;
 pub mod inspect;
 pub mod judge;
 pub mod reload;
+mod revoked_certificates;
 pub mod router;
 pub mod staples;
 pub mod upgrade_rates;
@@ -40,6 +41,7 @@ use crate::edge::ceiling::Ceiling;
 use crate::edge::drain::Drain;
 use crate::edge::events::CertificatesRevoked;
 use crate::edge::events::ConnectionLimitsSet;
+use crate::edge::revoked_certificates::RevokedCertificates;
 use crate::edge::router::Router;
 use crate::edge::upgrade_rates::UpgradeRates;
 use crate::edge::waiting_room::WaitingRoom;
@@ -47,7 +49,7 @@ use crate::fleet::Fleet;
 use crate::fleet::places::SessionPlaces;
 use crate::migration::shadow::Shadows;
 use crate::migration::uses::LegacyUses;
-use crate::net::tls::crl::{RevocationLists, Standing};
+use crate::net::tls::crl::{CrlFiles, RevocationLists};
 use crate::net::tls::server;
 use crate::net::tls::stapling::Staples;
 use crate::session::registry::Registry;
@@ -82,7 +84,7 @@ pub struct Edge {
     /// with.
     pub in_force: Arc<ArcSwap<Authenticator>>,
     /// The lists of the edge in force, for sessions that outlive the edge that they began with.
-    pub revoked_certificates: RevokedCertificates,
+    pub revoked_certificates: Arc<RevokedCertificates>,
     /// Follows `certificates` over all edges.
     expiry_watch: Arc<Mutex<expiry::ExpiryWatch>>,
     pub tickets: Arc<Tickets>,
@@ -111,9 +113,6 @@ pub struct Edge {
     signed_context: SignedContext,
 }
 
-/// The lists of revoked certificates of all listeners.
-pub type RevokedCertificates = Arc<ArcSwap<Vec<Arc<RevocationLists>>>>;
-
 /// The edge in force.
 pub type Current = Arc<ArcSwap<Edge>>;
 
@@ -141,7 +140,7 @@ pub enum EdgeError {
 struct Shared {
     /// `None` before the first configuration.
     in_force: Option<Arc<ArcSwap<Authenticator>>>,
-    revoked_certificates: RevokedCertificates,
+    revoked_certificates: Arc<RevokedCertificates>,
     expiry_watch: Arc<Mutex<expiry::ExpiryWatch>>,
     revocations: Arc<Revocations>,
     registry: Arc<Registry>,
@@ -290,7 +289,7 @@ impl Edge {
     }
 
     fn publish_revocation_lists(&self) {
-        self.revoked_certificates.store(Arc::new(self.revocation_lists().cloned().collect()));
+        self.revoked_certificates.publish(self.revocation_lists().cloned().collect());
     }
 
     /// Returns an error if a list of revoked certificates is older than that of the same listener
@@ -312,10 +311,16 @@ impl Edge {
         }
     }
 
+    /// Puts the lists of the process that has replaced this one into force.
+    pub fn follow_lists(&self, files: Vec<CrlFiles>, now: Now) -> Result<(), server::TlsError> {
+        self.revoked_certificates.read(files)?;
+        self.end_sessions_of_revoked_certificates(now);
+        Ok(())
+    }
+
     /// Returns true if a list in force, of any listener, revokes the certificate.
     pub fn is_revoked(&self, certificate: &CertificateDer<'_>, now: Now) -> bool {
-        let lists = self.revoked_certificates.load();
-        lists.iter().any(|lists| lists.standing(certificate, now.wall) == Standing::Revoked)
+        self.revoked_certificates.is_revoked(certificate, now)
     }
 
     /// Reports the limits on connections as metrics.
@@ -350,7 +355,7 @@ impl Shared {
         let fleet_places = fleet.as_ref().and_then(|fleet| fleet.fleet_places());
         Ok(Self {
             in_force: None,
-            revoked_certificates: RevokedCertificates::default(),
+            revoked_certificates: Arc::default(),
             expiry_watch: Arc::default(),
             places: limits.sessions_per_user.map(|most| {
                 Arc::new(SessionPlaces::new(most, limits.extra_sessions, fleet_places))
@@ -411,7 +416,7 @@ fn listener_terms(
         let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
         let authorities =
             clients.map(|clients| server::authorities(&clients.ca_file)).transpose()?.map(Arc::new);
-        let revoked = clients.map(RevocationLists::read).transpose()?.flatten().map(Arc::new);
+        let revoked = clients.map(RevocationLists::of).transpose()?.flatten().map(Arc::new);
         let tls = listener
             .tls
             .as_ref()

@@ -123,8 +123,13 @@ impl ClientConnection {
         if !self.has_valid_authorities(edge) {
             return Some(InvalidCertificate::Authority);
         }
+        let now = Now::read();
+        // The process that has replaced this one may have a newer list than the edge.
+        if edge.is_revoked(certificate.leaf(), now) {
+            return Some(InvalidCertificate::Revoked);
+        }
         let lists = edge.listeners.get(self.listener_index)?.revoked.as_ref()?;
-        match lists.standing(certificate.leaf(), Now::read().wall) {
+        match lists.standing(certificate.leaf(), now.wall) {
             Standing::NotRevoked => None,
             Standing::Revoked => Some(InvalidCertificate::Revoked),
             Standing::ListExpired => Some(InvalidCertificate::RevocationListExpired),

@@ -54,6 +54,13 @@ pub struct HandOverFailed<'a> {
 #[derive(Debug)]
 pub struct SuccessorLost;
 
+/// A list of revoked client certificates of the process that has taken over could not be read. The
+/// lists of before stay in force for the sessions here.
+#[derive(Debug)]
+pub struct CrlsUnread<'a> {
+    pub why: &'a str,
+}
+
 impl Event for TakenOver<'_> {
     fn log(&self) {
         info!(
@@ -105,6 +112,15 @@ impl Event for HandOverFailed<'_> {
 
     fn audit(&self) -> Option<AuditLine<'_>> {
         Some(AuditLine::of_process("hand_over_failed", "refused", self.why.to_owned()))
+    }
+}
+
+impl Event for CrlsUnread<'_> {
+    fn log(&self) {
+        warn!(
+            target: "usher", event = "crls_unread", why = self.why,
+            "the client CRLs of the process that took over cannot be read here"
+        );
     }
 }
 

@@ -4,15 +4,17 @@
 //! the same code: a process that has replaced another one can be replaced itself.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::events::CrlsUnread;
 use super::former::FormerSessions;
-use super::message::{Message, Outcome, hash, is_take, seek};
+use super::message::{Message, Outcome, crl_files, hash, is_take, seek};
 use crate::base::clock::Now;
 use crate::edge::Current;
 use crate::model::revocation::Revocation;
@@ -22,6 +24,7 @@ use crate::session::changes::SessionChange;
 use crate::session::registry::SessionId;
 use crate::session::revoke::revoke_for_node;
 use crate::store::succession::{Answer, Call, Question, Seek, from_json};
+use crate::telemetry::Event;
 
 /// The most questions that wait for their answers.
 const PENDING: usize = 256;
@@ -37,6 +40,8 @@ pub struct Outgoing {
     /// The sessions of the old process that make way for newer ones, with the sender for them. Only
     /// the new process has these.
     pub replaced: Option<Replaced>,
+    /// Changes of the lists of revoked client certificates. Only the new process has these.
+    pub crls: Option<watch::Receiver<()>>,
 }
 
 /// A channel for the sessions that have to make way.
@@ -63,7 +68,7 @@ async fn exchange(
     former: &FormerSessions,
     current: Current,
 ) -> io::Result<()> {
-    let Outgoing { mut questions, mut revocations, mut changes, replaced } = outgoing;
+    let Outgoing { mut questions, mut revocations, mut changes, replaced, mut crls } = outgoing;
     let (origin, mut replaced) = replaced.unzip();
     let (stream, read) = channel.into_parts()?;
     let (reader, mut writer) = UnixStream::from_std(stream)?.into_split();
@@ -102,6 +107,10 @@ async fn exchange(
                     }
                     continue;
                 }
+                Some(Message::ClientCrls(named)) => {
+                    follow_crls(named, &current);
+                    continue;
+                }
                 Some(Message::ReplaceSession { id }) => {
                     replace_session(&id, former, &current);
                     continue;
@@ -113,6 +122,17 @@ async fn exchange(
                 None => break Ok(()),
             },
             Some(change) = receive_unbounded(&mut changes) => Message::from(change),
+            () = changed(&mut crls) => {
+                let files = current.load().revoked_certificates.files();
+                // Without lists, those of the old process stay in force there.
+                if files.is_empty() {
+                    continue;
+                }
+                match Message::of_crls(files) {
+                    Ok(message) => message,
+                    Err(error) => break Err(error),
+                }
+            }
             Some(id) = receive_unbounded(&mut replaced) => {
                 Message::ReplaceSession { id: id.to_string() }
             }
@@ -159,6 +179,24 @@ async fn receive_unbounded<T>(receiver: &mut Option<mpsc::UnboundedReceiver<T>>)
     match receiver {
         Some(receiver) => receiver.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits forever if there is no receiver, or no change any more.
+async fn changed(receiver: &mut Option<watch::Receiver<()>>) {
+    if let Some(receiver) = receiver
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Reads the lists of the new process, as it has done.
+fn follow_crls(named: Vec<(OsString, Vec<OsString>)>, current: &Current) {
+    let followed = current.load_full().follow_lists(crl_files(named), Now::read());
+    if let Err(error) = followed {
+        CrlsUnread { why: &error.to_string() }.emit();
     }
 }
 

@@ -1,8 +1,10 @@
 //! The messages between the two processes.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::model::faults::TicketFault;
 use crate::model::revocation::Revocation;
 use crate::net::handover::Channel;
+use crate::net::tls::crl::CrlFiles;
 use crate::session::changes::{CountedSession, SessionChange};
 use crate::store::succession::{Answer, PastTicket, Seek, from_json, to_json};
 use crate::store::{PutError, TakeError, TicketHash};
 
 /// Processes of another version refuse each other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -49,6 +52,9 @@ pub enum Message {
     /// is remembered.
     PastTickets(Vec<([u8; 32], String, u64)>),
     Revocation(Revocation),
+    /// The new process: the files of its lists of revoked client certificates, which it has read.
+    /// Each element has the file of the authorities, and those of their lists.
+    ClientCrls(Vec<(OsString, Vec<OsString>)>),
     /// A session that the old process serves. It counts under the limits of the new one.
     Session(CountedSession),
     SessionEnded {
@@ -140,6 +146,27 @@ impl Outcome {
             }
         }
     }
+}
+
+impl Message {
+    /// Names files by paths that do not depend on the folder of a process.
+    pub fn of_crls(files: Vec<CrlFiles>) -> io::Result<Self> {
+        let path = |path: PathBuf| std::path::absolute(path).map(PathBuf::into_os_string);
+        let named = files.into_iter().map(|CrlFiles { authorities, lists }| {
+            let lists = lists.into_iter().map(path).collect::<io::Result<_>>()?;
+            Ok((path(authorities)?, lists))
+        });
+        named.collect::<io::Result<_>>().map(Self::ClientCrls)
+    }
+}
+
+/// Reads the files of [`Message::ClientCrls`].
+pub fn crl_files(named: Vec<(OsString, Vec<OsString>)>) -> Vec<CrlFiles> {
+    let files = named.into_iter().map(|(authorities, lists)| CrlFiles {
+        authorities: authorities.into(),
+        lists: lists.into_iter().map(PathBuf::from).collect(),
+    });
+    files.collect()
 }
 
 impl From<SessionChange> for Message {

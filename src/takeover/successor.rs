@@ -199,7 +199,13 @@ impl Estate {
             store.hand_over(sender);
         }
         HandedOver { addresses, tickets: ticket_count, revocations: revocation_count }.emit();
-        Ok(Outgoing { questions: Some(questions), revocations, changes, replaced: None })
+        Ok(Outgoing {
+            questions: Some(questions),
+            revocations,
+            changes,
+            replaced: None,
+            crls: None,
+        })
     }
 
     fn send_sockets(&self, channel: &mut Channel, addresses: &[SocketAddr]) -> io::Result<()> {

@@ -544,3 +544,33 @@ fn retry_in(status: &Value) -> i64 {
     let retry = time::OffsetDateTime::parse(status["retry"].as_str().unwrap(), format).unwrap();
     (retry - time::OffsetDateTime::now_utc()).whole_seconds()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_takes_over_in_the_middle_of_an_order_orders_at_once() {
+    let echo = Echo::start().await;
+    let fake = FakeAuthority::start().await;
+    // Each order waits for its first answer.
+    fake.set_mode("silent");
+    let tables = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\nacme = true\n[acme]\n\
+         directory = \"http://{}/dir\"\nterms_agreed = true\ntimeout = \"60s\"\n\
+         domains = [\"{DOMAIN}\"]\n",
+        fake.address
+    );
+    let node = "edge-1\"\ntakeover = \"takeover.sock";
+    let mut usher = Setup::new(echo.url()).extra(&tables).node(node).drain("12h").start().await;
+    usher.pin_addresses();
+    let orders = |usher: &Usher| usher.log().matches("\"event\":\"acme_order\"").count();
+    eventually("the order begins", async || (orders(&usher) == 1).then_some(())).await;
+    let mut live = usher.connect("ada").await;
+    let old = usher.replace().await;
+    // The old process has dropped its order, and with it the lock.
+    eventually("the new process orders", async || (orders(&usher) == 2).then_some(())).await;
+    assert!(status(&usher).await["ordering"] == true);
+    is_alive(&mut live).await;
+    drop(live);
+    assert!(old.exit().await.success());
+    assert_eq!(orders(&usher), 2);
+    assert!(!usher.log().contains("acme_failed"), "{}", usher.log());
+    usher.finish().await;
+}

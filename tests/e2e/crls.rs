@@ -262,3 +262,45 @@ async fn the_whole_chain_is_checked_and_a_missing_list_can_be_accepted() {
     refused(&usher, &ada, "CertificateRevoked").await;
     usher.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_list_ends_sessions_in_the_processes_that_were_replaced() {
+    let echo = Echo::start().await;
+    let ca = OpensslCa::new("clients");
+    ca.issue_client("ada");
+    ca.issue_client("bob");
+    let mut usher = setup(echo.url(), &ca, &ca.crl(DAY), "")
+        .node("edge-1\"\ntakeover = \"takeover.sock")
+        .drain("12h")
+        .start()
+        .await;
+    usher.pin_addresses();
+    let [ada, bob] = ["ada", "bob"].map(|name| connector(&usher, &ca, name, None));
+    // Two sessions and a connection of the first process, one session of the second one.
+    let (mut hers, mut his) = (open(&usher, &ada).await, open(&usher, &bob).await);
+    let mut kept = shake(&usher, &ada).await.unwrap();
+    let oldest = usher.replace().await;
+    let mut later = open(&usher, &ada).await;
+    let older = usher.replace().await;
+    for socket in [&mut hers, &mut his, &mut later] {
+        is_alive(socket).await;
+    }
+
+    ca.revoke("ada");
+    fs::write(usher.folder().join("clients.crl"), ca.crl(DAY)).unwrap();
+    let (code, said) = usher_reload(&usher).await;
+    assert_eq!(code, 0, "{said}");
+    for socket in [&mut hers, &mut later] {
+        assert_eq!(close_frame(socket).await, (1008, "Session revoked".to_owned()));
+    }
+    let answer = ask(&mut kept, &upgrade_request("/who", "")).await;
+    assert!(answer.contains(" 401 ") && answer.contains("INVALID_CERTIFICATE"), "{answer}");
+    is_alive(&mut his).await;
+    refused(&usher, &ada, "CertificateRevoked").await;
+    drop((hers, his, later, kept));
+    assert!(oldest.exit().await.success());
+    assert!(older.exit().await.success());
+    let audit = usher.finish().await;
+    let revoked = audit.iter().filter(|line| line["event"] == "certificates_revoked").count();
+    assert_eq!(revoked, 2);
+}

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::revocation::{refused, revoke};
 use crate::support::usher::is_alive;
-use crate::support::{Backend, Echo, Setup, Usher, client};
+use crate::support::{Backend, Echo, Setup, Usher, client, eventually};
 
 const ROUTES: &str = r#"
     [[route]]
@@ -203,4 +203,23 @@ async fn a_rogue_at_the_takeover_path_makes_the_start_fail() {
     assert_eq!(output.status.code(), Some(69), "{}", text(&output));
     assert_eq!(std::fs::read(folder.join("file")).unwrap(), b"mine");
     usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_starts_while_another_one_stops_does_not_wait_for_it() {
+    let (echo, backend) = (Echo::start().await, Backend::start().await);
+    let mut usher = start(&echo, &backend, "12h").await;
+    let mut live = usher.connect("ada").await;
+    usher.signal("TERM");
+    usher.logged(&["drain_started"]).await;
+    let socket = usher.folder().join("takeover.sock");
+    eventually("the takeover socket is closed", async || (!socket.exists()).then_some(())).await;
+    // It finds no process to take over from, and the admin listener is still that of the old one.
+    let output = run_another(&usher, "usher.toml").await;
+    assert_eq!(output.status.code(), Some(69), "{}", text(&output));
+    assert!(text(&output).contains("the port is in use"), "{}", text(&output));
+    is_alive(&mut live).await;
+    drop(live);
+    assert!(usher.exit().await.success());
+    usher.finish_stopped().await;
 }

@@ -156,7 +156,7 @@ fn revocation_lists(inspector: &mut Inspector<'_>, index: usize, clients: &Clien
         }
     }
     let subject = "client CRLs";
-    let lists = match RevocationLists::read(clients) {
+    let lists = match RevocationLists::of(clients) {
         Ok(None) => return,
         Ok(Some(lists)) => lists,
         Err(error) => {

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
@@ -26,9 +26,19 @@ const LONGEST: usize = 4 << 20;
 /// `issuingDistributionPoint`: the certificates for which a list speaks, if not for all.
 const SCOPE: &str = "2.5.29.28";
 
+/// The files of the lists of one listener, and that of the authorities whose lists they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrlFiles {
+    pub authorities: PathBuf,
+    pub lists: Vec<PathBuf>,
+}
+
 /// The lists of one listener.
 #[derive(Debug)]
-pub struct RevocationLists(Vec<RevocationList>);
+pub struct RevocationLists {
+    files: CrlFiles,
+    lists: Vec<RevocationList>,
+}
 
 /// A list of one authority.
 #[derive(Debug)]
@@ -61,16 +71,19 @@ pub enum Standing {
 
 impl RevocationLists {
     /// Reads the lists of a listener. `None`: it has none.
-    pub fn read(clients: &ClientCertificates) -> Result<Option<Self>, TlsError> {
-        if clients.crl_files.is_empty() {
-            return Ok(None);
-        }
+    pub fn of(clients: &ClientCertificates) -> Result<Option<Self>, TlsError> {
+        let files =
+            CrlFiles { authorities: clients.ca_file.clone(), lists: clients.crl_files.clone() };
+        if files.lists.is_empty() { Ok(None) } else { Self::read(files).map(Some) }
+    }
+
+    pub fn read(files: CrlFiles) -> Result<Self, TlsError> {
         let fault =
             |file: &Path, problem: String| TlsError { file: file.display().to_string(), problem };
-        let authorities = read_certificates(&clients.ca_file)
-            .map_err(|problem| fault(&clients.ca_file, problem))?;
+        let authorities = read_certificates(&files.authorities)
+            .map_err(|problem| fault(&files.authorities, problem))?;
         let mut lists: Vec<RevocationList> = Vec::new();
-        for file in &clients.crl_files {
+        for file in &files.lists {
             let read = read_file(file, &authorities).map_err(|problem| fault(file, problem))?;
             for list in read {
                 if let Some(other) = lists.iter().find(|other| other.is_about_the_same(&list)) {
@@ -82,27 +95,33 @@ impl RevocationLists {
                 lists.push(list);
             }
         }
-        Ok(Some(Self(lists)))
+        Ok(Self { files, lists })
+    }
+
+    pub fn files(&self) -> &CrlFiles {
+        &self.files
     }
 
     pub(super) fn ders(&self) -> impl Iterator<Item = CertificateRevocationListDer<'static>> {
-        self.0.iter().map(|list| list.der.clone())
+        self.lists.iter().map(|list| list.der.clone())
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.lists.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.lists.is_empty()
     }
 
     /// Returns an error if one of the lists is older than the same list was before: a certificate
     /// that was revoked since would be accepted again.
     pub fn check_not_older(&self, before: &Self) -> Result<(), TlsError> {
-        for list in &self.0 {
-            let older =
-                before.0.iter().find(|other| other.is_about_the_same(list) && list.is_older(other));
+        for list in &self.lists {
+            let older = before
+                .lists
+                .iter()
+                .find(|other| other.is_about_the_same(list) && list.is_older(other));
             if older.is_some() {
                 let problem = format!(
                     "the CRL of {} is older than the one in force; a restart accepts it",
@@ -120,7 +139,7 @@ impl RevocationLists {
             return Standing::NotRevoked;
         };
         let issuer = certificate.issuer().as_raw();
-        let own = || self.0.iter().filter(|list| list.issuer == issuer);
+        let own = || self.lists.iter().filter(|list| list.issuer == issuer);
         if own().any(|list| list.serials.contains(certificate.raw_serial())) {
             Standing::Revoked
         } else if own().any(|list| now >= list.dates.ends) {
@@ -138,11 +157,11 @@ impl RevocationLists {
         for authority in &authorities {
             let Ok((_, authority)) = X509Certificate::from_der(authority) else { continue };
             let subject = authority.subject();
-            if !self.0.iter().any(|list| list.issuer == subject.as_raw()) {
+            if !self.lists.iter().any(|list| list.issuer == subject.as_raw()) {
                 without.push(subject.to_string());
             }
         }
-        let unknown = self.0.iter().filter(|list| !list.is_verified);
+        let unknown = self.lists.iter().filter(|list| !list.is_verified);
         (without, unknown.map(|list| list.name.clone()).collect())
     }
 }

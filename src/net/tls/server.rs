@@ -208,7 +208,7 @@ pub fn check_client(
         return if clients.is_required { Err(TlsError { file: file(), problem }) } else { Ok(()) };
     };
     let authorities = Arc::new(authorities(&clients.ca_file)?);
-    let revoked = RevocationLists::read(clients)?;
+    let revoked = RevocationLists::of(clients)?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = verifier(clients, &authorities, revoked.as_ref(), &provider)?;
     verifier

@@ -274,9 +274,15 @@ impl Usher {
     /// Writes the bound addresses in place of port 0, so that another process can take them over.
     pub fn pin_addresses(&self) {
         let path = self.config_path();
-        let mut text = fs::read_to_string(&path).unwrap();
-        for address in self.listeners.iter().chain([&self.admin]) {
-            text = text.replacen("\"127.0.0.1:0\"", &format!("\"{address}\""), 1);
+        let text = fs::read_to_string(&path).unwrap();
+        let pin = |text: &str, address: SocketAddr| {
+            text.replacen("\"127.0.0.1:0\"", &format!("\"{address}\""), 1)
+        };
+        // A test may have added listeners behind `[admin]`.
+        let (before, behind) = text.split_once("[admin]").unwrap();
+        let mut text = format!("{before}[admin]{}", pin(behind, self.admin));
+        for address in &self.listeners {
+            text = pin(&text, *address);
         }
         fs::write(path, text).unwrap();
     }

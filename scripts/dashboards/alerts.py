@@ -17,6 +17,8 @@ LEAST_RATE = 5
 LONGEST_DRAIN = "10m"
 # Longer than a renewal should wait, and shorter than the life of a certificate.
 CERTIFICATE_DAYS = 7
+# A fetched OCSP answer is replaced at half of its life. Most live for a week.
+STAPLE_HOURS = 6
 
 
 @dataclass
@@ -83,6 +85,14 @@ def sum_of(outcomes: str) -> str:
 
 
 NO_BACKEND = sum_of(NO_BACKEND_OUTCOMES)
+
+# The certificate that Usher orders itself has no file.
+ORDERED = "usher_acme_certificate_expiry_timestamp_seconds > 0"
+ORDERED = f'label_replace(label_replace({ORDERED}, "purpose", "acme", "", ""), "file", "[acme]", "", "")'
+CERTIFICATE_ENDS = (
+    f"min by (job, purpose, file) (usher_certificate_expiry_timestamp_seconds or {ORDERED})"
+)
+FAILED_ORDERS = 'usher_acme_orders_total{outcome!~"issued|lock_lost"} by job'
 
 ALERTS = [
     Alert(
@@ -221,18 +231,33 @@ ALERTS = [
     ),
     Alert(
         "UsherCertificateExpiresSoon",
-        f"min by (job, purpose, file) (usher_certificate_expiry_timestamp_seconds) - time() < "
-        f"{CERTIFICATE_DAYS} * 86400",
+        f"{CERTIFICATE_ENDS} - time() < {CERTIFICATE_DAYS} * 86400",
         "5m", "ticket", "certificates",
         "{{ $labels.file }} ({{ $labels.purpose }}) expires in {{ $value | humanizeDuration }}",
         "Its renewal did not happen, or Usher did not read the new file.",
     ),
     Alert(
         "UsherCertificateExpires",
-        "min by (job, purpose, file) (usher_certificate_expiry_timestamp_seconds) - time() < 86400",
+        f"{CERTIFICATE_ENDS} - time() < 86400",
         "5m", "page", "certificates",
         "{{ $labels.file }} ({{ $labels.purpose }}) expires in {{ $value | humanizeDuration }}",
         "A negative time: it has expired. Clients refuse a listener's expired certificate.",
+    ),
+    Alert(
+        "UsherAcmeOrdersFail",
+        f"({grew(FAILED_ORDERS, '6h')}) "
+        'unless sum by (job) (increase(usher_acme_orders_total{outcome="issued"}[6h])) > 0',
+        "15m", "ticket", "certificates",
+        "{{ $labels.job }} gets no certificate from its authority",
+        "{{ $value | humanize }} orders failed in six hours, and none succeeded. The certificate in force stays.",
+    ),
+    Alert(
+        "UsherStapleExpiresSoon",
+        f"min by (job, file) (usher_ocsp_staple_expiry_timestamp_seconds) - time() < {STAPLE_HOURS} * 3600",
+        "5m", "ticket", "certificates",
+        "The OCSP answer for {{ $labels.file }} expires in {{ $value | humanizeDuration }}",
+        "Its renewal did not happen. Handshakes are without an answer then: clients refuse a certificate that "
+        "requires one.",
     ),
     Alert(
         "UsherDrainStuck",

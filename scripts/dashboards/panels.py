@@ -6,6 +6,8 @@ In queries, `[R]` stands for the interval of a rate. The generator adds the filt
 
 from dataclasses import dataclass, field
 
+from alerts import CERTIFICATE_ENDS
+
 
 @dataclass
 class Panel:
@@ -151,6 +153,17 @@ def capacity() -> Row:
               "timeout and gone rise when clients leave before they are served."),
         Panel("Time of a TLS handshake", "s", quantiles("usher_tls_handshake_duration_seconds"),
               "Milliseconds; seconds in a storm."),
+        Panel("Connections by protocol", "cps",
+              [("sum by (protocol) (rate(usher_connection_protocols_total[R]))", "{{protocol}}")],
+              "Agreed on in the handshake of TLS. Plain connections are http1."),
+        Panel("HTTP/2: open streams", "short", [("sum(usher_streams_open)", "streams")],
+              "Requests and sessions on HTTP/2 connections.", quiet=True),
+        Panel("HTTP/2: faults", "cps", [
+            ("sum by (reason) (rate(usher_protocol_failures_total[R]))", "connection: {{reason}}"),
+            ("sum(rate(usher_malformed_streams_total[R]))", "malformed streams"),
+        ], "Connections and streams that ended by a fault of the client. flood is an attack. "
+           "Clients that exceed a bound are in the panel of limits: http2_streams, http2_resets, "
+           "http2_control_frames.", quiet=True),
         Panel("Connections lost before Usher read them", "cps", [
             ("sum(rate(usher_accept_failures_total[R]))", "no descriptors or memory"),
             ("sum(rate(usher_unauthenticated_displaced_total[R]))", "displaced by newcomers"),
@@ -257,9 +270,16 @@ def dependencies() -> Row:
 def expiry() -> Row:
     return Row("Expiry, configuration and migration", [
         Panel("Certificates: time left", "dtdurations",
-              [("min by (purpose, file) (usher_certificate_expiry_timestamp_seconds) - time()",
-                "{{purpose}} {{file}}")],
-              "Until the first certificate in the file expires, on the poorest node."),
+              [(f"{CERTIFICATE_ENDS} - time()".replace("(job, ", "("), "{{purpose}} {{file}}")],
+              "Until the first certificate in the file expires, on the poorest node. [acme] is the "
+              "one that Usher orders itself."),
+        Panel("OCSP answers: time left", "dtdurations",
+              [("min by (file) (usher_ocsp_staple_expiry_timestamp_seconds) - time()", "{{file}}")],
+              "Until the answer that handshakes carry expires, on the poorest node."),
+        Panel("ACME: orders", "cps",
+              [("sum by (outcome) (rate(usher_acme_orders_total[R]))", "{{outcome}}")],
+              "Orders of certificates. Without one that is issued, the certificate in force stays.",
+              quiet=True),
         Panel("Configuration is current", "none",
               [("min by (instance) (usher_config_is_current)", "{{instance}}")],
               "no: the last reload was refused, and the node works with the configuration before "

@@ -53,6 +53,18 @@ def certificate(values: str) -> dict[str, str]:
     return {series("usher_certificate_expiry_timestamp_seconds", labels): values}
 
 
+def ordered(values: str) -> dict[str, str]:
+    return {series("usher_acme_certificate_expiry_timestamp_seconds"): values}
+
+
+def orders(outcome: str, values: str) -> dict[str, str]:
+    return {series("usher_acme_orders_total", f'outcome="{outcome}"'): values}
+
+
+def staple(values: str) -> dict[str, str]:
+    return {series("usher_ocsp_staple_expiry_timestamp_seconds", 'file="cert.pem"'): values}
+
+
 def mismatch(values: str) -> dict[str, str]:
     return {
         series(
@@ -167,6 +179,18 @@ CASES = [
     Case("UsherCertificateExpiresSoon", "in eight days", False, certificate(f"{8 * 86400}x20"), "10m"),
     Case("UsherCertificateExpires", "has expired", True, certificate("300x20"), "15m"),
     Case("UsherCertificateExpires", "in six days", False, certificate(f"{6 * 86400}x20"), "10m"),
+
+    Case("UsherCertificateExpiresSoon", "the ordered one, in six days", True, ordered(f"{6 * 86400}x20"), "10m"),
+    Case("UsherCertificateExpiresSoon", "none is ordered", False, ordered("0x20"), "10m"),
+    Case("UsherCertificateExpires", "the ordered one has expired", True, ordered("300x20"), "15m"),
+    Case("UsherAcmeOrdersFail", "the authority refuses", True,
+         {**orders("refused", "0x5 1x30 2x30"), **orders("issued", "0x90")}, "30m"),
+    Case("UsherAcmeOrdersFail", "the first failure of all", True, orders("validation", "_x5 1x40"), "30m"),
+    Case("UsherAcmeOrdersFail", "one is issued", False,
+         {**orders("unreachable", "0x5 1x60"), **orders("issued", "0x10 1x60")}, "40m"),
+    Case("UsherAcmeOrdersFail", "another node has ordered", False, orders("lock_lost", "0x5 1x60"), "40m"),
+    Case("UsherStapleExpiresSoon", "in five hours", True, staple(f"{5 * 3600}x20"), "10m"),
+    Case("UsherStapleExpiresSoon", "in seven hours", False, staple(f"{7 * 3600}x20"), "10m"),
 
     Case("UsherDrainStuck", "for a quarter of an hour", True,
          {series("usher_ready"): "1x10 0x30", series("usher_start_time_seconds"): "0x60"}, "25m"),

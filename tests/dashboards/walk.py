@@ -266,8 +266,44 @@ class Certificates(Walk):
 
     async def renew(self, world, days):
         world.authority.sign("localhost", days=days)
+        await self.reload(world)
+
+    async def reload(self, world):
         for node in world.nodes:
             await asyncio.to_thread(node.order, "/reload")
+
+
+class Staple(Certificates):
+    alerts, signs = ("UsherStapleExpiresSoon",), ("OCSP",)
+
+    async def begin(self, world):
+        world.authority.staple("localhost", 0.1)
+        await self.reload(world)
+
+    async def end(self, world):
+        world.authority.staple("localhost")
+        await self.reload(world)
+
+
+class Acme(Certificates):
+    alerts, signs = ("UsherAcmeOrdersFail",), ("acme",)
+
+    async def begin(self, world):
+        table = f"""
+[acme]
+directory = "http://{HERE}:{world.away_port}/directory"
+domains = ["chat.example.com"]
+terms_agreed = true
+"""
+        for node in world.nodes:
+            text = world.text(node).replace('client_ca = "ca.pem"', 'client_ca = "ca.pem"\nacme = true')
+            node.config.write_text(text + table)
+        await self.reload(world)
+
+    async def end(self, world):
+        for node in world.nodes:
+            node.config.write_text(world.text(node))
+        await self.reload(world)
 
 
 class Drain(Walk):
@@ -361,6 +397,8 @@ WALKS = [
     Verifier,
     Upstream,
     Certificates,
+    Staple,
+    Acme,
     Drain,
     Shadow,
     Configuration,

@@ -25,6 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
@@ -94,7 +95,29 @@ class Authority:
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._write(name, self._build(subject, key, ends, usage=usage), key)
+        certificate = self._build(subject, key, ends, usage=usage)
+        self._write(name, certificate, key)
+        if not client:
+            # A file with an OCSP answer has the issuer behind the certificate.
+            with (self.folder / f"{name}.pem").open("ab") as file:
+                file.write((self.folder / "ca.pem").read_bytes())
+            self.staple(name)
+
+    def staple(self, name: str, days: float = 20) -> None:
+        """Writes the OCSP answer for a certificate."""
+        read = x509.load_pem_x509_certificates((self.folder / f"{name}.pem").read_bytes())
+        now = datetime.datetime.now(datetime.UTC)
+        ends = now + datetime.timedelta(days=days)
+        begins = now - datetime.timedelta(days=1)
+        good = ocsp.OCSPCertStatus.GOOD
+        answer = (
+            ocsp.OCSPResponseBuilder()
+            .add_response(*read, hashes.SHA1(), good, begins, ends, None, None)
+            .responder_id(ocsp.OCSPResponderEncoding.NAME, read[1])
+            .sign(self.key, hashes.SHA256())
+        )
+        der = answer.public_bytes(serialization.Encoding.DER)
+        (self.folder / f"{name}.ocsp").write_bytes(der)
 
 
 class Http:
@@ -279,7 +302,7 @@ address = "{HERE}:{node.port}"
 plain = true
 [[listener]]
 address = "{HERE}:{node.tls}"
-certificates = [{{ cert = "localhost.pem", key = "localhost.key" }}]
+certificates = [{{ cert = "localhost.pem", key = "localhost.key", ocsp_file = "localhost.ocsp" }}]
 client_ca = "ca.pem"
 [[listener]]
 address = "{HERE}:{node.proxied}"

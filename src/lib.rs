@@ -62,5 +62,6 @@ pub mod store;
 pub mod takeover;
 pub mod telemetry;
 pub mod telemetry_setup;
+pub mod traces;
 pub mod upstream;
 pub mod ws;

@@ -8,7 +8,7 @@ use crate::telemetry::log::{Format, LogSettings};
 use crate::telemetry::{InstallError, Settings, Telemetry};
 use crate::{
     acme, auth, edge, fleet, http, listener, migration, session, store, takeover, telemetry,
-    upstream,
+    traces, upstream,
 };
 
 /// The families of each module that declares some, in the order of `docs/metrics.md`.
@@ -32,6 +32,7 @@ const MODULES: &[&[&dyn AnyFamily]] = &[
     fleet::events::FAMILIES,
     migration::events::FAMILIES,
     takeover::events::FAMILIES,
+    traces::events::FAMILIES,
 ];
 
 /// Installs telemetry with the settings of the configuration.

@@ -225,6 +225,7 @@ impl App {
             for worker in workers {
                 worker.join().map_err(|_| RunError::WorkerDied)?;
             }
+            main.block_on(edge.spans.close());
         }
         self.telemetry.flush(Duration::from_secs(2));
         // A process that was about to take over is not waited for.
@@ -236,6 +237,8 @@ impl App {
     fn begin_tasks(&self, edge: &Edge, joined: Option<Reader>, link: Option<Link>) {
         let (current, telemetry) = (Arc::clone(&self.current), Arc::clone(&self.telemetry));
         tokio::spawn(run_upkeep(current, telemetry, Arc::clone(&self.readiness)));
+        edge.export_traces();
+        tokio::spawn(Arc::clone(&edge.spans).run());
         if let Some(fleet) = &edge.fleet {
             tokio::spawn(Arc::clone(fleet).follow(joined));
             tokio::spawn(Arc::clone(fleet).beat_on());

@@ -20,6 +20,7 @@ use crate::config::{ReauthMode, Route};
 use crate::model::method::Method;
 use crate::model::permission::{MissingPermission, Required};
 use crate::model::principal::Principal;
+use crate::model::trace_context::TraceContext;
 
 #[derive(Clone, Debug)]
 pub struct Grant {
@@ -43,6 +44,8 @@ enum Holder {
         required: Option<Arc<Required>>,
         /// The verifier that can check again whether the credential is still valid.
         verifier_grant: Option<Arc<VerifierGrant>>,
+        /// The span in which the ticket was issued.
+        issued_in: Option<Box<TraceContext>>,
     },
 }
 
@@ -59,7 +62,7 @@ impl Grant {
         method: Method,
         now: Now,
     ) -> Result<Self, MissingPermission> {
-        let Proved { principal, verifier_grant } = proved;
+        let Proved { principal, verifier_grant, issued_in } = proved;
         if let Some(required) = &required {
             required.check(&principal.permissions)?;
         }
@@ -72,6 +75,7 @@ impl Grant {
                 latest,
                 required,
                 verifier_grant,
+                issued_in,
             },
         })
     }
@@ -100,6 +104,14 @@ impl Grant {
         match &self.holder {
             Holder::Anyone => None,
             Holder::Known { principal, .. } => Some(principal),
+        }
+    }
+
+    /// Returns the span in which the ticket was issued, if the credential is one.
+    pub fn issued_in(&self) -> Option<TraceContext> {
+        match &self.holder {
+            Holder::Anyone => None,
+            Holder::Known { issued_in, .. } => issued_in.as_deref().copied(),
         }
     }
 

@@ -204,11 +204,18 @@ impl Authenticator {
         let now = presented.now;
         let asking = self.asking(route);
         let proved = match credential.proof {
-            Proof::Ticket(ticket) => self
-                .tickets
-                .redeem(&ticket, route, presented.origin, presented.peer, presented.request_id, now)
-                .await?
-                .into(),
+            Proof::Ticket(ticket) => {
+                self.tickets
+                    .redeem(
+                        &ticket,
+                        route,
+                        presented.origin,
+                        presented.peer,
+                        presented.request_id,
+                        now,
+                    )
+                    .await?
+            }
             Proof::Token(token) => {
                 asking.token(credential.method, &token, presented.peer, now).await?
             }

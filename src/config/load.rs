@@ -14,7 +14,7 @@ use super::reader::{Reader, Section};
 use super::tables::names::Names;
 use super::tables::{
     acme, admin, bypass, context, first_message, issuer, keepalive, limits, listener, log,
-    migration, mtls, reauth, revocation, route, store, tickets, top, upstream, verifier,
+    migration, mtls, reauth, revocation, route, store, tickets, top, traces, upstream, verifier,
 };
 use super::{Admin, Certificates, Config, ConfigText, Drain, Log, Mtls};
 
@@ -208,6 +208,8 @@ fn config<'r>(
     let mtls = Mtls::read(&file.section("mtls"));
     let log = Log::read(&file.section("log"));
     let audit = log::AuditTable::read(&file.section("audit")).file;
+    let traces_section = file.section("traces");
+    let traces = traces::traces(&traces_section);
     // This comes last, because it reports every table that was not read before.
     let top = top::Top::read(&file);
     Some(Config {
@@ -238,6 +240,7 @@ fn config<'r>(
         admin,
         log,
         audit,
+        traces,
     })
 }
 

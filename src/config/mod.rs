@@ -64,6 +64,7 @@ pub use tables::log::{Log, LogFormat, RefusalLevel};
 pub use tables::mtls::{CertificateUser, Mtls};
 pub use tables::revocation::Revocation;
 pub use tables::tickets::{TicketBindings, Tickets};
+pub use tables::traces::Traces;
 pub use verifier::{CredentialVerifiers, SessionKeys, Verifier, VerifierEndpoint, VerifierKind};
 pub use written::ConfigText;
 
@@ -102,6 +103,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     pub log: Log,
     pub audit: Option<PathBuf>,
+    /// `None`: nothing is traced.
+    pub traces: Option<Traces>,
 }
 
 #[derive(Debug)]

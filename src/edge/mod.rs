@@ -55,6 +55,8 @@ use crate::net::tls::stapling::Staples;
 use crate::session::registry::Registry;
 use crate::session::session_counts::{MostSessions, SessionCounts};
 use crate::telemetry::Event;
+use crate::traces::export::Exporter;
+use crate::traces::{SpanQueue, Tracer};
 use crate::upstream::Upstreams;
 use crate::upstream::keyring::{Keyring, SigningKeys};
 use crate::upstream::reserved_names::ReservedNames;
@@ -111,6 +113,12 @@ pub struct Edge {
     /// `None`: no certificate is ordered.
     pub acme: Option<Arc<Acme>>,
     signed_context: SignedContext,
+    /// `None`: nothing is traced.
+    pub tracer: Option<Arc<Tracer>>,
+    /// Sends what `tracer` records.
+    exporter: Option<Arc<Exporter>>,
+    /// The spans that wait, over all edges.
+    pub spans: Arc<SpanQueue>,
 }
 
 /// The edge in force.
@@ -132,6 +140,8 @@ pub enum EdgeError {
     Upstream(#[from] crate::upstream::BuildError),
     #[error(transparent)]
     Store(#[from] crate::store::OpenError),
+    #[error("the receiver of traces: {0}")]
+    Traces(String),
     #[error("the state directory {path} cannot be created: {error}")]
     StateDir { path: PathBuf, error: std::io::Error },
 }
@@ -156,6 +166,7 @@ struct Shared {
     shadows: Arc<Shadows>,
     /// That of the configuration before.
     acme: Option<Arc<Acme>>,
+    spans: Arc<SpanQueue>,
 }
 
 impl Edge {
@@ -214,12 +225,19 @@ impl Edge {
             legacy_uses,
             shadows,
             acme,
+            spans,
         } = lasting;
         let acme = config
             .acme
             .as_ref()
             .map(|next| Acme::open(next, &config.store, &config.state_dir, acme.as_ref()))
             .transpose()?;
+        let exporter = config
+            .traces
+            .as_ref()
+            .map(|traces| Exporter::open(traces, &config.node).map(Arc::new))
+            .transpose()
+            .map_err(EdgeError::Traces)?;
         let signing_keys =
             SigningKeys::new(Keyring::open(&config.context, &config.state_dir, now)?);
         let staples = Arc::new(Staples::open(&config, now.wall)?);
@@ -263,6 +281,9 @@ impl Edge {
             signing_keys,
             certificates: expiry::read(&config),
             staples,
+            tracer: config.traces.as_ref().map(|traces| Arc::new(Tracer::new(traces, &spans))),
+            exporter,
+            spans,
             config,
         })
     }
@@ -282,6 +303,12 @@ impl Edge {
             .set_limits(self.limits.unauthenticated, self.limits.unauthenticated_per_address);
         self.session_counts.set_most(most_sessions(&self.limits));
         self.verifiers.publish_breakers();
+        self.export_traces();
+    }
+
+    /// Sends the spans to this edge's receiver from now on, if it has one.
+    pub fn export_traces(&self) {
+        self.spans.send_to(self.exporter.clone());
     }
 
     fn revocation_lists(&self) -> impl Iterator<Item = &Arc<RevocationLists>> {
@@ -374,6 +401,7 @@ impl Shared {
             legacy_uses: Arc::default(),
             shadows: Shadows::new(limits.shadow_checks),
             acme: None,
+            spans: SpanQueue::new(),
         })
     }
 
@@ -394,6 +422,7 @@ impl Shared {
             legacy_uses: Arc::clone(&edge.legacy_uses),
             shadows: Arc::clone(&edge.shadows),
             acme: edge.acme.clone(),
+            spans: Arc::clone(&edge.spans),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::migration::uses::LegacyUses;
 use crate::model::principal::Principal;
 use crate::net::http1::head::tokens;
 use crate::rejection::Rejection;
+use crate::traces::Phase;
 use crate::ws::accept::is_key;
 
 /// The rules by which requests are admitted.
@@ -96,15 +97,20 @@ impl<'a> Admission<'a> {
         credential: Option<Credential>,
         witness: &mut W,
     ) -> Result<Grant, Rejection> {
+        let phase = request.begin_phase(Phase::Authenticate);
         let presented = request.presented();
         let verdict = self
             .authenticator
             .authenticate(witness, matched, credential, presented, request.deadline)
             .await;
+        request.end_phase(phase, verdict.as_ref().err());
         if !request.shadow.is_empty() {
             self.cast_shadow(request, matched, Actual::of(&verdict));
         }
         let grant = witness.saw(Stage::Authenticate, verdict)?;
+        if let (Some(trace), Some(issued_in)) = (&request.trace, grant.issued_in()) {
+            trace.link_ticket(issued_in);
+        }
         if request.is_upgrade() {
             let outcome = migration::admit(
                 &grant,
@@ -128,9 +134,11 @@ impl<'a> Admission<'a> {
         let Some(credential) = take_endpoint_credential(request, rules)? else { return Ok(None) };
         let endpoint = (&rules.credential_verifiers, tickets.path());
         let peer = request.address();
+        let phase = request.begin_phase(Phase::Authenticate);
         let identified =
-            self.authenticator.identify(endpoint, credential, peer, request.shown_at).await?;
-        Ok(Some(identified))
+            self.authenticator.identify(endpoint, credential, peer, request.shown_at).await;
+        request.end_phase(phase, identified.as_ref().err());
+        identified.map(Some)
     }
 
     /// Evaluates the credentials of the shadow methods in the background, without consequences.

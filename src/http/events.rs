@@ -277,11 +277,12 @@ impl Event for Http2StreamMalformed {
 
 impl Event for HttpForwarded<'_> {
     fn log(&self) {
-        let Attempt { request_id, peer, host, path, route, method } = self.about;
+        let Attempt { request_id, peer, host, path, route, method, trace_id } = self.about;
         info!(
             target: "usher", event = "http_forwarded", request_id, %peer, host, path, route,
             method = method.map(Method::name), user = self.user, status = self.status,
-            duration_ms = millis(self.duration), "forwarded"
+            duration_ms = millis(self.duration), trace_id = trace_id.map(tracing::field::display),
+            "forwarded"
         );
     }
 
@@ -295,10 +296,11 @@ impl Event for HttpForwarded<'_> {
 impl Event for SessionStarted<'_> {
     fn log(&self) {
         let SessionFacts { request_id, session_id, user, route, upstream, peer, .. } = self.session;
+        let trace_id = self.session.trace_id.map(tracing::field::display);
         info!(
             target: "usher", event = "session_started", request_id, session_id, user,
             method = self.session.method.map(Method::name), route, upstream, server = self.server,
-            %peer, duration_ms = millis(self.handshake.total), "session started"
+            %peer, duration_ms = millis(self.handshake.total), trace_id, "session started"
         );
     }
 
@@ -350,6 +352,7 @@ mod tests {
         route: "/ws",
         upstream: "chat",
         peer: PEER,
+        trace_id: None,
     };
     const ATTEMPT: Attempt<'static> = Attempt {
         request_id: "r2",
@@ -358,6 +361,7 @@ mod tests {
         path: "/ws",
         route: "/ws",
         method: None,
+        trace_id: None,
     };
 
     fn outlet() -> TestOutlet {

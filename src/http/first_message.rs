@@ -39,6 +39,7 @@ use crate::model::method::Method;
 use crate::net::stream::{SCRATCH, Stream, read_behind};
 use crate::rejection::{Rejection, Side};
 use crate::telemetry::Event;
+use crate::traces::Phase;
 use crate::ws::deflate::{self, AgreedDeflate, InflateError};
 use crate::ws::follow::{FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{self, ControlKind, Message, Sender};
@@ -173,11 +174,14 @@ async fn first_message(
     let switch = request.switch.as_ref().ok_or(Rejection::Internal)?;
     let switched_at = Now::read().mono;
     let deadline = switched_at + route.first_message.timeout;
+    let phase = request.begin_phase(Phase::FirstMessage);
     let message = tokio::select! {
         message = timeout_at(deadline, client.next_credential()) => message
             .unwrap_or(Err(Rejection::FirstMessage(FirstMessageFault::Timeout))),
         () = edge.drain.refusing() => Err(Rejection::Draining),
-    }?;
+    };
+    request.end_phase(phase, message.as_ref().err());
+    let message = message?;
     FirstMessageCame { route: &route.name, waited: switched_at.elapsed() }.emit();
     offer(&mut request.parts.headers, switch, client.deflate);
     Ok(message)

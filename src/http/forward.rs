@@ -10,6 +10,7 @@ use super::admit::{Admission, Admitted};
 use super::connection::ClientConnection;
 use super::endpoints::{self, Endpoint};
 use super::request::{Request, RequestKind, authority_of};
+use super::traced::TraceEnd;
 use super::witness::Unwatched;
 use crate::base::clock::Now;
 use crate::edge::worker::Worker;
@@ -19,6 +20,7 @@ use crate::model::request_id::HexId;
 use crate::net::http1::{hop_by_hop, response};
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
+use crate::traces::Phase;
 use crate::upstream::pick::ClientKey;
 use crate::upstream::request_body::{AnswerBody, RequestBody};
 use crate::upstream::signed_context::ContextRequest;
@@ -68,7 +70,12 @@ async fn forward_or_refuse(
     worker: &Worker,
 ) -> Response<AnswerBody> {
     let mut user = None;
+    request.begin_trace(&worker.edge);
     let outcome = forward(request, body, connection, worker, &mut user).await;
+    request.end_trace(match &outcome {
+        Ok(answer) => TraceEnd::Answered(answer.status().as_u16()),
+        Err(rejection) => TraceEnd::Rejected(rejection),
+    });
     let about = request.attempt(request.parts.uri.path());
     match outcome {
         Ok(answer) => {
@@ -128,6 +135,8 @@ async fn forward(
     };
     edge.set_identity(&mut headers, &grant, about, request.started);
 
+    let phase = request.begin_phase(Phase::Forward);
+    request.write_trace(phase, &mut headers);
     let mut forwarded = http::Request::new(body);
     *forwarded.method_mut() = request.parts.method.clone();
     *forwarded.uri_mut() = target;
@@ -135,7 +144,9 @@ async fn forward(
     let client = ClientKey::of(&grant, request.address());
     let proxy_header = upstream.proxy_header(|| connection.proxy_header(request.address()));
     let exchange = worker.pool.exchange(&grant, client, upstream, proxy_header, forwarded);
-    let (answer, place) = exchange.await?;
+    let exchanged = exchange.await;
+    request.end_phase(phase, exchanged.as_ref().err());
+    let (answer, place) = exchanged?;
     let (mut parts, body) = answer.into_parts();
     hop_by_hop::strip_hop_by_hop(&mut parts.headers);
     Ok(Response::from_parts(parts, AnswerBody::Streamed(body, place)))

@@ -27,5 +27,6 @@ mod refusal;
 pub mod request;
 pub mod serve;
 mod switch;
+pub mod traced;
 pub mod upgrade;
 pub mod witness;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::events::SessionStarted;
 use super::reach::OpenedUpstream;
 use super::request::Request;
+use super::traced::TraceEnd;
 use crate::auth::first_message::Dialect;
 use crate::auth::grant::Grant;
 use crate::auth::renewal::Renewal;
@@ -74,6 +75,13 @@ pub(super) async fn open_session(
     } = reached;
     let route = Arc::clone(grant.route());
     let address = request.address();
+    let trace_id = request.trace_id();
+    let server = place.server();
+    request.end_trace(TraceEnd::Session {
+        session_id: session_id.as_str(),
+        upstream: &route.upstream.name,
+        server: &server,
+    });
     let Request { request_id, origin, .. } = request;
     let handle = SessionHandle {
         id: session_id,
@@ -83,9 +91,10 @@ pub(super) async fn open_session(
         method: grant.method(),
         route: Arc::clone(&route.name),
         upstream: Arc::clone(&route.upstream.name),
-        server: place.server(),
+        server,
         peer: address,
         request_id: request_id.clone(),
+        trace_id,
         started: now.wall,
         expires_at: grant.expires_at().map_or(0, |at| at.0).into(),
         last_activity: now.wall.0.into(),

@@ -22,6 +22,7 @@ use crate::session::registry::SessionId;
 use crate::session::session_counts::{CountedPlace, SessionLimit};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
+use crate::traces::Phase;
 use crate::upstream::connect::{Tries, TriesFailed};
 use crate::upstream::pick::ClientKey;
 use crate::upstream::signed_context::ContextRequest;
@@ -69,11 +70,17 @@ pub(super) async fn reach(
     let mut tries =
         Tries::new(upstream, client, authenticated.mono).with_proxy_header(proxy_header);
     let (place, dialled, answer) = loop {
+        let dialling = request.begin_phase(Phase::Dial);
         let (stream, place) = match tries.dial(grant).await {
             Ok(dialled) => dialled,
-            Err(TriesFailed::Rejected(rejection)) => return Err(rejection.into()),
+            Err(TriesFailed::Rejected(rejection)) => {
+                request.end_phase(dialling, Some(&rejection));
+                return Err(rejection.into());
+            }
             Err(TriesFailed::Answered(answer)) => return Err(refusal(*answer, request)),
         };
+        request.end_phase(dialling, None);
+        request.note_server(dialling, || place.server());
         let dialled = Now::read();
         // Each try has a signed context of its own: one that was sent may have been used.
         if request.parts.version == Version::HTTP_2 {
@@ -81,9 +88,14 @@ pub(super) async fn reach(
             headers.insert(SEC_WEBSOCKET_KEY, random_key()?);
         }
         edge.set_identity(&mut headers, grant, about, dialled);
+        let upgrading = request.begin_phase(Phase::Upgrade);
+        request.note_server(upgrading, || place.server());
+        request.write_trace(upgrading, &mut headers);
         let opening =
             upstream::upgrade::open(stream, &target, &mut headers, edge.limits.refusal_bytes);
-        if let Some(answer) = tries.answer(&place, Box::pin(opening)).await {
+        let answer = tries.answer(&place, Box::pin(opening)).await;
+        request.end_phase(upgrading, answer.is_none().then(|| tries.rejection()));
+        if let Some(answer) = answer {
             break (place, dialled, answer);
         }
     };

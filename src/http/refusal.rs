@@ -6,6 +6,7 @@ use http::Response;
 use super::client_end::ClientEnd;
 use super::last_answer::write_and_close;
 use super::request::Request;
+use super::traced::TraceEnd;
 use crate::auth::grant::Grant;
 use crate::auth::ticket::events::TicketLost;
 use crate::config::RejectMode;
@@ -35,6 +36,7 @@ impl Request {
     pub fn report_rejected(&self, edge: &Edge, rejection: &Rejection) {
         let about = self.attempt(edge.tickets.shown_path(self.parts.uri.path()));
         UpgradeRejected { about, rejection }.emit();
+        self.end_trace(TraceEnd::Rejected(rejection));
     }
 
     /// Reports that a ticket was redeemed for a client that has left.

@@ -18,9 +18,11 @@ use crate::config::{Limits, Route};
 use crate::migration::shadow::Shadow;
 use crate::model::method::Method;
 use crate::model::request_id::RequestId;
+use crate::model::trace_context::TraceId;
 use crate::net::http1::host::Authority;
 use crate::rejection::Rejection;
 use crate::telemetry::refusal::Attempt;
+use crate::traces::Recording;
 use crate::upstream::reserved_names::ReservedNames;
 
 /// A request whose head was read.
@@ -48,6 +50,8 @@ pub struct Request {
     pub shadow: Shadow,
     /// Usher's own 101 for a well-formed upgrade on a route.
     pub switch: Option<UpgradeOffer>,
+    /// `None`: nothing is traced.
+    pub trace: Option<Box<Recording>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +83,7 @@ impl Request {
             origin: None,
             shadow: Shadow::default(),
             switch: None,
+            trace: None,
         }
     }
 
@@ -142,7 +147,13 @@ impl Request {
             path,
             route: self.route.as_ref().map(|route| &*route.name).unwrap_or_default(),
             method: self.method,
+            trace_id: self.trace_id(),
         }
+    }
+
+    /// Returns the id of the trace, if the request is recorded.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.trace.as_ref()?.recorded()
     }
 }
 

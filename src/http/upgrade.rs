@@ -36,6 +36,7 @@ pub async fn run(
 ) {
     let edge = &*worker.edge;
     let mut request = request_of(head, &connection, edge);
+    request.begin_trace(edge);
     UpgradeReceived { protocol: end.protocol() }.emit();
     let (peer, now) = (request.address(), request.started.mono);
     if let Err(retry_after) = edge.upgrade_rates.allow(peer, now) {

@@ -15,5 +15,6 @@ pub mod revocation;
 pub mod secret;
 pub mod service_url;
 pub mod store_fault;
+pub mod trace_context;
 pub mod upstream_path;
 pub mod verifier_fault;

@@ -8,6 +8,7 @@ use super::revalidation::RevalidationResult;
 use crate::auth::renewal::NotRenewed;
 use crate::base::clock::UnixMillis;
 use crate::model::method::Method;
+use crate::model::trace_context::TraceId;
 use crate::rejection::close::{CloseReason, SessionEnd, Traffic};
 use crate::telemetry::audit::{AuditLine, TrafficLine};
 use crate::telemetry::event::{Event, log_at, millis};
@@ -104,6 +105,8 @@ pub struct SessionFacts<'a> {
     pub route: &'a str,
     pub upstream: &'a str,
     pub peer: IpAddr,
+    /// The trace of the upgrade, if it is recorded.
+    pub trace_id: Option<TraceId>,
 }
 
 impl<'a> SessionFacts<'a> {
@@ -114,6 +117,7 @@ impl<'a> SessionFacts<'a> {
             method: self.method.map(Method::name),
             route: Some(self.route),
             upstream: Some(self.upstream),
+            trace_id: self.trace_id,
             ..AuditLine::of_request(event, outcome, self.request_id, self.peer)
         }
     }
@@ -271,7 +275,7 @@ impl Event for Revalidated<'_> {
 impl Event for SessionEnded<'_> {
     fn log(&self) {
         let SessionFacts { request_id, session_id, user, route, upstream, peer, .. } = self.session;
-        let end = self.end;
+        let (end, trace_id) = (self.end, self.session.trace_id.map(tracing::field::display));
         // The operator chooses the login that the upstream gets, so its refusal is a warning.
         let level = match end.reason {
             CloseReason::LoginRefused => Level::WARN,
@@ -284,7 +288,7 @@ impl Event for SessionEnded<'_> {
             duration_ms = millis(end.duration),
             client_bytes = end.from_client.bytes, client_messages = end.from_client.messages,
             upstream_bytes = end.from_upstream.bytes,
-            upstream_messages = end.from_upstream.messages, "session ended"
+            upstream_messages = end.from_upstream.messages, trace_id, "session ended"
         );
     }
 

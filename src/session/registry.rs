@@ -22,6 +22,7 @@ use crate::base::lock::lock;
 use crate::model::method::Method;
 use crate::model::request_id::{HexId, RequestId};
 use crate::model::revocation::Revocation;
+use crate::model::trace_context::TraceId;
 use crate::rejection::close::{CloseReason, Traffic};
 use crate::telemetry::Event;
 
@@ -56,6 +57,8 @@ pub struct SessionHandle {
     pub server: Arc<str>,
     pub peer: IpAddr,
     pub request_id: RequestId,
+    /// The trace of the upgrade, if it is recorded.
+    pub trace_id: Option<TraceId>,
     pub started: UnixMillis,
     /// Unix milliseconds; 0: the session has no end of its own. A renewal changes it.
     pub expires_at: AtomicU64,
@@ -316,6 +319,7 @@ impl SessionHandle {
             route: &self.route,
             upstream: &self.upstream,
             peer: self.peer,
+            trace_id: self.trace_id,
         }
     }
 
@@ -455,6 +459,7 @@ pub(crate) mod tests {
             server: "http://127.0.0.1:9000".into(),
             peer: Ipv4Addr::LOCALHOST.into(),
             request_id: RequestId::random(),
+            trace_id: None,
             started: UnixMillis(started),
             expires_at: AtomicU64::new(0),
             last_activity: AtomicU64::new(started),

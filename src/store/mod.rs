@@ -54,7 +54,7 @@ pub struct TicketRecord {
     pub created_at: UnixMillis,
     pub expires_at: UnixMillis,
     pub single_use: bool,
-    /// The trace of the ticket request, which continues when the ticket is redeemed.
+    /// The span of the ticket request, as `traceparent` has it. That of the redemption links it.
     pub traceparent: Option<String>,
 }
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::InstallError;
 use super::line_sink::LineSink;
+use crate::model::trace_context::TraceId;
 
 pub struct AuditLog {
     sink: LineSink,
@@ -40,6 +41,8 @@ pub struct AuditLine<'a> {
     pub request_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<TraceId>,
     /// Half of the ticket's hash: the same in every line about the ticket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ticket: Option<&'a str>,

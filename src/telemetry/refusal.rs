@@ -8,6 +8,7 @@ use super::audit::AuditLine;
 use super::event::{Refusal, client_refusal_level, log_at, non_empty};
 use super::family::{Label, LabelNames, Word};
 use crate::model::method::Method;
+use crate::model::trace_context::TraceId;
 use crate::rejection::{Rejection, Side};
 
 /// One request, for logs. The path never includes the query.
@@ -20,6 +21,8 @@ pub struct Attempt<'a> {
     /// The name of the route, or empty if no route was found.
     pub route: &'a str,
     pub method: Option<Method>,
+    /// The trace of the request, if it is recorded.
+    pub trace_id: Option<TraceId>,
 }
 
 /// A refused request, with the name of its event.
@@ -39,7 +42,7 @@ impl<'a> RefusedRequest<'a> {
 
     /// Logs at the level of `[log] refusals` if the client caused the refusal, else as a warning.
     pub fn log(&self) {
-        let Attempt { request_id, peer, host, path, route, method } = self.about;
+        let Attempt { request_id, peer, host, path, route, method, trace_id } = self.about;
         let (event, facts) = (self.event, self.rejection.facts());
         let level = match facts.side {
             Side::Client => client_refusal_level(),
@@ -49,7 +52,8 @@ impl<'a> RefusedRequest<'a> {
             level, target: "usher", event, request_id, %peer, host, path, route,
             method = method.map(Method::name), outcome = facts.label,
             status = facts.status.as_u16(), side = facts.side.name(),
-            detail = self.rejection.detail(), "refused"
+            detail = self.rejection.detail(), trace_id = trace_id.map(tracing::field::display),
+            "refused"
         );
     }
 
@@ -63,6 +67,7 @@ impl<'a> RefusedRequest<'a> {
             status: Some(facts.status.as_u16()),
             side: Some(facts.side.name()),
             detail: Some(self.rejection.detail()),
+            trace_id: about.trace_id,
             ..AuditLine::of_request(self.event, facts.label, about.request_id, about.peer)
         }
     }

@@ -123,6 +123,11 @@ impl<'a> Tries<'a> {
     }
 
     /// Returns the failure of the last server.
+    pub fn rejection(&self) -> &Rejection {
+        &self.rejection
+    }
+
+    /// Returns the failure of the last server.
     pub fn into_rejection(self) -> Rejection {
         self.rejection
     }

@@ -78,6 +78,8 @@ mod ticket_audit;
 mod tickets;
 mod tls;
 mod tokens;
+mod traces;
+mod traces_receiver;
 mod upgrade_strict;
 mod upstreams;
 mod verdicts;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::{Level, info};
 
+use crate::model::trace_context::TraceId;
 use crate::rejection::Rejection;
 use crate::store::{RedeemFault, Validity};
 use crate::telemetry::audit::AuditLine;
@@ -65,6 +66,8 @@ pub struct TicketIssued<'a> {
     pub peer: IpAddr,
     pub route: &'a str,
     pub ttl: Duration,
+    /// The trace of the request, if it is recorded.
+    pub trace_id: Option<TraceId>,
 }
 
 /// A request to the ticket endpoint was refused.
@@ -129,7 +132,8 @@ impl Event for TicketIssued<'_> {
         let Self { request_id, user, issuer, peer, route, .. } = *self;
         info!(
             target: "usher", event = "ticket_issued", request_id, user, issuer, %peer, route,
-            ttl_ms = millis(self.ttl), "ticket issued"
+            ttl_ms = millis(self.ttl), trace_id = self.trace_id.map(tracing::field::display),
+            "ticket issued"
         );
     }
 
@@ -144,6 +148,7 @@ impl Event for TicketIssued<'_> {
             issuer: Some(self.issuer),
             route: Some(self.route),
             detail: Some(format!("valid for {} s", self.ttl.as_secs())),
+            trace_id: self.trace_id,
             ..AuditLine::of_request("ticket_issued", ACCEPTED, self.request_id, self.peer)
         })
     }

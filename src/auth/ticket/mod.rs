@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::events::{TicketRedeemRefused, TicketRedeemed, TicketValidated, TicketsHeld};
+use super::verifier::Proved;
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::rate::{RateLimiter, network_of};
 use crate::config::{self, Config, Route};
@@ -23,6 +24,7 @@ use crate::model::permission::{MissingPermission, RequiredPermission};
 use crate::model::principal::Principal;
 use crate::model::request_id::HexId;
 use crate::model::secret::Secret;
+use crate::model::trace_context::TraceContext;
 use crate::rejection::{Rejection, Side, WaysIn};
 use crate::store::regions::Stores;
 use crate::store::{
@@ -222,7 +224,7 @@ impl Tickets {
         peer: IpAddr,
         request_id: &str,
         now: Now,
-    ) -> Result<Principal, Rejection> {
+    ) -> Result<Proved, Rejection> {
         let refused = |fault: RedeemFault, ticket: Option<&str>, user: Option<&str>| {
             TicketRedeemRefused { request_id, ticket, user, peer, route: &route.name, fault }
                 .emit();
@@ -244,7 +246,8 @@ impl Tickets {
             return Err(refused(fault, Some(name), Some(user)));
         }
         TicketRedeemed { request_id, ticket: name, user, peer, route: &route.name, region }.emit();
-        Ok(record.principal)
+        let issued_in = record.traceparent.as_deref().and_then(TraceContext::parse).map(Box::new);
+        Ok(Proved { issued_in, ..record.principal.into() })
     }
 
     /// Checks a ticket like [`Tickets::redeem`], but does not redeem it. `Ok(None)`: the store is

@@ -64,7 +64,7 @@ async fn a_bound_ticket_opens_its_own_route_from_its_own_origin_and_address_alon
     let issued = issue(&free, user("ada", &[]), TicketRequest::default()).await.unwrap();
     let redeemed =
         free.redeem(&issued.ticket, &other_route, None, OTHER_PEER, "r1", Now::read()).await;
-    assert_eq!(redeemed.unwrap().subject, "ada");
+    assert_eq!(redeemed.unwrap().principal.subject, "ada");
 }
 
 #[tokio::test]

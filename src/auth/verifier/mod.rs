@@ -36,6 +36,7 @@ use crate::model::faults::InvalidToken;
 use crate::model::method::Method;
 use crate::model::principal::Principal;
 use crate::model::secret::Secret;
+use crate::model::trace_context::TraceContext;
 use crate::model::verifier_fault::VerifierFault;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
@@ -73,11 +74,13 @@ pub struct Question {
 pub struct Proved {
     pub principal: Principal,
     pub verifier_grant: Option<Arc<VerifierGrant>>,
+    /// The span in which the credential was issued, if it is a ticket.
+    pub issued_in: Option<Box<TraceContext>>,
 }
 
 impl From<Principal> for Proved {
     fn from(principal: Principal) -> Self {
-        Self { principal, verifier_grant: None }
+        Self { principal, verifier_grant: None, issued_in: None }
     }
 }
 
@@ -183,7 +186,7 @@ impl Verifiers {
             let verifier = Arc::clone(verifier);
             Arc::new(VerifierGrant { verifier, question, every })
         });
-        Ok(Proved { principal: Principal::clone(&principal), verifier_grant })
+        Ok(Proved { principal: Principal::clone(&principal), verifier_grant, issued_in: None })
     }
 }
 

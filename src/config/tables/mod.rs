@@ -23,6 +23,7 @@ pub mod route;
 pub mod store;
 pub mod tickets;
 pub mod top;
+pub mod traces;
 pub mod upstream;
 pub mod verifier;
 
@@ -32,7 +33,7 @@ use super::declare::{Declaration, Table};
 pub const TOP: &Declaration = &top::Top::DECLARATION;
 
 /// The tables of the file, in the order of the reference.
-pub const TABLES: [&Declaration; 22] = [
+pub const TABLES: [&Declaration; 23] = [
     &listener::ListenerTable::DECLARATION,
     &acme::AcmeTable::DECLARATION,
     &issuer::IssuerTable::DECLARATION,
@@ -55,6 +56,7 @@ pub const TABLES: [&Declaration; 22] = [
     &admin::AdminTable::DECLARATION,
     &log::Log::DECLARATION,
     &log::AuditTable::DECLARATION,
+    &traces::TracesTable::DECLARATION,
 ];
 
 /// Tables inside other tables.

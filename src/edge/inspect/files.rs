@@ -47,6 +47,9 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
             trusted(inspector, &key, &format!("store of region {region} authorities"), path);
         }
     }
+    if let Some(path) = config.traces.as_ref().and_then(|traces| traces.ca_file.as_ref()) {
+        trusted(inspector, "traces.ca_file", "authorities of the receiver of traces", path);
+    }
     signing_keys(inspector);
 }
 

@@ -52,6 +52,14 @@ pub fn servers(config: &Config) -> Vec<Finding> {
             );
         }
     }
+    if let Some(traces) = &config.traces {
+        let (host, port) = (traces.endpoint.host(), traces.endpoint.port());
+        let subject = format!("receiver of traces, {host}:{port}");
+        let hint = "requests are served; spans are dropped until the receiver answers";
+        let is_well = "reachable; nothing was sent";
+        let key = if inspector.locator.is_written("traces.url") { "traces.url" } else { "traces" };
+        inspector.add(key, reach_finding(subject, tcp(host, port), is_well, hint));
+    }
     inspector.findings
 }
 

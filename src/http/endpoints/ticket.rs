@@ -15,6 +15,7 @@ use crate::config::{Config, Route};
 use crate::edge::Edge;
 use crate::http::admit::Admission;
 use crate::http::request::{Request, origin_of};
+use crate::http::traced::TraceEnd;
 use crate::model::method::Method as LoginMethod;
 use crate::model::principal::Principal;
 use crate::model::secret::Secret;
@@ -38,7 +39,20 @@ pub(super) async fn answer(
     body: RequestBody,
     edge: &Edge,
 ) -> Response<Bytes> {
+    if request.parts.method != Method::OPTIONS {
+        request.begin_trace(edge);
+    }
     let outcome = respond(request, body, edge).await;
+    let issues = request.parts.uri.path() == edge.config.tickets.path;
+    let validate = (!issues).then(|| format!("{}/{{ticket}}/validate", edge.config.tickets.path));
+    let pattern = validate.as_deref().unwrap_or(&edge.config.tickets.path);
+    request.end_trace_at(
+        Some(pattern),
+        match &outcome {
+            Ok(answer) => TraceEnd::Answered(answer.status().as_u16()),
+            Err(rejection) => TraceEnd::Rejected(rejection),
+        },
+    );
     let mut answer = outcome.unwrap_or_else(|rejection| {
         let about =
             Attempt { host: host_of(request), ..request.attempt(&edge.config.tickets.path) };
@@ -109,8 +123,9 @@ async fn issue(
     let principal = identify(request, edge).await?;
     let user = principal.subject.clone();
     let issuer = principal.issuer.clone();
-    let traceparent = request.parts.headers.get("traceparent").and_then(|one| one.to_str().ok());
+    let traceparent = request.trace_for_ticket();
     let peer = request.address();
+    let traceparent = traceparent.as_deref();
     let asking = TicketAsker { origin: request.origin.as_deref(), peer, traceparent };
     let issued = edge.tickets.issue(principal, wanted, asking, request.started).await?;
     let ttl = issued.expires_at.since(issued.created_at);
@@ -123,6 +138,7 @@ async fn issue(
         peer,
         route: issued.route.as_ref().map_or("", |route| &*route.name),
         ttl,
+        trace_id: request.trace_id(),
     }
     .emit();
     let ticket = issued.ticket.expose_str().unwrap_or_default();

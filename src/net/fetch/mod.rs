@@ -1,5 +1,5 @@
 //! HTTP requests of Usher itself to other services: to an issuer for its keys, to a verifier for
-//! its verdict.
+//! its verdict, to a receiver of traces.
 //!
 //! The address comes from the configuration, or from a document of an issuer that the configuration
 //! names; never from a token or a request. One limit bounds the time of the whole exchange, another
@@ -127,6 +127,24 @@ impl Fetcher {
     ) -> Result<Fetched, FetchError> {
         let mut request = request(Method::POST, place, authorization, body)?;
         request.headers_mut().insert(CONTENT_TYPE, content_type);
+        self.within_time(place, request).await
+    }
+
+    /// Sends a POST with further headers. The answer may be of the type of the request.
+    pub async fn post_with(
+        &self,
+        place: &ServiceUrl,
+        content_type: HeaderValue,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Fetched, FetchError> {
+        let mut request = request(Method::POST, place, None, body)?;
+        let own = request.headers_mut();
+        own.insert(ACCEPT, content_type.clone());
+        own.insert(CONTENT_TYPE, content_type);
+        headers.iter().for_each(|(name, value)| {
+            own.insert(name.clone(), value.clone());
+        });
         self.within_time(place, request).await
     }
 

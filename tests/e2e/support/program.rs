@@ -14,13 +14,22 @@ pub struct Program {
 impl Program {
     /// Runs a script with node until it is dropped. Returns after its first line.
     pub async fn node(arguments: &[&str]) -> Self {
-        let child = Command::new("node")
+        Self::run("node", arguments).await
+    }
+
+    /// Runs a script with Python, in the same way.
+    pub async fn python(arguments: &[&str]) -> Self {
+        Self::run("target/e2e-tools/venv/bin/python", arguments).await
+    }
+
+    async fn run(interpreter: &str, arguments: &[&str]) -> Self {
+        let child = Command::new(interpreter)
             .args(arguments)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("node; scripts/setup-tests.sh installs what the tests need");
+            .expect("an interpreter; scripts/setup-tests.sh installs what the tests need");
         let mut program = Self { child, lines: Arc::default() };
         let out = BufReader::new(program.child.stdout.take().unwrap());
         let copy = Arc::clone(&program.lines);

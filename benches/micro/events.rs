@@ -45,6 +45,7 @@ pub fn run(runner: &mut Runner) {
         route: "/ws",
         upstream: "chat",
         peer: PEER,
+        trace_id: None,
     };
     let end = SessionEnd {
         reason: CloseReason::ClientClosed,
@@ -98,6 +99,7 @@ pub fn run(runner: &mut Runner) {
         path: "/ws",
         route: "/ws",
         method: Some(Method::Ticket),
+        trace_id: None,
     };
     runner.measure("events: a refused upgrade of a flood", || {
         UpgradeRejected { about, rejection: &Rejection::MissingCredential }.emit();

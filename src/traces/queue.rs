@@ -204,7 +204,8 @@ impl SpanQueue {
                 }
             };
             let ends = begun + exporter.config().retry_for;
-            if Now::read().mono + wait > ends {
+            // The receiver may ask for a pause of any length.
+            if wait > ends.saturating_duration_since(Now::read().mono) {
                 return health.dropped(DropReason::GaveUp, batch.count);
             }
             tokio::select! {

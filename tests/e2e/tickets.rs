@@ -140,7 +140,8 @@ async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
         (good.status, good.header("access-control-allow-origin")),
         (204, Some("https://app.example.com"))
     );
-    assert_eq!(good.header("access-control-allow-headers"), Some("authorization, content-type"));
+    let allowed = Some("authorization, content-type, traceparent, tracestate");
+    assert_eq!(good.header("access-control-allow-headers"), allowed);
     let bad = client::http(usher.plain, preflight("https://evil.example.com").as_bytes()).await;
     assert_eq!((bad.status, bad.header("access-control-allow-origin")), (403, None));
     let token = usher.token("ada");

@@ -125,7 +125,7 @@ fn preflight(methods: HeaderValue) -> Response<Bytes> {
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
     headers.insert(
         ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("authorization, content-type"),
+        HeaderValue::from_static("authorization, content-type, traceparent, tracestate"),
     );
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     answer

@@ -13,7 +13,7 @@ use crate::edge::Edge;
 use crate::model::trace_context::TraceContext;
 use crate::rejection::{Rejection, Side};
 use crate::traces::proto::KeyValue;
-use crate::traces::recording::{OpenPhase, TRACEPARENT, TRACESTATE};
+use crate::traces::recording::{Fault, OpenPhase, TRACEPARENT, TRACESTATE};
 use crate::traces::{Caller, Phase, Recording, Summary};
 
 /// The longest `tracestate` that goes on: W3C Trace Context section 3.3.1.5.
@@ -49,7 +49,7 @@ impl Request {
 
     pub fn end_phase(&self, open: Option<OpenPhase>, fault: Option<&Rejection>) {
         if let (Some(trace), Some(open)) = (&self.trace, open) {
-            trace.end(open, fault.map(|rejection| rejection.facts().label));
+            trace.end(open, fault.map(fault_of));
         }
     }
 
@@ -112,27 +112,26 @@ impl Request {
         add("usher.auth.method", self.method.map(crate::model::method::Method::name));
         let address = trace.has_client_address().then(|| self.address().to_string());
         add("client.address", address.as_deref());
-        let (status, rejection) = match end {
+        let (status, fault) = match end {
             TraceEnd::Session { session_id, upstream, server } => {
                 add("usher.session.id", Some(session_id));
                 add("usher.upstream", Some(upstream));
                 add("usher.server", Some(server));
                 (if self.parts.version == Version::HTTP_2 { 200 } else { 101 }, None)
             }
-            TraceEnd::Rejected(rejection) => (rejection.facts().status.as_u16(), Some(rejection)),
-            TraceEnd::Answered(status) => (status, None),
+            TraceEnd::Rejected(rejection) => {
+                (rejection.facts().status.as_u16(), Some(fault_of(rejection)))
+            }
+            TraceEnd::Answered(status) => {
+                (status, (status >= 500).then_some(Fault::Answered(status)))
+            }
         };
-        let fault = rejection.map(|rejection| rejection.facts().label);
-        add("usher.rejection", fault);
-        let is_error = rejection.is_some_and(|rejection| rejection.facts().side != Side::Client)
-            || status >= 500;
-        add("error.type", fault.filter(|_| is_error));
         attributes.push(KeyValue::number("http.response.status_code", status));
         let name = match route {
             Some(route) => format!("{method} {route}"),
             None => method.to_owned(),
         };
-        Summary { name, attributes, fault, is_error }
+        Summary { name, attributes, fault }
     }
 
     /// Returns the trace that the request came with.
@@ -142,6 +141,11 @@ impl Request {
         let state = single(headers, &TRACESTATE).filter(|state| state.len() <= MOST_STATE);
         Some(Caller { context, state, is_trusted: self.forwarding.is_trusted() })
     }
+}
+
+fn fault_of(rejection: &Rejection) -> Fault {
+    let facts = rejection.facts();
+    Fault::Rejected { label: facts.label, is_error: facts.side != Side::Client }
 }
 
 /// Returns the value of a header that is there once.

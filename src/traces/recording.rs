@@ -61,8 +61,7 @@ struct PhaseRecord {
     begun: Instant,
     /// `None`: it ends with the request.
     ended: Option<Instant>,
-    /// The label of a rejection, if the phase failed.
-    fault: Option<&'static str>,
+    fault: Option<Fault>,
     server: Option<Arc<str>>,
 }
 
@@ -78,10 +77,19 @@ pub struct OpenPhase {
 pub struct Summary {
     pub name: String,
     pub attributes: Vec<KeyValue>,
-    /// The label of the rejection.
-    pub fault: Option<&'static str>,
-    /// Whether a server is at fault. A client's mistake is not an error of this service.
-    pub is_error: bool,
+    pub fault: Option<Fault>,
+}
+
+/// Why a request or a phase failed.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    Rejected {
+        label: &'static str,
+        /// Whether a server is at fault. A client's mistake is not an error of this service.
+        is_error: bool,
+    },
+    /// The upstream has answered a plain request with this status.
+    Answered(u16),
 }
 
 impl Phase {
@@ -165,7 +173,7 @@ impl Recording {
         })
     }
 
-    pub fn end(&self, open: OpenPhase, fault: Option<&'static str>) {
+    pub fn end(&self, open: OpenPhase, fault: Option<Fault>) {
         if let Some(record) = lock(&self.growing).phases.get_mut(open.index) {
             record.ended = Some(Now::read().mono);
             record.fault = fault;
@@ -200,9 +208,9 @@ impl Recording {
             return;
         }
         let ended = Now::read().mono;
-        let Summary { name, attributes, fault, is_error } = summary();
+        let Summary { name, mut attributes, fault } = summary();
         let mut spans = Vec::with_capacity(growing.phases.len() + 1);
-        let status = is_error.then(|| error(fault.unwrap_or_default()));
+        let status = fault.and_then(|fault| fault.describe(&mut attributes));
         spans.push(Span {
             parent_span_id: id(self.parent),
             name,
@@ -216,9 +224,7 @@ impl Recording {
         for record in &growing.phases {
             let PhaseRecord { phase, span_id, begun, fault, .. } = *record;
             let mut attributes = Vec::new();
-            if let Some(fault) = fault {
-                attributes.push(KeyValue::text("error.type", fault));
-            }
+            let status = fault.and_then(|fault| fault.describe(&mut attributes));
             if let Some(server) = &record.server {
                 attributes.push(KeyValue::text("usher.server", server));
             }
@@ -227,7 +233,7 @@ impl Recording {
                 name: phase.name().to_owned(),
                 kind: phase.kind().into(),
                 attributes,
-                status: fault.map(error),
+                status,
                 flags: self.flags(false),
                 ..self.span(span_id, begun, record.ended.unwrap_or(ended))
             });
@@ -266,8 +272,21 @@ fn id(span_id: Option<SpanId>) -> Vec<u8> {
     span_id.map(|span_id| span_id.as_bytes().to_vec()).unwrap_or_default()
 }
 
-fn error(fault: &'static str) -> Status {
-    Status { message: fault.to_owned(), code: StatusCode::Error.into() }
+impl Fault {
+    /// Adds the attributes of the fault, and returns the status of the span.
+    fn describe(self, attributes: &mut Vec<KeyValue>) -> Option<Status> {
+        let kind = match self {
+            Self::Rejected { label, is_error } => {
+                attributes.push(KeyValue::text("usher.rejection", label));
+                is_error.then(|| label.to_owned())
+            }
+            Self::Answered(status) => Some(status.to_string()),
+        };
+        kind.map(|kind| {
+            attributes.push(KeyValue::text("error.type", &kind));
+            Status { message: kind, code: StatusCode::Error.into() }
+        })
+    }
 }
 
 fn link((context, relation): &(TraceContext, &'static str)) -> Link {

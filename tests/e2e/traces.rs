@@ -226,7 +226,10 @@ async fn refusals_are_errors_only_if_a_server_is_at_fault() {
         assert_eq!(found["client.address"], "127.0.0.1");
         assert_eq!(found["error.type"].is_null(), code == 0, "{found}");
         let failed = phases.last().unwrap();
-        assert_eq!((&failed["code"], &failed["message"]), (&json!(2), &json!(fault)));
+        assert_eq!(
+            (&failed["code"], &failed["attributes"]["usher.rejection"]),
+            (&json!(code), &json!(fault),)
+        );
         let line = format!("\"trace_id\":{}", root["trace_id"]);
         eventually("the refusal names its trace", async || usher.log().contains(&line)).await;
     }

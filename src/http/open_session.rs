@@ -94,7 +94,7 @@ pub(super) async fn open_session(
         server,
         peer: address,
         request_id: request_id.clone(),
-        trace_id,
+        trace_id: trace_id.map(Box::new),
         started: now.wall,
         expires_at: grant.expires_at().map_or(0, |at| at.0).into(),
         last_activity: now.wall.0.into(),

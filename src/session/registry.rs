@@ -57,8 +57,8 @@ pub struct SessionHandle {
     pub server: Arc<str>,
     pub peer: IpAddr,
     pub request_id: RequestId,
-    /// The trace of the upgrade, if it is recorded.
-    pub trace_id: Option<TraceId>,
+    /// The trace of the upgrade, if it is recorded. Boxed, because most sessions have none.
+    pub trace_id: Option<Box<TraceId>>,
     pub started: UnixMillis,
     /// Unix milliseconds; 0: the session has no end of its own. A renewal changes it.
     pub expires_at: AtomicU64,
@@ -319,7 +319,7 @@ impl SessionHandle {
             route: &self.route,
             upstream: &self.upstream,
             peer: self.peer,
-            trace_id: self.trace_id,
+            trace_id: self.trace_id.as_deref().copied(),
         }
     }
 

@@ -44,6 +44,11 @@ fn edit(usher: &Usher, from: &str, to: &str) {
     std::fs::write(path, text.replacen(from, to, 1)).unwrap();
 }
 
+async fn reload(usher: &Usher) {
+    let (code, said) = usher_reload(usher).await;
+    assert!(code == 0 && said.starts_with("applied: traces\n"), "{code} {said}");
+}
+
 const EXPORTED: &str = "usher_trace_spans_exported_total";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +124,7 @@ async fn a_reload_names_another_receiver_or_none() {
     upgrade(&usher).await;
     until(&usher, EXPORTED, 4).await;
     edit(&usher, &first.port.to_string(), &second.port.to_string());
-    assert_eq!(usher_reload(&usher).await, (0, "applied: traces\n".to_owned()));
+    reload(&usher).await;
     upgrade(&usher).await;
     until(&usher, EXPORTED, 8).await;
     assert_eq!((first.spans_of("accept").len(), second.spans_of("accept").len()), (4, 4));
@@ -128,8 +133,16 @@ async fn a_reload_names_another_receiver_or_none() {
     let (code, said) = usher_reload(&usher).await;
     assert!(code == 78 && said.contains("must be a number from 0 to 1"), "{code} {said}");
     edit(&usher, "sample_ratio = 2", "sample_ratio = 0");
-    assert_eq!(usher_reload(&usher).await, (0, "applied: traces\n".to_owned()));
+    reload(&usher).await;
     upgrade(&usher).await;
+    // Without the table, nothing is traced.
+    let text = std::fs::read_to_string(usher.config_path()).unwrap();
+    let (before, table) = text.split_once("[traces]").unwrap();
+    let (_, behind) = table.split_once("[keepalive]").unwrap();
+    std::fs::write(usher.config_path(), format!("{before}[keepalive]{behind}")).unwrap();
+    reload(&usher).await;
+    upgrade(&usher).await;
+    assert!(usher.log().contains("\"event\":\"traces_off\""));
     assert_eq!(metric(&usher, EXPORTED).await, 8);
     usher.finish().await;
 }

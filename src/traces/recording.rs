@@ -16,7 +16,7 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The most phases of one request. Each try of a server has two.
-const MOST_PHASES: usize = 32;
+const MOST_PHASES: u8 = 32;
 
 /// A part of a request, with a span of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +65,10 @@ struct PhaseRecord {
     server: Option<Arc<str>>,
 }
 
-/// A phase that has begun.
+/// A phase that has begun. It is small, because it is part of each upgrade's future.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenPhase {
-    index: usize,
+    index: u8,
     span_id: SpanId,
 }
 
@@ -158,7 +158,7 @@ impl Recording {
     pub fn begin(&self, phase: Phase) -> Option<OpenPhase> {
         let span_id = new_span_id()?;
         let mut growing = lock(&self.growing);
-        let index = growing.phases.len();
+        let index = u8::try_from(growing.phases.len()).ok()?;
         (index < MOST_PHASES).then(|| {
             let begun = Now::read().mono;
             growing.phases.push(PhaseRecord {
@@ -174,7 +174,7 @@ impl Recording {
     }
 
     pub fn end(&self, open: OpenPhase, fault: Option<Fault>) {
-        if let Some(record) = lock(&self.growing).phases.get_mut(open.index) {
+        if let Some(record) = lock(&self.growing).phases.get_mut(usize::from(open.index)) {
             record.ended = Some(Now::read().mono);
             record.fault = fault;
         }
@@ -182,7 +182,7 @@ impl Recording {
 
     /// Notes the server that a phase is about.
     pub fn note_server(&self, open: OpenPhase, server: &Arc<str>) {
-        if let Some(record) = lock(&self.growing).phases.get_mut(open.index) {
+        if let Some(record) = lock(&self.growing).phases.get_mut(usize::from(open.index)) {
             record.server = Some(Arc::clone(server));
         }
     }

@@ -37,6 +37,11 @@ async fn until(usher: &Usher, series: &str, value: u64) {
     eventually(format!("{series} {value}"), async || metric(usher, series).await == value).await;
 }
 
+async fn logged(usher: &Usher, event: &str) {
+    let line = format!("\"event\":\"{event}\"");
+    eventually(event, async || usher.log().contains(&line)).await;
+}
+
 fn edit(usher: &Usher, from: &str, to: &str) {
     let path = usher.config_path();
     let text = std::fs::read_to_string(&path).unwrap();
@@ -67,9 +72,8 @@ async fn a_busy_receiver_is_asked_again_and_gets_every_span_once() {
     upgrade(&usher).await;
     until(&usher, EXPORTED, 7).await;
     assert_eq!(metric(&usher, &dropped("refused")).await, 1);
-    let log = usher.log();
     for event in ["traces_on", "traces_not_exported", "traces_exported", "spans_rejected"] {
-        assert!(log.contains(&format!("\"event\":\"{event}\"")), "{event}: {log}");
+        logged(&usher, event).await;
     }
     usher.finish().await;
 }
@@ -142,7 +146,7 @@ async fn a_reload_names_another_receiver_or_none() {
     std::fs::write(usher.config_path(), format!("{before}[keepalive]{behind}")).unwrap();
     reload(&usher).await;
     upgrade(&usher).await;
-    assert!(usher.log().contains("\"event\":\"traces_off\""));
+    logged(&usher, "traces_off").await;
     assert_eq!(metric(&usher, EXPORTED).await, 8);
     usher.finish().await;
 }

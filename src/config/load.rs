@@ -209,7 +209,7 @@ fn config<'r>(
     let log = Log::read(&file.section("log"));
     let audit = log::AuditTable::read(&file.section("audit")).file;
     let traces_section = file.section("traces");
-    let traces = traces::traces(&traces_section);
+    let traces = traces::traces(&traces_section).map(Box::new);
     // This comes last, because it reports every table that was not read before.
     let top = top::Top::read(&file);
     Some(Config {

@@ -104,7 +104,7 @@ pub struct Config {
     pub log: Log,
     pub audit: Option<PathBuf>,
     /// `None`: nothing is traced.
-    pub traces: Option<Traces>,
+    pub traces: Option<Box<Traces>>,
 }
 
 #[derive(Debug)]

@@ -332,7 +332,7 @@ mod tests {
     }
 
     fn traces_of(table: &str, env: &[(&str, &str)]) -> Traces {
-        read(table, env).unwrap().0.traces.unwrap()
+        *read(table, env).unwrap().0.traces.unwrap()
     }
 
     #[test]

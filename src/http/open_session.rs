@@ -26,7 +26,7 @@ use crate::model::method::Method;
 use crate::net::stream::Stream;
 use crate::rejection::close::{CloseReason, SessionEnd};
 use crate::session::conversation::Conversation;
-use crate::session::events::SessionEnded;
+use crate::session::events::{SessionEnded, SessionFacts};
 use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle};
 use crate::session::relay::{Limits, Opening, Relay};
 use crate::session::revalidation::Revalidation;
@@ -94,7 +94,6 @@ pub(super) async fn open_session(
         server,
         peer: address,
         request_id: request_id.clone(),
-        trace_id: trace_id.map(Box::new),
         started: now.wall,
         expires_at: grant.expires_at().map_or(0, |at| at.0).into(),
         last_activity: now.wall.0.into(),
@@ -102,7 +101,8 @@ pub(super) async fn open_session(
         signal: CloseSignal::default(),
     };
     let session = edge.registry.open(handle);
-    let (facts, principal, server) = (session.facts(), grant.principal(), &session.server);
+    let facts = SessionFacts { trace_id, ..session.facts() };
+    let (principal, server) = (grant.principal(), &session.server);
     SessionStarted { session: facts, principal, server, handshake: phases }.emit();
     let mut record = Record { session, end: None };
     // A revocation that arrived while the upstream was reached did not find this session in the

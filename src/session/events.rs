@@ -105,7 +105,7 @@ pub struct SessionFacts<'a> {
     pub route: &'a str,
     pub upstream: &'a str,
     pub peer: IpAddr,
-    /// The trace of the upgrade, if it is recorded.
+    /// The trace of the upgrade, if it is recorded. Only the line about the start has it.
     pub trace_id: Option<TraceId>,
 }
 
@@ -275,7 +275,7 @@ impl Event for Revalidated<'_> {
 impl Event for SessionEnded<'_> {
     fn log(&self) {
         let SessionFacts { request_id, session_id, user, route, upstream, peer, .. } = self.session;
-        let (end, trace_id) = (self.end, self.session.trace_id.map(tracing::field::display));
+        let end = self.end;
         // The operator chooses the login that the upstream gets, so its refusal is a warning.
         let level = match end.reason {
             CloseReason::LoginRefused => Level::WARN,
@@ -288,7 +288,7 @@ impl Event for SessionEnded<'_> {
             duration_ms = millis(end.duration),
             client_bytes = end.from_client.bytes, client_messages = end.from_client.messages,
             upstream_bytes = end.from_upstream.bytes,
-            upstream_messages = end.from_upstream.messages, trace_id, "session ended"
+            upstream_messages = end.from_upstream.messages, "session ended"
         );
     }
 

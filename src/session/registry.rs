@@ -22,7 +22,6 @@ use crate::base::lock::lock;
 use crate::model::method::Method;
 use crate::model::request_id::{HexId, RequestId};
 use crate::model::revocation::Revocation;
-use crate::model::trace_context::TraceId;
 use crate::rejection::close::{CloseReason, Traffic};
 use crate::telemetry::Event;
 
@@ -57,8 +56,6 @@ pub struct SessionHandle {
     pub server: Arc<str>,
     pub peer: IpAddr,
     pub request_id: RequestId,
-    /// The trace of the upgrade, if it is recorded. Boxed, because most sessions have none.
-    pub trace_id: Option<Box<TraceId>>,
     pub started: UnixMillis,
     /// Unix milliseconds; 0: the session has no end of its own. A renewal changes it.
     pub expires_at: AtomicU64,
@@ -319,7 +316,7 @@ impl SessionHandle {
             route: &self.route,
             upstream: &self.upstream,
             peer: self.peer,
-            trace_id: self.trace_id.as_deref().copied(),
+            trace_id: None,
         }
     }
 
@@ -459,7 +456,6 @@ pub(crate) mod tests {
             server: "http://127.0.0.1:9000".into(),
             peer: Ipv4Addr::LOCALHOST.into(),
             request_id: RequestId::random(),
-            trace_id: None,
             started: UnixMillis(started),
             expires_at: AtomicU64::new(0),
             last_activity: AtomicU64::new(started),

@@ -9,6 +9,7 @@
 mod admin_context;
 mod background;
 mod replacement;
+mod replacer;
 mod sockets;
 mod stop;
 mod workers;
@@ -25,8 +26,11 @@ use tokio::task::JoinHandle;
 use self::admin_context::AdminContext;
 use self::background::{Following, follow_orders, run_upkeep};
 use self::replacement::{Link, estate, leave_to, take_over, wait_for_successor};
+use self::replacer::Replacer;
 use self::sockets::{PendingAdmin, TakeoverSocket, bind_all};
-use self::stop::{StopCause, stop_in_order, unless_forced, wait_for_stop};
+use self::stop::{
+    StopCause, announce_end, report_lost_manager, stop_in_order, unless_forced, wait_for_stop,
+};
 use self::workers::spawn_worker;
 use crate::admin::{Admin, Readiness};
 use crate::auth::events::BypassAllowed;
@@ -41,6 +45,7 @@ use crate::listener::Bound;
 use crate::net::admin_socket::{AdminBindError, AdminSocket};
 use crate::net::bind::BindError;
 use crate::net::passed::{PassedError, PassedSockets};
+use crate::net::service_manager::ServiceState;
 use crate::store::redis::Reader;
 use crate::takeover::{self, Closed, FormerSessions, Predecessor, TakeoverError};
 use crate::telemetry::{Event, Telemetry};
@@ -185,9 +190,12 @@ impl App {
             let (admin_task, orders) = self.begin_steering(&edge, admin, reloading)?;
             self.readiness.set_ready();
             self.announce(&edge);
+            report_lost_manager(ServiceState::Ready.send());
             let successor = wait_for_successor(takeover, estate.clone());
             let mut successor = Box::pin(successor);
-            let stop = wait_for_stop(&mut signals, &workers, orders.as_ref(), &edge.drain);
+            let replacer = Replacer::new(estate.is_some());
+            let stop =
+                wait_for_stop(&mut signals, &workers, orders.as_ref(), &replacer, &edge.drain);
             let mut cause = tokio::select! {
                 cause = stop => cause?,
                 successor = &mut successor => StopCause::Successor(Box::new(successor?)),
@@ -205,6 +213,7 @@ impl App {
                 drop(successor);
             }
             let edge = self.current.load_full();
+            announce_end(&cause, &edge);
             match cause {
                 StopCause::Signal => unless_forced(1, stop_in_order(&edge), &mut signals).await,
                 // The first signal asks for the stop that has begun.

@@ -1,22 +1,27 @@
 //! The ways to the exit: the signals and orders that stop the program, and the drain that follows.
 
+use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::RunError;
+use super::replacer::Replacer;
 use crate::base::clock::Now;
 use crate::base::signal::{SignalAction, Signals};
 use crate::edge::Edge;
 use crate::edge::drain::{self, Drain};
-use crate::edge::events::DrainAnnounced;
+use crate::edge::events::{DrainAnnounced, ServiceManagerLost};
 use crate::edge::reload::{Cause, Orders};
+use crate::net::service_manager::ServiceState;
 use crate::takeover::Successor;
 use crate::telemetry::Event;
 
 /// How long a stopping node may take to leave the fleet.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long the other steps of a stop may take.
+const MARGIN: Duration = Duration::from_secs(10);
 
 /// The reason of the process to leave.
 #[derive(Debug)]
@@ -30,11 +35,12 @@ pub(super) enum StopCause {
 
 /// Completes at the first signal or order to stop, and fails if a worker thread ends before. A
 /// hangup signal reloads the configuration. Without a file it stops the process, because the
-/// terminal is closed.
+/// terminal is closed. SIGUSR2 starts a new process, which takes over by itself.
 pub(super) async fn wait_for_stop(
     signals: &mut Signals,
     workers: &[JoinHandle<()>],
     orders: Option<&Orders>,
+    replacer: &Replacer,
     drain: &Drain,
 ) -> Result<StopCause, RunError> {
     let mut stop_ordered = std::pin::pin!(drain.stop_ordered());
@@ -45,6 +51,7 @@ pub(super) async fn wait_for_stop(
                 (SignalAction::Reload, Some(orders)) => {
                     tokio::spawn(async move { orders.give(Cause::Signal).await });
                 }
+                (SignalAction::Replace, _) => replacer.start(),
                 _ => return Ok(StopCause::Signal),
             },
             () = &mut stop_ordered => return Ok(StopCause::Order),
@@ -71,6 +78,29 @@ pub(super) async fn unless_forced(
     tokio::select! {
         () = stop => Ok(()),
         () = forced => Err(RunError::Forced),
+    }
+}
+
+/// Announces to the service manager that this process ends, or that another one takes its place.
+pub(super) fn announce_end(cause: &StopCause, edge: &Edge) {
+    let config = &edge.config;
+    report_lost_manager(match cause {
+        StopCause::Signal | StopCause::Order => {
+            let closes = config.drain.delay + config.drain.window;
+            let within = closes + config.keepalive.close_timeout * 2 + MARGIN;
+            ServiceState::Stopping { within }.send()
+        }
+        StopCause::Successor(successor) => {
+            let pid = successor.channel.peer_pid();
+            pid.and_then(|pid| ServiceState::ReplacedBy { pid }.send())
+        }
+    });
+}
+
+/// Reports a message that was not sent. The process goes on without it.
+pub(super) fn report_lost_manager(sent: io::Result<()>) {
+    if let Err(error) = sent {
+        ServiceManagerLost { why: &error.to_string() }.emit();
     }
 }
 

@@ -9,6 +9,7 @@ pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user_defined: Signal,
 }
 
 /// The action that a signal requests.
@@ -16,6 +17,8 @@ pub struct Signals {
 pub enum SignalAction {
     Stop,
     Reload,
+    /// SIGUSR2: a new process is wanted in place of this one.
+    Replace,
 }
 
 impl Signals {
@@ -24,6 +27,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user_defined: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -32,6 +36,7 @@ impl Signals {
             _ = self.terminate.recv() => SignalAction::Stop,
             _ = self.interrupt.recv() => SignalAction::Stop,
             _ = self.hangup.recv() => SignalAction::Reload,
+            _ = self.user_defined.recv() => SignalAction::Replace,
         }
     }
 

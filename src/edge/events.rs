@@ -94,6 +94,12 @@ pub struct Ready<'a> {
     pub config: Option<&'a Path>,
 }
 
+/// The service manager cannot be notified. It may believe that the process has not started.
+#[derive(Debug)]
+pub struct ServiceManagerLost<'a> {
+    pub why: &'a str,
+}
+
 /// The process was told to stop. It is not ready, and accepts clients for this long.
 #[derive(Debug)]
 pub struct DrainAnnounced {
@@ -255,6 +261,15 @@ pub struct UnauthenticatedDisplaced;
 fn count_current(metrics: &Metrics) {
     metrics.set(&CONFIG_CURRENT, (), 1.0);
     metrics.set(&CONFIG_LOADED, (), Now::read().wall.0 as f64 / 1000.0);
+}
+
+impl Event for ServiceManagerLost<'_> {
+    fn log(&self) {
+        warn!(
+            target: "usher", event = "service_manager_lost", why = self.why,
+            "cannot notify the service manager"
+        );
+    }
 }
 
 impl Event for Ready<'_> {

@@ -84,6 +84,11 @@ impl Channel {
         Ok(channel)
     }
 
+    /// Returns the process at the other end.
+    pub fn peer_pid(&self) -> io::Result<i32> {
+        Ok(sockopt::socket_peercred(&self.stream)?.pid.as_raw_pid())
+    }
+
     /// Sets how long each wait for the other process may take.
     pub fn set_patience(&mut self, patience: Duration) -> io::Result<()> {
         self.stream.set_read_timeout(Some(patience))?;

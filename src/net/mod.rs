@@ -9,6 +9,7 @@ pub mod http1;
 pub mod http2;
 pub mod passed;
 pub mod proxy_protocol;
+pub mod service_manager;
 pub mod stall;
 pub mod stream;
 pub mod tls;

@@ -49,6 +49,24 @@ pub struct HandOverFailed<'a> {
     pub why: &'a str,
 }
 
+/// SIGUSR2 started a new process, which will take over.
+#[derive(Debug)]
+pub struct ReplacementStarted {
+    pub pid: u32,
+}
+
+/// SIGUSR2 could not start a new process.
+#[derive(Debug)]
+pub struct ReplacementNotStarted<'a> {
+    pub why: &'a str,
+}
+
+/// The process that SIGUSR2 started has ended before this one. Its own log has the reason.
+#[derive(Debug)]
+pub struct ReplacementEnded<'a> {
+    pub status: &'a str,
+}
+
 /// The process that has taken over is gone. Its tickets and orders are out of reach, so the
 /// sessions here end at once.
 #[derive(Debug)]
@@ -138,5 +156,48 @@ impl Event for SuccessorLost {
 
     fn audit(&self) -> Option<AuditLine<'_>> {
         Some(AuditLine::of_process("successor_lost", "failed", "sessions close"))
+    }
+}
+
+impl Event for ReplacementStarted {
+    fn log(&self) {
+        info!(
+            target: "usher", event = "replacement_started", pid = self.pid,
+            "started a process that takes over"
+        );
+    }
+}
+
+impl Event for ReplacementNotStarted<'_> {
+    fn log(&self) {
+        warn!(
+            target: "usher", event = "replacement_not_started", why = self.why,
+            "cannot start a process that takes over; this one goes on"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&TAKEOVERS, (TakeoverOutcome::Failed,));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        Some(AuditLine::of_process("replacement_not_started", "refused", self.why.to_owned()))
+    }
+}
+
+impl Event for ReplacementEnded<'_> {
+    fn log(&self) {
+        warn!(
+            target: "usher", event = "replacement_ended", status = self.status,
+            "the process that was started to take over has ended"
+        );
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&TAKEOVERS, (TakeoverOutcome::Failed,));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        Some(AuditLine::of_process("replacement_ended", "failed", self.status.to_owned()))
     }
 }

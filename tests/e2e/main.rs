@@ -59,6 +59,7 @@ mod reload;
 mod revocation;
 mod revocation_fleet;
 mod seeing;
+mod service_manager;
 mod session_cookies;
 mod sessions;
 mod sick_servers;

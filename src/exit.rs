@@ -8,16 +8,23 @@ use crate::config::diagnostic::Fault;
 #[repr(u8)]
 pub enum Exit {
     Ok = 0,
-    /// The command failed.
     Failed = 1,
-    /// The command line is wrong.
     Usage = 2,
-    /// Something that the command needs is not available, such as a port or the admin listener.
     Unavailable = 69,
-    /// A permission is missing.
     Permission = 77,
-    /// The configuration is wrong or missing.
     Config = 78,
+}
+
+impl Exit {
+    /// Every code and its meaning, for the help texts.
+    pub const MEANINGS: [(Self, &str); 6] = [
+        (Self::Ok, "the command succeeded"),
+        (Self::Failed, "the command failed, or its answer is no: a refused request, a warning"),
+        (Self::Usage, "the command line is wrong"),
+        (Self::Unavailable, "something is not available: a port, a server, the admin listener"),
+        (Self::Permission, "a permission is missing"),
+        (Self::Config, "the configuration is wrong or missing"),
+    ];
 }
 
 impl From<Fault> for Exit {

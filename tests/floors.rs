@@ -44,6 +44,8 @@ const WITHOUT_CYCLES: &[&str] = &["http", "model", "net", "rejection"];
 /// External crates that are used in one place each, as path prefixes under `src`.
 const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["cli/", "bench/", "demo/", "explain/", "config/tables/log.rs", "admin_client.rs"]),
+    ("clap_complete", &["cli/completions.rs"]),
+    ("clap_mangen", &["cli/man.rs"]),
     ("fastwebsockets", &["demo/"]),
     ("h2", &["net/http2/", "http/http2/"]),
     ("hdrhistogram", &["bench/"]),

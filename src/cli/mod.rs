@@ -8,9 +8,13 @@
 pub mod audit;
 pub mod cert;
 pub mod check;
+pub mod completions;
 pub mod drain;
+pub mod examples;
+mod help;
 pub mod init;
 pub mod keys;
+pub mod man;
 pub mod reload;
 pub mod revoke;
 pub mod run;
@@ -18,10 +22,11 @@ pub mod schema;
 pub mod sessions;
 pub mod status;
 pub mod token;
+mod version;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 
 use crate::app::{BuildError, RunError};
 use crate::base::terminal::is_coloured;
@@ -33,11 +38,7 @@ use crate::telemetry::InstallError;
 use crate::{admin_client, bench, demo, explain};
 
 #[derive(Debug, Parser)]
-#[command(
-    name = "usher",
-    version,
-    about = "An edge reverse proxy that terminates WebSocket authentication"
-)]
+#[command(name = "usher", about = "An edge reverse proxy that terminates WebSocket authentication")]
 struct CommandLine {
     /// The format of log lines, instead of `log.format`
     #[arg(long, global = true, value_enum, env = "USHER_LOG_FORMAT")]
@@ -80,6 +81,10 @@ enum Command {
     Bench(Box<bench::Arguments>),
     /// Print the JSON schema of the configuration
     Schema(schema::Arguments),
+    /// Print the script that completes commands in a shell
+    Completions(completions::Arguments),
+    /// Print the manual page, or write those of all commands
+    Man(man::Arguments),
 }
 
 static LOG_FORMAT: std::sync::OnceLock<LogFormat> = std::sync::OnceLock::new();
@@ -87,7 +92,8 @@ static LOG_FORMAT: std::sync::OnceLock<LogFormat> = std::sync::OnceLock::new();
 pub fn main() -> ExitCode {
     // All TLS uses this provider. An error only means that a provider is already installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let command_line = CommandLine::parse();
+    let matches = help::command().get_matches();
+    let command_line = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Some(format) = command_line.log_format {
         let _ = LOG_FORMAT.set(format);
     }
@@ -108,6 +114,8 @@ pub fn main() -> ExitCode {
         Command::Audit(arguments) => audit::run(arguments),
         Command::Bench(arguments) => bench::run(*arguments),
         Command::Schema(arguments) => schema::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments),
+        Command::Man(arguments) => man::run(arguments),
     };
     result.unwrap_or_else(|error| {
         if let Some(diagnostics) = error.downcast_ref::<Diagnostics>() {
@@ -175,20 +183,62 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::take;
     use std::path::Path;
 
+    use super::examples::{EXAMPLES, examples_of};
     use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
-        <CommandLine as clap::CommandFactory>::command().debug_assert();
+        help::command().debug_assert();
+    }
+
+    /// Returns the commands that have no commands below them, each with its full name.
+    fn leaves(command: &clap::Command, path: &str) -> Vec<String> {
+        let below: Vec<_> = command.get_subcommands().collect();
+        let leaves = below
+            .iter()
+            .flat_map(|one| leaves(one, format!("{path} {}", one.get_name()).trim_start()));
+        if below.is_empty() { vec![path.to_owned()] } else { leaves.collect() }
+    }
+
+    #[test]
+    fn each_command_has_examples_that_are_commands() {
+        for leaf in leaves(&help::command(), "") {
+            let has_example = EXAMPLES.iter().any(|example| example.command == leaf);
+            assert!(has_example, "add an example of `usher {leaf}` to src/cli/examples.rs");
+        }
+        for example in EXAMPLES {
+            let page = format!("```sh\n{}\n```\n", example.line);
+            let (faults, count) = faults_of(&page);
+            assert!(faults.is_empty() && count >= 1, "{}: {faults:?}", example.line);
+            let start = format!("usher {}", example.command);
+            assert!(example.line.starts_with(&start), "{} is not of {start}", example.line);
+        }
+        assert_eq!(examples_of("").len(), 4, "the first steps are examples of commands");
+    }
+
+    #[test]
+    fn the_page_for_supervisors_has_the_exit_codes() {
+        let page = include_str!("../../docs/deploy.md");
+        let codes = Exit::MEANINGS.map(|(exit, _)| (exit as u8).to_string());
+        let (_, line) = page.split_once("Exit codes, for supervisors: ").unwrap();
+        let numbers: Vec<_> = line
+            .split(['.', '\n'])
+            .next()
+            .unwrap()
+            .split(|c: char| !c.is_ascii_digit())
+            .filter(|word| !word.is_empty())
+            .collect();
+        assert_eq!(numbers, codes);
     }
 
     /// Returns the commands of a shell script, each as its words. Supports what documents need. The
     /// output of a command in `$(...)` counts as `1`.
     fn commands(script: &str) -> Vec<Vec<String>> {
         let (mut all, mut command, mut word) = (Vec::new(), Vec::new(), None::<String>);
-        let mut quote = None;
+        let (mut quote, mut is_target) = (None, false);
         let mut chars = script.chars().peekable();
         while let Some(c) = chars.next() {
             match (quote, c) {
@@ -209,10 +259,15 @@ mod tests {
                 }
                 (None, '\\') => drop(chars.next_if_eq(&'\n')),
                 (None, '#') if word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
-                (None, ' ') => command.extend(word.take()),
-                (None, '\n' | ';' | '|' | '&' | '(' | ')' | '<' | '>') => {
+                (None, ' ') => command.extend(word.take().filter(|_| !take(&mut is_target))),
+                (None, '<' | '>') => {
                     command.extend(word.take());
-                    all.push(std::mem::take(&mut command));
+                    is_target = true;
+                }
+                (None, '\n' | ';' | '|' | '&' | '(' | ')') => {
+                    command.extend(word.take().filter(|_| !take(&mut is_target)));
+                    is_target = false;
+                    all.push(take(&mut command));
                 }
                 (None, c) => word.get_or_insert_default().push(c),
             }
@@ -300,11 +355,13 @@ mod tests {
             "TOKEN=$(usher token inspect)",
             "x \"$(usher check)\"",
             "usher \\\n  check",
+            "usher schema > folder/usher",
         ] {
             assert_eq!(faults(good), 0, "{good}");
         }
         for bad in [
             "usher chekc",
+            "usher schema > file --nope",
             "A=b usher check --nope",
             "true | ./target/debug/usher check --nope",
             "TOKEN=$(usher token mint)",

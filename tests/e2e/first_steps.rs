@@ -58,7 +58,7 @@ impl Folder {
 
     /// Runs these lines in a shell and returns their output. The last line decides. curl ends after
     /// two seconds, unless a line sets another time.
-    fn shell(&self, lines: &str) -> String {
+    pub fn shell(&self, lines: &str) -> String {
         let programs = Path::new(USHER).parent().unwrap().display();
         let script = format!("PATH={programs}:$PATH\n{lines}\n");
         let output = self.run(
@@ -85,7 +85,7 @@ impl Folder {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
 
-    fn read(&self, name: &str) -> String {
+    pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.0.join(name)).unwrap()
     }
 
@@ -97,7 +97,7 @@ impl Folder {
         fs::metadata(self.0.join(name)).unwrap().permissions().mode() & 0o777
     }
 
-    fn replace(&self, from: &str, to: &str) {
+    pub fn replace(&self, from: &str, to: &str) {
         let text = self.read("usher.toml");
         assert!(text.contains(from), "{from} is not in\n{text}");
         self.write("usher.toml", &text.replace(from, to));
@@ -117,13 +117,13 @@ impl Drop for Folder {
 }
 
 /// `usher run` in a folder, until it is dropped.
-struct Running {
+pub struct Running {
     child: Child,
     port: u16,
 }
 
 impl Running {
-    fn start(folder: &Folder) -> Self {
+    pub fn start(folder: &Folder) -> Self {
         let mut child = folder
             .command(USHER, &["run", "--log-format", "json"])
             .stderr(Stdio::piped())
@@ -140,6 +140,13 @@ impl Running {
         std::thread::spawn(move || lines.for_each(drop));
         let address = ready["listeners"].as_str().unwrap().trim_matches(['[', ']']);
         Self { child, port: address.rsplit_once(':').unwrap().1.parse().unwrap() }
+    }
+}
+
+impl Running {
+    /// Waits until the process has stopped in good order.
+    pub fn wait(mut self) {
+        assert!(self.child.wait().unwrap().success());
     }
 }
 

@@ -34,6 +34,7 @@ mod first_message;
 mod first_steps;
 mod fleet_sessions;
 mod forwarding;
+mod help;
 mod http2;
 mod http2_floods;
 mod http2_sessions;

@@ -1,7 +1,7 @@
 # Every step of continuous integration is a target here.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test soak fuzz coverage lint conformance conformance-clients thousand-clients dashboards runbooks bench bench-instructions peers docs clean
+.PHONY: help demo build packages test soak fuzz coverage lint conformance conformance-clients thousand-clients dashboards runbooks bench bench-instructions peers docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,11 @@ demo: ## A chat behind Usher on loopback, with a page to log in and chat
 build: ## The release binary: target/release/usher
 	cargo build --release
 
+BIN ?=
+
+packages: ## .deb, .rpm, archive and bill of materials of the release binary, or of BIN=path
+	packaging/build.sh $(BIN)
+
 test: ## All tests; installs the missing programs that they need
 	scripts/setup-tests.sh
 	# Most tests wait, so there are more threads than cores.
@@ -22,6 +27,7 @@ test: ## All tests; installs the missing programs that they need
 	scripts/test-dashboards.sh
 	scripts/test-api.sh
 	scripts/test-examples.sh
+	scripts/test-packages.sh
 
 SECONDS ?= 60
 TARGETS ?=

@@ -35,6 +35,7 @@ need_for_tests() {
     # The path of Debian is not in every PATH.
     have nginx || [ -x /usr/sbin/nginx ] || need nginx "a server that hangs behind Usher, or reads the PROXY protocol"
     have haproxy || [ -x /usr/sbin/haproxy ] || need haproxy "a balancer that speaks the PROXY protocol"
+    have dnsmasq || [ -x /usr/sbin/dnsmasq ] || need dnsmasq-base "a DNS server whose names change"
     have pebble || need pebble "an authority that issues certificates over ACME"
     have mosquitto || [ -x /usr/sbin/mosquitto ] || need mosquitto "a broker of MQTT"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || need rabbitmq-server "a broker of STOMP and MQTT"

@@ -55,11 +55,11 @@ impl Following {
                 })
             }
         };
-        let checked = Arc::clone(edge);
+        let followed = Arc::clone(edge);
         Self {
             acme,
             issuers: tokio::spawn(Arc::clone(edge.authenticator.issuers()).follow()),
-            servers: tokio::spawn(async move { checked.upstreams.follow_checks().await }),
+            servers: tokio::spawn(async move { followed.upstreams.follow().await }),
             staples: tokio::spawn(staples::follow(
                 Arc::clone(&edge.staples),
                 edge.config.certificates.ocsp_timeout,

@@ -244,6 +244,9 @@ pub struct Upstream {
     pub eject_for_at_most: Duration,
     pub max_ejected_percent: u8,
     pub slow_start: Duration,
+    pub addresses: NameAddresses,
+    /// The most addresses of a name that are used.
+    pub max_addresses: usize,
     /// How long the addresses of a server's name are used.
     pub resolve_every: Duration,
     /// `None`: servers are judged by their clients alone.
@@ -282,6 +285,15 @@ pub enum Balance {
     RoundRobin,
     /// By user: the same server as long as it serves.
     Sticky,
+}
+
+/// The meaning of the addresses of a name in `servers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameAddresses {
+    /// Each is a server.
+    Servers,
+    /// All lead to one server.
+    OneServer,
 }
 
 /// A request that asks each server for its health.

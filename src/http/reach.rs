@@ -67,8 +67,8 @@ pub(super) async fn reach(
     };
     let client = ClientKey::of(grant, request.address());
     let proxy_header = upstream.proxy_header(|| connection.proxy_header(request.address()));
-    let mut tries =
-        Tries::new(upstream, client, authenticated.mono).with_proxy_header(proxy_header);
+    let tries = Tries::begin(upstream, client, authenticated.mono).await;
+    let mut tries = tries.with_proxy_header(proxy_header);
     let (place, dialled, answer) = loop {
         let dialling = request.begin_phase(Phase::Dial);
         let (stream, place) = match tries.dial(grant).await {

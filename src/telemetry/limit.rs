@@ -10,7 +10,7 @@ use super::metrics::Metrics;
 
 words! {
     /// The limits that can be reached: keys of `[limits]`, rates of `[tickets]`, and limits of
-    /// `[store]` and `[[verifier]]`.
+    /// `[store]`, `[[verifier]]` and `[[upstream]]`.
     pub enum Limit {
         Connections = "connections",
         Unauthenticated = "unauthenticated",
@@ -31,6 +31,7 @@ words! {
         StoreInFlight = "store_in_flight",
         VerifierConcurrency = "verifier_concurrency",
         VerifierMaxWaiting = "verifier_max_waiting",
+        UpstreamMaxAddresses = "upstream_max_addresses",
         Tickets = "tickets",
         TicketsPerUser = "tickets_per_user",
         TicketsPerAddress = "tickets_per_address",

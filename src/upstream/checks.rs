@@ -11,7 +11,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::events::ServerChecked;
-use super::{Server, Upstream, connect, upgrade};
+use super::server::Server;
+use super::{Upstream, connect, entry, upgrade};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::config::HealthCheck;
@@ -20,15 +21,14 @@ use crate::telemetry::Event;
 
 /// Checks one server as long as the task runs. A check that takes longer than `every` delays the
 /// next one.
-pub(super) async fn follow(upstream: Arc<Upstream>, index: usize, check: HealthCheck) {
-    let Some(server) = upstream.servers.get(index) else { return };
+pub(super) async fn follow(upstream: Arc<Upstream>, server: Arc<Server>, check: HealthCheck) {
     let mut every = interval(check.every);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let asked = timeout(check.timeout, Box::pin(ask(server, &upstream, &check.path))).await;
+        let asked = timeout(check.timeout, Box::pin(ask(&server, &upstream, &check.path))).await;
         let late = || Err("no answer within the timeout of the check".to_owned());
-        upstream.note_check(index, asked.unwrap_or_else(|_| late()));
+        upstream.note_check(&server, asked.unwrap_or_else(|_| late()));
     }
 }
 
@@ -39,7 +39,7 @@ async fn ask(server: &Server, upstream: &Upstream, path: &str) -> Result<(), Str
     let mut stream = dialled.map_err(|error| error.to_string())?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: usher/{}\r\nConnection: close\r\n\r\n",
-        server.host(),
+        entry::host(&server.config),
         env!("CARGO_PKG_VERSION")
     );
     stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
@@ -55,8 +55,7 @@ async fn ask(server: &Server, upstream: &Upstream, path: &str) -> Result<(), Str
 }
 
 impl Upstream {
-    fn note_check(&self, index: usize, outcome: Result<(), String>) {
-        let Some(server) = self.servers.get(index) else { return };
+    fn note_check(&self, server: &Arc<Server>, outcome: Result<(), String>) {
         let now = Now::read().mono;
         let (effect, failed) = match outcome {
             Ok(()) => (lock(&server.health).pass_check(now), 0),
@@ -69,6 +68,6 @@ impl Upstream {
             is_known: failed > 1,
         }
         .emit();
-        self.apply(index, effect, now);
+        self.apply(server, effect, now);
     }
 }

@@ -4,24 +4,25 @@
 //! makes a `Grant`. The health checks of `checks.rs` carry nothing of a client.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use super::entry::Entry;
 use super::events::DialFailed;
 use super::health::{Errand, Outcome};
 use super::pick::ClientKey;
-use super::resolve::ServerName;
+use super::server::Server;
 use super::upgrade::UpgradeAnswer;
-use super::{Server, ServerPlace, Upstream};
+use super::{ServerPlace, Upstream};
 use crate::auth::grant::Grant;
 use crate::base::clock::Now;
+use crate::base::lock::lock;
 use crate::config;
 use crate::net::stream::Stream;
 use crate::rejection::Rejection;
@@ -36,10 +37,10 @@ const MOST_PARTS: usize = 3;
 pub struct Tries<'a> {
     upstream: &'a Arc<Upstream>,
     client: ClientKey<'a>,
-    order: std::vec::IntoIter<usize>,
+    order: std::vec::IntoIter<Arc<Server>>,
     /// The server that this client tries first, if no other client does, although it is ejected.
-    due: Option<usize>,
-    on_trial: Option<usize>,
+    due: Option<Arc<Server>>,
+    on_trial: Option<Arc<Server>>,
     deadline: Instant,
     /// Whether a server was tried before the current one.
     is_retry: bool,
@@ -70,8 +71,21 @@ struct Wait<'a> {
 
 impl<'a> Tries<'a> {
     /// Begins the tries of a client that has its grant since `granted`.
-    pub fn new(upstream: &'a Arc<Upstream>, client: ClientKey<'a>, granted: Instant) -> Self {
+    pub async fn begin(
+        upstream: &'a Arc<Upstream>,
+        client: ClientKey<'a>,
+        granted: Instant,
+    ) -> Self {
+        if upstream.entries.iter().any(Entry::is_new) {
+            let _ = timeout(upstream.config.dial_timeout, Box::pin(upstream.know_names())).await;
+        }
         let (order, due) = upstream.order(&client, Now::read().mono);
+        if order.is_empty() {
+            let error = "the names of the upstream have no address";
+            let server = upstream.config.servers.first().map(ToString::to_string);
+            let server = &server.unwrap_or_default();
+            DialFailed { upstream: upstream.name(), server, error }.emit();
+        }
         Self {
             upstream,
             client,
@@ -111,15 +125,16 @@ impl<'a> Tries<'a> {
         if now >= self.deadline {
             return None;
         }
-        if let Some(index) = self.due.take()
-            && let Some(place) = self.upstream.begin_trial(index, now)
+        if let Some(server) = self.due.take()
+            && let Some(place) = self.upstream.begin_trial(Arc::clone(&server), now)
         {
-            self.on_trial = Some(index);
+            self.on_trial = Some(server);
             return Some(place);
         }
-        let on_trial = self.on_trial;
-        let index = self.order.find(|index| Some(*index) != on_trial)?;
-        Some(self.upstream.place(index, self.upstream.errand(index)))
+        let on_trial = self.on_trial.as_ref();
+        let server = self.order.find(|one| !is_same(on_trial, one))?;
+        let errand = errand(&server);
+        Some(ServerPlace::new(self.upstream, server, errand))
     }
 
     /// Returns the failure of the last server.
@@ -133,10 +148,9 @@ impl<'a> Tries<'a> {
     }
 
     pub async fn dial_server(&mut self, place: &ServerPlace, _proof: &Grant) -> Option<Stream> {
-        let server = self.upstream.servers.get(place.index)?;
         let limit = self.upstream.config.dial_timeout;
         let (ends, is_cut) = self.ends(limit);
-        let opening = open(server, self.upstream, self.proxy_header.as_deref());
+        let opening = open(&place.server, self.upstream, self.proxy_header.as_deref());
         match timeout_at(ends, opening).await {
             Ok(Ok(stream)) => return Some(stream),
             Ok(Err(error)) => {
@@ -207,8 +221,8 @@ impl<'a> Tries<'a> {
     /// such answer is, and only by a server that is not ejected: if all servers are too busy, they
     /// must not get a multiple of the upgrades.
     fn can_ask_again(&self) -> bool {
-        let is_good = |index: &usize| {
-            Some(*index) != self.on_trial && self.upstream.errand(*index) == Errand::Regular
+        let is_good = |server: &Arc<Server>| {
+            !is_same(self.on_trial.as_ref(), server) && errand(server) == Errand::Regular
         };
         self.unwanted.is_none()
             && Now::read().mono < self.deadline
@@ -238,6 +252,15 @@ impl Drop for Wait<'_> {
     }
 }
 
+/// Returns why a client that does not try the server's return is sent to it.
+fn errand(server: &Server) -> Errand {
+    if lock(&server.health).is_ejected() { Errand::LastResort } else { Errand::Regular }
+}
+
+fn is_same(one: Option<&Arc<Server>>, other: &Arc<Server>) -> bool {
+    one.is_some_and(|one| Arc::ptr_eq(one, other))
+}
+
 fn outcome_of(answer: &UpgradeAnswer) -> Outcome {
     match answer {
         UpgradeAnswer::Declined { status, .. } => Outcome::of_status(*status),
@@ -252,19 +275,19 @@ pub(super) async fn open(
     proxy_header: Option<&[u8]>,
 ) -> io::Result<Stream> {
     let proxy_header = proxy_header.unwrap_or_default();
-    match &server.server {
+    match &server.config {
         config::Server::Unix { path } => {
             let mut unix = UnixStream::connect(path).await?;
             unix.write_all(proxy_header).await?;
             Ok(Stream::Unix(unix))
         }
-        config::Server::Plain { host, port } => {
-            let mut tcp = tcp(server, upstream, host, *port).await?;
+        config::Server::Plain { .. } => {
+            let mut tcp = tcp(server, upstream).await?;
             tcp.write_all(proxy_header).await?;
             Ok(Stream::Tcp(tcp))
         }
-        config::Server::Tls { host, port } => {
-            let mut tcp = tcp(server, upstream, host, *port).await?;
+        config::Server::Tls { .. } => {
+            let mut tcp = tcp(server, upstream).await?;
             tcp.write_all(proxy_header).await?;
             let (Some(config), Some(name)) = (&upstream.tls, &server.tls_name) else {
                 return Err(io::Error::other("this upstream has no TLS"));
@@ -276,18 +299,21 @@ pub(super) async fn open(
 }
 
 /// Dials one address after the other. Each gets its part of the time, so that a silent address
-/// leaves time for the next.
-async fn tcp(server: &Server, upstream: &Upstream, host: &str, port: u16) -> io::Result<TcpStream> {
+/// leaves time for the next. The one that answers is the first for the next client.
+async fn tcp(server: &Server, upstream: &Upstream) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let addresses = addresses(server, upstream, host, port).await?;
+    let addresses = server.addresses();
     let part = match u32::try_from(addresses.len().min(MOST_PARTS)) {
         // The whole dial has this limit already.
         Ok(0 | 1) | Err(_) => Duration::MAX,
         Ok(parts) => upstream.config.dial_timeout / parts,
     };
-    for address in addresses {
+    for (number, address) in addresses.iter().enumerate() {
         match timeout(part, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
+                if number > 0 {
+                    server.prefer_address(*address);
+                }
                 stream.set_nodelay(true)?;
                 let keepalive = socket2::TcpKeepalive::new()
                     .with_time(Duration::from_secs(60))
@@ -302,25 +328,8 @@ async fn tcp(server: &Server, upstream: &Upstream, host: &str, port: u16) -> io:
             }
         }
     }
-    server.resolved.doubt();
-    Err(last)
-}
-
-/// Returns the addresses of a name.
-async fn addresses(
-    server: &Server,
-    upstream: &Upstream,
-    host: &str,
-    port: u16,
-) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse() {
-        return Ok(vec![SocketAddr::new(address, port)]);
+    if let Some(name) = &server.name {
+        name.doubt();
     }
-    let name = ServerName {
-        upstream: upstream.name(),
-        server: &server.label,
-        every: upstream.config.resolve_every,
-    };
-    let lookup = async { Ok(lookup_host((host, port)).await?.collect()) };
-    server.resolved.addresses(name, lookup).await
+    Err(last)
 }

@@ -1,6 +1,7 @@
 //! Events between this node and an upstream's servers.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -8,6 +9,7 @@ use tracing::{info, warn};
 use super::health::{Fault, ServerState};
 use crate::telemetry::event::Event;
 use crate::telemetry::family::{Name, Word, families, words};
+use crate::telemetry::limit::{Limit, LimitReached};
 use crate::telemetry::metrics::Metrics;
 
 families! {
@@ -23,10 +25,10 @@ families! {
     FAILED_TRIALS: Counter = "usher_upstream_failed_trials_total", { upstream: Name }, shown;
     /// Ejected servers that returned.
     RETURNS: Counter = "usher_upstream_returns_total", { upstream: Name }, shown;
-    /// Names of servers that were resolved again and had other addresses.
+    /// Lookups of names of servers that brought or removed an address.
     ADDRESSES_CHANGED: Counter = "usher_upstream_addresses_changed_total",
         { upstream: Name }, shown;
-    /// Lookups of names of servers that failed while older addresses were in use.
+    /// Lookups of names of servers that failed.
     RESOLVE_FAILURES: Counter = "usher_upstream_resolve_failures_total",
         { upstream: Name }, shown;
     /// Health checks of servers.
@@ -203,20 +205,23 @@ impl Event for ServerChecked<'_> {
     }
 }
 
-/// The name of a server has other addresses than before.
+/// The name of servers has other addresses than before.
 #[derive(Debug)]
 pub struct AddressesChanged<'a> {
     pub upstream: &'a str,
+    /// The entry of the configuration.
     pub server: &'a str,
-    pub addresses: &'a [SocketAddr],
+    /// Of each at most `max_addresses`.
+    pub added: BTreeSet<IpAddr>,
+    pub removed: BTreeSet<IpAddr>,
 }
 
 impl Event for AddressesChanged<'_> {
     fn log(&self) {
-        let Self { upstream, server, addresses } = *self;
+        let Self { upstream, server, added, removed } = self;
         info!(
-            target: "usher", event = "addresses_changed", upstream, server, ?addresses,
-            "upstream server has other addresses"
+            target: "usher", event = "addresses_changed", upstream, server, ?added, ?removed,
+            "name of upstream servers has other addresses"
         );
     }
 
@@ -225,21 +230,51 @@ impl Event for AddressesChanged<'_> {
     }
 }
 
-/// The name of a server could not be resolved again. Its last addresses stay in use.
+/// The name of servers has more addresses than `max_addresses`. The rest is not used.
+#[derive(Debug)]
+pub struct AddressesUnused<'a> {
+    pub upstream: &'a str,
+    pub server: &'a str,
+    pub unused: usize,
+    /// Whether the lookup before gave too many, too. Only the first in a row has a log line.
+    pub is_known: bool,
+}
+
+impl Event for AddressesUnused<'_> {
+    fn log(&self) {
+        let Self { upstream, server, unused, is_known } = *self;
+        if !is_known {
+            warn!(
+                target: "usher", event = "addresses_unused", upstream, server, unused,
+                "name of upstream servers has more than max_addresses"
+            );
+        }
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        LimitReached::count_only(Limit::UpstreamMaxAddresses, metrics);
+    }
+}
+
+/// The name of servers could not be looked up. Its last addresses stay in use.
 #[derive(Debug)]
 pub struct ResolveFailed<'a> {
     pub upstream: &'a str,
     pub server: &'a str,
     pub error: &'a str,
+    /// Whether the lookup before failed too. Only the first failure in a row has a log line.
+    pub is_known: bool,
 }
 
 impl Event for ResolveFailed<'_> {
     fn log(&self) {
-        let Self { upstream, server, error } = *self;
-        warn!(
-            target: "usher", event = "resolve_failed", upstream, server, error,
-            "name of an upstream server cannot be resolved"
-        );
+        let Self { upstream, server, error, is_known } = *self;
+        if !is_known {
+            warn!(
+                target: "usher", event = "resolve_failed", upstream, server, error,
+                "name of upstream servers cannot be resolved"
+            );
+        }
     }
 
     fn count(&self, metrics: &Metrics) {

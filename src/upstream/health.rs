@@ -49,6 +49,8 @@ words! {
         SlowStart = "slow_start",
         Ejected = "ejected",
         OnTrial = "on_trial",
+        /// A name without an address.
+        Unresolved = "unresolved",
     }
 }
 
@@ -138,6 +140,13 @@ impl Health {
             trials: 0,
             failed_checks: 0,
             passed_checks: 0,
+        }
+    }
+
+    /// Notes that the server is back in the name's addresses. An ejected one stays ejected.
+    pub fn join_again(&mut self, joins: Option<Instant>) {
+        if let Stage::In { slow_since } = &mut self.stage {
+            *slow_since = joins;
         }
     }
 

@@ -164,6 +164,17 @@ fn a_server_that_returns_starts_slowly() {
 }
 
 #[test]
+fn a_server_that_is_listed_again_starts_slowly_or_stays_ejected() {
+    let at = now();
+    let mut health = Health::new(None);
+    health.join_again(Some(at));
+    assert_eq!(health.state(at, &RULES), ServerState::SlowStart);
+    let mut health = ejected(at);
+    health.join_again(Some(at));
+    assert_eq!(health.state(at, &RULES), ServerState::Ejected);
+}
+
+#[test]
 fn two_checks_that_fail_eject_a_server_and_two_that_pass_return_it() {
     let at = now();
     let mut health = Health::new(None);

@@ -1,7 +1,8 @@
 //! The servers behind Usher.
 //!
-//! `pick.rs` picks the next server. `connect.rs` dials it, and takes a `&Grant` to do so;
-//! `resolve.rs` keeps the addresses of its name.
+//! `entry.rs` makes the servers of the configuration, one for each address of a name, which
+//! `resolve.rs` looks up. `pick.rs` picks the next server. `connect.rs` dials it, and takes a
+//! `&Grant` to do so.
 //! `upgrade.rs` opens the WebSocket on it. `pool.rs` keeps connections for plain HTTP, and
 //! `answer_guard.rs` reads their answers strictly. `health.rs` decides when a server is ejected and
 //! when it returns, and `checks.rs` asks servers for their health. `signed_context.rs` writes the
@@ -10,6 +11,7 @@
 pub mod answer_guard;
 mod checks;
 pub mod connect;
+mod entry;
 pub mod events;
 pub mod health;
 pub mod keyring;
@@ -18,11 +20,11 @@ pub mod pool;
 pub mod request_body;
 pub mod reserved_names;
 mod resolve;
+mod server;
 pub mod signed_context;
 pub mod upgrade;
 mod upload;
 
-use crate::net::tls::trust::tls_config;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -30,7 +32,6 @@ use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue};
 use rustls::pki_types::ServerName;
-use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -38,12 +39,15 @@ use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::config::{self, Balance};
 use crate::net::proxy_protocol::{self, ProxyHeader};
+use crate::net::tls::trust::tls_config;
 use crate::telemetry::Event;
 use crate::telemetry::family::Word;
+use entry::Entry;
 use events::{EjectionWithheld, ServerEjected, ServerReturned, ServersCounted, TrialFailed};
-use health::{Effect, Errand, Fault, Health, HealthRules, Outcome, ServerState};
+use health::{Effect, Errand, Fault, HealthRules, Outcome, ServerState};
 use pick::{Candidate, ClientKey};
-use resolve::Resolved;
+use server::Server;
+pub use server::{ServerFigures, ServerPlace};
 
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
@@ -54,7 +58,8 @@ pub struct Upstreams(Vec<Arc<Upstream>>);
 #[derive(Debug)]
 pub struct Upstream {
     config: Arc<config::Upstream>,
-    servers: Vec<Arc<Server>>,
+    /// The entries of `servers` in the configuration.
+    entries: Vec<Entry>,
     tls: Option<Arc<rustls::ClientConfig>>,
     /// A new number for each upstream that verifies servers.
     generation: u64,
@@ -62,39 +67,6 @@ pub struct Upstream {
     turn: AtomicUsize,
     /// Held while a server is ejected, so that two threads never eject too many together.
     ejecting: Mutex<()>,
-}
-
-#[derive(Debug)]
-struct Server {
-    server: config::Server,
-    label: Arc<str>,
-    tls_name: Option<ServerName<'static>>,
-    /// Sessions and HTTP exchanges under way.
-    busy: AtomicUsize,
-    resolved: Resolved,
-    health: Mutex<Health>,
-}
-
-/// A place on a server. Dropping it gives it back.
-#[derive(Debug)]
-pub struct ServerPlace {
-    upstream: Arc<Upstream>,
-    index: usize,
-    errand: Errand,
-}
-
-/// One server on the status page.
-#[derive(Clone, Debug, Serialize)]
-pub struct ServerFigures {
-    pub upstream: String,
-    pub server: String,
-    pub state: ServerState,
-    /// Sessions and HTTP exchanges under way.
-    pub busy: usize,
-    /// The fault of an ejected server.
-    pub fault: Option<Fault>,
-    /// The time since the ejection.
-    pub away_seconds: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -113,7 +85,7 @@ impl Upstreams {
     ) -> Result<Self, BuildError> {
         let build = |config: &Arc<config::Upstream>| {
             let before = before.and_then(|before| before.of(config));
-            let before = before.map_or(&[][..], |before| &before.servers);
+            let before = before.map_or(&[][..], |before| &before.entries);
             Upstream::build(config, before, now.mono).map(Arc::new)
         };
         configs.iter().map(build).collect::<Result<_, _>>().map(Self)
@@ -124,14 +96,13 @@ impl Upstreams {
         self.0.iter().find(|upstream| upstream.config.name == config.name)
     }
 
-    /// Asks the servers for their health, as long as the future runs. Ends at once if the
-    /// configuration asks for no checks.
-    pub async fn follow_checks(&self) {
+    /// Looks names up again and checks the health of servers, as long as the future runs. Ends at
+    /// once if the configuration asks for neither.
+    pub async fn follow(&self) {
         let mut tasks = JoinSet::new();
         for upstream in &self.0 {
-            let Some(check) = &upstream.config.health else { continue };
-            for index in 0..upstream.servers.len() {
-                tasks.spawn(checks::follow(Arc::clone(upstream), index, check.clone()));
+            for index in 0..upstream.entries.len() {
+                tasks.spawn(entry::follow(Arc::clone(upstream), index));
             }
         }
         while tasks.join_next().await.is_some() {}
@@ -150,13 +121,12 @@ impl Upstreams {
 impl Upstream {
     fn build(
         config: &Arc<config::Upstream>,
-        before: &[Arc<Server>],
+        before: &[Entry],
         now: Instant,
     ) -> Result<Self, BuildError> {
-        let joins = (!before.is_empty()).then_some(now);
         let wrong =
             |problem: String| BuildError::Upstream { upstream: config.name.to_string(), problem };
-        let mut servers = Vec::new();
+        let mut entries = Vec::new();
         for server in &config.servers {
             let tls_name = match server {
                 config::Server::Tls { host, .. } => {
@@ -168,11 +138,12 @@ impl Upstream {
                 }
                 _ => None,
             };
-            let same = before.iter().find(|one| one.server == *server && one.tls_name == tls_name);
-            let new = || Arc::new(Server::new(server, tls_name, joins));
-            servers.push(same.cloned().unwrap_or_else(new));
+            let same = before.iter().find(|one| one.config == *server);
+            let entry = Entry::new(server, tls_name, same, !before.is_empty(), now);
+            entry.update(config);
+            entries.push(entry);
         }
-        let tls = if servers.iter().any(|server| server.tls_name.is_some()) {
+        let tls = if entries.iter().any(|entry| entry.tls_name.is_some()) {
             Some(tls_config(config.ca_file.as_deref()).map_err(wrong)?)
         } else {
             None
@@ -180,7 +151,7 @@ impl Upstream {
         let generation = if tls.is_some() { GENERATION.fetch_add(1, Ordering::Relaxed) } else { 0 };
         Ok(Self {
             config: Arc::clone(config),
-            servers,
+            entries,
             tls,
             generation,
             turn: AtomicUsize::new(0),
@@ -209,7 +180,7 @@ impl Upstream {
         if headers.contains_key(HOST) {
             return;
         }
-        let host = self.servers.first().map_or("localhost".to_owned(), |server| server.host());
+        let host = self.config.servers.first().map_or("localhost".to_owned(), entry::host);
         if let Ok(host) = HeaderValue::from_str(&host) {
             headers.insert(HOST, host);
         }
@@ -225,17 +196,33 @@ impl Upstream {
         }
     }
 
+    /// Returns the servers of all entries.
+    fn servers(&self) -> Vec<Arc<Server>> {
+        self.entries.iter().flat_map(|entry| entry.servers().to_vec()).collect()
+    }
+
+    /// Waits for the first lookup of each name. Later ones keep no client waiting.
+    async fn know_names(&self) {
+        for entry in self.entries.iter().filter(|entry| entry.is_new()) {
+            entry.resolve(self).await;
+        }
+    }
+
     /// Returns every server once, in the order in which this client tries them, and the ejected
     /// server that this client may try before all others.
-    fn order(&self, client: &ClientKey<'_>, now: Instant) -> (Vec<usize>, Option<usize>) {
+    fn order(
+        &self,
+        client: &ClientKey<'_>,
+        now: Instant,
+    ) -> (Vec<Arc<Server>>, Option<Arc<Server>>) {
         let rules = self.rules();
+        let servers = self.servers();
         let standing = |server: &Arc<Server>| {
             let health = lock(&server.health);
             (health.standing(now, &rules), health.is_trial_due(now, &rules))
         };
-        let standings: Vec<_> = self.servers.iter().map(standing).collect();
-        let candidates: Vec<_> = self
-            .servers
+        let standings: Vec<_> = servers.iter().map(standing).collect();
+        let candidates: Vec<_> = servers
             .iter()
             .zip(&standings)
             .map(|(server, (standing, _))| Candidate {
@@ -251,59 +238,54 @@ impl Upstream {
                 && (self.config.balance != Balance::Sticky
                     || pick::is_home(&candidates, client, *index))
         });
-        (order, due)
+        let server = |index: usize| servers.get(index).cloned();
+        (order.into_iter().filter_map(server).collect(), due.and_then(server))
     }
 
     /// Takes a place on an ejected server for the client of its trial. Of the clients that come
     /// together, one gets it.
-    fn begin_trial(self: &Arc<Self>, index: usize, now: Instant) -> Option<ServerPlace> {
-        let server = self.servers.get(index)?;
+    fn begin_trial(self: &Arc<Self>, server: Arc<Server>, now: Instant) -> Option<ServerPlace> {
         let errand = lock(&server.health).begin_trial(now, &self.rules())?;
-        Some(self.place(index, errand))
-    }
-
-    fn errand(&self, index: usize) -> Errand {
-        match self.servers.get(index) {
-            Some(server) if lock(&server.health).is_ejected() => Errand::LastResort,
-            _ => Errand::Regular,
-        }
+        Some(ServerPlace::new(self, server, errand))
     }
 
     /// Notes the outcome of a try of a server.
-    fn note(&self, index: usize, outcome: Outcome, errand: Errand) {
-        let Some(server) = self.servers.get(index) else { return };
+    fn note(&self, server: &Arc<Server>, outcome: Outcome, errand: Errand) {
         let now = Now::read().mono;
         let effect = lock(&server.health).note(outcome, errand, now, &self.rules());
-        self.apply(index, effect, now);
+        self.apply(server, effect, now);
     }
 
-    fn apply(&self, index: usize, effect: Effect, now: Instant) {
-        let Some(server) = self.servers.get(index) else { return };
-        let (upstream, server) = (self.name(), &*server.label);
+    fn apply(&self, server: &Arc<Server>, effect: Effect, now: Instant) {
+        let (upstream, label) = (self.name(), &*server.label);
         match effect {
             Effect::Nothing => return,
-            Effect::Eject(fault) => self.eject(index, fault, now),
-            Effect::TrialFailed { pause } => TrialFailed { upstream, server, pause }.emit(),
-            Effect::Returned { away } => ServerReturned { upstream, server, away }.emit(),
+            Effect::Eject(fault) => self.eject(server, fault, now),
+            Effect::TrialFailed { pause } => TrialFailed { upstream, server: label, pause }.emit(),
+            Effect::Returned { away } => ServerReturned { upstream, server: label, away }.emit(),
         }
         self.publish_states(now);
     }
 
     /// Ejects a server, unless too many others are ejected.
-    fn eject(&self, index: usize, fault: Fault, now: Instant) {
-        let Some(server) = self.servers.get(index) else { return };
+    fn eject(&self, server: &Arc<Server>, fault: Fault, now: Instant) {
         let _ejecting = lock(&self.ejecting);
-        let away = self.servers.iter().filter(|one| lock(&one.health).is_ejected()).count();
+        let servers = self.servers();
+        // An address that left gets no more clients.
+        if !servers.iter().any(|one| Arc::ptr_eq(one, server)) {
+            return;
+        }
+        let away = servers.iter().filter(|one| lock(&one.health).is_ejected()).count();
         let (upstream, label) = (self.name(), &*server.label);
         let mut health = lock(&server.health);
         if health.is_ejected() {
             return;
         }
-        if (away + 1) * 100 > self.servers.len() * usize::from(self.config.max_ejected_percent) {
+        if (away + 1) * 100 > servers.len() * usize::from(self.config.max_ejected_percent) {
             health.spare();
             drop(health);
             // The only server of an upstream can never be ejected.
-            if self.servers.len() == 1 {
+            if servers.len() == 1 {
                 return;
             }
             EjectionWithheld { upstream, server: label, fault, away }.emit();
@@ -314,95 +296,24 @@ impl Upstream {
     }
 
     fn publish_states(&self, now: Instant) {
-        let rules = self.rules();
-        let states: Vec<_> =
-            self.servers.iter().map(|one| lock(&one.health).state(now, &rules)).collect();
+        let states: Vec<_> = self.figures(now).into_iter().map(|one| one.state).collect();
         for state in ServerState::all() {
             let count = states.iter().filter(|one| **one == state).count();
             ServersCounted { upstream: self.name(), state, count }.emit();
         }
     }
 
-    fn figures(&self, now: Instant) -> impl Iterator<Item = ServerFigures> {
+    /// Returns the figures of each server, and of each name without an address.
+    fn figures(&self, now: Instant) -> Vec<ServerFigures> {
         let rules = self.rules();
-        self.servers.iter().map(move |server| {
-            let health = lock(&server.health);
-            let absence = health.absence(now);
-            ServerFigures {
-                upstream: self.config.name.to_string(),
-                server: server.label.to_string(),
-                state: health.state(now, &rules),
-                busy: server.busy.load(Ordering::Relaxed),
-                fault: absence.map(|(fault, _)| fault),
-                away_seconds: absence.map(|(_, away)| away.as_secs()),
-            }
-        })
-    }
-
-    fn key(&self, index: usize) -> Option<pool::ServerKey> {
-        self.servers.get(index).map(|server| {
-            (Arc::clone(&self.config.name), Arc::clone(&server.label), self.generation)
-        })
-    }
-
-    fn place(self: &Arc<Self>, index: usize, errand: Errand) -> ServerPlace {
-        if let Some(server) = self.servers.get(index) {
-            server.busy.fetch_add(1, Ordering::Relaxed);
-        }
-        ServerPlace { upstream: Arc::clone(self), index, errand }
-    }
-}
-
-impl Server {
-    fn new(
-        server: &config::Server,
-        tls_name: Option<ServerName<'static>>,
-        joins: Option<Instant>,
-    ) -> Self {
-        Self {
-            server: server.clone(),
-            label: server.to_string().into(),
-            tls_name,
-            busy: AtomicUsize::new(0),
-            resolved: Resolved::default(),
-            health: Mutex::new(Health::new(joins)),
-        }
-    }
-
-    /// Returns the value of the `Host` header for Usher's own requests.
-    fn host(&self) -> String {
-        match &self.server {
-            config::Server::Plain { host, port } | config::Server::Tls { host, port } => {
-                format!("{host}:{port}")
-            }
-            config::Server::Unix { .. } => "localhost".to_owned(),
-        }
-    }
-}
-
-impl ServerPlace {
-    pub fn server(&self) -> Arc<str> {
-        self.upstream
-            .servers
-            .get(self.index)
-            .map(|server| Arc::clone(&server.label))
-            .unwrap_or_default()
-    }
-
-    /// Notes the outcome of the try for which the place was taken.
-    fn note(&self, outcome: Outcome) {
-        self.upstream.note(self.index, outcome, self.errand);
-    }
-}
-
-impl Drop for ServerPlace {
-    fn drop(&mut self) {
-        if let Some(server) = self.upstream.servers.get(self.index) {
-            server.busy.fetch_sub(1, Ordering::Relaxed);
-            // A client that leaves before its server has answered makes way for the next trial.
-            if let Errand::Trial(number) = self.errand {
-                lock(&server.health).abandon_trial(number);
+        let mut figures = Vec::new();
+        for entry in &self.entries {
+            let servers = entry.servers();
+            figures.extend(servers.iter().map(|one| one.figures(self.name(), now, &rules)));
+            if servers.is_empty() {
+                figures.push(ServerFigures::unresolved(self.name(), &entry.config));
             }
         }
+        figures
     }
 }

@@ -69,12 +69,13 @@ impl Pool {
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, ServerPlace), Rejection> {
         let mut request = request.map(Upload::new);
-        let mut tries =
-            Tries::new(upstream, client, Now::read().mono).with_proxy_header(proxy_header.clone());
+        let mut tries = Tries::begin(upstream, client, Now::read().mono)
+            .await
+            .with_proxy_header(proxy_header.clone());
         while let Some(place) = tries.next_server() {
             // The server may have closed a kept connection a moment ago. A request that was not
             // sent yet, or that changes nothing, is sent on the next one.
-            let mut kept = self.take(upstream, &place, proxy_header.as_ref());
+            let mut kept = self.take(&place, proxy_header.as_ref());
             loop {
                 let mut connection = match kept {
                     Some(connection) => connection,
@@ -103,7 +104,7 @@ impl Pool {
                     tries.failed(&place, Rejection::UpstreamUnavailable, error);
                     break;
                 }
-                kept = self.take(upstream, &place, proxy_header.as_ref());
+                kept = self.take(&place, proxy_header.as_ref());
             }
         }
         Err(tries.into_rejection())
@@ -155,16 +156,11 @@ impl Pool {
 
     /// Takes a kept connection to the server, if one began with the same PROXY header, or with
     /// none.
-    fn take(
-        &self,
-        upstream: &Upstream,
-        place: &ServerPlace,
-        proxy_header: Option<&Bytes>,
-    ) -> Option<Connection> {
+    fn take(&self, place: &ServerPlace, proxy_header: Option<&Bytes>) -> Option<Connection> {
         let is_same = |one: &Idle| one.connection.proxy_header.as_ref() == proxy_header;
         let now = Now::read().mono;
         let mut idle = lock(&self.idle);
-        let kept = idle.get_mut(&upstream.key(place.index)?)?;
+        let kept = idle.get_mut(&place.key())?;
         while let Some(last) = kept.iter().rposition(is_same) {
             let Idle { connection, until } = kept.remove(last);
             if now < until && connection.sender.is_ready() {
@@ -181,7 +177,7 @@ impl Pool {
         upstream: &Arc<Upstream>,
         place: &ServerPlace,
     ) {
-        let Some(key) = upstream.key(place.index) else { return };
+        let key = place.key();
         let (pool, max_idle) = (Arc::clone(self), upstream.config.max_idle);
         let idle_timeout = upstream.config.idle_timeout;
         tokio::spawn(async move {

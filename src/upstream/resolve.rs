@@ -1,204 +1,165 @@
-//! The addresses of a server's name, which is resolved again after `resolve_every`.
+//! The addresses of a name, which is looked up again after `resolve_every`.
 //!
-//! The system's resolver gives no TTL, and blocks a thread. So each name is resolved by one dial at
-//! a time, and the last good addresses stay in use while the resolver fails.
+//! The system's resolver gives no TTL, and blocks a thread. So each name is looked up by one task
+//! at a time, and the last good addresses stay in use while the resolver fails.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::events::{AddressesChanged, ResolveFailed};
+use super::events::ResolveFailed;
 use crate::base::clock::Now;
 use crate::base::lock::lock;
+use crate::config::NameAddresses;
 use crate::telemetry::Event;
 
-/// How long the resolver may take while the last good addresses are there.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// The shortest time between two lookups of a name whose addresses all fail.
+/// How long the resolver may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The shortest time between two lookups: of a name without an address, or with one that cannot be
+/// dialled.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// The most addresses of a name that are used.
-const MOST: usize = 16;
 
-/// The addresses of one server, and their age.
-#[derive(Debug, Default)]
-pub(super) struct Resolved {
-    known: Mutex<Option<Known>>,
-    /// Held by the dial that resolves the name.
+/// One name, its last good addresses and its next lookup.
+#[derive(Debug)]
+pub(super) struct Name {
+    state: Mutex<State>,
+    /// Held by the task that asks the resolver.
     asking: tokio::sync::Mutex<()>,
+    doubted: Notify,
 }
 
 #[derive(Debug)]
-struct Known {
-    addresses: Vec<SocketAddr>,
-    looked_up: Instant,
-    /// From this time on, the name is resolved again.
-    stale_at: Instant,
+struct State {
+    /// The last good addresses in the resolver's order, each once.
+    addresses: Arc<[SocketAddr]>,
+    looked_up: Option<Instant>,
+    due: Instant,
+    is_failing: bool,
 }
 
-/// The name of a server, with the names in metrics and logs.
+/// A lookup in metrics and logs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ServerName<'a> {
+pub(super) struct Lookup<'a> {
     pub(super) upstream: &'a str,
     pub(super) server: &'a str,
     pub(super) every: Duration,
 }
 
-impl Resolved {
-    /// Returns the addresses, from memory or from `lookup`.
-    pub(super) async fn addresses(
+impl Name {
+    pub(super) fn new(now: Instant) -> Self {
+        let addresses = Arc::default();
+        Self {
+            state: Mutex::new(State { addresses, looked_up: None, due: now, is_failing: false }),
+            asking: tokio::sync::Mutex::default(),
+            doubted: Notify::new(),
+        }
+    }
+
+    /// Returns true if a lookup has ended, well or not.
+    pub(super) fn was_looked_up(&self) -> bool {
+        lock(&self.state).looked_up.is_some()
+    }
+
+    /// Returns the last good addresses; none before the first good lookup.
+    pub(super) fn addresses(&self) -> Arc<[SocketAddr]> {
+        Arc::clone(&lock(&self.state).addresses)
+    }
+
+    /// Waits until the next lookup is due.
+    pub(super) async fn until_due(&self) {
+        loop {
+            let due = lock(&self.state).due;
+            tokio::select! {
+                () = sleep_until(due) => return,
+                () = self.doubted.notified() => {}
+            }
+        }
+    }
+
+    /// Looks the name up, if that is due.
+    pub(super) async fn look_up(
         &self,
-        name: ServerName<'_>,
+        about: Lookup<'_>,
         lookup: impl Future<Output = io::Result<Vec<SocketAddr>>>,
-    ) -> io::Result<Vec<SocketAddr>> {
-        if let Some(addresses) = self.fresh() {
-            return Ok(addresses);
-        }
+    ) {
         let _asking = self.asking.lock().await;
-        if let Some(addresses) = self.fresh() {
-            return Ok(addresses);
-        }
-        if lock(&self.known).is_none() {
-            let addresses = lookup.await?;
-            return Ok(self.keep(name, addresses));
+        if Now::read().mono < lock(&self.state).due {
+            return;
         }
         let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the resolver does not answer"));
-        match timeout(PATIENCE, lookup).await.unwrap_or_else(late) {
-            Ok(addresses) if !addresses.is_empty() => Ok(self.keep(name, addresses)),
-            Ok(_) => Ok(self.keep_last(name, "the name has no address")),
-            Err(error) => Ok(self.keep_last(name, &error.to_string())),
-        }
-    }
-
-    /// Makes the next dial resolve the name again: none of its addresses could be dialled.
-    pub(super) fn doubt(&self) {
-        if let Some(known) = &mut *lock(&self.known) {
-            known.stale_at = known.stale_at.min(known.looked_up + SHORTEST);
-        }
-    }
-
-    fn fresh(&self) -> Option<Vec<SocketAddr>> {
-        let known = lock(&self.known);
-        let known = known.as_ref()?;
-        (Now::read().mono < known.stale_at).then(|| known.addresses.clone())
-    }
-
-    fn keep(&self, name: ServerName<'_>, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        addresses.truncate(MOST);
-        let now = Now::read().mono;
-        let known =
-            Known { addresses: addresses.clone(), looked_up: now, stale_at: now + name.every };
-        let before = lock(&self.known).replace(known);
-        let sorted = |addresses: &[SocketAddr]| {
-            let mut sorted = addresses.to_vec();
-            sorted.sort_unstable();
-            sorted
+        let error = match timeout(PATIENCE, lookup).await.unwrap_or_else(late) {
+            Ok(addresses) if !addresses.is_empty() => return self.keep(addresses, about.every),
+            Ok(_) => "the name has no address".to_owned(),
+            Err(error) => error.to_string(),
         };
-        // Resolvers return several addresses in turn.
-        if before.is_some_and(|before| sorted(&before.addresses) != sorted(&addresses)) {
-            let ServerName { upstream, server, .. } = name;
-            AddressesChanged { upstream, server, addresses: &addresses }.emit();
-        }
-        addresses
+        let is_known = self.keep_last(about.every);
+        let Lookup { upstream, server, .. } = about;
+        ResolveFailed { upstream, server, error: &error, is_known }.emit();
     }
 
-    /// Keeps the last good addresses until the next lookup.
-    fn keep_last(&self, name: ServerName<'_>, error: &str) -> Vec<SocketAddr> {
-        let ServerName { upstream, server, every } = name;
-        ResolveFailed { upstream, server, error }.emit();
+    /// Brings the next lookup forward: an address could not be dialled.
+    pub(super) fn doubt(&self) {
+        let mut state = lock(&self.state);
+        let soon = state.looked_up.map_or(state.due, |at| at + SHORTEST);
+        if soon < state.due {
+            state.due = soon;
+            self.doubted.notify_one();
+        }
+    }
+
+    fn keep(&self, mut addresses: Vec<SocketAddr>, every: Duration) {
+        let mut seen = std::collections::BTreeSet::new();
+        addresses.retain(|address| seen.insert(*address));
         let now = Now::read().mono;
-        let mut known = lock(&self.known);
-        known.as_mut().map_or_else(Vec::new, |known| {
-            known.looked_up = now;
-            known.stale_at = now + every;
-            known.addresses.clone()
-        })
+        let addresses = addresses.into();
+        *lock(&self.state) =
+            State { addresses, looked_up: Some(now), due: now + every, is_failing: false };
+    }
+
+    /// Keeps the last good addresses until the next lookup. Returns true if the lookup before has
+    /// failed too.
+    fn keep_last(&self, every: Duration) -> bool {
+        let now = Now::read().mono;
+        let mut state = lock(&self.state);
+        let pause = if state.addresses.is_empty() { every.min(SHORTEST) } else { every };
+        state.looked_up = Some(now);
+        state.due = now + pause;
+        std::mem::replace(&mut state.is_failing, true)
+    }
+}
+
+/// Divides the addresses of a name into servers, each with the addresses that lead to it in the
+/// order in which they are dialled. Returns the number of addresses beyond `most`, too.
+///
+/// One IPv4 and one IPv6 address are two ways to one host. With more of both, the pairs are not
+/// known, and each host would count twice. Then those of the family that the resolver puts first
+/// are used (RFC 6724). Sorted addresses are cut alike on every node.
+pub(super) fn divide(
+    addresses: &[SocketAddr],
+    how: NameAddresses,
+    most: usize,
+) -> (Vec<Vec<SocketAddr>>, usize) {
+    let is_host = matches!(addresses, [one, two] if one.is_ipv4() != two.is_ipv4());
+    if addresses.is_empty() {
+        (Vec::new(), 0)
+    } else if is_host || how == NameAddresses::OneServer {
+        let used = addresses.iter().copied().take(most).collect();
+        (vec![used], addresses.len().saturating_sub(most))
+    } else {
+        let family = addresses.first().is_some_and(SocketAddr::is_ipv4);
+        let mut used: Vec<_> =
+            addresses.iter().filter(|one| one.is_ipv4() == family).copied().collect();
+        used.sort_unstable();
+        let over = used.len().saturating_sub(most);
+        used.truncate(most);
+        (used.into_iter().map(|one| vec![one]).collect(), over)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::future::pending;
-
-    use super::*;
-
-    const NAME: ServerName<'static> =
-        ServerName { upstream: "chat", server: "http://chat:1", every: Duration::from_secs(10) };
-
-    fn address(last: u8) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, last], 80))
-    }
-
-    async fn answer(last: u8) -> io::Result<Vec<SocketAddr>> {
-        Ok(vec![address(last)])
-    }
-
-    async fn fail() -> io::Result<Vec<SocketAddr>> {
-        Err(io::Error::other("servfail"))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_name_is_resolved_again_after_its_time() {
-        let resolved = Resolved::default();
-        for (after, lookup, expected) in [(0, 1, 1), (9, 2, 1), (1, 3, 3), (9, 4, 3), (1, 5, 5)] {
-            tokio::time::advance(Duration::from_secs(after)).await;
-            let found = resolved.addresses(NAME, answer(lookup)).await.unwrap();
-            assert_eq!(found, [address(expected)]);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_last_good_addresses_stay_while_the_resolver_fails_or_hangs() {
-        let resolved = Resolved::default();
-        assert!(resolved.addresses(NAME, fail()).await.is_err());
-        resolved.addresses(NAME, answer(1)).await.unwrap();
-        tokio::time::advance(NAME.every).await;
-        assert_eq!(resolved.addresses(NAME, fail()).await.unwrap(), [address(1)]);
-        assert_eq!(resolved.addresses(NAME, answer(2)).await.unwrap(), [address(1)]);
-        tokio::time::advance(NAME.every).await;
-        let begun = Now::read().mono;
-        assert_eq!(resolved.addresses(NAME, pending()).await.unwrap(), [address(1)]);
-        assert_eq!(begun.elapsed(), PATIENCE);
-        tokio::time::advance(NAME.every).await;
-        assert_eq!(resolved.addresses(NAME, async { Ok(vec![]) }).await.unwrap(), [address(1)]);
-        tokio::time::advance(NAME.every).await;
-        assert_eq!(resolved.addresses(NAME, answer(2)).await.unwrap(), [address(2)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn addresses_that_cannot_be_dialled_are_resolved_again_once_a_second() {
-        let resolved = Resolved::default();
-        resolved.addresses(NAME, answer(1)).await.unwrap();
-        resolved.doubt();
-        assert_eq!(resolved.addresses(NAME, answer(2)).await.unwrap(), [address(1)]);
-        tokio::time::advance(SHORTEST).await;
-        assert_eq!(resolved.addresses(NAME, answer(2)).await.unwrap(), [address(2)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn of_many_dials_one_asks_the_resolver() {
-        let resolved = Resolved::default();
-        let lookups = Cell::new(0);
-        let lookup = || async {
-            lookups.set(lookups.get() + 1);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            answer(1).await
-        };
-        let (one, two, three) = tokio::join!(
-            resolved.addresses(NAME, lookup()),
-            resolved.addresses(NAME, lookup()),
-            resolved.addresses(NAME, lookup())
-        );
-        assert_eq!([one.unwrap(), two.unwrap(), three.unwrap()], [[address(1)]; 3]);
-        assert_eq!(lookups.get(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_number_of_addresses_is_limited() {
-        let many = async { Ok((0..100).map(address).collect()) };
-        assert_eq!(Resolved::default().addresses(NAME, many).await.unwrap().len(), MOST);
-    }
-}
+#[path = "resolve_tests.rs"]
+mod tests;

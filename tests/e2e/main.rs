@@ -45,6 +45,7 @@ mod limits;
 mod methods;
 mod migration;
 mod mtls;
+mod name_addresses;
 mod ocsp;
 mod passed_sockets;
 mod paths;

@@ -11,7 +11,7 @@ use crate::config::key_type::{
     Text, TextType,
 };
 use crate::config::reader::{Entry, Reader, Section, Span};
-use crate::config::{Balance, HealthCheck, ProxyVersion, Server, Upstream};
+use crate::config::{Balance, HealthCheck, NameAddresses, ProxyVersion, Server, Upstream};
 
 table! {
     /// The servers behind Usher.
@@ -47,6 +47,18 @@ table! {
         slow_start: Duration, default "10s",
             because "a returning server has the fewest sessions, and would get every new client",
             change_when "servers need longer to warm up; \"0s\" turns it off";
+        /// The addresses of a name in `servers`: each is a server of its own, or all lead to one
+        /// server and are tried in order.
+        addresses: OneOf<NameAddresses>, default "servers",
+            because "the name of a service stands for all of its servers. One IPv4 and one IPv6 \
+                address are one server",
+            change_when "the name of one server has several addresses (`one-server`)";
+        /// The most addresses of a name that are used.
+        max_addresses: Count, default 256,
+            at_most 1024 "Usher looks at each server for each client",
+            because "more servers than most services have, and a wrong DNS answer cannot use up \
+                the memory",
+            change_when "a service has more servers";
         /// How long the addresses of a server's name are used before it is resolved again.
         resolve_every: PositiveDuration, default "10s",
             because "the system's resolver does not give the TTL of a name. A new address is in \
@@ -115,6 +127,12 @@ impl Choice for Balance {
             ("round-robin", Self::RoundRobin),
             ("sticky", Self::Sticky),
         ]
+    }
+}
+
+impl Choice for NameAddresses {
+    fn choices() -> Vec<(&'static str, Self)> {
+        vec![("servers", Self::Servers), ("one-server", Self::OneServer)]
     }
 }
 
@@ -196,6 +214,8 @@ pub fn upstream(section: &Section<'_, '_>, seen: &mut Names) -> Option<Upstream>
         eject_for_at_most: table.eject_for_at_most.max(table.eject_for),
         max_ejected_percent: table.max_ejected_percent,
         slow_start: table.slow_start,
+        addresses: table.addresses,
+        max_addresses: table.max_addresses,
         resolve_every: table.resolve_every,
         health,
         dial_timeout: table.dial_timeout,

@@ -47,6 +47,10 @@ impl Echo {
         Self::serve_at(address, "http", None).await
     }
 
+    pub async fn start_tls_at(address: SocketAddr, acceptor: TlsAcceptor) -> Self {
+        Self::serve_at(address, "https", Some(acceptor)).await
+    }
+
     async fn serve(scheme: &'static str, tls: Option<TlsAcceptor>) -> Self {
         Self::serve_at(([127, 0, 0, 1], 0).into(), scheme, tls).await
     }

@@ -4,6 +4,7 @@ pub mod auditor;
 pub mod backend;
 pub mod broker;
 pub mod client;
+pub mod dns;
 pub mod door_book;
 pub mod echo;
 pub mod eventually;
@@ -25,6 +26,7 @@ pub mod verifier_server;
 
 pub use backend::Backend;
 pub use client::{Raw, upgrade_request};
+pub use dns::Dns;
 pub use door_book::DoorBook;
 pub use echo::Echo;
 pub use eventually::eventually;

@@ -11,15 +11,19 @@ use super::redis::free_port;
 pub struct Nginx {
     child: Child,
     folder: PathBuf,
-    port: u16,
+    address: SocketAddr,
 }
 
 impl Nginx {
     /// Starts it. It forwards everything to `behind`, and answers `/healthz` itself.
     pub async fn start(behind: SocketAddr) -> Self {
-        let port = free_port();
+        Self::start_at(([127, 0, 0, 1], free_port()).into(), behind).await
+    }
+
+    /// Starts it at this address.
+    pub async fn start_at(address: SocketAddr, behind: SocketAddr) -> Self {
         let folder =
-            std::env::temp_dir().join(format!("usher-e2e-nginx-{}-{port}", std::process::id()));
+            std::env::temp_dir().join(format!("usher-e2e-nginx-{}-{address}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .iter()
@@ -29,7 +33,7 @@ impl Nginx {
             "daemon off; master_process off; pid {0}/pid; error_log stderr;\n\
              events {{}}\n\
              http {{ access_log off;\n{temporary}\
-             server {{ listen 127.0.0.1:{port};\n\
+             server {{ listen {address};\n\
              location = /healthz {{ return 200; }}\n\
              location / {{ proxy_pass http://{behind}; proxy_http_version 1.1;\n\
              proxy_set_header Host $http_host; proxy_set_header Upgrade $http_upgrade;\n\
@@ -48,13 +52,13 @@ impl Nginx {
             .stderr(Stdio::null())
             .spawn()
             .expect("nginx; scripts/setup-tests.sh installs what the tests need");
-        let nginx = Self { child, folder, port };
-        eventually("nginx listens", async || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+        let nginx = Self { child, folder, address };
+        eventually("nginx listens", async || TcpStream::connect(address).is_ok()).await;
         nginx
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address)
     }
 
     /// Stops the process: the kernel still accepts its connections, and nothing answers.

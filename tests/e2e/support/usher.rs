@@ -359,18 +359,22 @@ impl Usher {
     }
 }
 
-/// Returns the command that starts Usher. If the folder has a file `hosts`, the process has it in
-/// place of `/etc/hosts`, in a mount namespace of its own.
+/// Returns the command that starts Usher. If the folder has a file `hosts` or `resolv.conf`, the
+/// process has it in place of that of `/etc`, in a mount namespace of its own.
 fn command(folder: &Path) -> Command {
-    let hosts = folder.join("hosts");
-    if !hosts.exists() {
+    let own = ["hosts", "resolv.conf"].map(|name| (folder.join(name), name));
+    let mounts: Vec<_> = own
+        .iter()
+        .filter(|(path, _)| path.exists())
+        .map(|(path, name)| format!("mount --bind '{}' /etc/{name} && ", path.display()))
+        .collect();
+    if mounts.is_empty() {
         return Command::new(env!("CARGO_BIN_EXE_usher"));
     }
     let mut command = Command::new("unshare");
     command
         .args(["--map-root-user", "--mount", "sh", "-c"])
-        .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
-        .arg(hosts)
+        .arg(format!("{}exec \"$0\" \"$@\"", mounts.concat()))
         .arg(env!("CARGO_BIN_EXE_usher"));
     command
 }

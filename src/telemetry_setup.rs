@@ -7,7 +7,7 @@ use crate::telemetry::family::AnyFamily;
 use crate::telemetry::log::{Format, LogSettings};
 use crate::telemetry::{InstallError, Settings, Telemetry};
 use crate::{
-    acme, auth, edge, fleet, http, listener, migration, session, store, takeover, telemetry,
+    acme, admin, auth, edge, fleet, http, listener, migration, session, store, takeover, telemetry,
     traces, upstream,
 };
 
@@ -31,6 +31,7 @@ const MODULES: &[&[&dyn AnyFamily]] = &[
     auth::revocation::events::FAMILIES,
     fleet::events::FAMILIES,
     migration::events::FAMILIES,
+    admin::events::FAMILIES,
     takeover::events::FAMILIES,
     traces::events::FAMILIES,
 ];

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Admin, Stage, answer_error, answer_json, names_json};
+use super::{Admin, Stage, answer_error, answer_json, refuse_other_than_json};
 use crate::base::strict_json;
 use crate::config;
 use crate::edge::drain::{Drain, Share};
@@ -30,14 +30,8 @@ struct DrainRequest {
 
 impl Admin {
     pub(super) fn drain(&self, headers: &HeaderMap, body: &[u8]) -> Response<Full<Bytes>> {
-        // A page of another site can make a browser send any body, but not with this content type.
-        if !names_json(headers) {
-            let message = "the request needs the header Content-Type: application/json";
-            return answer_error(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "UNSUPPORTED_MEDIA_TYPE",
-                message,
-            );
+        if let Some(refusal) = refuse_other_than_json(headers) {
+            return refusal;
         }
         let request = match read(body, &self.summary.routes) {
             Ok(request) => request,

@@ -1,11 +1,16 @@
 //! The admin listener: probes, metrics, sessions, status, revocation, reload and drain, for
-//! operators.
+//! operators, and a page with all of it.
 //!
 //! It has a socket of its own, and the number of its connections is limited. Each connection serves
-//! one request and has a deadline. If a token is configured, all requests but the two probes need
-//! it.
+//! one request and has a deadline. If a token is configured, all requests but the two probes and
+//! the empty page need it, or the cookie of a login: see `access.rs`.
 
+mod access;
 mod drain;
+pub mod events;
+mod history;
+mod login;
+mod page;
 mod readiness;
 mod reload;
 mod reserve;
@@ -19,9 +24,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
-use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -33,12 +37,15 @@ use tokio::sync::Semaphore;
 use crate::net::admin_socket;
 use crate::net::admin_socket::Listening;
 pub use drain::Draining;
+pub use history::{History, INTERVAL};
+pub use login::Logins;
 pub use readiness::{Readiness, Stage};
 use reserve::Reserve;
 pub use revoke::Revoking;
-pub use status::{Figures, StoreFigures};
+pub use status::{Figures, RolloutFigures, ShareFigures, StoreFigures};
 
 use crate::base::clock::Now;
+use crate::config::LoginRules;
 use crate::edge::reload::Orders;
 use crate::listener::events::AcceptFailed;
 use crate::model::secret::Secret;
@@ -51,8 +58,12 @@ pub struct Admin {
     pub telemetry: Arc<Telemetry>,
     pub registry: Arc<Registry>,
     pub readiness: Arc<Readiness>,
-    /// The token that every request but `/livez` and `/readyz` needs.
+    /// The token that every request but the probes and the empty page needs.
     pub token: Option<Secret>,
+    /// The logins to the admin page, and their rules.
+    pub logins: Arc<Logins>,
+    pub login_rules: LoginRules,
+    pub history: Arc<History>,
     pub revoking: Revoking,
     pub draining: Draining,
     pub summary: Summary,
@@ -81,21 +92,67 @@ const HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REVOKE: &str = "/revoke";
 const SESSIONS: &str = "/sessions";
+const HISTORY: &str = "/history";
 const RELOAD: &str = "/reload";
 const DRAIN: &str = "/drain";
-/// The paths, and whether they take orders: an order is a POST, everything else is read.
-const PATHS: [(&str, bool); 8] = [
-    ("/livez", false),
-    ("/readyz", false),
-    ("/metrics", false),
-    ("/status", false),
-    (SESSIONS, false),
-    (REVOKE, true),
-    (RELOAD, true),
-    (DRAIN, true),
+const LOGIN: &str = "/login";
+const LOGOUT: &str = "/logout";
+/// The paths besides the files of the page.
+const PATHS: [(&str, Kind); 11] = [
+    ("/livez", Kind::Probe),
+    ("/readyz", Kind::Probe),
+    ("/metrics", Kind::Read),
+    ("/status", Kind::Read),
+    (SESSIONS, Kind::Read),
+    (HISTORY, Kind::Read),
+    (REVOKE, Kind::Order),
+    (RELOAD, Kind::Order),
+    (DRAIN, Kind::Order),
+    (LOGIN, Kind::Login),
+    (LOGOUT, Kind::Login),
 ];
+
+/// What a request at a path does, and so what it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A GET of a load balancer, which needs nothing.
+    Probe,
+    /// A file of the admin page, which has no data.
+    Page,
+    /// A GET of data.
+    Read,
+    /// A POST that changes something.
+    Order,
+    /// A POST that begins or ends a login.
+    Login,
+}
+
+/// Returns `None` for an unknown path.
+fn kind_of(path: &str) -> Option<Kind> {
+    let known = PATHS.iter().find(|(known, _)| *known == path).map(|(_, kind)| *kind);
+    known.or_else(|| page::has(path).then_some(Kind::Page))
+}
+
 /// The longest body of an order, in bytes.
 const MAX_BODY: usize = 8 * 1024;
+
+/// The client of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    /// The client came over the unix socket.
+    is_file: bool,
+    address: Option<IpAddr>,
+}
+
+impl Peer {
+    fn of(stream: &Stream) -> Self {
+        let address = match stream {
+            Stream::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            _ => None,
+        };
+        Self { is_file: admin_socket::is_file(stream), address }
+    }
+}
 
 impl Admin {
     /// Serves until the future is dropped. Each connection uses the `Admin` that is current when it
@@ -125,10 +182,10 @@ impl Admin {
     }
 
     async fn answer_one(self: Arc<Self>, stream: Stream) -> hyper::Result<()> {
-        let is_file = admin_socket::is_file(&stream);
+        let peer = Peer::of(&stream);
         let service = service_fn(move |request| {
             let admin = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(admin.respond(request, is_file).await) }
+            async move { Ok::<_, Infallible>(admin.respond(request, peer).await) }
         });
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -139,80 +196,37 @@ impl Admin {
             .await
     }
 
-    async fn respond(&self, request: Request<Incoming>, is_file: bool) -> Response<Full<Bytes>> {
-        if let Some(refusal) = self.refuse(&request, is_file) {
+    async fn respond(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
+        let now = Now::read();
+        if let Some(refusal) = self.refuse(&request, peer.is_file, now) {
             return refusal;
         }
         let (parts, body) = request.into_parts();
-        if parts.uri.path() == RELOAD {
-            return self.reload(&parts.headers).await;
-        }
-        if parts.uri.path() == SESSIONS {
-            return Box::pin(self.sessions(parts.uri.query().unwrap_or_default())).await;
-        }
-        let is_drain = parts.uri.path() == DRAIN;
-        if !is_drain && parts.uri.path() != REVOKE {
-            return self.answer(&Request::from_parts(parts, ()));
-        }
-        match Limited::new(body, MAX_BODY).collect().await {
-            Ok(body) if is_drain => self.drain(&parts.headers, &body.to_bytes()),
-            Ok(body) => {
-                self.revoking
-                    .answer(&self.registry, &parts.headers, &body.to_bytes(), Now::read())
-                    .await
+        let (path, headers) = (parts.uri.path(), &parts.headers);
+        match path {
+            RELOAD => return self.reload(headers).await,
+            SESSIONS => {
+                return Box::pin(self.sessions(parts.uri.query().unwrap_or_default())).await;
             }
-            Err(_) => answer_error(
-                StatusCode::BAD_REQUEST,
-                "INVALID_REQUEST",
-                "the body is incomplete or too long",
-            ),
+            REVOKE | DRAIN | LOGIN | LOGOUT => {}
+            _ => return self.answer(path),
         }
-    }
-
-    /// Returns the refusal of a request that is not allowed or not known. The `Host` of a request
-    /// to a unix socket is not checked: a page in a browser cannot open one.
-    fn refuse<B>(&self, request: &Request<B>, is_file: bool) -> Option<Response<Full<Bytes>>> {
-        let path = request.uri().path();
-        let is_probe = matches!(path, "/livez" | "/readyz");
-        if !is_probe && !self.may_ask(request) {
-            let mut response = answer_error(
-                StatusCode::UNAUTHORIZED,
-                "UNAUTHORIZED",
-                "the admin token is missing or wrong",
-            );
-            response
-                .headers_mut()
-                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"usher admin\""));
-            return Some(response);
-        }
-        if !is_probe && !is_file && self.token.is_none() && !names_this_machine(request) {
-            let message = "without a token, the Host must be an IP address or localhost";
-            return Some(answer_error(
-                StatusCode::MISDIRECTED_REQUEST,
-                "MISDIRECTED_REQUEST",
-                message,
-            ));
-        }
-        let Some((_, takes_orders)) = PATHS.iter().find(|(known, _)| *known == path) else {
-            return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "unknown path"));
+        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+            let message = "the body is incomplete or too long";
+            return answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message);
         };
-        let (allowed, allow, message): (&[Method], _, _) = if *takes_orders {
-            (&[Method::POST], "POST", "use POST at this path")
-        } else {
-            (&[Method::GET, Method::HEAD], "GET, HEAD", "use GET at this path")
-        };
-        if !allowed.contains(request.method()) {
-            let mut response =
-                answer_error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message);
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-            return Some(response);
+        let body = body.to_bytes();
+        match path {
+            DRAIN => self.drain(headers, &body),
+            LOGIN => self.log_in(headers, &body, peer.address, now),
+            LOGOUT => self.log_out(headers),
+            _ => self.revoking.answer(&self.registry, headers, &body, now).await,
         }
-        None
     }
 
     /// Answers the requests that need not wait for anything.
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        match request.uri().path() {
+    fn answer(&self, path: &str) -> Response<Full<Bytes>> {
+        match path {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
             "/readyz" => match self.readiness.stage() {
                 Stage::Ready => {
@@ -246,30 +260,10 @@ impl Admin {
                     self.telemetry.render().into(),
                 )
             }
-            _ => self.status(),
+            HISTORY => self.history(),
+            path => page::file(path).unwrap_or_else(|| self.status()),
         }
     }
-
-    fn may_ask<B>(&self, request: &Request<B>) -> bool {
-        let Some(token) = &self.token else { return true };
-        let mut shown = request.headers().get_all(AUTHORIZATION).iter();
-        let (Some(value), None) = (shown.next(), shown.next()) else { return false };
-        let Some((scheme, credential)) = value.as_bytes().split_at_checked("bearer ".len()) else {
-            return false;
-        };
-        // The comparison of `Secret` takes constant time.
-        scheme.eq_ignore_ascii_case(b"bearer ") && Secret::new(credential) == *token
-    }
-}
-
-/// Returns true if the `Host` is an IP address or localhost. A malicious web page can make its own
-/// host name resolve to loopback (DNS rebinding). But it cannot change the `Host` header, which
-/// still has that name.
-fn names_this_machine<B>(request: &Request<B>) -> bool {
-    let Some(value) = request.headers().get(HOST) else { return true };
-    let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
 }
 
 /// Returns true for the content type of JSON. Without this check, any page in a browser on this
@@ -279,6 +273,17 @@ fn names_json(headers: &HeaderMap) -> bool {
         return false;
     };
     value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// Returns the refusal of an order that is not JSON.
+fn refuse_other_than_json(headers: &HeaderMap) -> Option<Response<Full<Bytes>>> {
+    if names_json(headers) {
+        return None;
+    }
+    // A page of another site can make a browser send any body, but not with this content type.
+    let message = "the request needs the header Content-Type: application/json";
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Some(answer_error(status, "UNSUPPORTED_MEDIA_TYPE", message))
 }
 
 fn answer_error(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
@@ -305,213 +310,4 @@ fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Respon
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::auth::revocation::Revocations;
-    use crate::session::registry::tests::handle;
-    use crate::telemetry::family::LabelNames;
-    use http_body_util::BodyExt;
-    use serde_json::Value;
-    use std::future::Future;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
-
-    /// `tests/api` holds the operations themselves to a running process.
-    #[test]
-    fn every_path_is_in_the_api_reference() {
-        let reference = include_str!("../../docs/openapi.yaml");
-        for (path, takes_orders) in PATHS {
-            let operation = if takes_orders { "post" } else { "get" };
-            let entry = format!("\n  {path}:\n    servers: *admin\n    {operation}:\n");
-            let first = format!("\n  {path}:\n    servers: &admin\n");
-            assert!(reference.contains(&entry) || reference.contains(&first), "{path}");
-        }
-    }
-
-    fn telemetry() -> Telemetry {
-        let names = LabelNames::default().with("route", ["/ws"]);
-        Telemetry::detached(crate::telemetry_setup::families(), names).unwrap()
-    }
-
-    fn admin(token: Option<&str>) -> Arc<Admin> {
-        Arc::new(Admin {
-            telemetry: Arc::new(telemetry()),
-            registry: Registry::new(),
-            readiness: Arc::default(),
-            token: token.map(Secret::from),
-            revoking: Revoking {
-                revocations: Arc::new(Revocations::new(10)),
-                keep: Duration::from_secs(60),
-                issuers: Vec::new(),
-                fleet: None,
-            },
-            draining: Draining {
-                drain: Arc::default(),
-                rules: crate::config::Drain { delay: Duration::ZERO, window: Duration::ZERO },
-            },
-            summary: Summary {
-                listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))],
-                node: "edge-1".to_owned(),
-                ..Summary::default()
-            },
-            orders: Orders::channel().0,
-            figures: Box::new(Figures::default),
-        })
-    }
-
-    fn ask(
-        admin: &Admin,
-        method: &str,
-        target: &str,
-        authorization: &[&str],
-    ) -> Response<Full<Bytes>> {
-        let mut request = Request::builder().method(method).uri(target);
-        for value in authorization {
-            request = request.header(AUTHORIZATION, *value);
-        }
-        asked(admin, &request.body(()).unwrap())
-    }
-
-    fn asked(admin: &Admin, request: &Request<()>) -> Response<Full<Bytes>> {
-        let answer = || match request.uri().path() {
-            SESSIONS => at_once(admin.sessions(request.uri().query().unwrap_or_default())),
-            _ => admin.answer(request),
-        };
-        admin.refuse(request, false).unwrap_or_else(answer)
-    }
-
-    /// Polls a future that must be ready: without other nodes, nothing waits.
-    fn at_once<T>(future: impl Future<Output = T>) -> T {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let std::task::Poll::Ready(done) = std::pin::pin!(future).poll(&mut context) else {
-            panic!("it waits")
-        };
-        done
-    }
-
-    fn get(admin: &Admin, target: &str) -> (u16, Value) {
-        let response = ask(admin, "GET", target, &[]);
-        let status = response.status().as_u16();
-        let body = at_once(response.into_body().collect()).unwrap();
-        (status, serde_json::from_slice(&body.to_bytes()).unwrap())
-    }
-
-    #[test]
-    fn readiness_follows_the_life_of_the_process() {
-        let admin = admin(None);
-        assert_eq!(
-            get(&admin, "/readyz"),
-            (503, json!({ "status": "not ready", "reason": "starting" }))
-        );
-        admin.readiness.set_ready();
-        assert_eq!(get(&admin, "/readyz").0, 200);
-        admin.readiness.set_draining();
-        admin.readiness.set_ready();
-        assert_eq!(
-            get(&admin, "/readyz"),
-            (503, json!({ "status": "not ready", "reason": "draining" }))
-        );
-        assert_eq!(get(&admin, "/livez").0, 200);
-        assert_eq!(get(&admin, "/status").1["draining"], true);
-    }
-
-    #[test]
-    fn sessions_are_listed_up_to_the_limit() {
-        let admin = admin(None);
-        let _guards =
-            [admin.registry.open(handle("ann", 1)), admin.registry.open(handle("bob", 2))];
-        let (status, body) = get(&admin, "/sessions?limit=1");
-        assert_eq!(
-            (status, &body["total"], body["sessions"].as_array().unwrap().len()),
-            (200, &2.into(), 1)
-        );
-        let session = &body["sessions"][0];
-        assert_eq!(
-            (&session["user"], &session["method"], &session["peer"]),
-            (&"ann".into(), &"ticket".into(), &"127.0.0.1".into())
-        );
-        assert_eq!(get(&admin, "/sessions?limit=many").0, 400);
-        let (status, body) = get(&admin, "/sessions?fleet=true&user=ann");
-        assert_eq!(
-            (status, &body["fleet"], &body["sessions"][0]["node"]),
-            (200, &"alone".into(), &"edge-1".into())
-        );
-        let (_, body) = get(&admin, "/sessions?user=bob&route=%2Fws");
-        assert_eq!((&body["total"], &body["sessions"][0]["user"]), (&1.into(), &"bob".into()));
-        assert_eq!(get(&admin, "/sessions?user=bob&route=/other").1["total"], 0);
-        let by = json!([{ "route": "/ws", "method": "ticket", "sessions": 2 }]);
-        assert_eq!(get(&admin, "/status").1["sessions_by"], by);
-        assert_eq!(get(&admin, "/status").1["listeners"][0], "127.0.0.1:8443");
-    }
-
-    #[test]
-    fn everything_but_the_probes_asks_for_the_token() {
-        let admin = admin(Some("0123456789abcdef"));
-        let status =
-            |target: &str, shown: &[&str]| ask(&admin, "GET", target, shown).status().as_u16();
-        for target in ["/metrics", "/sessions", "/status", "/revoke", "/nothing"] {
-            assert_eq!(status(target, &[]), 401);
-            assert_eq!(status(target, &["Bearer 0123456789abcdeX"]), 401);
-            assert_eq!(status(target, &["Bearer"]), 401);
-            assert_eq!(
-                status(target, &["Bearer 0123456789abcdef", "Bearer 0123456789abcdef"]),
-                401
-            );
-        }
-        assert_eq!(status("/metrics", &["bearer 0123456789abcdef"]), 200);
-        assert_eq!(status("/livez", &[]), 200);
-    }
-
-    #[test]
-    fn unknown_paths_and_methods_are_told_so() {
-        let admin = admin(None);
-        assert_eq!(get(&admin, "/nothing").0, 404);
-        let response = ask(&admin, "POST", "/metrics", &[]);
-        assert_eq!(
-            (response.status().as_u16(), &response.headers()[ALLOW]),
-            (405, &HeaderValue::from_static("GET, HEAD"))
-        );
-        let response = ask(&admin, "GET", "/revoke", &[]);
-        assert_eq!(
-            (response.status().as_u16(), &response.headers()[ALLOW]),
-            (405, &HeaderValue::from_static("POST"))
-        );
-    }
-
-    #[test]
-    fn without_a_token_a_foreign_host_name_is_refused() {
-        let status = |admin: &Admin, host: &str| {
-            let request = Request::builder()
-                .uri("/sessions")
-                .header(HOST, host)
-                .header(AUTHORIZATION, "Bearer t");
-            asked(admin, &request.body(()).unwrap()).status().as_u16()
-        };
-        let open = admin(None);
-        for host in ["localhost:9090", "127.0.0.1:9090", "[::1]:9090", "LOCALHOST"] {
-            assert_eq!(status(&open, host), 200, "{host}");
-        }
-        for host in ["rebound.example.com:9090", "localhost.example.com", ""] {
-            assert_eq!(status(&open, host), 421, "{host}");
-        }
-        assert_eq!(status(&admin(Some("t")), "admin.internal"), 200);
-    }
-
-    #[tokio::test]
-    async fn metrics_are_served_over_a_real_socket() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(Admin::serve(
-            Arc::new(ArcSwap::new(admin(None))),
-            Listening::Tcp(listener),
-        ));
-        let mut text = String::new();
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.unwrap();
-        stream.read_to_string(&mut text).await.unwrap();
-        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
-        assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
-        assert!(text.contains("usher_build_info{version="), "{text}");
-        server.abort();
-    }
-}
+mod tests;

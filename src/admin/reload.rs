@@ -5,20 +5,14 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
 
-use super::{Admin, answer_error, answer_json, names_json};
+use super::{Admin, answer_error, answer_json, refuse_other_than_json};
 use crate::config::diagnostic::Diagnostic;
 use crate::edge::reload::{Applied, Cause};
 
 impl Admin {
     pub(super) async fn reload(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
-        // A page of another site can make a browser send a request, but not with this content type.
-        if !names_json(headers) {
-            let message = "the request needs the header Content-Type: application/json";
-            return answer_error(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "UNSUPPORTED_MEDIA_TYPE",
-                message,
-            );
+        if let Some(refusal) = refuse_other_than_json(headers) {
+            return refusal;
         }
         match self.orders.give(Cause::Admin).await {
             None => answer_error(

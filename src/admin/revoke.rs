@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{answer_error, answer_json, names_json};
+use super::{answer_error, answer_json, refuse_other_than_json};
 use crate::auth::revocation::Revocations;
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::strict_json;
@@ -65,14 +65,8 @@ impl Revoking {
         body: &[u8],
         now: Now,
     ) -> Response<Full<Bytes>> {
-        // A page of another site can make a browser send any body, but not with this content type.
-        if !names_json(headers) {
-            let message = "the request needs the header Content-Type: application/json";
-            return answer_error(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "UNSUPPORTED_MEDIA_TYPE",
-                message,
-            );
+        if let Some(refusal) = refuse_other_than_json(headers) {
+            return refusal;
         }
         let order = match self.order(body, now.wall) {
             Ok(order) => order,

@@ -41,6 +41,8 @@ pub struct Figures {
     pub certificates: Vec<CertificateFigures>,
     /// The use of legacy methods.
     pub legacy: Vec<LegacyUse>,
+    /// The routes with a rollout.
+    pub rollouts: Vec<RolloutFigures>,
     /// `None`: no certificate is ordered.
     pub acme: Option<AcmeFigures>,
 }
@@ -54,6 +56,22 @@ pub struct StoreFigures {
     pub region: Option<String>,
     /// The breakers of the stores of other regions.
     pub regions: BTreeMap<String, Option<&'static str>>,
+}
+
+/// The rollout of a route.
+#[derive(Clone, Debug, Serialize)]
+pub struct RolloutFigures {
+    pub route: String,
+    pub shares: Vec<ShareFigures>,
+    /// Whether clients in a share are refused with a legacy method.
+    pub enforced: bool,
+}
+
+/// The share of the clients for a new method.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShareFigures {
+    pub method: &'static str,
+    pub percent: u8,
 }
 
 const SESSIONS_LISTED: usize = 1000;
@@ -107,6 +125,7 @@ impl Admin {
             servers,
             certificates,
             legacy,
+            rollouts,
             acme,
         } = (self.figures)();
         answer_json(
@@ -117,6 +136,7 @@ impl Admin {
                 "nodes": nodes,
                 "started": started.wall.to_rfc3339(),
                 "uptime_seconds": uptime.as_secs(),
+                "needs_token": self.token.is_some(),
                 "stage": stage.name(),
                 "draining": stage == Stage::Draining,
                 "connections": connections,
@@ -131,6 +151,7 @@ impl Admin {
                 "servers": servers,
                 "certificates": certificates,
                 "legacy": legacy,
+                "rollouts": rollouts,
                 "acme": acme,
                 "listeners": self.summary.listeners,
                 "routes": self.summary.routes,

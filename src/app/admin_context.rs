@@ -3,10 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::admin::{Admin, Draining, Figures, Readiness, Revoking, StoreFigures, Summary};
+use crate::admin::{
+    Admin, Draining, Figures, History, Logins, Readiness, Revoking, RolloutFigures, ShareFigures,
+    StoreFigures, Summary,
+};
 use crate::base::clock::Now;
+use crate::config::{LoginRules, Rollout, Route};
 use crate::edge::reload::Orders;
 use crate::edge::{Current, Edge};
+use crate::model::method::Method;
 use crate::store::redis::BreakerState;
 use crate::telemetry::Telemetry;
 
@@ -17,18 +22,24 @@ pub(super) struct AdminContext {
     pub(super) readiness: Arc<Readiness>,
     pub(super) listeners: Vec<SocketAddr>,
     pub(super) orders: Orders,
+    pub(super) logins: Arc<Logins>,
+    pub(super) history: Arc<History>,
 }
 
 impl AdminContext {
     pub(super) fn admin(&self) -> Admin {
         let edge = self.current.load_full();
         let config = &edge.config;
+        let settings = config.admin.as_ref();
         Admin {
             telemetry: Arc::clone(&self.telemetry),
             registry: Arc::clone(&edge.registry),
             readiness: Arc::clone(&self.readiness),
             draining: Draining { drain: Arc::clone(&edge.drain), rules: config.drain.clone() },
-            token: config.admin.as_ref().and_then(|admin| admin.token.clone()),
+            token: settings.and_then(|admin| admin.token.clone()),
+            logins: Arc::clone(&self.logins),
+            login_rules: settings.map_or(LoginRules::NONE, |admin| admin.logins),
+            history: Arc::clone(&self.history),
             revoking: Revoking {
                 revocations: Arc::clone(&edge.revocations),
                 keep: config.revocation.keep,
@@ -72,6 +83,7 @@ fn figures(edge: &Edge) -> Figures {
         certificates: edge.certificate_figures(Now::read()),
         nodes: edge.fleet.as_ref().and_then(|fleet| fleet.nodes()),
         legacy: edge.legacy_uses.lines(),
+        rollouts: edge.config.routes.iter().filter_map(|route| rollout(route)).collect(),
         acme: edge.acme.as_ref().map(|acme| acme.figures(Now::read().wall)),
         store: StoreFigures {
             kind: store.kind(),
@@ -85,4 +97,18 @@ fn figures(edge: &Edge) -> Figures {
                 .collect(),
         },
     }
+}
+
+/// Returns the rollout of a route, if it has shares.
+fn rollout(route: &Route) -> Option<RolloutFigures> {
+    let Rollout { shares, enforce, .. } = &route.migration.rollout;
+    let share = |(method, percent): &(Method, u8)| ShareFigures {
+        method: method.name(),
+        percent: *percent,
+    };
+    (!shares.is_empty()).then(|| RolloutFigures {
+        route: route.name.to_string(),
+        shares: shares.iter().map(share).collect(),
+        enforced: *enforce,
+    })
 }

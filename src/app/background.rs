@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
-use tokio::time::interval;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::admin_context::AdminContext;
 use crate::acme::Acme;
-use crate::admin::{Admin, Readiness};
+use crate::admin::{self, Admin, Readiness};
 use crate::auth::revocation::events::RevocationsHeld;
 use crate::base::clock::Now;
 use crate::base::memory::MemoryTrim;
@@ -95,6 +95,17 @@ pub(super) async fn follow_orders(
         }
     }
 }
+
+/// Keeps the history of the admin page.
+pub(super) async fn keep_history(admin: Arc<ArcSwap<Admin>>) {
+    let mut every = interval(admin::INTERVAL);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        admin.load().tick(Now::read());
+    }
+}
+
 pub(super) async fn run_upkeep(
     current: Current,
     telemetry: Arc<Telemetry>,

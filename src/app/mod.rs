@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::admin_context::AdminContext;
-use self::background::{Following, follow_orders, run_upkeep};
+use self::background::{Following, follow_orders, keep_history, run_upkeep};
 use self::replacement::{Link, estate, leave_to, take_over, wait_for_successor};
 use self::replacer::Replacer;
 use self::sockets::{PendingAdmin, TakeoverSocket, bind_all};
@@ -276,11 +276,14 @@ impl App {
             readiness: Arc::clone(&self.readiness),
             listeners: self.addresses.listeners.clone(),
             orders: orders.clone(),
+            logins: Arc::default(),
+            history: Arc::default(),
         };
         let admin = Arc::new(ArcSwap::from_pointee(context.admin()));
         let mut admin_task = None;
         if let Some(socket) = socket {
             let is_file = socket.address().is_ok_and(|address| address.tcp().is_none());
+            tokio::spawn(keep_history(Arc::clone(&admin)));
             let task = tokio::spawn(Admin::serve(Arc::clone(&admin), socket.listen()?));
             // A file at the same path is the successor's. Clients of this one are served here.
             admin_task = (!is_file).then_some(task);

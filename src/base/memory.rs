@@ -1,4 +1,5 @@
-//! Returns memory to the operating system after many connections have closed.
+//! The memory of the process: how much it uses, and what it returns to the operating system after
+//! many connections have closed.
 //!
 //! The allocator keeps freed memory for later connections. After a storm of connections, or after
 //! the drain of another node, this is most of the process's memory, and other processes cannot use
@@ -43,9 +44,24 @@ fn give_back() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn give_back() {}
 
+/// Returns the memory of this process in bytes, without swap. `None`: the system does not have it
+/// in `/proc`.
+pub fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_memory_of_this_process_is_more_than_a_megabyte() {
+        assert!(resident().unwrap() > 1 << 20);
+    }
 
     #[test]
     fn memory_is_given_back_once_when_half_have_gone() {

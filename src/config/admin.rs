@@ -1,9 +1,11 @@
-//! The address of the admin listener, and its token.
+//! The address of the admin listener, its token, and the rules of logins to its page.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::base::rate::Rate;
 use crate::model::secret::Secret;
 
 #[derive(Clone, Debug)]
@@ -11,6 +13,30 @@ pub struct Admin {
     pub address: AdminAddress,
     /// Set if other machines can reach the address.
     pub token: Option<Secret>,
+    pub logins: LoginRules,
+}
+
+/// The rules of logins to the admin page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginRules {
+    /// How long a login lasts, from the login on.
+    pub ttl: Duration,
+    /// How long a login lasts without a request.
+    pub idle: Duration,
+    /// The most logins at the same time.
+    pub most: usize,
+    /// How many wrong tokens an address may send.
+    pub wrong_rate: Rate,
+}
+
+impl LoginRules {
+    /// The rules without an admin listener.
+    pub const NONE: Self = Self {
+        ttl: Duration::ZERO,
+        idle: Duration::ZERO,
+        most: 0,
+        wrong_rate: Rate { count: 1, per: Duration::from_secs(60) },
+    };
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

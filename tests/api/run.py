@@ -26,6 +26,8 @@ CONFIG, KEYS, WS = "/websocket/config", "/.well-known/usher/jwks.json", "/ws"
 ADMIN_TOKEN = "an-admin-token-of-the-api-test"
 PAGE = "https://app.example.com"
 JSON = {"Content-Type": "application/json"}
+READS = ["/metrics", "/status", "/sessions", "/history"]
+ORDERS = ["/revoke", "/reload", "/drain", "/login", "/logout"]
 
 # Documented answers that this test does not cause, with the test that does or the reason.
 NOT_SEEN = {
@@ -39,6 +41,7 @@ NOT_SEEN = {
     ("openWebSocket", "500", "INTERNAL"): "a fault of Usher; none is known",
     ("openWebSocket", "503", "DRAINING"): "a moment of a stop; tests/e2e/drain.rs",
     ("reload", "409", "NO_RELOAD"): "the last moment of a stop",
+    ("logIn", "500", "INTERNAL"): "needs a system without randomness",
     ("sessions", "503", "BUSY"): "needs nine questions at once; tests/e2e/fleet_sessions.rs",
 }
 # Codes that no answer of these endpoints has.
@@ -288,29 +291,73 @@ class Test:
     # The endpoints of operators.
 
     def probes(self, at):
-        for path in ["/livez", "/readyz", "/metrics", "/status", "/sessions"]:
+        for path in ["/livez", "/readyz", "/metrics", "/status", "/sessions", "/history"]:
             self.call(at, "GET", path, 200)
             answer = send(at, head("HEAD", path, {"Host": "localhost"}), verb="HEAD")
             if (answer.status, answer.body) != (200, b""):
                 self.fault(f"HEAD {path}: {answer.status} {answer.body[:80]!r}")
             self.not_allowed(at, path, path, ["POST", "DELETE"])
-        for path in ["/revoke", "/reload", "/drain"]:
+        for path in ORDERS:
             self.not_allowed(at, path, path, ["GET", "PUT"])
-        for path in ["/metrics", "/status", "/sessions", "/revoke", "/reload", "/drain"]:
-            verb = "GET" if path in ("/metrics", "/status", "/sessions") else "POST"
+        for path in [*READS, *ORDERS]:
+            verb = "GET" if path in READS else "POST"
             self.call(at, verb, path, 421, "MISDIRECTED_REQUEST", headers={"Host": "evil.example"})
-        for path in ["/revoke", "/reload", "/drain"]:
+            for headers in [
+                {"Origin": "https://evil.example"}, {"Origin": "null"},
+                {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
+            ]:  # fmt: skip
+                self.call(at, verb, path, 403, "FOREIGN_ORIGIN", headers=headers)
+        for path in ORDERS:
             for headers in [{}, {"Content-Type": "text/plain"}]:
                 self.call(at, "POST", path, 415, "UNSUPPORTED_MEDIA_TYPE", headers=headers, body=b"{}")
+        self.call(at, "POST", "/login", 409, "NO_TOKEN", headers=JSON, body={"token": ADMIN_TOKEN})
+        self.call(at, "POST", "/logout", 400, "INVALID_REQUEST", headers=JSON, body=b" " * 9000)
+        page = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        self.call(at, "GET", "/status", 200, headers=page)
+        for path in ["/", "/assets/page.css", "/assets/page.js", "/assets/chart.js", "/assets/icon.svg"]:
+            answer = send(at, head("GET", path, {"Host": "localhost", **page}))
+            if answer.status != 200 or "default-src 'none'" not in answer.header("content-security-policy"):
+                self.fault(f"{path}: {answer.status} {answer.headers}")
         unknown = send(at, head("GET", "/nothing", {"Host": "localhost"}))
         if (unknown.status, unknown.json) != (404, {"code": "NOT_FOUND", "message": "unknown path"}):
             self.fault(f"an unknown path: {unknown.status} {unknown.json}")
 
     def secured(self, at):
-        for path in ["/metrics", "/status", "/sessions", "/revoke", "/reload", "/drain"]:
-            verb = "GET" if path in ("/metrics", "/status", "/sessions") else "POST"
-            for headers in [{}, {"Authorization": "Bearer wrong"}]:
+        for path in [*READS, "/revoke", "/reload", "/drain"]:
+            verb = "GET" if path in READS else "POST"
+            for headers in [{}, {"Authorization": "Bearer wrong"}, {"Cookie": f"usher_admin_{at[1]}=wrong"}]:
                 self.call(at, verb, path, 401, "UNAUTHORIZED", headers=headers)
+
+    def page_login(self, at):
+        """Logs in as the admin page does, and uses the cookie."""
+        own = {"Origin": f"http://{at[0]}:{at[1]}", "Sec-Fetch-Site": "same-origin", **JSON}
+
+        def call(path, status, code="", headers=own, body=None, **more):
+            verb = "GET" if path in READS else "POST"
+            return self.call(at, verb, path, status, code, headers=headers, body=body, **more)
+
+        for body, fits in [({}, False), ({"token": 1}, False), (b"", False), ({"tokn": "a"}, False)]:
+            call("/login", 400, "INVALID_REQUEST", body=body, fits=fits)
+        call("/login", 401, "UNAUTHORIZED", body={"token": "wrong"}, fits=True)
+        answer = call("/login", 200, body={"token": ADMIN_TOKEN}, fits=True)
+        cookie = {**own, "Cookie": answer.header("set-cookie").partition(";")[0]}
+        for path in READS:
+            call(path, 200, headers=cookie)
+        call("/revoke", 400, "INVALID_REQUEST", headers=cookie, body={})
+        for origin in [{"Origin": "https://evil.example"}, {"Origin": f"http://{at[0]}:1"}, {}]:
+            foreign = {name: value for name, value in cookie.items() if name != "Origin"}
+            for path in ["/revoke", "/reload", "/drain"]:
+                call(path, 403, "FOREIGN_ORIGIN", headers={**foreign, **origin}, body={})
+        # The token itself may come from anywhere: a browser does not send it by itself.
+        token = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Origin": "https://tools.example"}
+        call("/status", 200, headers=token)
+        call("/logout", 200, headers=cookie, body={}, fits=True)
+        call("/status", 401, "UNAUTHORIZED", headers=cookie)
+        for _ in range(10):
+            answer = send(at, head("POST", "/login", {"Host": "a", "Content-Length": "13", **JSON}), b'{"token":"a"}', "POST")
+        if answer.status != 429:
+            self.fault(f"wrong tokens are not limited: {answer.status}")
+        call("/login", 429, "RATE_LIMITED", body={"token": ADMIN_TOKEN})
 
     def sessions(self, at, client):
         socket = self.call(client, "GET", WS, 101, headers={**UPGRADE, **_bearer("lister")}).socket
@@ -390,6 +437,7 @@ class Test:
     def fleet(self, usher, redis):
         at, token = usher.admin, {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         self.secured(at)
+        self.page_login(at)
         if self.call(at, "GET", "/readyz", 200).json != {
             "status": "ready", "store": "here", "issuers_without_keys": ["remote"],
         }:  # fmt: skip
@@ -452,7 +500,8 @@ class Test:
                 for answer in operation["responses"].values():
                     used |= set(self.contract.codes(answer))
         listed = self.contract.document["components"]["schemas"]["AdminErrorCode"]["enum"]
-        source = "".join(path.read_text().partition("#[cfg(test)]")[0] for path in (ROOT / "src/admin").glob("*.rs"))
+        files = [path for path in (ROOT / "src/admin").glob("*.rs") if path.name != "tests.rs"]
+        source = "".join(path.read_text().partition("#[cfg(test)]")[0] for path in files)
         written = set(re.findall(r'"([A-Z]+(?:_[A-Z]+)*)"', source)) - {"POST", "CARGO_PKG_VERSION"}
         if not set(listed) == used == written:
             self.fault(f"admin codes: document {listed}, operations {sorted(used)}, code {sorted(written)}")

@@ -52,7 +52,7 @@ pub fn turn() -> MutexGuard<'static, ()> {
 
 /// Runs a script of `tests/e2e/browser` with the path of the binary, and prints its figures.
 #[allow(clippy::print_stdout, reason = "--nocapture shows the figures")]
-fn browse(script: &str) {
+pub fn browse(script: &str) {
     let _turn = turn();
     let shots = concat!(env!("CARGO_MANIFEST_DIR"), "/target/demo-screenshots");
     let output = Command::new("node")

@@ -15,6 +15,7 @@
 
 mod acme;
 mod address_limits;
+mod admin_page;
 mod admin_socket;
 mod answers;
 mod auth;

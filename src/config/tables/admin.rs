@@ -5,11 +5,12 @@ use std::sync::Arc;
 use http::HeaderValue;
 use serde_json::Value as Json;
 
+use crate::base::rate::Rate;
 use crate::config::declare::{Table, table};
 use crate::config::diagnostic::Diagnostic;
-use crate::config::key_type::{KeyType, SecretFile, SecretVariable, Text};
+use crate::config::key_type::{Count, KeyType, PositiveDuration, SecretFile, SecretVariable, Text};
 use crate::config::reader::{Entry, Section};
-use crate::config::{Admin, AdminAddress, Listener};
+use crate::config::{Admin, AdminAddress, Listener, LoginRules};
 use crate::model::listening_address::overlap;
 
 table! {
@@ -22,6 +23,20 @@ table! {
         token_env: SecretVariable, optional "USHER_ADMIN_TOKEN";
         /// File with the bearer token, instead of `token_env`.
         token_file: SecretFile, optional "admin-token.txt";
+        /// How long a login to the admin page lasts.
+        login_ttl: PositiveDuration, default "12h",
+            because "a shift; a forgotten browser is logged out the next day";
+        /// How long a login to the admin page lasts without a request. An open page sends requests.
+        login_idle: PositiveDuration, default "30m",
+            because "a tab that was closed stays logged in only this long";
+        /// Logins to the admin page at the same time; a newer one replaces the one that is idle for
+        /// the longest time.
+        max_logins: Count, default 32,
+            because "more people than look after one node at once";
+        /// How many wrong tokens one address may send to the admin page.
+        login_rate_per_address: Rate, default "10/1m",
+            because "enough for typing errors, too little to guess",
+            change_when "many operators share the address of a proxy";
     }
 }
 
@@ -61,7 +76,13 @@ pub fn admin(section: &Section<'_, '_>) -> Option<Admin> {
             "add `token_env` or `token_file`, or listen on 127.0.0.1 or on \"unix:/path\"",
         );
     }
-    Some(Admin { address, token })
+    let logins = LoginRules {
+        ttl: table.login_ttl,
+        idle: table.login_idle,
+        most: table.max_logins,
+        wrong_rate: table.login_rate_per_address,
+    };
+    Some(Admin { address, token, logins })
 }
 
 /// Rejects the port of a listener: chance would decide which of the two a client reaches.

@@ -1,0 +1,80 @@
+//! Events of logins to the admin page.
+
+use std::net::IpAddr;
+
+use tracing::{info, warn};
+
+use crate::telemetry::audit::AuditLine;
+use crate::telemetry::event::{Event, Refusal};
+use crate::telemetry::family::{Word, families, words};
+use crate::telemetry::flood::Source;
+use crate::telemetry::metrics::Metrics;
+
+families! {
+    /// Logins to the admin page: accepted, wrong_token, or rate_limited.
+    LOGINS: Counter = "usher_admin_logins_total", { outcome: LoginOutcome }, shown;
+    /// Logins to the admin page that are in force.
+    LOGINS_OPEN: Gauge = "usher_admin_logins_open";
+}
+
+words! {
+    /// The answer to a try to log in.
+    pub enum LoginOutcome {
+        Accepted = "accepted",
+        WrongToken = "wrong_token",
+        /// The address has sent too many wrong tokens.
+        RateLimited = "rate_limited",
+    }
+}
+
+/// A try to log in to the admin page.
+#[derive(Debug)]
+pub struct LoginTried {
+    /// `None`: over the unix socket.
+    pub peer: Option<IpAddr>,
+    pub outcome: LoginOutcome,
+}
+
+/// The number of logins has changed.
+#[derive(Debug)]
+pub struct LoginsCounted {
+    pub open: usize,
+}
+
+impl Event for LoginTried {
+    fn refusal(&self) -> Option<Refusal> {
+        let reason = self.outcome.word();
+        let source = Source::of(self.peer, reason);
+        let refusal = Refusal { source, reason, keeps_audit: false };
+        (self.outcome != LoginOutcome::Accepted).then_some(refusal)
+    }
+
+    fn log(&self) {
+        let peer = self.peer.map(tracing::field::display);
+        let outcome = self.outcome.word();
+        if self.outcome == LoginOutcome::Accepted {
+            info!(target: "usher", event = "admin_login", peer, outcome, "logged in to admin page");
+        } else {
+            warn!(target: "usher", event = "admin_login", peer, outcome, "admin login refused");
+        }
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        metrics.count(&LOGINS, (self.outcome,));
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        Some(AuditLine {
+            event: "admin_login",
+            outcome: self.outcome.word(),
+            peer: self.peer,
+            ..AuditLine::default()
+        })
+    }
+}
+
+impl Event for LoginsCounted {
+    fn count(&self, metrics: &Metrics) {
+        metrics.set(&LOGINS_OPEN, (), self.open as f64);
+    }
+}

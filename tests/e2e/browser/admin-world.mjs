@@ -1,0 +1,153 @@
+// The world of the admin page's tests: an Usher with every kind of service, its upstream, and real
+// clients over raw sockets.
+
+import { execFileSync } from 'node:child_process';
+import { createHash, createHmac, randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { atEnd, freePorts, startUsher, stop } from './support.mjs';
+
+export const ADMIN_TOKEN = 'the-admin-token-of-the-browser-test';
+const SECRET = 'a-secret-of-the-admin-page-test-0123456789';
+const ISSUER = 'https://id.example.com';
+
+export function mint(user) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const now = Math.floor(Date.now() / 1000);
+  const text = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ iss: ISSUER, aud: 'chat', sub: user, iat: now, exp: now + 3600 })}`;
+  return `${text}.${createHmac('sha256', SECRET).update(text).digest('base64url')}`;
+}
+
+/** Starts an upstream that accepts every upgrade, and answers what it gets with a short message. */
+async function startUpstream() {
+  const sockets = new Set();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    let head = '';
+    socket.on('error', () => {}).on('close', () => sockets.delete(socket));
+    socket.on('data', (data) => {
+      if (head === null) {
+        if (data[0] === 0x88) socket.end(Buffer.from([0x88, 0]));
+        else socket.write(Buffer.from([0x81, 2, 0x68, 0x69]));
+        return;
+      }
+      head += data.toString('latin1');
+      if (!head.includes('\r\n\r\n')) return;
+      const key = /^sec-websocket-key: *(.+)$/im.exec(head)?.[1].trim();
+      const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
+      socket.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`);
+      head = null;
+    });
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  atEnd(() => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  });
+  return server.address().port;
+}
+
+function certificate(folder) {
+  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '365', '-subj', '/CN=chat.example.com',
+    '-addext', 'subjectAltName=DNS:chat.example.com', '-keyout', join(folder, 'key.pem'), '-out', join(folder, 'cert.pem')], { stdio: 'ignore' });
+}
+
+/** Starts an Usher. `options.token`: whether its admin listener asks for the token. */
+export async function startWorld(binary, { token = true } = {}) {
+  const folder = mkdtempSync(join(tmpdir(), 'usher-admin-page-'));
+  atEnd(() => rmSync(folder, { recursive: true, force: true }));
+  const upstream = await startUpstream();
+  const [plain, tls, admin, closed] = await freePorts(4);
+  certificate(folder);
+  const file = join(folder, 'usher.toml');
+  writeFileSync(file, `
+state_dir = "${folder}/state"
+node = "edge-1"
+[[listener]]
+address = "127.0.0.1:${plain}"
+plain = true
+[[listener]]
+address = "127.0.0.1:${tls}"
+certificates = [{ cert = "${folder}/cert.pem", key = "${folder}/key.pem" }]
+[[issuer]]
+name = "main"
+issuer = "${ISSUER}"
+audience = ["chat"]
+algorithms = ["HS256"]
+secret_env = "PAGE_SECRET"
+[[upstream]]
+name = "chat"
+servers = ["http://127.0.0.1:${upstream}"]
+[[upstream]]
+name = "away"
+servers = ["http://127.0.0.1:${closed}"]
+[[route]]
+path = "/ws"
+upstream = "chat"
+auth = ["ticket", "header", "query"]
+origins = ["https://app.example.com"]
+legacy = ["query"]
+deprecated = "2026-01-01"
+rollout = { ticket = 25 }
+[[route]]
+path = "/away"
+upstream = "away"
+auth = ["header"]
+[drain]
+window = "1s"
+[admin]
+address = "127.0.0.1:${admin}"
+${token ? 'token_env = "PAGE_TOKEN"' : ''}
+`);
+  const env = { ...process.env, PAGE_SECRET: SECRET, PAGE_TOKEN: ADMIN_TOKEN };
+  let child;
+  const world = {
+    url: `http://127.0.0.1:${admin}`, port: plain, file, env,
+    start: async () => (child = await startUsher(binary, file, `http://127.0.0.1:${admin}/readyz`, { env })),
+    stop: (signal = 'SIGKILL') => stop(child, signal),
+  };
+  atEnd(() => world.stop());
+  await world.start();
+  return world;
+}
+
+/** Opens a WebSocket over a raw socket. Resolves with its status, `send`, and `ended`, a promise of the close code. */
+export function openClient(port, { user, path = '/ws', authorization = `Bearer ${mint(user)}` }) {
+  return new Promise((resolve, reject) => {
+    const socket = connect(port, '127.0.0.1');
+    let bytes = Buffer.alloc(0);
+    let status = null;
+    let end;
+    const ended = new Promise((done) => (end = done));
+    socket.on('error', (error) => (status === null ? reject(error) : end(null))).on('close', () => end(null));
+    socket.on('data', (data) => {
+      bytes = Buffer.concat([bytes, data]);
+      const head = bytes.indexOf('\r\n\r\n');
+      if (status === null && head >= 0) {
+        status = Number(/^HTTP\/1\.1 (\d+)/.exec(bytes.toString('latin1'))?.[1]);
+        bytes = bytes.subarray(head + 4);
+        if (status !== 101) socket.destroy();
+        resolve({ status, ended, send, close: () => socket.destroy() });
+      }
+      // All frames are small; a close frame begins with 0x88.
+      while (status === 101 && bytes.length >= 2) {
+        const size = bytes[1] & 127;
+        if (bytes.length < 2 + size) break;
+        if (bytes[0] === 0x88) {
+          end(bytes.readUInt16BE(2));
+          socket.end();
+        }
+        bytes = bytes.subarray(2 + size);
+      }
+    });
+    const send = (text) => {
+      const mask = randomBytes(4);
+      const body = Buffer.from(text).map((byte, index) => byte ^ mask[index % 4]);
+      socket.write(Buffer.concat([Buffer.from([0x81, 0x80 | body.length]), mask, body]));
+    };
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n`
+      + `Sec-WebSocket-Key: ${randomBytes(16).toString('base64')}\r\n${authorization ? `Authorization: ${authorization}\r\n` : ''}\r\n`);
+  });
+}

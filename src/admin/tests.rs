@@ -5,6 +5,7 @@ use crate::auth::revocation::Revocations;
 use crate::base::rate::Rate;
 use crate::session::registry::tests::handle;
 use crate::telemetry::family::LabelNames;
+use http::header::{ALLOW, AUTHORIZATION, HOST};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use std::future::Future;

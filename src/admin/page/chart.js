@@ -3,7 +3,7 @@
 
 const SVG = 'http://www.w3.org/2000/svg';
 const HEIGHT = 84;
-const EDGE = { left: 40, right: 6, top: 8, bottom: 16 };
+const EDGE = { left: 46, right: 6, top: 8, bottom: 16 };
 
 /** Makes an element. Text is always set as text, never as markup. */
 export function element(name, attributes = {}, ...children) {
@@ -53,7 +53,7 @@ function ceiling(most, isBytes, isWhole) {
   return isWhole ? Math.max(top, 1) : top;
 }
 
-const clock = (at) => new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit' });
+const clock = (at) => new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 
 export class Chart {
   /** `lines`: one or two of `{ key, name }`; `unit`: of the values, such as `per second`. */
@@ -67,10 +67,11 @@ export class Chart {
     this.read = element('p', { class: 'read', 'aria-live': 'polite' });
     this.rows = element('tbody');
     const names = lines.length > 1 ? lines.map(({ name }, index) => element('span', { class: index ? 'key second' : 'key' }, name)) : [];
+    const keys = element('p', { class: 'keys' }, ...names);
     const head = element('tr', {}, element('th', { scope: 'col' }, 'Minute'), ...lines.map(({ name }) => element('th', { scope: 'col', class: 'number' }, name)));
     this.details = element('details', {}, element('summary', {}, 'Table'), element('table', {}, element('thead', {}, head), this.rows));
     this.details.addEventListener('toggle', () => this.fillTable());
-    this.figure = element('figure', { class: 'card chart' }, element('figcaption', {}, element('span', {}, title), ...names), this.value, this.svg, this.read, this.details);
+    this.figure = element('figure', { class: 'card chart' }, element('figcaption', {}, title), this.value, keys, this.svg, this.read, this.details);
     this.listen();
     new ResizeObserver(() => this.draw()).observe(this.figure);
   }

@@ -17,7 +17,7 @@ const CHARTS = [
   { title: 'Traffic', unit: 'per second', isBytes: true, lines: [{ key: 'bytes_from_client', name: 'from clients' }, { key: 'bytes_from_upstream', name: 'to clients' }] },
   { title: 'Sessions ended', unit: 'per second', lines: [{ key: 'ended', name: 'ended' }] },
   { title: 'Tickets', unit: 'per second', lines: [{ key: 'tickets_issued', name: 'issued' }, { key: 'tickets_redeemed', name: 'redeemed' }] },
-  { title: 'Connections without a credential', lines: [{ key: 'unauthenticated', name: 'connections' }] },
+  { title: 'Without a credential', lines: [{ key: 'unauthenticated', name: 'connections' }] },
   { title: 'Memory', isBytes: true, lines: [{ key: 'memory', name: 'memory' }] },
 ].map((about) => new Chart(about));
 $('charts').append(...CHARTS.map(({ figure }) => figure));
@@ -46,7 +46,7 @@ async function send(path, order, place) {
     return await ask(path, order);
   } catch (error) {
     if (error.status === 401) logInAgain();
-    const text = error instanceof Refused ? `${error.message}${error.body?.text ? `\n${error.body.text}` : ''}` : 'Usher does not answer. Whether the order arrived is not known: look at the sessions.';
+    const text = error instanceof Refused ? `${error.message}${error.body?.text ? `\n${error.body.text}` : ''}` : order === undefined ? 'Usher does not answer.' : 'Usher does not answer. Whether the order arrived is not known: look at the sessions.';
     say(place, text, 'bad');
     return null;
   }
@@ -73,6 +73,8 @@ function span(seconds) {
 
 const ago = (time) => `${span((Date.now() - Date.parse(time)) / 1000)} ago`;
 const day = (time) => new Date(time).toLocaleDateString([], { year: 'numeric', month: 'short', day: 'numeric' });
+const moment = (time) => new Date(time).toLocaleString([], { dateStyle: 'medium', timeStyle: 'medium', hourCycle: 'h23' });
+const clock = (time) => new Date(time).toLocaleTimeString([], { timeStyle: 'medium', hourCycle: 'h23' });
 const badge = (text, kind) => element('span', { class: 'badge', 'data-kind': kind }, text);
 
 /** A line of a list: what, its state, and a remark below. */
@@ -145,7 +147,7 @@ function showRefusals({ refusals }) {
     element('td', {}, badge(SIDES[side] ?? 'unknown', side === 'client' ? undefined : 'bad')),
     element('td', { class: 'number' }, short(all)),
     element('td', { class: 'number' }, short(recent))));
-  const head = element('tr', {}, ...[['Reason'], ['Side'], ['15 min', 'number'], ['Last min', 'number']].map(([text, kind]) => element('th', { scope: 'col', class: kind }, text)));
+  const head = element('tr', {}, ...[['Reason'], ['Side'], ['15 min', 'number'], ['1 min', 'number']].map(([text, kind]) => element('th', { scope: 'col', class: kind }, text)));
   fill($('refusals'), rows.length ? [element('table', {}, element('thead', {}, head), element('tbody', {}, ...rows))] : [], 'No upgrade was refused.');
 }
 
@@ -188,7 +190,7 @@ function showMigration({ rollouts, legacy }) {
 
 function showNode(status) {
   const facts = {
-    Version: status.version, Started: `${new Date(status.started).toLocaleString()}, ${span(status.uptime_seconds)} ago`,
+    Version: status.version, Started: `${moment(status.started)}, ${span(status.uptime_seconds)} ago`,
     Configuration: status.config ?? 'without a file', Listeners: status.listeners.join(', '), Routes: status.routes.join(', '), Upstreams: status.upstreams.join(', '),
     Nodes: status.nodes?.join(', '), Revocations: `${status.revocations} in force`,
   };
@@ -205,11 +207,16 @@ function showNode(status) {
 // Sessions of a user.
 
 let searched = null;
+/** How often the list is read again: the close handshakes of revoked sessions take a moment. */
+let readAgain = 0;
+
+let searches = 0;
 
 async function find(user) {
+  const own = ++searches;
   const query = new URLSearchParams({ limit: LISTED, fleet: true, ...(user && { user }) });
   const answer = await send(`/sessions?${query}`, undefined, $('notice'));
-  if (!answer) return;
+  if (!answer || own !== searches) return;
   searched = user;
   const parts = [];
   const silent = (answer.nodes ?? []).filter(({ answered }) => !answered).map(({ node }) => node);
@@ -228,7 +235,7 @@ async function find(user) {
 }
 
 function table({ total, sessions }) {
-  const columns = ['User', 'Route', 'Method', 'Since', 'Last activity', 'Address', 'Node', ''];
+  const columns = ['User', 'Route', 'Method', 'Since', 'Last activity', 'Address', 'Node', 'Order'];
   const rows = sessions.map((session) => {
     const end = element('button', { type: 'button', class: 'small danger', 'aria-label': `Revoke session ${session.id}` }, 'Revoke');
     end.addEventListener('click', () => revoke({ session: session.id }, 'Revoke this session?', `Closes the session of ${session.user ?? 'a client without a user'} on ${session.route}. The client may connect again with a valid credential.`, 'Revoke the session'));
@@ -236,7 +243,7 @@ function table({ total, sessions }) {
     return element('tr', { 'data-session': session.id }, ...cells.map((cell, index) => element('td', { 'data-label': columns[index] }, cell)));
   });
   const head = element('tr', {}, ...columns.map((name) => element('th', { scope: 'col' }, name)));
-  const caption = `${total > sessions.length ? `The oldest ${sessions.length} of ${total}` : count(total, 'session')}, at ${new Date().toLocaleTimeString()}`;
+  const caption = `${total > sessions.length ? `The oldest ${sessions.length} of ${total}` : count(total, 'session')}, at ${clock(Date.now())}`;
   return element('table', { class: 'cards' }, element('caption', {}, caption), element('thead', {}, head), element('tbody', {}, ...rows));
 }
 
@@ -244,7 +251,8 @@ async function revoke(order, title, text, yes) {
   if (await isConfirmed(title, text, yes) === null) return;
   const answer = await send('/revoke', order, $('notice'));
   if (!answer) return;
-  say($('notice'), `Revoked until ${new Date(answer.until).toLocaleString()}. ${count(answer.closed, 'session')} closed${answer.fleet ? ' on this node; the other nodes are notified' : ''}.`, 'good');
+  say($('notice'), `Revoked until ${moment(answer.until)}. ${count(answer.closed, 'session')} closed${answer.fleet ? ' on this node; the other nodes are notified' : ''}.`, 'good');
+  readAgain = 3;
   await find(searched);
   refresh();
 }
@@ -350,6 +358,10 @@ async function refresh() {
     showCertificates(status);
     showMigration(status);
     showNode(status);
+    if (readAgain > 0 && !$('confirm').open) {
+      readAgain -= 1;
+      find(searched);
+    }
   } catch (error) {
     if (own !== round) return;
     if (error.status === 401) {
@@ -359,14 +371,14 @@ async function refresh() {
     since ??= new Date();
     document.body.dataset.stale = '';
     const why = error instanceof Refused ? error.message : error instanceof TypeError || error.name === 'TimeoutError' ? 'Usher does not answer' : `The answer cannot be shown: ${error.message}`;
-    say($('notice'), `${why}. Since ${since.toLocaleTimeString()}; the next try is in ${EVERY / 1000} s.${answered ? ' The figures below are old.' : ''}`, 'bad');
+    say($('notice'), `${why}. Since ${clock(since)}; the next try is in ${EVERY / 1000} s.${answered ? ' The figures below are old.' : ''}`, 'bad');
   }
 }
 
 setInterval(() => {
   if (document.body.dataset.view === 'login' || !answered) return;
   const seconds = Math.round((Date.now() - answered) / 1000);
-  $('age').textContent = seconds < 2 ? 'now' : `${span(seconds)} ago`;
+  $('age').textContent = seconds < 2 ? 'updated now' : `updated ${span(seconds)} ago`;
 }, 1000);
 setInterval(() => {
   if (!document.hidden && document.body.dataset.view !== 'login') refresh();

@@ -131,22 +131,26 @@ export function openClient(port, { user, path = '/ws', authorization = `Bearer $
         if (status !== 101) socket.destroy();
         resolve({ status, ended, send, close: () => socket.destroy() });
       }
-      // All frames are small; a close frame begins with 0x88.
+      // Frames have less than 64 KiB; a close frame begins with 0x88.
       while (status === 101 && bytes.length >= 2) {
-        const size = bytes[1] & 127;
-        if (bytes.length < 2 + size) break;
+        const isLong = (bytes[1] & 127) === 126;
+        if (isLong && bytes.length < 4) break;
+        const [start, size] = isLong ? [4, bytes.readUInt16BE(2)] : [2, bytes[1] & 127];
+        if (bytes.length < start + size) break;
         if (bytes[0] === 0x88) {
           end(bytes.readUInt16BE(2));
           socket.end();
         }
-        bytes = bytes.subarray(2 + size);
+        // Usher ends sessions of clients that answer no ping.
+        if (bytes[0] === 0x89) frame(0x8a, bytes.subarray(start, start + size));
+        bytes = bytes.subarray(start + size);
       }
     });
-    const send = (text) => {
+    const frame = (kind, body) => {
       const mask = randomBytes(4);
-      const body = Buffer.from(text).map((byte, index) => byte ^ mask[index % 4]);
-      socket.write(Buffer.concat([Buffer.from([0x81, 0x80 | body.length]), mask, body]));
+      socket.write(Buffer.concat([Buffer.from([kind, 0x80 | body.length]), mask, body.map((byte, index) => byte ^ mask[index % 4])]));
     };
+    const send = (text) => frame(0x81, Buffer.from(text));
     socket.write(`GET ${path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n`
       + `Sec-WebSocket-Key: ${randomBytes(16).toString('base64')}\r\n${authorization ? `Authorization: ${authorization}\r\n` : ''}\r\n`);
   });

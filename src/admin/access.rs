@@ -1,7 +1,8 @@
 //! Which requests the admin listener answers: the token or a login, the host, the page, the method.
 //!
-//! Only the browser of the admin page sends a cookie, and a browser sends it by itself. So a request
-//! with a cookie, or without a token where none is configured, must not come from another page.
+//! Only the browser of the admin page sends a cookie, and a browser sends it by itself. So a
+//! request with a cookie, or without a token where none is configured, must not come from another
+//! page.
 
 use std::net::IpAddr;
 

@@ -112,7 +112,7 @@ const PATHS: [(&str, Kind); 11] = [
     (LOGOUT, Kind::Login),
 ];
 
-/// What a request at a path does, and so what it needs.
+/// The kind of a path, which decides what a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// A GET of a load balancer, which needs nothing.

@@ -1,8 +1,8 @@
 //! The admin page: three files, and an icon. They have no data, so they need no login.
 //!
-//! The script asks the endpoints of this listener. Text of clients, such as a user's name, gets into
-//! the page only as text. The content security policy allows nothing from elsewhere and nothing
-//! inline.
+//! The script asks the endpoints of this listener. Text of clients, such as a user's name, gets
+//! into the page only as text. The content security policy allows nothing from elsewhere and
+//! nothing inline.
 
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};

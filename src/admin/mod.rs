@@ -8,6 +8,7 @@
 mod access;
 mod drain;
 pub mod events;
+mod explain;
 mod history;
 mod login;
 mod page;
@@ -37,6 +38,7 @@ use tokio::sync::Semaphore;
 use crate::net::admin_socket;
 use crate::net::admin_socket::Listening;
 pub use drain::Draining;
+pub use explain::Explaining;
 pub use history::{History, INTERVAL};
 pub use login::Logins;
 pub use readiness::{Readiness, Stage};
@@ -64,6 +66,7 @@ pub struct Admin {
     pub logins: Arc<Logins>,
     pub login_rules: LoginRules,
     pub history: Arc<History>,
+    pub explaining: Arc<Explaining>,
     pub revoking: Revoking,
     pub draining: Draining,
     pub summary: Summary,
@@ -95,10 +98,11 @@ const SESSIONS: &str = "/sessions";
 const HISTORY: &str = "/history";
 const RELOAD: &str = "/reload";
 const DRAIN: &str = "/drain";
+const EXPLAIN: &str = "/explain";
 const LOGIN: &str = "/login";
 const LOGOUT: &str = "/logout";
 /// The paths besides the files of the page.
-const PATHS: [(&str, Kind); 11] = [
+const PATHS: [(&str, Kind); 12] = [
     ("/livez", Kind::Probe),
     ("/readyz", Kind::Probe),
     ("/metrics", Kind::Read),
@@ -108,6 +112,7 @@ const PATHS: [(&str, Kind); 11] = [
     (REVOKE, Kind::Order),
     (RELOAD, Kind::Order),
     (DRAIN, Kind::Order),
+    (EXPLAIN, Kind::Order),
     (LOGIN, Kind::Login),
     (LOGOUT, Kind::Login),
 ];
@@ -121,7 +126,7 @@ enum Kind {
     Page,
     /// A GET of data.
     Read,
-    /// A POST that changes something.
+    /// A POST that changes something, or that carries a secret.
     Order,
     /// A POST that begins or ends a login.
     Login,
@@ -135,6 +140,8 @@ fn kind_of(path: &str) -> Option<Kind> {
 
 /// The longest body of an order, in bytes.
 const MAX_BODY: usize = 8 * 1024;
+/// The longest body of a request to explain, in bytes: it has a whole head.
+const MAX_EXPLAIN_BODY: usize = 64 * 1024;
 
 /// The client of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -208,16 +215,18 @@ impl Admin {
             SESSIONS => {
                 return Box::pin(self.sessions(parts.uri.query().unwrap_or_default())).await;
             }
-            REVOKE | DRAIN | LOGIN | LOGOUT => {}
+            REVOKE | DRAIN | EXPLAIN | LOGIN | LOGOUT => {}
             _ => return self.answer(path),
         }
-        let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+        let most = if path == EXPLAIN { MAX_EXPLAIN_BODY } else { MAX_BODY };
+        let Ok(body) = Limited::new(body, most).collect().await else {
             let message = "the body is incomplete or too long";
             return answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message);
         };
         let body = body.to_bytes();
         match path {
             DRAIN => self.drain(headers, &body),
+            EXPLAIN => Box::pin(self.explain(headers, &body, now)).await,
             LOGIN => self.log_in(headers, &body, peer.address, now),
             LOGOUT => self.log_out(headers),
             _ => self.revoking.answer(&self.registry, headers, &body, now).await,

@@ -44,6 +44,7 @@ fn admin(token: Option<&str>) -> Arc<Admin> {
             wrong_rate: Rate { count: 2, per: Duration::from_secs(60) },
         },
         history: Arc::default(),
+        explaining: Explaining::new(None),
         revoking: Revoking {
             revocations: Arc::new(Revocations::new(10)),
             keep: Duration::from_secs(60),

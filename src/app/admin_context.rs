@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::admin::{
-    Admin, Draining, Figures, History, Logins, Readiness, Revoking, RolloutFigures, ShareFigures,
-    StoreFigures, Summary,
+    Admin, Draining, Explaining, Figures, History, Logins, Readiness, Revoking, RolloutFigures,
+    ShareFigures, StoreFigures, Summary,
 };
 use crate::base::clock::Now;
 use crate::config::{LoginRules, Rollout, Route};
@@ -24,6 +24,7 @@ pub(super) struct AdminContext {
     pub(super) orders: Orders,
     pub(super) logins: Arc<Logins>,
     pub(super) history: Arc<History>,
+    pub(super) explaining: Arc<Explaining>,
 }
 
 impl AdminContext {
@@ -40,6 +41,7 @@ impl AdminContext {
             logins: Arc::clone(&self.logins),
             login_rules: settings.map_or(LoginRules::NONE, |admin| admin.logins),
             history: Arc::clone(&self.history),
+            explaining: Arc::clone(&self.explaining),
             revoking: Revoking {
                 revocations: Arc::clone(&edge.revocations),
                 keep: config.revocation.keep,

@@ -32,7 +32,7 @@ use self::stop::{
     StopCause, announce_end, report_lost_manager, stop_in_order, unless_forced, wait_for_stop,
 };
 use self::workers::spawn_worker;
-use crate::admin::{Admin, Readiness};
+use crate::admin::{Admin, Explaining, Readiness};
 use crate::auth::events::BypassAllowed;
 use crate::base::clock::Now;
 use crate::base::signal::Signals;
@@ -278,6 +278,7 @@ impl App {
             orders: orders.clone(),
             logins: Arc::default(),
             history: Arc::default(),
+            explaining: Explaining::new(Some(Arc::clone(&self.current))),
         };
         let admin = Arc::new(ArcSwap::from_pointee(context.admin()));
         let mut admin_task = None;

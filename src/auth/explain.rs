@@ -140,19 +140,29 @@ fn owned((id, algorithms): (Option<&str>, &[Algorithm])) -> (Option<String>, Vec
     (id.map(str::to_owned), algorithms.to_vec())
 }
 
-/// Checks credentials and changes nothing: a ticket is not redeemed. The deny list is not checked,
-/// because only a running process has it.
+/// The sources that a check may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Reach {
+    /// Published keys of issuers are fetched, as for a client.
+    pub fetches_keys: bool,
+    /// Verifiers are asked.
+    pub asks_verifiers: bool,
+    /// Tickets in memory are those of the process that serves clients.
+    pub sees_memory: bool,
+}
+
+/// Checks credentials and changes nothing: a ticket is not redeemed. The deny list is that of this
+/// process: it is empty unless the process serves clients.
 #[derive(Debug)]
 pub struct CredentialInspector {
-    /// True: keys are fetched and verifiers are asked, as for a client.
-    may_ask: bool,
+    reach: Reach,
     /// The result of the last check.
     pub look: Option<Look>,
 }
 
 impl CredentialInspector {
-    pub fn new(may_ask: bool) -> Self {
-        Self { may_ask, look: None }
+    pub fn new(reach: Reach) -> Self {
+        Self { reach, look: None }
     }
 
     /// Returns true if this process cannot decide about the credential.
@@ -181,7 +191,7 @@ impl CredentialInspector {
         verifier: Arc<str>,
         answer: impl Future<Output = Result<Proved, Rejection>> + Send,
     ) -> Result<Proved, Rejection> {
-        if !self.may_ask {
+        if !self.reach.asks_verifiers {
             let finding = Finding::Vouched { verifier, user: None };
             return self.undecided(finding, Undecided::VerifierNotAsked);
         }
@@ -204,6 +214,24 @@ impl Prover for CredentialInspector {
         credential: Credential,
         presented: Presented<'_>,
     ) -> Result<Proved, Rejection> {
+        let now = presented.now;
+        let proved = self.inspect(authenticator, route, credential, presented).await?;
+        let judged = authenticator.reject_revoked(proved, now);
+        if let (Some(look), Err(rejection)) = (&mut self.look, &judged) {
+            look.rejection = Some(rejection.clone());
+        }
+        judged
+    }
+}
+
+impl CredentialInspector {
+    async fn inspect(
+        &mut self,
+        authenticator: &Authenticator,
+        route: &config::Route,
+        credential: Credential,
+        presented: Presented<'_>,
+    ) -> Result<Proved, Rejection> {
         let Authenticator { issuers, tickets, bypass, mtls, .. } = authenticator;
         let Presented { origin, peer, now, .. } = presented;
         let Credential { method, proof } = credential;
@@ -214,7 +242,7 @@ impl Prover for CredentialInspector {
                     self.look_at_verified(verifier, asking.token(method, &token, peer, now)).await
                 }
                 None => {
-                    if self.may_ask {
+                    if self.reach.fetches_keys {
                         issuers.fetch_for(&token).await;
                     }
                     let look = issuers.look_at(&token, now);
@@ -229,7 +257,8 @@ impl Prover for CredentialInspector {
             }
             Proof::Ticket(ticket) => {
                 let region = tickets.region_of(&ticket).map(str::to_owned);
-                let found = tickets.look_at(&ticket, route, origin, peer, now).await;
+                let sees_memory = self.reach.sees_memory;
+                let found = tickets.look_at(&ticket, route, origin, peer, now, sees_memory).await;
                 let record = found.as_ref().ok().cloned().flatten();
                 let finding = Finding::Ticket(Box::new(TicketLook { region, record }));
                 match found {

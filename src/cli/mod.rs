@@ -11,6 +11,7 @@ pub mod check;
 pub mod completions;
 pub mod drain;
 pub mod examples;
+pub mod explain;
 mod help;
 pub mod init;
 pub mod keys;
@@ -35,7 +36,7 @@ use crate::config::diagnostic::{Diagnostic, Diagnostics, Fault};
 use crate::exit::Exit;
 use crate::takeover::TakeoverError;
 use crate::telemetry::InstallError;
-use crate::{admin_client, bench, demo, explain};
+use crate::{admin_client, bench, demo};
 
 #[derive(Debug, Parser)]
 #[command(name = "usher", about = "An edge reverse proxy that terminates WebSocket authentication")]

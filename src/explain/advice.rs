@@ -109,6 +109,9 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
             printable(&unfit.claim),
             unfit.header
         ),
+        Rejection::Revoked(_) => "Have the client log in again, for a newer token. If the user is \
+             revoked, wait until the revocation ends."
+            .to_owned(),
         Rejection::VerifierUnavailable(fault) => {
             format!("Check that the verifier is reachable from here, and what it answers: {fault}.")
         }

@@ -82,6 +82,25 @@ impl Report<'_> {
     }
 }
 
+/// Adds the result of the deny list, which only the process that serves clients has.
+fn revocation(report: &mut Report<'_>, run: &Run) {
+    let outcome = run.recorder.outcome(Stage::Authenticate).unwrap_or(Ok(()));
+    let skipped = |detail| Step::new("revocation", Mark::Skipped, detail);
+    let step = match outcome {
+        _ if !report.explained.reach.sees_memory => {
+            skipped("not checked here: only a running node has the deny list and the limits")
+        }
+        Err(Rejection::Revoked(_)) => return report.station("revocation", outcome, ""),
+        Err(_) => skipped("not checked: the credential is not accepted"),
+        Ok(()) => Step::new(
+            "revocation",
+            Mark::Ok,
+            "not on the deny list of this node; limits are not checked",
+        ),
+    };
+    report.explanation.steps.push(step);
+}
+
 fn method_names(methods: impl Iterator<Item = Method>) -> String {
     methods.map(Method::name).collect::<Vec<_>>().join(", ")
 }
@@ -94,11 +113,7 @@ impl Explainer {
         if let Some(required) = Required::of(&matched.route.require, &matched.parameters) {
             report.explanation.steps.push(permissions(&required, granted.as_deref()));
         }
-        report.explanation.steps.push(Step::new(
-            "revocation",
-            Mark::Skipped,
-            "not checked here: only a running node has the deny list and the limits",
-        ));
+        revocation(report, run);
         if look.undecided.is_none() {
             report.refuse(run.recorder.outcome(Stage::Authenticate).and_then(Result::err));
         }

@@ -21,14 +21,13 @@ use crate::base::clock::Now;
 use crate::base::text::printable;
 use crate::config::RouteMatch;
 use crate::config::{Config, Listener};
-use crate::edge::EdgeError;
 use crate::edge::router::Router;
+use crate::edge::{Edge, EdgeError};
 use crate::http::admit::{Admission, Admitted};
 use crate::http::endpoints::Endpoint;
 use crate::http::forwarding::Forwarding;
 use crate::http::request::{Request, RequestKind};
 use crate::http::witness::Stage;
-use crate::migration::uses::LegacyUses;
 use crate::model::client_certificate::ClientCertificate;
 use crate::model::method::Method;
 use crate::net::http1::head::{RequestHead, asks_for_websocket};
@@ -44,7 +43,6 @@ pub struct Explainer {
     reserved: ReservedNames,
     pub(super) tickets: Arc<Tickets>,
     pub(super) authenticator: Arc<Authenticator>,
-    legacy_uses: LegacyUses,
 }
 
 /// A request, admitted or refused, and the record of its checks.
@@ -78,9 +76,21 @@ impl Explainer {
             reserved: ReservedNames::of(&config),
             tickets,
             authenticator: Arc::new(authenticator),
-            legacy_uses: LegacyUses::default(),
             config,
         })
+    }
+
+    /// Returns an explainer that judges like the running process: by its configuration, its keys,
+    /// its tickets and its deny list.
+    pub fn of(edge: &Edge) -> Self {
+        let config = Arc::clone(&edge.config);
+        Self {
+            router: Router::new(&config.routes),
+            reserved: ReservedNames::of(&config),
+            tickets: Arc::clone(&edge.tickets),
+            authenticator: Arc::clone(&edge.authenticator),
+            config,
+        }
     }
 
     pub async fn explain(&self, explained: &ExplainedRequest, now: Now) -> Explanation {
@@ -132,11 +142,11 @@ impl Explainer {
         message: Option<Credential>,
         explained: &ExplainedRequest,
     ) -> Run {
-        let mut recorder = Recorder::new(!explained.offline);
+        let mut recorder = Recorder::new(explained.reach);
         let admission = Admission {
             router: &self.router,
             authenticator: &self.authenticator,
-            legacy_uses: &self.legacy_uses,
+            legacy_uses: None,
             shadows: None,
             handshake_timeout: self.config.limits.handshake_timeout,
             is_draining: false,
@@ -212,7 +222,9 @@ impl Explainer {
         }
         report.explanation.method = run.request.method.map(Method::name);
         self.judge(&mut report, &run, matched);
-        if report.explained.offline && report.rejection == Some(Rejection::IssuerKeysUnavailable) {
+        let explained = report.explained;
+        let is_offline = explained.on_command_line.is_some() && !explained.reach.fetches_keys;
+        if is_offline && report.rejection == Some(Rejection::IssuerKeysUnavailable) {
             report.explanation.warnings.push(
                 "--offline: no keys were fetched, and state_dir has no keys of this issuer"
                     .to_owned(),
@@ -311,7 +323,7 @@ impl Explainer {
 fn words(undecided: Undecided) -> &'static str {
     match undecided {
         Undecided::TicketInMemory => "the running process decides: the tickets are in its memory",
-        Undecided::VerifierNotAsked => "the verifier decides, and --offline does not ask it",
+        Undecided::VerifierNotAsked => "the verifier decides, and was not asked",
     }
 }
 

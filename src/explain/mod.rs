@@ -1,147 +1,24 @@
-//! `usher explain`: shows what would happen to a request, check by check, and what to change.
+//! Explains a request: what would happen to it, check by check, and what to change.
 //!
 //! `request.rs` makes the bytes that a client would send. `explainer.rs` admits the request like a
 //! served one (`http/admit.rs`), with the witness of `recorder.rs`. `listener.rs`, `route.rs`,
 //! `credential.rs`, `token.rs` and `rollout.rs` describe each step, and `advice.rs` has the advice
-//! for each rejection. `report.rs` collects the steps, and `page.rs` prints them. No ticket is
-//! redeemed, no upstream is contacted, and nothing is written.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command prints its result")]
+//! for each rejection. `report.rs` collects the steps, and `page.rs` writes them as text. No ticket
+//! is redeemed, no upstream is contacted, and nothing is written or counted.
+//!
+//! `usher explain` judges by a configuration file, the admin listener by the running process.
 
 mod advice;
 mod credential;
 mod explainer;
 mod listener;
-mod page;
+pub mod page;
 mod recorder;
-mod report;
+pub mod report;
 mod request;
 mod rollout;
 mod route;
-#[cfg(test)]
-mod tests;
 mod token;
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::process::ExitCode;
-
-use crate::base::clock::{Now, UnixMillis};
-use crate::exit::Exit;
-use crate::model::method::Method;
-use explainer::Explainer;
-use request::ExplainedRequest;
-
-#[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// The URL of the request: wss:// or ws:// for an upgrade, https:// or http:// for a plain
-    /// request
-    url: String,
-    /// The configuration file; without it, `usher.toml` here, then in the system's configuration
-    /// folder [env: USHER_CONFIG]
-    #[arg(short, long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// A header of the request; put secrets into a file instead
-    #[arg(long = "header", value_name = "NAME: VALUE")]
-    headers: Vec<String>,
-    /// A file with headers, one per line, or `-` for standard input; a whole request head is
-    /// accepted
-    #[arg(long, value_name = "FILE")]
-    headers_file: Option<PathBuf>,
-    /// A file with a token, or `-`; sent by the first method of the route that can carry it
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// A file with a ticket, or `-`; it is not redeemed
-    #[arg(long, value_name = "FILE", conflicts_with = "token_file")]
-    ticket_file: Option<PathBuf>,
-    /// A file with the value of a Cookie header, or `-`
-    #[arg(long, value_name = "FILE")]
-    cookie_file: Option<PathBuf>,
-    /// A file with the client's certificate and its chain, in PEM
-    #[arg(long, value_name = "FILE")]
-    certificate_file: Option<PathBuf>,
-    /// The method by which the token or ticket is sent; without it, the first method of the route
-    /// that can carry it
-    #[arg(long = "as", value_name = "METHOD", value_parser = method)]
-    chosen_method: Option<Method>,
-    /// The Origin of the page
-    #[arg(long, value_name = "ORIGIN")]
-    origin: Option<String>,
-    /// The client's address
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
-    peer: IpAddr,
-    /// The address of the listener; without it, the listener with the URL's port
-    #[arg(long, value_name = "ADDRESS")]
-    listener: Option<SocketAddr>,
-    /// The method of the request
-    #[arg(long, value_name = "NAME", default_value = "GET")]
-    method: String,
-    /// Check as of this time in RFC 3339, such as 2026-11-21T14:05:00Z; without it, now
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    at: Option<UnixMillis>,
-    /// Do not fetch keys and do not ask verifiers; use the keys that a running Usher has saved
-    #[arg(long)]
-    offline: bool,
-    /// Accept test identities, as `usher run --allow-bypass` does
-    #[arg(long)]
-    allow_bypass: bool,
-    /// Show the values of all claims; without it, only of those that decide
-    #[arg(long)]
-    claims: bool,
-    /// Print JSON for programs
-    #[arg(long)]
-    json: bool,
-}
-
-/// An error in the command line.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub String);
-
-pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let path = crate::admin_client::find_config(arguments.config.clone())?;
-    let mut config = crate::config::load(&path)?.config;
-    // Without the flag, `usher run` does not start if a route accepts test identities. Here only
-    // the identity is refused.
-    config.bypass.is_allowed = arguments.allow_bypass;
-    let now = Now::read();
-    let now = Now { wall: arguments.at.unwrap_or(now.wall), ..now };
-    let explained = ExplainedRequest::read(&arguments)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let within = runtime.enter();
-    let explainer = match Explainer::new(config) {
-        Ok(explainer) => explainer,
-        Err(error) => {
-            eprintln!("usher: {error}");
-            return Ok(Exit::Config.into());
-        }
-    };
-    drop(within);
-    let explanation = runtime.block_on(Box::pin(explainer.explain(&explained, now)));
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&explanation)?);
-    } else {
-        print!(
-            "{}",
-            page::page(&explanation, crate::base::terminal::is_coloured(&std::io::stdout()))
-        );
-    }
-    let exit = match explanation.verdict.let_in {
-        Some(true) => Exit::Ok,
-        Some(false) => Exit::Failed,
-        None => Exit::Unavailable,
-    };
-    Ok(exit.into())
-}
-
-fn method(text: &str) -> Result<Method, String> {
-    let names: Vec<_> = Method::ALL.iter().map(|method| method.name()).collect();
-    Method::ALL
-        .into_iter()
-        .find(|method| method.name() == text)
-        .ok_or_else(|| format!("must be one of {}", names.join(", ")))
-}
-
-fn time(text: &str) -> Result<UnixMillis, String> {
-    UnixMillis::from_rfc3339(text)
-        .ok_or_else(|| "write the time as 2026-11-21T14:05:00Z".to_owned())
-}
+pub use explainer::Explainer;
+pub use request::{ExplainedRequest, GivenCredential, RequestFields, header_line};

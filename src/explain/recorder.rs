@@ -2,7 +2,7 @@
 //! wherever possible.
 
 use crate::auth::credential::Credential;
-use crate::auth::explain::{CredentialInspector, Look};
+use crate::auth::explain::{CredentialInspector, Look, Reach};
 use crate::auth::prover::Prover;
 use crate::auth::verifier::Proved;
 use crate::auth::{Authenticator, Presented};
@@ -21,14 +21,9 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Makes an empty record. If `may_ask` is true, keys are fetched and verifiers are asked, as
-    /// for a client.
-    pub fn new(may_ask: bool) -> Self {
-        Self {
-            outcomes: Vec::new(),
-            methods: Vec::new(),
-            looker: CredentialInspector::new(may_ask),
-        }
+    /// Makes an empty record.
+    pub fn new(reach: Reach) -> Self {
+        Self { outcomes: Vec::new(), methods: Vec::new(), looker: CredentialInspector::new(reach) }
     }
 
     /// Returns the result of a stage: its first failure, if it has several parts. `None`: the stage

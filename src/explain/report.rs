@@ -148,11 +148,10 @@ impl<'a> Report<'a> {
 
     /// Warns of secrets in the arguments: they are in the shell history and in the process list.
     pub(super) fn warn_of_secrets(&mut self, route: &Route, parts: &Parts) {
+        let Some(on_command_line) = &self.explained.on_command_line else { return };
         let secrets =
             ["authorization", "cookie", "sec-websocket-protocol", route.bypass_header.as_str()];
-        for name in
-            self.explained.on_command_line.iter().filter(|name| secrets.contains(&name.as_str()))
-        {
+        for name in on_command_line.iter().filter(|name| secrets.contains(&name.as_str())) {
             self.explanation.warnings.push(format!(
                 "other users can read --header {name} in the process list; use --headers-file, \
                      --token-file or --cookie-file"
@@ -179,9 +178,13 @@ impl<'a> Report<'a> {
     /// Ends with a 101, because the first message decides.
     pub(super) fn waits(mut self) -> Explanation {
         self.explanation.verdict.status = Some(101);
-        self.explanation.verdict.message = "the first message decides; give its credential with \
-             --token-file or --ticket-file"
-            .to_owned();
+        let message = match self.explained.on_command_line {
+            Some(_) => {
+                "the first message decides; give its credential with --token-file or --ticket-file"
+            }
+            None => "the first message decides; give its token or ticket",
+        };
+        self.explanation.verdict.message = message.to_owned();
         self.explanation
     }
 

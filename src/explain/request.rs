@@ -1,19 +1,16 @@
 //! The explained request, as the bytes that a client would send.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 
-use super::{Arguments, Usage};
 use crate::auth::credential::{Credential, Proof};
-use crate::base::input::{read_file, read_stdin};
+use crate::auth::explain::Reach;
 use crate::base::text::encoded;
 use crate::config::{Limits, Route};
 use crate::model::method::Method;
 use crate::model::secret::Secret;
 use crate::net::http1::head::{self, RequestHead};
-use crate::net::tls::pem::read_certificates;
 use crate::rejection::Rejection;
 
 /// The headers of a valid upgrade besides Host. An argument replaces each of them.
@@ -39,10 +36,29 @@ pub struct ExplainedRequest {
     pub certificate: Vec<CertificateDer<'static>>,
     pub peer: IpAddr,
     pub listener: Option<SocketAddr>,
-    pub offline: bool,
+    pub reach: Reach,
     pub claims: bool,
-    /// The names of headers on the command line.
-    pub on_command_line: Vec<String>,
+    pub on_command_line: Option<Vec<String>>,
+}
+
+/// The parts of a request to explain, as a caller gives them.
+pub struct RequestFields {
+    pub url: String,
+    pub method: String,
+    pub headers: Vec<(String, String)>,
+    pub credential: Option<GivenCredential>,
+    pub chosen_method: Option<Method>,
+    /// The certificate chain, the leaf first.
+    pub certificate: Vec<CertificateDer<'static>>,
+    pub peer: IpAddr,
+    /// The listener; without it, the one with the port of the URL.
+    pub listener: Option<SocketAddr>,
+    pub reach: Reach,
+    /// Whether the values of all claims are shown.
+    pub claims: bool,
+    /// The names of headers on a command line, which other users can read. `None`: the request does
+    /// not come from a command line.
+    pub on_command_line: Option<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,57 +83,24 @@ const SCHEMES: [Scheme; 4] = [
 ];
 
 impl ExplainedRequest {
-    pub fn read(arguments: &Arguments) -> anyhow::Result<Self> {
-        let files = [
-            &arguments.headers_file,
-            &arguments.token_file,
-            &arguments.ticket_file,
-            &arguments.cookie_file,
-        ];
-        if files.into_iter().flatten().filter(|file| is_stdin(file)).count() > 1 {
-            return Err(Usage("only one file can be `-`, standard input".to_owned()).into());
-        }
-        let (scheme, authority, port, target) = split_url(&arguments.url)?;
-        let mut headers = Vec::new();
-        for line in &arguments.headers {
-            headers.push(
-                header(line).ok_or_else(|| Usage("--header must be 'NAME: VALUE'".to_owned()))?,
-            );
-        }
-        let on_command_line = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
-        if let Some(text) = read(arguments.headers_file.as_ref())? {
-            headers.extend(text.lines().filter(|line| !line.trim().is_empty()).filter_map(header));
-        }
-        if let Some(origin) = &arguments.origin {
-            headers.push(("Origin".to_owned(), origin.clone()));
-        }
-        if let Some(cookies) = read(arguments.cookie_file.as_ref())? {
-            let cookies = cookies.trim();
-            headers.push((
-                "Cookie".to_owned(),
-                cookies.strip_prefix("Cookie:").unwrap_or(cookies).trim().to_owned(),
-            ));
-        }
-        let given = |text: String| Secret::from(text.trim());
-        let token =
-            read(arguments.token_file.as_ref())?.map(|text| GivenCredential::Token(given(text)));
-        let ticket =
-            read(arguments.ticket_file.as_ref())?.map(|text| GivenCredential::Ticket(given(text)));
+    /// Returns an error if the URL cannot be read.
+    pub fn of(fields: RequestFields) -> Result<Self, String> {
+        let (scheme, authority, port, target) = split_url(&fields.url)?;
         Ok(Self {
             scheme,
             authority,
             port,
             target,
-            method: arguments.method.clone(),
-            headers,
-            credential: token.or(ticket),
-            chosen_method: arguments.chosen_method,
-            certificate: certificate(arguments.certificate_file.as_deref())?,
-            peer: arguments.peer,
-            listener: arguments.listener,
-            offline: arguments.offline,
-            claims: arguments.claims,
-            on_command_line,
+            method: fields.method,
+            headers: fields.headers,
+            credential: fields.credential,
+            chosen_method: fields.chosen_method,
+            certificate: fields.certificate,
+            peer: fields.peer,
+            listener: fields.listener,
+            reach: fields.reach,
+            claims: fields.claims,
+            on_command_line: fields.on_command_line,
         })
     }
 
@@ -218,24 +201,8 @@ impl ExplainedRequest {
     }
 }
 
-fn certificate(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, Usage> {
-    let Some(file) = file else { return Ok(Vec::new()) };
-    read_certificates(file).map_err(|problem| Usage(format!("{}: {problem}", file.display())))
-}
-
-fn is_stdin(file: &Path) -> bool {
-    file == Path::new("-")
-}
-
-fn read(file: Option<&PathBuf>) -> anyhow::Result<Option<String>> {
-    let Some(file) = file else { return Ok(None) };
-    let text = if is_stdin(file) { read_stdin() } else { read_file(file) };
-    // A usage error has its own exit code.
-    text.map(Some).map_err(|error| Usage(format!("{error:#}")).into())
-}
-
 /// Reads a header line. `None`: the line is the request line of a head.
-fn header(line: &str) -> Option<(String, String)> {
+pub fn header_line(line: &str) -> Option<(String, String)> {
     let (name, value) = line.split_once(':')?;
     let is_name = !name.is_empty() && !name.contains(char::is_whitespace);
     is_name.then(|| (name.to_owned(), value.trim().to_owned()))
@@ -243,9 +210,9 @@ fn header(line: &str) -> Option<(String, String)> {
 
 /// Splits a URL without normalising it. A library would normalise an unusual path, and a client
 /// does not.
-fn split_url(url: &str) -> Result<(Scheme, String, u16, String), Usage> {
+fn split_url(url: &str) -> Result<(Scheme, String, u16, String), String> {
     let wrong = |why: &str| {
-        Usage(format!("the URL {why}: write wss://HOST/PATH, or https:// for a plain request"))
+        format!("the URL {why}: write wss://HOST/PATH, or https:// for a plain request")
     };
     let (name, rest) = url.split_once("://").ok_or_else(|| wrong("has no scheme"))?;
     let scheme = SCHEMES.into_iter().find(|scheme| scheme.name.eq_ignore_ascii_case(name));

@@ -9,7 +9,7 @@ use super::report::Report;
 use super::token::clock;
 use crate::auth::check_page;
 use crate::auth::credential::Credential;
-use crate::auth::explain::CredentialInspector;
+use crate::auth::explain::{CredentialInspector, Reach};
 use crate::auth::grant::Grant;
 use crate::base::clock::UnixMillis;
 use crate::base::text::printable;
@@ -33,11 +33,11 @@ impl Explainer {
     ) {
         let shadow = std::mem::take(&mut request.shadow);
         for (method, found) in shadow.into_found() {
-            let may_ask = !report.explained.offline;
+            let reach = report.explained.reach;
             let verdict = match found {
                 Ok(None) => "no credential".to_owned(),
                 Ok(Some(credential)) => {
-                    self.shadow_verdict(credential, request, matched, may_ask).await
+                    self.shadow_verdict(credential, request, matched, reach).await
                 }
                 Err(rejection) => would_be_refused(&rejection),
             };
@@ -53,13 +53,13 @@ impl Explainer {
         credential: Credential,
         request: &Request,
         matched: &RouteMatch,
-        may_ask: bool,
+        reach: Reach,
     ) -> String {
         let origin = request.origin.as_deref();
         if let Err(rejection) = check_page(&matched.route, Some(&credential), origin, false) {
             return would_be_refused(&rejection);
         }
-        let mut looker = CredentialInspector::new(may_ask);
+        let mut looker = CredentialInspector::new(reach);
         let judging = self.authenticator.judge(
             &mut looker,
             matched,

@@ -38,7 +38,8 @@ use crate::ws::accept::is_key;
 pub struct Admission<'a> {
     pub router: &'a Router,
     pub authenticator: &'a Arc<Authenticator>,
-    pub legacy_uses: &'a LegacyUses,
+    /// `None`: the use of a legacy method is not counted.
+    pub legacy_uses: Option<&'a LegacyUses>,
     /// `None`: the credentials of shadow methods stay in the request, and are not judged.
     pub shadows: Option<&'a Arc<Shadows>>,
     pub handshake_timeout: Duration,
@@ -59,7 +60,7 @@ impl<'a> Admission<'a> {
         Self {
             router: &edge.router,
             authenticator: &edge.authenticator,
-            legacy_uses: &edge.legacy_uses,
+            legacy_uses: Some(&edge.legacy_uses),
             shadows: Some(&edge.shadows),
             handshake_timeout: edge.limits.handshake_timeout,
             is_draining: edge.drain.refuses_upgrades(),

@@ -85,11 +85,11 @@ impl Migration {
 }
 
 /// Checks a grant against the rollout of its route. Only this function refuses a client because of
-/// its method.
+/// its method. Without `uses` nothing is counted: the request is only explained.
 pub fn admit(
     grant: &Grant,
     peer: IpAddr,
-    uses: &LegacyUses,
+    uses: Option<&LegacyUses>,
     now: UnixMillis,
 ) -> Result<(), Rejection> {
     let route: &Route = grant.route();
@@ -108,6 +108,7 @@ pub fn admit(
     {
         return Err(Rejection::LegacyMethod(assigned_method));
     }
+    let Some(uses) = uses else { return Ok(()) };
     let standing = match assigned_method {
         None => RolloutStanding::Outside,
         Some(_) if is_legacy => RolloutStanding::Lagging,
@@ -146,7 +147,7 @@ mod tests {
             Some(principal("ada", "main", None, None, 0)),
             method,
         );
-        admit(&grant, PEER, &LegacyUses::default(), UnixMillis(0))
+        admit(&grant, PEER, Some(&LegacyUses::default()), UnixMillis(0))
     }
 
     #[test]

@@ -13,8 +13,8 @@ use clap::Parser as _;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 
-use super::report::{Explanation, Mark};
 use super::*;
+use crate::explain::report::{Explanation, Mark};
 
 /// 2026-11-21T15:00:00Z.
 const NOW: u64 = 1_795_273_200;
@@ -132,7 +132,7 @@ impl Scene {
             line.extend(["--token-file", file.to_str().unwrap()]);
         }
         line.extend(arguments);
-        let explained = ExplainedRequest::read(&Line::parse_from(line).arguments).unwrap();
+        let explained = request(&Line::parse_from(line).arguments).unwrap();
         let now = Now { wall: UnixMillis::from_secs(NOW), ..Now::read() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -403,7 +403,7 @@ fn the_way_of_a_command_leads_into_a_request_and_nowhere_else() {
     assert_eq!(told.verdict.code, Some("MISSING_CREDENTIAL"));
     for url in ["chat.example.com/ws", "ftp://x/", "wss://", "wss://a@b/", "wss://b:x/"] {
         assert!(
-            ExplainedRequest::read(&Line::parse_from(["explain", url]).arguments).is_err(),
+            request(&Line::parse_from(["explain", url]).arguments).is_err(),
             "{url}"
         );
     }

@@ -27,7 +27,7 @@ ADMIN_TOKEN = "an-admin-token-of-the-api-test"
 PAGE = "https://app.example.com"
 JSON = {"Content-Type": "application/json"}
 READS = ["/metrics", "/status", "/sessions", "/history"]
-ORDERS = ["/revoke", "/reload", "/drain", "/login", "/logout"]
+ORDERS = ["/revoke", "/reload", "/drain", "/explain", "/login", "/logout"]
 
 # Documented answers that this test does not cause, with the test that does or the reason.
 NOT_SEEN = {
@@ -42,6 +42,7 @@ NOT_SEEN = {
     ("openWebSocket", "503", "DRAINING"): "a moment of a stop; tests/e2e/drain.rs",
     ("reload", "409", "NO_RELOAD"): "the last moment of a stop",
     ("logIn", "500", "INTERNAL"): "needs a system without randomness",
+    ("explain", "503", "BUSY"): "needs five explanations at once",
     ("sessions", "503", "BUSY"): "needs nine questions at once; tests/e2e/fleet_sessions.rs",
 }
 # Codes that no answer of these endpoints has.
@@ -323,7 +324,7 @@ class Test:
             self.fault(f"an unknown path: {unknown.status} {unknown.json}")
 
     def secured(self, at):
-        for path in [*READS, "/revoke", "/reload", "/drain"]:
+        for path in [*READS, "/revoke", "/reload", "/drain", "/explain"]:
             verb = "GET" if path in READS else "POST"
             for headers in [{}, {"Authorization": "Bearer wrong"}, {"Cookie": f"usher_admin_{at[1]}=wrong"}]:
                 self.call(at, verb, path, 401, "UNAUTHORIZED", headers=headers)
@@ -346,7 +347,7 @@ class Test:
         call("/revoke", 400, "INVALID_REQUEST", headers=cookie, body={})
         for origin in [{"Origin": "https://evil.example"}, {"Origin": f"http://{at[0]}:1"}, {}]:
             foreign = {name: value for name, value in cookie.items() if name != "Origin"}
-            for path in ["/revoke", "/reload", "/drain"]:
+            for path in ["/revoke", "/reload", "/drain", "/explain"]:
                 call(path, 403, "FOREIGN_ORIGIN", headers={**foreign, **origin}, body={})
         # The token itself may come from anywhere: a browser does not send it by itself.
         token = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Origin": "https://tools.example"}
@@ -395,6 +396,30 @@ class Test:
             (b" " * 9000, False),
         ]:  # fmt: skip
             self.call(at, "POST", "/revoke", 400, "INVALID_REQUEST", headers=headers, body=body, fits=fits)
+
+    def explain(self, at):
+        def call(status, code="", **more):
+            return self.call(at, "POST", "/explain", status, code, headers=JSON, **more)
+
+        for body, verdict in [
+            ({"url": "ws://localhost/ws", "token": tokens.mint()}, True),
+            ({"url": "ws://localhost/ws", "token": "wrong", "as": "header"}, False),
+            ({"url": "ws://localhost/ws", "token": tokens.mint("revoked")}, False),
+            ({"url": "https://localhost/nothing", "method": "POST"}, False),
+            ({"url": "ws://localhost/public", "peer": "2001:db8::1", "headers": ["Origin: null"]}, True),
+            ({"url": "ws://localhost/opaque", "token": "opaque"}, None),
+            ({"url": "ws://localhost/opaque", "token": "opaque", "ask_verifiers": True}, False),
+        ]:  # fmt: skip
+            answer = call(200, body=body, fits=True)
+            if answer.json["verdict"]["let_in"] != verdict:
+                self.fault(f"/explain {body}: {answer.json['verdict']}")
+        for body, fits in [
+            ({}, False), ([], False), (b"{", False), ({"url": 1}, False), ({"url": "nowhere"}, True),
+            ({"url": "ws://a/", "usr": "a"}, False), ({"url": "ws://a/", "token": "a", "ticket": "b"}, True),
+            ({"url": "ws://a/", "headers": ["none"]}, True), ({"url": "ws://a/", "as": "x"}, True),
+            (b" " * 70_000, False),
+        ]:  # fmt: skip
+            call(400, "INVALID_REQUEST", body=body, fits=fits)
 
     def reload(self, usher):
         at, text = usher.admin, usher.file.read_text()
@@ -698,6 +723,7 @@ def main(binary: str) -> int:
         test.probes(usher.admin)
         test.sessions(usher.admin, usher.client)
         test.revoke(usher.admin)
+        test.explain(usher.admin)
         test.reload(usher)
         slow()
         test.drain(usher)

@@ -257,6 +257,36 @@ async function revoke(order, title, text, yes) {
   refresh();
 }
 
+// Explanations.
+
+const METHODS = ['ticket', 'header', 'message', 'subprotocol', 'query', 'cookie', 'bypass'];
+const MARKS = { ok: ['ok', 'good'], fail: ['fails', 'bad'], skipped: ['skipped'], note: ['note'] };
+
+async function explain() {
+  const value = (id) => $(`explain-${id}`).value.trim();
+  const kind = value('kind');
+  const headers = value('headers').split('\n').filter((header) => header.trim());
+  if (value('origin')) headers.push(`Origin: ${value('origin')}`);
+  const order = { url: value('url'), method: value('method'), headers, ask_verifiers: $('explain-ask').checked, ...(kind && { [kind]: value('secret') }),
+    ...(value('as') && { as: value('as') }), ...(value('peer') && { peer: value('peer') }) };
+  const fault = element('p', { class: 'fault' });
+  const answer = await send('/explain', order, fault);
+  $('explained').replaceChildren(...(answer ? explanation(answer) : [fault]));
+}
+
+function explanation({ url, warnings, steps, verdict, upstream }) {
+  const [title, kind] = { true: ['Let in', 'good'], false: ['Refused', 'bad'], null: ['Undecided', 'wait'] }[verdict.let_in];
+  const status = verdict.status === null ? '' : ` with ${verdict.status}${verdict.code ? ` ${verdict.code}` : ''}`;
+  const close = verdict.close_code === null ? '' : `, then close ${verdict.close_code} "${verdict.close_reason}"`;
+  const parts = [element('p', { class: 'verdict', 'data-kind': kind }, element('strong', {}, `${title}${status}${close}`), `: ${verdict.message}`)];
+  const facts = { Request: url, 'In the log': verdict.detail, 'To do': verdict.advice, User: verdict.user, Issuer: verdict.issuer, Expires: verdict.expires_at,
+    Upstream: upstream && `${upstream.name} gets ${upstream.path} with ${upstream.headers.join(', ')}`, 'Removed headers': upstream?.removed.join(', ') };
+  parts.push(element('dl', {}, ...Object.entries(facts).filter(([, fact]) => fact).flatMap(([name, fact]) => [element('dt', {}, name), element('dd', {}, fact)])));
+  parts.push(...warnings.map((warning) => element('p', { class: 'fault' }, warning)));
+  parts.push(element('h3', {}, 'Check by check'), element('ol', { class: 'steps' }, ...steps.map(({ name, result, detail }) => element('li', {}, badge(...MARKS[result]), element('strong', {}, name), element('span', {}, detail)))));
+  return parts;
+}
+
 // Orders to this node.
 
 /** Asks first. Returns null if the answer is no, otherwise the percent, if it was asked for. */
@@ -313,7 +343,8 @@ function view(name) {
 function logInAgain() {
   if (document.body.dataset.view === 'login') return;
   // Nothing that was read before the logout stays in the page.
-  for (const id of ['found', 'attention', 'refusals', 'services', 'certificates', 'migration', 'sessions-by', 'facts']) $(id).replaceChildren();
+  $('explain').reset();
+  for (const id of ['found', 'explained', 'attention', 'refusals', 'services', 'certificates', 'migration', 'sessions-by', 'facts']) $(id).replaceChildren();
   delete $('attention').dataset.text;
   for (const id of ['notice', 'steered']) say($(id), '');
   view('login');
@@ -394,6 +425,11 @@ $('logout').addEventListener('click', async () => {
 $('search').addEventListener('submit', (event) => {
   event.preventDefault();
   find($('user').value);
+});
+$('explain-as').append(...METHODS.map((name) => element('option', { value: name }, name)));
+$('explain').addEventListener('submit', (event) => {
+  event.preventDefault();
+  explain();
 });
 $('reload').addEventListener('click', reload);
 $('close-share').addEventListener('click', closeShare);

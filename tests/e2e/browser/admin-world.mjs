@@ -104,7 +104,7 @@ ${token ? 'token_env = "PAGE_TOKEN"' : ''}
   const env = { ...process.env, PAGE_SECRET: SECRET, PAGE_TOKEN: ADMIN_TOKEN };
   let child;
   const world = {
-    url: `http://127.0.0.1:${admin}`, port: plain, file, env,
+    url: `http://127.0.0.1:${admin}`, port: plain, file, folder, binary, env,
     start: async () => (child = await startUsher(binary, file, `http://127.0.0.1:${admin}/readyz`, { env })),
     stop: (signal = 'SIGKILL') => stop(child, signal),
   };

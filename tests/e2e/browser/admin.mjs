@@ -3,11 +3,12 @@
 //
 //   node admin.mjs USHER_BINARY SCREENSHOT_FOLDER
 
-import { mkdirSync, readFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { ADMIN_TOKEN, openClient, startWorld } from './admin-world.mjs';
+import { ADMIN_TOKEN, mint, openClient, startWorld } from './admin-world.mjs';
 import { atEnd, fact, launchChromium, main, newContext, until } from './support.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
@@ -21,6 +22,7 @@ await main(async (binary, folder) => {
   await logsIn(operator, world);
   await showsFigures(operator, world);
   await revokes(operator, world);
+  await explains(operator, world);
   await refusesOtherPages(operator, world);
   await looksRight(browser, world, operator, folder);
   await drains(operator, world);
@@ -156,6 +158,53 @@ async function revokes({ page, isQuiet }, { clients }) {
   await isQuiet('after revocations');
 }
 
+/** The page and the command give the same answer, besides what only the running process has. */
+async function explains({ page, isQuiet }, world) {
+  const url = `ws://127.0.0.1:${world.port}/ws`;
+  const explain = async (kind, secret) => {
+    await page.fill('#explain-url', url);
+    await page.selectOption('#explain-kind', kind);
+    await page.fill('#explain-secret', secret);
+    const answered = page.waitForResponse('**/explain');
+    await page.click('#explain button[type=submit]');
+    const answer = await (await answered).json();
+    await page.locator('#explained .steps li').nth(answer.steps.length - 1).waitFor();
+    return answer;
+  };
+  const asked = (file) => spawnSync(world.binary, ['explain', url, '-c', world.file, '--token-file', file, '--json'], { env: world.env, encoding: 'utf8' });
+  for (const [token, title, code] of [[mint('bob'), 'Let in', null], ['not a token', 'Refused', 'INVALID_TOKEN']]) {
+    const file = join(world.folder, 'token');
+    writeFileSync(file, token);
+    const command = JSON.parse(asked(file).stdout);
+    const answer = await explain('token', token);
+    fact(answer.verdict.code === code && JSON.stringify(answer.verdict) === JSON.stringify(command.verdict), `the verdict of the page is that of the command: ${title}`);
+    const steps = ({ steps }) => JSON.stringify(steps.filter(({ name }) => name !== 'revocation'));
+    fact(steps(answer) === steps(command), 'and so is each check');
+    await page.locator('#explained .verdict', { hasText: title }).waitFor();
+    fact(!(await page.content()).includes(token.split('.')[1] ?? token), 'the token is not on the page');
+  }
+  const revoked = await explain('token', mint('ada'));
+  fact(revoked.verdict.code === 'REVOKED', 'the deny list of the process counts');
+
+  const issued = await fetch(`http://127.0.0.1:${world.port}/websocket/ticket`, { method: 'POST', headers: { Authorization: `Bearer ${mint('tick')}` } }).then((answer) => answer.json());
+  for (let round = 0; round < 2; round++) fact((await explain('ticket', issued.ticket_id)).verdict.let_in === true, 'a ticket in memory is judged');
+  const client = await openClient(world.port, { path: `/ws?ticket=${issued.ticket_id}`, authorization: '' });
+  fact(client.status === 101, 'and an explanation does not redeem it');
+  client.close();
+  const metrics = await fetch(`${world.url}/metrics`, { headers: { Authorization: `Bearer ${ADMIN_TOKEN}` } }).then((answer) => answer.text());
+  const rolledOut = [...metrics.matchAll(/usher_rollout_upgrades_total\{[^}]*\} (\d+)/g)].reduce((sum, [, one]) => sum + Number(one), 0);
+  fact(rolledOut === 5, `the five upgrades of real clients are counted, and no explanation: ${rolledOut}`);
+  await page.fill('#explain-url', 'chat.example.com');
+  await page.click('#explain button[type=submit]');
+  await page.locator('#explained .fault', { hasText: 'has no scheme' }).waitFor();
+  await page.fill('#explain-url', url);
+  await page.selectOption('#explain-kind', 'token');
+  await page.fill('#explain-secret', mint('bob'));
+  await page.click('#explain button[type=submit]');
+  await page.locator('#explained .verdict', { hasText: 'Let in' }).waitFor();
+  await isQuiet('after explanations');
+}
+
 /** Searches until the list has this caption: the close handshakes of revoked sessions take a moment. */
 function lists(page, caption) {
   return until(async () => {
@@ -214,6 +263,9 @@ async function looksRight(browser, world, { context: from }, folder) {
       await page.locator('#attention', { hasText: /./ }).waitFor();
       await page.fill('#user', '');
       await lists(page, '2 sessions,');
+      await page.fill('#explain-url', `ws://127.0.0.1:${world.port}/ws`);
+      await page.click('#explain button[type=submit]');
+      await page.locator('#explained .verdict').waitFor();
       await page.locator('.chart .line').first().waitFor({ state: 'attached' });
       const [inner, whole] = await page.evaluate(() => [innerWidth, document.documentElement.scrollWidth]);
       fact(whole <= inner, `nothing is wider than the screen: ${where}: ${whole} of ${inner} px`);

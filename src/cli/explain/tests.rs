@@ -402,9 +402,6 @@ fn the_way_of_a_command_leads_into_a_request_and_nowhere_else() {
     let told = scene.explain("wss://chat.example.com/old", Some(&token), &["--as", "cookie"]);
     assert_eq!(told.verdict.code, Some("MISSING_CREDENTIAL"));
     for url in ["chat.example.com/ws", "ftp://x/", "wss://", "wss://a@b/", "wss://b:x/"] {
-        assert!(
-            request(&Line::parse_from(["explain", url]).arguments).is_err(),
-            "{url}"
-        );
+        assert!(request(&Line::parse_from(["explain", url]).arguments).is_err(), "{url}");
     }
 }

@@ -237,3 +237,18 @@ fn has_hmac(issuer: &Issuer) -> bool {
 fn names(methods: &[crate::model::method::Method]) -> String {
     methods.iter().map(|method| method.name()).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_sentence_on_what_to_do() {
+        let now = UnixMillis(1_795_273_200_000);
+        let about = About { route: None, token: None, origin: None, now };
+        for rejection in Rejection::catalogue() {
+            let sentence = advice(&rejection, about);
+            assert!(sentence.ends_with('.') && sentence.len() > 15, "{rejection:?}: {sentence}");
+        }
+    }
+}

@@ -380,16 +380,6 @@ fn a_first_message_decides_where_nothing_else_is_shown() {
 }
 
 #[test]
-fn every_refusal_has_a_sentence_on_what_to_do() {
-    let about =
-        advice::About { route: None, token: None, origin: None, now: UnixMillis::from_secs(NOW) };
-    for rejection in crate::rejection::Rejection::catalogue() {
-        let sentence = advice::advice(&rejection, about);
-        assert!(sentence.ends_with('.') && sentence.len() > 15, "{rejection:?}: {sentence}");
-    }
-}
-
-#[test]
 fn the_way_of_a_command_leads_into_a_request_and_nowhere_else() {
     let scene = Scene::new("ways");
     let token = scene.token("2026-11", json!({}));

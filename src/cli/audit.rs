@@ -23,7 +23,7 @@ use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// The audit log; by default `audit.file` of the configuration
+    /// The audit log, or - for standard input; by default `audit.file` of the configuration
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
     /// Only lines about this user
@@ -32,6 +32,9 @@ pub struct Arguments {
     /// Only lines about this session, or about a login session in tokens
     #[arg(long, value_name = "ID")]
     session: Option<String>,
+    /// Only lines about this request, by the id that its client received
+    #[arg(long, value_name = "ID")]
+    request: Option<String>,
     /// Only lines of this event, such as `session_ended`
     #[arg(long, value_name = "EVENT")]
     event: Option<String>,
@@ -70,7 +73,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
     };
     let mut output = Output { arguments, out: io::stdout().lock(), unreadable: 0 };
-    match output.print(&path) {
+    let printed = if path == Path::new("-") { output.print_stdin() } else { output.print(&path) };
+    match printed {
         // A reader such as `head` has read enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         done => done.with_context(|| format!("cannot read {}", path.display()))?,
@@ -105,6 +109,16 @@ struct Output<W> {
 }
 
 impl<W: Write> Output<W> {
+    /// Prints the lines of standard input as they come, such as those of compressed old files.
+    fn print_stdin(&mut self) -> io::Result<()> {
+        let mut lines = Lines::of(io::stdin());
+        while let Some(line) = lines.next(true)? {
+            self.line(&line)?;
+            self.out.flush()?;
+        }
+        Ok(())
+    }
+
     fn print(&mut self, path: &Path) -> io::Result<()> {
         let mut lines = Lines::open(path)?;
         loop {
@@ -121,7 +135,11 @@ impl<W: Write> Output<W> {
                 while let Some(line) = lines.next(true)? {
                     self.line(&line)?;
                 }
-                lines = Lines::open(path)?;
+                lines = match Lines::open(path) {
+                    // Moved away again at this moment.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    opened => opened?,
+                };
             }
         }
     }
@@ -150,6 +168,7 @@ fn is_wanted(arguments: &Arguments, fields: &Map<String, Value>) -> bool {
     };
     has(&arguments.user, &["user"])
         && has(&arguments.session, &["session_id", "token_session"])
+        && has(&arguments.request, &["request_id"])
         && has(&arguments.event, &["event"])
         && arguments.since.is_none_or(|since| {
             text("time").and_then(UnixMillis::from_rfc3339).is_some_and(|time| time >= since)
@@ -170,8 +189,9 @@ fn readable(fields: &Map<String, Value>) -> String {
 }
 
 /// The lines of a file that may grow.
-struct Lines {
-    file: BufReader<File>,
+struct Lines<R> {
+    file: BufReader<R>,
+    /// 0 without a file.
     inode: u64,
     /// The bytes that were read.
     offset: u64,
@@ -179,11 +199,24 @@ struct Lines {
     begun: Vec<u8>,
 }
 
-impl Lines {
+impl Lines<File> {
     fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let inode = file.metadata()?.ino();
-        Ok(Self { file: BufReader::new(file), inode, offset: 0, begun: Vec::new() })
+        Ok(Self { inode, ..Self::of(file) })
+    }
+
+    /// Returns true if the path leads to another file now, or the file has become shorter.
+    fn is_replaced(&self, path: &Path) -> bool {
+        // While the file is missing, a new one may still come.
+        let Ok(metadata) = std::fs::metadata(path) else { return false };
+        metadata.ino() != self.inode || metadata.len() < self.offset
+    }
+}
+
+impl<R: Read> Lines<R> {
+    fn of(file: R) -> Self {
+        Self { file: BufReader::new(file), inode: 0, offset: 0, begun: Vec::new() }
     }
 
     /// Returns the next line without its end. `None`: there is none yet. With `takes_rest`, the
@@ -200,13 +233,6 @@ impl Lines {
             self.begun.pop();
         }
         Ok(Some(std::mem::take(&mut self.begun)))
-    }
-
-    /// Returns true if the path leads to another file now, or the file has become shorter.
-    fn is_replaced(&self, path: &Path) -> bool {
-        // While the file is missing, a new one may still come.
-        let Ok(metadata) = std::fs::metadata(path) else { return false };
-        metadata.ino() != self.inode || metadata.len() < self.offset
     }
 }
 
@@ -258,6 +284,7 @@ mod tests {
         assert_eq!(times(&["--session", "s1"]), ["11", "12"]);
         assert_eq!(times(&["--session", "s2"]), ["12"]);
         assert_eq!(times(&["--event", "session_ended"]), ["12"]);
+        assert_eq!(times(&["--request", "r1"]), ["10"]);
         assert_eq!(times(&["--since", "2026-01-01T12:00:00Z"]), ["12", "12"]);
         assert_eq!(times(&["--since", "1h", "--user", "ada"]), Vec::<String>::new());
         assert_eq!(times(&["--user", "ad"]), Vec::<String>::new());

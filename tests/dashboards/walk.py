@@ -81,7 +81,11 @@ class Down(Walk):
 class Admission(Walk):
     name, alerts, signs = (
         "admission",
-        ("UsherAdmissionBudgetBurnsFast",),
+        (
+            "UsherAdmissionBudgetBurnsFast",
+            "UsherAdmissionBudgetBurns",
+            "UsherAdmissionBudgetBurnsSlowly",
+        ),
         ("upstream_unavailable", "dial_failed"),
     )
 

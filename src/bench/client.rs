@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use super::connection::{Connection, Received};
-use super::report::Failure;
+use super::tally::Failure;
 use super::target::{self, Target};
 use crate::base::clock::Now;
 use crate::model::secret::Secret;

@@ -14,7 +14,8 @@ use tokio::time::sleep;
 use super::client::{BenchClient, leave};
 use super::connection::{Connection, Received};
 use super::load;
-use super::report::{Progress, Tally};
+use super::progress::Progress;
+use super::tally::Tally;
 use crate::base::clock::Now;
 
 /// How long to wait after the last connection has closed, so that the server can free its memory.
@@ -134,6 +135,7 @@ impl Outcome {
         self.steps.last().map_or(0, |(open, _)| *open)
     }
 
+    /// Returns the memory at each step.
     pub fn table(&self) -> String {
         let mut text =
             format!("{:<8} {:>9} {:>12} {:>16}\n", "", "open", "VmRSS KiB", "KiB/connection");
@@ -157,11 +159,12 @@ impl Outcome {
                 self.lost
             ));
         }
-        format!("{text}\n{}", self.tally.table())
+        text
     }
 
+    /// Returns the fields of the report about memory.
     pub fn json(&self) -> Map<String, Value> {
-        let mut object = self.tally.json();
+        let mut object = Map::new();
         let steps: Vec<_> =
             self.steps.iter().map(|(open, kib)| json!({ "open": open, "rss_kib": kib })).collect();
         let each = (self.kib_per_connection(self.held(), self.held_kib) * 100.0).round() / 100.0;

@@ -16,7 +16,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::client::{Attempt, BenchClient, Phase, leave};
 use super::connection::Connection;
-use super::report::{Failure, Progress, Tally};
+use super::progress::Progress;
+use super::tally::{Failure, Tally};
 use crate::base::clock::Now;
 use crate::ws::frame::{Message, Sender};
 
@@ -45,7 +46,7 @@ impl Schedule {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub connections: u64,
     /// The most connections at the same time.

@@ -9,208 +9,41 @@
     reason = "a command's product is what it prints"
 )]
 
+mod arguments;
+mod chart;
 pub mod client;
+mod compare;
 mod connection;
+mod facts;
+mod html;
 mod idle;
 mod load;
+mod plot;
+mod progress;
 mod report;
+mod tally;
 pub mod target;
+mod work;
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand, ValueEnum};
-use http::HeaderValue;
-use serde_json::{Map, Value};
 
 use super::exit::Exit;
-use crate::config::value;
 use crate::model::secret::Secret;
 use crate::ws::frame::Message;
-use client::{BenchClient, Credential, Preset};
+pub use arguments::Arguments;
+use arguments::{Auth, Connect, Endpoint, Idle, Messages, Mode};
+use client::{BenchClient, Credential};
+use facts::{CpuTime, Facts, harmless_url};
 use load::{Load, Pace};
-use report::{Progress, Tally};
+use progress::{Goal, Progress};
+use report::{Measured, Memory, Report};
 use target::{Target, TargetError, Trust};
-
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Arguments {
-    #[command(subcommand)]
-    mode: Option<Mode>,
-    #[command(flatten)]
-    connect: Connect,
-}
-
-#[derive(Debug, Subcommand)]
-enum Mode {
-    /// Open connections, wait for a first echo, and close them (the default)
-    Connect(Connect),
-    /// Send messages on open connections and wait for their echoes
-    Messages(Messages),
-    /// Hold idle connections and read the memory of the server
-    Idle(Idle),
-}
-
-#[derive(Debug, Args)]
-struct Connect {
-    #[command(flatten)]
-    endpoint: Endpoint,
-    /// The number of connections; each begins when an earlier one has ended
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "1000",
-        value_parser = clap::value_parser!(u64).range(1..),
-    )]
-    connections: u64,
-    /// The most connections at the same time; by default 50, or 10000 with --rate
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    concurrency: Option<u32>,
-    /// The number of connections that begin per second, even if earlier ones have not ended
-    #[arg(
-        long,
-        value_name = "N",
-        requires = "duration",
-        conflicts_with = "connections",
-        value_parser = clap::value_parser!(u32).range(1..),
-    )]
-    rate: Option<u32>,
-    /// How long new connections begin
-    #[arg(long, requires = "rate", value_parser = value::duration)]
-    duration: Option<Duration>,
-    /// The message to send when the connection is open, and whose echo is measured
-    #[arg(long, value_name = "TEXT", default_value = "usher bench")]
-    message: String,
-    /// Send no message, because the endpoint does not echo
-    #[arg(long)]
-    no_echo: bool,
-}
-
-#[derive(Debug, Args)]
-struct Messages {
-    #[command(flatten)]
-    endpoint: Endpoint,
-    /// The number of connections
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "50",
-        value_parser = clap::value_parser!(u32).range(1..),
-    )]
-    connections: u32,
-    /// The size of each message
-    #[arg(long, default_value = "64B", value_parser = value::size)]
-    size: usize,
-    /// How long messages are sent
-    #[arg(long, default_value = "10s", value_parser = value::duration)]
-    duration: Duration,
-}
-
-#[derive(Debug, Args)]
-struct Idle {
-    #[command(flatten)]
-    endpoint: Endpoint,
-    /// The process of the server, on this machine; may be given more than once
-    #[arg(long = "pid", value_name = "PID", required = true)]
-    pids: Vec<u32>,
-    /// The number of connections
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "1000",
-        value_parser = clap::value_parser!(u32).range(1..),
-    )]
-    connections: u32,
-    /// The number of connections between two readings
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "1000",
-        value_parser = clap::value_parser!(u32).range(1..),
-    )]
-    step: u32,
-    /// How long all connections stay open
-    #[arg(long, default_value = "5s", value_parser = value::duration)]
-    hold: Duration,
-}
-
-#[derive(Debug, Args)]
-struct Endpoint {
-    /// ws://HOST[:PORT]/PATH or wss://HOST[:PORT]/PATH
-    // `Option`, because clap does not set the argument before a mode.
-    #[arg(required = true)]
-    url: Option<String>,
-    /// How the connections authenticate
-    #[arg(long, value_enum, default_value = "none")]
-    auth: Auth,
-    /// The environment variable with the bearer token
-    #[arg(long, value_name = "NAME", conflicts_with = "token_file")]
-    token_env: Option<String>,
-    /// The file with the bearer token
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// The path of the ticket endpoint
-    #[arg(long, value_name = "PATH", default_value = "/websocket/ticket")]
-    ticket_path: String,
-    /// The query parameter that carries the ticket
-    #[arg(long, value_name = "NAME", default_value = "ticket")]
-    ticket_parameter: String,
-    /// The format of the first message for `--auth message`
-    #[arg(long, value_enum, default_value = "json")]
-    preset: Preset,
-    /// Do not wait for an answer to the first message
-    #[arg(long)]
-    no_ack: bool,
-    /// The Origin header to send
-    #[arg(long)]
-    origin: Option<HeaderValue>,
-    /// Trust the certificates in this file instead of the system's
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// Accept any certificate
-    #[arg(long, conflicts_with = "ca")]
-    insecure: bool,
-    /// Resume TLS sessions; without it, every handshake is a full one
-    #[arg(long)]
-    tls_resume: bool,
-    /// The only key exchange to offer; by default all
-    #[arg(long, value_enum)]
-    key_exchange: Option<KeyExchange>,
-    /// The timeout of each connection until its first echo, and of each message
-    #[arg(long, default_value = "10s", value_parser = value::duration)]
-    timeout: Duration,
-    /// How many connections may fail before the exit code is 1
-    #[arg(long, value_name = "N", default_value = "0")]
-    tolerate: u64,
-    /// Print a JSON object instead of a table
-    #[arg(long)]
-    json: bool,
-    /// Allow a host that is not this machine
-    #[arg(long)]
-    yes_i_may_load_this_host: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Auth {
-    /// A ticket in the query, requested with the token before each connection
-    Ticket,
-    /// The token in the first message, in the format of --preset
-    Message,
-    /// The token in the Authorization header
-    Header,
-    None,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum KeyExchange {
-    X25519,
-    P256,
-    P384,
-    X25519mlkem768,
-}
+use work::{Plan, Server, Work};
 
 /// Mistakes in the command line that are found only when it runs.
 #[derive(Debug, thiserror::Error)]
@@ -227,6 +60,11 @@ pub enum Usage {
         need + 100
     )]
     Descriptors { need: u64, have: u64 },
+    #[error(
+        "{connections} connections cannot be divided into {rounds} rounds; raise --connections or \
+         lower --rounds"
+    )]
+    Rounds { connections: u64, rounds: u64 },
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -240,8 +78,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 impl Connect {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let mut client = self.endpoint.client()?;
-        client.first_echo = (!self.no_echo).then(|| Message::text(self.message));
+        let endpoint = &self.endpoint;
         let (connections, pace) = match (self.rate, self.duration) {
             (Some(rate), Some(duration)) => {
                 let per_second = f64::from(rate);
@@ -256,57 +93,80 @@ impl Connect {
             (None, Pace::Open { .. }) => concurrency.min(descriptors().saturating_sub(100)),
             _ => enough_descriptors(concurrency)?,
         };
+        let rounds = u64::from(self.comparison.rounds);
+        if self.comparison.compare.is_some() && connections < rounds {
+            return Err(Usage::Rounds { connections, rounds }.into());
+        }
         let load = Load { connections, concurrency: usize::try_from(concurrency)?, pace };
-        let tally = load::connect(&Arc::new(client), &load, &Arc::default())?;
-        Ok(self.endpoint.report(&tally, &tally.table(), tally.json(), 0))
+        let first_echo = (!self.no_echo).then(|| Message::text(self.message.clone()));
+        let plan = Plan::of(&self.comparison, |url, pids| {
+            let mut client = endpoint.client(url)?;
+            client.first_echo.clone_from(&first_echo);
+            Ok(Server::new(url.unwrap_or(endpoint.url()), client, pids))
+        })?;
+        let facts = Facts::of_this_run("connect", Some(pace));
+        endpoint.finish(plan.run(&Work::Connect(load), facts, endpoint.quiet)?)
     }
 }
 
 impl Messages {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let mut client = self.endpoint.client()?;
-        client.message_bytes = self.size;
+        let endpoint = &self.endpoint;
         enough_descriptors(u64::from(self.connections))?;
-        let message = Message::text("x".repeat(self.size));
-        let tally = load::messages(
-            &Arc::new(client),
-            usize::try_from(self.connections)?,
-            &message,
-            self.duration,
-            &Arc::default(),
-        )?;
-        Ok(self.endpoint.report(&tally, &tally.table(), tally.json(), 0))
+        let plan = Plan::of(&self.comparison, |url, pids| {
+            let mut client = endpoint.client(url)?;
+            client.message_bytes = self.size;
+            Ok(Server::new(url.unwrap_or(endpoint.url()), client, pids))
+        })?;
+        let work = Work::Messages {
+            connections: usize::try_from(self.connections)?,
+            message: Message::text("x".repeat(self.size)),
+            duration: self.duration,
+        };
+        let facts = Facts::of_this_run("messages", None);
+        endpoint.finish(plan.run(&work, facts, endpoint.quiet)?)
     }
 }
 
 impl Idle {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let client = self.endpoint.client()?;
+        let endpoint = &self.endpoint;
+        let client = Arc::new(endpoint.client(None)?);
         enough_descriptors(u64::from(self.connections))?;
+        let connections = u64::from(self.connections);
         let idle = idle::Idle {
             pids: self.pids.clone(),
-            connections: u64::from(self.connections),
+            connections,
             step: u64::from(self.step),
             hold: self.hold,
         };
-        let outcome = idle::run(&Arc::new(client), &idle, &Progress::default())?;
-        Ok(self.endpoint.report(&outcome.tally, &outcome.table(), outcome.json(), outcome.lost))
+        let facts = Facts::of_this_run("idle", None);
+        let before = CpuTime::read(&self.pids)?;
+        let progress = Progress::new(Goal::Connections(connections), endpoint.quiet);
+        let outcome = idle::run(&client, &idle, &progress)?;
+        let cpu = CpuTime::read(&self.pids)?.since(before);
+        let memory = Memory { table: outcome.table(), fields: outcome.json(), lost: outcome.lost };
+        let url = harmless_url(endpoint.url());
+        let first = Measured { url, tally: outcome.tally, cpu };
+        endpoint.finish(Report { facts, first, compared: None, memory: Some(memory) })
     }
 }
 
 impl Endpoint {
-    fn client(&self) -> anyhow::Result<BenchClient> {
-        if let Some(key_exchange) = self.key_exchange {
-            target::offer_only(key_exchange.group());
+    fn url(&self) -> &str {
+        self.url.as_deref().unwrap_or_default()
+    }
+
+    /// Returns a client of this URL, or of the endpoint's own.
+    fn client(&self, url: Option<&str>) -> anyhow::Result<BenchClient> {
+        if let Some(path) = &self.html {
+            check_writable(path)?;
         }
         let trust =
             Trust { ca: self.ca.as_deref(), insecure: self.insecure, resume: self.tls_resume };
-        let target = Target::find(
-            self.url.as_deref().unwrap_or_default(),
-            trust,
-            self.yes_i_may_load_this_host,
-        )
-        .map_err(Usage::from)?;
+        let url = url.unwrap_or(self.url());
+        let target =
+            Target::find(url, trust, self.yes_i_may_load_this_host).map_err(Usage::from)?;
         let token = || -> anyhow::Result<Secret> {
             self.token()?.ok_or_else(|| Usage::NoToken(self.auth.word()).into())
         };
@@ -347,41 +207,27 @@ impl Endpoint {
         Ok(Some(Secret::from(text.trim())))
     }
 
-    fn report(&self, tally: &Tally, table: &str, json: Map<String, Value>, lost: u64) -> ExitCode {
+    /// Prints the report, and writes the page.
+    fn finish(&self, report: Report) -> anyhow::Result<ExitCode> {
         if self.json {
-            println!("{}", Value::Object(json));
+            println!("{}", report.json());
         } else {
-            print!("{table}");
+            print!("{}", report.text());
+        }
+        if let Some(path) = &self.html {
+            std::fs::write(path, report.html())
+                .with_context(|| format!("cannot write the report {}", path.display()))?;
         }
         // A run that was stopped early is not a success.
-        if tally.is_partial || tally.failed() + lost > self.tolerate {
-            Exit::Failed.into()
-        } else {
-            Exit::Ok.into()
-        }
+        let is_success = !report.is_partial() && report.failed() <= self.tolerate;
+        Ok(if is_success { Exit::Ok } else { Exit::Failed }.into())
     }
 }
 
-impl KeyExchange {
-    fn group(self) -> rustls::NamedGroup {
-        match self {
-            Self::X25519 => rustls::NamedGroup::X25519,
-            Self::P256 => rustls::NamedGroup::secp256r1,
-            Self::P384 => rustls::NamedGroup::secp384r1,
-            Self::X25519mlkem768 => rustls::NamedGroup::X25519MLKEM768,
-        }
-    }
-}
-
-impl Auth {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Ticket => "ticket",
-            Self::Message => "message",
-            Self::Header => "header",
-            Self::None => "none",
-        }
-    }
+/// Fails before the load begins if the file cannot be written after it.
+fn check_writable(path: &Path) -> anyhow::Result<()> {
+    let opened = OpenOptions::new().append(true).create(true).open(path);
+    opened.map(drop).with_context(|| format!("cannot write the report {}", path.display()))
 }
 
 fn enough_descriptors(need: u64) -> Result<u64, Usage> {

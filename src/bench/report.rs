@@ -1,424 +1,232 @@
-//! The results, and their output: a table for people, a JSON object for programs.
+//! The report of a run: one target or two, as text, JSON or HTML.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write as _};
-use std::io::IsTerminal;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::fmt::Write;
 
-use hdrhistogram::{CreationError, Histogram};
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
 
-use super::client::{Phase, PhaseTimes};
-use crate::base::clock::Now;
-use crate::base::lock::lock;
+use super::compare::{self, Ratio, Round};
+use super::facts::{CpuTime, Facts};
+use super::html;
+use super::tally::Tally;
 
-/// The longest time in a histogram, in microseconds. Values have three significant digits.
-const LONGEST: u64 = 3_600_000_000;
-const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
-
-/// The reason why a connection failed, with the HTTP status or the close code if there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Failure {
-    Connect,
-    Tls,
-    /// With the status of an answer that was not a success.
-    Ticket(Option<u16>),
-    /// With the status of an answer other than 101; `None` if the answer was not HTTP.
-    Upgrade(Option<u16>),
-    /// With the code of the close frame.
-    Auth(Option<u16>),
-    Echo,
-    /// A timeout in this phase.
-    Timeout(Phase),
+/// The results of one target.
+pub struct Measured {
+    /// The URL, without values of its query.
+    pub url: String,
+    pub tally: Tally,
+    pub cpu: CpuTime,
 }
 
-impl Failure {
-    /// Returns what the user can try, for failures with a likely cause.
-    fn remedy(self) -> Option<&'static str> {
-        Some(match self {
-            Self::Timeout(Phase::Echo) | Self::Echo => {
-                "the endpoint did not echo the first message: add --no-echo if it does not echo, \
-                 or --auth message if it waits for a credential"
-            }
-            Self::Timeout(Phase::Message) => {
-                "the endpoint stopped echoing: check that the backend is an echo server"
-            }
-            Self::Timeout(Phase::Auth) => {
-                "the first message was not answered: add --no-ack if the endpoint does not \
-                 answer it, or choose its --preset"
-            }
-            Self::Timeout(Phase::Upgrade) => {
-                "the upgrade was not answered: check the upstream, or raise --timeout"
-            }
-            Self::Timeout(Phase::Connect | Phase::Tls) | Self::Connect => {
-                "cannot connect to the endpoint: check its address, and whether it uses TLS \
-                 (wss) or not (ws)"
-            }
-            Self::Timeout(Phase::Ticket) => {
-                "the ticket request was not answered: check --ticket-path, or raise --timeout"
-            }
-            Self::Auth(Some(1008)) => "the credential was rejected: check the log of the server",
-            Self::Ticket(Some(429)) => {
-                "tickets are limited for each user and address: raise [tickets] rate_per_user"
-            }
-            Self::Ticket(Some(401)) | Self::Upgrade(Some(401)) => {
-                "the token was rejected: `usher explain` shows why"
-            }
-            _ => return None,
-        })
-    }
+/// The results of the other target, and the rounds of both.
+pub struct Compared {
+    pub other: Measured,
+    pub rounds: Vec<Round>,
+    pub ratios: Vec<Ratio>,
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (word, number) = match self {
-            Self::Connect => ("connect", None),
-            Self::Tls => ("tls", None),
-            Self::Ticket(status) => ("ticket", *status),
-            Self::Upgrade(status) => ("upgrade", *status),
-            Self::Auth(code) => ("auth", *code),
-            Self::Echo => ("echo", None),
-            Self::Timeout(phase) => return f.pad(&format!("timeout {}", phase.word())),
-        };
-        match number {
-            Some(number) => f.pad(&format!("{word} {number}")),
-            None => f.pad(word),
-        }
-    }
+/// The part of a report that only the mode `idle` has.
+pub struct Memory {
+    pub table: String,
+    pub fields: Map<String, Value>,
+    /// Connections that the server closed while they were held.
+    pub lost: u64,
 }
 
-pub struct Tally {
-    /// The histograms in the order of `Phase::ALL`.
-    phases: Vec<Histogram<u64>>,
-    failures: BTreeMap<Failure, u64>,
-    pub attempts: u64,
-    /// The TLS handshakes that resumed an earlier session, including those for tickets.
-    pub resumed: u64,
-    /// Whether the user stopped the run early.
-    pub is_partial: bool,
-    /// The duration of the part for which throughput is computed.
-    pub elapsed: Duration,
-    /// The bytes of each message. Set if messages are measured.
-    pub message_bytes: Option<usize>,
+pub struct Report {
+    pub facts: Facts,
+    pub first: Measured,
+    pub compared: Option<Compared>,
+    pub memory: Option<Memory>,
 }
 
-impl Tally {
-    pub fn new() -> Result<Self, CreationError> {
-        let phases = Phase::ALL
-            .iter()
-            .map(|_| Histogram::new_with_bounds(1, LONGEST, 3))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            phases,
-            failures: BTreeMap::new(),
-            attempts: 0,
-            resumed: 0,
-            is_partial: false,
-            elapsed: Duration::ZERO,
-            message_bytes: None,
-        })
+impl Report {
+    /// Returns the targets with their letters.
+    pub fn targets(&self) -> impl Iterator<Item = (&'static str, &Measured)> {
+        let other = self.compared.as_ref().map(|compared| ("B", &compared.other));
+        std::iter::once(("A", &self.first)).chain(other)
     }
 
-    /// Adds one connection: the phases that it completed, and why it failed, if it did.
-    pub fn connection(&mut self, times: &PhaseTimes, failure: Option<Failure>) {
-        self.attempts += 1;
-        self.resumed += times.resumed;
-        for (phase, time) in &times.times {
-            self.time(*phase, *time);
-        }
-        if let Some(failure) = failure {
-            self.fail(failure);
-        }
+    pub fn is_partial(&self) -> bool {
+        self.targets().any(|(_, target)| target.tally.is_partial)
     }
 
-    pub fn time(&mut self, phase: Phase, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
-        if let Some(histogram) = self.phases.get_mut(phase as usize) {
-            histogram.saturating_record(micros);
-        }
-    }
-
-    pub fn fail(&mut self, failure: Failure) {
-        *self.failures.entry(failure).or_default() += 1;
-    }
-
-    pub fn merge(&mut self, other: &Self) {
-        for (mine, theirs) in self.phases.iter_mut().zip(&other.phases) {
-            // Both have the same bounds, so this cannot fail.
-            let _ = mine.add(theirs);
-        }
-        for (failure, count) in &other.failures {
-            *self.failures.entry(*failure).or_default() += count;
-        }
-        self.attempts += other.attempts;
-        self.resumed += other.resumed;
-        self.is_partial |= other.is_partial;
-        self.elapsed = self.elapsed.max(other.elapsed);
-        self.message_bytes = self.message_bytes.or(other.message_bytes);
-    }
-
-    /// Marks the run as stopped early.
-    pub fn stop(&mut self, elapsed: Duration) {
-        self.is_partial = true;
-        self.elapsed = elapsed;
-    }
-
+    /// Returns the number of connections that failed or were lost.
     pub fn failed(&self) -> u64 {
-        self.failures.values().sum()
+        let failed: u64 = self.targets().map(|(_, target)| target.tally.failed()).sum();
+        failed + self.memory.as_ref().map_or(0, |memory| memory.lost)
     }
 
-    pub fn count(&self, phase: Phase) -> u64 {
-        self.phases.get(phase as usize).map_or(0, Histogram::len)
-    }
-
-    /// Returns the phases that have at least one value.
-    fn seen(&self) -> impl Iterator<Item = (Phase, &Histogram<u64>)> {
-        Phase::ALL.into_iter().zip(&self.phases).filter(|(_, histogram)| !histogram.is_empty())
-    }
-
-    fn per_second(&self) -> f64 {
-        let phase = if self.message_bytes.is_some() { Phase::Message } else { Phase::Total };
-        if self.elapsed.is_zero() {
-            0.0
-        } else {
-            self.count(phase) as f64 / self.elapsed.as_secs_f64()
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if let Some(memory) = &self.memory {
+            let _ = writeln!(text, "{}", memory.table);
         }
-    }
-
-    pub fn table(&self) -> String {
-        let mut text = format!("{:<8} {:>9}", "ms", "count");
-        for name in PERCENTILES.iter().map(|(name, _)| *name).chain(["max"]) {
-            let _ = write!(text, " {name:>10}");
-        }
-        for (phase, histogram) in self.seen() {
-            let _ = write!(text, "\n{:<8} {:>9}", phase.word(), histogram.len());
-            for micros in PERCENTILES
-                .iter()
-                .map(|(_, quantile)| histogram.value_at_quantile(*quantile))
-                .chain([histogram.max()])
-            {
-                let _ = write!(text, " {:>10.3}", micros as f64 / 1000.0);
+        for (letter, target) in self.targets() {
+            if self.compared.is_some() {
+                let _ = writeln!(text, "{letter}: {}\n", target.url);
+            }
+            let _ = write!(text, "{}{}", target.tally.table(), cpu_line(target));
+            let plot = target.tally.plot();
+            if self.memory.is_none() && !plot.is_empty() {
+                let _ = write!(text, "\n{plot}");
+            }
+            if self.compared.is_some() {
+                text.push('\n');
             }
         }
-        let (seconds, rate) = (self.elapsed.as_secs_f64(), self.per_second());
-        let opened = self.count(Phase::Total);
-        let _ = match self.message_bytes {
-            None => write!(
-                text,
-                "\n\n{opened} of {} connections in {seconds:.2} s, {rate:.1} a second\n",
-                self.attempts
-            ),
-            Some(bytes) => {
-                let mebibytes = rate * bytes as f64 / f64::from(1 << 20);
-                let messages = self.count(Phase::Message);
-                write!(
-                    text,
-                    "\n\n{messages} messages of {bytes} B and their echoes on {opened} of {} \
-                     connections in {seconds:.2} s: {rate:.1} a second, {mebibytes:.2} MiB/s each \
-                     way\n",
-                    self.attempts
-                )
-            }
-        };
-        if self.resumed > 0 {
-            let _ = writeln!(text, "{} TLS handshakes resumed a session", self.resumed);
-        }
-        if self.is_partial {
-            text.push_str("stopped early: the results are incomplete\n");
-        }
-        for (failure, count) in &self.failures {
-            let _ = writeln!(text, "failed: {failure:<12} {count:>9}");
-        }
-        let remedies: BTreeSet<_> =
-            self.failures.keys().filter_map(|failure| failure.remedy()).collect();
-        for remedy in remedies {
-            let _ = writeln!(text, "  help: {remedy}");
+        if let Some(Compared { rounds, ratios, .. }) = &self.compared {
+            text.push_str(&compare::table(ratios, rounds.len()));
         }
         text
     }
 
-    pub fn json(&self) -> Map<String, Value> {
-        let mut phases = Map::new();
-        for (phase, histogram) in self.seen() {
-            let mut row = Map::new();
-            row.insert("count".to_owned(), json!(histogram.len()));
-            for (name, quantile) in PERCENTILES {
-                row.insert(
-                    format!("{}_us", name.replace('.', "_")),
-                    json!(histogram.value_at_quantile(quantile)),
-                );
+    pub fn json(&self) -> Value {
+        let mut object = self.facts.json();
+        match &self.compared {
+            None => object.extend(target_json(&self.first)),
+            Some(Compared { other, rounds, ratios }) => {
+                object.insert("rounds".to_owned(), json!(rounds.len()));
+                object.insert("partial".to_owned(), json!(self.is_partial()));
+                object.insert("a".to_owned(), Value::Object(target_json(&self.first)));
+                object.insert("b".to_owned(), Value::Object(target_json(other)));
+                object.insert("ratios".to_owned(), compare::json(ratios));
             }
-            row.insert("max_us".to_owned(), json!(histogram.max()));
-            phases.insert(phase.word().to_owned(), Value::Object(row));
         }
-        let failures: Map<_, _> = self
-            .failures
-            .iter()
-            .map(|(failure, count)| (failure.to_string(), json!(count)))
-            .collect();
-        let mut object = Map::new();
-        object.insert("attempts".to_owned(), json!(self.attempts));
-        object.insert("opened".to_owned(), json!(self.count(Phase::Total)));
-        object.insert("failed".to_owned(), json!(self.failed()));
-        object.insert("failures".to_owned(), Value::Object(failures));
-        object.insert("tls_resumed".to_owned(), json!(self.resumed));
-        object.insert("partial".to_owned(), json!(self.is_partial));
-        object.insert(
-            "elapsed_ms".to_owned(),
-            json!(u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX)),
-        );
-        object.insert("per_second".to_owned(), json!((self.per_second() * 10.0).round() / 10.0));
-        if let Some(bytes) = self.message_bytes {
-            object.insert("message_bytes".to_owned(), json!(bytes));
-        }
-        object.insert("phases".to_owned(), Value::Object(phases));
-        object
+        object.extend(self.memory.iter().flat_map(|memory| memory.fields.clone()));
+        Value::Object(object)
+    }
+
+    pub fn html(&self) -> String {
+        html::page(self)
     }
 }
 
-/// How often a line is printed without a terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
-
-/// Shows the progress on standard error. On a terminal it updates one line; elsewhere it prints a
-/// line every [`LINE_EVERY`].
-#[derive(Debug, Default)]
-pub struct Progress {
-    done: AtomicU64,
-    failed: AtomicU64,
-    last: Mutex<Last>,
+fn target_json(target: &Measured) -> Map<String, Value> {
+    let Measured { url, tally, cpu } = target;
+    let mut object = tally.json();
+    object.insert("target".to_owned(), json!(url));
+    object.insert("client_cpu_ms".to_owned(), json!(cpu.client.as_millis() as u64));
+    let server = cpu.server.map(|time| time.as_millis() as u64);
+    object.insert("server_cpu_ms".to_owned(), json!(server));
+    object
 }
 
-#[derive(Debug, Default)]
-struct Last {
-    failure: Option<Failure>,
-    line: Option<Instant>,
+/// Returns the CPU time as a line.
+fn cpu_line(target: &Measured) -> String {
+    format!("CPU time: {}\n", cpu_text(target))
 }
 
-impl Progress {
-    pub fn count(&self, failure: Option<Failure>) {
-        self.done.fetch_add(1, Ordering::Relaxed);
-        if let Some(failure) = failure {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-            lock(&self.last).failure = Some(failure);
-        }
-    }
-
-    pub fn show(&self) {
-        if std::io::stderr().is_terminal() {
-            eprint!("\r{}\x1b[K", self.line());
-        } else if self.is_due(Now::read().mono) {
-            eprintln!("usher bench: {}", self.line());
-        }
-    }
-
-    pub fn clear(&self) {
-        if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
-        }
-    }
-
-    fn line(&self) -> String {
-        let (done, failed) =
-            (self.done.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
-        match lock(&self.last).failure {
-            Some(failure) => {
-                format!("{done} connections, {failed} failed, the last one: {failure}")
-            }
-            None => format!("{done} connections, {failed} failed"),
-        }
-    }
-
-    /// Returns true if a line is due. The first line is due after one whole interval.
-    fn is_due(&self, now: Instant) -> bool {
-        let mut last = lock(&self.last);
-        let since = *last.line.get_or_insert(now);
-        let is_due = now.duration_since(since) >= LINE_EVERY;
-        if is_due {
-            last.line = Some(now);
-        }
-        is_due
+/// Returns the CPU time of both sides, in all and for each connection or message.
+pub fn cpu_text(Measured { tally, cpu, .. }: &Measured) -> String {
+    let count = tally.count(tally.main_phase());
+    let unit = if tally.message_bytes.is_some() { "message" } else { "connection" };
+    let side = |name: &str, seconds: f64| {
+        let each = match count {
+            0 => String::new(),
+            count => format!(" ({:.1} µs for each {unit})", seconds * 1e6 / count as f64),
+        };
+        format!("{name} {seconds:.2} s{each}")
+    };
+    let client = side("client", cpu.client.as_secs_f64());
+    match cpu.server {
+        Some(time) => format!("{client}, server {}", side("", time.as_secs_f64()).trim_start()),
+        None => format!("{client}; --pid adds that of the server"),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub mod tests {
+    use std::time::Duration;
 
-    /// Returns a tally of 100 connections that took 1 to 100 ms, and of two that failed.
-    fn known() -> Tally {
+    use super::super::client::{Phase, PhaseTimes};
+    use super::super::load::Pace;
+    use super::super::tally::Failure;
+    use super::*;
+    use crate::base::clock::Now;
+
+    fn tally(millis: u64) -> Tally {
         let (start, mut tally) = (Now::read().mono, Tally::new().unwrap());
-        for millis in 1..=100 {
+        for number in 1..=200 {
             let mut times = PhaseTimes::begin(None, start);
-            times.lap(Phase::Connect, start + Duration::from_micros(500));
-            times.lap(Phase::Upgrade, start + Duration::from_millis(millis));
+            times.lap(Phase::Connect, start + Duration::from_micros(90));
+            times.lap(
+                Phase::Upgrade,
+                start + Duration::from_micros(millis * 1000 + number * number),
+            );
             times.finish();
             tally.connection(&times, None);
         }
-        for failure in [Failure::Upgrade(Some(403)), Failure::Timeout(Phase::Upgrade)] {
-            let mut times = PhaseTimes::begin(None, start);
-            times.lap(Phase::Connect, start + Duration::from_micros(500));
-            tally.connection(&times, Some(failure));
-        }
-        tally.elapsed = Duration::from_secs(2);
+        let times = PhaseTimes::begin(None, start);
+        tally.connection(&times, Some(Failure::Upgrade(Some(429))));
+        tally.elapsed = Duration::from_secs(1);
         tally
     }
 
-    #[test]
-    fn without_a_terminal_a_line_comes_every_five_seconds_and_names_the_last_failure() {
-        let (progress, start) = (Progress::default(), Now::read().mono);
-        progress.count(None);
-        progress.count(Some(Failure::Timeout(Phase::Echo)));
-        assert_eq!(progress.line(), "2 connections, 1 failed, the last one: timeout echo");
-        let due: Vec<_> = (0..=44)
-            .filter(|quarter| progress.is_due(start + Duration::from_millis(250 * quarter)))
-            .collect();
-        assert_eq!(due, [20, 40]);
+    fn measured(url: &str, tally: Tally) -> Measured {
+        let client = Duration::from_millis(40);
+        let cpu = CpuTime { client, server: Some(Duration::from_millis(20)) };
+        Measured { url: url.to_owned(), tally, cpu }
+    }
+
+    /// Returns a report whose texts have characters that HTML would take for its own.
+    pub fn known(is_compared: bool) -> Report {
+        let facts = Facts {
+            mode: "connect",
+            pace: Some(Pace::Closed),
+            arguments: vec!["bench".to_owned(), "--origin".to_owned(), "<b>&\"'".to_owned()],
+            started: "2026-11-29T12:00:00Z".to_owned(),
+            cpus: 2,
+        };
+        let rounds: Vec<_> = (0..8).map(|n| Round { a: tally(5), b: tally(6 + n % 2) }).collect();
+        let sum = |of: fn(&Round) -> &Tally| {
+            let mut sum = Tally::new().unwrap();
+            rounds.iter().for_each(|round| sum.append(of(round)));
+            sum
+        };
+        let first = measured("ws://localhost/<x>", sum(|round| &round.a));
+        let other = measured("ws://localhost:81/&", sum(|round| &round.b));
+        let ratios = compare::ratios(&rounds, false);
+        let compared = is_compared.then_some(Compared { other, rounds, ratios });
+        Report { facts, first, compared, memory: None }
     }
 
     #[test]
-    fn the_table_of_a_known_set_is_known() {
-        let expected = "\
-ms           count        p50        p90        p99      p99.9        max
-connect        102      0.500      0.500      0.500      0.500      0.500
-upgrade        100     49.503     89.535     98.559     99.519     99.519
-total          100     50.015     90.047     99.007    100.031    100.031
-
-100 of 102 connections in 2.00 s, 50.0 a second
-failed: upgrade 403          1
-failed: timeout upgrade         1
-  help: the upgrade was not answered: check the upstream, or raise --timeout
-";
-        assert_eq!(known().table(), expected);
+    fn the_text_has_the_table_the_plot_and_the_ratios() {
+        let text = known(false).text();
+        for part in [
+            "1600 of 1608 connections",
+            "failed: upgrade 429",
+            "total, up to ms",
+            "CPU time: client 0.04 s (25.0 µs for each connection), server 0.02 s",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        let text = known(true).text();
+        for part in [
+            "A: ws://localhost/<x>\n",
+            "B: ws://localhost:81/&\n",
+            "B / A in 8 rounds",
+            "total p50",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
     }
 
     #[test]
-    fn the_json_of_a_known_set_is_known() {
-        let json = Value::Object(known().json());
+    fn the_json_names_its_format_and_targets() {
+        let json = known(false).json();
+        assert_eq!((&json["format"], &json["target"]), (&json!(1), &json!("ws://localhost/<x>")));
+        assert_eq!((&json["loop"], &json["server_cpu_ms"]), (&json!("closed"), &json!(20)));
+        let json = known(true).json();
+        assert_eq!((&json["rounds"], &json["a"]["opened"]), (&json!(8), &json!(1600)));
+        let ratios = json["ratios"].as_array().unwrap();
+        let measures: Vec<_> = ratios.iter().map(|row| row["measure"].as_str().unwrap()).collect();
         assert_eq!(
-            (&json["attempts"], &json["opened"], &json["failed"]),
-            (&json!(102), &json!(100), &json!(2))
+            measures,
+            ["per_second", "connect p50", "upgrade p50", "total p50", "total p90", "total p99"]
         );
-        assert_eq!(json["failures"], json!({ "upgrade 403": 1, "timeout upgrade": 1 }));
-        assert_eq!((&json["elapsed_ms"], &json["per_second"]), (&json!(2000), &json!(50.0)));
-        let connect = json!({
-            "count": 102, "p50_us": 500, "p90_us": 500, "p99_us": 500, "p99_9_us": 500,
-            "max_us": 500,
-        });
-        assert_eq!(json["phases"]["connect"], connect);
-        assert_eq!(
-            json["phases"].as_object().unwrap().keys().collect::<Vec<_>>(),
-            ["connect", "upgrade", "total"]
-        );
-    }
-
-    #[test]
-    fn merged_halves_are_the_whole() {
-        let mut both = known();
-        both.merge(&known());
-        assert_eq!((both.attempts, both.failed(), both.count(Phase::Total)), (204, 4, 200));
-        assert_eq!(both.elapsed, Duration::from_secs(2));
+        let of = |measure: &str| ratios.iter().find(|row| row["measure"] == measure).unwrap();
+        assert_eq!(of("connect p50")["is_noise"], json!(true));
+        assert_eq!(of("total p50")["is_noise"], json!(false));
     }
 }

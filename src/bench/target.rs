@@ -123,7 +123,7 @@ pub fn is_resumed(stream: &Stream) -> bool {
 pub fn offer_only(key_exchange: NamedGroup) {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.kx_groups.retain(|group| group.name() == key_exchange);
-    // This works only for the first provider. TLS is not used before the command line is parsed.
+    // This works only for the first provider of a process.
     let _ = provider.install_default();
 }
 

@@ -1,6 +1,7 @@
 //! The load tester against Usher: each method over TLS, its counts, and the targets that it
 //! refuses.
 
+use std::path::Path;
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
@@ -257,4 +258,164 @@ async fn a_host_that_is_not_this_machine_is_refused_before_a_byte_is_sent() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains(why), "{arguments:?}: {said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_named_key_exchange_is_offered() {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.kx_groups.retain(|group| group.name() == rustls::NamedGroup::secp256r1);
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("wss://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            // It knows no WebSocket, so a connection ends after the handshake.
+            let _ = acceptor.accept(tcp).await;
+        }
+    });
+    for (key_exchange, failure) in [("p256", "upgrade"), ("x25519", "tls")] {
+        let few = ["--connections", "2", "--insecure", "--json", "--key-exchange", key_exchange];
+        let output = bench("", &[&few[..], &[&url]].concat()).await;
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["failures"], json!({ failure: 2 }), "{key_exchange}");
+    }
+    server.abort();
+}
+
+/// Fails if a report is not what its schema or HTML allows.
+async fn validate(files: &[&Path]) {
+    let output = Command::new("target/e2e-tools/venv/bin/python")
+        .args(["tests/e2e/clients/python/bench_report.py", "docs/bench-report.schema.json"])
+        .args(files)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .await
+        .expect("python; scripts/setup-tests.sh installs what the tests need");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_targets_take_turns_and_the_report_names_no_secret() {
+    let echo = Echo::start().await;
+    let usher = start(&echo).await;
+    let token = usher.token("ada");
+    let (page, json_file) =
+        (usher.folder().join("report.html"), usher.folder().join("report.json"));
+    let url = format!("wss://localhost:{}/ws?key=s3cret", usher.tls.port());
+    let ca = usher.certificate_path();
+    let pid = usher.pid().to_string();
+    let common = [
+        "--auth",
+        "header",
+        "--token-env",
+        "BENCH_TOKEN",
+        "--ca",
+        ca.to_str().unwrap(),
+        "--json",
+        "--html",
+        page.to_str().unwrap(),
+        "--pid",
+        &pid,
+        "--quiet",
+        &url,
+    ];
+    let compared = ["--compare", &url, "--rounds", "6"];
+
+    let few = ["connect", "--connections", "30", "--concurrency", "3", "--message", "s3cret"];
+    let output = bench(&token, &[&few[..], &common, &compared].concat()).await;
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "no progress with --quiet");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &json["format"], &json["rounds"], &json["partial"]),
+        (Some(0), &json!(1), &json!(6), &json!(false)),
+        "{json}"
+    );
+    for target in ["a", "b"] {
+        let told = &json[target];
+        assert_eq!((&told["opened"], &told["failed"]), (&json!(30), &json!(0)), "{json}");
+        assert_eq!(told["target"], url.replace("key=s3cret", "[redacted]"));
+    }
+    assert!(json["a"]["server_cpu_ms"].is_u64() && json["b"]["server_cpu_ms"].is_null(), "{json}");
+    let ratios = json["ratios"].as_array().unwrap();
+    for measure in ["per_second", "connect p50", "tls p50", "upgrade p50", "total p99"] {
+        let ratio = ratios.iter().find(|ratio| ratio["measure"] == measure);
+        let of = |name: &str| ratio.unwrap()[name].as_f64().unwrap();
+        let (low, median, high) = (of("low"), of("median"), of("high"));
+        assert!(0.0 < low && low <= median && median <= high, "{measure}: {json}");
+    }
+    std::fs::write(&json_file, &output.stdout).unwrap();
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("B divided by A, in 6 rounds") && html.contains("<polyline"), "{html}");
+    for text in [&html, &String::from_utf8(output.stdout).unwrap()] {
+        assert!(!text.contains("s3cret") && !text.contains(&token), "{text}");
+    }
+    validate(&[&json_file, &page]).await;
+
+    // A single target, a message run, an idle run, and failures.
+    let runs: [(&str, &[&str]); 3] = [
+        ("messages", &["--connections", "2", "--duration", "300ms"]),
+        ("idle", &["--connections", "4", "--hold", "10ms"]),
+        ("connect", &["--rate", "50", "--duration", "200ms"]),
+    ];
+    for (mode, arguments) in runs {
+        let output = bench(&token, &[&[mode][..], arguments, &common].concat()).await;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{mode}: {told}");
+        std::fs::write(&json_file, &output.stdout).unwrap();
+        validate(&[&json_file, &page]).await;
+    }
+    let output =
+        bench("nonsense", &[&["connect", "--connections", "3"][..], &common].concat()).await;
+    assert_eq!(output.status.code(), Some(1));
+    std::fs::write(&json_file, &output.stdout).unwrap();
+    assert!(std::fs::read_to_string(&page).unwrap().contains("upgrade 401"));
+    validate(&[&json_file, &page]).await;
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_gets_a_table_and_a_plot_without_colours() {
+    let echo = Echo::start().await;
+    let url = format!("ws://{}/ws", echo.url().trim_start_matches("http://"));
+    let output = bench("", &["--connections", "20", &url]).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(!text.contains('\u{1b}') && output.stderr.is_empty(), "{text}");
+    let (_, plot) = text.split_once("total, up to ms\n").unwrap();
+    let counts = plot.lines().map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+    assert_eq!(counts.sum::<u64>(), 20, "{text}");
+    assert!(text.contains("20 of 20 connections") && text.contains("CPU time: client"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_cannot_be_made_is_refused_before_the_load() {
+    let echo = Echo::start().await;
+    let url = format!("ws://{}/ws", echo.url().trim_start_matches("http://"));
+    for (arguments, code, why) in [
+        (
+            &["--html", "/nowhere/at/all.html"][..],
+            1,
+            "cannot write the report /nowhere/at/all.html",
+        ),
+        (&["--pid", "4000000000"], 1, "cannot read the CPU time of the server"),
+        (&["--compare", "ws://192.0.2.1/"], 2, "--yes-i-may-load-this-host"),
+        (&["--compare", &url, "--rounds", "5"], 2, "6..=1000"),
+        (&["--compare", &url, "--rounds", "9", "--connections", "8"], 2, "into 9 rounds"),
+        (&["--rounds", "9"], 2, "--compare"),
+    ] {
+        let output = bench("", &[arguments, &[&url]].concat()).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let is_told = said.contains(why);
+        assert!(output.status.code() == Some(code) && is_told, "{arguments:?}: {said}");
+    }
+    assert!(echo.visits().is_empty(), "nothing was sent");
 }

@@ -41,6 +41,7 @@ need_for_tests() {
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || have rabbitmq-server || need rabbitmq-server "a broker of STOMP and MQTT"
     { have prometheus && have promtool; } || need prometheus "the queries of the dashboards and alerts"
     have curl || need curl "a client of HTTP/2"
+    have logrotate || [ -x /usr/sbin/logrotate ] || need logrotate "moves log files under a running Usher"
     have h2load || need nghttp2-client "load over HTTP/2"
     have rpm || need rpm "the .rpm that is installed and removed again"
     have lintian || need lintian "faults in the .deb"

@@ -1,10 +1,9 @@
 //! Sets up telemetry with the metric families of all modules and the settings of a configuration.
 
-use tracing::Level;
-
 use crate::config::{Config, LogFormat, RefusalLevel, label_names};
 use crate::telemetry::family::AnyFamily;
 use crate::telemetry::log::{Format, LogSettings};
+use crate::telemetry::severity::Severity;
 use crate::telemetry::{InstallError, Settings, Telemetry};
 use crate::{
     acme, admin, auth, edge, fleet, http, listener, migration, session, store, takeover, telemetry,
@@ -14,6 +13,7 @@ use crate::{
 /// The families of each module that declares some, in the order of `docs/metrics.md`.
 const MODULES: &[&[&dyn AnyFamily]] = &[
     telemetry::FAMILIES,
+    telemetry::log_file::FAMILIES,
     telemetry::limit::FAMILIES,
     edge::events::FAMILIES,
     listener::events::FAMILIES,
@@ -45,12 +45,15 @@ pub fn install(config: &Config) -> Result<Telemetry, InstallError> {
             LogFormat::Json => Format::Json,
             LogFormat::Text => Format::Text,
         },
+        file: config.log.file.clone(),
     };
     let settings = Settings {
         log,
         client_refusals: match config.log.refusals {
-            RefusalLevel::Info => Level::INFO,
-            RefusalLevel::Warn => Level::WARN,
+            RefusalLevel::Info => Severity::Info,
+            RefusalLevel::Warn => Severity::Warn,
+            RefusalLevel::Error => Severity::Error,
+            RefusalLevel::Critical => Severity::Critical,
         },
         refusal_lines: config.log.refusal_lines,
         refusal_sources: config.limits.rate_entries,

@@ -12,6 +12,7 @@ use crate::admin::{self, Admin, Readiness};
 use crate::auth::revocation::events::RevocationsHeld;
 use crate::base::clock::Now;
 use crate::base::memory::MemoryTrim;
+use crate::base::signal::RotationSignal;
 use crate::edge::reload::{Order, Reloader};
 use crate::edge::{Current, Edge, staples};
 use crate::telemetry::{Event, Telemetry};
@@ -103,6 +104,16 @@ pub(super) async fn keep_history(admin: Arc<ArcSwap<Admin>>) {
     loop {
         every.tick().await;
         admin.load().tick(Now::read());
+    }
+}
+
+/// Opens the log files again at each signal. Signals in a short time may count as one.
+pub(super) async fn follow_rotations(mut signal: RotationSignal, telemetry: Arc<Telemetry>) {
+    loop {
+        signal.next().await;
+        let telemetry = Arc::clone(&telemetry);
+        // Opening a file may block.
+        let _ = tokio::task::spawn_blocking(move || telemetry.follow_rotation()).await;
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::admin_context::AdminContext;
-use self::background::{Following, follow_orders, keep_history, run_upkeep};
+use self::background::{Following, follow_orders, follow_rotations, keep_history, run_upkeep};
 use self::replacement::{Link, estate, leave_to, take_over, wait_for_successor};
 use self::replacer::Replacer;
 use self::sockets::{PendingAdmin, TakeoverSocket, bind_all};
@@ -35,7 +35,7 @@ use self::workers::spawn_worker;
 use crate::admin::{Admin, Explaining, Readiness};
 use crate::auth::events::BypassAllowed;
 use crate::base::clock::Now;
-use crate::base::signal::Signals;
+use crate::base::signal::{RotationSignal, Signals};
 use crate::config::{AdminAddress, Config};
 use crate::edge::events::Ready;
 use crate::edge::reload::{Load, Orders, Reloader};
@@ -161,6 +161,9 @@ impl App {
     pub fn run(mut self, reloading: Reloading) -> Result<(), RunError> {
         let (stop, _) = watch::channel(false);
         let main = runtime::Builder::new_current_thread().enable_all().build()?;
+        // Rotations are followed until the exit, also in a drain of many minutes.
+        let rotations = main.block_on(async { RotationSignal::listen() })?;
+        main.spawn(follow_rotations(rotations, Arc::clone(&self.telemetry)));
         let edge = self.current.load_full();
         let joined = edge.fleet.as_ref().and_then(|fleet| main.block_on(fleet.join()));
         main.block_on(edge.authenticator.issuers().prefetch());

@@ -4,6 +4,28 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// The signal that asks for log files to be opened again: SIGUSR1.
+#[derive(Debug)]
+pub struct RotationSignal(Signal);
+
+impl RotationSignal {
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::user_defined1())?))
+    }
+
+    pub async fn next(&mut self) {
+        self.0.recv().await;
+    }
+
+    /// Keeps the signal from ending the process before it is listened to. The handler stays for the
+    /// life of the process.
+    pub fn survive() -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _entered = runtime.enter();
+        Self::listen().map(drop)
+    }
+}
+
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,

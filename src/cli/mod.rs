@@ -91,10 +91,13 @@ enum Command {
 static LOG_FORMAT: std::sync::OnceLock<LogFormat> = std::sync::OnceLock::new();
 
 pub fn main() -> ExitCode {
-    // All TLS uses this provider. An error only means that a provider is already installed.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let matches = help::command().get_matches();
     let command_line = CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Command::Bench(arguments) = &command_line.command {
+        arguments.install_key_exchange();
+    }
+    // All TLS uses this provider, unless the load tester has installed its own.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     if let Some(format) = command_line.log_format {
         let _ = LOG_FORMAT.set(format);
     }
@@ -157,7 +160,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         Some(BuildError::Admin(failed)) => return Fault::of(failed.io()).into(),
         Some(BuildError::Takeover(TakeoverError::Folder(_))) => return Exit::Permission,
         Some(BuildError::Takeover(_)) => return Exit::Unavailable,
-        Some(BuildError::Telemetry(InstallError::AuditFile { why, .. })) => {
+        Some(BuildError::Telemetry(InstallError::LogFile { why, .. })) => {
             return Fault::of(why).into();
         }
         Some(

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::app::{App, BuildError, Reloading, RunError};
+use crate::base::signal::RotationSignal;
 use crate::cli;
 use crate::config::diagnostic::Diagnostics;
 use crate::config::{Config, Loaded};
@@ -35,6 +36,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    RotationSignal::survive()?;
     let allow_bypass = arguments.allow_bypass;
     let path = crate::admin_client::find_config(arguments.config)?;
     let passed = PassedSockets::take().map_err(BuildError::Passed)?;

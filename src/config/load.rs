@@ -207,7 +207,9 @@ fn config<'r>(
     let certificates = Certificates::read(&file.section("certificates"));
     let mtls = Mtls::read(&file.section("mtls"));
     let log = Log::read(&file.section("log"));
-    let audit = log::AuditTable::read(&file.section("audit")).file;
+    let audit_section = file.section("audit");
+    let audit = log::AuditTable::read(&audit_section).file;
+    log::check_files(&audit_section, &log, audit.as_deref());
     let traces_section = file.section("traces");
     let traces = traces::traces(&traces_section).map(Box::new);
     // This comes last, because it reports every table that was not read before.

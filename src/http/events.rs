@@ -10,10 +10,11 @@ use crate::model::principal::Principal;
 use crate::rejection::Rejection;
 use crate::session::events::{SessionFacts, count_started};
 use crate::telemetry::audit::AuditLine;
-use crate::telemetry::event::{ACCEPTED, Event, Refusal, client_refusal_level, log_at, millis};
+use crate::telemetry::event::{ACCEPTED, Event, Refusal, client_refusal_level, millis};
 use crate::telemetry::family::{Label, LabelNames, Name, Word, families, words};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::refusal::{Attempt, RefusedRequest};
+use crate::telemetry::severity::log_at;
 
 families! {
     /// WebSocket upgrades: accepted, or the label of the rejection.

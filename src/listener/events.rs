@@ -6,9 +6,10 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use crate::http::events::Protocol;
-use crate::telemetry::event::{Event, Refusal, client_refusal_level, log_at, millis};
+use crate::telemetry::event::{Event, Refusal, client_refusal_level, millis};
 use crate::telemetry::family::{Word, families, words};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::severity::log_at;
 
 families! {
     /// Connections that could not be accepted for lack of descriptors or memory.

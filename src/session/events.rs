@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tracing::{Level, debug, info};
+use tracing::{debug, info};
 
 use super::revalidation::RevalidationResult;
 use crate::auth::renewal::NotRenewed;
@@ -11,9 +11,10 @@ use crate::model::method::Method;
 use crate::model::trace_context::TraceId;
 use crate::rejection::close::{CloseReason, SessionEnd, Traffic};
 use crate::telemetry::audit::{AuditLine, TrafficLine};
-use crate::telemetry::event::{Event, log_at, millis};
+use crate::telemetry::event::{Event, millis};
 use crate::telemetry::family::{Label, LabelNames, Name, Word, families, words};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::severity::{Severity, log_at};
 use crate::ws::close_code::CloseCode;
 
 /// From one second to one day.
@@ -278,8 +279,8 @@ impl Event for SessionEnded<'_> {
         let end = self.end;
         // The operator chooses the login that the upstream gets, so its refusal is a warning.
         let level = match end.reason {
-            CloseReason::LoginRefused => Level::WARN,
-            _ => Level::INFO,
+            CloseReason::LoginRefused => Severity::Warn,
+            _ => Severity::Info,
         };
         log_at!(
             level, target: "usher", event = "session_ended", request_id, session_id, user,

@@ -3,31 +3,19 @@
 //! Lines are only appended. Each upgrade ends in exactly one line whose event is `upgrade_rejected`
 //! or `session_ended`; both have the request id that the client received. No line has a credential.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::InstallError;
 use super::line_sink::LineSink;
+use super::{InstallError, LogKind, log_file};
 use crate::model::trace_context::TraceId;
 
 pub struct AuditLog {
     sink: LineSink,
-    reopen: Arc<AtomicBool>,
-}
-
-/// The open file, which may have been renamed since.
-struct AuditFile {
     path: PathBuf,
-    file: File,
-    reopen: Arc<AtomicBool>,
 }
 
 /// One line. Fields without a value are left out.
@@ -123,20 +111,15 @@ impl<'a> AuditLine<'a> {
 impl AuditLog {
     /// Opens the file. Only the owner can read a new file; an existing file keeps its mode.
     pub fn open(path: &Path, capacity: usize) -> Result<Self, InstallError> {
-        let file =
-            open(path).map_err(|why| InstallError::AuditFile { path: path.to_owned(), why })?;
-        let reopen = Arc::<AtomicBool>::default();
-        let file = AuditFile { path: path.to_owned(), file, reopen: Arc::clone(&reopen) };
-        let sink = LineSink::start("usher-audit", capacity, file);
-        Ok(Self {
-            sink: sink.map_err(|why| InstallError::Thread { purpose: "the audit log", why })?,
-            reopen,
-        })
+        let file = log_file::open(LogKind::Audit, path)?;
+        let sink = LineSink::start("usher-audit", capacity, file)
+            .map_err(|why| InstallError::Thread { purpose: "the audit log", why })?;
+        Ok(Self { sink, path: path.to_owned() })
     }
 
-    /// Opens the path again before the next line: the file may have been moved away.
+    /// Opens the path again: the file may have been moved away.
     pub fn reopen(&self) {
-        self.reopen.store(true, Ordering::Release);
+        log_file::reopen(LogKind::Audit, &self.path, &self.sink);
     }
 
     pub fn write(&self, line: &AuditLine<'_>) {
@@ -155,26 +138,6 @@ impl AuditLog {
 
     pub fn flush(&self, patience: Duration) -> bool {
         self.sink.flush(patience)
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
-}
-
-impl Write for AuditFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // If the path cannot be opened, the lines still go to the old file.
-        if self.reopen.swap(false, Ordering::AcqRel)
-            && let Ok(file) = open(&self.path)
-        {
-            self.file = file;
-        }
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }
 
@@ -228,13 +191,20 @@ mod tests {
         write("third");
         let events = |path: &Path| std::fs::read_to_string(path).unwrap().matches("event").count();
         assert_eq!((events(&moved), events(&path)), (2, 1));
+        // A folder in the place of the file cannot be opened.
+        std::fs::rename(&path, path.with_extension("2")).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        audit.reopen();
+        write("fourth");
+        assert_eq!(events(&path.with_extension("2")), 2, "the file that was open is kept");
+        let _ = (std::fs::remove_dir(&path), std::fs::remove_file(path.with_extension("2")));
         let _ = (std::fs::remove_file(&path), std::fs::remove_file(&moved));
     }
 
     #[test]
     fn a_file_that_cannot_be_opened_is_named() {
         let path = Path::new("/nowhere/at/all/audit.jsonl");
-        let Err(InstallError::AuditFile { path: named, .. }) = AuditLog::open(path, 8) else {
+        let Err(InstallError::LogFile { path: named, .. }) = AuditLog::open(path, 8) else {
             panic!("the file was opened");
         };
         assert_eq!(named, path);

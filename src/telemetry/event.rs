@@ -3,12 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tracing::Level;
-
 use super::INSTALLED;
 use super::audit::{AuditLine, AuditLog};
 use super::flood::{FloodControl, Lines, Source, Summary};
 use super::metrics::Metrics;
+use super::severity::{Severity, log_at};
 use crate::base::clock::Now;
 
 /// An event of a module: a small struct with the details of the event.
@@ -105,21 +104,9 @@ impl Outlet<'_> {
 }
 
 /// Returns the level of refusals that the client caused: `[log] refusals`.
-pub fn client_refusal_level() -> Level {
-    INSTALLED.get().map_or(Level::INFO, |installed| installed.client_refusals)
+pub fn client_refusal_level() -> Severity {
+    INSTALLED.get().map_or(Severity::Info, |installed| installed.client_refusals)
 }
-
-/// Logs at the given level, `WARN` or `INFO`.
-macro_rules! log_at {
-    ($level:expr, $($line:tt)+) => {
-        if $level == ::tracing::Level::WARN {
-            ::tracing::warn!($($line)+);
-        } else {
-            ::tracing::info!($($line)+);
-        }
-    };
-}
-pub(crate) use log_at;
 
 /// The outcome of success, in metrics and audit lines.
 pub const ACCEPTED: &str = "accepted";
@@ -147,8 +134,8 @@ impl Event for Summary {
 
     fn count(&self, metrics: &Metrics) {
         let count = self.total();
-        metrics.add(&super::LINES_SUMMARISED, (super::LineKind::Log,), count.log);
-        metrics.add(&super::LINES_SUMMARISED, (super::LineKind::Audit,), count.audit);
+        metrics.add(&super::LINES_SUMMARISED, (super::LogKind::Log,), count.log);
+        metrics.add(&super::LINES_SUMMARISED, (super::LogKind::Audit,), count.audit);
     }
 
     fn audit(&self) -> Option<AuditLine<'_>> {

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use super::audit::AuditLine;
-use super::event::{Event, Refusal, client_refusal_level, log_at};
+use super::event::{Event, Refusal, client_refusal_level};
 use super::family::{Word, families, words};
 use super::flood::Source;
 use super::metrics::Metrics;
+use super::severity::log_at;
 
 words! {
     /// The limits that can be reached: keys of `[limits]`, rates of `[tickets]`, and limits of

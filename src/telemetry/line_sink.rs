@@ -1,7 +1,8 @@
 //! A bounded queue of lines in front of a slow writer.
 //!
 //! A separate thread writes the lines of the log and the audit log, so that a blocked pipe or a
-//! full disk never blocks the data path. If the queue is full, a line is dropped and counted.
+//! full disk never blocks the data path. If the queue is full, a line is dropped and counted. The
+//! writer is replaced only between two lines, so that a rotation tears none.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Vec<Vec<u8>>,
+    /// The writer of all lines from now on.
+    next_writer: Option<Box<dyn Write + Send>>,
     /// Lines that the thread is writing now. They also count against the capacity.
     being_written: usize,
     dropped: u64,
@@ -44,7 +47,8 @@ impl LineSink {
             written: Condvar::new(),
         });
         let of_thread = Arc::clone(&shared);
-        thread::Builder::new().name(name.to_owned()).spawn(move || of_thread.write_all(writer))?;
+        let writer = Box::new(writer);
+        thread::Builder::new().name(name.to_owned()).spawn(move || of_thread.run(writer))?;
         Ok(Self { shared })
     }
 
@@ -57,6 +61,12 @@ impl LineSink {
         }
         state.waiting.push(line);
         drop(state);
+        self.shared.filled.notify_one();
+    }
+
+    /// Writes the lines that wait, and all later ones, to another writer.
+    pub fn replace_writer(&self, writer: impl Write + Send + 'static) {
+        self.shared.lock().next_writer = Some(Box::new(writer));
         self.shared.filled.notify_one();
     }
 
@@ -93,37 +103,75 @@ impl Shared {
         lock(&self.state)
     }
 
-    fn write_all(&self, mut writer: impl Write) {
+    /// Writes until the sink is dropped.
+    fn run(&self, mut writer: Box<dyn Write + Send>) {
         let mut batch = Vec::new();
         let mut bytes = Vec::new();
+        // Whether the last write ended in the middle of a line.
+        let mut is_torn = false;
         loop {
             let state = self.lock();
-            let waited =
-                self.filled.wait_while(state, |state| state.waiting.is_empty() && !state.closed);
+            let waited = self.filled.wait_while(state, |state| {
+                state.waiting.is_empty() && state.next_writer.is_none() && !state.closed
+            });
             let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-            if state.waiting.is_empty() {
+            let next_writer = state.next_writer.take();
+            if state.waiting.is_empty() && next_writer.is_none() {
                 return;
             }
             std::mem::swap(&mut batch, &mut state.waiting);
             state.being_written = batch.len();
             drop(state);
 
-            bytes.clear();
-            let count = batch.len() as u64;
-            for line in batch.drain(..) {
-                bytes.extend_from_slice(&line);
+            if let Some(next) = next_writer {
+                writer = next;
+                is_torn = false;
             }
-            let lost = writer.write_all(&bytes).and_then(|()| writer.flush()).is_err();
+            bytes.clear();
+            if is_torn {
+                // The part of a line stays a line of its own, which spoils no other.
+                bytes.push(b'\n');
+            }
+            let begin = bytes.len();
+            batch.iter().for_each(|line| bytes.extend_from_slice(line));
+            let written = write_what_fits(&mut writer, &bytes);
+            is_torn = match written.checked_sub(1).and_then(|last| bytes.get(last)) {
+                Some(last) => *last != b'\n',
+                None => is_torn,
+            };
+            let lost = lines_after(begin, &batch, written);
+            batch.clear();
 
             let mut state = self.lock();
             state.being_written = 0;
-            if lost {
-                state.dropped += count;
-            }
+            state.dropped += lost;
             drop(state);
             self.written.notify_all();
         }
     }
+}
+
+/// Writes until the writer fails. Returns the number of bytes that it took.
+fn write_what_fits(writer: &mut impl Write, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match writer.write(rest) {
+            Ok(0) => break,
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    if writer.flush().is_ok() { written } else { 0 }
+}
+
+/// Returns the number of lines that end after this many bytes. The first one starts at `begin`.
+fn lines_after(begin: usize, lines: &[Vec<u8>], bytes: usize) -> u64 {
+    let ends = lines.iter().scan(begin, |end, line| {
+        *end += line.len();
+        Some(*end)
+    });
+    ends.filter(|end| *end > bytes).count() as u64
 }
 
 #[cfg(test)]
@@ -190,6 +238,57 @@ pub(crate) mod tests {
         assert!(!sink.flush(Duration::from_millis(1)));
         drop(let_go);
         assert!(sink.flush(LONG));
+    }
+
+    #[test]
+    fn a_replaced_writer_gets_whole_lines() {
+        let (entered, is_entered) = mpsc::channel();
+        let (let_go, go) = mpsc::channel::<()>();
+        let sink = LineSink::start("test", 10, Blocked(entered, go)).unwrap();
+        sink.push(b"to the old one\n".to_vec());
+        is_entered.recv().unwrap();
+        let page = Page::default();
+        sink.replace_writer(page.clone());
+        sink.push(b"to the new one\n".to_vec());
+        assert_eq!(page.0.lock().unwrap().len(), 0, "the old writer has not returned yet");
+        drop(let_go);
+        assert!(sink.flush(LONG));
+        assert_eq!(*page.0.lock().unwrap(), b"to the new one\n");
+        assert_eq!(sink.dropped(), 0);
+    }
+
+    /// A disk with this much space, and the bytes on it.
+    struct Disk(Arc<Mutex<usize>>, Page);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut space = self.0.lock().unwrap();
+            let count = bytes.len().min(*space);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            *space -= count;
+            self.1.write(&bytes[..count])
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_the_full_disk_cut_spoils_no_later_line() {
+        let (space, page) = (Arc::new(Mutex::new(9)), Page::default());
+        let sink = LineSink::start("test", 10, Disk(Arc::clone(&space), page.clone())).unwrap();
+        for line in ["first\n", "second\n", "third\n"] {
+            sink.push(line.as_bytes().to_vec());
+            assert!(sink.flush(LONG));
+        }
+        *space.lock().unwrap() = 100;
+        sink.push(b"fourth\n".to_vec());
+        assert!(sink.flush(LONG));
+        assert_eq!(String::from_utf8_lossy(&page.0.lock().unwrap()), "first\nsec\nfourth\n");
+        assert_eq!(sink.dropped(), 2);
     }
 
     #[test]

@@ -11,16 +11,20 @@ pub mod flood;
 pub mod limit;
 pub mod line_sink;
 pub mod log;
+#[cfg(test)]
+mod log_events;
+pub mod log_file;
 pub mod metrics;
 pub mod page;
 pub mod refusal;
+pub mod severity;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tracing::Level;
 
 use crate::base::clock::Now;
 use crate::base::lock::lock;
@@ -28,9 +32,10 @@ use audit::AuditLog;
 pub use event::Event;
 use family::{AnyFamily, LabelNames, families, words};
 use flood::FloodControl;
-use line_sink::LineSink;
-use log::LogSettings;
+use log::{LogSettings, LogSink};
+use log_file::NothingToReopen;
 use metrics::{Exposition, Metrics};
+use severity::Severity;
 
 families! {
     /// Always 1; the label has the version.
@@ -38,7 +43,7 @@ families! {
     /// When this process started, in seconds since the Unix epoch.
     START_TIME: Gauge = "usher_start_time_seconds";
     /// Lines about refusals that were summarised instead of written, in the log or the audit log.
-    LINES_SUMMARISED: Counter = "usher_lines_summarised_total", { log: LineKind }, shown;
+    LINES_SUMMARISED: Counter = "usher_lines_summarised_total", { log: LogKind }, shown;
     /// Audit lines lost because the disk was too slow or full.
     AUDIT_LINES_DROPPED: Counter = "usher_audit_lines_dropped_total";
     /// Log lines lost because the reader of stderr was too slow.
@@ -46,9 +51,18 @@ families! {
 }
 
 words! {
-    enum LineKind {
+    pub enum LogKind {
         Log = "log",
         Audit = "audit",
+    }
+}
+
+impl fmt::Display for LogKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Log => "log",
+            Self::Audit => "audit log",
+        })
     }
 }
 
@@ -76,7 +90,7 @@ struct Installed {
     metrics: Arc<ArcSwap<Metrics>>,
     audit: Option<Arc<AuditLog>>,
     flood: Arc<FloodControl>,
-    client_refusals: Level,
+    client_refusals: Severity,
 }
 
 pub struct Telemetry {
@@ -88,15 +102,15 @@ pub struct Telemetry {
     audit: Option<Arc<AuditLog>>,
     flood: Arc<FloodControl>,
     /// `None` if the process already has another subscriber, as in tests.
-    log: Option<Arc<LineSink>>,
+    log: Option<LogSink>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     #[error("the log filter `{filter}` is not valid: {why}")]
     LogFilter { filter: String, why: String },
-    #[error("cannot open the audit log {}: {why}", path.display())]
-    AuditFile { path: PathBuf, why: std::io::Error },
+    #[error("cannot open the {log} {}: {why}", path.display())]
+    LogFile { log: LogKind, path: PathBuf, why: std::io::Error },
     #[error("cannot start a thread for {purpose}: {why}")]
     Thread { purpose: &'static str, why: std::io::Error },
     #[error("cannot set up the metrics: {0}")]
@@ -110,7 +124,7 @@ pub enum InstallError {
 pub struct Settings {
     pub log: LogSettings,
     /// The level of refusals that the client caused.
-    pub client_refusals: Level,
+    pub client_refusals: Severity,
     /// Lines per second about refusals of one source; the rest is summarised in one line.
     pub refusal_lines: usize,
     /// The most sources of refusals in the table.
@@ -175,15 +189,30 @@ impl Telemetry {
     }
 
     /// Applies a reload. New names get series. Removed names keep their series, because sessions
-    /// may still use them. The audit log is opened again, in case its file was moved.
+    /// may still use them. Log files are opened again, in case they were moved.
     pub fn follow(&self, new: LabelNames) {
         let mut names = lock(&self.names);
         if names.add(new) {
             self.metrics.store(Arc::new(self.exposition.metrics(&names)));
         }
         drop(names);
+        self.reopen_logs();
+    }
+
+    /// Opens the files of the log and the audit log again: they may have been moved away. Returns
+    /// false if there are none.
+    fn reopen_logs(&self) -> bool {
+        let log = self.log.as_ref().is_some_and(LogSink::reopen);
         if let Some(audit) = &self.audit {
             audit.reopen();
+        }
+        log || self.audit.is_some()
+    }
+
+    /// Does what SIGUSR1 asks for. It opens files, so it may block.
+    pub fn follow_rotation(&self) {
+        if !self.reopen_logs() {
+            NothingToReopen.emit();
         }
     }
 
@@ -194,7 +223,7 @@ impl Telemetry {
     /// Returns the metrics in the text format of Prometheus, version 0.0.4.
     pub fn render(&self) -> String {
         let audit_dropped = self.audit.as_ref().map_or(0, |audit| audit.dropped());
-        let log_dropped = self.log.as_ref().map_or(0, |log| log.dropped());
+        let log_dropped = self.log.as_ref().map_or(0, LogSink::dropped);
         let metrics = self.metrics.load();
         metrics.set_total(&AUDIT_LINES_DROPPED, audit_dropped);
         metrics.set_total(&LOG_LINES_DROPPED, log_dropped);
@@ -223,8 +252,8 @@ impl Telemetry {
     }
 }
 
-impl std::fmt::Debug for Telemetry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Telemetry").field("started", &self.started).finish_non_exhaustive()
     }
 }

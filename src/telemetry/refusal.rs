@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 
-use tracing::Level;
-
 use super::audit::AuditLine;
-use super::event::{Refusal, client_refusal_level, log_at, non_empty};
+use super::event::{Refusal, client_refusal_level, non_empty};
 use super::family::{Label, LabelNames, Word};
+use super::severity::{Severity, log_at};
 use crate::model::method::Method;
 use crate::model::trace_context::TraceId;
 use crate::rejection::{Rejection, Side};
@@ -46,7 +45,7 @@ impl<'a> RefusedRequest<'a> {
         let (event, facts) = (self.event, self.rejection.facts());
         let level = match facts.side {
             Side::Client => client_refusal_level(),
-            _ => Level::WARN,
+            _ => Severity::Warn,
         };
         log_at!(
             level, target: "usher", event, request_id, %peer, host, path, route,

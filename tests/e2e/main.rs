@@ -43,6 +43,7 @@ mod http_heads;
 mod http_proxy;
 mod issuers;
 mod limits;
+mod log_rotation;
 mod methods;
 mod migration;
 mod mtls;

@@ -3,16 +3,17 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tracing::{Level, info};
+use tracing::info;
 
 use crate::model::trace_context::TraceId;
 use crate::rejection::Rejection;
 use crate::store::{RedeemFault, Validity};
 use crate::telemetry::audit::AuditLine;
-use crate::telemetry::event::{ACCEPTED, Event, Refusal, client_refusal_level, log_at, millis};
+use crate::telemetry::event::{ACCEPTED, Event, Refusal, client_refusal_level, millis};
 use crate::telemetry::family::{Label, LabelNames, Name, families};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::refusal::{Attempt, RefusedRequest};
+use crate::telemetry::severity::{Severity, log_at};
 
 families! {
     /// Tickets issued.
@@ -214,7 +215,7 @@ impl Event for TicketRedeemRefused<'_> {
     fn log(&self) {
         let Self { request_id, user, peer, route, fault, .. } = *self;
         let level = match fault {
-            RedeemFault::StoreUnavailable => Level::WARN,
+            RedeemFault::StoreUnavailable => Severity::Warn,
             _ => client_refusal_level(),
         };
         log_at!(

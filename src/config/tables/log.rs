@@ -1,23 +1,30 @@
 //! `[log]` and `[audit]`.
 
+use std::path::Path;
+
 use crate::config::declare::table;
 use crate::config::diagnostic::nearest;
 use crate::config::key_type::{Choice, Count, OneOf, PathToWrite, TextType};
+use crate::config::reader::Section;
 
 table! {
     /// The log.
     pub struct Log: [log] {
+        /// The file that log lines are appended to; without it, they go to stderr. SIGUSR1 opens it
+        /// again after a rotation.
+        file: PathToWrite, optional "usher.log";
         /// json, text, or auto: text on a terminal, JSON elsewhere.
         format: OneOf<LogFormat>, default "auto",
             because "people read a terminal, programs read the rest";
         /// A level, or a list of target=level.
         filter: LogFilter, default "info",
             because "it shows what happens to clients and servers, without every step";
-        /// The level of refusals that the client caused: info or warn. Refusals that Usher, the
-        /// store or the upstream caused are always warn.
+        /// The level of refusals that the client caused: info, warn, error or critical. Refusals
+        /// that Usher, the store or the upstream caused are always warn.
         refusals: OneOf<RefusalLevel>, default "info",
             because "a mistake of a client is not a fault of the server",
-            change_when "the filter is `warn`, but the log must have these refusals";
+            change_when "the filter is `warn`, but the log must have these refusals; or a rule of \
+                the log pipeline looks for a level";
         /// Lines per second about refusals of one address, in the log and the audit log; the
         /// rest is counted in one line.
         refusal_lines: Count, default 5,
@@ -30,7 +37,8 @@ table! {
 table! {
     /// The audit trail.
     pub struct AuditTable: [audit] {
-        /// The file that audit lines are appended to; without it, there is no audit log.
+        /// The file that audit lines are appended to; without it, there is no audit log. SIGUSR1
+        /// opens it again after a rotation.
         file: PathToWrite, optional "audit.jsonl";
     }
 }
@@ -39,6 +47,9 @@ table! {
 pub enum RefusalLevel {
     Info,
     Warn,
+    Error,
+    /// An error whose line says CRITICAL.
+    Critical,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -49,6 +60,15 @@ pub enum LogFormat {
     Text,
 }
 
+/// Rejects one file for both logs: no reader could tell their lines apart.
+pub fn check_files(audit_section: &Section<'_, '_>, log: &Log, audit: Option<&Path>) {
+    let Some(value) = audit_section.value("file") else { return };
+    if audit.is_some() && log.file.as_deref() == audit {
+        let message = "`[log] file` and `[audit] file` are the same file";
+        audit_section.reader.error(&value.span(), message, "give each log a file of its own");
+    }
+}
+
 impl Choice for LogFormat {
     fn choices() -> Vec<(&'static str, Self)> {
         vec![("auto", Self::Auto), ("json", Self::Json), ("text", Self::Text)]
@@ -57,7 +77,12 @@ impl Choice for LogFormat {
 
 impl Choice for RefusalLevel {
     fn choices() -> Vec<(&'static str, Self)> {
-        vec![("info", Self::Info), ("warn", Self::Warn)]
+        vec![
+            ("info", Self::Info),
+            ("warn", Self::Warn),
+            ("error", Self::Error),
+            ("critical", Self::Critical),
+        ]
     }
 }
 

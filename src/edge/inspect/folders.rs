@@ -1,4 +1,4 @@
-//! The state directory and the audit file. Creates neither: the folder would belong to the user
+//! The state directory and the log files. Creates neither: the folder would belong to the user
 //! that runs `usher check`, which may be the wrong one.
 
 use std::io;
@@ -12,7 +12,7 @@ use crate::net::handover;
 use crate::upstream::keyring::Folder;
 
 const STATE_HINT: &str = "create the directory, owned by the user that runs Usher";
-const AUDIT_HINT: &str = "create the folder of the file, owned by the user that runs Usher";
+const LOG_HINT: &str = "create the folder of the file, owned by the user that runs Usher";
 
 const TAKEOVER_HINT: &str =
     "create a folder for it, owned by the user that runs Usher, with mode 0700";
@@ -24,8 +24,11 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     // `[acme]` writes an account and certificates.
     let is_complete = has_keys && config.acme.is_none();
     inspector.add("state_dir", state_dir(&config.state_dir, is_complete));
+    if let Some(path) = &config.log.file {
+        inspector.add("log.file", log_file("log file", path));
+    }
     if let Some(path) = &config.audit {
-        inspector.add("audit.file", audit_file(path));
+        inspector.add("audit.file", log_file("audit file", path));
     }
     if let Some(path) = &config.takeover {
         inspector.add("takeover", takeover_folder(path));
@@ -55,10 +58,10 @@ pub(super) fn state_dir(path: &Path, has_keys: bool) -> Finding {
     }
 }
 
-/// Judges the audit file. The start opens it to append, and creates it if its folder exists.
-fn audit_file(path: &Path) -> Finding {
-    let subject = format!("audit file {}", path.display());
-    let fail = |detail: String| Finding::fail(subject.as_str(), detail, AUDIT_HINT);
+/// Judges a log file. The start opens it to append, and creates it if its folder exists.
+fn log_file(purpose: &str, path: &Path) -> Finding {
+    let subject = format!("{purpose} {}", path.display());
+    let fail = |detail: String| Finding::fail(subject.as_str(), detail, LOG_HINT);
     if path.is_dir() {
         return fail("is a directory".to_owned());
     }

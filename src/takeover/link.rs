@@ -189,7 +189,7 @@ async fn changed(receiver: &mut Option<watch::Receiver<()>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Reads the lists of the new process, as it has done.

@@ -700,6 +700,7 @@ max_entries = 2
 [admin]
 address = "127.0.0.1:0"
 token_env = "API_ADMIN_TOKEN"
+login_rate_per_address = "10/1h"
 """
 
 

@@ -100,6 +100,8 @@ window = "1s"
 [admin]
 address = "127.0.0.1:${admin}"
 ${token ? 'token_env = "PAGE_TOKEN"' : ''}
+# A slow machine must not get a second chance within the test.
+login_rate_per_address = "10/1h"
 `);
   const env = { ...process.env, PAGE_SECRET: SECRET, PAGE_TOKEN: ADMIN_TOKEN };
   let child;

@@ -114,7 +114,7 @@ fn holds_signed_part(bytes: &[u8]) -> bool {
 
 fn end_of_value(bytes: &[u8], at: usize) -> Option<usize> {
     let (length, header) = match *bytes.get(at + 1)? {
-        short @ 0..0x80 => (usize::from(short), 2),
+        short @ 0..=0x7f => (usize::from(short), 2),
         0x81 => (usize::from(*bytes.get(at + 2)?), 3),
         0x82 => (usize::from(*bytes.get(at + 2)?) << 8 | usize::from(*bytes.get(at + 3)?), 4),
         _ => return None,
@@ -289,7 +289,7 @@ fn wrap(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let [high, low] = u16::try_from(content.len()).expect("it is short").to_be_bytes();
     let length: &[u8] = match content.len() {
         ..0x80 => &[low],
-        ..0x100 => &[0x81, low],
+        0x80..0x100 => &[0x81, low],
         _ => &[0x82, high, low],
     };
     [&[tag], length, &content].concat()

@@ -77,6 +77,9 @@ const moment = (time) => new Date(time).toLocaleString([], { dateStyle: 'medium'
 const clock = (time) => new Date(time).toLocaleTimeString([], { timeStyle: 'medium', hourCycle: 'h23' });
 const badge = (text, kind) => element('span', { class: 'badge', 'data-kind': kind }, text);
 
+/** Returns the badge of a state. A newer Usher may have states that the table lacks. */
+const stateOf = (table, state) => badge(...(table[state] ?? [words(state)]));
+
 /** A line of a list: what, its state, and a remark below. */
 const line = (what, state, remark) => element('li', {}, element('span', {}, what), state, remark ? element('small', {}, remark) : null);
 
@@ -88,7 +91,7 @@ function fill(place, parts, nothing) {
 // What the state means.
 
 const BREAKERS = { closed: ['working', 'good'], 'half-open': ['trying again', 'wait'], open: ['not answering', 'bad'] };
-const SERVERS = { serving: ['serving', 'good'], slow_start: ['slow start', 'wait'], on_trial: ['on trial', 'wait'], ejected: ['ejected', 'bad'] };
+const SERVERS = { serving: ['serving', 'good'], slow_start: ['slow start', 'wait'], on_trial: ['on trial', 'wait'], ejected: ['ejected', 'bad'], unresolved: ['name not resolved', 'bad'] };
 const FAULTS = { dial: 'cannot be reached', timeout: 'answers late or not', answer: 'answers with errors', check: 'fails its health check' };
 const ISSUERS = { fresh: ['keys are fresh', 'good'], stale: ['keys are old', 'wait'], none: ['no keys', 'bad'] };
 const CERTIFICATES = { valid: ['valid', 'good'], ends_soon: ['ends soon', 'wait'], not_yet_valid: ['not valid yet', 'bad'], expired: ['expired', 'bad'] };
@@ -116,6 +119,7 @@ function problems(status, history) {
     else if (state === 'stale') wait(`The keys of issuer ${name} are ${span(age)} old: the last fetch failed (${fault}).`);
   }
   for (const { upstream, server, state, fault } of status.servers) {
+    if (state === 'unresolved') bad(`The name of ${server} of upstream ${upstream} has no address.`);
     if (state === 'ejected') bad(`${server} of upstream ${upstream} gets no clients: it ${FAULTS[fault] ?? 'failed'}.`);
   }
   for (const certificate of status.certificates) {
@@ -153,9 +157,9 @@ function showRefusals({ refusals }) {
 
 function showServices(status) {
   const groups = [
-    ['Upstreams', status.servers.map(({ upstream, server, state, busy, fault, away_seconds: away }) => line(`${upstream}: ${server}`, badge(...SERVERS[state]),
+    ['Upstreams', status.servers.map(({ upstream, server, state, busy, fault, away_seconds: away }) => line(`${upstream}: ${server}`, stateOf(SERVERS, state),
       fault ? `for ${span(away)}: ${FAULTS[fault] ?? fault}` : `${short(busy)} in use`))],
-    ['Issuers', status.issuers.map(({ name, state, keys, fault, age_seconds: age }) => line(name, badge(...ISSUERS[state]),
+    ['Issuers', status.issuers.map(({ name, state, keys, fault, age_seconds: age }) => line(name, stateOf(ISSUERS, state),
       `${count(keys, 'key')}${age === null ? '' : `, fetched ${span(age)} ago`}${fault ? `; last fetch: ${fault}` : ''}`))],
     ['Verifiers', status.verifiers.map(({ name, kind, breaker, asking }) => line(`${name} (${kind})`, badge(...BREAKERS[breaker] ?? ['working', 'good']), `${count(asking, 'request')} in flight`))],
     ['Store of tickets', [
@@ -167,7 +171,7 @@ function showServices(status) {
 }
 
 function showCertificates({ certificates, acme }) {
-  const rows = certificates.map((one) => line(one.file, badge(...CERTIFICATES[one.state]), `${words(one.purpose)}: ${until(one)}`));
+  const rows = certificates.map((one) => line(one.file, stateOf(CERTIFICATES, one.state), `${words(one.purpose)}: ${until(one)}`));
   if (acme) {
     rows.push(line(`ACME: ${acme.domains.join(', ')}`, badge(acme.state === 'none' ? 'not issued' : words(acme.state), acme.fault ? 'bad' : acme.state === 'none' ? 'wait' : 'good'),
       acme.fault ? `failed ${count(acme.failures, 'time')}: ${acme.detail ?? acme.fault}` : acme.renewal && `renewal on ${day(acme.renewal)}`));
@@ -283,7 +287,7 @@ function explanation({ url, warnings, steps, verdict, upstream }) {
     Upstream: upstream && `${upstream.name} gets ${upstream.path} with ${upstream.headers.join(', ')}`, 'Removed headers': upstream?.removed.join(', ') };
   parts.push(element('dl', {}, ...Object.entries(facts).filter(([, fact]) => fact).flatMap(([name, fact]) => [element('dt', {}, name), element('dd', {}, fact)])));
   parts.push(...warnings.map((warning) => element('p', { class: 'fault' }, warning)));
-  parts.push(element('h3', {}, 'Check by check'), element('ol', { class: 'steps' }, ...steps.map(({ name, result, detail }) => element('li', {}, badge(...MARKS[result]), element('strong', {}, name), element('span', {}, detail)))));
+  parts.push(element('h3', {}, 'Check by check'), element('ol', { class: 'steps' }, ...steps.map(({ name, result, detail }) => element('li', {}, stateOf(MARKS, result), element('strong', {}, name), element('span', {}, detail)))));
   return parts;
 }
 

@@ -14,6 +14,7 @@ use crate::{
 const MODULES: &[&[&dyn AnyFamily]] = &[
     telemetry::FAMILIES,
     telemetry::log_file::FAMILIES,
+    telemetry::process::FAMILIES,
     telemetry::limit::FAMILIES,
     edge::events::FAMILIES,
     listener::events::FAMILIES,
@@ -83,7 +84,7 @@ mod tests {
         assert_eq!(names.len(), families().count(), "each name once");
         for Definition { name, kind, labels, .. } in families().map(AnyFamily::definition) {
             assert!(
-                name.starts_with("usher_")
+                (name.starts_with("usher_") || name.starts_with("process_"))
                     && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
                 "{name}"
             );
@@ -121,6 +122,8 @@ mod tests {
         for definition in families().map(AnyFamily::definition) {
             let help = definition.help();
             assert!(help.ends_with('.') && !help.contains("  "), "{}: {help}", definition.name);
+            // Each format of `/metrics` escapes them in its own way.
+            assert!(!help.contains(['"', '\\', '\n']), "{}: {help}", definition.name);
         }
     }
 

@@ -50,8 +50,6 @@ const CRATES: &[(&str, &[&str])] = &[
     ("h2", &["net/http2/", "http/http2/"]),
     ("hdrhistogram", &["bench/"]),
     ("jsonwebtoken", &["auth/jwt"]),
-    ("metrics", &["telemetry/"]),
-    ("metrics_exporter_prometheus", &["telemetry/"]),
     ("prost", &["traces/export.rs", "traces/proto.rs"]),
     ("rcgen", &["net/tls/acme.rs", "net/tls/self_signed.rs"]),
     ("redis", &["store/redis/"]),

@@ -17,6 +17,7 @@ use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::base::memory;
 use crate::rejection::Rejection;
+use crate::telemetry::exposition::Format;
 
 /// The time between two points.
 pub const INTERVAL: Duration = Duration::from_secs(5);
@@ -235,7 +236,7 @@ impl Admin {
     /// Adds a point to the history, and ends logins whose time is over. Called every [`INTERVAL`].
     pub fn tick(&self, now: Now) {
         self.registry.count_traffic();
-        self.history.add(&self.telemetry.render(), now, memory::resident());
+        self.history.add(&self.telemetry.render(Format::Text), now, memory::resident());
         self.logins.sweep(self.token.as_ref(), &self.login_rules, now);
     }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -53,8 +53,8 @@ use crate::listener::events::AcceptFailed;
 use crate::model::secret::Secret;
 use crate::net::stream::Stream;
 use crate::session::registry::Registry;
-use crate::telemetry::Event;
-use crate::telemetry::Telemetry;
+use crate::telemetry::exposition::Format;
+use crate::telemetry::{Event, Telemetry};
 
 pub struct Admin {
     pub telemetry: Arc<Telemetry>,
@@ -216,7 +216,7 @@ impl Admin {
                 return Box::pin(self.sessions(parts.uri.query().unwrap_or_default())).await;
             }
             REVOKE | DRAIN | EXPLAIN | LOGIN | LOGOUT => {}
-            _ => return self.answer(path),
+            _ => return self.answer(path, headers),
         }
         let most = if path == EXPLAIN { MAX_EXPLAIN_BODY } else { MAX_BODY };
         let Ok(body) = Limited::new(body, most).collect().await else {
@@ -234,7 +234,7 @@ impl Admin {
     }
 
     /// Answers the requests that need not wait for anything.
-    fn answer(&self, path: &str) -> Response<Full<Bytes>> {
+    fn answer(&self, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
         match path {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
             "/readyz" => match self.readiness.stage() {
@@ -263,11 +263,9 @@ impl Admin {
             },
             "/metrics" => {
                 self.registry.count_traffic();
-                answer(
-                    StatusCode::OK,
-                    "text/plain; version=0.0.4; charset=utf-8",
-                    self.telemetry.render().into(),
-                )
+                let accepted = headers.get_all(ACCEPT).iter();
+                let format = Format::accepted(accepted.filter_map(|value| value.to_str().ok()));
+                answer(StatusCode::OK, format.content_type(), self.telemetry.render(format).into())
             }
             HISTORY => self.history(),
             path => page::file(path).unwrap_or_else(|| self.status()),

@@ -27,7 +27,7 @@ fn every_path_is_in_the_api_reference() {
 
 fn telemetry() -> Telemetry {
     let names = LabelNames::default().with("route", ["/ws"]);
-    Telemetry::detached(crate::telemetry_setup::families(), names).unwrap()
+    Telemetry::detached(crate::telemetry_setup::families(), names)
 }
 
 fn admin(token: Option<&str>) -> Arc<Admin> {
@@ -76,7 +76,7 @@ fn ask(admin: &Admin, method: &str, target: &str, authorization: &[&str]) -> Res
 fn asked(admin: &Admin, request: &Request<()>) -> Response<Full<Bytes>> {
     let answer = || match request.uri().path() {
         SESSIONS => at_once(admin.sessions(request.uri().query().unwrap_or_default())),
-        path => admin.answer(path),
+        path => admin.answer(path, request.headers()),
     };
     admin.refuse(request, false, Now::read()).unwrap_or_else(answer)
 }

@@ -7,6 +7,7 @@ use tracing::info;
 
 use crate::model::method::Method;
 use crate::model::principal::Principal;
+use crate::model::trace_context::TraceId;
 use crate::rejection::Rejection;
 use crate::session::events::{SessionFacts, count_started};
 use crate::telemetry::audit::AuditLine;
@@ -161,6 +162,8 @@ pub struct SessionStarted<'a> {
     pub principal: Option<&'a Principal>,
     pub server: &'a str,
     pub handshake: Phases,
+    /// The trace that exemplars name.
+    pub exemplar: Option<TraceId>,
 }
 
 /// How long each phase of an accepted upgrade took.
@@ -310,10 +313,13 @@ impl Event for SessionStarted<'_> {
         let Phases { authenticate, dial, answer, total } = self.handshake;
         metrics.count(&UPGRADES, (route, method, None));
         count_started(metrics, route);
-        metrics.record(&UPGRADE_DURATION, (route,), total);
-        metrics.record(&PHASE_DURATION, (Phase::Authenticate,), authenticate);
-        metrics.record(&PHASE_DURATION, (Phase::Dial,), dial);
-        metrics.record(&PHASE_DURATION, (Phase::Answer,), answer);
+        let exemplar = self.exemplar;
+        metrics.record_traced(&UPGRADE_DURATION, (route,), total, exemplar);
+        for (phase, duration) in
+            [(Phase::Authenticate, authenticate), (Phase::Dial, dial), (Phase::Answer, answer)]
+        {
+            metrics.record_traced(&PHASE_DURATION, (phase,), duration, exemplar);
+        }
     }
 
     fn audit(&self) -> Option<AuditLine<'_>> {
@@ -382,13 +388,18 @@ mod tests {
             from_client: Traffic { bytes: 7, messages: 1 },
             from_upstream: Traffic { bytes: 900, messages: 3 },
         };
-        let handshake = Phases::default();
-        let started =
-            SessionStarted { session: SESSION, principal: None, server: "a:1", handshake };
+        let (handshake, exemplar) = (Phases::default(), None);
+        let started = SessionStarted {
+            session: SESSION,
+            principal: None,
+            server: "a:1",
+            handshake,
+            exemplar,
+        };
         outlet.emit(&started);
         outlet.emit(&started);
         let rest = [end.from_client, end.from_upstream];
-        outlet.emit(&SessionEnded { session: SESSION, end: &end, rest });
+        outlet.emit(&SessionEnded { session: SESSION, end: &end, rest, since_revoked: None });
         outlet.emit(&UpgradeRejected { about: ATTEMPT, rejection: &Rejection::MissingCredential });
 
         let text = outlet.metrics();
@@ -398,7 +409,7 @@ mod tests {
             "usher_upgrades_total{route=\"/ws\",method=\"none\",outcome=\"missing_credential\"} 1",
             "usher_session_closes_total{code=\"1000\",reason=\"client_closed\"} 1",
             "usher_relay_bytes_total{route=\"/ws\",direction=\"from_upstream\"} 900",
-            "usher_session_duration_seconds_bucket{route=\"/ws\",le=\"300\"} 1",
+            "usher_session_duration_seconds_bucket{route=\"/ws\",le=\"300.0\"} 1",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }

@@ -75,6 +75,7 @@ pub(super) async fn open_session(
     } = reached;
     let route = Arc::clone(grant.route());
     let address = request.address();
+    let exemplar = request.exemplar();
     let trace_id = request.trace_id();
     let server = place.server();
     request.end_trace(TraceEnd::Session {
@@ -103,7 +104,7 @@ pub(super) async fn open_session(
     let session = edge.registry.open(handle);
     let facts = SessionFacts { trace_id, ..session.facts() };
     let (principal, server) = (grant.principal(), &session.server);
-    SessionStarted { session: facts, principal, server, handshake: phases }.emit();
+    SessionStarted { session: facts, principal, server, handshake: phases, exemplar }.emit();
     let mut record = Record { session, end: None };
     // A revocation that arrived while the upstream was reached did not find this session in the
     // registry.
@@ -236,6 +237,10 @@ impl Drop for Record {
             self.session.set_traffic([end.from_client, end.from_upstream]);
         }
         let rest = self.session.uncounted_traffic();
-        SessionEnded { session: self.session.facts(), end: &end, rest }.emit();
+        let since_revoked = match end.reason {
+            CloseReason::Revoked => self.session.closing_for(CloseReason::Revoked, Now::read()),
+            _ => None,
+        };
+        SessionEnded { session: self.session.facts(), end: &end, rest, since_revoked }.emit();
     }
 }

@@ -18,7 +18,7 @@ use crate::config::{Limits, Route};
 use crate::migration::shadow::Shadow;
 use crate::model::method::Method;
 use crate::model::request_id::RequestId;
-use crate::model::trace_context::TraceId;
+use crate::model::trace_context::{TraceContext, TraceId};
 use crate::net::http1::host::Authority;
 use crate::rejection::Rejection;
 use crate::telemetry::refusal::Attempt;
@@ -43,6 +43,8 @@ pub struct Request {
 
     /// The route that matched.
     pub route: Option<Arc<Route>>,
+    /// The recorded trace of which the client says that the request is a part.
+    pub client_trace: Option<TraceId>,
     /// The method of the credential, good or not.
     pub method: Option<Method>,
     pub origin: Option<String>,
@@ -71,6 +73,7 @@ impl Request {
     ) -> Self {
         Self {
             kind,
+            client_trace: trace_of(&parts.headers),
             request_id: headers::request_id(&parts.headers, forwarding.is_trusted()),
             parts,
             authority,
@@ -155,6 +158,19 @@ impl Request {
     pub fn trace_id(&self) -> Option<TraceId> {
         self.trace.as_ref()?.recorded()
     }
+
+    /// Returns the trace that exemplars name: Usher's, or else the client's.
+    pub fn exemplar(&self) -> Option<TraceId> {
+        self.trace_id().or(self.client_trace)
+    }
+}
+
+/// Returns the recorded trace that one `traceparent` names.
+fn trace_of(headers: &HeaderMap) -> Option<TraceId> {
+    let mut values = headers.get_all("traceparent").iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let context = TraceContext::parse(value.to_str().ok()?)?;
+    context.is_sampled.then_some(context.trace_id)
 }
 
 /// Returns the origin of the page. Rejects two `Origin` headers: which one was checked would be

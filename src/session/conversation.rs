@@ -9,7 +9,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::events::{Reauth, ReauthOutcome};
+use tokio::time::Instant;
+
+use super::events::{CredentialJudged, Reauth, ReauthOutcome};
 use super::registry::SessionHandle;
 use super::state::{ClientMessage, SessionState, Verdict};
 use crate::auth::credential::Credential;
@@ -54,6 +56,8 @@ pub enum MessageFate {
 }
 
 struct Judging {
+    /// When the client's credential arrived.
+    since: Instant,
     verdict: Pin<Box<dyn Future<Output = Result<Grant, NotRenewed>> + Send>>,
     id: Option<String>,
 }
@@ -148,7 +152,7 @@ impl Conversation {
                 Ok(credential) => Box::pin(Arc::clone(renewal).judge(credential, now)),
                 Err(rejection) => Box::pin(std::future::ready(Err(NotRenewed::Refused(rejection)))),
             };
-            self.judging = Some(Judging { verdict, id });
+            self.judging = Some(Judging { since: now.mono, verdict, id });
         }
     }
 
@@ -230,8 +234,13 @@ impl Conversation {
     ) -> Poll<Option<Message>> {
         let Some(judging) = &mut self.judging else { return Poll::Pending };
         let Poll::Ready(verdict) = judging.verdict.as_mut().poll(cx) else { return Poll::Pending };
-        let id = self.judging.take().and_then(|judging| judging.id);
         let now = Now::read();
+        CredentialJudged {
+            route: &session.route,
+            duration: now.mono.saturating_duration_since(judging.since),
+        }
+        .emit();
+        let id = self.judging.take().and_then(|judging| judging.id);
         Poll::Ready(match verdict {
             Ok(grant) => self.proceed(grant, id.as_deref(), state, session, now),
             Err(why) => self.refuse(&why, id.as_deref(), state, session, now),

@@ -13,8 +13,9 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::conversation::{Conversation, MessageFate};
+use super::events::PingAnswered;
 use super::message_rate::MessageRate;
-use super::state::SessionState;
+use super::state::{Pong, SessionState};
 use crate::base::clock::Now;
 use crate::net::stream::{SCRATCH, Stream, with_scratch};
 use crate::rejection::close::{CloseReason, Traffic};
@@ -110,6 +111,7 @@ pub(super) enum PumpResult {
 pub(super) struct MessageContext<'a> {
     pub state: &'a mut SessionState,
     pub conversation: Option<&'a mut Conversation>,
+    pub route: &'a str,
     pub now: Now,
 }
 
@@ -295,11 +297,17 @@ impl Direction {
         match segment {
             Segment::Control(control) => {
                 match control.kind {
-                    ControlKind::Pong
-                        if self.sender == Sender::Client
-                            && context.state.handle_pong(control.payload == PING) =>
-                    {
-                        return;
+                    ControlKind::Pong if self.sender == Sender::Client => {
+                        let is_ours = control.payload == PING;
+                        match context.state.handle_pong(is_ours, context.now.mono) {
+                            Pong::Ours { round_trip } => {
+                                if let Some(round_trip) = round_trip {
+                                    PingAnswered { route: context.route, round_trip }.emit();
+                                }
+                                return;
+                            }
+                            Pong::Foreign => {}
+                        }
                     }
                     ControlKind::Close => context.state.handle_close_frame(
                         self.sender,

@@ -1,6 +1,7 @@
 //! Events of a session after the 101.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tracing::{debug, info};
 
@@ -19,6 +20,9 @@ use crate::ws::close_code::CloseCode;
 
 /// From one second to one day.
 const SESSION_BUCKETS: &[f64] = &[1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0];
+/// From a machine beside Usher to the interval of the pings.
+const ROUND_TRIP_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0];
 
 families! {
     /// Sessions open now.
@@ -31,6 +35,8 @@ families! {
         { code: Option<CloseCode>, reason: CloseReason };
     /// Re-authentication in the stream: clients asked, grants renewed, credentials refused.
     REAUTH: Counter = "usher_reauth_total", { route: Name, outcome: ReauthLabel }, shown;
+    /// From a client's credential in the stream to Usher's verdict about it.
+    REAUTH_DURATION: Histogram = "usher_reauth_duration_seconds", { route: Name }, shown;
     /// Times that a verifier was asked again about a live session: good, revoked, away or
     /// away_too_long.
     REVALIDATIONS: Counter = "usher_revalidations_total",
@@ -41,6 +47,12 @@ families! {
     /// WebSocket messages relayed; those of live sessions too.
     RELAY_MESSAGES: Counter = "usher_relay_messages_total",
         { route: Name, direction: Direction }, shown;
+    /// From Usher's ping to the client's pong, with the wait behind bytes that the client had not
+    /// taken. Only clients that are silent for `keepalive.ping` are pinged.
+    PING_ROUND_TRIP: Histogram = "usher_ping_round_trip_seconds",
+        { route: Name }, shown, buckets(ROUND_TRIP_BUCKETS);
+    /// From an order to revoke, on this node, to the end of a live session that it concerns.
+    REVOCATION_CLOSE: Histogram = "usher_revocation_close_duration_seconds";
 }
 
 words! {
@@ -146,6 +158,20 @@ pub enum ReauthOutcome<'a> {
     Refused(&'a NotRenewed),
 }
 
+/// A credential in the stream was judged, well or badly.
+#[derive(Debug)]
+pub struct CredentialJudged<'a> {
+    pub route: &'a str,
+    pub duration: Duration,
+}
+
+/// A client has answered Usher's ping.
+#[derive(Debug)]
+pub struct PingAnswered<'a> {
+    pub route: &'a str,
+    pub round_trip: Duration,
+}
+
 /// A verifier was asked again about a live session.
 #[derive(Debug)]
 pub struct Revalidated<'a> {
@@ -161,6 +187,8 @@ pub struct SessionEnded<'a> {
     pub end: &'a SessionEnd,
     /// The part of its traffic that no [`Relayed`] has counted.
     pub rest: [Traffic; 2],
+    /// The time since the order that revoked the session; `None`: it ended in another way.
+    pub since_revoked: Option<Duration>,
 }
 
 /// Counts a session that begins. Its [`SessionEnded`] subtracts it again.
@@ -232,6 +260,18 @@ impl Event for Reauth<'_> {
     }
 }
 
+impl Event for CredentialJudged<'_> {
+    fn count(&self, metrics: &Metrics) {
+        metrics.record(&REAUTH_DURATION, (self.route,), self.duration);
+    }
+}
+
+impl Event for PingAnswered<'_> {
+    fn count(&self, metrics: &Metrics) {
+        metrics.record(&PING_ROUND_TRIP, (self.route,), self.round_trip);
+    }
+}
+
 impl Revalidated<'_> {
     fn label(&self) -> RevalidationLabel {
         match self.heard {
@@ -300,6 +340,9 @@ impl Event for SessionEnded<'_> {
         metrics.count(&CLOSES, (end.code, end.reason));
         let [from_client, from_upstream] = self.rest;
         count_traffic(metrics, route, from_client, from_upstream);
+        if let Some(duration) = self.since_revoked {
+            metrics.record(&REVOCATION_CLOSE, (), duration);
+        }
     }
 
     fn audit(&self) -> Option<AuditLine<'_>> {

@@ -10,14 +10,16 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::changes::{CountedSession, SessionChange, SessionChanges};
 use super::events::{Relayed, SessionFacts};
 use crate::auth::revocation::Identity;
-use crate::base::clock::UnixMillis;
+use crate::base::clock::{Now, UnixMillis};
 use crate::base::lock::lock;
 use crate::model::method::Method;
 use crate::model::request_id::{HexId, RequestId};
@@ -89,7 +91,8 @@ pub struct CloseSignal {
 
 #[derive(Debug, Default)]
 struct Slot {
-    reason: Option<CloseReason>,
+    /// The reason, and when it was given. Boxed, because every session has a slot.
+    request: Option<Box<(CloseReason, Instant)>>,
     waker: Option<Waker>,
 }
 
@@ -278,6 +281,13 @@ impl SessionHandle {
         self.signal.poll(context)
     }
 
+    /// Returns the time since the session was asked to end for this reason.
+    pub fn closing_for(&self, reason: CloseReason, now: Now) -> Option<Duration> {
+        let slot = lock(&self.signal.slot);
+        let (_, at) = **slot.request.as_ref().filter(|request| request.0 == reason)?;
+        Some(now.mono.saturating_duration_since(at))
+    }
+
     /// Notes that bytes came from either side.
     pub fn touch(&self, now: UnixMillis) {
         self.last_activity.store(now.0, Ordering::Relaxed);
@@ -351,8 +361,8 @@ impl Meter {
 impl CloseSignal {
     fn close(&self, reason: CloseReason) -> bool {
         let mut slot = lock(&self.slot);
-        let is_first = slot.reason.is_none();
-        slot.reason.get_or_insert(reason);
+        let is_first = slot.request.is_none();
+        slot.request.get_or_insert_with(|| Box::new((reason, Now::read().mono)));
         let waker = slot.waker.take();
         drop(slot);
         if let Some(waker) = waker {
@@ -365,8 +375,8 @@ impl CloseSignal {
     /// here; one that is set after finds the waker. So no wake-up is lost.
     fn poll(&self, context: &mut Context<'_>) -> Poll<CloseReason> {
         let mut slot = lock(&self.slot);
-        if let Some(reason) = slot.reason {
-            return Poll::Ready(reason);
+        if let Some(request) = &slot.request {
+            return Poll::Ready(request.0);
         }
         match &mut slot.waker {
             Some(waker) => waker.clone_from(context.waker()),

@@ -192,6 +192,7 @@ impl Relay {
         let mut context = MessageContext {
             state: &mut self.state,
             conversation: self.conversation.as_deref_mut(),
+            route: &self.session.route,
             now,
         };
         let was_crowded = self.outbound.is_crowded();

@@ -28,6 +28,8 @@ pub struct SessionState {
     pinged: u32,
     /// A ping waits to be sent.
     ping_due: bool,
+    /// The time of the last ping, until the client answers one.
+    pinged_at: Option<Instant>,
     code: Option<CloseCode>,
     asking: RenewalPhase,
     /// The question waits to be sent.
@@ -77,6 +79,17 @@ enum RenewalPhase {
 pub enum ClientMessage {
     Judge,
     Ignore,
+}
+
+/// A pong of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pong {
+    /// It answers Usher's ping. The upstream did not ask, and must not see it.
+    Ours {
+        /// `None`: an earlier pong has answered the last ping.
+        round_trip: Option<Duration>,
+    },
+    Foreign,
 }
 
 /// The result of a check of a credential.
@@ -138,6 +151,7 @@ impl SessionState {
             client_heard: now,
             pinged: 0,
             ping_due: false,
+            pinged_at: None,
             code: None,
             asking: RenewalPhase::Quiet,
             ask_due: false,
@@ -256,14 +270,17 @@ impl SessionState {
         self.client_heard = now;
     }
 
-    /// Handles a pong. Returns true if it answers Usher's ping: the upstream did not ask, and must
-    /// not see it.
-    pub fn handle_pong(&mut self, is_ours: bool) -> bool {
-        let answers = is_ours && self.pinged > 0;
-        if answers {
-            self.pinged -= 1;
+    /// Handles a pong.
+    ///
+    /// A client may answer only the last of several pings, so the round trip is the time since the
+    /// last ping. It is wrong only for an answer that takes longer than `ping`.
+    pub fn handle_pong(&mut self, is_ours: bool, now: Instant) -> Pong {
+        if !is_ours || self.pinged == 0 {
+            return Pong::Foreign;
         }
-        answers
+        self.pinged -= 1;
+        let round_trip = self.pinged_at.take().map(|at| now.saturating_duration_since(at));
+        Pong::Ours { round_trip }
     }
 
     /// Handles a close frame that has passed from this side.
@@ -328,6 +345,7 @@ impl SessionState {
                         self.timers.set(Timer::Ping, due);
                     } else {
                         self.ping_due = true;
+                        self.pinged_at = Some(now);
                         self.timers.set(Timer::Ping, now + self.rules.ping);
                     }
                 }

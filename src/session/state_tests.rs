@@ -92,11 +92,13 @@ fn a_client_that_vanishes_is_explained_to_the_upstream() {
 fn only_the_answer_to_our_ping_is_swallowed() {
     let start = Now::read().mono;
     let mut state = SessionState::new(RULES, start);
-    assert!(!state.handle_pong(true), "nothing was asked");
+    assert_eq!(state.handle_pong(true, start), Pong::Foreign, "nothing was asked");
     seconds(&mut state, start, 25);
-    assert!(!state.handle_pong(false), "the client's own pong passes");
-    assert!(state.handle_pong(true));
-    assert!(!state.handle_pong(true), "once");
+    let pong = start + Duration::from_millis(25_080);
+    assert_eq!(state.handle_pong(false, pong), Pong::Foreign, "the client's own pong passes");
+    let round_trip = Some(Duration::from_millis(80));
+    assert_eq!(state.handle_pong(true, pong), Pong::Ours { round_trip });
+    assert_eq!(state.handle_pong(true, pong), Pong::Foreign, "once");
 }
 
 const RENEWING: Renewing = Renewing {
@@ -291,7 +293,7 @@ proptest! {
                 3 => state.handle_end_of_stream(Sender::Client, at),
                 4 => state.handle_end_of_stream(Sender::Upstream, at),
                 5 => state.handle_close_request(CloseReason::Draining, at),
-                6 => { state.handle_pong(true); }
+                6 => { state.handle_pong(true, at); }
                 7 => state.handle_protocol_error(Sender::Client, at),
                 8 | 9 => judging |= state.handle_auth_message() == ClientMessage::Judge,
                 10 if judging => {

@@ -155,13 +155,14 @@ impl Event for Summary {
 pub(crate) mod testing {
     use super::*;
     use crate::model::request_id::RequestId;
+    use crate::telemetry::exposition::{Format, render};
     use crate::telemetry::family::{AnyFamily, LabelNames};
-    use crate::telemetry::metrics::Exposition;
+    use crate::telemetry::metrics::Catalogue;
     use std::path::PathBuf;
 
     /// Telemetry for one test, independent of the telemetry of the process.
     pub(crate) struct TestOutlet {
-        exposition: Exposition,
+        catalogue: Catalogue,
         metrics: Metrics,
         audit: AuditLog,
         path: PathBuf,
@@ -170,11 +171,11 @@ pub(crate) mod testing {
     impl TestOutlet {
         pub(crate) fn new(families: &[&'static dyn AnyFamily], names: &LabelNames) -> Self {
             let families = families.iter().copied();
-            let exposition = Exposition::new(families).unwrap();
+            let catalogue = Catalogue::new(families);
             let path = std::env::temp_dir().join(format!("usher-events-{}", RequestId::random()));
             Self {
-                metrics: exposition.metrics(names),
-                exposition,
+                metrics: catalogue.metrics(names),
+                catalogue,
                 audit: AuditLog::open(&path, 100).unwrap(),
                 path,
             }
@@ -186,7 +187,7 @@ pub(crate) mod testing {
         }
 
         pub(crate) fn metrics(&self) -> String {
-            self.exposition.handle.render()
+            render(&self.catalogue, Format::Text)
         }
 
         pub(crate) fn audit_lines(&self) -> Vec<serde_json::Value> {

@@ -14,11 +14,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use metrics::Histogram;
-
-use super::metrics::{Cells, Dimension, Instrument};
+use super::metrics::{Dimension, Known, Series};
+use super::value::{Histogram, Instrument};
 
 /// The documentation of a family, for `docs/metrics.md`.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ pub trait AnyFamily: Sync {
     /// Returns the index of the family, which stays the same for the life of the process.
     fn register(&self) -> usize;
     /// Returns the series for these names. With [`Family::shown`], they exist at once.
-    fn cells(&'static self, recorder: &super::metrics::Recorder, names: &LabelNames) -> Cells;
+    fn series(&self, known: &Arc<Known>, names: &LabelNames) -> Series;
 }
 
 impl<I: Instrument, L: Labels> AnyFamily for Family<I, L> {
@@ -118,9 +118,9 @@ impl<I: Instrument, L: Labels> AnyFamily for Family<I, L> {
         self.slot()
     }
 
-    fn cells(&'static self, recorder: &super::metrics::Recorder, names: &LabelNames) -> Cells {
+    fn series(&self, known: &Arc<Known>, names: &LabelNames) -> Series {
         let dimensions = L::dimensions(self.definition.labels, names);
-        I::cells(recorder, &self.definition, dimensions, self.registers_all)
+        Series::new(known, dimensions, self.registers_all, self.definition.kind, I::value)
     }
 }
 
@@ -323,7 +323,7 @@ macro_rules! families {
         $(
             $(#[doc = $help])+
             static $family: $crate::telemetry::family::Family<
-                ::metrics::$instrument,
+                $crate::telemetry::value::$instrument,
                 ($($($type,)*)?),
             > = $crate::telemetry::family::Family::new(
                 $name,

@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod event;
+pub mod exposition;
 pub mod family;
 pub mod flood;
 pub mod limit;
@@ -16,8 +17,10 @@ mod log_events;
 pub mod log_file;
 pub mod metrics;
 pub mod page;
+pub mod process;
 pub mod refusal;
 pub mod severity;
+pub mod value;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -30,11 +33,12 @@ use crate::base::clock::Now;
 use crate::base::lock::lock;
 use audit::AuditLog;
 pub use event::Event;
+use exposition::Format;
 use family::{AnyFamily, LabelNames, families, words};
 use flood::FloodControl;
 use log::{LogSettings, LogSink};
 use log_file::NothingToReopen;
-use metrics::{Exposition, Metrics};
+use metrics::{Catalogue, Metrics};
 use severity::Severity;
 
 families! {
@@ -45,9 +49,9 @@ families! {
     /// Lines about refusals that were summarised instead of written, in the log or the audit log.
     LINES_SUMMARISED: Counter = "usher_lines_summarised_total", { log: LogKind }, shown;
     /// Audit lines lost because the disk was too slow or full.
-    AUDIT_LINES_DROPPED: Counter = "usher_audit_lines_dropped_total";
+    AUDIT_LINES_DROPPED: Total = "usher_audit_lines_dropped_total";
     /// Log lines lost because the reader of stderr was too slow.
-    LOG_LINES_DROPPED: Counter = "usher_log_lines_dropped_total";
+    LOG_LINES_DROPPED: Total = "usher_log_lines_dropped_total";
 }
 
 words! {
@@ -98,7 +102,7 @@ pub struct Telemetry {
     /// Replaced when a reload adds new names.
     metrics: Arc<ArcSwap<Metrics>>,
     names: Mutex<LabelNames>,
-    exposition: Exposition,
+    catalogue: Catalogue,
     audit: Option<Arc<AuditLog>>,
     flood: Arc<FloodControl>,
     /// `None` if the process already has another subscriber, as in tests.
@@ -113,8 +117,6 @@ pub enum InstallError {
     LogFile { log: LogKind, path: PathBuf, why: std::io::Error },
     #[error("cannot start a thread for {purpose}: {why}")]
     Thread { purpose: &'static str, why: std::io::Error },
-    #[error("cannot set up the metrics: {0}")]
-    Metrics(String),
     #[error("telemetry is already installed")]
     Twice,
 }
@@ -155,7 +157,7 @@ impl Telemetry {
             flood: Arc::new(flood),
             audit,
             log,
-            ..Self::detached(families, settings.label_names)?
+            ..Self::detached(families, settings.label_names)
         };
         let installed = Installed {
             metrics: Arc::clone(&telemetry.metrics),
@@ -171,21 +173,21 @@ impl Telemetry {
     pub fn detached(
         families: impl IntoIterator<Item = &'static dyn AnyFamily>,
         names: LabelNames,
-    ) -> Result<Self, InstallError> {
+    ) -> Self {
         let started = Now::read();
-        let exposition = Exposition::new(families)?;
-        let metrics = exposition.metrics(&names);
+        let catalogue = Catalogue::new(families);
+        let metrics = catalogue.metrics(&names);
         metrics.set(&BUILD_INFO, (Version,), 1.0);
         metrics.set(&START_TIME, (), started.wall.0 as f64 / 1000.0);
-        Ok(Self {
+        Self {
             started,
             metrics: Arc::new(ArcSwap::from_pointee(metrics)),
             names: Mutex::new(names),
-            exposition,
+            catalogue,
             audit: None,
             flood: Arc::new(FloodControl::new(usize::MAX, 1)),
             log: None,
-        })
+        }
     }
 
     /// Applies a reload. New names get series. Removed names keep their series, because sessions
@@ -193,7 +195,7 @@ impl Telemetry {
     pub fn follow(&self, new: LabelNames) {
         let mut names = lock(&self.names);
         if names.add(new) {
-            self.metrics.store(Arc::new(self.exposition.metrics(&names)));
+            self.metrics.store(Arc::new(self.catalogue.metrics(&names)));
         }
         drop(names);
         self.reopen_logs();
@@ -220,20 +222,19 @@ impl Telemetry {
         self.started
     }
 
-    /// Returns the metrics in the text format of Prometheus, version 0.0.4.
-    pub fn render(&self) -> String {
+    /// Returns the metrics, with the figures of the process as they are now.
+    pub fn render(&self, format: Format) -> String {
         let audit_dropped = self.audit.as_ref().map_or(0, |audit| audit.dropped());
         let log_dropped = self.log.as_ref().map_or(0, LogSink::dropped);
         let metrics = self.metrics.load();
-        metrics.set_total(&AUDIT_LINES_DROPPED, audit_dropped);
-        metrics.set_total(&LOG_LINES_DROPPED, log_dropped);
-        self.exposition.render()
+        metrics.set_total(&AUDIT_LINES_DROPPED, audit_dropped as f64);
+        metrics.set_total(&LOG_LINES_DROPPED, log_dropped as f64);
+        process::publish(&metrics, self.started.wall);
+        exposition::render(&self.catalogue, format)
     }
 
-    /// Moves the samples of histograms into their buckets, and writes due summaries of refusals. It
-    /// is called every [`Self::UPKEEP`], because the samples use memory until then.
+    /// Writes due summaries of refusals. It is called every [`Self::UPKEEP`].
     pub fn upkeep(&self) {
-        self.exposition.handle.run_upkeep();
         for summary in self.flood.sweep(Now::read().mono) {
             summary.emit();
         }

@@ -61,6 +61,7 @@ class Contract:
     def __init__(self, document: dict):
         self.document = document
         media = dict.fromkeys(JSON_KINDS, json.loads)
+        media["application/openmetrics-text"] = lambda text, **_: text.decode()
         self._api = OpenAPI.from_dict(_strict(document), Config(spec_validator_cls=None, extra_media_type_deserializers=media))
         self.seen: set[tuple[str, str, str]] = set()
 

@@ -468,6 +468,10 @@ class Test:
         }:  # fmt: skip
             self.fault("/readyz does not name the store and the issuer without keys")
         self.call(at, "GET", "/metrics", 200, headers=token)
+        accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        answer = self.call(at, "GET", "/metrics", 200, headers={**token, **accept})
+        if not answer.header("content-type").startswith("application/openmetrics-text;"):
+            self.fault(f"OpenMetrics was asked for: {answer.headers}")
         socket = self.call(usher.client, "GET", WS, 101, headers={**UPGRADE, **_bearer()}).socket
         answer = self.call(at, "GET", "/sessions", 200, path="/sessions?fleet=true", headers=token)
         if answer.json.get("fleet") != "whole" or answer.json["total"] != 1:

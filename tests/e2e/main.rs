@@ -31,6 +31,7 @@ mod drain;
 mod explain;
 mod explain_live;
 mod farewell;
+mod figures;
 mod first_message;
 mod first_steps;
 mod fleet_sessions;

@@ -89,6 +89,10 @@ async fn a_session_is_renewed_however_it_began() {
         echo.messages()
     );
     let metrics = usher.metrics().await;
+    assert!(
+        metrics.contains("usher_reauth_duration_seconds_count{route=\"/ws\"} 3\n"),
+        "{metrics}"
+    );
     for line in ["outcome=\"asked\"} 3", "outcome=\"renewed\"} 3"] {
         assert!(
             metrics.contains(&format!("usher_reauth_total{{route=\"/ws\",{line}")),

@@ -203,6 +203,7 @@ async fn a_silent_client_is_pinged_and_its_pong_is_not_forwarded() {
         !echo.messages().iter().any(Message::is_pong),
         "the upstream got a pong that it did not ask for"
     );
+    usher.until_at_least("usher_ping_round_trip_seconds_count{route=\"/ws\"}", 1).await;
 
     // A client that answers nothing is disconnected.
     let token = usher.token("dead");

@@ -18,6 +18,8 @@ use crate::telemetry::severity::{Severity, log_at};
 families! {
     /// Tickets issued.
     ISSUED: Counter = "usher_tickets_issued_total", { route: Name }, shown;
+    /// From the head of a request for a ticket to the ticket.
+    ISSUE_DURATION: Histogram = "usher_ticket_issue_duration_seconds";
     /// Ticket requests refused, by the label of the rejection.
     REFUSED: Counter = "usher_tickets_refused_total", { outcome: Rejection };
     /// Tickets redeemed.
@@ -69,6 +71,10 @@ pub struct TicketIssued<'a> {
     pub ttl: Duration,
     /// The trace of the request, if it is recorded.
     pub trace_id: Option<TraceId>,
+    /// From the complete request head to the ticket.
+    pub duration: Duration,
+    /// The trace that an exemplar names.
+    pub exemplar: Option<TraceId>,
 }
 
 /// A request to the ticket endpoint was refused.
@@ -140,6 +146,7 @@ impl Event for TicketIssued<'_> {
 
     fn count(&self, metrics: &Metrics) {
         metrics.count(&ISSUED, (self.route,));
+        metrics.record_traced(&ISSUE_DURATION, (), self.duration, self.exemplar);
     }
 
     fn audit(&self) -> Option<AuditLine<'_>> {

@@ -10,6 +10,7 @@ use super::{allow_origin, check_origin, json_answer, preflight, refusal};
 use crate::auth::ticket::events::TicketIssued;
 use crate::auth::ticket::events::TicketRefused;
 use crate::auth::ticket::{self, Issued, TicketAsker};
+use crate::base::clock::Now;
 use crate::base::strict_json;
 use crate::config::{Config, Route};
 use crate::edge::Edge;
@@ -139,6 +140,8 @@ async fn issue(
         route: issued.route.as_ref().map_or("", |route| &*route.name),
         ttl,
         trace_id: request.trace_id(),
+        duration: Now::read().mono.saturating_duration_since(request.started.mono),
+        exemplar: request.exemplar(),
     }
     .emit();
     let ticket = issued.ticket.expose_str().unwrap_or_default();

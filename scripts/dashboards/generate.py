@@ -34,13 +34,13 @@ def filtered(query: str, catalogue: Catalogue, by_route: bool) -> str:
             filters.append(found[2].strip("{}"))
         return f"{found[1]}{{{', '.join(filters)}}}"
 
-    query = re.sub(r"(usher_\w+)(\{[^}]*\})?", add, catalogue.expand(query))
+    query = re.sub(r"\b((?:usher|process)_\w+)(\{[^}]*\})?", add, catalogue.expand(query))
     return query.replace("[R]", "[$__rate_interval]")
 
 
 def check_unit(panel: Panel, query: str) -> None:
     """Raises an error for a unit that does not fit the metrics of the query."""
-    unit, share = panel.unit, re.search(r"\)\s*/\s*sum|_open / usher_\w+_limit", query)
+    unit, share = panel.unit, re.search(r"\)\s*/\s*sum|_open / usher_\w+_limit|_open_fds / ", query)
     if "$" in query:
         # A line for a variable that people set, beside the metric that it is compared with.
         return
@@ -49,6 +49,10 @@ def check_unit(panel: Panel, query: str) -> None:
         good = "s" if query.startswith("time() -") else left
     elif "_seconds_bucket" in query:
         good = "s"
+    elif "cpu_seconds" in query:
+        good = "short"
+    elif "_memory_bytes" in query:
+        good = "decbytes"
     elif share and "bytes" in query:
         good = "bytes"
     elif "bytes_total" in query:

@@ -37,7 +37,7 @@ class Catalogue:
     def __init__(self):
         self.kinds, self.labels = {}, {}
         for name, kind, labels, _ in _rows("metrics.md", 4):
-            if name.startswith("`usher_"):
+            if name.startswith(("`usher_", "`process_")):
                 self.kinds[name.strip("`")] = kind
                 self.labels[name.strip("`")] = set(re.findall(r"`(\w+)`", labels))
         self.sides = {
@@ -84,12 +84,13 @@ class Catalogue:
         """
         recorded = recorded or {}
         allowed = set()
-        pattern = r"(?<![\w:\"$])((?:usher|job):\w+(?::\w+)?|usher_\w+|up)\b(\{[^}]*\})?(\[)?"
+        pattern = r"(?<![\w:\"$])((?:usher|job):\w+(?::\w+)?|(?:usher|process)_\w+|up)\b(\{[^}]*\})?(\[)?"
         bare = re.sub(r'"(?:[^"\\]|\\.)*"', '""', query)
         found = list(re.finditer(pattern, query))
         if not found:
             raise UnknownName(f"no metric in {query}")
-        if len(re.findall(r"usher_\w+", bare)) != sum("usher_" in one[1] for one in found):
+        families = [one[1] for one in found if one[1].startswith(("usher_", "process_"))]
+        if len(re.findall(r"(?<![\w:])(?:usher|process)_\w+", bare)) != len(families):
             raise UnknownName(f"a metric that is not understood in {query}")
         for one in found:
             series, selector, ranged = one[1], one[2] or "", one[3]

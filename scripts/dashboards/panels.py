@@ -92,6 +92,9 @@ def admission() -> Row:
               "change at the issuer, or an attack.", stacked=True),
         Panel("Time until the 101", "s", quantiles("usher_upgrade_duration_seconds"),
               "From the complete request head to the 101 of accepted upgrades."),
+        Panel("Time until a ticket", "s", quantiles("usher_ticket_issue_duration_seconds"),
+              "From the head of a request for a ticket to the ticket. The check of the credential "
+              "and the store are in it."),
     ])  # fmt: skip
 
 
@@ -119,6 +122,12 @@ def sessions() -> Row:
         Panel("Sessions ended by revocations", "cps",
               [("sum(rate(usher_revoked_sessions_total[R]))", "sessions")],
               "Live sessions that an order to revoke ended."),
+        Panel("From an order to the end of a session", "s",
+              quantiles("usher_revocation_close_duration_seconds"),
+              "From an order to revoke, on the node of the session, to its end: at most a second "
+              "where a peer does not answer the close frame."),
+        Panel("Verdicts about renewals", "s", quantiles("usher_reauth_duration_seconds"),
+              "From a client's new credential in the stream to the verdict about it."),
     ])  # fmt: skip
 
 
@@ -169,6 +178,15 @@ def capacity() -> Row:
             ("sum(rate(usher_unauthenticated_displaced_total[R]))", "displaced by newcomers"),
             ("sum(rate(usher_connection_panics_total[R]))", "panics"),
         ], "All 0 in good times. Raise LimitNOFILE when descriptors run out.", quiet=True),
+        Panel("Descriptors that are taken", "percentunit", [
+            ("max by (instance) (process_open_fds / process_max_fds)", "{{instance}}"),
+        ], "A session has two. Without one to spare no connection is accepted."),
+        Panel("Memory", "decbytes",
+              [("max by (instance) (process_resident_memory_bytes)", "{{instance}}")],
+              "Of the process, in RAM."),
+        Panel("CPU", "short",
+              [("sum by (instance) (rate(process_cpu_seconds_total[R]))", "{{instance}}")],
+              "Cores that the process uses."),
     ])  # fmt: skip
 
 
@@ -184,6 +202,9 @@ def messages() -> Row:
             ("sum by (direction) (rate(usher_relay_bytes_total[R])) / "
              "sum by (direction) (rate(usher_relay_messages_total[R]))", "{{direction}}"),
         ], "The mean size, with the frame headers."),
+        Panel("Round trip to the clients", "s", quantiles("usher_ping_round_trip_seconds"),
+              "From a ping of Usher to the pong. Only clients that are silent for keepalive.ping "
+              "are asked. A rise at all nodes is the network; at one node its CPU."),
         Panel("Phases of an upgrade", "s",
               [("histogram_quantile(0.99, sum by (le, phase) "
                 "(rate(usher_upgrade_phase_duration_seconds_bucket[R])))",
@@ -375,6 +396,8 @@ ROUTE = Dashboard(
             Panel("Bytes", "Bps",
                   [("sum by (direction) (rate(usher_relay_bytes_total[R]))", "{{direction}}")],
                   "Bytes relayed, with the frame headers."),
+            Panel("Round trip to its clients", "s", quantiles("usher_ping_round_trip_seconds"),
+                  "From a ping of Usher to the pong, of clients that are silent."),
             Panel("Messages of a session", "cps", [
                 ("sum(rate(usher_relay_messages_total[R])) / sum(usher_sessions_active)", "messages")],
                 "A second, the mean of the live sessions."),

@@ -5,11 +5,18 @@ import contextlib
 import json
 import urllib.request
 
-from world import HERE, World
+import websockets
+from websockets.asyncio.client import connect
+from world import HERE, PAGE, World
+
+
+# The trace that clients with a bearer token name.
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def bearer(token: str) -> dict:
-    return {"additional_headers": {"Authorization": f"Bearer {token}"}}
+    parent = f"00-{TRACE}-b7ad6b7169203331-01"
+    return {"additional_headers": {"Authorization": f"Bearer {token}", "traceparent": parent}}
 
 
 def cookie(text: str) -> dict:
@@ -72,6 +79,17 @@ async def bad(world: World, user: str, node: int) -> dict:
         "shadow": visit("/move?access_token=wrong", node, **bearer(token)),
     }
     return dict(zip(clients, await asyncio.gather(*clients.values())))
+
+
+async def renewed(world: World, user: str, node: int) -> None:
+    """A session whose client answers the question for a new credential."""
+    with contextlib.suppress(OSError, TimeoutError, websockets.WebSocketException):
+        async with connect(world.url("/renew", node), origin=PAGE, compression=None) as client:
+            await client.send(auth(token=world.token(user)))
+            for _ in ("auth_ok", "auth_required"):
+                await asyncio.wait_for(client.recv(), 10)
+            await client.send(auth(token=world.token(user)))
+            await asyncio.wait_for(client.recv(), 10)
 
 
 def _get(url: str, token: str) -> None:

@@ -30,7 +30,7 @@ class Prometheus(Process):
         await self.run(
             "prometheus", f"--config.file={self.folder}/prometheus.yml",
             f"--storage.tsdb.path={self.folder}/tsdb", f"--web.listen-address={HERE}:{self.port}",
-            "--log.level=error", env={"GOMAXPROCS": "1"},
+            "--enable-feature=exemplar-storage", "--log.level=error", env={"GOMAXPROCS": "1"},
         )  # fmt: skip
 
     async def ask(self, query: str) -> list[dict]:

@@ -58,7 +58,9 @@ def files() -> None:
             assert panel["description"] and panel["fieldConfig"]["defaults"]["unit"], name
             for target in panel["targets"]:
                 query = target["expr"]
-                assert query.count('job=~"$job"') == len(re.findall(r"usher_\w+", query)), (
+                assert query.count('job=~"$job"') == len(
+                    re.findall(r"\b(?:usher|process)_\w+", query)
+                ), (
                     f"{name}: {query}"
                 )
         places = [tuple(panel["gridPos"].values()) for panel in board["panels"]]
@@ -168,6 +170,7 @@ def fault_of(unit: str, is_quiet: bool, samples: list[dict]) -> str | None:
         # The longest bucket of a session is a day, and the longest thing here a minute.
         "s": (0, 600),
         "bytes": (2, 10_000),
+        "decbytes": (1_000_000, 10_000_000_000),
         "dtdurations": (-40 * 86400, 400 * 86400),
     }.get(unit, (0, 50_000))
     if is_quiet and max(values) == 0:
@@ -192,6 +195,7 @@ async def drive(world: World, stop: asyncio.Event) -> None:
             world.visit("/ws", node, stay=3, **clients.bearer(world.token(f"revoked{number}"))),
             revoke(world, f"revoked{number}", 1 - node),
             clients.greedy(world, node, 8),
+            clients.renewed(world, user, node),
         )
         number += 1
 
@@ -245,6 +249,13 @@ async def live(folder: Path, binary: Path) -> None:
             assert "\nusher_connections_limit 4321\n" in metrics, "the limit after a reload"
             lint = ["promtool", "check", "metrics"]
             subprocess.run(lint, input=metrics, text=True, check=True, stdout=subprocess.DEVNULL)
+            # Prometheus asks for OpenMetrics by itself.
+            traces = await asyncio.to_thread(
+                prometheus.get, "query_exemplars", start=time.time() - 600, end=time.time(),
+                query="usher_upgrade_duration_seconds_bucket",
+            )  # fmt: skip
+            found = {one["labels"]["trace_id"] for row in traces for one in row["exemplars"]}
+            assert found == {clients.TRACE}, f"exemplars: {found}"
         finally:
             stop.set()
             await asyncio.wait([driver], timeout=15)

@@ -392,6 +392,8 @@ algorithm = "ES256"
 secret_env = "BYPASS_SECRET"
 [limits]
 {limit_lines}
+[keepalive]
+ping = "1s"
 [drain]
 window = "{self.keys["window"]}"
 [admin]

@@ -136,7 +136,7 @@ fn page(status: &Value) -> String {
             let detail = printable_or_dash(acme.get("detail"));
             line(
                 "",
-                &format!("failed {} times, next at {}: {detail}", of("failures"), of("retry")),
+                &format!("failures: {}, next try at {}: {detail}", of("failures"), of("retry")),
             );
         }
     }
@@ -242,7 +242,7 @@ mod tests {
                 "certificate      clients.pem of client_ca, expired 2026-11-01T00:00:00.000Z\n",
             ),
             "acme             a.example.com: no certificate yet\n",
-            "  failed 2 times, next at 2026-11-21T10:00:00.000Z: no\\u{7}\n",
+            "  failures: 2, next try at 2026-11-21T10:00:00.000Z: no\\u{7}\n",
             "issuer           main, 2 keys, stale, 700 s old, last fetch: timeout\n",
         ] {
             assert!(page.contains(wanted), "{wanted}: {page}");

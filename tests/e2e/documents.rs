@@ -390,8 +390,8 @@ fn test_column_faults(page: &Page) -> Vec<String> {
     faults
 }
 
-/// A test is a module of the end-to-end tests, a file or folder of `src` with tests, or a fuzz
-/// target.
+/// A test is a module of the end-to-end tests, a file or folder of `src` with tests, a fuzz target,
+/// or a script that `make test` runs.
 fn is_a_test(name: &str) -> bool {
     let root = Path::new(ROOT);
     let module = root.join("tests/e2e").join(name.split("::").next().unwrap_or(name));
@@ -400,8 +400,12 @@ fn is_a_test(name: &str) -> bool {
         let text = fs::read_to_string(path).unwrap_or_default();
         text.contains("#[test]") || text.contains("#[tokio::test") || text.contains("mod tests;")
     };
+    let makefile = fs::read_to_string(root.join("Makefile")).unwrap();
+    let is_a_step = name.starts_with("scripts/test-")
+        && makefile.lines().any(|line| line.strip_prefix('\t') == Some(name));
     let source = root.join("src").join(name);
-    module.with_extension("rs").is_file()
+    is_a_step
+        || module.with_extension("rs").is_file()
         || fuzz_target.is_dir()
         || module.is_file()
         || has_tests(&source)

@@ -86,11 +86,12 @@ pub fn run(runner: &mut Runner) {
             principal: grant.principal(),
             server: "127.0.0.1:9000",
             handshake,
+            exemplar: None,
         }
         .emit();
     });
     runner.measure("events: a session's end", || {
-        SessionEnded { session, end: &end, rest: [TRAFFIC, TRAFFIC] }.emit();
+        SessionEnded { session, end: &end, rest: [TRAFFIC, TRAFFIC], since_revoked: None }.emit();
     });
     let about = Attempt {
         request_id: REQUEST,

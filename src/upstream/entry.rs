@@ -40,6 +40,8 @@ struct Servers {
     former: Vec<Weak<Server>>,
     /// Whether the last lookup gave more addresses than are used.
     has_unused: bool,
+    /// Whether the servers are those of a lookup, good or not.
+    is_looked_up: bool,
 }
 
 impl Entry {
@@ -64,9 +66,9 @@ impl Entry {
         Arc::clone(&lock(&self.servers).current)
     }
 
-    /// Returns true if a name has not been looked up yet.
+    /// Returns true if a name has not been looked up yet, or its servers are not made yet.
     pub(super) fn is_new(&self) -> bool {
-        self.name.as_ref().is_some_and(|name| !name.was_looked_up())
+        self.name.is_some() && !lock(&self.servers).is_looked_up
     }
 
     /// Looks the name up if that is due, and changes the servers with its addresses.
@@ -86,6 +88,9 @@ impl Entry {
     /// Makes the servers those of the known addresses. Returns true if one came or left.
     pub(super) fn update(&self, upstream: &config::Upstream) -> bool {
         let mut servers = lock(&self.servers);
+        // Before the addresses, so that a lookup that ends between the two waits for its update.
+        let is_looked_up = self.name.as_ref().is_some_and(|name| name.was_looked_up());
+        let has_failed = self.name.as_ref().is_some_and(|name| name.has_failed());
         let (groups, unused) = match (&self.name, host_and_port(&self.config)) {
             (Some(name), _) => {
                 divide(&name.addresses(), upstream.addresses, upstream.max_addresses)
@@ -99,7 +104,8 @@ impl Entry {
         let has_addresses = self.name.is_some() && upstream.addresses == NameAddresses::Servers;
         let before = Arc::clone(&servers.current);
         let addresses_before = addresses_of(&before);
-        let joins = (self.joins || !before.is_empty()).then(|| Now::read().mono);
+        // The other servers serve since the start, if this name came after a failed lookup.
+        let joins = (self.joins || has_failed || !before.is_empty()).then(|| Now::read().mono);
         let mut next = Vec::with_capacity(groups.len());
         for addresses in groups {
             // Two addresses of one host are named by the lower one, that of IPv4.
@@ -121,6 +127,7 @@ impl Entry {
         servers.former.extend(left);
         let addresses = addresses_of(&next);
         servers.current = next.into();
+        servers.is_looked_up = is_looked_up;
         let is_known = std::mem::replace(&mut servers.has_unused, unused > 0);
         drop(servers);
         let (upstream, server) = (&*upstream.name, &*self.config.to_string());
@@ -155,6 +162,9 @@ impl Entry {
 pub(super) async fn follow(upstream: Arc<Upstream>, index: usize) {
     let Some(entry) = upstream.entries.get(index) else { return };
     let mut checks = Checks::default();
+    if let Some(name) = &entry.name {
+        name.limit_wait(upstream.config.resolve_every);
+    }
     loop {
         checks.adapt(&upstream, &entry.servers());
         let Some(name) = &entry.name else { break };

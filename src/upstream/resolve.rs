@@ -39,6 +39,8 @@ struct State {
     looked_up: Option<Instant>,
     due: Instant,
     is_failing: bool,
+    /// Whether a lookup has ever failed.
+    has_failed: bool,
 }
 
 /// A lookup in metrics and logs.
@@ -51,9 +53,15 @@ pub(super) struct Lookup<'a> {
 
 impl Name {
     pub(super) fn new(now: Instant) -> Self {
-        let addresses = Arc::default();
+        let state = State {
+            addresses: Arc::default(),
+            looked_up: None,
+            due: now,
+            is_failing: false,
+            has_failed: false,
+        };
         Self {
-            state: Mutex::new(State { addresses, looked_up: None, due: now, is_failing: false }),
+            state: Mutex::new(state),
             asking: tokio::sync::Mutex::default(),
             doubted: Notify::new(),
         }
@@ -62,6 +70,11 @@ impl Name {
     /// Returns true if a lookup has ended, well or not.
     pub(super) fn was_looked_up(&self) -> bool {
         lock(&self.state).looked_up.is_some()
+    }
+
+    /// Returns true if a lookup has ever failed.
+    pub(super) fn has_failed(&self) -> bool {
+        lock(&self.state).has_failed
     }
 
     /// Returns the last good addresses; none before the first good lookup.
@@ -111,13 +124,23 @@ impl Name {
         }
     }
 
+    /// Brings the next lookup forward if a reload has shortened `resolve_every`.
+    pub(super) fn limit_wait(&self, every: Duration) {
+        let mut state = lock(&self.state);
+        if let Some(at) = state.looked_up {
+            state.due = state.due.min(at + every);
+        }
+    }
+
     fn keep(&self, mut addresses: Vec<SocketAddr>, every: Duration) {
         let mut seen = std::collections::BTreeSet::new();
         addresses.retain(|address| seen.insert(*address));
         let now = Now::read().mono;
-        let addresses = addresses.into();
-        *lock(&self.state) =
-            State { addresses, looked_up: Some(now), due: now + every, is_failing: false };
+        let mut state = lock(&self.state);
+        state.addresses = addresses.into();
+        state.looked_up = Some(now);
+        state.due = now + every;
+        state.is_failing = false;
     }
 
     /// Keeps the last good addresses until the next lookup. Returns true if the lookup before has
@@ -128,6 +151,7 @@ impl Name {
         let pause = if state.addresses.is_empty() { every.min(SHORTEST) } else { every };
         state.looked_up = Some(now);
         state.due = now + pause;
+        state.has_failed = true;
         std::mem::replace(&mut state.is_failing, true)
     }
 }

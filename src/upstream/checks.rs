@@ -27,8 +27,12 @@ pub(super) async fn follow(upstream: Arc<Upstream>, server: Arc<Server>, check: 
     loop {
         every.tick().await;
         let asked = timeout(check.timeout, Box::pin(ask(&server, &upstream, &check.path))).await;
-        let late = || Err("no answer within the timeout of the check".to_owned());
-        upstream.note_check(&server, asked.unwrap_or_else(|_| late()));
+        let outcome = asked.unwrap_or_else(|_| {
+            // A silent address answers no dial, and DNS may have another one.
+            server.doubt_name();
+            Err("no answer within the timeout of the check".to_owned())
+        });
+        upstream.note_check(&server, outcome);
     }
 }
 

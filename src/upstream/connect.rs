@@ -162,6 +162,8 @@ impl<'a> Tries<'a> {
                 self.failed(place, rejection, &error.to_string());
             }
             Err(_) => {
+                // The dropped future has not come to this.
+                place.server.doubt_name();
                 // The client has no part in a dial, so this timeout counts like a refusal.
                 if !is_cut {
                     place.note(Outcome::DialFailed);
@@ -328,8 +330,6 @@ async fn tcp(server: &Server, upstream: &Upstream) -> io::Result<TcpStream> {
             }
         }
     }
-    if let Some(name) = &server.name {
-        name.doubt();
-    }
+    server.doubt_name();
     Err(last)
 }

@@ -82,6 +82,13 @@ impl Server {
         *lock(&self.addresses) = addresses.into();
     }
 
+    /// Brings the next lookup of the server's name forward: an address could not be dialled.
+    pub(super) fn doubt_name(&self) {
+        if let Some(name) = &self.name {
+            name.doubt();
+        }
+    }
+
     /// Puts the address that could be dialled in front of those that could not.
     pub(super) fn prefer_address(&self, address: SocketAddr) {
         let mut addresses = lock(&self.addresses);

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -83,6 +84,17 @@ pub fn hand_out(
 }
 
 impl Stream {
+    /// Returns the address of the other end of a TCP connection.
+    pub fn peer(&self) -> Option<IpAddr> {
+        let tcp = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.tcp(),
+            Self::DialledTls(stream) => stream.get_ref().0,
+            Self::Unix(_) | Self::Http2(_) => return None,
+        };
+        tcp.peer_addr().ok().map(|address| address.ip())
+    }
+
     /// Returns how many bytes were written here that the socket has not taken yet.
     pub fn unsent(&self) -> usize {
         match self {

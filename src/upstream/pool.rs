@@ -3,6 +3,7 @@
 //! Each thread has one pool, so an exchange never leaves its core.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -56,6 +57,8 @@ struct Connection {
     /// The PROXY header that the connection began with. The server takes every request on it for
     /// one of that client.
     proxy_header: Option<Bytes>,
+    /// The server's address; `None` for a unix socket.
+    peer: Option<IpAddr>,
 }
 
 impl Pool {
@@ -155,7 +158,7 @@ impl Pool {
     }
 
     /// Takes a kept connection to the server, if one began with the same PROXY header, or with
-    /// none.
+    /// none. Drops those to addresses that the server's name has no more.
     fn take(&self, place: &ServerPlace, proxy_header: Option<&Bytes>) -> Option<Connection> {
         let is_same = |one: &Idle| one.connection.proxy_header.as_ref() == proxy_header;
         let now = Now::read().mono;
@@ -163,7 +166,8 @@ impl Pool {
         let kept = idle.get_mut(&place.key())?;
         while let Some(last) = kept.iter().rposition(is_same) {
             let Idle { connection, until } = kept.remove(last);
-            if now < until && connection.sender.is_ready() {
+            let is_usable = now < until && connection.sender.is_ready();
+            if is_usable && place.server.is_at(connection.peer) {
                 return Some(connection);
             }
         }
@@ -222,6 +226,7 @@ fn repeatable(request: &Request<Upload>) -> Option<Request<Upload>> {
 
 /// Begins HTTP on a new connection.
 async fn begin(stream: Stream, proxy_header: Option<Bytes>) -> Result<Connection, Rejection> {
+    let peer = stream.peer();
     let (guard, watch) = AnswerGuard::new(stream);
     let (sender, driver) = http1::Builder::new()
         .max_headers(MAX_FIELDS)
@@ -230,7 +235,7 @@ async fn begin(stream: Stream, proxy_header: Option<Bytes>) -> Result<Connection
         .await
         .map_err(|_| Rejection::UpstreamUnavailable)?;
     tokio::spawn(driver);
-    Ok(Connection { sender, watch, is_kept: false, proxy_header })
+    Ok(Connection { sender, watch, is_kept: false, proxy_header, peer })
 }
 
 /// Returns true if the client has stalled in the middle of its body.

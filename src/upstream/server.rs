@@ -82,6 +82,12 @@ impl Server {
         *lock(&self.addresses) = addresses.into();
     }
 
+    /// Returns true if a connection to `peer` leads to an address of the server. DNS may have
+    /// removed it since the dial.
+    pub(super) fn is_at(&self, peer: Option<IpAddr>) -> bool {
+        self.name.is_none() || self.addresses().iter().any(|one| Some(one.ip()) == peer)
+    }
+
     /// Brings the next lookup of the server's name forward: an address could not be dialled.
     pub(super) fn doubt_name(&self) {
         if let Some(name) = &self.name {

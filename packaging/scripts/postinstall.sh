@@ -30,6 +30,7 @@ replace() {
         fi
         sleep 0.1
     done
+    systemctl is-active --quiet usher.service || echo "usher: not running; see: journalctl -u usher" >&2
 }
 
 if [ -d /run/systemd/system ]; then
@@ -43,7 +44,7 @@ if [ -z "$before" ]; then
     cat <<'NEXT'
 Usher is installed, and not started. Next:
   1. edit /etc/usher/usher.toml, and put secrets into /etc/usher/environment
-  2. usher check --offline
+  2. sh -c 'set -a; . /etc/usher/environment; usher check --offline'
   3. systemctl enable --now usher
 NEXT
 fi

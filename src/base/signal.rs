@@ -17,12 +17,13 @@ impl RotationSignal {
         self.0.recv().await;
     }
 
-    /// Keeps this signal and SIGUSR2 from ending the process before they are listened to. The
-    /// handlers stay for the life of the process.
+    /// Keeps this signal, SIGUSR2 and SIGHUP from ending the process before they are listened to.
+    /// The handlers stay for the life of the process.
     pub fn survive() -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let _entered = runtime.enter();
         drop(signal(SignalKind::user_defined2())?);
+        drop(signal(SignalKind::hangup())?);
         Self::listen().map(drop)
     }
 }

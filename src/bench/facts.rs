@@ -1,5 +1,6 @@
 //! The facts in a report beside its figures: program, machine, command, CPU time.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -29,7 +30,7 @@ impl Facts {
         Self {
             mode,
             pace,
-            arguments: harmless(std::env::args().skip(1)),
+            arguments: harmless(std::env::args_os().skip(1)),
             started: Now::read().wall.to_rfc3339(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
         }
@@ -75,29 +76,26 @@ impl Facts {
     }
 }
 
-/// Returns the arguments without the queries of URLs and without the text of messages: both may
-/// have a credential.
-fn harmless(arguments: impl Iterator<Item = String>) -> Vec<String> {
+/// Returns the arguments without the queries of URLs and paths, and without the text of messages:
+/// both may have a credential.
+fn harmless(arguments: impl Iterator<Item = OsString>) -> Vec<String> {
     let mut is_message = false;
     arguments
         .map(|argument| {
+            let argument = argument.to_string_lossy();
             if std::mem::take(&mut is_message) {
                 return "[redacted]".to_owned();
             }
             is_message = argument == "--message";
             match argument.split_once('=') {
                 Some(("--message", _)) => "--message=[redacted]".to_owned(),
-                Some((option, url)) if option.starts_with("--") && url.contains("://") => {
-                    format!("{option}={}", harmless_url(url))
-                }
-                _ if argument.contains("://") => harmless_url(&argument),
-                _ => argument,
+                _ => harmless_url(&argument),
             }
         })
         .collect()
 }
 
-/// Returns a URL without the values of its query.
+/// Returns a URL or a path without its query.
 pub fn harmless_url(url: &str) -> String {
     match url.split_once('?') {
         Some((address, _)) => format!("{address}?[redacted]"),
@@ -154,7 +152,15 @@ fn of_process(pid: &str) -> anyhow::Result<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use super::*;
+
+    #[test]
+    fn an_argument_that_is_not_text_is_kept_readable() {
+        let typed = OsString::from_vec(b"ca-\xff.pem".to_vec());
+        assert_eq!(harmless([typed].into_iter()), ["ca-\u{fffd}.pem"]);
+    }
 
     #[test]
     fn no_credential_of_the_command_line_is_kept() {
@@ -167,8 +173,11 @@ mod tests {
             "--message=s3cret",
             "--token-env",
             "TOKEN",
+            "--ticket-path",
+            "/ticket?key=s3cret",
+            "--ticket-path=/ticket?key=s3cret",
         ];
-        let kept = harmless(typed.iter().map(|&word| word.to_owned()));
+        let kept = harmless(typed.iter().map(|&word| OsString::from(word)));
         assert_eq!(
             kept,
             [
@@ -180,6 +189,9 @@ mod tests {
                 "--message=[redacted]",
                 "--token-env",
                 "TOKEN",
+                "--ticket-path",
+                "/ticket?[redacted]",
+                "--ticket-path=/ticket?[redacted]",
             ]
         );
     }

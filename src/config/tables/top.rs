@@ -58,10 +58,9 @@ impl Top {
     /// Returns `node`, or the host's name.
     pub fn node_name(&self) -> String {
         let host = || {
-            let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
-                .or_else(|_| std::fs::read_to_string("/etc/hostname"))
-                .ok()?;
-            NodeName::parse("node", name.trim()).ok()
+            // /proc/sys is hidden from a service with `ProcSubset=pid`.
+            let system = rustix::system::uname();
+            NodeName::parse("node", system.nodename().to_str().ok()?).ok()
         };
         self.node.clone().or_else(host).unwrap_or_else(|| "usher".to_owned())
     }

@@ -104,9 +104,11 @@ impl Exporter {
         match Box::pin(asked).await {
             Ok(answer) => judge(&answer, batch.count, Now::read().wall),
             // The receiver may have taken the batch, and would take it twice.
-            Err(error @ (FetchError::Redirect(_) | FetchError::TooLarge(_))) => {
-                Outcome::Refused(error)
-            }
+            Err(
+                error @ (FetchError::Redirect(_)
+                | FetchError::TooLarge(_)
+                | FetchError::Malformed(_)),
+            ) => Outcome::Refused(error),
             Err(error) => Outcome::Unavailable { error, retry_after: None },
         }
     }

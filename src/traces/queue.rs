@@ -19,6 +19,8 @@ use crate::telemetry::Event;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause between two batches that a receiver can ask for.
+const LONGEST_REST: Duration = Duration::from_hours(1);
 /// How often a full queue has a line in the log.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -100,7 +102,9 @@ impl SpanQueue {
     /// Sends spans until [`Self::close`].
     pub async fn run(self: Arc<Self>) {
         let mut health = Health::default();
-        while let Some(batch) = self.next_batch().await {
+        loop {
+            self.rest(&health).await;
+            let Some(batch) = self.next_batch().await else { break };
             self.deliver(batch, &mut health).await;
             lock(&self.waiting).in_flight = 0;
         }
@@ -121,6 +125,22 @@ impl SpanQueue {
                 waiting.spans.len() + waiting.in_flight
             };
             dropped(DropReason::Exit, left);
+        }
+    }
+
+    /// Waits as long as the receiver has asked for. The wait ends early if the process exits, or if
+    /// a reload names another receiver or none.
+    async fn rest(&self, health: &Health) {
+        let Some(rest) = &health.rest else { return };
+        while !*self.is_closing.borrow() && Now::read().mono < rest.ends {
+            let exporter = self.exporter.load_full();
+            if exporter.is_none_or(|exporter| exporter.server() != rest.server) {
+                return;
+            }
+            tokio::select! {
+                () = sleep_until(rest.ends) => {}
+                () = self.changed.notified() => {}
+            }
         }
     }
 
@@ -189,6 +209,7 @@ impl SpanQueue {
                 Outcome::Accepted { rejected, message } => {
                     let was_away = std::mem::take(&mut health.is_away);
                     health.has_told_drop = false;
+                    health.rest = None;
                     let is_quiet = message == health.last_message;
                     health.last_message.clone_from(&message);
                     let count = batch.count;
@@ -200,12 +221,15 @@ impl SpanQueue {
                 }
                 Outcome::Unavailable { error, retry_after } => {
                     health.note_failure(&exporter, &error);
-                    retry_after.unwrap_or_else(|| jittered(pause))
+                    health.rest = retry_after.map(|span| Rest::new(&exporter, span));
+                    // A receiver may ask for no pause at all, also by a date in the past.
+                    retry_after.unwrap_or_default().max(jittered(pause))
                 }
             };
             let ends = begun + exporter.config().retry_for;
+            let left = ends.saturating_duration_since(Now::read().mono);
             // The receiver may ask for a pause of any length.
-            if wait > ends.saturating_duration_since(Now::read().mono) {
+            if left.is_zero() || wait > left {
                 return health.dropped(DropReason::GaveUp, batch.count);
             }
             tokio::select! {
@@ -226,6 +250,22 @@ struct Health {
     is_away: bool,
     has_told_drop: bool,
     last_message: String,
+    /// The pause that the receiver has asked for. It holds for the next batch too.
+    rest: Option<Rest>,
+}
+
+/// The end of a pause, and the receiver that asked for it.
+#[derive(Debug)]
+struct Rest {
+    ends: Instant,
+    server: String,
+}
+
+impl Rest {
+    fn new(exporter: &Exporter, span: Duration) -> Self {
+        let ends = Now::read().mono + span.min(LONGEST_REST);
+        Self { ends, server: exporter.server().to_owned() }
+    }
 }
 
 impl Health {

@@ -70,17 +70,17 @@ pub(super) async fn reach(
     let tries = Tries::begin(upstream, client, authenticated.mono).await;
     let mut tries = tries.with_proxy_header(proxy_header);
     let (place, dialled, answer) = loop {
-        let dialling = request.begin_phase(Phase::Dial);
-        let (stream, place) = match tries.dial(grant).await {
-            Ok(dialled) => dialled,
-            Err(TriesFailed::Rejected(rejection)) => {
-                request.end_phase(dialling, Some(&rejection));
-                return Err(rejection.into());
-            }
-            Err(TriesFailed::Answered(answer)) => return Err(refusal(*answer, request)),
+        let Some(place) = tries.next_server() else {
+            return Err(match tries.into_failure() {
+                TriesFailed::Rejected(rejection) => rejection.into(),
+                TriesFailed::Answered(answer) => refusal(*answer, request),
+            });
         };
-        request.end_phase(dialling, None);
+        let dialling = request.begin_phase(Phase::Dial);
         request.note_server(dialling, || place.server());
+        let stream = tries.dial_server(&place, grant).await;
+        request.end_phase(dialling, stream.is_none().then(|| tries.rejection()));
+        let Some(stream) = stream else { continue };
         let dialled = Now::read();
         // Each try has a signed context of its own: one that was sent may have been used.
         if request.parts.version == Version::HTTP_2 {

@@ -105,19 +105,6 @@ impl<'a> Tries<'a> {
         Self { proxy_header, ..self }
     }
 
-    /// Opens a connection to the next server that can be dialled.
-    pub async fn dial(&mut self, grant: &Grant) -> Result<(Stream, ServerPlace), TriesFailed> {
-        while let Some(place) = self.next_server() {
-            if let Some(stream) = self.dial_server(&place, grant).await {
-                return Ok((stream, place));
-            }
-        }
-        Err(match self.unwanted.take() {
-            Some(answer) => TriesFailed::Answered(answer),
-            None => TriesFailed::Rejected(self.rejection.clone()),
-        })
-    }
-
     /// Takes a place on the next server. It is taken before the dial, so that a burst spreads over
     /// the servers. Returns `None` if no server or no time is left.
     pub fn next_server(&mut self) -> Option<ServerPlace> {
@@ -142,11 +129,20 @@ impl<'a> Tries<'a> {
         &self.rejection
     }
 
+    /// Returns the answer of a server that cannot serve, or else the failure of the last server.
+    pub fn into_failure(self) -> TriesFailed {
+        match self.unwanted {
+            Some(answer) => TriesFailed::Answered(answer),
+            None => TriesFailed::Rejected(self.rejection),
+        }
+    }
+
     /// Returns the failure of the last server.
     pub fn into_rejection(self) -> Rejection {
         self.rejection
     }
 
+    /// Opens a connection to a server. Returns `None` if it fails, and notes why.
     pub async fn dial_server(&mut self, place: &ServerPlace, _proof: &Grant) -> Option<Stream> {
         let limit = self.upstream.config.dial_timeout;
         let (ends, is_cut) = self.ends(limit);

@@ -236,7 +236,7 @@ impl Admin {
     /// Adds a point to the history, and ends logins whose time is over. Called every [`INTERVAL`].
     pub fn tick(&self, now: Now) {
         self.registry.count_traffic();
-        self.history.add(&self.telemetry.render(Format::Text), now, memory::resident());
+        self.history.add(&self.telemetry.render_own(Format::Text), now, memory::resident());
         self.logins.sweep(self.token.as_ref(), &self.login_rules, now);
     }
 

@@ -224,12 +224,18 @@ impl Telemetry {
 
     /// Returns the metrics, with the figures of the process as they are now.
     pub fn render(&self, format: Format) -> String {
+        process::publish(&self.metrics.load(), self.started.wall);
+        self.render_own(format)
+    }
+
+    /// Returns the metrics, with the figures of the process as they were at the last
+    /// [`Self::render`]: these take time to read.
+    pub fn render_own(&self, format: Format) -> String {
         let audit_dropped = self.audit.as_ref().map_or(0, |audit| audit.dropped());
         let log_dropped = self.log.as_ref().map_or(0, LogSink::dropped);
         let metrics = self.metrics.load();
         metrics.set_total(&AUDIT_LINES_DROPPED, audit_dropped as f64);
         metrics.set_total(&LOG_LINES_DROPPED, log_dropped as f64);
-        process::publish(&metrics, self.started.wall);
         exposition::render(&self.catalogue, format)
     }
 

@@ -118,6 +118,9 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
         Rejection::StoreUnavailable => {
             "Check the store in Redis: it does not answer from here.".to_owned()
         }
+        Rejection::Draining => {
+            "Connect again: other nodes, or this one after its restart, take the client.".to_owned()
+        }
         other => match other.facts().side {
             Side::Client => "Check the request of the client.".to_owned(),
             Side::Upstream => "Check the upstream.".to_owned(),

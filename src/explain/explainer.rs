@@ -43,6 +43,8 @@ pub struct Explainer {
     reserved: ReservedNames,
     pub(super) tickets: Arc<Tickets>,
     pub(super) authenticator: Arc<Authenticator>,
+    /// Whether upgrades are refused because the process drains.
+    pub(crate) is_draining: bool,
 }
 
 /// A request, admitted or refused, and the record of its checks.
@@ -76,12 +78,13 @@ impl Explainer {
             reserved: ReservedNames::of(&config),
             tickets,
             authenticator: Arc::new(authenticator),
+            is_draining: false,
             config,
         })
     }
 
     /// Returns an explainer that judges like the running process: by its configuration, its keys,
-    /// its tickets and its deny list.
+    /// its tickets, its deny list and its drain.
     pub fn of(edge: &Edge) -> Self {
         let config = Arc::clone(&edge.config);
         Self {
@@ -89,6 +92,7 @@ impl Explainer {
             reserved: ReservedNames::of(&config),
             tickets: Arc::clone(&edge.tickets),
             authenticator: Arc::clone(&edge.authenticator),
+            is_draining: edge.drain.refuses_upgrades(),
             config,
         }
     }
@@ -149,7 +153,7 @@ impl Explainer {
             legacy_uses: None,
             shadows: None,
             handshake_timeout: self.config.limits.handshake_timeout,
-            is_draining: false,
+            is_draining: self.is_draining,
         };
         let mut is_early = false;
         let mut awaits_message = false;
@@ -198,6 +202,9 @@ impl Explainer {
         let matched = matched.filter(|_| outcome.is_ok());
         self.route(report, request, outcome, matched.as_ref());
         let matched = matched?;
+        if let Some(outcome) = recorder.outcome(Stage::Drain) {
+            report.station("drain", outcome, "");
+        }
         let address = request.address();
         let peer = report.explained.peer;
         if address != peer {

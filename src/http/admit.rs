@@ -80,7 +80,7 @@ impl<'a> Admission<'a> {
         let matched = witness.saw(Stage::Route, self.find_route(request))?;
         let route = &matched.route;
         if request.is_upgrade() && self.is_draining {
-            return Err(Rejection::Draining);
+            witness.passes::<()>(Stage::Drain, Err(Rejection::Draining))?;
         }
         let credential = take_credential(request, route, witness)?;
         if credential.is_none() && request.takes_first_message(route) {

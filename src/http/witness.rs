@@ -10,6 +10,8 @@ use crate::rejection::Rejection;
 pub enum Stage {
     Upgrade,
     Route,
+    /// The server still accepts upgrades.
+    Drain,
     Origin,
     /// The credential is taken out of the request.
     Credential,

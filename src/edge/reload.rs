@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 
 use super::events::{ConfigApplied, ConfigRefused, ConfigWarning};
 use crate::auth::events::BypassAllowed;
@@ -143,7 +144,9 @@ impl Reloader {
         let refused = |problem: String| Diagnostics(vec![Diagnostic::error(problem)]);
         let next =
             Arc::new(before.next(config, Now::read()).map_err(|error| refused(error.to_string()))?);
-        self.telemetry.follow(label_names::of(&next.config));
+        let (telemetry, names) = (Arc::clone(&self.telemetry), label_names::of(&next.config));
+        // Opening a log file may block.
+        let _ = spawn_blocking(move || telemetry.follow(names)).await;
         // Prevents refusals for keys that have not arrived yet. If they do not arrive, the keys of
         // before stay in use.
         next.authenticator.issuers().prefetch().await;

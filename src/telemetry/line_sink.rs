@@ -124,8 +124,11 @@ impl Shared {
             drop(state);
 
             if let Some(next) = next_writer {
+                // The next writer may append to the same file, after the part of a line.
+                if is_torn {
+                    is_torn = write_what_fits(&mut writer, b"\n") == 0;
+                }
                 writer = next;
-                is_torn = false;
             }
             bytes.clear();
             if is_torn {
@@ -289,6 +292,29 @@ pub(crate) mod tests {
         assert!(sink.flush(LONG));
         assert_eq!(String::from_utf8_lossy(&page.0.lock().unwrap()), "first\nsec\nfourth\n");
         assert_eq!(sink.dropped(), 2);
+    }
+
+    #[test]
+    fn a_cut_line_spoils_no_later_line_after_the_file_is_opened_again() {
+        for space_before in [0, 100] {
+            let (space, page) = (Arc::new(Mutex::new(9)), Page::default());
+            let disk = || Disk(Arc::clone(&space), page.clone());
+            let sink = LineSink::start("test", 10, disk()).unwrap();
+            sink.push(b"first\n".to_vec());
+            assert!(sink.flush(LONG));
+            sink.push(b"second\n".to_vec());
+            assert!(sink.flush(LONG));
+            *space.lock().unwrap() = space_before;
+            sink.replace_writer(disk());
+            sink.push(b"third\n".to_vec());
+            assert!(sink.flush(LONG));
+            *space.lock().unwrap() = 100;
+            sink.push(b"fourth\n".to_vec());
+            assert!(sink.flush(LONG));
+            let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+            let third = if space_before > 0 { "third\n" } else { "" };
+            assert_eq!(text, format!("first\nsec\n{third}fourth\n"));
+        }
     }
 
     #[test]

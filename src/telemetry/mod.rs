@@ -107,6 +107,9 @@ pub struct Telemetry {
     flood: Arc<FloodControl>,
     /// `None` if the process already has another subscriber, as in tests.
     log: Option<LogSink>,
+    /// Held from the opening of a file until its sink has it: of a signal and a reload at the same
+    /// time, the later one must decide the file.
+    reopening: Mutex<()>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -187,11 +190,12 @@ impl Telemetry {
             audit: None,
             flood: Arc::new(FloodControl::new(usize::MAX, 1)),
             log: None,
+            reopening: Mutex::default(),
         }
     }
 
     /// Applies a reload. New names get series. Removed names keep their series, because sessions
-    /// may still use them. Log files are opened again, in case they were moved.
+    /// may still use them. Log files are opened again, in case they were moved, so it may block.
     pub fn follow(&self, new: LabelNames) {
         let mut names = lock(&self.names);
         if names.add(new) {
@@ -204,6 +208,7 @@ impl Telemetry {
     /// Opens the files of the log and the audit log again: they may have been moved away. Returns
     /// false if there are none.
     fn reopen_logs(&self) -> bool {
+        let _reopening = lock(&self.reopening);
         let log = self.log.as_ref().is_some_and(LogSink::reopen);
         if let Some(audit) = &self.audit {
             audit.reopen();

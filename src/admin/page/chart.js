@@ -107,6 +107,13 @@ export class Chart {
     if (this.details.open) this.fillTable();
   }
 
+  /** Removes all figures. */
+  clear() {
+    Object.assign(this, { at: [], most: 0, place: null, values: this.lines.map(() => []) });
+    for (const part of [this.value, this.svg, this.read, this.rows]) part.replaceChildren();
+    this.svg.removeAttribute('aria-label');
+  }
+
   text = (value) => short(value, this.isBytes);
 
   draw() {

@@ -7,6 +7,8 @@ import { Chart, element, share, short } from './chart.js';
 const EVERY = 5000;
 const PATIENCE = 8000;
 const LISTED = 200;
+/** Raised by each logout. What was asked for before it is not shown. */
+let visit = 0;
 
 const $ = (id) => document.getElementById(id);
 
@@ -40,12 +42,18 @@ async function ask(path, order) {
   return body;
 }
 
-/** Sends an order. Returns its answer, or shows why there is none. */
+/** Sends an order. Returns its answer, or shows why there is none. After a logout it does neither. */
 async function send(path, order, place) {
+  const own = visit;
   try {
-    return await ask(path, order);
+    const answer = await ask(path, order);
+    return own === visit ? answer : null;
   } catch (error) {
-    if (error.status === 401) logInAgain();
+    if (own !== visit) return null;
+    if (error.status === 401) {
+      logInAgain();
+      return null;
+    }
     const text = error instanceof Refused ? `${error.message}${error.body?.text ? `\n${error.body.text}` : ''}` : order === undefined ? 'Usher does not answer.' : 'Usher does not answer. Whether the order arrived is not known: look at the sessions.';
     say(place, text, 'bad');
     return null;
@@ -274,7 +282,9 @@ async function explain() {
   const order = { url: value('url'), method: value('method'), headers, ask_verifiers: $('explain-ask').checked, ...(kind && { [kind]: value('secret') }),
     ...(value('as') && { as: value('as') }), ...(value('peer') && { peer: value('peer') }) };
   const fault = element('p', { class: 'fault' });
+  const own = visit;
   const answer = await send('/explain', order, fault);
+  if (own !== visit) return;
   $('explained').replaceChildren(...(answer ? explanation(answer) : [fault]));
 }
 
@@ -346,8 +356,18 @@ function view(name) {
 
 function logInAgain() {
   if (document.body.dataset.view === 'login') return;
-  // Nothing that was read before the logout stays in the page.
-  $('explain').reset();
+  // Nothing that was read before the logout stays in the page, and no answer under way gets into it.
+  visit += 1;
+  round += 1;
+  searches += 1;
+  searched = null;
+  readAgain = 0;
+  since = null;
+  answered = null;
+  delete document.body.dataset.stale;
+  $('confirm').close('');
+  for (const id of ['search', 'explain']) $(id).reset();
+  for (const chart of CHARTS) chart.clear();
   for (const id of ['found', 'explained', 'attention', 'refusals', 'services', 'certificates', 'migration', 'sessions-by', 'facts']) $(id).replaceChildren();
   delete $('attention').dataset.text;
   for (const id of ['notice', 'steered']) say($(id), '');
@@ -375,9 +395,12 @@ async function logIn(event) {
 let since = null;
 let answered = null;
 let round = 0;
+/** The refreshes under way. */
+let asking = 0;
 
 async function refresh() {
   const own = ++round;
+  asking += 1;
   try {
     const [status, history] = await Promise.all([ask('/status'), ask('/history')]);
     if (own !== round) return;
@@ -407,7 +430,14 @@ async function refresh() {
     document.body.dataset.stale = '';
     const why = error instanceof Refused ? error.message : error instanceof TypeError || error.name === 'TimeoutError' ? 'Usher does not answer' : `The answer cannot be shown: ${error.message}`;
     say($('notice'), `${why}. Since ${clock(since)}; the next try is in ${EVERY / 1000} s.${answered ? ' The figures below are old.' : ''}`, 'bad');
+  } finally {
+    asking -= 1;
   }
+}
+
+/** Refreshes, unless Usher has yet to answer: a new request would discard what becomes of the last. */
+function keepFresh() {
+  if (!document.hidden && document.body.dataset.view !== 'login' && asking === 0) refresh();
 }
 
 setInterval(() => {
@@ -415,12 +445,8 @@ setInterval(() => {
   const seconds = Math.round((Date.now() - answered) / 1000);
   $('age').textContent = seconds < 2 ? 'updated now' : `updated ${span(seconds)} ago`;
 }, 1000);
-setInterval(() => {
-  if (!document.hidden && document.body.dataset.view !== 'login') refresh();
-}, EVERY);
-document.addEventListener('visibilitychange', () => {
-  if (!document.hidden && document.body.dataset.view !== 'login') refresh();
-});
+setInterval(keepFresh, EVERY);
+document.addEventListener('visibilitychange', keepFresh);
 
 $('login-form').addEventListener('submit', logIn);
 $('logout').addEventListener('click', async () => {

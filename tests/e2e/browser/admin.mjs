@@ -321,6 +321,11 @@ async function drains({ page, isQuiet }, { clients }) {
 }
 
 async function outlivesARestart({ page }, world) {
+  await page.route('**/history', () => {});
+  await page.locator('#notice', { hasText: 'Usher does not answer' }).waitFor();
+  fact(await page.locator('body[data-stale]').count() === 1, 'an Usher that accepts and never answers is reported');
+  await page.unroute('**/history');
+  await page.locator('body:not([data-stale])').waitFor();
   await world.stop();
   await page.locator('#notice', { hasText: 'Usher does not answer' }).waitFor();
   fact(await page.locator('body[data-stale]').count() === 1, 'without an answer the page says that its figures are old');
@@ -329,8 +334,23 @@ async function outlivesARestart({ page }, world) {
   fact(await page.locator('#found').textContent() === '' && await page.locator('#notice').isHidden(), 'a new process asks for a login, and no old figure stays');
   await logIn(page);
   await page.locator('.chart .line').first().waitFor({ state: 'attached' });
+  let answerLate;
+  const late = new Promise((resolve) => { answerLate = resolve; });
+  await new Promise((isAsked) => {
+    page.route('**/status', async (route) => {
+      const response = await route.fetch();
+      isAsked();
+      await late;
+      await route.fulfill({ response });
+    }, { times: 1 });
+  });
   await page.click('#logout');
   await page.locator('#login:visible').waitFor();
+  const answered = page.waitForResponse('**/status');
+  answerLate();
+  await answered;
+  await page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 200)));
+  fact(await page.locator('#login').isVisible() && await page.locator('#facts').textContent() === '' && await page.locator('.chart .line').count() === 0, 'an answer that comes after the logout is not shown, and no chart stays');
   const code = await page.evaluate(() => fetch('/status').then((answer) => answer.status));
   fact(code === 401, 'after the logout the cookie opens nothing');
   await logIn(page);

@@ -12,7 +12,8 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
-use super::{Admin, Kind, answer_error, kind_of, login};
+use super::events::LoginOutcome;
+use super::{Admin, Kind, Peer, answer_error, kind_of, login};
 use crate::base::clock::Now;
 use crate::model::secret::Secret;
 
@@ -34,7 +35,7 @@ impl Admin {
     pub(super) fn refuse<B>(
         &self,
         request: &Request<B>,
-        is_file: bool,
+        peer: Peer,
         now: Now,
     ) -> Option<Response<Full<Bytes>>> {
         let (path, headers) = (request.uri().path(), request.headers());
@@ -42,10 +43,13 @@ impl Admin {
         let caller = self.caller(headers, now);
         let is_open = matches!(kind, Some(Kind::Probe | Kind::Page | Kind::Login));
         if !is_open && caller == Caller::Stranger {
-            return Some(unauthorized("the admin token is missing or wrong"));
+            if bearer(headers).is_none() {
+                return Some(unauthorized("the admin token is missing or wrong"));
+            }
+            return Some(self.refuse_token(LoginOutcome::WrongBearer, peer.address, now));
         }
         let is_probe = kind == Some(Kind::Probe);
-        if !is_probe && !is_file && self.token.is_none() && !names_this_machine(headers) {
+        if !is_probe && !peer.is_file && self.token.is_none() && !names_this_machine(headers) {
             let message = "without a token, the Host must be an IP address or localhost";
             return Some(answer_error(
                 StatusCode::MISDIRECTED_REQUEST,
@@ -56,7 +60,9 @@ impl Admin {
         let Some(kind) = kind else {
             return Some(answer_error(StatusCode::NOT_FOUND, "NOT_FOUND", "unknown path"));
         };
-        if !matches!(kind, Kind::Probe | Kind::Page) && caller != Caller::Token {
+        // A login does not trust a bearer token: the answer would tell a right one from a guess.
+        let is_trusted = caller == Caller::Token && kind != Kind::Login;
+        if !matches!(kind, Kind::Probe | Kind::Page) && !is_trusted {
             let needs_origin = kind == Kind::Order && caller == Caller::Login;
             if is_of_another_page(headers) || needs_origin && !headers.contains_key(ORIGIN) {
                 let message = "the request comes from another page than the admin page";
@@ -68,7 +74,8 @@ impl Admin {
 
     fn caller(&self, headers: &HeaderMap, now: Now) -> Caller {
         let Some(token) = &self.token else { return Caller::Anyone };
-        if shows(headers, token) {
+        // The comparison of `Secret` takes constant time.
+        if bearer(headers).is_some_and(|shown| shown == *token) {
             return Caller::Token;
         }
         let has_login = |cookie: &&str| self.logins.has(cookie, token, &self.login_rules, now);
@@ -97,15 +104,12 @@ pub(super) fn unauthorized(message: &str) -> Response<Full<Bytes>> {
     response
 }
 
-/// Returns true if the request has exactly one credential, and it is the token.
-fn shows(headers: &HeaderMap, token: &Secret) -> bool {
+/// Returns the bearer token. Returns `None` for a request with several credentials.
+fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let mut shown = headers.get_all(AUTHORIZATION).iter();
-    let (Some(value), None) = (shown.next(), shown.next()) else { return false };
-    let Some((scheme, credential)) = value.as_bytes().split_at_checked("bearer ".len()) else {
-        return false;
-    };
-    // The comparison of `Secret` takes constant time.
-    scheme.eq_ignore_ascii_case(b"bearer ") && Secret::new(credential) == *token
+    let (Some(value), None) = (shown.next(), shown.next()) else { return None };
+    let (scheme, credential) = value.as_bytes().split_at_checked("bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| Secret::new(credential))
 }
 
 /// Returns true if the `Host` is an IP address or localhost. A malicious web page can make its own

@@ -11,23 +11,26 @@ use crate::telemetry::flood::Source;
 use crate::telemetry::metrics::Metrics;
 
 families! {
-    /// Logins to the admin page: accepted, wrong_token, or rate_limited.
+    /// Logins to the admin page: accepted, wrong_token, or rate_limited. Wrong bearer tokens of
+    /// other requests: wrong_bearer, or rate_limited.
     LOGINS: Counter = "usher_admin_logins_total", { outcome: LoginOutcome }, shown;
     /// Logins to the admin page that are in force.
     LOGINS_OPEN: Gauge = "usher_admin_logins_open";
 }
 
 words! {
-    /// The answer to a try to log in.
+    /// The answer to a try to log in, or to a wrong bearer token.
     pub enum LoginOutcome {
         Accepted = "accepted",
         WrongToken = "wrong_token",
+        /// Another request than a login had a wrong bearer token.
+        WrongBearer = "wrong_bearer",
         /// The address has sent too many wrong tokens.
         RateLimited = "rate_limited",
     }
 }
 
-/// A try to log in to the admin page.
+/// A try to log in to the admin page, or a wrong bearer token.
 #[derive(Debug)]
 pub struct LoginTried {
     /// `None`: over the unix socket.
@@ -55,7 +58,7 @@ impl Event for LoginTried {
         if self.outcome == LoginOutcome::Accepted {
             info!(target: "usher", event = "admin_login", peer, outcome, "logged in to admin page");
         } else {
-            warn!(target: "usher", event = "admin_login", peer, outcome, "admin login refused");
+            warn!(target: "usher", event = "admin_login", peer, outcome, "admin token refused");
         }
     }
 

@@ -156,24 +156,15 @@ impl Admin {
             let message = "no admin token is configured, so every request is accepted";
             return answer_error(StatusCode::CONFLICT, "NO_TOKEN", message);
         };
-        let tried = |outcome| LoginTried { peer, outcome }.emit();
-        let limiter = self.logins.limiter(self.login_rules.wrong_rate);
-        let source = peer.map(network_of);
-        if let Err(wait) = limiter.allow(source, now.mono) {
-            tried(LoginOutcome::RateLimited);
-            return too_many_tries(wait);
-        }
         // The comparison of `Secret` takes constant time.
         if given != *token {
-            tried(LoginOutcome::WrongToken);
-            return unauthorized("the admin token is wrong");
+            return self.refuse_token(LoginOutcome::WrongToken, peer, now);
         }
-        limiter.give_back(&source);
         let Some(cookie) = self.logins.open(token, &self.login_rules, now.mono) else {
             let message = "the system has no random bytes";
             return answer_error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message);
         };
-        tried(LoginOutcome::Accepted);
+        LoginTried { peer, outcome: LoginOutcome::Accepted }.emit();
         let ttl = self.login_rules.ttl;
         let body = json!({
             "expires": (now.wall + ttl).to_rfc3339(),
@@ -182,6 +173,24 @@ impl Admin {
         let mut response = answer_json(StatusCode::OK, &body);
         set_cookie(&mut response, headers, &cookie, ttl.as_secs());
         response
+    }
+
+    /// Counts a wrong token of this address, and returns its refusal. The right token is accepted
+    /// before anything is counted: otherwise guesses from behind the same proxy would lock the
+    /// operators out.
+    pub(super) fn refuse_token(
+        &self,
+        outcome: LoginOutcome,
+        peer: Option<IpAddr>,
+        now: Now,
+    ) -> Response<Full<Bytes>> {
+        let limiter = self.logins.limiter(self.login_rules.wrong_rate);
+        if let Err(wait) = limiter.allow(peer.map(network_of), now.mono) {
+            LoginTried { peer, outcome: LoginOutcome::RateLimited }.emit();
+            return too_many_tries(wait);
+        }
+        LoginTried { peer, outcome }.emit();
+        unauthorized("the admin token is wrong")
     }
 
     /// Ends the logins of the cookies. Succeeds without one too.
@@ -197,7 +206,7 @@ impl Admin {
 }
 
 fn too_many_tries(wait: Duration) -> Response<Full<Bytes>> {
-    let message = "too many wrong tokens from this address; wait, then try again";
+    let message = "the admin token is wrong, as were too many others from this address";
     let mut response = answer_error(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
     let seconds = HeaderValue::from(wait.as_secs() + 1);
     response.headers_mut().insert(RETRY_AFTER, seconds);

@@ -205,7 +205,7 @@ impl Admin {
 
     async fn respond(&self, request: Request<Incoming>, peer: Peer) -> Response<Full<Bytes>> {
         let now = Now::read();
-        if let Some(refusal) = self.refuse(&request, peer.is_file, now) {
+        if let Some(refusal) = self.refuse(&request, peer, now) {
             return refusal;
         }
         let (parts, body) = request.into_parts();
@@ -219,8 +219,12 @@ impl Admin {
             _ => return self.answer(path, headers),
         }
         let most = if path == EXPLAIN { MAX_EXPLAIN_BODY } else { MAX_BODY };
-        let Ok(body) = Limited::new(body, most).collect().await else {
-            let message = "the body is incomplete or too long";
+        let reading = Limited::new(body, most).collect();
+        // Strangers may log in and out: their bodies must not take the places of probes.
+        let patience =
+            if matches!(path, LOGIN | LOGOUT) { HEAD_TIMEOUT } else { CONNECTION_TIMEOUT };
+        let Ok(Ok(body)) = tokio::time::timeout(patience, reading).await else {
+            let message = "the body is incomplete, too slow or too long";
             return answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message);
         };
         let body = body.to_bytes();

@@ -5,10 +5,11 @@ use crate::auth::revocation::Revocations;
 use crate::base::rate::Rate;
 use crate::session::registry::tests::handle;
 use crate::telemetry::family::LabelNames;
-use http::header::{ALLOW, AUTHORIZATION, HOST};
+use http::header::{ALLOW, AUTHORIZATION, HOST, ORIGIN};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use std::future::Future;
+use std::net::Ipv4Addr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -65,6 +66,8 @@ fn admin(token: Option<&str>) -> Arc<Admin> {
     })
 }
 
+const PEER: Peer = Peer { is_file: false, address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)) };
+
 fn ask(admin: &Admin, method: &str, target: &str, authorization: &[&str]) -> Response<Full<Bytes>> {
     let mut request = Request::builder().method(method).uri(target);
     for value in authorization {
@@ -78,7 +81,7 @@ fn asked(admin: &Admin, request: &Request<()>) -> Response<Full<Bytes>> {
         SESSIONS => at_once(admin.sessions(request.uri().query().unwrap_or_default())),
         path => admin.answer(path, request.headers()),
     };
-    admin.refuse(request, false, Now::read()).unwrap_or_else(answer)
+    admin.refuse(request, PEER, Now::read()).unwrap_or_else(answer)
 }
 
 /// Polls a future that must be ready: without other nodes, nothing waits.
@@ -146,7 +149,8 @@ fn sessions_are_listed_up_to_the_limit() {
 
 #[test]
 fn everything_but_the_probes_asks_for_the_token() {
-    let admin = admin(Some("0123456789abcdef"));
+    let mut admin = admin(Some("0123456789abcdef"));
+    Arc::get_mut(&mut admin).unwrap().login_rules.wrong_rate.count = 5;
     let status = |target: &str, shown: &[&str]| ask(&admin, "GET", target, shown).status().as_u16();
     for target in ["/metrics", "/sessions", "/status", "/revoke", "/nothing"] {
         assert_eq!(status(target, &[]), 401);
@@ -156,6 +160,60 @@ fn everything_but_the_probes_asks_for_the_token() {
     }
     assert_eq!(status("/metrics", &["bearer 0123456789abcdef"]), 200);
     assert_eq!(status("/livez", &[]), 200);
+}
+
+/// An address has two wrong tokens, as a login or as a bearer token.
+#[test]
+fn wrong_tokens_of_an_address_are_limited_and_the_right_one_is_not() {
+    let admin = admin(Some("right"));
+    let bearer = |target: &str, token: &str| {
+        ask(&admin, "GET", target, &[&format!("Bearer {token}")]).status().as_u16()
+    };
+    let log_in = |token: &str| {
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, "application/json".parse().unwrap())]);
+        let body = json!({ "token": token }).to_string();
+        admin.log_in(&headers, body.as_bytes(), PEER.address, Now::read()).status().as_u16()
+    };
+    assert_eq!(bearer("/livez", "guess"), 200, "a probe judges no token");
+    assert_eq!(ask(&admin, "GET", "/status", &["Basic YTpi"]).status(), 401);
+    assert_eq!([bearer("/status", "guess"), log_in("guess")], [401, 401]);
+    assert_eq!([bearer("/status", "guess"), bearer("/nothing", "guess"), log_in("a")], [429; 3]);
+    assert_eq!([bearer("/status", "right"), log_in("right")], [200, 200]);
+    assert_eq!(ask(&admin, "GET", "/status", &[]).status(), 401, "no token is no guess");
+}
+
+#[test]
+fn the_answer_to_a_login_of_another_page_tells_nothing_about_a_bearer_token() {
+    let admin = admin(Some("right"));
+    for token in ["right", "guess"] {
+        let request = Request::builder()
+            .method("POST")
+            .uri(LOGOUT)
+            .header(ORIGIN, "https://evil.example")
+            .header(AUTHORIZATION, format!("Bearer {token}"));
+        assert_eq!(asked(&admin, &request.body(()).unwrap()).status(), 403);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_of_a_login_must_come_as_soon_as_a_head() {
+    for path in [LOGIN, LOGOUT] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let current = Arc::new(ArcSwap::new(admin(Some("t"))));
+        let server = tokio::spawn(Admin::serve(current, Listening::Tcp(listener)));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+             content-length: 9\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (sent, mut text) = (tokio::time::Instant::now(), String::new());
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+        assert!(sent.elapsed() < 2 * HEAD_TIMEOUT);
+        server.abort();
+    }
 }
 
 #[test]

@@ -358,7 +358,10 @@ class Test:
             answer = send(at, head("POST", "/login", {"Host": "a", "Content-Length": "13", **JSON}), b'{"token":"a"}', "POST")
         if answer.status != 429:
             self.fault(f"wrong tokens are not limited: {answer.status}")
-        call("/login", 429, "RATE_LIMITED", body={"token": ADMIN_TOKEN})
+        call("/login", 429, "RATE_LIMITED", body={"token": "a"}, fits=True)
+        for path in [*READS, "/revoke", "/reload", "/drain", "/explain"]:
+            call(path, 429, "RATE_LIMITED", headers={"Authorization": "Bearer wrong"})
+        call("/login", 200, body={"token": ADMIN_TOKEN}, fits=True)
 
     def sessions(self, at, client):
         socket = self.call(client, "GET", WS, 101, headers={**UPGRADE, **_bearer("lister")}).socket

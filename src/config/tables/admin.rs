@@ -33,9 +33,10 @@ table! {
         /// the longest time.
         max_logins: Count, default 32,
             because "more people than look after one node at once";
-        /// How many wrong tokens one address may send to the admin page.
+        /// How many wrong tokens one address may send, to the admin page or as a bearer token.
+        /// Further ones get 429. The right token is always accepted.
         login_rate_per_address: Rate, default "10/1m",
-            because "enough for typing errors, too little to guess",
+            because "enough for typing errors; against guesses only a random token helps",
             change_when "many operators share the address of a proxy";
     }
 }

@@ -108,6 +108,8 @@ pub enum RunError {
     WorkerDied,
     #[error("stopped by a second signal")]
     Forced,
+    #[error("the process that took over has failed")]
+    SuccessorFailed,
 }
 
 impl App {
@@ -226,13 +228,14 @@ impl App {
                         task.abort();
                     }
                     let (former, current) = (Arc::clone(&self.former), Arc::clone(&self.current));
-                    let leaving = Box::pin(leave_to(*successor, &edge, former, current));
+                    let leaving = leave_to(*successor, &edge, former, current, &replacer);
+                    let leaving = Box::pin(leaving);
                     // The process is leaving already, so the first signal changes nothing.
-                    unless_forced(2, leaving, &mut signals).await
+                    unless_forced(2, leaving, &mut signals).await?
                 }
             }
         });
-        if outcome.is_ok() {
+        if matches!(outcome, Ok(()) | Err(RunError::SuccessorFailed)) {
             stop.send_replace(true);
             for worker in workers {
                 worker.join().map_err(|_| RunError::WorkerDied)?;

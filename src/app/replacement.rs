@@ -10,13 +10,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::RunError;
+use super::replacer::Replacer;
 use super::sockets::{PendingAdmin, spread};
-use super::stop::{close_sessions, finish};
+use super::stop::{close_sessions, finish, report_lost_manager};
 use crate::base::clock::Now;
 use crate::edge::{Current, Edge};
 use crate::listener::{Bound, SocketOwner};
 use crate::net::admin_socket::{AdminSocket, SocketFile};
 use crate::net::handover::Channel;
+use crate::net::service_manager::ServiceState;
 use crate::takeover::events::{SuccessorLost, TakenOver};
 use crate::takeover::{self, Estate, FormerSessions, HeldSocket, Outgoing, Predecessor, Successor};
 use crate::telemetry::Event;
@@ -120,13 +122,18 @@ pub(super) async fn wait_for_successor(
 
 /// Drains after another process has taken over, and asks it about tickets meanwhile. If that
 /// process ends first, revocations cannot reach this one, so the sessions close at once.
+///
+/// If it has failed, this process is the main one again, and fails too. Otherwise a service manager
+/// would read its end as that of the service, and not start it again.
 pub(super) async fn leave_to(
     successor: Successor,
     edge: &Edge,
     former: Arc<FormerSessions>,
     current: Current,
-) {
+    replacer: &Replacer,
+) -> Result<(), RunError> {
     let Successor { channel, outgoing } = successor;
+    let pid = channel.peer_pid();
     // Connections that are open may send requests until the window ends.
     let leaving = close_sessions(edge, edge.config.drain.window);
     let link = takeover::follow(channel, outgoing, former, current);
@@ -141,7 +148,21 @@ pub(super) async fn leave_to(
     if is_lost {
         SuccessorLost.emit();
         edge.drain.begin();
-        close_sessions(edge, Duration::ZERO).await;
+        let take_back = async {
+            let has_failed = match pid {
+                Ok(pid) => replacer.has_failed(pid).await,
+                Err(_) => false,
+            };
+            if has_failed {
+                let this = std::process::id().cast_signed();
+                report_lost_manager(ServiceState::MainProcess { pid: this }.send());
+            }
+            has_failed
+        };
+        let ((), has_failed) = tokio::join!(close_sessions(edge, Duration::ZERO), take_back);
+        finish(edge, Now::read().mono).await;
+        return if has_failed { Err(RunError::SuccessorFailed) } else { Ok(()) };
     }
     finish(edge, Now::read().mono).await;
+    Ok(())
 }

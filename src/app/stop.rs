@@ -65,18 +65,18 @@ pub(super) async fn wait_for_stop(
 }
 
 /// Waits for the end of a stop. This number of further signals ends it at once.
-pub(super) async fn unless_forced(
+pub(super) async fn unless_forced<T>(
     count: usize,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = T>,
     signals: &mut Signals,
-) -> Result<(), RunError> {
+) -> Result<T, RunError> {
     let forced = async {
         for _ in 0..count {
             signals.stop().await;
         }
     };
     tokio::select! {
-        () = stop => Ok(()),
+        stopped = stop => Ok(stopped),
         () = forced => Err(RunError::Forced),
     }
 }
@@ -87,12 +87,15 @@ pub(super) fn announce_end(cause: &StopCause, edge: &Edge) {
     report_lost_manager(match cause {
         StopCause::Signal | StopCause::Order => {
             let closes = config.drain.delay + config.drain.window;
-            let within = closes + config.keepalive.close_timeout * 2 + MARGIN;
+            // The sessions, the connections in the queue, and the answers that have begun.
+            let handshakes = config.keepalive.close_timeout * 3;
+            let traces = config.traces.as_ref().map_or(Duration::ZERO, |one| one.exit_timeout);
+            let within = closes + handshakes + traces + MARGIN;
             ServiceState::Stopping { within }.send()
         }
         StopCause::Successor(successor) => {
             let pid = successor.channel.peer_pid();
-            pid.and_then(|pid| ServiceState::ReplacedBy { pid }.send())
+            pid.and_then(|pid| ServiceState::MainProcess { pid }.send())
         }
     });
 }

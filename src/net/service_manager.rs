@@ -20,8 +20,8 @@ pub enum ServiceState {
     Stopping {
         within: Duration,
     },
-    /// Another process of the same service is the main one from now on.
-    ReplacedBy {
+    /// This process of the service is the main one from now on.
+    MainProcess {
         pid: i32,
     },
 }
@@ -48,7 +48,7 @@ impl ServiceState {
             Self::Stopping { within } => {
                 format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", within.as_micros())
             }
-            Self::ReplacedBy { pid } => format!("MAINPID={pid}"),
+            Self::MainProcess { pid } => format!("MAINPID={pid}"),
         }
     }
 }
@@ -83,7 +83,7 @@ mod tests {
         let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
         let by_name = UnixDatagram::bind_addr(&abstract_name).unwrap();
         let place = OsString::from(format!("@{name}"));
-        ServiceState::ReplacedBy { pid: 7 }.send_to(&place).unwrap();
+        ServiceState::MainProcess { pid: 7 }.send_to(&place).unwrap();
         assert_eq!(received(&by_name), "MAINPID=7");
         ServiceState::Stopping { within: Duration::from_secs(2) }.send_to(&place).unwrap();
         assert_eq!(received(&by_name), "STOPPING=1\nEXTEND_TIMEOUT_USEC=2000000");

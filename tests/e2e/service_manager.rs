@@ -32,6 +32,15 @@ struct Successor(u32);
 
 impl Service {
     async fn start(name: &str, upstream: &str, takeover: Option<&str>) -> Self {
+        Self::start_with_window(name, upstream, takeover, "0s").await
+    }
+
+    async fn start_with_window(
+        name: &str,
+        upstream: &str,
+        takeover: Option<&str>,
+        window: &str,
+    ) -> Self {
         let folder = std::env::temp_dir().join(format!("usher-unit-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
@@ -41,7 +50,7 @@ impl Service {
             "state_dir = \"state\"\nthreads = 2\n[[listener]]\naddress = \"{address}\"\n\
              plain = true\n[[upstream]]\nname = \"chat\"\nservers = [\"{upstream}\"]\n\
              [[route]]\npath = \"/public/*\"\nupstream = \"chat\"\nauth = []\n\
-             [drain]\nwindow = \"0s\"\n"
+             [drain]\nwindow = \"{window}\"\n"
         );
         std::fs::write(folder.join("usher.toml"), text).unwrap();
         let place = folder.join("notify.sock");
@@ -140,6 +149,28 @@ async fn a_signal_replaces_the_process_and_the_manager_follows() {
     assert!(message.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC="), "{message}");
     eventually("the new process exits", async || !is_running(pid)).await;
     drop(successor);
+    std::fs::remove_dir_all(&service.folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_crashes_fails_the_service() {
+    let backend = Backend::start().await;
+    let takeover = Some("takeover.sock");
+    let mut service = Service::start_with_window("crash", &backend.url(), takeover, "60s").await;
+    assert_eq!(service.message().await, "READY=1");
+    let mut kept = client::Raw::connect(service.address).await;
+    kept.send("GET /public/hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(kept.read_head().await.starts_with("HTTP/1.1 200 "));
+    service.signal("-USR2");
+    let mut messages = [service.message().await, service.message().await];
+    messages.sort();
+    let pid = messages[0].strip_prefix("MAINPID=").unwrap().parse().unwrap();
+    let old = service.child.id().unwrap();
+    signal("-KILL", pid);
+    assert_eq!(service.message().await, format!("MAINPID={old}"));
+    drop(kept);
+    let status = timeout(PATIENCE, service.child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(1));
     std::fs::remove_dir_all(&service.folder).unwrap();
 }
 

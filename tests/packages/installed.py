@@ -168,6 +168,7 @@ def is_installed_and_not_started():
     said = install(OLD)
     assert "systemctl enable --now usher" in said, said
     assert shown("ActiveState") == "inactive" and shown("UnitFileState") == "disabled"
+    (check,) = [line.split(". ", 1)[1] for line in said.splitlines() if "usher check" in line]
     user = run("getent", "passwd", "usher").split(":")
     assert user[5:] == ["/var/lib/usher", "/usr/sbin/nologin"], user
     for path, mode, owner in [("/etc/usher/environment", "600", "root"), ("/etc/usher/tls", "750", "root"),
@@ -175,18 +176,18 @@ def is_installed_and_not_started():
         assert run("stat", "--format=%a %U", path) == f"{mode} {owner}", path
     run("systemd-analyze", "verify", "/usr/lib/systemd/system/usher.service", "/usr/lib/systemd/system/usher.socket")
     run("usher", "man")
+    return check
 
 
-def is_configured():
+def is_configured(check):
     # The packaged configuration is complete, but for its secret and its certificate.
-    environment = {**os.environ, "USHER_JWT_SECRET": SECRET}
-    run("usher", "check", "--offline", "--strict", "--config", str(CONFIG), env=environment)
+    with open("/etc/usher/environment", "a", encoding="utf-8") as file:
+        file.write(f"USHER_JWT_SECRET='{SECRET}'\n")
+    run("sh", "-c", check, cwd="/")
     run("usher", "cert", "--cert", str(TLS / "cert.pem"), "--key", str(TLS / "key.pem"))
     for name in ["cert.pem", "key.pem"]:
         run("chown", "root:usher", str(TLS / name))
         run("chmod", "640", str(TLS / name))
-    with open("/etc/usher/environment", "a", encoding="utf-8") as file:
-        file.write(f"USHER_JWT_SECRET={SECRET}\n")
     CONFIG.write_text(CONFIG.read_text() + '\n[drain]\nwindow = "1s"\n')
 
 
@@ -259,6 +260,27 @@ def reads_a_credential(token):
     Client(token).echoes()
 
 
+def is_started_again_after_a_crash(token):
+    """The new process is killed while a session keeps the old one."""
+    short = CONFIG.read_text()
+    CONFIG.write_text(short.replace('window = "1s"', 'window = "60s"'))
+    systemctl("restart", "usher.service")
+    old, kept = shown("MainPID"), Client(token)
+    kept.echoes()
+    systemctl("kill", "--kill-who=main", "--signal=SIGUSR2", "usher.service")
+    wait_until("the process is replaced", lambda: shown("MainPID") != old)
+    new = shown("MainPID")
+    Client(token).echoes()
+    assert pathlib.Path("/proc", old).exists(), "the session keeps the old process"
+    run("kill", "-KILL", new)
+    assert kept.end() == 1001
+    wait_until("systemd starts the service again",
+               lambda: shown("ActiveState") == "active" and shown("MainPID") not in ("0", old, new))
+    assert int(shown("NRestarts")) == 1
+    Client(token).echoes()
+    CONFIG.write_text(short)
+
+
 def is_removed():
     run(*(["dpkg", "--remove", "usher"] if KIND == "deb" else ["rpm", "--erase", "usher"]))
     assert shown("ActiveState") in ("inactive", "failed") and not pathlib.Path("/usr/bin/usher").exists()
@@ -273,8 +295,7 @@ def is_removed():
 
 def main():
     assert pathlib.Path("/proc/1/comm").read_text() == "systemd\n" and pathlib.Path("/packages").is_dir()
-    is_installed_and_not_started()
-    is_configured()
+    is_configured(is_installed_and_not_started())
     backend = Backend()
     is_started_with_few_rights()
     token = run("usher", "token", "mint", "--secret-env", "USHER_JWT_SECRET", "--issuer", "https://id.example.com",
@@ -285,6 +306,7 @@ def main():
     is_upgraded_under_clients(token, client)
     restarts_with_sockets_of_systemd(token)
     reads_a_credential(token)
+    is_started_again_after_a_crash(token)
     is_removed()
     backend.socket.close()
     print(f"{KIND}: installed, reloaded, upgraded under clients, removed")

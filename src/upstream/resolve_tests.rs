@@ -31,7 +31,7 @@ async fn fail() -> io::Result<Vec<SocketAddr>> {
 #[tokio::test(start_paused = true)]
 async fn a_name_is_looked_up_again_after_its_time() {
     let name = name();
-    assert!(!name.was_looked_up());
+    assert!(!name.was_looked_up() && !name.has_failed());
     for (after, found, expected) in [(0, 1, 1), (9, 2, 1), (1, 3, 3), (9, 4, 3), (1, 5, 5)] {
         tokio::time::advance(Duration::from_secs(after)).await;
         name.look_up(ABOUT, answer(found)).await;
@@ -73,7 +73,20 @@ async fn a_name_without_an_address_is_looked_up_each_second() {
         assert_eq!(begun.elapsed(), SHORTEST);
     }
     name.look_up(ABOUT, answer(1)).await;
+    assert!(name.has_failed());
     assert_eq!(*name.addresses(), [address(1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_time_between_lookups_counts_at_once() {
+    let name = name();
+    name.limit_wait(EVERY);
+    name.look_up(ABOUT, answer(1)).await;
+    let begun = Now::read().mono;
+    name.limit_wait(EVERY * 2);
+    name.limit_wait(EVERY / 2);
+    name.until_due().await;
+    assert_eq!(begun.elapsed(), EVERY / 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,6 +50,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("h2", &["net/http2/", "http/http2/"]),
     ("hdrhistogram", &["bench/"]),
     ("jsonwebtoken", &["auth/jwt"]),
+    ("metrics", &["telemetry/exposition.rs"]),
+    ("metrics_exporter_prometheus", &["telemetry/exposition.rs"]),
     ("prost", &["traces/export.rs", "traces/proto.rs"]),
     ("rcgen", &["net/tls/acme.rs", "net/tls/self_signed.rs"]),
     ("redis", &["store/redis/"]),

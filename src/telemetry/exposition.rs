@@ -6,6 +6,9 @@
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
+use metrics::Unit;
+use metrics_exporter_prometheus::formatting::{write_help_line, write_type_line};
+
 use super::family::{Definition, Kind};
 use super::metrics::Catalogue;
 use super::value::{Bucket, Durations, Exemplar, Value};
@@ -21,7 +24,7 @@ pub enum Format {
 }
 
 /// The units that OpenMetrics names, as suffixes of families.
-const UNITS: [&str; 2] = ["seconds", "bytes"];
+const UNITS: [Unit; 2] = [Unit::Seconds, Unit::Bytes];
 
 impl Format {
     pub fn content_type(self) -> &'static str {
@@ -90,19 +93,20 @@ fn write_head(page: &mut String, definition: &Definition, format: Format) {
     let help = definition.help();
     match format {
         Format::Text => {
-            let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            write_help_line(page, name, None, None, help);
+            write_type_line(page, name, None, None, kind);
         }
         Format::OpenMetrics => {
             // The name of a counter's family has no suffix there.
             let name = name.strip_suffix("_total").unwrap_or(name);
-            let _ = writeln!(page, "# TYPE {name} {kind}");
+            write_type_line(page, name, None, None, kind);
             let of_name = |unit: &&str| {
                 name.strip_suffix(unit).is_some_and(|quantity| quantity.ends_with('_'))
             };
-            if let Some(unit) = UNITS.iter().copied().find(of_name) {
+            if let Some(unit) = UNITS.iter().map(Unit::as_str).find(of_name) {
                 let _ = writeln!(page, "# UNIT {name} {unit}");
             }
-            let _ = writeln!(page, "# HELP {name} {help}");
+            write_help_line(page, name, None, None, help);
         }
     }
 }

@@ -292,3 +292,140 @@ fn dropped(reason: DropReason, count: usize) {
         SpansDropped { reason, count, is_quiet: false }.emit();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use http::header::{CONTENT_ENCODING, RETRY_AFTER};
+    use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config;
+    use crate::model::service_url::ServiceUrl;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Starts a receiver that gives one answer to all requests. Returns its port and the number of
+    /// requests so far.
+    async fn receiver(status: u16, header: (HeaderName, &'static str)) -> (u16, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (counter, name) = (Arc::clone(&counter), header.0.clone());
+                let service = service_fn(move |request: http::Request<Incoming>| {
+                    counter.fetch_add(1, Ordering::SeqCst);
+                    let mut answer = Response::new(Full::new(Bytes::new()));
+                    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+                    answer.headers_mut().insert(&name, HeaderValue::from_static(header.1));
+                    async move {
+                        request.into_body().collect().await.unwrap();
+                        Ok::<_, Infallible>(answer)
+                    }
+                });
+                let http1 = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(http1.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        (port, asked)
+    }
+
+    fn exporter(port: u16, retry_for: Duration) -> Arc<Exporter> {
+        let url = format!("http://127.0.0.1:{port}/v1/traces");
+        let config = config::Traces {
+            endpoint: ServiceUrl::parse(&url, false).unwrap(),
+            ca_file: None,
+            headers: HeaderMap::new(),
+            resource: Vec::new(),
+            sample_ratio: 1.0,
+            client_address: false,
+            queue: 10,
+            batch: 10,
+            delay: Duration::from_secs(1),
+            timeout: PATIENCE,
+            retry_for,
+            exit_timeout: Duration::ZERO,
+        };
+        Arc::new(Exporter::open(&config, "edge").unwrap())
+    }
+
+    /// Delivers one batch, and returns the number of requests that it took.
+    async fn deliver(
+        answer: (u16, (HeaderName, &'static str)),
+        retry_for: Duration,
+    ) -> (usize, Health, Arc<SpanQueue>) {
+        let (port, asked) = receiver(answer.0, answer.1).await;
+        let (queue, exporter) = (SpanQueue::new(), exporter(port, retry_for));
+        queue.send_to(Some(Arc::clone(&exporter)));
+        let mut health = Health::default();
+        let batch = exporter.batch(vec![Span::default()]);
+        timeout(PATIENCE, queue.deliver(batch, &mut health)).await.unwrap();
+        (asked.load(Ordering::SeqCst), health, queue)
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_asks_for_no_pause_gets_one() {
+        for no_pause in ["0", "Sun, 06 Nov 1994 08:49:37 GMT"] {
+            let answer = (429, (RETRY_AFTER, no_pause));
+            let (requests, health, _) = deliver(answer, Duration::from_millis(1100)).await;
+            // The first pause is from 0.5 s to 1 s, the second at least 1 s.
+            assert_eq!((requests, health.has_told_drop), (2, true), "{no_pause}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_is_not_asked_for_again() {
+        for status in [200, 400] {
+            let answer = (status, (CONTENT_ENCODING, "gzip"));
+            let (requests, health, _) = deliver(answer, PATIENCE).await;
+            assert_eq!((requests, health.has_told_drop), (1, true), "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_pause_of_a_dropped_batch_holds_for_the_next() {
+        let answer = (503, (RETRY_AFTER, "18446744073709551615"));
+        let (requests, mut health, queue) = deliver(answer, Duration::from_secs(60)).await;
+        assert_eq!((requests, health.has_told_drop), (1, true));
+        let moment = Duration::from_millis(100);
+        let rests = async |health: &Health| timeout(moment, queue.rest(health)).await.is_err();
+        assert!(rests(&health).await);
+        // A span that comes does not end the pause.
+        queue.changed.notify_one();
+        assert!(rests(&health).await);
+        let rest = health.rest.take().unwrap();
+        let ends = Now::read().mono + moment / 2;
+        health.rest = Some(Rest { ends, server: rest.server.clone() });
+        assert!(!rests(&health).await, "it has an end");
+        health.rest = Some(Rest { server: "http://127.0.0.1:1".to_owned(), ..rest });
+        assert!(!rests(&health).await, "another receiver did not ask for it");
+    }
+
+    #[tokio::test]
+    async fn the_exit_and_the_end_of_tracing_end_a_pause() {
+        let (queue, exporter) = (SpanQueue::new(), exporter(1, PATIENCE));
+        queue.send_to(Some(Arc::clone(&exporter)));
+        let rest = Some(Rest::new(&exporter, PATIENCE));
+        let health = Health { rest, ..Health::default() };
+        let mut resting = std::pin::pin!(queue.rest(&health));
+        assert!(timeout(Duration::from_millis(50), resting.as_mut()).await.is_err());
+        queue.send_to(None);
+        timeout(PATIENCE / 2, resting).await.unwrap();
+        queue.send_to(Some(exporter));
+        let mut resting = std::pin::pin!(queue.rest(&health));
+        assert!(timeout(Duration::from_millis(50), resting.as_mut()).await.is_err());
+        queue.close().await;
+        timeout(PATIENCE / 2, resting).await.unwrap();
+    }
+}

@@ -132,13 +132,15 @@ impl Scene {
             line.extend(["--token-file", file.to_str().unwrap()]);
         }
         line.extend(arguments);
+        Self::explain_by(|| Explainer::new(self.config(more)).unwrap(), &line)
+    }
+
+    fn explain_by(explainer: impl FnOnce() -> Explainer, line: &[&str]) -> Explanation {
         let explained = request(&Line::parse_from(line).arguments).unwrap();
         let now = Now { wall: UnixMillis::from_secs(NOW), ..Now::read() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        runtime.block_on(async {
-            Box::pin(Explainer::new(self.config(more)).unwrap().explain(&explained, now)).await
-        })
+        runtime.block_on(async { Box::pin(explainer().explain(&explained, now)).await })
     }
 
     fn explain(&self, url: &str, token: Option<&str>, arguments: &[&str]) -> Explanation {
@@ -165,6 +167,26 @@ fn claims(changes: Value) -> Value {
 /// Returns the mark of a step.
 fn mark(told: &Explanation, name: &str) -> Option<Mark> {
     told.steps.iter().find(|step| step.name == name).map(|step| step.result)
+}
+
+#[test]
+fn a_draining_process_refuses_upgrades_and_nothing_else() {
+    let scene = Scene::new("drain");
+    let bearer = format!("Authorization: Bearer {}", scene.token("2026-11", json!({})));
+    let explained = |arguments: &[&str]| {
+        let explainer = || {
+            let mut explainer = Explainer::new(scene.config("")).unwrap();
+            explainer.is_draining = true;
+            explainer
+        };
+        let line = [&["explain", URL, "--header", &bearer], arguments].concat();
+        Scene::explain_by(explainer, &line)
+    };
+    let told = explained(&[]);
+    assert_eq!((told.verdict.let_in, told.verdict.status), (Some(false), Some(503)));
+    assert_eq!(told.verdict.label, Some("draining"));
+    assert_eq!(mark(&told, "drain"), Some(Mark::Fail));
+    assert_eq!(mark(&told, "issuer"), Some(Mark::Ok), "the other checks are shown too");
 }
 
 #[test]

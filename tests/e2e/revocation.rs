@@ -406,7 +406,7 @@ async fn the_command_line_revokes_and_its_exit_code_says_what_came_of_it() {
             &["--user", "ada"],
             &["--admin", &admin, "--admin-token-env", "WRONG_TOKEN"],
             77,
-            "the admin token is missing or wrong",
+            "the admin token is wrong",
         ),
         (
             &["--user", "ada"],

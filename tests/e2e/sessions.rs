@@ -307,7 +307,7 @@ async fn the_command_line_lists_sessions_and_shows_how_the_node_stands() {
             (
                 &["--admin", &address, "--admin-token-env", "WRONG_TOKEN"],
                 77,
-                "the admin token is missing or wrong",
+                "the admin token is wrong",
             ),
             (&["--admin", "127.0.0.1:1"], 69, "no answer from the admin listener"),
             (&["--limits"], 2, "unexpected argument"),

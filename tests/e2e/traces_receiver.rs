@@ -86,7 +86,7 @@ async fn an_answer_that_is_no_otlp_costs_spans_and_nothing_else() {
         ("answer 401", dropped("refused")),
         ("answer 307", dropped("refused")),
         ("answer 429", dropped("gave_up")),
-        ("noise", dropped("gave_up")),
+        ("noise", dropped("refused")),
         ("endless", dropped("refused")),
     ] {
         receiver.is(mood).await;

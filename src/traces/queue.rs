@@ -20,7 +20,7 @@ use crate::telemetry::Event;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause between two batches that a receiver can ask for.
-const LONGEST_REST: Duration = Duration::from_hours(1);
+const LONGEST_REST: Duration = Duration::from_secs(60 * 60);
 /// How often a full queue has a line in the log.
 const QUIET: Duration = Duration::from_secs(60);
 

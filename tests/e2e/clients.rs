@@ -175,7 +175,8 @@ async fn browsers_open_websockets_over_http_2() {
     "#;
     // One browser runs at a time, so these may wait long for their turn.
     let web = format!(
-        "[tickets]\nttl = \"1h\"\nmax_ttl = \"1h\"\n[[upstream]]\nname = \"web\"\nservers = [\"{}\"]\n",
+        "[tickets]\nttl = \"1h\"\nmax_ttl = \"1h\"\n\
+         [[upstream]]\nname = \"web\"\nservers = [\"{}\"]\n",
         backend.url()
     );
     let usher = Setup::new(echo.url()).routes(routes).extra(&web).start().await;

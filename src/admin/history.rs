@@ -17,7 +17,6 @@ use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::base::memory;
 use crate::rejection::Rejection;
-use crate::telemetry::exposition::Format;
 
 /// The time between two points.
 pub const INTERVAL: Duration = Duration::from_secs(5);
@@ -236,7 +235,9 @@ impl Admin {
     /// Adds a point to the history, and ends logins whose time is over. Called every [`INTERVAL`].
     pub fn tick(&self, now: Now) {
         self.registry.count_traffic();
-        self.history.add(&self.telemetry.render_own(Format::Text), now, memory::resident());
+        let is_figure = |family: &str| FIGURES.iter().any(|figure| figure.family == family);
+        let metrics = self.telemetry.render_families(is_figure);
+        self.history.add(&metrics, now, memory::resident());
         self.logins.sweep(self.token.as_ref(), &self.login_rules, now);
     }
 
@@ -250,11 +251,13 @@ mod tests {
     use super::*;
 
     fn text(accepted: u64, refused: u64, sessions: u64) -> String {
+        let tried = "route=\"/a\",method=\"ticket\"";
+        let anonymous = "method=\"none\",outcome=\"invalid_token\"";
         format!(
             "# HELP usher_upgrades_total Upgrades.\n\
-             usher_upgrades_total{{route=\"/a\",method=\"ticket\",outcome=\"accepted\"}} {accepted}\n\
-             usher_upgrades_total{{route=\"/b\",method=\"none\",outcome=\"invalid_token\"}} {refused}\n\
-             usher_upgrades_total{{route=\"/a\",method=\"none\",outcome=\"invalid_token\"}} 1\n\
+             usher_upgrades_total{{{tried},outcome=\"accepted\"}} {accepted}\n\
+             usher_upgrades_total{{route=\"/b\",{anonymous}}} {refused}\n\
+             usher_upgrades_total{{route=\"/a\",{anonymous}}} 1\n\
              usher_sessions_active{{route=\"/a\"}} {sessions}\n\
              usher_sessions_active{{route=\"/b\"}} 2\n\
              usher_connections_open 7\n"

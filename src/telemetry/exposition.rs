@@ -64,9 +64,21 @@ impl Format {
 
 /// Returns the text of all series that have a value.
 pub(super) fn render(catalogue: &Catalogue, format: Format) -> String {
+    render_families(catalogue, format, |_| true)
+}
+
+/// The same for the families whose name is wanted.
+pub(super) fn render_families(
+    catalogue: &Catalogue,
+    format: Format,
+    is_wanted: impl Fn(&str) -> bool,
+) -> String {
     let mut page = String::new();
     for (family, known) in &catalogue.0 {
         let definition = family.definition();
+        if !is_wanted(definition.name) {
+            continue;
+        }
         let known = lock(known);
         let mut lines = String::new();
         for (labels, value) in known.iter() {
@@ -215,6 +227,8 @@ mod tests {
              test_heat 1.5\n"
         );
         assert_eq!(text, expected);
+        let heat = render_families(&catalogue, Format::Text, |name| name == "test_heat");
+        assert_eq!(heat, "# HELP test_heat Heat.\n# TYPE test_heat gauge\ntest_heat 1.5\n");
 
         let open = render(&catalogue, Format::OpenMetrics);
         let (marked, rest): (Vec<&str>, Vec<&str>) =

@@ -229,19 +229,19 @@ impl Telemetry {
 
     /// Returns the metrics, with the figures of the process as they are now.
     pub fn render(&self, format: Format) -> String {
-        process::publish(&self.metrics.load(), self.started.wall);
-        self.render_own(format)
-    }
-
-    /// Returns the metrics, with the figures of the process as they were at the last
-    /// [`Self::render`]: these take time to read.
-    pub fn render_own(&self, format: Format) -> String {
         let audit_dropped = self.audit.as_ref().map_or(0, |audit| audit.dropped());
         let log_dropped = self.log.as_ref().map_or(0, LogSink::dropped);
         let metrics = self.metrics.load();
+        process::publish(&metrics, self.started.wall);
         metrics.set_total(&AUDIT_LINES_DROPPED, audit_dropped as f64);
         metrics.set_total(&LOG_LINES_DROPPED, log_dropped as f64);
         exposition::render(&self.catalogue, format)
+    }
+
+    /// Returns the metrics of some families, in the text format. Figures that only
+    /// [`Self::render`] reads have their values of that time.
+    pub fn render_families(&self, is_wanted: impl Fn(&str) -> bool) -> String {
+        exposition::render_families(&self.catalogue, Format::Text, is_wanted)
     }
 
     /// Writes due summaries of refusals. It is called every [`Self::UPKEEP`].

@@ -87,7 +87,7 @@ fn revocation(report: &mut Report<'_>, run: &Run) {
     let outcome = run.recorder.outcome(Stage::Authenticate).unwrap_or(Ok(()));
     let skipped = |detail| Step::new("revocation", Mark::Skipped, detail);
     let step = match outcome {
-        _ if !report.explained.reach.sees_memory => {
+        _ if !report.explained.given.reach.sees_memory => {
             skipped("not checked here: only a running node has the deny list and the limits")
         }
         Err(Rejection::Revoked(_)) => return report.station("revocation", outcome, ""),
@@ -131,7 +131,7 @@ impl Explainer {
                     look: token,
                     issuers: &self.config.issuers,
                     now,
-                    all_claims: report.explained.claims,
+                    all_claims: report.explained.given.claims,
                 };
                 report.explanation.steps.extend(words.steps());
                 token.verdict.as_ref().ok().map(|principal| principal.permissions.clone())

@@ -146,7 +146,7 @@ impl Explainer {
         message: Option<Credential>,
         explained: &ExplainedRequest,
     ) -> Run {
-        let mut recorder = Recorder::new(explained.reach);
+        let mut recorder = Recorder::new(explained.given.reach);
         let admission = Admission {
             router: &self.router,
             authenticator: &self.authenticator,
@@ -206,7 +206,7 @@ impl Explainer {
             report.station("drain", outcome, "");
         }
         let address = request.address();
-        let peer = report.explained.peer;
+        let peer = report.explained.given.peer;
         if address != peer {
             report.note("client", format!("{address}, as the trusted peer {peer} says"));
         }
@@ -230,7 +230,8 @@ impl Explainer {
         report.explanation.method = run.request.method.map(Method::name);
         self.judge(&mut report, &run, matched);
         let explained = report.explained;
-        let is_offline = explained.on_command_line.is_some() && !explained.reach.fetches_keys;
+        let is_offline =
+            explained.given.on_command_line.is_some() && !explained.given.reach.fetches_keys;
         if is_offline && report.rejection == Some(Rejection::IssuerKeysUnavailable) {
             report.explanation.warnings.push(
                 "--offline: no keys were fetched, and state_dir has no keys of this issuer"
@@ -312,7 +313,7 @@ impl Explainer {
         if let Some(Value::Object(claims)) = context
             .as_mut()
             .and_then(|context| context.get_mut("claims"))
-            .filter(|_| !report.explained.claims)
+            .filter(|_| !report.explained.given.claims)
         {
             claims.values_mut().for_each(|value| *value = json!("not shown"));
         }
@@ -342,8 +343,8 @@ fn request_of(
     config: &Config,
 ) -> Request {
     let RequestHead { mut parts, host, .. } = head;
-    let peer: IpAddr = explained.peer;
-    let leaf = explained.certificate.first();
+    let peer: IpAddr = explained.given.peer;
+    let leaf = explained.given.certificate.first();
     if let Some(leaf) = leaf.filter(|_| asks_for_certificates(listener) && !listener.trusts(peer)) {
         parts.extensions.insert(ClientCertificate::new(leaf.clone()));
     }

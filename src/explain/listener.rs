@@ -29,8 +29,10 @@ impl Explainer {
         };
         let by_kind = |one: &&Arc<Listener>| one.tls.is_some() == explained.scheme.is_tls;
         let listeners = &self.config.listeners;
-        let named =
-            explained.listener.map(|address| listeners.iter().find(|one| one.address == address));
+        let named = explained
+            .given
+            .listener
+            .map(|address| listeners.iter().find(|one| one.address == address));
         let listener = match named {
             Some(Some(listener)) => Some((listener, String::new())),
             Some(None) => None,
@@ -91,7 +93,7 @@ impl Explainer {
     /// Returns false if the TLS handshake fails, so that there is no request.
     pub(super) fn shakes_hands(&self, report: &mut Report<'_>, listener: &Listener) -> bool {
         let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
-        let is_shown = !report.explained.certificate.is_empty();
+        let is_shown = !report.explained.given.certificate.is_empty();
         let Some(clients) = clients else {
             if is_shown {
                 report.note(
@@ -102,7 +104,7 @@ impl Explainer {
             return true;
         };
         let at = UnixTime::since_unix_epoch(Duration::from_millis(report.now.wall.0));
-        match server::check_client(clients, &report.explained.certificate, at) {
+        match server::check_client(clients, &report.explained.given.certificate, at) {
             Ok(()) if is_shown => {
                 let detail = "an authority of the listener signed the certificate";
                 report.explanation.steps.push(Step::new("handshake", Mark::Ok, detail));

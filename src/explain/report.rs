@@ -148,7 +148,7 @@ impl<'a> Report<'a> {
 
     /// Warns of secrets in the arguments: they are in the shell history and in the process list.
     pub(super) fn warn_of_secrets(&mut self, route: &Route, parts: &Parts) {
-        let Some(on_command_line) = &self.explained.on_command_line else { return };
+        let Some(on_command_line) = &self.explained.given.on_command_line else { return };
         let secrets =
             ["authorization", "cookie", "sec-websocket-protocol", route.bypass_header.as_str()];
         for name in on_command_line.iter().filter(|name| secrets.contains(&name.as_str())) {
@@ -158,7 +158,7 @@ impl<'a> Report<'a> {
             ));
         }
         let given =
-            self.explained.credential.as_ref().and_then(|_| self.explained.method_for(route));
+            self.explained.given.credential.as_ref().and_then(|_| self.explained.method_for(route));
         for (method, parameter) in
             [(Method::Ticket, &route.ticket_parameter), (Method::Query, &route.token_parameter)]
         {
@@ -178,7 +178,7 @@ impl<'a> Report<'a> {
     /// Ends with a 101, because the first message decides.
     pub(super) fn waits(mut self) -> Explanation {
         self.explanation.verdict.status = Some(101);
-        let message = match self.explained.on_command_line {
+        let message = match self.explained.given.on_command_line {
             Some(_) => {
                 "the first message decides; give its credential with --token-file or --ticket-file"
             }

@@ -27,18 +27,7 @@ pub struct ExplainedRequest {
     pub authority: String,
     pub port: u16,
     target: String,
-    method: String,
-    headers: Vec<(String, String)>,
-    pub credential: Option<GivenCredential>,
-    /// The method of the credential, if the caller chose one.
-    pub chosen_method: Option<Method>,
-    /// The certificate chain, the leaf first.
-    pub certificate: Vec<CertificateDer<'static>>,
-    pub peer: IpAddr,
-    pub listener: Option<SocketAddr>,
-    pub reach: Reach,
-    pub claims: bool,
-    pub on_command_line: Option<Vec<String>>,
+    pub given: RequestFields,
 }
 
 /// The parts of a request to explain, as a caller gives them.
@@ -86,22 +75,7 @@ impl ExplainedRequest {
     /// Returns an error if the URL cannot be read.
     pub fn of(fields: RequestFields) -> Result<Self, String> {
         let (scheme, authority, port, target) = split_url(&fields.url)?;
-        Ok(Self {
-            scheme,
-            authority,
-            port,
-            target,
-            method: fields.method,
-            headers: fields.headers,
-            credential: fields.credential,
-            chosen_method: fields.chosen_method,
-            certificate: fields.certificate,
-            peer: fields.peer,
-            listener: fields.listener,
-            reach: fields.reach,
-            claims: fields.claims,
-            on_command_line: fields.on_command_line,
-        })
+        Ok(Self { scheme, authority, port, target, given: fields })
     }
 
     /// Returns the request without the credential from the file.
@@ -116,7 +90,8 @@ impl ExplainedRequest {
         route: &Route,
         limits: &Limits,
     ) -> Result<(RequestHead, Option<Credential>), Rejection> {
-        let Some((given, method)) = self.credential.as_ref().zip(self.method_for(route)) else {
+        let Some((given, method)) = self.given.credential.as_ref().zip(self.method_for(route))
+        else {
             return Ok((self.head(limits)?, None));
         };
         let (GivenCredential::Token(secret) | GivenCredential::Ticket(secret)) = given;
@@ -155,7 +130,7 @@ impl ExplainedRequest {
     /// Returns the method that the route's clients would use: the first that can carry the
     /// credential, with the first message last.
     pub fn method_for(&self, route: &Route) -> Option<Method> {
-        let carries = |method: &Method| match self.credential {
+        let carries = |method: &Method| match self.given.credential {
             Some(GivenCredential::Token(_)) => matches!(
                 method,
                 Method::Header | Method::Subprotocol | Method::Query | Method::Cookie
@@ -163,13 +138,14 @@ impl ExplainedRequest {
             Some(GivenCredential::Ticket(_)) => *method == Method::Ticket,
             None => false,
         };
-        let usual = if matches!(self.credential, Some(GivenCredential::Ticket(_))) {
+        let usual = if matches!(self.given.credential, Some(GivenCredential::Ticket(_))) {
             Method::Ticket
         } else {
             Method::Header
         };
         let by_message = || route.auth.contains(&Method::Message).then_some(Method::Message);
-        self.chosen_method
+        self.given
+            .chosen_method
             .or_else(|| route.auth.iter().copied().find(carries))
             .or_else(by_message)
             .or(Some(usual))
@@ -181,16 +157,17 @@ impl ExplainedRequest {
         more: &[(String, String)],
         limits: &Limits,
     ) -> Result<RequestHead, Rejection> {
-        let mut text = format!("{} {target} HTTP/1.1\r\n", self.method);
-        let is_given =
-            |name: &str| self.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
+        let mut text = format!("{} {target} HTTP/1.1\r\n", self.given.method);
+        let is_given = |name: &str| {
+            self.given.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name))
+        };
         let usual =
             UPGRADE.iter().filter(|_| self.scheme.is_upgrade).map(|(name, value)| (*name, *value));
         let host = [("Host", self.authority.as_str())];
         for (name, value) in host.into_iter().chain(usual).filter(|(name, _)| !is_given(name)) {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
-        for (name, value) in self.headers.iter().chain(more) {
+        for (name, value) in self.given.headers.iter().chain(more) {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
         text.push_str("\r\n");

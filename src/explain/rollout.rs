@@ -33,7 +33,7 @@ impl Explainer {
     ) {
         let shadow = std::mem::take(&mut request.shadow);
         for (method, found) in shadow.into_found() {
-            let reach = report.explained.reach;
+            let reach = report.explained.given.reach;
             let verdict = match found {
                 Ok(None) => "no credential".to_owned(),
                 Ok(Some(credential)) => {

@@ -74,6 +74,7 @@ pub fn families() -> impl Iterator<Item = &'static dyn AnyFamily> {
 mod tests {
     use super::*;
     use crate::telemetry::family::{Definition, Kind};
+    use crate::telemetry::log_events::sources;
     use crate::telemetry::page::metrics_page;
     use std::collections::BTreeSet;
     use std::path::Path;
@@ -131,17 +132,9 @@ mod tests {
     fn every_family_that_a_module_declares_is_in_the_list() {
         let listed: BTreeSet<&str> = families().map(|family| family.definition().name).collect();
         let mut declared = BTreeSet::new();
-        let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if path.extension().is_some_and(|extension| extension == "rs") {
-                    let text = std::fs::read_to_string(&path).unwrap();
-                    declared.extend(declarations(&text).map(str::to_owned));
-                }
-            }
+        for path in sources() {
+            let text = std::fs::read_to_string(&path).unwrap();
+            declared.extend(declarations(&text).map(str::to_owned));
         }
         let declared: BTreeSet<&str> = declared.iter().map(String::as_str).collect();
         assert_eq!(declared, listed, "MODULES lacks the families of a module");

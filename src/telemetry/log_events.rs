@@ -108,7 +108,8 @@ fn inside_parentheses(text: &str) -> &str {
     text
 }
 
-fn sources() -> Vec<PathBuf> {
+/// Returns the files of `src`.
+pub(crate) fn sources() -> Vec<PathBuf> {
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {

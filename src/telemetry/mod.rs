@@ -13,7 +13,7 @@ pub mod limit;
 pub mod line_sink;
 pub mod log;
 #[cfg(test)]
-mod log_events;
+pub(crate) mod log_events;
 pub mod log_file;
 pub mod metrics;
 pub mod page;

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::support::signal;
 use crate::support::token::SECRET;
 
 struct Node {
@@ -101,7 +102,7 @@ impl Node {
     }
 
     fn stop(&mut self) -> i32 {
-        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        signal(self.child.id(), "TERM");
         self.child.wait().unwrap().code().unwrap()
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::{Echo, Recorder, Script, Setup, Usher, eventually};
+use crate::support::{Echo, Recorder, Script, Setup, Usher, eventually, signal};
 
 const ROUTES: &str = r#"
     [[route]]
@@ -144,11 +144,7 @@ async fn a_bench_that_is_stopped_tells_what_there_was() {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // All threads wait for the signal once messages are echoed.
     eventually("messages are echoed", async || echo.messages().len() >= 10).await;
-    let stopped = std::process::Command::new("kill")
-        .args(["-INT", &child.id().unwrap().to_string()])
-        .status()
-        .unwrap();
-    assert!(stopped.success());
+    signal(child.id().unwrap(), "INT");
     let output = child.wait_with_output().await.unwrap();
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(

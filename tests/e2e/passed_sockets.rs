@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use crate::support::Backend;
 use crate::support::client::{self, Raw};
-use crate::support::eventually;
 use crate::support::redis::free_port;
+use crate::support::{eventually, signal};
 
 const USHER: &str = env!("CARGO_BIN_EXE_usher");
 const REQUEST: &str = "GET /public/hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -67,11 +67,6 @@ async fn is_served(address: SocketAddr) {
     assert_eq!(client::http(address, REQUEST.as_bytes()).await.status, 200);
 }
 
-fn signal(child: &Child, name: &str) {
-    let id = child.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args([name, &id]).status().unwrap().success());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_passes_the_sockets_and_the_first_client_waits_for_the_start() {
     let program = "systemd-socket-activate";
@@ -94,7 +89,7 @@ async fn systemd_passes_the_sockets_and_the_first_client_waits_for_the_start() {
     eventually("systemd-socket-activate listens", is_listening).await;
     is_served(address).await;
     is_served(address).await;
-    signal(&child, "-TERM");
+    signal(child.id().unwrap(), "TERM");
     assert!(child.wait().await.unwrap().success());
     std::fs::remove_dir_all(folder).unwrap();
 }

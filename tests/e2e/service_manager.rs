@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 
 use crate::support::redis::free_port;
-use crate::support::{Backend, client, eventually};
+use crate::support::{Backend, client, eventually, signal};
 
 const USHER: &str = env!("CARGO_BIN_EXE_usher");
 const REQUEST: &str = "GET /public/hello HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -93,27 +93,25 @@ impl Service {
         assert_eq!(client::http(self.address, REQUEST.as_bytes()).await.status, 200);
     }
 
+    /// Opens a connection that stays with this process.
+    async fn keep_connection(&self) -> client::Raw {
+        let mut kept = client::Raw::connect(self.address).await;
+        kept.send("GET /public/hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(kept.read_head().await.starts_with("HTTP/1.1 200 "));
+        kept
+    }
+
     fn signal(&self, name: &str) {
-        signal(name, self.child.id().unwrap());
+        signal(self.child.id().unwrap(), name);
     }
 }
 
 impl Drop for Successor {
     fn drop(&mut self) {
         if is_running(self.0) {
-            signal("-KILL", self.0);
+            signal(self.0, "KILL");
         }
     }
-}
-
-fn signal(name: &str, pid: u32) {
-    assert!(
-        std::process::Command::new("kill")
-            .args([name, &pid.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
 }
 
 /// Returns false for a process that has ended, also before its parent has noticed.
@@ -129,10 +127,8 @@ async fn a_signal_replaces_the_process_and_the_manager_follows() {
     assert_eq!(service.message().await, "READY=1");
     service.is_served().await;
     // A connection that is open stays with the old process.
-    let mut kept = client::Raw::connect(service.address).await;
-    kept.send("GET /public/hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    assert!(kept.read_head().await.starts_with("HTTP/1.1 200 "));
-    service.signal("-USR2");
+    let kept = service.keep_connection().await;
+    service.signal("USR2");
     // The messages of two processes have no order.
     let mut messages = [service.message().await, service.message().await];
     messages.sort();
@@ -144,7 +140,7 @@ async fn a_signal_replaces_the_process_and_the_manager_follows() {
     let old = timeout(PATIENCE, service.child.wait()).await.unwrap().unwrap();
     assert!(old.success(), "{old}");
     service.is_served().await;
-    signal("-TERM", pid);
+    signal(pid, "TERM");
     let message = service.message().await;
     assert!(message.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC="), "{message}");
     eventually("the new process exits", async || !is_running(pid)).await;
@@ -158,15 +154,13 @@ async fn a_new_process_that_crashes_fails_the_service() {
     let takeover = Some("takeover.sock");
     let mut service = Service::start_with_window("crash", &backend.url(), takeover, "60s").await;
     assert_eq!(service.message().await, "READY=1");
-    let mut kept = client::Raw::connect(service.address).await;
-    kept.send("GET /public/hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    assert!(kept.read_head().await.starts_with("HTTP/1.1 200 "));
-    service.signal("-USR2");
+    let kept = service.keep_connection().await;
+    service.signal("USR2");
     let mut messages = [service.message().await, service.message().await];
     messages.sort();
     let pid = messages[0].strip_prefix("MAINPID=").unwrap().parse().unwrap();
     let old = service.child.id().unwrap();
-    signal("-KILL", pid);
+    signal(pid, "KILL");
     assert_eq!(service.message().await, format!("MAINPID={old}"));
     drop(kept);
     let status = timeout(PATIENCE, service.child.wait()).await.unwrap().unwrap();
@@ -181,11 +175,11 @@ async fn a_new_process_that_cannot_start_changes_nothing() {
     assert_eq!(service.message().await, "READY=1");
     let config = service.folder.join("usher.toml");
     std::fs::write(&config, "nonsense = true\n").unwrap();
-    service.signal("-USR2");
+    service.signal("USR2");
     let line = service.logged("replacement_ended").await;
     assert!(line.contains("exit status: 78"), "{line}");
     service.is_served().await;
-    service.signal("-TERM");
+    service.signal("TERM");
     assert!(service.message().await.starts_with("STOPPING=1\n"));
     assert!(timeout(PATIENCE, service.child.wait()).await.unwrap().unwrap().success());
     std::fs::remove_dir_all(&service.folder).unwrap();
@@ -196,11 +190,11 @@ async fn without_a_takeover_socket_the_signal_is_refused() {
     let backend = Backend::start().await;
     let mut service = Service::start("alone", &backend.url(), None).await;
     assert_eq!(service.message().await, "READY=1");
-    service.signal("-USR2");
+    service.signal("USR2");
     let line = service.logged("replacement_not_started").await;
     assert!(line.contains("--takeover"), "{line}");
     service.is_served().await;
-    service.signal("-TERM");
+    service.signal("TERM");
     assert!(timeout(PATIENCE, service.child.wait()).await.unwrap().unwrap().success());
     std::fs::remove_dir_all(&service.folder).unwrap();
 }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::support::redis::{RedisServer, free_port};
 use crate::support::usher::is_alive;
-use crate::support::{Backend, Echo, Setup, client, eventually};
+use crate::support::{Backend, Echo, Setup, client, eventually, signal};
 
 const USHER: &str = env!("CARGO_BIN_EXE_usher");
 /// A user id without rights and files.
@@ -98,8 +98,7 @@ impl Process {
     }
 
     fn terminate(&self) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").arg(id).status().unwrap().success());
+        signal(self.child.id(), "TERM");
     }
 }
 

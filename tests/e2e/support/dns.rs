@@ -82,11 +82,7 @@ impl Dns {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
+        super::signal(self.child.id(), name);
     }
 }
 

@@ -38,3 +38,12 @@ pub use program::Program;
 pub use recorder::{Recorder, Script};
 pub use span_receiver::SpanReceiver;
 pub use usher::{Setup, Usher};
+
+/// Sends a signal, named as in `TERM`, to a process that a test started.
+pub fn signal(process: u32, name: &str) {
+    let sent = std::process::Command::new("kill")
+        .args([format!("-{name}"), process.to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}

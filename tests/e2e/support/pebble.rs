@@ -163,8 +163,7 @@ impl Pebble {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+        super::signal(self.child.id(), name);
     }
 
     pub fn kill(&mut self) {

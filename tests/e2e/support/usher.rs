@@ -524,11 +524,7 @@ impl Usher {
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([&format!("-{name}"), &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(sent.success());
+        super::signal(self.child.id(), name);
     }
 
     pub async fn exit(&mut self) -> ExitStatus {

@@ -21,8 +21,8 @@ use crate::net::http1::{hop_by_hop, response};
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use crate::traces::Phase;
+use crate::upstream::bodies::{AnswerBody, RequestBody};
 use crate::upstream::pick::ClientKey;
-use crate::upstream::request_body::{AnswerBody, RequestBody};
 use crate::upstream::signed_context::ContextRequest;
 
 /// Answers one request. The answer carries the request's id, also if the request is refused.

@@ -27,7 +27,7 @@ use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
-use crate::upstream::request_body::RequestBody;
+use crate::upstream::bodies::RequestBody;
 
 /// The most bytes of an answer that the kernel holds unsent. The rest waits at the upstream until
 /// the client reads.

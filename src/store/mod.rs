@@ -7,6 +7,7 @@
 pub mod contract;
 pub mod events;
 pub mod memory;
+mod record;
 pub mod redis;
 pub mod regions;
 pub mod succession;

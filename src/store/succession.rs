@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use super::redis::record::{StoredTicket, decode, encode};
+use super::record::{StoredTicket, decode, encode};
 use super::{PutError, TakeError, TicketHash, TicketRecord};
 use crate::model::faults::TicketFault;
 

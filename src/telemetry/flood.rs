@@ -16,8 +16,8 @@ use crate::base::rate::network_of;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
-#[derive(Debug)]
 /// The refusals of the last second, by their source.
+#[derive(Debug)]
 pub struct FloodControl {
     /// The most lines of one source in a second.
     max_lines: u64,
@@ -37,8 +37,8 @@ pub enum Source {
     Others,
 }
 
-#[derive(Debug)]
 /// The lines of one source in one second.
+#[derive(Debug)]
 struct Window {
     began: Instant,
     written: u64,

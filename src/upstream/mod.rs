@@ -9,6 +9,7 @@
 //! header that identifies the client.
 
 pub mod answer_guard;
+pub mod bodies;
 mod checks;
 pub mod connect;
 mod entry;
@@ -17,7 +18,6 @@ pub mod health;
 pub mod keyring;
 pub mod pick;
 pub mod pool;
-pub mod request_body;
 pub mod reserved_names;
 mod resolve;
 mod server;

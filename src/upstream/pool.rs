@@ -24,7 +24,7 @@ use crate::base::lock::lock;
 use crate::net::http1::head::MAX_FIELDS;
 use crate::net::stream::Stream;
 use crate::rejection::Rejection;
-use crate::upstream::request_body::{BodyError, RequestBody};
+use crate::upstream::bodies::{BodyError, RequestBody};
 
 /// The names of an upstream and of its server, because another configuration may list them in
 /// another order. The number is the upstream's generation: a connection that was verified under one

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::base::clock::Now;
-use crate::upstream::request_body::{BodyError, RequestBody};
+use crate::upstream::bodies::{BodyError, RequestBody};
 
 /// The side that an exchange waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

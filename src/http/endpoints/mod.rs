@@ -23,7 +23,7 @@ use crate::model::origin::Origins;
 use crate::net::http1::response;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
-use crate::upstream::request_body::RequestBody;
+use crate::upstream::bodies::RequestBody;
 
 /// One of Usher's own endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use crate::rejection::Rejection;
 use crate::store::TicketHash;
 use crate::telemetry::Event;
 use crate::telemetry::refusal::Attempt;
-use crate::upstream::request_body::RequestBody;
+use crate::upstream::bodies::RequestBody;
 
 /// The longest request body that is read, in bytes.
 const MAX_BODY: usize = 4096;

@@ -20,7 +20,7 @@ use crate::net::http2::stream::poll_room;
 use crate::net::stall::Stall;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
-use crate::upstream::request_body::AnswerBody;
+use crate::upstream::bodies::AnswerBody;
 
 /// Sends an answer to its end. `to_head`: the request was a HEAD. Gives up a client that has left,
 /// that does not read, or whose place a newcomer has taken.

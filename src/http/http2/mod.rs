@@ -41,7 +41,7 @@ use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
-use crate::upstream::request_body::{AnswerBody, RequestBody};
+use crate::upstream::bodies::{AnswerBody, RequestBody};
 
 /// The most bytes that a client may send on one stream before Usher takes them.
 const STREAM_WINDOW: u32 = 64 * 1024 - 1;

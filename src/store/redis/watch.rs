@@ -15,11 +15,11 @@ use redis::Value;
 use tokio::time::Instant;
 
 use super::events::Operation;
-use super::record::{Fate, StoredTicket};
 use super::{FoundTicket, REMEMBERED, RedisStore, ask, readable};
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::lock::lock;
 use crate::model::store_fault::StoreFault;
+use crate::store::record::{Fate, StoredTicket};
 use crate::store::{ExpiredTicket, TakeError, TicketHash, TicketRecord};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};

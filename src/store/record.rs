@@ -1,4 +1,4 @@
-//! The record of a ticket in Redis: compact JSON with a version.
+//! The record of a ticket as bytes, in Redis and between two processes: compact JSON with a version.
 //!
 //! While a fleet is upgraded, nodes of two versions share one Redis. So this is a wire format, not
 //! an image of the memory.
@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::TicketRecord;
 use crate::base::clock::UnixMillis;
 use crate::model::faults::TicketFault;
 use crate::model::principal::Principal;
-use crate::store::TicketRecord;
 
 const VERSION: u8 = 1;
 const USED: &[u8] = br#"{"v":1,"past":"used"}"#;

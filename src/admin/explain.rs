@@ -13,11 +13,13 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::{Admin, answer_error, answer_json, refuse_other_than_json};
-use crate::auth::explain::Reach;
+
 use crate::base::clock::Now;
 use crate::base::strict_json;
 use crate::edge::Current;
-use crate::explain::{ExplainedRequest, Explainer, GivenCredential, RequestFields, header_line};
+use crate::explain::{
+    ExplainedRequest, Explainer, GivenCredential, InspectionScope, RequestFields, header_line,
+};
 use crate::model::method::Method;
 use crate::model::secret::Secret;
 
@@ -91,7 +93,7 @@ impl ExplainRequest {
             certificate: Vec::new(),
             peer: asked.peer.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             listener: asked.listener,
-            reach: Reach {
+            scope: InspectionScope {
                 fetches_keys: false,
                 asks_verifiers: asked.ask_verifiers,
                 sees_memory: true,

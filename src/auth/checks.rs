@@ -1,7 +1,7 @@
-//! The checks of a token, and the witness that sees their results.
+//! The checks of a token, and the witness that gets their results.
 //!
-//! `jwt.rs` makes the checks. For served requests the witness is [`Unwatched`], which the compiler
-//! removes. `usher explain` uses a [`Recorder`], which records each result and lets the next check
+//! `jwt.rs` makes the checks. For served requests the witness is [`UnwatchedChecks`], which the compiler
+//! removes. `usher explain` uses a [`CheckRecorder`], which records each result and lets the next check
 //! run. So both use one list of checks.
 
 use crate::model::faults::InvalidToken;
@@ -78,33 +78,40 @@ impl Check {
     }
 }
 
-/// Sees the result of each check, and decides whether the next check is made.
-pub(super) trait Witness {
-    /// Sees a check whose result the next checks need. A failure always ends the verification.
-    fn saw<T>(&mut self, check: Check, outcome: Result<T, InvalidToken>)
-    -> Result<T, InvalidToken>;
+/// Gets the result of each check, and decides whether the next check is made.
+pub(super) trait CheckWitness {
+    /// Records a check whose result the next checks need. A failure always ends the verification.
+    fn require<T>(
+        &mut self,
+        check: Check,
+        outcome: Result<T, InvalidToken>,
+    ) -> Result<T, InvalidToken>;
 
-    /// Decides whether to continue after several checks that were already seen.
+    /// Decides whether to continue after several checks that were already recorded.
     fn proceed(&mut self, outcome: Result<(), InvalidToken>) -> Result<(), InvalidToken>;
 
-    /// Sees a check that the next checks do not need.
+    /// Records a check that the next checks do not need.
     #[inline]
-    fn passes(
+    fn check(
         &mut self,
         check: Check,
         outcome: Result<(), InvalidToken>,
     ) -> Result<(), InvalidToken> {
-        let outcome = self.saw(check, outcome);
+        let outcome = self.require(check, outcome);
         self.proceed(outcome)
     }
 }
 
 /// The witness for served requests: the first failure ends the verification.
-pub(super) struct Unwatched;
+pub(super) struct UnwatchedChecks;
 
-impl Witness for Unwatched {
+impl CheckWitness for UnwatchedChecks {
     #[inline]
-    fn saw<T>(&mut self, _: Check, outcome: Result<T, InvalidToken>) -> Result<T, InvalidToken> {
+    fn require<T>(
+        &mut self,
+        _: Check,
+        outcome: Result<T, InvalidToken>,
+    ) -> Result<T, InvalidToken> {
         outcome
     }
 
@@ -117,7 +124,7 @@ impl Witness for Unwatched {
 /// Records every result, and continues wherever possible. The result after a failure is not a
 /// verdict.
 #[derive(Debug, Default)]
-pub(super) struct Recorder(pub(super) Vec<CheckOutcome>);
+pub(super) struct CheckRecorder(pub(super) Vec<CheckOutcome>);
 
 /// A check and its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +133,8 @@ pub struct CheckOutcome {
     pub outcome: Result<(), InvalidToken>,
 }
 
-impl Witness for Recorder {
-    fn saw<T>(
+impl CheckWitness for CheckRecorder {
+    fn require<T>(
         &mut self,
         check: Check,
         outcome: Result<T, InvalidToken>,

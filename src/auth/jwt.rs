@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, crypto};
 use serde_json::{Map, Value};
 
-use super::checks::{Check, Unwatched, Witness};
+use super::checks::{Check, CheckWitness, UnwatchedChecks};
 use super::issuer_keys::{self, Jwk, KeyMaterial};
 use super::remote_keys::RemoteKeys;
 use crate::base::clock::{Now, UnixMillis};
@@ -91,22 +91,22 @@ impl Issuers {
     }
 
     pub fn verify(&self, token: &Secret, now: Now) -> Result<Principal, InvalidToken> {
-        self.verify_before(&mut Unwatched, token, now)
+        self.verify_before(&mut UnwatchedChecks, token, now)
     }
 
     /// Verifies a token before a witness. If the witness continues after a failure, the result is
     /// not a verdict.
-    pub(super) fn verify_before<W: Witness>(
+    pub(super) fn verify_before<W: CheckWitness>(
         &self,
         witness: &mut W,
         token: &Secret,
         now: Now,
     ) -> Result<Principal, InvalidToken> {
-        witness.passes(Check::Size, fits(token, self.longest_token))?;
+        witness.check(Check::Size, fits(token, self.longest_token))?;
         let parts = token.expose_str().ok_or(InvalidToken::Malformed).and_then(Parts::split);
-        let parts = witness.saw(Check::Shape, parts)?;
-        let issuer = witness.saw(Check::Issuer, self.issuer_of(&parts.claims))?;
-        witness.passes(Check::Size, fits(token, issuer.config.max_token_bytes))?;
+        let parts = witness.require(Check::Shape, parts)?;
+        let issuer = witness.require(Check::Issuer, self.issuer_of(&parts.claims))?;
+        witness.check(Check::Size, fits(token, issuer.config.max_token_bytes))?;
         let signature = issuer.check_signature(&parts, witness);
         witness.proceed(signature)?;
         issuer.check_claims(&parts.claims, now, &self.carried_claims, witness)
@@ -126,7 +126,7 @@ impl Issuers {
         let issuer = self.issuer_of(&parts.claims).ok()?;
         let Keys::Remote(remote) = &issuer.keys else { return None };
         issuer
-            .check_claims(&parts.claims, now, &self.carried_claims, &mut Unwatched)
+            .check_claims(&parts.claims, now, &self.carried_claims, &mut UnwatchedChecks)
             .ok()
             .map(|_| remote)
     }
@@ -167,26 +167,26 @@ impl<'a> Parts<'a> {
 }
 
 impl Issuer {
-    fn check_signature<W: Witness>(
+    fn check_signature<W: CheckWitness>(
         &self,
         parts: &Parts<'_>,
         witness: &mut W,
     ) -> Result<(), InvalidToken> {
-        witness.passes(Check::Critical, check_critical(&parts.header))?;
-        witness.passes(Check::Type, check_type(&parts.header))?;
-        let algorithm = witness.saw(Check::Algorithm, self.pinned(&parts.header))?;
-        let key_id = witness.saw(Check::Key, key_id(&parts.header))?;
+        witness.check(Check::Critical, check_critical(&parts.header))?;
+        witness.check(Check::Type, check_type(&parts.header))?;
+        let algorithm = witness.require(Check::Algorithm, self.pinned(&parts.header))?;
+        let key_id = witness.require(Check::Key, key_id(&parts.header))?;
         let remote;
         let set = match &self.keys {
             Keys::Fixed(set) => set,
             Keys::Remote(keys) => {
-                remote = witness.saw(Check::Key, keys.current().ok_or(InvalidToken::NoKeys))?;
+                remote = witness.require(Check::Key, keys.current().ok_or(InvalidToken::NoKeys))?;
                 &*remote
             }
         };
-        let key =
-            witness.saw(Check::Key, set.find(algorithm, key_id).ok_or(InvalidToken::UnknownKey))?;
-        witness.passes(Check::Signature, key.check(parts, algorithm))
+        let key = witness
+            .require(Check::Key, set.find(algorithm, key_id).ok_or(InvalidToken::UnknownKey))?;
+        witness.check(Check::Signature, key.check(parts, algorithm))
     }
 
     /// Returns the token's algorithm if the issuer may use it.
@@ -200,7 +200,7 @@ impl Issuer {
             .ok_or(InvalidToken::Algorithm)
     }
 
-    fn check_claims<W: Witness>(
+    fn check_claims<W: CheckWitness>(
         &self,
         claims: &Map<String, Value>,
         now: Now,
@@ -211,14 +211,14 @@ impl Issuer {
         if claims.get("iss").and_then(Value::as_str) != Some(&config.issuer) {
             return Err(InvalidToken::UnknownIssuer);
         }
-        witness.passes(Check::Audience, check_audience(claims, &config.audience))?;
+        witness.check(Check::Audience, check_audience(claims, &config.audience))?;
         let expires = claims.get("exp").and_then(date_of).ok_or(InvalidToken::Claim("exp"));
-        let expires = witness.saw(Check::Expires, expires)?;
-        witness.passes(
+        let expires = witness.require(Check::Expires, expires)?;
+        witness.check(
             Check::Expires,
             fail_if(now.wall >= expires + config.leeway, InvalidToken::Expired),
         )?;
-        witness.passes(
+        witness.check(
             Check::Lifetime,
             fail_if(expires.since(now.wall) > config.max_lifetime, InvalidToken::Lifetime),
         )?;
@@ -228,23 +228,23 @@ impl Issuer {
                 let is_good = begins.and_then(|begins| {
                     fail_if(begins > now.wall + config.leeway, InvalidToken::NotYetValid)
                 });
-                witness.passes(check, is_good)?;
+                witness.check(check, is_good)?;
             }
         }
-        witness.passes(Check::Bound, check_unbound(claims))?;
+        witness.check(Check::Bound, check_unbound(claims))?;
         let lacks_one =
             config.required_claims.iter().any(|name| claims.get(name).is_none_or(Value::is_null));
-        witness.passes(
+        witness.check(
             Check::RequiredClaims,
             fail_if(lacks_one, InvalidToken::Claim("a required claim")),
         )?;
         // `sub` is required even if another claim names the user (RFC 9068 section 2.2).
         let subject = non_empty(claims.get("sub")).map(drop).ok_or(InvalidToken::Claim("sub"));
-        witness.passes(Check::Subject, subject)?;
+        witness.check(Check::Subject, subject)?;
         let user = non_empty(claims.get(&config.user_claim))
             .map(str::to_owned)
             .ok_or(InvalidToken::Claim("the user claim"));
-        let subject = witness.saw(Check::User, user)?;
+        let subject = witness.require(Check::User, user)?;
         let text = |name: &str, label| match claims.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
@@ -253,10 +253,10 @@ impl Issuer {
         Ok(Principal {
             subject,
             issuer: Arc::clone(&config.name),
-            token_id: witness.saw(Check::Names, text("jti", "jti"))?,
+            token_id: witness.require(Check::Names, text("jti", "jti"))?,
             issuer_session: witness
-                .saw(Check::Names, text(&config.session_claim, "the session claim"))?,
-            permissions: witness.saw(
+                .require(Check::Names, text(&config.session_claim, "the session claim"))?,
+            permissions: witness.require(
                 Check::Permissions,
                 permissions(claim_at(claims, &config.permissions_claim)),
             )?,

@@ -86,7 +86,7 @@ pub(super) fn verify(issuers: &Issuers, token: &str) -> Result<Principal, Invali
     let token = Secret::from(token);
     let verdict = issuers.verify(&token, now());
     // The check by check result has the same verdict: its first failure, if any.
-    let told = issuers.look_at(&token, now());
+    let told = issuers.inspect(&token, now());
     let first = told.checks.iter().find_map(|seen| seen.outcome.err());
     assert_eq!(
         (told.verdict.map(drop), first),

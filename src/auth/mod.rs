@@ -9,7 +9,6 @@ pub mod certificate;
 pub mod checks;
 pub mod credential;
 pub mod events;
-pub mod explain;
 pub mod extract;
 pub mod first_message;
 pub mod grant;
@@ -21,6 +20,7 @@ pub mod remote_keys;
 pub mod renewal;
 pub mod revocation;
 pub mod ticket;
+pub mod token_inspection;
 pub mod verifier;
 
 use std::net::IpAddr;
@@ -52,12 +52,12 @@ use verifier::{Proved, Verifiers};
 
 #[derive(Debug)]
 pub struct Authenticator {
-    issuers: Arc<Issuers>,
-    tickets: Arc<Tickets>,
+    pub(crate) issuers: Arc<Issuers>,
+    pub(crate) tickets: Arc<Tickets>,
     revocations: Arc<Revocations>,
-    bypass: Option<config::Bypass>,
+    pub(crate) bypass: Option<config::Bypass>,
     verifiers: Arc<Verifiers>,
-    mtls: config::Mtls,
+    pub(crate) mtls: config::Mtls,
 }
 
 /// The request in which a credential was sent.
@@ -139,7 +139,9 @@ impl Authenticator {
         credential: Option<&Credential>,
     ) -> Rejection {
         match credential.map(|credential| &credential.proof) {
-            Some(Proof::Token(token)) if self.asking(route).verifier_of(token).is_none() => {
+            Some(Proof::Token(token))
+                if self.credential_check(route).verifier_of(token).is_none() =>
+            {
                 Rejection::IssuerKeysUnavailable
             }
             Some(Proof::Token(_) | Proof::Session(_)) => {
@@ -159,15 +161,15 @@ impl Authenticator {
         now: Now,
     ) -> Result<Principal, Rejection> {
         let (credential_verifiers, place) = endpoint;
-        let asking = CredentialCheck {
+        let check = CredentialCheck {
             issuers: &self.issuers,
             verifiers: &self.verifiers,
             credential_verifiers,
             place,
         };
         let proved = match credential.proof {
-            Proof::Token(token) => asking.token(credential.method, &token, peer, now).await?,
-            Proof::Session(id) => asking.session(&id, peer).await?,
+            Proof::Token(token) => check.token(credential.method, &token, peer, now).await?,
+            Proof::Session(id) => check.session(&id, peer).await?,
             Proof::Ticket(_) | Proof::Bypass(_) | Proof::Certificate(_) => {
                 return Err(Rejection::MissingCredential);
             }
@@ -202,7 +204,7 @@ impl Authenticator {
         presented: Presented<'_>,
     ) -> Result<Proved, Rejection> {
         let now = presented.now;
-        let asking = self.asking(route);
+        let check = self.credential_check(route);
         let proved = match credential.proof {
             Proof::Ticket(ticket) => {
                 self.tickets
@@ -217,9 +219,9 @@ impl Authenticator {
                     .await?
             }
             Proof::Token(token) => {
-                asking.token(credential.method, &token, presented.peer, now).await?
+                check.token(credential.method, &token, presented.peer, now).await?
             }
-            Proof::Session(id) => asking.session(&id, presented.peer).await?,
+            Proof::Session(id) => check.session(&id, presented.peer).await?,
             Proof::Bypass(shown) => {
                 self.bypassed(route, &shown, presented).map_err(Rejection::InvalidToken)?.into()
             }
@@ -231,14 +233,14 @@ impl Authenticator {
         self.reject_revoked(proved, now)
     }
 
-    fn reject_revoked(&self, proved: Proved, now: Now) -> Result<Proved, Rejection> {
+    pub(crate) fn reject_revoked(&self, proved: Proved, now: Now) -> Result<Proved, Rejection> {
         match self.revocations.find(&proved.principal, now) {
             None => Ok(proved),
             Some(kind) => Err(Rejection::Revoked(kind)),
         }
     }
 
-    fn asking<'a>(&'a self, route: &'a config::Route) -> CredentialCheck<'a> {
+    pub(crate) fn credential_check<'a>(&'a self, route: &'a config::Route) -> CredentialCheck<'a> {
         CredentialCheck {
             issuers: &self.issuers,
             verifiers: &self.verifiers,
@@ -314,7 +316,7 @@ impl CredentialCheck<'_> {
     }
 
     /// Returns the verifier of this token. `None`: the issuers' keys verify it.
-    fn verifier_of(&self, token: &Secret) -> Option<&Arc<str>> {
+    pub(crate) fn verifier_of(&self, token: &Secret) -> Option<&Arc<str>> {
         self.credential_verifiers.tokens.as_ref().filter(|_| {
             !(self.credential_verifiers.opaque_only && jwt::has_the_shape_of_a_jwt(token))
         })

@@ -1,8 +1,8 @@
 //! The advice for each rejection: the change that would help.
 
 use super::token::{clock, origin, value};
-use crate::auth::explain::TokenLook;
 use crate::auth::jwt::date_of;
+use crate::auth::token_inspection::InspectedToken;
 use crate::base::clock::UnixMillis;
 use crate::base::text::{distance, printable, span};
 use crate::config::{Issuer, Route};
@@ -16,7 +16,7 @@ use crate::rejection::{Rejection, Side};
 #[derive(Clone, Copy)]
 pub struct About<'a> {
     pub route: Option<&'a Route>,
-    pub token: Option<&'a TokenLook>,
+    pub token: Option<&'a InspectedToken>,
     pub origin: Option<&'a str>,
     pub now: UnixMillis,
 }
@@ -60,14 +60,15 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
             format!("Send a credential by one of the methods of the route: {methods}.")
         }
         Rejection::InvalidToken(why) => token(*why, about),
-        Rejection::IssuerKeysUnavailable => match about.token.and_then(|look| look.issuer.as_ref())
-        {
-            Some(issuer) => format!(
-                "Make {} reachable from here: Usher fetches the keys of the issuer from there.",
-                origin(issuer)
-            ),
-            None => "Make the URL of the issuer's keys reachable from here.".to_owned(),
-        },
+        Rejection::IssuerKeysUnavailable => {
+            match about.token.and_then(|token| token.issuer.as_ref()) {
+                Some(issuer) => format!(
+                    "Make {} reachable from here: Usher fetches the keys of the issuer from there.",
+                    origin(issuer)
+                ),
+                None => "Make the URL of the issuer's keys reachable from here.".to_owned(),
+            }
+        }
         Rejection::InvalidTicket(TicketFault::Malformed) => {
             "Pass on the answer of POST /websocket/ticket unchanged: this text is not a ticket."
                 .to_owned()
@@ -132,9 +133,9 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
 }
 
 fn token(why: InvalidToken, about: About<'_>) -> String {
-    let claim = |name: &str| about.token.and_then(|look| look.claims.get(name));
-    let header = |name: &str| value(about.token.and_then(|look| look.header.get(name)));
-    let issuer = about.token.and_then(|look| look.issuer.as_deref());
+    let claim = |name: &str| about.token.and_then(|token| token.claims.get(name));
+    let header = |name: &str| value(about.token.and_then(|token| token.header.get(name)));
+    let issuer = about.token.and_then(|token| token.issuer.as_deref());
     let name = issuer.map_or("the issuer", |issuer| &*issuer.name);
     match why {
         InvalidToken::TooLong => {

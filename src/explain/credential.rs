@@ -2,15 +2,15 @@
 //! permissions.
 
 use super::explainer::{Explainer, Run};
+use super::inspector::{InspectedCredential, InspectedTicket, Inspection, Undecided};
 use super::report::{Mark, Report, Step};
 use super::token::{TokenWords, clock, list};
-use crate::auth::explain::{Finding, Look, TicketLook, Undecided};
 use crate::auth::grant::Grant;
 use crate::base::clock::UnixMillis;
 use crate::base::text::{distance, printable};
 use crate::config::Route;
 use crate::config::RouteMatch;
-use crate::http::witness::Stage;
+use crate::http::witness::AdmissionStage;
 use crate::model::faults::TicketFault;
 use crate::model::method::Method;
 use crate::model::permission::Required;
@@ -19,7 +19,7 @@ use crate::store::Store;
 
 impl Report<'_> {
     pub(super) fn origin(&mut self, run: &Run, route: &Route) {
-        let outcome = run.recorder.outcome(Stage::Origin).unwrap_or(Ok(()));
+        let outcome = run.recorder.outcome(AdmissionStage::Origin).unwrap_or(Ok(()));
         if matches!(outcome, Err(Rejection::AmbiguousRequest(_))) {
             return self.station("origin", outcome, "");
         }
@@ -54,13 +54,13 @@ impl Report<'_> {
     fn found_credential(&mut self, run: &Run, route: &Route) {
         let outcome = |stage| run.recorder.outcome(stage).unwrap_or(Ok(()));
         let listed = method_names(route.auth.iter().copied());
-        let taken = outcome(Stage::Credential);
+        let taken = outcome(AdmissionStage::Credential);
         if taken.is_err() {
             return self.station("credential", taken, format!("the route accepts {listed}"));
         }
         let Some(chosen) = run.found_method else {
             let missing = Err(Rejection::MissingCredential);
-            if outcome(Stage::Authenticate) == missing {
+            if outcome(AdmissionStage::Authenticate) == missing {
                 self.station("credential", missing, format!("the route accepts {listed}"));
             } else {
                 self.note("credential", format!("none in the request; the route accepts {listed}"));
@@ -76,7 +76,7 @@ impl Report<'_> {
         };
         self.station(
             "credential",
-            outcome(Stage::Page),
+            outcome(AdmissionStage::Page),
             format!("by {}; the route accepts {listed}{others}", chosen.name()),
         );
     }
@@ -84,10 +84,10 @@ impl Report<'_> {
 
 /// Adds the result of the deny list, which only the process that serves clients has.
 fn revocation(report: &mut Report<'_>, run: &Run) {
-    let outcome = run.recorder.outcome(Stage::Authenticate).unwrap_or(Ok(()));
+    let outcome = run.recorder.outcome(AdmissionStage::Authenticate).unwrap_or(Ok(()));
     let skipped = |detail| Step::new("revocation", Mark::Skipped, detail);
     let step = match outcome {
-        _ if !report.explained.given.reach.sees_memory => {
+        _ if !report.explained.given.scope.sees_memory => {
             skipped("not checked here: only a running node has the deny list and the limits")
         }
         Err(Rejection::Revoked(_)) => return report.station("revocation", outcome, ""),
@@ -108,27 +108,32 @@ fn method_names(methods: impl Iterator<Item = Method>) -> String {
 impl Explainer {
     /// Adds the checks of the credential, and the permissions that the route requires.
     pub(super) fn judge(&self, report: &mut Report<'_>, run: &Run, matched: &RouteMatch) {
-        let Some(look) = run.recorder.look() else { return };
-        let granted = self.look(report, look, run);
+        let Some(inspection) = run.recorder.inspection() else { return };
+        let granted = self.describe_credential(report, inspection, run);
         if let Some(required) = Required::of(&matched.route.require, &matched.parameters) {
             report.explanation.steps.push(permissions(&required, granted.as_deref()));
         }
         revocation(report, run);
-        if look.undecided.is_none() {
-            report.refuse(run.recorder.outcome(Stage::Authenticate).and_then(Result::err));
+        if inspection.undecided.is_none() {
+            report.refuse(run.recorder.outcome(AdmissionStage::Authenticate).and_then(Result::err));
         }
     }
 
     /// Adds the result for the credential. Returns its permissions.
-    fn look(&self, report: &mut Report<'_>, look: &Look, run: &Run) -> Option<Vec<String>> {
+    fn describe_credential(
+        &self,
+        report: &mut Report<'_>,
+        inspection: &Inspection,
+        run: &Run,
+    ) -> Option<Vec<String>> {
         let now = report.now.wall;
-        let failed = || Err(look.rejection.clone().unwrap_or(Rejection::Internal));
+        let failed = || Err(inspection.rejection.clone().unwrap_or(Rejection::Internal));
         let principal = run.grant.as_ref().and_then(Grant::principal);
         let granted = || principal.map(|principal| principal.permissions.clone());
-        match &look.finding {
-            Finding::Token(token) => {
+        match &inspection.credential {
+            InspectedCredential::Token(token) => {
                 let words = TokenWords {
-                    look: token,
+                    inspected: token,
                     issuers: &self.config.issuers,
                     now,
                     all_claims: report.explained.given.claims,
@@ -136,25 +141,25 @@ impl Explainer {
                 report.explanation.steps.extend(words.steps());
                 token.verdict.as_ref().ok().map(|principal| principal.permissions.clone())
             }
-            Finding::Ticket(ticket) => {
-                report.explanation.steps.extend(self.ticket(ticket, look, now));
+            InspectedCredential::Ticket(ticket) => {
+                report.explanation.steps.extend(self.ticket(ticket, inspection, now));
                 ticket.record.as_ref().map(|record| record.principal.permissions.clone())
             }
-            Finding::Vouched { verifier, user } => {
+            InspectedCredential::Vouched { verifier, user } => {
                 match user {
                     Some(user) => {
                         let words =
                             format!("{verifier} accepted the credential: {}", printable(user));
                         report.station("verifier", Ok(()), words);
                     }
-                    None if look.undecided == Some(Undecided::VerifierNotAsked) => {
+                    None if inspection.undecided == Some(Undecided::VerifierNotAsked) => {
                         report.note("verifier", format!("{verifier} was not asked"));
                     }
                     None => report.station("verifier", failed(), format!("{verifier} was asked")),
                 }
                 granted()
             }
-            Finding::Name(name) => {
+            InspectedCredential::Name(name) => {
                 let outcome = if name.is_some() { Ok(()) } else { failed() };
                 report.station("user", outcome, name.as_deref().map(printable).unwrap_or_default());
                 granted()
@@ -163,7 +168,12 @@ impl Explainer {
     }
 
     /// Returns the checks of a ticket, in their order.
-    fn ticket(&self, ticket: &TicketLook, look: &Look, now: UnixMillis) -> Vec<Step> {
+    fn ticket(
+        &self,
+        ticket: &InspectedTicket,
+        inspection: &Inspection,
+        now: UnixMillis,
+    ) -> Vec<Step> {
         let region = ticket
             .region
             .as_deref()
@@ -176,7 +186,7 @@ impl Explainer {
         let failed = |name, rejection: &Rejection| step(name, Mark::Fail, rejection.detail());
         let shape = || step("shape", Mark::Ok, "a ticket".to_owned());
         let in_region = || step("region", Mark::Ok, format!("{region}; store: {kind}"));
-        match &look.rejection {
+        match &inspection.rejection {
             Some(rejection @ Rejection::InvalidTicket(TicketFault::Malformed)) => {
                 vec![failed("shape", rejection), skipped("store"), skipped("binding")]
             }

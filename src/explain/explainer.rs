@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::inspector::{InspectedCredential, Undecided};
 use super::listener::asks_for_certificates;
-use super::recorder::Recorder;
+use super::recorder::AdmissionRecorder;
 use super::report::{Explanation, Forwarded, Report};
 use super::request::ExplainedRequest;
 use crate::auth::Authenticator;
 use crate::auth::credential::Credential;
-use crate::auth::explain::{self, Finding, Undecided};
 use crate::auth::grant::Grant;
 use crate::auth::revocation::Revocations;
 use crate::auth::ticket::Tickets;
+use crate::auth::token_inspection;
 use crate::auth::verifier::Verifiers;
 use crate::base::clock::Now;
 use crate::base::text::printable;
@@ -27,7 +28,7 @@ use crate::http::admit::{Admission, Admitted};
 use crate::http::endpoints::Endpoint;
 use crate::http::forwarding::Forwarding;
 use crate::http::request::{Request, RequestKind};
-use crate::http::witness::Stage;
+use crate::http::witness::AdmissionStage;
 use crate::model::client_certificate::ClientCertificate;
 use crate::model::method::Method;
 use crate::net::http1::head::{RequestHead, asks_for_websocket};
@@ -50,7 +51,7 @@ pub struct Explainer {
 /// A request, admitted or refused, and the record of its checks.
 pub(super) struct Run {
     pub(super) request: Request,
-    pub(super) recorder: Recorder,
+    pub(super) recorder: AdmissionRecorder,
     pub(super) grant: Option<Grant>,
     /// The method of the credential in the request.
     pub(super) found_method: Option<Method>,
@@ -63,7 +64,7 @@ pub(super) struct Run {
 impl Explainer {
     pub fn new(config: Config) -> Result<Self, EdgeError> {
         let config = Arc::new(config);
-        let issuers = Arc::new(explain::issuers(&config, &config.state_dir)?);
+        let issuers = Arc::new(token_inspection::issuers(&config, &config.state_dir)?);
         let tickets = Arc::new(Tickets::new(&config)?);
         let verifiers = Arc::new(Verifiers::open(&config, None)?);
         let authenticator = Authenticator::new(
@@ -146,7 +147,7 @@ impl Explainer {
         message: Option<Credential>,
         explained: &ExplainedRequest,
     ) -> Run {
-        let mut recorder = Recorder::new(explained.given.reach);
+        let mut recorder = AdmissionRecorder::new(explained.given.scope);
         let admission = Admission {
             router: &self.router,
             authenticator: &self.authenticator,
@@ -194,15 +195,15 @@ impl Explainer {
         matched: Option<RouteMatch>,
     ) -> Option<RouteMatch> {
         let Run { request, recorder, .. } = run;
-        if let Some(outcome) = recorder.outcome(Stage::Upgrade) {
+        if let Some(outcome) = recorder.outcome(AdmissionStage::Upgrade) {
             let detail = if outcome.is_ok() { "well formed" } else { "" };
             report.station("upgrade", outcome, detail);
         }
-        let outcome = recorder.outcome(Stage::Route).unwrap_or(Err(Rejection::NoRoute));
+        let outcome = recorder.outcome(AdmissionStage::Route).unwrap_or(Err(Rejection::NoRoute));
         let matched = matched.filter(|_| outcome.is_ok());
         self.route(report, request, outcome, matched.as_ref());
         let matched = matched?;
-        if let Some(outcome) = recorder.outcome(Stage::Drain) {
+        if let Some(outcome) = recorder.outcome(AdmissionStage::Drain) {
             report.station("drain", outcome, "");
         }
         let address = request.address();
@@ -231,7 +232,7 @@ impl Explainer {
         self.judge(&mut report, &run, matched);
         let explained = report.explained;
         let is_offline =
-            explained.given.on_command_line.is_some() && !explained.given.reach.fetches_keys;
+            explained.given.on_command_line.is_some() && !explained.given.scope.fetches_keys;
         if is_offline && report.rejection == Some(Rejection::IssuerKeysUnavailable) {
             report.explanation.warnings.push(
                 "--offline: no keys were fetched, and state_dir has no keys of this issuer"
@@ -242,16 +243,16 @@ impl Explainer {
             self.shadows(&mut report, &mut run.request, matched).await;
             self.migration(&mut report, &run, route);
         }
-        let look = run.recorder.look();
-        if let Some(undecided) = look.and_then(|look| look.undecided)
+        let inspection = run.recorder.inspection();
+        if let Some(undecided) = inspection.and_then(|inspection| inspection.undecided)
             && report.rejection.is_none()
         {
             report.explanation.verdict.message = words(undecided).to_owned();
             return report.explanation;
         }
         let Some(grant) = run.grant.as_ref().filter(|_| report.rejection.is_none()) else {
-            let token = look.and_then(|look| match &look.finding {
-                Finding::Token(token) => Some(&**token),
+            let token = inspection.and_then(|inspection| match &inspection.credential {
+                InspectedCredential::Token(token) => Some(&**token),
                 _ => None,
             });
             return report.end_with(Some(route), token, run.request.origin.as_deref());

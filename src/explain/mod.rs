@@ -1,7 +1,8 @@
 //! Explains a request: what would happen to it, check by check, and what to change.
 //!
 //! `request.rs` makes the bytes that a client would send. `explainer.rs` admits the request like a
-//! served one (`http/admit.rs`), with the witness of `recorder.rs`. `listener.rs`, `route.rs`,
+//! served one (`http/admit.rs`), with the witness of `recorder.rs`. `inspector.rs` inspects the
+//! credential without consequences. `listener.rs`, `route.rs`,
 //! `credential.rs`, `token.rs` and `rollout.rs` describe each step, and `advice.rs` has the advice
 //! for each rejection. `report.rs` collects the steps, and `page.rs` writes them as text. No ticket
 //! is redeemed, no upstream is contacted, and nothing is written or counted.
@@ -11,6 +12,7 @@
 mod advice;
 mod credential;
 mod explainer;
+mod inspector;
 mod listener;
 pub mod page;
 mod recorder;
@@ -21,4 +23,5 @@ mod route;
 mod token;
 
 pub use explainer::Explainer;
+pub use inspector::InspectionScope;
 pub use request::{ExplainedRequest, GivenCredential, RequestFields, header_line};

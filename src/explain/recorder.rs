@@ -1,34 +1,38 @@
 //! The witness of an explained request: records each result, and continues with the next stage
 //! wherever possible.
 
+use super::inspector::{CredentialInspector, Inspection, InspectionScope};
 use crate::auth::credential::Credential;
-use crate::auth::explain::{CredentialInspector, Look, Reach};
 use crate::auth::prover::Prover;
 use crate::auth::verifier::Proved;
 use crate::auth::{Authenticator, Presented};
 use crate::config::Route;
-use crate::http::witness::{Stage, Witness};
+use crate::http::witness::{AdmissionStage, AdmissionWitness};
 use crate::model::method::Method;
 use crate::rejection::Rejection;
 
 /// The record of one admission. The result of the admission after a failure is not a verdict.
 #[derive(Debug)]
-pub struct Recorder {
-    outcomes: Vec<(Stage, Result<(), Rejection>)>,
+pub struct AdmissionRecorder {
+    outcomes: Vec<(AdmissionStage, Result<(), Rejection>)>,
     /// The methods that found a credential.
     pub methods: Vec<Method>,
-    looker: CredentialInspector,
+    inspector: CredentialInspector,
 }
 
-impl Recorder {
+impl AdmissionRecorder {
     /// Makes an empty record.
-    pub fn new(reach: Reach) -> Self {
-        Self { outcomes: Vec::new(), methods: Vec::new(), looker: CredentialInspector::new(reach) }
+    pub fn new(scope: InspectionScope) -> Self {
+        Self {
+            outcomes: Vec::new(),
+            methods: Vec::new(),
+            inspector: CredentialInspector::new(scope),
+        }
     }
 
     /// Returns the result of a stage: its first failure, if it has several parts. `None`: the stage
     /// was not reached.
-    pub fn outcome(&self, stage: Stage) -> Option<Result<(), Rejection>> {
+    pub fn outcome(&self, stage: AdmissionStage) -> Option<Result<(), Rejection>> {
         let mut parts = self.outcomes.iter().filter(|(one, _)| *one == stage);
         let (_, first) = parts.next()?;
         Some(parts.fold(first.clone(), |all, (_, outcome)| all.and(outcome.clone())))
@@ -40,12 +44,12 @@ impl Recorder {
     }
 
     /// Returns the result of the check of the credential, if there was one.
-    pub fn look(&self) -> Option<&Look> {
-        self.looker.look.as_ref()
+    pub fn inspection(&self) -> Option<&Inspection> {
+        self.inspector.inspection.as_ref()
     }
 }
 
-impl Prover for Recorder {
+impl Prover for AdmissionRecorder {
     async fn prove(
         &mut self,
         authenticator: &Authenticator,
@@ -53,25 +57,29 @@ impl Prover for Recorder {
         credential: Credential,
         presented: Presented<'_>,
     ) -> Result<Proved, Rejection> {
-        self.looker.prove(authenticator, route, credential, presented).await
+        self.inspector.prove(authenticator, route, credential, presented).await
     }
 }
 
-impl Witness for Recorder {
-    fn saw<T>(&mut self, stage: Stage, outcome: Result<T, Rejection>) -> Result<T, Rejection> {
+impl AdmissionWitness for AdmissionRecorder {
+    fn require<T>(
+        &mut self,
+        stage: AdmissionStage,
+        outcome: Result<T, Rejection>,
+    ) -> Result<T, Rejection> {
         self.outcomes.push((stage, outcome.as_ref().map(|_| ()).map_err(Clone::clone)));
         outcome
     }
 
-    fn passes<T: Default>(
+    fn check<T: Default>(
         &mut self,
-        stage: Stage,
+        stage: AdmissionStage,
         outcome: Result<T, Rejection>,
     ) -> Result<T, Rejection> {
-        Ok(self.saw(stage, outcome).unwrap_or_default())
+        Ok(self.require(stage, outcome).unwrap_or_default())
     }
 
-    fn found(&mut self, method: Method) {
+    fn record_method(&mut self, method: Method) {
         self.methods.push(method);
     }
 }

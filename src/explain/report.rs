@@ -8,8 +8,8 @@ use super::advice::{About, advice};
 use super::request::ExplainedRequest;
 use super::token::clock;
 use crate::auth;
-use crate::auth::explain::TokenLook;
 use crate::auth::grant::Grant;
+use crate::auth::token_inspection::InspectedToken;
 use crate::base::clock::Now;
 use crate::base::text::{distance, printable};
 use crate::config::{RejectMode, Route};
@@ -230,7 +230,7 @@ impl<'a> Report<'a> {
     pub(super) fn end_with(
         mut self,
         route: Option<&Route>,
-        token: Option<&TokenLook>,
+        token: Option<&InspectedToken>,
         origin: Option<&str>,
     ) -> Explanation {
         let Some(rejection) = self.rejection.take() else {

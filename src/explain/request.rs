@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use rustls::pki_types::CertificateDer;
 
+use super::inspector::InspectionScope;
 use crate::auth::credential::{Credential, Proof};
-use crate::auth::explain::Reach;
 use crate::base::text::encoded;
 use crate::config::{Limits, Route};
 use crate::model::method::Method;
@@ -42,7 +42,7 @@ pub struct RequestFields {
     pub peer: IpAddr,
     /// The listener; without it, the one with the port of the URL.
     pub listener: Option<SocketAddr>,
-    pub reach: Reach,
+    pub scope: InspectionScope,
     /// Whether the values of all claims are shown.
     pub claims: bool,
     /// The names of headers on a command line, which other users can read. `None`: the request does

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::explainer::{Explainer, Run};
+use super::inspector::{CredentialInspector, InspectionScope};
 use super::report::Report;
 use super::token::clock;
 use crate::auth::check_page;
 use crate::auth::credential::Credential;
-use crate::auth::explain::{CredentialInspector, Reach};
 use crate::auth::grant::Grant;
 use crate::base::clock::UnixMillis;
 use crate::base::text::printable;
@@ -17,7 +17,7 @@ use crate::config::RouteMatch;
 use crate::config::{Migration, Route};
 use crate::http::endpoints::methods::client_config;
 use crate::http::request::Request;
-use crate::http::witness::Stage;
+use crate::http::witness::AdmissionStage;
 use crate::migration::share;
 use crate::model::method::Method;
 use crate::model::principal::Principal;
@@ -33,11 +33,11 @@ impl Explainer {
     ) {
         let shadow = std::mem::take(&mut request.shadow);
         for (method, found) in shadow.into_found() {
-            let reach = report.explained.given.reach;
+            let scope = report.explained.given.scope;
             let verdict = match found {
                 Ok(None) => "no credential".to_owned(),
                 Ok(Some(credential)) => {
-                    self.shadow_verdict(credential, request, matched, reach).await
+                    self.shadow_verdict(credential, request, matched, scope).await
                 }
                 Err(rejection) => would_be_refused(&rejection),
             };
@@ -53,15 +53,15 @@ impl Explainer {
         credential: Credential,
         request: &Request,
         matched: &RouteMatch,
-        reach: Reach,
+        scope: InspectionScope,
     ) -> String {
         let origin = request.origin.as_deref();
         if let Err(rejection) = check_page(&matched.route, Some(&credential), origin, false) {
             return would_be_refused(&rejection);
         }
-        let mut looker = CredentialInspector::new(reach);
+        let mut inspector = CredentialInspector::new(scope);
         let judging = self.authenticator.judge(
-            &mut looker,
+            &mut inspector,
             matched,
             credential,
             request.presented(),
@@ -69,7 +69,7 @@ impl Explainer {
         );
         match Box::pin(judging).await {
             Ok(principal) => format!("would be accepted as {}", printable(&principal.subject)),
-            Err(_) if looker.is_undecided() => "undecided".to_owned(),
+            Err(_) if inspector.is_undecided() => "undecided".to_owned(),
             Err(rejection) => would_be_refused(&rejection),
         }
     }
@@ -93,7 +93,7 @@ impl Explainer {
         if let Some(principal) = principal.filter(|_| !migration.rollout.shares.is_empty()) {
             report.note("rollout", rollout(route, principal, address));
         }
-        if let Some(outcome) = run.recorder.outcome(Stage::Migration) {
+        if let Some(outcome) = run.recorder.outcome(AdmissionStage::Migration) {
             let how = if migration.rollout.enforce { "enforced" } else { "not enforced" };
             report.station("migration", outcome, how);
         }

@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::report::{Mark, Step};
 use crate::auth::checks::{Check, CheckOutcome};
-use crate::auth::explain::{KeysHeld, TokenLook};
 use crate::auth::jwt::date_of;
+use crate::auth::token_inspection::{InspectedToken, KeysHeld};
 use crate::base::clock::UnixMillis;
 use crate::base::text::{distance, printable, span};
 use crate::config::{Issuer, IssuerKeySource, KeyOrigin};
@@ -33,7 +33,7 @@ const NEEDS_REASON: [Check; 7] = [
 
 /// The checks of a token, to be described.
 pub struct TokenWords<'a> {
-    pub look: &'a TokenLook,
+    pub inspected: &'a InspectedToken,
     pub issuers: &'a [std::sync::Arc<Issuer>],
     pub now: UnixMillis,
     pub all_claims: bool,
@@ -45,10 +45,10 @@ impl TokenWords<'_> {
         for check in Check::ALL {
             let outcome = self.outcome(check);
             let is_absent = matches!(check, Check::NotBefore)
-                && !self.look.claims.contains_key("nbf")
+                && !self.inspected.claims.contains_key("nbf")
                 || check == Check::RequiredClaims
                     && self
-                        .look
+                        .inspected
                         .issuer
                         .as_ref()
                         .is_some_and(|issuer| issuer.required_claims.is_empty());
@@ -61,13 +61,13 @@ impl TokenWords<'_> {
                 Some(Err(why)) if NEEDS_REASON.contains(&check) => (Mark::Fail, why.to_string()),
                 Some(Err(_)) => (Mark::Fail, self.detail(check)),
             };
-            let says_nothing =
-                QUIET.contains(&check) || check == Check::Permissions && self.look.verdict.is_err();
+            let says_nothing = QUIET.contains(&check)
+                || check == Check::Permissions && self.inspected.verdict.is_err();
             let is_quiet = says_nothing && mark != Mark::Fail
                 || mark == Mark::Skipped && check != Check::Signature;
             steps.push(Step { is_quiet, ..Step::new(check.name(), mark, detail) });
         }
-        if !self.look.claims.is_empty() {
+        if !self.inspected.claims.is_empty() {
             steps.push(Step::new("token", Mark::Note, self.contents()));
         }
         steps
@@ -76,7 +76,7 @@ impl TokenWords<'_> {
     /// Returns the result of a check: its first failure, if it has several parts.
     fn outcome(&self, check: Check) -> Option<Result<(), InvalidToken>> {
         let mut parts = self
-            .look
+            .inspected
             .checks
             .iter()
             .filter(|seen| seen.check == check)
@@ -86,7 +86,7 @@ impl TokenWords<'_> {
     }
 
     fn detail(&self, check: Check) -> String {
-        let TokenLook { header, claims, issuer, keys, .. } = self.look;
+        let InspectedToken { header, claims, issuer, keys, .. } = self.inspected;
         let claim = |name: &str| value(claims.get(name));
         let Some(issuer) = issuer else {
             return match check {
@@ -99,15 +99,15 @@ impl TokenWords<'_> {
                     format!("iss is {}; configured: {}", claim("iss"), known.join(", "))
                 }
                 Check::Size => {
-                    format!("{} bytes are more than any issuer allows", self.look.bytes)
+                    format!("{} bytes are more than any issuer allows", self.inspected.bytes)
                 }
-                _ => format!("a compact JWS of {} bytes", self.look.bytes),
+                _ => format!("a compact JWS of {} bytes", self.inspected.bytes),
             };
         };
         match check {
-            Check::Shape => format!("a compact JWS of {} bytes", self.look.bytes),
+            Check::Shape => format!("a compact JWS of {} bytes", self.inspected.bytes),
             Check::Size => {
-                format!("{} bytes of at most {}", self.look.bytes, issuer.max_token_bytes)
+                format!("{} bytes of at most {}", self.inspected.bytes, issuer.max_token_bytes)
             }
             Check::Issuer => format!("{}: iss is {}", issuer.name, claim("iss")),
             Check::Critical => "no critical header".to_owned(),
@@ -153,7 +153,7 @@ impl TokenWords<'_> {
                 format!("by the claim {}, which {is_there}", issuer.user_claim)
             }
             Check::Names => format!("jti, {}: text or absent", issuer.session_claim),
-            Check::Permissions => match &self.look.verdict {
+            Check::Permissions => match &self.inspected.verdict {
                 Ok(principal) => format!(
                     "{} by the claim {}",
                     list(&principal.permissions),
@@ -165,7 +165,7 @@ impl TokenWords<'_> {
     }
 
     fn time(&self, name: &str) -> String {
-        match self.look.claims.get(name).map(|value| (date_of(value), value)) {
+        match self.inspected.claims.get(name).map(|value| (date_of(value), value)) {
             None => format!("no {name}"),
             Some((Some(at), _)) => format!("{} ({})", clock(at), distance(at, self.now)),
             Some((None, other)) => format!("{name} is {}", value(Some(other))),
@@ -176,18 +176,18 @@ impl TokenWords<'_> {
         if self.all_claims {
             return format!(
                 "header {}, claims {}",
-                words(&self.look.header),
-                words(&self.look.claims)
+                words(&self.inspected.header),
+                words(&self.inspected.claims)
             );
         }
         let others: Vec<_> = self
-            .look
+            .inspected
             .claims
             .keys()
             .filter(|name| !SHOWN.contains(&name.as_str()))
             .map(|name| printable(name))
             .collect();
-        let jti = value(self.look.claims.get("jti"));
+        let jti = value(self.inspected.claims.get("jti"));
         let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
         format!("jti {jti}; claims not shown: {others}")
     }

@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, Version};
 
 use super::request::{Request, origin_of};
 use super::switch::UpgradeOffer;
-use super::witness::{Stage, Witness};
+use super::witness::{AdmissionStage, AdmissionWitness};
 use crate::auth::credential::{Credential, Proof};
 use crate::auth::grant::Grant;
 use crate::auth::ticket::Tickets;
@@ -69,18 +69,18 @@ impl<'a> Admission<'a> {
 
     /// Decides whether a request may continue. Facts that are found on the way are stored in the
     /// request, also if it is rejected.
-    pub async fn admit<W: Witness>(
+    pub async fn admit<W: AdmissionWitness>(
         &self,
         request: &mut Request,
         witness: &mut W,
     ) -> Result<Admitted, Rejection> {
         if request.is_upgrade() {
-            witness.passes(Stage::Upgrade, check_upgrade(&request.parts))?;
+            witness.check(AdmissionStage::Upgrade, check_upgrade(&request.parts))?;
         }
-        let matched = witness.saw(Stage::Route, self.find_route(request))?;
+        let matched = witness.require(AdmissionStage::Route, self.find_route(request))?;
         let route = &matched.route;
         if request.is_upgrade() && self.is_draining {
-            witness.passes::<()>(Stage::Drain, Err(Rejection::Draining))?;
+            witness.check::<()>(AdmissionStage::Drain, Err(Rejection::Draining))?;
         }
         let credential = take_credential(request, route, witness)?;
         if credential.is_none() && request.takes_first_message(route) {
@@ -91,7 +91,7 @@ impl<'a> Admission<'a> {
     }
 
     /// Verifies the credential. An upgrade is then checked against the migration of its route.
-    pub async fn authenticate<W: Witness>(
+    pub async fn authenticate<W: AdmissionWitness>(
         &self,
         request: &mut Request,
         matched: &RouteMatch,
@@ -108,7 +108,7 @@ impl<'a> Admission<'a> {
         if !request.shadow.is_empty() {
             self.cast_shadow(request, matched, Actual::of(&verdict));
         }
-        let grant = witness.saw(Stage::Authenticate, verdict)?;
+        let grant = witness.require(AdmissionStage::Authenticate, verdict)?;
         if let (Some(trace), Some(issued_in)) = (&request.trace, grant.issued_in()) {
             trace.link_ticket(issued_in);
         }
@@ -119,7 +119,7 @@ impl<'a> Admission<'a> {
                 self.legacy_uses,
                 request.shown_at.wall,
             );
-            witness.passes(Stage::Migration, outcome)?;
+            witness.check(AdmissionStage::Migration, outcome)?;
         }
         Ok(grant)
     }
@@ -173,22 +173,23 @@ impl<'a> Admission<'a> {
 }
 
 /// Takes the credential out of the request, and checks the page that sent it.
-fn take_credential<W: Witness>(
+fn take_credential<W: AdmissionWitness>(
     request: &mut Request,
     route: &Route,
     witness: &mut W,
 ) -> Result<Option<Credential>, Rejection> {
     // Taken before the origin is checked, so that a page that may not connect counts under the
     // method that it tried.
-    let (tried, taken) =
-        auth::take_credential_of_any(route, &mut request.parts, |method| witness.found(method));
+    let (tried, taken) = auth::take_credential_of_any(route, &mut request.parts, |method| {
+        witness.record_method(method)
+    });
     request.method = tried;
-    request.origin = witness.passes(Stage::Origin, origin_of(&request.parts.headers))?;
+    request.origin = witness.check(AdmissionStage::Origin, origin_of(&request.parts.headers))?;
     let origin = request.origin.as_deref();
-    witness.passes(Stage::Origin, auth::check_origin(route, origin))?;
-    let credential = witness.passes(Stage::Credential, taken)?;
+    witness.check(AdmissionStage::Origin, auth::check_origin(route, origin))?;
+    let credential = witness.check(AdmissionStage::Credential, taken)?;
     let page = auth::check_page(route, credential.as_ref(), origin, request.is_safe());
-    witness.passes(Stage::Page, page)?;
+    witness.check(AdmissionStage::Page, page)?;
     if request.is_upgrade() {
         request.shadow = Shadow::look(route, &mut request.parts);
     }

@@ -23,7 +23,7 @@ use super::open_session::{ClientSide, open_session};
 use super::reach::{OpenedUpstream, reach};
 use super::request::Request;
 use super::switch::UpgradeOffer;
-use super::witness::Unwatched;
+use super::witness::UnwatchedAdmission;
 use crate::auth::credential::{Credential, Proof};
 use crate::auth::first_message::{self, AuthMessage, Dialect, FirstMessageContent, Refused};
 use crate::auth::grant::Grant;
@@ -123,7 +123,7 @@ async fn accept(
     request.deadline = request.shown_at.mono + edge.limits.handshake_timeout;
     let verdict = {
         let credential = Some(Credential::message(proof));
-        let mut unwatched = Unwatched;
+        let mut unwatched = UnwatchedAdmission;
         let mut verifying =
             pin!(admission.authenticate(request, matched, credential, &mut unwatched));
         tokio::select! {

@@ -11,7 +11,7 @@ use super::connection::ClientConnection;
 use super::endpoints::{self, Endpoint};
 use super::request::{Request, RequestKind, authority_of};
 use super::traced::TraceEnd;
-use super::witness::Unwatched;
+use super::witness::UnwatchedAdmission;
 use crate::base::clock::Now;
 use crate::edge::worker::Worker;
 use crate::http::events::HttpForwarded;
@@ -112,7 +112,7 @@ async fn forward(
     user: &mut Option<String>,
 ) -> Result<Response<AnswerBody>, Rejection> {
     let edge = &worker.edge;
-    let admitted = Admission::of(edge).admit(request, &mut Unwatched).await?;
+    let admitted = Admission::of(edge).admit(request, &mut UnwatchedAdmission).await?;
     let Admitted::Granted { grant, matched } = admitted else { return Err(Rejection::Internal) };
     *user = grant.principal().map(|principal| principal.subject.clone());
     connection.note_credential(user.is_some())?;

@@ -12,7 +12,7 @@ use super::open_session::{ClientSide, open_session};
 use super::reach::{OpenedUpstream, reach};
 use super::refusal::Refusal;
 use super::request::{Request, RequestKind};
-use super::witness::Unwatched;
+use super::witness::UnwatchedAdmission;
 use crate::auth::first_message::Dialect;
 use crate::auth::grant::Grant;
 use crate::base::clock::Now;
@@ -44,7 +44,7 @@ pub async fn run(
         return request.refuse(edge, end, rejection.into()).await;
     }
     let admission = Admission::of(edge);
-    let outcome = match admission.admit(&mut request, &mut Unwatched).await {
+    let outcome = match admission.admit(&mut request, &mut UnwatchedAdmission).await {
         Ok(Admitted::AwaitsFirstMessage(matched)) => {
             return Box::pin(first_message::run(end, request, matched, connection, worker)).await;
         }

@@ -1,4 +1,4 @@
-//! The witness of an admission: sees the outcome of each stage, and decides whether the next one is
+//! The witness of an admission: gets the outcome of each stage, and decides whether the next one is
 //! reached. `auth/checks.rs` has the same for the checks of a token.
 
 use crate::auth::prover::Prover;
@@ -7,7 +7,7 @@ use crate::rejection::Rejection;
 
 /// A stage of [`super::admit`], in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub enum AdmissionStage {
     Upgrade,
     Route,
     /// The server still accepts upgrades.
@@ -21,43 +21,51 @@ pub enum Stage {
     Migration,
 }
 
-pub trait Witness: Prover {
-    /// Sees a stage whose result the next ones need. A failure is the end.
-    fn saw<T>(&mut self, stage: Stage, outcome: Result<T, Rejection>) -> Result<T, Rejection>;
-
-    /// Sees a stage that the next ones can do without: a witness may go on after its failure, with
-    /// an empty result.
-    fn passes<T: Default>(
+pub trait AdmissionWitness: Prover {
+    /// Records a stage whose result the next ones need. A failure is the end.
+    fn require<T>(
         &mut self,
-        stage: Stage,
+        stage: AdmissionStage,
         outcome: Result<T, Rejection>,
     ) -> Result<T, Rejection>;
 
-    /// Sees a method that found a credential, good or not.
-    fn found(&mut self, method: Method);
+    /// Records a stage that the next ones can do without: a witness may go on after its failure, with
+    /// an empty result.
+    fn check<T: Default>(
+        &mut self,
+        stage: AdmissionStage,
+        outcome: Result<T, Rejection>,
+    ) -> Result<T, Rejection>;
+
+    /// Records a method that found a credential, good or not.
+    fn record_method(&mut self, method: Method);
 }
 
 /// The witness of requests that are served: the first failure is the end. The compiler removes it.
 #[derive(Clone, Copy, Debug)]
-pub struct Unwatched;
+pub struct UnwatchedAdmission;
 
-impl Prover for Unwatched {}
+impl Prover for UnwatchedAdmission {}
 
-impl Witness for Unwatched {
+impl AdmissionWitness for UnwatchedAdmission {
     #[inline]
-    fn saw<T>(&mut self, _: Stage, outcome: Result<T, Rejection>) -> Result<T, Rejection> {
-        outcome
-    }
-
-    #[inline]
-    fn passes<T: Default>(
+    fn require<T>(
         &mut self,
-        _: Stage,
+        _: AdmissionStage,
         outcome: Result<T, Rejection>,
     ) -> Result<T, Rejection> {
         outcome
     }
 
     #[inline]
-    fn found(&mut self, _: Method) {}
+    fn check<T: Default>(
+        &mut self,
+        _: AdmissionStage,
+        outcome: Result<T, Rejection>,
+    ) -> Result<T, Rejection> {
+        outcome
+    }
+
+    #[inline]
+    fn record_method(&mut self, _: Method) {}
 }

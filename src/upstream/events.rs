@@ -33,12 +33,12 @@ families! {
         { upstream: Name }, shown;
     /// Health checks of servers.
     CHECKS: Counter = "usher_upstream_health_checks_total",
-        { upstream: Name, outcome: CheckOutcome }, shown;
+        { upstream: Name, outcome: HealthCheckOutcome }, shown;
 }
 
 words! {
     /// The outcome of a health check.
-    pub enum CheckOutcome {
+    pub enum HealthCheckOutcome {
         Passed = "passed",
         Failed = "failed",
     }
@@ -199,8 +199,11 @@ impl Event for ServerChecked<'_> {
     }
 
     fn count(&self, metrics: &Metrics) {
-        let outcome =
-            if self.error.is_some() { CheckOutcome::Failed } else { CheckOutcome::Passed };
+        let outcome = if self.error.is_some() {
+            HealthCheckOutcome::Failed
+        } else {
+            HealthCheckOutcome::Passed
+        };
         metrics.count(&CHECKS, (self.upstream, outcome));
     }
 }

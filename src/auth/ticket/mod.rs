@@ -252,7 +252,7 @@ impl Tickets {
 
     /// Checks a ticket like [`Tickets::redeem`], but does not redeem it. `sees_memory` is true in
     /// the process that serves clients. `Ok(None)`: the store is the memory of another process.
-    pub async fn look_at(
+    pub async fn inspect(
         &self,
         ticket: &Secret,
         route: &Route,

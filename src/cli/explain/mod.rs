@@ -13,12 +13,13 @@ use std::process::ExitCode;
 
 use rustls::pki_types::CertificateDer;
 
-use crate::auth::explain::Reach;
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::input::{read_file, read_stdin};
 use crate::exit::Exit;
 use crate::explain::page;
-use crate::explain::{ExplainedRequest, Explainer, GivenCredential, RequestFields, header_line};
+use crate::explain::{
+    ExplainedRequest, Explainer, GivenCredential, InspectionScope, RequestFields, header_line,
+};
 use crate::model::method::Method;
 use crate::model::secret::Secret;
 use crate::net::tls::pem::read_certificates;
@@ -169,7 +170,11 @@ fn request(arguments: &Arguments) -> anyhow::Result<ExplainedRequest> {
         certificate: certificate(arguments.certificate_file.as_deref())?,
         peer: arguments.peer,
         listener: arguments.listener,
-        reach: Reach { fetches_keys: may_ask, asks_verifiers: may_ask, sees_memory: false },
+        scope: InspectionScope {
+            fetches_keys: may_ask,
+            asks_verifiers: may_ask,
+            sees_memory: false,
+        },
         claims: arguments.claims,
         on_command_line: Some(on_command_line),
     });

@@ -300,7 +300,7 @@ impl Event for HttpForwarded<'_> {
 impl Event for SessionStarted<'_> {
     fn log(&self) {
         let SessionFacts { request_id, session_id, user, route, upstream, peer, .. } = self.session;
-        let trace_id = self.session.trace_id.map(tracing::field::display);
+        let trace_id = self.session.trace_field();
         info!(
             target: "usher", event = "session_started", request_id, session_id, user,
             method = self.session.method.map(Method::name), route, upstream, server = self.server,

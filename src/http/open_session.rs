@@ -26,7 +26,7 @@ use crate::model::method::Method;
 use crate::net::stream::Stream;
 use crate::rejection::close::{CloseReason, SessionEnd};
 use crate::session::conversation::Conversation;
-use crate::session::events::{SessionEnded, SessionFacts};
+use crate::session::events::SessionEnded;
 use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle};
 use crate::session::relay::{Limits, Opening, Relay};
 use crate::session::revalidation::Revalidation;
@@ -76,7 +76,7 @@ pub(super) async fn open_session(
     let route = Arc::clone(grant.route());
     let address = request.address();
     let exemplar = request.exemplar();
-    let trace_id = request.trace_id();
+    let trace_id = request.trace_id().map(Box::new);
     let server = place.server();
     request.end_trace(TraceEnd::Session {
         session_id: session_id.as_str(),
@@ -95,6 +95,7 @@ pub(super) async fn open_session(
         server,
         peer: address,
         request_id: request_id.clone(),
+        trace_id,
         started: now.wall,
         expires_at: grant.expires_at().map_or(0, |at| at.0).into(),
         last_activity: now.wall.0.into(),
@@ -102,7 +103,7 @@ pub(super) async fn open_session(
         signal: CloseSignal::default(),
     };
     let session = edge.registry.open(handle);
-    let facts = SessionFacts { trace_id, ..session.facts() };
+    let facts = session.facts();
     let (principal, server) = (grant.principal(), &session.server);
     SessionStarted { session: facts, principal, server, handshake: phases, exemplar }.emit();
     let mut record = Record { session, end: None };

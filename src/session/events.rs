@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tracing::field::{DisplayValue, display};
 use tracing::{debug, info};
 
 use super::revalidation::RevalidationResult;
@@ -118,11 +119,16 @@ pub struct SessionFacts<'a> {
     pub route: &'a str,
     pub upstream: &'a str,
     pub peer: IpAddr,
-    /// The trace of the upgrade, if it is recorded. Only the line about the start has it.
+    /// The trace of the upgrade, if it is recorded.
     pub trace_id: Option<TraceId>,
 }
 
 impl<'a> SessionFacts<'a> {
+    /// Returns the trace id as a field of a log line.
+    pub fn trace_field(&self) -> Option<DisplayValue<TraceId>> {
+        self.trace_id.map(display)
+    }
+
     pub fn audit_line(&self, event: &'static str, outcome: &'a str) -> AuditLine<'a> {
         AuditLine {
             session_id: Some(self.session_id),
@@ -244,9 +250,10 @@ impl Reauth<'_> {
 impl Event for Reauth<'_> {
     fn log(&self) {
         let SessionFacts { request_id, session_id, user, route, peer, .. } = self.session;
+        let trace_id = self.session.trace_field();
         info!(
             target: "usher", event = self.event(), request_id, session_id, user, route, %peer,
-            outcome = self.label().word(), detail = self.detail(), "re-authentication"
+            outcome = self.label().word(), detail = self.detail(), trace_id, "re-authentication"
         );
     }
 
@@ -287,14 +294,15 @@ impl Event for Revalidated<'_> {
     fn log(&self) {
         let SessionFacts { request_id, session_id, user, route, peer, .. } = self.session;
         let (verifier, outcome) = (self.verifier, self.label());
+        let trace_id = self.session.trace_field();
         match outcome {
             RevalidationLabel::Good => debug!(
                 target: "usher", event = "revalidated", request_id, session_id, user, route, %peer,
-                verifier, outcome = outcome.word(), "session revalidated"
+                verifier, outcome = outcome.word(), trace_id, "session revalidated"
             ),
             _ => info!(
                 target: "usher", event = "revalidated", request_id, session_id, user, route, %peer,
-                verifier, outcome = outcome.word(), "session not revalidated"
+                verifier, outcome = outcome.word(), trace_id, "session not revalidated"
             ),
         }
     }
@@ -316,6 +324,7 @@ impl Event for Revalidated<'_> {
 impl Event for SessionEnded<'_> {
     fn log(&self) {
         let SessionFacts { request_id, session_id, user, route, upstream, peer, .. } = self.session;
+        let trace_id = self.session.trace_field();
         let end = self.end;
         // The operator chooses the login that the upstream gets, so its refusal is a warning.
         let level = match end.reason {
@@ -329,7 +338,7 @@ impl Event for SessionEnded<'_> {
             duration_ms = millis(end.duration),
             client_bytes = end.from_client.bytes, client_messages = end.from_client.messages,
             upstream_bytes = end.from_upstream.bytes,
-            upstream_messages = end.from_upstream.messages, "session ended"
+            upstream_messages = end.from_upstream.messages, trace_id, "session ended"
         );
     }
 

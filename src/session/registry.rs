@@ -24,6 +24,7 @@ use crate::base::lock::lock;
 use crate::model::method::Method;
 use crate::model::request_id::{HexId, RequestId};
 use crate::model::revocation::Revocation;
+use crate::model::trace_context::TraceId;
 use crate::rejection::close::{CloseReason, Traffic};
 use crate::telemetry::Event;
 
@@ -58,6 +59,8 @@ pub struct SessionHandle {
     pub server: Arc<str>,
     pub peer: IpAddr,
     pub request_id: RequestId,
+    /// The trace of the upgrade, if it is recorded. Boxed, because most sessions have none.
+    pub trace_id: Option<Box<TraceId>>,
     pub started: UnixMillis,
     /// Unix milliseconds; 0: the session has no end of its own. A renewal changes it.
     pub expires_at: AtomicU64,
@@ -326,7 +329,7 @@ impl SessionHandle {
             route: &self.route,
             upstream: &self.upstream,
             peer: self.peer,
-            trace_id: None,
+            trace_id: self.trace_id.as_deref().copied(),
         }
     }
 
@@ -466,6 +469,7 @@ pub(crate) mod tests {
             server: "http://127.0.0.1:9000".into(),
             peer: Ipv4Addr::LOCALHOST.into(),
             request_id: RequestId::random(),
+            trace_id: None,
             started: UnixMillis(started),
             expires_at: AtomicU64::new(0),
             last_activity: AtomicU64::new(started),
@@ -509,10 +513,11 @@ pub(crate) mod tests {
         }
     }
 
-    /// Every session has a handle, also an idle one.
+    /// Every session has a handle, also an idle one. With the two counts of its `Arc` it fills an
+    /// allocation of glibc, which has 344 bytes; the next size has 360.
     #[test]
-    fn a_handle_takes_no_more_than_320_bytes() {
-        assert!(size_of::<SessionHandle>() <= 320, "{}", size_of::<SessionHandle>());
+    fn a_handle_takes_no_more_than_328_bytes() {
+        assert!(size_of::<SessionHandle>() <= 328, "{}", size_of::<SessionHandle>());
     }
 
     #[test]

@@ -105,11 +105,51 @@ async fn an_upgrade_is_one_span_with_its_phases_that_ends_at_the_101() {
     assert_eq!(flags, "01");
     assert!(echo.visits().last().unwrap().all("tracestate").is_empty());
 
-    // From a line to the trace.
+    // From the lines of the start and of the end to the trace.
+    let ended = async || {
+        let log = usher.log();
+        let line = log.lines().find(|line| line.contains("\"event\":\"session_ended\""))?;
+        serde_json::from_str::<Value>(line).ok()
+    };
+    let logged = eventually("the end is in the log", ended).await;
     let audit = usher.finish().await;
-    let line = audit.iter().find(|line| line["event"] == "session_started").unwrap();
-    assert_eq!(line["trace_id"], root["trace_id"], "{line}");
-    assert_eq!(line["session_id"], root["attributes"]["usher.session.id"]);
+    for event in ["session_started", "session_ended"] {
+        let line = audit.iter().find(|line| line["event"] == event).unwrap();
+        assert_eq!(line["trace_id"], root["trace_id"], "{line}");
+        assert_eq!(line["session_id"], root["attributes"]["usher.session.id"]);
+    }
+    assert_eq!(logged["trace_id"], root["trace_id"], "{logged}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_a_session_names_its_trace_if_that_is_recorded() {
+    let (echo, receiver) = (Echo::start().await, SpanReceiver::start().await);
+    let usher = start(&echo, &receiver, "sample_ratio = 0").await;
+    let short = json!({ "exp": token::now() + 4 });
+    let bearers = ["ada", "bob"]
+        .map(|user| format!("Authorization: Bearer {}\r\n", usher.token_with(user, short.clone())));
+    let mut sockets = Vec::new();
+    for (headers, traceparent) in bearers.iter().zip([CALLER, &CALLER.replace("b7-01", "b7-00")]) {
+        let mut raw = Raw::connect(usher.listeners[2]).await;
+        let headers = format!("{headers}traceparent: {traceparent}\r\n");
+        raw.send(upgrade_request("/rooms/1", &headers)).await;
+        assert_eq!(Answer::parse(raw.read_head().await.as_bytes()).status, 101);
+        sockets.push(raw);
+    }
+    eventually("both are asked for a credential", async || {
+        usher.log().matches("\"event\":\"reauth_asked\"").count() == 2
+    })
+    .await;
+    drop(sockets);
+    let audit = usher.finish().await;
+    let of = |user: &str| {
+        let lines = audit.iter().filter(|line| line["user"] == user);
+        let lines = lines.map(|line| (line["event"].clone(), line["trace_id"].clone()));
+        lines.collect::<Vec<_>>()
+    };
+    let events = ["session_started", "reauth_asked", "session_ended"];
+    assert_eq!(of("ada"), events.map(|event| (json!(event), json!(CALLER_TRACE))));
+    assert_eq!(of("bob"), events.map(|event| (json!(event), Value::Null)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +242,8 @@ async fn without_tracing_the_headers_of_the_client_go_on() {
     assert_eq!(visits[0].all("traceparent"), [CALLER]);
     assert_eq!(visits[0].all("tracestate"), ["vendor=1"]);
     assert!(!usher.log().contains("trace_id"));
-    usher.finish().await;
+    let audit = usher.finish().await;
+    assert!(audit.iter().all(|line| line["trace_id"].is_null()), "{audit:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,7 @@ use super::client_end::{ClientEnd, Switched};
 use super::connection::ClientConnection;
 use super::last_answer::write_and_close;
 use super::open_session::{ClientSide, open_session};
+use super::pending::PendingRequest;
 use super::reach::{OpenedUpstream, reach};
 use super::request::Request;
 use super::switch::UpgradeOffer;
@@ -31,7 +32,6 @@ use crate::base::clock::Now;
 use crate::config::Route;
 use crate::config::RouteMatch;
 use crate::edge::Edge;
-use crate::edge::worker::Worker;
 use crate::http::events::FirstMessageCame;
 use crate::migration::shadow::Actual;
 use crate::model::faults::FirstMessageFault;
@@ -80,9 +80,8 @@ pub(super) async fn run(
     mut request: Request,
     matched: RouteMatch,
     connection: ClientConnection,
-    worker: Worker,
+    edge: &Edge,
 ) {
-    let edge = &*worker.edge;
     request.method = Some(Method::Message);
     if connection.standing.belongs_to(request.address()).is_err() {
         return request.refuse(edge, end, Rejection::TooManyConnections.into()).await;
@@ -90,8 +89,10 @@ pub(super) async fn run(
     let Ok(mut client) = PendingClient::new(end, &request, &matched.route) else {
         return request.report_rejected(edge, &Rejection::ClientGone);
     };
-    let accepted = accept(&mut client, &mut request, &matched, &connection, edge);
-    match Box::pin(accepted).await {
+    let mut pending = PendingRequest::new(&mut request, edge, Request::report_rejected);
+    let accepted = Box::pin(accept(&mut client, &mut pending, &matched, &connection, edge)).await;
+    pending.end();
+    match accepted {
         Ok(accepted) => Box::pin(open_granted(client, accepted, connection, request, edge)).await,
         Err((rejection, id)) => {
             request.report_rejected(edge, &rejection);

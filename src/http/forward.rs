@@ -9,10 +9,12 @@ use http_body_util::Full;
 use super::admit::{Admission, Admitted};
 use super::connection::ClientConnection;
 use super::endpoints::{self, Endpoint};
+use super::pending::PendingRequest;
 use super::request::{Request, RequestKind, authority_of};
 use super::traced::TraceEnd;
 use super::witness::UnwatchedAdmission;
 use crate::base::clock::Now;
+use crate::edge::Edge;
 use crate::edge::worker::Worker;
 use crate::http::events::HttpForwarded;
 use crate::http::events::RequestRejected;
@@ -70,22 +72,22 @@ async fn forward_or_refuse(
     worker: &Worker,
 ) -> Response<AnswerBody> {
     let mut user = None;
-    request.begin_trace(&worker.edge);
-    let outcome = forward(request, body, connection, worker, &mut user).await;
-    request.end_trace(match &outcome {
-        Ok(answer) => TraceEnd::Answered(answer.status().as_u16()),
-        Err(rejection) => TraceEnd::Rejected(rejection),
-    });
-    let about = request.attempt(request.parts.uri.path());
+    let edge = &*worker.edge;
+    request.begin_trace(edge);
+    let mut pending = PendingRequest::new(request, edge, report_rejected);
+    let outcome = forward(&mut pending, body, connection, worker, &mut user).await;
+    pending.end();
     match outcome {
         Ok(answer) => {
             let duration = Now::read().mono - request.started.mono;
             let status = answer.status().as_u16();
+            request.end_trace(TraceEnd::Answered(status));
+            let about = request.attempt(request.parts.uri.path());
             HttpForwarded { about, user: user.as_deref(), status, duration }.emit();
             answer
         }
         Err(rejection) => {
-            RequestRejected { about, rejection: &rejection }.emit();
+            report_rejected(request, edge, &rejection);
             let mut answer = response::problem(&rejection, request.request_id.as_str());
             // The client can show another certificate only in another handshake.
             if matches!(
@@ -101,6 +103,12 @@ async fn forward_or_refuse(
             whole(answer)
         }
     }
+}
+
+fn report_rejected(request: &Request, _: &Edge, rejection: &Rejection) {
+    request.end_trace(TraceEnd::Rejected(rejection));
+    let about = request.attempt(request.parts.uri.path());
+    RequestRejected { about, rejection }.emit();
 }
 
 /// Admits a request and forwards it. `user` is set once the credential is verified.

@@ -22,6 +22,7 @@ pub mod headers;
 pub mod http2;
 mod last_answer;
 mod open_session;
+mod pending;
 mod reach;
 mod refusal;
 pub mod request;

@@ -117,16 +117,20 @@ impl Request {
                 add("usher.session.id", Some(session_id));
                 add("usher.upstream", Some(upstream));
                 add("usher.server", Some(server));
-                (if self.parts.version == Version::HTTP_2 { 200 } else { 101 }, None)
+                (Some(if self.parts.version == Version::HTTP_2 { 200 } else { 101 }), None)
             }
             TraceEnd::Rejected(rejection) => {
-                (rejection.facts().status.as_u16(), Some(fault_of(rejection)))
+                let status = rejection.facts().status.as_u16();
+                let is_answered = *rejection != Rejection::ClientGone;
+                (is_answered.then_some(status), Some(fault_of(rejection)))
             }
             TraceEnd::Answered(status) => {
-                (status, (status >= 500).then_some(Fault::Answered(status)))
+                (Some(status), (status >= 500).then_some(Fault::Answered(status)))
             }
         };
-        attributes.push(KeyValue::number("http.response.status_code", status));
+        if let Some(status) = status {
+            attributes.push(KeyValue::number("http.response.status_code", status));
+        }
         let name = match route {
             Some(route) => format!("{method} {route}"),
             None => method.to_owned(),
@@ -143,9 +147,12 @@ impl Request {
     }
 }
 
+/// Returns the fault of a rejection. A client's mistake is not an error of this service, but a
+/// client that has left may have waited for too long.
 fn fault_of(rejection: &Rejection) -> Fault {
     let facts = rejection.facts();
-    Fault::Rejected { label: facts.label, is_error: facts.side != Side::Client }
+    let is_error = facts.side != Side::Client || *rejection == Rejection::ClientGone;
+    Fault::Rejected { label: facts.label, is_error }
 }
 
 /// Returns the value of a header that is there once.

@@ -9,6 +9,7 @@ use super::client_end::{ClientEnd, Switched};
 use super::connection::ClientConnection;
 use super::first_message;
 use super::open_session::{ClientSide, open_session};
+use super::pending::PendingRequest;
 use super::reach::{OpenedUpstream, reach};
 use super::refusal::Refusal;
 use super::request::{Request, RequestKind};
@@ -43,17 +44,19 @@ pub async fn run(
         let rejection = Rejection::TooManyUpgrades { retry_after };
         return request.refuse(edge, end, rejection.into()).await;
     }
-    let admission = Admission::of(edge);
-    let outcome = match admission.admit(&mut request, &mut UnwatchedAdmission).await {
+    let mut pending = PendingRequest::new(&mut request, edge, Request::report_rejected);
+    let outcome = match Admission::of(edge).admit(&mut pending, &mut UnwatchedAdmission).await {
         Ok(Admitted::AwaitsFirstMessage(matched)) => {
-            return Box::pin(first_message::run(end, request, matched, connection, worker)).await;
+            pending.end();
+            return Box::pin(first_message::run(end, request, matched, connection, edge)).await;
         }
         Ok(Admitted::Granted { grant, matched }) => {
-            let reached = open_granted(&mut end, &mut request, &grant, &matched, &connection, edge);
+            let reached = open_granted(&mut end, &mut pending, &grant, &matched, &connection, edge);
             reached.await.map(|reached| (grant, reached))
         }
         Err(rejection) => Err(rejection.into()),
     };
+    pending.end();
     match outcome {
         Ok((grant, mut reached)) => {
             if grant.is_renewed_by_message() {

@@ -72,7 +72,7 @@ pub struct OpenPhase {
     span_id: SpanId,
 }
 
-/// The facts about a request that has its answer.
+/// The facts about a request that has ended.
 #[derive(Debug)]
 pub struct Summary {
     pub name: String,
@@ -85,7 +85,8 @@ pub struct Summary {
 pub enum Fault {
     Rejected {
         label: &'static str,
-        /// Whether a server is at fault. A client's mistake is not an error of this service.
+        /// Whether a server is at fault, or the client has left. A client's mistake is not an error
+        /// of this service.
         is_error: bool,
     },
     /// The upstream has answered a plain request with this status.

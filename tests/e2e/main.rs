@@ -26,6 +26,7 @@ mod clients;
 mod compression;
 mod crls;
 mod demo;
+mod departures;
 mod documents;
 mod drain;
 mod explain;

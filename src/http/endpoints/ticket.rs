@@ -15,6 +15,7 @@ use crate::base::strict_json;
 use crate::config::{Config, Route};
 use crate::edge::Edge;
 use crate::http::admit::Admission;
+use crate::http::pending::PendingRequest;
 use crate::http::request::{Request, origin_of};
 use crate::http::traced::TraceEnd;
 use crate::model::method::Method as LoginMethod;
@@ -43,26 +44,38 @@ pub(super) async fn answer(
     if request.parts.method != Method::OPTIONS {
         request.begin_trace(edge);
     }
-    let outcome = respond(request, body, edge).await;
-    let issues = request.parts.uri.path() == edge.config.tickets.path;
-    let validate = (!issues).then(|| format!("{}/{{ticket}}/validate", edge.config.tickets.path));
-    let pattern = validate.as_deref().unwrap_or(&edge.config.tickets.path);
-    request.end_trace_at(
-        Some(pattern),
-        match &outcome {
-            Ok(answer) => TraceEnd::Answered(answer.status().as_u16()),
-            Err(rejection) => TraceEnd::Rejected(rejection),
-        },
-    );
-    let mut answer = outcome.unwrap_or_else(|rejection| {
-        let about =
-            Attempt { host: host_of(request), ..request.attempt(&edge.config.tickets.path) };
-        TicketRefused { about, rejection: &rejection }.emit();
-        refusal(&rejection, request.request_id.as_str())
-    });
+    let mut pending = PendingRequest::new(request, edge, report_refused);
+    let outcome = respond(&mut pending, body, edge).await;
+    pending.end();
+    let mut answer = match outcome {
+        Ok(answer) => {
+            end_trace(request, edge, TraceEnd::Answered(answer.status().as_u16()));
+            answer
+        }
+        Err(rejection) => {
+            report_refused(request, edge, &rejection);
+            refusal(&rejection, request.request_id.as_str())
+        }
+    };
     let origins = &edge.config.tickets.origins;
     allow_origin(origins, request.origin.as_deref(), answer.headers_mut());
     answer
+}
+
+fn report_refused(request: &Request, edge: &Edge, rejection: &Rejection) {
+    end_trace(request, edge, TraceEnd::Rejected(rejection));
+    // The path of a validation has the ticket.
+    let about = Attempt { host: host_of(request), ..request.attempt(&edge.config.tickets.path) };
+    TicketRefused { about, rejection }.emit();
+}
+
+fn end_trace(request: &Request, edge: &Edge, end: TraceEnd<'_>) {
+    let path = &edge.config.tickets.path;
+    if request.parts.uri.path() == path {
+        request.end_trace_at(Some(path), end);
+    } else {
+        request.end_trace_at(Some(&format!("{path}/{{ticket}}/validate")), end);
+    }
 }
 
 async fn respond(

@@ -87,6 +87,7 @@ mod tls;
 mod tokens;
 mod traces;
 mod traces_receiver;
+mod traces_takeover;
 mod upgrade_strict;
 mod upstreams;
 mod verdicts;

@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 
 use crate::support::redis::free_port;
+use crate::support::token::SECRET;
 use crate::support::{Backend, client, eventually, signal};
 
 const USHER: &str = env!("CARGO_BIN_EXE_usher");
@@ -19,27 +20,28 @@ const REQUEST: &str = "GET /public/hello HTTP/1.1\r\nHost: x\r\nConnection: clos
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process whose service manager is the test.
-struct Service {
+pub struct Service {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
     manager: UnixDatagram,
-    address: SocketAddr,
-    folder: PathBuf,
+    pub address: SocketAddr,
+    pub folder: PathBuf,
 }
 
 /// A process that Usher has started. It is killed when this is dropped.
-struct Successor(u32);
+pub struct Successor(pub u32);
 
 impl Service {
     async fn start(name: &str, upstream: &str, takeover: Option<&str>) -> Self {
-        Self::start_with_window(name, upstream, takeover, "0s").await
+        Self::start_with(name, upstream, takeover, "[drain]\nwindow = \"0s\"\n").await
     }
 
-    async fn start_with_window(
+    /// Starts a service with these tables in its configuration.
+    pub async fn start_with(
         name: &str,
         upstream: &str,
         takeover: Option<&str>,
-        window: &str,
+        tables: &str,
     ) -> Self {
         let folder = std::env::temp_dir().join(format!("usher-unit-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
@@ -49,10 +51,10 @@ impl Service {
         let text = format!(
             "state_dir = \"state\"\nthreads = 2\n[[listener]]\naddress = \"{address}\"\n\
              plain = true\n[[upstream]]\nname = \"chat\"\nservers = [\"{upstream}\"]\n\
-             [[route]]\npath = \"/public/*\"\nupstream = \"chat\"\nauth = []\n\
-             [drain]\nwindow = \"{window}\"\n"
+             [[route]]\npath = \"/public/*\"\nupstream = \"chat\"\nauth = []\n{tables}"
         );
         std::fs::write(folder.join("usher.toml"), text).unwrap();
+        std::fs::write(folder.join("secret"), SECRET).unwrap();
         let place = folder.join("notify.sock");
         let manager = UnixDatagram::bind(&place).unwrap();
         let mut command = Command::new(USHER);
@@ -67,7 +69,7 @@ impl Service {
     }
 
     /// Returns the next message of the service.
-    async fn message(&self) -> String {
+    pub async fn message(&self) -> String {
         let mut bytes = [0; 256];
         let received = timeout(PATIENCE, self.manager.recv(&mut bytes)).await;
         let count = received.expect("the service sends a message").unwrap();
@@ -104,6 +106,22 @@ impl Service {
     fn signal(&self, name: &str) {
         signal(self.child.id().unwrap(), name);
     }
+
+    /// Has the process start another one, which takes over.
+    pub async fn replace(&self) -> Successor {
+        self.signal("USR2");
+        // The messages of two processes have no order.
+        let mut messages = [self.message().await, self.message().await];
+        messages.sort();
+        assert_eq!(messages[1], "READY=1");
+        Successor(messages[0].strip_prefix("MAINPID=").unwrap().parse().unwrap())
+    }
+
+    /// Waits for the end of a process that has left to another one.
+    pub async fn ended(&mut self) {
+        let old = timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap();
+        assert!(old.success(), "{old}");
+    }
 }
 
 impl Drop for Successor {
@@ -115,7 +133,7 @@ impl Drop for Successor {
 }
 
 /// Returns false for a process that has ended, also before its parent has noticed.
-fn is_running(pid: u32) -> bool {
+pub fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
     stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']))
 }
@@ -128,17 +146,11 @@ async fn a_signal_replaces_the_process_and_the_manager_follows() {
     service.is_served().await;
     // A connection that is open stays with the old process.
     let kept = service.keep_connection().await;
-    service.signal("USR2");
-    // The messages of two processes have no order.
-    let mut messages = [service.message().await, service.message().await];
-    messages.sort();
-    assert_eq!(messages[1], "READY=1");
-    let pid = messages[0].strip_prefix("MAINPID=").unwrap().parse().unwrap();
-    let successor = Successor(pid);
+    let successor = service.replace().await;
+    let pid = successor.0;
     assert_ne!(Some(pid), service.child.id());
     drop(kept);
-    let old = timeout(PATIENCE, service.child.wait()).await.unwrap().unwrap();
-    assert!(old.success(), "{old}");
+    service.ended().await;
     service.is_served().await;
     signal(pid, "TERM");
     let message = service.message().await;
@@ -152,15 +164,13 @@ async fn a_signal_replaces_the_process_and_the_manager_follows() {
 async fn a_new_process_that_crashes_fails_the_service() {
     let backend = Backend::start().await;
     let takeover = Some("takeover.sock");
-    let mut service = Service::start_with_window("crash", &backend.url(), takeover, "60s").await;
+    let mut service =
+        Service::start_with("crash", &backend.url(), takeover, "[drain]\nwindow = \"60s\"\n").await;
     assert_eq!(service.message().await, "READY=1");
     let kept = service.keep_connection().await;
-    service.signal("USR2");
-    let mut messages = [service.message().await, service.message().await];
-    messages.sort();
-    let pid = messages[0].strip_prefix("MAINPID=").unwrap().parse().unwrap();
+    let successor = service.replace().await;
     let old = service.child.id().unwrap();
-    signal(pid, "KILL");
+    signal(successor.0, "KILL");
     assert_eq!(service.message().await, format!("MAINPID={old}"));
     drop(kept);
     let status = timeout(PATIENCE, service.child.wait()).await.unwrap().unwrap();

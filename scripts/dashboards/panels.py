@@ -119,9 +119,11 @@ def sessions() -> Row:
               [("sum by (outcome) (rate(usher_reauth_total[R]))", "{{outcome}}")],
               "asked without renewed means clients that do not answer: their sessions end with "
               "reauth_timeout."),
-        Panel("Sessions ended by revocations", "cps",
-              [("sum(rate(usher_revoked_sessions_total[R]))", "sessions")],
-              "Live sessions that an order to revoke ended."),
+        Panel("Sessions ended by revocations", "cps", [
+            ("sum(rate(usher_revoked_sessions_total[R]))", "by an order"),
+            ("sum(rate(usher_revoked_certificate_sessions_total[R]))", "by a CRL"),
+        ], "Live sessions that an order to revoke ended, or a reload with a CRL that has their "
+           "client certificate.", quiet=("by a CRL",)),
         Panel("From an order to the end of a session", "s",
               quantiles("usher_revocation_close_duration_seconds"),
               "From an order to revoke, on the node of the session, to its end: at most a second "
@@ -165,6 +167,10 @@ def capacity() -> Row:
         Panel("Connections by protocol", "cps",
               [("sum by (protocol) (rate(usher_connection_protocols_total[R]))", "{{protocol}}")],
               "Agreed on in the handshake of TLS. Plain connections are http1."),
+        Panel("Upgrades by protocol", "reqps",
+              [("sum by (protocol) (rate(usher_upgrades_received_total[R]))", "{{protocol}}")],
+              "Upgrades that arrived, refused ones too. http2 begins with the first clients that "
+              "open a WebSocket in a stream."),
         Panel("HTTP/2: open streams", "short", [("sum(usher_streams_open)", "streams")],
               "Requests and sessions on HTTP/2 connections.", quiet=True),
         Panel("HTTP/2: faults", "cps", [
@@ -297,10 +303,20 @@ def expiry() -> Row:
         Panel("OCSP answers: time left", "dtdurations",
               [("min by (file) (usher_ocsp_staple_expiry_timestamp_seconds) - time()", "{{file}}")],
               "Until the answer that handshakes carry expires, on the poorest node."),
-        Panel("ACME: orders", "cps",
-              [("sum by (outcome) (rate(usher_acme_orders_total[R]))", "{{outcome}}")],
-              "Orders of certificates. Without one that is issued, the certificate in force stays.",
+        Panel("OCSP answers: fetches", "cps",
+              [("sum by (outcome) (rate(usher_ocsp_fetches_total[R]))", "{{outcome}}")],
+              "Only with ocsp = \"fetch\". While fetches fail, the last answer stays until it "
+              "expires.", quiet=True),
+        Panel("ACME: orders", "cps", [
+            ("sum by (outcome) (rate(usher_acme_orders_total[R]))", "{{outcome}}"),
+            ("sum by (challenge) (rate(usher_acme_challenges_total[R]))",
+             "answered {{challenge}}"),
+        ], "Orders of certificates. Without one that is issued, the certificate in force stays. "
+           "An order without an answered challenge: the authority does not reach this node.",
               quiet=True),
+        Panel("ACME: next renewal", "dateTimeFromNow", [
+            ("max by (instance) (usher_acme_renewal_timestamp_seconds) * 1000", "{{instance}}"),
+        ], "A time in the past: orders fail. 1970 without [acme].", kind="stat", quiet=True),
         Panel("Configuration is current", "none",
               [("min by (instance) (usher_config_is_current)", "{{instance}}")],
               "no: the last reload was refused, and the node works with the configuration before "
@@ -330,10 +346,6 @@ def expiry() -> Row:
             ("sum(rate(usher_audit_lines_dropped_total[R]))", "audit"),
             ("sum(rate(usher_log_lines_dropped_total[R]))", "log"),
         ], "A disk that is slow or full.", quiet=True),
-        Panel("Trace spans that were dropped", "cps",
-              [("sum by (reason) (rate(usher_trace_spans_dropped_total[R]))", "{{reason}}")],
-              "Nothing else is lost. queue_full and gave_up: the receiver is away or too slow.",
-              quiet=True),
         Panel("Log files opened again", "cps",
               [("sum by (log, outcome) (rate(usher_log_reopens_total[R]))", "{{log}} {{outcome}}")],
               "After SIGUSR1 or a reload. failed: lines still go to the file that was renamed.",
@@ -346,11 +358,32 @@ def expiry() -> Row:
     ])  # fmt: skip
 
 
+def operation() -> Row:
+    return Row("Operators and traces", [
+        Panel("Logins with the admin token", "cps",
+              [("sum by (outcome) (rate(usher_admin_logins_total[R]))", "{{outcome}}")],
+              "accepted and wrong_token: logins to the admin page. wrong_bearer: other requests "
+              "with a wrong token, such as a script after a change of the token. Many of them, or "
+              "rate_limited: a guess. The log has each address as admin_login."),
+        Panel("Logins that are in force", "short",
+              [("sum by (instance) (usher_admin_logins_open)", "{{instance}}")],
+              "Browsers that are logged in to the admin page. Another token ends them all."),
+        Panel("Trace spans", "cps", [
+            ("sum(rate(usher_trace_spans_exported_total[R]))", "exported"),
+            ("sum by (reason) (rate(usher_trace_spans_dropped_total[R]))", "dropped: {{reason}}"),
+        ], "Nothing else is lost with a span. queue_full and gave_up: the receiver is away or too "
+           "slow; refused: it does not accept them.", quiet=("dropped: {{reason}}",)),
+        Panel("Requests to the receiver of traces", "cps",
+              [("sum by (outcome) (rate(usher_trace_exports_total[R]))", "{{outcome}}")],
+              "ok, or the fault. No request waits for the receiver."),
+    ])  # fmt: skip
+
+
 OVERVIEW = Dashboard(
     "usher-overview", "Usher: overview",
     "Can clients get in, which sessions end, and what is at fault: from the top in the order of "
     "an incident.",
-    [admission(), sessions(), capacity(), messages(), dependencies(), expiry()],
+    [admission(), sessions(), capacity(), messages(), dependencies(), expiry(), operation()],
     [("admissions", "Admissions a second of a node", "2000", "constant")],
 )  # fmt: skip
 

@@ -19,10 +19,13 @@ class Prometheus(Process):
         self.port = free_port()
         self.folder = folder
         targets = [f"{HERE}:{node.admin}" for node in nodes]
+        scrape = {"job_name": "usher", "static_configs": [{"targets": targets}]}
+        if token := nodes[0].token:
+            scrape["authorization"] = {"credentials": token}
         settings = {
             "global": {"scrape_interval": "1s", "evaluation_interval": evaluation},
             "rule_files": [str(rules)],
-            "scrape_configs": [{"job_name": "usher", "static_configs": [{"targets": targets}]}],
+            "scrape_configs": [scrape],
         }
         (folder / "prometheus.yml").write_text(json.dumps(settings))
 

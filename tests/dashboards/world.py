@@ -202,8 +202,10 @@ class Redis(Process):
 class Node(Process):
     """One Usher."""
 
-    def __init__(self, binary: Path, folder: Path, name: str):
+    def __init__(self, binary: Path, folder: Path, name: str, token: str | None):
         self.binary, self.folder, self.name = binary, folder, name
+        # The admin token.
+        self.token = token
         self.port, self.tls, self.proxied, self.admin = (free_port() for _ in range(4))
         self.config, self.log = folder / f"{name}.toml", folder / f"{name}.log"
 
@@ -227,27 +229,39 @@ class Node(Process):
         return False
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://{HERE}:{self.admin}/metrics", timeout=5) as answer:
-            return answer.read().decode()
+        return self._ask("/metrics", None, self.token)
 
     def order(self, path: str, **body) -> None:
-        request = urllib.request.Request(
-            f"http://{HERE}:{self.admin}{path}", json.dumps(body).encode(),
-            {"content-type": "application/json"},
-        )  # fmt: skip
-        with (
-            contextlib.suppress(urllib.error.HTTPError),
-            urllib.request.urlopen(request, timeout=5),
-        ):
-            pass
+        with contextlib.suppress(urllib.error.HTTPError):
+            self._ask(path, json.dumps(body).encode(), self.token)
+
+    def knock(self, token: str) -> None:
+        """Asks for the status with this admin token, and logs in to the admin page with it."""
+        with contextlib.suppress(urllib.error.HTTPError):
+            self._ask("/login", json.dumps({"token": token}).encode(), None)
+        with contextlib.suppress(urllib.error.HTTPError):
+            self._ask("/status", None, token)
+
+    def _ask(self, path: str, body: bytes | None, token: str | None) -> str:
+        head = {"content-type": "application/json"}
+        if token:
+            head["authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(f"http://{HERE}:{self.admin}{path}", body, head)
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
 
 
 class World:
     """`async with World(...)` starts everything, and stops it in the end."""
 
-    def __init__(self, binary: Path, folder: Path, *, keys: dict | None = None, **limits):
-        """`keys` are those of `drain` and `audit`, `limits` those of `limits`."""
-        self.folder, self.limits = folder, limits
+    def __init__(
+        self, binary: Path, folder: Path, *, keys: dict | None = None, token: str | None = None, **limits
+    ):
+        """`keys` are those of `drain` and `audit`, `limits` those of `limits`.
+
+        `token` is the admin token. With one, the second node sends traces, too.
+        """
+        self.folder, self.limits, self.admin_token = folder, limits, token
         self.keys = {"window": "2s", **(keys or {})}
         self.secret = secrets.token_hex(32)
         self.bypass = secrets.token_hex(32)
@@ -258,14 +272,16 @@ class World:
         self.authority.sign("late", client=True, days=-1)
         self.redis, self.backend = Redis(), Backend()
         self.issuer, self.verifier = Http(self._keys), Http(self._verify)
-        self.nodes = [Node(binary, folder, name) for name in ("one", "two")]
+        self.receiver = Http(lambda *_: (200, {}))
+        self.nodes = [Node(binary, folder, name, token) for name in ("one", "two")]
         self.away_port = free_port()
         self.verifier_status = 0
 
     async def __aenter__(self):
         await asyncio.gather(
-            self.redis.start(), self.backend.start(), self.issuer.start(), self.verifier.start()
-        )
+            self.redis.start(), self.backend.start(), self.issuer.start(), self.verifier.start(),
+            self.receiver.start(),
+        )  # fmt: skip
         try:
             await asyncio.gather(
                 *(node.start(self.text(node), self.secrets()) for node in self.nodes)
@@ -282,16 +298,22 @@ class World:
         await self.redis.stop()
         self.issuer.stop()
         self.verifier.stop()
+        self.receiver.stop()
         await self.backend.stop()
 
     def secrets(self) -> dict:
-        return {"ISSUER_SECRET": self.secret, "BYPASS_SECRET": self.bypass}
+        token = {"ADMIN_TOKEN": self.admin_token} if self.admin_token else {}
+        return {"ISSUER_SECRET": self.secret, "BYPASS_SECRET": self.bypass, **token}
 
     def audit_file(self, node: Node) -> str:
         return self.keys.get("file", f"{node.folder}/audit-{node.name}.jsonl")
 
     def text(self, node: Node) -> str:
         limits = {"head_timeout": "1s", "sessions_per_user": 200, **self.limits}
+        token_line = 'token_env = "ADMIN_TOKEN"' if self.admin_token else ""
+        traces = f'[traces]\nurl = "http://{HERE}:{self.receiver.port}/v1/traces"\ndelay = "1s"'
+        if not self.admin_token or node is self.nodes[0]:
+            traces = ""
         limit_lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in limits.items())
         return f"""
 state_dir = "{node.folder}/state-{node.name}"
@@ -398,6 +420,8 @@ ping = "1s"
 window = "{self.keys["window"]}"
 [admin]
 address = "{HERE}:{node.admin}"
+{token_line}
+{traces}
 [log]
 refusal_lines = 2
 [audit]

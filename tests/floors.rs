@@ -50,6 +50,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("h2", &["net/http2/", "http/http2/"]),
     ("hdrhistogram", &["bench/"]),
     ("jsonwebtoken", &["auth/jwt"]),
+    ("memchr", &["net/http1/head.rs"]),
     ("metrics", &["telemetry/exposition.rs"]),
     ("metrics_exporter_prometheus", &["telemetry/exposition.rs"]),
     ("prost", &["traces/export.rs", "traces/proto.rs"]),

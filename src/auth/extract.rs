@@ -96,13 +96,12 @@ pub fn take_bearer(headers: &mut HeaderMap) -> Result<Option<Secret>, Rejection>
 }
 
 fn bearer(value: &HeaderValue) -> Result<Secret, Rejection> {
-    let text = value.to_str().map_err(|_| malformed())?;
-    let (scheme, token) = text.split_once(' ').ok_or_else(malformed)?;
-    let token = token.trim();
-    if !scheme.eq_ignore_ascii_case("bearer")
-        || token.is_empty()
-        || token.contains(char::is_whitespace)
-    {
+    // A header value has no control character but the tab.
+    let text = str::from_utf8(value.as_bytes()).ok().filter(|text| text.is_ascii());
+    let (scheme, token) = text.and_then(|text| text.split_once(' ')).ok_or_else(malformed)?;
+    let token = token.trim_ascii();
+    let has_space = [b' ', b'\t'].iter().any(|space| token.as_bytes().contains(space));
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || has_space {
         return Err(malformed());
     }
     Ok(Secret::from(token))

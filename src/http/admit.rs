@@ -28,7 +28,7 @@ use crate::migration;
 use crate::migration::shadow::{Actual, Scene, Shadow, Shadows};
 use crate::migration::uses::LegacyUses;
 use crate::model::principal::Principal;
-use crate::net::http1::head::tokens;
+use crate::net::http1::head::{has_only_token, has_token};
 use crate::rejection::Rejection;
 use crate::traces::Phase;
 use crate::ws::accept::is_key;
@@ -236,10 +236,10 @@ pub fn check_upgrade(parts: &Parts) -> Result<(), Rejection> {
     if parts.version != Version::HTTP_11 {
         return malformed("an upgrade needs HTTP/1.1");
     }
-    if tokens(headers, UPGRADE) != ["websocket"] {
+    if !has_only_token(headers, UPGRADE, "websocket") {
         return malformed("this server upgrades only to websocket");
     }
-    if !tokens(headers, CONNECTION).iter().any(|token| token == "upgrade") {
+    if !has_token(headers, CONNECTION, "upgrade") {
         return malformed("an upgrade needs 'Connection: Upgrade'");
     }
     if headers.contains_key(TRANSFER_ENCODING)

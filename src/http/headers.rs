@@ -33,11 +33,7 @@ pub fn prepare(
             || normal == REQUEST_ID.as_str()
             || (is_of_proxies && !is_kept(name))
     };
-    let unwanted: Vec<HeaderName> =
-        headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
-    for name in unwanted {
-        headers.remove(name);
-    }
+    hop_by_hop::remove_fields(headers, is_unwanted);
     forwarding.write(headers);
     route.upstream_path.set_forwarded_prefix(headers);
     if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {

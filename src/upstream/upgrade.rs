@@ -12,7 +12,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::http1::framing::BodyFraming;
-use crate::net::http1::head::{self, AnswerHead, MAX_ANSWER_HEAD, MAX_INTERIM_ANSWERS, tokens};
+use crate::net::http1::head::{
+    self, AnswerHead, MAX_ANSWER_HEAD, MAX_INTERIM_ANSWERS, has_only_token, has_token, tokens,
+};
 use crate::net::http1::response;
 use crate::net::stream::Stream;
 use crate::rejection::Rejection;
@@ -108,10 +110,10 @@ pub async fn read_head(
 /// connection.
 fn check_switch(answer: &HeaderMap, asked: &HeaderMap) -> Result<(), Rejection> {
     let wrong = |why| Err(Rejection::UpstreamProtocol(why));
-    if tokens(answer, UPGRADE) != ["websocket"] {
+    if !has_only_token(answer, UPGRADE, "websocket") {
         return wrong("the 101 does not switch to websocket");
     }
-    if !tokens(answer, CONNECTION).iter().any(|token| token == "upgrade") {
+    if !has_token(answer, CONNECTION, "upgrade") {
         return wrong("the 101 has no 'Connection: Upgrade'");
     }
     let key = asked.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -128,8 +130,9 @@ fn check_switch(answer: &HeaderMap, asked: &HeaderMap) -> Result<(), Rejection> 
                 .any(|offered| offered.as_bytes() == protocol.as_bytes()) => {}
         _ => return wrong("the server chose a subprotocol that was not offered"),
     }
-    let offered: Vec<_> = extension_names(asked).collect();
-    if extension_names(answer).any(|name| !offered.contains(&name)) {
+    let is_offered =
+        |name: &str| extension_names(asked).any(|offered| offered.eq_ignore_ascii_case(name));
+    if !extension_names(answer).all(is_offered) {
         return wrong("the server chose an extension that was not offered");
     }
     Ok(())
@@ -141,9 +144,9 @@ fn offered_protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
-fn extension_names(headers: &HeaderMap) -> impl Iterator<Item = String> {
-    let names = tokens(headers, SEC_WEBSOCKET_EXTENSIONS).into_iter();
-    names.map(|extension| extension.split(';').next().unwrap_or_default().trim().to_owned())
+fn extension_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    tokens(headers, SEC_WEBSOCKET_EXTENSIONS)
+        .map(|extension| extension.split(';').next().unwrap_or_default().trim())
 }
 
 pub async fn read_body(

@@ -4,6 +4,9 @@
 //! line feeds, two lengths, two hosts. A head that could be read in two ways is refused here,
 //! before any decision.
 
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
@@ -43,12 +46,15 @@ pub struct AnswerHead {
 /// Returns the length of the head at the start of `buffer`, with its empty line; `None` while it is
 /// not whole.
 pub fn length_of_head(buffer: &[u8]) -> Option<usize> {
-    buffer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+    memchr::memmem::find(buffer, b"\r\n\r\n").map(|at| at + 4)
 }
 
 /// Rejects bytes that no head may hold. Unfinished heads are checked too, so that a head of bare
 /// line feeds is answered at once. `previous` is the byte before these, or 0 at the start.
 pub fn check_bytes(head: &[u8], mut previous: u8) -> Result<(), Rejection> {
+    if is_of_whole_lines(head, previous) {
+        return Ok(());
+    }
     for &byte in head {
         match byte {
             b'\n' if previous != b'\r' => {
@@ -69,13 +75,29 @@ pub fn check_bytes(head: &[u8], mut previous: u8) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// Returns true if each line feed stands behind a carriage return, no carriage return stands before
+/// anything else, and no other control character but a tab is there. There is no branch for a byte,
+/// so the compiler checks many bytes at once.
+fn is_of_whole_lines(bytes: &[u8], before: u8) -> bool {
+    let Some((first, rest)) = bytes.split_first() else { return true };
+    let is_wrong = |previous: u8, byte: u8| {
+        let splits_a_line = (byte == b'\n') != (previous == b'\r');
+        let is_control = (byte < 0x20) & (byte != b'\t') & (byte != b'\r') & (byte != b'\n');
+        splits_a_line | is_control | (byte == 0x7f)
+    };
+    let pairs = bytes.iter().zip(rest);
+    !pairs.fold(is_wrong(before, *first), |wrong, (previous, byte)| {
+        wrong | is_wrong(*previous, *byte)
+    })
+}
+
 /// Parses a request head, which ends with its empty line.
 pub fn parse_request(head: &[u8], limits: &Limits) -> Result<RequestHead, Rejection> {
     check_bytes(head, 0)?;
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let allowed = fields.split_at_mut(limits.head_fields.min(MAX_FIELDS)).0;
-    let mut request = httparse::Request::new(allowed);
-    match request.parse(head) {
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, allowed) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(Rejection::HeadTooLarge),
         Err(httparse::Error::Version) => {
@@ -93,7 +115,7 @@ pub fn parse_request(head: &[u8], limits: &Limits) -> Result<RequestHead, Reject
     if target.len() > limits.target_bytes {
         return Err(Rejection::HeadTooLarge);
     }
-    let headers = header_map(request.headers)
+    let headers = header_map(head, request.headers)
         .ok_or(Rejection::AmbiguousRequest("a header is not well formed"))?;
     let (uri, named) = origin_form(&method, target)?;
     let host = match (host_of(&headers, version)?, named) {
@@ -117,9 +139,10 @@ pub fn parse_request(head: &[u8], limits: &Limits) -> Result<RequestHead, Reject
 /// error names the upstream's fault.
 pub fn parse_answer(head: &[u8], to_head: bool) -> Result<AnswerHead, &'static str> {
     check_bytes(head, 0).map_err(|_| "the answer head holds forbidden bytes")?;
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut response = httparse::Response::new(&mut fields);
-    match response.parse(head) {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    match parser.parse_response_with_uninit_headers(&mut response, head, &mut fields) {
         Ok(httparse::Status::Complete(length))
             if length == head.len() && head.starts_with(b"HTTP/") => {}
         _ => return Err("the answer head is not HTTP/1"),
@@ -131,7 +154,7 @@ pub fn parse_answer(head: &[u8], to_head: bool) -> Result<AnswerHead, &'static s
         .filter(|status| status.as_u16() < 600);
     let status = status.ok_or("the status is not a number from 100 to 599")?;
     let headers =
-        header_map(response.headers).ok_or("a header of the answer is not well formed")?;
+        header_map(head, response.headers).ok_or("a header of the answer is not well formed")?;
     let two_ways = "the length of the answer can be read in two ways";
     let length = body_length(&headers).map_err(|_| two_ways)?;
     let chunked = is_chunked(&headers).map_err(|_| two_ways)?;
@@ -158,11 +181,15 @@ pub fn parse_answer(head: &[u8], to_head: bool) -> Result<AnswerHead, &'static s
     Ok(AnswerHead { status, headers, framing })
 }
 
-fn header_map(fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+/// Returns the fields of a head. Their values share one copy of it.
+fn header_map(head: &[u8], fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let copy = Bytes::copy_from_slice(head);
     let mut headers = HeaderMap::with_capacity(fields.len() + 8);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        let value = HeaderValue::from_bytes(field.value).ok()?;
+        let start = field.value.as_ptr().addr().checked_sub(head.as_ptr().addr())?;
+        let value = copy.slice(start..start + field.value.len());
+        let value = HeaderValue::from_maybe_shared(value).ok()?;
         headers.append(name, value);
     }
     Some(headers)
@@ -269,14 +296,21 @@ pub fn asks_for_websocket(headers: &HeaderMap) -> bool {
         .any(|line| line.as_bytes().split(|byte| *byte == b',').any(is_websocket))
 }
 
-/// Returns the comma-separated tokens of all lines of one header, in lower case.
-pub fn tokens(headers: &HeaderMap, name: HeaderName) -> Vec<String> {
+/// Returns the comma-separated tokens of all lines of one header, as the peer wrote them.
+pub fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    lines
-        .flat_map(|line| line.split(','))
-        .map(|token| token.trim().to_ascii_lowercase())
-        .filter(|token| !token.is_empty())
-        .collect()
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
+}
+
+/// Returns true if a header has the token, in any case.
+pub fn has_token(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
+    tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted))
+}
+
+/// Returns true if a header has this one token and no other, in any case.
+pub fn has_only_token(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
+    let mut tokens = tokens(headers, name);
+    tokens.next().is_some_and(|token| token.eq_ignore_ascii_case(wanted)) && tokens.next().is_none()
 }
 
 #[cfg(test)]

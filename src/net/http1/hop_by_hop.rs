@@ -7,11 +7,11 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::head::tokens;
+use super::head::{has_token, tokens};
 use super::response::REQUEST_ID;
 
 /// The fields of RFC 9110 section 7.6.1, and those that older agents send.
-const HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
@@ -61,7 +61,7 @@ const END_TO_END_PREFIXES: [&str; 6] =
 
 /// Fields of an answer that count in its head alone. hyper drops some of them from the trailers of
 /// HTTP/1.1, and nothing does so for HTTP/2.
-const HEAD_ONLY: [HeaderName; 13] = [
+static HEAD_ONLY: [HeaderName; 13] = [
     AUTHORIZATION,
     CACHE_CONTROL,
     CONTENT_ENCODING,
@@ -83,22 +83,25 @@ const HEAD_ONLY: [HeaderName; 13] = [
 /// that is intended for all recipients of the content". Such an option is ignored: it would remove
 /// a field by which Usher judged the request.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let nominated = tokens(headers, CONNECTION);
-    for name in HOP_BY_HOP {
+    let nominated: Vec<HeaderName> = tokens(headers, CONNECTION)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| !is_end_to_end(name))
+        .collect();
+    remove_fields(headers, |name| HOP_BY_HOP.contains(name) || nominated.contains(name));
+}
+
+/// Removes all fields whose names are unwanted.
+pub fn remove_fields(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let unwanted: Vec<HeaderName> =
+        headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+    for name in unwanted {
         headers.remove(name);
-    }
-    for token in nominated {
-        if let Ok(name) = HeaderName::from_bytes(token.as_bytes())
-            && !is_end_to_end(&name)
-        {
-            headers.remove(name);
-        }
     }
 }
 
 /// Does the same for a request, and tells the upstream if the client accepts trailers.
 pub fn strip_from_request(headers: &mut HeaderMap) {
-    let takes_trailers = tokens(headers, TE).iter().any(|token| token == "trailers");
+    let takes_trailers = has_token(headers, TE, "trailers");
     strip_hop_by_hop(headers);
     // Trailers are not forwarded to the upstream: see `RequestBody`.
     headers.remove(TRAILER);
@@ -117,11 +120,7 @@ fn is_end_to_end(name: &HeaderName) -> bool {
 /// it has already read.
 pub fn strip_from_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
-    let unwanted: Vec<HeaderName> =
-        trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
-    for name in unwanted {
-        trailers.remove(name);
-    }
+    remove_fields(trailers, |name| !may_trail(name));
 }
 
 /// Returns false for fields that must not trail. RFC 9110 section 6.5.1 names framing, routing,

@@ -2,7 +2,7 @@
 //!
 //! Series are looked up once and kept, because a lookup costs several times as much as counting.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -129,12 +129,13 @@ pub struct Dimension {
     label: &'static str,
     is_optional: bool,
     values: Vec<String>,
-    places: HashMap<String, usize>,
+    places: BTreeMap<String, usize>,
 }
 
 impl Dimension {
     pub(super) fn new(label: &'static str, known: &[&str], is_optional: bool) -> Self {
-        let mut dimension = Self { label, is_optional, values: Vec::new(), places: HashMap::new() };
+        let mut dimension =
+            Self { label, is_optional, values: Vec::new(), places: BTreeMap::new() };
         for value in known.iter().chain([&NONE, &OTHER]) {
             if !dimension.places.contains_key(*value) {
                 dimension.places.insert((*value).to_owned(), dimension.values.len());

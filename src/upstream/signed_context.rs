@@ -88,7 +88,7 @@ impl SignedContext {
         let claims = Claims::of(&self.issuer, self.ttl, grant, about, &id, now)?;
         let signing = self.keys.load();
         let mut token = signing.prefix.clone();
-        URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(&claims).ok()?, &mut token);
+        token.push_str(&URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).ok()?));
         let signature = signing.keyring.sign(token.as_bytes())?;
         write!(token, ".{}", URL_SAFE_NO_PAD.encode(signature)).ok()?;
         HeaderValue::try_from(token).ok()

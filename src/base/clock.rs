@@ -13,6 +13,12 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
 
+/// Reads the monotonic clock alone, for a rule that needs no wall time.
+#[allow(clippy::disallowed_methods, reason = "only this function reads the monotonic clock")]
+pub fn monotonic() -> Instant {
+    Instant::now()
+}
+
 /// One reading of both clocks. It is taken when an event arrives, and passed to every rule for the
 /// event.
 #[derive(Clone, Copy, Debug)]
@@ -22,13 +28,16 @@ pub struct Now {
 }
 
 impl Now {
-    #[allow(clippy::disallowed_methods, reason = "only this function reads the clocks")]
     pub fn read() -> Self {
+        Self::at(monotonic())
+    }
+
+    /// Reads the wall clock, for an event whose monotonic time is known.
+    #[allow(clippy::disallowed_methods, reason = "only this function reads the wall clock")]
+    pub fn at(mono: Instant) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            wall: UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)),
-            mono: Instant::now(),
-        }
+        let wall = UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX));
+        Self { wall, mono }
     }
 
     /// Returns the monotonic instant at which the wall clock will show `wall`, if the clock is not

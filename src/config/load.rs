@@ -201,7 +201,7 @@ fn config<'r>(
     let admin_section = file.section("admin");
     let admin = admin::admin(&admin_section);
     admin::check_port(&admin_section, admin.as_ref(), &listeners);
-    let keepalive = keepalive::keepalive(&file.section("keepalive"));
+    let keepalive = Arc::new(keepalive::keepalive(&file.section("keepalive")));
     let limits = Arc::new(limits::limits(&file.section("limits")));
     let drain = Drain::read(&file.section("drain"));
     let certificates = Certificates::read(&file.section("certificates"));

@@ -92,7 +92,7 @@ pub struct Config {
     pub regions: Vec<store::Redis>,
     pub context: Context,
     pub mtls: Mtls,
-    pub keepalive: Keepalive,
+    pub keepalive: Arc<Keepalive>,
     pub limits: Arc<Limits>,
     pub revocation: Revocation,
     pub bypass: Bypass,
@@ -342,7 +342,7 @@ pub struct Route {
     /// Unsigned headers for the upstream: the name of the header, and the claim that it carries.
     pub identity_headers: Vec<(HeaderName, String)>,
     pub first_message: Arc<FirstMessage>,
-    pub reauth: Reauth,
+    pub reauth: Arc<Reauth>,
     pub reject_mode: RejectMode,
     pub close_codes: CloseCodes,
     /// The subprotocols that an early 101 may choose from.

@@ -114,7 +114,7 @@ impl Drain {
             return None;
         }
         let mut sessions = registry.handles();
-        sessions.retain(|session| share.route.is_none_or(|route| *session.route == *route));
+        sessions.retain(|session| share.route.is_none_or(|route| *session.route.name == *route));
         let total = sessions.len();
         let sessions = chosen(sessions, share.percent);
         let size = ShareSize { closing: sessions.len(), total };

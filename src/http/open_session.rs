@@ -31,7 +31,7 @@ use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle};
 use crate::session::relay::{Limits, Opening, Relay};
 use crate::session::revalidation::Revalidation;
 use crate::session::session_counts::CountedPlace;
-use crate::session::state::{Renewing, Rules};
+use crate::session::state::Rules;
 use crate::telemetry::Event;
 use crate::upstream::ServerPlace;
 use crate::ws::frame::Message;
@@ -90,15 +90,14 @@ pub(super) async fn open_session(
         user: grant.principal().map(|principal| principal.subject.as_str().into()),
         identity: Identity::of(grant.principal()),
         method: grant.method(),
-        route: Arc::clone(&route.name),
-        upstream: Arc::clone(&route.upstream.name),
+        route: Arc::clone(&route),
         server,
         peer: address,
         request_id: request_id.clone(),
         trace_id,
         started: now.wall,
         expires_at: grant.expires_at().map_or(0, |at| at.0).into(),
-        last_activity: now.wall.0.into(),
+        active_until: 0.into(),
         traffic: Default::default(),
         signal: CloseSignal::default(),
     };
@@ -121,23 +120,16 @@ pub(super) async fn open_session(
         user_place.begin(&record.session);
     }
 
-    let (keepalive, reauth) = (&edge.config.keepalive, route.reauth);
+    let (keepalive, reauth) = (&edge.config.keepalive, &route.reauth);
     let renews = grant.is_renewed_by_message();
     let logged_in_by_message = grant.method() == Some(Method::Message);
     let rules = Rules {
-        ping: keepalive.ping,
-        idle_timeout: keepalive.idle_timeout,
-        close_timeout: keepalive.close_timeout,
+        keepalive: Arc::clone(keepalive),
         expires: grant
             .expires_at()
             .filter(|_| reauth.mode != ReauthMode::Off)
             .map(|at| now.instant_of(at)),
-        renewing: renews.then_some(Renewing {
-            before_expiry: reauth.before_expiry,
-            grace: reauth.grace,
-            attempts: reauth.attempts,
-            proactive: reauth.proactive,
-        }),
+        renewing: renews.then(|| Arc::clone(reauth)),
         began_by_message: logged_in_by_message && client.dialect.hides_credentials(),
         close_codes: route.close_codes,
     };

@@ -31,7 +31,7 @@ impl CountedSession {
         Self {
             id: session.id.to_string(),
             user: user.map(|(issuer, user)| (issuer.to_owned(), user.to_owned())),
-            route: session.route.to_string(),
+            route: session.route.name.to_string(),
             address: session.peer,
         }
     }

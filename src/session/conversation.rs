@@ -210,9 +210,9 @@ impl Conversation {
 
     /// Notes how many messages the upstream has sent in all. A message that was too long to be held
     /// is not an answer to a login.
-    pub fn count_upstream(&mut self, messages: u64, state: &mut SessionState, now: Now) {
+    pub fn count_upstream(&mut self, messages: u64, state: &mut SessionState, now: Instant) {
         if messages > self.upstream_heard && self.login_answer.take().is_some() {
-            state.handle_close_request(CloseReason::LoginRefused, now.mono);
+            state.handle_close_request(CloseReason::LoginRefused, now);
         }
     }
 
@@ -236,7 +236,7 @@ impl Conversation {
         let Poll::Ready(verdict) = judging.verdict.as_mut().poll(cx) else { return Poll::Pending };
         let now = Now::read();
         CredentialJudged {
-            route: &session.route,
+            route: &session.route.name,
             duration: now.mono.saturating_duration_since(judging.since),
         }
         .emit();

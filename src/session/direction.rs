@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::conversation::{Conversation, MessageFate};
 use super::events::PingAnswered;
@@ -112,7 +113,7 @@ pub(super) struct MessageContext<'a> {
     pub state: &'a mut SessionState,
     pub conversation: Option<&'a mut Conversation>,
     pub route: &'a str,
-    pub now: Now,
+    pub now: Instant,
 }
 
 impl Direction {
@@ -247,7 +248,7 @@ impl Direction {
     fn take_in<'a>(&mut self, context: &mut MessageContext<'_>, bytes: &'a [u8]) -> &'a [u8] {
         self.bytes += bytes.len() as u64;
         if self.sender == Sender::Client {
-            context.state.handle_client_bytes(context.now.mono);
+            context.state.handle_client_bytes(context.now);
         }
         let mut rest = bytes;
         let mut whole: &[u8] = &[];
@@ -281,11 +282,11 @@ impl Direction {
                 break;
             }
             if let Some(rate) = &mut self.rate
-                && !rate.allows(self.follower.messages(), context.now.mono)
+                && !rate.allows(self.follower.messages(), context.now)
             {
                 LimitReached { limit: Limit::MessagesPerSecond, peer: None }.emit();
                 self.rate = None;
-                context.state.handle_close_request(CloseReason::MessageRate, context.now.mono);
+                context.state.handle_close_request(CloseReason::MessageRate, context.now);
                 self.ignore_rest();
             }
         }
@@ -299,7 +300,7 @@ impl Direction {
                 match control.kind {
                     ControlKind::Pong if self.sender == Sender::Client => {
                         let is_ours = control.payload == PING;
-                        match context.state.handle_pong(is_ours, context.now.mono) {
+                        match context.state.handle_pong(is_ours, context.now) {
                             Pong::Ours { round_trip } => {
                                 if let Some(round_trip) = round_trip {
                                     PingAnswered { route: context.route, round_trip }.emit();
@@ -312,7 +313,7 @@ impl Direction {
                     ControlKind::Close => context.state.handle_close_frame(
                         self.sender,
                         control.close_code(),
-                        context.now.mono,
+                        context.now,
                     ),
                     _ => {}
                 }
@@ -334,11 +335,14 @@ impl Direction {
                 };
                 let heard = match (&mut context.conversation, self.sender) {
                     (Some(conversation), Sender::Client) => {
-                        conversation.receive_client(&message, context.state, context.now)
+                        conversation.receive_client(&message, context.state, Now::at(context.now))
                     }
                     (Some(conversation), Sender::Upstream) => {
-                        let heard =
-                            conversation.receive_upstream(&message, context.state, context.now);
+                        let heard = conversation.receive_upstream(
+                            &message,
+                            context.state,
+                            Now::at(context.now),
+                        );
                         self.hold(conversation.holds_of_upstream());
                         heard
                     }
@@ -387,11 +391,11 @@ impl Direction {
             Ok(()) => {}
             Err(InflateError::TooLarge) => {
                 LimitReached { limit: Limit::InflatedBytes, peer: None }.emit();
-                context.state.handle_close_request(CloseReason::MessageTooBig, context.now.mono);
+                context.state.handle_close_request(CloseReason::MessageTooBig, context.now);
                 self.ignore_rest();
             }
             Err(InflateError::Broken) => {
-                context.state.handle_protocol_error(self.sender, context.now.mono);
+                context.state.handle_protocol_error(self.sender, context.now);
                 self.ignore_rest();
                 self.source = Source::Unreadable;
             }
@@ -411,9 +415,9 @@ impl Direction {
         self.source = Source::Unreadable;
         if error == FrameError::TooBig {
             LimitReached { limit: Limit::MessageBytes, peer: None }.emit();
-            context.state.handle_close_request(CloseReason::MessageTooBig, context.now.mono);
+            context.state.handle_close_request(CloseReason::MessageTooBig, context.now);
         } else {
-            context.state.handle_protocol_error(self.sender, context.now.mono);
+            context.state.handle_protocol_error(self.sender, context.now);
         }
     }
 }
@@ -442,7 +446,7 @@ pub(super) fn pump(
                 direction.inserts = None;
                 direction.inflating = None;
                 direction.ignore_rest();
-                context.state.handle_write_failed(direction.sender.other(), context.now.mono);
+                context.state.handle_write_failed(direction.sender.other(), context.now);
                 moved = PumpResult::Some;
             }
         }
@@ -461,7 +465,7 @@ pub(super) fn pump(
             Read::Bytes => moved = PumpResult::Some,
             Read::EndOfStream => {
                 direction.source = Source::Ended;
-                context.state.handle_end_of_stream(direction.sender, context.now.mono);
+                context.state.handle_end_of_stream(direction.sender, context.now);
                 return PumpResult::More;
             }
             Read::Blocked => return moved,

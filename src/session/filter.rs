@@ -25,6 +25,8 @@ impl SessionFilter {
             .method
             .as_ref()
             .is_none_or(|method| handle.method.is_some_and(|one| one.name() == method));
-        is_user && is_method && self.route.as_ref().is_none_or(|route| *handle.route == **route)
+        is_user
+            && is_method
+            && self.route.as_ref().is_none_or(|route| *handle.route.name == **route)
     }
 }

@@ -16,7 +16,7 @@ use super::message_rate::MessageRate;
 use super::registry::SessionHandle;
 use super::revalidation::{Revalidation, RevalidationResult};
 use super::state::{Action, Rules, SessionState};
-use crate::base::clock::Now;
+use crate::base::clock::{self, Now};
 use crate::net::stream::Stream;
 use crate::rejection::close::{CloseReason, SessionEnd};
 use crate::telemetry::Event;
@@ -138,21 +138,20 @@ impl Relay {
         }
     }
 
-    fn act(&mut self, action: Action, now: Now) {
+    fn act(&mut self, action: Action, now: Instant) {
         match action {
             Action::Ping => self.outbound.insert_control(frame::ping(PING)),
             Action::Ask => {
                 let question = self
                     .conversation
                     .as_ref()
-                    .and_then(|conversation| conversation.ask(&self.session, now));
+                    .and_then(|conversation| conversation.ask(&self.session, Now::at(now)));
                 self.insert_message(question);
             }
             Action::Close(reason) => {
-                let farewell = self
-                    .conversation
-                    .as_ref()
-                    .and_then(|conversation| conversation.farewell(reason, &self.session, now));
+                let farewell = self.conversation.as_ref().and_then(|conversation| {
+                    conversation.farewell(reason, &self.session, Now::at(now))
+                });
                 self.insert_message(farewell);
                 let to_client = reason
                     .to_client(self.state.close_codes())
@@ -168,7 +167,7 @@ impl Relay {
                     // A side that cannot get a close frame is not waited for: its connection just
                     // ends.
                     if close.is_some_and(|close| !direction.insert_close(close)) {
-                        self.state.handle_end_of_stream(receiver, now.mono);
+                        self.state.handle_end_of_stream(receiver, now);
                     }
                 }
             }
@@ -183,7 +182,7 @@ impl Relay {
     }
 
     /// Moves bytes in both directions.
-    fn pump(&mut self, cx: &mut Context<'_>, now: Now) -> PumpResult {
+    fn pump(&mut self, cx: &mut Context<'_>, now: Instant) -> PumpResult {
         if let Some(conversation) = &self.conversation {
             self.inbound.hold(conversation.holds(&self.state));
         }
@@ -192,7 +191,7 @@ impl Relay {
         let mut context = MessageContext {
             state: &mut self.state,
             conversation: self.conversation.as_deref_mut(),
-            route: &self.session.route,
+            route: &self.session.route.name,
             now,
         };
         let was_crowded = self.outbound.is_crowded();
@@ -332,19 +331,19 @@ impl Future for Relay {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         let this = self.get_mut();
-        let now = Now::read();
+        let now = clock::monotonic();
         // Compared with the clock itself: the timer may be late on a busy thread.
-        if this.state.next_deadline().is_some_and(|deadline| deadline <= now.mono) {
-            this.state.handle_deadline(now.mono);
+        if this.state.next_deadline().is_some_and(|deadline| deadline <= now) {
+            this.state.handle_deadline(now);
         }
         if let Poll::Ready(reason) = this.session.poll_close(cx) {
-            this.state.handle_close_request(reason, now.mono);
+            this.state.handle_close_request(reason, now);
         }
         let mut turns = 0;
         loop {
             let pump_result = this.pump(cx, now);
             if pump_result > PumpResult::Nothing {
-                this.session.touch(now.wall);
+                this.session.touch(now.saturating_duration_since(this.started));
                 this.session.set_traffic([this.inbound.traffic(), this.outbound.traffic()]);
             }
             let mut acted = this.poll_verdict(cx);

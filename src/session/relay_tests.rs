@@ -21,12 +21,12 @@ use crate::auth::renewal::Renewal;
 use crate::auth::revocation::Revocations;
 use crate::auth::ticket::Tickets;
 use crate::base::clock::{Now, UnixMillis};
+use crate::config::Keepalive;
 use crate::config::{Config, TEST_SECRET};
 use crate::model::method::Method;
 use crate::model::request_id::RequestId;
 use crate::rejection::close::CloseCodes;
 use crate::session::registry::Registry;
-use crate::session::state::Renewing;
 use crate::ws::deflate;
 
 struct Session {
@@ -69,16 +69,13 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
     let route = Arc::clone(&config.routes[0]);
     let grant = Grant::for_test(Arc::clone(&route), Some(principal), Method::Header);
     let rules = Rules {
-        ping: Duration::from_secs(86_400 * 9),
-        idle_timeout: Duration::from_secs(86_400 * 10),
-        close_timeout: Duration::from_secs(5),
-        expires: grant.expires_at().map(|at| now.instant_of(at)),
-        renewing: Some(Renewing {
-            before_expiry: route.reauth.before_expiry,
-            grace: route.reauth.grace,
-            attempts: route.reauth.attempts,
-            proactive: route.reauth.proactive,
+        keepalive: Arc::new(Keepalive {
+            ping: Duration::from_secs(86_400 * 9),
+            idle_timeout: Duration::from_secs(86_400 * 10),
+            close_timeout: Duration::from_secs(5),
         }),
+        expires: grant.expires_at().map(|at| now.instant_of(at)),
+        renewing: Some(Arc::clone(&route.reauth)),
         began_by_message: false,
         close_codes: CloseCodes::Rfc,
     };
@@ -152,9 +149,11 @@ fn open_behind_login(
         },
     };
     let rules = Rules {
-        ping: Duration::from_secs(25),
-        idle_timeout: Duration::from_secs(75),
-        close_timeout: Duration::from_secs(5),
+        keepalive: Arc::new(Keepalive {
+            ping: Duration::from_secs(25),
+            idle_timeout: Duration::from_secs(75),
+            close_timeout: Duration::from_secs(5),
+        }),
         expires: None,
         renewing: None,
         began_by_message: true,

@@ -4,11 +4,13 @@
 //! waits for bytes, for a close from the registry, or for `next_deadline`. This module decides when
 //! to ping, when to end, and what each side gets. The driver knows where frames begin and end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::timer::{Timer, TimerTable};
+use crate::config::{Keepalive, Reauth};
 use crate::rejection::close::CloseCodes;
 use crate::rejection::close::CloseReason;
 use crate::ws::close_code::CloseCode;
@@ -41,27 +43,18 @@ pub struct SessionState {
     shows_credentials: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// The rules of a session. Those of the configuration are shared: every session has them.
+#[derive(Clone, Debug)]
 pub struct Rules {
-    pub ping: Duration,
-    pub idle_timeout: Duration,
-    pub close_timeout: Duration,
+    pub keepalive: Arc<Keepalive>,
     /// The end of the grant. `None` for a public session, and for one that may outlive its grant.
     pub expires: Option<Instant>,
     /// `None`: the session ends with its grant.
-    pub renewing: Option<Renewing>,
+    pub renewing: Option<Arc<Reauth>>,
     /// The client sent its credential in a message. It may send it again at any time, and the
     /// upstream must not see it.
     pub began_by_message: bool,
     pub close_codes: CloseCodes,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Renewing {
-    pub before_expiry: Duration,
-    pub grace: Duration,
-    pub attempts: u32,
-    pub proactive: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,10 +135,10 @@ pub enum Action {
 impl SessionState {
     pub fn new(rules: Rules, now: Instant) -> Self {
         let mut timers = TimerTable::default();
-        timers.set(Timer::Ping, now + rules.ping);
-        timers.set(Timer::Idle, now + rules.idle_timeout);
+        timers.set(Timer::Ping, now + rules.keepalive.ping);
+        timers.set(Timer::Idle, now + rules.keepalive.idle_timeout);
+        let expires = rules.expires;
         let mut state = Self {
-            rules,
             phase: Phase::Open,
             timers,
             client_heard: now,
@@ -156,11 +149,16 @@ impl SessionState {
             asking: RenewalPhase::Quiet,
             ask_due: false,
             judging: false,
-            attempts_left: rules.renewing.map_or(0, |renewing| renewing.attempts),
+            attempts_left: rules.renewing.as_ref().map_or(0, |renewing| renewing.attempts),
             shows_credentials: rules.began_by_message,
+            rules,
         };
-        state.live_until(rules.expires, now);
+        state.live_until(expires, now);
         state
+    }
+
+    fn renewing(&self) -> Option<Reauth> {
+        self.rules.renewing.as_deref().copied()
     }
 
     /// Sets the deadlines of a grant that was given now.
@@ -169,7 +167,7 @@ impl SessionState {
         self.timers.stop(Timer::Ask);
         self.timers.stop(Timer::Expiry);
         let Some(expires) = expires else { return };
-        match self.rules.renewing {
+        match self.renewing() {
             None => self.timers.set(Timer::Expiry, expires),
             Some(renewing) => {
                 // A client with a token of one minute is not asked for the next one at once.
@@ -191,7 +189,7 @@ impl SessionState {
 
     /// Returns true if a message of the client may be an answer.
     pub fn expects_answer(&self) -> bool {
-        let Some(renewing) = self.rules.renewing else { return false };
+        let Some(renewing) = self.renewing() else { return false };
         renewing.proactive || self.asking != RenewalPhase::Quiet
     }
 
@@ -200,7 +198,7 @@ impl SessionState {
         // A client that was just renewed, and may not send a credential unasked, repeats its
         // answer.
         let repeats = self.asking == RenewalPhase::Settling
-            && self.rules.renewing.is_some_and(|renewing| !renewing.proactive);
+            && self.renewing().is_some_and(|renewing| !renewing.proactive);
         if !self.is_open() || !self.expects_answer() || self.judging || repeats {
             return ClientMessage::Ignore;
         }
@@ -224,7 +222,7 @@ impl SessionState {
     /// Handles the verdict on a credential. Returns true if the session goes on.
     pub fn handle_verdict(&mut self, verdict: Verdict, now: Instant) -> bool {
         self.judging = false;
-        let (Phase::Open, Some(renewing)) = (self.phase, self.rules.renewing) else { return false };
+        let (Phase::Open, Some(renewing)) = (self.phase, self.renewing()) else { return false };
         match verdict {
             Verdict::Renewed { expires } => {
                 self.attempts_left = renewing.attempts;
@@ -256,7 +254,7 @@ impl SessionState {
                 return self.timers.hasten(Timer::Answer, expires);
             }
             // The question is withdrawn. An answer to it is taken out of the stream all the same.
-            let grace = self.rules.renewing.map_or(Duration::ZERO, |renewing| renewing.grace);
+            let grace = self.renewing().map_or(Duration::ZERO, |renewing| renewing.grace);
             self.asking = RenewalPhase::Settling;
             self.timers.set(Timer::Answer, now + grace);
             self.ask_due = false;
@@ -340,17 +338,17 @@ impl SessionState {
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Ping => {
-                    let due = self.client_heard + self.rules.ping;
+                    let due = self.client_heard + self.rules.keepalive.ping;
                     if due > now {
                         self.timers.set(Timer::Ping, due);
                     } else {
                         self.ping_due = true;
                         self.pinged_at = Some(now);
-                        self.timers.set(Timer::Ping, now + self.rules.ping);
+                        self.timers.set(Timer::Ping, now + self.rules.keepalive.ping);
                     }
                 }
                 Timer::Idle => {
-                    let due = self.client_heard + self.rules.idle_timeout;
+                    let due = self.client_heard + self.rules.keepalive.idle_timeout;
                     if due > now {
                         self.timers.set(Timer::Idle, due);
                     } else {
@@ -359,9 +357,7 @@ impl SessionState {
                 }
                 Timer::Expiry => self.handle_close_request(CloseReason::SessionExpired, now),
                 Timer::Ask => {
-                    if let (Some(renewing), Some(expires)) =
-                        (self.rules.renewing, self.rules.expires)
-                    {
+                    if let (Some(renewing), Some(expires)) = (self.renewing(), self.rules.expires) {
                         self.asking = RenewalPhase::Asked;
                         self.ask_due = true;
                         self.shows_credentials = true;
@@ -456,7 +452,7 @@ impl SessionState {
 
     fn linger(&mut self, now: Instant) {
         self.timers = TimerTable::default();
-        self.timers.set(Timer::Linger, now + self.rules.close_timeout);
+        self.timers.set(Timer::Linger, now + self.rules.keepalive.close_timeout);
     }
 
     fn end(&mut self) {

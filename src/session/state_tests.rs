@@ -2,16 +2,21 @@ use super::*;
 use proptest::prelude::*;
 
 use crate::base::clock::Now;
+use crate::config::ReauthMode;
 
-const RULES: Rules = Rules {
-    ping: Duration::from_secs(25),
-    idle_timeout: Duration::from_secs(75),
-    close_timeout: Duration::from_secs(5),
-    expires: None,
-    renewing: None,
-    began_by_message: false,
-    close_codes: CloseCodes::Rfc,
-};
+fn rules() -> Rules {
+    Rules {
+        keepalive: Arc::new(Keepalive {
+            ping: Duration::from_secs(25),
+            idle_timeout: Duration::from_secs(75),
+            close_timeout: Duration::from_secs(5),
+        }),
+        expires: None,
+        renewing: None,
+        began_by_message: false,
+        close_codes: CloseCodes::Rfc,
+    }
+}
 
 fn seconds(state: &mut SessionState, start: Instant, at: u64) -> Vec<Action> {
     state.handle_deadline(start + Duration::from_secs(at));
@@ -21,7 +26,7 @@ fn seconds(state: &mut SessionState, start: Instant, at: u64) -> Vec<Action> {
 #[test]
 fn a_silent_client_is_pinged_and_then_let_go() {
     let start = Now::read().mono;
-    let mut state = SessionState::new(RULES, start);
+    let mut state = SessionState::new(rules(), start);
     assert_eq!(seconds(&mut state, start, 24), []);
     assert_eq!(seconds(&mut state, start, 25), [Action::Ping]);
     assert_eq!(seconds(&mut state, start, 50), [Action::Ping]);
@@ -32,7 +37,7 @@ fn a_silent_client_is_pinged_and_then_let_go() {
 #[test]
 fn a_talking_client_is_never_pinged_in_a_whole_day() {
     let start = Now::read().mono;
-    let mut state = SessionState::new(RULES, start);
+    let mut state = SessionState::new(rules(), start);
     for at in 0..86_400 {
         state.handle_client_bytes(start + Duration::from_secs(at));
         assert_eq!(seconds(&mut state, start, at), []);
@@ -42,8 +47,10 @@ fn a_talking_client_is_never_pinged_in_a_whole_day() {
 #[test]
 fn a_session_ends_when_its_grant_does_however_busy_it_is() {
     let start = Now::read().mono;
-    let mut state =
-        SessionState::new(Rules { expires: Some(start + Duration::from_secs(60)), ..RULES }, start);
+    let mut state = SessionState::new(
+        Rules { expires: Some(start + Duration::from_secs(60)), ..rules() },
+        start,
+    );
     state.handle_client_bytes(start + Duration::from_secs(59));
     assert_eq!(seconds(&mut state, start, 60), [Action::Close(CloseReason::SessionExpired)]);
     assert_eq!(state.close_code(), Some(CloseCode::POLICY));
@@ -52,7 +59,7 @@ fn a_session_ends_when_its_grant_does_however_busy_it_is() {
 #[test]
 fn a_close_handshake_ends_when_both_have_said_it() {
     let start = Now::read().mono;
-    let mut state = SessionState::new(RULES, start);
+    let mut state = SessionState::new(rules(), start);
     state.handle_close_frame(Sender::Client, CloseCode::NORMAL, start);
     assert_eq!(state.poll_action(), None);
     state.handle_close_request(CloseReason::Draining, start);
@@ -64,7 +71,7 @@ fn a_close_handshake_ends_when_both_have_said_it() {
 #[test]
 fn who_is_revoked_is_waited_for_a_second_at_most() {
     let start = Now::read().mono;
-    let mut state = SessionState::new(RULES, start);
+    let mut state = SessionState::new(rules(), start);
     state.handle_close_request(CloseReason::Revoked, start);
     assert_eq!(seconds(&mut state, start, 0), [Action::Close(CloseReason::Revoked)]);
     // The session's task repeats the request whenever it runs, and that gains no time.
@@ -72,7 +79,7 @@ fn who_is_revoked_is_waited_for_a_second_at_most() {
     assert_eq!(seconds(&mut state, start, 1)[0], Action::End(CloseReason::Revoked));
 
     // The same holds for a session that was already closing by itself.
-    let mut state = SessionState::new(RULES, start);
+    let mut state = SessionState::new(rules(), start);
     state.handle_close_frame(Sender::Upstream, CloseCode::NORMAL, start);
     state.handle_close_request(CloseReason::Revoked, start);
     assert_eq!(seconds(&mut state, start, 1)[0], Action::End(CloseReason::UpstreamClosed));
@@ -81,7 +88,7 @@ fn who_is_revoked_is_waited_for_a_second_at_most() {
 #[test]
 fn a_client_that_vanishes_is_explained_to_the_upstream() {
     let start = Now::read().mono;
-    let mut state = SessionState::new(RULES, start);
+    let mut state = SessionState::new(rules(), start);
     state.handle_end_of_stream(Sender::Client, start);
     assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ClientGone)));
     state.handle_end_of_stream(Sender::Upstream, start);
@@ -91,7 +98,7 @@ fn a_client_that_vanishes_is_explained_to_the_upstream() {
 #[test]
 fn only_the_answer_to_our_ping_is_swallowed() {
     let start = Now::read().mono;
-    let mut state = SessionState::new(RULES, start);
+    let mut state = SessionState::new(rules(), start);
     assert_eq!(state.handle_pong(true, start), Pong::Foreign, "nothing was asked");
     seconds(&mut state, start, 25);
     let pong = start + Duration::from_millis(25_080);
@@ -101,7 +108,9 @@ fn only_the_answer_to_our_ping_is_swallowed() {
     assert_eq!(state.handle_pong(true, pong), Pong::Foreign, "once");
 }
 
-const RENEWING: Renewing = Renewing {
+const RENEWING: Reauth = Reauth {
+    mode: ReauthMode::Message,
+    max_age: None,
     before_expiry: Duration::from_secs(60),
     grace: Duration::from_secs(30),
     attempts: 3,
@@ -111,8 +120,8 @@ const RENEWING: Renewing = Renewing {
 fn renewing(start: Instant, lifetime: u64) -> SessionState {
     let rules = Rules {
         expires: Some(start + Duration::from_secs(lifetime)),
-        renewing: Some(RENEWING),
-        ..RULES
+        renewing: Some(Arc::new(RENEWING)),
+        ..rules()
     };
     SessionState::new(rules, start)
 }
@@ -152,13 +161,13 @@ fn a_day_is_walked_in_tokens_of_fifteen_minutes() {
 #[test]
 fn a_client_that_logged_in_by_a_message_may_say_so_again() {
     let start = Now::read().mono;
-    for renewing in [None, Some(RENEWING)] {
+    for renewing in [None, Some(Arc::new(RENEWING))] {
         let mut state =
-            SessionState::new(Rules { began_by_message: true, renewing, ..RULES }, start);
+            SessionState::new(Rules { began_by_message: true, renewing, ..rules() }, start);
         assert!(state.listens() && !state.expects_answer());
         assert_eq!(state.handle_auth_message(), ClientMessage::Ignore);
     }
-    assert!(!SessionState::new(RULES, start).listens(), "others pay nothing");
+    assert!(!SessionState::new(rules(), start).listens(), "others pay nothing");
 }
 
 #[test]
@@ -219,8 +228,8 @@ fn a_client_may_come_early_only_where_the_route_says_so() {
     assert_eq!(state.handle_auth_message(), ClientMessage::Ignore);
     let rules = Rules {
         expires: Some(start + Duration::from_secs(900)),
-        renewing: Some(Renewing { proactive: true, ..RENEWING }),
-        ..RULES
+        renewing: Some(Arc::new(Reauth { proactive: true, ..RENEWING })),
+        ..rules()
     };
     let mut state = SessionState::new(rules, start);
     assert!(state.listens());
@@ -241,14 +250,14 @@ fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
     let start = Now::read().mono;
     let at = |seconds| start + Duration::from_secs(seconds);
     // A later end, and an earlier one.
-    let mut state = SessionState::new(Rules { expires: Some(at(60)), ..RULES }, start);
+    let mut state = SessionState::new(Rules { expires: Some(at(60)), ..rules() }, start);
     state.handle_client_bytes(at(200));
     state.handle_revalidated(at(120), at(30));
     assert_eq!(seconds(&mut state, start, 60), []);
     state.handle_revalidated(at(100), at(70));
     assert_eq!(seconds(&mut state, start, 100), [Action::Close(CloseReason::SessionExpired)]);
     // A session that may outlive its grant does.
-    let mut state = SessionState::new(RULES, start);
+    let mut state = SessionState::new(rules(), start);
     state.handle_revalidated(at(1), start);
     assert_eq!(seconds(&mut state, start, 2), []);
 
@@ -277,9 +286,10 @@ proptest! {
         proactive in any::<bool>(),
     ) {
         let start = Now::read().mono;
-        let renewing = renews.then_some(Renewing { proactive, ..RENEWING });
+        let renewing = renews.then(|| Arc::new(Reauth { proactive, ..RENEWING }));
         let mut expires = start + Duration::from_secs(100);
-        let rules = Rules { expires: Some(expires), renewing, ..RULES };
+        let rules = Rules { expires: Some(expires), renewing, ..rules() };
+        let close_timeout = rules.keepalive.close_timeout;
         let mut state = SessionState::new(rules, start);
         let (mut at, mut closes, mut leaving_since, mut ended) = (start, 0, None, None);
         let mut judging = false;
@@ -327,7 +337,7 @@ proptest! {
             }
             if !matches!(state.phase, Phase::Open) { leaving_since.get_or_insert(at); }
             if let Some(since) = leaving_since {
-                prop_assert!(ended.is_some() || at < since + RULES.close_timeout);
+                prop_assert!(ended.is_some() || at < since + close_timeout);
             }
             prop_assert!(leaving_since.is_some() || at < expires, "outlived its grant");
             prop_assert!(closes <= 1);
@@ -344,14 +354,14 @@ fn a_side_that_cannot_be_followed_ends_the_session_for_both() {
         (Sender::Client, CloseReason::ClientProtocol),
         (Sender::Upstream, CloseReason::UpstreamProtocol),
     ] {
-        let mut state = SessionState::new(RULES, start);
+        let mut state = SessionState::new(rules(), start);
         state.handle_protocol_error(from, start);
         assert!(state.is_ending());
         assert_eq!(state.poll_action(), Some(Action::Close(reason)));
         assert_eq!(seconds(&mut state, start, 5)[0], Action::End(reason));
 
         // In a close handshake, the reason of the handshake stays.
-        let mut state = SessionState::new(RULES, start);
+        let mut state = SessionState::new(rules(), start);
         state.handle_close_frame(Sender::Client, CloseCode::NORMAL, start);
         state.handle_protocol_error(from, start);
         let ended = state.poll_action() == Some(Action::End(CloseReason::ClientClosed));
@@ -365,7 +375,7 @@ fn a_side_that_takes_no_bytes_has_gone() {
     for (to, reason) in
         [(Sender::Client, CloseReason::ClientGone), (Sender::Upstream, CloseReason::UpstreamGone)]
     {
-        let mut state = SessionState::new(RULES, start);
+        let mut state = SessionState::new(rules(), start);
         state.handle_write_failed(to, start);
         assert_eq!(state.poll_action(), Some(Action::Close(reason)));
         let other = if to == Sender::Client { Sender::Upstream } else { Sender::Client };

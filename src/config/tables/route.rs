@@ -239,7 +239,7 @@ pub fn route(section: &Section<'_, '_>, context: &mut RouteContext<'_>) -> Optio
         check_login(section, &auth, own_first_message.value("forward").is_some());
     }
     let preset = first_message.preset;
-    let reauth = reauth::reauth(&section.section("reauth"), context.reauth, preset);
+    let reauth = reauth::reauth(&section.section("reauth"), context.reauth, preset).into();
     let preset_subprotocols = || preset.subprotocols().iter().map(|name| (*name).to_owned());
     let require = required_permissions(section, table.path.as_ref(), table.require, &auth);
     let migration = rollout::migration(

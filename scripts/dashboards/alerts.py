@@ -25,6 +25,8 @@ STAPLE_HOURS = 6
 class Recording:
     name: str
     query: str
+    # Whether it has no value as long as all is well.
+    is_quiet: bool = False
 
 
 @dataclass
@@ -34,15 +36,23 @@ class Alert:
     wait: str
     severity: str
     runbook: str
+    # The title of the panel that shows it, in `usher-overview` if no other dashboard is named.
+    panel: str
     summary: str
     description: str
 
 
+# Admission is an upgrade or the ticket for it. A client that gets no ticket never asks for an upgrade.
 FAILED = (
-    'sum by (job) (rate(usher_upgrades_total{{outcome=~"%SERVER%"}}[{0}])) or '
-    "sum by (job) (rate(usher_upgrades_total[{0}])) * 0"
+    'sum by (job) (rate(usher_upgrades_total{{outcome=~"%SERVER%"}}[{0}]) or '
+    'rate(usher_tickets_refused_total{{outcome=~"%SERVER%"}}[{0}])) or '
+    "sum by (job) (rate(usher_upgrades_total[{0}]) or rate(usher_tickets_issued_total[{0}])) * 0"
 )
-COUNTED = 'sum by (job) (rate(usher_upgrades_total{{outcome=~"accepted|%SERVER%"}}[{0}]))'
+COUNTED = (
+    'sum by (job) (rate(usher_upgrades_total{{outcome=~"accepted|%SERVER%"}}[{0}]) or '
+    "rate(usher_tickets_issued_total[{0}]) or "
+    'rate(usher_tickets_refused_total{{outcome=~"%SERVER%"}}[{0}]))'
+)
 
 RECORDINGS = [
     Recording(f"job:usher_admission_failures:ratio_rate{window}",
@@ -53,8 +63,17 @@ RECORDINGS = [
     Recording("job:usher_client_refusals:rate5m",
               'sum by (job) (rate(usher_upgrades_total{outcome=~"%CLIENT%"}[5m])) or '
               "sum by (job) (rate(usher_upgrades_total[5m])) * 0"),
+    # For each accepted client, so that more clients alone are no jump. Without any there is no value.
+    Recording("job:usher_client_refusals:per_accepted5m",
+              "job:usher_client_refusals:rate5m / clamp_min("
+              'sum by (job) (rate(usher_upgrades_total{outcome="accepted"}[5m])) or '
+              "job:usher_client_refusals:rate5m * 0, 0.01) "
+              "and sum by (job) (rate(usher_upgrades_total[5m])) > 0"),
     Recording("job:usher_connections:rate1m", "sum by (job) (rate(usher_connections_total[1m]))"),
-    Recording("job:usher_sessions_active:sum", "sum by (job) (usher_sessions_active)"),
+    # A node that starts is not ready either.
+    Recording("instance:usher_draining:ready",
+              "usher_ready == 0 and on (job, instance) time() - usher_start_time_seconds > 60",
+              is_quiet=True),
 ]  # fmt: skip
 
 
@@ -85,6 +104,20 @@ def sum_of(outcomes: str) -> str:
 
 
 NO_BACKEND = sum_of(NO_BACKEND_OUTCOMES)
+NO_TICKET = 'rate(usher_tickets_refused_total{outcome=~"%SERVER%"}[2m])'
+
+
+def unordered(query: str) -> str:
+    """Returns the sum over the nodes that did not drain within five minutes."""
+    drained = "last_over_time(instance:usher_draining:ready[5m])"
+    return f"sum by (job) (({query}) unless on (job, instance) {drained})"
+
+
+SESSIONS_NOW = unordered("usher_sessions_active")
+SESSIONS_BEFORE = unordered("usher_sessions_active offset 5m")
+# `usher drain --percent` ends sessions of a node that stays.
+ORDERED_ENDS = 'usher_session_closes_total{reason="draining"}'
+ORDERED_ENDS = unordered(f"clamp_min({ORDERED_ENDS} - {ORDERED_ENDS} offset 5m, 0) or {ORDERED_ENDS}")
 
 # The certificate that Usher orders itself has no file.
 ORDERED = "usher_acme_certificate_expiry_timestamp_seconds > 0"
@@ -97,50 +130,49 @@ FAILED_ORDERS = 'usher_acme_orders_total{outcome!~"issued|lock_lost"} by job'
 ALERTS = [
     Alert(
         "UsherDown",
-        "up == 0 and on (job, instance) count_over_time(usher_build_info[1h]) > 0",
-        "2m", "page", "down",
+        "up == 0 and on (job, instance) count_over_time(usher_build_info[7d]) > 0",
+        "2m", "page", "down", "Nodes that take clients",
         "{{ $labels.instance }} does not answer",
         "Prometheus could not read the metrics of a node for two minutes that it had read within "
-        "the last hour.",
+        "the last week. Remove a node that is gone for good from the targets.",
     ),
     Alert(
         "UsherAdmissionBudgetBurnsFast", burn("1h", "5m", 14.4),
-        "2m", "page", "admission",
-        "{{ $value | humanizePercentage }} of the upgrades of {{ $labels.job }} fail",
-        "Upgrades fail for reasons that are not the client's, so fast that the budget of a month "
+        "2m", "page", "admission", "Admitted, client faults apart",
+        "{{ $value | humanizePercentage }} of the admissions of {{ $labels.job }} fail",
+        "Upgrades or requests for tickets fail for reasons that are not the client's, so fast that the budget of a month "
         "(0.1 %) lasts two days.",
     ),
     Alert(
         "UsherAdmissionBudgetBurns", burn("6h", "30m", 6),
-        "15m", "page", "admission",
-        "{{ $value | humanizePercentage }} of the upgrades of {{ $labels.job }} fail, for hours",
-        "Upgrades fail for reasons that are not the client's, so fast that the budget of a month "
+        "15m", "page", "admission", "Admitted, client faults apart",
+        "{{ $value | humanizePercentage }} of the admissions of {{ $labels.job }} fail, for hours",
+        "Upgrades or requests for tickets fail for reasons that are not the client's, so fast that the budget of a month "
         "(0.1 %) lasts five days.",
     ),
     Alert(
         "UsherAdmissionBudgetBurnsSlowly", burn("3d", "6h", 1),
-        "1h", "ticket", "admission",
-        "{{ $value | humanizePercentage }} of the upgrades of {{ $labels.job }} fail, for days",
-        "Upgrades fail for reasons that are not the client's, so often that the budget of a month "
+        "1h", "ticket", "admission", "Admitted, client faults apart",
+        "{{ $value | humanizePercentage }} of the admissions of {{ $labels.job }} fail, for days",
+        "Upgrades or requests for tickets fail for reasons that are not the client's, so often that the budget of a month "
         "(0.1 %) will be used up.",
     ),
     Alert(
         "UsherSessionsFall",
-        "job:usher_sessions_active:sum < 0.8 * (job:usher_sessions_active:sum offset 5m) "
-        f"and job:usher_sessions_active:sum offset 5m > {LEAST_SESSIONS}",
-        "1m", "page", "sessions-fall",
+        f"{SESSIONS_NOW} + ({ORDERED_ENDS} or {SESSIONS_NOW} * 0) < 0.8 * {SESSIONS_BEFORE} "
+        f"and {SESSIONS_BEFORE} > {LEAST_SESSIONS}",
+        "1m", "page", "sessions-fall", "Sessions by route",
         "{{ $labels.job }} lost a fifth of its sessions in five minutes",
-        "{{ $value }} sessions are left.",
+        "No drain ended them, and as many have not come back.",
     ),
     Alert(
         "UsherRefusalsJump",
-        "job:usher_client_refusals:rate5m > 4 * "
-        "avg_over_time(job:usher_client_refusals:rate5m[6h] offset 10m) "
-        "and job:usher_client_refusals:rate5m > 1",
-        "5m", "page", "refusals-jump",
+        "job:usher_client_refusals:rate5m > 1 and job:usher_client_refusals:per_accepted5m > 4 * "
+        "quantile_over_time(0.5, job:usher_client_refusals:per_accepted5m[7d] offset 10m)",
+        "5m", "page", "refusals-jump", "Refusals that are the client's fault",
         "{{ $labels.job }} refuses {{ $value | humanize }} clients a second by their own fault",
-        "More than four times the mean of the last six hours: a release of the clients, a change "
-        "at the issuer or an attack.",
+        "For each accepted client more than four times the median of the last week: a release of "
+        "the clients, a change at the issuer or an attack.",
     ),
     Alert(
         "UsherReconnectStorm",
@@ -148,7 +180,7 @@ ALERTS = [
         "10m) "
         f"and job:usher_connections:rate1m > {LEAST_RATE} * sum by (job) (usher_ready) or "
         'sum by (job) (rate(usher_limits_hit_total{limit="unauthenticated"}[1m])) > 0',
-        "1m", "page", "storm",
+        "1m", "page", "storm", "New connections a second",
         "Clients storm {{ $labels.job }}",
         "Connections arrive at five times the rate of the last hour, or the places for clients "
         "without a credential are full.",
@@ -156,7 +188,7 @@ ALERTS = [
     Alert(
         "UsherConnectionsFull",
         'sum by (job, instance) (rate(usher_limits_hit_total{limit="connections"}[2m])) > 0',
-        "1m", "page", "storm",
+        "1m", "page", "storm", "Limits reached",
         "{{ $labels.instance }} has no place for more connections",
         "limits.connections is reached: the node closes new connections unread. Such refusals do "
         "not end by themselves.",
@@ -164,36 +196,49 @@ ALERTS = [
     Alert(
         "UsherConnectionsNearlyFull",
         "max by (job, instance) (usher_connections_open / usher_connections_limit) > 0.85",
-        "10m", "ticket", "storm",
+        "10m", "ticket", "storm", "Places that are taken",
         "{{ $labels.instance }} has {{ $value | humanizePercentage }} of its connections",
         "There is little room for the sessions of a node that fails.",
     ),
     Alert(
-        "UsherStoreAway", "max by (job, instance, lane) (usher_store_breaker_state) > 0",
-        "1m", "page", "store",
-        "{{ $labels.instance }} does not reach Redis ({{ $labels.lane }})",
+        "UsherStoreAway", "max by (job, instance, lane, region) (usher_store_breaker_state) > 0",
+        "1m", "page", "store", "Store: breaker",
+        "{{ $labels.instance }} does not reach Redis ({{ $labels.lane }}"
+        "{{ with $labels.region }}, region {{ . }}{{ end }})",
         "The circuit breaker is open: tickets are refused with 503, and orders to revoke stay on "
         "one node.",
     ),
     Alert(
         "UsherStoreFails",
-        'sum by (job, outcome) (rate(usher_store_operations_total{outcome!="ok"}[5m])) / on (job) group_left () '
-        "sum by (job) (rate(usher_store_operations_total[5m])) > 0.02",
-        "5m", "ticket", "store",
-        "{{ $value | humanizePercentage }} of the operations of {{ $labels.job }} on Redis fail: "
-        "{{ $labels.outcome }}",
+        'sum by (job, region, outcome) (rate(usher_store_operations_total{outcome!="ok"}[5m])) '
+        "/ on (job, region) group_left () "
+        "sum by (job, region) (rate(usher_store_operations_total[5m])) > 0.02",
+        "5m", "ticket", "store", "Store: failed operations",
+        "{{ $value | humanizePercentage }} of the operations of {{ $labels.job }} on Redis "
+        "{{ with $labels.region }}in {{ . }} {{ end }}fail: {{ $labels.outcome }}",
         "Redis answers, and not always well. Full memory (out_of_memory) fails only what is new.",
+    ),
+    Alert(
+        "UsherTicketsFail",
+        f"sum by (job, outcome) ({NO_TICKET}) / on (job) group_left () "
+        f"sum by (job) (rate(usher_tickets_issued_total[2m]) or {NO_TICKET}) > 0.1 "
+        f"and sum by (job, outcome) ({NO_TICKET}) * 120 >= {LEAST_FAILURES}",
+        "1m", "page", "store", "Refusals that are not the client's fault",
+        "{{ $value | humanizePercentage }} of the good clients of {{ $labels.job }} get no ticket: "
+        "{{ $labels.outcome }}",
+        "Clients that log in by ticket are outside. store_unavailable: Redis is away, or refuses "
+        "what is new.",
     ),
     Alert(
         "UsherRevocationsNotRead",
         "usher_revocation_stream_reading == 0 and on (job, instance) usher_store_breaker_state",
-        "2m", "page", "store",
+        "2m", "page", "store", "usher-fleet: Reads the orders of other nodes",
         "{{ $labels.instance }} does not read the revocations of other nodes",
         "A user that is revoked at another node is still let in here.",
     ),
     Alert(
         "UsherIssuerHasNoKeys", "max by (job, instance, issuer) (usher_issuer_keys) == 0",
-        "1m", "page", "issuer",
+        "1m", "page", "issuer", "Issuers: keys",
         "{{ $labels.instance }} has no keys of the issuer {{ $labels.issuer }}",
         "All of its tokens are refused with 503 ISSUER_KEYS_UNAVAILABLE.",
     ),
@@ -201,14 +246,14 @@ ALERTS = [
         "UsherIssuerAway",
         'sum by (job, instance, issuer) (increase(usher_issuer_key_fetches_total{outcome!="ok"}[30m])) > 0 '
         'unless sum by (job, instance, issuer) (increase(usher_issuer_key_fetches_total{outcome="ok"}[30m])) > 0',
-        "5m", "ticket", "issuer",
+        "5m", "ticket", "issuer", "Issuers: age of the keys",
         "{{ $labels.instance }} cannot fetch the keys of {{ $labels.issuer }}",
         "No fetch succeeded for 30 minutes. The last good keys still work; a new key of the "
         "issuer does not.",
     ),
     Alert(
         "UsherVerifierAway", "max by (job, instance, verifier) (usher_verifier_breaker_state) > 0",
-        "1m", "page", "verifier",
+        "1m", "page", "verifier", "Verifiers: breaker",
         "{{ $labels.instance }} does not reach the verifier {{ $labels.verifier }}",
         "The circuit breaker is open: clients whose credential the verifier judges are refused "
         "with 503.",
@@ -217,7 +262,7 @@ ALERTS = [
         "UsherUpstreamFails",
         f"{NO_BACKEND} / {sum_of('accepted|' + NO_BACKEND_OUTCOMES)} > 0.1 "
         f"and {NO_BACKEND} * 120 >= {LEAST_FAILURES}",
-        "1m", "page", "upstream",
+        "1m", "page", "upstream", "Upstreams: failed tries",
         "{{ $value | humanizePercentage }} of the good clients of {{ $labels.route }} find no "
         "backend",
         "All servers of the upstream that Usher tried refused, hung or answered nonsense.",
@@ -225,21 +270,21 @@ ALERTS = [
     Alert(
         "UsherServersEjected",
         'max by (job, upstream) (usher_upstream_servers{state="ejected"}) > 0',
-        "5m", "ticket", "upstream",
+        "5m", "ticket", "upstream", "Upstreams: servers by state",
         "{{ $value }} servers of {{ $labels.upstream }} get no clients",
         "They failed, and the others carry their load.",
     ),
     Alert(
         "UsherCertificateExpiresSoon",
         f"{CERTIFICATE_ENDS} - time() < {CERTIFICATE_DAYS} * 86400",
-        "5m", "ticket", "certificates",
+        "5m", "ticket", "certificates", "Certificates: time left",
         "{{ $labels.file }} ({{ $labels.purpose }}) expires in {{ $value | humanizeDuration }}",
         "Its renewal did not happen, or Usher did not read the new file.",
     ),
     Alert(
         "UsherCertificateExpires",
         f"{CERTIFICATE_ENDS} - time() < 86400",
-        "5m", "page", "certificates",
+        "5m", "page", "certificates", "Certificates: time left",
         "{{ $labels.file }} ({{ $labels.purpose }}) expires in {{ $value | humanizeDuration }}",
         "A negative time: it has expired. Clients refuse a listener's expired certificate.",
     ),
@@ -247,47 +292,47 @@ ALERTS = [
         "UsherAcmeOrdersFail",
         f"({grew(FAILED_ORDERS, '6h')}) "
         'unless sum by (job) (increase(usher_acme_orders_total{outcome="issued"}[6h])) > 0',
-        "15m", "ticket", "certificates",
+        "15m", "ticket", "certificates", "ACME: orders",
         "{{ $labels.job }} gets no certificate from its authority",
         "{{ $value | humanize }} orders failed in six hours, and none succeeded. The certificate in force stays.",
     ),
     Alert(
         "UsherStapleExpiresSoon",
         f"min by (job, file) (usher_ocsp_staple_expiry_timestamp_seconds) - time() < {STAPLE_HOURS} * 3600",
-        "5m", "ticket", "certificates",
+        "5m", "ticket", "certificates", "OCSP answers: time left",
         "The OCSP answer for {{ $labels.file }} expires in {{ $value | humanizeDuration }}",
         "Its renewal did not happen. Handshakes are without an answer then: clients refuse a certificate that "
         "requires one.",
     ),
     Alert(
         "UsherDrainStuck",
-        "usher_ready == 0 and on (job, instance) time() - usher_start_time_seconds > 60",
-        LONGEST_DRAIN, "ticket", "drain",
+        "instance:usher_draining:ready == 0",
+        LONGEST_DRAIN, "ticket", "drain", "usher-fleet: Ready",
         "{{ $labels.instance }} has been draining for ten minutes",
         "The node takes no clients, and its process has not ended.",
     ),
     Alert(
         "UsherShadowMismatch", grew("usher_shadow_mismatches_total by job, route, method, mismatch", "15m"),
-        "0m", "ticket", "shadow",
+        "0m", "ticket", "shadow", "Shadow: mismatches",
         "{{ $labels.route }}: the shadow {{ $labels.method }} {{ $labels.mismatch }}",
         "A shadow judged {{ $value | humanize }} clients in another way than the method that "
         "decides.",
     ),
     Alert(
         "UsherConfigurationRefused", "min by (job, instance) (usher_config_is_current) == 0",
-        "5m", "ticket", "configuration",
+        "5m", "ticket", "configuration", "Configuration is current",
         "{{ $labels.instance }} refused its configuration file",
         "The node works with the configuration before it. A restart would fail.",
     ),
     Alert(
         "UsherAuditLinesLost", grew("usher_audit_lines_dropped_total by job, instance", "15m"),
-        "0m", "page", "audit",
+        "0m", "page", "audit", "Lines of the log that were lost",
         "{{ $labels.instance }} lost lines of its audit log",
         "The disk is full or too slow: {{ $value | humanize }} lines are lost.",
     ),
     Alert(
         "UsherAcceptsTestIdentities", "max by (job, instance) (usher_bypass_allowed) == 1",
-        "0m", "page", "bypass",
+        "0m", "page", "bypass", "Test identities are accepted",
         "{{ $labels.instance }} accepts test identities",
         "The process was started with --allow-bypass: its secret impersonates any user. Silence "
         "this on test systems.",

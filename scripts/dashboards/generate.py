@@ -5,7 +5,7 @@
     scripts/dashboards/generate.py --check   # fails if the files differ
 
 Fails on a query for a metric, a label or an outcome that docs/metrics.md and docs/errors.md do not
-have, on a unit that does not fit the metric, and on a runbook that does not exist.
+have, on a unit that does not fit the metric, and on a runbook or a panel that does not exist.
 """
 
 import json
@@ -13,13 +13,20 @@ import re
 import sys
 from pathlib import Path
 
-from alerts import ALERTS, RECORDINGS
+from alerts import ALERTS, RECORDINGS, Alert
 from metrics import ROOT, Catalogue, UnknownName, result_labels
 from panels import DASHBOARDS, ONE_USER, Dashboard, Panel
 
 CHART = ROOT / "charts" / "usher"
 DATASOURCE = {"type": "prometheus", "uid": "$datasource"}
 COLUMNS = 24
+# The histograms that keep traces as exemplars (docs/metrics.md).
+TRACED = (
+    "usher_upgrade_duration_seconds", "usher_upgrade_phase_duration_seconds",
+    "usher_ticket_issue_duration_seconds",
+)  # fmt: skip
+# Operators replace this by the address of their copy. The chart does by its value `links.runbooks`.
+RUNBOOKS = "docs/runbooks"
 
 
 def filtered(query: str, catalogue: Catalogue, by_route: bool) -> str:
@@ -67,7 +74,14 @@ def check_unit(panel: Panel, query: str) -> None:
         raise UnknownName(f"{panel.title}: the unit is {unit}, and the query needs {good}: {query}")
 
 
-def panel_json(panel: Panel, number: int, place: dict, queries: list[str]) -> dict:
+def has_exemplars(query: str) -> bool:
+    """Returns true for one query of each histogram with exemplars: they are the same for all."""
+    return "quantile(0.99" in query and any(f"{name}_bucket" in query for name in TRACED)
+
+
+def panel_json(
+    panel: Panel, number: int, place: dict, queries: list[str], description: str
+) -> dict:
     defaults: dict = {"unit": panel.unit}
     if panel.unit == "percentunit":
         defaults |= {"min": 0, "max": 1}
@@ -78,8 +92,8 @@ def panel_json(panel: Panel, number: int, place: dict, queries: list[str]) -> di
             str(value): {"text": text, "index": value} for value, text in panel.names.items()
         }
         defaults["mappings"] = [{"type": "value", "options": options}]
-        bad_is_high = panel.names[0] == "closed"
-        colours = ("green", "orange", "red") if bad_is_high else ("orange", "green")
+        good_first = ("green", *("orange",) * (len(panel.names) - 2), "red")
+        colours = good_first if panel.bad_is_high else ("orange", "green")
         steps = zip((None, *range(1, len(colours))), colours)
         defaults["thresholds"] = {
             "mode": "absolute",
@@ -119,13 +133,14 @@ def panel_json(panel: Panel, number: int, place: dict, queries: list[str]) -> di
             "legendFormat": legend,
             "refId": chr(ord("A") + place_),
         }
+        | ({"exemplar": True} if has_exemplars(query) else {})
         for place_, (query, (_, legend)) in enumerate(zip(queries, panel.queries))
     ]
     return {
         "id": number,
         "type": panel.kind,
         "title": panel.title,
-        "description": panel.description,
+        "description": description,
         "datasource": DATASOURCE,
         "gridPos": place,
         "fieldConfig": {"defaults": defaults, "overrides": []},
@@ -180,6 +195,24 @@ def variables(dashboard: Dashboard) -> list[dict]:
     return result
 
 
+def place_of(alert: Alert) -> tuple[str, str]:
+    """Returns the dashboard and the title of the panel that shows the alert."""
+    named = re.match(r"(usher-\w+): (.*)", alert.panel)
+    return (named[1], named[2]) if named else ("usher-overview", alert.panel)
+
+
+def runbooks_of(dashboard: Dashboard, panel: Panel) -> list[str]:
+    """Returns a sentence for each runbook of the alerts that the panel shows."""
+    alerts = [one for one in ALERTS if place_of(one) == (dashboard.uid, panel.title)]
+    pages = dict.fromkeys(f"{RUNBOOKS}/{one.runbook}.md" for one in alerts)
+    return [f"Runbook: {page}" for page in pages]
+
+
+def panel_ids(boards: list[dict]) -> dict[tuple[str, str], int]:
+    """Returns the number of each panel by its dashboard and its title."""
+    return {(board["uid"], one["title"]): one["id"] for board in boards for one in board["panels"]}
+
+
 def dashboard_json(dashboard: Dashboard, catalogue: Catalogue) -> dict:
     by_route = any(name == "route" for name, *_ in dashboard.variables)
     panels, number, top = [], 1, 0
@@ -219,7 +252,8 @@ def dashboard_json(dashboard: Dashboard, catalogue: Catalogue) -> dict:
             if left + panel.width > COLUMNS:
                 left, top, height = 0, top + height, 0
             place = {"x": left, "y": top, "w": panel.width, "h": panel.height}
-            panels.append(panel_json(panel, number, place, queries))
+            description = " ".join((panel.description, *runbooks_of(dashboard, panel)))
+            panels.append(panel_json(panel, number, place, queries, description))
             number, left, height = number + 1, left + panel.width, max(height, panel.height)
         top += height
     return {
@@ -249,7 +283,29 @@ def dashboard_json(dashboard: Dashboard, catalogue: Catalogue) -> dict:
     }
 
 
-def rules_text(catalogue: Catalogue) -> str:
+def links(alert: Alert, panels: dict[tuple[str, str], int]) -> dict[str, str]:
+    """Returns the annotations that lead to the runbook and to the panel of an alert."""
+    dashboard, title = place_of(alert)
+    if (dashboard, title) not in panels:
+        raise UnknownName(f"{alert.name}: {dashboard} has no panel {title}")
+    page, number = f"{RUNBOOKS}/{alert.runbook}.md", panels[dashboard, title]
+    if not (ROOT / page).exists():
+        raise UnknownName(f"{alert.name}: {page} does not exist")
+    of_instance = "$labels.instance" in alert.summary
+    filters = "".join(
+        f"&var-{name}={{{{ $labels.{name} | urlquery }}}}"
+        for name in ("job", *("instance",) * of_instance)
+    )
+    return {
+        "runbook_url": page,
+        # Grafana's own names for the panel of an alert, and the link for everything else.
+        "__dashboardUid__": dashboard,
+        "__panelId__": str(number),
+        "dashboard_url": f"/d/{dashboard}?viewPanel={number}{filters}",
+    }
+
+
+def rules_text(catalogue: Catalogue, panels: dict[tuple[str, str], int]) -> str:
     """Returns the rule groups as YAML. A string in JSON is one in YAML, too."""
     recorded = {rule.name: {"job"} for rule in RECORDINGS}
     lines = [
@@ -260,15 +316,12 @@ def rules_text(catalogue: Catalogue) -> str:
     ]
     for rule in RECORDINGS:
         query = catalogue.expand(rule.query)
-        catalogue.check(query)
+        catalogue.check(query, recorded)
         lines += [f"      - record: {rule.name}", f"        expr: {json.dumps(query)}"]
     lines += ["  - name: usher-alerts", "    rules:"]
     for alert in ALERTS:
         query = catalogue.expand(alert.query)
         catalogue.check(query, recorded)
-        runbook = f"docs/runbooks/{alert.runbook}.md"
-        if not (ROOT / runbook).exists():
-            raise UnknownName(f"{alert.name}: {runbook} does not exist")
         labels = result_labels(query)
         for name in re.findall(r"\$labels\.(\w+)", alert.summary + alert.description):
             if labels is not None and name not in labels:
@@ -282,7 +335,9 @@ def rules_text(catalogue: Catalogue) -> str:
             "        annotations:",
             f"          summary: {json.dumps(alert.summary)}",
             f"          description: {json.dumps(alert.description)}",
-            f"          runbook: {json.dumps(runbook)}",
+        ]
+        lines += [
+            f"          {name}: {json.dumps(text)}" for name, text in links(alert, panels).items()
         ]
     return "\n".join(lines) + "\n"
 
@@ -290,11 +345,12 @@ def rules_text(catalogue: Catalogue) -> str:
 def outputs() -> dict[Path, str]:
     """Returns the text of every generated file."""
     catalogue = Catalogue()
-    files = {}
-    for dashboard in DASHBOARDS:
-        text = json.dumps(dashboard_json(dashboard, catalogue), indent=2, ensure_ascii=False) + "\n"
-        files[CHART / "dashboards" / f"{dashboard.uid}.json"] = text
-    files[CHART / "rules" / "usher.yaml"] = rules_text(catalogue)
+    boards = [dashboard_json(dashboard, catalogue) for dashboard in DASHBOARDS]
+    files = {
+        CHART / "dashboards" / f"{board['uid']}.json": json.dumps(board, indent=2, ensure_ascii=False) + "\n"
+        for board in boards
+    }
+    files[CHART / "rules" / "usher.yaml"] = rules_text(catalogue, panel_ids(boards))
     return files
 
 

@@ -10,6 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Labels that Prometheus adds itself.
 TARGET_LABELS = {"job", "instance"}
+# Counters whose `outcome` is a refusal or `accepted`.
+REFUSAL_COUNTERS = {
+    "usher_upgrades_total", "usher_http_requests_rejected_total", "usher_tickets_refused_total",
+}  # fmt: skip
 # `up` is a series that Prometheus writes for each target, `ALERTS` one for each alert.
 OTHER_SERIES = {"up": TARGET_LABELS}
 # Refusals that no alert counts as a failure of Usher, although the side at fault is not the client:
@@ -84,7 +88,7 @@ class Catalogue:
         """
         recorded = recorded or {}
         allowed = set()
-        pattern = r"(?<![\w:\"$])((?:usher|job):\w+(?::\w+)?|(?:usher|process)_\w+|up)\b(\{[^}]*\})?(\[)?"
+        pattern = r"(?<![\w:\"$])((?:usher|job|instance):\w+(?::\w+)?|(?:usher|process)_\w+|up)\b(\{[^}]*\})?(\[)?"
         bare = re.sub(r'"(?:[^"\\]|\\.)*"', '""', query)
         found = list(re.finditer(pattern, query))
         if not found:
@@ -119,10 +123,7 @@ class Catalogue:
             if name not in labels | TARGET_LABELS:
                 raise UnknownName(f"{series} has no label {name}")
             known = None
-            if (
-                series in ("usher_upgrades_total", "usher_http_requests_rejected_total")
-                and name == "outcome"
-            ):
+            if series in REFUSAL_COUNTERS and name == "outcome":
                 known = {*self.sides, "accepted"}
             elif name == "reason":
                 known = self.reasons

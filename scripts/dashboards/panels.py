@@ -21,6 +21,8 @@ class Panel:
     height: int = 7
     # Values with a name, such as {0: "closed"}.
     names: dict[int, str] = field(default_factory=dict)
+    # Whether 0 is the good value, and the highest the worst.
+    bad_is_high: bool = False
     stacked: bool = False
     # The legends of queries, or True for all, whose values are 0 as long as all is well.
     quiet: bool | tuple[str, ...] = False
@@ -54,18 +56,23 @@ def quantiles(metric: str, *labels: str, legend: str = "") -> list[tuple[str, st
 BREAKER = {0: "closed", 1: "half open", 2: "open"}
 YES_NO = {0: "no", 1: "yes"}
 
-ADMITTED_SHARE = (
+UPGRADED_SHARE = (
     'sum(rate(usher_upgrades_total{outcome="accepted"}[R])) / '
     'sum(rate(usher_upgrades_total{outcome=~"accepted|%SERVER%"}[R]))'
+)
+ADMITTED_SHARE = (
+    'sum(rate(usher_upgrades_total{outcome="accepted"}[R]) or rate(usher_tickets_issued_total[R]))'
+    ' / sum(rate(usher_upgrades_total{outcome=~"accepted|%SERVER%"}[R]) or '
+    'rate(usher_tickets_issued_total[R]) or '
+    'rate(usher_tickets_refused_total{outcome=~"%SERVER%"}[R]))'
 )
 
 
 def admission() -> Row:
     return Row("Can clients get in?", [
         Panel("Admitted, client faults apart", "percentunit", [(ADMITTED_SHARE, "admitted")],
-              "The share of upgrades that were accepted, of those that no fault of the client "
-              "ended. The alert "
-              "UsherAdmissionBudgetBurns counts the same.", kind="stat", width=4),
+              "The share of upgrades and requests for tickets that were accepted, of those that no "
+              "fault of the client ended. The alert UsherAdmissionBudgetBurns counts the same.", kind="stat", width=4),
         Panel("Sessions open now", "short", [("sum(usher_sessions_active)", "sessions")],
               "Live sessions of all nodes.", kind="stat", width=4),
         Panel("Nodes that take clients", "short",
@@ -81,10 +88,12 @@ def admission() -> Row:
             "client's fault"),
         ], "Upgrades a second. The two kinds of refusals are in the next two panels.", width=12, stacked=True),
         Panel("Refusals that are not the client's fault", "reqps",
-              [('sum by (outcome) (rate(usher_upgrades_total{outcome=~"%SERVER%"}[R]))', "{{outcome}}")],
+              [('sum by (outcome) (rate(usher_upgrades_total{outcome=~"%SERVER%"}[R]))', "{{outcome}}"),
+               ('sum by (outcome) (rate(usher_tickets_refused_total{outcome=~"%SERVER%"}[R])) or '
+                "sum(rate(usher_tickets_issued_total[R])) * 0", "no ticket: {{outcome}}")],
               "Faults of Usher, the store, an issuer, a verifier or an upstream. docs/errors.md "
               "has each outcome.",
-              stacked=True),
+              stacked=True, quiet=("no ticket: {{outcome}}",)),
         Panel("Refusals that are the client's fault", "reqps",
               [('sum by (outcome) (rate(usher_upgrades_total{outcome=~"%CLIENT%"}[R]))', "{{outcome}}")],
               "Wrong or old credentials, pages of other origins, rates. A jump is a broken "
@@ -102,7 +111,8 @@ def sessions() -> Row:
     return Row("Which sessions end, and why?", [
         Panel("Sessions by route", "short",
               [("sum by (route) (usher_sessions_active)", "{{route}}")],
-              "Live sessions. The alert SessionsFall compares with five minutes ago.",
+              "Live sessions. The alert UsherSessionsFall compares with five minutes ago, without "
+              "nodes that drain.",
               stacked=True),
         Panel("Ended sessions by reason", "cps",
               [("sum by (reason) (rate(usher_session_closes_total[R]))", "{{reason}}")],
@@ -228,9 +238,10 @@ def messages() -> Row:
 def dependencies() -> Row:
     return Row("Stores, issuers, verifiers and upstreams", [
         Panel("Store: breaker", "none",
-              [("max by (instance, lane) (usher_store_breaker_state)", "{{instance}} {{lane}}")],
+              [("max by (instance, lane, region) (usher_store_breaker_state)",
+                "{{instance}} {{lane}} {{region}}")],
               "open: Redis is not asked, and tickets are refused with 503.", kind="state-timeline",
-              names=BREAKER, quiet=True),
+              names=BREAKER, bad_is_high=True, quiet=True),
         Panel("Store: failed operations", "ops",
               [('sum by (outcome) (rate(usher_store_operations_total{outcome!="ok"}[R])) or '
                 'sum(rate(usher_store_operations_total[R])) * 0', "{{outcome}}")],
@@ -247,7 +258,7 @@ def dependencies() -> Row:
               [("max by (instance, verifier) (usher_verifier_breaker_state)",
                                              "{{instance}} {{verifier}}")],
               "open: its clients are refused with 503.", kind="state-timeline",
-              names=BREAKER, quiet=True),
+              names=BREAKER, bad_is_high=True, quiet=True),
         Panel("Verifiers: time of an answer", "s",
               [("histogram_quantile(0.99, sum by (le, verifier) "
                 "(rate(usher_verifier_question_duration_seconds_bucket[R])))", "{{verifier}} p99")],
@@ -352,7 +363,8 @@ def expiry() -> Row:
               quiet=True),
         Panel("Test identities are accepted", "none",
               [("max by (instance) (usher_bypass_allowed)", "{{instance}}")],
-              "yes is for test systems alone.", kind="state-timeline", names=YES_NO),
+              "yes is for test systems alone.", kind="state-timeline", names=YES_NO,
+              bad_is_high=True),
         Panel("Versions", "short", [("count by (version) (usher_build_info)", "{{version}}")],
               "Nodes by version: two during a rollout."),
     ])  # fmt: skip
@@ -393,7 +405,7 @@ ROUTE = Dashboard(
     "The clients of one route. For one user, see the text at the top: metrics have no users.",
     [
         Row("The clients of the route", [
-            Panel("Admitted, client faults apart", "percentunit", [(ADMITTED_SHARE, "admitted")],
+            Panel("Upgraded, client faults apart", "percentunit", [(UPGRADED_SHARE, "upgraded")],
                   "The share of upgrades that were accepted, of those that no fault of the client "
                   "ended.", kind="stat", width=4),
             Panel("Sessions open now", "short",
@@ -486,10 +498,10 @@ FLEET = Dashboard(
         ]),
         Row("Redis", [
             Panel("Breaker", "none",
-                  [("max by (instance, lane) (usher_store_breaker_state)",
-                    "{{instance}} {{lane}}")],
+                  [("max by (instance, lane, region) (usher_store_breaker_state)",
+                    "{{instance}} {{lane}} {{region}}")],
                   "open: Redis is not asked. One node alone: its network.", kind="state-timeline",
-                  names=BREAKER, quiet=True),
+                  names=BREAKER, bad_is_high=True, quiet=True),
             Panel("Operations", "ops",
                   [("sum by (operation) (rate(usher_store_operations_total[R]))", "{{operation}}")],
                   "put issues a ticket, take redeems one, place counts a session of a user, beat "

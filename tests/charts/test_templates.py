@@ -1,5 +1,6 @@
 """Each condition of the templates, in both cases."""
 
+import json
 import shutil
 
 import chart
@@ -785,6 +786,35 @@ def test_without_rules_and_dashboards(without_files):
     rendered = chart.Rendered(values, chart=without_files)
     assert rendered.all("PrometheusRule") == []
     assert len(rendered.all("ConfigMap")) == 1
+
+
+def annotations_of(links):
+    one = chart.Rendered(chart.situation("operator", links=links)).one("PrometheusRule")
+    rules = [rule for group in one["spec"]["groups"] for rule in group["rules"]]
+    [down] = [rule for rule in rules if rule.get("alert") == "UsherDown"]
+    return down["annotations"]
+
+
+def boards_of(links):
+    rendered = chart.Rendered(chart.situation("operator", links=links))
+    maps = [one for one in rendered.all("ConfigMap") if "usher.toml" not in one["data"]]
+    return {name: text for one in maps for name, text in one["data"].items()}
+
+
+def test_links_of_alerts_and_panels():
+    paths = annotations_of({})
+    assert paths["runbook_url"] == "docs/runbooks/down.md"
+    assert paths["dashboard_url"].startswith("/d/usher-overview?viewPanel=")
+    assert "var-job={{ $labels.job | urlquery }}" in paths["dashboard_url"]
+    links = {"runbooks": "https://wiki.example.com/usher/", "grafana": "https://g.example.com"}
+    whole = annotations_of(links)
+    assert whole["runbook_url"] == "https://wiki.example.com/usher/down.md"
+    assert whole["dashboard_url"] == "https://g.example.com" + paths["dashboard_url"]
+    assert whole["__dashboardUid__"] == "usher-overview"
+    for name, text in boards_of({}).items():
+        with_links = boards_of(links)[name]
+        assert json.loads(with_links)["uid"] == json.loads(text)["uid"]
+        assert with_links.count("https://wiki.example.com/usher/") == text.count("docs/runbooks/")
 
 
 # The rest.

@@ -87,6 +87,8 @@ def test_objects_are_strict():
         ({"service": {"type": "ExternalName"}}, "/service/type"),
         ({"tlsRoute": {"apiVersion": "v2"}}, "/tlsRoute/apiVersion"),
         ({"secretEnv": [{"name": "A"}]}, "/secretEnv/0"),
+        ({"links": {"runbooks": 'https://a.example.com/"'}}, "/links/runbooks"),
+        ({"links": {"grafana": "grafana.example.com"}}, "/links/grafana"),
     ],
 )
 def test_the_schema_refuses(over, message):

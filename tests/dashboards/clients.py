@@ -7,16 +7,11 @@ import urllib.request
 
 import websockets
 from websockets.asyncio.client import connect
-from world import HERE, PAGE, World
-
-
-# The trace that clients with a bearer token name.
-TRACE = "0af7651916cd43dd8448eb211c80319c"
+from world import HERE, PAGE, PARENT, World
 
 
 def bearer(token: str) -> dict:
-    parent = f"00-{TRACE}-b7ad6b7169203331-01"
-    return {"additional_headers": {"Authorization": f"Bearer {token}", "traceparent": parent}}
+    return {"additional_headers": {"Authorization": f"Bearer {token}", "traceparent": PARENT}}
 
 
 def cookie(text: str) -> dict:

@@ -28,7 +28,7 @@ from alerts import ALERTS, RECORDINGS
 from metrics import Catalogue, UnknownName
 from panels import DASHBOARDS
 from prometheus import RULES, Prometheus
-from world import World, eventually
+from world import TRACE, World, eventually
 
 # Series from before the last seconds count, so that a slow machine has a rate, too.
 RATE_INTERVAL = "20s"
@@ -133,6 +133,19 @@ def promtool(folder: Path) -> None:
     assert done.returncode == 0, alert_cases.name_of(done.stdout + done.stderr)
 
 
+def exemplar_queries() -> list[str]:
+    """Returns the queries of panels that show exemplars."""
+    asked = {}
+    for path in (ROOT / "charts" / "usher" / "dashboards").glob("*.json"):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel.get("targets", []):
+                if target.get("exemplar"):
+                    query = target["expr"].replace("$__rate_interval", RATE_INTERVAL)
+                    asked[panel["title"]] = re.sub(r'"\$\w+"', '".+"', query)
+    assert len(asked) == len(generate.TRACED), asked
+    return [*asked.values()]
+
+
 def queries() -> dict[str, tuple[str, bool, str]]:
     """Returns each query of each panel under its name, with the variables replaced.
 
@@ -235,7 +248,7 @@ async def live(folder: Path, binary: Path) -> None:
                 if left and (driver.done() or time.monotonic() > end):
                     raise AssertionError("\n".join(f"{name}: {text}" for name, text in why.items()))
                 await asyncio.sleep(1)
-            for rule in RECORDINGS:
+            for rule in (one for one in RECORDINGS if not one.is_quiet):
                 await eventually(lambda rule=rule: prometheus.ask(rule.name), 20, rule.name)
             groups = (await asyncio.to_thread(prometheus.get, "rules"))["groups"]
             sick = [rule for group in groups for rule in group["rules"] if rule["health"] == "err"]
@@ -256,14 +269,17 @@ async def live(folder: Path, binary: Path) -> None:
             assert "\nusher_connections_limit 4321\n" in metrics, "the limit after a reload"
             lint = ["promtool", "check", "metrics"]
             subprocess.run(lint, input=metrics, text=True, check=True, stdout=subprocess.DEVNULL)
-            # Prometheus asks for OpenMetrics by itself.
-            traces = await asyncio.to_thread(
-                prometheus.get, "query_exemplars", start=time.time() - 600, end=time.time(),
-                query="usher_upgrade_duration_seconds_bucket",
-            )  # fmt: skip
-            found = {one["labels"]["trace_id"] for row in traces for one in row["exemplars"]}
+            # Prometheus asks for OpenMetrics by itself. Grafana asks it with the query of the panel.
+            found = set()
+            for query in exemplar_queries():
+                traces = await asyncio.to_thread(
+                    prometheus.get, "query_exemplars", query=query,
+                    start=time.time() - 600, end=time.time(),
+                )  # fmt: skip
+                assert traces, f"no exemplars of {query}"
+                found |= {one["labels"]["trace_id"] for row in traces for one in row["exemplars"]}
             # The first node names the trace of the client, and the second one its own.
-            assert clients.TRACE in found and len(found) > 1, f"exemplars: {found}"
+            assert TRACE in found and len(found) > 1, f"exemplars: {found}"
         finally:
             stop.set()
             await asyncio.wait([driver], timeout=15)

@@ -102,20 +102,21 @@ class Admission(Walk):
 
 class SessionsFall(Walk):
     name, alerts = "sessions-fall", ("UsherSessionsFall",)
-    signs = ('reason="draining"', "share_drain_started")
+    signs = ('reason="upstream_closed"', "server_ejected")
 
     async def begin(self, world):
         self.crowd = [
             asyncio.create_task(world.visit("/ws", stay=60, **header(world))) for _ in range(70)
         ]
         await asyncio.sleep(14)
-        await asyncio.to_thread(world.nodes[0].order, "/drain", percent=70)
+        await world.backend.stop()
         await asyncio.sleep(3)
 
     async def end(self, world):
         for task in self.crowd:
             task.cancel()
         await asyncio.gather(*self.crowd, return_exceptions=True)
+        await world.backend.start()
 
 
 class RefusalsJump(Walk):
@@ -195,7 +196,8 @@ class Store(Walk):
 
 
 class FullStore(Store):
-    alerts, signs = ("UsherStoreFails",), ('outcome="out_of_memory"', "PONG")
+    alerts = ("UsherStoreFails", "UsherTicketsFail")
+    signs = ('outcome="out_of_memory"', "PONG")
 
     async def begin(self, world):
         self.set(world, "1")
@@ -471,7 +473,8 @@ async def walk(one: Walk, binary: Path, folder: Path, show: bool) -> list[str]:
                     if show:
                         print(f"    {alert}: {text['summary']}. {text['description']}")
                     assert "no value" not in text["summary"] + text["description"], text
-                    assert Path(text["runbook"]).stem == one.name, text
+                    assert Path(text["runbook_url"]).stem == one.name, text
+                    assert "&var-job=usher" in text["dashboard_url"], text
             fired_after = time.monotonic() - begin
             output = ""
             for command in commands(one.name):

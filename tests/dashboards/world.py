@@ -33,6 +33,9 @@ from websockets.asyncio.server import serve
 HERE = "127.0.0.1"
 ISSUER, REMOTE, AUDIENCE = "https://id.example.com", "https://remote.example.com", "chat"
 PAGE = "https://app.example.com"
+# The trace that clients with a bearer token name.
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 DROP = asyncio.subprocess.DEVNULL
 
 
@@ -462,7 +465,10 @@ file = "{self.audit_file(node)}"
     async def ticket(self, token: str, node=0) -> str:
         def ask():
             url = f"http://{HERE}:{self.nodes[node].port}/websocket/ticket"
-            head = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+            head = {
+                "authorization": f"Bearer {token}", "content-type": "application/json",
+                "traceparent": PARENT,
+            }  # fmt: skip
             request = urllib.request.Request(url, b"{}", head)
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return json.loads(answer.read())["ticket_id"]

@@ -126,3 +126,16 @@ metadata:
     {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end -}}
+
+{{- /* A file of rules or dashboards, whose links have the addresses of the values. Arguments: list of the root and the path. */ -}}
+{{- define "usher.linked" -}}
+{{- $root := index . 0 -}}
+{{- $text := $root.Files.Get (index . 1) -}}
+{{- with $root.Values.links.runbooks -}}
+{{- $text = $text | replace "docs/runbooks/" (printf "%s/" (trimSuffix "/" .)) -}}
+{{- end -}}
+{{- with $root.Values.links.grafana -}}
+{{- $text = $text | replace "\"/d/usher-" (printf "\"%s/d/usher-" (trimSuffix "/" .)) -}}
+{{- end -}}
+{{- $text -}}
+{{- end -}}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tests the Helm chart without a cluster: renders it with Helm's engine, validates every object with the
 # published schemas of Kubernetes and of the operators, and gives each usher.toml to `usher check`.
-# `test-chart.sh write` writes the tables of charts/usher/README.md instead. Other arguments go to pytest.
+# `test-chart.sh write` writes the tables of charts/usher/README.md and Kubernetes' part of the schema of
+# the values instead. Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,7 +32,8 @@ prepare() {
 prepare
 if [ "${1:-}" = write ]; then
     tests/charts/node_modules/.bin/readme-generator -v charts/usher/values.yaml -r charts/usher/README.md >/dev/null
-    say "charts/usher/README.md written"
+    "$venv/bin/python" tests/charts/definitions.py
+    say "charts/usher/README.md and values.schema.json written"
 else
     "$venv/bin/python" -m pytest --quiet -p no:cacheprovider "${@:-tests/charts}"
 fi

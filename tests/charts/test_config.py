@@ -5,10 +5,16 @@ import tomllib
 import chart
 import helm_python
 import pytest
+from test_situations import check
 
 
 def toml_of(name="plain", **over):
     return tomllib.loads(chart.Rendered(chart.situation(name, **over)).config_text)
+
+
+def assert_checked(text, folder):
+    checked = check(text, folder, ["USHER_JWT_SECRET", "USHER_ADMIN_TOKEN"])
+    assert checked.returncode == 0, checked.stderr
 
 
 STRANGE = [
@@ -143,6 +149,36 @@ def test_a_listener_with_plain_false_is_not_overwritten():
     listener = tomllib.loads(chart.Rendered(values).config_text)["listener"][0]
     assert listener["plain"] is False
     assert listener["certificates"] == certificates
+
+
+SECRET = {"cert": "/etc/usher/tls/tls.crt", "key": "/etc/usher/tls/tls.key"}
+ACME = {"domains": ["a.example.com"], "terms_agreed": True}
+
+
+@pytest.mark.parametrize("extra", [{"plain": False}, {"certificates": []}])
+def test_a_default_that_is_written_out_is_as_if_left_out(extra, tmp_path):
+    listeners = {"listener": [extra]}
+    text = chart.Rendered(chart.situation("tls-secret", config=listeners)).config_text
+    assert tomllib.loads(text)["listener"][0]["certificates"] == [SECRET]
+    assert_checked(text, tmp_path)
+
+
+def test_acme_needs_no_certificate(tmp_path):
+    over = {"tls": {}, "config": {"listener": [{"acme": True}], "acme": ACME}}
+    text = chart.Rendered(chart.deep_merge(chart.situation("plain", tls=None), over)).config_text
+    [listener] = tomllib.loads(text)["listener"]
+    assert listener == {"address": "[::]:8443", "acme": True}
+    assert_checked(text, tmp_path)
+    off = chart.Rendered(chart.situation("plain", **over | {"tls": {"enabled": False}}))
+    assert "plain" not in tomllib.loads(off.config_text)["listener"][0]
+
+
+def test_acme_beside_a_secret_that_serves_until_the_first_order(tmp_path):
+    config = {"listener": [{"acme": True}], "acme": ACME}
+    text = chart.Rendered(chart.situation("tls-secret", config=config)).config_text
+    [listener] = tomllib.loads(text)["listener"]
+    assert listener["certificates"] == [SECRET]
+    assert_checked(text, tmp_path)
 
 
 def test_redis():

@@ -21,6 +21,8 @@ def environment(rendered):
     return {one["name"]: one for one in rendered.container.get("env", [])}
 
 
+ACME = {"domains": ["a.example.com"], "terms_agreed": True}
+
 # Names, labels, image.
 
 
@@ -281,6 +283,9 @@ def test_replicas_and_strategy():
         "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
     }
     assert "replicas" not in spec("Deployment", "autoscaling")
+    recreate = spec("Deployment", strategy={"type": "Recreate"})
+    assert recreate["strategy"] == {"type": "Recreate"}
+    assert "strategy" not in spec("Deployment", strategy=None)
 
 
 def test_resources():
@@ -299,10 +304,18 @@ def test_probes():
     assert container["readinessProbe"]["failureThreshold"] == 1
 
 
-@pytest.mark.parametrize("handler", ["httpGet", "exec", "tcpSocket", "grpc"])
+@pytest.mark.parametrize(
+    "handler",
+    [
+        {"httpGet": {"port": 1}},
+        {"exec": {"command": ["a"]}},
+        {"tcpSocket": {"port": 1}},
+        {"grpc": {"port": 1}},
+    ],
+)
 def test_a_probe_with_a_handler_of_its_own(handler):
-    container = render(livenessProbe={handler: {"port": 1}}).container
-    wanted = {"periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6, handler: {"port": 1}}
+    container = render(livenessProbe=handler).container
+    wanted = {"periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6} | handler
     assert container["livenessProbe"] == wanted
 
 
@@ -477,6 +490,12 @@ def test_service_of_a_second_plain_listener():
     assert spec("Service", **over)["ports"][0]["name"] == "https"
     leads_there = spec("Service", **over, ports={"listener": 8080})
     assert leads_there["ports"][0]["name"] == "http"
+
+
+def test_service_of_two_plain_listeners_on_one_port():
+    listeners = [{"address": f"10.0.0.{one}:8443", "plain": True} for one in (1, 2)]
+    [port] = spec("Service", "plain", config={"listener": listeners})["ports"]
+    assert (port["name"], port["port"], port["appProtocol"]) == ("http", 80, "kubernetes.io/ws")
 
 
 def test_fields_of_the_service():
@@ -858,6 +877,16 @@ def test_extra_objects():
             ),
         ),
         ("makes its own key", ("redis", {}), ("configmap", {})),
+        (
+            "ACME without a shared store",
+            ("tls-secret", {"config": {"acme": ACME}}),
+            ("redis", {"config": {"acme": ACME}}),
+        ),
+        (
+            "ACME without a shared store",
+            ("tls-secret", {"config": {"acme": ACME}}),
+            ("tls-secret", {"config": {"acme": ACME, "state_dir": "/kept"}}),
+        ),
         ("The listener is plain HTTP", ("plain", {}), ("tls-secret", {})),
         ("a tag and no digest", ("plain", {}), ("tls-secret", {})),
         ("One pod:", ("plain", {}), ("redis", {})),

@@ -10,19 +10,15 @@ import shutil
 import subprocess
 
 import chart
+import definitions
 import helm_python
 import pytest
 import yaml
 
 SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text())
 DEFAULTS = chart.read_values("values.yaml")
-# Objects of Kubernetes that the chart passes on, and annotations and labels.
-FREE = re.compile(
-    r"(annotations|labels|nodeSelector|global|resources\.(requests|limits)|SecurityContext"
-    r"|securityContext|Probe|rollingUpdate|sessionAffinityConfig|scaleUp|scaleDown"
-    r"|lifecycle\..*|affinity\..*)$",
-    re.I,
-)
+# Annotations, labels, and what other charts read too.
+FREE = re.compile(r"(annotations|labels|nodeSelector|global)$", re.I)
 
 
 def objects_of(schema, path=""):
@@ -56,8 +52,7 @@ def test_every_value_is_in_the_schema():
 
 def test_every_property_of_the_schema_is_a_value():
     # The schema names more than the defaults only inside objects of Kubernetes.
-    inside = ("global.", "resources.", "strategy.", "lifecycle.", "affinity.", "dnsConfig.")
-    inside += ("tls.certManager.privateKey.", "autoscaling.behavior.", "httpRoute.timeouts.")
+    inside = ("global.", "strategy.", "tls.certManager.privateKey.", "httpRoute.timeouts.")
     known = set(keys_of(DEFAULTS))
     for path, schema in objects_of(SCHEMA):
         for key in schema.get("properties", {}):
@@ -69,6 +64,14 @@ def test_objects_are_strict():
     for path, schema in objects_of(SCHEMA):
         if not FREE.search(path):
             assert schema.get("additionalProperties") is False, path
+    for name, schema in SCHEMA["$defs"].items():
+        if "properties" in schema:
+            assert schema["additionalProperties"] is False, name
+
+
+def test_the_definitions_are_those_of_kubernetes():
+    made = definitions.text(definitions.with_definitions(SCHEMA))
+    assert made == definitions.SCHEMA.read_text(), "run scripts/test-chart.sh write"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +127,7 @@ GATEWAY = [{"name": "edge"}]
             "redis.url and config.store.url are both set",
         ),
         ("plain", {"tls": {"enabled": True}}, "the listener has no certificate"),
+        ("plain", {"config": {"listener": [{"plain": False}]}}, "tls.enabled is false, but"),
         (
             "cert-manager",
             {"tls": {"existingSecret": "a"}},
@@ -229,6 +233,7 @@ def test_every_message_of_the_templates_is_tested():
     written = sum(path.read_text().count("fail (") + path.read_text().count('fail "') for path in templates)
     [mark] = test_the_templates_refuse.pytestmark
     messages = {message for _, _, message in mark.args[1]}
+    messages.add("set fullnameOverride")  # It needs another name of the release: test_inputs.py.
     assert written <= len(messages), "a `fail` has no test"
 
 

@@ -61,16 +61,17 @@ values. The chart cannot read an existing ConfigMap, so there all of it comes fr
 {{- if hasKey $parsed "Error" -}}{{- fail (printf "configText: %s" $parsed.Error) -}}{{- end -}}
 {{- toRawJson $parsed -}}
 {{- else -}}
-{{- $config := deepCopy .Values.config -}}
+{{- $config := deepCopy (.Values.config | default dict) -}}
 {{- $config = merge $config (dict "state_dir" "/var/lib/usher") -}}
 
 {{- $listeners := $config.listener | default (list (dict)) -}}
 {{- $first := first $listeners -}}
 {{- if not $first.address -}}{{- $_ := set $first "address" (printf "[::]:%v" .Values.ports.listener) -}}{{- end -}}
-{{- if not (or (hasKey $first "certificates") (hasKey $first "plain")) -}}
-{{- if .Values.tls.enabled -}}
+{{- if not (or $first.certificates $first.plain) -}}
+{{- /* With `acme`, a Secret is optional: it serves until the first certificate is issued. */ -}}
+{{- if and .Values.tls.enabled (or (not $first.acme) (include "usher.tlsSecret" .)) -}}
 {{- $_ := set $first "certificates" (list (dict "cert" "/etc/usher/tls/tls.crt" "key" "/etc/usher/tls/tls.key")) -}}
-{{- else -}}
+{{- else if not $first.acme -}}
 {{- $_ := set $first "plain" true -}}
 {{- end -}}
 {{- end -}}
@@ -116,7 +117,7 @@ values. The chart cannot read an existing ConfigMap, so there all of it comes fr
 {{- end -}}
 
 {{- define "usher.configPath" -}}
-/etc/usher/config/{{ ternary .Values.existingConfigMap.key "usher.toml" (ne .Values.existingConfigMap.name "") }}
+/etc/usher/config/{{ ternary .Values.existingConfigMap.key "usher.toml" (not (empty .Values.existingConfigMap.name)) }}
 {{- end -}}
 
 {{- /* Whole seconds of a duration like "90s", rounded up. */ -}}
@@ -133,7 +134,7 @@ values. The chart cannot read an existing ConfigMap, so there all of it comes fr
 {{- $config := include "usher.config" . | fromJson -}}
 {{- $drain := $config.drain | default dict -}}
 {{- $close := ($config.keepalive | default dict).close_timeout | default "5s" -}}
-{{- $sleep := (((.Values.lifecycle.preStop | default dict).sleep | default dict).seconds | default 0) | int -}}
+{{- $sleep := ((((.Values.lifecycle | default dict).preStop | default dict).sleep | default dict).seconds | default 0) | int -}}
 {{- add $sleep (include "usher.seconds" ($drain.delay | default "0s")) (include "usher.seconds" ($drain.window | default "30s")) (include "usher.seconds" $close) -}}
 {{- end -}}
 
@@ -185,5 +186,5 @@ values. The chart cannot read an existing ConfigMap, so there all of it comes fr
 {{- $env = append $env (dict "name" "USHER_SENTINEL_PASSWORD" "valueFrom" (dict "secretKeyRef" (dict "name" .name "key" .sentinelPasswordKey))) -}}
 {{- end -}}
 {{- end -}}
-{{- toRawJson (concat $env .Values.extraEnv) -}}
+{{- toRawJson (concat $env (.Values.extraEnv | default list)) -}}
 {{- end -}}

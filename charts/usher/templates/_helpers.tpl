@@ -25,14 +25,14 @@
 {{- end -}}
 
 {{- define "usher.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "usher.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "usher.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "usher.labels" -}}
 {{ include "usher.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
@@ -44,11 +44,11 @@ Argument: dict with "root", and optionally "name", "namespace", "labels" and "an
 {{- define "usher.metadata" -}}
 {{- $root := .root -}}
 metadata:
-  name: {{ .name | default (include "usher.fullname" $root) }}
-  namespace: {{ .namespace | default (include "usher.namespace" $root) }}
+  name: {{ .name | default (include "usher.fullname" $root) | quote }}
+  namespace: {{ .namespace | default (include "usher.namespace" $root) | quote }}
   labels:
     {{- merge (dict) (.labels | default dict) (include "usher.labels" $root | fromYaml) | toYaml | nindent 4 }}
-  {{- with merge (dict) (.annotations | default dict) $root.Values.commonAnnotations }}
+  {{- with merge (dict) (.annotations | default dict) ($root.Values.commonAnnotations | default dict) }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -77,15 +77,19 @@ metadata:
 {{- if .Values.tls.certManager.enabled -}}
 {{- .Values.tls.certManager.secretName | default (include "usher.suffixed" (list . "tls")) -}}
 {{- else -}}
-{{- .Values.tls.existingSecret -}}
+{{- .Values.tls.existingSecret | default "" -}}
 {{- end -}}
 {{- end -}}
 
 {{- /* "true" if the listener behind the Service is plain HTTP. */ -}}
 {{- define "usher.isPlain" -}}
+{{- $isPlain := false -}}
 {{- range (include "usher.config" . | fromJson).listener -}}
-{{- if and (hasSuffix (printf ":%v" $.Values.ports.listener) (.address | toString)) .plain -}}true{{- end -}}
+{{- if and (hasSuffix (printf ":%v" $.Values.ports.listener) (.address | toString)) .plain -}}
+{{- $isPlain = true -}}
 {{- end -}}
+{{- end -}}
+{{- $isPlain -}}
 {{- end -}}
 
 {{- define "usher.servicePort" -}}
@@ -104,17 +108,17 @@ metadata:
 - port: admin
   path: /metrics
   {{- with .monitor.interval }}
-  interval: {{ . }}
+  interval: {{ . | quote }}
   {{- end }}
   {{- with .monitor.scrapeTimeout }}
-  scrapeTimeout: {{ . }}
+  scrapeTimeout: {{ . | quote }}
   {{- end }}
   {{- with .root.Values.admin.existingSecret }}
   {{- if .name }}
   authorization:
     credentials:
-      name: {{ .name }}
-      key: {{ .key }}
+      name: {{ .name | quote }}
+      key: {{ .key | quote }}
   {{- end }}
   {{- end }}
   {{- with .monitor.relabelings }}

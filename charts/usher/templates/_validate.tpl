@@ -10,6 +10,7 @@
 {{- if ne (len $sources) 1 -}}
 {{- fail (printf "exactly one of config, configText and existingConfigMap.name is needed; given: %s" (join ", " $sources | default "none")) -}}
 {{- end -}}
+{{- include "usher.validateNames" . -}}
 {{- include "usher.validateTls" . -}}
 {{- if not .Values.existingConfigMap.name -}}
 {{- include "usher.validateConfig" (dict "root" . "config" (include "usher.config" . | fromJson)) -}}
@@ -28,10 +29,17 @@
 {{- if and .Values.podMonitor.enabled .Values.serviceMonitor.enabled -}}
 {{- fail "podMonitor and serviceMonitor are both enabled: every metric would be collected twice" -}}
 {{- end -}}
-{{- if and .Values.drain.preStop .Values.lifecycle.preStop -}}
+{{- if and .Values.drain.preStop (.Values.lifecycle | default dict).preStop -}}
 {{- fail "drain.preStop and lifecycle.preStop are both set: a container has one preStop hook" -}}
 {{- end -}}
 {{- include "usher.validateRoutes" . -}}
+{{- end -}}
+
+{{- define "usher.validateNames" -}}
+{{- $name := include "usher.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "the objects would be named %q, which Kubernetes refuses: set fullnameOverride to small letters, digits and hyphens, with a letter first" $name) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "usher.validateTls" -}}
@@ -44,10 +52,15 @@
 {{- if not $tls.certManager.issuerRef.name -}}{{- fail "tls.certManager.issuerRef.name is empty" -}}{{- end -}}
 {{- if not $tls.certManager.dnsNames -}}{{- fail "tls.certManager.dnsNames is empty" -}}{{- end -}}
 {{- end -}}
-{{- if and .Values.config $tls.enabled (not (include "usher.tlsSecret" .)) -}}
+{{- if .Values.config -}}
 {{- $first := first (.Values.config.listener | default (list dict)) -}}
-{{- if not (or (hasKey $first "certificates") (hasKey $first "plain")) -}}
-{{- fail "the listener has no certificate: set tls.existingSecret, tls.certManager or the listener's certificates; or tls.enabled=false behind a proxy that ends TLS" -}}
+{{- if not (or $first.certificates $first.acme $first.plain) -}}
+{{- if and $tls.enabled (not (include "usher.tlsSecret" .)) -}}
+{{- fail "the listener has no certificate: set tls.existingSecret, tls.certManager, or the listener's certificates or acme; or tls.enabled=false behind a proxy that ends TLS" -}}
+{{- end -}}
+{{- if and (not $tls.enabled) (hasKey $first "plain") -}}
+{{- fail "tls.enabled is false, but the first of config.listener has plain: false. Remove one of the two" -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

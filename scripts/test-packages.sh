@@ -132,7 +132,7 @@ trap finish EXIT
 under_systemd() {
     local kind=$1 old=$2 new=$3 folder=/tmp/usher-packages-$$ first_process
     [ "$(id -u)" = 0 ] || { say "skipped: to boot systemd for the $kind, run this as root"; return; }
-    tests/packages/boot.sh "$folder" "$old" "$new" tests/packages/installed.py >"$work/boot.log" 2>&1 &
+    tests/packages/boot.sh "$folder" "$old" "$new" tests/packages/{installed,websocket}.py >"$work/boot.log" 2>&1 &
     booted=$!
     for _ in $(seq 300); do
         first_process=$(ps -o pid= --ppid "$booted" | tr -d ' ' || true)

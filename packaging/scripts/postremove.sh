@@ -7,7 +7,7 @@ if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || true
 fi
 if [ "${1:-}" = purge ]; then
-    rm -rf /var/lib/usher /run/usher
+    rm -rf /var/lib/usher /var/log/usher /run/usher
     if [ -d /etc/usher/tls ]; then
         rmdir --ignore-fail-on-non-empty /etc/usher/tls
     fi

@@ -182,10 +182,16 @@ async fn logrotate_moves_the_files_as_the_page_says() {
 
     let page = Page::named("docs/log-rotation.md");
     let documented = page.blocks("text").remove(0).text;
+    let packaged = include_str!("../../packaging/logrotate");
+    let (_comment, packaged) = packaged.split_once('\n').unwrap();
+    assert_eq!(documented.trim_end(), packaged.trim_end(), "the packages have the same");
     let (signal, service) =
         (format!("kill -USR1 {}", usher.child.id()), "systemctl kill --signal=USR1 usher.service");
-    assert!(documented.contains(service), "{documented}");
+    // Neither the unit nor its user is on this machine; tests/packages/installed.py has both.
+    let user = "    su usher usher\n";
+    assert!(documented.contains(service) && documented.contains(user), "{documented}");
     let config = documented
+        .replace(user, "")
         .replace("/var/log/usher", usher.folder.to_str().unwrap())
         .replace(service, &signal);
     logrotate(&usher.folder, &config);

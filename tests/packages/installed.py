@@ -8,23 +8,21 @@ higher version than OLD. Two clients hold sessions while the package is upgraded
 connects all the time: none of them may see a reset or a refusal.
 """
 
-import base64
-import hashlib
 import os
 import pathlib
 import socket
-import ssl
-import struct
 import subprocess
 import sys
 import threading
 import time
 
+import websocket
+
 KIND, OLD, NEW = sys.argv[1:]
 CONFIG = pathlib.Path("/etc/usher/usher.toml")
 TLS = pathlib.Path("/etc/usher/tls")
 SECRET = "0123456789abcdef" * 4
-PATIENCE = 60
+PATIENCE = websocket.PATIENCE
 
 
 def run(*command, status=0, **more):
@@ -61,90 +59,8 @@ def install(package):
     return run("rpm", "--upgrade", "--nodeps", package)
 
 
-class Backend:
-    """Accepts every upgrade, and sends each frame back."""
-
-    def __init__(self):
-        self.socket = socket.create_server(("127.0.0.1", 9000))
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            client, _ = self.socket.accept()
-            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
-
-    def serve(self, client):
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += client.recv(4096)
-        lines = [line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line]
-        fields = {name.lower(): value for name, value in lines}
-        assert "x-user-context" in fields, "the context of the user is missing"
-        key = fields["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-        accept = base64.b64encode(hashlib.sha1(key.encode()).digest())
-        client.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                       b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
-        while frame := read_frame(client):
-            opcode, payload = frame
-            client.sendall(bytes([0x80 | opcode, len(payload)]) + payload)
-            if opcode == 8:
-                client.close()
-                return
-
-
-def exactly(stream, count):
-    data = b""
-    while len(data) < count:
-        more = stream.recv(count - len(data))
-        if not more:
-            return None
-        data += more
-    return data
-
-
-def read_frame(stream):
-    """Returns opcode and payload of a short frame. None: the peer has closed the connection."""
-    head = exactly(stream, 2)
-    if head is None:
-        return None
-    opcode, length = head[0] & 15, head[1] & 127
-    assert length < 126, "the frame is longer than those of this test"
-    mask = exactly(stream, 4) if head[1] & 128 else bytes(4)
-    payload = exactly(stream, length)
-    return opcode, bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-
-
-class Client:
-    """A client with a session."""
-
-    def __init__(self, token):
-        context = ssl.create_default_context(cafile=TLS / "cert.pem")
-        plain = socket.create_connection(("127.0.0.1", 8443), timeout=PATIENCE)
-        self.stream = context.wrap_socket(plain, server_hostname="localhost")
-        self.stream.sendall(
-            f"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-            f"Authorization: Bearer {token}\r\n\r\n".encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            more = self.stream.recv(1)
-            assert more, f"closed in the answer: {head}"
-            head += more
-        assert head.startswith(b"HTTP/1.1 101 "), head
-
-    def send(self, opcode, payload):
-        self.stream.sendall(bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload)
-
-    def echoes(self):
-        self.send(1, b"hello")
-        assert read_frame(self.stream) == (1, b"hello")
-
-    def end(self):
-        """Returns the close code of the session, which must end in good order."""
-        while (frame := read_frame(self.stream))[0] != 8:
-            pass
-        self.send(8, frame[1])
-        return struct.unpack("!H", frame[1][:2])[0]
+def connected(token):
+    return websocket.Client(token, TLS / "cert.pem")
 
 
 class Visitor(threading.Thread):
@@ -172,7 +88,8 @@ def is_installed_and_not_started():
     user = run("getent", "passwd", "usher").split(":")
     assert user[5:] == ["/var/lib/usher", "/usr/sbin/nologin"], user
     for path, mode, owner in [("/etc/usher/environment", "600", "root"), ("/etc/usher/tls", "750", "root"),
-                              ("/var/lib/usher", "700", "usher"), ("/run/usher", "700", "usher")]:
+                              ("/var/lib/usher", "700", "usher"), ("/run/usher", "700", "usher"),
+                              ("/var/log/usher", "700", "usher"), ("/etc/logrotate.d/usher", "644", "root")]:
         assert run("stat", "--format=%a %U", path) == f"{mode} {owner}", path
     run("systemd-analyze", "verify", "/usr/lib/systemd/system/usher.service", "/usr/lib/systemd/system/usher.socket")
     run("usher", "man")
@@ -218,7 +135,7 @@ def is_upgraded_under_clients(token, client):
     install(NEW)
     new = shown("MainPID")
     assert new != old and shown("ActiveState") == "active"
-    later = Client(token)
+    later = connected(token)
     later.echoes()
     assert client.end() == 1001
     wait_until("the old process exits", lambda: not pathlib.Path("/proc", old).exists())
@@ -234,7 +151,7 @@ def is_upgraded_under_clients(token, client):
 def restarts_with_sockets_of_systemd(token):
     systemctl("stop", "usher.service")
     systemctl("start", "usher.socket")
-    Client(token).echoes()
+    connected(token).echoes()
     assert shown("ActiveState") == "active", "the first client starts the service"
     systemctl("stop", "usher.socket", "usher.service")
 
@@ -251,13 +168,36 @@ def reads_a_credential(token):
                                    'secret_file = "/run/credentials/usher.service/jwt-secret"'))
     systemctl("daemon-reload")
     systemctl("start", "usher.service")
-    client = Client(token)
+    client = connected(token)
     client.echoes()
     # A replaced process reads the credential too.
     old = shown("MainPID")
     systemctl("kill", "--kill-who=main", "--signal=SIGUSR2", "usher.service")
     wait_until("the process is replaced", lambda: shown("MainPID") != old)
-    Client(token).echoes()
+    connected(token).echoes()
+
+
+def rotates_its_files(token):
+    """With the packaged configuration of logrotate, whose command needs the unit and its user."""
+    without = CONFIG.read_text()
+    folder = pathlib.Path("/var/log/usher")
+    log, audit = folder / "usher.log", folder / "audit.jsonl"
+    CONFIG.write_text(without + f'\n[log]\nfile = "{log}"\n[audit]\nfile = "{audit}"\n')
+    systemctl("restart", "usher.service")
+    connected(token).echoes()
+    wait_until("the audit log has the session", lambda: "session_started" in audit.read_text())
+    said = run("logrotate", "--debug", "/etc/logrotate.d/usher")
+    assert "error" not in said.lower() and "log needs rotating" not in said, said
+    run("logrotate", "--force", "--state", "/tmp/state", "/etc/logrotate.d/usher")
+    wait_until("the log is opened again", lambda: "log_reopened" in log.read_text())
+    for name in ["usher.log", "audit.jsonl"]:
+        assert (folder / f"{name}.1").stat().st_size > 0, name
+        assert run("stat", "--format=%a %U:%G", str(folder / name)) == "600 usher:usher", name
+    assert "session_started" in (folder / "audit.jsonl.1").read_text()
+    connected(token).echoes()
+    wait_until("the new file has the session", lambda: "session_started" in audit.read_text())
+    CONFIG.write_text(without)
+    systemctl("stop", "usher.service")
 
 
 def is_started_again_after_a_crash(token):
@@ -265,19 +205,19 @@ def is_started_again_after_a_crash(token):
     short = CONFIG.read_text()
     CONFIG.write_text(short.replace('window = "1s"', 'window = "60s"'))
     systemctl("restart", "usher.service")
-    old, kept = shown("MainPID"), Client(token)
+    old, kept = shown("MainPID"), connected(token)
     kept.echoes()
     systemctl("kill", "--kill-who=main", "--signal=SIGUSR2", "usher.service")
     wait_until("the process is replaced", lambda: shown("MainPID") != old)
     new = shown("MainPID")
-    Client(token).echoes()
+    connected(token).echoes()
     assert pathlib.Path("/proc", old).exists(), "the session keeps the old process"
     run("kill", "-KILL", new)
     assert kept.end() == 1001
     wait_until("systemd starts the service again",
                lambda: shown("ActiveState") == "active" and shown("MainPID") not in ("0", old, new))
     assert int(shown("NRestarts")) == 1
-    Client(token).echoes()
+    connected(token).echoes()
     CONFIG.write_text(short)
 
 
@@ -289,22 +229,24 @@ def is_removed():
     assert any(pathlib.Path("/var/lib/usher").iterdir())
     if KIND == "deb":
         run("dpkg", "--purge", "usher")
-        assert not CONFIG.exists() and not pathlib.Path("/var/lib/usher").exists()
+        for path in [CONFIG, "/var/lib/usher", "/var/log/usher", "/etc/logrotate.d/usher"]:
+            assert not pathlib.Path(path).exists(), path
         assert (TLS / "key.pem").exists()
 
 
 def main():
     assert pathlib.Path("/proc/1/comm").read_text() == "systemd\n" and pathlib.Path("/packages").is_dir()
     is_configured(is_installed_and_not_started())
-    backend = Backend()
+    backend = websocket.Backend()
     is_started_with_few_rights()
     token = run("usher", "token", "mint", "--secret-env", "USHER_JWT_SECRET", "--issuer", "https://id.example.com",
                 "--audience", "chat", "--subject", "ada", env={**os.environ, "USHER_JWT_SECRET": SECRET})
-    client = Client(token)
+    client = connected(token)
     client.echoes()
     reloads(client)
     is_upgraded_under_clients(token, client)
     restarts_with_sockets_of_systemd(token)
+    rotates_its_files(token)
     reads_a_credential(token)
     is_started_again_after_a_crash(token)
     is_removed()

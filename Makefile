@@ -1,7 +1,7 @@
 # Every step of continuous integration is a target here.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build packages test soak fuzz coverage lint conformance conformance-clients thousand-clients dashboards runbooks bench bench-instructions peers docs clean
+.PHONY: help demo build packages image test soak fuzz coverage lint conformance conformance-clients thousand-clients dashboards runbooks bench bench-instructions peers docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ test: ## All tests; installs the missing programs that they need
 	scripts/test-api.sh
 	scripts/test-examples.sh
 	scripts/test-packages.sh
+	scripts/test-image.sh
+
+image: ## Compile the image of packaging/Dockerfile without a registry, and run it; needs mmdebstrap
+	scripts/test-image.sh compile
 
 SECONDS ?= 60
 TARGETS ?=

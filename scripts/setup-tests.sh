@@ -45,6 +45,8 @@ need_for_tests() {
     have h2load || need nghttp2-client "load over HTTP/2"
     have rpm || need rpm "the .rpm that is installed and removed again"
     have lintian || need lintian "faults in the .deb"
+    have podman || need podman "the image, built and run"
+    have runc || [ -x /usr/sbin/runc ] || need runc "its containers"
     have mandoc || need mandoc "faults in the manual pages"
     have zsh || need zsh "its completions"
     have fish || need fish "its completions"

@@ -109,6 +109,7 @@ impl<'a> Admission<'a> {
             self.cast_shadow(request, matched, Actual::of(&verdict));
         }
         let grant = witness.require(AdmissionStage::Authenticate, verdict)?;
+        request.user = grant.principal().map(|principal| principal.subject.as_str().into());
         if let (Some(trace), Some(issued_in)) = (&request.trace, grant.issued_in()) {
             trace.link_ticket(issued_in);
         }
@@ -139,7 +140,9 @@ impl<'a> Admission<'a> {
         let identified =
             self.authenticator.identify(endpoint, credential, peer, request.shown_at).await;
         request.end_phase(phase, identified.as_ref().err());
-        identified.map(Some)
+        let principal = identified?;
+        request.user = Some(principal.subject.as_str().into());
+        Ok(Some(principal))
     }
 
     /// Evaluates the credentials of the shadow methods in the background, without consequences.

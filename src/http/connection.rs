@@ -63,6 +63,7 @@ impl ClientConnection {
             path: "",
             route: "",
             method: None,
+            user: None,
             trace_id: None,
         };
         RequestRejected { about, rejection }.emit();

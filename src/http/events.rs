@@ -149,7 +149,6 @@ pub struct RequestRejected<'a> {
 #[derive(Debug)]
 pub struct HttpForwarded<'a> {
     pub about: Attempt<'a>,
-    pub user: Option<&'a str>,
     pub status: u16,
     pub duration: Duration,
 }
@@ -281,10 +280,10 @@ impl Event for Http2StreamMalformed {
 
 impl Event for HttpForwarded<'_> {
     fn log(&self) {
-        let Attempt { request_id, peer, host, path, route, method, trace_id } = self.about;
+        let Attempt { request_id, peer, host, path, route, method, user, trace_id } = self.about;
         info!(
             target: "usher", event = "http_forwarded", request_id, %peer, host, path, route,
-            method = method.map(Method::name), user = self.user, status = self.status,
+            method = method.map(Method::name), user, status = self.status,
             duration_ms = millis(self.duration), trace_id = trace_id.map(tracing::field::display),
             "forwarded"
         );
@@ -368,6 +367,7 @@ mod tests {
         path: "/ws",
         route: "/ws",
         method: None,
+        user: None,
         trace_id: None,
     };
 
@@ -437,6 +437,16 @@ mod tests {
     #[test]
     fn events_before_telemetry_is_installed_are_harmless() {
         UpgradeRejected { about: ATTEMPT, rejection: &Rejection::Internal }.emit();
+    }
+
+    #[test]
+    fn a_refusal_of_a_known_user_names_the_user_and_keeps_its_audit_line() {
+        for user in [None, Some("ann")] {
+            let about = Attempt { user, ..ATTEMPT };
+            let rejected = UpgradeRejected { about, rejection: &Rejection::StoreUnavailable };
+            assert_eq!(rejected.refusal().unwrap().keeps_audit, user.is_some());
+            assert_eq!(rejected.audit().unwrap().user, user);
+        }
     }
 
     #[test]

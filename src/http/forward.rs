@@ -71,11 +71,10 @@ async fn forward_or_refuse(
     connection: &ClientConnection,
     worker: &Worker,
 ) -> Response<AnswerBody> {
-    let mut user = None;
     let edge = &*worker.edge;
     request.begin_trace(edge);
     let mut pending = PendingRequest::new(request, edge, report_rejected);
-    let outcome = forward(&mut pending, body, connection, worker, &mut user).await;
+    let outcome = forward(&mut pending, body, connection, worker).await;
     pending.end();
     match outcome {
         Ok(answer) => {
@@ -83,7 +82,7 @@ async fn forward_or_refuse(
             let status = answer.status().as_u16();
             request.end_trace(TraceEnd::Answered(status));
             let about = request.attempt(request.parts.uri.path());
-            HttpForwarded { about, user: user.as_deref(), status, duration }.emit();
+            HttpForwarded { about, status, duration }.emit();
             answer
         }
         Err(rejection) => {
@@ -97,7 +96,7 @@ async fn forward_or_refuse(
                     | Rejection::TooManyConnections
             ) {
                 close_connection(&mut answer);
-            } else if user.is_none() {
+            } else if request.user.is_none() {
                 answer = settle(connection, false, answer);
             }
             whole(answer)
@@ -111,19 +110,17 @@ fn report_rejected(request: &Request, _: &Edge, rejection: &Rejection) {
     RequestRejected { about, rejection }.emit();
 }
 
-/// Admits a request and forwards it. `user` is set once the credential is verified.
+/// Admits a request and forwards it.
 async fn forward(
     request: &mut Request,
     body: RequestBody,
     connection: &ClientConnection,
     worker: &Worker,
-    user: &mut Option<String>,
 ) -> Result<Response<AnswerBody>, Rejection> {
     let edge = &worker.edge;
     let admitted = Admission::of(edge).admit(request, &mut UnwatchedAdmission).await?;
     let Admitted::Granted { grant, matched } = admitted else { return Err(Rejection::Internal) };
-    *user = grant.principal().map(|principal| principal.subject.clone());
-    connection.note_credential(user.is_some())?;
+    connection.note_credential(request.user.is_some())?;
 
     let upstream = edge.upstreams.of(&matched.route.upstream).ok_or(Rejection::Internal)?;
     let target = request.prepare_for_upstream(&matched, &edge.reserved)?;

@@ -47,6 +47,8 @@ pub struct Request {
     pub client_trace: Option<TraceId>,
     /// The method of the credential, good or not.
     pub method: Option<Method>,
+    /// The user that the credential proved.
+    pub user: Option<Box<str>>,
     pub origin: Option<String>,
     /// The credentials that the route's shadow methods found.
     pub shadow: Shadow,
@@ -83,6 +85,7 @@ impl Request {
             deadline: started.mono + limits.handshake_timeout,
             route: None,
             method: None,
+            user: None,
             origin: None,
             shadow: Shadow::default(),
             switch: None,
@@ -150,6 +153,7 @@ impl Request {
             path,
             route: self.route.as_ref().map(|route| &*route.name).unwrap_or_default(),
             method: self.method,
+            user: self.user.as_deref(),
             trace_id: self.trace_id(),
         }
     }

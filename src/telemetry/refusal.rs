@@ -20,6 +20,8 @@ pub struct Attempt<'a> {
     /// The name of the route, or empty if no route was found.
     pub route: &'a str,
     pub method: Option<Method>,
+    /// The user that the credential proved.
+    pub user: Option<&'a str>,
     /// The trace of the request, if it is recorded.
     pub trace_id: Option<TraceId>,
 }
@@ -34,14 +36,14 @@ pub struct RefusedRequest<'a> {
 
 impl<'a> RefusedRequest<'a> {
     pub fn refusal(&self) -> Refusal {
-        let Attempt { peer, method, .. } = self.about;
-        let keeps_audit = self.rejection.is_after_login(method);
+        let Attempt { peer, method, user, .. } = self.about;
+        let keeps_audit = user.is_some() || self.rejection.is_after_login(method);
         Refusal { keeps_audit, ..Refusal::of(peer, self.rejection.facts().label) }
     }
 
     /// Logs at the level of `[log] refusals` if the client caused the refusal, else as a warning.
     pub fn log(&self) {
-        let Attempt { request_id, peer, host, path, route, method, trace_id } = self.about;
+        let Attempt { request_id, peer, host, path, route, method, user, trace_id } = self.about;
         let (event, facts) = (self.event, self.rejection.facts());
         let level = match facts.side {
             Side::Client => client_refusal_level(),
@@ -49,7 +51,7 @@ impl<'a> RefusedRequest<'a> {
         };
         log_at!(
             level, target: "usher", event, request_id, %peer, host, path, route,
-            method = method.map(Method::name), outcome = facts.label,
+            method = method.map(Method::name), user, outcome = facts.label,
             status = facts.status.as_u16(), side = facts.side.name(),
             detail = self.rejection.detail(), trace_id = trace_id.map(tracing::field::display),
             "refused"
@@ -59,6 +61,7 @@ impl<'a> RefusedRequest<'a> {
     pub fn audit(&self) -> AuditLine<'a> {
         let (about, facts) = (self.about, self.rejection.facts());
         AuditLine {
+            user: about.user,
             method: about.method.map(Method::name),
             route: non_empty(about.route),
             host: non_empty(about.host),

@@ -176,6 +176,7 @@ async fn an_answer_that_is_no_101_stays_http() {
         assert!(!answer.head.contains("x-hop"));
         let audit = usher.finish().await;
         assert!(audit.iter().any(|line| line["event"] == "upgrade_rejected"
+            && line["user"] == "ada"
             && line.to_string().contains("upstream_declined")));
     }
 }

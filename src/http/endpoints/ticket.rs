@@ -135,7 +135,6 @@ async fn issue(
     // once.
     edge.tickets.check_takes_tickets(wanted.route.as_deref())?;
     let principal = identify(request, edge).await?;
-    let user = principal.subject.clone();
     let issuer = principal.issuer.clone();
     let traceparent = request.trace_for_ticket();
     let peer = request.address();
@@ -147,7 +146,7 @@ async fn issue(
     TicketIssued {
         request_id: request.request_id.as_str(),
         ticket: name.as_str(),
-        user: &user,
+        user: request.user.as_deref().unwrap_or_default(),
         issuer: &issuer,
         peer,
         route: issued.route.as_ref().map_or("", |route| &*route.name),

@@ -19,7 +19,7 @@ use crate::model::secret::Secret;
 
 /// The reason to answer a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Caller {
+pub enum Caller {
     /// The request has the admin token.
     Token,
     /// The request has the cookie of a login.
@@ -27,6 +27,17 @@ enum Caller {
     /// No token is configured.
     Anyone,
     Stranger,
+}
+
+impl Caller {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Login => "login",
+            Self::Anyone => "anyone",
+            Self::Stranger => "stranger",
+        }
+    }
 }
 
 impl Admin {
@@ -72,7 +83,7 @@ impl Admin {
         refuse_method(request.method(), kind)
     }
 
-    fn caller(&self, headers: &HeaderMap, now: Now) -> Caller {
+    pub(super) fn caller(&self, headers: &HeaderMap, now: Now) -> Caller {
         let Some(token) = &self.token else { return Caller::Anyone };
         // The comparison of `Secret` takes constant time.
         if bearer(headers).is_some_and(|shown| shown == *token) {

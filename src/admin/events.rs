@@ -1,11 +1,12 @@
-//! Events of logins to the admin page.
+//! Events of logins to the admin page, and of the orders of operators.
 
 use std::net::IpAddr;
 
 use tracing::{info, warn};
 
+use super::access::Caller;
 use crate::telemetry::audit::AuditLine;
-use crate::telemetry::event::{Event, Refusal};
+use crate::telemetry::event::{ACCEPTED, Event, Refusal};
 use crate::telemetry::family::{Word, families, words};
 use crate::telemetry::flood::Source;
 use crate::telemetry::metrics::Metrics;
@@ -36,6 +37,16 @@ pub struct LoginTried {
     /// `None`: over the unix socket.
     pub peer: Option<IpAddr>,
     pub outcome: LoginOutcome,
+}
+
+/// An order of an operator was answered: a revocation, a reload or a drain.
+#[derive(Debug)]
+pub struct OrderAnswered<'a> {
+    pub path: &'a str,
+    pub given_by: Caller,
+    /// `None`: over the unix socket.
+    pub peer: Option<IpAddr>,
+    pub status: u16,
 }
 
 /// The number of logins has changed.
@@ -71,6 +82,35 @@ impl Event for LoginTried {
             event: "admin_login",
             outcome: self.outcome.word(),
             peer: self.peer,
+            ..AuditLine::default()
+        })
+    }
+}
+
+impl OrderAnswered<'_> {
+    fn outcome(&self) -> &'static str {
+        if (200..300).contains(&self.status) { ACCEPTED } else { "failed" }
+    }
+}
+
+impl Event for OrderAnswered<'_> {
+    fn log(&self) {
+        let Self { path, given_by, status, .. } = *self;
+        info!(
+            target: "usher", event = "admin_order", path, given_by = given_by.name(),
+            peer = self.peer.map(tracing::field::display), status, outcome = self.outcome(),
+            "order of an operator answered"
+        );
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        Some(AuditLine {
+            event: "admin_order",
+            outcome: self.outcome(),
+            path: Some(self.path),
+            peer: self.peer,
+            status: Some(self.status),
+            detail: Some(format!("given by {}", self.given_by.name())),
             ..AuditLine::default()
         })
     }

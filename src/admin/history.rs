@@ -41,6 +41,7 @@ enum Series {
 }
 
 const UPGRADES: &str = "usher_upgrades_total";
+const TICKETS_REFUSED: &str = "usher_tickets_refused_total";
 const ACCEPTED: &str = "outcome=\"accepted\"";
 
 const fn now(name: &'static str, family: &'static str) -> Figure {
@@ -84,7 +85,7 @@ struct Reading {
     at: Now,
     /// In the order of [`FIGURES`].
     sums: [f64; FIGURES.len()],
-    /// Refused upgrades since the start, by the label of the rejection.
+    /// Refused upgrades and tickets since the start, by the label of the rejection.
     refusals: BTreeMap<String, f64>,
 }
 
@@ -94,7 +95,7 @@ struct Point {
     values: [f64; FIGURES.len()],
     /// The memory of the process in bytes. `None`: the system does not tell.
     memory: Option<u64>,
-    /// Upgrades refused since the point before. The labels are a closed set.
+    /// Upgrades and tickets refused since the point before. The labels are a closed set.
     refusals: Vec<(String, f64)>,
 }
 
@@ -158,7 +159,7 @@ impl Reading {
                     *sum += value;
                 }
             }
-            if family == UPGRADES
+            if matches!(family, UPGRADES | TICKETS_REFUSED)
                 && !labels.contains(ACCEPTED)
                 && let Some((_, outcome)) = labels.rsplit_once("outcome=\"")
             {
@@ -235,7 +236,9 @@ impl Admin {
     /// Adds a point to the history, and ends logins whose time is over. Called every [`INTERVAL`].
     pub fn tick(&self, now: Now) {
         self.registry.count_traffic();
-        let is_figure = |family: &str| FIGURES.iter().any(|figure| figure.family == family);
+        let is_figure = |family: &str| {
+            family == TICKETS_REFUSED || FIGURES.iter().any(|figure| figure.family == family)
+        };
         let metrics = self.telemetry.render_families(is_figure);
         self.history.add(&metrics, now, memory::resident());
         self.logins.sweep(self.token.as_ref(), &self.login_rules, now);
@@ -258,6 +261,7 @@ mod tests {
              usher_upgrades_total{{{tried},outcome=\"accepted\"}} {accepted}\n\
              usher_upgrades_total{{route=\"/b\",{anonymous}}} {refused}\n\
              usher_upgrades_total{{route=\"/a\",{anonymous}}} 1\n\
+             usher_tickets_refused_total{{outcome=\"store_unavailable\"}} {sessions}\n\
              usher_sessions_active{{route=\"/a\"}} {sessions}\n\
              usher_sessions_active{{route=\"/b\"}} 2\n\
              usher_connections_open 7\n"
@@ -288,6 +292,7 @@ mod tests {
         }
         let refusals = json!([
             { "reason": "invalid_token", "side": "client", "count": 15, "last_minute": 15 },
+            { "reason": "store_unavailable", "side": "store", "count": 1, "last_minute": 1 },
         ]);
         assert_eq!(body["refusals"], refusals);
     }
@@ -312,8 +317,10 @@ mod tests {
     fn every_figure_is_a_family_that_exists() {
         let families: Vec<_> =
             crate::telemetry_setup::families().map(|family| family.definition().name).collect();
-        for figure in &FIGURES {
-            assert!(families.contains(&figure.family), "{}", figure.family);
+        use crate::admin::status::{BYPASS_ALLOWED, CONFIG_IS_CURRENT, READS_REVOCATIONS};
+        let others = [TICKETS_REFUSED, BYPASS_ALLOWED, CONFIG_IS_CURRENT, READS_REVOCATIONS];
+        for family in FIGURES.iter().map(|figure| figure.family).chain(others) {
+            assert!(families.contains(&family), "{family}");
         }
     }
 }

@@ -38,6 +38,7 @@ use tokio::sync::Semaphore;
 use crate::net::admin_socket;
 use crate::net::admin_socket::Listening;
 pub use drain::Draining;
+use events::OrderAnswered;
 pub use explain::Explaining;
 pub use history::{History, INTERVAL};
 pub use login::Logins;
@@ -208,6 +209,24 @@ impl Admin {
         if let Some(refusal) = self.refuse(&request, peer, now) {
             return refusal;
         }
+        let path = request.uri().path().to_owned();
+        if !matches!(path.as_str(), REVOKE | RELOAD | DRAIN) {
+            return self.respond_to(request, peer, now).await;
+        }
+        let given_by = self.caller(request.headers(), now);
+        let answer = self.respond_to(request, peer, now).await;
+        let (peer, status) = (peer.address, answer.status().as_u16());
+        OrderAnswered { path: &path, given_by, peer, status }.emit();
+        answer
+    }
+
+    /// Answers a request that is allowed.
+    async fn respond_to(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        now: Now,
+    ) -> Response<Full<Bytes>> {
         let (parts, body) = request.into_parts();
         let (path, headers) = (parts.uri.path(), &parts.headers);
         match path {

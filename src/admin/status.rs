@@ -76,6 +76,11 @@ pub struct ShareFigures {
 
 const SESSIONS_LISTED: usize = 1000;
 
+/// The metrics behind [`Admin::warnings`].
+pub(super) const CONFIG_IS_CURRENT: &str = "usher_config_is_current";
+pub(super) const READS_REVOCATIONS: &str = "usher_revocation_stream_reading";
+pub(super) const BYPASS_ALLOWED: &str = "usher_bypass_allowed";
+
 impl Admin {
     pub(super) async fn sessions(&self, query: &str) -> Response<Full<Bytes>> {
         let Some((filter, is_fleet)) = read(query) else {
@@ -157,8 +162,31 @@ impl Admin {
                 "routes": self.summary.routes,
                 "upstreams": self.summary.upstreams,
                 "config": self.summary.config,
+                "warnings": self.warnings(),
             }),
         )
+    }
+
+    /// Returns a sentence for each state that needs an operator, and that no other figure shows.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.telemetry.gauge(CONFIG_IS_CURRENT) == Some(0.0) {
+            warnings.push(
+                "The last reload was refused: the configuration in force is older than the file."
+                    .to_owned(),
+            );
+        }
+        if self.revoking.fleet.is_some() && self.telemetry.gauge(READS_REVOCATIONS) == Some(0.0) {
+            warnings.push("Revocations of other nodes do not arrive here.".to_owned());
+        }
+        if self.telemetry.gauge(BYPASS_ALLOWED).is_some_and(|allowed| allowed > 0.0) {
+            warnings.push("Test identities are accepted (--allow-bypass).".to_owned());
+        }
+        let lost = self.telemetry.audit_lines_lost();
+        if lost > 0 {
+            warnings.push(format!("{lost} lines of the audit log were lost since the start."));
+        }
+        warnings
     }
 }
 

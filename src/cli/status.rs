@@ -65,6 +65,9 @@ fn page(status: &Value) -> String {
             }
         }
     }
+    for warning in status.get("warnings").and_then(Value::as_array).into_iter().flatten() {
+        line("warning", &plain(Some(warning)));
+    }
     let of = |key| status.get("store").and_then(|store| store.get(key));
     match of("breaker").and_then(Value::as_str) {
         Some(breaker) => line("store", &format!("{}, breaker {breaker}", plain(of("kind")))),

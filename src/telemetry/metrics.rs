@@ -32,6 +32,13 @@ impl Catalogue {
         Self(families.into_iter().map(|family| (family, Arc::default())).collect())
     }
 
+    /// Returns the sum of the series of a gauge. `None`: none of them has a value.
+    pub(super) fn gauge(&self, family: &str) -> Option<f64> {
+        let (_, known) = self.0.iter().find(|(one, _)| one.definition().name == family)?;
+        let known = lock(known);
+        known.values().filter_map(|value| value.figure()).reduce(|sum, figure| sum + figure)
+    }
+
     /// Returns the series for these names. Existing series keep their values.
     pub(super) fn metrics(&self, names: &LabelNames) -> Metrics {
         let mut slots = Vec::new();

@@ -229,7 +229,7 @@ impl Telemetry {
 
     /// Returns the metrics, with the figures of the process as they are now.
     pub fn render(&self, format: Format) -> String {
-        let audit_dropped = self.audit.as_ref().map_or(0, |audit| audit.dropped());
+        let audit_dropped = self.audit_lines_lost();
         let log_dropped = self.log.as_ref().map_or(0, LogSink::dropped);
         let metrics = self.metrics.load();
         process::publish(&metrics, self.started.wall);
@@ -242,6 +242,16 @@ impl Telemetry {
     /// [`Self::render`] reads have their values of that time.
     pub fn render_families(&self, is_wanted: impl Fn(&str) -> bool) -> String {
         exposition::render_families(&self.catalogue, Format::Text, is_wanted)
+    }
+
+    /// Returns the sum of the series of a gauge. `None`: none of them has a value.
+    pub fn gauge(&self, family: &str) -> Option<f64> {
+        self.catalogue.gauge(family)
+    }
+
+    /// Returns how many lines of the audit log were lost.
+    pub fn audit_lines_lost(&self) -> u64 {
+        self.audit.as_ref().map_or(0, |audit| audit.dropped())
     }
 
     /// Writes due summaries of refusals. It is called every [`Self::UPKEEP`].

@@ -89,6 +89,11 @@ impl Value {
         }
     }
 
+    pub(super) fn figure(&self) -> Option<f64> {
+        let Self::Figure(bits) = self else { return None };
+        Some(f64::from_bits(bits.load(Ordering::Relaxed))).filter(|figure| !figure.is_nan())
+    }
+
     /// Adds to a figure, or subtracts from it.
     pub(super) fn change(&self, by: f64) {
         if let Self::Figure(bits) = self {

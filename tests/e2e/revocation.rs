@@ -200,6 +200,11 @@ async fn each_kind_of_order_ends_its_sessions_and_leaves_the_others() {
     assert_eq!(orders.len(), 14);
     assert_eq!((&orders[0]["user"], &orders[0]["issuer"]), (&json!("ada"), &json!("main")));
     assert!(orders[0]["detail"].as_str().unwrap().ends_with("3 sessions closed"), "{}", orders[0]);
+    let operator = audit.iter().find(|line| line["event"] == "admin_order").unwrap();
+    assert_eq!(
+        (&operator["path"], &operator["peer"], &operator["status"], &operator["outcome"]),
+        (&json!("/revoke"), &json!("127.0.0.1"), &json!(200), &json!("accepted"))
+    );
     assert_eq!(
         audit
             .iter()

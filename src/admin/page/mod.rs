@@ -42,7 +42,7 @@ const FILES: [File; 5] = [
 ];
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-    connect-src 'self'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; \
+    connect-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; \
     base-uri 'none'; require-trusted-types-for 'script'";
 
 pub(super) fn has(path: &str) -> bool {

@@ -116,6 +116,7 @@ function problems(status, history) {
   const bad = (text) => found.push(['bad', text]);
   const wait = (text) => found.push(['wait', text]);
   if (status.stage !== 'ready') wait(`This node is ${status.stage}: balancers send it no new clients. ${count(status.sessions, 'session is', 'sessions are')} open.`);
+  for (const text of status.warnings) bad(text);
   const breakers = [['The store', status.store.breaker], ...Object.entries(status.store.regions).map(([name, breaker]) => [`The store of region ${name}`, breaker]),
     ...status.verifiers.map(({ name, breaker }) => [`Verifier ${name}`, breaker])];
   for (const [what, breaker] of breakers) {
@@ -135,7 +136,7 @@ function problems(status, history) {
   }
   if (status.acme?.fault) (status.acme.state === 'none' ? bad : wait)(`The certificate of ${status.acme.domains.join(', ')} could not be ordered: ${status.acme.detail ?? status.acme.fault}`);
   for (const { reason, side, last_minute: recent } of history.refusals) {
-    if (recent && side !== 'client') bad(`${count(recent, 'upgrade was', 'upgrades were')} refused in the last minute: ${words(reason)} (${SIDES[side] ?? side}).`);
+    if (recent && side !== 'client') bad(`${count(recent, 'upgrade or ticket was', 'upgrades and tickets were')} refused in the last minute: ${words(reason)} (${SIDES[side] ?? side}).`);
   }
   return found.sort(([a], [b]) => a.localeCompare(b));
 }
@@ -160,7 +161,7 @@ function showRefusals({ refusals }) {
     element('td', { class: 'number' }, short(all)),
     element('td', { class: 'number' }, short(recent))));
   const head = element('tr', {}, ...[['Reason'], ['Side'], ['15 min', 'number'], ['1 min', 'number']].map(([text, kind]) => element('th', { scope: 'col', class: kind }, text)));
-  fill($('refusals'), rows.length ? [element('table', {}, element('thead', {}, head), element('tbody', {}, ...rows))] : [], 'No upgrade was refused.');
+  fill($('refusals'), rows.length ? [element('table', {}, element('thead', {}, head), element('tbody', {}, ...rows))] : [], 'No upgrade and no ticket was refused.');
 }
 
 function showServices(status) {

@@ -367,7 +367,7 @@ async function withoutAToken(browser, binary) {
   await page.locator('#main:visible').waitFor();
   fact(await page.locator('#logout').isHidden(), 'without a token there is no login and no logout');
   await page.locator('#attention', { hasText: 'Nothing needs attention.' }).waitFor();
-  await page.locator('#refusals', { hasText: 'No upgrade was refused.' }).waitFor();
+  await page.locator('#refusals', { hasText: 'No upgrade and no ticket was refused.' }).waitFor();
   fact(true, 'empty blocks say so');
   await isQuiet('without a token');
 }

@@ -47,9 +47,10 @@ soak: ## Load tests with an audit at the end, DURATION=10m for each
 coverage: ## Line coverage of src by the tests in it
 	scripts/coverage.sh
 
-lint: ## Format, lints, language, stray paths, licences
+lint: ## Format, lints, pages of the library, language, stray paths, licences
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(MAKE) docs
 	scripts/check-language.py
 	scripts/check-paths.sh
 	scripts/check-licenses.sh

@@ -21,7 +21,7 @@ pub enum AcmeFault {
     Refused { status: StatusCode, kind: String, detail: String, retry_after: Option<Duration> },
     #[error("the authority could not validate {domain}: {detail}")]
     Validation { domain: String, detail: String },
-    #[error("the order was not complete within {0:?}")]
+    #[error("the certificate order was not complete within {0:?}")]
     Timeout(Duration),
     #[error("the issued certificate cannot be used: {0}")]
     Certificate(String),

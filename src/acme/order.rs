@@ -19,7 +19,7 @@ use crate::net::tls::acme::{IssuedCertificate, signing_request};
 
 /// How long one order may take.
 pub const ORDER_LIMIT: Duration = Duration::from_secs(300);
-/// Until every node has read the challenges that it shall answer.
+/// The wait until every node has read the challenges that it must answer.
 const SETTLE: Duration = LOOK.saturating_mul(3);
 /// RFC 8555 section 8.1: a token has at least 128 bits in base64url.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 22..=256;

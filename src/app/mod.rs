@@ -214,7 +214,7 @@ impl App {
                 cause = StopCause::Successor(Box::new(successor.as_mut().await?));
             }
             if !matches!(cause, StopCause::Successor(_)) {
-                // Closes the takeover socket: a process that starts now shall not wait at it.
+                // Closes the takeover socket: a process that starts now must not wait at it.
                 drop(successor);
             }
             let edge = self.current.load_full();

@@ -23,7 +23,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// How long the other steps of a stop may take.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// The reason of the process to leave.
+/// Why the process stops.
 #[derive(Debug)]
 pub(super) enum StopCause {
     Signal,
@@ -64,7 +64,7 @@ pub(super) async fn wait_for_stop(
     }
 }
 
-/// Waits for the end of a stop. This number of further signals ends it at once.
+/// Waits for the end of a stop. After `count` further signals, the process ends at once.
 pub(super) async fn unless_forced<T>(
     count: usize,
     stop: impl Future<Output = T>,

@@ -34,8 +34,8 @@ impl ClientCertificate {
         let at = |seconds: i64| UnixMillis::from_secs(u64::try_from(seconds).unwrap_or(0));
         let (begins, ends) =
             (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
-        // RFC 5280 section 4.1.2.5: "from notBefore through notAfter, inclusive". The last second
-        // itself counts as expired, because clocks differ.
+        // RFC 5280 section 4.1.2.5: "from notBefore through notAfter, inclusive". Usher treats
+        // the last second as expired, because clocks differ.
         if now.wall >= ends {
             return Err(InvalidCertificate::Expired);
         }

@@ -1,8 +1,8 @@
 //! The checks of a token, and the witness that gets their results.
 //!
-//! `jwt.rs` makes the checks. For served requests the witness is [`UnwatchedChecks`], which the compiler
-//! removes. `usher explain` uses a [`CheckRecorder`], which records each result and lets the next check
-//! run. So both use one list of checks.
+//! `jwt.rs` makes the checks. For served requests the witness is [`UnwatchedChecks`], which the
+//! compiler removes. `usher explain` uses a [`CheckRecorder`], which records each result and lets
+//! the next check run. So both use one list of checks.
 
 use crate::model::faults::InvalidToken;
 

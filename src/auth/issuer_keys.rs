@@ -145,8 +145,8 @@ fn is_good_exponent(exponent: &str) -> bool {
 }
 
 /// Returns true for a weak modulus (CVE-2017-15361): some smart cards used primes that were powers
-/// of 65537 modulo small primes. The modulus shows this, and can be factored. About one in some
-/// hundred million other keys looks the same.
+/// of 65537 modulo small primes. The modulus shows this, and can be factored. One in several
+/// hundred million good keys is refused by mistake.
 fn has_guessable_primes(modulus: &[u8]) -> bool {
     const PRIMES: [u32; 38] = [
         3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89,

@@ -261,7 +261,7 @@ impl Issuer {
                 permissions(claim_at(claims, &config.permissions_claim)),
             )?,
             issued_at: claims.get("iat").and_then(date_of).unwrap_or_default(),
-            // In its leeway, a token is valid for the rest of the leeway.
+            // A token that has expired is valid until the leeway is over.
             expires_at: if expires > now.wall { expires } else { expires + config.leeway },
             in_leeway: expires <= now.wall,
             claims: carried

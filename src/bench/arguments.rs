@@ -156,6 +156,7 @@ pub(super) struct Idle {
 
 #[derive(Debug, Args)]
 pub(super) struct Endpoint {
+    #[allow(rustdoc::broken_intra_doc_links, reason = "the text is the help, without Markdown")]
     /// ws://HOST[:PORT]/PATH or wss://HOST[:PORT]/PATH
     // `Option`, because clap does not set the argument before a mode.
     #[arg(required = true)]

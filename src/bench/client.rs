@@ -310,7 +310,7 @@ async fn log_in(
     }
 }
 
-/// Closes an open connection with a close handshake, as far as the server takes part.
+/// Closes an open connection with a close handshake, if the server takes part in it.
 pub async fn leave(connection: Connection) {
     let _ = timeout(GOODBYE, connection.close()).await;
 }

@@ -210,7 +210,7 @@ impl Stamp {
     }
 }
 
-/// The files that are being written, as far as the kernel reports it. Where it does not, a rename
+/// The files that are being written, if the kernel reports them. Where it does not, a rename
 /// counts as a write in place.
 #[derive(Debug, Default)]
 struct Writers {

@@ -209,7 +209,7 @@ impl Explainer {
         let address = request.address();
         let peer = report.explained.given.peer;
         if address != peer {
-            report.note("client", format!("{address}, as the trusted peer {peer} says"));
+            report.note("client", format!("{address}, named by the trusted peer {peer}"));
         }
         report.origin(run, &matched.route);
         report.credential(run, &matched.route);

@@ -50,7 +50,7 @@ struct SessionsAnswer {
     sessions: Vec<Value>,
 }
 
-/// The sessions of all nodes, as far as they are known.
+/// The known sessions of all nodes.
 #[derive(Debug)]
 pub struct Gathered {
     pub whole: Completeness,

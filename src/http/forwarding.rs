@@ -18,7 +18,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// The way of a request, as far as trusted peers name it.
+/// The part of the way of a request that trusted peers name.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
     /// The socket's peer first, the client last. Never empty.
@@ -158,7 +158,7 @@ impl Forwarding {
     }
 }
 
-/// One element of `Forwarded`, as far as it is used.
+/// The parts of an element of `Forwarded` that Usher uses.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct ForwardedElement<'a> {
     node: Option<&'a str>,

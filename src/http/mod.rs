@@ -1,4 +1,4 @@
-//! HTTP/1.1 on the client's side.
+//! HTTP on the client's side: HTTP/1.1, and HTTP/2 in `http2`.
 //!
 //! `net/http1` has the strict reader that judges every head. Upgrades and plain HTTP are admitted
 //! by the same function (`admit.rs`, with `request.rs` and `witness.rs`). An upgrade is then

@@ -29,8 +29,8 @@ pub trait AdmissionWitness: Prover {
         outcome: Result<T, Rejection>,
     ) -> Result<T, Rejection>;
 
-    /// Records a stage that the next ones can do without: a witness may go on after its failure, with
-    /// an empty result.
+    /// Records a stage that the next ones can do without: a witness may go on after its failure,
+    /// with an empty result.
     fn check<T: Default>(
         &mut self,
         stage: AdmissionStage,

@@ -93,7 +93,7 @@ impl Conversation {
         }
     }
 
-    /// Returns which messages of the client the relay holds for [`Self::hears`].
+    /// Returns which messages of the client the relay holds for [`Self::receive_client`].
     pub fn holds(&self, state: &SessionState) -> Option<Hold> {
         let is_needed = state.listens() || self.dialect.logs_in_again();
         let binary = self.began_by_message && self.dialect.is_binary();
@@ -156,7 +156,8 @@ impl Conversation {
         }
     }
 
-    /// Returns which messages of the upstream the relay holds for [`Self::hears_upstream`].
+    /// Returns which messages of the upstream the relay holds for
+    /// [`Self::receive_upstream`].
     pub fn holds_of_upstream(&self) -> Option<Hold> {
         let binary = self.awaits_login_answer();
         (binary || self.awaits_greeting).then(|| Hold { most: self.dialect.longest(), binary })

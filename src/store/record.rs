@@ -1,4 +1,5 @@
-//! The record of a ticket as bytes, in Redis and between two processes: compact JSON with a version.
+//! The record of a ticket as bytes, in Redis and between two processes: compact JSON with a
+//! version.
 //!
 //! While a fleet is upgraded, nodes of two versions share one Redis. So this is a wire format, not
 //! an image of the memory.

@@ -120,7 +120,7 @@ impl Event for HandOverFailed<'_> {
     fn log(&self) {
         warn!(
             target: "usher", event = "hand_over_failed", why = self.why,
-            "another process failed to take over; this one goes on"
+            "another process failed to take over; this process goes on"
         );
     }
 
@@ -172,7 +172,7 @@ impl Event for ReplacementNotStarted<'_> {
     fn log(&self) {
         warn!(
             target: "usher", event = "replacement_not_started", why = self.why,
-            "cannot start a process that takes over; this one goes on"
+            "cannot start a process that takes over; this process goes on"
         );
     }
 

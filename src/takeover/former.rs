@@ -1,4 +1,4 @@
-//! The sessions that the process before this one still serves, as far as limits count them.
+//! The sessions that the process before this one still serves, for the limits that count them.
 //!
 //! The old process names each of them, and says when it ends. Here each holds its places under the
 //! limits of this process, until then or until the old process is gone. If this process is replaced
@@ -16,7 +16,7 @@ use crate::session::registry::{Registry, SessionId};
 use crate::session::session_counts::CountedPlace;
 use crate::session::user_limit::{User, UserPlace};
 
-/// Not more sessions than the process before has connections.
+/// The table cannot grow beyond the connections of the process before.
 #[derive(Debug, Default)]
 pub struct FormerSessions {
     held: Mutex<HashMap<SessionId, FormerSession>>,
@@ -34,8 +34,8 @@ struct FormerSession {
 }
 
 impl FormerSessions {
-    /// Gives a session its places, above the limits too. `origin` gets its id if it has to make way
-    /// for a newer one.
+    /// Gives a session its places, above the limits too. If a newer session replaces it, `origin`
+    /// gets its id.
     pub fn enter(
         &self,
         session: CountedSession,

@@ -48,7 +48,9 @@ impl Predecessor {
         let failed = |why: String| TakeoverError::Failed { path: path.to_owned(), why };
         match occupant(path).map_err(|error| failed(error.to_string()))? {
             SocketPathState::Nothing | SocketPathState::Stale => return Ok(None),
-            SocketPathState::NotASocket => return Err(failed("it is not a socket".to_owned())),
+            SocketPathState::NotASocket => {
+                return Err(failed("no socket is at the path".to_owned()));
+            }
             SocketPathState::Listening => {}
         }
         let offered = || {
@@ -61,7 +63,8 @@ impl Predecessor {
                 Ok(Some(Self { path: path.to_owned(), channel, listeners, admin }))
             }
             (_, Message::Offer { version, .. }) => Err(failed(format!(
-                "it speaks version {version} of the protocol, and this process version {VERSION}"
+                "the running process speaks version {version} of the protocol, this process \
+                 version {VERSION}"
             ))),
             (_, Message::Refused { why }) => Err(failed(why)),
             _ => Err(failed("it does not begin with an offer".to_owned())),

@@ -107,8 +107,8 @@ pub struct Telemetry {
     flood: Arc<FloodControl>,
     /// `None` if the process already has another subscriber, as in tests.
     log: Option<LogSink>,
-    /// Held from the opening of a file until its sink has it: of a signal and a reload at the same
-    /// time, the later one must decide the file.
+    /// Held from the opening of a file until its sink has it. A signal and a reload may come at the
+    /// same time: the sink must keep the file that was opened last.
     reopening: Mutex<()>,
 }
 

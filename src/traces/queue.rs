@@ -243,7 +243,7 @@ impl SpanQueue {
     }
 }
 
-/// The state of the receiver, as far as the log has it. A receiver that stays away must not fill
+/// The last state of the receiver that the log has. A receiver that stays away must not fill
 /// the log.
 #[derive(Debug, Default)]
 struct Health {

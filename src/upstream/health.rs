@@ -74,7 +74,7 @@ pub struct HealthRules {
     pub has_checks: bool,
 }
 
-/// The reason of a client to be sent to a server.
+/// Why a client is sent to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Errand {
     Regular,

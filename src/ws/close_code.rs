@@ -1,4 +1,4 @@
-//! Close codes of RFC 6455 section 7.4, as far as Usher sends or counts them.
+//! Close codes of RFC 6455 section 7.4, that Usher sends or counts.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! permessage-deflate (RFC 7692) as far as a relay needs it.
+//! The part of permessage-deflate (RFC 7692) that a relay needs.
 //!
 //! Usher compresses nothing. It agrees with a client on terms under which each of the client's
 //! messages can be read by itself (`client_no_context_takeover`). It inflates one short message to

@@ -84,7 +84,7 @@ impl Event for IssuerKeysFetched<'_> {
         } else {
             debug!(
                 target: "usher", event = "issuer_keys_same", issuer, keys,
-                "issuer keys unchanged"
+                "the keys of the issuer have not changed"
             );
         }
     }

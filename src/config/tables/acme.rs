@@ -59,7 +59,7 @@ table! {
     }
 }
 
-/// The authority, and the certificate that it shall issue.
+/// The authority, and the certificate to order from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acme {
     pub directory: ServiceUrl,

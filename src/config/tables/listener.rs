@@ -36,7 +36,7 @@ table! {
         /// Serve the certificate of `[acme]` for its domains, besides `certificates`.
         acme: Flag, default false,
             because "a public authority issues only what you ask for",
-            change_when "Usher itself shall order and renew the certificate";
+            change_when "you want Usher to order and renew the certificate";
         /// Accept plain HTTP, for example behind a proxy that terminates TLS.
         plain: Flag, default false,
             because "credentials must not cross a network unencrypted by accident",

@@ -48,7 +48,7 @@ pub enum RefusalLevel {
     Info,
     Warn,
     Error,
-    /// An error whose line says CRITICAL.
+    /// An error, written as CRITICAL.
     Critical,
 }
 

@@ -151,7 +151,7 @@ impl Chunks {
             }
             (Trailer, b'\r') => TrailerLf,
             (Extension(_) | Trailer | TrailerStart, 0..=8 | 0xb..=0x1f | 0x7f) => {
-                return Err(Misframed("a control character stands in a chunk line or a trailer"));
+                return Err(Misframed("a chunk line or a trailer has a control character"));
             }
             (Extension(size), _) => Extension(*size),
             (TrailerStart | Trailer, _) => Trailer,

@@ -62,11 +62,13 @@ pub fn check_bytes(head: &[u8], mut previous: u8) -> Result<(), Rejection> {
             }
             b'\n' | b'\t' => {}
             _ if previous == b'\r' => {
-                return Err(Rejection::AmbiguousRequest("a carriage return stands inside a line"));
+                return Err(Rejection::AmbiguousRequest(
+                    "a line has a carriage return before its end",
+                ));
             }
             b'\r' => {}
             0..0x20 | 0x7f => {
-                return Err(Rejection::AmbiguousRequest("a control character stands in the head"));
+                return Err(Rejection::AmbiguousRequest("the head has a control character"));
             }
             _ => {}
         }

@@ -36,7 +36,7 @@ pub(super) fn missing(bytes: &[u8], whole: usize) -> Option<Progress> {
     Some(Progress::Needs(missing))
 }
 
-/// Checks that `bytes` begin with `start`, as far as both go.
+/// Checks that one of `bytes` and `start` begins with the other.
 pub(super) fn check_start(bytes: &[u8], start: &[u8]) -> Result<(), ProxyFault> {
     let is_equal = bytes.iter().zip(start).all(|(byte, expected)| byte == expected);
     if is_equal { Ok(()) } else { Err(ProxyFault::NotProxy) }

@@ -19,7 +19,7 @@ use crate::model::service_url::ServiceUrl;
 /// The largest answer, in bytes.
 pub const MOST_BYTES: usize = 64 << 10;
 
-/// The certificates of all listeners that have an OCSP answer, or shall get one.
+/// The certificates of all listeners that have an OCSP answer, or will get one.
 #[derive(Debug, Default)]
 pub struct Staples(Vec<Arc<StapledCertificate>>);
 
@@ -99,7 +99,7 @@ impl Staples {
 }
 
 impl StapledCertificate {
-    /// Reads the answer of a certificate. `None`: it shall have none.
+    /// Reads the answer of a certificate. `None`: the certificate gets none.
     pub fn open(
         files: &CertificateFiles,
         state_dir: &Path,

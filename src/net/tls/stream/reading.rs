@@ -1,6 +1,6 @@
 //! The handling of records from a client.
 //!
-//! Data goes straight to the reader as far as it has room. Everything else is answered or refused
+//! Data goes straight to the reader while it has room. Everything else is answered or refused
 //! here, and must not cost Usher more than the client. Records without data are counted, and less
 //! than one record is kept.
 

@@ -3,8 +3,8 @@
 //! # The life of a connection
 //!
 //! 1. A thread accepts the connection ([`listener`]) and terminates TLS. Each core has one thread.
-//! 2. A strict parser reads the first bytes as a request head ([`net::http1::head`]). It rejects a head
-//!    that another parser could read differently.
+//! 2. A strict parser reads the first bytes as a request head ([`net::http1::head`]). It rejects a
+//!    head that another parser could read differently.
 //! 3. Plain HTTP goes through a guard to the HTTP library, and is forwarded ([`http::forward`]).
 //! 4. An upgrade is handled by Usher itself ([`http::upgrade`]). Usher finds the route and removes
 //!    the credential from the request. The credential becomes a principal, and the principal a

@@ -81,7 +81,8 @@ pub fn percentiles(report: &Report) -> String {
     svg
 }
 
-/// Returns the percentiles of the main phase, as nines and milliseconds, without those that have no value.
+/// Returns the percentiles of the main phase, as nines and milliseconds, without those that have no
+/// value.
 fn points(tally: &super::tally::Tally) -> Vec<(f64, f64)> {
     let main = tally.main_phase();
     let count = tally.count(main) as f64;

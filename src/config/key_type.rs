@@ -520,7 +520,7 @@ impl<C: Member> KeyType for SetOf<C> {
     }
 }
 
-/// A table inside another one, which [`Section::section`](crate::config::reader::Section::section) reads.
+/// A table inside another one, which `Section::section` reads.
 pub struct Nested<T>(PhantomData<T>);
 
 impl<T: Table> KeyType for Nested<T> {
@@ -539,7 +539,7 @@ impl<T: Table> KeyType for Nested<T> {
     }
 }
 
-/// Tables inside another one, each under a name, which [`Section::tables`](crate::config::reader::Section::tables) reads.
+/// Tables inside another one, each under a name, which `Section::tables` reads.
 pub struct NestedByName<T>(PhantomData<T>);
 
 impl<T: Table> KeyType for NestedByName<T> {

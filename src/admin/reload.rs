@@ -7,14 +7,15 @@ use serde_json::json;
 
 use super::{Admin, answer_error, answer_json, refuse_other_than_json};
 use crate::config::diagnostic::Diagnostic;
-use crate::edge::reload::{Applied, Cause};
+use crate::edge::events::ReloadCause;
+use crate::edge::reload::Applied;
 
 impl Admin {
     pub(super) async fn reload(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
         if let Some(refusal) = refuse_other_than_json(headers) {
             return refusal;
         }
-        match self.orders.give(Cause::Admin).await {
+        match self.orders.give(ReloadCause::Admin).await {
             None => answer_error(
                 StatusCode::CONFLICT,
                 "NO_RELOAD",

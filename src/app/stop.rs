@@ -12,8 +12,9 @@ use crate::base::clock::Now;
 use crate::base::signal::{SignalAction, Signals};
 use crate::edge::Edge;
 use crate::edge::drain::{self, Drain};
+use crate::edge::events::ReloadCause;
 use crate::edge::events::{DrainAnnounced, ServiceManagerLost};
-use crate::edge::reload::{Cause, Orders};
+use crate::edge::reload::Orders;
 use crate::net::service_manager::ServiceState;
 use crate::takeover::Successor;
 use crate::telemetry::Event;
@@ -49,7 +50,7 @@ pub(super) async fn wait_for_stop(
         tokio::select! {
             asked = signals.next() => match (asked, orders.cloned()) {
                 (SignalAction::Reload, Some(orders)) => {
-                    tokio::spawn(async move { orders.give(Cause::Signal).await });
+                    tokio::spawn(async move { orders.give(ReloadCause::Signal).await });
                 }
                 (SignalAction::Replace, _) => replacer.start(),
                 _ => return Ok(StopCause::Signal),

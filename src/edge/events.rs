@@ -56,6 +56,15 @@ families! {
 }
 
 words! {
+    /// The origin of a reload.
+    pub enum ReloadCause {
+        Signal = "signal",
+        Watch = "watch",
+        Admin = "admin",
+    }
+}
+
+words! {
     enum ReloadOutcome {
         Applied = "applied",
         Refused = "refused",
@@ -139,8 +148,7 @@ pub struct ConfigUnfinished<'a> {
 /// Another configuration came into force.
 #[derive(Debug)]
 pub struct ConfigApplied<'a> {
-    /// The origin of the reload: signal, watch or admin.
-    pub cause: &'static str,
+    pub cause: ReloadCause,
     pub changed: &'a [String],
     /// Keys whose new value takes effect at the next start.
     pub restart: &'a [&'static str],
@@ -149,7 +157,7 @@ pub struct ConfigApplied<'a> {
 /// A configuration was refused, and nothing has changed.
 #[derive(Debug)]
 pub struct ConfigRefused<'a> {
-    pub cause: &'static str,
+    pub cause: ReloadCause,
     pub why: &'a str,
 }
 
@@ -382,7 +390,7 @@ impl Event for ConfigUnfinished<'_> {
 
 impl Event for ConfigApplied<'_> {
     fn log(&self) {
-        let (cause, changed) = (self.cause, self.changed.join(", "));
+        let (cause, changed) = (self.cause.word(), self.changed.join(", "));
         let restart = self.restart.join(", ");
         info!(
             target: "usher", event = "config_applied", cause, changed, restart,
@@ -403,14 +411,15 @@ impl Event for ConfigApplied<'_> {
 
     fn audit(&self) -> Option<AuditLine<'_>> {
         let (changed, restart) = (self.changed.join(", "), self.restart.join(", "));
-        let detail = format!("by {}; changed: {changed}; needs a restart: {restart}", self.cause);
+        let detail =
+            format!("by {}; changed: {changed}; needs a restart: {restart}", self.cause.word());
         Some(AuditLine::of_process("config_applied", ACCEPTED, detail))
     }
 }
 
 impl Event for ConfigRefused<'_> {
     fn log(&self) {
-        let Self { cause, why } = *self;
+        let (cause, why) = (self.cause.word(), self.why);
         error!(
             target: "usher", event = "config_refused", cause, why,
             "configuration refused; the current one stays in force"
@@ -423,7 +432,7 @@ impl Event for ConfigRefused<'_> {
     }
 
     fn audit(&self) -> Option<AuditLine<'_>> {
-        let detail = format!("by {}", self.cause);
+        let detail = format!("by {}", self.cause.word());
         Some(AuditLine::of_process("config_refused", "refused", detail))
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
-use super::events::{ConfigApplied, ConfigRefused, ConfigWarning};
+use super::events::{ConfigApplied, ConfigRefused, ConfigWarning, ReloadCause};
 use crate::auth::events::BypassAllowed;
 use crate::base::clock::Now;
 use crate::config::diagnostic::{Diagnostic, Diagnostics};
@@ -26,23 +26,6 @@ pub type Load = Box<dyn Fn(&[SocketAddr]) -> Result<Loaded, Diagnostics> + Send 
 
 /// The most orders that wait for their turn.
 const QUEUE: usize = 16;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    Signal,
-    Watch,
-    Admin,
-}
-
-impl Cause {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Signal => "signal",
-            Self::Watch => "watch",
-            Self::Admin => "admin",
-        }
-    }
-}
 
 /// The result of a reload.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +46,7 @@ pub struct Reloader {
 /// An order to reload, and the channel for its outcome.
 #[derive(Debug)]
 pub struct Order {
-    pub cause: Cause,
+    pub cause: ReloadCause,
     /// The files as they were seen. The order is carried out only while they are unchanged.
     seen: Option<Fingerprints>,
     outcome: oneshot::Sender<Result<Applied, Diagnostics>>,
@@ -80,7 +63,7 @@ impl Orders {
     }
 
     /// Orders a reload and waits for its outcome. `None`: the process is about to end.
-    pub async fn give(&self, cause: Cause) -> Option<Result<Applied, Diagnostics>> {
+    pub async fn give(&self, cause: ReloadCause) -> Option<Result<Applied, Diagnostics>> {
         self.send(cause, None).await
     }
 
@@ -88,7 +71,7 @@ impl Orders {
     /// since.
     pub async fn give_for(
         &self,
-        cause: Cause,
+        cause: ReloadCause,
         seen: Fingerprints,
     ) -> Option<Result<Applied, Diagnostics>> {
         self.send(cause, Some(seen)).await
@@ -96,7 +79,7 @@ impl Orders {
 
     async fn send(
         &self,
-        cause: Cause,
+        cause: ReloadCause,
         seen: Option<Fingerprints>,
     ) -> Option<Result<Applied, Diagnostics>> {
         let (outcome, answer) = oneshot::channel();
@@ -112,7 +95,7 @@ impl Reloader {
 
     pub async fn carry_out(&self, order: Order) {
         let Some(outcome) = Box::pin(self.reload(order.seen.as_ref())).await else { return };
-        let cause = order.cause.name();
+        let cause = order.cause;
         match &outcome {
             Ok(Applied { changed, restart, .. }) => {
                 ConfigApplied { cause, changed, restart }.emit();

@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep};
 use super::events::ConfigUnfinished;
 use crate::base::clock::Now;
 use crate::config::written::Fingerprints;
-use crate::edge::reload::{Cause, Orders};
+use crate::edge::events::ReloadCause;
+use crate::edge::reload::Orders;
 use crate::edge::{Current, Edge};
 use crate::telemetry::Event;
 
@@ -87,7 +88,7 @@ impl Watcher {
             sleep(LOOK).await;
             self.follow(current.load_full());
             let Some(seen) = self.look(Now::read().mono) else { continue };
-            match orders.give_for(Cause::Watch, seen.clone()).await {
+            match orders.give_for(ReloadCause::Watch, seen.clone()).await {
                 Some(Ok(_)) => self.follow(current.load_full()),
                 // Refused contents are not tried again until they change.
                 Some(Err(_)) => self.rest(seen),

@@ -6,6 +6,7 @@ pub mod input;
 pub mod lock;
 pub mod memory;
 pub mod rate;
+pub mod repeats;
 pub mod signal;
 pub mod strict_json;
 pub mod terminal;

@@ -41,6 +41,8 @@ words! {
 /// This node reads the stream of revocations, or cannot read it.
 #[derive(Debug)]
 pub struct StreamReading {
+    /// Whether the same fault was not reported a moment ago.
+    pub is_news: bool,
     /// `None`: the node reads the stream.
     pub fault: Option<StoreFault>,
 }
@@ -75,10 +77,11 @@ impl Event for StreamReading {
             None => info!(
                 target: "usher", event = "fleet_reading", "reading the revocation stream"
             ),
-            Some(fault) => warn!(
+            Some(fault) if self.is_news => warn!(
                 target: "usher", event = "fleet_deaf", fault = fault.label(),
                 "cannot read the revocation stream"
             ),
+            Some(_) => {}
         }
     }
 

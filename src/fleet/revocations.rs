@@ -16,6 +16,7 @@ use super::Fleet;
 use super::events::{EntryOutcome, StreamEntryRead, StreamGap, StreamReading, StreamRestored};
 use crate::auth::revocation::{Applied, Revocations};
 use crate::base::clock::Now;
+use crate::base::repeats::Repeats;
 use crate::model::request_id::HexId;
 use crate::model::revocation::Revocation;
 use crate::model::store_fault::StoreFault;
@@ -57,11 +58,12 @@ impl Fleet {
 
     /// Reads the existing revocations before the first client is accepted, if the store answers.
     pub async fn join(&self) -> Option<Reader> {
+        let repeats = Repeats::default();
         let joined = timeout(START, async {
             loop {
                 match self.connect().await {
                     Ok(reader) => return reader,
-                    Err(fault) => StreamReading { fault: Some(fault) }.emit(),
+                    Err(fault) => report(&repeats, Some(fault)),
                 }
                 sleep(SHORTEST_PAUSE).await;
             }
@@ -71,7 +73,7 @@ impl Fleet {
 
     /// Reads the revocations of the other nodes, for ever.
     pub async fn follow(self: Arc<Self>, mut joined: Option<Reader>) {
-        let mut pause = SHORTEST_PAUSE;
+        let (mut pause, repeats) = (SHORTEST_PAUSE, Repeats::default());
         loop {
             let reader = match joined.take() {
                 Some(reader) => Ok(reader),
@@ -80,12 +82,12 @@ impl Fleet {
             let fault = match reader {
                 Ok(reader) => {
                     pause = SHORTEST_PAUSE;
-                    StreamReading { fault: None }.emit();
+                    report(&repeats, None);
                     self.follow_stream(reader).await
                 }
                 Err(fault) => fault,
             };
-            StreamReading { fault: Some(fault) }.emit();
+            report(&repeats, Some(fault));
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -216,4 +218,9 @@ impl Fleet {
             let _ = found.map(|found| found.apply(order.clone(), now));
         }
     }
+}
+
+/// Reports whether the stream is read. `None`: it is.
+fn report(repeats: &Repeats<StoreFault>, fault: Option<StoreFault>) {
+    StreamReading { is_news: repeats.is_news(fault, Now::read().mono), fault }.emit();
 }

@@ -21,6 +21,7 @@ use super::events::{Operation, Purpose, StoreDialled};
 use super::{ask_all, authorities, millis};
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::lock::lock;
+use crate::base::repeats::Repeats;
 use crate::config;
 use crate::config::store::Redis;
 use crate::model::revocation::Revocation;
@@ -52,6 +53,7 @@ pub struct Bulletin {
     length: usize,
     channel: RedisChannel,
     dialer: Dialer,
+    failed_dials: Repeats<StoreFault>,
     /// The timeout for one answer to a reader.
     patience: Duration,
 }
@@ -113,6 +115,7 @@ impl Bulletin {
                 config.max_in_flight,
             ),
             dialer: Dialer::new(Redis { timeout: patience, ..config.clone() }, ca),
+            failed_dials: Repeats::default(),
             patience,
         })
     }
@@ -187,10 +190,12 @@ impl Bulletin {
             Ok(made) => made.map_err(|error| StoreFault::from(&error)),
             Err(_) => Err(StoreFault::Timeout),
         };
+        let fault = made.as_ref().err().copied();
         StoreDialled {
             region: self.dialer.region(),
             purpose: Purpose::Revocations,
-            fault: made.as_ref().err().copied(),
+            is_news: self.failed_dials.is_news(fault, Now::read().mono),
+            fault,
         }
         .emit();
         let start = || "0".to_owned();

@@ -22,6 +22,7 @@ use super::events::{Operation, OperationEnded, Purpose, StoreBreakerChanged, Sto
 use crate::base::breaker::{Breaker, BreakerState};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
+use crate::base::repeats::Repeats;
 use crate::model::store_fault::StoreFault;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
@@ -37,6 +38,7 @@ pub struct RedisChannel {
     limit: Duration,
     max_in_flight: usize,
     breaker: Mutex<Breaker>,
+    failed_dials: Arc<Repeats<StoreFault>>,
     slots: Mutex<HashMap<Id, Arc<ThreadSlot>>>,
 }
 
@@ -72,8 +74,15 @@ impl RedisChannel {
     ) -> Self {
         StoreBreakerChanged { region: dialer.region(), purpose, state: BreakerState::Closed }
             .emit();
-        let (breaker, slots) = (Mutex::default(), Mutex::default());
-        Self { purpose, dialer: Arc::clone(dialer), limit, max_in_flight, breaker, slots }
+        Self {
+            purpose,
+            dialer: Arc::clone(dialer),
+            limit,
+            max_in_flight,
+            breaker: Mutex::default(),
+            failed_dials: Arc::default(),
+            slots: Mutex::default(),
+        }
     }
 
     pub fn state(&self) -> BreakerState {
@@ -208,13 +217,15 @@ impl RedisChannel {
         state.link = Link::Dialling(dialled.clone());
         let (generation, slot, dialer, purpose) =
             (state.generation, Arc::clone(slot), Arc::clone(&self.dialer), self.purpose);
+        let failed_dials = Arc::clone(&self.failed_dials);
         tokio::spawn(async move {
             let made = match timeout(DIAL_TIMEOUT, dialer.dial()).await {
                 Ok(made) => made.map_err(|error| StoreFault::from(&error)),
                 Err(_) => Err(StoreFault::Timeout),
             };
             let fault = made.as_ref().err().copied();
-            StoreDialled { region: dialer.region(), purpose, fault }.emit();
+            let is_news = failed_dials.is_news(fault, Now::read().mono);
+            StoreDialled { region: dialer.region(), purpose, is_news, fault }.emit();
             let mut state = lock(&slot.state);
             if state.generation == generation {
                 state.link =

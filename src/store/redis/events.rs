@@ -89,6 +89,8 @@ pub struct OperationEnded<'a> {
 pub struct StoreDialled<'a> {
     pub region: &'a str,
     pub purpose: Purpose,
+    /// Whether the same fault was not reported a moment ago.
+    pub is_news: bool,
     pub fault: Option<StoreFault>,
 }
 
@@ -134,10 +136,11 @@ impl Event for StoreDialled<'_> {
                 target: "usher", event = "store_connected", region, lane,
                 "connected to the store"
             ),
-            Some(fault) => warn!(
+            Some(fault) if self.is_news => warn!(
                 target: "usher", event = "store_unreachable", region, lane,
                 outcome = fault.label(), "store dial failed"
             ),
+            Some(_) => {}
         }
     }
 

@@ -167,6 +167,8 @@ impl Roster {
         StoreDialled {
             region: self.dialer.region(),
             purpose: Purpose::Fleet,
+            // A person asked.
+            is_news: true,
             fault: made.as_ref().err().copied(),
         }
         .emit();

@@ -46,7 +46,9 @@ pub struct AdminClient {
 #[derive(Debug)]
 pub struct AdminAnswer {
     pub status: u16,
+    /// `Null` if the answer is not JSON.
     pub body: Value,
+    pub text: String,
 }
 
 /// The admin listener is not there, or does not answer.
@@ -114,6 +116,17 @@ impl AdminClient {
         Ok(answer)
     }
 
+    /// Gets an answer that is text. Its last line has an end.
+    pub fn get_text(&self, target: &str) -> anyhow::Result<AdminAnswer> {
+        let answer = self.ask(format!("GET {target} HTTP/1.1\r\n"), "")?;
+        anyhow::ensure!(
+            answer.exit() != Exit::Ok || answer.text.ends_with('\n'),
+            "the answer of the admin listener is incomplete or longer than {} MiB",
+            LONGEST_ANSWER >> 20
+        );
+        Ok(answer)
+    }
+
     pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<AdminAnswer> {
         let body = body.to_string();
         self.ask(
@@ -139,14 +152,16 @@ impl AdminClient {
         let answer = self
             .exchange(&format!("{head}\r\n{body}"))
             .map_err(|error| Unavailable(self.address.clone(), error))?;
-        let text = String::from_utf8_lossy(&answer);
-        let (head, body) =
-            text.split_once("\r\n\r\n").context("the answer of the admin listener is not HTTP")?;
+        let answer = String::from_utf8_lossy(&answer);
+        let (head, text) = answer
+            .split_once("\r\n\r\n")
+            .context("the answer of the admin listener is not HTTP")?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status
             .filter(|_| head.starts_with("HTTP/1."))
             .context("the answer of the admin listener is not HTTP")?;
-        Ok(AdminAnswer { status, body: serde_json::from_str(body).unwrap_or_default() })
+        let body = serde_json::from_str(text).unwrap_or_default();
+        Ok(AdminAnswer { status, body, text: text.to_owned() })
     }
 
     fn exchange(&self, request: &str) -> std::io::Result<Vec<u8>> {

@@ -109,6 +109,7 @@ pub const EXAMPLES: &[Example] = &[
     ),
     example("status", "Show the state of the Usher of usher.toml", "usher status"),
     example("status", "Ask another admin listener", "usher status --admin 127.0.0.1:9090 --json"),
+    example("metrics", "Print the metrics of the Usher of usher.toml", "usher metrics"),
     example("sessions", "List the sessions of a user", "usher sessions --user ada"),
     example("sessions", "List those of all nodes, as JSON", "usher sessions --all --json"),
     example("revoke", "End the sessions of a user", "usher revoke --user ada"),

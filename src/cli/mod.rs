@@ -16,6 +16,7 @@ mod help;
 pub mod init;
 pub mod keys;
 pub mod man;
+mod metrics;
 pub mod reload;
 pub mod revoke;
 pub mod run;
@@ -76,6 +77,8 @@ enum Command {
     Sessions(sessions::Arguments),
     /// Show the state of a running Usher
     Status(status::Arguments),
+    /// Print the metrics of a running Usher
+    Metrics(metrics::Arguments),
     /// Read and filter an audit log, and follow it
     Audit(audit::Arguments),
     /// Load-test the handshake of an endpoint on this machine
@@ -115,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Drain(arguments) => drain::run(arguments),
         Command::Sessions(arguments) => sessions::run(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Metrics(arguments) => metrics::run(arguments),
         Command::Audit(arguments) => audit::run(arguments),
         Command::Bench(arguments) => bench::run(*arguments),
         Command::Schema(arguments) => schema::run(arguments),

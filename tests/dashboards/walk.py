@@ -49,6 +49,8 @@ class Walk:
     signs: tuple[str, ...] = ()
     limits: dict = {}
     keys: dict = {}
+    # The admin token. The commands of a page need no change for one.
+    token: str | None = None
     # True if the process answers no command afterwards.
     is_gone = False
 
@@ -88,6 +90,7 @@ class Admission(Walk):
         ),
         ("upstream_unavailable", "dial_failed"),
     )
+    token = "an-admin-token-of-the-walk-0123456789"
 
     async def begin(self, world):
         await world.backend.stop()
@@ -425,12 +428,11 @@ def run(world: World, command: str) -> str:
     """Runs a command of a page at the first node, whose log stands in for the journal."""
     node = world.nodes[0]
     for written, real in {
-        "http://127.0.0.1:9090": f"http://{HERE}:{node.admin}",
         "journalctl -u usher -o cat --since -10min": f"cat {node.log}",
         "chat.example.com:443": f"{HERE}:{node.tls}",
         "redis://127.0.0.1:6379": f"redis://{HERE}:{world.redis.port}",
         "systemctl status usher": "true",
-        "ls -l audit.jsonl": f"ls -l {world.audit_file(node)}",
+        "/var/log/usher/audit.jsonl": world.audit_file(node),
         "usher check": f"usher check {node.bypass}",
         "wss://chat.example.com/ws": f"ws://{HERE}:{node.port}/ws",
     }.items():
@@ -449,11 +451,11 @@ async def walk(one: Walk, binary: Path, folder: Path, show: bool) -> list[str]:
     faults = []
     rules = folder / "rules.yaml"
     rules.write_text(shortened(RULES.read_text()))
-    async with World(binary, folder, keys=one.keys, **one.limits) as world:
+    async with World(binary, folder, keys=one.keys, token=one.token, **one.limits) as world:
         prometheus = Prometheus(folder, world.nodes, rules, evaluation="1s")
         await prometheus.start()
         await eventually(
-            lambda: prometheus.ask("usher_ready == 1"), 60, "Prometheus scrapes a node"
+            lambda: prometheus.ask("count(usher_ready == 1) == 2"), 60, "Prometheus scrapes the nodes"
         )
         done = asyncio.Event()
 

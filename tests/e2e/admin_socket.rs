@@ -129,6 +129,7 @@ fn commands_speak_to_a_socket_that_only_its_owner_reaches() {
     let order = ["revoke", "--user", "ada", "--json"];
     for (arguments, wanted) in [
         (&["status", "--json"][..], "\"listeners\""),
+        (&["metrics"], "\nusher_ready 1\n"),
         (&["sessions", "--json"], "\"total\""),
         (&["reload", "--json"], "\"changed\""),
         (&order, "\"closed\""),

@@ -301,7 +301,8 @@ async fn the_command_line_lists_sessions_and_shows_how_the_node_stands() {
     ] {
         assert!(page.contains(wanted), "{wanted} is not in\n{page}");
     }
-    for name in ["sessions", "status"] {
+    assert!(printed("metrics", &at).await.contains("\nusher_sessions_active{route=\"/ws\"} "));
+    for name in ["sessions", "status", "metrics"] {
         for (arguments, code, part) in [
             (&["--admin", &address][..], 77, "the admin token is missing or wrong"),
             (

@@ -12,7 +12,7 @@ use usher::base::clock::Now;
 use usher::edge::events::{
     ConnectionClosed, ConnectionOpened, UnauthenticatedEntered, UnauthenticatedLeft,
 };
-use usher::http::events::{Phases, SessionStarted, UpgradeRejected};
+use usher::http::events::{Phase, PhaseEnded, SessionStarted, UpgradeRejected};
 use usher::listener::events::TlsEstablished;
 use usher::model::method::Method;
 use usher::rejection::Rejection;
@@ -54,12 +54,8 @@ pub fn run(runner: &mut Runner) {
         from_client: TRAFFIC,
         from_upstream: TRAFFIC,
     };
-    let handshake = Phases {
-        authenticate: Duration::from_micros(180),
-        dial: Duration::from_micros(320),
-        answer: Duration::from_micros(410),
-        total: Duration::from_micros(1020),
-    };
+    let handshake = Duration::from_micros(1020);
+    let phases = [(Phase::Authenticate, 180), (Phase::Dial, 320), (Phase::Answer, 410)];
     let duration = Duration::from_millis(2);
     runner.measure("events: a connection, counted only", || {
         ConnectionOpened.emit();
@@ -81,6 +77,11 @@ pub fn run(runner: &mut Runner) {
             region: None,
         }
         .emit();
+        for (phase, micros) in phases {
+            let took = Duration::from_micros(micros);
+            let method = Some(Method::Ticket);
+            PhaseEnded { route: "/ws", method, phase, fault: None, took, exemplar: None }.emit();
+        }
         SessionStarted {
             session,
             principal: grant.principal(),

@@ -53,6 +53,14 @@ def quantiles(metric: str, *labels: str, legend: str = "") -> list[tuple[str, st
     ]
 
 
+def phases(*labels: str, outcome: str = "ok", phase: str = ".+") -> str:
+    """Returns the query for the 99th percentile of phases of upgrades."""
+    by = ", ".join(("le", *labels))
+    which = f'outcome="{outcome}", phase=~"{phase}"'
+    series = f"usher_upgrade_phase_duration_seconds_bucket{{{which}}}"
+    return f"histogram_quantile(0.99, sum by ({by}) (rate({series}[R])))"
+
+
 BREAKER = {0: "closed", 1: "half open", 2: "open"}
 YES_NO = {0: "no", 1: "yes"}
 
@@ -222,12 +230,24 @@ def messages() -> Row:
               "From a ping of Usher to the pong. Only clients that are silent for keepalive.ping "
               "are asked. A rise at all nodes is the network; at one node its CPU."),
         Panel("Phases of an upgrade", "s",
-              [("histogram_quantile(0.99, sum by (le, phase) "
-                "(rate(usher_upgrade_phase_duration_seconds_bucket[R])))",
-                "{{phase}} p99")],
-              "dial and answer are the round trips to the backend: they rise when it is slow. "
-              "authenticate has the store, "
-              "the issuers and the verifiers."),
+              [(phases("phase"), "{{phase}} p99")],
+              "Of phases that succeeded. dial and answer are the round trips to the backend: they "
+              "rise when it is slow. authenticate has the store, the issuers and the verifiers."),
+        Panel("Authentication by method", "s",
+              [(phases("method", phase="authenticate"), "{{method}} p99")],
+              "ticket and message wait for the store, session for a verifier. A token waits for "
+              "nothing."),
+        Panel("Dial and answer by route", "s",
+              [(phases("route", "phase", phase="dial|answer"), "{{route}} {{phase}} p99")],
+              "The route with the slow backend."),
+        Panel("Phases that did not succeed", "cps",
+              [('sum by (route, phase, outcome) '
+                '(rate(usher_upgrade_phase_duration_seconds_count{outcome!="ok"}[R]))',
+                "{{route}} {{phase}} {{outcome}}")],
+              "Each try of a server counts. refused is the client's fault, failed is not."),
+        Panel("Phases that failed: time", "s",
+              [(phases("route", "phase", outcome="failed"), "{{route}} {{phase}} p99")],
+              "About 0 where a server refuses, the timeout where it hangs."),
         Panel("Wait for a first message", "s", quantiles("usher_first_message_wait_seconds"),
               "From an early 101 to the first message: about a round trip to the client."),
         Panel("Plain HTTP", "s", quantiles("usher_http_request_duration_seconds"),
@@ -423,6 +443,9 @@ ROUTE = Dashboard(
                   "method.", stacked=True),
             Panel("Time until the 101", "s", quantiles("usher_upgrade_duration_seconds"),
                   "From the complete request head to the 101."),
+            Panel("Its phases", "s",
+                  [(phases("phase", "method"), "{{phase}} {{method}} p99")],
+                  "Of phases that succeeded. authenticate by method; dial and answer are the backend's."),
             Panel("Wait for a first message", "s", quantiles("usher_first_message_wait_seconds"),
                   "From an early 101 to the first message: about a round trip to the client."),
         ]),

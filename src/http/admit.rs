@@ -13,6 +13,7 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
 
+use super::events;
 use super::request::{Request, origin_of};
 use super::switch::UpgradeOffer;
 use super::witness::{AdmissionStage, AdmissionWitness};
@@ -99,12 +100,16 @@ impl<'a> Admission<'a> {
         witness: &mut W,
     ) -> Result<Grant, Rejection> {
         let phase = request.begin_phase(Phase::Authenticate);
+        let began = Now::read().mono;
         let presented = request.presented();
         let verdict = self
             .authenticator
             .authenticate(witness, matched, credential, presented, request.deadline)
             .await;
         request.end_phase(phase, verdict.as_ref().err());
+        if W::IS_LIVE && request.is_upgrade() {
+            request.report_phase(events::Phase::Authenticate, began, verdict.as_ref().err());
+        }
         if !request.shadow.is_empty() {
             self.cast_shadow(request, matched, Actual::of(&verdict));
         }

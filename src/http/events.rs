@@ -8,7 +8,7 @@ use tracing::info;
 use crate::model::method::Method;
 use crate::model::principal::Principal;
 use crate::model::trace_context::TraceId;
-use crate::rejection::Rejection;
+use crate::rejection::{Rejection, Side};
 use crate::session::events::{SessionFacts, count_started};
 use crate::telemetry::audit::AuditLine;
 use crate::telemetry::event::{ACCEPTED, Event, Refusal, client_refusal_level, millis};
@@ -31,8 +31,10 @@ families! {
     MALFORMED_STREAMS: Counter = "usher_malformed_streams_total", shown;
     /// From the complete request head to the 101, for accepted upgrades.
     UPGRADE_DURATION: Histogram = "usher_upgrade_duration_seconds", { route: Name }, shown;
-    /// How long each phase of an accepted upgrade took: authenticate, dial, answer.
-    PHASE_DURATION: Histogram = "usher_upgrade_phase_duration_seconds", { phase: Phase }, shown;
+    /// How long each phase of an upgrade took: authenticate, dial (a server of the upstream) and
+    /// answer (of that server). Each try counts: ok, refused (by the client's fault) or failed.
+    PHASE_DURATION: Histogram = "usher_upgrade_phase_duration_seconds",
+        { route: Name, method: Option<Method>, phase: Phase, outcome: PhaseOutcome };
     /// From an early 101 to the first message, where one came.
     FIRST_MESSAGE_WAIT: Histogram = "usher_first_message_wait_seconds", { route: Name }, shown;
     /// Plain HTTP requests answered, by class of status.
@@ -64,10 +66,19 @@ words! {
 }
 
 words! {
-    enum Phase {
+    /// A phase of an upgrade.
+    pub enum Phase {
         Authenticate = "authenticate",
         Dial = "dial",
         Answer = "answer",
+    }
+}
+
+words! {
+    enum PhaseOutcome {
+        Ok = "ok",
+        Refused = "refused",
+        Failed = "failed",
     }
 }
 
@@ -160,19 +171,22 @@ pub struct SessionStarted<'a> {
     /// `None` on a public route.
     pub principal: Option<&'a Principal>,
     pub server: &'a str,
-    pub handshake: Phases,
+    /// From the complete request head to the 101.
+    pub handshake: Duration,
     /// The trace that exemplars name.
     pub exemplar: Option<TraceId>,
 }
 
-/// How long each phase of an accepted upgrade took.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Phases {
-    pub authenticate: Duration,
-    pub dial: Duration,
-    pub answer: Duration,
-    /// From the complete request head to the 101.
-    pub total: Duration,
+/// A phase of an upgrade has ended. A phase that the client left has no end.
+#[derive(Debug)]
+pub struct PhaseEnded<'a> {
+    pub route: &'a str,
+    pub method: Option<Method>,
+    pub phase: Phase,
+    pub fault: Option<&'a Rejection>,
+    pub took: Duration,
+    /// The trace that exemplars name.
+    pub exemplar: Option<TraceId>,
 }
 
 /// A first message with a credential came this long after the 101.
@@ -303,22 +317,15 @@ impl Event for SessionStarted<'_> {
         info!(
             target: "usher", event = "session_started", request_id, session_id, user,
             method = self.session.method.map(Method::name), route, upstream, server = self.server,
-            %peer, duration_ms = millis(self.handshake.total), trace_id, "session started"
+            %peer, duration_ms = millis(self.handshake), trace_id, "session started"
         );
     }
 
     fn count(&self, metrics: &Metrics) {
         let SessionFacts { route, method, .. } = self.session;
-        let Phases { authenticate, dial, answer, total } = self.handshake;
         metrics.count(&UPGRADES, (route, method, None));
         count_started(metrics, route);
-        let exemplar = self.exemplar;
-        metrics.record_traced(&UPGRADE_DURATION, (route,), total, exemplar);
-        for (phase, duration) in
-            [(Phase::Authenticate, authenticate), (Phase::Dial, dial), (Phase::Answer, answer)]
-        {
-            metrics.record_traced(&PHASE_DURATION, (phase,), duration, exemplar);
-        }
+        metrics.record_traced(&UPGRADE_DURATION, (route,), self.handshake, self.exemplar);
     }
 
     fn audit(&self) -> Option<AuditLine<'_>> {
@@ -331,6 +338,19 @@ impl Event for SessionStarted<'_> {
             detail: Some(format!("server {}", self.server)),
             ..self.session.audit_line("session_started", ACCEPTED)
         })
+    }
+}
+
+impl Event for PhaseEnded<'_> {
+    fn count(&self, metrics: &Metrics) {
+        let Self { route, method, phase, fault, took, exemplar } = *self;
+        let outcome = match fault.map(|fault| fault.facts().side) {
+            None => PhaseOutcome::Ok,
+            Some(Side::Client) => PhaseOutcome::Refused,
+            Some(_) => PhaseOutcome::Failed,
+        };
+        let labels = (route, method, phase, outcome);
+        metrics.record_traced(&PHASE_DURATION, labels, took, exemplar);
     }
 }
 
@@ -388,7 +408,7 @@ mod tests {
             from_client: Traffic { bytes: 7, messages: 1 },
             from_upstream: Traffic { bytes: 900, messages: 3 },
         };
-        let (handshake, exemplar) = (Phases::default(), None);
+        let (handshake, exemplar) = (Duration::ZERO, None);
         let started = SessionStarted {
             session: SESSION,
             principal: None,
@@ -432,6 +452,37 @@ mod tests {
             (&"client_closed".into(), &7.into())
         );
         assert_eq!((&lines[3]["status"], &lines[3]["side"]), (&401.into(), &"client".into()));
+    }
+
+    #[test]
+    fn each_try_of_a_phase_counts_by_route_method_and_outcome() {
+        let outlet = outlet();
+        let timeout = Rejection::UpstreamTimeout;
+        let phase = |phase, fault| PhaseEnded {
+            route: "/ws",
+            method: Some(Method::Ticket),
+            phase,
+            fault,
+            took: Duration::from_millis(3),
+            exemplar: None,
+        };
+        assert!(!outlet.metrics().contains("usher_upgrade_phase_duration_seconds_count{"));
+        outlet.emit(&phase(Phase::Authenticate, Some(&Rejection::MissingCredential)));
+        outlet.emit(&phase(Phase::Dial, Some(&timeout)));
+        outlet.emit(&phase(Phase::Dial, None));
+        let text = outlet.metrics();
+        let series = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("usher_upgrade_phase_duration_seconds_count{"));
+        let series: Vec<&str> = series.collect();
+        assert_eq!(
+            series,
+            [
+                "route=\"/ws\",method=\"ticket\",phase=\"authenticate\",outcome=\"refused\"} 1",
+                "route=\"/ws\",method=\"ticket\",phase=\"dial\",outcome=\"failed\"} 1",
+                "route=\"/ws\",method=\"ticket\",phase=\"dial\",outcome=\"ok\"} 1",
+            ]
+        );
     }
 
     #[test]

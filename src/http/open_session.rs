@@ -70,7 +70,7 @@ pub(super) async fn open_session(
         session_id,
         upstream,
         early,
-        phases,
+        took,
         ..
     } = reached;
     let route = Arc::clone(grant.route());
@@ -104,7 +104,7 @@ pub(super) async fn open_session(
     let session = edge.registry.open(handle);
     let facts = session.facts();
     let (principal, server) = (grant.principal(), &session.server);
-    SessionStarted { session: facts, principal, server, handshake: phases, exemplar }.emit();
+    SessionStarted { session: facts, principal, server, handshake: took, exemplar }.emit();
     let mut record = Record { session, end: None };
     // A revocation that arrived while the upstream was reached did not find this session in the
     // registry.

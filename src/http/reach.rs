@@ -1,6 +1,7 @@
 //! The upstream's part of an upgrade: from a grant to an upstream that accepts it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_KEY, UPGRADE};
@@ -14,7 +15,7 @@ use crate::base::clock::Now;
 use crate::config::RouteMatch;
 use crate::edge::Edge;
 use crate::fleet::places;
-use crate::http::events::Phases;
+use crate::http::events;
 use crate::net::http1::{hop_by_hop, response};
 use crate::net::stream::Stream;
 use crate::rejection::Rejection;
@@ -40,7 +41,8 @@ pub(super) struct OpenedUpstream {
     pub(super) early: BytesMut,
     /// The headers of the upstream's 101, without those of its connection.
     pub(super) headers: HeaderMap,
-    pub(super) phases: Phases,
+    /// From the complete request head to the answer of the upstream.
+    pub(super) took: Duration,
 }
 
 /// Picks and dials a server, and requests the upgrade with the signed context.
@@ -69,7 +71,7 @@ pub(super) async fn reach(
     let proxy_header = upstream.proxy_header(|| connection.proxy_header(request.address()));
     let tries = Tries::begin(upstream, client, authenticated.mono).await;
     let mut tries = tries.with_proxy_header(proxy_header);
-    let (place, dialled, answer) = loop {
+    let (place, answer) = loop {
         let Some(place) = tries.next_server() else {
             return Err(match tries.into_failure() {
                 TriesFailed::Rejected(rejection) => rejection.into(),
@@ -78,8 +80,11 @@ pub(super) async fn reach(
         };
         let dialling = request.begin_phase(Phase::Dial);
         request.note_server(dialling, || place.server());
+        let began = Now::read().mono;
         let stream = tries.dial_server(&place, grant).await;
-        request.end_phase(dialling, stream.is_none().then(|| tries.rejection()));
+        let fault = stream.is_none().then(|| tries.rejection());
+        request.end_phase(dialling, fault);
+        request.report_phase(events::Phase::Dial, began, fault);
         let Some(stream) = stream else { continue };
         let dialled = Now::read();
         // Each try has a signed context of its own: one that was sent may have been used.
@@ -94,9 +99,11 @@ pub(super) async fn reach(
         let opening =
             upstream::upgrade::open(stream, &target, &mut headers, edge.limits.refusal_bytes);
         let answer = tries.answer(&place, Box::pin(opening)).await;
-        request.end_phase(upgrading, answer.is_none().then(|| tries.rejection()));
+        let fault = answer.is_none().then(|| tries.rejection());
+        request.end_phase(upgrading, fault);
+        request.report_phase(events::Phase::Answer, dialled.mono, fault);
         if let Some(answer) = answer {
-            break (place, dialled, answer);
+            break (place, answer);
         }
     };
     match answer {
@@ -106,12 +113,6 @@ pub(super) async fn reach(
             headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             response::set_request_id(&mut headers, request.request_id.as_str());
-            let phases = Phases {
-                authenticate: authenticated.mono - request.started.mono,
-                dial: dialled.mono - authenticated.mono,
-                answer: Now::read().mono - dialled.mono,
-                total: Now::read().mono - request.started.mono,
-            };
             Ok(OpenedUpstream {
                 place,
                 user_place,
@@ -120,7 +121,7 @@ pub(super) async fn reach(
                 upstream: stream,
                 early,
                 headers,
-                phases,
+                took: request.started.mono.elapsed(),
             })
         }
         declined @ UpgradeAnswer::Declined { .. } => Err(refusal(declined, request)),

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, Uri};
 use tokio::time::Instant;
 
+use super::events::{self, PhaseEnded};
 use super::forwarding::Forwarding;
 use super::headers;
 use super::switch::UpgradeOffer;
@@ -21,6 +22,7 @@ use crate::model::request_id::RequestId;
 use crate::model::trace_context::{TraceContext, TraceId};
 use crate::net::http1::host::Authority;
 use crate::rejection::Rejection;
+use crate::telemetry::Event;
 use crate::telemetry::refusal::Attempt;
 use crate::traces::Recording;
 use crate::upstream::reserved_names::ReservedNames;
@@ -156,6 +158,19 @@ impl Request {
             user: self.user.as_deref(),
             trace_id: self.trace_id(),
         }
+    }
+
+    /// Reports the end of a phase that began then.
+    pub fn report_phase(&self, phase: events::Phase, began: Instant, fault: Option<&Rejection>) {
+        PhaseEnded {
+            route: self.route.as_ref().map(|route| &*route.name).unwrap_or_default(),
+            method: self.method,
+            phase,
+            fault,
+            took: began.elapsed(),
+            exemplar: self.exemplar(),
+        }
+        .emit();
     }
 
     /// Returns the id of the trace, if the request is recorded.

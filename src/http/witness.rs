@@ -22,6 +22,9 @@ pub enum AdmissionStage {
 }
 
 pub trait AdmissionWitness: Prover {
+    /// Whether the request is served, and counts. An explained one does not.
+    const IS_LIVE: bool = false;
+
     /// Records a stage whose result the next ones need. A failure is the end.
     fn require<T>(
         &mut self,
@@ -48,6 +51,8 @@ pub struct UnwatchedAdmission;
 impl Prover for UnwatchedAdmission {}
 
 impl AdmissionWitness for UnwatchedAdmission {
+    const IS_LIVE: bool = true;
+
     #[inline]
     fn require<T>(
         &mut self,

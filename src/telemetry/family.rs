@@ -309,6 +309,7 @@ labels!(0);
 labels!(1 A);
 labels!(2 A B);
 labels!(3 A B C);
+labels!(4 A B C D);
 
 /// Declares the metric families of a module, and `FAMILIES`, the list of them.
 ///

@@ -4,9 +4,9 @@
 #   scripts/test-image.sh            # a minute; the program is USHER_BIN or the debug binary
 #   scripts/test-image.sh compile    # compiles it in the image: ten minutes of CPU time
 #
-# It uses no registry, because it makes the images of both `FROM` lines itself. The last one gets the
-# packages of Debian that the real one has. In the first one, `cargo` copies the program; with
-# `compile`, it is a Debian 12 with this machine's Rust. The Dockerfile is used as it is.
+# It uses no registry, because it makes the images of both `FROM` lines itself. The last one gets packages
+# of Debian that the real one has too. In the first one, `cargo` copies the program; with `compile`, it
+# is a Debian 12 with this machine's Rust. The Dockerfile is used as it is.
 #
 # Everything happens in namespaces with a /run and a store of their own: no image and no container of
 # this machine is seen or changed. That needs root; elsewhere the test is skipped.
@@ -72,7 +72,7 @@ export TMPDIR=$scratch/temporary
 export PODMAN="podman --root $scratch/store --storage-driver $driver --runtime runc --cgroup-manager cgroupfs --events-backend file"
 
 # 2. The images of the `FROM` lines, under the names that the Dockerfile has for them.
-of_base=(base-files ca-certificates libc6 libgcc-s1 libssl3 libstdc++6 netbase tzdata)
+of_base=(base-files ca-certificates libc6 libgcc-s1 libstdc++6 netbase tzdata)
 download() { (cd "$work/packages" && apt-get -o APT::Sandbox::User=root download -qq "${of_base[@]}" busybox-static); }
 if [ ! -e "$work/packages/.complete" ]; then
     say "packages of Debian into $work/packages, not installed: ${of_base[*]} busybox-static"

@@ -24,7 +24,8 @@ import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests/packages"))
+# Before the packages of this machine, one of which may have the same name.
+sys.path.insert(0, str(ROOT / "tests/packages"))
 import websocket  # noqa: E402 (after its path)
 
 BASE, COMMIT, CGROUP = sys.argv[1:]

@@ -47,7 +47,7 @@ use crate::model::secret::Secret;
 use crate::net::fetch::{FetchConfig, Fetcher};
 use crate::net::tls::acme::{AcmeCertificates, IssuedCertificate};
 use crate::net::tls::server::ListenerAcme;
-use crate::store::OpenError;
+use crate::store::StoreOpenError;
 use crate::telemetry::Event;
 use crate::telemetry::family::Word as _;
 
@@ -96,7 +96,7 @@ pub enum AcmeError {
     #[error("[acme] `ca_file`: {0}")]
     Authorities(String),
     #[error(transparent)]
-    Store(#[from] OpenError),
+    Store(#[from] StoreOpenError),
 }
 
 /// The state of the certificate, for `/status`.

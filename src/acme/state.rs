@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::fault::AcmeFault;
 use crate::config::store::Store;
 use crate::model::request_id::HexId;
-use crate::store::OpenError;
+use crate::store::StoreOpenError;
 use crate::store::redis::SharedValues;
 
 /// The largest value that is read.
@@ -138,7 +138,7 @@ impl Keeper {
         directory: &str,
         domains: &[String],
         store: &Store,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, StoreOpenError> {
         let hash = hash_of(directory);
         let mut domains = domains.to_vec();
         domains.sort_unstable();

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::store::Presence;
+use crate::store::StoreHealth;
 
 #[derive(Debug, Default)]
 pub struct Readiness {
@@ -39,11 +39,11 @@ impl Readiness {
         }
     }
 
-    pub fn set_store(&self, presence: Presence) {
+    pub fn set_store(&self, presence: StoreHealth) {
         let number = match presence {
-            Presence::Local => 0,
-            Presence::Here => 1,
-            Presence::Away => 2,
+            StoreHealth::Local => 0,
+            StoreHealth::Here => 1,
+            StoreHealth::Away => 2,
         };
         self.store.store(number, Ordering::Release);
     }

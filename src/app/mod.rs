@@ -46,7 +46,7 @@ use crate::net::admin_socket::{AdminBindError, AdminSocket};
 use crate::net::bind::BindError;
 use crate::net::passed::{PassedError, PassedSockets};
 use crate::net::service_manager::ServiceState;
-use crate::store::redis::Reader;
+use crate::store::redis::RevocationReader;
 use crate::takeover::{self, Closed, FormerSessions, Predecessor, TakeoverError};
 use crate::telemetry::{Event, Telemetry};
 use crate::telemetry_setup;
@@ -249,7 +249,7 @@ impl App {
     }
 
     /// Begins the tasks that run until the exit: upkeep, and the links to other processes.
-    fn begin_tasks(&self, edge: &Edge, joined: Option<Reader>, link: Option<Link>) {
+    fn begin_tasks(&self, edge: &Edge, joined: Option<RevocationReader>, link: Option<Link>) {
         let (current, telemetry) = (Arc::clone(&self.current), Arc::clone(&self.telemetry));
         tokio::spawn(run_upkeep(current, telemetry, Arc::clone(&self.readiness)));
         edge.export_traces();

@@ -139,7 +139,7 @@ pub enum EdgeError {
     #[error(transparent)]
     Upstream(#[from] crate::upstream::BuildError),
     #[error(transparent)]
-    Store(#[from] crate::store::OpenError),
+    Store(#[from] crate::store::StoreOpenError),
     #[error("the receiver of traces: {0}")]
     Traces(String),
     #[error("the state directory {path} cannot be created: {error}")]

@@ -25,8 +25,8 @@ use crate::base::lock::lock;
 use crate::config::{self, Config};
 use crate::model::request_id::HexId;
 use crate::session::registry::Registry;
-use crate::store::OpenError;
-use crate::store::redis::{Bulletin, LiveNodes, Roster};
+use crate::store::StoreOpenError;
+use crate::store::redis::{LiveNodes, RevocationStream, Roster};
 use crate::telemetry::Event;
 use places::FleetPlaces;
 use sessions::Question;
@@ -37,7 +37,7 @@ const BEAT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Fleet {
     node: Node,
-    bulletin: Bulletin,
+    revocation_stream: RevocationStream,
     roster: Arc<Roster>,
     registry: Arc<Registry>,
     revocations: Arc<Revocations>,
@@ -74,7 +74,7 @@ impl Fleet {
         config: &Config,
         registry: &Arc<Registry>,
         revocations: &Arc<Revocations>,
-    ) -> Result<Option<Arc<Self>>, OpenError> {
+    ) -> Result<Option<Arc<Self>>, StoreOpenError> {
         let config::Store::Redis(redis) = &config.store else { return Ok(None) };
         let roster = Arc::new(Roster::open(redis)?);
         let fleet_places = config
@@ -83,7 +83,7 @@ impl Fleet {
             .map(|most| FleetPlaces::new(&roster, registry, most, config.limits.extra_sessions));
         Ok(Some(Arc::new(Self {
             node: Node { id: HexId::random().as_str().to_owned(), name: config.node.clone() },
-            bulletin: Bulletin::open(redis, &config.revocation)?,
+            revocation_stream: RevocationStream::open(redis, &config.revocation)?,
             roster,
             registry: Arc::clone(registry),
             revocations: Arc::clone(revocations),

@@ -21,7 +21,7 @@ use crate::model::request_id::HexId;
 use crate::model::revocation::Revocation;
 use crate::model::store_fault::StoreFault;
 use crate::session::revoke::revoke_for_node;
-use crate::store::redis::Reader;
+use crate::store::redis::RevocationReader;
 use crate::telemetry::Event;
 
 /// How long a starting node waits for the existing revocations.
@@ -39,7 +39,7 @@ const PAGE: usize = 64;
 
 impl Fleet {
     pub fn keep_revocations_for(&self, keep: Duration) {
-        self.bulletin.set_keep(keep);
+        self.revocation_stream.set_keep(keep);
     }
 
     /// Writes a revocation that is in force here to the stream. After a failure, it is written
@@ -47,7 +47,7 @@ impl Fleet {
     pub async fn publish(self: Arc<Self>, order: Revocation) -> bool {
         // In a separate task: the caller may disconnect before the revocation is written.
         let telling = tokio::spawn(async move {
-            let written = self.bulletin.write(&[order]).await;
+            let written = self.revocation_stream.write(&[order]).await;
             if written.is_err() {
                 self.unwritten.store(true, Ordering::SeqCst);
             }
@@ -57,7 +57,7 @@ impl Fleet {
     }
 
     /// Reads the existing revocations before the first client is accepted, if the store answers.
-    pub async fn join(&self) -> Option<Reader> {
+    pub async fn join(&self) -> Option<RevocationReader> {
         let repeats = Repeats::default();
         let joined = timeout(START, async {
             loop {
@@ -72,7 +72,7 @@ impl Fleet {
     }
 
     /// Reads the revocations of the other nodes, for ever.
-    pub async fn follow(self: Arc<Self>, mut joined: Option<Reader>) {
+    pub async fn follow(self: Arc<Self>, mut joined: Option<RevocationReader>) {
         let (mut pause, repeats) = (SHORTEST_PAUSE, Repeats::default());
         loop {
             let reader = match joined.take() {
@@ -93,14 +93,14 @@ impl Fleet {
         }
     }
 
-    async fn connect(&self) -> Result<Reader, StoreFault> {
-        let mut reader = self.bulletin.connect().await?;
+    async fn connect(&self) -> Result<RevocationReader, StoreFault> {
+        let mut reader = self.revocation_stream.connect().await?;
         self.agree(&mut reader).await?;
         Ok(reader)
     }
 
     /// Follows the stream until a fault, which it returns.
-    async fn follow_stream(self: &Arc<Self>, mut reader: Reader) -> StoreFault {
+    async fn follow_stream(self: &Arc<Self>, mut reader: RevocationReader) -> StoreFault {
         let (mut look, mut next) = (Now::read().mono + LOOK, Now::read().mono);
         loop {
             match reader.wait().await {
@@ -138,7 +138,7 @@ impl Fleet {
 
     /// Reads the stream from its beginning, and writes the revocations that are missing in it.
     /// Returns an error only if reading fails. A failed write is tried again later.
-    async fn agree(&self, reader: &mut Reader) -> Result<(), StoreFault> {
+    async fn agree(&self, reader: &mut RevocationReader) -> Result<(), StoreFault> {
         let was_unwritten = self.unwritten.swap(false, Ordering::SeqCst);
         let outcome = self.exchange(reader, was_unwritten).await;
         if !matches!(outcome, Ok(Ok(()))) {
@@ -149,7 +149,7 @@ impl Fleet {
 
     async fn exchange(
         &self,
-        reader: &mut Reader,
+        reader: &mut RevocationReader,
         was_unwritten: bool,
     ) -> Result<Result<(), StoreFault>, StoreFault> {
         // The revocations of the stream alone. The stream itself is bounded.
@@ -170,8 +170,8 @@ impl Fleet {
             if missing.is_empty() {
                 continue;
             }
-            if self.bulletin.write_by(reader, &missing).await.is_err()
-                && let Err(fault) = self.bulletin.write(&missing).await
+            if self.revocation_stream.write_by(reader, &missing).await.is_err()
+                && let Err(fault) = self.revocation_stream.write(&missing).await
             {
                 return Ok(Err(fault));
             }
@@ -183,10 +183,14 @@ impl Fleet {
             StreamRestored { count: written }.emit();
         }
         // This write is the probe with which the breaker closes.
-        Ok(if was_unwritten { self.bulletin.write(&[]).await } else { Ok(()) })
+        Ok(if was_unwritten { self.revocation_stream.write(&[]).await } else { Ok(()) })
     }
 
-    async fn read_all(&self, reader: &mut Reader, found: &Revocations) -> Result<(), StoreFault> {
+    async fn read_all(
+        &self,
+        reader: &mut RevocationReader,
+        found: &Revocations,
+    ) -> Result<(), StoreFault> {
         loop {
             let entries = reader.read().await?;
             if entries.is_empty() {
@@ -204,7 +208,7 @@ impl Fleet {
                 StreamEntryRead { outcome: EntryOutcome::Unreadable, delay: None }.emit();
                 continue;
             };
-            self.bulletin.keep_stream_for(order, now);
+            self.revocation_stream.keep_stream_for(order, now);
             let outcome = match revoke_for_node(&self.registry, &self.revocations, order, now) {
                 Ok(Applied::New) => EntryOutcome::New,
                 Ok(Applied::Known) => EntryOutcome::Known,

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::succession::{
-    self, Answer, Call, MOST_PAST, Owner, PastTicket, Question, Seek, Succession, Tickets,
+    self, MOST_PAST, Owner, PastTicket, Succession, SuccessorAnswer, SuccessorCall,
+    SuccessorRequest, TicketAccess, TicketList,
 };
 use super::{ExpiredTicket, PutError, TakeError, TicketHash, TicketRecord};
 use crate::base::clock::Now;
@@ -85,9 +86,9 @@ impl MemoryStore {
             }
             match self.succession.decided().await {
                 Some(Owner::Successor(successor)) => {
-                    let call = Call::Put(hash, Box::new(record));
+                    let call = SuccessorCall::Put(hash, Box::new(record));
                     return match succession::ask(&successor, call).await {
-                        Some(Answer::Put(outcome)) => outcome,
+                        Some(SuccessorAnswer::Put(outcome)) => outcome,
                         _ => Err(PutError::Unavailable),
                     };
                 }
@@ -98,24 +99,26 @@ impl MemoryStore {
     }
 
     /// Does the same for a ticket that is redeemed or read.
-    pub async fn seek_with_owner(
+    pub async fn find_with_owner(
         &self,
         hash: TicketHash,
-        seek: Seek,
+        access: TicketAccess,
         now: Now,
     ) -> Result<TicketRecord, TakeError> {
         loop {
             if let Owner::ThisProcess = *self.succession.read() {
-                let found = match seek {
-                    Seek::Take => self.take(hash, now),
-                    Seek::Peek => self.peek(hash, now),
+                let found = match access {
+                    TicketAccess::Take => self.take(hash, now),
+                    TicketAccess::Peek => self.peek(hash, now),
                 };
                 return found.map_err(TakeError::Fault);
             }
             match self.succession.decided().await {
                 Some(Owner::Successor(successor)) => {
-                    return match succession::ask(&successor, Call::Seek(hash, seek)).await {
-                        Some(Answer::Record(found)) => found.map(|record| *record),
+                    return match succession::ask(&successor, SuccessorCall::Find(hash, access))
+                        .await
+                    {
+                        Some(SuccessorAnswer::Record(found)) => found.map(|record| *record),
                         _ => Err(TakeError::Unavailable),
                     };
                 }
@@ -127,9 +130,9 @@ impl MemoryStore {
 
     /// Makes callers wait, and returns every live ticket. [`MemoryStore::hand_over`] or
     /// [`MemoryStore::keep`] must follow.
-    pub fn freeze(&self, now: Now) -> Tickets {
+    pub fn freeze(&self, now: Now) -> TicketList {
         self.succession.set(Owner::Undecided);
-        let mut tickets = Tickets::new();
+        let mut tickets = TicketList::new();
         for shard in &self.shards {
             for (hash, entry) in lock(shard).iter() {
                 if let Entry::Live(ticket) = entry
@@ -173,7 +176,7 @@ impl MemoryStore {
     }
 
     /// Drops the tickets, which the successor has now.
-    pub fn hand_over(&self, successor: mpsc::Sender<Question>) {
+    pub fn hand_over(&self, successor: mpsc::Sender<SuccessorRequest>) {
         for shard in &self.shards {
             lock(shard).clear();
         }
@@ -357,11 +360,11 @@ mod tests {
         for byte in 0..3 {
             old.put(TicketHash([byte; 32]), record.clone(), now).unwrap();
         }
-        assert!(old.seek_with_owner(TicketHash([0; 32]), Seek::Take, now).await.is_ok());
+        assert!(old.find_with_owner(TicketHash([0; 32]), TicketAccess::Take, now).await.is_ok());
         // A failed hand-over.
         assert_eq!(old.freeze(now).len(), 2);
         old.keep();
-        assert!(old.seek_with_owner(TicketHash([1; 32]), Seek::Take, now).await.is_ok());
+        assert!(old.find_with_owner(TicketHash([1; 32]), TicketAccess::Take, now).await.is_ok());
 
         let tickets = old.freeze(now);
         assert_eq!(tickets.len(), 1);
@@ -376,15 +379,17 @@ mod tests {
             new.import(hash, succession::from_json(&text).unwrap(), now);
         }
         let (sender, mut questions) = mpsc::channel(8);
-        let waiting = old.seek_with_owner(TicketHash([2; 32]), Seek::Take, now);
+        let waiting = old.find_with_owner(TicketHash([2; 32]), TicketAccess::Take, now);
         let answering = async {
             old.hand_over(sender);
-            while let Some(Question { call, answer }) = questions.recv().await {
+            while let Some(SuccessorRequest { call, answer }) = questions.recv().await {
                 let found = match call {
-                    Call::Put(hash, record) => Answer::Put(new.put(hash, *record, now)),
-                    Call::Seek(hash, _) => {
-                        Answer::Record(new.take(hash, now).map(Box::new).map_err(TakeError::Fault))
+                    SuccessorCall::Put(hash, record) => {
+                        SuccessorAnswer::Put(new.put(hash, *record, now))
                     }
+                    SuccessorCall::Find(hash, _) => SuccessorAnswer::Record(
+                        new.take(hash, now).map(Box::new).map_err(TakeError::Fault),
+                    ),
                 };
                 answer.send(found).unwrap();
                 if new.held() == 0 {

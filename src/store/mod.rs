@@ -28,7 +28,7 @@ use crate::model::secret::Secret;
 use crate::telemetry::Event;
 use memory::MemoryStore;
 use redis::{BreakerState, RedisStore};
-use succession::{Seek, Tickets};
+use succession::{TicketAccess, TicketList};
 
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "a process has only a few of them")]
@@ -77,7 +77,7 @@ pub enum PutError {
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the store's authorities from {path}: {error}")]
-pub struct OpenError {
+pub struct StoreOpenError {
     pub path: PathBuf,
     pub error: std::io::Error,
 }
@@ -115,7 +115,7 @@ pub enum Validity {
 
 /// Whether the store answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
+pub enum StoreHealth {
     /// The store is in this process, so it always answers.
     Local,
     Here,
@@ -220,7 +220,7 @@ impl TicketHash {
 
 impl Store {
     /// Opens the store without connecting, so that Usher can start while the store does not answer.
-    fn open(config: &config::Store) -> Result<Self, OpenError> {
+    fn open(config: &config::Store) -> Result<Self, StoreOpenError> {
         Ok(match config {
             config::Store::Memory { max_tickets } => Self::Memory(MemoryStore::new(*max_tickets)),
             config::Store::Redis(redis) => Self::Redis(RedisStore::open(redis)?),
@@ -242,7 +242,9 @@ impl Store {
     /// Redeems a ticket. If several callers redeem a single-use ticket, exactly one gets it.
     pub async fn take(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
-            Self::Memory(store) => Box::pin(store.seek_with_owner(hash, Seek::Take, now)).await,
+            Self::Memory(store) => {
+                Box::pin(store.find_with_owner(hash, TicketAccess::Take, now)).await
+            }
             Self::Redis(store) => Box::pin(store.take(hash, now)).await,
         }
     }
@@ -250,7 +252,9 @@ impl Store {
     /// Reads a ticket without redeeming it.
     pub async fn peek(&self, hash: TicketHash, now: Now) -> Result<TicketRecord, TakeError> {
         match self {
-            Self::Memory(store) => Box::pin(store.seek_with_owner(hash, Seek::Peek, now)).await,
+            Self::Memory(store) => {
+                Box::pin(store.find_with_owner(hash, TicketAccess::Peek, now)).await
+            }
             Self::Redis(store) => Box::pin(store.peek(hash, now)).await,
         }
     }
@@ -266,7 +270,7 @@ impl Store {
 
     /// Takes the tickets of the process that this one replaces. A limit does not apply: a live
     /// ticket is never dropped.
-    pub async fn import(&self, tickets: Tickets, now: Now) -> Result<(), PutError> {
+    pub async fn import(&self, tickets: TicketList, now: Now) -> Result<(), PutError> {
         for (hash, record) in tickets {
             match self {
                 Self::Memory(store) => store.import(hash, record, now),
@@ -307,11 +311,11 @@ impl Store {
         }
     }
 
-    pub fn presence(&self) -> Presence {
+    pub fn presence(&self) -> StoreHealth {
         match self {
-            Self::Memory(_) => Presence::Local,
-            Self::Redis(store) if store.state() == BreakerState::Closed => Presence::Here,
-            Self::Redis(_) => Presence::Away,
+            Self::Memory(_) => StoreHealth::Local,
+            Self::Redis(store) if store.state() == BreakerState::Closed => StoreHealth::Here,
+            Self::Redis(_) => StoreHealth::Away,
         }
     }
 }

@@ -23,16 +23,16 @@ const EXPIRED: &[u8] = br#"{"v":1,"past":"expired"}"#;
 pub enum StoredTicket {
     Ticket(Box<TicketRecord>),
     /// The fate of the ticket. A node of an older version cannot read it, and rejects the ticket.
-    Past(Fate),
+    Past(TicketMark),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum TicketMark {
     Used,
     Expired,
 }
 
-impl Fate {
+impl TicketMark {
     pub fn mark(self) -> &'static [u8] {
         match self {
             Self::Used => USED,
@@ -115,7 +115,9 @@ pub fn encode(record: TicketRecord) -> Option<Vec<u8>> {
 
 /// Decodes the value of a key. `None`: Usher did not write it, or its version is unknown.
 pub fn decode(bytes: &[u8]) -> Option<StoredTicket> {
-    if let Some(fate) = [Fate::Used, Fate::Expired].into_iter().find(|fate| fate.mark() == bytes) {
+    if let Some(fate) =
+        [TicketMark::Used, TicketMark::Expired].into_iter().find(|fate| fate.mark() == bytes)
+    {
         return Some(StoredTicket::Past(fate));
     }
     let written: RecordJson =
@@ -154,7 +156,7 @@ mod tests {
             decode(&encode(record.clone()).unwrap()),
             Some(StoredTicket::Ticket(Box::new(record)))
         );
-        for fate in [Fate::Used, Fate::Expired] {
+        for fate in [TicketMark::Used, TicketMark::Expired] {
             assert_eq!(decode(fate.mark()), Some(StoredTicket::Past(fate)));
         }
     }

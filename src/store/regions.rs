@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::redis::RedisStore;
-use super::{ExpiredTicket, OpenError, Store};
+use super::{ExpiredTicket, Store, StoreOpenError};
 use crate::base::clock::Now;
 use crate::config::{self, Config};
 
@@ -28,7 +28,7 @@ pub struct Region {
 }
 
 impl Stores {
-    pub fn open(config: &Config) -> Result<Self, OpenError> {
+    pub fn open(config: &Config) -> Result<Self, StoreOpenError> {
         let name = match &config.store {
             config::Store::Memory { .. } => None,
             config::Store::Redis(redis) => redis.region.clone(),

@@ -16,7 +16,7 @@ use crate::model::faults::TicketFault;
 /// How long a caller waits for the end of a hand-over, and for an answer of the successor.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub type Tickets = Vec<(TicketHash, TicketRecord)>;
+pub type TicketList = Vec<(TicketHash, TicketRecord)>;
 
 /// The fate of a ticket that is not live any more, for the audit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,26 +32,26 @@ pub struct PastTicket {
 pub const MOST_PAST: usize = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seek {
+pub enum TicketAccess {
     Take,
     Peek,
 }
 
-/// A question to the successor.
+/// A request to the successor.
 #[derive(Debug)]
-pub struct Question {
-    pub call: Call,
-    pub answer: oneshot::Sender<Answer>,
+pub struct SuccessorRequest {
+    pub call: SuccessorCall,
+    pub answer: oneshot::Sender<SuccessorAnswer>,
 }
 
 #[derive(Debug)]
-pub enum Call {
+pub enum SuccessorCall {
     Put(TicketHash, Box<TicketRecord>),
-    Seek(TicketHash, Seek),
+    Find(TicketHash, TicketAccess),
 }
 
 #[derive(Debug)]
-pub enum Answer {
+pub enum SuccessorAnswer {
     Put(Result<(), PutError>),
     Record(Result<Box<TicketRecord>, TakeError>),
 }
@@ -61,7 +61,7 @@ pub enum Owner {
     ThisProcess,
     /// Another process is taking over.
     Undecided,
-    Successor(mpsc::Sender<Question>),
+    Successor(mpsc::Sender<SuccessorRequest>),
 }
 
 #[derive(Debug)]
@@ -109,10 +109,13 @@ impl Succession {
 }
 
 /// Asks the successor. `None`: it does not answer.
-pub async fn ask(successor: &mpsc::Sender<Question>, call: Call) -> Option<Answer> {
+pub async fn ask(
+    successor: &mpsc::Sender<SuccessorRequest>,
+    call: SuccessorCall,
+) -> Option<SuccessorAnswer> {
     let (answer, answered) = oneshot::channel();
     let asked = async {
-        successor.send(Question { call, answer }).await.ok()?;
+        successor.send(SuccessorRequest { call, answer }).await.ok()?;
         answered.await.ok()
     };
     timeout(PATIENCE, asked).await.ok().flatten()

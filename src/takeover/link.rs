@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::events::CrlsUnread;
 use super::former::FormerSessions;
-use super::message::{Message, Outcome, crl_files, hash, is_take, seek};
+use super::message::{Message, Outcome, crl_files, hash, is_take, ticket_access};
 use crate::base::clock::Now;
 use crate::edge::Current;
 use crate::model::revocation::Revocation;
@@ -23,7 +23,9 @@ use crate::rejection::close::CloseReason;
 use crate::session::changes::SessionChange;
 use crate::session::registry::SessionId;
 use crate::session::revoke::revoke_for_node;
-use crate::store::succession::{Answer, Call, Question, Seek, from_json};
+use crate::store::succession::{
+    SuccessorAnswer, SuccessorCall, SuccessorRequest, TicketAccess, from_json,
+};
 use crate::telemetry::Event;
 
 /// The most questions that wait for their answers.
@@ -33,7 +35,7 @@ const PENDING: usize = 256;
 #[derive(Debug)]
 pub struct Outgoing {
     /// Only the old process asks about tickets.
-    pub questions: Option<mpsc::Receiver<Question>>,
+    pub questions: Option<mpsc::Receiver<SuccessorRequest>>,
     pub revocations: mpsc::Receiver<Revocation>,
     /// The sessions of the old process, if the new one counts them.
     pub changes: Option<mpsc::UnboundedReceiver<SessionChange>>,
@@ -76,7 +78,7 @@ async fn exchange(
     // most two messages for each of its sessions, and an answer for each of `PENDING` questions.
     let (sender, mut messages) = mpsc::unbounded_channel();
     let reading = tokio::spawn(read_messages(reader, read, sender));
-    let mut pending: HashMap<u64, (bool, oneshot::Sender<Answer>)> = HashMap::new();
+    let mut pending: HashMap<u64, (bool, oneshot::Sender<SuccessorAnswer>)> = HashMap::new();
     let mut next = 0;
     let outcome = loop {
         let has_room = pending.len() < PENDING;
@@ -137,9 +139,9 @@ async fn exchange(
                 Message::ReplaceSession { id: id.to_string() }
             }
             question = receive(&mut questions), if has_room => match question {
-                Some(Question { call, answer }) => {
+                Some(SuccessorRequest { call, answer }) => {
                     next += 1;
-                    pending.insert(next, (matches!(call, Call::Put(..)), answer));
+                    pending.insert(next, (matches!(call, SuccessorCall::Put(..)), answer));
                     match question_message(next, call) {
                         Some(message) => message,
                         None => {
@@ -167,7 +169,9 @@ async fn exchange(
 }
 
 /// Waits forever if there is no receiver.
-async fn receive(questions: &mut Option<mpsc::Receiver<Question>>) -> Option<Question> {
+async fn receive(
+    questions: &mut Option<mpsc::Receiver<SuccessorRequest>>,
+) -> Option<SuccessorRequest> {
     match questions {
         Some(questions) => questions.recv().await,
         None => std::future::pending().await,
@@ -211,12 +215,14 @@ fn replace_session(id: &str, former: &FormerSessions, current: &Current) {
     }
 }
 
-fn question_message(id: u64, call: Call) -> Option<Message> {
+fn question_message(id: u64, call: SuccessorCall) -> Option<Message> {
     Some(match call {
-        Call::Put(hash, record) => {
+        SuccessorCall::Put(hash, record) => {
             Message::Put { id, hash: hash.0, record: crate::store::succession::to_json(*record)? }
         }
-        Call::Seek(hash, seek) => Message::Seek { id, hash: hash.0, redeem: is_take(seek) },
+        SuccessorCall::Find(hash, access) => {
+            Message::Seek { id, hash: hash.0, redeem: is_take(access) }
+        }
     })
 }
 
@@ -227,14 +233,14 @@ async fn answer(message: Message, current: &Current) -> Option<Message> {
     let (id, answer) = match message {
         Message::Put { id, hash: bytes, record } => {
             let stored = store.put(hash(bytes), from_json(&record)?, now).await;
-            (id, Answer::Put(stored))
+            (id, SuccessorAnswer::Put(stored))
         }
         Message::Seek { id, hash: bytes, redeem } => {
-            let found = match seek(redeem) {
-                Seek::Take => store.take(hash(bytes), now).await,
-                Seek::Peek => store.peek(hash(bytes), now).await,
+            let found = match ticket_access(redeem) {
+                TicketAccess::Take => store.take(hash(bytes), now).await,
+                TicketAccess::Peek => store.peek(hash(bytes), now).await,
             };
-            (id, Answer::Record(found.map(Box::new)))
+            (id, SuccessorAnswer::Record(found.map(Box::new)))
         }
         _ => return None,
     };

@@ -14,7 +14,7 @@ use crate::model::revocation::Revocation;
 use crate::net::handover::Channel;
 use crate::net::tls::crl::CrlFiles;
 use crate::session::changes::{CountedSession, SessionChange};
-use crate::store::succession::{Answer, PastTicket, Seek, from_json, to_json};
+use crate::store::succession::{PastTicket, SuccessorAnswer, TicketAccess, from_json, to_json};
 use crate::store::{PutError, TakeError, TicketHash};
 
 /// Processes of another version refuse each other.
@@ -117,32 +117,36 @@ impl Message {
 }
 
 impl Outcome {
-    pub fn of(answer: Answer) -> Self {
+    pub fn of(answer: SuccessorAnswer) -> Self {
         match answer {
-            Answer::Put(Ok(())) => Self::Stored,
-            Answer::Put(Err(PutError::Full)) => Self::Full,
-            Answer::Put(Err(PutError::Unavailable))
-            | Answer::Record(Err(TakeError::Unavailable)) => Self::Unavailable,
-            Answer::Record(Err(TakeError::Fault(fault))) => Self::Fault(fault.label().to_owned()),
-            Answer::Record(Ok(record)) => to_json(*record).map_or(Self::Unavailable, Self::Record),
+            SuccessorAnswer::Put(Ok(())) => Self::Stored,
+            SuccessorAnswer::Put(Err(PutError::Full)) => Self::Full,
+            SuccessorAnswer::Put(Err(PutError::Unavailable))
+            | SuccessorAnswer::Record(Err(TakeError::Unavailable)) => Self::Unavailable,
+            SuccessorAnswer::Record(Err(TakeError::Fault(fault))) => {
+                Self::Fault(fault.label().to_owned())
+            }
+            SuccessorAnswer::Record(Ok(record)) => {
+                to_json(*record).map_or(Self::Unavailable, Self::Record)
+            }
         }
     }
 
     /// Returns the answer to a question that stores a ticket, or that looks for one.
-    pub fn answer(self, is_put: bool) -> Answer {
+    pub fn answer(self, is_put: bool) -> SuccessorAnswer {
         let fault = |name: &str| TicketFault::ALL.into_iter().find(|one| one.label() == name);
         match self {
-            Self::Stored if is_put => Answer::Put(Ok(())),
-            Self::Full if is_put => Answer::Put(Err(PutError::Full)),
-            _ if is_put => Answer::Put(Err(PutError::Unavailable)),
-            Self::Record(text) => {
-                Answer::Record(from_json(&text).map(Box::new).ok_or(TakeError::Unavailable))
-            }
-            Self::Fault(name) => {
-                Answer::Record(Err(fault(&name).map_or(TakeError::Unavailable, TakeError::Fault)))
-            }
+            Self::Stored if is_put => SuccessorAnswer::Put(Ok(())),
+            Self::Full if is_put => SuccessorAnswer::Put(Err(PutError::Full)),
+            _ if is_put => SuccessorAnswer::Put(Err(PutError::Unavailable)),
+            Self::Record(text) => SuccessorAnswer::Record(
+                from_json(&text).map(Box::new).ok_or(TakeError::Unavailable),
+            ),
+            Self::Fault(name) => SuccessorAnswer::Record(Err(
+                fault(&name).map_or(TakeError::Unavailable, TakeError::Fault)
+            )),
             Self::Stored | Self::Full | Self::Unavailable => {
-                Answer::Record(Err(TakeError::Unavailable))
+                SuccessorAnswer::Record(Err(TakeError::Unavailable))
             }
         }
     }
@@ -195,12 +199,12 @@ pub fn past_ticket((bytes, fault, remembered): ([u8; 32], String, u64)) -> Optio
     Some(PastTicket { hash: hash(bytes), fault, remembered: Duration::from_millis(remembered) })
 }
 
-pub fn is_take(seek: Seek) -> bool {
-    seek == Seek::Take
+pub fn is_take(access: TicketAccess) -> bool {
+    access == TicketAccess::Take
 }
 
-pub fn seek(redeem: bool) -> Seek {
-    if redeem { Seek::Take } else { Seek::Peek }
+pub fn ticket_access(redeem: bool) -> TicketAccess {
+    if redeem { TicketAccess::Take } else { TicketAccess::Peek }
 }
 
 pub fn hash(bytes: [u8; 32]) -> TicketHash {

@@ -15,7 +15,7 @@ use crate::net::admin_socket::{SocketPathState, occupant};
 use crate::net::handover::{Channel, check_folder};
 use crate::net::passed::adopt;
 use crate::session::changes::CountedSession;
-use crate::store::succession::{PastTicket, Tickets, from_json};
+use crate::store::succession::{PastTicket, TicketList, from_json};
 
 /// How long the running process may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,7 +35,7 @@ pub struct Inheritance {
     path: PathBuf,
     channel: Channel,
     sockets: Vec<(SocketAddr, SocketOwner, TcpListener)>,
-    pub tickets: Tickets,
+    pub tickets: TicketList,
     pub past_tickets: Vec<PastTicket>,
     pub revocations: Vec<Revocation>,
     pub sessions: Vec<CountedSession>,
@@ -166,7 +166,7 @@ impl Inheritance {
     }
 
     /// Returns the tickets, with the time at which they are taken.
-    pub fn take_tickets(&mut self) -> (Tickets, Now) {
+    pub fn take_tickets(&mut self) -> (TicketList, Now) {
         (std::mem::take(&mut self.tickets), Now::read())
     }
 }

@@ -28,7 +28,7 @@ use crate::model::trace_context::TraceContext;
 use crate::rejection::{Rejection, Side, WaysIn};
 use crate::store::regions::Stores;
 use crate::store::{
-    OpenError, Presence, RedeemFault, Store, TakeError, TicketHash, TicketRecord, Validity,
+    RedeemFault, Store, StoreHealth, StoreOpenError, TakeError, TicketHash, TicketRecord, Validity,
 };
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
@@ -88,7 +88,7 @@ impl CountedAsker {
 }
 
 impl Tickets {
-    pub fn new(config: &Arc<Config>) -> Result<Self, OpenError> {
+    pub fn new(config: &Arc<Config>) -> Result<Self, StoreOpenError> {
         let entries = config.limits.rate_entries;
         Ok(Self {
             path: config.tickets.path.as_str().into(),
@@ -326,7 +326,7 @@ impl Tickets {
     }
 
     /// Removes expired tickets, and checks whether the store is available.
-    pub async fn sweep(&self, now: Now) -> Presence {
+    pub async fn sweep(&self, now: Now) -> StoreHealth {
         self.stores.sweep(now).await;
         let own = self.stores.own();
         if let Some(count) = own.held() {

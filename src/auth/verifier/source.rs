@@ -25,7 +25,7 @@ use crate::model::method::Method;
 use crate::model::secret::Secret;
 use crate::model::verifier_fault::VerifierFault;
 use crate::net::fetch::{FetchConfig, FetchError, Fetched, Fetcher};
-use crate::store::redis::Lookup;
+use crate::store::redis::SessionLookup;
 
 /// The minimum length of an id: a shorter one can be guessed, or be the name of another key.
 const SHORTEST_ID: usize = 16;
@@ -34,7 +34,7 @@ const SHORTEST_ID: usize = 16;
 pub(super) enum Source {
     Http(Fetcher),
     Introspection(Fetcher),
-    Redis(Box<Lookup>),
+    Redis(Box<SessionLookup>),
 }
 
 /// The body of a request to a verifier over HTTP.
@@ -61,9 +61,9 @@ impl Source {
         Ok(match &config.kind {
             VerifierKind::Http(asked) => Self::Http(fetcher(asked)?),
             VerifierKind::Introspection { asked, .. } => Self::Introspection(fetcher(asked)?),
-            VerifierKind::Redis(keys) => {
-                Self::Redis(Box::new(Lookup::open(&keys.redis).map_err(|error| error.to_string())?))
-            }
+            VerifierKind::Redis(keys) => Self::Redis(Box::new(
+                SessionLookup::open(&keys.redis).map_err(|error| error.to_string())?,
+            )),
         })
     }
 

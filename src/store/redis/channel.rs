@@ -17,7 +17,7 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
-use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
+use super::dial::{DIAL_TIMEOUT, RedisConnection, RedisDialler};
 use super::events::{Operation, OperationEnded, Purpose, StoreBreakerChanged, StoreDialled};
 use crate::base::breaker::{Breaker, BreakerState};
 use crate::base::clock::Now;
@@ -34,7 +34,7 @@ const TIMEOUTS: u32 = 3;
 pub struct RedisChannel {
     /// The purpose of its connections.
     purpose: Purpose,
-    dialer: Arc<Dialer>,
+    dialer: Arc<RedisDialler>,
     limit: Duration,
     max_in_flight: usize,
     breaker: Mutex<Breaker>,
@@ -61,14 +61,14 @@ struct SlotState {
 enum Link {
     #[default]
     Absent,
-    Dialling(watch::Receiver<Option<Result<Connection, StoreFault>>>),
-    Up(Connection),
+    Dialling(watch::Receiver<Option<Result<RedisConnection, StoreFault>>>),
+    Up(RedisConnection),
 }
 
 impl RedisChannel {
     pub fn new(
         purpose: Purpose,
-        dialer: &Arc<Dialer>,
+        dialer: &Arc<RedisDialler>,
         limit: Duration,
         max_in_flight: usize,
     ) -> Self {
@@ -94,7 +94,7 @@ impl RedisChannel {
     pub async fn run<A, T, F>(
         &self,
         operation: Operation,
-        exchange: impl FnOnce(Connection) -> F,
+        exchange: impl FnOnce(RedisConnection) -> F,
         read: impl FnOnce(A) -> Result<T, StoreFault>,
     ) -> Result<T, StoreFault>
     where
@@ -127,7 +127,7 @@ impl RedisChannel {
     async fn attempt<A, F>(
         &self,
         slot: &Arc<ThreadSlot>,
-        exchange: impl FnOnce(Connection) -> F,
+        exchange: impl FnOnce(RedisConnection) -> F,
     ) -> Result<A, StoreFault>
     where
         F: Future<Output = RedisResult<A>>,
@@ -185,7 +185,10 @@ impl RedisChannel {
         Arc::clone(slots.entry(Handle::current().id()).or_insert_with(make))
     }
 
-    async fn connection(&self, slot: &Arc<ThreadSlot>) -> Result<(u64, Connection), StoreFault> {
+    async fn connection(
+        &self,
+        slot: &Arc<ThreadSlot>,
+    ) -> Result<(u64, RedisConnection), StoreFault> {
         let (generation, mut dialled) = {
             let mut state = lock(&slot.state);
             match &state.link {
@@ -211,7 +214,7 @@ impl RedisChannel {
         &self,
         slot: &Arc<ThreadSlot>,
         state: &mut SlotState,
-    ) -> (u64, watch::Receiver<Option<Result<Connection, StoreFault>>>) {
+    ) -> (u64, watch::Receiver<Option<Result<RedisConnection, StoreFault>>>) {
         let (tell, dialled) = watch::channel(None);
         state.generation += 1;
         state.link = Link::Dialling(dialled.clone());

@@ -28,7 +28,7 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A connection ends if the peer does not acknowledge bytes for this long.
 pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub struct Dialer {
+pub struct RedisDialler {
     config: Redis,
     ca: Option<Authorities>,
     /// Whether the server is older than 6.0, and supports only version 2 of the protocol.
@@ -38,7 +38,7 @@ pub struct Dialer {
 /// A connection that is cheap to copy. All copies share one socket, or one for each node of a
 /// cluster.
 #[derive(Clone)]
-pub struct Connection {
+pub struct RedisConnection {
     wire: Wire,
     /// Whether the peer has closed the connection. It is known at once, so that the next operation
     /// does not fail.
@@ -51,7 +51,7 @@ enum Wire {
     Cluster(ClusterConnection),
 }
 
-impl Dialer {
+impl RedisDialler {
     pub fn new(config: Redis, ca: Option<Authorities>) -> Self {
         Self { config, ca, is_old: AtomicBool::new(false) }
     }
@@ -61,7 +61,7 @@ impl Dialer {
         self.config.region.as_deref().unwrap_or_default()
     }
 
-    pub async fn dial(&self) -> RedisResult<Connection> {
+    pub async fn dial(&self) -> RedisResult<RedisConnection> {
         let was_old = self.is_old.load(Ordering::Relaxed);
         let made = self.dial_once().await;
         if !was_old
@@ -75,7 +75,7 @@ impl Dialer {
         made
     }
 
-    async fn dial_once(&self) -> RedisResult<Connection> {
+    async fn dial_once(&self) -> RedisResult<RedisConnection> {
         let lost = Arc::new(AtomicBool::new(false));
         let own = self.ca.as_ref().filter(|_| self.config.tls);
         let wire = match (&self.config.layout, own) {
@@ -109,7 +109,7 @@ impl Dialer {
                 Wire::Cluster(Box::pin(client.get_async_connection()).await?)
             }
         };
-        Ok(Connection { wire, lost })
+        Ok(RedisConnection { wire, lost })
     }
 
     fn options(&self, lost: &Arc<AtomicBool>) -> AsyncConnectionConfig {
@@ -247,7 +247,7 @@ pub(super) fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE)
 }
 
-impl Connection {
+impl RedisConnection {
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
@@ -273,13 +273,13 @@ impl Connection {
     }
 }
 
-impl std::fmt::Debug for Dialer {
+impl std::fmt::Debug for RedisDialler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dialer").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
-impl std::fmt::Debug for Connection {
+impl std::fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("lost", &self.is_lost()).finish_non_exhaustive()
     }

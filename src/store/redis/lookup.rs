@@ -6,28 +6,28 @@ use std::time::Duration;
 use redis::{FromRedisValue, Value, pipe};
 
 use super::channel::RedisChannel;
-use super::dial::Dialer;
+use super::dial::RedisDialler;
 use super::events::{Operation, Purpose};
-use super::{OpenError, ask_all, authorities};
+use super::{StoreOpenError, ask_all, authorities};
 use crate::base::breaker::BreakerState;
 use crate::config::store::Redis;
 use crate::model::store_fault::StoreFault;
 
 #[derive(Debug)]
-pub struct Lookup {
+pub struct SessionLookup {
     channel: RedisChannel,
 }
 
 /// A value, cut if it is too long, and the remaining life of its key. `left` is `None` for a key
 /// that does not expire.
-pub struct Found {
+pub struct FoundValue {
     pub value: Vec<u8>,
     pub left: Option<Duration>,
 }
 
-impl Lookup {
-    pub fn open(config: &Redis) -> Result<Self, OpenError> {
-        let dialer = Arc::new(Dialer::new(config.clone(), authorities(config)?));
+impl SessionLookup {
+    pub fn open(config: &Redis) -> Result<Self, StoreOpenError> {
+        let dialer = Arc::new(RedisDialler::new(config.clone(), authorities(config)?));
         Ok(Self {
             channel: RedisChannel::new(
                 Purpose::Sessions,
@@ -44,7 +44,7 @@ impl Lookup {
 
     /// Reads a value, and at most one byte more than `most`, so that the caller notices a longer
     /// one.
-    pub async fn read(&self, key: &str, most: usize) -> Result<Option<Found>, StoreFault> {
+    pub async fn read(&self, key: &str, most: usize) -> Result<Option<FoundValue>, StoreFault> {
         let both = pipe().cmd("GETRANGE").arg(key).arg(0).arg(most).cmd("PTTL").arg(key).clone();
         let read = |answers: Vec<Value>| {
             let [value, left] =
@@ -52,9 +52,9 @@ impl Lookup {
             let value = Vec::<u8>::from_redis_value(value).map_err(|_| StoreFault::Protocol)?;
             let left = i64::from_redis_value(left).map_err(|_| StoreFault::Protocol)?;
             Ok(match u64::try_from(left) {
-                Ok(left) => Some(Found { value, left: Some(Duration::from_millis(left)) }),
+                Ok(left) => Some(FoundValue { value, left: Some(Duration::from_millis(left)) }),
                 // -1 means that the key does not expire, -2 that it has just expired.
-                Err(_) if left == -1 => Some(Found { value, left: None }),
+                Err(_) if left == -1 => Some(FoundValue { value, left: None }),
                 Err(_) => None,
             })
         };

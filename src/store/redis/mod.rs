@@ -12,13 +12,13 @@
 //! clock of the node that redeems it. The second is the monotonic clock, if the same node issued
 //! the ticket. Otherwise it is the clock of Redis, by the remaining life of the key.
 
-mod bulletin;
 mod channel;
 mod dial;
 pub mod events;
 mod fault;
 mod lookup;
 mod places;
+mod revocation_stream;
 mod roster;
 mod secure;
 mod shared_values;
@@ -34,24 +34,24 @@ use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, Value, cmd, pipe};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::record::{self, Fate, StoredTicket};
-use super::{OpenError, PutError, TakeError, TicketHash, TicketRecord};
+use super::record::{self, StoredTicket, TicketMark};
+use super::{PutError, StoreOpenError, TakeError, TicketHash, TicketRecord};
 pub use crate::base::breaker::BreakerState;
 use crate::base::clock::Now;
 use crate::config::store::Redis;
 use crate::model::faults::TicketFault;
 use crate::model::store_fault::StoreFault;
 use crate::net::tls::trust::client_config;
-pub use bulletin::{Bulletin, Reader, StreamBatch};
 use channel::RedisChannel;
-use dial::{Connection, Dialer, is_unknown_command};
+use dial::{RedisConnection, RedisDialler, is_unknown_command};
 use events::{Operation, Purpose};
-pub use lookup::{Found, Lookup};
+pub use lookup::{FoundValue, SessionLookup};
 pub use places::{LEASE, PAGE, PlaceBook, StoredPlace, Taken, UserHash};
+pub use revocation_stream::{RevocationReader, RevocationStream, StreamBatch};
 pub use roster::{LiveNodes, Roster};
 use secure::Authorities;
 pub use shared_values::SharedValues;
-use watch::ExpiryWatch;
+use watch::TicketExpiryWatch;
 
 /// How long after its expiry a ticket is remembered as expired.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -103,7 +103,7 @@ pub struct RedisStore {
     prefix: String,
     multi_use: bool,
     /// `None`: this is the store of another region.
-    watch: Option<ExpiryWatch>,
+    watch: Option<TicketExpiryWatch>,
     tickets: RedisChannel,
     acknowledged: Option<Acknowledged>,
     /// Whether the server is older than 6.2.
@@ -128,13 +128,13 @@ struct Acknowledged {
 }
 
 impl RedisStore {
-    pub fn open(config: &Redis) -> Result<Self, OpenError> {
-        let dialer = Arc::new(Dialer::new(config.clone(), authorities(config)?));
+    pub fn open(config: &Redis) -> Result<Self, StoreOpenError> {
+        let dialer = Arc::new(RedisDialler::new(config.clone(), authorities(config)?));
         let channel = |name| RedisChannel::new(name, &dialer, config.timeout, config.max_in_flight);
         Ok(Self {
             prefix: config.prefix.clone(),
             multi_use: config.multi_use,
-            watch: config.watched.map(ExpiryWatch::new),
+            watch: config.watched.map(TicketExpiryWatch::new),
             tickets: channel(Purpose::Tickets),
             acknowledged: config.acknowledge.map(|replicas| Acknowledged {
                 channel: channel(Purpose::Acknowledged),
@@ -188,7 +188,7 @@ impl RedisStore {
                 if let Some(watch) = &self.watch {
                     watch.note_shown_late(hash, &record);
                     // The current mark means redeemed. If this fails, that mark stays.
-                    let _ = self.mark(hash, true, Fate::Expired).await;
+                    let _ = self.mark(hash, true, TicketMark::Expired).await;
                 }
                 Err(TicketFault::Expired.into())
             }
@@ -200,7 +200,7 @@ impl RedisStore {
                 Ok(*record)
             }
             StoredTicket::Past(fate) => {
-                if fate == Fate::Expired && self.watch.is_some() {
+                if fate == TicketMark::Expired && self.watch.is_some() {
                     // Taking has replaced this mark by the mark of a redeemed ticket.
                     let _ = self.mark(hash, true, fate).await;
                 }
@@ -290,20 +290,20 @@ impl RedisStore {
     /// ticket.
     async fn redeem<T, F>(
         &self,
-        connection: Connection,
+        connection: RedisConnection,
         key: &str,
         is_known: bool,
-        ask: impl Fn(Connection, Cmd) -> F,
+        ask: impl Fn(RedisConnection, Cmd) -> F,
     ) -> RedisResult<T>
     where
         F: Future<Output = RedisResult<T>>,
     {
         if is_known {
-            return self.by_either_command(connection, key, Fate::Used, ask).await;
+            return self.by_either_command(connection, key, TicketMark::Used, ask).await;
         }
         let is_ours = self.watch.is_some();
         let script = if is_ours { MARK_AND_LIFE_SCRIPT } else { TAKE_AND_LIFE_SCRIPT };
-        ask(connection, evaluate(script, key).arg(Fate::Used.mark()).clone()).await
+        ask(connection, evaluate(script, key).arg(TicketMark::Used.mark()).clone()).await
     }
 
     /// Takes the value of a key and leaves the mark, or nothing in the store of another region.
@@ -311,10 +311,10 @@ impl RedisStore {
     /// no effect.
     async fn by_either_command<T, F>(
         &self,
-        connection: Connection,
+        connection: RedisConnection,
         key: &str,
-        fate: Fate,
-        ask: impl Fn(Connection, Cmd) -> F,
+        fate: TicketMark,
+        ask: impl Fn(RedisConnection, Cmd) -> F,
     ) -> RedisResult<T>
     where
         F: Future<Output = RedisResult<T>>,
@@ -377,9 +377,9 @@ impl RedisStore {
 }
 
 /// Returns the authorities in `ca_file`, if it is set.
-fn authorities(config: &Redis) -> Result<Option<Authorities>, OpenError> {
+fn authorities(config: &Redis) -> Result<Option<Authorities>, StoreOpenError> {
     let read = |path: &std::path::PathBuf| {
-        let failed = |error| OpenError { path: path.clone(), error };
+        let failed = |error| StoreOpenError { path: path.clone(), error };
         let pem = std::fs::read(path).map_err(failed)?;
         let tls =
             client_config(Some(path)).map_err(|problem| failed(std::io::Error::other(problem)))?;
@@ -435,17 +435,17 @@ fn is_over(record: &TicketRecord, left: i64, ends: Option<Instant>, now: Now) ->
     is_over_here || is_over_there
 }
 
-async fn ask<T: FromRedisValue>(mut connection: Connection, command: Cmd) -> RedisResult<T> {
+async fn ask<T: FromRedisValue>(mut connection: RedisConnection, command: Cmd) -> RedisResult<T> {
     connection.command(&command).await
 }
 
-async fn ask_all(mut connection: Connection, pipeline: Pipeline) -> RedisResult<Vec<Value>> {
+async fn ask_all(mut connection: RedisConnection, pipeline: Pipeline) -> RedisResult<Vec<Value>> {
     connection.pipeline(&pipeline).await
 }
 
 /// Sends several pipelines, each about one key. A single server gets all of them together. In a
 /// cluster, each goes to the node of its key, at the same time.
-async fn ask_each(connection: Connection, pipelines: Vec<Pipeline>) -> RedisResult<()> {
+async fn ask_each(connection: RedisConnection, pipelines: Vec<Pipeline>) -> RedisResult<()> {
     if !connection.is_cluster() {
         let mut all = pipe();
         for command in pipelines.iter().flat_map(Pipeline::cmd_iter) {

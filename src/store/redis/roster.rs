@@ -2,7 +2,7 @@
 //!
 //! Each node writes a heartbeat into one sorted set. A node without a recent heartbeat is not live.
 //! A question goes into a short stream, which the nodes read together with the revocations
-//! (`bulletin.rs`). Answers are pushed to a list that expires after seconds.
+//! (`revocation_stream.rs`). Answers are pushed to a list that expires after seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use std::time::Duration;
 use redis::{FromRedisValue, Value, cmd, pipe};
 use tokio::time::timeout;
 
-use super::bulletin::{NOTICE, notices_key};
 use super::channel::RedisChannel;
-use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
+use super::dial::{DIAL_TIMEOUT, RedisConnection, RedisDialler};
 use super::events::{Operation, Purpose, StoreDialled};
 use super::places::PlaceBook;
+use super::revocation_stream::{NOTICE, notices_key};
 use super::{ask, ask_all, authorities, millis};
 use crate::base::clock::UnixMillis;
 use crate::config::store::Redis;
 use crate::model::store_fault::StoreFault;
-use crate::store::OpenError;
+use crate::store::StoreOpenError;
 use crate::telemetry::Event;
 
 /// The age of a heartbeat from which a node is not live.
@@ -40,7 +40,7 @@ const WAIT_SECONDS: u64 = 2;
 pub struct Roster {
     prefix: String,
     channel: Arc<RedisChannel>,
-    dialer: Dialer,
+    dialer: RedisDialler,
 }
 
 /// The nodes with a recent heartbeat, each as it wrote itself.
@@ -56,13 +56,13 @@ pub struct LiveNodes {
 #[derive(Debug)]
 pub struct AnswerSubscription {
     key: String,
-    connection: Connection,
+    connection: RedisConnection,
 }
 
 impl Roster {
-    pub fn open(config: &Redis) -> Result<Self, OpenError> {
+    pub fn open(config: &Redis) -> Result<Self, StoreOpenError> {
         let ca = authorities(config)?;
-        let dialer = Arc::new(Dialer::new(config.clone(), ca.clone()));
+        let dialer = Arc::new(RedisDialler::new(config.clone(), ca.clone()));
         let patience = Duration::from_secs(WAIT_SECONDS) + config.timeout;
         Ok(Self {
             prefix: config.prefix.clone(),
@@ -72,7 +72,7 @@ impl Roster {
                 config.timeout,
                 config.max_in_flight,
             )),
-            dialer: Dialer::new(Redis { timeout: patience, ..config.clone() }, ca),
+            dialer: RedisDialler::new(Redis { timeout: patience, ..config.clone() }, ca),
         })
     }
 

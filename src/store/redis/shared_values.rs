@@ -10,12 +10,12 @@ use std::time::Duration;
 use redis::{FromRedisValue, Value, cmd, pipe};
 
 use super::channel::RedisChannel;
-use super::dial::Dialer;
+use super::dial::RedisDialler;
 use super::events::{Operation, Purpose};
 use super::{ask, ask_all, authorities, millis};
 use crate::config::store::Redis;
 use crate::model::store_fault::StoreFault;
-use crate::store::OpenError;
+use crate::store::StoreOpenError;
 
 /// Takes the lock, or keeps it. ARGV: the token, the owner, the life of the lock. An owner whose
 /// earlier attempt was interrupted gets it again.
@@ -47,8 +47,8 @@ pub struct SharedValues {
 
 impl SharedValues {
     /// `group` names the values; those of other groups are apart.
-    pub fn open(config: &Redis, group: &str) -> Result<Self, OpenError> {
-        let dialer = Arc::new(Dialer::new(config.clone(), authorities(config)?));
+    pub fn open(config: &Redis, group: &str) -> Result<Self, StoreOpenError> {
+        let dialer = Arc::new(RedisDialler::new(config.clone(), authorities(config)?));
         Ok(Self {
             channel: RedisChannel::new(
                 Purpose::Certificates,

@@ -19,7 +19,7 @@ use super::{FoundTicket, REMEMBERED, RedisStore, ask, readable};
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::lock::lock;
 use crate::model::store_fault::StoreFault;
-use crate::store::record::{Fate, StoredTicket};
+use crate::store::record::{StoredTicket, TicketMark};
 use crate::store::{ExpiredTicket, TakeError, TicketHash, TicketRecord};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
@@ -35,7 +35,7 @@ const PAGE: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(REMEMBERED.as_secs() - 10);
 
 #[derive(Debug)]
-pub(super) struct ExpiryWatch {
+pub(super) struct TicketExpiryWatch {
     most: usize,
     tickets: Mutex<HashMap<TicketHash, Watched>>,
     /// Expired tickets that are not reported yet.
@@ -59,7 +59,7 @@ impl Watched {
     }
 }
 
-impl ExpiryWatch {
+impl TicketExpiryWatch {
     pub(super) fn new(most: usize) -> Self {
         Self { most, tickets: Mutex::default(), expired: Mutex::default() }
     }
@@ -169,7 +169,7 @@ impl RedisStore {
             return Ok(false);
         }
         let found = self
-            .mark(watched.hash, watched.single_use, Fate::Expired)
+            .mark(watched.hash, watched.single_use, TicketMark::Expired)
             .await
             .map_err(|_| TakeError::Unavailable)?;
         Ok(matches!(found, Some(FoundTicket { ticket: StoredTicket::Ticket(_), .. })))
@@ -180,7 +180,7 @@ impl RedisStore {
         &self,
         hash: TicketHash,
         single_use: bool,
-        fate: Fate,
+        fate: TicketMark,
     ) -> Result<Option<FoundTicket>, StoreFault> {
         let key = self.key(hash, single_use);
         let exchange = |connection| self.by_either_command(connection, &key, fate, ask::<Value>);

@@ -16,7 +16,7 @@ use redis::{Cmd, Pipeline, Value, cmd, pipe};
 use tokio::time::{Instant, timeout};
 
 use super::channel::RedisChannel;
-use super::dial::{Connection, DIAL_TIMEOUT, Dialer};
+use super::dial::{DIAL_TIMEOUT, RedisConnection, RedisDialler};
 use super::events::{Operation, Purpose, StoreDialled};
 use super::{ask_all, authorities, millis};
 use crate::base::clock::{Now, UnixMillis};
@@ -26,7 +26,7 @@ use crate::config;
 use crate::config::store::Redis;
 use crate::model::revocation::Revocation;
 use crate::model::store_fault::StoreFault;
-use crate::store::OpenError;
+use crate::store::StoreOpenError;
 use crate::telemetry::Event;
 
 /// A read without new entries ends after this time. The reader then checks the stream for gaps.
@@ -43,7 +43,7 @@ const LONGEST: usize = 16 * 1024;
 pub(super) const NOTICE: &str = "notice";
 
 #[derive(Debug)]
-pub struct Bulletin {
+pub struct RevocationStream {
     key: String,
     notices: String,
     /// How long the stream lives after the last write, in milliseconds. A reload may change it.
@@ -52,7 +52,7 @@ pub struct Bulletin {
     latest: Mutex<Option<(UnixMillis, Instant)>>,
     length: usize,
     channel: RedisChannel,
-    dialer: Dialer,
+    dialer: RedisDialler,
     failed_dials: Repeats<StoreFault>,
     /// The timeout for one answer to a reader.
     patience: Duration,
@@ -60,11 +60,11 @@ pub struct Bulletin {
 
 /// A connection that reads the streams, and its position in them.
 #[derive(Debug)]
-pub struct Reader {
+pub struct RevocationReader {
     key: String,
     notices: String,
     last_notice: String,
-    connection: Connection,
+    connection: RedisConnection,
     patience: Duration,
     last: String,
     clock: Option<ServerClock>,
@@ -80,12 +80,12 @@ struct ServerClock {
 }
 
 /// The content of one entry; `None`: it is not a revocation, or its version is unknown.
-pub type Entry = Option<Revocation>;
+pub type StreamEntry = Option<Revocation>;
 
 /// The entries that a reader received.
 #[derive(Debug, Default)]
 pub struct StreamBatch {
-    pub orders: Vec<Entry>,
+    pub orders: Vec<StreamEntry>,
     /// The notices as written. A new connection reads the notices of the last minute again.
     pub notices: Vec<String>,
 }
@@ -96,10 +96,10 @@ pub(super) fn notices_key(prefix: &str) -> String {
     format!("{prefix}notices:{{{prefix}revocations}}")
 }
 
-impl Bulletin {
-    pub fn open(config: &Redis, revocation: &config::Revocation) -> Result<Self, OpenError> {
+impl RevocationStream {
+    pub fn open(config: &Redis, revocation: &config::Revocation) -> Result<Self, StoreOpenError> {
         let ca = authorities(config)?;
-        let dialer = Arc::new(Dialer::new(config.clone(), ca.clone()));
+        let dialer = Arc::new(RedisDialler::new(config.clone(), ca.clone()));
         let patience = BLOCK + config.timeout;
         Ok(Self {
             key: format!("{}revocations", config.prefix),
@@ -114,7 +114,7 @@ impl Bulletin {
                 config.timeout,
                 config.max_in_flight,
             ),
-            dialer: Dialer::new(Redis { timeout: patience, ..config.clone() }, ca),
+            dialer: RedisDialler::new(Redis { timeout: patience, ..config.clone() }, ca),
             failed_dials: Repeats::default(),
             patience,
         })
@@ -143,7 +143,7 @@ impl Bulletin {
     /// breaker is still open.
     pub async fn write_by(
         &self,
-        reader: &mut Reader,
+        reader: &mut RevocationReader,
         orders: &[Revocation],
     ) -> Result<(), StoreFault> {
         let pipeline = self.pipeline(orders, Now::read())?;
@@ -185,7 +185,7 @@ impl Bulletin {
         Ok(pipeline)
     }
 
-    pub async fn connect(&self) -> Result<Reader, StoreFault> {
+    pub async fn connect(&self) -> Result<RevocationReader, StoreFault> {
         let made = match timeout(DIAL_TIMEOUT, self.dialer.dial()).await {
             Ok(made) => made.map_err(|error| StoreFault::from(&error)),
             Err(_) => Err(StoreFault::Timeout),
@@ -201,7 +201,7 @@ impl Bulletin {
         let start = || "0".to_owned();
         let (key, notices) = (self.key.clone(), self.notices.clone());
         let (connection, patience) = (made?, self.patience);
-        let mut reader = Reader {
+        let mut reader = RevocationReader {
             key,
             notices,
             last_notice: start(),
@@ -216,7 +216,7 @@ impl Bulletin {
     }
 }
 
-impl Reader {
+impl RevocationReader {
     /// Returns `now` by the slower of two wall clocks, that of this node and that of Redis. So a
     /// revocation from another node expires only after it has expired by both clocks.
     pub fn by_the_slower_clock(&self, now: Now) -> Now {
@@ -246,7 +246,7 @@ impl Reader {
     }
 
     /// Returns one page of unread entries, or nothing at the end of the stream.
-    pub async fn read(&mut self) -> Result<Vec<Entry>, StoreFault> {
+    pub async fn read(&mut self) -> Result<Vec<StreamEntry>, StoreFault> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(PAGE).arg("STREAMS").arg(&self.key).arg(&self.last);
         let streams = self.ask(&read).await?;
@@ -396,10 +396,11 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
     const DAY: Duration = Duration::from_secs(86_400);
 
-    fn bulletin(port: u16, user: Option<&str>) -> Bulletin {
+    fn revocation_stream(port: u16, user: Option<&str>) -> RevocationStream {
         let password = user.map(|_| "secret".into());
         let redis = Redis { username: user.map(str::to_owned), password, ..config(port) };
-        Bulletin::open(&redis, &config::Revocation { keep: HOUR, max_entries: 100 }).unwrap()
+        RevocationStream::open(&redis, &config::Revocation { keep: HOUR, max_entries: 100 })
+            .unwrap()
     }
 
     /// Returns the time by a wall clock that is ahead.
@@ -408,16 +409,16 @@ mod tests {
         Now { wall: now.wall + span, ..now }
     }
 
-    async fn read_one(reader: &mut Reader) -> Revocation {
+    async fn read_one(reader: &mut RevocationReader) -> Revocation {
         reader.read().await.unwrap().remove(0).unwrap()
     }
 
     #[tokio::test]
     async fn a_node_keeps_the_orders_that_it_read_while_its_clock_was_ahead() {
         let server = RedisServer::start(&[]);
-        let bulletin = bulletin(server.port, None);
+        let revocation_stream = revocation_stream(server.port, None);
         let order = Revocation::new(What::User("ada".into()), None, Now::read().wall, HOUR);
-        bulletin.write(std::slice::from_ref(&order)).await.unwrap();
+        revocation_stream.write(std::slice::from_ref(&order)).await.unwrap();
         let (list, ada) = (Revocations::new(10), principal("ada", "main", None, None, 0));
         assert_eq!(
             list.apply(order, ahead(DAY)),
@@ -425,7 +426,7 @@ mod tests {
             "what the node's own clock would say"
         );
 
-        let mut reader = bulletin.connect().await.unwrap();
+        let mut reader = revocation_stream.connect().await.unwrap();
         let order = read_one(&mut reader).await;
         assert_eq!(
             list.apply(order.clone(), reader.by_the_slower_clock(ahead(DAY))),
@@ -448,12 +449,12 @@ mod tests {
             "ACL", "SETUSER", "usher", "on", ">secret", "~*", "-@all", "+hello", "+xadd", "+xread",
             "+pexpire",
         ]);
-        let bulletin = bulletin(server.port, Some("usher"));
-        bulletin
+        let revocation_stream = revocation_stream(server.port, Some("usher"));
+        revocation_stream
             .write(&[Revocation::new(What::User("ada".into()), None, Now::read().wall, HOUR)])
             .await
             .unwrap();
-        let mut reader = bulletin.connect().await.unwrap();
+        let mut reader = revocation_stream.connect().await.unwrap();
         assert_eq!(
             (reader.clock, read_one(&mut reader).await.what),
             (None, What::User("ada".into()))
@@ -464,10 +465,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_ahead_cuts_the_stream_no_shorter() {
-        let bulletin = bulletin(1, None);
+        let revocation_stream = revocation_stream(1, None);
         let order = Revocation::new(What::User("ada".into()), None, Now::read().wall, DAY);
-        bulletin.pipeline(&[order], Now::read()).unwrap();
-        let pipeline = bulletin.pipeline(&[], ahead(DAY * 2)).unwrap();
+        revocation_stream.pipeline(&[order], Now::read()).unwrap();
+        let pipeline = revocation_stream.pipeline(&[], ahead(DAY * 2)).unwrap();
         let wire = String::from_utf8(pipeline.get_packed_pipeline()).unwrap();
         let kept: u64 = wire.lines().last().unwrap().parse().unwrap();
         assert!(kept > millis(DAY) - 60_000, "{wire}");

@@ -4,7 +4,7 @@ use crate::config::{Config, LogFormat, RefusalLevel, label_names};
 use crate::telemetry::family::AnyFamily;
 use crate::telemetry::log::{Format, LogSettings};
 use crate::telemetry::severity::Severity;
-use crate::telemetry::{InstallError, Settings, Telemetry};
+use crate::telemetry::{InstallError, Telemetry, TelemetrySettings};
 use crate::{
     acme, admin, auth, edge, fleet, http, listener, migration, session, store, takeover, telemetry,
     traces, upstream,
@@ -48,7 +48,7 @@ pub fn install(config: &Config) -> Result<Telemetry, InstallError> {
         },
         file: config.log.file.clone(),
     };
-    let settings = Settings {
+    let settings = TelemetrySettings {
         log,
         client_refusals: match config.log.refusals {
             RefusalLevel::Info => Severity::Info,
@@ -73,7 +73,7 @@ pub fn families() -> impl Iterator<Item = &'static dyn AnyFamily> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::family::{Definition, Kind};
+    use crate::telemetry::family::{Definition, MetricKind};
     use crate::telemetry::log_events::sources;
     use crate::telemetry::page::metrics_page;
     use std::collections::BTreeSet;
@@ -89,12 +89,15 @@ mod tests {
                     && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
                 "{name}"
             );
-            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == MetricKind::Counter, "{name}");
             assert!(
                 !["_count", "_sum", "_bucket"].iter().any(|suffix| name.ends_with(suffix)),
                 "{name}"
             );
-            assert!(!matches!(kind, Kind::Histogram(_)) || name.ends_with("_seconds"), "{name}");
+            assert!(
+                !matches!(kind, MetricKind::Histogram(_)) || name.ends_with("_seconds"),
+                "{name}"
+            );
             assert!(
                 !labels
                     .iter()

@@ -19,7 +19,7 @@ use usher::rejection::Rejection;
 use usher::rejection::close::{CloseReason, SessionEnd, Traffic};
 use usher::session::events::{Relayed, SessionEnded, SessionFacts};
 use usher::telemetry::Event;
-use usher::telemetry::refusal::Attempt;
+use usher::telemetry::refusal::LoggedRequest;
 use usher::telemetry_setup;
 use usher::ws::close_code::CloseCode;
 
@@ -94,7 +94,7 @@ pub fn run(runner: &mut Runner) {
     runner.measure("events: a session's end", || {
         SessionEnded { session, end: &end, rest: [TRAFFIC, TRAFFIC], since_revoked: None }.emit();
     });
-    let about = Attempt {
+    let about = LoggedRequest {
         request_id: REQUEST,
         peer: PEER,
         host: "chat.example.com",

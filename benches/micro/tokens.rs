@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use usher::auth::jwt::{Issuers, sign_for_development};
 use usher::base::clock::Now;
 use usher::config::{Issuer, IssuerKeySource};
-use usher::model::algorithm::{Algorithm, Family};
+use usher::model::algorithm::{Algorithm, KeyFamily};
 use usher::model::secret::Secret;
 
 use crate::known;
@@ -31,9 +31,9 @@ pub fn run(runner: &mut Runner) {
     let rsa = rsa_key();
     for algorithm in Algorithm::ALL {
         let key = match algorithm.family() {
-            Family::Hmac => None,
-            Family::Rsa => Some(&rsa),
-            Family::Ecdsa | Family::Eddsa => Some(&curve_key(algorithm)),
+            KeyFamily::Hmac => None,
+            KeyFamily::Rsa => Some(&rsa),
+            KeyFamily::Ecdsa | KeyFamily::Eddsa => Some(&curve_key(algorithm)),
         };
         let keys = match key {
             None => IssuerKeySource::Secret(Secret::from(known::SECRET)),

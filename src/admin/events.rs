@@ -6,9 +6,9 @@ use tracing::{info, warn};
 
 use super::access::Caller;
 use crate::telemetry::audit::AuditLine;
-use crate::telemetry::event::{ACCEPTED, Event, Refusal};
+use crate::telemetry::event::{ACCEPTED, Event, FloodRefusal};
 use crate::telemetry::family::{Word, families, words};
-use crate::telemetry::flood::Source;
+use crate::telemetry::flood::RefusalSource;
 use crate::telemetry::metrics::Metrics;
 
 families! {
@@ -56,10 +56,10 @@ pub struct LoginsCounted {
 }
 
 impl Event for LoginTried {
-    fn refusal(&self) -> Option<Refusal> {
+    fn refusal(&self) -> Option<FloodRefusal> {
         let reason = self.outcome.word();
-        let source = Source::of(self.peer, reason);
-        let refusal = Refusal { source, reason, keeps_audit: false };
+        let source = RefusalSource::of(self.peer, reason);
+        let refusal = FloodRefusal { source, reason, keeps_audit: false };
         (self.outcome != LoginOutcome::Accepted).then_some(refusal)
     }
 

@@ -54,7 +54,7 @@ use crate::listener::events::AcceptFailed;
 use crate::model::secret::Secret;
 use crate::net::stream::Stream;
 use crate::session::registry::Registry;
-use crate::telemetry::exposition::Format;
+use crate::telemetry::exposition::ExpositionFormat;
 use crate::telemetry::{Event, Telemetry};
 
 pub struct Admin {
@@ -287,7 +287,8 @@ impl Admin {
             "/metrics" => {
                 self.registry.count_traffic();
                 let accepted = headers.get_all(ACCEPT).iter();
-                let format = Format::accepted(accepted.filter_map(|value| value.to_str().ok()));
+                let format =
+                    ExpositionFormat::accepted(accepted.filter_map(|value| value.to_str().ok()));
                 answer(StatusCode::OK, format.content_type(), self.telemetry.render(format).into())
             }
             HISTORY => self.history(),

@@ -14,7 +14,7 @@ use crate::auth::revocation::Revocations;
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::strict_json;
 use crate::fleet::Fleet;
-use crate::model::revocation::{Fields, Revocation};
+use crate::model::revocation::{Revocation, RevocationFields};
 use crate::session::registry::Registry;
 use crate::session::revoke::revoke;
 
@@ -130,7 +130,7 @@ impl Revoking {
                 self.issuers.join(", ")
             ));
         }
-        let what = Fields { user, session, token_id, issued_before }.meant()?;
+        let what = RevocationFields { user, session, token_id, issued_before }.meant()?;
         let order = Revocation::new(what, issuer, now, self.keep);
         Ok(Revocation { until: until.unwrap_or(order.until), ..order })
     }
@@ -154,7 +154,7 @@ impl Time {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::revocation::What;
+    use crate::model::revocation::RevocationScope;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -171,11 +171,12 @@ mod tests {
 
     #[test]
     fn an_order_says_what_is_meant() {
-        let before = |before| What::IssuedBefore { before: UnixMillis(before), user: None };
+        let before =
+            |before| RevocationScope::IssuedBefore { before: UnixMillis(before), user: None };
         for (body, what) in [
-            (r#"{"user":"ada"}"#, What::User("ada".into())),
-            (r#"{"session":"s"}"#, What::Session("s".into())),
-            (r#"{"token_id":"t","issuer":"main"}"#, What::TokenId("t".into())),
+            (r#"{"user":"ada"}"#, RevocationScope::User("ada".into())),
+            (r#"{"session":"s"}"#, RevocationScope::Session("s".into())),
+            (r#"{"token_id":"t","issuer":"main"}"#, RevocationScope::TokenId("t".into())),
             (r#"{"issued_before":"now"}"#, before(NOW.0)),
             (r#"{"issued_before":1700000000000}"#, before(1_700_000_000_000)),
             (r#"{"issued_before":"2026-01-31T13:00:00+01:00"}"#, before(1_769_860_800_000)),

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use crate::model::method::Method;
 use crate::telemetry::audit::AuditLine;
-use crate::telemetry::event::{ACCEPTED, Event, Refusal};
+use crate::telemetry::event::{ACCEPTED, Event, FloodRefusal};
 use crate::telemetry::family::{Name, Word, families, words};
 use crate::telemetry::metrics::Metrics;
 
@@ -64,8 +64,8 @@ impl BypassUsed<'_> {
 }
 
 impl Event for BypassUsed<'_> {
-    fn refusal(&self) -> Option<Refusal> {
-        self.user.is_none().then(|| Refusal::of(self.peer, "bypass_refused"))
+    fn refusal(&self) -> Option<FloodRefusal> {
+        self.user.is_none().then(|| FloodRefusal::of(self.peer, "bypass_refused"))
     }
 
     fn log(&self) {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::base::strict_json;
-use crate::model::algorithm::{Algorithm, Family};
+use crate::model::algorithm::{Algorithm, KeyFamily};
 
 pub const MAX_SET_BYTES: u64 = 256 * 1024;
 const MAX_KEYS: usize = 100;
@@ -118,7 +118,7 @@ fn usable(key: WrittenKey, pinned: &[Algorithm]) -> Option<Jwk> {
             {
                 return None;
             }
-            (|one| one.family() == Family::Rsa, KeyMaterial::Rsa { modulus, exponent })
+            (|one| one.family() == KeyFamily::Rsa, KeyMaterial::Rsa { modulus, exponent })
         }
         ("EC", Some("P-256")) => {
             (|one| one == Algorithm::ES256, KeyMaterial::Ec { x: key.x?, y: key.y? })

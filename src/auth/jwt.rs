@@ -22,7 +22,7 @@ use crate::base::clock::{Now, UnixMillis};
 use crate::base::strict_json;
 use crate::config;
 use crate::config::IssuerKeySource;
-use crate::model::algorithm::{Algorithm, Family};
+use crate::model::algorithm::{Algorithm, KeyFamily};
 use crate::model::principal::Principal;
 use crate::model::secret::Secret;
 
@@ -291,7 +291,7 @@ impl KeySet {
         let fits = |key: &&Key| key.algorithms.contains(&algorithm);
         match key_id {
             // A shared secret has no key id: it fits every `kid`.
-            Some(_) if algorithm.family() == Family::Hmac => self.0.iter().find(fits),
+            Some(_) if algorithm.family() == KeyFamily::Hmac => self.0.iter().find(fits),
             Some(id) => self.0.iter().filter(fits).find(|key| key.id.as_deref() == Some(id)),
             // Without a `kid`, exactly one key must fit.
             None => {
@@ -491,10 +491,10 @@ pub fn sign_for_development(
     claims: &Value,
 ) -> Result<String, SignError> {
     let encoding = match algorithm.family() {
-        Family::Hmac => EncodingKey::from_secret(key.expose()),
-        Family::Rsa => EncodingKey::from_rsa_pem(key.expose())?,
-        Family::Ecdsa => EncodingKey::from_ec_pem(key.expose())?,
-        Family::Eddsa => EncodingKey::from_ed_pem(key.expose())?,
+        KeyFamily::Hmac => EncodingKey::from_secret(key.expose()),
+        KeyFamily::Rsa => EncodingKey::from_rsa_pem(key.expose())?,
+        KeyFamily::Ecdsa => EncodingKey::from_ec_pem(key.expose())?,
+        KeyFamily::Eddsa => EncodingKey::from_ed_pem(key.expose())?,
     };
     let header = Header { kid: key_id.map(str::to_owned), ..Header::new(library(algorithm)) };
     Ok(jsonwebtoken::encode(&header, claims, &encoding)?)

@@ -21,7 +21,7 @@ use crate::auth::jwt::sign_for_development;
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::text::distance;
 use crate::config::value;
-use crate::model::algorithm::{Algorithm, Family};
+use crate::model::algorithm::{Algorithm, KeyFamily};
 use crate::model::secret::Secret;
 
 #[derive(Debug, Args)]
@@ -108,7 +108,7 @@ fn algorithm(text: &str) -> Result<Algorithm, String> {
 
 impl Mint {
     fn sign(&self, now: Now) -> anyhow::Result<String> {
-        let is_shared = self.algorithm.family() == Family::Hmac;
+        let is_shared = self.algorithm.family() == KeyFamily::Hmac;
         if is_shared == self.key_file.is_some() {
             bail!(
                 "{} needs {}",

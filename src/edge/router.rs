@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Route, RouteMatch};
 use crate::model::host_pattern::HostPattern;
-use crate::model::path::{AmbiguousPath, CanonicalPath, Guard, LaxSpelling};
+use crate::model::path::{AmbiguousPath, CanonicalPath, LaxSpelling, RouteGuard};
 use crate::rejection::Rejection;
 
 #[derive(Debug)]
@@ -20,7 +20,7 @@ struct Entry {
     host: Option<HostPattern>,
     route: Arc<Route>,
     /// More specific routes with stricter rules than this one, each with its name.
-    guards: Vec<(Guard, Arc<str>)>,
+    guards: Vec<(RouteGuard, Arc<str>)>,
 }
 
 impl Router {
@@ -42,7 +42,10 @@ impl Router {
             });
             entry.guards = guards
                 .map(|one| {
-                    (Guard::new(one.host.as_ref(), &one.route.path), Arc::clone(&one.route.name))
+                    (
+                        RouteGuard::new(one.host.as_ref(), &one.route.path),
+                        Arc::clone(&one.route.name),
+                    )
                 })
                 .collect();
         }
@@ -146,7 +149,7 @@ impl Entry {
         }
         let letters = LaxSpelling::of(path);
         let is_here =
-            |guard: &Guard| guard.host.as_ref().is_none_or(|pattern| pattern.matches(host));
+            |guard: &RouteGuard| guard.host.as_ref().is_none_or(|pattern| pattern.matches(host));
         match self.guards.iter().find(|(guard, _)| is_here(guard) && guard.matches(&letters)) {
             Some((_, name)) => Err(Rejection::PathSpelling(Arc::clone(name))),
             None => Ok(()),

@@ -6,7 +6,7 @@ use crate::auth::token_inspection::InspectedToken;
 use crate::base::clock::UnixMillis;
 use crate::base::text::{distance, printable, span};
 use crate::config::{Issuer, Route};
-use crate::model::algorithm::Family;
+use crate::model::algorithm::KeyFamily;
 use crate::model::faults::InvalidCertificate;
 use crate::model::faults::InvalidToken;
 use crate::model::faults::TicketFault;
@@ -235,7 +235,7 @@ fn token(why: InvalidToken, about: About<'_>) -> String {
 }
 
 fn has_hmac(issuer: &Issuer) -> bool {
-    issuer.algorithms.iter().any(|one| one.family() == Family::Hmac)
+    issuer.algorithms.iter().any(|one| one.family() == KeyFamily::Hmac)
 }
 
 fn names(methods: &[crate::model::method::Method]) -> String {

@@ -9,7 +9,7 @@ use crate::auth::token_inspection::{InspectedToken, KeysHeld};
 use crate::base::clock::UnixMillis;
 use crate::base::text::{distance, printable, span};
 use crate::config::{Issuer, IssuerKeySource, KeyOrigin};
-use crate::model::algorithm::Family;
+use crate::model::algorithm::KeyFamily;
 use crate::model::faults::InvalidToken;
 
 /// The claims whose values are shown, because they decide. Other values are personal: only the
@@ -203,7 +203,7 @@ fn key(
         None => "the token has no kid".to_owned(),
         kid => format!("kid is {}", value(kid)),
     };
-    if issuer.algorithms.first().is_some_and(|algorithm| algorithm.family() == Family::Hmac) {
+    if issuer.algorithms.first().is_some_and(|algorithm| algorithm.family() == KeyFamily::Hmac) {
         return format!("{wanted}; one shared secret");
     }
     let Some(held) = held else { return wanted };

@@ -25,7 +25,7 @@ use crate::net::proxy_protocol::{Addresses, ClientTls, ProxyHeader};
 use crate::net::tls::crl::Standing;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
-use crate::telemetry::refusal::Attempt;
+use crate::telemetry::refusal::LoggedRequest;
 
 /// An accepted connection, without its stream.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl ClientConnection {
     /// Reports a request that could not be read, and returns the id that names it.
     pub(super) fn report_unreadable(&self, rejection: &Rejection) -> RequestId {
         let request_id = RequestId::random();
-        let about = Attempt {
+        let about = LoggedRequest {
             request_id: request_id.as_str(),
             peer: self.peer.ip(),
             host: "",

@@ -11,10 +11,10 @@ use crate::model::trace_context::TraceId;
 use crate::rejection::{Rejection, Side};
 use crate::session::events::{SessionFacts, count_started};
 use crate::telemetry::audit::AuditLine;
-use crate::telemetry::event::{ACCEPTED, Event, Refusal, client_refusal_level, millis};
+use crate::telemetry::event::{ACCEPTED, Event, FloodRefusal, client_refusal_level, millis};
 use crate::telemetry::family::{Label, LabelNames, Name, Word, families, words};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::refusal::{Attempt, RefusedRequest};
+use crate::telemetry::refusal::{LoggedRequest, RefusedRequest};
 use crate::telemetry::severity::log_at;
 
 families! {
@@ -124,7 +124,7 @@ impl Label for UpgradeOutcome {
 /// An upgrade was refused, or another request on a route with authentication.
 #[derive(Debug)]
 pub struct UpgradeRejected<'a> {
-    pub about: Attempt<'a>,
+    pub about: LoggedRequest<'a>,
     pub rejection: &'a Rejection,
 }
 
@@ -152,14 +152,14 @@ pub struct Http2StreamMalformed {
 /// A plain HTTP request was refused.
 #[derive(Debug)]
 pub struct RequestRejected<'a> {
-    pub about: Attempt<'a>,
+    pub about: LoggedRequest<'a>,
     pub rejection: &'a Rejection,
 }
 
 /// A plain HTTP request was forwarded and answered.
 #[derive(Debug)]
 pub struct HttpForwarded<'a> {
-    pub about: Attempt<'a>,
+    pub about: LoggedRequest<'a>,
     pub status: u16,
     pub duration: Duration,
 }
@@ -204,7 +204,7 @@ impl<'a> UpgradeRejected<'a> {
 }
 
 impl Event for UpgradeRejected<'_> {
-    fn refusal(&self) -> Option<Refusal> {
+    fn refusal(&self) -> Option<FloodRefusal> {
         Some(self.request().refusal())
     }
 
@@ -213,7 +213,7 @@ impl Event for UpgradeRejected<'_> {
     }
 
     fn count(&self, metrics: &Metrics) {
-        let Attempt { route, method, .. } = self.about;
+        let LoggedRequest { route, method, .. } = self.about;
         metrics.count(&UPGRADES, (route, method, Some(self.rejection)));
     }
 
@@ -230,7 +230,7 @@ impl<'a> RequestRejected<'a> {
 }
 
 impl Event for RequestRejected<'_> {
-    fn refusal(&self) -> Option<Refusal> {
+    fn refusal(&self) -> Option<FloodRefusal> {
         Some(self.request().refusal())
     }
 
@@ -257,8 +257,8 @@ impl Event for UpgradeReceived {
 }
 
 impl Event for Http2Failed<'_> {
-    fn refusal(&self) -> Option<Refusal> {
-        Some(Refusal::of(self.peer, "http2_failed"))
+    fn refusal(&self) -> Option<FloodRefusal> {
+        Some(FloodRefusal::of(self.peer, "http2_failed"))
     }
 
     fn log(&self) {
@@ -275,8 +275,8 @@ impl Event for Http2Failed<'_> {
 }
 
 impl Event for Http2StreamMalformed {
-    fn refusal(&self) -> Option<Refusal> {
-        Some(Refusal::of(self.peer, "http2_stream_malformed"))
+    fn refusal(&self) -> Option<FloodRefusal> {
+        Some(FloodRefusal::of(self.peer, "http2_stream_malformed"))
     }
 
     fn log(&self) {
@@ -294,7 +294,8 @@ impl Event for Http2StreamMalformed {
 
 impl Event for HttpForwarded<'_> {
     fn log(&self) {
-        let Attempt { request_id, peer, host, path, route, method, user, trace_id } = self.about;
+        let LoggedRequest { request_id, peer, host, path, route, method, user, trace_id } =
+            self.about;
         info!(
             target: "usher", event = "http_forwarded", request_id, %peer, host, path, route,
             method = method.map(Method::name), user, status = self.status,
@@ -380,7 +381,7 @@ mod tests {
         peer: PEER,
         trace_id: None,
     };
-    const ATTEMPT: Attempt<'static> = Attempt {
+    const ATTEMPT: LoggedRequest<'static> = LoggedRequest {
         request_id: "r2",
         peer: PEER,
         host: "h",
@@ -493,7 +494,7 @@ mod tests {
     #[test]
     fn a_refusal_of_a_known_user_names_the_user_and_keeps_its_audit_line() {
         for user in [None, Some("ann")] {
-            let about = Attempt { user, ..ATTEMPT };
+            let about = LoggedRequest { user, ..ATTEMPT };
             let rejected = UpgradeRejected { about, rejection: &Rejection::StoreUnavailable };
             assert_eq!(rejected.refusal().unwrap().keeps_audit, user.is_some());
             assert_eq!(rejected.audit().unwrap().user, user);
@@ -504,7 +505,7 @@ mod tests {
     fn every_rejection_counts_under_its_own_label() {
         let outlet = outlet();
         for rejection in Rejection::catalogue() {
-            let about = Attempt { method: Some(Method::Header), ..ATTEMPT };
+            let about = LoggedRequest { method: Some(Method::Header), ..ATTEMPT };
             outlet.emit(&UpgradeRejected { about, rejection: &rejection });
         }
         let text = outlet.metrics();

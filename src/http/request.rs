@@ -23,7 +23,7 @@ use crate::model::trace_context::{TraceContext, TraceId};
 use crate::net::http1::host::Authority;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
-use crate::telemetry::refusal::Attempt;
+use crate::telemetry::refusal::LoggedRequest;
 use crate::traces::Recording;
 use crate::upstream::reserved_names::ReservedNames;
 
@@ -147,8 +147,8 @@ impl Request {
     }
 
     /// Returns the request as events name it. `path` is the path as logs may show it.
-    pub fn attempt<'a>(&'a self, path: &'a str) -> Attempt<'a> {
-        Attempt {
+    pub fn attempt<'a>(&'a self, path: &'a str) -> LoggedRequest<'a> {
+        LoggedRequest {
             request_id: self.request_id.as_str(),
             peer: self.address(),
             host: self.host(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 use crate::http::events::Protocol;
-use crate::telemetry::event::{Event, Refusal, client_refusal_level, millis};
+use crate::telemetry::event::{Event, FloodRefusal, client_refusal_level, millis};
 use crate::telemetry::family::{Word, families, words};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::severity::log_at;
@@ -141,8 +141,8 @@ impl Event for ProxyHeaderRead {
 }
 
 impl Event for ProxyHeaderRefused<'_> {
-    fn refusal(&self) -> Option<Refusal> {
-        Some(Refusal::of(self.peer, "proxy_header_refused"))
+    fn refusal(&self) -> Option<FloodRefusal> {
+        Some(FloodRefusal::of(self.peer, "proxy_header_refused"))
     }
 
     fn log(&self) {
@@ -159,8 +159,8 @@ impl Event for ProxyHeaderRefused<'_> {
 }
 
 impl Event for TlsFailed<'_> {
-    fn refusal(&self) -> Option<Refusal> {
-        Some(Refusal::of(self.peer, "tls_failed"))
+    fn refusal(&self) -> Option<FloodRefusal> {
+        Some(FloodRefusal::of(self.peer, "tls_failed"))
     }
 
     fn log(&self) {

@@ -21,7 +21,7 @@ pub enum Algorithm {
 /// The kind of key that an algorithm needs. One issuer never mixes a shared secret with public
 /// keys: otherwise an attacker could sign with the public key as if it were the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
+pub enum KeyFamily {
     Hmac,
     Rsa,
     Ecdsa,
@@ -72,14 +72,14 @@ impl Algorithm {
         }
     }
 
-    pub fn family(self) -> Family {
+    pub fn family(self) -> KeyFamily {
         match self {
-            Self::HS256 | Self::HS384 | Self::HS512 => Family::Hmac,
+            Self::HS256 | Self::HS384 | Self::HS512 => KeyFamily::Hmac,
             Self::RS256 | Self::RS384 | Self::RS512 | Self::PS256 | Self::PS384 | Self::PS512 => {
-                Family::Rsa
+                KeyFamily::Rsa
             }
-            Self::ES256 | Self::ES384 => Family::Ecdsa,
-            Self::EdDSA => Family::Eddsa,
+            Self::ES256 | Self::ES384 => KeyFamily::Ecdsa,
+            Self::EdDSA => KeyFamily::Eddsa,
         }
     }
 }

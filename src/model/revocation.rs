@@ -25,11 +25,11 @@ pub struct Revocation {
     pub until: UnixMillis,
     /// The configured name of the one issuer that the order matches. `None`: all issuers.
     pub issuer: Option<String>,
-    pub what: What,
+    pub what: RevocationScope,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum RevocationScope {
     User(String),
     /// An Usher session by its id, or a login session of the issuer, which the token names.
     Session(String),
@@ -44,7 +44,7 @@ pub enum What {
 
 /// The kind of an order: a label of a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum RevocationKind {
     User,
     Session,
     TokenId,
@@ -53,7 +53,7 @@ pub enum Kind {
 
 /// The fields of an order, from an operator or another node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fields {
+pub struct RevocationFields {
     pub user: Option<String>,
     pub session: Option<String>,
     pub token_id: Option<String>,
@@ -67,7 +67,12 @@ const CLOCKS_APART: Duration = Duration::from_secs(60);
 
 impl Revocation {
     /// Makes a new order that is in force for `keep`.
-    pub fn new(what: What, issuer: Option<String>, at: UnixMillis, keep: Duration) -> Self {
+    pub fn new(
+        what: RevocationScope,
+        issuer: Option<String>,
+        at: UnixMillis,
+        keep: Duration,
+    ) -> Self {
         Self { id: HexId::random().as_str().to_owned(), at, until: at + keep, issuer, what }
     }
 
@@ -78,26 +83,32 @@ impl Revocation {
         now.mono.checked_add(span).unwrap_or(now.mono)
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> RevocationKind {
         match self.what {
-            What::User(_) => Kind::User,
-            What::Session(_) => Kind::Session,
-            What::TokenId(_) => Kind::TokenId,
-            What::IssuedBefore { .. } => Kind::IssuedBefore,
+            RevocationScope::User(_) => RevocationKind::User,
+            RevocationScope::Session(_) => RevocationKind::Session,
+            RevocationScope::TokenId(_) => RevocationKind::TokenId,
+            RevocationScope::IssuedBefore { .. } => RevocationKind::IssuedBefore,
         }
     }
 
     /// Returns the user, session or token id of the order. Empty: the order is for all users.
     pub fn name(&self) -> &str {
         match &self.what {
-            What::User(name) | What::Session(name) | What::TokenId(name) => name,
-            What::IssuedBefore { user, .. } => user.as_deref().unwrap_or_default(),
+            RevocationScope::User(name)
+            | RevocationScope::Session(name)
+            | RevocationScope::TokenId(name) => name,
+            RevocationScope::IssuedBefore { user, .. } => user.as_deref().unwrap_or_default(),
         }
     }
 
     /// Returns the time of an `IssuedBefore` order, else zero.
     pub fn before(&self) -> UnixMillis {
-        if let What::IssuedBefore { before, .. } = self.what { before } else { UnixMillis(0) }
+        if let RevocationScope::IssuedBefore { before, .. } = self.what {
+            before
+        } else {
+            UnixMillis(0)
+        }
     }
 
     pub fn concerns_issuer(&self, issuer: &str) -> bool {
@@ -106,10 +117,10 @@ impl Revocation {
 
     pub fn concerns(&self, principal: &Principal) -> bool {
         let named = match &self.what {
-            What::User(user) => *user == principal.subject,
-            What::Session(session) => principal.issuer_session.as_ref() == Some(session),
-            What::TokenId(token) => principal.token_id.as_ref() == Some(token),
-            What::IssuedBefore { before, user } => {
+            RevocationScope::User(user) => *user == principal.subject,
+            RevocationScope::Session(session) => principal.issuer_session.as_ref() == Some(session),
+            RevocationScope::TokenId(token) => principal.token_id.as_ref() == Some(token),
+            RevocationScope::IssuedBefore { before, user } => {
                 principal.issued_at < *before
                     && user.as_ref().is_none_or(|user| *user == principal.subject)
             }
@@ -118,7 +129,7 @@ impl Revocation {
     }
 }
 
-impl Kind {
+impl RevocationKind {
     pub const ALL: [Self; 4] = [Self::User, Self::Session, Self::TokenId, Self::IssuedBefore];
 
     pub fn name(self) -> &'static str {
@@ -131,10 +142,10 @@ impl Kind {
     }
 }
 
-impl Fields {
+impl RevocationFields {
     /// Returns what the fields name. Exactly one field must be set, but `user` may narrow
     /// `issued_before`.
-    pub fn meant(self) -> Result<What, &'static str> {
+    pub fn meant(self) -> Result<RevocationScope, &'static str> {
         let Self { user, session, token_id, issued_before } = self;
         for name in [&user, &session, &token_id].into_iter().flatten() {
             if name.is_empty() || name.len() > LONGEST {
@@ -142,10 +153,10 @@ impl Fields {
             }
         }
         match (user, session, token_id, issued_before) {
-            (Some(user), None, None, None) => Ok(What::User(user)),
-            (None, Some(session), None, None) => Ok(What::Session(session)),
-            (None, None, Some(token_id), None) => Ok(What::TokenId(token_id)),
-            (user, None, None, Some(before)) => Ok(What::IssuedBefore { before, user }),
+            (Some(user), None, None, None) => Ok(RevocationScope::User(user)),
+            (None, Some(session), None, None) => Ok(RevocationScope::Session(session)),
+            (None, None, Some(token_id), None) => Ok(RevocationScope::TokenId(token_id)),
+            (user, None, None, Some(before)) => Ok(RevocationScope::IssuedBefore { before, user }),
             (None, None, None, None) => {
                 Err("one of user, session, token_id and issued_before is needed")
             }
@@ -188,10 +199,10 @@ impl From<Revocation> for Wire {
             issued_before: None,
         };
         match what {
-            What::User(user) => wire.user = Some(user),
-            What::Session(session) => wire.session = Some(session),
-            What::TokenId(token_id) => wire.token_id = Some(token_id),
-            What::IssuedBefore { before, user } => {
+            RevocationScope::User(user) => wire.user = Some(user),
+            RevocationScope::Session(session) => wire.session = Some(session),
+            RevocationScope::TokenId(token_id) => wire.token_id = Some(token_id),
+            RevocationScope::IssuedBefore { before, user } => {
                 (wire.issued_before, wire.user) = (Some(before.0), user);
             }
         }
@@ -204,8 +215,13 @@ impl TryFrom<Wire> for Revocation {
 
     fn try_from(wire: Wire) -> Result<Self, Self::Error> {
         let Wire { id, at, until, issuer, user, session, token_id, issued_before } = wire;
-        let what = Fields { user, session, token_id, issued_before: issued_before.map(UnixMillis) }
-            .meant()?;
+        let what = RevocationFields {
+            user,
+            session,
+            token_id,
+            issued_before: issued_before.map(UnixMillis),
+        }
+        .meant()?;
         Ok(Self { id, at: UnixMillis(at), until: UnixMillis(until), issuer, what })
     }
 }
@@ -217,12 +233,15 @@ mod tests {
     #[test]
     fn an_order_goes_through_json_and_back() {
         let orders = [
-            (What::User("ada".into()), r#""user":"ada""#),
-            (What::Session("s1".into()), r#""session":"s1""#),
-            (What::TokenId("t1".into()), r#""token_id":"t1""#),
-            (What::IssuedBefore { before: UnixMillis(7), user: None }, r#""issued_before":7"#),
+            (RevocationScope::User("ada".into()), r#""user":"ada""#),
+            (RevocationScope::Session("s1".into()), r#""session":"s1""#),
+            (RevocationScope::TokenId("t1".into()), r#""token_id":"t1""#),
             (
-                What::IssuedBefore { before: UnixMillis(7), user: Some("ada".into()) },
+                RevocationScope::IssuedBefore { before: UnixMillis(7), user: None },
+                r#""issued_before":7"#,
+            ),
+            (
+                RevocationScope::IssuedBefore { before: UnixMillis(7), user: Some("ada".into()) },
                 r#""user":"ada","issued_before":7"#,
             ),
         ];
@@ -248,7 +267,7 @@ mod tests {
             let json = format!(r#"{{"id":"r1","at":1,"until":2,{fields}}}"#);
             assert!(serde_json::from_str::<Revocation>(&json).is_err(), "{json}");
         }
-        let long = Fields { user: Some("a".repeat(1025)), ..Fields::default() };
+        let long = RevocationFields { user: Some("a".repeat(1025)), ..RevocationFields::default() };
         assert!(long.meant().is_err());
     }
 }

@@ -64,7 +64,7 @@ pub enum CloseReason {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub struct CloseFacts {
     /// The label in metrics and audit lines.
     pub label: &'static str,
     /// The close frame that Usher sends to the client, if Usher ends the session.
@@ -112,15 +112,15 @@ impl CloseReason {
         facts.to_client.map(|(code, reason)| (codes.of(code, facts.status), reason))
     }
 
-    pub fn facts(self) -> Facts {
-        let row = |label, to_client, to_upstream| Facts {
+    pub fn facts(self) -> CloseFacts {
+        let row = |label, to_client, to_upstream| CloseFacts {
             label,
             to_client,
             to_upstream,
             status: 0,
             error: None,
         };
-        let policy = |label, text, status, error| Facts {
+        let policy = |label, text, status, error| CloseFacts {
             label,
             to_client: Some((CloseCode::POLICY, text)),
             to_upstream: Some((CloseCode::GOING_AWAY, text)),
@@ -165,7 +165,13 @@ impl CloseReason {
             Self::Revoked => {
                 let told = Some((CloseCode::POLICY, "Session revoked"));
                 let error = error("SESSION_REVOKED", "the session was revoked", false);
-                Facts { label: "revoked", to_client: told, to_upstream: told, status: 401, error }
+                CloseFacts {
+                    label: "revoked",
+                    to_client: told,
+                    to_upstream: told,
+                    status: 401,
+                    error,
+                }
             }
             // The client's code means that it must not reconnect. Otherwise two pages would replace
             // each other for ever.
@@ -176,12 +182,18 @@ impl CloseReason {
                     "another session of this user replaced this one",
                     false,
                 );
-                Facts { label: "replaced", to_client: told, to_upstream: told, status: 409, error }
+                CloseFacts {
+                    label: "replaced",
+                    to_client: told,
+                    to_upstream: told,
+                    status: 409,
+                    error,
+                }
             }
             Self::LoginRefused => {
                 let text = "Upstream refused the login";
                 let told = Some((CloseCode::BAD_GATEWAY, text));
-                Facts {
+                CloseFacts {
                     status: 502,
                     ..row("login_refused", told, Some((CloseCode::GOING_AWAY, text)))
                 }

@@ -22,7 +22,7 @@ use crate::model::faults::TicketFault;
 use crate::model::faults::UnfitClaim;
 use crate::model::method::Method;
 use crate::model::permission::MissingPermission;
-use crate::model::revocation::Kind;
+use crate::model::revocation::RevocationKind;
 use crate::model::verifier_fault::VerifierFault;
 use crate::rejection::close::CloseCodes;
 use crate::ws::close_code::CloseCode;
@@ -56,7 +56,7 @@ pub enum Rejection {
     /// The handshake verified the certificate, but it names no user or is not valid now.
     InvalidCertificate(InvalidCertificate),
     /// The credential is valid, but its user, login session or token is revoked.
-    Revoked(Kind),
+    Revoked(RevocationKind),
     /// After an early 101, the first message was not valid or did not arrive.
     FirstMessage(FirstMessageFault),
     /// The ticket was issued for another route, origin or address.
@@ -130,7 +130,7 @@ pub enum Side {
 
 /// The table row of a rejection.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub struct RejectionFacts {
     pub status: StatusCode,
     /// The stable code for programs: `code` in the body. The label in metrics and audit lines is in
     /// lower case.
@@ -169,7 +169,7 @@ impl Rejection {
             Self::VerifierUnavailable(VerifierFault::Timeout),
             Self::InvalidTicket(TicketFault::Unknown),
             Self::InvalidCertificate(InvalidCertificate::Expired),
-            Self::Revoked(Kind::TokenId),
+            Self::Revoked(RevocationKind::TokenId),
             Self::FirstMessage(FirstMessageFault::NotAuth),
             Self::FirstMessage(FirstMessageFault::MissingToken),
             Self::FirstMessage(FirstMessageFault::TwoCredentials),
@@ -206,9 +206,9 @@ impl Rejection {
         ]
     }
 
-    pub fn facts(&self) -> Facts {
+    pub fn facts(&self) -> RejectionFacts {
         use Side::{Client, Issuer, Store, Upstream, Us};
-        let row = |status, code, label, side, recoverable| Facts {
+        let row = |status, code, label, side, recoverable| RejectionFacts {
             status,
             code,
             label,
@@ -302,9 +302,13 @@ impl Rejection {
                 false,
             ),
             // If the user is revoked, no credential helps. Otherwise the client may get a new one.
-            Self::Revoked(kind) => {
-                row(StatusCode::UNAUTHORIZED, "REVOKED", "revoked", Client, *kind != Kind::User)
-            }
+            Self::Revoked(kind) => row(
+                StatusCode::UNAUTHORIZED,
+                "REVOKED",
+                "revoked",
+                Client,
+                *kind != RevocationKind::User,
+            ),
             Self::FirstMessage(FirstMessageFault::NotAuth) => row(
                 StatusCode::BAD_REQUEST,
                 "FIRST_MESSAGE_NOT_AUTH",

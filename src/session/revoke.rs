@@ -55,7 +55,7 @@ fn carry_out(registry: &Registry, revocations: &Revocations, order: &Revocation)
 mod tests {
     use super::*;
     use crate::model::principal::tests::principal;
-    use crate::model::revocation::What;
+    use crate::model::revocation::RevocationScope;
     use crate::session::registry::tests::handle;
     use std::sync::Barrier;
     use std::task::{Context, Waker};
@@ -68,13 +68,14 @@ mod tests {
         for round in 0..2_000 {
             let (registry, revocations) = (Registry::new(), Revocations::new(10));
             let order = Revocation::new(
-                What::Session(format!("s{round}")),
+                RevocationScope::Session(format!("s{round}")),
                 None,
                 now.wall,
                 Duration::from_secs(1),
             );
             let session = handle("ann", 0);
-            let order = Revocation { what: What::Session(session.id.to_string()), ..order };
+            let order =
+                Revocation { what: RevocationScope::Session(session.id.to_string()), ..order };
             let start = Barrier::new(2);
             let guard = thread::scope(|scope| {
                 scope.spawn(|| {
@@ -101,8 +102,12 @@ mod tests {
         let now = Now::read();
         for round in 0..2_000 {
             let (registry, revocations) = (Registry::new(), Revocations::new(10));
-            let order =
-                Revocation::new(What::TokenId("t2".into()), None, now.wall, Duration::from_secs(1));
+            let order = Revocation::new(
+                RevocationScope::TokenId("t2".into()),
+                None,
+                now.wall,
+                Duration::from_secs(1),
+            );
             let renewed = principal("ann", "main", Some("t2"), None, 0);
             let guard = registry.open(handle("ann", 0));
             let start = Barrier::new(2);
@@ -131,7 +136,7 @@ mod tests {
         let guards = ["ann", "bob", "ann"].map(|user| registry.open(handle(user, 0)));
         let order = |user: &str| {
             Revocation::new(
-                What::User(user.into()),
+                RevocationScope::User(user.into()),
                 None,
                 Now::read().wall,
                 Duration::from_secs(60),

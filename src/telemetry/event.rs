@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::INSTALLED;
 use super::audit::{AuditLine, AuditLog};
-use super::flood::{FloodControl, Lines, Source, Summary};
+use super::flood::{AllowedLines, FloodControl, RefusalSource, RefusalSummary};
 use super::metrics::Metrics;
 use super::severity::{Severity, log_at};
 use crate::base::clock::Now;
@@ -17,7 +17,7 @@ use crate::base::clock::Now;
 pub trait Event {
     /// Returns the refusal of the event. For one source, only the first few refusals in a second
     /// get lines (`flood.rs`); all are counted.
-    fn refusal(&self) -> Option<Refusal> {
+    fn refusal(&self) -> Option<FloodRefusal> {
         None
     }
 
@@ -58,8 +58,8 @@ pub(super) struct Outlet<'a> {
 
 /// A refusal, for the flood control.
 #[derive(Clone, Copy, Debug)]
-pub struct Refusal {
-    pub source: Source,
+pub struct FloodRefusal {
+    pub source: RefusalSource,
     /// A word of a closed set, for the line that summarises many refusals.
     pub reason: &'static str,
     /// Whether the audit line is always written. Allowed only for refusals that an unauthenticated
@@ -67,16 +67,16 @@ pub struct Refusal {
     pub keeps_audit: bool,
 }
 
-impl Refusal {
+impl FloodRefusal {
     /// Returns a refusal that any client at this address can cause.
     pub fn of(peer: IpAddr, reason: &'static str) -> Self {
-        Self { source: Source::of(Some(peer), reason), reason, keeps_audit: false }
+        Self { source: RefusalSource::of(Some(peer), reason), reason, keeps_audit: false }
     }
 }
 
 impl Outlet<'_> {
     pub(super) fn emit(&self, event: &impl Event) {
-        let lines = event.refusal().map_or(Lines::ALL, |refusal| self.lines(refusal));
+        let lines = event.refusal().map_or(AllowedLines::ALL, |refusal| self.lines(refusal));
         if lines.log {
             event.log();
         }
@@ -92,9 +92,9 @@ impl Outlet<'_> {
     }
 
     /// Counts a refusal of its source, and returns the lines that it may write.
-    fn lines(&self, refusal: Refusal) -> Lines {
-        let Some(flood) = self.flood else { return Lines::ALL };
-        let Refusal { source, reason, keeps_audit } = refusal;
+    fn lines(&self, refusal: FloodRefusal) -> AllowedLines {
+        let Some(flood) = self.flood else { return AllowedLines::ALL };
+        let FloodRefusal { source, reason, keeps_audit } = refusal;
         let (lines, summary) = flood.judge(source, reason, keeps_audit, Now::read().mono);
         if let Some(summary) = summary {
             self.emit(&summary);
@@ -121,7 +121,7 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Event for Summary {
+impl Event for RefusalSummary {
     fn log(&self) {
         let (peer, count) = (self.peer(), self.total().log);
         let reasons = self.describe(|count| count.log);
@@ -155,7 +155,7 @@ impl Event for Summary {
 pub(crate) mod testing {
     use super::*;
     use crate::model::request_id::RequestId;
-    use crate::telemetry::exposition::{Format, render};
+    use crate::telemetry::exposition::{ExpositionFormat, render};
     use crate::telemetry::family::{AnyFamily, LabelNames};
     use crate::telemetry::metrics::Catalogue;
     use std::path::PathBuf;
@@ -187,7 +187,7 @@ pub(crate) mod testing {
         }
 
         pub(crate) fn metrics(&self) -> String {
-            render(&self.catalogue, Format::Text)
+            render(&self.catalogue, ExpositionFormat::Text)
         }
 
         pub(crate) fn audit_lines(&self) -> Vec<serde_json::Value> {

@@ -9,14 +9,14 @@ use std::sync::atomic::Ordering;
 use metrics::Unit;
 use metrics_exporter_prometheus::formatting::{write_help_line, write_type_line};
 
-use super::family::{Definition, Kind};
+use super::family::{Definition, MetricKind};
 use super::metrics::Catalogue;
 use super::value::{Bucket, Durations, Exemplar, Value};
 use crate::base::lock::lock;
 
 /// The format of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ExpositionFormat {
     /// The text format of Prometheus, version 0.0.4.
     Text,
     /// OpenMetrics 1.0, which has exemplars.
@@ -26,7 +26,7 @@ pub enum Format {
 /// The units that OpenMetrics names, as suffixes of families.
 const UNITS: [Unit; 2] = [Unit::Seconds, Unit::Bytes];
 
-impl Format {
+impl ExpositionFormat {
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -63,14 +63,14 @@ impl Format {
 }
 
 /// Returns the text of all series that have a value.
-pub(super) fn render(catalogue: &Catalogue, format: Format) -> String {
+pub(super) fn render(catalogue: &Catalogue, format: ExpositionFormat) -> String {
     render_families(catalogue, format, |_| true)
 }
 
 /// The same for the families whose name is wanted.
 pub(super) fn render_families(
     catalogue: &Catalogue,
-    format: Format,
+    format: ExpositionFormat,
     is_wanted: impl Fn(&str) -> bool,
 ) -> String {
     let mut page = String::new();
@@ -89,26 +89,26 @@ pub(super) fn render_families(
             page.push_str(&lines);
         }
     }
-    if format == Format::OpenMetrics {
+    if format == ExpositionFormat::OpenMetrics {
         page.push_str("# EOF\n");
     }
     page
 }
 
-fn write_head(page: &mut String, definition: &Definition, format: Format) {
+fn write_head(page: &mut String, definition: &Definition, format: ExpositionFormat) {
     let Definition { name, kind, .. } = definition;
     let kind = match kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram(_) => "histogram",
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+        MetricKind::Histogram(_) => "histogram",
     };
     let help = definition.help();
     match format {
-        Format::Text => {
+        ExpositionFormat::Text => {
             write_help_line(page, name, None, None, help);
             write_type_line(page, name, None, None, kind);
         }
-        Format::OpenMetrics => {
+        ExpositionFormat::OpenMetrics => {
             // The name of a counter's family has no suffix there.
             let name = name.strip_suffix("_total").unwrap_or(name);
             write_type_line(page, name, None, None, kind);
@@ -128,7 +128,7 @@ fn write_series(
     definition: &Definition,
     labels: &str,
     value: &Value,
-    format: Format,
+    format: ExpositionFormat,
 ) {
     let name = definition.name;
     let set = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
@@ -156,7 +156,7 @@ fn write_buckets(
     name: &str,
     labels: &str,
     durations: &Durations,
-    format: Format,
+    format: ExpositionFormat,
 ) -> u64 {
     let separator = if labels.is_empty() { "" } else { "," };
     let mut count = 0;
@@ -164,7 +164,7 @@ fn write_buckets(
         count = cumulative;
         let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| format!("{bound:?}"));
         let _ = write!(lines, "{name}_bucket{{{labels}{separator}le=\"{bound}\"}} {cumulative}");
-        if format == Format::OpenMetrics
+        if format == ExpositionFormat::OpenMetrics
             && let Some(Exemplar { trace, seconds, at }) = exemplar
         {
             let at = at.0 as f64 / 1000.0;
@@ -206,7 +206,7 @@ mod tests {
         let wait = Duration::from_millis(1500);
         metrics.record_traced(&WAIT, ("/a\"b\\",), wait, trace);
 
-        let text = render(&catalogue, Format::Text);
+        let text = render(&catalogue, ExpositionFormat::Text);
         let label = "route=\"/a\\\"b\\\\\"";
         let expected = format!(
             "# HELP test_requests_total Requests.\n\
@@ -227,10 +227,10 @@ mod tests {
              test_heat 1.5\n"
         );
         assert_eq!(text, expected);
-        let heat = render_families(&catalogue, Format::Text, |name| name == "test_heat");
+        let heat = render_families(&catalogue, ExpositionFormat::Text, |name| name == "test_heat");
         assert_eq!(heat, "# HELP test_heat Heat.\n# TYPE test_heat gauge\ntest_heat 1.5\n");
 
-        let open = render(&catalogue, Format::OpenMetrics);
+        let open = render(&catalogue, ExpositionFormat::OpenMetrics);
         let (marked, rest): (Vec<&str>, Vec<&str>) =
             open.lines().partition(|line| line.contains(" # {"));
         let [exemplar] = marked[..] else { panic!("{open}") };
@@ -258,29 +258,29 @@ mod tests {
             (
                 "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
                  version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-                Format::OpenMetrics,
+                ExpositionFormat::OpenMetrics,
             ),
             (
                 "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
                  application/openmetrics-text;version=0.0.1;q=0.4,\
                  text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
                  text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
-                Format::OpenMetrics,
+                ExpositionFormat::OpenMetrics,
             ),
-            ("Application/OpenMetrics-Text", Format::OpenMetrics),
-            ("application/openmetrics-text; version=\"1.0.0\"; q=1", Format::OpenMetrics),
-            ("application/openmetrics-text;version=0.0.1", Format::Text),
-            ("application/openmetrics-text;q=0", Format::Text),
-            ("application/openmetrics-text;q=0.1, text/plain", Format::Text),
-            ("application/openmetrics-text;q=x", Format::Text),
-            ("text/html,*/*;q=0.8", Format::Text),
-            ("*/*", Format::Text),
-            ("", Format::Text),
+            ("Application/OpenMetrics-Text", ExpositionFormat::OpenMetrics),
+            ("application/openmetrics-text; version=\"1.0.0\"; q=1", ExpositionFormat::OpenMetrics),
+            ("application/openmetrics-text;version=0.0.1", ExpositionFormat::Text),
+            ("application/openmetrics-text;q=0", ExpositionFormat::Text),
+            ("application/openmetrics-text;q=0.1, text/plain", ExpositionFormat::Text),
+            ("application/openmetrics-text;q=x", ExpositionFormat::Text),
+            ("text/html,*/*;q=0.8", ExpositionFormat::Text),
+            ("*/*", ExpositionFormat::Text),
+            ("", ExpositionFormat::Text),
         ] {
-            assert_eq!(Format::accepted([accept].into_iter()), expected, "{accept}");
+            assert_eq!(ExpositionFormat::accepted([accept].into_iter()), expected, "{accept}");
         }
         let split = ["text/plain;q=0.5", "application/openmetrics-text"];
-        assert_eq!(Format::accepted(split.into_iter()), Format::OpenMetrics);
-        assert_eq!(Format::accepted(std::iter::empty()), Format::Text);
+        assert_eq!(ExpositionFormat::accepted(split.into_iter()), ExpositionFormat::OpenMetrics);
+        assert_eq!(ExpositionFormat::accepted(std::iter::empty()), ExpositionFormat::Text);
     }
 }

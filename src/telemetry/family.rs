@@ -17,20 +17,20 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::metrics::{Dimension, Known, Series};
+use super::metrics::{Dimension, KnownSeries, Series};
 use super::value::{Histogram, Instrument};
 
 /// The documentation of a family, for `docs/metrics.md`.
 #[derive(Debug)]
 pub struct Definition {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: MetricKind,
     pub labels: &'static [&'static str],
     help: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum MetricKind {
     Counter,
     Gauge,
     /// A histogram with the upper bounds of its buckets.
@@ -79,7 +79,7 @@ impl<I: Instrument, L: Labels> Family<I, L> {
 impl<L: Labels> Family<Histogram, L> {
     #[must_use]
     pub const fn buckets(self, bounds: &'static [f64]) -> Self {
-        let definition = Definition { kind: Kind::Histogram(bounds), ..self.definition };
+        let definition = Definition { kind: MetricKind::Histogram(bounds), ..self.definition };
         Self { definition, ..self }
     }
 }
@@ -96,7 +96,7 @@ pub trait AnyFamily: Sync {
     /// Returns the index of the family, which stays the same for the life of the process.
     fn register(&self) -> usize;
     /// Returns the series for these names. With [`Family::shown`], they exist at once.
-    fn series(&self, known: &Arc<Known>, names: &LabelNames) -> Series;
+    fn series(&self, known: &Arc<KnownSeries>, names: &LabelNames) -> Series;
 }
 
 impl<I: Instrument, L: Labels> AnyFamily for Family<I, L> {
@@ -118,7 +118,7 @@ impl<I: Instrument, L: Labels> AnyFamily for Family<I, L> {
         self.slot()
     }
 
-    fn series(&self, known: &Arc<Known>, names: &LabelNames) -> Series {
+    fn series(&self, known: &Arc<KnownSeries>, names: &LabelNames) -> Series {
         let dimensions = L::dimensions(self.definition.labels, names);
         Series::new(known, dimensions, self.registers_all, self.definition.kind, I::value)
     }

@@ -23,12 +23,12 @@ pub struct FloodControl {
     max_lines: u64,
     /// The most sources in the table.
     max_sources: usize,
-    table: Mutex<HashMap<Source, Window>>,
+    table: Mutex<HashMap<RefusalSource, Window>>,
 }
 
 /// The source of refusals, by which lines are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum RefusalSource {
     /// An IPv4 address, or an IPv6 network of 64 bits.
     Address(IpAddr),
     /// A limit that many addresses reach together.
@@ -42,35 +42,35 @@ pub enum Source {
 struct Window {
     began: Instant,
     written: u64,
-    suppressed: BTreeMap<&'static str, Count>,
+    suppressed: BTreeMap<&'static str, SuppressedLines>,
 }
 
 /// Lines that were not written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct SuppressedLines {
     pub log: u64,
     pub audit: u64,
 }
 
 /// The suppressed lines of one source, by reason.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Summary {
-    pub source: Source,
-    pub reasons: BTreeMap<&'static str, Count>,
+pub struct RefusalSummary {
+    pub source: RefusalSource,
+    pub reasons: BTreeMap<&'static str, SuppressedLines>,
 }
 
 /// The lines that an event may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lines {
+pub struct AllowedLines {
     pub log: bool,
     pub audit: bool,
 }
 
-impl Lines {
+impl AllowedLines {
     pub const ALL: Self = Self { log: true, audit: true };
 }
 
-impl Source {
+impl RefusalSource {
     pub fn of(peer: Option<IpAddr>, limit: &'static str) -> Self {
         peer.map_or(Self::Limit(limit), |peer| Self::Address(network_of(peer)))
     }
@@ -85,11 +85,11 @@ impl FloodControl {
     /// before if that is not written yet. With `keeps_audit`, the audit line is always written.
     pub fn judge(
         &self,
-        source: Source,
+        source: RefusalSource,
         reason: &'static str,
         keeps_audit: bool,
         now: Instant,
-    ) -> (Lines, Option<Summary>) {
+    ) -> (AllowedLines, Option<RefusalSummary>) {
         let mut table = lock(&self.table);
         let source = self.entry_of(&mut table, source, now);
         let window = table.entry(source).or_insert_with(|| Window::new(now));
@@ -100,31 +100,31 @@ impl FloodControl {
         };
         if window.written < self.max_lines {
             window.written += 1;
-            return (Lines::ALL, summary);
+            return (AllowedLines::ALL, summary);
         }
         let count = window.suppressed.entry(reason).or_default();
         count.log += 1;
         count.audit += u64::from(!keeps_audit);
-        (Lines { log: false, audit: keeps_audit }, summary)
+        (AllowedLines { log: false, audit: keeps_audit }, summary)
     }
 
-    /// Returns the source itself, or [`Source::Others`] if the table is full.
+    /// Returns the source itself, or [`RefusalSource::Others`] if the table is full.
     fn entry_of(
         &self,
-        table: &mut HashMap<Source, Window>,
-        source: Source,
+        table: &mut HashMap<RefusalSource, Window>,
+        source: RefusalSource,
         now: Instant,
-    ) -> Source {
+    ) -> RefusalSource {
         if table.len() < self.max_sources || table.contains_key(&source) {
             return source;
         }
         // Sources with suppressed lines stay until the summary is written.
         table.retain(|_, window| !window.is_over(now) || !window.suppressed.is_empty());
-        if table.len() < self.max_sources { source } else { Source::Others }
+        if table.len() < self.max_sources { source } else { RefusalSource::Others }
     }
 
     /// Removes the sources whose second is over, and returns their summaries.
-    pub fn sweep(&self, now: Instant) -> Vec<Summary> {
+    pub fn sweep(&self, now: Instant) -> Vec<RefusalSummary> {
         let mut table = lock(&self.table);
         let over = table.extract_if(|_, window| window.is_over(now));
         let summaries = over.filter_map(|(source, window)| window.summary(source)).collect();
@@ -135,7 +135,7 @@ impl FloodControl {
     }
 
     /// Removes all sources, and returns their summaries. Called when the process ends.
-    pub fn finish(&self) -> Vec<Summary> {
+    pub fn finish(&self) -> Vec<RefusalSummary> {
         let table = std::mem::take(&mut *lock(&self.table));
         table.into_iter().filter_map(|(source, window)| window.summary(source)).collect()
     }
@@ -150,23 +150,23 @@ impl Window {
         now.saturating_duration_since(self.began) >= WINDOW
     }
 
-    fn summary(self, source: Source) -> Option<Summary> {
+    fn summary(self, source: RefusalSource) -> Option<RefusalSummary> {
         let reasons = self.suppressed;
-        (!reasons.is_empty()).then_some(Summary { source, reasons })
+        (!reasons.is_empty()).then_some(RefusalSummary { source, reasons })
     }
 }
 
-impl Summary {
-    pub fn total(&self) -> Count {
+impl RefusalSummary {
+    pub fn total(&self) -> SuppressedLines {
         let counts = self.reasons.values();
-        Count {
+        SuppressedLines {
             log: counts.clone().map(|count| count.log).sum(),
             audit: counts.map(|count| count.audit).sum(),
         }
     }
 
     /// Returns `invalid_token: 812, no_route: 3`, with the counts of the log or of the audit log.
-    pub fn describe(&self, count_of: impl Fn(&Count) -> u64) -> String {
+    pub fn describe(&self, count_of: impl Fn(&SuppressedLines) -> u64) -> String {
         let counts = self
             .reasons
             .iter()
@@ -177,13 +177,13 @@ impl Summary {
 
     pub fn peer(&self) -> Option<IpAddr> {
         match self.source {
-            Source::Address(address) => Some(address),
-            Source::Limit(_) | Source::Others => None,
+            RefusalSource::Address(address) => Some(address),
+            RefusalSource::Limit(_) | RefusalSource::Others => None,
         }
     }
 
     pub fn limit(&self) -> Option<&'static str> {
-        if let Source::Limit(limit) = self.source { Some(limit) } else { None }
+        if let RefusalSource::Limit(limit) = self.source { Some(limit) } else { None }
     }
 }
 
@@ -192,7 +192,8 @@ mod tests {
     use super::*;
     use crate::base::clock::Now;
 
-    const ADDRESS: Source = Source::Address(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    const ADDRESS: RefusalSource =
+        RefusalSource::Address(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
     #[test]
     fn the_first_few_of_a_second_have_lines_and_the_others_a_summary() {
@@ -200,20 +201,23 @@ mod tests {
         let judge = |reason, keeps, at: u64| {
             flood.judge(ADDRESS, reason, keeps, start + Duration::from_millis(at))
         };
-        assert_eq!(judge("a", false, 0), (Lines::ALL, None));
-        assert_eq!(judge("a", false, 1), (Lines::ALL, None));
-        assert_eq!(judge("a", false, 2), (Lines { log: false, audit: false }, None));
-        assert_eq!(judge("b", true, 3), (Lines { log: false, audit: true }, None));
-        let other = Source::of(Some([192, 0, 2, 1].into()), "");
+        assert_eq!(judge("a", false, 0), (AllowedLines::ALL, None));
+        assert_eq!(judge("a", false, 1), (AllowedLines::ALL, None));
+        assert_eq!(judge("a", false, 2), (AllowedLines { log: false, audit: false }, None));
+        assert_eq!(judge("b", true, 3), (AllowedLines { log: false, audit: true }, None));
+        let other = RefusalSource::of(Some([192, 0, 2, 1].into()), "");
         assert_eq!(
             flood.judge(other, "a", false, start),
-            (Lines::ALL, None),
+            (AllowedLines::ALL, None),
             "another address has lines of its own"
         );
         // The next second begins with the summary of the one before.
         let (lines, summary) = judge("a", false, 1_000);
         let summary = summary.unwrap();
-        assert_eq!((lines, summary.total()), (Lines::ALL, Count { log: 2, audit: 1 }));
+        assert_eq!(
+            (lines, summary.total()),
+            (AllowedLines::ALL, SuppressedLines { log: 2, audit: 1 })
+        );
         assert_eq!(
             (summary.describe(|count| count.log), summary.describe(|count| count.audit)),
             ("a: 1, b: 1".into(), "a: 1".into())
@@ -234,8 +238,8 @@ mod tests {
         assert_eq!(flood.sweep(start), Vec::new(), "its second is not over");
         let summaries = flood.sweep(start + WINDOW);
         assert_eq!(
-            summaries.iter().map(Summary::total).collect::<Vec<_>>(),
-            [Count { log: 999, audit: 999 }]
+            summaries.iter().map(RefusalSummary::total).collect::<Vec<_>>(),
+            [SuppressedLines { log: 999, audit: 999 }]
         );
         flood.judge(ADDRESS, "a", false, start + WINDOW);
         flood.judge(ADDRESS, "a", false, start + WINDOW);
@@ -247,7 +251,7 @@ mod tests {
         let (flood, start) = (FloodControl::new(1, 100), Now::read().mono);
         let mut written = 0;
         for number in 0..10_000_u32 {
-            let source = Source::of(Some(IpAddr::from(number.to_be_bytes())), "");
+            let source = RefusalSource::of(Some(IpAddr::from(number.to_be_bytes())), "");
             for _ in 0..2 {
                 written += u64::from(flood.judge(source, "a", false, start).0.log);
             }

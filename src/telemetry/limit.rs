@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use super::audit::AuditLine;
-use super::event::{Event, Refusal, client_refusal_level};
+use super::event::{Event, FloodRefusal, client_refusal_level};
 use super::family::{Word, families, words};
-use super::flood::Source;
+use super::flood::RefusalSource;
 use super::metrics::Metrics;
 use super::severity::log_at;
 
@@ -62,9 +62,13 @@ impl LimitReached {
 }
 
 impl Event for LimitReached {
-    fn refusal(&self) -> Option<Refusal> {
+    fn refusal(&self) -> Option<FloodRefusal> {
         let reason = self.limit.word();
-        Some(Refusal { source: Source::of(self.peer, reason), reason, keeps_audit: false })
+        Some(FloodRefusal {
+            source: RefusalSource::of(self.peer, reason),
+            reason,
+            keeps_audit: false,
+        })
     }
 
     fn log(&self) {

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use super::family::{AnyFamily, Family, Kind, LabelNames, Labels};
+use super::family::{AnyFamily, Family, LabelNames, Labels, MetricKind};
 use super::value::{Counter, Gauge, Histogram, Total, Value};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
@@ -22,10 +22,10 @@ pub(super) const OTHER: &str = "other";
 pub struct Metrics(Vec<Option<Series>>);
 
 /// All series of the process, whatever configuration they are from. Series are never removed.
-pub struct Catalogue(pub(super) Vec<(&'static dyn AnyFamily, Arc<Known>)>);
+pub struct Catalogue(pub(super) Vec<(&'static dyn AnyFamily, Arc<KnownSeries>)>);
 
 /// The values of one family, by their labels as they are rendered: `route="/ws",outcome="ok"`.
-pub type Known = Mutex<BTreeMap<String, Arc<Value>>>;
+pub type KnownSeries = Mutex<BTreeMap<String, Arc<Value>>>;
 
 impl Catalogue {
     pub(super) fn new(families: impl IntoIterator<Item = &'static dyn AnyFamily>) -> Self {
@@ -124,11 +124,11 @@ impl Metrics {
 /// The series of one family: one for each combination of label values. A series is created at its
 /// first use.
 pub struct Series {
-    known: Arc<Known>,
+    known: Arc<KnownSeries>,
     dimensions: Vec<Dimension>,
     values: Vec<OnceLock<Arc<Value>>>,
-    kind: Kind,
-    create: fn(Kind) -> Value,
+    kind: MetricKind,
+    create: fn(MetricKind) -> Value,
 }
 
 /// The values of one label, numbered.
@@ -168,11 +168,11 @@ impl Dimension {
 
 impl Series {
     pub(super) fn new(
-        known: &Arc<Known>,
+        known: &Arc<KnownSeries>,
         dimensions: Vec<Dimension>,
         registers_all: bool,
-        kind: Kind,
-        create: fn(Kind) -> Value,
+        kind: MetricKind,
+        create: fn(MetricKind) -> Value,
     ) -> Self {
         let size = dimensions.iter().map(Dimension::len).product();
         let values = std::iter::repeat_with(OnceLock::new).take(size).collect();
@@ -227,7 +227,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::exposition::{Format, render};
+    use crate::telemetry::exposition::{ExpositionFormat, render};
     use crate::telemetry::family::{Name, OptionalName, families, words};
     use std::collections::BTreeSet;
 
@@ -268,7 +268,7 @@ mod tests {
         let (catalogue, metrics) = catalogue(&routes());
         metrics.record(&WAIT, ("/ws",), Duration::from_micros(200));
         metrics.record(&LIFE, ("/ws",), Duration::from_secs(400));
-        let text = render(&catalogue, Format::Text);
+        let text = render(&catalogue, ExpositionFormat::Text);
         for line in [
             "test_wait_seconds_bucket{route=\"/ws\",le=\"0.0001\"} 0\n",
             "test_wait_seconds_bucket{route=\"/ws\",le=\"0.00025\"} 1\n",
@@ -287,7 +287,7 @@ mod tests {
             metrics.count(&REQUESTS, (&format!("/made-up-{n}"), None));
         }
         metrics.count(&REQUESTS, ("/ws", Some(Colour::Blue)));
-        let text = render(&catalogue, Format::Text);
+        let text = render(&catalogue, ExpositionFormat::Text);
         let lines: BTreeSet<&str> =
             text.lines().filter(|line| line.starts_with("test_requests_total{")).collect();
         let wanted = [
@@ -302,7 +302,7 @@ mod tests {
         let (catalogue, metrics) = catalogue(&LabelNames::default().with("region", ["us", "eu"]));
         metrics.set(&STATE, (Colour::Red, "eu"), 2.0);
         metrics.set(&STATE, (Colour::Red, ""), 1.0);
-        let text = render(&catalogue, Format::Text);
+        let text = render(&catalogue, ExpositionFormat::Text);
         for line in
             ["test_state{colour=\"red\",region=\"eu\"} 2\n", "test_state{colour=\"red\"} 1\n"]
         {
@@ -316,18 +316,18 @@ mod tests {
         metrics.set(&STATE, (Colour::Red, "eu"), 2.0);
         metrics.set(&STATE, (Colour::Red, "us"), 3.0);
         metrics.withdraw(&STATE, (Colour::Red, "eu"));
-        let text = render(&catalogue, Format::Text);
+        let text = render(&catalogue, ExpositionFormat::Text);
         assert!(!text.contains("eu") && !text.contains("NaN"), "{text}");
         assert!(text.contains("test_state{colour=\"red\",region=\"us\"} 3\n"), "{text}");
         metrics.set(&STATE, (Colour::Red, "eu"), 4.0);
-        let text = render(&catalogue, Format::Text);
+        let text = render(&catalogue, ExpositionFormat::Text);
         assert!(text.contains("test_state{colour=\"red\",region=\"eu\"} 4\n"), "{text}");
     }
 
     #[test]
     fn series_that_are_shown_exist_from_the_start() {
         let (catalogue, _metrics) = catalogue(&routes());
-        let text = render(&catalogue, Format::Text);
+        let text = render(&catalogue, ExpositionFormat::Text);
         for line in [
             "test_wait_seconds_count{route=\"/ws\"} 0\n",
             "test_limits_total{colour=\"red\"} 0\n",
@@ -349,7 +349,7 @@ mod tests {
         let metrics = catalogue.metrics(&names);
         metrics.count(&REQUESTS, ("/ws", None));
         metrics.count(&REQUESTS, ("/a", None));
-        let text = render(&catalogue, Format::Text);
+        let text = render(&catalogue, ExpositionFormat::Text);
         for line in ["{route=\"/ws\",colour=\"none\"} 2\n", "{route=\"/a\",colour=\"none\"} 1\n"] {
             assert!(text.contains(line), "{line}\n{text}");
         }

@@ -33,7 +33,7 @@ use crate::base::clock::Now;
 use crate::base::lock::lock;
 use audit::AuditLog;
 pub use event::Event;
-use exposition::Format;
+use exposition::ExpositionFormat;
 use family::{AnyFamily, LabelNames, families, words};
 use flood::FloodControl;
 use log::{LogSettings, LogSink};
@@ -126,7 +126,7 @@ pub enum InstallError {
 
 /// The settings of logs, metrics and the audit log.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct TelemetrySettings {
     pub log: LogSettings,
     /// The level of refusals that the client caused.
     pub client_refusals: Severity,
@@ -144,7 +144,7 @@ impl Telemetry {
     /// Sets up logs, metrics and the audit log for the process. `families` are those of all
     /// modules.
     pub fn install(
-        settings: Settings,
+        settings: TelemetrySettings,
         families: impl IntoIterator<Item = &'static dyn AnyFamily>,
     ) -> Result<Self, InstallError> {
         if INSTALLED.get().is_some() {
@@ -228,7 +228,7 @@ impl Telemetry {
     }
 
     /// Returns the metrics, with the figures of the process as they are now.
-    pub fn render(&self, format: Format) -> String {
+    pub fn render(&self, format: ExpositionFormat) -> String {
         let audit_dropped = self.audit_lines_lost();
         let log_dropped = self.log.as_ref().map_or(0, LogSink::dropped);
         let metrics = self.metrics.load();
@@ -241,7 +241,7 @@ impl Telemetry {
     /// Returns the metrics of some families, in the text format. Figures that only
     /// [`Self::render`] reads have their values of that time.
     pub fn render_families(&self, is_wanted: impl Fn(&str) -> bool) -> String {
-        exposition::render_families(&self.catalogue, Format::Text, is_wanted)
+        exposition::render_families(&self.catalogue, ExpositionFormat::Text, is_wanted)
     }
 
     /// Returns the sum of the series of a gauge. `None`: none of them has a value.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::family::{AnyFamily, Definition, Kind};
+use super::family::{AnyFamily, Definition, MetricKind};
 
 /// Returns `docs/metrics.md`.
 pub fn metrics_page(families: impl IntoIterator<Item = &'static dyn AnyFamily>) -> String {
@@ -31,9 +31,9 @@ pub fn metrics_page(families: impl IntoIterator<Item = &'static dyn AnyFamily>) 
         let Definition { name, kind, labels, .. } = definition;
         let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
         let kind = match *kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram(bounds) => {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram(bounds) => {
                 let bounds: Vec<String> = bounds.iter().map(f64::to_string).collect();
                 let _ = writeln!(buckets, "- `{name}`: {}", bounds.join(", "));
                 "histogram"

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::audit::AuditLine;
-use super::event::{Refusal, client_refusal_level, non_empty};
+use super::event::{FloodRefusal, client_refusal_level, non_empty};
 use super::family::{Label, LabelNames, Word};
 use super::severity::{Severity, log_at};
 use crate::model::method::Method;
@@ -12,7 +12,7 @@ use crate::rejection::{Rejection, Side};
 
 /// One request, for logs. The path never includes the query.
 #[derive(Clone, Copy, Debug)]
-pub struct Attempt<'a> {
+pub struct LoggedRequest<'a> {
     pub request_id: &'a str,
     pub peer: IpAddr,
     pub host: &'a str,
@@ -30,20 +30,21 @@ pub struct Attempt<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct RefusedRequest<'a> {
     pub event: &'static str,
-    pub about: Attempt<'a>,
+    pub about: LoggedRequest<'a>,
     pub rejection: &'a Rejection,
 }
 
 impl<'a> RefusedRequest<'a> {
-    pub fn refusal(&self) -> Refusal {
-        let Attempt { peer, method, user, .. } = self.about;
+    pub fn refusal(&self) -> FloodRefusal {
+        let LoggedRequest { peer, method, user, .. } = self.about;
         let keeps_audit = user.is_some() || self.rejection.is_after_login(method);
-        Refusal { keeps_audit, ..Refusal::of(peer, self.rejection.facts().label) }
+        FloodRefusal { keeps_audit, ..FloodRefusal::of(peer, self.rejection.facts().label) }
     }
 
     /// Logs at the level of `[log] refusals` if the client caused the refusal, else as a warning.
     pub fn log(&self) {
-        let Attempt { request_id, peer, host, path, route, method, user, trace_id } = self.about;
+        let LoggedRequest { request_id, peer, host, path, route, method, user, trace_id } =
+            self.about;
         let (event, facts) = (self.event, self.rejection.facts());
         let level = match facts.side {
             Side::Client => client_refusal_level(),

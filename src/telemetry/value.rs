@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use super::family::{HANDSHAKE_BUCKETS, Kind};
+use super::family::{HANDSHAKE_BUCKETS, MetricKind};
 use crate::base::clock::UnixMillis;
 use crate::base::lock::lock;
 use crate::model::trace_context::TraceId;
@@ -38,40 +38,42 @@ pub enum Histogram {}
 
 /// The kind of a family's values, as a type.
 pub trait Instrument: 'static {
-    const KIND: Kind;
+    const KIND: MetricKind;
 
-    fn value(kind: Kind) -> Value;
+    fn value(kind: MetricKind) -> Value;
 }
 
 impl Instrument for Counter {
-    const KIND: Kind = Kind::Counter;
+    const KIND: MetricKind = MetricKind::Counter;
 
-    fn value(_: Kind) -> Value {
+    fn value(_: MetricKind) -> Value {
         Value::Count(AtomicU64::new(0))
     }
 }
 
 impl Instrument for Total {
-    const KIND: Kind = Kind::Counter;
+    const KIND: MetricKind = MetricKind::Counter;
 
-    fn value(_: Kind) -> Value {
+    fn value(_: MetricKind) -> Value {
         Value::Figure(AtomicU64::new(0_f64.to_bits()))
     }
 }
 
 impl Instrument for Gauge {
-    const KIND: Kind = Kind::Gauge;
+    const KIND: MetricKind = MetricKind::Gauge;
 
-    fn value(_: Kind) -> Value {
+    fn value(_: MetricKind) -> Value {
         Value::Figure(AtomicU64::new(0_f64.to_bits()))
     }
 }
 
 impl Instrument for Histogram {
-    const KIND: Kind = Kind::Histogram(HANDSHAKE_BUCKETS);
+    const KIND: MetricKind = MetricKind::Histogram(HANDSHAKE_BUCKETS);
 
-    fn value(kind: Kind) -> Value {
-        let Kind::Histogram(bounds) = kind else { return Value::Durations(Durations::new(&[])) };
+    fn value(kind: MetricKind) -> Value {
+        let MetricKind::Histogram(bounds) = kind else {
+            return Value::Durations(Durations::new(&[]));
+        };
         Value::Durations(Durations::new(bounds))
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::base::clock::{Now, UnixMillis};
 use crate::base::lock::lock;
 use crate::model::principal::Principal;
-use crate::model::revocation::{Kind, Revocation, What};
+use crate::model::revocation::{Revocation, RevocationKind, RevocationScope};
 
 /// The most orders that wait for one watcher.
 const WATCHED: usize = 1024;
@@ -35,7 +35,7 @@ pub struct Revocations {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_kind: HashMap<Kind, HashMap<String, Vec<Entry>>>,
+    by_kind: HashMap<RevocationKind, HashMap<String, Vec<Entry>>>,
     held: usize,
     /// No entry ends before both times.
     next_end: Option<(UnixMillis, Instant)>,
@@ -118,7 +118,7 @@ impl Revocations {
     }
 
     /// Returns the kind of revocation that matches a principal, if any.
-    pub fn find(&self, principal: &Principal, now: Now) -> Option<Kind> {
+    pub fn find(&self, principal: &Principal, now: Now) -> Option<RevocationKind> {
         if self.is_empty() {
             return None;
         }
@@ -129,11 +129,11 @@ impl Revocations {
                 .any(|entry| !entry.is_over(now) && entry.order.concerns(principal))
                 .then_some(kind)
         };
-        has(Kind::User, &principal.subject)
-            .or_else(|| has(Kind::Session, principal.issuer_session.as_deref()?))
-            .or_else(|| has(Kind::TokenId, principal.token_id.as_deref()?))
-            .or_else(|| has(Kind::IssuedBefore, &principal.subject))
-            .or_else(|| has(Kind::IssuedBefore, ""))
+        has(RevocationKind::User, &principal.subject)
+            .or_else(|| has(RevocationKind::Session, principal.issuer_session.as_deref()?))
+            .or_else(|| has(RevocationKind::TokenId, principal.token_id.as_deref()?))
+            .or_else(|| has(RevocationKind::IssuedBefore, &principal.subject))
+            .or_else(|| has(RevocationKind::IssuedBefore, ""))
     }
 
     /// Returns the kind of revocation that matches a live session. Its session id may be revoked
@@ -143,13 +143,16 @@ impl Revocations {
         session_id: &str,
         principal: Option<&Principal>,
         now: Now,
-    ) -> Option<Kind> {
+    ) -> Option<RevocationKind> {
         if self.is_empty() {
             return None;
         }
-        let is_revoked =
-            self.read().named(Kind::Session, session_id).iter().any(|entry| !entry.is_over(now));
-        if is_revoked { Some(Kind::Session) } else { self.find(principal?, now) }
+        let is_revoked = self
+            .read()
+            .named(RevocationKind::Session, session_id)
+            .iter()
+            .any(|entry| !entry.is_over(now));
+        if is_revoked { Some(RevocationKind::Session) } else { self.find(principal?, now) }
     }
 
     /// Returns the orders in force, for a node that joins.
@@ -192,7 +195,7 @@ impl Revocations {
 }
 
 impl Table {
-    fn named(&self, kind: Kind, name: &str) -> &[Entry] {
+    fn named(&self, kind: RevocationKind, name: &str) -> &[Entry] {
         self.by_kind.get(&kind).and_then(|names| names.get(name)).map_or(&[], Vec::as_slice)
     }
 
@@ -252,7 +255,7 @@ impl Entry {
         if (before, until) == (known.before(), known.until) {
             return Applied::Known;
         }
-        if let What::IssuedBefore { before: known_before, .. } = &mut known.what {
+        if let RevocationScope::IssuedBefore { before: known_before, .. } = &mut known.what {
             *known_before = before;
         }
         known.until = until;
@@ -286,19 +289,18 @@ pub(super) mod tests {
         Now { wall, ..now }
     }
 
-    pub(crate) fn order(what: What) -> Revocation {
+    pub(crate) fn order(what: RevocationScope) -> Revocation {
         Revocation::new(what, None, NOW, HOUR)
     }
 
     /// Uses few names, so that orders and principals match.
-    pub(crate) fn any_what() -> impl Strategy<Value = What> {
+    pub(crate) fn any_what() -> impl Strategy<Value = RevocationScope> {
         prop_oneof![
-            "[ab]".prop_map(What::User),
-            "[ab]".prop_map(What::Session),
-            "[ab]".prop_map(What::TokenId),
-            (0..5u64, proptest::option::of("[ab]")).prop_map(|(before, user)| What::IssuedBefore {
-                before: UnixMillis::from_secs(before),
-                user
+            "[ab]".prop_map(RevocationScope::User),
+            "[ab]".prop_map(RevocationScope::Session),
+            "[ab]".prop_map(RevocationScope::TokenId),
+            (0..5u64, proptest::option::of("[ab]")).prop_map(|(before, user)| {
+                RevocationScope::IssuedBefore { before: UnixMillis::from_secs(before), user }
             }),
         ]
     }
@@ -328,11 +330,11 @@ pub(super) mod tests {
         ];
         let before = UnixMillis::from_secs(600);
         for what in [
-            What::User("ada".into()),
-            What::Session("login".into()),
-            What::TokenId("t1".into()),
-            What::IssuedBefore { before, user: None },
-            What::IssuedBefore { before, user: Some("ada".into()) },
+            RevocationScope::User("ada".into()),
+            RevocationScope::Session("login".into()),
+            RevocationScope::TokenId("t1".into()),
+            RevocationScope::IssuedBefore { before, user: None },
+            RevocationScope::IssuedBefore { before, user: Some("ada".into()) },
         ] {
             let list = Revocations::new(10);
             let order = order(what);
@@ -353,19 +355,22 @@ pub(super) mod tests {
     #[test]
     fn a_token_that_does_not_say_when_it_was_issued_counts_as_old() {
         let list = Revocations::new(10);
-        list.apply(order(What::IssuedBefore { before: UnixMillis(1), user: None }), at(NOW))
-            .unwrap();
+        list.apply(
+            order(RevocationScope::IssuedBefore { before: UnixMillis(1), user: None }),
+            at(NOW),
+        )
+        .unwrap();
         assert_eq!(
             list.find(&principal("ada", "main", None, None, 0), at(NOW)),
-            Some(Kind::IssuedBefore)
+            Some(RevocationKind::IssuedBefore)
         );
     }
 
     #[test]
     fn a_session_s_own_id_is_met_on_public_routes_too() {
         let list = Revocations::new(10);
-        list.apply(order(What::Session("s1".into())), at(NOW)).unwrap();
-        assert_eq!(list.find_session("s1", None, at(NOW)), Some(Kind::Session));
+        list.apply(order(RevocationScope::Session("s1".into())), at(NOW)).unwrap();
+        assert_eq!(list.find_session("s1", None, at(NOW)), Some(RevocationKind::Session));
         assert_eq!(list.find_session("s2", None, at(NOW)), None);
     }
 
@@ -373,11 +378,11 @@ pub(super) mod tests {
     fn a_full_list_refuses_and_gives_up_nothing_until_something_ends() {
         let list = Revocations::new(2);
         for user in ["a", "b"] {
-            list.apply(order(What::User(user.into())), at(NOW)).unwrap();
+            list.apply(order(RevocationScope::User(user.into())), at(NOW)).unwrap();
         }
-        assert_eq!(list.apply(order(What::User("c".into())), at(NOW)), Err(Full));
+        assert_eq!(list.apply(order(RevocationScope::User("c".into())), at(NOW)), Err(Full));
         assert_eq!(
-            list.apply(order(What::User("a".into())), at(NOW)),
+            list.apply(order(RevocationScope::User("a".into())), at(NOW)),
             Ok(Applied::Known),
             "a known order needs no room"
         );
@@ -388,7 +393,10 @@ pub(super) mod tests {
         );
         let later = NOW + HOUR;
         assert_eq!(
-            list.apply(Revocation::new(What::User("c".into()), None, later, HOUR), at(later)),
+            list.apply(
+                Revocation::new(RevocationScope::User("c".into()), None, later, HOUR),
+                at(later)
+            ),
             Ok(Applied::New)
         );
         assert_eq!(list.len(), 1);
@@ -400,21 +408,21 @@ pub(super) mod tests {
         let later = at(NOW + Duration::from_secs(60));
         let ahead = with_wall_clock(later, NOW + HOUR * 24);
         let list = Revocations::new(1);
-        list.apply(order(What::User("ada".into())), at(NOW)).unwrap();
+        list.apply(order(RevocationScope::User("ada".into())), at(NOW)).unwrap();
         assert_eq!(
             (list.sweep(ahead), list.snapshot(ahead).len()),
             (1, 1),
             "a sweep while the clock is wrong"
         );
-        assert_eq!(list.find(&ada, ahead), Some(Kind::User));
+        assert_eq!(list.find(&ada, ahead), Some(RevocationKind::User));
         assert_eq!(
-            list.apply(order(What::User("bob".into())), later),
+            list.apply(order(RevocationScope::User("bob".into())), later),
             Err(Full),
             "the order is in force, and is not dropped"
         );
         assert_eq!(
             (list.find(&ada, later), list.find_session("ada", Some(&ada), later)),
-            (Some(Kind::User), Some(Kind::User))
+            (Some(RevocationKind::User), Some(RevocationKind::User))
         );
         let end = at(NOW + HOUR);
         assert_eq!((list.find(&ada, end), list.sweep(end)), (None, 0));
@@ -424,10 +432,10 @@ pub(super) mod tests {
     fn a_clock_that_is_set_back_keeps_an_order_as_long_as_it_keeps_tokens() {
         let ada = principal("ada", "main", None, None, 0);
         let list = Revocations::new(1);
-        list.apply(order(What::User("ada".into())), at(NOW)).unwrap();
+        list.apply(order(RevocationScope::User("ada".into())), at(NOW)).unwrap();
         // By this clock, a token that ends with the order is valid for one more second.
         let back = with_wall_clock(at(NOW + HOUR * 2), UnixMillis((NOW + HOUR).0 - 1000));
-        assert_eq!((list.sweep(back), list.find(&ada, back)), (1, Some(Kind::User)));
+        assert_eq!((list.sweep(back), list.find(&ada, back)), (1, Some(RevocationKind::User)));
         assert_eq!(list.sweep(with_wall_clock(back, NOW + HOUR)), 0);
     }
 
@@ -436,11 +444,11 @@ pub(super) mod tests {
         let ada = principal("ada", "main", None, None, 0);
         let list = Revocations::new(1);
         let unset = with_wall_clock(at(NOW), UnixMillis(0));
-        list.apply(order(What::User("ada".into())), unset).unwrap();
+        list.apply(order(RevocationScope::User("ada".into())), unset).unwrap();
         let last = at(UnixMillis((NOW + HOUR).0 - 1));
         assert_eq!(
             (list.find(&ada, unset), list.find(&ada, last)),
-            (Some(Kind::User), Some(Kind::User))
+            (Some(RevocationKind::User), Some(RevocationKind::User))
         );
         let end = at(NOW + HOUR + Duration::from_secs(60));
         assert_eq!((list.find(&ada, end), list.sweep(end)), (None, 0));
@@ -508,11 +516,15 @@ pub(super) mod tests {
     fn watchers_get_each_new_order_once() {
         let list = Revocations::new(10);
         let mut watcher = list.watch();
-        let first = order(What::User("ada".into()));
+        let first = order(RevocationScope::User("ada".into()));
         list.apply(first.clone(), at(NOW)).unwrap();
         assert_eq!(watcher.try_recv().unwrap(), first);
         list.apply(first, at(NOW)).unwrap();
-        list.apply(Revocation { until: NOW, ..order(What::User("bob".into())) }, at(NOW)).unwrap();
+        list.apply(
+            Revocation { until: NOW, ..order(RevocationScope::User("bob".into())) },
+            at(NOW),
+        )
+        .unwrap();
         assert!(watcher.try_recv().is_err(), "neither a known order nor one that is over");
         assert!(!list.is_empty());
     }
@@ -523,7 +535,7 @@ pub(super) mod tests {
             let at = UnixMillis(NOW.0 + time);
             Revocation {
                 id: format!("order-{time}"),
-                ..Revocation::new(What::User("ada".into()), None, at, keep)
+                ..Revocation::new(RevocationScope::User("ada".into()), None, at, keep)
             }
         };
         // Both have an effect in either sequence: each holds longer than the one before it.

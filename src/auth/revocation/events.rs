@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 
-use crate::model::revocation::{Kind, Revocation, What};
+use crate::model::revocation::{Revocation, RevocationKind, RevocationScope};
 use crate::telemetry::audit::AuditLine;
 use crate::telemetry::event::{ACCEPTED, Event};
 use crate::telemetry::family::{Word, families};
@@ -11,14 +11,14 @@ use crate::telemetry::metrics::Metrics;
 
 families! {
     /// Revocations applied on this node, by kind.
-    REVOCATIONS: Counter = "usher_revocations_total", { kind: Kind }, shown;
+    REVOCATIONS: Counter = "usher_revocations_total", { kind: RevocationKind }, shown;
     /// Revocations in force on this node.
     REVOCATIONS_HELD: Gauge = "usher_revocations_held";
     /// Live sessions ended by revocations.
     REVOKED_SESSIONS: Counter = "usher_revoked_sessions_total";
 }
 
-impl Word for Kind {
+impl Word for RevocationKind {
     fn all() -> Vec<Self> {
         Self::ALL.to_vec()
     }
@@ -54,9 +54,11 @@ pub struct RevocationsHeld {
 /// Returns the user, session, token id or time that an order names.
 fn named(order: &Revocation) -> String {
     match &order.what {
-        What::User(name) | What::Session(name) | What::TokenId(name) => name.clone(),
-        What::IssuedBefore { before, user: None } => before.to_rfc3339(),
-        What::IssuedBefore { before, user: Some(user) } => {
+        RevocationScope::User(name)
+        | RevocationScope::Session(name)
+        | RevocationScope::TokenId(name) => name.clone(),
+        RevocationScope::IssuedBefore { before, user: None } => before.to_rfc3339(),
+        RevocationScope::IssuedBefore { before, user: Some(user) } => {
             format!("{} of {user}", before.to_rfc3339())
         }
     }
@@ -72,10 +74,10 @@ fn audit_line<'a>(event: &'static str, outcome: &'a str, order: &'a Revocation) 
         ..AuditLine::default()
     };
     match &order.what {
-        What::User(user) => line.user = Some(user),
-        What::Session(session) => line.session_id = Some(session),
-        What::TokenId(token) => line.token_id = Some(token),
-        What::IssuedBefore { before, user } => {
+        RevocationScope::User(user) => line.user = Some(user),
+        RevocationScope::Session(session) => line.session_id = Some(session),
+        RevocationScope::TokenId(token) => line.token_id = Some(token),
+        RevocationScope::IssuedBefore { before, user } => {
             line.issued_before = Some(before.to_rfc3339());
             line.user = user.as_deref();
         }

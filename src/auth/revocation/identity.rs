@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::base::clock::UnixMillis;
 use crate::model::principal::Principal;
-use crate::model::revocation::{Revocation, What};
+use crate::model::revocation::{Revocation, RevocationScope};
 
 /// The hashes of one session; 0 stands for an unknown value.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ impl RevocationTarget<'_> {
     /// Returns true if the revocation matches a session. `user` is `None` on a public route; such a
     /// session has only its id.
     pub fn hits(&self, session_id: &str, user: Option<&str>, identity: &Identity) -> bool {
-        if let What::Session(session) = &self.revocation.what
+        if let RevocationScope::Session(session) = &self.revocation.what
             && session == session_id
         {
             return true;
@@ -76,10 +76,10 @@ impl RevocationTarget<'_> {
             return false;
         }
         match &self.revocation.what {
-            What::User(revoked) => revoked == user,
-            What::Session(_) => identity.login.load(ORDER) == self.mark,
-            What::TokenId(_) => identity.token.load(ORDER) == self.mark,
-            What::IssuedBefore { before, user: only } => {
+            RevocationScope::User(revoked) => revoked == user,
+            RevocationScope::Session(_) => identity.login.load(ORDER) == self.mark,
+            RevocationScope::TokenId(_) => identity.token.load(ORDER) == self.mark,
+            RevocationScope::IssuedBefore { before, user: only } => {
                 let issued_at = UnixMillis::from_secs(identity.issued_at.load(ORDER).into());
                 issued_at < *before && only.as_ref().is_none_or(|only| only == user)
             }
@@ -114,10 +114,10 @@ mod tests {
     #[test]
     fn a_public_session_is_found_by_its_own_id_alone() {
         let nobody = Identity::of(None);
-        let all = order(What::IssuedBefore { before: UnixMillis(u64::MAX), user: None });
+        let all = order(RevocationScope::IssuedBefore { before: UnixMillis(u64::MAX), user: None });
         assert!(!all.aim().hits("s", None, &nobody));
-        assert!(order(What::Session("s".into())).aim().hits("s", None, &nobody));
-        assert!(!order(What::Session("t".into())).aim().hits("s", None, &nobody));
+        assert!(order(RevocationScope::Session("s".into())).aim().hits("s", None, &nobody));
+        assert!(!order(RevocationScope::Session("t".into())).aim().hits("s", None, &nobody));
     }
 
     #[test]
@@ -125,16 +125,19 @@ mod tests {
         let identity =
             Identity::of(Some(&principal("ada", "main", Some("t1"), Some("login"), 100)));
         let hits = |what| order(what).aim().hits("s", Some("ada"), &identity);
-        assert!(hits(What::TokenId("t1".into())) && hits(What::Session("login".into())));
+        assert!(
+            hits(RevocationScope::TokenId("t1".into()))
+                && hits(RevocationScope::Session("login".into()))
+        );
         identity.renew(&principal("ada", "main", Some("t2"), None, 200));
         assert!(
-            !hits(What::TokenId("t1".into()))
-                && hits(What::TokenId("t2".into()))
-                && !hits(What::Session("login".into()))
+            !hits(RevocationScope::TokenId("t1".into()))
+                && hits(RevocationScope::TokenId("t2".into()))
+                && !hits(RevocationScope::Session("login".into()))
         );
         assert!(
-            !hits(What::IssuedBefore { before: UnixMillis::from_secs(150), user: None })
-                && hits(What::User("ada".into()))
+            !hits(RevocationScope::IssuedBefore { before: UnixMillis::from_secs(150), user: None })
+                && hits(RevocationScope::User("ada".into()))
         );
     }
 

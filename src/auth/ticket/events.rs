@@ -9,10 +9,10 @@ use crate::model::trace_context::TraceId;
 use crate::rejection::Rejection;
 use crate::store::{RedeemFault, Validity};
 use crate::telemetry::audit::AuditLine;
-use crate::telemetry::event::{ACCEPTED, Event, Refusal, client_refusal_level, millis};
+use crate::telemetry::event::{ACCEPTED, Event, FloodRefusal, client_refusal_level, millis};
 use crate::telemetry::family::{Label, LabelNames, Name, families};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::refusal::{Attempt, RefusedRequest};
+use crate::telemetry::refusal::{LoggedRequest, RefusedRequest};
 use crate::telemetry::severity::{Severity, log_at};
 
 families! {
@@ -80,7 +80,7 @@ pub struct TicketIssued<'a> {
 /// A request to the ticket endpoint was refused.
 #[derive(Debug)]
 pub struct TicketRefused<'a> {
-    pub about: Attempt<'a>,
+    pub about: LoggedRequest<'a>,
     pub rejection: &'a Rejection,
 }
 
@@ -170,7 +170,7 @@ impl<'a> TicketRefused<'a> {
 }
 
 impl Event for TicketRefused<'_> {
-    fn refusal(&self) -> Option<Refusal> {
+    fn refusal(&self) -> Option<FloodRefusal> {
         Some(self.request().refusal())
     }
 
@@ -214,9 +214,9 @@ impl Event for TicketRedeemed<'_> {
 impl Event for TicketRedeemRefused<'_> {
     /// Keeps the audit line if the user is known: an unauthenticated client cannot guess a stored
     /// ticket.
-    fn refusal(&self) -> Option<Refusal> {
+    fn refusal(&self) -> Option<FloodRefusal> {
         let keeps_audit = self.user.is_some();
-        Some(Refusal { keeps_audit, ..Refusal::of(self.peer, self.fault.label()) })
+        Some(FloodRefusal { keeps_audit, ..FloodRefusal::of(self.peer, self.fault.label()) })
     }
 
     fn log(&self) {

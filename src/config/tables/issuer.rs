@@ -11,7 +11,7 @@ use crate::config::key_type::{
 };
 use crate::config::reader::{Entry, Reader, Section, Span};
 use crate::config::{Issuer, IssuerKeySource, KeyOrigin, RemoteKeys};
-use crate::model::algorithm::{Algorithm, Family};
+use crate::model::algorithm::{Algorithm, KeyFamily};
 use crate::model::principal;
 use crate::model::secret::Secret;
 use crate::model::service_url::ServiceUrl;
@@ -120,7 +120,7 @@ impl KeyType for Algorithms {
             };
             // With both, an attacker could take a public key and sign with it as if it were the
             // shared secret.
-            let is_shared = |one: &Algorithm| one.family() == Family::Hmac;
+            let is_shared = |one: &Algorithm| one.family() == KeyFamily::Hmac;
             let first = algorithms.first();
             if let Some(first) = first.filter(|first| is_shared(first) != is_shared(&algorithm)) {
                 item.error(
@@ -212,7 +212,7 @@ fn check_keys(
     public: Option<&PublicKeys>,
 ) {
     let reader = section.reader;
-    let is_hmac = algorithms.first().map(|algorithm| algorithm.family() == Family::Hmac);
+    let is_hmac = algorithms.first().map(|algorithm| algorithm.family() == KeyFamily::Hmac);
     match (is_hmac, secret, public) {
         (_, Some(_), Some(public)) => reader.error(
             &public.span,

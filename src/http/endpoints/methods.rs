@@ -20,13 +20,13 @@ use crate::model::principal::Principal;
 use crate::net::http1::host::Authority;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
-use crate::telemetry::refusal::Attempt;
+use crate::telemetry::refusal::LoggedRequest;
 
 pub(super) async fn answer(request: &mut Request, edge: &Edge) -> Response<Bytes> {
     let outcome = respond(request, edge).await;
     let mut answer = outcome.unwrap_or_else(|rejection| {
         let host = request.authority.as_ref().map_or("", Authority::as_str);
-        let about = Attempt { host, ..request.attempt(request.parts.uri.path()) };
+        let about = LoggedRequest { host, ..request.attempt(request.parts.uri.path()) };
         RequestRejected { about, rejection: &rejection }.emit();
         refusal(&rejection, request.request_id.as_str())
     });

@@ -25,7 +25,7 @@ use crate::net::http1::host::Authority;
 use crate::rejection::Rejection;
 use crate::store::TicketHash;
 use crate::telemetry::Event;
-use crate::telemetry::refusal::Attempt;
+use crate::telemetry::refusal::LoggedRequest;
 use crate::upstream::bodies::RequestBody;
 
 /// The longest request body that is read, in bytes.
@@ -65,7 +65,8 @@ pub(super) async fn answer(
 fn report_refused(request: &Request, edge: &Edge, rejection: &Rejection) {
     end_trace(request, edge, TraceEnd::Rejected(rejection));
     // The path of a validation has the ticket.
-    let about = Attempt { host: host_of(request), ..request.attempt(&edge.config.tickets.path) };
+    let about =
+        LoggedRequest { host: host_of(request), ..request.attempt(&edge.config.tickets.path) };
     TicketRefused { about, rejection }.emit();
 }
 

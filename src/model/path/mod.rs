@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use super::host_pattern::HostPattern;
-pub use spelling::{Guard, LaxSpelling};
+pub use spelling::{LaxSpelling, RouteGuard};
 
 /// A pattern such as `/exact` or `/prefix/*`, which may have `{name}` segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +135,7 @@ impl PathPattern {
 
     /// Returns true if a lax server could match one path to both patterns.
     pub fn overlaps(&self, other: &Self) -> bool {
-        Guard::new(None, self).overlaps(&Guard::new(None, other))
+        RouteGuard::new(None, self).overlaps(&RouteGuard::new(None, other))
     }
 
     pub fn is_more_specific_than(&self, other: &Self) -> bool {

@@ -19,7 +19,7 @@ pub struct LaxSpelling {
 
 /// A route with stronger rules, as a lax server matches its paths.
 #[derive(Clone, Debug)]
-pub struct Guard {
+pub struct RouteGuard {
     pub host: Option<HostPattern>,
     /// `None` stands for a parameter.
     segments: Vec<Option<String>>,
@@ -40,7 +40,7 @@ impl LaxSpelling {
     }
 }
 
-impl Guard {
+impl RouteGuard {
     pub fn new(host: Option<&HostPattern>, path: &PathPattern) -> Self {
         let segment = |segment: &Segment| match segment {
             Segment::Literal(literal) => Some(letters(literal)),
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     fn guards(pattern: &str, path: &str) -> bool {
-        let guard = Guard::new(None, &PathPattern::parse(pattern).unwrap());
+        let guard = RouteGuard::new(None, &PathPattern::parse(pattern).unwrap());
         guard.matches(&LaxSpelling::of(&CanonicalPath::parse(path).unwrap()))
     }
 

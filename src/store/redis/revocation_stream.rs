@@ -391,7 +391,7 @@ mod tests {
     use super::*;
     use crate::auth::revocation::{Applied, Revocations};
     use crate::model::principal::tests::principal;
-    use crate::model::revocation::{Kind, What};
+    use crate::model::revocation::{RevocationKind, RevocationScope};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const DAY: Duration = Duration::from_secs(86_400);
@@ -417,7 +417,8 @@ mod tests {
     async fn a_node_keeps_the_orders_that_it_read_while_its_clock_was_ahead() {
         let server = RedisServer::start(&[]);
         let revocation_stream = revocation_stream(server.port, None);
-        let order = Revocation::new(What::User("ada".into()), None, Now::read().wall, HOUR);
+        let order =
+            Revocation::new(RevocationScope::User("ada".into()), None, Now::read().wall, HOUR);
         revocation_stream.write(std::slice::from_ref(&order)).await.unwrap();
         let (list, ada) = (Revocations::new(10), principal("ada", "main", None, None, 0));
         assert_eq!(
@@ -432,11 +433,19 @@ mod tests {
             list.apply(order.clone(), reader.by_the_slower_clock(ahead(DAY))),
             Ok(Applied::New)
         );
-        assert_eq!((list.sweep(ahead(DAY)), list.find(&ada, ahead(DAY))), (1, Some(Kind::User)));
-        assert_eq!(list.find(&ada, Now::read()), Some(Kind::User), "the clock was set right");
+        assert_eq!(
+            (list.sweep(ahead(DAY)), list.find(&ada, ahead(DAY))),
+            (1, Some(RevocationKind::User))
+        );
+        assert_eq!(
+            list.find(&ada, Now::read()),
+            Some(RevocationKind::User),
+            "the clock was set right"
+        );
         assert_eq!(list.apply(order, Now::read()), Ok(Applied::Known));
         // A revocation that has expired by both clocks has expired.
-        let past = Revocation::new(What::User("bob".into()), None, UnixMillis(1_000), HOUR);
+        let past =
+            Revocation::new(RevocationScope::User("bob".into()), None, UnixMillis(1_000), HOUR);
         assert_eq!(list.apply(past, reader.by_the_slower_clock(ahead(DAY))), Ok(Applied::Over));
         let behind = Now { wall: UnixMillis(1_000), ..Now::read() };
         assert_eq!(reader.by_the_slower_clock(behind).wall, behind.wall);
@@ -451,13 +460,18 @@ mod tests {
         ]);
         let revocation_stream = revocation_stream(server.port, Some("usher"));
         revocation_stream
-            .write(&[Revocation::new(What::User("ada".into()), None, Now::read().wall, HOUR)])
+            .write(&[Revocation::new(
+                RevocationScope::User("ada".into()),
+                None,
+                Now::read().wall,
+                HOUR,
+            )])
             .await
             .unwrap();
         let mut reader = revocation_stream.connect().await.unwrap();
         assert_eq!(
             (reader.clock, read_one(&mut reader).await.what),
-            (None, What::User("ada".into()))
+            (None, RevocationScope::User("ada".into()))
         );
         let now = ahead(DAY);
         assert_eq!(reader.by_the_slower_clock(now).wall, now.wall);
@@ -466,7 +480,8 @@ mod tests {
     #[test]
     fn a_clock_that_jumps_ahead_cuts_the_stream_no_shorter() {
         let revocation_stream = revocation_stream(1, None);
-        let order = Revocation::new(What::User("ada".into()), None, Now::read().wall, DAY);
+        let order =
+            Revocation::new(RevocationScope::User("ada".into()), None, Now::read().wall, DAY);
         revocation_stream.pipeline(&[order], Now::read()).unwrap();
         let pipeline = revocation_stream.pipeline(&[], ahead(DAY * 2)).unwrap();
         let wire = String::from_utf8(pipeline.get_packed_pipeline()).unwrap();

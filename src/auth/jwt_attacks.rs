@@ -583,7 +583,7 @@ fn every_algorithm_verifies_its_own_signatures_alone() {
         Algorithm::ES256 => p256.clone(),
         Algorithm::ES384 => EncodingKey::from_ec_der(p384.to_pkcs8v1().unwrap().as_ref()),
         Algorithm::EdDSA => EncodingKey::from_ed_der(&ed.serialize_der()),
-        other if other.family() == Family::Rsa => {
+        other if other.family() == KeyFamily::Rsa => {
             EncodingKey::from_rsa_pem(rsa.serialize_pem().as_bytes()).unwrap()
         }
         _ => EncodingKey::from_secret(SECRET),
@@ -600,7 +600,7 @@ fn every_algorithm_verifies_its_own_signatures_alone() {
         .collect();
     for pinned in Algorithm::ALL {
         let issuer = match pinned.family() {
-            Family::Hmac => {
+            KeyFamily::Hmac => {
                 Arc::new(issuer("main", &[pinned], IssuerKeySource::Secret(Secret::new(SECRET))))
             }
             _ => set.issuer("main", pinned),

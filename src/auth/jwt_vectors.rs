@@ -49,7 +49,7 @@ fn verdict(key: &Value, token: &str) -> Result<(), InvalidToken> {
         .into_iter()
         .find(|one| one.name() == named)
         .ok_or(InvalidToken::Algorithm)?;
-    let keys = if pinned.family() == Family::Hmac && keys.len() == 1 {
+    let keys = if pinned.family() == KeyFamily::Hmac && keys.len() == 1 {
         let secrets = keys.iter().filter(|key| key["kty"] == "oct");
         let secrets = secrets.filter_map(|key| URL_SAFE_NO_PAD.decode(key["k"].as_str()?).ok());
         let fit: Vec<_> = secrets.filter(|secret| secret.len() >= pinned.least_secret()).collect();

@@ -189,7 +189,7 @@ fn take_credential<W: AdmissionWitness>(
     // Taken before the origin is checked, so that a page that may not connect counts under the
     // method that it tried.
     let (tried, taken) = auth::take_credential_of_any(route, &mut request.parts, |method| {
-        witness.record_method(method)
+        witness.record_method(method);
     });
     request.method = tried;
     request.origin = witness.check(AdmissionStage::Origin, origin_of(&request.parts.headers))?;

@@ -428,6 +428,7 @@ def run(world: World, command: str) -> str:
     """Runs a command of a page at the first node, whose log stands in for the journal."""
     node = world.nodes[0]
     for written, real in {
+        "journalctl -u usher -o cat --since -2h": f"cat {node.log}",
         "journalctl -u usher -o cat --since -10min": f"cat {node.log}",
         "chat.example.com:443": f"{HERE}:{node.tls}",
         "redis://127.0.0.1:6379": f"redis://{HERE}:{world.redis.port}",

@@ -153,12 +153,12 @@ impl Authenticator {
 
     /// Identifies the user of a credential at an endpoint of Usher. The endpoint is not a route, so
     /// the result is not a grant.
-    pub async fn identify(
+    pub async fn identify<P: Prover>(
         &self,
+        prover: &mut P,
         endpoint: (&config::CredentialVerifiers, &Arc<str>),
         credential: Credential,
-        peer: IpAddr,
-        now: Now,
+        presented: Presented<'_>,
     ) -> Result<Principal, Rejection> {
         let (credential_verifiers, place) = endpoint;
         let check = CredentialCheck {
@@ -167,6 +167,18 @@ impl Authenticator {
             credential_verifiers,
             place,
         };
+        let proved = prover.prove_at_endpoint(self, check, credential, presented).await?;
+        Ok(proved.principal)
+    }
+
+    /// Verifies a credential at an endpoint of Usher.
+    async fn prove_at_endpoint(
+        &self,
+        check: CredentialCheck<'_>,
+        credential: Credential,
+        presented: Presented<'_>,
+    ) -> Result<Proved, Rejection> {
+        let Presented { peer, now, .. } = presented;
         let proved = match credential.proof {
             Proof::Token(token) => check.token(credential.method, &token, peer, now).await?,
             Proof::Session(id) => check.session(&id, peer).await?,
@@ -174,7 +186,7 @@ impl Authenticator {
                 return Err(Rejection::MissingCredential);
             }
         };
-        Ok(self.reject_revoked(proved, now)?.principal)
+        self.reject_revoked(proved, now)
     }
 
     /// Makes a grant. This is the only way to get one.
@@ -291,7 +303,7 @@ fn entitle(
 
 /// The issuers and verifiers for the credentials of one endpoint: a route or the ticket endpoint.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CredentialCheck<'a> {
+pub struct CredentialCheck<'a> {
     pub(crate) issuers: &'a Issuers,
     pub(crate) verifiers: &'a Verifiers,
     pub(crate) credential_verifiers: &'a config::CredentialVerifiers,

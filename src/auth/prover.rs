@@ -2,7 +2,7 @@
 
 use super::credential::Credential;
 use super::verifier::Proved;
-use super::{Authenticator, Presented};
+use super::{Authenticator, CredentialCheck, Presented};
 use crate::config::Route;
 use crate::rejection::Rejection;
 
@@ -17,6 +17,17 @@ pub trait Prover: Send {
         presented: Presented<'_>,
     ) -> impl Future<Output = Result<Proved, Rejection>> + Send {
         authenticator.prove(route, credential, presented)
+    }
+
+    /// Proves a credential at one of Usher's own endpoints, which have no route.
+    fn prove_at_endpoint(
+        &mut self,
+        authenticator: &Authenticator,
+        check: CredentialCheck<'_>,
+        credential: Credential,
+        presented: Presented<'_>,
+    ) -> impl Future<Output = Result<Proved, Rejection>> + Send {
+        authenticator.prove_at_endpoint(check, credential, presented)
     }
 }
 

@@ -83,7 +83,7 @@ impl Report<'_> {
 }
 
 /// Adds the result of the deny list, which only the process that serves clients has.
-fn revocation(report: &mut Report<'_>, run: &Run) {
+pub(super) fn revocation(report: &mut Report<'_>, run: &Run) {
     let outcome = run.recorder.outcome(AdmissionStage::Authenticate).unwrap_or(Ok(()));
     let skipped = |detail| Step::new("revocation", Mark::Skipped, detail);
     let step = match outcome {
@@ -120,7 +120,7 @@ impl Explainer {
     }
 
     /// Adds the result for the credential. Returns its permissions.
-    fn describe_credential(
+    pub(super) fn describe_credential(
         &self,
         report: &mut Report<'_>,
         inspection: &Inspection,

@@ -58,7 +58,7 @@ pub(super) struct Run {
     /// The client gets its 101 before it sends the credential.
     pub(super) is_early: bool,
     /// The first message decides, and is not given.
-    awaits_message: bool,
+    pub(super) awaits_message: bool,
 }
 
 impl Explainer {
@@ -125,8 +125,19 @@ impl Explainer {
         };
         let request = request_of(head, explained, &listener, now, &self.config);
         if !request.is_upgrade() {
-            let Some(words) = self.plain_http(&request) else { return report.own_endpoint() };
-            report.note("request", words);
+            let http::request::Parts { method, uri, .. } = &request.parts;
+            match Endpoint::at(uri.path(), method, &self.config, &self.tickets) {
+                None => {
+                    let words = format!("{method} over plain HTTP, forwarded if it is accepted");
+                    report.note("request", words);
+                }
+                Some(Endpoint::Tickets)
+                    if *method == http::Method::POST && *uri.path() == **self.tickets.path() =>
+                {
+                    return Box::pin(self.explain_ticket_request(report, &listener)).await;
+                }
+                Some(_) => return report.own_endpoint(),
+            }
         }
         let sent = request.parts.headers.clone();
         if let Some(matched) = &matched {
@@ -148,14 +159,7 @@ impl Explainer {
         explained: &ExplainedRequest,
     ) -> Run {
         let mut recorder = AdmissionRecorder::new(explained.given.scope);
-        let admission = Admission {
-            router: &self.router,
-            authenticator: &self.authenticator,
-            legacy_uses: None,
-            shadows: None,
-            handshake_timeout: self.config.limits.handshake_timeout,
-            is_draining: self.is_draining,
-        };
+        let admission = self.admission();
         let mut is_early = false;
         let mut awaits_message = false;
         let mut grant = None;
@@ -180,11 +184,15 @@ impl Explainer {
         Run { request, recorder, grant, found_method, is_early, awaits_message }
     }
 
-    /// Returns the description of a plain HTTP request. `None`: Usher answers the request itself.
-    fn plain_http(&self, request: &Request) -> Option<String> {
-        let http::request::Parts { method, uri, .. } = &request.parts;
-        let endpoint = Endpoint::at(uri.path(), method, &self.config, &self.tickets);
-        endpoint.is_none().then(|| format!("{method} over plain HTTP, forwarded if it is accepted"))
+    pub(super) fn admission(&self) -> Admission<'_> {
+        Admission {
+            router: &self.router,
+            authenticator: &self.authenticator,
+            legacy_uses: None,
+            shadows: None,
+            handshake_timeout: self.config.limits.handshake_timeout,
+            is_draining: self.is_draining,
+        }
     }
 
     /// Describes the steps up to the credential.
@@ -255,7 +263,11 @@ impl Explainer {
                 InspectedCredential::Token(token) => Some(&**token),
                 _ => None,
             });
-            return report.end_with(Some(route), token, run.request.origin.as_deref());
+            let mut refused = report.end_with(Some(route), token, run.request.origin.as_deref());
+            if !run.recorder.has_failure_up_to(AdmissionStage::Authenticate) {
+                refused.verdict.user = run.request.user.as_deref().map(str::to_owned);
+            }
+            return refused;
         };
         match self.forwarded(grant, matched, &mut run.request, sent, &report) {
             Ok(forwarded) => report.explanation.upstream = Some(forwarded),
@@ -329,14 +341,14 @@ impl Explainer {
     }
 }
 
-fn words(undecided: Undecided) -> &'static str {
+pub(super) fn words(undecided: Undecided) -> &'static str {
     match undecided {
         Undecided::TicketInMemory => "the running process decides: the tickets are in its memory",
         Undecided::VerifierNotAsked => "the verifier decides, and was not asked",
     }
 }
 
-fn request_of(
+pub(super) fn request_of(
     head: RequestHead,
     explained: &ExplainedRequest,
     listener: &Listener,

@@ -9,10 +9,13 @@ use crate::auth::credential::{Credential, Proof};
 use crate::auth::prover::Prover;
 use crate::auth::token_inspection::InspectedToken;
 use crate::auth::verifier::Proved;
-use crate::auth::{Authenticator, Presented, bypass};
+use crate::auth::{Authenticator, CredentialCheck, Presented, bypass};
+use crate::base::clock::Now;
 use crate::config::Route;
 use crate::model::faults::InvalidToken;
+use crate::model::method::Method;
 use crate::model::principal::Principal;
+use crate::model::secret::Secret;
 use crate::rejection::Rejection;
 use crate::store::TicketRecord;
 
@@ -134,15 +137,74 @@ impl Prover for CredentialInspector {
     ) -> Result<Proved, Rejection> {
         let now = presented.now;
         let proved = self.inspect(authenticator, route, credential, presented).await?;
+        self.reject_revoked(authenticator, proved, now)
+    }
+
+    async fn prove_at_endpoint(
+        &mut self,
+        authenticator: &Authenticator,
+        check: CredentialCheck<'_>,
+        credential: Credential,
+        presented: Presented<'_>,
+    ) -> Result<Proved, Rejection> {
+        let proved = match &credential.proof {
+            Proof::Token(token) => {
+                self.inspect_token(check, credential.method, token, presented).await?
+            }
+            Proof::Session(id) => self.inspect_session(check, id, presented).await?,
+            Proof::Ticket(_) | Proof::Bypass(_) | Proof::Certificate(_) => {
+                return Err(Rejection::MissingCredential);
+            }
+        };
+        self.reject_revoked(authenticator, proved, presented.now)
+    }
+}
+
+impl CredentialInspector {
+    fn reject_revoked(
+        &mut self,
+        authenticator: &Authenticator,
+        proved: Proved,
+        now: Now,
+    ) -> Result<Proved, Rejection> {
         let judged = authenticator.reject_revoked(proved, now);
         if let (Some(inspection), Err(rejection)) = (&mut self.inspection, &judged) {
             inspection.rejection = Some(rejection.clone());
         }
         judged
     }
-}
 
-impl CredentialInspector {
+    async fn inspect_token(
+        &mut self,
+        check: CredentialCheck<'_>,
+        method: Method,
+        token: &Secret,
+        presented: Presented<'_>,
+    ) -> Result<Proved, Rejection> {
+        let Presented { peer, now, .. } = presented;
+        if let Some(verifier) = check.verifier_of(token).cloned() {
+            return self.inspect_verified(verifier, check.token(method, token, peer, now)).await;
+        }
+        let issuers = check.issuers;
+        if self.scope.fetches_keys {
+            issuers.fetch_for(token).await;
+        }
+        let inspection = issuers.inspect(token, now);
+        let principal = inspection.verdict.clone();
+        let principal = principal.map_err(|why| issuers.rejection(why, token, now));
+        self.keep(InspectedCredential::Token(Box::new(inspection)), principal.map(Into::into))
+    }
+
+    async fn inspect_session(
+        &mut self,
+        check: CredentialCheck<'_>,
+        id: &Secret,
+        presented: Presented<'_>,
+    ) -> Result<Proved, Rejection> {
+        let verifier = check.credential_verifiers.sessions.clone().unwrap_or_default();
+        self.inspect_verified(verifier, check.session(id, presented.peer)).await
+    }
+
     async fn inspect(
         &mut self,
         authenticator: &Authenticator,
@@ -150,32 +212,13 @@ impl CredentialInspector {
         credential: Credential,
         presented: Presented<'_>,
     ) -> Result<Proved, Rejection> {
-        let Authenticator { issuers, tickets, bypass, mtls, .. } = authenticator;
+        let Authenticator { tickets, bypass, mtls, .. } = authenticator;
         let Presented { origin, peer, now, .. } = presented;
         let Credential { method, proof } = credential;
         let check = authenticator.credential_check(route);
         match proof {
-            Proof::Token(token) => match check.verifier_of(&token).cloned() {
-                Some(verifier) => {
-                    self.inspect_verified(verifier, check.token(method, &token, peer, now)).await
-                }
-                None => {
-                    if self.scope.fetches_keys {
-                        issuers.fetch_for(&token).await;
-                    }
-                    let inspection = issuers.inspect(&token, now);
-                    let principal = inspection.verdict.clone();
-                    let principal = principal.map_err(|why| issuers.rejection(why, &token, now));
-                    self.keep(
-                        InspectedCredential::Token(Box::new(inspection)),
-                        principal.map(Into::into),
-                    )
-                }
-            },
-            Proof::Session(id) => {
-                let verifier = route.credential_verifiers.sessions.clone().unwrap_or_default();
-                self.inspect_verified(verifier, check.session(&id, peer)).await
-            }
+            Proof::Token(token) => self.inspect_token(check, method, &token, presented).await,
+            Proof::Session(id) => self.inspect_session(check, &id, presented).await,
             Proof::Ticket(ticket) => {
                 let region = tickets.region_of(&ticket).map(str::to_owned);
                 let sees_memory = self.scope.sees_memory;

@@ -20,6 +20,7 @@ pub mod report;
 mod request;
 mod rollout;
 mod route;
+mod ticket_request;
 mod token;
 
 pub use explainer::Explainer;

@@ -5,7 +5,7 @@ use super::inspector::{CredentialInspector, Inspection, InspectionScope};
 use crate::auth::credential::Credential;
 use crate::auth::prover::Prover;
 use crate::auth::verifier::Proved;
-use crate::auth::{Authenticator, Presented};
+use crate::auth::{Authenticator, CredentialCheck, Presented};
 use crate::config::Route;
 use crate::http::witness::{AdmissionStage, AdmissionWitness};
 use crate::model::method::Method;
@@ -43,6 +43,11 @@ impl AdmissionRecorder {
         self.outcomes.iter().any(|(_, outcome)| outcome.is_err())
     }
 
+    /// Returns true if this stage or an earlier one failed.
+    pub fn has_failure_up_to(&self, stage: AdmissionStage) -> bool {
+        self.outcomes.iter().any(|(one, outcome)| *one <= stage && outcome.is_err())
+    }
+
     /// Returns the result of the check of the credential, if there was one.
     pub fn inspection(&self) -> Option<&Inspection> {
         self.inspector.inspection.as_ref()
@@ -58,6 +63,16 @@ impl Prover for AdmissionRecorder {
         presented: Presented<'_>,
     ) -> Result<Proved, Rejection> {
         self.inspector.prove(authenticator, route, credential, presented).await
+    }
+
+    async fn prove_at_endpoint(
+        &mut self,
+        authenticator: &Authenticator,
+        check: CredentialCheck<'_>,
+        credential: Credential,
+        presented: Presented<'_>,
+    ) -> Result<Proved, Rejection> {
+        self.inspector.prove_at_endpoint(authenticator, check, credential, presented).await
     }
 }
 

@@ -14,6 +14,7 @@ use crate::base::clock::Now;
 use crate::base::text::{distance, printable};
 use crate::config::{RejectMode, Route};
 use crate::model::method::Method;
+use crate::model::principal::Principal;
 use crate::rejection::Rejection;
 
 /// A complete explanation. Its JSON is for programs: existing fields stay.
@@ -148,15 +149,15 @@ impl<'a> Report<'a> {
 
     /// Warns of secrets in the arguments: they are in the shell history and in the process list.
     pub(super) fn warn_of_secrets(&mut self, route: &Route, parts: &Parts) {
-        let Some(on_command_line) = &self.explained.given.on_command_line else { return };
-        let secrets =
-            ["authorization", "cookie", "sec-websocket-protocol", route.bypass_header.as_str()];
-        for name in on_command_line.iter().filter(|name| secrets.contains(&name.as_str())) {
-            self.explanation.warnings.push(format!(
-                "other users can read --header {name} in the process list; use --headers-file, \
-                     --token-file or --cookie-file"
-            ));
+        if self.explained.given.on_command_line.is_none() {
+            return;
         }
+        self.warn_of_secret_headers(&[
+            "authorization",
+            "cookie",
+            "sec-websocket-protocol",
+            route.bypass_header.as_str(),
+        ]);
         let given =
             self.explained.given.credential.as_ref().and_then(|_| self.explained.method_for(route));
         for (method, parameter) in
@@ -172,6 +173,16 @@ impl<'a> Report<'a> {
                          or --ticket-file"
                 ));
             }
+        }
+    }
+
+    pub(super) fn warn_of_secret_headers(&mut self, secrets: &[&str]) {
+        let given = self.explained.given.on_command_line.iter().flatten();
+        for name in given.filter(|name| secrets.contains(&name.as_str())) {
+            self.explanation.warnings.push(format!(
+                "other users can read --header {name} in the process list; use --headers-file, \
+                     --token-file or --cookie-file"
+            ));
         }
     }
 
@@ -192,7 +203,9 @@ impl<'a> Report<'a> {
     pub(super) fn own_endpoint(mut self) -> Explanation {
         self.note("request", "plain HTTP, answered by Usher itself");
         self.explanation.verdict.message =
-            "Usher answers this path itself; its own endpoints are not explained".to_owned();
+            "Usher answers this path itself; of its own endpoints, only the request for a ticket \
+             is explained"
+                .to_owned();
         self.explanation
     }
 
@@ -220,6 +233,20 @@ impl<'a> Report<'a> {
             _ => String::new(),
         };
         verdict.message = format!("{user}{ends}");
+        self.explanation
+    }
+
+    /// Ends with a ticket for this user.
+    pub(super) fn ticket_for(mut self, principal: &Principal) -> Explanation {
+        self.explanation.verdict = Verdict {
+            let_in: Some(true),
+            status: Some(201),
+            user: Some(principal.subject.clone()),
+            issuer: Some(principal.issuer.to_string()),
+            expires_at: Some(clock(principal.expires_at)),
+            message: format!("a ticket for {}", printable(&principal.subject)),
+            ..Verdict::default()
+        };
         self.explanation
     }
 

@@ -83,6 +83,15 @@ impl ExplainedRequest {
         self.written(&self.target, &[], limits)
     }
 
+    /// Returns the request with the token from the file, as Usher's own endpoints take it.
+    pub fn head_for_endpoint(&self, limits: &Limits) -> Result<RequestHead, Rejection> {
+        let Some(GivenCredential::Token(token)) = &self.given.credential else {
+            return self.head(limits);
+        };
+        let bearer = format!("Bearer {}", token.expose_str().unwrap_or_default());
+        self.written(&self.target, &[("Authorization".to_owned(), bearer)], limits)
+    }
+
     /// Returns the request with the credential, by a method of this route. A credential for the
     /// first message is returned separately.
     pub fn head_for(

@@ -28,6 +28,7 @@ use crate::edge::router::Router;
 use crate::migration;
 use crate::migration::shadow::{Actual, Scene, Shadow, Shadows};
 use crate::migration::uses::LegacyUses;
+use crate::model::origin::Origins;
 use crate::model::principal::Principal;
 use crate::net::http1::head::{has_only_token, has_token};
 use crate::rejection::Rejection;
@@ -132,19 +133,26 @@ impl<'a> Admission<'a> {
 
     /// Identifies the user at one of Usher's own endpoints, which have no route. `Ok(None)`: the
     /// request has no credential.
-    pub async fn identify(
+    pub async fn identify<W: AdmissionWitness>(
         &self,
         request: &mut Request,
         tickets: &Tickets,
+        witness: &mut W,
     ) -> Result<Option<Principal>, Rejection> {
         let rules = tickets.rules();
-        let Some(credential) = take_endpoint_credential(request, rules)? else { return Ok(None) };
+        let taken = take_endpoint_credential(&mut request.parts.headers, rules);
+        let credential = witness.check(AdmissionStage::Credential, taken)?;
+        let Some(credential) = credential else { return Ok(None) };
+        request.method = Some(credential.method);
+        witness.record_method(credential.method);
+        let page = check_cookie_page(request, rules, &credential);
+        witness.check(AdmissionStage::Page, page)?;
         let endpoint = (&rules.credential_verifiers, tickets.path());
-        let peer = request.address();
         let phase = request.begin_phase(Phase::Authenticate);
         let identified =
-            self.authenticator.identify(endpoint, credential, peer, request.shown_at).await;
+            self.authenticator.identify(witness, endpoint, credential, request.presented()).await;
         request.end_phase(phase, identified.as_ref().err());
+        let identified = witness.require(AdmissionStage::Authenticate, identified);
         let principal = identified?;
         request.user = Some(principal.subject.as_str().into());
         Ok(Some(principal))
@@ -204,14 +212,28 @@ fn take_credential<W: AdmissionWitness>(
     Ok(credential)
 }
 
-/// Takes a bearer token, or a cookie with a token or a session id. A cookie counts only from a
-/// listed page: a page that only `*` allows must not get a ticket for its visitor.
-fn take_endpoint_credential(
+/// Checks the page that asks one of Usher's own endpoints. An empty list allows every page to ask,
+/// but none to use a cookie.
+pub fn check_endpoint_origin<W: AdmissionWitness>(
     request: &mut Request,
+    origins: &Origins,
+    witness: &mut W,
+) -> Result<(), Rejection> {
+    request.origin = witness.check(AdmissionStage::Origin, origin_of(&request.parts.headers))?;
+    let is_listed = |origin: &str| origins.is_empty() || origins.allow(origin);
+    let outcome = match request.origin.as_deref() {
+        Some(origin) if !is_listed(origin) => Err(Rejection::ForbiddenOrigin),
+        _ => Ok(()),
+    };
+    witness.check(AdmissionStage::Origin, outcome)
+}
+
+/// Takes a bearer token, or a cookie with a token or a session id.
+fn take_endpoint_credential(
+    headers: &mut HeaderMap,
     rules: &config::Tickets,
 ) -> Result<Option<Credential>, Rejection> {
     use crate::model::method::Method;
-    let headers = &mut request.parts.headers;
     if let Some(token) = auth::take_bearer(headers)? {
         return Ok(Some(Credential { method: Method::Header, proof: Proof::Token(token) }));
     }
@@ -222,12 +244,23 @@ fn take_endpoint_credential(
             .map(|id| Credential { method: Method::Session, proof: Proof::Session(id) });
         cookie = cookie.or(session);
     }
+    Ok(cookie)
+}
+
+/// Refuses a cookie that does not come from a listed page: a page that only `*` allows must not get
+/// a ticket for its visitor.
+fn check_cookie_page(
+    request: &Request,
+    rules: &config::Tickets,
+    credential: &Credential,
+) -> Result<(), Rejection> {
+    if credential.method == crate::model::method::Method::Header {
+        return Ok(());
+    }
     match request.origin.as_deref() {
-        Some(origin) if cookie.is_some() && !rules.origins.names(origin) => {
-            Err(Rejection::ForbiddenOrigin)
-        }
-        None if cookie.is_some() && !request.is_safe() => Err(Rejection::MissingOrigin),
-        _ => Ok(cookie),
+        Some(origin) if !rules.origins.names(origin) => Err(Rejection::ForbiddenOrigin),
+        None if !request.is_safe() => Err(Rejection::MissingOrigin),
+        _ => Ok(()),
     }
 }
 

@@ -52,12 +52,22 @@ pub async fn explained(usher: &Usher, url: &str, arguments: &[&str], input: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_endpoints_of_usher_itself_are_not_explained() {
+async fn a_request_for_a_ticket_is_explained_and_usher_s_other_endpoints_are_not() {
     let echo = Echo::start().await;
     let usher = Setup::new(echo.url()).start().await;
-    let url = "http://chat.example.com/websocket/ticket";
-    let told = explained(&usher, url, &["--method", "POST"], "").await;
+    let url = "http://chat.example.com/websocket/config";
+    let told = explained(&usher, url, &[], "").await;
     assert_eq!(told["verdict"]["let_in"], Value::Null, "{told:#}");
+    let url = "http://chat.example.com/websocket/ticket";
+    let arguments = ["--method", "POST", "--token-file", "-"];
+    let told = explained(&usher, url, &arguments, &usher.token("ada")).await;
+    assert_eq!(
+        (&told["verdict"]["status"], &told["verdict"]["user"], &told["method"]),
+        (&json!(201), &json!("ada"), &json!("header")),
+        "{told:#}"
+    );
+    let told = explained(&usher, url, &["--method", "POST"], "").await;
+    assert_eq!(told["verdict"]["label"], "missing_credential", "{told:#}");
     usher.finish().await;
 }
 

@@ -29,6 +29,7 @@ use crate::support::verifier_server::VerifierServer;
 use crate::support::{KeyServer, Setup, Signer, Usher, eventually, token, upgrade_request};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const TICKETS: &str = "/websocket/ticket";
 const PAGE: &str = "https://app.example.com";
 const BYPASS: &str = "bypass-canary-0123456789-0123456789-0123456789";
 
@@ -248,6 +249,11 @@ impl Case {
         }
     }
 
+    /// The line about a ticket that was issued does not name the method.
+    fn asks_for_a_ticket(&self) -> bool {
+        self.target == TICKETS
+    }
+
     /// Sends the request to a running Usher.
     async fn live(&self, world: &World) -> Outcome {
         match self.certificate {
@@ -279,7 +285,8 @@ impl Case {
             stream.write_all(&masked(&text)).await.unwrap();
         }
         let line = world.end_of(&id).await;
-        let is_rejected = line["event"].as_str().unwrap().ends_with("_rejected");
+        let event = line["event"].as_str().unwrap();
+        let is_rejected = event.ends_with("_rejected") || event == "ticket_refused";
         let mut rest = Vec::new();
         if is_rejected {
             let _ = timeout(PATIENCE, stream.read_to_end(&mut rest))
@@ -294,7 +301,7 @@ impl Case {
             label: text(&line["outcome"]).unwrap_or_else(|| "accepted".to_owned()),
             code: text(&problem["code"]),
             close_code: if status == 101 { close_code(&rest) } else { None },
-            method: text(&line["method"]),
+            method: text(&line["method"]).filter(|_| !self.asks_for_a_ticket()),
             user: text(&line["user"]),
             upstream_path: world.upstream.paths.lock().unwrap().get(&id).cloned(),
         }
@@ -341,7 +348,8 @@ impl Case {
             code: text(&verdict["code"]).filter(|_| close_code.is_none()),
             close_code,
             // A running Usher does not look for a credential if the upgrade is malformed.
-            method: text(&told["method"]).filter(|_| !label.starts_with("upgrade_")),
+            method: text(&told["method"])
+                .filter(|_| !label.starts_with("upgrade_") && !self.asks_for_a_ticket()),
             user: text(&verdict["user"]),
             upstream_path: text(&told["upstream"]["path"]),
         };
@@ -386,8 +394,14 @@ impl World {
         let line = format!("\"request_id\":\"{id}\"");
         let is_end = |line: &Value| {
             let event = line["event"].as_str().unwrap_or_default();
-            let ends =
-                ["session_started", "upgrade_rejected", "request_rejected", "http_forwarded"];
+            let ends = [
+                "session_started",
+                "upgrade_rejected",
+                "request_rejected",
+                "http_forwarded",
+                "ticket_issued",
+                "ticket_refused",
+            ];
             ends.contains(&event)
         };
         eventually(format!("the log has an end of {id}"), async || {
@@ -618,6 +632,25 @@ fn plain_cases(usher: &Usher) -> Vec<Case> {
     ]
 }
 
+/// Requests for a ticket.
+fn ticket_cases(usher: &Usher) -> Vec<Case> {
+    let ada = usher.token("ada");
+    let page = format!("Origin: {PAGE}\r\n");
+    let foreign = "Origin: https://evil.example.com\r\n";
+    vec![
+        plain("POST", TICKETS, bearer(&ada)),
+        plain("POST", TICKETS, format!("{page}{}", bearer(&ada))),
+        plain("POST", TICKETS, format!("{foreign}{}", bearer(&ada))),
+        plain("POST", TICKETS, ""),
+        plain("POST", TICKETS, bearer("no-token")),
+        plain("POST", TICKETS, bearer(&usher.token_with("ada", json!({ "aud": "x" })))),
+        plain("POST", TICKETS, format!("{}{}", bearer(&ada), bearer(&ada))),
+        plain("POST", TICKETS, format!("{page}Cookie: access_token={ada}\r\n")),
+        plain("POST", TICKETS, format!("Cookie: access_token={ada}\r\n")),
+        plain("POST", TICKETS, format!("{foreign}Cookie: access_token={ada}\r\n")),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_agrees_with_a_running_usher_on_a_hundred_requests() {
     let upstream = Upstream::start().await;
@@ -665,6 +698,7 @@ async fn explain_agrees_with_a_running_usher_on_a_hundred_requests() {
     cases.extend(migration_cases(&usher));
     cases.extend(other_methods(&usher, &verifier).await);
     cases.extend(plain_cases(&usher));
+    cases.extend(ticket_cases(&usher));
     assert!(cases.len() >= 100, "{}", cases.len());
 
     let world = World { usher, upstream, certified_port };

@@ -6,14 +6,15 @@ use bytes::Bytes;
 use http::{HeaderValue, Method as HttpMethod, Response, StatusCode};
 use serde_json::json;
 
-use super::{allow_origin, check_origin, json_answer, preflight, refusal};
+use super::{allow_origin, json_answer, preflight, refusal};
 use crate::auth::decoded;
 use crate::base::clock::UnixMillis;
 use crate::config::{Config, Route, Sticky};
 use crate::edge::Edge;
-use crate::http::admit::Admission;
+use crate::http::admit::{Admission, check_endpoint_origin};
 use crate::http::events::RequestRejected;
-use crate::http::request::{Request, origin_of};
+use crate::http::request::Request;
+use crate::http::witness::UnwatchedAdmission;
 use crate::migration::share::ShareKey;
 use crate::model::method::Method;
 use crate::model::principal::Principal;
@@ -36,8 +37,7 @@ pub(super) async fn answer(request: &mut Request, edge: &Edge) -> Response<Bytes
 }
 
 async fn respond(request: &mut Request, edge: &Edge) -> Result<Response<Bytes>, Rejection> {
-    request.origin = origin_of(&request.parts.headers)?;
-    check_origin(&edge.config.tickets.origins, request.origin.as_deref())?;
+    check_endpoint_origin(request, &edge.config.tickets.origins, &mut UnwatchedAdmission)?;
     match request.parts.method {
         HttpMethod::OPTIONS => return Ok(preflight(HeaderValue::from_static("GET, OPTIONS"))),
         HttpMethod::GET => {}
@@ -45,7 +45,8 @@ async fn respond(request: &mut Request, edge: &Edge) -> Result<Response<Bytes>, 
     }
     let query = request.parts.uri.query().unwrap_or_default();
     let route = requested_route(&edge.config, request.host(), query)?;
-    let principal = Admission::of(edge).identify(request, &edge.tickets).await?;
+    let principal =
+        Admission::of(edge).identify(request, &edge.tickets, &mut UnwatchedAdmission).await?;
     let body = client_config(&edge.config, route, principal.as_ref(), request.address())?;
     Ok(json_answer(StatusCode::OK, &body))
 }

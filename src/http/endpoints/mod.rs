@@ -88,17 +88,6 @@ fn signing_keys(edge: &Edge) -> Response<Bytes> {
     answer
 }
 
-/// Rejects a page that is not listed. An empty list allows every page to ask, but none to use a
-/// cookie.
-fn check_origin(origins: &Origins, origin: Option<&str>) -> Result<(), Rejection> {
-    match origin {
-        Some(origin) if !origins.is_empty() && !origins.allow(origin) => {
-            Err(Rejection::ForbiddenOrigin)
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Lets a listed page read the answer.
 fn allow_origin(origins: &Origins, origin: Option<&str>, headers: &mut HeaderMap) {
     headers.append(VARY, HeaderValue::from_static("Origin"));

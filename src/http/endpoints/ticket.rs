@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::json;
 use tokio::time::timeout_at;
 
-use super::{allow_origin, check_origin, json_answer, preflight, refusal};
+use super::{allow_origin, json_answer, preflight, refusal};
 use crate::auth::ticket::events::TicketIssued;
 use crate::auth::ticket::events::TicketRefused;
 use crate::auth::ticket::{self, Issued, TicketAsker};
@@ -14,10 +14,11 @@ use crate::base::clock::Now;
 use crate::base::strict_json;
 use crate::config::{Config, Route};
 use crate::edge::Edge;
-use crate::http::admit::Admission;
+use crate::http::admit::{Admission, check_endpoint_origin};
 use crate::http::pending::PendingRequest;
 use crate::http::request::{Request, origin_of};
 use crate::http::traced::TraceEnd;
+use crate::http::witness::UnwatchedAdmission;
 use crate::model::method::Method as LoginMethod;
 use crate::model::principal::Principal;
 use crate::model::secret::Secret;
@@ -91,7 +92,7 @@ async fn respond(
             "the body is too long, or did not arrive whole in time",
         ));
     };
-    check_origin(&edge.config.tickets.origins, request.origin.as_deref())?;
+    check_endpoint_origin(request, &edge.config.tickets.origins, &mut UnwatchedAdmission)?;
     let path = request.parts.uri.path();
     let operation = operation_at(path, &edge.config.tickets.path).ok_or(Rejection::NoRoute)?;
     let (method, allow) = match operation {
@@ -122,7 +123,8 @@ fn operation_at(path: &str, endpoint: &str) -> Option<Operation> {
 }
 
 async fn identify(request: &mut Request, edge: &Edge) -> Result<Principal, Rejection> {
-    let identified = Admission::of(edge).identify(request, &edge.tickets).await?;
+    let identified =
+        Admission::of(edge).identify(request, &edge.tickets, &mut UnwatchedAdmission).await?;
     identified.ok_or(Rejection::MissingCredential)
 }
 

@@ -164,8 +164,8 @@ def test_a_default_that_is_written_out_is_as_if_left_out(extra, tmp_path):
 
 
 def test_acme_needs_no_certificate(tmp_path):
-    over = {"tls": {}, "config": {"listener": [{"acme": True}], "acme": ACME}}
-    text = chart.Rendered(chart.deep_merge(chart.situation("plain", tls=None), over)).config_text
+    over = {"config": {"listener": [{"acme": True}], "acme": ACME}}
+    text = chart.Rendered(chart.situation("plain", tls={"enabled": True}, **over)).config_text
     [listener] = tomllib.loads(text)["listener"]
     assert listener == {"address": "[::]:8443", "acme": True}
     assert_checked(text, tmp_path)
@@ -202,6 +202,17 @@ def test_redis():
 def test_the_text_is_kept_to_the_letter():
     values = chart.situation("text")
     assert chart.Rendered(values).config_text == values["configText"]
+    values["configText"] = "  # The first line is indented.\n\n" + values["configText"]
+    assert chart.Rendered(values).config_text == values["configText"]
+
+
+def test_files_of_the_configuration_may_be_in_volumes_of_the_user():
+    values = chart.situation("text")
+    values["tls"] = {}
+    values["extraVolumes"] = [{"name": "own", "emptyDir": {}}]
+    for folder in ("/etc/usher/tls", "/etc/usher/tls/tls.crt", "/etc/usher"):
+        values["extraVolumeMounts"] = [{"name": "own", "mountPath": folder}]
+        chart.Rendered(values)
 
 
 def test_rendering_does_not_change_the_values():

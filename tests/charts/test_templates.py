@@ -105,6 +105,7 @@ def test_a_new_version_of_the_chart_alone_restarts_no_pod():
         ({"digest": "", "tag": "9"}, "", "registry.example.com/usher:9"),
         ({"repository": "usher", "registry": "r", "digest": ""}, "", "r/usher:0.1.0"),
         ({"repository": "usher", "registry": "r", "digest": ""}, "g", "g/usher:0.1.0"),
+        ({"repository": "usher", "registry": "r/", "digest": ""}, "", "r/usher:0.1.0"),
         (
             {"repository": "usher", "tag": "9", "digest": "sha256:" + "a" * 64},
             "",
@@ -537,6 +538,8 @@ def test_ingress():
     assert first["http"]["paths"] == [{"path": "/", "pathType": "Prefix", "backend": backend}]
     assert second["http"]["paths"] == [{"path": "/ws", "pathType": "Exact", "backend": backend}]
     hosts = [{"host": "a", "paths": [{"path": "/b"}]}]
+    strange = spec("Ingress", "ingress", ingress={"hosts": [{"host": "a", "paths": [{"path": "/x: #y"}]}]})
+    assert strange["rules"][0]["http"]["paths"][0]["path"] == "/x: #y"
     bare = spec("Ingress", "ingress", ingress={"className": "", "tls": [], "hosts": hosts})
     assert not {"ingressClassName", "tls"} & set(bare)
     assert bare["rules"][0]["http"]["paths"][0]["pathType"] == "Prefix"
@@ -579,6 +582,8 @@ def test_http_route_with_more_and_with_less():
     assert one["spec"]["rules"][0]["filters"] == [redirect]
     assert one["metadata"]["annotations"] == {"a": "b"}
     assert one["metadata"]["labels"]["c"] == "d"
+    policy = render("http-route", httpRoute=more).one("BackendTLSPolicy")
+    assert policy["metadata"]["annotations"] == {"a": "b"}
     rules = [{"backendRefs": [{"name": "other", "port": 1}]}]
     assert spec("HTTPRoute", "http-route", httpRoute={"rules": rules})["rules"] == rules
 
@@ -621,11 +626,14 @@ def test_certificate():
         "dnsNames": ["ws.example.com"],
         "duration": "2160h",
         "renewBefore": "720h",
-        "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+        "privateKey": {"algorithm": "ECDSA", "rotationPolicy": "Always"},
         "usages": ["digital signature", "key encipherment", "server auth"],
     }
     named = spec("Certificate", "cert-manager", tls={"certManager": {"secretName": "own"}})
     assert named["secretName"] == "own"
+    rsa = {"privateKey": {"algorithm": "RSA", "size": 4096}}
+    key = spec("Certificate", "cert-manager", tls={"certManager": rsa})["privateKey"]
+    assert key == {"algorithm": "RSA", "size": 4096, "rotationPolicy": "Always"}
 
 
 def test_network_policy():
@@ -648,6 +656,9 @@ def test_network_policy_with_the_fewest_values():
     assert policy["ingress"] == [{"ports": [{"port": "listener", "protocol": "TCP"}]}]
     assert len(policy["egress"]) == 1
     assert "to" not in policy["egress"][0]
+    more = {"extraPorts": [{"containerPort": 8444, "name": "second"}]}
+    policy = spec("NetworkPolicy", networkPolicy={"enabled": True}, **more)
+    assert policy["ingress"][0]["ports"][1:] == [{"port": 8444, "protocol": "TCP"}]
     rule = {"ports": [{"port": 8444}]}
     over = {"enabled": True, "egress": {"enabled": False}, "extraIngress": [rule]}
     policy = spec("NetworkPolicy", networkPolicy=over)

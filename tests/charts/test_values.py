@@ -100,6 +100,8 @@ def test_the_schema_refuses(over, message):
 
 
 GATEWAY = [{"name": "edge"}]
+MOUNT = {"name": "a", "mountPath": "/a"}
+TEXT = chart.situation("text")["configText"]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,109 @@ GATEWAY = [{"name": "edge"}]
             "plain",
             {"drain": {"preStop": True}, "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}},
             "a container has one preStop hook",
+        ),
+        ("cert-manager", {"tls": {"certManager": {"duration": "24h30m", "renewBefore": "1470m"}}}, "renewBefore \\(1470m\\) is not less than"),
+        (
+            "cert-manager",
+            {"tls": {"certManager": {"privateKey": {"algorithm": "RSA", "size": 256}}}},
+            "size is 256: an RSA key",
+        ),
+        (
+            "cert-manager",
+            {"tls": {"certManager": {"privateKey": {"size": 2048}}}},
+            "size is 2048: an ECDSA key",
+        ),
+        ("plain", {"drain": {"delay": "301s"}}, "drain.delay is 301s, and may be 5m at most"),
+        ("plain", {"config": {"drain": {"delay": "1h"}}}, "drain.delay is 1h, and may be 5m at most"),
+        ("plain", {"ports": {"listener": 9090}}, "ports.listener and ports.admin are both 9090"),
+        (
+            "redis",
+            {"redis": {"url": "redis+sentinel://a:1/main"}},
+            "redis.tls.existingSecret is set, but redis.url has no TLS",
+        ),
+        ("plain", {"config": {"store": {"url": "redis://u:p@a"}}}, "URL of the store has a user"),
+        (
+            "plain",
+            {
+                "config": {
+                    "store": {"url": "redis://a", "region": "a", "regions": {"b": {"url": "redis://:p@b"}}}
+                }
+            },
+            "the URL of the store has a user",
+        ),
+        ("text", {"configText": TEXT + '[store]\nurl = "redis://u:p@a"\n'}, "the URL of the store has"),
+        (
+            "text",
+            {"tls": {"existingSecret": ""}},
+            "names files in /etc/usher/tls, where nothing is mounted: set tls.existingSecret",
+        ),
+        (
+            "plain",
+            {"config": {"context": {"key_files": ["/etc/usher/keys/context.pem"]}}},
+            "files in /etc/usher/keys, where nothing is mounted: set contextKeys.existingSecret",
+        ),
+        (
+            "plain",
+            {"extraEnv": [{"name": "USHER_ADMIN_TOKEN", "valueFrom": {"secretKeyRef": {"key": "a"}}}]},
+            "extraEnv and the chart's own: USHER_ADMIN_TOKEN is there twice",
+        ),
+        (
+            "plain",
+            {"secretEnv": [{"name": "USHER_JWT_SECRET", "secretName": "a", "secretKey": "b"}] * 2},
+            "USHER_JWT_SECRET is there twice",
+        ),
+        ("plain", {"extraVolumes": [{"name": "config"}]}, "extraVolumes.*: config is there twice"),
+        (
+            "plain",
+            {"extraVolumes": [{"name": "a"}], "extraVolumeMounts": [MOUNT, MOUNT]},
+            "extraVolumeMounts.*: /a is there twice",
+        ),
+        ("plain", {"extraVolumeMounts": [MOUNT]}, "mounts a, which extraVolumes does not have"),
+        (
+            "plain",
+            {"extraPorts": [{"name": "admin", "containerPort": 1}]},
+            "extraPorts.*: admin is there twice",
+        ),
+        (
+            "plain",
+            {"extraContainers": [{"name": "usher", "image": "a"}]},
+            "extraContainers.*: usher is there twice",
+        ),
+        ("plain", {"service": {"nodePort": 30000}}, "service.nodePort is set, but"),
+        (
+            "plain",
+            {"service": {"externalTrafficPolicy": "Local"}},
+            "service.externalTrafficPolicy is set, but service.type is ClusterIP",
+        ),
+        (
+            "plain",
+            {"service": {"loadBalancerClass": "a"}},
+            "service.loadBalancerClass is set, but service.type is ClusterIP",
+        ),
+        (
+            "plain",
+            {"service": {"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]}},
+            "service.loadBalancerSourceRanges is set, but service.type is NodePort",
+        ),
+        (
+            "plain",
+            {"service": {"type": "LoadBalancer", "clusterIP": "None"}},
+            "service.clusterIP is None, but service.type is LoadBalancer",
+        ),
+        (
+            "plain",
+            {"service": {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}},
+            "service.sessionAffinityConfig is set, but service.sessionAffinity is not ClientIP",
+        ),
+        (
+            "plain",
+            {"service": {"extraPorts": [{"name": "http", "port": 81}]}},
+            "service.extraPorts.*: http is there twice",
+        ),
+        (
+            "plain",
+            {"service": {"extraPorts": [{"name": "a", "port": 80}]}},
+            "service.extraPorts.*: TCP 80 is there twice",
         ),
         ("plain", {"ingress": {"enabled": True}}, "ingress.hosts is empty"),
         ("plain", {"httpRoute": {"enabled": True}}, "httpRoute.parentRefs names no Gateway"),

@@ -129,6 +129,13 @@ values. The chart cannot read an existing ConfigMap, so there all of it comes fr
 {{- end -}}
 {{- end -}}
 
+{{- /* Whole seconds of a duration with several parts, like "2160h30m". */ -}}
+{{- define "usher.sumOfSeconds" -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+[a-z]+" . -1 -}}{{- $sum = add $sum (include "usher.seconds" .) -}}{{- end -}}
+{{- $sum -}}
+{{- end -}}
+
 {{- /* Seconds that a stop needs: a sleep before it, delay, window, and the last close handshakes. */ -}}
 {{- define "usher.stopSeconds" -}}
 {{- $config := include "usher.config" . | fromJson -}}

@@ -15,6 +15,9 @@
 {{- if not .Values.existingConfigMap.name -}}
 {{- include "usher.validateConfig" (dict "root" . "config" (include "usher.config" . | fromJson)) -}}
 {{- end -}}
+{{- include "usher.validatePod" . -}}
+{{- include "usher.validateVolumes" . -}}
+{{- include "usher.validateService" . -}}
 {{- $_ := include "usher.graceSeconds" . -}}
 {{- with .Values.podDisruptionBudget -}}
 {{- if and .enabled (not (kindIs "invalid" .minAvailable)) (not (kindIs "invalid" .maxUnavailable)) -}}
@@ -51,6 +54,7 @@
 {{- if not $tls.enabled -}}{{- fail "tls.certManager.enabled is set, but tls.enabled is false" -}}{{- end -}}
 {{- if not $tls.certManager.issuerRef.name -}}{{- fail "tls.certManager.issuerRef.name is empty" -}}{{- end -}}
 {{- if not $tls.certManager.dnsNames -}}{{- fail "tls.certManager.dnsNames is empty" -}}{{- end -}}
+{{- include "usher.validateCertificate" $tls.certManager -}}
 {{- end -}}
 {{- if .Values.config -}}
 {{- $first := first (.Values.config.listener | default (list dict)) -}}
@@ -61,6 +65,22 @@
 {{- if and (not $tls.enabled) (hasKey $first "plain") -}}
 {{- fail "tls.enabled is false, but the first of config.listener has plain: false. Remove one of the two" -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Argument: tls.certManager. */ -}}
+{{- define "usher.validateCertificate" -}}
+{{- if ge (include "usher.sumOfSeconds" .renewBefore | int) (include "usher.sumOfSeconds" .duration | int) -}}
+{{- fail (printf "tls.certManager.renewBefore (%s) is not less than tls.certManager.duration (%s)" .renewBefore .duration) -}}
+{{- end -}}
+{{- with .privateKey -}}
+{{- $size := .size | default 0 | int -}}
+{{- if and $size (eq .algorithm "RSA") (lt $size 2048) -}}
+{{- fail (printf "tls.certManager.privateKey.size is %d: an RSA key has 2048 or more" $size) -}}
+{{- end -}}
+{{- if and $size (eq .algorithm "ECDSA") (not (has $size (list 256 384 521))) -}}
+{{- fail (printf "tls.certManager.privateKey.size is %d: an ECDSA key has 256, 384 or 521" $size) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -91,11 +111,23 @@
 {{- if not (or $admin.token_env $admin.token_file) -}}
 {{- fail "[admin] has no token: set admin.existingSecret.name, or admin.token_env or admin.token_file in the configuration" -}}
 {{- end -}}
+{{- if and $values.redis.tls.existingSecret $values.redis.url (not (hasPrefix "rediss" $values.redis.url)) -}}
+{{- fail "redis.tls.existingSecret is set, but redis.url has no TLS: write rediss://" -}}
+{{- end -}}
 {{- if and $values.redis.url $values.configText -}}
 {{- fail "redis.url is set with configText: write [store] into the text, and supply its password with secretEnv" -}}
 {{- end -}}
 {{- if and $values.redis.url ((($values.config | default dict).store) | default dict).url -}}
 {{- fail "redis.url and config.store.url are both set" -}}
+{{- end -}}
+{{- if gt (include "usher.seconds" ((.config.drain | default dict).delay | default "0s") | int) 300 -}}
+{{- fail (printf "drain.delay is %v, and may be 5m at most: balancers need seconds to notice" .config.drain.delay) -}}
+{{- end -}}
+{{- $store := .config.store | default dict -}}
+{{- range prepend (values ($store.regions | default dict)) $store -}}
+{{- if contains "@" (.url | default "") -}}
+{{- fail "the URL of the store has a user or a password, and a ConfigMap is no place for it: set redis.username and redis.existingSecret, or store.username and store.password_env" -}}
+{{- end -}}
 {{- end -}}
 {{- $given := dict -}}
 {{- range include "usher.env" .root | fromJsonArray -}}{{- $_ := set $given .name . -}}{{- end -}}
@@ -107,6 +139,95 @@
 {{- if not (or $entry $values.extraEnvFrom) -}}
 {{- fail (printf "the configuration reads the environment variable %s, which nothing supplies: add it to secretEnv" .) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Argument: dict with "names" and "where". */ -}}
+{{- define "usher.validateUnique" -}}
+{{- $seen := list -}}
+{{- range .names -}}
+{{- if has . $seen -}}{{- fail (printf "%s: %s is there twice" $.where .) -}}{{- end -}}
+{{- $seen = append $seen . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Ports, environment and containers of the pod. */ -}}
+{{- define "usher.validatePod" -}}
+{{- if eq (int .Values.ports.listener) (int .Values.ports.admin) -}}
+{{- fail (printf "ports.listener and ports.admin are both %v" .Values.ports.admin) -}}
+{{- end -}}
+{{- $names := list "listener" "admin" -}}
+{{- range .Values.extraPorts -}}
+{{- if .name -}}{{- $names = append $names .name -}}{{- end -}}
+{{- end -}}
+{{- include "usher.validateUnique" (dict "names" $names "where" "extraPorts and the chart's own") -}}
+{{- $names = list -}}
+{{- range include "usher.env" . | fromJsonArray -}}{{- $names = append $names .name -}}{{- end -}}
+{{- include "usher.validateUnique" (dict "names" $names "where" "secretEnv, extraEnv and the chart's own") -}}
+{{- $names = list "usher" -}}
+{{- range concat (.Values.extraContainers | default list) (.Values.initContainers | default list) -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- include "usher.validateUnique" (dict "names" $names "where" "extraContainers, initContainers and the chart's own") -}}
+{{- end -}}
+
+{{- /* The volumes of the chart and of the user, and the files that the configuration names in them. */ -}}
+{{- define "usher.validateVolumes" -}}
+{{- $folders := dict "config" "/etc/usher/config" "state" "/var/lib/usher" -}}
+{{- if include "usher.tlsSecret" . -}}{{- $_ := set $folders "tls" "/etc/usher/tls" -}}{{- end -}}
+{{- if .Values.contextKeys.existingSecret -}}{{- $_ := set $folders "context-keys" "/etc/usher/keys" -}}{{- end -}}
+{{- if .Values.redis.tls.existingSecret -}}{{- $_ := set $folders "redis-ca" "/etc/usher/redis" -}}{{- end -}}
+{{- $volumes := keys $folders -}}
+{{- range .Values.extraVolumes -}}{{- $volumes = append $volumes .name -}}{{- end -}}
+{{- include "usher.validateUnique" (dict "names" $volumes "where" "extraVolumes and the chart's own") -}}
+{{- $mounts := values $folders -}}
+{{- range .Values.extraVolumeMounts -}}
+{{- if not (has .name $volumes) -}}
+{{- fail (printf "extraVolumeMounts mounts %s, which extraVolumes does not have" .name) -}}
+{{- end -}}
+{{- $mounts = append $mounts .mountPath -}}
+{{- end -}}
+{{- include "usher.validateUnique" (dict "names" $mounts "where" "extraVolumeMounts and the chart's own") -}}
+{{- if not .Values.existingConfigMap.name -}}
+{{- $config := include "usher.config" . -}}
+{{- range $folder, $value := dict "tls" "tls.existingSecret" "keys" "contextKeys.existingSecret" "redis" "redis.tls.existingSecret" -}}
+{{- $path := printf "/etc/usher/%s" $folder -}}
+{{- $isMounted := or (contains $path (toRawJson $mounts)) (has "/etc/usher" $mounts) -}}
+{{- if and (contains (printf "\"%s/" $path) $config) (not $isMounted) -}}
+{{- fail (printf "the configuration names files in %s, where nothing is mounted: set %s, or extraVolumes and extraVolumeMounts" $path $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What the API of Kubernetes refuses in a Service. */ -}}
+{{- define "usher.validateService" -}}
+{{- $isPlain := eq (include "usher.isPlain" .) "true" -}}
+{{- with .Values.service -}}
+{{- $isBalancer := eq .type "LoadBalancer" -}}
+{{- if eq .type "ClusterIP" -}}
+{{- if .nodePort -}}{{- fail "service.nodePort is set, but service.type is ClusterIP" -}}{{- end -}}
+{{- if .externalTrafficPolicy -}}{{- fail "service.externalTrafficPolicy is set, but service.type is ClusterIP" -}}{{- end -}}
+{{- else if eq .clusterIP "None" -}}
+{{- fail (printf "service.clusterIP is None, but service.type is %s" .type) -}}
+{{- end -}}
+{{- if and .loadBalancerClass (not $isBalancer) -}}
+{{- fail (printf "service.loadBalancerClass is set, but service.type is %s" .type) -}}
+{{- end -}}
+{{- if and .loadBalancerSourceRanges (not $isBalancer) -}}
+{{- fail (printf "service.loadBalancerSourceRanges is set, but service.type is %s" .type) -}}
+{{- end -}}
+{{- if and .sessionAffinityConfig (ne .sessionAffinity "ClientIP") -}}
+{{- fail "service.sessionAffinityConfig is set, but service.sessionAffinity is not ClientIP" -}}
+{{- end -}}
+{{- $names := list (ternary "http" "https" $isPlain) -}}
+{{- $ports := list (printf "TCP %v" (include "usher.servicePort" $)) -}}
+{{- range .extraPorts -}}
+{{- $names = append $names .name -}}
+{{- $ports = append $ports (printf "%s %v" (.protocol | default "TCP") .port) -}}
+{{- end -}}
+{{- include "usher.validateUnique" (dict "names" $names "where" "service.extraPorts and the chart's own") -}}
+{{- include "usher.validateUnique" (dict "names" $ports "where" "service.extraPorts and the chart's own") -}}
 {{- end -}}
 {{- end -}}
 

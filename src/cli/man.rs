@@ -13,8 +13,8 @@ use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Write the page of each command into this folder, instead of the first page to standard
-    /// output
+    /// Create this folder and write the page of each command into it, instead of the first page to
+    /// standard output
     #[arg(value_name = "FOLDER")]
     folder: Option<PathBuf>,
 }
@@ -33,6 +33,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn write_all(folder: &Path, pages: &[(String, Vec<u8>)]) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
     for (name, page) in pages {
         let path = folder.join(name);
         std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
@@ -125,6 +127,15 @@ mod tests {
         );
         assert!(page("usher-keys-rotate.1").contains("usher keys rotate"), "nested commands too");
         assert!(pages.len() >= 20, "{}", pages.len());
+    }
+
+    #[test]
+    fn a_missing_folder_is_created() {
+        let parent = std::env::temp_dir().join(format!("usher-man-{}", std::process::id()));
+        let folder = parent.join("share/man/man1");
+        write_all(&folder, &[("usher.1".to_owned(), b"text".to_vec())]).unwrap();
+        assert_eq!(std::fs::read(folder.join("usher.1")).unwrap(), b"text");
+        std::fs::remove_dir_all(parent).unwrap();
     }
 
     #[test]

@@ -44,7 +44,10 @@ if [ -z "$before" ]; then
     cat <<'NEXT'
 Usher is installed, and not started. Next:
   1. edit /etc/usher/usher.toml, and put secrets into /etc/usher/environment
-  2. sh -c 'set -a; . /etc/usher/environment; usher check --offline'
-  3. systemctl enable --now usher
+  2. put a certificate and its key into /etc/usher/tls, or make a pair for a trial:
+       usher cert --cert /etc/usher/tls/cert.pem --key /etc/usher/tls/key.pem
+       chown root:usher /etc/usher/tls/*.pem && chmod 640 /etc/usher/tls/*.pem
+  3. sh -c 'set -a; . /etc/usher/environment; usher check'
+  4. systemctl enable --now usher
 NEXT
 fi

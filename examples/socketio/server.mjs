@@ -9,7 +9,7 @@ import { Server } from "socket.io";
 import { readJwks, verify } from "./verify.mjs";
 
 const [port = "9000", keys = "http://127.0.0.1:8080/.well-known/usher/jwks.json"] = process.argv.slice(2);
-const http = createServer();
+const http = createServer((request, response) => response.writeHead(404).end());
 const io = new Server(http, { serveClient: false });
 let jwks;
 

@@ -21,11 +21,11 @@ kubernetes_validate.utils.schema_contents = functools.cache(
 def everything(**over):
     """Returns values that make every object at once."""
     values = {}
-    for name in ("redis", "ingress", "operator", "network-policy", "http-route", "cert-manager"):
+    for name in ("network-policy", "redis", "ingress", "operator", "http-route", "cert-manager"):
         values = chart.deep_merge(values, chart.situation(name))
     values["tls"] = {"certManager": values["tls"]["certManager"]}
     values["dashboards"]["enabled"] = "dashboards" in over
-    values["prometheusRule"]["enabled"] = "prometheusRule" in over
+    values["prometheusRule"]["enabled"] = bool({"prometheusRule", "links"} & set(over))
     values["autoscaling"] = {"enabled": True}
     return chart.deep_merge(values, over)
 

@@ -22,6 +22,8 @@ def environment(rendered):
 
 
 ACME = {"domains": ["a.example.com"], "terms_agreed": True}
+NGINX = {"nginx.ingress.kubernetes.io/backend-protocol": "HTTPS"}
+ONE_LESS = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
 
 # Names, labels, image.
 
@@ -667,6 +669,32 @@ def test_network_policy_with_the_fewest_values():
     assert policy["ingress"][1] == rule
 
 
+def test_network_policy_of_short_entries():
+    allow = [
+        {"port": 6379, "namespace": "data"},
+        {"port": 9000, "podLabels": {"app": "chat"}},
+        {"port": 9001, "namespace": "a", "podLabels": {"app": "b"}, "protocol": "UDP"},
+        {"port": 8080, "cidr": "10.0.0.0/8"},
+        {"port": 443},
+    ]
+    policy = spec("NetworkPolicy", networkPolicy={"enabled": True, "egress": {"allow": allow}})
+    data = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "data"}}}
+    both = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "a"}},
+        "podSelector": {"matchLabels": {"app": "b"}},
+    }
+    assert policy["egress"][1:] == [
+        {"to": [data], "ports": [{"port": 6379, "protocol": "TCP"}]},
+        {
+            "to": [{"podSelector": {"matchLabels": {"app": "chat"}}}],
+            "ports": [{"port": 9000, "protocol": "TCP"}],
+        },
+        {"to": [both], "ports": [{"port": 9001, "protocol": "UDP"}]},
+        {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 8080, "protocol": "TCP"}]},
+        {"ports": [{"port": 443, "protocol": "TCP"}]},
+    ]
+
+
 # Monitoring.
 
 
@@ -784,6 +812,31 @@ def test_rules_that_are_left_out(with_files):
     assert chart.Rendered(values, chart=with_files).all("PrometheusRule") == []
 
 
+def test_thresholds():
+    def expressions(**thresholds):
+        one = render("operator", prometheusRule={"thresholds": thresholds}).one("PrometheusRule")
+        rules = [rule for group in one["spec"]["groups"] for rule in group["rules"]]
+        return {rule["alert"]: rule["expr"] for rule in rules if "alert" in rule}
+
+    before = expressions()
+    thresholds = {
+        "UsherSessionsFall": 200,
+        "UsherConnectionsNearlyFull": 0.95,
+        "UsherCertificateExpiresSoon": 14,
+        "ManySessions": 5,
+    }
+    after = expressions(**thresholds)
+    for name, end in {
+        "UsherSessionsFall": "> 200",
+        "UsherConnectionsNearlyFull": "> 0.95",
+        "UsherCertificateExpiresSoon": "< 14 * 86400",
+        "ManySessions": "> 5",
+    }.items():
+        assert after[name].endswith(end) and not before[name].endswith(end)
+        assert before[name].startswith(after[name].removesuffix(end))
+    assert {name for name in before if before[name] != after[name]} == set(thresholds)
+
+
 def test_a_group_whose_rules_are_all_left_out():
     over = {"disabled": ["ManySessions"]}
     groups = [
@@ -866,7 +919,12 @@ def test_extra_objects():
         (
             "Several pods without a shared store",
             ("autoscaling", {"redis": {"url": ""}}),
+            ("tls-secret", {}),
+        ),
+        (
+            "a ticket works only from the address that asked for it",
             ("tls-secret", {"replicaCount": 2, "service": {"sessionAffinity": "ClientIP"}}),
+            ("redis", {"service": {"sessionAffinity": "ClientIP"}}),
         ),
         (
             "Several pods without a shared store",
@@ -900,6 +958,42 @@ def test_extra_objects():
         ),
         ("The listener is plain HTTP", ("plain", {}), ("tls-secret", {})),
         ("a tag and no digest", ("plain", {}), ("tls-secret", {})),
+        ("image.tag is not used", ("tls-secret", {"image": {"tag": "9"}}), ("tls-secret", {})),
+        ("replicaCount is 0", ("plain", {"replicaCount": 0}), ("plain", {})),
+        ("One pod:", ("plain", {}), ("plain", {"replicaCount": 0})),
+        (
+            "an update waits for a machine",
+            ("plain", {"hostNetwork": True}),
+            ("plain", {"hostNetwork": True, "strategy": ONE_LESS}),
+        ),
+        (
+            "an update waits for a machine",
+            ("plain", {"hostNetwork": True}),
+            ("plain", {"hostNetwork": True, "strategy": {"type": "Recreate"}}),
+        ),
+        (
+            "the Gateway of httpRoute speaks plain HTTP",
+            ("http-route", {"httpRoute": {"backendTLS": {"enabled": False}}}),
+            ("http-route", {}),
+        ),
+        (
+            "many Ingress controllers speak plain HTTP",
+            ("tls-secret", {"ingress": {"enabled": True, "hosts": [{"host": "a"}]}}),
+            ("ingress", {}),
+        ),
+        (
+            "many Ingress controllers speak plain HTTP",
+            ("tls-secret", {"ingress": {"enabled": True, "hosts": [{"host": "a"}]}}),
+            (
+                "tls-secret",
+                {"ingress": {"enabled": True, "hosts": [{"host": "a"}], "annotations": NGINX}},
+            ),
+        ),
+        (
+            "networkPolicy protects nothing there",
+            ("plain", {"networkPolicy": {"enabled": True}, "hostNetwork": True}),
+            ("plain", {"networkPolicy": {"enabled": True}}),
+        ),
         ("One pod:", ("plain", {}), ("redis", {})),
         ("One pod:", ("autoscaling", {"autoscaling": {"minReplicas": 1, "maxReplicas": 1}}), ("autoscaling", {})),
         (
@@ -923,6 +1017,32 @@ def test_extra_objects():
             ("autoscaling", {"podDisruptionBudget": {"minAvailable": 2}}),
         ),
         (
+            "no pod can be evicted",
+            ("autoscaling", {"podDisruptionBudget": {"minAvailable": 3}}),
+            ("autoscaling", {"podDisruptionBudget": {"minAvailable": "60%"}}),
+        ),
+        (
+            "no pod can be evicted",
+            ("redis", {"podDisruptionBudget": {"minAvailable": "100%"}}),
+            ("redis", {"podDisruptionBudget": {"maxUnavailable": "1%"}}),
+        ),
+        (
+            # Kubernetes keeps both of the two pods.
+            "no pod can be evicted",
+            ("redis", {"podDisruptionBudget": {"minAvailable": "51%"}}),
+            ("redis", {"podDisruptionBudget": {"minAvailable": "0%"}}),
+        ),
+        (
+            "no pod can be evicted",
+            ("redis", {"podDisruptionBudget": {"maxUnavailable": 0}}),
+            ("redis", {"podDisruptionBudget": {"maxUnavailable": 1}}),
+        ),
+        (
+            "no pod can be evicted",
+            ("redis", {"podDisruptionBudget": {"maxUnavailable": "0%"}}),
+            ("redis", {}),
+        ),
+        (
             "serves the metric usher_sessions_active",
             ("autoscaling", {}),
             ("autoscaling", {"autoscaling": {"metrics": [{"type": "Resource"}]}}),
@@ -932,6 +1052,11 @@ def test_extra_objects():
             "reach DNS alone",
             ("plain", {"networkPolicy": {"enabled": True}}),
             ("network-policy", {}),
+        ),
+        (
+            "reach DNS alone",
+            ("plain", {"networkPolicy": {"enabled": True}}),
+            ("plain", {"networkPolicy": {"enabled": True, "egress": {"allow": [{"port": 443}]}}}),
         ),
         (
             "reach DNS alone",
@@ -973,6 +1098,10 @@ def test_notes_warn(warning, warned, quiet):
 def test_notes():
     notes = render("configmap", image={"tag": "9"}).notes
     assert notes.startswith("Usher 9: edge-usher in namespace prod.")
+    by_digest = render("tls-secret", image={"tag": "9"}).notes
+    assert by_digest.startswith("Usher sha256:0123456789abcdef")
+    scaling = render("autoscaling").notes
+    assert "docs/kubernetes-scaling.md" in scaling
     assert "usher status --config /etc/usher/config/edge.toml" in notes
     assert "needs up to 110 s; its grace period is 120 s" in notes
     assert "WARNING" not in render("tls-secret", redis={"url": "redis://a"}, replicaCount=2).notes

@@ -17,8 +17,8 @@ import yaml
 
 SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text())
 DEFAULTS = chart.read_values("values.yaml")
-# Annotations, labels, and what other charts read too.
-FREE = re.compile(r"(annotations|labels|nodeSelector|global)$", re.I)
+# Annotations, labels, names of alerts, and what other charts read too.
+FREE = re.compile(r"(annotations|labels|nodeSelector|global|thresholds)$", re.I)
 
 
 def objects_of(schema, path=""):
@@ -300,6 +300,21 @@ TEXT = chart.situation("text")["configText"]
             "plain",
             {"service": {"extraPorts": [{"name": "a", "port": 80}]}},
             "service.extraPorts.*: TCP 80 is there twice",
+        ),
+        (
+            "network-policy",
+            {"networkPolicy": {"egress": {"allow": [{"port": 1, "cidr": "10.0.0.0/8", "namespace": "a"}]}}},
+            "egress.allow has cidr 10.0.0.0/8 beside namespace or podLabels",
+        ),
+        (
+            "operator",
+            {"prometheusRule": {"thresholds": {"UsherReconnectStor": 1}}},
+            "thresholds: UsherReconnectStor is no alert of the chart",
+        ),
+        (
+            "operator",
+            {"prometheusRule": {"thresholds": {"UsherRefusalsJump": 1}}},
+            "expression of UsherRefusalsJump does not end with a number",
         ),
         ("plain", {"ingress": {"enabled": True}}, "ingress.hosts is empty"),
         ("plain", {"httpRoute": {"enabled": True}}, "httpRoute.parentRefs names no Gateway"),

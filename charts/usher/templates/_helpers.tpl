@@ -103,6 +103,24 @@ metadata:
 {{- else if gt (int .Values.replicaCount) 1 -}}true{{- end -}}
 {{- end -}}
 
+{{- /* The peer of a network policy, or nothing for all. Argument: an entry of egress.allow. */ -}}
+{{- define "usher.peer" -}}
+{{- with .cidr }}
+ipBlock:
+  cidr: {{ . | quote }}
+{{- end }}
+{{- with .namespace }}
+namespaceSelector:
+  matchLabels:
+    kubernetes.io/metadata.name: {{ . | quote }}
+{{- end }}
+{{- with .podLabels }}
+podSelector:
+  matchLabels:
+    {{- toYaml . | nindent 4 }}
+{{- end }}
+{{- end -}}
+
 {{- /* How Prometheus' operator scrapes the admin port. Argument: dict with "root" and "monitor". */ -}}
 {{- define "usher.endpoint" -}}
 - port: admin

@@ -35,6 +35,11 @@
 {{- if and .Values.drain.preStop (.Values.lifecycle | default dict).preStop -}}
 {{- fail "drain.preStop and lifecycle.preStop are both set: a container has one preStop hook" -}}
 {{- end -}}
+{{- range .Values.networkPolicy.egress.allow -}}
+{{- if and .cidr (or .namespace .podLabels) -}}
+{{- fail (printf "networkPolicy.egress.allow has cidr %s beside namespace or podLabels: make two entries of it" .cidr) -}}
+{{- end -}}
+{{- end -}}
 {{- include "usher.validateRoutes" . -}}
 {{- end -}}
 

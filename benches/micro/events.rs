@@ -101,6 +101,7 @@ pub fn run(runner: &mut Runner) {
         path: "/ws",
         route: "/ws",
         method: Some(Method::Ticket),
+        user: None,
         trace_id: None,
     };
     runner.measure("events: a refused upgrade of a flood", || {

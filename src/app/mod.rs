@@ -29,7 +29,8 @@ use self::replacement::{Link, estate, leave_to, take_over, wait_for_successor};
 use self::replacer::Replacer;
 use self::sockets::{PendingAdmin, TakeoverSocket, bind_all};
 use self::stop::{
-    StopCause, announce_end, report_lost_manager, stop_in_order, unless_forced, wait_for_stop,
+    StopCause, announce_end, end_at_once, report_lost_manager, stop_in_order, unless_forced,
+    wait_for_stop,
 };
 use self::workers::spawn_worker;
 use crate::admin::{Admin, Explaining, Readiness};
@@ -241,6 +242,8 @@ impl App {
                 worker.join().map_err(|_| RunError::WorkerDied)?;
             }
             main.block_on(edge.spans.close());
+        } else if matches!(outcome, Err(RunError::Forced)) {
+            main.block_on(end_at_once(&self.current.load(), &workers, &stop));
         }
         self.telemetry.flush(Duration::from_secs(2));
         // A process that was about to take over is not waited for.

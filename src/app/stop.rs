@@ -4,6 +4,7 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::RunError;
@@ -13,14 +14,17 @@ use crate::base::signal::{SignalAction, Signals};
 use crate::edge::Edge;
 use crate::edge::drain::{self, Drain};
 use crate::edge::events::ReloadCause;
-use crate::edge::events::{DrainAnnounced, ServiceManagerLost};
+use crate::edge::events::{DrainAnnounced, DrainForced, ServiceManagerLost};
 use crate::edge::reload::Orders;
 use crate::net::service_manager::ServiceState;
+use crate::rejection::close::CloseReason;
 use crate::takeover::Successor;
 use crate::telemetry::Event;
 
 /// How long a stopping node may take to leave the fleet.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long each step of a forced stop may take.
+const FORCED: Duration = Duration::from_millis(500);
 /// How long the other steps of a stop may take.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -79,6 +83,33 @@ pub(super) async fn unless_forced<T>(
     tokio::select! {
         stopped = stop => Ok(stopped),
         () = forced => Err(RunError::Forced),
+    }
+}
+
+/// Ends a forced stop: closes the sessions, and waits a moment for their close frames. Then ends
+/// the workers. A session that is left reports its end when its task is dropped.
+pub(super) async fn end_at_once(
+    edge: &Edge,
+    workers: &[JoinHandle<()>],
+    stop: &watch::Sender<bool>,
+) {
+    DrainForced { remaining: edge.registry.len() }.emit();
+    edge.drain.refuse_upgrades();
+    for session in edge.registry.handles() {
+        session.close(CloseReason::Draining);
+    }
+    let _ = timeout(FORCED, until(|| edge.registry.is_empty())).await;
+    stop.send_replace(true);
+    let _ = timeout(FORCED, until(|| workers.iter().all(JoinHandle::is_finished))).await;
+}
+
+/// Looks again and again, first after a pause: tasks of other threads get their turn.
+async fn until(is_reached: impl Fn() -> bool) {
+    loop {
+        sleep(Duration::from_millis(10)).await;
+        if is_reached() {
+            return;
+        }
     }
 }
 

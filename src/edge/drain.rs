@@ -186,7 +186,7 @@ impl Drain {
     }
 
     /// Ends the window: upgrades that are still under way are refused.
-    fn refuse_upgrades(&self) {
+    pub fn refuse_upgrades(&self) {
         self.phase.send_replace(Phase::Refusing);
     }
 

@@ -135,6 +135,12 @@ pub struct DrainFinished {
     pub remaining: usize,
 }
 
+/// A further signal ended the stop at once.
+#[derive(Debug)]
+pub struct DrainForced {
+    pub remaining: usize,
+}
+
 /// A warning about the configuration in force, at the start or after a reload.
 #[derive(Debug)]
 pub struct ConfigWarning<'a>(pub &'a Diagnostic);
@@ -365,6 +371,20 @@ impl Event for DrainFinished {
     fn audit(&self) -> Option<AuditLine<'_>> {
         let detail = format!("{} sessions remain", self.remaining);
         Some(AuditLine::of_process("drain_finished", ACCEPTED, detail))
+    }
+}
+
+impl Event for DrainForced {
+    fn log(&self) {
+        warn!(
+            target: "usher", event = "drain_forced", remaining = self.remaining,
+            "drain ended by a further signal"
+        );
+    }
+
+    fn audit(&self) -> Option<AuditLine<'_>> {
+        let detail = format!("{} sessions remain", self.remaining);
+        Some(AuditLine::of_process("drain_forced", ACCEPTED, detail))
     }
 }
 

@@ -220,12 +220,25 @@ struct Record {
     end: Option<SessionEnd>,
 }
 
+impl Record {
+    /// Returns the end of a session whose task panicked, or was dropped at the end of the process.
+    /// Its traffic is the one that it reported last.
+    fn dropped(&self) -> SessionEnd {
+        let asked = self.session.asked_to_close().filter(|_| !std::thread::panicking());
+        let [from_client, from_upstream] = self.session.traffic();
+        SessionEnd {
+            reason: asked.unwrap_or(CloseReason::Internal),
+            code: None,
+            duration: Now::read().wall.since(self.session.started),
+            from_client,
+            from_upstream,
+        }
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
-        let end = self
-            .end
-            .unwrap_or(SessionEnd { reason: CloseReason::Internal, ..SessionEnd::NEVER_BEGAN });
-        // A task that panicked keeps the traffic that it reported last.
+        let end = self.end.unwrap_or_else(|| self.dropped());
         if self.end.is_some() {
             self.session.set_traffic([end.from_client, end.from_upstream]);
         }

@@ -292,6 +292,11 @@ impl SessionHandle {
         Some(now.mono.saturating_duration_since(at))
     }
 
+    /// Returns the reason for which the session was asked to end.
+    pub fn asked_to_close(&self) -> Option<CloseReason> {
+        lock(&self.signal.slot).request.as_ref().map(|request| request.0)
+    }
+
     /// Notes that bytes came from either side, at this time after the start of the session.
     pub fn touch(&self, after: Duration) {
         let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
@@ -304,6 +309,14 @@ impl SessionHandle {
             meter.bytes.moved.store(moved.bytes, Ordering::Relaxed);
             meter.messages.moved.store(moved.messages, Ordering::Relaxed);
         });
+    }
+
+    /// Returns the traffic that the session reported last, from the client and from the upstream.
+    pub fn traffic(&self) -> [Traffic; 2] {
+        let moved = |meter: &Meter| meter.moved.load(Ordering::Relaxed);
+        self.traffic
+            .each_ref()
+            .map(|meter| Traffic { bytes: moved(&meter.bytes), messages: moved(&meter.messages) })
     }
 
     /// Takes the traffic that has not been counted. Each byte is taken once, also by callers that

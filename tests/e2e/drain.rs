@@ -46,13 +46,20 @@ async fn every_session_is_told_to_go_and_the_exit_is_clean() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_exits_at_once() {
     let echo = Echo::start().await;
-    let mut usher = Setup::new(echo.url()).drain("10m").start().await;
+    // The clients do not answer the close frame.
+    let patient = "[keepalive]\nclose_timeout = \"10m\"";
+    let mut usher = Setup::new(echo.url()).drain("10m").extra(patient).start().await;
     let _sockets = (usher.connect("ada").await, usher.connect("bob").await);
     usher.signal("TERM");
     is_unready(&usher).await;
     usher.signal("TERM");
     assert_eq!(usher.exit().await.code(), Some(1));
-    usher.finish_killed().await;
+    usher.logged(&["drain_forced", "\"remaining\":2"]).await;
+    let audit = usher.finish_killed().await;
+    let of = |event: &str| audit.iter().filter(|line| line["event"] == event).count();
+    assert_eq!((of("drain_forced"), of("session_ended")), (1, 2), "{audit:?}");
+    let mut ends = audit.iter().filter(|line| line["event"] == "session_ended");
+    assert!(ends.all(|line| line["outcome"] == "draining"), "{audit:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

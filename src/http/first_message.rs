@@ -402,6 +402,7 @@ impl PendingClient {
         if *rejection == Rejection::ClientGone {
             return;
         }
+        debug_assert!(rejection.can_follow_101(), "{rejection}");
         let facts = rejection.facts();
         let message = rejection.message();
         let is_upstream = facts.side == Side::Upstream;

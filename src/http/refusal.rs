@@ -55,6 +55,7 @@ impl Request {
         if let (Some(route), Some(switch)) = (&self.route, &self.switch)
             && route.reject_mode == RejectMode::Close
         {
+            debug_assert!(refusal.rejection.can_follow_101(), "{}", refusal.rejection);
             let (code, reason) = refusal.rejection.close(route.close_codes);
             // A client that has left needs no answer.
             let Ok(mut switched) = end.switch(&switch.answer(None, request_id)) else { return };

@@ -534,12 +534,6 @@ impl Rejection {
                     ("methods", methods.into()),
                 ]
             }
-            Self::RateLimited { retry_after } | Self::TooManyUpgrades { retry_after } => {
-                vec![(
-                    "retry_after_seconds",
-                    (retry_after.as_secs_f64().ceil() as u64).max(1).into(),
-                )]
-            }
             _ => Vec::new(),
         }
     }
@@ -556,6 +550,32 @@ impl Rejection {
             | Self::TooManySessions => true,
             other => method.is_some() && other.facts().side == Side::Upstream,
         }
+    }
+
+    /// Returns true if the rejection can follow a 101. The others come before the route of an
+    /// upgrade is known, from one of Usher's endpoints, or are about a client that has left.
+    ///
+    /// An upgrade over a rate is refused first, and by a status: a client that takes a 101 for a
+    /// success would come back without a pause.
+    pub fn can_follow_101(&self) -> bool {
+        !matches!(
+            self,
+            Self::HeadTooLarge
+                | Self::HeadTimeout
+                | Self::BodyTimeout
+                | Self::UpgradeMethod
+                | Self::UpgradeMalformed(_)
+                | Self::UpgradeVersion
+                | Self::NoRoute
+                | Self::PathSpelling(_)
+                | Self::TicketsOff(_)
+                | Self::InvalidRequest(_)
+                | Self::MethodNotAllowed { .. }
+                | Self::PermissionDenied
+                | Self::RateLimited { .. }
+                | Self::TooManyUpgrades { .. }
+                | Self::ClientGone
+        )
     }
 
     /// Returns true if a client that knows one code for every failed login calls it `AUTH_FAILED`.

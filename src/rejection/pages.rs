@@ -21,7 +21,9 @@ pub fn errors_page() -> String {
          credential.\n\n\
          After an early 101, and on routes with `reject_mode = \"close\"`, the client gets a close \
          code and a reason instead of the status;\n\
-         `close_codes = \"http\"` sends the code in brackets.\n\n\
+         `close_codes = \"http\"` sends the code in brackets. None: the rejection is always a \
+         status, because it comes before the route of an upgrade is known, from an endpoint of \
+         Usher, or is about a client that has left.\n\n\
          | code | status | close | label | side | recoverable | message to the client |\n\
          |---|---|---|---|---|---|---|\n",
     );
@@ -36,10 +38,10 @@ pub fn errors_page() -> String {
         let recoverable = if facts.recoverable { "yes" } else { "no" };
         let ((rfc, reason), (http, _)) =
             (rejection.close(CloseCodes::Rfc), rejection.close(CloseCodes::Http));
-        let close = if rfc == http {
-            format!("{rfc} {reason}")
-        } else {
-            format!("{rfc} ({http}) {reason}")
+        let close = match rejection.can_follow_101() {
+            false => "none".to_owned(),
+            true if rfc == http => format!("{rfc} {reason}"),
+            true => format!("{rfc} ({http}) {reason}"),
         };
         let (code, label, side) = (facts.code, facts.label, facts.side.name());
         let _ = writeln!(
@@ -72,7 +74,6 @@ pub fn errors_page() -> String {
          | `status` | number | all |\n\
          | `permission` | string, the missing permission | `MISSING_PERMISSION` |\n\
          | `method` | string, the method to use instead | `LEGACY_METHOD` |\n\
-         | `retry_after_seconds` | number | `RATE_LIMITED` before the session |\n\
          | `attempts_left` | number, failed attempts before the session ends | refused renewals, \
          except `OTHER_SUBJECT` |\n\
          | `expires_at` | number, milliseconds since 1970 | `SESSION_EXPIRED` |\n",

@@ -92,7 +92,11 @@ async fn a_full_route_leaves_the_others_open_and_a_reload_makes_room() {
 async fn upgrades_over_a_rate_cost_no_dial_and_plain_http_does_not_count() {
     let backend = Backend::start().await;
     let limits = "[limits]\nupgrades_rate = \"3/1h\"\nupgrades_rate_per_address = \"2/1h\"\n";
-    let usher = Setup::new(backend.url()).extra(limits).start().await;
+    let routes = "[[route]]\npath = \"/ws\"\nupstream = \"chat\"\nauth = [\"header\"]\n\
+        [[route]]\npath = \"/close\"\nupstream = \"chat\"\nauth = [\"header\"]\n\
+        reject_mode = \"close\"\n\
+        [[route]]\npath = \"/public/*\"\nupstream = \"chat\"\nauth = []\n";
+    let usher = Setup::new(backend.url()).routes(routes).extra(limits).start().await;
     let bearer = format!("Authorization: Bearer {}\r\n", usher.token("ada"));
     // A wrong credential, and none on a path without a route: each upgrade counts.
     assert_eq!(
@@ -105,6 +109,8 @@ async fn upgrades_over_a_rate_cost_no_dial_and_plain_http_does_not_count() {
     assert!(answer.body.contains("RATE_LIMITED"), "{}", answer.body);
     let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=1800).contains(&wait), "{wait}");
+    // Also where other refusals are close frames: a client would take the 101 for a success.
+    assert_eq!(client::attempt(usher.plain, "/close", &bearer).await.status, 429);
     limit_is_hit(&usher, "upgrades_rate_per_address").await;
     // The third of all comes from another address, and the fourth is over the rate of all.
     let none = refusal(open(OTHER, usher.plain, "/nothing", "").await);
@@ -118,5 +124,5 @@ async fn upgrades_over_a_rate_cost_no_dial_and_plain_http_does_not_count() {
     }
     let audit = usher.finish().await;
     let refused = audit.iter().filter(|line| line["outcome"] == "too_many_upgrades").count();
-    assert_eq!(refused, 2);
+    assert_eq!(refused, 3);
 }

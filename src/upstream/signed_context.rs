@@ -124,7 +124,7 @@ impl<'a> Claims<'a> {
             exp: (now.wall + ttl).as_secs(),
             jti: id,
             sid: about.session_id,
-            session_exp: principal.expires_at.as_secs(),
+            session_exp: grant.expires_at()?.as_secs(),
             auth: Auth {
                 method: grant.method()?.name(),
                 issuer: &principal.issuer,
@@ -292,6 +292,18 @@ mod tests {
             });
             assert_eq!(claims, expected, "a token's claim never stands in for one of Usher's");
         }
+    }
+
+    #[test]
+    fn a_session_ends_with_its_grant_also_where_the_token_lives_longer() {
+        let config =
+            crate::config::for_test("auth = [\"header\"]\n[route.reauth]\nmax_age = \"10m\"");
+        let grant = grant(&config, Some(principal()));
+        let now = Now::read();
+        let signed = claims(&config.context, &grant, ABOUT, "1", now).unwrap();
+        let end = signed["session_exp"].as_u64().unwrap();
+        assert_eq!(Some(end), grant.expires_at().map(UnixMillis::as_secs));
+        assert!(end <= now.wall.as_secs() + 600, "{end}");
     }
 
     #[test]

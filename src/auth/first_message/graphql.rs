@@ -23,6 +23,9 @@ pub(super) fn read(
         // "Ping: useful for detecting failed connections". Each side may send one at any time.
         Some("ping") => Ok(FirstMessageContent::More(Some(Message::text(r#"{"type":"pong"}"#)))),
         Some("pong") => Ok(FirstMessageContent::More(None)),
+        // "if the connection is not acknowledged, the socket will be closed immediately with the
+        // event `4401: Unauthorized`"
+        Some("subscribe") => Err(FirstMessageFault::MissingToken),
         _ => json::read(rules, "connection_init", message),
     }
 }

@@ -190,7 +190,9 @@ fn graphql_hears_connection_init_and_asks_by_ping() {
         r#"{"type":"connection_init","payload":{"token":"","more":1}}"#
     );
     let subscribe = read(&mut dialect, r#"{"type":"subscribe","id":"1"}"#);
-    assert_eq!(subscribe.unwrap_err(), Rejection::FirstMessage(FirstMessageFault::NotAuth));
+    assert_eq!(subscribe.unwrap_err(), Rejection::FirstMessage(FirstMessageFault::MissingToken));
+    let complete = read(&mut dialect, r#"{"type":"complete","id":"1"}"#);
+    assert_eq!(complete.unwrap_err(), Rejection::FirstMessage(FirstMessageFault::NotAuth));
     assert!(dialect.accepted(&ACCEPTED).is_none() && dialect.refused(&REFUSED).is_none());
     let asked: Value = serde_json::from_str(&text(dialect.ask(&QUESTION))).unwrap();
     assert_eq!(

@@ -22,6 +22,7 @@ use super::last_answer::write_and_close;
 use super::open_session::{ClientSide, open_session};
 use super::pending::PendingRequest;
 use super::reach::{OpenedUpstream, reach};
+use super::refusal::with_request_id;
 use super::request::Request;
 use super::switch::UpgradeOffer;
 use super::witness::UnwatchedAdmission;
@@ -406,14 +407,18 @@ impl PendingClient {
         let facts = rejection.facts();
         let message = rejection.message();
         let is_upstream = facts.side == Side::Upstream;
-        let (code, reason) = rejection.close(route.close_codes);
+        let (code, mut reason) = rejection.close(route.close_codes);
+        let request_id = request.request_id.as_str();
+        if !self.dialect.refusal_has_request_id() {
+            reason = with_request_id(&reason, request_id);
+        }
         let refused = Refused {
             code: if is_upstream { "UPSTREAM_UNAVAILABLE" } else { facts.code },
             message: &message,
             status: if is_upstream { 502 } else { facts.status.as_u16() },
             recoverable: facts.recoverable,
             details: &rejection.details(),
-            request_id: request.request_id.as_str(),
+            request_id,
             id,
             now: Now::read().wall,
         };

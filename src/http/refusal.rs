@@ -31,6 +31,11 @@ impl From<Rejection> for Refusal {
     }
 }
 
+/// Returns the reason of a close frame that is the whole answer to the client.
+pub(super) fn with_request_id(reason: &str, request_id: &str) -> String {
+    format!("{reason} ({request_id})")
+}
+
 impl Request {
     /// Reports the one end of an upgrade that is rejected.
     pub fn report_rejected(&self, edge: &Edge, rejection: &Rejection) {
@@ -61,7 +66,8 @@ impl Request {
             let Ok(mut switched) = end.switch(&switch.answer(None, request_id)) else { return };
             switched.stream.note_refusal();
             let mut wire = switched.answer;
-            wire.extend(frame::close(code, &format!("{reason} ({request_id})"), Sender::Upstream));
+            let reason = with_request_id(&reason, request_id);
+            wire.extend(frame::close(code, &reason, Sender::Upstream));
             return write_and_close(switched.stream, &wire).await;
         }
         let mut answer =

@@ -2,8 +2,11 @@
 
 use std::process::Command;
 
+use futures_util::SinkExt;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
+use crate::first_message::close_frame;
 use crate::support::broker::{ANONYMOUS, Mosquitto};
 use crate::support::{Program, Setup, Usher, token};
 
@@ -89,6 +92,13 @@ pub fn refusal(lines: &[Value]) -> Value {
         .clone()
 }
 
+/// Checks the reason of a close frame that is the whole refusal.
+async fn the_reason_names_the_request(usher: &Usher, reason: &str, begins: &str) {
+    let (said, id) = reason.split_once(" (").unwrap_or_else(|| panic!("{reason}"));
+    assert_eq!(said, begins);
+    usher.logged(&["upgrade_rejected", id.trim_end_matches(')')]).await;
+}
+
 fn short(usher: &Usher) -> String {
     usher.token_with("ada", json!({ "exp": token::now() + 10 }))
 }
@@ -105,10 +115,16 @@ async fn graphql_transport_ws() {
     assert!(headers["x-user-context"].is_string());
 
     let (code, lines) = client("graphql", &usher, "/", "x.y.z", &[]).await;
-    assert_eq!(
-        (code, &refusal(&lines)["close"]),
-        (3, &json!({"code": 4401, "reason": "Invalid token", "wasClean": true}))
-    );
+    let close = &refusal(&lines)["close"];
+    assert_eq!((code, &close["code"], &close["wasClean"]), (3, &json!(4401), &json!(true)));
+    the_reason_names_the_request(&usher, close["reason"].as_str().unwrap(), "Invalid token").await;
+    // The protocol has a code for an operation without a login.
+    let mut early = usher.open("/", &[]).await.unwrap();
+    let operation = json!({"id": "1", "type": "subscribe", "payload": {"query": "{ hello }"}});
+    early.send(Message::text(operation.to_string())).await.unwrap();
+    let (code, reason) = close_frame(&mut early).await;
+    assert_eq!(code, 4401, "{reason}");
+    the_reason_names_the_request(&usher, &reason, "Missing auth token").await;
 
     let renewed = usher.token("ada");
     let (code, lines) =

@@ -186,6 +186,15 @@ impl Dialect {
         }
     }
 
+    /// Returns true if a refusal has a place for the request id. Otherwise it stands in the reason
+    /// of the close frame.
+    pub fn refusal_has_request_id(&self) -> bool {
+        match self.rules.preset {
+            Preset::Json | Preset::SocketIo | Preset::Stomp => true,
+            Preset::GraphqlTransportWs | Preset::HomeAssistant | Preset::Mqtt => false,
+        }
+    }
+
     /// Returns the question for a new credential. `None`: the protocol has no such message.
     pub fn ask(&self, question: &Question) -> Option<Message> {
         match &self.memory {

@@ -746,3 +746,22 @@ fn the_id_of_a_refused_message_is_repeated_if_it_is_short() {
     assert_eq!(id("", &format!("{longest}i")), None);
     assert_eq!(id("preset = \"graphql-transport-ws\"", "m7"), None);
 }
+
+#[test]
+fn a_refusal_names_the_request_or_leaves_it_to_the_close_frame() {
+    for (preset, login) in [
+        ("json", &b"{}"[..]),
+        ("graphql-transport-ws", b"{}"),
+        ("home-assistant", b"{}"),
+        ("socketio", b"40"),
+        ("stomp", b"CONNECT\n\n\0"),
+        ("mqtt", b"\x10\x0c\0\x04MQTT\x04\0\0\0\0\0"),
+    ] {
+        let mut dialect = dialect(&format!("preset = \"{preset}\""));
+        let is_text = preset != "mqtt";
+        let _ = dialect.read(&Message { is_text, payload: login.to_vec() });
+        let refused = dialect.refused(&REFUSED).map(|message| message.payload).unwrap_or_default();
+        let names_it = refused.windows(2).any(|part| part == b"r1");
+        assert_eq!(names_it, dialect.refusal_has_request_id(), "{preset}: {refused:?}");
+    }
+}

@@ -300,7 +300,8 @@ async fn where_no_route_takes_tickets_the_endpoint_lists_the_methods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_that_takes_no_tickets_has_none_made_for_it() {
     let echo = Echo::start().await;
-    let other = "[[route]]\npath = \"/old\"\nupstream = \"chat\"\nauth = [\"header\"]\n";
+    let other = "[[route]]\npath = \"/old\"\nupstream = \"chat\"\nauth = [\"header\"]\n\
+        [[route]]\npath = \"/open\"\nupstream = \"chat\"\nauth = []\n";
     let usher = Setup::new(echo.url()).routes(&format!("{ROUTES}{other}")).start().await;
     let token = usher.token("ada");
     let (status, answer) = usher.ask_ticket(&token, r#"{"route":"/old"}"#, "").await;
@@ -308,6 +309,13 @@ async fn a_route_that_takes_no_tickets_has_none_made_for_it() {
         (status, &answer["code"], &answer["methods"]),
         (404, &"TICKETS_OFF".into(), &serde_json::json!(["header"]))
     );
+    for token in [&*token, "none"] {
+        let (status, answer) = usher.ask_ticket(token, r#"{"route":"/open"}"#, "").await;
+        assert_eq!(
+            (status, &answer["code"], &answer["methods"]),
+            (404, &"TICKETS_OFF".into(), &serde_json::json!([]))
+        );
+    }
     let (status, answer) = usher.ask_ticket(&token, r#"{"route":"/nowhere"}"#, "").await;
     assert_eq!((status, &answer["code"]), (400, &"INVALID_REQUEST".into()));
     assert_eq!(usher.ask_ticket(&token, "", "").await.0, 201);

@@ -357,9 +357,9 @@ impl Tickets {
     /// Refuses the request if no route accepts tickets, or not the named one. The rejection has the
     /// methods that are offered instead.
     pub fn check_takes_tickets(&self, name: Option<&str>) -> Result<(), Rejection> {
+        let routes = &self.config.routes;
         let is_meant = |route: &&Arc<Route>| name.is_none_or(|name| *route.name == *name);
-        let mut meant =
-            self.config.routes.iter().filter(|route| !route.auth.is_empty()).filter(is_meant);
+        let mut meant = routes.iter().filter(|route| !route.auth.is_empty()).filter(is_meant);
         if meant.clone().any(|route| route.looks_at(Method::Ticket)) {
             return Ok(());
         }
@@ -369,7 +369,8 @@ impl Tickets {
             }
             // If other routes accept tickets, an unknown name is a mistake of the client.
             (None, None)
-                if self.config.routes.iter().any(|route| route.looks_at(Method::Ticket)) =>
+                if !routes.iter().any(|route| is_meant(&route))
+                    && routes.iter().any(|route| route.looks_at(Method::Ticket)) =>
             {
                 return Ok(());
             }

@@ -1,9 +1,12 @@
 //! Takes the credentials out of a request.
 //!
 //! Each method of a route has one place for its credential. Everything found there is removed from
-//! the request, so the upstream gets no credential, not even an unused one. A value that could be
-//! read as two credentials, or as none, is refused. It is removed too, because a shadow method does
-//! not end the request.
+//! the request, so the upstream gets no credential of these methods, not even an unused one. A
+//! value that could be read as two credentials, or as none, is refused. It is removed too, because
+//! a shadow method does not end the request.
+//!
+//! Credentials of other methods belong to the upstream and stay, except tickets: only Usher makes
+//! and redeems them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,6 +15,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::credential::{Credential, Proof};
+use super::ticket::form::has_form as has_form_of_ticket;
 use crate::config;
 use crate::model::client_certificate::ClientCertificate;
 use crate::model::faults::InvalidToken;
@@ -245,15 +249,33 @@ fn take_parameter(uri: &mut Uri, name: &str) -> Result<Option<Secret>, Rejection
     if values.is_empty() {
         return Ok(None);
     }
-    let target = if kept.is_empty() {
-        uri.path().to_owned()
-    } else {
-        format!("{}?{}", uri.path(), kept.join("&"))
-    };
-    *uri = target
-        .parse()
-        .map_err(|_| Rejection::AmbiguousRequest("the request target is not well formed"))?;
+    *uri = with_query(uri.path(), &kept)?;
     one_of(values, "the query has the credential twice")
+}
+
+/// Removes tickets from the query of a route that does not take them. A parameter of this name with
+/// another kind of value is the application's, and stays.
+pub fn remove_tickets(uri: &mut Uri, name: &str) -> Result<(), Rejection> {
+    let Some(query) = uri.query() else { return Ok(()) };
+    let is_ticket = |pair: &&str| {
+        let Some((key, value)) = pair.split_once('=') else { return false };
+        has_form_of_ticket(value) && decoded(key).as_deref() == Some(name)
+    };
+    if !query.split('&').any(|pair| is_ticket(&pair)) {
+        return Ok(());
+    }
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_ticket(pair)).collect();
+    *uri = with_query(uri.path(), &kept)?;
+    Ok(())
+}
+
+/// Returns a target with these parameters.
+fn with_query(path: &str, kept: &[&str]) -> Result<Uri, Rejection> {
+    let target = match kept {
+        [] => path.to_owned(),
+        kept => format!("{path}?{}", kept.join("&")),
+    };
+    target.parse().map_err(|_| Rejection::AmbiguousRequest("the request target is not well formed"))
 }
 
 fn parameter_value(written: &Secret) -> Result<Secret, Rejection> {
@@ -324,6 +346,28 @@ mod tests {
         assert_eq!(take("/ws?tickets=abc"), (None, "/ws?tickets=abc".into()));
         assert_eq!(take("/ws?ticket"), (Some(String::new()), "/ws".into()));
         assert_eq!(take("/ws"), (None, "/ws".into()));
+    }
+
+    #[test]
+    fn a_route_without_tickets_loses_them_and_keeps_other_parameters_of_this_name() {
+        let ticket = "A".repeat(43);
+        let left = |query: &str| {
+            let mut uri: Uri = format!("/ws{}", query.replace('T', &ticket)).parse().unwrap();
+            remove_tickets(&mut uri, "ticket").unwrap();
+            uri.to_string().replace(&ticket, "T")
+        };
+        for (query, rest) in [
+            ("?ticket=T", "/ws"),
+            ("?ticket=eu.T&a=%20", "/ws?a=%20"),
+            ("?a=1&%74icket=T&ticket=T&", "/ws?a=1&"),
+            ("?ticket=42&ticket=T&x", "/ws?ticket=42&x"),
+            ("?ticket=42", "/ws?ticket=42"),
+            ("?ticket", "/ws?ticket"),
+            ("?token=T", "/ws?token=T"),
+            ("", "/ws"),
+        ] {
+            assert_eq!(left(query), rest, "{query}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use credential::{Credential, Proof};
 pub(crate) use extract::decoded;
-pub use extract::{take_bearer, take_cookie, take_credential_of_any};
+pub use extract::{remove_tickets, take_bearer, take_cookie, take_credential_of_any};
 use grant::Grant;
 use jwt::Issuers;
 use prover::Prover;

@@ -209,6 +209,9 @@ fn take_credential<W: AdmissionWitness>(
     if request.is_upgrade() {
         request.shadow = Shadow::look(route, &mut request.parts);
     }
+    if !route.auth.is_empty() && !route.auth.contains(&crate::model::method::Method::Ticket) {
+        auth::remove_tickets(&mut request.parts.uri, &route.ticket_parameter)?;
+    }
     Ok(credential)
 }
 

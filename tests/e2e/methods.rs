@@ -459,6 +459,11 @@ async fn query_cookie_and_header_open_plain_http_and_other_credentials_go_on() {
         (heads[2]["cookie"].to_str().unwrap(), heads[2]["authorization"].to_str().unwrap()),
         ("access_token=mine", "Basic mine")
     );
+    // No credential of the upstream has the form of a ticket.
+    let ticket = "A".repeat(43);
+    let cookie = format!("Cookie: __Host-jwt={token}\r\n");
+    assert_eq!(get(format!("/api/x?ticket={ticket}&ticket=7"), &cookie).await, 200);
+    assert_eq!(backend.targets().last().unwrap(), "/api/x?ticket=7");
     assert_eq!(
         get(format!("/api/x?access_token={token}"), "").await,
         401,
@@ -469,7 +474,7 @@ async fn query_cookie_and_header_open_plain_http_and_other_credentials_go_on() {
         get("/api/x?jwt=".to_owned(), &format!("Cookie: __Host-jwt={token}\r\n")).await,
         401
     );
-    assert_eq!(backend.heads().len(), 3);
+    assert_eq!(backend.heads().len(), 4);
     usher.finish().await;
 }
 

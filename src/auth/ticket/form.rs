@@ -27,20 +27,26 @@ pub fn random(region: Option<&str>) -> Option<Secret> {
     }))
 }
 
+/// Returns true if the text has the form of a ticket.
+pub fn has_form(text: &str) -> bool {
+    split(text).is_some()
+}
+
 /// Returns the region that a ticket names, if any.
 pub fn region_of(ticket: &Secret) -> Result<Option<&str>, TicketFault> {
-    let text = ticket.expose_str().ok_or(TicketFault::Malformed)?;
+    let parts = ticket.expose_str().and_then(split);
+    parts.map(|(region, _)| region).ok_or(TicketFault::Malformed)
+}
+
+/// Returns the region, if any, and the bits. `None`: the text has another form.
+fn split(text: &str) -> Option<(Option<&str>, &str)> {
     let (region, bits) = match text.split_once(SEPARATOR) {
         None => (None, text),
         Some((region, bits)) => (Some(region), bits),
     };
     let is_good = bits.len() == LENGTH
         && bits.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-    if is_good && region.is_none_or(is_region_name) {
-        Ok(region)
-    } else {
-        Err(TicketFault::Malformed)
-    }
+    (is_good && region.is_none_or(is_region_name)).then_some((region, bits))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! (`form.rs`). The HTTP endpoint is in `http/endpoints/ticket.rs`.
 
 pub mod events;
-mod form;
+pub(super) mod form;
 #[cfg(test)]
 mod tests;
 

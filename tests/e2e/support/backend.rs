@@ -35,7 +35,7 @@ impl futures_util::Stream for Frames {
 pub struct Backend {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    heads: Arc<Mutex<Vec<HeaderMap>>>,
+    requests: Arc<Mutex<Vec<(String, HeaderMap)>>>,
     task: JoinHandle<()>,
 }
 
@@ -43,16 +43,17 @@ impl Backend {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (connections, heads) =
-            (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<HeaderMap>>>::default());
+        let (connections, requests) = (Arc::<AtomicUsize>::default(), Arc::default());
         let task = tokio::spawn({
-            let (connections, heads) = (Arc::clone(&connections), Arc::clone(&heads));
+            let connections = Arc::clone(&connections);
+            let requests: Arc<Mutex<Vec<_>>> = Arc::clone(&requests);
             async move {
                 while let Ok((socket, _)) = listener.accept().await {
                     connections.fetch_add(1, Ordering::Relaxed);
-                    let heads = Arc::clone(&heads);
+                    let requests = Arc::clone(&requests);
                     let service = service_fn(move |request: Request<Incoming>| {
-                        heads.lock().unwrap().push(request.headers().clone());
+                        let head = (request.uri().to_string(), request.headers().clone());
+                        requests.lock().unwrap().push(head);
                         async { Ok::<_, Infallible>(answer(request)) }
                     });
                     tokio::spawn(
@@ -62,7 +63,7 @@ impl Backend {
                 }
             }
         });
-        Self { address, connections, heads, task }
+        Self { address, connections, requests, task }
     }
 
     pub fn url(&self) -> String {
@@ -74,7 +75,11 @@ impl Backend {
     }
 
     pub fn heads(&self) -> Vec<HeaderMap> {
-        self.heads.lock().unwrap().clone()
+        self.requests.lock().unwrap().iter().map(|(_, headers)| headers.clone()).collect()
+    }
+
+    pub fn targets(&self) -> Vec<String> {
+        self.requests.lock().unwrap().iter().map(|(target, _)| target.clone()).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::session::events::{SessionFacts, count_started};
 use crate::telemetry::audit::AuditLine;
 use crate::telemetry::event::{ACCEPTED, Event, FloodRefusal, client_refusal_level, millis};
 use crate::telemetry::family::{Label, LabelNames, Name, Word, families, words};
+use crate::telemetry::limit::{Limit, LimitReached};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::refusal::{LoggedRequest, RefusedRequest};
 use crate::telemetry::severity::log_at;
@@ -134,6 +135,13 @@ pub struct UpgradeReceived {
     pub protocol: Protocol,
 }
 
+/// A connection ended because its client sent nothing for this time. Browsers open connections that
+/// they do not use, so there is no line in the log.
+#[derive(Debug)]
+pub struct ConnectionSilent {
+    pub limit: Limit,
+}
+
 /// An HTTP/2 connection ended by an error.
 #[derive(Debug)]
 pub struct Http2Failed<'a> {
@@ -243,6 +251,9 @@ impl Event for RequestRejected<'_> {
         let status = StatusClass::of(self.rejection.facts().status.as_u16());
         metrics.count(&REQUESTS_REJECTED, (route, self.rejection));
         metrics.count(&REQUESTS, (route, status));
+        if *self.rejection == Rejection::HeadTimeout {
+            LimitReached::count_only(Limit::HeadTimeout, metrics);
+        }
     }
 
     fn audit(&self) -> Option<AuditLine<'_>> {
@@ -253,6 +264,12 @@ impl Event for RequestRejected<'_> {
 impl Event for UpgradeReceived {
     fn count(&self, metrics: &Metrics) {
         metrics.count(&UPGRADES_RECEIVED, (self.protocol,));
+    }
+}
+
+impl Event for ConnectionSilent {
+    fn count(&self, metrics: &Metrics) {
+        LimitReached::count_only(self.limit, metrics);
     }
 }
 

@@ -39,6 +39,7 @@ use crate::model::faults::FirstMessageFault;
 use crate::model::method::Method;
 use crate::net::stream::{SCRATCH, Stream, read_behind};
 use crate::rejection::{Rejection, Side};
+use crate::session::events::BufferFilled;
 use crate::telemetry::Event;
 use crate::traces::Phase;
 use crate::ws::deflate::{self, AgreedDeflate, InflateError};
@@ -385,6 +386,7 @@ impl PendingClient {
                 Ok(0) | Err(_) => return,
             }
         }
+        BufferFilled.emit();
         poll_fn(|cx| {
             self.stream.absorb(cx);
             Poll::<()>::Pending

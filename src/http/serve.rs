@@ -16,6 +16,7 @@ use tokio::time::{timeout, timeout_at};
 
 use super::client_end::ClientEnd;
 use super::connection::ClientConnection;
+use super::events::ConnectionSilent;
 use super::guard::{Guard, Next, Stop};
 use super::last_answer::answer_and_close;
 use super::{forward, upgrade};
@@ -50,7 +51,7 @@ pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker)
             refuse(guard, &connection, &Rejection::HeadTimeout).await;
         }
         // A client that has sent nothing gets no answer.
-        Err(_) => {}
+        Err(_) => ConnectionSilent { limit: Limit::HeadTimeout }.emit(),
     }
 }
 
@@ -161,11 +162,15 @@ async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Wor
             let end = ClientEnd::Http1(Box::new(guard));
             Box::pin(upgrade::run(end, *head, connection, worker)).await;
         }
-        None => {
-            if served.is_ok() {
+        None => match served {
+            Ok(()) => {
                 let _ = timeout(Duration::from_secs(5), guard.stream_mut().shutdown()).await;
             }
-        }
+            Err(error) if error.is_timeout() => {
+                ConnectionSilent { limit: Limit::HttpIdleTimeout }.emit();
+            }
+            Err(_) => {}
+        },
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::conversation::{Conversation, MessageFate};
-use super::events::PingAnswered;
+use super::events::{BufferFilled, PingAnswered};
 use super::message_rate::MessageRate;
 use super::state::{Pong, SessionState};
 use crate::base::clock::Now;
@@ -67,6 +67,8 @@ pub(super) struct Direction {
     /// Set when forwarding has stopped: whether the receiver was between two frames then.
     stopped_between_frames: Option<bool>,
     rate: Option<Box<MessageRate>>,
+    /// The receiver has once not taken what was read, so that reading stopped.
+    has_waited: bool,
 }
 
 /// Usher's own frames that wait for their place.
@@ -135,6 +137,7 @@ impl Direction {
             heard: 0,
             stopped_between_frames: None,
             rate: None,
+            has_waited: false,
         }
     }
 
@@ -402,6 +405,14 @@ impl Direction {
         }
     }
 
+    /// Reports once that reading stops until the receiver takes what was read.
+    fn note_slow_reader(&mut self) {
+        if !self.has_waited {
+            self.has_waited = true;
+            BufferFilled.emit();
+        }
+    }
+
     /// Stops forwarding. Further bytes are followed only for their close frame.
     pub(super) fn ignore_rest(&mut self) {
         if self.source == Source::Open {
@@ -436,6 +447,7 @@ pub(super) fn pump(
         match write_pending(direction, to, cx) {
             Ok(true) => {}
             Ok(false) => {
+                direction.note_slow_reader();
                 from.absorb(cx);
                 return moved;
             }

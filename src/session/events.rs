@@ -15,6 +15,7 @@ use crate::rejection::close::{CloseReason, SessionEnd, Traffic};
 use crate::telemetry::audit::{AuditLine, TrafficLine};
 use crate::telemetry::event::{Event, millis};
 use crate::telemetry::family::{Label, LabelNames, Name, Word, families, words};
+use crate::telemetry::limit::{Limit, LimitReached};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::severity::{Severity, log_at};
 use crate::ws::close_code::CloseCode;
@@ -178,6 +179,12 @@ pub struct PingAnswered<'a> {
     pub round_trip: Duration,
 }
 
+/// One side does not take what Usher has read from the other, and reading has stopped. Reported
+/// once for each direction of a session, and before the session for the bytes behind a first
+/// message.
+#[derive(Debug)]
+pub struct BufferFilled;
+
 /// A verifier was asked again about a live session.
 #[derive(Debug)]
 pub struct Revalidated<'a> {
@@ -276,6 +283,12 @@ impl Event for CredentialJudged<'_> {
 impl Event for PingAnswered<'_> {
     fn count(&self, metrics: &Metrics) {
         metrics.record(&PING_ROUND_TRIP, (self.route,), self.round_trip);
+    }
+}
+
+impl Event for BufferFilled {
+    fn count(&self, metrics: &Metrics) {
+        LimitReached::count_only(Limit::BufferedBytes, metrics);
     }
 }
 

@@ -315,6 +315,9 @@ async fn a_connection_without_a_grant_ends_like_any_stranger() {
     raw.send(&get(1, "/public/hello")).await.unwrap();
     raw.until(HEADERS).await;
     assert_eq!(raw.goodbye().await, Some(0));
+    for limit in ["head_timeout", "http_idle_timeout"] {
+        usher.until_at_least(&format!("usher_limits_hit_total{{limit=\"{limit}\"}}"), 1).await;
+    }
     // Refused upgrades without end.
     let mut raw = RawHttp2::connect(&usher, &[]).await;
     let mut goodbye = None;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use crate::support::client::{self, Answer};
-use crate::support::{Echo, Raw, Setup, eventually, upgrade_request};
+use crate::support::{Backend, Echo, Raw, Setup, eventually, upgrade_request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_client_is_let_go_in_time() {
@@ -28,6 +28,20 @@ async fn a_slow_client_is_let_go_in_time() {
     let answered = closed.iter().filter(|bytes| Answer::parse(bytes).status == 408).count();
     assert_eq!(answered, 10, "a client that has begun a head gets an answer");
     assert!(usher.metrics().await.contains("outcome=\"timeout\""));
+    // Those that have begun a head, and those that were silent.
+    usher.until_metric("usher_limits_hit_total{limit=\"head_timeout\"} 20").await;
+    usher.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_rests_too_long_is_closed_and_counted() {
+    let backend = Backend::start().await;
+    let limits = "[limits]\nhttp_idle_timeout = \"1s\"\n";
+    let usher = Setup::new(backend.url()).extra(limits).start().await;
+    let mut raw = Raw::connect(usher.plain).await;
+    raw.send("GET /public/hello HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(Answer::parse(&raw.read_to_close().await).status, 200);
+    usher.until_metric("usher_limits_hit_total{limit=\"http_idle_timeout\"} 1").await;
     usher.finish().await;
 }
 

@@ -149,6 +149,11 @@ async fn a_reader_that_stops_is_waited_for_and_disturbs_nobody() {
     for number in 0..200_000 {
         assert_eq!(next(&mut slow).await.unwrap().unwrap(), Message::text(number.to_string()));
     }
+    // More than the buffers of the kernel hold.
+    let mut stopped = usher.connect("stopped").await;
+    stopped.send(Message::text("push:5000000")).await.unwrap();
+    usher.until_at_least("usher_limits_hit_total{limit=\"buffered_bytes\"}", 1).await;
+    drop(stopped);
     usher.finish().await;
 }
 

@@ -24,7 +24,7 @@ use self::answer::send_answer;
 use self::guard::{FrameGuard, Signals, Stop};
 use super::client_end::ClientEnd;
 use super::connection::ClientConnection;
-use super::events::{Http2Failed, Http2Fault, Http2StreamMalformed};
+use super::events::{ConnectionSilent, Http2Failed, Http2Fault, Http2StreamMalformed};
 use super::{forward, upgrade};
 use crate::base::clock::Now;
 use crate::config::Limits;
@@ -70,7 +70,11 @@ pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker)
     let head_timeout = Now::read().mono + limits.head_timeout;
     let deadline = connection.deadline.min(head_timeout);
     let handshake = builder(&limits).handshake::<_, Bytes>(guard);
-    let Ok(Ok(http)) = timeout_at(deadline, Box::pin(handshake)).await else { return };
+    let http = match timeout_at(deadline, Box::pin(handshake)).await {
+        Ok(Ok(http)) => http,
+        Ok(Err(_)) => return,
+        Err(_) => return ConnectionSilent { limit: Limit::HeadTimeout }.emit(),
+    };
     let first = deadline.saturating_duration_since(Now::read().mono);
     let edge = Arc::clone(&worker.edge);
     let mut drain = std::pin::pin!(edge.drain.begun());
@@ -82,6 +86,7 @@ pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker)
         connection,
         worker,
         idle: Some(Box::pin(sleep(first))),
+        idle_limit: Limit::HeadTimeout,
         is_leaving: false,
         left_at: None,
         has_said_goodbye: false,
@@ -131,6 +136,8 @@ struct Driver {
     worker: Worker,
     /// Runs while the connection has no stream.
     idle: Option<Pin<Box<Sleep>>>,
+    /// The limit that `idle` keeps: of the first head, or of the pause after a stream.
+    idle_limit: Limit,
     /// The client was told to open no more streams.
     is_leaving: bool,
     left_at: Option<Instant>,
@@ -236,7 +243,11 @@ impl Driver {
         let has_place = self.idle.is_some() || standing.become_stranger().is_ok();
         let idle_timeout = self.limits.http_idle_timeout;
         let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(idle_timeout)));
-        if !has_place || idle.as_mut().poll(cx).is_ready() || standing.poll_rest(cx).is_ready() {
+        let is_over = idle.as_mut().poll(cx).is_ready();
+        if is_over {
+            ConnectionSilent { limit: self.idle_limit }.emit();
+        }
+        if !has_place || is_over || standing.poll_rest(cx).is_ready() {
             self.end(Reason::NO_ERROR);
         }
         Poll::Pending
@@ -286,6 +297,7 @@ impl Driver {
         }
         let is_only_one = self.tenants.live() == 0;
         self.idle = None;
+        self.idle_limit = Limit::HttpIdleTimeout;
         let worker = self.worker.renewed();
         let peer = self.connection.peer.ip();
         let Ok(standing) = self.connection.standing.of_stream() else {

@@ -35,7 +35,11 @@ pub fn errors_page() -> String {
             }
             ref other => (facts.status.as_u16().to_string(), other.message()),
         };
-        let recoverable = if facts.recoverable { "yes" } else { "no" };
+        let recoverable = match rejection {
+            Rejection::Revoked(_) => "yes, unless the user is revoked",
+            _ if facts.recoverable => "yes",
+            _ => "no",
+        };
         let ((rfc, reason), (http, _)) =
             (rejection.close(CloseCodes::Rfc), rejection.close(CloseCodes::Http));
         let close = match rejection.can_follow_101() {

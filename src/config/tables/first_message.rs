@@ -28,7 +28,8 @@ table! {
             at_most "64KiB" "this is the most memory that an unauthenticated client may use",
             because "twice the longest token that an issuer may send",
             change_when "tokens are longer";
-        /// Answer with auth_ok, or with the equivalent of the dialect.
+        /// Answer with auth_ok, or with the equivalent of the dialect. A login that the upstream
+        /// gets is answered by the upstream alone.
         ack: Flag, default true,
             because "clients wait for the answer before they send anything else";
         /// How the first message reaches the upstream: consume (not at all), forward (unchanged),

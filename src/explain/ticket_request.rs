@@ -37,7 +37,8 @@ impl Explainer {
         // The recorder has the results.
         let _ = check_endpoint_origin(&mut request, origins, &mut recorder);
         let admission = self.admission();
-        let identified = admission.identify(&mut request, &self.tickets, &mut recorder).await;
+        let identified =
+            admission.identify(&mut request, &self.tickets, origins, &mut recorder).await;
         let principal = identified.ok().flatten();
         let run = Run {
             found_method: request.method,

@@ -131,12 +131,13 @@ impl<'a> Admission<'a> {
         Ok(grant)
     }
 
-    /// Identifies the user at one of Usher's own endpoints, which have no route. `Ok(None)`: the
-    /// request has no credential.
+    /// Identifies the user at one of Usher's own endpoints, which have no route. A cookie counts
+    /// from these pages. `Ok(None)`: the request has no credential.
     pub async fn identify<W: AdmissionWitness>(
         &self,
         request: &mut Request,
         tickets: &Tickets,
+        pages: &Origins,
         witness: &mut W,
     ) -> Result<Option<Principal>, Rejection> {
         let rules = tickets.rules();
@@ -145,7 +146,7 @@ impl<'a> Admission<'a> {
         let Some(credential) = credential else { return Ok(None) };
         request.method = Some(credential.method);
         witness.record_method(credential.method);
-        let page = check_cookie_page(request, rules, &credential);
+        let page = check_cookie_page(request, pages, &credential);
         witness.check(AdmissionStage::Page, page)?;
         let endpoint = (&rules.credential_verifiers, tickets.path());
         let phase = request.begin_phase(Phase::Authenticate);
@@ -231,6 +232,18 @@ pub fn check_endpoint_origin<W: AdmissionWitness>(
     witness.check(AdmissionStage::Origin, outcome)
 }
 
+/// Checks the page that asks which methods a route takes. A page of any route with credentials may.
+pub fn check_asking_origin<W: AdmissionWitness>(
+    request: &mut Request,
+    tickets: &config::Tickets,
+    witness: &mut W,
+) -> Result<(), Rejection> {
+    // Without a list, every page may ask.
+    let is_open = tickets.origins.is_empty();
+    let origins = if is_open { &tickets.origins } else { &tickets.asking_origins };
+    check_endpoint_origin(request, origins, witness)
+}
+
 /// Takes a bearer token, or a cookie with a token or a session id.
 fn take_endpoint_credential(
     headers: &mut HeaderMap,
@@ -254,14 +267,14 @@ fn take_endpoint_credential(
 /// a ticket for its visitor.
 fn check_cookie_page(
     request: &Request,
-    rules: &config::Tickets,
+    pages: &Origins,
     credential: &Credential,
 ) -> Result<(), Rejection> {
     if credential.method == crate::model::method::Method::Header {
         return Ok(());
     }
     match request.origin.as_deref() {
-        Some(origin) if !rules.origins.names(origin) => Err(Rejection::ForbiddenOrigin),
+        Some(origin) if !pages.names(origin) => Err(Rejection::ForbiddenOrigin),
         None if !request.is_safe() => Err(Rejection::MissingOrigin),
         _ => Ok(()),
     }

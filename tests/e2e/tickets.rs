@@ -150,6 +150,65 @@ async fn a_page_of_a_listed_origin_may_ask_and_others_may_not() {
     usher.finish().await;
 }
 
+/// Another page than those of `ROUTES`.
+const HEADER_ROUTE: &str = r#"
+    [[route]]
+    path = "/header"
+    upstream = "chat"
+    auth = ["header"]
+    origins = ["https://admin.example.com"]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_route_without_tickets_can_read_which_methods_it_takes() {
+    let echo = Echo::start().await;
+    let (page, other) = ("https://admin.example.com", "https://evil.example.com");
+    let body = r#"{"route":"/header"}"#;
+    // Whether another route takes tickets or not.
+    for routes in [HEADER_ROUTE.to_owned(), format!("{ROUTES}{HEADER_ROUTE}")] {
+        let usher = Setup::new(echo.url()).routes(&routes).start().await;
+        let send = async |request: &str, origin: &str, headers: &str, body: &str| {
+            let head = format!(
+                "{request} HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n{headers}\
+                 Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let answer = client::http(usher.plain, head.as_bytes()).await;
+            let reader = answer.header("access-control-allow-origin").map(str::to_owned);
+            (answer.status, reader, answer.body)
+        };
+        let readable = Some(page.to_owned());
+        let preflight = "Access-Control-Request-Method: POST\r\n";
+        let (status, reader, _) = send("OPTIONS /websocket/ticket", page, preflight, "").await;
+        assert_eq!((status, reader), (204, readable.clone()));
+        let (status, reader, text) = send("POST /websocket/ticket", page, "", body).await;
+        assert_eq!((status, reader), (404, readable.clone()), "{text}");
+        assert!(text.contains("TICKETS_OFF") && text.contains(r#"["header"]"#), "{text}");
+        let config = "GET /websocket/config?route=/header";
+        // A cookie of the page is not refused either. This one is not valid.
+        for (headers, expected) in [("", 200), ("Cookie: access_token=x\r\n", 401)] {
+            let (status, reader, text) = send(config, page, headers, "").await;
+            assert_eq!((status, reader), (expected, readable.clone()), "{text}");
+        }
+        assert_eq!(send("POST /websocket/ticket", other, "", body).await.1, None);
+        assert_eq!(send(config, other, "", "").await.1, None);
+        // The page gets no ticket for another route, neither by its token nor by a cookie.
+        let token = usher.token("ada");
+        for credential in [
+            format!("Authorization: Bearer {token}\r\n"),
+            format!("Cookie: access_token={token}\r\n"),
+        ] {
+            for wanted in ["", r#"{"route":"/ws"}"#] {
+                let request = "POST /websocket/ticket";
+                let (status, _, text) = send(request, page, &credential, wanted).await;
+                let expected = if routes == HEADER_ROUTE { 404 } else { 403 };
+                assert_eq!(status, expected, "{credential} {wanted}: {text}");
+            }
+        }
+        usher.finish().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_origins_at_the_endpoints_of_usher_are_a_bad_request() {
     let echo = Echo::start().await;

@@ -59,6 +59,9 @@ pub struct Tickets {
     pub bind: TicketBindings,
     /// The pages that may request tickets.
     pub origins: Origins,
+    /// The pages that may ask which methods a route takes: those, and the pages of each route that
+    /// takes credentials.
+    pub asking_origins: Origins,
     /// The cookie that a page may send instead of a bearer token.
     pub token_cookie: String,
     /// The cookie with a session id. It is read only where a verifier of sessions is named.
@@ -120,14 +123,11 @@ impl TicketsTable {
                 "shorten `ttl` or raise `max_ttl`",
             );
         }
-        let origins = self.origins.unwrap_or_else(|| {
-            let mut union = Origins::default();
-            let routes = routes.iter().filter(|route| route.auth.contains(&Method::Ticket));
-            for origins in routes.filter_map(|route| route.origins.as_ref()) {
-                union.extend(origins);
-            }
-            union
-        });
+        let origins = self
+            .origins
+            .unwrap_or_else(|| origins_of(routes, |route| route.auth.contains(&Method::Ticket)));
+        let mut asking_origins = origins_of(routes, |route| !route.auth.is_empty());
+        asking_origins.extend(&origins);
         Tickets {
             path: self.path,
             ttl,
@@ -135,6 +135,7 @@ impl TicketsTable {
             multi_use: self.multi_use,
             bind: self.bind,
             origins,
+            asking_origins,
             credential_verifiers: self
                 .credential_verifiers
                 .credential_verifiers(section, verifiers),
@@ -144,4 +145,14 @@ impl TicketsTable {
             rate_per_address: self.rate_per_address,
         }
     }
+}
+
+/// Returns the pages of these routes together.
+fn origins_of(routes: &[Arc<Route>], is_meant: impl Fn(&Route) -> bool) -> Origins {
+    let mut union = Origins::default();
+    let meant = routes.iter().filter(|route| is_meant(route));
+    for origins in meant.filter_map(|route| route.origins.as_ref()) {
+        union.extend(origins);
+    }
+    union
 }

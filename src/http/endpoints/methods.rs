@@ -11,7 +11,7 @@ use crate::auth::decoded;
 use crate::base::clock::UnixMillis;
 use crate::config::{Config, Route, Sticky};
 use crate::edge::Edge;
-use crate::http::admit::{Admission, check_endpoint_origin};
+use crate::http::admit::{Admission, check_asking_origin};
 use crate::http::events::RequestRejected;
 use crate::http::request::Request;
 use crate::http::witness::UnwatchedAdmission;
@@ -31,13 +31,14 @@ pub(super) async fn answer(request: &mut Request, edge: &Edge) -> Response<Bytes
         RequestRejected { about, rejection: &rejection }.emit();
         refusal(&rejection, request.request_id.as_str())
     });
-    let origins = &edge.config.tickets.origins;
+    let origins = &edge.config.tickets.asking_origins;
     allow_origin(origins, request.origin.as_deref(), answer.headers_mut());
     answer
 }
 
 async fn respond(request: &mut Request, edge: &Edge) -> Result<Response<Bytes>, Rejection> {
-    check_endpoint_origin(request, &edge.config.tickets.origins, &mut UnwatchedAdmission)?;
+    let witness = &mut UnwatchedAdmission;
+    check_asking_origin(request, &edge.config.tickets, witness)?;
     match request.parts.method {
         HttpMethod::OPTIONS => return Ok(preflight(HeaderValue::from_static("GET, OPTIONS"))),
         HttpMethod::GET => {}
@@ -45,8 +46,8 @@ async fn respond(request: &mut Request, edge: &Edge) -> Result<Response<Bytes>, 
     }
     let query = request.parts.uri.query().unwrap_or_default();
     let route = requested_route(&edge.config, request.host(), query)?;
-    let principal =
-        Admission::of(edge).identify(request, &edge.tickets, &mut UnwatchedAdmission).await?;
+    let pages = &edge.config.tickets.asking_origins;
+    let principal = Admission::of(edge).identify(request, &edge.tickets, pages, witness).await?;
     let body = client_config(&edge.config, route, principal.as_ref(), request.address())?;
     Ok(json_answer(StatusCode::OK, &body))
 }

@@ -14,7 +14,7 @@ use crate::base::clock::Now;
 use crate::base::strict_json;
 use crate::config::{Config, Route};
 use crate::edge::Edge;
-use crate::http::admit::{Admission, check_endpoint_origin};
+use crate::http::admit::{Admission, check_asking_origin, check_endpoint_origin};
 use crate::http::pending::PendingRequest;
 use crate::http::request::{Request, origin_of};
 use crate::http::traced::TraceEnd;
@@ -58,7 +58,7 @@ pub(super) async fn answer(
             refusal(&rejection, request.request_id.as_str())
         }
     };
-    let origins = &edge.config.tickets.origins;
+    let origins = &edge.config.tickets.asking_origins;
     allow_origin(origins, request.origin.as_deref(), answer.headers_mut());
     answer
 }
@@ -92,7 +92,8 @@ async fn respond(
             "the body is too long, or did not arrive whole in time",
         ));
     };
-    check_endpoint_origin(request, &edge.config.tickets.origins, &mut UnwatchedAdmission)?;
+    // A preflight does not name the route.
+    check_asking_origin(request, &edge.config.tickets, &mut UnwatchedAdmission)?;
     let path = request.parts.uri.path();
     let operation = operation_at(path, &edge.config.tickets.path).ok_or(Rejection::NoRoute)?;
     let (method, allow) = match operation {
@@ -123,8 +124,9 @@ fn operation_at(path: &str, endpoint: &str) -> Option<Operation> {
 }
 
 async fn identify(request: &mut Request, edge: &Edge) -> Result<Principal, Rejection> {
-    let identified =
-        Admission::of(edge).identify(request, &edge.tickets, &mut UnwatchedAdmission).await?;
+    let (pages, witness) = (&edge.config.tickets.origins, &mut UnwatchedAdmission);
+    check_endpoint_origin(request, pages, witness)?;
+    let identified = Admission::of(edge).identify(request, &edge.tickets, pages, witness).await?;
     identified.ok_or(Rejection::MissingCredential)
 }
 
@@ -134,8 +136,8 @@ async fn issue(
     edge: &Edge,
 ) -> Result<Response<Bytes>, Rejection> {
     let wanted = read_request(body)?;
-    // Checked before the credential: a client without one can then fall back to another method at
-    // once.
+    // Checked before the credential, and before the pages that may request tickets: a client can
+    // then fall back to another method at once.
     edge.tickets.check_takes_tickets(wanted.route.as_deref())?;
     let principal = identify(request, edge).await?;
     let issuer = principal.issuer.clone();

@@ -1,4 +1,5 @@
-// Opens sockets in a real browser, with a token among the subprotocols and with one in a cookie.
+// Opens sockets in a real browser, with a token among the subprotocols and with one in a cookie, and
+// reads Usher's endpoints from a page of another origin.
 //
 //   node credentials.mjs HOST:PORT TOKEN
 //
@@ -52,6 +53,14 @@ try {
   const evil = await pageOf(context, 'http://localhost:1/');
   const refused = await open(evil, `ws://${base}/cookie`, []);
   fact(refused.protocol === null, `a page of another origin is not, with the same cookie: ${JSON.stringify(refused)}`);
+
+  // No route takes tickets. The page may still read which methods its route takes.
+  const off = await read(ours, `http://${base}/websocket/ticket`, { method: 'POST', body: '{"route":"/protocol"}', headers: { 'Content-Type': 'application/json' } });
+  fact(off.status === 404 && off.json.code === 'TICKETS_OFF' && off.json.methods.join() === 'subprotocol', `our page reads that its route takes no tickets: ${JSON.stringify(off)}`);
+  const config = await read(ours, `http://${base}/websocket/config?route=/protocol`, {});
+  fact(config.status === 200 && config.json.method === 'subprotocol', `our page reads which method its route takes: ${JSON.stringify(config)}`);
+  const blind = await read(evil, `http://${base}/websocket/config?route=/protocol`, {});
+  fact(blind.failed, `a page of another origin cannot: ${JSON.stringify(blind)}`);
 } catch (error) {
   failed = true;
   console.error(`FAILED  ${error.message}`);
@@ -76,4 +85,10 @@ async function open(page, url, offers) {
     socket.onmessage = () => { const protocol = socket.protocol; socket.onclose = () => resolve({ protocol }); socket.close(); };
     socket.onclose = ({ code }) => resolve({ protocol: null, code });
   }), [url, offers]);
+}
+
+// Returns what the page can read of an answer.
+async function read(page, url, options) {
+  return page.evaluate(([url, options]) => fetch(url, options)
+    .then(async (answer) => ({ status: answer.status, json: await answer.json() }), (error) => ({ failed: String(error) })), [url, options]);
 }

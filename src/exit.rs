@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::config::diagnostic::Fault;
+use crate::config::diagnostic::FaultKind;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -27,12 +27,12 @@ impl Exit {
     ];
 }
 
-impl From<Fault> for Exit {
-    fn from(fault: Fault) -> Self {
+impl From<FaultKind> for Exit {
+    fn from(fault: FaultKind) -> Self {
         match fault {
-            Fault::Unavailable => Self::Unavailable,
-            Fault::Permission => Self::Permission,
-            Fault::Config => Self::Config,
+            FaultKind::Unavailable => Self::Unavailable,
+            FaultKind::Permission => Self::Permission,
+            FaultKind::Config => Self::Config,
         }
     }
 }

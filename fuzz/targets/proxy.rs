@@ -3,7 +3,7 @@
 
 use super::cuts;
 use usher::config::ProxyVersion;
-use usher::net::proxy_protocol::{self, MOST_BYTES, Progress, ProxyFault, ProxyHeader};
+use usher::net::proxy_protocol::{self, HeaderProgress, MOST_BYTES, ProxyFault, ProxyHeader};
 
 /// The longest line of version 1.
 const LONGEST_LINE: usize = 107;
@@ -41,11 +41,11 @@ enum Outcome {
 
 fn outcome(bytes: &[u8]) -> Outcome {
     match proxy_protocol::read(bytes) {
-        Ok(Progress::Needs(missing)) => {
+        Ok(HeaderProgress::Needs(missing)) => {
             assert!(missing > 0 && bytes.len() + missing <= MOST_BYTES);
             Outcome::Unfinished
         }
-        Ok(Progress::Whole { header, length }) => Outcome::Whole(header, length),
+        Ok(HeaderProgress::Whole { header, length }) => Outcome::Whole(header, length),
         Err(fault) => {
             assert!(fault != ProxyFault::TooLarge || bytes[0] == b'\r');
             Outcome::Fault
@@ -60,8 +60,8 @@ fn in_pieces(pieces: &[&[u8]]) -> Outcome {
         let mut rest = *piece;
         loop {
             let missing = match proxy_protocol::read(&held) {
-                Ok(Progress::Needs(missing)) => missing,
-                Ok(Progress::Whole { header, length }) => {
+                Ok(HeaderProgress::Needs(missing)) => missing,
+                Ok(HeaderProgress::Whole { header, length }) => {
                     assert_eq!(length, held.len(), "a byte behind the header was asked for");
                     return Outcome::Whole(header, length);
                 }

@@ -11,7 +11,7 @@ use rustls::ProtocolVersion;
 use rustls::ProtocolVersion::{TLSv1_2, TLSv1_3};
 
 use usher::net::tls::record::{
-    Content, Key, MOST_ADDED, MOST_PLAINTEXT, RecordError, length_of_first, split_first,
+    Content, MOST_ADDED, MOST_PLAINTEXT, RecordError, RecordKey, length_of_first, split_first,
 };
 
 const CIPHERS: [(ProtocolVersion, &Algorithm); 6] = [
@@ -158,19 +158,19 @@ fn padded(iv: [u8; 12]) -> [u8; 16] {
 
 type Cipher = (ProtocolVersion, &'static Algorithm);
 
-fn key(cipher: Cipher, sequence: u64) -> Key {
+fn key(cipher: Cipher, sequence: u64) -> RecordKey {
     key_of((cipher.0, cipher.1, sequence), SECRET)
 }
 
 fn key_of(
     (version, algorithm, sequence): (ProtocolVersion, &'static Algorithm, u64),
     secret: [u8; 32],
-) -> Key {
+) -> RecordKey {
     let secret = &secret[..algorithm.key_len()];
-    Key::of(version, algorithm, sequence, secret, IV).expect("the key has its length")
+    RecordKey::of(version, algorithm, sequence, secret, IV).expect("the key has its length")
 }
 
-fn open(key: &mut Key, bytes: &[u8]) -> Opened {
+fn open(key: &mut RecordKey, bytes: &[u8]) -> Opened {
     let mut rest = bytes;
     let record = split_first(&mut rest)?.ok_or(RecordError::Malformed)?;
     let mut out = vec![0; record.room()];

@@ -33,7 +33,7 @@ use clap::{FromArgMatches as _, Parser, Subcommand};
 use crate::app::{BuildError, RunError};
 use crate::base::terminal::is_coloured;
 use crate::config::LogFormat;
-use crate::config::diagnostic::{Diagnostic, Diagnostics, Fault};
+use crate::config::diagnostic::{Diagnostic, Diagnostics, FaultKind};
 use crate::exit::Exit;
 use crate::takeover::TakeoverError;
 use crate::telemetry::InstallError;
@@ -160,12 +160,12 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     }
     // Errors that the check of the configuration did not find, because something changed since.
     match error.downcast_ref::<BuildError>() {
-        Some(BuildError::Bind(failed)) => return Fault::of(&failed.error).into(),
-        Some(BuildError::Admin(failed)) => return Fault::of(failed.io()).into(),
+        Some(BuildError::Bind(failed)) => return FaultKind::of(&failed.error).into(),
+        Some(BuildError::Admin(failed)) => return FaultKind::of(failed.io()).into(),
         Some(BuildError::Takeover(TakeoverError::Folder(_))) => return Exit::Permission,
         Some(BuildError::Takeover(_)) => return Exit::Unavailable,
         Some(BuildError::Telemetry(InstallError::LogFile { why, .. })) => {
-            return Fault::of(why).into();
+            return FaultKind::of(why).into();
         }
         Some(
             BuildError::Edge(_)

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::admin_client;
-use crate::config::diagnostic::Fault;
+use crate::config::diagnostic::FaultKind;
 use crate::exit::Exit;
 
 #[derive(Debug, clap::Args)]
@@ -42,7 +42,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 /// Returns the same exit code as `usher check` and `usher run`.
 fn refusal_exit(body: &Value) -> Exit {
     let errors = body.get("errors").and_then(Value::as_array).into_iter().flatten();
-    let faults = errors.filter_map(|error| Fault::named(text(error, "kind")));
+    let faults = errors.filter_map(|error| FaultKind::named(text(error, "kind")));
     faults.max().unwrap_or_default().into()
 }
 

@@ -60,7 +60,7 @@ pub struct Declaration {
 pub struct Key {
     pub name: &'static str,
     pub sentence: &'static str,
-    pub presence: Presence,
+    pub presence: KeyPresence,
     /// The default or an example, in TOML.
     pub value: &'static str,
     /// Whether the reference shows the key as a comment.
@@ -88,7 +88,7 @@ pub struct OldName {
 
 /// The effect of a key that is not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
+pub enum KeyPresence {
     Default,
     Required,
     Optional,
@@ -197,10 +197,10 @@ macro_rules! table {
         Option<<$type as $crate::config::key_type::KeyType>::Value>
     };
 
-    (@presence default) => { $crate::config::declare::Presence::Default };
-    (@presence required) => { $crate::config::declare::Presence::Required };
-    (@presence optional) => { $crate::config::declare::Presence::Optional };
-    (@presence derived) => { $crate::config::declare::Presence::Derived };
+    (@presence default) => { $crate::config::declare::KeyPresence::Default };
+    (@presence required) => { $crate::config::declare::KeyPresence::Required };
+    (@presence optional) => { $crate::config::declare::KeyPresence::Optional };
+    (@presence derived) => { $crate::config::declare::KeyPresence::Derived };
 
     (@read default $type:ty, $section:ident, $key:expr, $value:expr, $doc:expr) => {
         $section.read_or_default::<$type>($key, $value)

@@ -6,14 +6,14 @@ use std::fmt;
 use std::ops::Range;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
+pub enum DiagnosticSeverity {
     Error,
     Warning,
 }
 
 /// The kind of thing that must change. The fault decides the exit code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
+pub enum FaultKind {
     /// Something outside the configuration, such as a port in use.
     Unavailable,
     /// A permission that is missing, or a file that other users may read.
@@ -24,8 +24,8 @@ pub enum Fault {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    pub severity: Severity,
-    pub fault: Fault,
+    pub severity: DiagnosticSeverity,
+    pub fault: FaultKind,
     pub message: String,
     pub place: Option<Location>,
     pub help: Option<String>,
@@ -48,8 +48,8 @@ pub struct Diagnostics(pub Vec<Diagnostic>);
 impl Diagnostic {
     pub fn error(message: impl Into<String>) -> Self {
         Self {
-            severity: Severity::Error,
-            fault: Fault::Config,
+            severity: DiagnosticSeverity::Error,
+            fault: FaultKind::Config,
             message: message.into(),
             place: None,
             help: None,
@@ -57,7 +57,7 @@ impl Diagnostic {
     }
 
     pub fn warning(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(message) }
+        Self { severity: DiagnosticSeverity::Warning, ..Self::error(message) }
     }
 
     pub fn at(mut self, file: &str, text: &str, span: Range<usize>) -> Self {
@@ -71,7 +71,7 @@ impl Diagnostic {
     }
 
     pub fn because(self, error: &std::io::Error) -> Self {
-        Self { fault: Fault::of(error), ..self }
+        Self { fault: FaultKind::of(error), ..self }
     }
 
     pub fn json(&self) -> serde_json::Value {
@@ -91,8 +91,8 @@ impl Diagnostic {
             if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
         };
         let (word, code) = match self.severity {
-            Severity::Error => ("error", "1;31"),
-            Severity::Warning => ("warning", "1;33"),
+            DiagnosticSeverity::Error => ("error", "1;31"),
+            DiagnosticSeverity::Warning => ("warning", "1;33"),
         };
         let mut out = String::new();
         if let Some(place) = &self.place {
@@ -122,7 +122,7 @@ impl Diagnostic {
     }
 }
 
-impl Fault {
+impl FaultKind {
     const ALL: [Self; 3] = [Self::Unavailable, Self::Permission, Self::Config];
 
     pub fn of(error: &std::io::Error) -> Self {
@@ -168,7 +168,7 @@ impl Location {
 
 impl Diagnostics {
     /// Returns the most severe fault. While the file has mistakes, no other fault decides.
-    pub fn fault(&self) -> Fault {
+    pub fn fault(&self) -> FaultKind {
         self.0.iter().map(|diagnostic| diagnostic.fault).max().unwrap_or_default()
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use super::declare::Table as _;
-use super::diagnostic::{Diagnostic, Diagnostics, Severity};
+use super::diagnostic::{Diagnostic, DiagnosticSeverity, Diagnostics};
 use super::reader::{Reader, Section};
 use super::tables::names::Names;
 use super::tables::{
@@ -52,7 +52,8 @@ pub fn load_audit(path: &Path) -> Result<Option<PathBuf>, Diagnostics> {
         reader.report_syntax(&syntax);
     }
     let found = reader.found.into_inner().into_iter().map(|(_, found)| found);
-    let errors: Vec<_> = found.filter(|found| found.severity == Severity::Error).collect();
+    let errors: Vec<_> =
+        found.filter(|found| found.severity == DiagnosticSeverity::Error).collect();
     if errors.is_empty() { Ok(audit) } else { Err(Diagnostics(errors)) }
 }
 
@@ -69,7 +70,8 @@ pub(super) fn parse_admin(
         reader.report_syntax(&syntax);
     }
     let found = reader.found.into_inner().into_iter().map(|(_, found)| found);
-    let errors: Vec<_> = found.filter(|found| found.severity == Severity::Error).collect();
+    let errors: Vec<_> =
+        found.filter(|found| found.severity == DiagnosticSeverity::Error).collect();
     if errors.is_empty() { Ok(admin) } else { Err(Diagnostics(errors)) }
 }
 
@@ -93,7 +95,7 @@ pub fn parse(
         }
     }
     let (errors, warnings): (Vec<_>, Vec<_>) =
-        unique.into_iter().partition(|diagnostic| diagnostic.severity == Severity::Error);
+        unique.into_iter().partition(|diagnostic| diagnostic.severity == DiagnosticSeverity::Error);
     match config {
         Some(config) if errors.is_empty() => Ok(Loaded { config, warnings }),
         _ if errors.is_empty() => {
@@ -117,7 +119,7 @@ fn config<'r>(
             "add `[[listener]]` with `address` and `certificates`",
         );
     }
-    let mut addresses = listener::Addresses::default();
+    let mut addresses = listener::ListenerAddresses::default();
     let listeners: Vec<_> = listener_sections
         .iter()
         .filter_map(|section| listener::listener(section, &mut addresses))

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use super::declare::{Declaration, Key, Presence};
+use super::declare::{Declaration, Key, KeyPresence};
 
 /// Returns the part of the reference for one table.
 pub fn reference(table: &Declaration) -> String {
@@ -26,7 +26,7 @@ pub fn reference(table: &Declaration) -> String {
 }
 
 fn is_comment(key: &Key) -> bool {
-    key.is_commented || key.presence == Presence::Optional
+    key.is_commented || key.presence == KeyPresence::Optional
 }
 
 /// Returns the tables of `docs/configuration.md`, which list every key.
@@ -78,10 +78,10 @@ fn bounds(key: &Key) -> String {
 
 fn default(key: &Key) -> String {
     match key.presence {
-        Presence::Default => format!("`{}`", key.value),
-        Presence::Derived => "from other keys".to_owned(),
-        Presence::Optional => "not set".to_owned(),
-        Presence::Required => "required".to_owned(),
+        KeyPresence::Default => format!("`{}`", key.value),
+        KeyPresence::Derived => "from other keys".to_owned(),
+        KeyPresence::Optional => "not set".to_owned(),
+        KeyPresence::Required => "required".to_owned(),
     }
 }
 

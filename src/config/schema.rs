@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::declare::{Declaration, Key, Presence};
+use super::declare::{Declaration, Key, KeyPresence};
 use super::tables::{TABLES, TOP};
 
 pub fn schema() -> Json {
@@ -19,8 +19,11 @@ pub fn schema() -> Json {
 }
 
 pub fn table_schema(table: &Declaration) -> Json {
-    let required: Vec<_> =
-        table.keys().filter(|key| key.presence == Presence::Required).map(|key| key.name).collect();
+    let required: Vec<_> = table
+        .keys()
+        .filter(|key| key.presence == KeyPresence::Required)
+        .map(|key| key.name)
+        .collect();
     let mut keys = Map::new();
     for key in table.keys() {
         keys.insert(key.name.to_owned(), key_schema(key));
@@ -40,7 +43,7 @@ pub fn table_schema(table: &Declaration) -> Json {
 
 fn key_schema(key: &Key) -> Json {
     let mut schema = described((key.schema)(), key.sentence);
-    if key.presence == Presence::Default {
+    if key.presence == KeyPresence::Default {
         schema["default"] = to_json(key.value);
     }
     // JSON schema compares only numbers. The bound of a duration or a size is a string.

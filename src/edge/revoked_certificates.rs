@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use crate::base::clock::Now;
-use crate::net::tls::crl::{CrlFiles, RevocationLists, Standing};
+use crate::net::tls::crl::{CrlFiles, RevocationLists, RevocationStatus};
 use crate::net::tls::server::TlsError;
 
 #[derive(Debug)]
@@ -53,6 +53,6 @@ impl RevokedCertificates {
     /// Returns true if a list, of any listener, revokes the certificate.
     pub fn is_revoked(&self, certificate: &CertificateDer<'_>, now: Now) -> bool {
         let lists = self.lists.load();
-        lists.iter().any(|lists| lists.standing(certificate, now.wall) == Standing::Revoked)
+        lists.iter().any(|lists| lists.standing(certificate, now.wall) == RevocationStatus::Revoked)
     }
 }

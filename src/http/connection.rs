@@ -21,8 +21,8 @@ use crate::model::client_certificate::ClientCertificate;
 use crate::model::faults::InvalidCertificate;
 use crate::model::request_id::RequestId;
 use crate::net::http1::host::Authority;
-use crate::net::proxy_protocol::{Addresses, ClientTls, ProxyHeader};
-use crate::net::tls::crl::Standing;
+use crate::net::proxy_protocol::{ClientTls, ProxiedAddresses, ProxyHeader};
+use crate::net::tls::crl::RevocationStatus;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use crate::telemetry::refusal::LoggedRequest;
@@ -98,7 +98,7 @@ impl ClientConnection {
     pub fn proxy_header(&self, client: IpAddr) -> ProxyHeader {
         let port = if client == self.peer.ip() { self.peer.port() } else { 0 };
         ProxyHeader {
-            addresses: Some(Addresses {
+            addresses: Some(ProxiedAddresses {
                 source: SocketAddr::new(client, port),
                 destination: self.destination,
             }),
@@ -132,9 +132,9 @@ impl ClientConnection {
         }
         let lists = edge.listeners.get(self.listener_index)?.revoked.as_ref()?;
         match lists.standing(certificate.leaf(), now.wall) {
-            Standing::NotRevoked => None,
-            Standing::Revoked => Some(InvalidCertificate::Revoked),
-            Standing::ListExpired => Some(InvalidCertificate::RevocationListExpired),
+            RevocationStatus::NotRevoked => None,
+            RevocationStatus::Revoked => Some(InvalidCertificate::Revoked),
+            RevocationStatus::ListExpired => Some(InvalidCertificate::RevocationListExpired),
         }
     }
 

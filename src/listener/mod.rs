@@ -33,7 +33,7 @@ use crate::edge::worker::Worker;
 use crate::http::connection::ClientConnection;
 use crate::http::events::Protocol;
 use crate::http::{http2, serve};
-use crate::net::proxy_protocol::{Addresses, ClientTls, ProxyHeader};
+use crate::net::proxy_protocol::{ClientTls, ProxiedAddresses, ProxyHeader};
 use crate::net::stream::Stream;
 use crate::net::tls::{self, Established, HandshakeError};
 use crate::telemetry::Event;
@@ -131,7 +131,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, listener_index: usize, worker: Wor
         return;
     };
     let Ok(destination) = stream.local_addr() else { return };
-    let ends = Addresses { source: peer, destination: canonical(destination) };
+    let ends = ProxiedAddresses { source: peer, destination: canonical(destination) };
     let deadline = Now::read().mono + worker.edge.config.limits.handshake_timeout;
     let arrival = Arrival { ends, permit, deadline, listener_index, terms };
     if arrival.terms.config.requires_proxy_header() {
@@ -147,7 +147,7 @@ fn admit(stream: TcpStream, peer: SocketAddr, listener_index: usize, worker: Wor
 
 /// An accepted socket whose client is not known yet.
 struct Arrival {
-    ends: Addresses,
+    ends: ProxiedAddresses,
     permit: Permit,
     deadline: Instant,
     listener_index: usize,
@@ -192,7 +192,7 @@ async fn serve_proxied(
     let Some(mut header) = proxied::read_header(&mut stream, socket, deadline).await else {
         return;
     };
-    if let Some(Addresses { source, destination }) = &mut header.addresses {
+    if let Some(ProxiedAddresses { source, destination }) = &mut header.addresses {
         (*source, *destination) = (canonical(*source), canonical(*destination));
     }
     let client = header.addresses.map_or(socket, |ends| ends.source.ip());

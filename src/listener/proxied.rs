@@ -7,7 +7,7 @@ use tokio::io::AsyncRead;
 use tokio::time::{Instant, timeout_at};
 
 use super::events::{ProxyHeaderRead, ProxyHeaderRefused, ProxyOutcome};
-use crate::net::proxy_protocol::{self, Progress, ProxyFault, ProxyHeader};
+use crate::net::proxy_protocol::{self, HeaderProgress, ProxyFault, ProxyHeader};
 use crate::net::stream::read_behind;
 use crate::telemetry::Event;
 
@@ -45,8 +45,8 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<ProxyHeader, Head
     let mut bytes = Vec::new();
     loop {
         match proxy_protocol::read(&bytes)? {
-            Progress::Whole { header, .. } => return Ok(header),
-            Progress::Needs(missing) => {
+            HeaderProgress::Whole { header, .. } => return Ok(header),
+            HeaderProgress::Needs(missing) => {
                 if read_behind(stream, &mut bytes, missing).await? == 0 {
                     return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }

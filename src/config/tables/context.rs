@@ -22,7 +22,7 @@ table! {
             because "the name that the specification gives it",
             change_when "the backend reads another header";
         /// EdDSA, ES256 (every library verifies it; some do not verify EdDSA) or HS256.
-        algorithm: OneOf<Algorithm>, default "EdDSA",
+        algorithm: OneOf<WrittenAlgorithm>, default "EdDSA",
             because "short and fast, without parameters to choose wrongly; the backend holds no \
                 secret",
             change_when "the backend's library verifies only ES256, or the backend shares a secret";
@@ -99,9 +99,9 @@ pub enum ContextAlgorithm {
 
 /// `None`: HS256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Algorithm(Option<ContextAlgorithm>);
+pub struct WrittenAlgorithm(Option<ContextAlgorithm>);
 
-impl Choice for Algorithm {
+impl Choice for WrittenAlgorithm {
     fn choices() -> Vec<(&'static str, Self)> {
         vec![
             ("EdDSA", Self(Some(ContextAlgorithm::EdDSA))),
@@ -137,7 +137,7 @@ pub fn context(section: &Section<'_, '_>) -> Context {
     let secret =
         section.one_of(("secret_env", table.secret_env), ("secret_file", table.secret_file));
     let secret = match (table.algorithm, secret) {
-        (Algorithm(None), None) => {
+        (WrittenAlgorithm(None), None) => {
             let at = section.value("algorithm").map_or(0..0, toml::Spanned::span);
             reader.error(
                 &at,
@@ -146,7 +146,7 @@ pub fn context(section: &Section<'_, '_>) -> Context {
             );
             None
         }
-        (Algorithm(None), Some((secret, span))) => {
+        (WrittenAlgorithm(None), Some((secret, span))) => {
             if let Some(length) = secret.as_ref().map(Secret::len).filter(|length| *length < 32) {
                 reader.error(
                     &span,
@@ -156,7 +156,7 @@ pub fn context(section: &Section<'_, '_>) -> Context {
             }
             secret
         }
-        (Algorithm(Some(algorithm)), Some((secret, span))) => {
+        (WrittenAlgorithm(Some(algorithm)), Some((secret, span))) => {
             reader.error(
                 &span,
                 format!("the secret is not used with {algorithm:?}"),
@@ -164,7 +164,7 @@ pub fn context(section: &Section<'_, '_>) -> Context {
             );
             secret
         }
-        (Algorithm(Some(_)), None) => None,
+        (WrittenAlgorithm(Some(_)), None) => None,
     };
     if let Some(value) = section.value("key_files").filter(|_| table.algorithm.0.is_none()) {
         reader.error(&value.span(), "`key_files` is not used with HS256", "remove it");

@@ -205,9 +205,9 @@ impl TextType for Network {
 
 /// The addresses of all listeners, each with its place in the file.
 #[derive(Default)]
-pub struct Addresses(Vec<(SocketAddr, Span)>);
+pub struct ListenerAddresses(Vec<(SocketAddr, Span)>);
 
-impl Addresses {
+impl ListenerAddresses {
     /// Reports an address that cannot be bound together with an earlier one.
     fn add(&mut self, reader: &Reader<'_>, address: SocketAddr, span: &Span) {
         let same = self.0.iter().find(|(other, _)| overlap(*other, address));
@@ -226,7 +226,7 @@ impl Addresses {
     }
 }
 
-pub fn listener(section: &Section<'_, '_>, seen: &mut Addresses) -> Option<Listener> {
+pub fn listener(section: &Section<'_, '_>, seen: &mut ListenerAddresses) -> Option<Listener> {
     let reader = section.reader;
     let table = ListenerTable::read(section);
     if let Some((address, span)) = &table.address {

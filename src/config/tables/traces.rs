@@ -39,7 +39,7 @@ table! {
         service_name: Text, optional "chat-edge";
         /// The share of new traces that is recorded, from 0 to 1. A trusted peer decides for its
         /// own traces.
-        sample_ratio: Ratio, default 1.0,
+        sample_ratio: SampleRatio, default 1.0,
             because "a quiet service wants every trace",
             change_when "the traces cost too much: `0.01`";
         /// Whether spans have the client's address.
@@ -89,9 +89,9 @@ pub struct Traces {
 }
 
 /// A number from 0 to 1.
-pub struct Ratio;
+pub struct SampleRatio;
 
-impl KeyType for Ratio {
+impl KeyType for SampleRatio {
     type Value = f64;
 
     fn name() -> String {

@@ -19,7 +19,7 @@ table! {
         /// The name that routes use.
         name: Text, required "chat";
         /// Servers as `http://host:port`, `https://host:port` or `unix:/path`.
-        servers: NonEmpty<Servers>, required ["http://127.0.0.1:9000"];
+        servers: NonEmpty<ServerList>, required ["http://127.0.0.1:9000"];
         /// The rule that picks a server: the one with the fewest sessions, one after the other, or
         /// always the same one for a user.
         balance: OneOf<Balance>, default "least-sessions",
@@ -155,9 +155,9 @@ impl TextType for CheckPath {
 }
 
 /// Addresses of servers.
-pub struct Servers;
+pub struct ServerList;
 
-impl KeyType for Servers {
+impl KeyType for ServerList {
     type Value = Vec<(Server, Span)>;
 
     fn name() -> String {

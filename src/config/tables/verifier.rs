@@ -25,7 +25,7 @@ table! {
         name: Text, required "login";
         /// http (POST the credential as JSON, get claims), introspection (RFC 7662) or redis
         /// (sessions under a key).
-        kind: OneOf<Kind>, required "http";
+        kind: OneOf<VerifierProtocol>, required "http";
         /// The URL of the service; for redis that of the sessions, by default the store's.
         url: Text, optional "https://login.example.com/verify";
         /// Send credentials over plain http to another machine; the network between the two can
@@ -123,13 +123,13 @@ table! {
 
 /// The protocol of a verifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum VerifierProtocol {
     Http,
     Introspection,
     Redis,
 }
 
-impl Choice for Kind {
+impl Choice for VerifierProtocol {
     fn choices() -> Vec<(&'static str, Self)> {
         vec![("http", Self::Http), ("introspection", Self::Introspection), ("redis", Self::Redis)]
     }
@@ -169,16 +169,16 @@ pub fn verifier(
     let mut table = VerifierTable::read(section);
     check_name(section, seen, issuers, table.name.as_deref());
     let kind = match table.kind {
-        Some(Kind::Redis) => {
+        Some(VerifierProtocol::Redis) => {
             redis(section, store, &mut table).map(|keys| VerifierKind::Redis(Box::new(keys)))
         }
-        Some(Kind::Introspection) => introspection(section, &mut table),
+        Some(VerifierProtocol::Introspection) => introspection(section, &mut table),
         _ => http_endpoint(section, &mut table).map(VerifierKind::Http),
     };
     if let Some(kind) = table.kind {
         check_foreign_keys(section, kind);
     }
-    let is_introspection = table.kind == Some(Kind::Introspection);
+    let is_introspection = table.kind == Some(VerifierProtocol::Introspection);
     let permissions_claim = if is_introspection { "scope" } else { "permissions" };
     if let Some(value) =
         section.value("revalidate_grace").filter(|_| section.value("revalidate").is_none())
@@ -223,11 +223,11 @@ fn check_name(section: &Section<'_, '_>, seen: &mut Names, issuers: &Names, name
     }
 }
 
-fn check_foreign_keys(section: &Section<'_, '_>, kind: Kind) {
+fn check_foreign_keys(section: &Section<'_, '_>, kind: VerifierProtocol) {
     let (foreign, name): (&[&[&'static str]], _) = match kind {
-        Kind::Http => (&[&INTROSPECTION_KEYS, &REDIS_KEYS], "http"),
-        Kind::Introspection => (&[&REDIS_KEYS], "introspection"),
-        Kind::Redis => (&[&HTTP_KEYS, &INTROSPECTION_KEYS], "redis"),
+        VerifierProtocol::Http => (&[&INTROSPECTION_KEYS, &REDIS_KEYS], "http"),
+        VerifierProtocol::Introspection => (&[&REDIS_KEYS], "introspection"),
+        VerifierProtocol::Redis => (&[&HTTP_KEYS, &INTROSPECTION_KEYS], "redis"),
     };
     for key in foreign.iter().copied().flatten() {
         if let Some(value) = section.value(key) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::certificates::trusted;
 use super::{Finding, Inspector};
 use crate::auth::{issuer_keys, verifier};
-use crate::config::diagnostic::Fault;
+use crate::config::diagnostic::FaultKind;
 use crate::config::store::Store;
 use crate::config::{ContextSigning, Issuer, IssuerKeySource, Verifier, VerifierKind};
 use crate::upstream::Upstreams;
@@ -149,18 +149,18 @@ fn keys_finding(subject: &str, read: Result<(), KeyringError>, path: &Path) -> F
     };
     let (hint, fault) = match &error {
         KeyringError::File { error, .. } => {
-            ("the user that runs Usher must be able to read the file", Fault::of(error))
+            ("the user that runs Usher must be able to read the file", FaultKind::of(error))
         }
         KeyringError::Exposed { .. } => (
             "run `chmod 600` on the file, and make a new key if others may have read this one",
-            Fault::Permission,
+            FaultKind::Permission,
         ),
         KeyringError::OtherAlgorithm { .. } => {
-            ("change `algorithm`, or use other keys", Fault::Config)
+            ("change `algorithm`, or use other keys", FaultKind::Config)
         }
         _ => (
             "the file must hold a private key in PKCS#8, as `openssl genpkey` writes it",
-            Fault::Config,
+            FaultKind::Config,
         ),
     };
     Finding { fault, ..Finding::fail(subject, error.to_string(), hint) }

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::base::clock::Now;
 use crate::config::Config;
-use crate::config::diagnostic::{Diagnostic, Fault, Location};
+use crate::config::diagnostic::{Diagnostic, FaultKind, Location};
 use crate::config::locate::Locator;
 
 const MISSING_HINT: &str = "relative paths start at the configuration's folder";
@@ -35,7 +35,7 @@ pub struct Finding {
     #[serde(skip)]
     pub place: Option<Location>,
     #[serde(skip)]
-    pub fault: Fault,
+    pub fault: FaultKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -110,7 +110,7 @@ impl Finding {
             detail,
             hint: None,
             place: None,
-            fault: Fault::Config,
+            fault: FaultKind::Config,
         }
     }
 
@@ -123,7 +123,7 @@ impl Finding {
     }
 
     fn because(self, error: &io::Error) -> Self {
-        Self { fault: Fault::of(error), ..self }
+        Self { fault: FaultKind::of(error), ..self }
     }
 
     /// Returns `None` for a good verdict.

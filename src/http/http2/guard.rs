@@ -19,7 +19,7 @@ use crate::base::lock::lock;
 use crate::config::Limits;
 use crate::net::http2::frames::{Excess, FrameWatch};
 use crate::net::http2::sent_resets::SentResets;
-use crate::net::http2::tenants::Tenants;
+use crate::net::http2::served_streams::ServedStreams;
 use crate::net::stall::Stall;
 use crate::net::stream::{Stream, poll_read_behind, with_scratch};
 
@@ -60,7 +60,7 @@ pub(super) struct FrameGuard {
     head: Option<Pin<Box<Sleep>>>,
     writing: Stall,
     unsent: usize,
-    tenants: Arc<Tenants>,
+    streams: Arc<ServedStreams>,
     signals: Arc<Signals>,
     has_stopped: bool,
     lingering: Option<Pin<Box<Sleep>>>,
@@ -79,7 +79,7 @@ impl Signals {
 }
 
 impl FrameGuard {
-    pub(super) fn new(stream: Stream, limits: &Limits, tenants: Arc<Tenants>) -> Self {
+    pub(super) fn new(stream: Stream, limits: &Limits, streams: Arc<ServedStreams>) -> Self {
         // A head that is longer when it is encoded is too long when it is decoded.
         let most_head = limits.head_bytes.saturating_mul(2);
         Self {
@@ -92,7 +92,7 @@ impl FrameGuard {
             head: None,
             writing: Stall::new(limits.stall_timeout),
             unsent: 0,
-            tenants,
+            streams,
             signals: Arc::default(),
             has_stopped: false,
             lingering: None,
@@ -136,7 +136,7 @@ impl FrameGuard {
         let drained = std::mem::replace(&mut self.unsent, unsent).saturating_sub(unsent);
         self.watch.note_sent(taken);
         self.writing.count_bytes(taken + drained, true);
-        let is_trusted = self.tenants.sessions() > 0 && self.tenants.has_granted();
+        let is_trusted = self.streams.sessions() > 0 && self.streams.has_granted();
         if polled.is_pending() && !is_trusted {
             ready!(self.writing.poll_elapsed(cx));
             self.stop(Stop::Stalled);

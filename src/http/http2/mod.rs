@@ -36,7 +36,7 @@ use crate::net::http2::body::{Http2Body, Uploader};
 use crate::net::http2::exchange::Http2Exchange;
 use crate::net::http2::frames::Excess;
 use crate::net::http2::head::{StreamHead, read_head};
-use crate::net::http2::tenants::{Lease, Tenants};
+use crate::net::http2::served_streams::{ServedStreams, StreamLease};
 use crate::net::stream::Stream;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
@@ -64,8 +64,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker) {
     let limits = Arc::clone(&worker.edge.limits);
     stream.limit_unsent(Some(MOST_UNSENT));
-    let tenants = Arc::<Tenants>::default();
-    let guard = FrameGuard::new(stream, &limits, Arc::clone(&tenants));
+    let streams = Arc::<ServedStreams>::default();
+    let guard = FrameGuard::new(stream, &limits, Arc::clone(&streams));
     let signals = guard.signals();
     let head_timeout = Now::read().mono + limits.head_timeout;
     let deadline = connection.deadline.min(head_timeout);
@@ -80,7 +80,7 @@ pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker)
     let mut drain = std::pin::pin!(edge.drain.begun());
     let mut driver = Driver {
         http,
-        tenants,
+        streams,
         signals,
         limits,
         connection,
@@ -129,7 +129,7 @@ fn builder(limits: &Limits) -> Builder {
 /// The task of a connection.
 struct Driver {
     http: Connection<FrameGuard, Bytes>,
-    tenants: Arc<Tenants>,
+    streams: Arc<ServedStreams>,
     signals: Arc<Signals>,
     limits: Arc<Limits>,
     connection: ClientConnection,
@@ -150,14 +150,14 @@ struct Driver {
 
 impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.tenants.register(cx.waker());
+        self.streams.register(cx.waker());
         loop {
             if let Some(stop) = self.signals.stop()
                 && !self.has_said_goodbye
             {
                 self.say_goodbye(stop);
             }
-            if self.tenants.has_granted() && !self.has_wide_window {
+            if self.streams.has_granted() && !self.has_wide_window {
                 self.has_wide_window = true;
                 self.http.set_target_window_size(granted_window(&self.limits));
             }
@@ -178,15 +178,15 @@ impl Driver {
                 return Poll::Ready(());
             }
             let before = (self.is_leaving, self.has_said_goodbye);
-            if self.tenants.live() > 0 {
+            if self.streams.live() > 0 {
                 self.idle = None;
                 self.farewell = self.farewell.take().filter(|_| self.has_said_goodbye);
             } else if self.poll_rest(cx).is_ready() {
                 return Poll::Ready(());
             }
             // It costs a client nothing to ask again on the same connection.
-            let asks_in_vain = self.tenants.refused() > self.limits.http2_streams;
-            if asks_in_vain || self.tenants.has_had_last() {
+            let asks_in_vain = self.streams.refused() > self.limits.http2_streams;
+            if asks_in_vain || self.streams.has_had_last() {
                 self.leave();
             }
             if before == (self.is_leaving, self.has_said_goodbye) {
@@ -201,7 +201,7 @@ impl Driver {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<(http::Request<RecvStream>, SendResponse<Bytes>)>> {
-        let polled = if self.tenants.live() < self.limits.http2_streams {
+        let polled = if self.streams.live() < self.limits.http2_streams {
             self.http.poll_accept(cx)
         } else {
             self.http.poll_closed(cx).map(|closed| closed.err().map(Err))
@@ -295,7 +295,7 @@ impl Driver {
             // The library takes new streams until the client answers the first goodbye.
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
-        let is_only_one = self.tenants.live() == 0;
+        let is_only_one = self.streams.live() == 0;
         self.idle = None;
         self.idle_limit = Limit::HttpIdleTimeout;
         let worker = self.worker.renewed();
@@ -307,8 +307,8 @@ impl Driver {
             LimitReached { limit: Limit::Connections, peer: Some(peer) }.emit();
             return self.turn_away(&mut respond);
         };
-        let lease = self.tenants.lease();
-        if self.tenants.live() == self.limits.http2_streams {
+        let lease = self.streams.lease();
+        if self.streams.live() == self.limits.http2_streams {
             LimitReached { limit: Limit::Http2Streams, peer: Some(peer) }.emit();
         }
         let deadline = Now::read().mono + self.limits.handshake_timeout;
@@ -320,9 +320,9 @@ impl Driver {
     /// again loses its connection.
     fn turn_away(&mut self, respond: &mut SendResponse<Bytes>) {
         respond.send_reset(Reason::REFUSED_STREAM);
-        let turned_away = self.tenants.turn_away();
+        let turned_away = self.streams.turn_away();
         if turned_away > self.limits.http2_streams
-            && self.tenants.sessions() == 0
+            && self.streams.sessions() == 0
             && !self.has_said_goodbye
         {
             let peer = self.connection.peer.ip();
@@ -337,7 +337,7 @@ impl Driver {
 #[derive(Debug)]
 struct Tenant {
     connection: ClientConnection,
-    lease: Lease,
+    lease: StreamLease,
 }
 
 impl Uploader for Tenant {
@@ -360,7 +360,7 @@ async fn serve_stream(
     respond: SendResponse<Bytes>,
     connection: ClientConnection,
     worker: Worker,
-    lease: Lease,
+    lease: StreamLease,
 ) {
     let (parts, receive) = request.into_parts();
     let to_head = parts.method == Method::HEAD;

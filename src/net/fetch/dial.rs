@@ -19,12 +19,12 @@ use crate::net::tls::trust::tls_config;
 static SYSTEM: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
 
 #[derive(Clone, Debug)]
-pub(super) struct Dialler {
+pub(super) struct FetchDialler {
     /// The authorities of `ca_file`. `None`: those of the system.
     own: Option<Arc<ClientConfig>>,
 }
 
-impl Dialler {
+impl FetchDialler {
     pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
         Ok(Self { own: ca_file.map(|file| tls_config(Some(file))).transpose()? })
     }

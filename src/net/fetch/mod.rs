@@ -29,7 +29,7 @@ use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::model::secret::Secret;
 use crate::model::service_url::ServiceUrl;
-use dial::Dialler;
+use dial::FetchDialler;
 
 /// The time for which an idle connection is kept. Most servers close theirs after some seconds;
 /// Usher keeps its own a little longer than the shortest of these.
@@ -56,7 +56,7 @@ pub struct FetchConfig {
 #[derive(Clone, Debug)]
 pub struct Fetcher {
     config: Arc<FetchConfig>,
-    dialler: Dialler,
+    dialler: FetchDialler,
     idle: Arc<Idle>,
 }
 
@@ -98,7 +98,7 @@ type IdleConnection = (SendRequest<Full<Bytes>>, Instant);
 impl Fetcher {
     /// Returns an error if `ca_file` holds no authorities.
     pub fn new(config: FetchConfig) -> Result<Self, String> {
-        let dialler = Dialler::new(config.ca_file.as_deref())?;
+        let dialler = FetchDialler::new(config.ca_file.as_deref())?;
         Ok(Self { config: Arc::new(config), dialler, idle: Arc::default() })
     }
 

@@ -44,7 +44,7 @@ enum ChunkState {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not framed correctly: {0}")]
-pub struct Misframed(pub &'static str);
+pub struct FramingError(pub &'static str);
 
 impl BodyFraming {
     pub fn is_done(&self) -> bool {
@@ -61,7 +61,7 @@ impl BodyFraming {
         &mut self,
         bytes: &[u8],
         mut payload: impl FnMut(&[u8]),
-    ) -> Result<usize, Misframed> {
+    ) -> Result<usize, FramingError> {
         match self {
             Self::Done => Ok(0),
             Self::UntilClose => {
@@ -84,7 +84,7 @@ impl Chunks {
         &mut self,
         bytes: &[u8],
         mut payload: impl FnMut(&[u8]),
-    ) -> Result<usize, Misframed> {
+    ) -> Result<usize, FramingError> {
         let mut rest = bytes;
         while let Some((&byte, after)) = rest.split_first() {
             if let ChunkState::Data(remaining) = self.state {
@@ -105,7 +105,7 @@ impl Chunks {
         Ok(bytes.len() - rest.len())
     }
 
-    fn step(&mut self, byte: u8) -> Result<(), Misframed> {
+    fn step(&mut self, byte: u8) -> Result<(), FramingError> {
         use ChunkState::{
             Data, DataCr, DataLf, Done, EndLf, Extension, Size, SizeFirst, SizeLf, Trailer,
             TrailerLf, TrailerStart,
@@ -113,7 +113,7 @@ impl Chunks {
         self.length += 1;
         let in_trailers = matches!(self.state, TrailerStart | Trailer | TrailerLf | EndLf);
         if self.length > if in_trailers { MAX_TRAILERS } else { MAX_LINE } {
-            return Err(Misframed("a chunk line or a trailer section is too long"));
+            return Err(FramingError("a chunk line or a trailer section is too long"));
         }
         self.state = match (&self.state, byte) {
             (SizeFirst, digit) => Size(hex(digit)?),
@@ -122,12 +122,12 @@ impl Chunks {
             (Size(size), digit) => {
                 match size.checked_mul(16).and_then(|size| size.checked_add(hex(digit).ok()?)) {
                     Some(size) if size >> 60 == 0 => Size(size),
-                    _ => return Err(Misframed("a chunk size is not a number, or is too large")),
+                    _ => return Err(FramingError("a chunk size is not a number, or is too large")),
                 }
             }
             (Extension(size), b'\r') => SizeLf(*size),
             (Extension(_), b'\n') => {
-                return Err(Misframed("a line ends without a carriage return"));
+                return Err(FramingError("a line ends without a carriage return"));
             }
             (SizeLf(0), b'\n') => {
                 self.length = 0;
@@ -144,37 +144,37 @@ impl Chunks {
             }
             (TrailerStart, b'\r') => EndLf,
             (TrailerStart | Trailer, b'\n') => {
-                return Err(Misframed("a line ends without a carriage return"));
+                return Err(FramingError("a line ends without a carriage return"));
             }
             (TrailerStart, b' ' | b'\t' | b':') => {
-                return Err(Misframed("a trailer line does not begin with a name"));
+                return Err(FramingError("a trailer line does not begin with a name"));
             }
             (Trailer, b'\r') => TrailerLf,
             (Extension(_) | Trailer | TrailerStart, 0..=8 | 0xb..=0x1f | 0x7f) => {
-                return Err(Misframed("a chunk line or a trailer has a control character"));
+                return Err(FramingError("a chunk line or a trailer has a control character"));
             }
             (Extension(size), _) => Extension(*size),
             (TrailerStart | Trailer, _) => Trailer,
             (TrailerLf, b'\n') => TrailerStart,
             (EndLf, b'\n') => Done,
-            _ => return Err(Misframed("a chunk does not end where its size says")),
+            _ => return Err(FramingError("a chunk does not end where its size says")),
         };
         Ok(())
     }
 }
 
-fn hex(byte: u8) -> Result<u64, Misframed> {
+fn hex(byte: u8) -> Result<u64, FramingError> {
     char::from(byte)
         .to_digit(16)
         .map(u64::from)
-        .ok_or(Misframed("a chunk size is not a number, or is too large"))
+        .ok_or(FramingError("a chunk size is not a number, or is too large"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(framing: &mut BodyFraming, bytes: &[u8]) -> Result<(usize, Vec<u8>), Misframed> {
+    fn read(framing: &mut BodyFraming, bytes: &[u8]) -> Result<(usize, Vec<u8>), FramingError> {
         let mut payload = Vec::new();
         let used = framing.advance(bytes, |part| payload.extend_from_slice(part))?;
         Ok((used, payload))

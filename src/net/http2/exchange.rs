@@ -13,7 +13,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::stream::{Http2Stream, absorb};
-use super::tenants::Lease;
+use super::served_streams::StreamLease;
 use crate::base::clock::Now;
 use crate::net::http1::response::LastOfConnection;
 
@@ -35,11 +35,11 @@ pub struct Http2Exchange {
     receive: RecvStream,
     unread: BytesMut,
     has_ended: bool,
-    lease: Lease,
+    lease: StreamLease,
 }
 
 impl Http2Exchange {
-    pub fn new(respond: SendResponse<Bytes>, receive: RecvStream, lease: Lease) -> Self {
+    pub fn new(respond: SendResponse<Bytes>, receive: RecvStream, lease: StreamLease) -> Self {
         Self { respond, receive, unread: BytesMut::new(), has_ended: false, lease }
     }
 

@@ -4,7 +4,7 @@
 //! and `sent_resets.rs` counts the streams that the library refuses.
 //! `head.rs` reads a request that `h2` has decoded, with the rules of the reader for HTTP/1.1.
 //! `exchange.rs` is a stream that has no answer yet, `stream.rs` one that was accepted as a tunnel,
-//! and `body.rs` the body of a request. `tenants.rs` counts the streams of one connection.
+//! and `body.rs` the body of a request. `served_streams.rs` counts the streams of one connection.
 
 pub mod body;
 pub mod exchange;
@@ -12,4 +12,4 @@ pub mod frames;
 pub mod head;
 pub mod sent_resets;
 pub mod stream;
-pub mod tenants;
+pub mod served_streams;

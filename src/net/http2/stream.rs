@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::tenants::Lease;
+use super::served_streams::StreamLease;
 
 /// The most bytes of one write.
 const MOST_WRITTEN: usize = 32 * 1024;
@@ -24,7 +24,7 @@ pub struct Http2Stream {
     unread: BytesMut,
     has_ended: bool,
     is_shut: bool,
-    lease: Lease,
+    lease: StreamLease,
 }
 
 impl Http2Stream {
@@ -33,7 +33,7 @@ impl Http2Stream {
         send: SendStream<Bytes>,
         receive: RecvStream,
         unread: BytesMut,
-        lease: Lease,
+        lease: StreamLease,
     ) -> Self {
         Self { send, receive, unread, has_ended: false, is_shut: false, lease }
     }
@@ -44,7 +44,7 @@ impl Http2Stream {
         absorb(&mut self.receive, &mut self.unread, &mut self.has_ended, cx);
     }
 
-    pub fn lease_mut(&mut self) -> &mut Lease {
+    pub fn lease_mut(&mut self) -> &mut StreamLease {
         &mut self.lease
     }
 }

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 
 use crate::config::TlsVersion;
 
-pub use read::{Progress, read};
+pub use read::{HeaderProgress, read};
 pub use write::write;
 
 /// The most bytes of a header that are read. Without extensions a header has at most 232 bytes.
@@ -28,7 +28,7 @@ pub const MOST_BYTES: usize = 4 * 1024;
 pub struct ProxyHeader {
     /// `None` if the connection is one of the proxy itself (`LOCAL`), or if the proxy does not
     /// know the client (`UNKNOWN`). Then the addresses of the socket count.
-    pub addresses: Option<Addresses>,
+    pub addresses: Option<ProxiedAddresses>,
     /// The host that the client named in its TLS handshake.
     pub authority: Option<Box<str>>,
     /// `None` if the client does not use TLS, or if the header does not tell.
@@ -37,7 +37,7 @@ pub struct ProxyHeader {
 
 /// Both ends of the client's connection to the first proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
+pub struct ProxiedAddresses {
     pub source: SocketAddr,
     pub destination: SocketAddr,
 }

@@ -10,7 +10,7 @@ pub(super) const SHORTEST: usize = 15;
 
 /// The state of a header after some bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum HeaderProgress {
     /// At least this many bytes of the header are missing. Never 0.
     Needs(usize),
     Whole {
@@ -21,9 +21,9 @@ pub enum Progress {
 }
 
 /// Reads the header at the start of `bytes`.
-pub fn read(bytes: &[u8]) -> Result<Progress, ProxyFault> {
+pub fn read(bytes: &[u8]) -> Result<HeaderProgress, ProxyFault> {
     match bytes.first() {
-        None => Ok(Progress::Needs(SHORTEST)),
+        None => Ok(HeaderProgress::Needs(SHORTEST)),
         Some(first) if v1::PREFIX.first() == Some(first) => v1::read(bytes),
         Some(first) if v2::SIGNATURE.first() == Some(first) => v2::read(bytes),
         Some(_) => Err(ProxyFault::NotProxy),
@@ -31,9 +31,9 @@ pub fn read(bytes: &[u8]) -> Result<Progress, ProxyFault> {
 }
 
 /// Returns the number of bytes that are missing until `whole`, or `None` if all are there.
-pub(super) fn missing(bytes: &[u8], whole: usize) -> Option<Progress> {
+pub(super) fn missing(bytes: &[u8], whole: usize) -> Option<HeaderProgress> {
     let missing = whole.checked_sub(bytes.len()).filter(|missing| *missing > 0)?;
-    Some(Progress::Needs(missing))
+    Some(HeaderProgress::Needs(missing))
 }
 
 /// Checks that one of `bytes` and `start` begins with the other.

@@ -5,8 +5,11 @@ use crate::config::ProxyVersion::{V1, V2};
 const EXAMPLE: &str = "PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n";
 const SIGNATURE: &[u8] = b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A";
 
-fn addresses(source: &str, destination: &str) -> Option<Addresses> {
-    Some(Addresses { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
+fn addresses(source: &str, destination: &str) -> Option<ProxiedAddresses> {
+    Some(ProxiedAddresses {
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+    })
 }
 
 fn proxied(source: &str, destination: &str) -> ProxyHeader {

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::read::{Progress, SHORTEST, check_start, missing};
-use super::{Addresses, ProxyFault, ProxyHeader};
+use super::read::{HeaderProgress, SHORTEST, check_start, missing};
+use super::{ProxiedAddresses, ProxyFault, ProxyHeader};
 
 pub(super) const PREFIX: &[u8] = b"PROXY ";
 const LINE_END: &[u8] = b"\r\n";
@@ -12,7 +12,7 @@ const LINE_END: &[u8] = b"\r\n";
 const LONGEST: usize = 107;
 const NO_LINE_END: ProxyFault = ProxyFault::Malformed("no line end within 107 bytes");
 
-pub(super) fn read(bytes: &[u8]) -> Result<Progress, ProxyFault> {
+pub(super) fn read(bytes: &[u8]) -> Result<HeaderProgress, ProxyFault> {
     check_start(bytes, PREFIX)?;
     let is_text = |byte: &u8| (b' '..=b'~').contains(byte);
     let Some(length) = bytes.iter().take(LONGEST).position(|byte| !is_text(byte)) else {
@@ -37,11 +37,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Progress, ProxyFault> {
     }
     let addresses = addresses(std::str::from_utf8(line).unwrap_or_default())?;
     let header = ProxyHeader { addresses, ..ProxyHeader::default() };
-    Ok(Progress::Whole { header, length: whole })
+    Ok(HeaderProgress::Whole { header, length: whole })
 }
 
 /// Reads the line without its end. Exactly one space separates two fields.
-fn addresses(line: &str) -> Result<Option<Addresses>, ProxyFault> {
+fn addresses(line: &str) -> Result<Option<ProxiedAddresses>, ProxyFault> {
     let mut fields = line.split(' ').skip(1);
     let family = fields.next().unwrap_or_default();
     // "SHOULD accept the connection and use the real connection's parameters": the rest of this
@@ -64,7 +64,7 @@ fn addresses(line: &str) -> Result<Option<Addresses>, ProxyFault> {
         Ok(SocketAddr::new(address, port))
     };
     let (source, destination) = (end(source, source_port)?, end(destination, destination_port)?);
-    Ok(Some(Addresses { source, destination }))
+    Ok(Some(ProxiedAddresses { source, destination }))
 }
 
 /// Reads a port. Leading zeros are not allowed: other readers take them for octal.
@@ -75,7 +75,7 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// Appends the line.
-pub(super) fn write(addresses: Option<Addresses>, out: &mut Vec<u8>) {
+pub(super) fn write(addresses: Option<ProxiedAddresses>, out: &mut Vec<u8>) {
     let line = match addresses.map(|both| (both.source, both.destination)) {
         None => "UNKNOWN".to_owned(),
         Some((SocketAddr::V4(source), SocketAddr::V4(destination))) => format!(

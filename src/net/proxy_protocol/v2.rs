@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::crc32c::checksum;
-use super::read::{Progress, check_start, missing};
-use super::{Addresses, ClientTls, MOST_BYTES, ProxyFault, ProxyHeader, host_name};
+use super::read::{HeaderProgress, check_start, missing};
+use super::{ClientTls, MOST_BYTES, ProxiedAddresses, ProxyFault, ProxyHeader, host_name};
 use crate::config::TlsVersion;
 
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -33,7 +33,7 @@ const NOT_VERIFIED: u32 = 1;
 const VERSIONS: [(&[u8], TlsVersion); 2] =
     [(b"TLSv1.2", TlsVersion::Tls12), (b"TLSv1.3", TlsVersion::Tls13)];
 
-pub(super) fn read(bytes: &[u8]) -> Result<Progress, ProxyFault> {
+pub(super) fn read(bytes: &[u8]) -> Result<HeaderProgress, ProxyFault> {
     check_start(bytes, SIGNATURE)?;
     let command = bytes.get(SIGNATURE.len()).copied();
     if command.is_some_and(|command| command != LOCAL && command != PROXY) {
@@ -53,7 +53,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Progress, ProxyFault> {
     // "The receiver must accept this connection as valid and must use the real connection
     // endpoints and discard the protocol block including the family which is ignored."
     let header = if command == LOCAL { ProxyHeader::default() } else { proxied(whole, family)? };
-    Ok(Progress::Whole { header, length })
+    Ok(HeaderProgress::Whole { header, length })
 }
 
 /// Reads the header of a connection of another client.
@@ -84,7 +84,7 @@ fn proxied(whole: &[u8], family: u8) -> Result<ProxyHeader, ProxyFault> {
 }
 
 /// Reads two addresses and two ports.
-fn ends<const N: usize>(bytes: &[u8]) -> Option<Addresses>
+fn ends<const N: usize>(bytes: &[u8]) -> Option<ProxiedAddresses>
 where
     IpAddr: From<[u8; N]>,
 {
@@ -95,7 +95,7 @@ where
     let end = |address: &[u8; N], port: &[u8; 2]| {
         SocketAddr::new((*address).into(), u16::from_be_bytes(*port))
     };
-    Some(Addresses {
+    Some(ProxiedAddresses {
         source: end(source, source_port),
         destination: end(destination, destination_port),
     })

@@ -61,7 +61,7 @@ struct RevocationList {
 
 /// The lists' answer about a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RevocationStatus {
     /// No list revokes it, or no list is of its authority.
     NotRevoked,
     Revoked,
@@ -134,18 +134,18 @@ impl RevocationLists {
     }
 
     /// Returns the standing of a certificate that the handshake verified.
-    pub fn standing(&self, leaf: &CertificateDer<'_>, now: UnixMillis) -> Standing {
+    pub fn standing(&self, leaf: &CertificateDer<'_>, now: UnixMillis) -> RevocationStatus {
         let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
-            return Standing::NotRevoked;
+            return RevocationStatus::NotRevoked;
         };
         let issuer = certificate.issuer().as_raw();
         let own = || self.lists.iter().filter(|list| list.issuer == issuer);
         if own().any(|list| list.serials.contains(certificate.raw_serial())) {
-            Standing::Revoked
+            RevocationStatus::Revoked
         } else if own().any(|list| now >= list.dates.ends) {
-            Standing::ListExpired
+            RevocationStatus::ListExpired
         } else {
-            Standing::NotRevoked
+            RevocationStatus::NotRevoked
         }
     }
 

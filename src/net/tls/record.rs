@@ -55,7 +55,7 @@ pub enum RecordError {
 
 /// The key of one direction, and the number of records that it has served.
 #[derive(Debug)]
-pub struct Key {
+pub struct RecordKey {
     key: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
@@ -109,7 +109,7 @@ impl Sealed<'_> {
     }
 }
 
-impl Key {
+impl RecordKey {
     pub(super) fn new(
         version: ProtocolVersion,
         (sequence, secrets): (u64, ConnectionTrafficSecrets),

@@ -11,7 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::TlsStream;
-use super::record::{Content, HEADER, Key, MOST_ADDED, MOST_PLAINTEXT, RecordError, split_first};
+use super::record::{
+    Content, HEADER, MOST_ADDED, MOST_PLAINTEXT, RecordError, RecordKey, split_first,
+};
 use super::test_ends::{pair, suite};
 
 const FORMS: [CipherSuite; 4] = [
@@ -24,8 +26,8 @@ const FORMS: [CipherSuite; 4] = [
 /// A client that sends any records after its handshake.
 struct RawClient {
     tcp: TcpStream,
-    seals: Key,
-    opens: Key,
+    seals: RecordKey,
+    opens: RecordKey,
     came: Vec<u8>,
 }
 
@@ -36,7 +38,7 @@ impl RawClient {
         let (tcp, connection) = client.into_inner();
         let version = suite.version().version;
         let secrets = connection.dangerous_extract_secrets().unwrap();
-        let key = |keys| Key::new(version, keys).unwrap();
+        let key = |keys| RecordKey::new(version, keys).unwrap();
         (server, Self { tcp, seals: key(secrets.tx), opens: key(secrets.rx), came: Vec::new() })
     }
 
@@ -273,10 +275,10 @@ async fn padding_is_taken_off_however_much_there_is() {
     server.assert_owns_nothing();
 }
 
-fn key(form: usize) -> Key {
+fn key(form: usize) -> RecordKey {
     let version = if form < 2 { ProtocolVersion::TLSv1_3 } else { ProtocolVersion::TLSv1_2 };
     let algorithm = if form.is_multiple_of(2) { &AES_128_GCM } else { &CHACHA20_POLY1305 };
-    Key::of(version, algorithm, 0, &vec![9; algorithm.key_len()], [5; 12]).unwrap()
+    RecordKey::of(version, algorithm, 0, &vec![9; algorithm.key_len()], [5; 12]).unwrap()
 }
 
 proptest! {

@@ -18,7 +18,7 @@ use rustls::server::ServerConnectionData;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::record::{Content, Key, MOST_ADDED, MOST_PLAINTEXT, RecordError};
+use super::record::{Content, MOST_ADDED, MOST_PLAINTEXT, RecordError, RecordKey};
 
 /// Room for four full records, and for the small fifth one of a message of 64 KiB.
 const BUFFER: usize = 4 * (MOST_PLAINTEXT + MOST_ADDED) + 4 * 1024;
@@ -40,8 +40,8 @@ thread_local! {
 #[derive(Debug)]
 pub struct TlsStream {
     tcp: TcpStream,
-    opens: Key,
-    seals: Key,
+    opens: RecordKey,
+    seals: RecordKey,
     /// The source of the next keys.
     secrets: Secrets,
     /// The beginning of a record.
@@ -98,8 +98,8 @@ impl TlsStream {
         let version = connection.protocol_version();
         let mut stream = Self {
             tcp,
-            opens: Key::new(version, keys.rx)?,
-            seals: Key::new(version, keys.tx)?,
+            opens: RecordKey::new(version, keys.rx)?,
+            seals: RecordKey::new(version, keys.tx)?,
             secrets: Secrets(connection),
             part: BytesMut::new(),
             message: Vec::new(),
@@ -206,7 +206,7 @@ impl TlsStream {
                 out.get_mut(end..).unwrap_or_default(),
             )?;
             let next = self.secrets.0.update_tx_secret().map_err(|_| RecordError::Exhausted)?;
-            self.seals = Key::new(self.secrets.0.protocol_version(), next)?;
+            self.seals = RecordKey::new(self.secrets.0.protocol_version(), next)?;
         }
         while !data.is_empty() {
             let room = out.len().saturating_sub(end + MOST_ADDED);

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{CLIENT_HELLO, CLOSE_NOTIFY, KEY_UPDATE, Reading, SEALED, TlsStream, WARNING};
 use crate::net::tls::record::{
-    self, Content, Key, MOST_ADDED, MOST_PLAINTEXT, RecordError, Sealed,
+    self, Content, MOST_ADDED, MOST_PLAINTEXT, RecordError, RecordKey, Sealed,
 };
 
 const USER_CANCELED: u8 = 90;
@@ -176,7 +176,7 @@ impl TlsStream {
             return Err(RecordError::Illegal);
         }
         let next = self.secrets.0.update_rx_secret().map_err(|_| RecordError::Exhausted)?;
-        self.opens = Key::new(self.secrets.0.protocol_version(), next)?;
+        self.opens = RecordKey::new(self.secrets.0.protocol_version(), next)?;
         // One answer is enough for many requests. It is sent before the next data.
         self.owes_key_update |= request == UPDATE_REQUESTED;
         Ok(())

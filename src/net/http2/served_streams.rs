@@ -8,7 +8,7 @@ use crate::base::lock::lock;
 
 /// The streams of a connection that have a task.
 #[derive(Debug, Default)]
-pub struct Tenants {
+pub struct ServedStreams {
     live: AtomicUsize,
     sessions: AtomicUsize,
     refused: AtomicUsize,
@@ -19,17 +19,17 @@ pub struct Tenants {
     waker: Mutex<Option<Waker>>,
 }
 
-/// A stream's place among the tenants. Dropping it tells the task of the connection.
+/// A stream's place among the served streams. Dropping it tells the task of the connection.
 #[derive(Debug)]
-pub struct Lease {
-    tenants: Arc<Tenants>,
+pub struct StreamLease {
+    served: Arc<ServedStreams>,
     is_session: bool,
 }
 
-impl Tenants {
-    pub fn lease(self: &Arc<Self>) -> Lease {
+impl ServedStreams {
+    pub fn lease(self: &Arc<Self>) -> StreamLease {
         self.live.fetch_add(1, Ordering::AcqRel);
-        Lease { tenants: Arc::clone(self), is_session: false }
+        StreamLease { served: Arc::clone(self), is_session: false }
     }
 
     pub fn live(&self) -> usize {
@@ -76,44 +76,44 @@ impl Tenants {
     }
 }
 
-impl Lease {
+impl StreamLease {
     pub fn note_refusal(&self) {
-        self.tenants.refused.fetch_add(1, Ordering::AcqRel);
-        self.tenants.wake();
+        self.served.refused.fetch_add(1, Ordering::AcqRel);
+        self.served.wake();
     }
 
     /// Notes that the client needs another connection for its next request.
     pub fn note_last(&self) {
-        self.tenants.is_last.store(true, Ordering::Release);
-        self.tenants.wake();
+        self.served.is_last.store(true, Ordering::Release);
+        self.served.wake();
     }
 
     /// Notes that the stream has become a session.
     pub fn note_session(&mut self, is_known: bool) {
         if !self.is_session {
             self.is_session = true;
-            self.tenants.sessions.fetch_add(1, Ordering::AcqRel);
+            self.served.sessions.fetch_add(1, Ordering::AcqRel);
         }
         if is_known {
-            self.tenants.refused.store(0, Ordering::Release);
+            self.served.refused.store(0, Ordering::Release);
             self.note_grant();
         }
     }
 
     /// Notes that the stream had a good credential.
     pub fn note_grant(&self) {
-        self.tenants.turned_away.store(0, Ordering::Release);
-        self.tenants.has_granted.store(true, Ordering::Release);
-        self.tenants.wake();
+        self.served.turned_away.store(0, Ordering::Release);
+        self.served.has_granted.store(true, Ordering::Release);
+        self.served.wake();
     }
 }
 
-impl Drop for Lease {
+impl Drop for StreamLease {
     fn drop(&mut self) {
         if self.is_session {
-            self.tenants.sessions.fetch_sub(1, Ordering::AcqRel);
+            self.served.sessions.fetch_sub(1, Ordering::AcqRel);
         }
-        self.tenants.live.fetch_sub(1, Ordering::AcqRel);
-        self.tenants.wake();
+        self.served.live.fetch_sub(1, Ordering::AcqRel);
+        self.served.wake();
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::fault::{AcmeFault, shown};
-use super::jws::{AccountKey, Signer};
+use super::jws::{AccountKey, AccountReference};
 use crate::base::clock::{Now, UnixMillis};
 use crate::config::Acme as Config;
 use crate::model::service_url::ServiceUrl;
@@ -23,7 +23,7 @@ const LONGEST_POLL: Duration = Duration::from_secs(15);
 const MOST_NONCE_BYTES: usize = 512;
 
 /// A conversation with an authority.
-pub struct Client<'a> {
+pub struct AuthorityClient<'a> {
     fetcher: &'a Fetcher,
     config: &'a Config,
     pub key: AccountKey,
@@ -36,7 +36,7 @@ pub struct Client<'a> {
     nonce: Option<String>,
 }
 
-impl<'a> Client<'a> {
+impl<'a> AuthorityClient<'a> {
     /// Fetches the directory.
     pub async fn open(
         fetcher: &'a Fetcher,
@@ -142,7 +142,8 @@ impl<'a> Client<'a> {
                 Some(nonce) => nonce,
                 None => self.fetch_nonce().await?,
             };
-            let signer = self.account.as_deref().map_or(Signer::Key, Signer::Account);
+            let signer =
+                self.account.as_deref().map_or(AccountReference::Key, AccountReference::Account);
             let body = self.key.sign(&signer, place.written(), &nonce, payload)?;
             let jose = HeaderValue::from_static("application/jose+json");
             let fetched = self.fetcher.post(place, jose, None, Bytes::from(body)).await?;

@@ -18,7 +18,7 @@ pub struct AccountKey {
 }
 
 /// The way in which a request names its account.
-pub enum Signer<'a> {
+pub enum AccountReference<'a> {
     /// The public key, for a request without an account.
     Key,
     /// The URL of the account.
@@ -58,15 +58,15 @@ impl AccountKey {
     /// Signs a request. `payload` is `None` for a POST-as-GET.
     pub fn sign(
         &self,
-        signer: &Signer<'_>,
+        signer: &AccountReference<'_>,
         url: &str,
         nonce: &str,
         payload: Option<&Value>,
     ) -> Result<String, AcmeFault> {
         let mut header = json!({ "alg": "ES256", "nonce": nonce, "url": url });
         let (name, value) = match signer {
-            Signer::Key => ("jwk", self.public_key()),
-            Signer::Account(url) => ("kid", Value::from(*url)),
+            AccountReference::Key => ("jwk", self.public_key()),
+            AccountReference::Account(url) => ("kid", Value::from(*url)),
         };
         if let Some(members) = header.as_object_mut() {
             members.insert(name.to_owned(), value);
@@ -144,7 +144,8 @@ mod tests {
         let again = AccountKey::from_base64(&key.to_base64()).unwrap();
         assert_eq!(again.public_key(), key.public_key());
         let payload = json!({ "a": 1 });
-        let jws = again.sign(&Signer::Key, "https://ca/new", "n1", Some(&payload)).unwrap();
+        let jws =
+            again.sign(&AccountReference::Key, "https://ca/new", "n1", Some(&payload)).unwrap();
         let jws: Value = serde_json::from_str(&jws).unwrap();
         let header: Value = serde_json::from_slice(&part(&jws, "protected")).unwrap();
         assert_eq!(
@@ -158,7 +159,7 @@ mod tests {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.pair.public_key().as_ref())
             .verify(message.as_bytes(), &part(&jws, "signature"))
             .unwrap();
-        let signer = Signer::Account("https://ca/account/1");
+        let signer = AccountReference::Account("https://ca/account/1");
         let jws = key.sign(&signer, "https://ca/order", "n2", None).unwrap();
         let jws: Value = serde_json::from_str(&jws).unwrap();
         assert_eq!(jws["payload"], "", "a POST-as-GET has an empty payload");

@@ -36,7 +36,7 @@ use self::fault::AcmeFault;
 use self::jws::digest_of;
 use self::order::{ORDER_LIMIT, json_of};
 use self::state::{
-    CertificateRecord, ChallengesRecord, Keeper, Lock, PendingChallenge, Slot, StatusRecord,
+    AcmeState, CertificateRecord, ChallengesRecord, Lock, PendingChallenge, Slot, StatusRecord,
     fingerprint,
 };
 use crate::base::clock::{Now, UnixMillis};
@@ -61,12 +61,12 @@ const CHALLENGES_LIVE: Duration = ORDER_LIMIT;
 #[derive(Debug)]
 pub struct Acme {
     config: Config,
-    keeper: Keeper,
+    keeper: AcmeState,
     fetcher: Fetcher,
     certificates: Arc<AcmeCertificates>,
     /// The answers to pending http-01 challenges, by token.
     tokens: ArcSwap<HashMap<String, Bytes>>,
-    held: Mutex<Held>,
+    held: Mutex<HeldCertificate>,
     /// When the operator last reloaded, in Unix milliseconds: the pause after an earlier failure
     /// has ended. 0 when an order has begun since.
     wanted: AtomicU64,
@@ -74,7 +74,7 @@ pub struct Acme {
 
 /// The facts about the certificate in force, and the stored state at the last look.
 #[derive(Debug, Default)]
-struct Held {
+struct HeldCertificate {
     fingerprint: Option<String>,
     /// The certificate as it is stored.
     record: Option<Secret>,
@@ -140,7 +140,7 @@ impl Acme {
         .map_err(AcmeError::Authorities)?;
         let acme = Self {
             config: config.clone(),
-            keeper: Keeper::open(state_dir, config.directory.written(), &config.domains, store)?,
+            keeper: AcmeState::open(state_dir, config.directory.written(), &config.domains, store)?,
             fetcher,
             certificates: Arc::default(),
             tokens: ArcSwap::default(),
@@ -438,7 +438,7 @@ impl Acme {
     }
 }
 
-impl Held {
+impl HeldCertificate {
     fn is_due(&self, issued: &IssuedCertificate, domains: &[String], now: UnixMillis) -> bool {
         now >= self.renewal || !issued.is_for_all(domains)
     }
@@ -460,7 +460,7 @@ impl Held {
 /// Returns the certificate in `state_dir` as a listener would serve it. Writes nothing.
 pub fn stored(config: &Config, store: &Store, state_dir: &Path) -> Option<ListenerAcme> {
     let directory = config.directory.written();
-    let keeper = Keeper::open(state_dir, directory, &config.domains, store).ok()?;
+    let keeper = AcmeState::open(state_dir, directory, &config.domains, store).ok()?;
     let certificates = AcmeCertificates::default();
     let bytes = keeper.local_certificate().or_else(|| keeper.other_certificate());
     let issued = bytes.and_then(|bytes| read(&bytes)).map(|(_, issued)| Arc::new(issued));

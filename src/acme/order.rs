@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::client::{Client, problem_words, status_of, url, url_in, value_of};
+use super::client::{AuthorityClient, problem_words, status_of, url, url_in, value_of};
 use super::fault::{AcmeFault, shown};
 use super::jws::AccountKey;
 use super::state::{AccountRecord, CertificateRecord, Lock, PendingChallenge, Slot};
@@ -68,7 +68,7 @@ impl Acme {
     }
 
     /// Returns the account of this authority, and makes it at the first time.
-    async fn open_account(&self, lock: &Lock) -> Result<Client<'_>, AcmeFault> {
+    async fn open_account(&self, lock: &Lock) -> Result<AuthorityClient<'_>, AcmeFault> {
         let [stored] = self.keeper.read([Slot::Account]).await?;
         let stored = stored.and_then(|bytes| {
             let record: AccountRecord = serde_json::from_slice(&bytes).ok()?;
@@ -79,7 +79,7 @@ impl Acme {
             None => (AccountKey::generate()?, None),
         };
         let account = record.as_ref().map(|record| record.url.clone());
-        let mut client = Client::open(&self.fetcher, &self.config, key, account).await?;
+        let mut client = AuthorityClient::open(&self.fetcher, &self.config, key, account).await?;
         match record {
             None => {
                 let url = client.register().await?;
@@ -119,7 +119,7 @@ impl Acme {
     async fn validate(
         &self,
         lock: &Lock,
-        client: &mut Client<'_>,
+        client: &mut AuthorityClient<'_>,
         order: &Value,
     ) -> Result<(), AcmeFault> {
         let places = order.get("authorizations").and_then(Value::as_array);
@@ -147,7 +147,7 @@ impl Acme {
     }
 
     async fn have_validated(
-        client: &mut Client<'_>,
+        client: &mut AuthorityClient<'_>,
         open: &[Authorization],
     ) -> Result<(), AcmeFault> {
         for one in open {
@@ -171,7 +171,7 @@ impl Acme {
     /// Chooses the challenge of the configuration.
     fn authorization(
         &self,
-        client: &Client<'_>,
+        client: &AuthorityClient<'_>,
         place: ServiceUrl,
         object: &Value,
     ) -> Result<Authorization, AcmeFault> {

@@ -96,7 +96,7 @@ pub struct StatusRecord {
 }
 
 #[derive(Debug)]
-pub struct Keeper {
+pub struct AcmeState {
     folder: Folder,
     /// The values of the fleet. `None`: the store is in this process.
     shared: Option<SharedValues>,
@@ -132,7 +132,7 @@ impl Slot {
     }
 }
 
-impl Keeper {
+impl AcmeState {
     pub fn open(
         state_dir: &Path,
         directory: &str,

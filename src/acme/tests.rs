@@ -43,7 +43,7 @@ fn record(days: i64, received: UnixMillis) -> Vec<u8> {
 
 #[test]
 fn a_reload_ends_the_pause_after_an_earlier_failure_but_not_that_of_the_authority() {
-    let failed = |retry, wish| Held {
+    let failed = |retry, wish| HeldCertificate {
         status: StatusRecord {
             failures: 1,
             failed: NOW.0,
@@ -51,7 +51,7 @@ fn a_reload_ends_the_pause_after_an_earlier_failure_but_not_that_of_the_authorit
             wish,
             ..StatusRecord::default()
         },
-        ..Held::default()
+        ..HeldCertificate::default()
     };
     let (before, at, after) = (NOW.0 - 1, NOW.0, NOW.0 + 1);
     let held = failed(MINUTE, 0);
@@ -65,9 +65,9 @@ fn a_reload_ends_the_pause_after_an_earlier_failure_but_not_that_of_the_authorit
     // A clock that was ahead has stored it.
     assert!(failed(schedule::LONGEST_WISH * 2, 0).may_try(0, NOW));
     // A failure that could not be stored holds on this node.
-    let own = Held { own: held.status, ..Held::default() };
+    let own = HeldCertificate { own: held.status, ..HeldCertificate::default() };
     assert!(!own.may_try(0, NOW) && own.may_try(after, NOW) && own.may_try(0, NOW + MINUTE));
-    assert!(Held::default().may_try(0, NOW));
+    assert!(HeldCertificate::default().may_try(0, NOW));
 }
 
 #[test]

@@ -133,7 +133,7 @@ pub enum EdgeError {
     #[error(transparent)]
     Issuer(#[from] crate::auth::jwt::LoadError),
     #[error(transparent)]
-    Verifier(#[from] crate::auth::verifier::OpenError),
+    Verifier(#[from] crate::auth::verifier::VerifierOpenError),
     #[error(transparent)]
     Keyring(#[from] crate::upstream::keyring::KeyringError),
     #[error(transparent)]

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Fleet;
 use super::events::{EntryOutcome, StreamEntryRead, StreamGap, StreamReading, StreamRestored};
-use crate::auth::revocation::{Applied, Revocations};
+use crate::auth::revocation::{RevocationEffect, Revocations};
 use crate::base::clock::Now;
 use crate::base::repeats::Repeats;
 use crate::model::request_id::HexId;
@@ -164,8 +164,9 @@ impl Fleet {
         let begin = orders.len() / 16 * HexId::random().first_digit();
         orders.rotate_left(begin);
         for page in orders.chunks(PAGE) {
-            let missing =
-                page.iter().filter(|order| found.apply((*order).clone(), now) == Ok(Applied::New));
+            let missing = page
+                .iter()
+                .filter(|order| found.apply((*order).clone(), now) == Ok(RevocationEffect::New));
             let missing: Vec<Revocation> = missing.cloned().collect();
             if missing.is_empty() {
                 continue;
@@ -210,9 +211,9 @@ impl Fleet {
             };
             self.revocation_stream.keep_stream_for(order, now);
             let outcome = match revoke_for_node(&self.registry, &self.revocations, order, now) {
-                Ok(Applied::New) => EntryOutcome::New,
-                Ok(Applied::Known) => EntryOutcome::Known,
-                Ok(Applied::Over) => EntryOutcome::Over,
+                Ok(RevocationEffect::New) => EntryOutcome::New,
+                Ok(RevocationEffect::Known) => EntryOutcome::Known,
+                Ok(RevocationEffect::Over) => EntryOutcome::Over,
                 Err(_) => EntryOutcome::Full,
             };
             let delay = (found.is_none() && outcome == EntryOutcome::New)

@@ -32,7 +32,7 @@ use crate::model::origin::Origins;
 use crate::model::principal::Principal;
 use crate::net::http1::head::{has_only_token, has_token};
 use crate::rejection::Rejection;
-use crate::traces::Phase;
+use crate::traces::RequestPhase;
 use crate::ws::accept::is_key;
 
 /// The rules by which requests are admitted.
@@ -100,7 +100,7 @@ impl<'a> Admission<'a> {
         credential: Option<Credential>,
         witness: &mut W,
     ) -> Result<Grant, Rejection> {
-        let phase = request.begin_phase(Phase::Authenticate);
+        let phase = request.begin_phase(RequestPhase::Authenticate);
         let began = Now::read().mono;
         let presented = request.presented();
         let verdict = self

@@ -41,7 +41,7 @@ use crate::net::stream::{SCRATCH, Stream, read_behind};
 use crate::rejection::{Rejection, Side};
 use crate::session::events::BufferFilled;
 use crate::telemetry::Event;
-use crate::traces::Phase;
+use crate::traces::RequestPhase;
 use crate::ws::deflate::{self, AgreedDeflate, InflateError};
 use crate::ws::follow::{FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
 use crate::ws::frame::{self, ControlKind, Message, Sender};
@@ -177,7 +177,7 @@ async fn first_message(
     let switch = request.switch.as_ref().ok_or(Rejection::Internal)?;
     let switched_at = Now::read().mono;
     let deadline = switched_at + route.first_message.timeout;
-    let phase = request.begin_phase(Phase::FirstMessage);
+    let phase = request.begin_phase(RequestPhase::FirstMessage);
     let message = tokio::select! {
         message = timeout_at(deadline, client.next_credential()) => message
             .unwrap_or(Err(Rejection::FirstMessage(FirstMessageFault::Timeout))),

@@ -22,7 +22,7 @@ use crate::model::request_id::HexId;
 use crate::net::http1::{hop_by_hop, response};
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
-use crate::traces::Phase;
+use crate::traces::RequestPhase;
 use crate::upstream::bodies::{AnswerBody, RequestBody};
 use crate::upstream::pick::ClientKey;
 use crate::upstream::signed_context::ContextRequest;
@@ -140,7 +140,7 @@ async fn forward(
     };
     edge.set_identity(&mut headers, &grant, about, request.started);
 
-    let phase = request.begin_phase(Phase::Forward);
+    let phase = request.begin_phase(RequestPhase::Forward);
     request.write_trace(phase, &mut headers);
     let mut forwarded = http::Request::new(body);
     *forwarded.method_mut() = request.parts.method.clone();

@@ -23,7 +23,7 @@ use crate::session::registry::SessionId;
 use crate::session::session_counts::{CountedPlace, SessionLimit};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
-use crate::traces::Phase;
+use crate::traces::RequestPhase;
 use crate::upstream::connect::{Tries, TriesFailed};
 use crate::upstream::pick::ClientKey;
 use crate::upstream::signed_context::ContextRequest;
@@ -78,7 +78,7 @@ pub(super) async fn reach(
                 TriesFailed::Answered(answer) => refusal(*answer, request),
             });
         };
-        let dialling = request.begin_phase(Phase::Dial);
+        let dialling = request.begin_phase(RequestPhase::Dial);
         request.note_server(dialling, || place.server());
         let began = Now::read().mono;
         let stream = tries.dial_server(&place, grant).await;
@@ -93,7 +93,7 @@ pub(super) async fn reach(
             headers.insert(SEC_WEBSOCKET_KEY, random_key()?);
         }
         edge.set_identity(&mut headers, grant, about, dialled);
-        let upgrading = request.begin_phase(Phase::Upgrade);
+        let upgrading = request.begin_phase(RequestPhase::Upgrade);
         request.note_server(upgrading, || place.server());
         request.write_trace(upgrading, &mut headers);
         let opening =

@@ -13,8 +13,8 @@ use crate::edge::Edge;
 use crate::model::trace_context::TraceContext;
 use crate::rejection::{Rejection, Side};
 use crate::traces::proto::KeyValue;
-use crate::traces::recording::{Fault, OpenPhase, TRACEPARENT, TRACESTATE};
-use crate::traces::{Caller, Phase, Recording, Summary};
+use crate::traces::recording::{OpenPhase, TRACEPARENT, TRACESTATE, TraceFault};
+use crate::traces::{IncomingTrace, Recording, RequestPhase, RequestSummary};
 
 /// The longest `tracestate` that goes on: W3C Trace Context section 3.3.1.5.
 const MOST_STATE: usize = 512;
@@ -43,7 +43,7 @@ impl Request {
     }
 
     /// Begins a phase. `None`: nothing is traced.
-    pub fn begin_phase(&self, phase: Phase) -> Option<OpenPhase> {
+    pub fn begin_phase(&self, phase: RequestPhase) -> Option<OpenPhase> {
         self.trace.as_ref()?.begin(phase)
     }
 
@@ -74,7 +74,7 @@ impl Request {
         let context = match &self.trace {
             Some(trace) => trace.context(),
             None => {
-                let Caller { context, is_trusted, .. } = self.caller()?;
+                let IncomingTrace { context, is_trusted, .. } = self.caller()?;
                 TraceContext { is_sampled: context.is_sampled && is_trusted, ..context }
             }
         };
@@ -94,7 +94,7 @@ impl Request {
         }
     }
 
-    fn summary(&self, trace: &Recording, route: Option<&str>, end: TraceEnd<'_>) -> Summary {
+    fn summary(&self, trace: &Recording, route: Option<&str>, end: TraceEnd<'_>) -> RequestSummary {
         let method = known_method(&self.parts.method);
         let scheme = if self.forwarding.is_secure() { "https" } else { "http" };
         let mut attributes = vec![
@@ -125,7 +125,7 @@ impl Request {
                 (is_answered.then_some(status), Some(fault_of(rejection)))
             }
             TraceEnd::Answered(status) => {
-                (Some(status), (status >= 500).then_some(Fault::Answered(status)))
+                (Some(status), (status >= 500).then_some(TraceFault::Answered(status)))
             }
         };
         if let Some(status) = status {
@@ -135,24 +135,24 @@ impl Request {
             Some(route) => format!("{method} {route}"),
             None => method.to_owned(),
         };
-        Summary { name, attributes, fault }
+        RequestSummary { name, attributes, fault }
     }
 
     /// Returns the trace that the request came with.
-    fn caller(&self) -> Option<Caller<'_>> {
+    fn caller(&self) -> Option<IncomingTrace<'_>> {
         let headers = &self.parts.headers;
         let context = single(headers, &TRACEPARENT).and_then(TraceContext::parse)?;
         let state = single(headers, &TRACESTATE).filter(|state| state.len() <= MOST_STATE);
-        Some(Caller { context, state, is_trusted: self.forwarding.is_trusted() })
+        Some(IncomingTrace { context, state, is_trusted: self.forwarding.is_trusted() })
     }
 }
 
 /// Returns the fault of a rejection. A client's mistake is not an error of this service, but a
 /// client that has left may have waited for too long.
-fn fault_of(rejection: &Rejection) -> Fault {
+fn fault_of(rejection: &Rejection) -> TraceFault {
     let facts = rejection.facts();
     let is_error = facts.side != Side::Client || *rejection == Rejection::ClientGone;
-    Fault::Rejected { label: facts.label, is_error }
+    TraceFault::Rejected { label: facts.label, is_error }
 }
 
 /// Returns the value of a header that is there once.

@@ -15,7 +15,7 @@ use super::events::{CredentialJudged, Reauth, ReauthOutcome};
 use super::registry::SessionHandle;
 use super::state::{ClientMessage, SessionState, Verdict};
 use crate::auth::credential::Credential;
-use crate::auth::first_message::{Accepted, Dialect, Question, Refused, RenewalAnswer};
+use crate::auth::first_message::{Accepted, Dialect, Refused, RenewalAnswer, RenewalQuestion};
 use crate::auth::grant::Grant;
 use crate::auth::renewal::{NotRenewed, Renewal};
 use crate::base::clock::Now;
@@ -223,7 +223,7 @@ impl Conversation {
         let expires_at = grant.expires_at()?;
         let grace = grant.route().reauth.grace.min(expires_at.since(now.wall));
         Reauth { session: session.facts(), outcome: ReauthOutcome::Asked }.emit();
-        self.dialect.ask(&Question { expires_at, grace, now: now.wall })
+        self.dialect.ask(&RenewalQuestion { expires_at, grace, now: now.wall })
     }
 
     /// Completes when a credential was judged, with the message for the client.

@@ -166,7 +166,7 @@ impl std::fmt::Debug for Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::verifier::Question;
+    use crate::auth::verifier::VerifierQuestion;
 
     /// Only sessions that depend on a verifier pay this, besides the credential and the timer.
     #[test]
@@ -174,7 +174,7 @@ mod tests {
         let sizes = [
             size_of::<Revalidation>(),
             size_of::<VerifierGrant>(),
-            size_of::<Question>(),
+            size_of::<VerifierQuestion>(),
             size_of::<Sleep>(),
         ];
         assert!(sizes.iter().sum::<usize>() <= 400, "{sizes:?}");

@@ -5,7 +5,7 @@
 
 use super::registry::Registry;
 use crate::auth::revocation::events::{RevocationRefused, RevocationsHeld, Revoked};
-use crate::auth::revocation::{Applied, Full, Revocations};
+use crate::auth::revocation::{DenyListFull, RevocationEffect, Revocations};
 use crate::base::clock::Now;
 use crate::model::revocation::Revocation;
 use crate::telemetry::Event;
@@ -16,7 +16,7 @@ pub fn revoke(
     revocations: &Revocations,
     order: &Revocation,
     now: Now,
-) -> Result<usize, Full> {
+) -> Result<usize, DenyListFull> {
     apply(revocations, order, now)?;
     Ok(carry_out(registry, revocations, order))
 }
@@ -28,15 +28,19 @@ pub fn revoke_for_node(
     revocations: &Revocations,
     order: &Revocation,
     now: Now,
-) -> Result<Applied, Full> {
+) -> Result<RevocationEffect, DenyListFull> {
     let applied = apply(revocations, order, now)?;
-    if applied == Applied::New {
+    if applied == RevocationEffect::New {
         carry_out(registry, revocations, order);
     }
     Ok(applied)
 }
 
-fn apply(revocations: &Revocations, order: &Revocation, now: Now) -> Result<Applied, Full> {
+fn apply(
+    revocations: &Revocations,
+    order: &Revocation,
+    now: Now,
+) -> Result<RevocationEffect, DenyListFull> {
     let applied = revocations.apply(order.clone(), now);
     if applied.is_err() {
         RevocationRefused { order }.emit();
@@ -146,7 +150,7 @@ mod tests {
         assert_eq!(revoke(&registry, &revocations, &order("ann"), Now::read()), Ok(0));
         assert_eq!(
             revoke(&registry, &revocations, &order("bob"), Now::read()),
-            Err(Full),
+            Err(DenyListFull),
             "and bob stays"
         );
         let ended = guards

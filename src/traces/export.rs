@@ -37,7 +37,7 @@ pub(super) struct Batch {
 }
 
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum ExportResult {
     /// The receiver has the batch, without the rejected spans.
     Accepted { rejected: usize, message: String },
     /// Another try may succeed.
@@ -97,7 +97,7 @@ impl Exporter {
         Batch { body: request.encode_to_vec().into(), count }
     }
 
-    pub(super) async fn send(&self, batch: &Batch) -> Outcome {
+    pub(super) async fn send(&self, batch: &Batch) -> ExportResult {
         let Self { config, fetcher, .. } = self;
         let body = batch.body.clone();
         let asked = fetcher.post_with(&config.endpoint, CONTENT_TYPE, &config.headers, body);
@@ -108,32 +108,32 @@ impl Exporter {
                 error @ (FetchError::Redirect(_)
                 | FetchError::TooLarge(_)
                 | FetchError::Malformed(_)),
-            ) => Outcome::Refused(error),
-            Err(error) => Outcome::Unavailable { error, retry_after: None },
+            ) => ExportResult::Refused(error),
+            Err(error) => ExportResult::Unavailable { error, retry_after: None },
         }
     }
 }
 
 /// Reads the answer of a receiver, by the rules of OTLP: 429, 502, 503 and 504 may be followed by
 /// another try.
-fn judge(answer: &Fetched, count: usize, now: UnixMillis) -> Outcome {
+fn judge(answer: &Fetched, count: usize, now: UnixMillis) -> ExportResult {
     let status = answer.status;
     if status.is_success() {
         // The body of a success counts only if it can be read.
         let read = ExportTraceServiceResponse::decode(answer.body.clone()).unwrap_or_default();
         let partial = read.partial_success.unwrap_or_default();
         let rejected = usize::try_from(partial.rejected_spans).unwrap_or_default().min(count);
-        return Outcome::Accepted { rejected, message: partial.error_message };
+        return ExportResult::Accepted { rejected, message: partial.error_message };
     }
     match status {
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE
-        | StatusCode::GATEWAY_TIMEOUT => Outcome::Unavailable {
+        | StatusCode::GATEWAY_TIMEOUT => ExportResult::Unavailable {
             error: FetchError::Status(status),
             retry_after: retry_after(&answer.headers, now),
         },
-        _ => Outcome::Refused(FetchError::Status(status)),
+        _ => ExportResult::Refused(FetchError::Status(status)),
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
         Fetched { status, headers, body: Bytes::copy_from_slice(body) }
     }
 
-    fn judged(answer: &Fetched) -> Outcome {
+    fn judged(answer: &Fetched) -> ExportResult {
         judge(answer, 10, UnixMillis::from_secs(784_111_770))
     }
 
@@ -176,7 +176,9 @@ mod tests {
             (b"\x0a\x0b\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 0),
         ] {
             match judged(&answer(200, None, body)) {
-                Outcome::Accepted { rejected, .. } => assert_eq!(rejected, expected, "{body:?}"),
+                ExportResult::Accepted { rejected, .. } => {
+                    assert_eq!(rejected, expected, "{body:?}")
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -191,7 +193,7 @@ mod tests {
             (504, Some("soon"), None),
         ] {
             match judged(&answer(status, header, b"")) {
-                Outcome::Unavailable { retry_after, .. } => {
+                ExportResult::Unavailable { retry_after, .. } => {
                     assert_eq!(retry_after, expected.map(Duration::from_secs), "{status}");
                 }
                 other => panic!("{other:?}"),
@@ -199,7 +201,7 @@ mod tests {
         }
         for status in [400, 401, 404, 500] {
             let outcome = judged(&answer(status, Some("7"), b""));
-            assert!(matches!(outcome, Outcome::Refused(_)), "{status}: {outcome:?}");
+            assert!(matches!(outcome, ExportResult::Refused(_)), "{status}: {outcome:?}");
         }
     }
 }

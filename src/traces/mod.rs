@@ -16,7 +16,7 @@ use std::sync::Arc;
 use aws_lc_rs::rand;
 
 pub use self::queue::SpanQueue;
-pub use self::recording::{Phase, Recording, Summary};
+pub use self::recording::{Recording, RequestPhase, RequestSummary};
 use crate::base::clock::Now;
 use crate::config;
 use crate::model::trace_context::{SpanId, TraceContext, TraceId};
@@ -32,7 +32,7 @@ pub struct Tracer {
 
 /// The trace that a request came with.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller<'a> {
+pub struct IncomingTrace<'a> {
     pub context: TraceContext,
     /// The header `tracestate`, if it is short and plain.
     pub state: Option<&'a str>,
@@ -60,11 +60,15 @@ impl Tracer {
 
     /// Begins the recording of a request. A request of a trusted peer continues its trace and
     /// follows its decision to record. Any other request begins a trace; the caller's is linked.
-    pub fn begin(self: &Arc<Self>, caller: Option<Caller<'_>>, started: Now) -> Option<Recording> {
+    pub fn begin(
+        self: &Arc<Self>,
+        caller: Option<IncomingTrace<'_>>,
+        started: Now,
+    ) -> Option<Recording> {
         let span_id = new_span_id()?;
         let trusted = caller.filter(|caller| caller.is_trusted);
         let own = match trusted {
-            Some(Caller { context, .. }) => TraceContext { span_id, ..context },
+            Some(IncomingTrace { context, .. }) => TraceContext { span_id, ..context },
             None => {
                 let trace_id = new_trace_id()?;
                 let is_sampled = trace_id.random_part() >= self.threshold;
@@ -110,9 +114,9 @@ mod tests {
         Arc::new(Tracer { queue, threshold: threshold(ratio), has_client_address: false })
     }
 
-    fn caller(is_trusted: bool, header: &str) -> Option<Caller<'_>> {
+    fn caller(is_trusted: bool, header: &str) -> Option<IncomingTrace<'_>> {
         let context = TraceContext::parse(header).unwrap();
-        Some(Caller { context, state: Some("vendor=1"), is_trusted })
+        Some(IncomingTrace { context, state: Some("vendor=1"), is_trusted })
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::events::{DropReason, ExportFailed, ExportTarget, Exported, SpansDropped};
-use super::export::{Batch, Exporter, Outcome};
+use super::export::{Batch, ExportResult, Exporter};
 use super::proto::Span;
 use crate::base::clock::Now;
 use crate::base::lock::lock;
@@ -206,7 +206,7 @@ impl SpanQueue {
             };
             let outcome = exporter.send(&batch).await;
             let wait = match outcome {
-                Outcome::Accepted { rejected, message } => {
+                ExportResult::Accepted { rejected, message } => {
                     let was_away = std::mem::take(&mut health.is_away);
                     health.has_told_drop = false;
                     health.rest = None;
@@ -215,11 +215,11 @@ impl SpanQueue {
                     let count = batch.count;
                     return Exported { count, rejected, message, was_away, is_quiet }.emit();
                 }
-                Outcome::Refused(error) => {
+                ExportResult::Refused(error) => {
                     health.note_failure(&exporter, &error);
                     return health.dropped(DropReason::Refused, batch.count);
                 }
-                Outcome::Unavailable { error, retry_after } => {
+                ExportResult::Unavailable { error, retry_after } => {
                     health.note_failure(&exporter, &error);
                     health.rest = retry_after.map(|span| Rest::new(&exporter, span));
                     // A receiver may ask for no pause at all, also by a date in the past.

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
 use super::proto::{HAS_IS_REMOTE, IS_REMOTE, KeyValue, Link, Span, SpanKind, Status, StatusCode};
-use super::{Caller, Tracer, new_span_id};
+use super::{IncomingTrace, Tracer, new_span_id};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::model::trace_context::{SpanId, TraceContext, TraceId};
@@ -20,7 +20,7 @@ const MOST_PHASES: u8 = 32;
 
 /// A part of a request, with a span of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum RequestPhase {
     /// The wait for a first message, from the early 101 on.
     FirstMessage,
     Authenticate,
@@ -56,12 +56,12 @@ struct Growing {
 
 #[derive(Debug)]
 struct PhaseRecord {
-    phase: Phase,
+    phase: RequestPhase,
     span_id: SpanId,
     begun: Instant,
     /// `None`: it ends with the request.
     ended: Option<Instant>,
-    fault: Option<Fault>,
+    fault: Option<TraceFault>,
     server: Option<Arc<str>>,
 }
 
@@ -74,15 +74,15 @@ pub struct OpenPhase {
 
 /// The facts about a request that has ended.
 #[derive(Debug)]
-pub struct Summary {
+pub struct RequestSummary {
     pub name: String,
     pub attributes: Vec<KeyValue>,
-    pub fault: Option<Fault>,
+    pub fault: Option<TraceFault>,
 }
 
 /// Why a request or a phase failed.
 #[derive(Clone, Copy, Debug)]
-pub enum Fault {
+pub enum TraceFault {
     Rejected {
         label: &'static str,
         /// Whether a server is at fault, or the client has left. A client's mistake is not an error
@@ -93,7 +93,7 @@ pub enum Fault {
     Answered(u16),
 }
 
-impl Phase {
+impl RequestPhase {
     fn name(self) -> &'static str {
         match self {
             Self::FirstMessage => "first_message",
@@ -116,7 +116,7 @@ impl Recording {
     pub(super) fn new(
         tracer: Arc<Tracer>,
         own: TraceContext,
-        caller: Option<Caller<'_>>,
+        caller: Option<IncomingTrace<'_>>,
         started: Now,
     ) -> Self {
         let trusted = caller.filter(|caller| caller.is_trusted);
@@ -156,7 +156,7 @@ impl Recording {
     }
 
     /// Begins a phase. `None`: the request has too many already.
-    pub fn begin(&self, phase: Phase) -> Option<OpenPhase> {
+    pub fn begin(&self, phase: RequestPhase) -> Option<OpenPhase> {
         let span_id = new_span_id()?;
         let mut growing = lock(&self.growing);
         let index = u8::try_from(growing.phases.len()).ok()?;
@@ -174,7 +174,7 @@ impl Recording {
         })
     }
 
-    pub fn end(&self, open: OpenPhase, fault: Option<Fault>) {
+    pub fn end(&self, open: OpenPhase, fault: Option<TraceFault>) {
         if let Some(record) = lock(&self.growing).phases.get_mut(usize::from(open.index)) {
             record.ended = Some(Now::read().mono);
             record.fault = fault;
@@ -203,13 +203,13 @@ impl Recording {
     }
 
     /// Ends the request, and queues its spans if it is recorded.
-    pub fn finish(&self, summary: impl FnOnce() -> Summary) {
+    pub fn finish(&self, summary: impl FnOnce() -> RequestSummary) {
         let growing = lock(&self.growing);
         if !growing.is_sampled {
             return;
         }
         let ended = Now::read().mono;
-        let Summary { name, mut attributes, fault } = summary();
+        let RequestSummary { name, mut attributes, fault } = summary();
         let mut spans = Vec::with_capacity(growing.phases.len() + 1);
         let status = fault.and_then(|fault| fault.describe(&mut attributes));
         spans.push(Span {
@@ -273,7 +273,7 @@ fn id(span_id: Option<SpanId>) -> Vec<u8> {
     span_id.map(|span_id| span_id.as_bytes().to_vec()).unwrap_or_default()
 }
 
-impl Fault {
+impl TraceFault {
     /// Adds the attributes of the fault, and returns the status of the span.
     fn describe(self, attributes: &mut Vec<KeyValue>) -> Option<Status> {
         let kind = match self {

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::json::{merged, question};
-use super::{Question, Refused};
+use super::{Refused, RenewalQuestion};
 use crate::config::FirstMessage;
 use crate::ws::frame::Message;
 
@@ -16,7 +16,7 @@ pub(super) fn refused(about: &Refused<'_>) -> Message {
     Message::text(json!({ "type": "auth_invalid", "message": about.message }).to_string())
 }
 
-pub(super) fn ask(rules: &FirstMessage, asked: &Question) -> Message {
+pub(super) fn ask(rules: &FirstMessage, asked: &RenewalQuestion) -> Message {
     let Value::Object(object) = versioned(rules, "auth_required") else { return accepted(rules) };
     Message::text(merged(object, question(asked)).to_string())
 }

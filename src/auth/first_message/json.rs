@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::splice::{self, unescaped};
 use super::{
-    Accepted, AuthMessage, FirstMessageContent, LONGEST_ID, Question, Refused, RenewalAnswer,
+    Accepted, AuthMessage, FirstMessageContent, LONGEST_ID, Refused, RenewalAnswer, RenewalQuestion,
 };
 use crate::auth::credential::Proof;
 use crate::base::clock::UnixMillis;
@@ -255,7 +255,7 @@ pub(super) fn refusal(about: &Refused<'_>) -> Value {
     })
 }
 
-pub(super) fn question(question: &Question) -> Value {
+pub(super) fn question(question: &RenewalQuestion) -> Value {
     json!({
         "reason": "Token expiring soon",
         "expires_at": question.expires_at.0,

@@ -35,7 +35,7 @@ pub struct Dialect {
 enum Memory {
     None,
     SocketIo(socketio::Namespace),
-    Mqtt(mqtt::Connect),
+    Mqtt(mqtt::ConnectPacket),
 }
 
 /// The content of a client's first message.
@@ -101,7 +101,7 @@ pub struct Refused<'a> {
 
 /// The data of a question for a new credential.
 #[derive(Clone, Copy, Debug)]
-pub struct Question {
+pub struct RenewalQuestion {
     pub expires_at: UnixMillis,
     pub grace: Duration,
     pub now: UnixMillis,
@@ -125,7 +125,7 @@ impl Dialect {
     pub fn new(rules: &Arc<FirstMessage>) -> Self {
         let memory = match rules.preset {
             Preset::SocketIo => Memory::SocketIo(socketio::Namespace::default()),
-            Preset::Mqtt => Memory::Mqtt(mqtt::Connect::default()),
+            Preset::Mqtt => Memory::Mqtt(mqtt::ConnectPacket::default()),
             _ => Memory::None,
         };
         Self { rules: Arc::clone(rules), memory }
@@ -196,7 +196,7 @@ impl Dialect {
     }
 
     /// Returns the question for a new credential. `None`: the protocol has no such message.
-    pub fn ask(&self, question: &Question) -> Option<Message> {
+    pub fn ask(&self, question: &RenewalQuestion) -> Option<Message> {
         match &self.memory {
             Memory::SocketIo(namespace) => {
                 return Some(socketio::event(

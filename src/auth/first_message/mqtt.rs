@@ -22,7 +22,7 @@ const AUTHENTICATION_METHOD: u8 = 0x15;
 const AUTHENTICATION_DATA: u8 = 0x16;
 
 #[derive(Debug, Default)]
-pub(super) struct Connect {
+pub(super) struct ConnectPacket {
     gathered: Vec<u8>,
     /// The protocol level, once the packet is known to be MQTT.
     level: Option<u8>,
@@ -40,7 +40,7 @@ struct Parts {
     has_authentication_method: bool,
 }
 
-impl Connect {
+impl ConnectPacket {
     pub(super) fn read(
         &mut self,
         rules: &FirstMessage,

@@ -4,7 +4,7 @@
 //! value of the result with the value that it expects.
 
 /// A value in a text, by positions in bytes.
-struct Place {
+struct MemberSpan {
     /// The start of the member's name, or of the value if it is not in an object.
     start: usize,
     value: usize,
@@ -51,10 +51,10 @@ pub(super) fn unescaped(name: &str) -> String {
     name.replace("~1", "/").replace("~0", "~")
 }
 
-fn find(json: &str, pointer: &str) -> Option<Place> {
+fn find(json: &str, pointer: &str) -> Option<MemberSpan> {
     let bytes = json.as_bytes();
     let start = skip_space(bytes, 0);
-    let mut place = Place { start, value: start, end: end_of_value(bytes, start)? };
+    let mut place = MemberSpan { start, value: start, end: end_of_value(bytes, start)? };
     for name in pointer.split('/').skip(1) {
         place = child(json, place.value, &unescaped(name))?;
     }
@@ -62,7 +62,7 @@ fn find(json: &str, pointer: &str) -> Option<Place> {
 }
 
 /// Returns the child with this name or index of the object or array that begins at `parent`.
-fn child(json: &str, parent: usize, name: &str) -> Option<Place> {
+fn child(json: &str, parent: usize, name: &str) -> Option<MemberSpan> {
     let bytes = json.as_bytes();
     let is_object = match bytes.get(parent)? {
         b'{' => true,
@@ -82,7 +82,7 @@ fn child(json: &str, parent: usize, name: &str) -> Option<Place> {
         };
         let end = end_of_value(bytes, value)?;
         if is_wanted {
-            return Some(Place { start, value, end });
+            return Some(MemberSpan { start, value, end });
         }
         index += 1;
         start = skip_space(bytes, end);

@@ -57,8 +57,11 @@ const ACCEPTED: Accepted<'static> = Accepted {
     id: Some("m1"),
     now: UnixMillis(0),
 };
-const QUESTION: Question =
-    Question { expires_at: UnixMillis(9_000), grace: Duration::from_secs(30), now: UnixMillis(0) };
+const QUESTION: RenewalQuestion = RenewalQuestion {
+    expires_at: UnixMillis(9_000),
+    grace: Duration::from_secs(30),
+    now: UnixMillis(0),
+};
 
 #[test]
 fn json_takes_a_token_or_a_ticket_and_answers_under_the_client_s_id() {

@@ -2,7 +2,7 @@
 
 use tracing::{debug, info, warn};
 
-use super::fetch::Fault;
+use super::fetch::KeySetFault;
 use crate::base::clock::UnixMillis;
 use crate::telemetry::audit::AuditLine;
 use crate::telemetry::event::{ACCEPTED, Event};
@@ -23,14 +23,14 @@ families! {
 enum FetchOutcome {}
 
 impl Label for FetchOutcome {
-    type Value<'a> = Option<&'a Fault>;
+    type Value<'a> = Option<&'a KeySetFault>;
 
     fn known<'n>(_: &str, _: &'n LabelNames) -> Vec<&'n str> {
-        [&["ok"], &Fault::labels()[..]].concat()
+        [&["ok"], &KeySetFault::labels()[..]].concat()
     }
 
     fn text(value: Self::Value<'_>) -> &str {
-        value.map_or("ok", Fault::label)
+        value.map_or("ok", KeySetFault::label)
     }
 }
 
@@ -48,7 +48,7 @@ pub struct IssuerKeysFetched<'a> {
 #[derive(Debug)]
 pub struct IssuerKeysFailed<'a> {
     pub issuer: &'a str,
-    pub fault: &'a Fault,
+    pub fault: &'a KeySetFault,
     pub detail: &'a str,
     /// The number of consecutive failures.
     pub failures: u32,

@@ -17,7 +17,7 @@ const MOST_BYTES: usize = issuer_keys::MAX_SET_BYTES as usize;
 
 /// The source of one issuer's keys.
 #[derive(Debug)]
-pub struct Source {
+pub struct KeySetSource {
     issuer: Arc<Issuer>,
     origin: KeyOrigin,
     fetcher: Fetcher,
@@ -33,7 +33,7 @@ pub struct FetchedSet {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum KeySetFault {
     #[error("{place}: {error}")]
     Fetch { place: String, error: FetchError },
     #[error("{place}: {error}")]
@@ -56,7 +56,7 @@ struct Document {
     jwks_uri: String,
 }
 
-impl Source {
+impl KeySetSource {
     pub fn new(issuer: &Arc<Issuer>, from: &RemoteKeys) -> Result<Self, String> {
         let config = FetchConfig {
             ca_file: from.ca_file.clone(),
@@ -85,45 +85,45 @@ impl Source {
         self.timeout
     }
 
-    pub async fn fetch(&self) -> Result<FetchedSet, Fault> {
+    pub async fn fetch(&self) -> Result<FetchedSet, KeySetFault> {
         timeout(self.timeout, Box::pin(self.ask()))
             .await
             .unwrap_or_else(|_| Err(self.late(self.timeout)))
     }
 
-    pub fn late(&self, after: Duration) -> Fault {
-        Fault::Fetch { place: self.origin().to_string(), error: FetchError::Timeout(after) }
+    pub fn late(&self, after: Duration) -> KeySetFault {
+        KeySetFault::Fetch { place: self.origin().to_string(), error: FetchError::Timeout(after) }
     }
 
-    async fn ask(&self) -> Result<FetchedSet, Fault> {
+    async fn ask(&self) -> Result<FetchedSet, KeySetFault> {
         let place = match &self.origin {
             KeyOrigin::Url(place) => place.clone(),
             KeyOrigin::Discovery(document) => self.discover(document).await?,
         };
         let answer = self.get(&place).await?;
-        let wrong = |error| Fault::Set { place: place.to_string(), error };
+        let wrong = |error| KeySetFault::Set { place: place.to_string(), error };
         let keys = issuer_keys::parse(&answer.body, &self.issuer.algorithms).map_err(wrong)?;
         Ok(FetchedSet { text: String::from_utf8_lossy(&answer.body).into_owned(), keys })
     }
 
-    async fn discover(&self, place: &ServiceUrl) -> Result<ServiceUrl, Fault> {
+    async fn discover(&self, place: &ServiceUrl) -> Result<ServiceUrl, KeySetFault> {
         let answer = self.get(place).await?;
         let document: Document = strict_json::record(&answer.body)
-            .map_err(|error| Fault::Document { place: place.to_string(), error })?;
+            .map_err(|error| KeySetFault::Document { place: place.to_string(), error })?;
         // Section 4.3: "The issuer value returned MUST be identical to the Issuer URL".
         if document.issuer != self.issuer.issuer {
-            return Err(Fault::OtherIssuer {
+            return Err(KeySetFault::OtherIssuer {
                 place: place.to_string(),
                 found: document.issuer.chars().take(200).collect(),
             });
         }
         keys_place(place, &document.jwks_uri, self.allow_plain)
-            .map_err(|why| Fault::Forbidden { place: place.to_string(), why })
+            .map_err(|why| KeySetFault::Forbidden { place: place.to_string(), why })
     }
 
-    async fn get(&self, place: &ServiceUrl) -> Result<Fetched, Fault> {
+    async fn get(&self, place: &ServiceUrl) -> Result<Fetched, KeySetFault> {
         let answer = self.fetcher.get(place, None).await.and_then(Fetched::success);
-        answer.map_err(|error| Fault::Fetch { place: place.to_string(), error })
+        answer.map_err(|error| KeySetFault::Fetch { place: place.to_string(), error })
     }
 }
 
@@ -137,8 +137,8 @@ fn keys_place(document: &ServiceUrl, keys: &str, allow_plain: bool) -> Result<Se
     Ok(keys)
 }
 
-impl Fault {
-    /// Returns all labels of [`Fault::label`].
+impl KeySetFault {
+    /// Returns all labels of [`KeySetFault::label`].
     pub fn labels() -> Vec<&'static str> {
         [&FetchError::LABELS[..], &["no_usable_key", "other_issuer", "forbidden"]].concat()
     }
@@ -187,14 +187,14 @@ mod tests {
         let place = || "https://a".to_owned();
         let json = || serde_json::from_str::<Document>("{").map(drop).unwrap_err();
         for fault in [
-            Fault::Set { place: place(), error: KeySetError::TooLarge },
-            Fault::Set { place: place(), error: KeySetError::NoUsableKey(String::new()) },
-            Fault::Set { place: place(), error: json().into() },
-            Fault::Document { place: place(), error: json() },
-            Fault::OtherIssuer { place: place(), found: place() },
-            Fault::Forbidden { place: place(), why: String::new() },
+            KeySetFault::Set { place: place(), error: KeySetError::TooLarge },
+            KeySetFault::Set { place: place(), error: KeySetError::NoUsableKey(String::new()) },
+            KeySetFault::Set { place: place(), error: json().into() },
+            KeySetFault::Document { place: place(), error: json() },
+            KeySetFault::OtherIssuer { place: place(), found: place() },
+            KeySetFault::Forbidden { place: place(), why: String::new() },
         ] {
-            assert!(Fault::labels().contains(&fault.label()), "{fault}");
+            assert!(KeySetFault::labels().contains(&fault.label()), "{fault}");
         }
     }
 }

@@ -35,7 +35,7 @@ use crate::model::secret::Secret;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use asking::{FetchDecision, FetchSchedule};
-use fetch::{Fault, FetchedSet, Source};
+use fetch::{FetchedSet, KeySetFault, KeySetSource};
 use kept::KeptKeys;
 
 /// The maximum time that the start waits for keys.
@@ -49,7 +49,7 @@ const DETAIL_CHARS: usize = 500;
 #[derive(Debug)]
 pub struct RemoteKeys {
     issuer: Arc<Issuer>,
-    source: Source,
+    source: KeySetSource,
     refresh: Duration,
     /// The path of the saved set; not set in tests and checks.
     kept_at: OnceLock<PathBuf>,
@@ -175,7 +175,7 @@ impl RemoteKeys {
     pub fn new(issuer: &Arc<Issuer>, from: &config::RemoteKeys) -> Result<Self, String> {
         Ok(Self {
             issuer: Arc::clone(issuer),
-            source: Source::new(issuer, from)?,
+            source: KeySetSource::new(issuer, from)?,
             refresh: from.refresh,
             kept_at: OnceLock::new(),
             held: RwLock::default(),
@@ -299,7 +299,8 @@ impl RemoteKeys {
             let names: Vec<_> =
                 self.issuer.algorithms.iter().map(|algorithm| algorithm.name()).collect();
             let error = issuer_keys::KeySetError::NoUsableKey(names.join(", "));
-            return self.failed(&Fault::Set { place: self.source.origin().to_string(), error });
+            return self
+                .failed(&KeySetFault::Set { place: self.source.origin().to_string(), error });
         }
         let now = Now::read().wall;
         let is_new = self.hold(set, keys, now);
@@ -316,7 +317,7 @@ impl RemoteKeys {
         is_new
     }
 
-    fn failed(&self, fault: &Fault) {
+    fn failed(&self, fault: &KeySetFault) {
         let failures = {
             let mut health = lock(&self.health);
             *health = Health {

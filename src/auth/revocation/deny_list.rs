@@ -50,7 +50,7 @@ struct Entry {
 
 /// The result of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Applied {
+pub enum RevocationEffect {
     New,
     /// The order was already in force, at least as far as this.
     Known,
@@ -60,7 +60,7 @@ pub enum Applied {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the deny list is full (revocation.max_entries)")]
-pub struct Full;
+pub struct DenyListFull;
 
 impl Revocations {
     pub fn new(capacity: usize) -> Self {
@@ -74,10 +74,10 @@ impl Revocations {
 
     /// Puts an order in force. The result is the same if orders are repeated, or arrive in another
     /// sequence on another node.
-    pub fn apply(&self, order: Revocation, now: Now) -> Result<Applied, Full> {
+    pub fn apply(&self, order: Revocation, now: Now) -> Result<RevocationEffect, DenyListFull> {
         let for_watchers = order.clone();
         let applied = self.enter(order, now);
-        if applied == Ok(Applied::New) {
+        if applied == Ok(RevocationEffect::New) {
             // A watcher that is too slow is dropped. It then knows that it misses orders.
             lock(&self.watchers).retain(|one| one.try_send(for_watchers.clone()).is_ok());
         }
@@ -91,16 +91,16 @@ impl Revocations {
         receiver
     }
 
-    fn enter(&self, order: Revocation, now: Now) -> Result<Applied, Full> {
+    fn enter(&self, order: Revocation, now: Now) -> Result<RevocationEffect, DenyListFull> {
         if order.until <= now.wall {
-            return Ok(Applied::Over);
+            return Ok(RevocationEffect::Over);
         }
         let entry = Entry { ends: order.ends_at(now), order };
         let mut table = self.write();
         if let Some(known) = table.entry_about(&entry.order) {
             if known.is_over(now) {
                 *known = entry;
-                return Ok(Applied::New);
+                return Ok(RevocationEffect::New);
             }
             return Ok(known.widen(entry));
         }
@@ -108,10 +108,10 @@ impl Revocations {
             table.sweep(now);
         }
         let outcome = if table.held >= self.capacity {
-            Err(Full)
+            Err(DenyListFull)
         } else {
             table.insert(entry);
-            Ok(Applied::New)
+            Ok(RevocationEffect::New)
         };
         self.held.store(table.held, Ordering::SeqCst);
         outcome
@@ -247,13 +247,13 @@ impl Entry {
 
     /// Merges an order for the same name and issuer. The result holds as far and as long as either
     /// order, in any sequence.
-    fn widen(&mut self, other: Self) -> Applied {
+    fn widen(&mut self, other: Self) -> RevocationEffect {
         self.ends = self.ends.max(other.ends);
         let (known, other) = (&mut self.order, other.order);
         let before = known.before().max(other.before());
         let until = known.until.max(other.until);
         if (before, until) == (known.before(), known.until) {
-            return Applied::Known;
+            return RevocationEffect::Known;
         }
         if let RevocationScope::IssuedBefore { before: known_before, .. } = &mut known.what {
             *known_before = before;
@@ -263,7 +263,7 @@ impl Entry {
         if (other.at, &other.id) > (known.at, &known.id) {
             (known.at, known.id) = (other.at, other.id);
         }
-        Applied::New
+        RevocationEffect::New
     }
 }
 
@@ -339,8 +339,8 @@ pub(super) mod tests {
             let list = Revocations::new(10);
             let order = order(what);
             assert_eq!(list.find(&ada, at(NOW)), None);
-            assert_eq!(list.apply(order.clone(), at(NOW)), Ok(Applied::New));
-            assert_eq!(list.apply(order.clone(), at(NOW)), Ok(Applied::Known));
+            assert_eq!(list.apply(order.clone(), at(NOW)), Ok(RevocationEffect::New));
+            assert_eq!(list.apply(order.clone(), at(NOW)), Ok(RevocationEffect::Known));
             assert_eq!(list.find(&ada, at(NOW)), Some(order.kind()));
             assert!(others.iter().all(|other| list.find(other, at(NOW)).is_none()), "{order:?}");
             assert_eq!(list.find(&ada, at(order.until)), None, "the order has ended, swept or not");
@@ -348,7 +348,7 @@ pub(super) mod tests {
                 (list.sweep(at(NOW)), list.sweep(at(order.until)), list.snapshot(at(NOW)).len()),
                 (1, 0, 0)
             );
-            assert_eq!(list.apply(order.clone(), at(order.until)), Ok(Applied::Over));
+            assert_eq!(list.apply(order.clone(), at(order.until)), Ok(RevocationEffect::Over));
         }
     }
 
@@ -380,10 +380,13 @@ pub(super) mod tests {
         for user in ["a", "b"] {
             list.apply(order(RevocationScope::User(user.into())), at(NOW)).unwrap();
         }
-        assert_eq!(list.apply(order(RevocationScope::User("c".into())), at(NOW)), Err(Full));
+        assert_eq!(
+            list.apply(order(RevocationScope::User("c".into())), at(NOW)),
+            Err(DenyListFull)
+        );
         assert_eq!(
             list.apply(order(RevocationScope::User("a".into())), at(NOW)),
-            Ok(Applied::Known),
+            Ok(RevocationEffect::Known),
             "a known order needs no room"
         );
         assert!(
@@ -397,7 +400,7 @@ pub(super) mod tests {
                 Revocation::new(RevocationScope::User("c".into()), None, later, HOUR),
                 at(later)
             ),
-            Ok(Applied::New)
+            Ok(RevocationEffect::New)
         );
         assert_eq!(list.len(), 1);
     }
@@ -417,7 +420,7 @@ pub(super) mod tests {
         assert_eq!(list.find(&ada, ahead), Some(RevocationKind::User));
         assert_eq!(
             list.apply(order(RevocationScope::User("bob".into())), later),
-            Err(Full),
+            Err(DenyListFull),
             "the order is in force, and is not dropped"
         );
         assert_eq!(
@@ -542,7 +545,7 @@ pub(super) mod tests {
         for times in [[1, 2], [2, 1]] {
             let list = Revocations::new(10);
             for (time, keep) in times.into_iter().zip([HOUR, HOUR * 2]) {
-                assert_eq!(list.apply(at_time(time, keep), at(NOW)), Ok(Applied::New));
+                assert_eq!(list.apply(at_time(time, keep), at(NOW)), Ok(RevocationEffect::New));
             }
             let [held] = &list.snapshot(at(NOW))[..] else { panic!("one order is held") };
             assert_eq!((held.id.as_str(), held.at), ("order-2", UnixMillis(NOW.0 + 2)));

@@ -7,5 +7,5 @@ mod deny_list;
 pub mod events;
 mod identity;
 
-pub use deny_list::{Applied, Full, Revocations};
+pub use deny_list::{DenyListFull, RevocationEffect, Revocations};
 pub use identity::Identity;

@@ -9,14 +9,14 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 
 /// The SHA-256 hash of everything that the answer depends on.
-pub type Key = [u8; 32];
+pub type AnswerKey = [u8; 32];
 
 #[derive(Debug)]
 pub struct Cache<T> {
     /// The maximum size of one generation.
     most: usize,
-    young: HashMap<Key, (T, Instant)>,
-    old: HashMap<Key, (T, Instant)>,
+    young: HashMap<AnswerKey, (T, Instant)>,
+    old: HashMap<AnswerKey, (T, Instant)>,
 }
 
 impl<T: Clone> Cache<T> {
@@ -25,7 +25,7 @@ impl<T: Clone> Cache<T> {
         Self { most: (entries / 2).max(1), young: HashMap::new(), old: HashMap::new() }
     }
 
-    pub fn recall(&mut self, key: &Key, now: Instant) -> Option<T> {
+    pub fn recall(&mut self, key: &AnswerKey, now: Instant) -> Option<T> {
         if let Some((value, until)) = self.young.get(key) {
             return (now < *until).then(|| value.clone());
         }
@@ -37,7 +37,7 @@ impl<T: Clone> Cache<T> {
         Some(value)
     }
 
-    pub fn remember(&mut self, key: Key, value: T, until: Instant) {
+    pub fn remember(&mut self, key: AnswerKey, value: T, until: Instant) {
         self.old.remove(&key);
         if self.young.len() >= self.most && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
@@ -45,7 +45,7 @@ impl<T: Clone> Cache<T> {
         self.young.insert(key, (value, until));
     }
 
-    pub fn forget(&mut self, key: &Key) {
+    pub fn forget(&mut self, key: &AnswerKey) {
         self.young.remove(key);
         self.old.remove(key);
     }
@@ -59,7 +59,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn key(number: u32) -> Key {
+    fn key(number: u32) -> AnswerKey {
         let mut key = [0; 32];
         key[..4].copy_from_slice(&number.to_be_bytes());
         key

@@ -41,8 +41,8 @@ use crate::model::verifier_fault::VerifierFault;
 use crate::rejection::Rejection;
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
-use cache::{Cache, Key};
-use source::Source;
+use cache::{AnswerKey, Cache};
+use source::VerifierSource;
 
 /// The verifiers of a configuration, by name.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ pub struct Verifier {
     config: Arc<config::Verifier>,
     /// The claims that are kept in the principal, for the signed context.
     carried: Vec<String>,
-    source: Source,
+    source: VerifierSource,
     places: Semaphore,
     answers: Mutex<AnswerCache>,
     breaker: Mutex<Breaker>,
@@ -61,7 +61,7 @@ pub struct Verifier {
 
 /// A request to a verifier.
 #[derive(Debug)]
-pub struct Question {
+pub struct VerifierQuestion {
     pub credential: Secret,
     pub method: Method,
     /// The name of the route, or the path of the ticket endpoint.
@@ -88,7 +88,7 @@ impl From<Principal> for Proved {
 #[derive(Debug)]
 pub struct VerifierGrant {
     verifier: Arc<Verifier>,
-    question: Arc<Question>,
+    question: Arc<VerifierQuestion>,
     every: Duration,
 }
 
@@ -105,14 +105,14 @@ struct AnswerCache {
     /// Negative answers have their own cache: a flood of invented credentials must not evict
     /// positive answers.
     bad: Cache<InvalidToken>,
-    flights: HashMap<Key, Flight>,
+    flights: HashMap<AnswerKey, Flight>,
 }
 
 type Flight = watch::Receiver<Option<Result<VerifierAnswer, VerifierFault>>>;
 
 #[derive(Debug, thiserror::Error)]
 #[error("verifier '{name}': {problem}")]
-pub struct OpenError {
+pub struct VerifierOpenError {
     name: String,
     problem: String,
 }
@@ -137,7 +137,7 @@ pub struct VerifierFigures {
 impl Verifiers {
     /// Opens the verifiers without connecting. A verifier that has not changed since the last
     /// configuration keeps its state.
-    pub fn open(config: &config::Config, before: Option<&Self>) -> Result<Self, OpenError> {
+    pub fn open(config: &config::Config, before: Option<&Self>) -> Result<Self, VerifierOpenError> {
         let mut by_name = HashMap::new();
         for verifier in &config.verifiers {
             let same = before
@@ -180,7 +180,8 @@ impl Verifiers {
         let verifier = self.0.get(name).ok_or(Rejection::Internal)?;
         let credential =
             source::credential(&verifier.config, method, shown).map_err(Rejection::InvalidToken)?;
-        let question = Arc::new(Question { credential, method, route: Arc::clone(route), address });
+        let question =
+            Arc::new(VerifierQuestion { credential, method, route: Arc::clone(route), address });
         let principal = verifier.prove(&question, CacheUse::Used).await?;
         let verifier_grant = verifier.config.revalidate.map(|every| {
             let verifier = Arc::clone(verifier);
@@ -191,9 +192,12 @@ impl Verifiers {
 }
 
 impl Verifier {
-    pub fn open(config: &Arc<config::Verifier>, carried: &[String]) -> Result<Self, OpenError> {
-        let source = Source::open(config)
-            .map_err(|problem| OpenError { name: config.name.to_string(), problem })?;
+    pub fn open(
+        config: &Arc<config::Verifier>,
+        carried: &[String],
+    ) -> Result<Self, VerifierOpenError> {
+        let source = VerifierSource::open(config)
+            .map_err(|problem| VerifierOpenError { name: config.name.to_string(), problem })?;
         Ok(Self {
             carried: carried.to_vec(),
             source,
@@ -210,8 +214,10 @@ impl Verifier {
 
     fn figures(&self) -> VerifierFigures {
         let breaker = match &self.source {
-            Source::Redis(lookup) => lookup.state(),
-            Source::Http(_) | Source::Introspection(_) => lock(&self.breaker).state(),
+            VerifierSource::Redis(lookup) => lookup.state(),
+            VerifierSource::Http(_) | VerifierSource::Introspection(_) => {
+                lock(&self.breaker).state()
+            }
         };
         let asking = lock(&self.answers).flights.len();
         VerifierFigures {
@@ -224,7 +230,7 @@ impl Verifier {
 
     async fn prove(
         self: &Arc<Self>,
-        question: &Arc<Question>,
+        question: &Arc<VerifierQuestion>,
         memory: CacheUse,
     ) -> Result<Arc<Principal>, Rejection> {
         match self.answer(question, memory, Now::read()).await {
@@ -236,7 +242,7 @@ impl Verifier {
 
     async fn answer(
         self: &Arc<Self>,
-        question: &Arc<Question>,
+        question: &Arc<VerifierQuestion>,
         memory: CacheUse,
         now: Now,
     ) -> Result<VerifierAnswer, VerifierFault> {
@@ -266,8 +272,8 @@ impl Verifier {
     #[allow(clippy::type_complexity, reason = "its only caller takes the tuple apart")]
     fn find_or_ask(
         self: &Arc<Self>,
-        key: Key,
-        question: &Arc<Question>,
+        key: AnswerKey,
+        question: &Arc<VerifierQuestion>,
         memory: CacheUse,
         now: Instant,
     ) -> (CacheOutcome, Result<VerifierAnswer, Result<Flight, VerifierFault>>) {
@@ -305,7 +311,7 @@ impl Verifier {
     }
 
     /// Makes one request: waits for a free slot, sends it, and reads the answer.
-    async fn ask(&self, question: &Question) -> Result<VerifierAnswer, VerifierFault> {
+    async fn ask(&self, question: &VerifierQuestion) -> Result<VerifierAnswer, VerifierFault> {
         let began = Now::read();
         let deadline = began.mono + self.config.timeout;
         let name = &self.config.name;
@@ -347,7 +353,7 @@ impl Verifier {
     }
 
     /// Caches an answer. A positive answer is never cached beyond its expiry.
-    fn remember(&self, key: Key, outcome: &Result<VerifierAnswer, VerifierFault>) {
+    fn remember(&self, key: AnswerKey, outcome: &Result<VerifierAnswer, VerifierFault>) {
         let now = Now::read();
         let mut answers = lock(&self.answers);
         match outcome {
@@ -389,7 +395,7 @@ impl Verifier {
 
     /// Returns the hash of everything that the answer may depend on. A service over HTTP gets more
     /// than the credential.
-    fn key_of(&self, question: &Question) -> Key {
+    fn key_of(&self, question: &VerifierQuestion) -> AnswerKey {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut part = |bytes: &[u8]| {
             context.update(&(bytes.len() as u64).to_be_bytes());
@@ -434,7 +440,7 @@ impl VerifierGrant {
 /// Removes the request from those in progress, also when its task is dropped.
 struct FlightGuard {
     verifier: Arc<Verifier>,
-    key: Key,
+    key: AnswerKey,
 }
 
 impl Drop for FlightGuard {

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::{Question, VerifierAnswer, claims};
+use super::{VerifierAnswer, VerifierQuestion, claims};
 use crate::auth::decoded;
 use crate::auth::jwt::names_audience;
 use crate::base::clock::UnixMillis;
@@ -31,7 +31,7 @@ use crate::store::redis::SessionLookup;
 const SHORTEST_ID: usize = 16;
 
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum VerifierSource {
     Http(Fetcher),
     Introspection(Fetcher),
     Redis(Box<SessionLookup>),
@@ -48,7 +48,7 @@ struct VerifierRequest<'a> {
     client_address: IpAddr,
 }
 
-impl Source {
+impl VerifierSource {
     pub(super) fn open(config: &config::Verifier) -> Result<Self, String> {
         let fetcher = |asked: &VerifierEndpoint| {
             Fetcher::new(FetchConfig {
@@ -71,7 +71,7 @@ impl Source {
         &self,
         config: &config::Verifier,
         carried: &[String],
-        question: &Question,
+        question: &VerifierQuestion,
         now: UnixMillis,
     ) -> Result<VerifierAnswer, VerifierFault> {
         let (claims, kept_for) = match (self, &config.kind) {
@@ -169,7 +169,7 @@ fn signed_id(shown: &Secret, secret: &Secret) -> Result<Secret, InvalidToken> {
     Ok(Secret::from(id))
 }
 
-fn request_body(question: &Question) -> Result<Bytes, VerifierFault> {
+fn request_body(question: &VerifierQuestion) -> Result<Bytes, VerifierFault> {
     let request_body = VerifierRequest {
         credential: question.credential.expose_str().unwrap_or_default(),
         kind: if question.method == Method::Session { "session" } else { "token" },
@@ -274,7 +274,7 @@ mod tests {
     fn a_verifier_gets_the_credential_as_it_is() {
         assert_eq!(&form(b"aZ9-._~")[..], b"token=aZ9-._~");
         assert_eq!(&form(b"a+b/c=&d %")[..], b"token=a%2Bb%2Fc%3D%26d%20%25");
-        let question = |method| Question {
+        let question = |method| VerifierQuestion {
             credential: "opaque".into(),
             method,
             route: "/ws".into(),

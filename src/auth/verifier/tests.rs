@@ -29,8 +29,8 @@ fn redis(lines: &str) -> Arc<config::Verifier> {
     ))
 }
 
-fn question(credential: &str, route: &str) -> Arc<Question> {
-    Arc::new(Question {
+fn question(credential: &str, route: &str) -> Arc<VerifierQuestion> {
+    Arc::new(VerifierQuestion {
         credential: credential.into(),
         method: Method::Header,
         route: route.into(),
@@ -171,7 +171,7 @@ fn what_no_verifier_could_know_is_not_asked_about() {
 #[test]
 fn an_answer_is_remembered_for_what_the_verifier_was_told() {
     let opened = |config: Arc<config::Verifier>| Verifier::open(&config, &[]).unwrap();
-    let differ = |verifier: &Verifier, one: &Question, other: &Question| {
+    let differ = |verifier: &Verifier, one: &VerifierQuestion, other: &VerifierQuestion| {
         verifier.key_of(one) != verifier.key_of(other)
     };
     let told_all = opened(http(""));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Finding, Inspector};
-use crate::auth::remote_keys::fetch::Source;
+use crate::auth::remote_keys::fetch::KeySetSource;
 use crate::base::clock::Now;
 use crate::config::store::{HostPort, Redis, Store};
 use crate::config::{Config, Issuer, IssuerKeySource, RemoteKeys, Server, Verifier, VerifierKind};
@@ -68,7 +68,7 @@ fn published(issuer: &Arc<Issuer>, from: &RemoteKeys) -> Finding {
     let subject = format!("keys of issuer {}", issuer.name);
     let hint = "Usher starts without these keys and retries; this issuer's tokens are refused \
                 until Usher has them, or has those of an earlier start";
-    let source = match Source::new(issuer, from) {
+    let source = match KeySetSource::new(issuer, from) {
         Ok(source) => source,
         Err(error) => return Finding::warn(subject, error, hint),
     };

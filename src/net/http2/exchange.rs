@@ -12,8 +12,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::stream::{Http2Stream, absorb};
 use super::served_streams::StreamLease;
+use super::stream::{Http2Stream, absorb};
 use crate::base::clock::Now;
 use crate::net::http1::response::LastOfConnection;
 

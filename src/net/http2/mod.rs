@@ -11,5 +11,5 @@ pub mod exchange;
 pub mod frames;
 pub mod head;
 pub mod sent_resets;
-pub mod stream;
 pub mod served_streams;
+pub mod stream;

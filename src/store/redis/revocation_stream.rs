@@ -389,7 +389,7 @@ mod tests {
     use super::super::server::RedisServer;
     use super::super::tests::config;
     use super::*;
-    use crate::auth::revocation::{Applied, Revocations};
+    use crate::auth::revocation::{RevocationEffect, Revocations};
     use crate::model::principal::tests::principal;
     use crate::model::revocation::{RevocationKind, RevocationScope};
 
@@ -423,7 +423,7 @@ mod tests {
         let (list, ada) = (Revocations::new(10), principal("ada", "main", None, None, 0));
         assert_eq!(
             list.apply(order, ahead(DAY)),
-            Ok(Applied::Over),
+            Ok(RevocationEffect::Over),
             "what the node's own clock would say"
         );
 
@@ -431,7 +431,7 @@ mod tests {
         let order = read_one(&mut reader).await;
         assert_eq!(
             list.apply(order.clone(), reader.by_the_slower_clock(ahead(DAY))),
-            Ok(Applied::New)
+            Ok(RevocationEffect::New)
         );
         assert_eq!(
             (list.sweep(ahead(DAY)), list.find(&ada, ahead(DAY))),
@@ -442,11 +442,14 @@ mod tests {
             Some(RevocationKind::User),
             "the clock was set right"
         );
-        assert_eq!(list.apply(order, Now::read()), Ok(Applied::Known));
+        assert_eq!(list.apply(order, Now::read()), Ok(RevocationEffect::Known));
         // A revocation that has expired by both clocks has expired.
         let past =
             Revocation::new(RevocationScope::User("bob".into()), None, UnixMillis(1_000), HOUR);
-        assert_eq!(list.apply(past, reader.by_the_slower_clock(ahead(DAY))), Ok(Applied::Over));
+        assert_eq!(
+            list.apply(past, reader.by_the_slower_clock(ahead(DAY))),
+            Ok(RevocationEffect::Over)
+        );
         let behind = Now { wall: UnixMillis(1_000), ..Now::read() };
         assert_eq!(reader.by_the_slower_clock(behind).wall, behind.wall);
     }

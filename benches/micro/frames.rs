@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use usher::ws::follow::{FrameFollower, Hold, Pause, Rules, Segment};
+use usher::ws::follow::{FollowRules, FrameFollower, Hold, Pause, Segment};
 use usher::ws::frame::{Message, Sender};
 
 use crate::support::Runner;
@@ -21,12 +21,13 @@ pub fn run(runner: &mut Runner) {
             ("text of 128 B, byte by byte", pieces(&small, 1)),
         ];
         for (what, reads) in reads {
-            let mut follower = FrameFollower::new(sender, Rules::FOLLOW_ONLY);
+            let mut follower = FrameFollower::new(sender, FollowRules::FOLLOW_ONLY);
             runner.measure(&format!("frames: {what}, {who}"), || follow(&mut follower, &reads));
         }
     }
     let hold = Some(Hold { most: 16 * 1024, binary: false });
-    let mut follower = FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY });
+    let mut follower =
+        FrameFollower::new(Sender::Client, FollowRules { hold, ..FollowRules::FOLLOW_ONLY });
     let reads = [text(600).to_wire(Sender::Client)];
     runner.measure("frames: text of 600 B held, masked", || follow(&mut follower, &reads));
 }

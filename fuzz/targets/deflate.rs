@@ -12,13 +12,13 @@ use http::{HeaderMap, HeaderValue};
 
 use super::cuts;
 use usher::ws::deflate::{self, InflateError, Inflater};
-use usher::ws::follow::{Compressed, FrameFollower, Hold, Pause, Rules, Segment};
+use usher::ws::follow::{Compressed, FollowRules, FrameFollower, Hold, Pause, Segment};
 use usher::ws::frame::Sender;
 
 const MOST: usize = 1 << 16;
-static ALL_AT_ONCE: LazyLock<Rules> = LazyLock::new(|| Rules {
+static ALL_AT_ONCE: LazyLock<FollowRules> = LazyLock::new(|| FollowRules {
     hold: Some(Hold { most: MOST * 2, binary: true }),
-    ..Rules::FOLLOW_ONLY
+    ..FollowRules::FOLLOW_ONLY
 });
 
 pub fn run(bytes: &[u8]) {

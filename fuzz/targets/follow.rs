@@ -2,19 +2,19 @@
 //! a simple reader of RFC 6455.
 
 use super::cuts;
-use usher::ws::follow::{FrameFollower, Hold, Pause, Rules, Segment};
+use usher::ws::follow::{FollowRules, FrameFollower, Hold, Pause, Segment};
 use usher::ws::frame::{ControlKind, FrameError, Sender};
 
-const RULES: [Rules; 5] = [
-    Rules::FOLLOW_ONLY,
-    Rules { message_bytes: 64, ..Rules::FOLLOW_ONLY },
-    Rules { hold: Some(Hold { most: 24, binary: false }), ..Rules::FOLLOW_ONLY },
-    Rules {
+const RULES: [FollowRules; 5] = [
+    FollowRules::FOLLOW_ONLY,
+    FollowRules { message_bytes: 64, ..FollowRules::FOLLOW_ONLY },
+    FollowRules { hold: Some(Hold { most: 24, binary: false }), ..FollowRules::FOLLOW_ONLY },
+    FollowRules {
         message_bytes: 256,
         hold: Some(Hold { most: 24, binary: true }),
         takes_out_compressed: true,
     },
-    Rules { takes_out_compressed: true, ..Rules::FOLLOW_ONLY },
+    FollowRules { takes_out_compressed: true, ..FollowRules::FOLLOW_ONLY },
 ];
 
 pub fn run(bytes: &[u8]) {
@@ -72,7 +72,7 @@ enum Event {
     },
 }
 
-fn follow(pieces: &[&[u8]], sender: Sender, rules: Rules, pause: Pause) -> Outcome {
+fn follow(pieces: &[&[u8]], sender: Sender, rules: FollowRules, pause: Pause) -> Outcome {
     let mut follower = FrameFollower::new(sender, rules);
     let mut outcome = Outcome::default();
     'pieces: for piece in pieces {
@@ -135,7 +135,7 @@ impl Outcome {
 /// Checks that the ends of frames and messages are known after each byte, and that a pause stops
 /// there.
 fn check_boundaries(bytes: &[u8], sender: Sender, frames: &[Frame], is_whole: bool) {
-    let rules = Rules::FOLLOW_ONLY;
+    let rules = FollowRules::FOLLOW_ONLY;
     let mut follower = FrameFollower::new(sender, rules);
     let faultless = frames.last().map_or(0, |frame| frame.end);
     for (at, byte) in (1..).zip(bytes) {
@@ -175,7 +175,7 @@ fn check_boundaries(bytes: &[u8], sender: Sender, frames: &[Frame], is_whole: bo
     }
 }
 
-fn check_contents(outcome: &Outcome, sender: Sender, rules: Rules, frames: &[Frame]) {
+fn check_contents(outcome: &Outcome, sender: Sender, rules: FollowRules, frames: &[Frame]) {
     let mut compressed = Vec::new();
     for (at, event) in &outcome.events {
         match event {

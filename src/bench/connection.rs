@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::stream::Stream;
 use crate::ws::close_code::CloseCode;
-use crate::ws::follow::{FrameFollower, Hold, Pause, Rules, Segment};
+use crate::ws::follow::{FollowRules, FrameFollower, Hold, Pause, Segment};
 use crate::ws::frame::{self, ControlKind, FrameError, Message, Sender};
 
 /// The largest greeting or answer of a server. Larger messages are ignored.
@@ -33,8 +33,10 @@ impl Connection {
     /// size of the largest echo.
     pub fn new(stream: Stream, early: &[u8], message_bytes: usize) -> Result<Self, FrameError> {
         let hold = Hold { most: message_bytes.max(LARGEST_ANSWER), binary: true };
-        let follower =
-            FrameFollower::new(Sender::Upstream, Rules { hold: Some(hold), ..Rules::FOLLOW_ONLY });
+        let follower = FrameFollower::new(
+            Sender::Upstream,
+            FollowRules { hold: Some(hold), ..FollowRules::FOLLOW_ONLY },
+        );
         let scratch = vec![0; message_bytes.clamp(READ_SIZE, LARGEST_ANSWER)];
         let mut connection = Self { stream, follower, scratch, inbox: VecDeque::new() };
         // A ping in `early` is not answered. Servers do not close a connection for that.
@@ -135,8 +137,10 @@ mod tests {
         wire.extend(Message::binary(vec![7; 300]).to_wire(Sender::Upstream));
         wire.extend(frame::close(CloseCode::POLICY, "no", Sender::Upstream));
         let hold = Hold { most: LARGEST_ANSWER, binary: true };
-        let mut follower =
-            FrameFollower::new(Sender::Upstream, Rules { hold: Some(hold), ..Rules::FOLLOW_ONLY });
+        let mut follower = FrameFollower::new(
+            Sender::Upstream,
+            FollowRules { hold: Some(hold), ..FollowRules::FOLLOW_ONLY },
+        );
         let (mut inbox, mut pongs) = (VecDeque::new(), Vec::new());
         for piece in wire.chunks(5) {
             pongs.extend(take_in(&mut follower, piece, &mut inbox).unwrap());

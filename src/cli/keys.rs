@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::base::clock::Now;
 use crate::config::{self, ContextAlgorithm};
-use crate::upstream::keyring::{Entry, Folder, Index};
+use crate::upstream::keyring::{Index, KeyringEntry, KeyringFolder};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -89,18 +89,18 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 impl KeyringLocation {
-    fn folder(&self) -> anyhow::Result<Folder> {
+    fn folder(&self) -> anyhow::Result<KeyringFolder> {
         let state_dir = match &self.config {
             Some(file) => config::load(file)?.config.state_dir,
             None => self.state_dir.clone(),
         };
-        Ok(Folder::of(&state_dir))
+        Ok(KeyringFolder::of(&state_dir))
     }
 }
 
 fn show(index: &Index) {
     println!("{:<10} {:<18} {:<10} created", "role", "kid", "algorithm");
-    let row = |role: &str, entry: &Entry| {
+    let row = |role: &str, entry: &KeyringEntry| {
         println!("{role:<10} {:<18} {:<10} {}", entry.kid, index.algorithm, entry.created);
     };
     if let Some(previous) = &index.previous {

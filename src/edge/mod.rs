@@ -137,7 +137,7 @@ pub enum EdgeError {
     #[error(transparent)]
     Keyring(#[from] crate::upstream::keyring::KeyringError),
     #[error(transparent)]
-    Upstream(#[from] crate::upstream::BuildError),
+    Upstream(#[from] crate::upstream::UpstreamBuildError),
     #[error(transparent)]
     Store(#[from] crate::store::StoreOpenError),
     #[error("the receiver of traces: {0}")]

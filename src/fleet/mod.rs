@@ -29,7 +29,7 @@ use crate::store::StoreOpenError;
 use crate::store::redis::{LiveNodes, RevocationStream, Roster};
 use crate::telemetry::Event;
 use places::FleetPlaces;
-use sessions::Question;
+use sessions::SessionsQuestion;
 pub use sessions::{Completeness, Gathered, NodeAnswer};
 
 const BEAT: Duration = Duration::from_secs(3);
@@ -63,7 +63,7 @@ pub struct Node {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Notice {
-    Question(Question),
+    Question(SessionsQuestion),
     /// The session with this id must end, because a newer session of its user took its place.
     Replaced(String),
 }

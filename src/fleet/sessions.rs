@@ -33,7 +33,7 @@ const MOST_BYTES: usize = 8 << 20;
 const MOST_ROWS: usize = 10_000;
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Question {
+pub(super) struct SessionsQuestion {
     id: String,
     /// The node that asks.
     from: String,
@@ -124,7 +124,7 @@ impl Fleet {
         }
         let id = HexId::random().as_str().to_owned();
         let mut line = Box::pin(self.roster.answers(&id)).await?;
-        let question = Question {
+        let question = SessionsQuestion {
             id,
             from: self.node.id.clone(),
             at: Now::read().wall.0,
@@ -147,7 +147,7 @@ impl Fleet {
         Ok(())
     }
 
-    pub(super) fn receive_question(self: &Arc<Self>, question: Question) {
+    pub(super) fn receive_question(self: &Arc<Self>, question: SessionsQuestion) {
         let age = Now::read().wall.since(UnixMillis(question.at));
         if question.from == self.node.id || age > OLD {
             return;
@@ -247,7 +247,7 @@ mod tests {
     fn a_question_is_one_flat_object() {
         let filter =
             SessionFilter { limit: 7, user: Some("ada".into()), route: None, method: None };
-        let question = Question { id: "q".into(), from: "n".into(), at: 1, filter };
+        let question = SessionsQuestion { id: "q".into(), from: "n".into(), at: 1, filter };
         let text = serde_json::to_string(&Notice::Question(question)).unwrap();
         assert_eq!(text, r#"{"question":{"id":"q","from":"n","at":1,"limit":7,"user":"ada"}}"#);
         let Ok(Notice::Question(question)) = serde_json::from_str(&text) else { panic!("{text}") };

@@ -26,7 +26,7 @@ use crate::config::{self, Route, RouteMatch};
 use crate::edge::Edge;
 use crate::edge::router::Router;
 use crate::migration;
-use crate::migration::shadow::{Actual, Scene, Shadow, Shadows};
+use crate::migration::shadow::{Actual, Shadow, ShadowInput, Shadows};
 use crate::migration::uses::LegacyUses;
 use crate::model::origin::Origins;
 use crate::model::principal::Principal;
@@ -163,7 +163,7 @@ impl<'a> Admission<'a> {
     pub fn cast_shadow(&self, request: &mut Request, matched: &RouteMatch, actual: Actual) {
         let Some(shadows) = self.shadows.filter(|_| !request.shadow.is_empty()) else { return };
         let shadow = std::mem::take(&mut request.shadow);
-        let scene = Scene {
+        let scene = ShadowInput {
             authenticator: Arc::clone(self.authenticator),
             matched: matched.clone(),
             request_id: request.request_id.clone(),

@@ -43,7 +43,7 @@ use crate::session::events::BufferFilled;
 use crate::telemetry::Event;
 use crate::traces::RequestPhase;
 use crate::ws::deflate::{self, AgreedDeflate, InflateError};
-use crate::ws::follow::{FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
+use crate::ws::follow::{FollowRules, FrameFollower, HeldMessage, Hold, Pause, Segment};
 use crate::ws::frame::{self, ControlKind, Message, Sender};
 
 const READ_SIZE: usize = 4 * 1024;
@@ -263,7 +263,10 @@ impl PendingClient {
             answer,
             // A copy, so that the buffer of the head is freed.
             input: BytesMut::from(&early[..]),
-            follower: FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY }),
+            follower: FrameFollower::new(
+                Sender::Client,
+                FollowRules { hold, ..FollowRules::FOLLOW_ONLY },
+            ),
             dialect,
             deflate,
             received: 0,
@@ -453,7 +456,7 @@ mod tests {
                 stream: Stream::Unix(stream),
                 answer: Vec::new(),
                 input: BytesMut::new(),
-                follower: FrameFollower::new(Sender::Client, Rules::FOLLOW_ONLY),
+                follower: FrameFollower::new(Sender::Client, FollowRules::FOLLOW_ONLY),
                 dialect: Dialect::new(&config.routes[0].first_message),
                 deflate: None,
                 received: 0,

@@ -28,10 +28,10 @@ use crate::rejection::close::{CloseReason, SessionEnd};
 use crate::session::conversation::Conversation;
 use crate::session::events::SessionEnded;
 use crate::session::registry::{CloseSignal, SessionGuard, SessionHandle};
-use crate::session::relay::{Limits, Opening, Relay};
+use crate::session::relay::{Opening, Relay, RelayLimits};
 use crate::session::revalidation::Revalidation;
 use crate::session::session_counts::CountedPlace;
-use crate::session::state::Rules;
+use crate::session::state::SessionRules;
 use crate::telemetry::Event;
 use crate::upstream::ServerPlace;
 use crate::ws::frame::Message;
@@ -123,7 +123,7 @@ pub(super) async fn open_session(
     let (keepalive, reauth) = (&edge.config.keepalive, &route.reauth);
     let renews = grant.is_renewed_by_message();
     let logged_in_by_message = grant.method() == Some(Method::Message);
-    let rules = Rules {
+    let rules = SessionRules {
         keepalive: Arc::clone(keepalive),
         expires: grant
             .expires_at()
@@ -133,7 +133,7 @@ pub(super) async fn open_session(
         began_by_message: logged_in_by_message && client.dialect.hides_credentials(),
         close_codes: route.close_codes,
     };
-    let limits = Limits {
+    let limits = RelayLimits {
         buffered_bytes: edge.limits.buffered_bytes,
         message_bytes: edge.limits.message_bytes as u64,
         messages_per_second: edge.limits.messages_per_second,

@@ -24,7 +24,7 @@ use crate::session::session_counts::{CountedPlace, SessionLimit};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 use crate::traces::RequestPhase;
-use crate::upstream::connect::{Tries, TriesFailed};
+use crate::upstream::connect::{DialAttempts, TriesFailed};
 use crate::upstream::pick::ClientKey;
 use crate::upstream::signed_context::ContextRequest;
 use crate::upstream::upgrade::UpgradeAnswer;
@@ -69,7 +69,7 @@ pub(super) async fn reach(
     };
     let client = ClientKey::of(grant, request.address());
     let proxy_header = upstream.proxy_header(|| connection.proxy_header(request.address()));
-    let tries = Tries::begin(upstream, client, authenticated.mono).await;
+    let tries = DialAttempts::begin(upstream, client, authenticated.mono).await;
     let mut tries = tries.with_proxy_header(proxy_header);
     let (place, answer) = loop {
         let Some(place) = tries.next_server() else {

@@ -100,7 +100,7 @@ impl Shadow {
 
 /// The input of a check, besides the credentials.
 #[derive(Debug)]
-pub struct Scene {
+pub struct ShadowInput {
     pub authenticator: Arc<Authenticator>,
     pub matched: RouteMatch,
     pub request_id: RequestId,
@@ -120,7 +120,7 @@ impl Shadows {
     }
 
     /// Checks the credentials in a task of its own. The client does not wait for it.
-    pub fn judge(self: &Arc<Self>, shadow: Shadow, scene: Scene) {
+    pub fn judge(self: &Arc<Self>, shadow: Shadow, scene: ShadowInput) {
         if shadow.is_empty() {
             return;
         }
@@ -155,7 +155,7 @@ impl Drop for Running {
     }
 }
 
-impl Scene {
+impl ShadowInput {
     async fn judge(&self, method: Method, found: Result<Option<Credential>, Rejection>) {
         let route = &self.matched.route;
         let verdict = match found {

@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::events::{CredentialJudged, Reauth, ReauthOutcome};
+use super::events::{CredentialJudged, ReauthEvent, ReauthOutcome};
 use super::registry::SessionHandle;
-use super::state::{ClientMessage, SessionState, Verdict};
+use super::state::{ClientMessage, RenewalVerdict, SessionState};
 use crate::auth::credential::Credential;
 use crate::auth::first_message::{Accepted, Dialect, Refused, RenewalAnswer, RenewalQuestion};
 use crate::auth::grant::Grant;
@@ -222,7 +222,7 @@ impl Conversation {
         let grant = &self.renewal.as_ref()?.grant;
         let expires_at = grant.expires_at()?;
         let grace = grant.route().reauth.grace.min(expires_at.since(now.wall));
-        Reauth { session: session.facts(), outcome: ReauthOutcome::Asked }.emit();
+        ReauthEvent { session: session.facts(), outcome: ReauthOutcome::Asked }.emit();
         self.dialect.ask(&RenewalQuestion { expires_at, grace, now: now.wall })
     }
 
@@ -258,7 +258,7 @@ impl Conversation {
     ) -> Option<Message> {
         let expires_at = grant.expires_at();
         let goes_on = state.handle_verdict(
-            Verdict::Renewed { expires: expires_at.map(|at| now.instant_of(at)) },
+            RenewalVerdict::Renewed { expires: expires_at.map(|at| now.instant_of(at)) },
             now.mono,
         );
         if !goes_on {
@@ -273,7 +273,8 @@ impl Conversation {
                 session.close(CloseReason::Revoked);
             }
         }
-        Reauth { session: session.facts(), outcome: ReauthOutcome::Renewed { expires_at } }.emit();
+        ReauthEvent { session: session.facts(), outcome: ReauthOutcome::Renewed { expires_at } }
+            .emit();
         let told = Accepted {
             user: session.user.as_deref().unwrap_or_default(),
             session_id: session.id.as_str(),
@@ -308,7 +309,7 @@ impl Conversation {
     ) -> Option<Message> {
         let (verdict, code, message, status, recoverable) = match why {
             NotRenewed::OtherSubject => (
-                Verdict::OtherSubject,
+                RenewalVerdict::OtherSubject,
                 "OTHER_SUBJECT",
                 "the credential belongs to another user".to_owned(),
                 403,
@@ -316,11 +317,11 @@ impl Conversation {
             ),
             NotRenewed::NoLonger if state.was_renewed_just_now() => {
                 // The client sent the same answer once more.
-                state.handle_verdict(Verdict::Unknown, now.mono);
+                state.handle_verdict(RenewalVerdict::Unknown, now.mono);
                 return None;
             }
             NotRenewed::NoLonger => (
-                Verdict::Wrong,
+                RenewalVerdict::Wrong,
                 "NOT_RENEWED",
                 "the credential does not expire later than the one before".to_owned(),
                 401,
@@ -328,12 +329,15 @@ impl Conversation {
             ),
             NotRenewed::Refused(rejection) => {
                 let facts = rejection.facts();
-                let verdict =
-                    if facts.status.is_server_error() { Verdict::Unknown } else { Verdict::Wrong };
+                let verdict = if facts.status.is_server_error() {
+                    RenewalVerdict::Unknown
+                } else {
+                    RenewalVerdict::Wrong
+                };
                 (verdict, facts.code, rejection.message(), facts.status.as_u16(), facts.recoverable)
             }
         };
-        Reauth { session: session.facts(), outcome: ReauthOutcome::Refused(why) }.emit();
+        ReauthEvent { session: session.facts(), outcome: ReauthOutcome::Refused(why) }.emit();
         if !state.is_open() {
             // Usher sends no message behind a close frame.
             return None;

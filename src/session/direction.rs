@@ -23,7 +23,9 @@ use crate::rejection::close::{CloseReason, Traffic};
 use crate::telemetry::Event;
 use crate::telemetry::limit::{Limit, LimitReached};
 use crate::ws::deflate::{InflateError, Inflater};
-use crate::ws::follow::{Compressed, FrameFollower, HeldMessage, Hold, Pause, Rules, Segment};
+use crate::ws::follow::{
+    Compressed, FollowRules, FrameFollower, HeldMessage, Hold, Pause, Segment,
+};
 use crate::ws::frame::{ControlKind, FrameError, Sender};
 
 /// The most bytes of one read while messages are held or inflated: deflate makes up to a thousand
@@ -119,7 +121,12 @@ pub(super) struct MessageContext<'a> {
 }
 
 impl Direction {
-    pub(super) fn new(sender: Sender, rules: Rules, buffered_bytes: usize, early: Vec<u8>) -> Self {
+    pub(super) fn new(
+        sender: Sender,
+        rules: FollowRules,
+        buffered_bytes: usize,
+        early: Vec<u8>,
+    ) -> Self {
         Self {
             sender,
             follower: FrameFollower::new(sender, rules),

@@ -153,7 +153,7 @@ pub struct Relayed<'a> {
 
 /// The client was asked for a new credential, or sent one.
 #[derive(Debug)]
-pub struct Reauth<'a> {
+pub struct ReauthEvent<'a> {
     pub session: SessionFacts<'a>,
     pub outcome: ReauthOutcome<'a>,
 }
@@ -224,7 +224,7 @@ impl Event for Relayed<'_> {
     }
 }
 
-impl Reauth<'_> {
+impl ReauthEvent<'_> {
     fn event(&self) -> &'static str {
         match self.outcome {
             ReauthOutcome::Asked => "reauth_asked",
@@ -254,7 +254,7 @@ impl Reauth<'_> {
     }
 }
 
-impl Event for Reauth<'_> {
+impl Event for ReauthEvent<'_> {
     fn log(&self) {
         let SessionFacts { request_id, session_id, user, route, peer, .. } = self.session;
         let trace_id = self.session.trace_field();

@@ -15,7 +15,7 @@ use super::events::Revalidated;
 use super::message_rate::MessageRate;
 use super::registry::SessionHandle;
 use super::revalidation::{Revalidation, RevalidationResult};
-use super::state::{Action, Rules, SessionState};
+use super::state::{SessionAction, SessionRules, SessionState};
 use crate::base::clock::{self, Now};
 use crate::net::stream::Stream;
 use crate::rejection::close::{CloseReason, SessionEnd};
@@ -61,11 +61,11 @@ pub struct Opening {
     pub welcome: Option<Message>,
     pub conversation: Option<Conversation>,
     pub revalidation: Option<Revalidation>,
-    pub limits: Limits,
+    pub limits: RelayLimits,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct RelayLimits {
     /// The most bytes that are kept for one direction while the other side does not take them.
     pub buffered_bytes: usize,
     pub message_bytes: u64,
@@ -76,7 +76,7 @@ pub struct Limits {
 }
 
 impl Relay {
-    pub fn new(opening: Opening, rules: Rules, session: Arc<SessionHandle>) -> Self {
+    pub fn new(opening: Opening, rules: SessionRules, session: Arc<SessionHandle>) -> Self {
         let started = Now::read().mono;
         let Opening {
             client,
@@ -89,10 +89,10 @@ impl Relay {
             revalidation,
             limits,
         } = opening;
-        let follow_client = follow::Rules {
+        let follow_client = follow::FollowRules {
             message_bytes: limits.message_bytes,
             takes_out_compressed: limits.inflated_bytes.is_some(),
-            ..follow::Rules::FOLLOW_ONLY
+            ..follow::FollowRules::FOLLOW_ONLY
         };
         let rate = limits.messages_per_second.map(|count| MessageRate::new(count, started));
         let mut inbound =
@@ -104,7 +104,7 @@ impl Relay {
         }
         let mut outbound = Direction::new(
             Sender::Upstream,
-            follow::Rules::FOLLOW_ONLY,
+            follow::FollowRules::FOLLOW_ONLY,
             limits.buffered_bytes,
             early_out,
         );
@@ -138,17 +138,17 @@ impl Relay {
         }
     }
 
-    fn act(&mut self, action: Action, now: Instant) {
+    fn act(&mut self, action: SessionAction, now: Instant) {
         match action {
-            Action::Ping => self.outbound.insert_control(frame::ping(PING)),
-            Action::Ask => {
+            SessionAction::Ping => self.outbound.insert_control(frame::ping(PING)),
+            SessionAction::Ask => {
                 let question = self
                     .conversation
                     .as_ref()
                     .and_then(|conversation| conversation.ask(&self.session, Now::at(now)));
                 self.insert_message(question);
             }
-            Action::Close(reason) => {
+            SessionAction::Close(reason) => {
                 let farewell = self.conversation.as_ref().and_then(|conversation| {
                     conversation.farewell(reason, &self.session, Now::at(now))
                 });
@@ -171,7 +171,7 @@ impl Relay {
                     }
                 }
             }
-            Action::End(_) => {}
+            SessionAction::End(_) => {}
         }
     }
 
@@ -349,7 +349,7 @@ impl Future for Relay {
             let mut acted = this.poll_verdict(cx);
             acted |= this.poll_verifier(cx);
             while let Some(action) = this.state.poll_action() {
-                if let Action::End(reason) = action {
+                if let SessionAction::End(reason) = action {
                     // The last frames go out first, as long as the linger timer runs.
                     flush(&mut this.outbound, &mut this.client, cx);
                     flush(&mut this.inbound, &mut this.upstream, cx);

@@ -102,7 +102,7 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
         welcome: None,
         conversation: Some(Conversation::new(Dialect::new(&route.first_message), Some(renewal))),
         revalidation: None,
-        limits: Limits {
+        limits: RelayLimits {
             buffered_bytes: 64 * 1024,
             message_bytes: 1 << 24,
             messages_per_second: None,
@@ -141,7 +141,7 @@ fn open_behind_login(
                 .begun_by_message(),
         ),
         revalidation: None,
-        limits: Limits {
+        limits: RelayLimits {
             buffered_bytes: 64 * 1024,
             message_bytes: 1 << 24,
             messages_per_second: None,

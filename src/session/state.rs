@@ -22,7 +22,7 @@ const REVOKED_LINGER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct SessionState {
-    rules: Rules,
+    rules: SessionRules,
     phase: Phase,
     timers: TimerTable,
     client_heard: Instant,
@@ -45,7 +45,7 @@ pub struct SessionState {
 
 /// The rules of a session. Those of the configuration are shared: every session has them.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub struct SessionRules {
     pub keepalive: Arc<Keepalive>,
     /// The end of the grant. `None` for a public session, and for one that may outlive its grant.
     pub expires: Option<Instant>,
@@ -87,7 +87,7 @@ pub enum Pong {
 
 /// The result of a check of a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RenewalVerdict {
     /// The grant is extended until this time.
     Renewed {
         expires: Option<Instant>,
@@ -120,7 +120,7 @@ enum Phase {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum SessionAction {
     /// Put a ping into the stream to the client.
     Ping,
     /// Put the question for a new credential into the stream to the client.
@@ -133,7 +133,7 @@ pub enum Action {
 }
 
 impl SessionState {
-    pub fn new(rules: Rules, now: Instant) -> Self {
+    pub fn new(rules: SessionRules, now: Instant) -> Self {
         let mut timers = TimerTable::default();
         timers.set(Timer::Ping, now + rules.keepalive.ping);
         timers.set(Timer::Idle, now + rules.keepalive.idle_timeout);
@@ -220,25 +220,27 @@ impl SessionState {
     }
 
     /// Handles the verdict on a credential. Returns true if the session goes on.
-    pub fn handle_verdict(&mut self, verdict: Verdict, now: Instant) -> bool {
+    pub fn handle_verdict(&mut self, verdict: RenewalVerdict, now: Instant) -> bool {
         self.judging = false;
         let (Phase::Open, Some(renewing)) = (self.phase, self.renewing()) else { return false };
         match verdict {
-            Verdict::Renewed { expires } => {
+            RenewalVerdict::Renewed { expires } => {
                 self.attempts_left = renewing.attempts;
                 self.ask_due = false;
                 self.asking = RenewalPhase::Settling;
                 self.timers.set(Timer::Answer, now + renewing.grace);
                 self.live_until(expires, now);
             }
-            Verdict::Wrong => {
+            RenewalVerdict::Wrong => {
                 self.attempts_left = self.attempts_left.saturating_sub(1);
                 if self.attempts_left == 0 {
                     self.begin_ending(CloseReason::ReauthTimeout, None, now);
                 }
             }
-            Verdict::Unknown => {}
-            Verdict::OtherSubject => self.begin_ending(CloseReason::ReauthSubject, None, now),
+            RenewalVerdict::Unknown => {}
+            RenewalVerdict::OtherSubject => {
+                self.begin_ending(CloseReason::ReauthSubject, None, now)
+            }
         }
         matches!(self.phase, Phase::Open)
     }
@@ -377,23 +379,23 @@ impl SessionState {
         }
     }
 
-    pub fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<SessionAction> {
         match &mut self.phase {
             Phase::Open if std::mem::take(&mut self.ping_due) => {
                 self.pinged = self.pinged.saturating_add(1);
-                Some(Action::Ping)
+                Some(SessionAction::Ping)
             }
-            Phase::Open if std::mem::take(&mut self.ask_due) => Some(Action::Ask),
+            Phase::Open if std::mem::take(&mut self.ask_due) => Some(SessionAction::Ask),
             Phase::Ending { reason, told, .. } if !*told => {
                 *told = true;
-                Some(Action::Close(*reason))
+                Some(SessionAction::Close(*reason))
             }
-            Phase::Ended { reason } => Some(Action::End(*reason)),
+            Phase::Ended { reason } => Some(SessionAction::End(*reason)),
             Phase::Ending { reason, client_done: true, upstream_done: true, .. }
             | Phase::Leaving { reason, client_done: true, upstream_done: true } => {
                 let reason = *reason;
                 self.phase = Phase::Ended { reason };
-                Some(Action::End(reason))
+                Some(SessionAction::End(reason))
             }
             _ => None,
         }

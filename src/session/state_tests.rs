@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use crate::base::clock::Now;
 use crate::config::ReauthMode;
 
-fn rules() -> Rules {
-    Rules {
+fn rules() -> SessionRules {
+    SessionRules {
         keepalive: Arc::new(Keepalive {
             ping: Duration::from_secs(25),
             idle_timeout: Duration::from_secs(75),
@@ -18,7 +18,7 @@ fn rules() -> Rules {
     }
 }
 
-fn seconds(state: &mut SessionState, start: Instant, at: u64) -> Vec<Action> {
+fn seconds(state: &mut SessionState, start: Instant, at: u64) -> Vec<SessionAction> {
     state.handle_deadline(start + Duration::from_secs(at));
     std::iter::from_fn(|| state.poll_action()).take(4).collect()
 }
@@ -28,10 +28,10 @@ fn a_silent_client_is_pinged_and_then_let_go() {
     let start = Now::read().mono;
     let mut state = SessionState::new(rules(), start);
     assert_eq!(seconds(&mut state, start, 24), []);
-    assert_eq!(seconds(&mut state, start, 25), [Action::Ping]);
-    assert_eq!(seconds(&mut state, start, 50), [Action::Ping]);
-    assert_eq!(seconds(&mut state, start, 75), [Action::Close(CloseReason::IdleTimeout)]);
-    assert_eq!(seconds(&mut state, start, 80)[0], Action::End(CloseReason::IdleTimeout));
+    assert_eq!(seconds(&mut state, start, 25), [SessionAction::Ping]);
+    assert_eq!(seconds(&mut state, start, 50), [SessionAction::Ping]);
+    assert_eq!(seconds(&mut state, start, 75), [SessionAction::Close(CloseReason::IdleTimeout)]);
+    assert_eq!(seconds(&mut state, start, 80)[0], SessionAction::End(CloseReason::IdleTimeout));
 }
 
 #[test]
@@ -48,11 +48,11 @@ fn a_talking_client_is_never_pinged_in_a_whole_day() {
 fn a_session_ends_when_its_grant_does_however_busy_it_is() {
     let start = Now::read().mono;
     let mut state = SessionState::new(
-        Rules { expires: Some(start + Duration::from_secs(60)), ..rules() },
+        SessionRules { expires: Some(start + Duration::from_secs(60)), ..rules() },
         start,
     );
     state.handle_client_bytes(start + Duration::from_secs(59));
-    assert_eq!(seconds(&mut state, start, 60), [Action::Close(CloseReason::SessionExpired)]);
+    assert_eq!(seconds(&mut state, start, 60), [SessionAction::Close(CloseReason::SessionExpired)]);
     assert_eq!(state.close_code(), Some(CloseCode::POLICY));
 }
 
@@ -65,7 +65,7 @@ fn a_close_handshake_ends_when_both_have_said_it() {
     state.handle_close_request(CloseReason::Draining, start);
     assert_eq!(state.poll_action(), None, "a close under way is not disturbed");
     state.handle_close_frame(Sender::Upstream, CloseCode::NORMAL, start);
-    assert_eq!(state.poll_action(), Some(Action::End(CloseReason::ClientClosed)));
+    assert_eq!(state.poll_action(), Some(SessionAction::End(CloseReason::ClientClosed)));
 }
 
 #[test]
@@ -73,16 +73,16 @@ fn who_is_revoked_is_waited_for_a_second_at_most() {
     let start = Now::read().mono;
     let mut state = SessionState::new(rules(), start);
     state.handle_close_request(CloseReason::Revoked, start);
-    assert_eq!(seconds(&mut state, start, 0), [Action::Close(CloseReason::Revoked)]);
+    assert_eq!(seconds(&mut state, start, 0), [SessionAction::Close(CloseReason::Revoked)]);
     // The session's task repeats the request whenever it runs, and that gains no time.
     state.handle_close_request(CloseReason::Revoked, start + Duration::from_millis(900));
-    assert_eq!(seconds(&mut state, start, 1)[0], Action::End(CloseReason::Revoked));
+    assert_eq!(seconds(&mut state, start, 1)[0], SessionAction::End(CloseReason::Revoked));
 
     // The same holds for a session that was already closing by itself.
     let mut state = SessionState::new(rules(), start);
     state.handle_close_frame(Sender::Upstream, CloseCode::NORMAL, start);
     state.handle_close_request(CloseReason::Revoked, start);
-    assert_eq!(seconds(&mut state, start, 1)[0], Action::End(CloseReason::UpstreamClosed));
+    assert_eq!(seconds(&mut state, start, 1)[0], SessionAction::End(CloseReason::UpstreamClosed));
 }
 
 #[test]
@@ -90,9 +90,9 @@ fn a_client_that_vanishes_is_explained_to_the_upstream() {
     let start = Now::read().mono;
     let mut state = SessionState::new(rules(), start);
     state.handle_end_of_stream(Sender::Client, start);
-    assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ClientGone)));
+    assert_eq!(state.poll_action(), Some(SessionAction::Close(CloseReason::ClientGone)));
     state.handle_end_of_stream(Sender::Upstream, start);
-    assert_eq!(state.poll_action(), Some(Action::End(CloseReason::ClientGone)));
+    assert_eq!(state.poll_action(), Some(SessionAction::End(CloseReason::ClientGone)));
 }
 
 #[test]
@@ -118,7 +118,7 @@ const RENEWING: Reauth = Reauth {
 };
 
 fn renewing(start: Instant, lifetime: u64) -> SessionState {
-    let rules = Rules {
+    let rules = SessionRules {
         expires: Some(start + Duration::from_secs(lifetime)),
         renewing: Some(Arc::new(RENEWING)),
         ..rules()
@@ -135,13 +135,13 @@ fn a_day_is_walked_in_tokens_of_fifteen_minutes() {
         let now = start + Duration::from_secs(at);
         state.handle_client_bytes(now);
         for action in seconds(&mut state, start, at) {
-            assert_eq!(action, Action::Ask, "at {at}");
+            assert_eq!(action, SessionAction::Ask, "at {at}");
             asked.push(at);
             assert!(state.listens());
             assert_eq!(state.handle_auth_message(), ClientMessage::Judge);
             assert_eq!(state.handle_auth_message(), ClientMessage::Ignore, "one at a time");
             assert!(state.handle_verdict(
-                Verdict::Renewed { expires: Some(now + Duration::from_secs(900)) },
+                RenewalVerdict::Renewed { expires: Some(now + Duration::from_secs(900)) },
                 now
             ));
             assert_eq!(
@@ -163,7 +163,7 @@ fn a_client_that_logged_in_by_a_message_may_say_so_again() {
     let start = Now::read().mono;
     for renewing in [None, Some(Arc::new(RENEWING))] {
         let mut state =
-            SessionState::new(Rules { began_by_message: true, renewing, ..rules() }, start);
+            SessionState::new(SessionRules { began_by_message: true, renewing, ..rules() }, start);
         assert!(state.listens() && !state.expects_answer());
         assert_eq!(state.handle_auth_message(), ClientMessage::Ignore);
     }
@@ -175,10 +175,10 @@ fn who_does_not_answer_is_closed_after_the_grace() {
     let start = Now::read().mono;
     let mut state = renewing(start, 900);
     state.handle_client_bytes(start + Duration::from_secs(839));
-    assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+    assert_eq!(seconds(&mut state, start, 840), [SessionAction::Ask]);
     state.handle_client_bytes(start + Duration::from_secs(869));
     assert_eq!(seconds(&mut state, start, 869), []);
-    assert_eq!(seconds(&mut state, start, 870), [Action::Close(CloseReason::ReauthTimeout)]);
+    assert_eq!(seconds(&mut state, start, 870), [SessionAction::Close(CloseReason::ReauthTimeout)]);
 }
 
 #[test]
@@ -187,23 +187,26 @@ fn three_wrong_answers_are_the_end_and_two_are_not() {
     let mut state = renewing(start, 900);
     let now = start + Duration::from_secs(840);
     state.handle_client_bytes(now);
-    assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+    assert_eq!(seconds(&mut state, start, 840), [SessionAction::Ask]);
     for goes_on in [true, true, false] {
         assert_eq!(state.handle_auth_message(), ClientMessage::Judge);
-        assert_eq!(state.handle_verdict(Verdict::Wrong, now), goes_on);
+        assert_eq!(state.handle_verdict(RenewalVerdict::Wrong, now), goes_on);
     }
-    assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ReauthTimeout)));
+    assert_eq!(state.poll_action(), Some(SessionAction::Close(CloseReason::ReauthTimeout)));
     let mut state = renewing(start, 900);
     seconds(&mut state, start, 0);
     state.handle_client_bytes(now);
-    assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+    assert_eq!(seconds(&mut state, start, 840), [SessionAction::Ask]);
     for _ in 0..20 {
         assert_eq!(state.handle_auth_message(), ClientMessage::Judge);
-        assert!(state.handle_verdict(Verdict::Unknown, now), "a store that is away takes no tries");
+        assert!(
+            state.handle_verdict(RenewalVerdict::Unknown, now),
+            "a store that is away takes no tries"
+        );
     }
     state.handle_auth_message();
-    assert!(!state.handle_verdict(Verdict::OtherSubject, now));
-    assert_eq!(state.poll_action(), Some(Action::Close(CloseReason::ReauthSubject)));
+    assert!(!state.handle_verdict(RenewalVerdict::OtherSubject, now));
+    assert_eq!(state.poll_action(), Some(SessionAction::Close(CloseReason::ReauthSubject)));
 }
 
 #[test]
@@ -211,13 +214,15 @@ fn a_short_token_is_asked_for_in_its_middle_and_never_outlived() {
     let start = Now::read().mono;
     let mut state = renewing(start, 20);
     assert_eq!(seconds(&mut state, start, 9), []);
-    assert_eq!(seconds(&mut state, start, 10), [Action::Ask]);
+    assert_eq!(seconds(&mut state, start, 10), [SessionAction::Ask]);
     assert_eq!(seconds(&mut state, start, 19), []);
-    assert_eq!(seconds(&mut state, start, 20), [Action::Close(CloseReason::ReauthTimeout)]);
+    assert_eq!(seconds(&mut state, start, 20), [SessionAction::Close(CloseReason::ReauthTimeout)]);
     // A process that slept through everything closes at once.
     let mut state = renewing(start, 20);
     state.handle_client_bytes(start + Duration::from_secs(60));
-    assert!(seconds(&mut state, start, 60).contains(&Action::Close(CloseReason::ReauthTimeout)));
+    assert!(
+        seconds(&mut state, start, 60).contains(&SessionAction::Close(CloseReason::ReauthTimeout))
+    );
 }
 
 #[test]
@@ -226,7 +231,7 @@ fn a_client_may_come_early_only_where_the_route_says_so() {
     let mut state = renewing(start, 900);
     assert!(!state.listens());
     assert_eq!(state.handle_auth_message(), ClientMessage::Ignore);
-    let rules = Rules {
+    let rules = SessionRules {
         expires: Some(start + Duration::from_secs(900)),
         renewing: Some(Arc::new(Reauth { proactive: true, ..RENEWING })),
         ..rules()
@@ -235,14 +240,14 @@ fn a_client_may_come_early_only_where_the_route_says_so() {
     assert!(state.listens());
     assert_eq!(state.handle_auth_message(), ClientMessage::Judge);
     assert!(state.handle_verdict(
-        Verdict::Renewed { expires: Some(start + Duration::from_secs(1800)) },
+        RenewalVerdict::Renewed { expires: Some(start + Duration::from_secs(1800)) },
         start
     ));
     for at in (0..1740).step_by(10) {
         state.handle_client_bytes(start + Duration::from_secs(at));
         assert_eq!(seconds(&mut state, start, at), []);
     }
-    assert_eq!(seconds(&mut state, start, 1740), [Action::Ask]);
+    assert_eq!(seconds(&mut state, start, 1740), [SessionAction::Ask]);
 }
 
 #[test]
@@ -250,12 +255,15 @@ fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
     let start = Now::read().mono;
     let at = |seconds| start + Duration::from_secs(seconds);
     // A later end, and an earlier one.
-    let mut state = SessionState::new(Rules { expires: Some(at(60)), ..rules() }, start);
+    let mut state = SessionState::new(SessionRules { expires: Some(at(60)), ..rules() }, start);
     state.handle_client_bytes(at(200));
     state.handle_revalidated(at(120), at(30));
     assert_eq!(seconds(&mut state, start, 60), []);
     state.handle_revalidated(at(100), at(70));
-    assert_eq!(seconds(&mut state, start, 100), [Action::Close(CloseReason::SessionExpired)]);
+    assert_eq!(
+        seconds(&mut state, start, 100),
+        [SessionAction::Close(CloseReason::SessionExpired)]
+    );
     // A session that may outlive its grant does.
     let mut state = SessionState::new(rules(), start);
     state.handle_revalidated(at(1), start);
@@ -263,16 +271,19 @@ fn a_verifier_s_word_moves_the_end_and_takes_back_a_question() {
 
     let mut state = renewing(start, 900);
     state.handle_client_bytes(at(2000));
-    assert_eq!(seconds(&mut state, start, 840), [Action::Ask]);
+    assert_eq!(seconds(&mut state, start, 840), [SessionAction::Ask]);
     state.handle_revalidated(at(1800), at(850));
     assert_eq!(seconds(&mut state, start, 870), [], "no answer is due any more");
     assert!(
         state.listens() && state.handle_auth_message() == ClientMessage::Ignore,
         "and an answer does not reach the upstream"
     );
-    assert_eq!(seconds(&mut state, start, 1740), [Action::Ask]);
+    assert_eq!(seconds(&mut state, start, 1740), [SessionAction::Ask]);
     state.handle_revalidated(at(1745), at(1742));
-    assert_eq!(seconds(&mut state, start, 1745), [Action::Close(CloseReason::ReauthTimeout)]);
+    assert_eq!(
+        seconds(&mut state, start, 1745),
+        [SessionAction::Close(CloseReason::ReauthTimeout)]
+    );
 }
 
 proptest! {
@@ -288,7 +299,7 @@ proptest! {
         let start = Now::read().mono;
         let renewing = renews.then(|| Arc::new(Reauth { proactive, ..RENEWING }));
         let mut expires = start + Duration::from_secs(100);
-        let rules = Rules { expires: Some(expires), renewing, ..rules() };
+        let rules = SessionRules { expires: Some(expires), renewing, ..rules() };
         let close_timeout = rules.keepalive.close_timeout;
         let mut state = SessionState::new(rules, start);
         let (mut at, mut closes, mut leaving_since, mut ended) = (start, 0, None, None);
@@ -309,30 +320,30 @@ proptest! {
                 10 if judging => {
                     judging = false;
                     let later = at + Duration::from_secs(50);
-                    let renewed = Verdict::Renewed { expires: Some(later) };
+                    let renewed = RenewalVerdict::Renewed { expires: Some(later) };
                     if state.handle_verdict(renewed, at) {
                         expires = later;
                     }
                 }
-                11 if judging => { judging = false; state.handle_verdict(Verdict::Wrong, at); }
+                11 if judging => { judging = false; state.handle_verdict(RenewalVerdict::Wrong, at); }
                 13 if state.is_open() => {
                     expires = at + Duration::from_secs(pause * 4 + 1);
                     state.handle_revalidated(expires, at);
                 }
                 12 if judging => {
                     judging = false;
-                    state.handle_verdict(Verdict::OtherSubject, at);
+                    state.handle_verdict(RenewalVerdict::OtherSubject, at);
                 }
                 _ => {}
             }
             for action in std::iter::from_fn(|| state.poll_action()).take(5) {
                 match action {
-                    Action::Close(_) => closes += 1,
-                    Action::End(reason) => {
+                    SessionAction::Close(_) => closes += 1,
+                    SessionAction::End(reason) => {
                         prop_assert!(ended.is_none_or(|earlier| earlier == reason));
                         ended = Some(reason);
                     }
-                    Action::Ping | Action::Ask => prop_assert!(ended.is_none()),
+                    SessionAction::Ping | SessionAction::Ask => prop_assert!(ended.is_none()),
                 }
             }
             if !matches!(state.phase, Phase::Open) { leaving_since.get_or_insert(at); }
@@ -357,14 +368,14 @@ fn a_side_that_cannot_be_followed_ends_the_session_for_both() {
         let mut state = SessionState::new(rules(), start);
         state.handle_protocol_error(from, start);
         assert!(state.is_ending());
-        assert_eq!(state.poll_action(), Some(Action::Close(reason)));
-        assert_eq!(seconds(&mut state, start, 5)[0], Action::End(reason));
+        assert_eq!(state.poll_action(), Some(SessionAction::Close(reason)));
+        assert_eq!(seconds(&mut state, start, 5)[0], SessionAction::End(reason));
 
         // In a close handshake, the reason of the handshake stays.
         let mut state = SessionState::new(rules(), start);
         state.handle_close_frame(Sender::Client, CloseCode::NORMAL, start);
         state.handle_protocol_error(from, start);
-        let ended = state.poll_action() == Some(Action::End(CloseReason::ClientClosed));
+        let ended = state.poll_action() == Some(SessionAction::End(CloseReason::ClientClosed));
         assert_eq!(ended, from == Sender::Upstream);
     }
 }
@@ -377,9 +388,13 @@ fn a_side_that_takes_no_bytes_has_gone() {
     {
         let mut state = SessionState::new(rules(), start);
         state.handle_write_failed(to, start);
-        assert_eq!(state.poll_action(), Some(Action::Close(reason)));
+        assert_eq!(state.poll_action(), Some(SessionAction::Close(reason)));
         let other = if to == Sender::Client { Sender::Upstream } else { Sender::Client };
         state.handle_end_of_stream(other, start);
-        assert_eq!(state.poll_action(), Some(Action::End(reason)), "the other side has ended too");
+        assert_eq!(
+            state.poll_action(),
+            Some(SessionAction::End(reason)),
+            "the other side has ended too"
+        );
     }
 }

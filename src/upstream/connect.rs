@@ -1,6 +1,6 @@
 //! Dialling a server: TCP, TLS or a unix socket.
 //!
-//! [`Tries`] dials with a `&Grant`. It is the only way of a client to an upstream, and only `auth`
+//! [`DialAttempts`] dials with a `&Grant`. It is the only way of a client to an upstream, and only `auth`
 //! makes a `Grant`. The health checks of `checks.rs` carry nothing of a client.
 
 use std::io;
@@ -13,9 +13,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::entry::Entry;
+use super::entry::ServerEntry;
 use super::events::DialFailed;
-use super::health::{Errand, Outcome};
+use super::health::{DialPurpose, TryOutcome};
 use super::pick::ClientKey;
 use super::server::Server;
 use super::upgrade::UpgradeAnswer;
@@ -34,7 +34,7 @@ const MOST_PARTS: usize = 3;
 /// The servers of an upstream for one client, each once, in the order of `balance`. All tries share
 /// `reach_timeout`.
 #[derive(Debug)]
-pub struct Tries<'a> {
+pub struct DialAttempts<'a> {
     upstream: &'a Arc<Upstream>,
     client: ClientKey<'a>,
     order: std::vec::IntoIter<Arc<Server>>,
@@ -69,14 +69,14 @@ struct Wait<'a> {
     is_over: bool,
 }
 
-impl<'a> Tries<'a> {
+impl<'a> DialAttempts<'a> {
     /// Begins the tries of a client that has its grant since `granted`.
     pub async fn begin(
         upstream: &'a Arc<Upstream>,
         client: ClientKey<'a>,
         granted: Instant,
     ) -> Self {
-        if upstream.entries.iter().any(Entry::is_new) {
+        if upstream.entries.iter().any(ServerEntry::is_new) {
             let _ = timeout(upstream.config.dial_timeout, Box::pin(upstream.know_names())).await;
         }
         let (order, due) = upstream.order(&client, Now::read().mono);
@@ -150,7 +150,7 @@ impl<'a> Tries<'a> {
         match timeout_at(ends, opening).await {
             Ok(Ok(stream)) => return Some(stream),
             Ok(Err(error)) => {
-                place.note(Outcome::DialFailed);
+                place.note(TryOutcome::DialFailed);
                 let rejection = match error.kind() {
                     io::ErrorKind::TimedOut => Rejection::UpstreamTimeout,
                     _ => Rejection::UpstreamUnavailable,
@@ -162,7 +162,7 @@ impl<'a> Tries<'a> {
                 place.server.doubt_name();
                 // The client has no part in a dial, so this timeout counts like a refusal.
                 if !is_cut {
-                    place.note(Outcome::DialFailed);
+                    place.note(TryOutcome::DialFailed);
                 }
                 let error = "no connection within dial_timeout";
                 self.failed(place, Rejection::UpstreamTimeout, error);
@@ -192,7 +192,7 @@ impl<'a> Tries<'a> {
             Ok(Ok(answer)) => {
                 let outcome = outcome_of(&answer);
                 place.note(outcome);
-                if outcome == Outcome::Good || !self.can_ask_again() {
+                if outcome == TryOutcome::Good || !self.can_ask_again() {
                     return Some(answer);
                 }
                 let error = "the server refused the upgrade with 502, 503 or 504";
@@ -200,13 +200,13 @@ impl<'a> Tries<'a> {
                 self.unwanted = Some(Box::new(answer));
             }
             Ok(Err(rejection)) => {
-                place.note(Outcome::BadAnswer);
+                place.note(TryOutcome::BadAnswer);
                 let error = rejection.detail();
                 self.failed(place, rejection, &error);
             }
             Err(_) => {
                 if !is_cut {
-                    place.note(Outcome::TimedOut(self.client.number()));
+                    place.note(TryOutcome::TimedOut(self.client.number()));
                 }
                 let error = "no answer to the upgrade within upgrade_timeout";
                 self.failed(place, Rejection::UpstreamTimeout, error);
@@ -220,7 +220,7 @@ impl<'a> Tries<'a> {
     /// must not get a multiple of the upgrades.
     fn can_ask_again(&self) -> bool {
         let is_good = |server: &Arc<Server>| {
-            !is_same(self.on_trial.as_ref(), server) && errand(server) == Errand::Regular
+            !is_same(self.on_trial.as_ref(), server) && errand(server) == DialPurpose::Regular
         };
         self.unwanted.is_none()
             && Now::read().mono < self.deadline
@@ -245,24 +245,24 @@ impl<'a> Tries<'a> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if !self.is_over && Now::read().mono >= self.counts_at {
-            self.place.note(Outcome::TimedOut(self.client.number()));
+            self.place.note(TryOutcome::TimedOut(self.client.number()));
         }
     }
 }
 
 /// Returns why a client that does not try the server's return is sent to it.
-fn errand(server: &Server) -> Errand {
-    if lock(&server.health).is_ejected() { Errand::LastResort } else { Errand::Regular }
+fn errand(server: &Server) -> DialPurpose {
+    if lock(&server.health).is_ejected() { DialPurpose::LastResort } else { DialPurpose::Regular }
 }
 
 fn is_same(one: Option<&Arc<Server>>, other: &Arc<Server>) -> bool {
     one.is_some_and(|one| Arc::ptr_eq(one, other))
 }
 
-fn outcome_of(answer: &UpgradeAnswer) -> Outcome {
+fn outcome_of(answer: &UpgradeAnswer) -> TryOutcome {
     match answer {
-        UpgradeAnswer::Declined { status, .. } => Outcome::of_status(*status),
-        UpgradeAnswer::Switched { .. } => Outcome::Good,
+        UpgradeAnswer::Declined { status, .. } => TryOutcome::of_status(*status),
+        UpgradeAnswer::Switched { .. } => TryOutcome::Good,
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::events::{AddressesChanged, AddressesUnused};
-use super::resolve::{Lookup, Name, divide};
+use super::resolve::{NameLookup, ResolvedName, divide};
 use super::server::Server;
 use super::{Upstream, checks};
 use crate::base::clock::Now;
@@ -22,11 +22,11 @@ use crate::config::{self, NameAddresses};
 use crate::telemetry::Event;
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ServerEntry {
     pub(super) config: config::Server,
     pub(super) tls_name: Option<ServerName<'static>>,
     /// `None`: the entry has an address or a path.
-    name: Option<Arc<Name>>,
+    name: Option<Arc<ResolvedName>>,
     /// Whether its first servers join others.
     joins: bool,
     servers: Mutex<Servers>,
@@ -44,7 +44,7 @@ struct Servers {
     is_looked_up: bool,
 }
 
-impl Entry {
+impl ServerEntry {
     /// Makes the entry. `before` is the same one of the last configuration.
     pub(super) fn new(
         config: &config::Server,
@@ -54,7 +54,7 @@ impl Entry {
         now: Instant,
     ) -> Self {
         let name_of_before = || before.and_then(|before| before.name.clone());
-        let new_name = || Arc::new(Name::new(now));
+        let new_name = || Arc::new(ResolvedName::new(now));
         let name = is_name(config).then(|| name_of_before().unwrap_or_else(new_name));
         let same = before.filter(|before| before.tls_name == tls_name);
         let servers = same.map(|before| lock(&before.servers).clone()).unwrap_or_default();
@@ -74,7 +74,7 @@ impl Entry {
     /// Looks the name up if that is due, and changes the servers with its addresses.
     pub(super) async fn resolve(&self, upstream: &Upstream) {
         let (Some(name), Some(place)) = (&self.name, host_and_port(&self.config)) else { return };
-        let about = Lookup {
+        let about = NameLookup {
             upstream: upstream.name(),
             server: &self.config.to_string(),
             every: upstream.config.resolve_every,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::health::{Fault, ServerState};
+use super::health::{ServerFault, ServerState};
 use crate::telemetry::event::Event;
 use crate::telemetry::family::{Name, Word, families, words};
 use crate::telemetry::limit::{Limit, LimitReached};
@@ -18,7 +18,7 @@ families! {
     /// Servers by state.
     SERVERS: Gauge = "usher_upstream_servers", { upstream: Name, state: ServerState }, shown;
     /// Servers that were ejected, by fault.
-    EJECTIONS: Counter = "usher_upstream_ejections_total", { upstream: Name, fault: Fault }, shown;
+    EJECTIONS: Counter = "usher_upstream_ejections_total", { upstream: Name, fault: ServerFault }, shown;
     /// Servers that failed and were kept, because too many others were ejected.
     WITHHELD: Counter = "usher_upstream_ejections_withheld_total", { upstream: Name }, shown;
     /// Ejected servers that were tried after their pause and failed again.
@@ -71,7 +71,7 @@ impl Event for DialFailed<'_> {
 pub struct ServerEjected<'a> {
     pub upstream: &'a str,
     pub server: &'a str,
-    pub fault: Fault,
+    pub fault: ServerFault,
     pub pause: Duration,
 }
 
@@ -95,7 +95,7 @@ impl Event for ServerEjected<'_> {
 pub struct EjectionWithheld<'a> {
     pub upstream: &'a str,
     pub server: &'a str,
-    pub fault: Fault,
+    pub fault: ServerFault,
     /// The number of other servers that are ejected.
     pub away: usize,
 }

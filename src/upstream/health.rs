@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::pick::Standing;
+use super::pick::ServerAvailability;
 use crate::telemetry::family::words;
 
 /// The number of outcomes that a server's record keeps.
@@ -28,7 +28,7 @@ words! {
     /// The fault for which a server is ejected.
     #[derive(Serialize)]
     #[serde(rename_all = "lowercase")]
-    pub enum Fault {
+    pub enum ServerFault {
         /// No connection, or none within `dial_timeout`.
         Dial = "dial",
         /// No answer in time.
@@ -56,7 +56,7 @@ words! {
 
 /// The outcome of one try of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TryOutcome {
     Good,
     DialFailed,
     /// The server did not answer this client in time.
@@ -76,7 +76,7 @@ pub struct HealthRules {
 
 /// Why a client is sent to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Errand {
+pub enum DialPurpose {
     Regular,
     /// The one client that tries an ejected server after its pause. The number is that of the
     /// trial.
@@ -87,10 +87,10 @@ pub enum Errand {
 
 /// The effect of an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum HealthEffect {
     Nothing,
     /// The server must be ejected, if not too many are.
-    Eject(Fault),
+    Eject(ServerFault),
     TrialFailed {
         pause: Duration,
     },
@@ -103,7 +103,7 @@ pub enum Effect {
 pub struct Health {
     stage: Stage,
     /// The last outcomes of a server that is not ejected, the newest last.
-    record: VecDeque<Outcome>,
+    record: VecDeque<TryOutcome>,
     last_pause: Duration,
     returned: Option<Instant>,
     trials: u64,
@@ -126,7 +126,7 @@ enum Stage {
 struct Absence {
     since: Instant,
     until: Instant,
-    fault: Fault,
+    fault: ServerFault,
 }
 
 impl Health {
@@ -158,13 +158,13 @@ impl Health {
         match (self.stage, self.standing(now, rules)) {
             (Stage::Out(_), _) => ServerState::Ejected,
             (Stage::Trial(..), _) => ServerState::OnTrial,
-            (Stage::In { .. }, Standing::Slow(_)) => ServerState::SlowStart,
+            (Stage::In { .. }, ServerAvailability::Slow(_)) => ServerState::SlowStart,
             (Stage::In { .. }, _) => ServerState::Serving,
         }
     }
 
     /// Returns the fault and the time since the ejection.
-    pub fn absence(&self, now: Instant) -> Option<(Fault, Duration)> {
+    pub fn absence(&self, now: Instant) -> Option<(ServerFault, Duration)> {
         match self.stage {
             Stage::In { .. } => None,
             Stage::Out(absence) | Stage::Trial(absence, _) => {
@@ -173,16 +173,20 @@ impl Health {
         }
     }
 
-    pub fn standing(&self, now: Instant, rules: &HealthRules) -> Standing {
+    pub fn standing(&self, now: Instant, rules: &HealthRules) -> ServerAvailability {
         match self.stage {
             Stage::In { slow_since: Some(since) } => {
                 let part = now.saturating_duration_since(since).as_secs_f64()
                     / rules.slow_start.as_secs_f64();
                 // A slow start of no time is over: the part is infinite, or not a number.
-                if part < 1.0 { Standing::Slow(part.max(FIRST_SHARE)) } else { Standing::Serving }
+                if part < 1.0 {
+                    ServerAvailability::Slow(part.max(FIRST_SHARE))
+                } else {
+                    ServerAvailability::Serving
+                }
             }
-            Stage::In { slow_since: None } => Standing::Serving,
-            Stage::Out(_) | Stage::Trial(..) => Standing::Ejected,
+            Stage::In { slow_since: None } => ServerAvailability::Serving,
+            Stage::Out(_) | Stage::Trial(..) => ServerAvailability::Ejected,
         }
     }
 
@@ -191,19 +195,19 @@ impl Health {
     pub fn is_trial_due(&self, now: Instant, rules: &HealthRules) -> bool {
         let Stage::Out(absence) = self.stage else { return false };
         let checks_allow =
-            !rules.has_checks || (self.failed_checks == 0 && absence.fault != Fault::Check);
+            !rules.has_checks || (self.failed_checks == 0 && absence.fault != ServerFault::Check);
         now >= absence.until && checks_allow
     }
 
     /// Begins a trial. The caller reports its outcome, or [abandons](Self::abandon_trial) it.
-    pub fn begin_trial(&mut self, now: Instant, rules: &HealthRules) -> Option<Errand> {
+    pub fn begin_trial(&mut self, now: Instant, rules: &HealthRules) -> Option<DialPurpose> {
         let Stage::Out(absence) = self.stage else { return None };
         if !self.is_trial_due(now, rules) {
             return None;
         }
         self.trials += 1;
         self.stage = Stage::Trial(absence, self.trials);
-        Some(Errand::Trial(self.trials))
+        Some(DialPurpose::Trial(self.trials))
     }
 
     /// Lets the next client try the server: the trial ended without an outcome.
@@ -218,11 +222,11 @@ impl Health {
     /// Notes the outcome of a try.
     pub fn note(
         &mut self,
-        outcome: Outcome,
-        errand: Errand,
+        outcome: TryOutcome,
+        errand: DialPurpose,
         now: Instant,
         rules: &HealthRules,
-    ) -> Effect {
+    ) -> HealthEffect {
         match (self.stage, errand, outcome) {
             (Stage::In { .. }, ..) => {
                 if self.record.len() == RECORD {
@@ -230,11 +234,13 @@ impl Health {
                 }
                 self.record.push_back(outcome);
                 match outcome.fault() {
-                    Some(fault) if self.is_failing(rules.eject_after) => Effect::Eject(fault),
-                    _ => Effect::Nothing,
+                    Some(fault) if self.is_failing(rules.eject_after) => HealthEffect::Eject(fault),
+                    _ => HealthEffect::Nothing,
                 }
             }
-            (Stage::Trial(absence, running), Errand::Trial(number), _) if running == number => {
+            (Stage::Trial(absence, running), DialPurpose::Trial(number), _)
+                if running == number =>
+            {
                 match outcome.fault() {
                     None => self.come_back(absence, now),
                     Some(fault) => {
@@ -242,45 +248,55 @@ impl Health {
                         self.last_pause = pause;
                         let until = now + pause;
                         self.stage = Stage::Out(Absence { until, fault, ..absence });
-                        Effect::TrialFailed { pause }
+                        HealthEffect::TrialFailed { pause }
                     }
                 }
             }
-            (Stage::Out(absence) | Stage::Trial(absence, _), Errand::LastResort, Outcome::Good) => {
-                self.come_back(absence, now)
-            }
+            (
+                Stage::Out(absence) | Stage::Trial(absence, _),
+                DialPurpose::LastResort,
+                TryOutcome::Good,
+            ) => self.come_back(absence, now),
             // The try began before the server was ejected, or proves nothing new.
-            _ => Effect::Nothing,
+            _ => HealthEffect::Nothing,
         }
     }
 
     /// Notes a health check that passed.
-    pub fn pass_check(&mut self, now: Instant) -> Effect {
+    pub fn pass_check(&mut self, now: Instant) -> HealthEffect {
         self.failed_checks = 0;
         self.passed_checks = self.passed_checks.saturating_add(1);
         match self.stage {
             Stage::Out(absence)
-                if absence.fault == Fault::Check
+                if absence.fault == ServerFault::Check
                     && self.passed_checks >= CHECKS
                     && now >= absence.until =>
             {
                 self.come_back(absence, now)
             }
-            _ => Effect::Nothing,
+            _ => HealthEffect::Nothing,
         }
     }
 
     /// Notes a health check that failed. Returns how many have failed in a row, too.
-    pub fn fail_check(&mut self) -> (Effect, u32) {
+    pub fn fail_check(&mut self) -> (HealthEffect, u32) {
         self.passed_checks = 0;
         self.failed_checks = self.failed_checks.saturating_add(1);
         let is_over = self.failed_checks >= CHECKS && !self.is_ejected();
-        (if is_over { Effect::Eject(Fault::Check) } else { Effect::Nothing }, self.failed_checks)
+        (
+            if is_over { HealthEffect::Eject(ServerFault::Check) } else { HealthEffect::Nothing },
+            self.failed_checks,
+        )
     }
 
     /// Ejects the server. Returns the pause before its first trial, or nothing if it is ejected
     /// already.
-    pub fn eject(&mut self, fault: Fault, now: Instant, rules: &HealthRules) -> Option<Duration> {
+    pub fn eject(
+        &mut self,
+        fault: ServerFault,
+        now: Instant,
+        rules: &HealthRules,
+    ) -> Option<Duration> {
         if self.is_ejected() {
             return None;
         }
@@ -300,23 +316,23 @@ impl Health {
         self.record.clear();
     }
 
-    fn come_back(&mut self, absence: Absence, now: Instant) -> Effect {
+    fn come_back(&mut self, absence: Absence, now: Instant) -> HealthEffect {
         self.stage = Stage::In { slow_since: Some(now) };
         self.returned = Some(now);
         self.record.clear();
-        Effect::Returned { away: now.saturating_duration_since(absence.since) }
+        HealthEffect::Returned { away: now.saturating_duration_since(absence.since) }
     }
 
     /// Returns true if enough of the last outcomes are failures: in a row, or half of all.
     fn is_failing(&self, eject_after: usize) -> bool {
-        let is_failure = |outcome: &&Outcome| outcome.fault().is_some();
+        let is_failure = |outcome: &&TryOutcome| outcome.fault().is_some();
         let in_a_row = counted(self.record.iter().rev().take_while(is_failure));
         let of_all = counted(self.record.iter());
         in_a_row >= eject_after || (of_all >= eject_after && of_all * 2 >= self.record.len())
     }
 }
 
-impl Outcome {
+impl TryOutcome {
     /// Returns the outcome of a whole answer. A server sends these statuses when it cannot serve.
     pub fn of_status(status: StatusCode) -> Self {
         match status {
@@ -327,28 +343,28 @@ impl Outcome {
         }
     }
 
-    fn fault(&self) -> Option<Fault> {
+    fn fault(&self) -> Option<ServerFault> {
         match self {
             Self::Good => None,
-            Self::DialFailed => Some(Fault::Dial),
-            Self::TimedOut(_) => Some(Fault::Timeout),
-            Self::BadAnswer => Some(Fault::Answer),
+            Self::DialFailed => Some(ServerFault::Dial),
+            Self::TimedOut(_) => Some(ServerFault::Timeout),
+            Self::BadAnswer => Some(ServerFault::Answer),
         }
     }
 }
 
 /// Returns how many of the outcomes count against the server.
-fn counted<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> usize {
+fn counted<'a>(outcomes: impl Iterator<Item = &'a TryOutcome>) -> usize {
     let mut users = BTreeSet::new();
     let (mut timeouts, mut others) = (0, 0);
     for outcome in outcomes {
         match outcome {
-            Outcome::Good => {}
-            Outcome::TimedOut(user) => {
+            TryOutcome::Good => {}
+            TryOutcome::TimedOut(user) => {
                 users.insert(user);
                 timeouts += 1;
             }
-            Outcome::DialFailed | Outcome::BadAnswer => others += 1,
+            TryOutcome::DialFailed | TryOutcome::BadAnswer => others += 1,
         }
     }
     if users.len() >= USERS { others + timeouts } else { others }

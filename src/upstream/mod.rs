@@ -42,9 +42,9 @@ use crate::net::proxy_protocol::{self, ProxyHeader};
 use crate::net::tls::trust::tls_config;
 use crate::telemetry::Event;
 use crate::telemetry::family::Word;
-use entry::Entry;
+use entry::ServerEntry;
 use events::{EjectionWithheld, ServerEjected, ServerReturned, ServersCounted, TrialFailed};
-use health::{Effect, Errand, Fault, HealthRules, Outcome, ServerState};
+use health::{DialPurpose, HealthEffect, HealthRules, ServerFault, ServerState, TryOutcome};
 use pick::{Candidate, ClientKey};
 use server::Server;
 pub use server::{ServerFigures, ServerPlace};
@@ -59,7 +59,7 @@ pub struct Upstreams(Vec<Arc<Upstream>>);
 pub struct Upstream {
     config: Arc<config::Upstream>,
     /// The entries of `servers` in the configuration.
-    entries: Vec<Entry>,
+    entries: Vec<ServerEntry>,
     tls: Option<Arc<rustls::ClientConfig>>,
     /// A new number for each upstream that verifies servers.
     generation: u64,
@@ -70,7 +70,7 @@ pub struct Upstream {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum BuildError {
+pub enum UpstreamBuildError {
     #[error("upstream '{upstream}': {problem}")]
     Upstream { upstream: String, problem: String },
 }
@@ -82,7 +82,7 @@ impl Upstreams {
         configs: &[Arc<config::Upstream>],
         before: Option<&Self>,
         now: Now,
-    ) -> Result<Self, BuildError> {
+    ) -> Result<Self, UpstreamBuildError> {
         let build = |config: &Arc<config::Upstream>| {
             let before = before.and_then(|before| before.of(config));
             let before = before.map_or(&[][..], |before| &before.entries);
@@ -121,11 +121,13 @@ impl Upstreams {
 impl Upstream {
     fn build(
         config: &Arc<config::Upstream>,
-        before: &[Entry],
+        before: &[ServerEntry],
         now: Instant,
-    ) -> Result<Self, BuildError> {
-        let wrong =
-            |problem: String| BuildError::Upstream { upstream: config.name.to_string(), problem };
+    ) -> Result<Self, UpstreamBuildError> {
+        let wrong = |problem: String| UpstreamBuildError::Upstream {
+            upstream: config.name.to_string(),
+            problem,
+        };
         let mut entries = Vec::new();
         for server in &config.servers {
             let tls_name = match server {
@@ -139,7 +141,7 @@ impl Upstream {
                 _ => None,
             };
             let same = before.iter().find(|one| one.config == *server);
-            let entry = Entry::new(server, tls_name, same, !before.is_empty(), now);
+            let entry = ServerEntry::new(server, tls_name, same, !before.is_empty(), now);
             entry.update(config);
             entries.push(entry);
         }
@@ -250,25 +252,29 @@ impl Upstream {
     }
 
     /// Notes the outcome of a try of a server.
-    fn note(&self, server: &Arc<Server>, outcome: Outcome, errand: Errand) {
+    fn note(&self, server: &Arc<Server>, outcome: TryOutcome, errand: DialPurpose) {
         let now = Now::read().mono;
         let effect = lock(&server.health).note(outcome, errand, now, &self.rules());
         self.apply(server, effect, now);
     }
 
-    fn apply(&self, server: &Arc<Server>, effect: Effect, now: Instant) {
+    fn apply(&self, server: &Arc<Server>, effect: HealthEffect, now: Instant) {
         let (upstream, label) = (self.name(), &*server.label);
         match effect {
-            Effect::Nothing => return,
-            Effect::Eject(fault) => self.eject(server, fault, now),
-            Effect::TrialFailed { pause } => TrialFailed { upstream, server: label, pause }.emit(),
-            Effect::Returned { away } => ServerReturned { upstream, server: label, away }.emit(),
+            HealthEffect::Nothing => return,
+            HealthEffect::Eject(fault) => self.eject(server, fault, now),
+            HealthEffect::TrialFailed { pause } => {
+                TrialFailed { upstream, server: label, pause }.emit()
+            }
+            HealthEffect::Returned { away } => {
+                ServerReturned { upstream, server: label, away }.emit()
+            }
         }
         self.publish_states(now);
     }
 
     /// Ejects a server, unless too many others are ejected.
-    fn eject(&self, server: &Arc<Server>, fault: Fault, now: Instant) {
+    fn eject(&self, server: &Arc<Server>, fault: ServerFault, now: Instant) {
         let _ejecting = lock(&self.ejecting);
         let servers = self.servers();
         // An address that left gets no more clients.

@@ -25,12 +25,12 @@ pub struct Candidate<'a> {
     pub label: &'a str,
     /// Sessions and HTTP exchanges under way.
     pub busy: usize,
-    pub standing: Standing,
+    pub standing: ServerAvailability,
 }
 
 /// Whether new clients go to a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Standing {
+pub enum ServerAvailability {
     Serving,
     /// The server has returned a moment ago, and gets this share of its clients, from 0 to 1.
     Slow(f64),
@@ -87,9 +87,9 @@ pub fn order(
         }
     }
     order.sort_by_key(|(_, server)| match server.standing {
-        Standing::Slow(share) if draw >= share => Rank::Spared,
-        Standing::Serving | Standing::Slow(_) => Rank::Chosen,
-        Standing::Ejected => Rank::Ejected,
+        ServerAvailability::Slow(share) if draw >= share => Rank::Spared,
+        ServerAvailability::Serving | ServerAvailability::Slow(_) => Rank::Chosen,
+        ServerAvailability::Ejected => Rank::Ejected,
     });
     order.into_iter().map(|(index, _)| index).collect()
 }
@@ -126,16 +126,14 @@ fn fraction(number: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::model::principal::tests::principal;
-    use Standing::{Ejected, Serving, Slow};
+    use ServerAvailability::{Ejected, Serving, Slow};
 
     const ANYONE: ClientKey<'_> = ClientKey::Address(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
     const LABELS: [&str; 5] = ["http://a", "http://b", "http://c", "http://d", "http://e"];
 
-    fn servers(all: &[(usize, Standing)]) -> Vec<Candidate<'static>> {
-        let server = |((busy, standing), label): (&(usize, Standing), &'static str)| Candidate {
-            label,
-            busy: *busy,
-            standing: *standing,
+    fn servers(all: &[(usize, ServerAvailability)]) -> Vec<Candidate<'static>> {
+        let server = |((busy, standing), label): (&(usize, ServerAvailability), &'static str)| {
+            Candidate { label, busy: *busy, standing: *standing }
         };
         all.iter().zip(LABELS).map(server).collect()
     }

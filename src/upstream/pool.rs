@@ -13,8 +13,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use tokio::time::Instant;
 
 use super::answer_guard::{AnswerGuard, ExchangeWatch};
-use super::connect::Tries;
-use super::health::Outcome;
+use super::connect::DialAttempts;
+use super::health::TryOutcome;
 use super::pick::ClientKey;
 use super::upload::{Upload, server_is_late};
 use super::{ServerPlace, Upstream};
@@ -72,7 +72,7 @@ impl Pool {
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, ServerPlace), Rejection> {
         let mut request = request.map(Upload::new);
-        let mut tries = Tries::begin(upstream, client, Now::read().mono)
+        let mut tries = DialAttempts::begin(upstream, client, Now::read().mono)
             .await
             .with_proxy_header(proxy_header.clone());
         while let Some(place) = tries.next_server() {
@@ -102,7 +102,7 @@ impl Pool {
                     Err(why) => return Err(why),
                 };
                 if !is_kept {
-                    place.note(Outcome::DialFailed);
+                    place.note(TryOutcome::DialFailed);
                     let error = "the server closed a new connection";
                     tries.failed(&place, Rejection::UpstreamUnavailable, error);
                     break;
@@ -130,13 +130,13 @@ impl Pool {
             biased;
             answered = connection.sender.try_send_request(request) => answered,
             () = late => {
-                place.note(Outcome::TimedOut(client.number()));
+                place.note(TryOutcome::TimedOut(client.number()));
                 return Err(Rejection::UpstreamTimeout);
             }
         };
         match answered {
             Ok(response) => {
-                place.note(Outcome::of_status(response.status()));
+                place.note(TryOutcome::of_status(response.status()));
                 Ok(Ok(response))
             }
             Err(mut failed) => match failed.take_message() {
@@ -149,7 +149,7 @@ impl Pool {
                     let fault = connection.watch.fault();
                     // A server may close a kept connection at any time.
                     if fault.is_some() || !connection.is_kept {
-                        place.note(Outcome::BadAnswer);
+                        place.note(TryOutcome::BadAnswer);
                     }
                     Err(Rejection::UpstreamProtocol(fault.unwrap_or(CLOSED)))
                 }

@@ -25,7 +25,7 @@ const SHORTEST: Duration = Duration::from_secs(1);
 
 /// One name, its last good addresses and its next lookup.
 #[derive(Debug)]
-pub(super) struct Name {
+pub(super) struct ResolvedName {
     state: Mutex<State>,
     /// Held by the task that asks the resolver.
     asking: tokio::sync::Mutex<()>,
@@ -45,13 +45,13 @@ struct State {
 
 /// A lookup in metrics and logs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lookup<'a> {
+pub(super) struct NameLookup<'a> {
     pub(super) upstream: &'a str,
     pub(super) server: &'a str,
     pub(super) every: Duration,
 }
 
-impl Name {
+impl ResolvedName {
     pub(super) fn new(now: Instant) -> Self {
         let state = State {
             addresses: Arc::default(),
@@ -96,7 +96,7 @@ impl Name {
     /// Looks the name up, if that is due.
     pub(super) async fn look_up(
         &self,
-        about: Lookup<'_>,
+        about: NameLookup<'_>,
         lookup: impl Future<Output = io::Result<Vec<SocketAddr>>>,
     ) {
         let _asking = self.asking.lock().await;
@@ -110,7 +110,7 @@ impl Name {
             Err(error) => error.to_string(),
         };
         let is_known = self.keep_last(about.every);
-        let Lookup { upstream, server, .. } = about;
+        let NameLookup { upstream, server, .. } = about;
         ResolveFailed { upstream, server, error: &error, is_known }.emit();
     }
 

@@ -6,7 +6,8 @@ use std::future::pending;
 use super::*;
 
 const EVERY: Duration = Duration::from_secs(10);
-const ABOUT: Lookup<'static> = Lookup { upstream: "chat", server: "http://chat:1", every: EVERY };
+const ABOUT: NameLookup<'static> =
+    NameLookup { upstream: "chat", server: "http://chat:1", every: EVERY };
 
 fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, last], 80))
@@ -16,8 +17,8 @@ fn address_v6(last: u16) -> SocketAddr {
     SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, last], 80))
 }
 
-fn name() -> Name {
-    Name::new(Now::read().mono)
+fn name() -> ResolvedName {
+    ResolvedName::new(Now::read().mono)
 }
 
 async fn answer(last: u8) -> io::Result<Vec<SocketAddr>> {

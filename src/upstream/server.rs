@@ -8,8 +8,8 @@ use rustls::pki_types::ServerName;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::health::{Errand, Fault, Health, HealthRules, Outcome, ServerState};
-use super::resolve::Name;
+use super::health::{DialPurpose, Health, HealthRules, ServerFault, ServerState, TryOutcome};
+use super::resolve::ResolvedName;
 use super::{Upstream, pool};
 use crate::base::lock::lock;
 use crate::config;
@@ -25,7 +25,7 @@ pub(super) struct Server {
     pub(super) busy: AtomicUsize,
     pub(super) health: Mutex<Health>,
     /// The name that the addresses come from.
-    pub(super) name: Option<Arc<Name>>,
+    pub(super) name: Option<Arc<ResolvedName>>,
     /// The addresses in the order in which they are dialled; none for a unix socket.
     addresses: Mutex<Arc<[SocketAddr]>>,
 }
@@ -35,7 +35,7 @@ pub(super) struct Server {
 pub struct ServerPlace {
     pub(super) upstream: Arc<Upstream>,
     pub(super) server: Arc<Server>,
-    errand: Errand,
+    errand: DialPurpose,
 }
 
 /// One server on the status page.
@@ -49,7 +49,7 @@ pub struct ServerFigures {
     /// Sessions and HTTP exchanges under way.
     pub busy: usize,
     /// The fault of an ejected server.
-    pub fault: Option<Fault>,
+    pub fault: Option<ServerFault>,
     /// The time since the ejection.
     pub away_seconds: Option<u64>,
 }
@@ -60,7 +60,7 @@ impl Server {
         config: &config::Server,
         label: Arc<str>,
         tls_name: Option<ServerName<'static>>,
-        name: Option<Arc<Name>>,
+        name: Option<Arc<ResolvedName>>,
         joins: Option<Instant>,
     ) -> Self {
         Self {
@@ -140,7 +140,7 @@ impl ServerFigures {
 }
 
 impl ServerPlace {
-    pub(super) fn new(upstream: &Arc<Upstream>, server: Arc<Server>, errand: Errand) -> Self {
+    pub(super) fn new(upstream: &Arc<Upstream>, server: Arc<Server>, errand: DialPurpose) -> Self {
         server.busy.fetch_add(1, Ordering::Relaxed);
         Self { upstream: Arc::clone(upstream), server, errand }
     }
@@ -156,7 +156,7 @@ impl ServerPlace {
     }
 
     /// Notes the outcome of the try for which the place was taken.
-    pub(super) fn note(&self, outcome: Outcome) {
+    pub(super) fn note(&self, outcome: TryOutcome) {
         self.upstream.note(&self.server, outcome, self.errand);
     }
 }
@@ -165,7 +165,7 @@ impl Drop for ServerPlace {
     fn drop(&mut self) {
         self.server.busy.fetch_sub(1, Ordering::Relaxed);
         // A client that leaves before its server has answered makes way for the next trial.
-        if let Errand::Trial(number) = self.errand {
+        if let DialPurpose::Trial(number) = self.errand {
             lock(&self.server.health).abandon_trial(number);
         }
     }

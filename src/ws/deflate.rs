@@ -279,7 +279,7 @@ pub(crate) mod tests {
     use flate2::{Compress, Compression, FlushCompress};
     use proptest::prelude::*;
 
-    use crate::ws::follow::{FrameFollower, Hold, Pause, Rules, Segment};
+    use crate::ws::follow::{FollowRules, FrameFollower, Hold, Pause, Segment};
 
     fn headers(values: &[&str]) -> HeaderMap {
         values
@@ -402,7 +402,8 @@ pub(crate) mod tests {
     /// Returns the messages that an upstream without compression would read.
     fn messages(wire: &[u8]) -> Vec<Vec<u8>> {
         let hold = Some(Hold { most: usize::MAX / 2, binary: true });
-        let mut follower = FrameFollower::new(Sender::Client, Rules { hold, ..Rules::FOLLOW_ONLY });
+        let mut follower =
+            FrameFollower::new(Sender::Client, FollowRules { hold, ..FollowRules::FOLLOW_ONLY });
         let (mut rest, mut messages) = (wire, Vec::new());
         while let Some(segment) = follower.next(&mut rest, Pause::Never).unwrap() {
             match segment {

@@ -12,7 +12,7 @@ use super::mask;
 #[derive(Debug)]
 pub struct FrameFollower {
     sender: Sender,
-    rules: Rules,
+    rules: FollowRules,
     state: State,
     /// The message that is under way, between its first and its last frame.
     message: Option<MessageUnderWay>,
@@ -21,7 +21,7 @@ pub struct FrameFollower {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub struct FollowRules {
     /// Larger messages are an error.
     pub message_bytes: u64,
     /// Messages up to this size are held until they are whole, and returned as such.
@@ -36,7 +36,7 @@ pub struct Hold {
     pub binary: bool,
 }
 
-impl Rules {
+impl FollowRules {
     pub const FOLLOW_ONLY: Self =
         Self { message_bytes: u64::MAX, hold: None, takes_out_compressed: false };
 }
@@ -146,7 +146,7 @@ enum Fate {
 }
 
 impl FrameFollower {
-    pub fn new(sender: Sender, rules: Rules) -> Self {
+    pub fn new(sender: Sender, rules: FollowRules) -> Self {
         Self { sender, rules, state: State::Between, message: None, held: None, messages: 0 }
     }
 

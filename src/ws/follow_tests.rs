@@ -76,7 +76,7 @@ fn a_read_full_of_data_frames_is_one_pass() {
     let mut stream = framed(0x81, b"hello", Sender::Upstream);
     stream.extend(framed(0x02, &[7; 300], Sender::Upstream));
     stream.extend(framed(0x80, &[8; 70_000], Sender::Upstream));
-    let mut follower = FrameFollower::new(Sender::Upstream, Rules::FOLLOW_ONLY);
+    let mut follower = FrameFollower::new(Sender::Upstream, FollowRules::FOLLOW_ONLY);
     let mut rest = &stream[..];
     assert_eq!(follower.next(&mut rest, Pause::Never), Ok(Some(Segment::Pass(&stream))));
     assert_eq!(follower.next(&mut rest, Pause::Never), Ok(None));
@@ -86,7 +86,7 @@ fn a_read_full_of_data_frames_is_one_pass() {
 #[test]
 fn a_close_frame_tells_its_code() {
     let wire = frame::close(CloseCode::POLICY, "Session expired", Sender::Client);
-    let mut follower = FrameFollower::new(Sender::Client, Rules::FOLLOW_ONLY);
+    let mut follower = FrameFollower::new(Sender::Client, FollowRules::FOLLOW_ONLY);
     match follower.next(&mut &wire[..], Pause::Never) {
         Ok(Some(Segment::Control(control))) => {
             assert_eq!(
@@ -114,7 +114,7 @@ fn frames_that_cannot_be_followed_are_errors_and_what_came_before_passes() {
     for (sender, bytes, error) in cases {
         let good = framed(0x81, b"good", sender);
         let mut seen = FollowResult::default();
-        let mut follower = FrameFollower::new(sender, Rules::FOLLOW_ONLY);
+        let mut follower = FrameFollower::new(sender, FollowRules::FOLLOW_ONLY);
         assert_eq!(
             follow(&mut follower, &[&[&good, bytes].concat()], Pause::Never, &mut seen),
             Err(error)
@@ -125,7 +125,7 @@ fn frames_that_cannot_be_followed_are_errors_and_what_came_before_passes() {
 
 #[test]
 fn a_message_that_is_too_big_is_refused_by_its_header() {
-    let rules = Rules { message_bytes: 10, ..Rules::FOLLOW_ONLY };
+    let rules = FollowRules { message_bytes: 10, ..FollowRules::FOLLOW_ONLY };
     let small = framed(0x81, &[0; 10], Sender::Client);
     let fragments =
         [framed(0x01, &[0; 6], Sender::Client), framed(0x80, &[0; 5], Sender::Client)].concat();
@@ -142,7 +142,8 @@ fn a_message_that_is_too_big_is_refused_by_its_header() {
 
 #[test]
 fn a_held_message_that_grows_too_large_passes_whole() {
-    let rules = Rules { hold: Some(Hold { most: 100, binary: false }), ..Rules::FOLLOW_ONLY };
+    let rules =
+        FollowRules { hold: Some(Hold { most: 100, binary: false }), ..FollowRules::FOLLOW_ONLY };
     let stream = [
         framed(0x01, &[1; 60], Sender::Client),
         framed(0x00, &[2; 60], Sender::Client),
@@ -157,7 +158,8 @@ fn a_held_message_that_grows_too_large_passes_whole() {
 
 #[test]
 fn a_million_empty_fragments_hold_nothing_that_grows() {
-    let rules = Rules { hold: Some(Hold { most: 100, binary: false }), ..Rules::FOLLOW_ONLY };
+    let rules =
+        FollowRules { hold: Some(Hold { most: 100, binary: false }), ..FollowRules::FOLLOW_ONLY };
     let mut follower = FrameFollower::new(Sender::Client, rules);
     let first = framed(0x01, b"", Sender::Client);
     let fragments = framed(0x00, b"", Sender::Client).repeat(10_000);
@@ -175,7 +177,8 @@ fn a_continuation_behind_a_close_frame_is_no_message_by_itself() {
     let close = framed(0x88, b"", Sender::Client);
     let end = framed(0x80, b"{\"type\":\"auth\"}", Sender::Client);
     let stream = [framed(0x01, b"{", Sender::Client), close.clone(), end].concat();
-    let rules = Rules { hold: Some(Hold { most: 100, binary: true }), ..Rules::FOLLOW_ONLY };
+    let rules =
+        FollowRules { hold: Some(Hold { most: 100, binary: true }), ..FollowRules::FOLLOW_ONLY };
     let mut follower = FrameFollower::new(Sender::Client, rules);
     let mut seen = FollowResult::default();
     let outcome = follow(&mut follower, &[&stream], Pause::Never, &mut seen);
@@ -184,7 +187,8 @@ fn a_continuation_behind_a_close_frame_is_no_message_by_itself() {
 
 #[test]
 fn what_is_held_when_a_close_frame_comes_is_no_message_and_goes_nowhere() {
-    let rules = Rules { hold: Some(Hold { most: 100, binary: false }), ..Rules::FOLLOW_ONLY };
+    let rules =
+        FollowRules { hold: Some(Hold { most: 100, binary: false }), ..FollowRules::FOLLOW_ONLY };
     let close = framed(0x88, b"", Sender::Client);
     let mut seen = FollowResult::default();
     let stream = [framed(0x01, b"{\"type\":\"auth\"}", Sender::Client), close.clone()].concat();
@@ -195,10 +199,10 @@ fn what_is_held_when_a_close_frame_comes_is_no_message_and_goes_nowhere() {
 
 #[test]
 fn a_held_compressed_message_that_grows_too_large_is_taken_out_whole() {
-    let rules = Rules {
+    let rules = FollowRules {
         hold: Some(Hold { most: 100, binary: false }),
         takes_out_compressed: true,
-        ..Rules::FOLLOW_ONLY
+        ..FollowRules::FOLLOW_ONLY
     };
     for last in [&b"end"[..], b""] {
         let stream = [
@@ -296,7 +300,7 @@ proptest! {
         let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut % (made.wire.len() + 1)).collect();
         cuts.extend([0, made.wire.len()]);
         cuts.sort_unstable();
-        let mut follower = FrameFollower::new(sender, Rules::FOLLOW_ONLY);
+        let mut follower = FrameFollower::new(sender, FollowRules::FOLLOW_ONLY);
         let mut seen = FollowResult::default();
         for pair in cuts.windows(2) {
             follow(&mut follower, &[&made.wire[pair[0]..pair[1]]], pause, &mut seen).unwrap();
@@ -317,7 +321,7 @@ proptest! {
         choices in prop::collection::vec((0u8..4, 0usize..60, 0usize..3), 1..5),
     ) {
         let made = stream(choices, Sender::Client);
-        let rules = Rules { hold: Some(Hold { most: 1000, binary: false }), ..Rules::FOLLOW_ONLY };
+        let rules = FollowRules { hold: Some(Hold { most: 1000, binary: false }), ..FollowRules::FOLLOW_ONLY };
         for cut in 0..=made.wire.len() {
             let mut seen = FollowResult::default();
             let (first, second) = made.wire.split_at(cut);
@@ -343,7 +347,7 @@ proptest! {
             wire.extend(framed(0x80, &vec![4; *second], Sender::Client));
             wire.extend(framed(0x82, b"plain", Sender::Client));
         }
-        let rules = Rules { takes_out_compressed: true, ..Rules::FOLLOW_ONLY };
+        let rules = FollowRules { takes_out_compressed: true, ..FollowRules::FOLLOW_ONLY };
         let whole = |(first, second): &(usize, usize)| {
             (true, [vec![3; *first], vec![4; *second]].concat())
         };

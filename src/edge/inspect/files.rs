@@ -120,7 +120,7 @@ fn signing_keys(inspector: &mut Inspector<'_>) {
             }
         }
         ContextSigning::Generated { algorithm } => {
-            let folder = keyring::Folder::of(&config.state_dir);
+            let folder = keyring::KeyringFolder::of(&config.state_dir);
             let read = match folder.check(*algorithm) {
                 Ok(true) => Ok(()),
                 Ok(false) => return,

@@ -9,7 +9,7 @@ use rustix::fs::{Access, access};
 use super::{Finding, Inspector};
 use crate::config::ContextSigning;
 use crate::net::handover;
-use crate::upstream::keyring::Folder;
+use crate::upstream::keyring::KeyringFolder;
 
 const STATE_HINT: &str = "create the directory, owned by the user that runs Usher";
 const LOG_HINT: &str = "create the folder of the file, owned by the user that runs Usher";
@@ -20,7 +20,7 @@ const TAKEOVER_HINT: &str =
 pub(super) fn inspect(inspector: &mut Inspector<'_>) {
     let config = inspector.config;
     let has_keys = !matches!(config.context.signing, ContextSigning::Generated { .. })
-        || matches!(Folder::of(&config.state_dir).index(), Ok(Some(_)));
+        || matches!(KeyringFolder::of(&config.state_dir).index(), Ok(Some(_)));
     // `[acme]` writes an account and certificates.
     let is_complete = has_keys && config.acme.is_none();
     inspector.add("state_dir", state_dir(&config.state_dir, is_complete));

@@ -66,14 +66,14 @@ enum Signer {
 #[serde(deny_unknown_fields)]
 pub struct Index {
     pub algorithm: String,
-    pub previous: Option<Entry>,
-    pub current: Entry,
-    pub next: Entry,
+    pub previous: Option<KeyringEntry>,
+    pub current: KeyringEntry,
+    pub next: KeyringEntry,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct KeyringEntry {
     pub kid: String,
     pub created: String,
 }
@@ -109,7 +109,7 @@ impl Keyring {
     pub fn open(context: &Context, state_dir: &Path, now: Now) -> Result<Self, KeyringError> {
         let keyring = match &context.signing {
             ContextSigning::Generated { algorithm } => {
-                let folder = Folder::of(state_dir);
+                let folder = KeyringFolder::of(state_dir);
                 let index = match folder.index()? {
                     Some(index) => index,
                     None => match folder.generate(*algorithm, now) {
@@ -252,9 +252,9 @@ pub fn check_file(path: &Path, algorithm: ContextAlgorithm) -> Result<(), Keyrin
 
 /// The folder `state_dir/keys`.
 #[derive(Debug)]
-pub struct Folder(PathBuf);
+pub struct KeyringFolder(PathBuf);
 
-impl Folder {
+impl KeyringFolder {
     pub fn of(state_dir: &Path) -> Self {
         Self(state_dir.join(FOLDER))
     }
@@ -373,13 +373,14 @@ impl Folder {
                 wanted: name(wanted),
             });
         }
-        let read = |entry: &Entry| read_key(&self.key_path(&entry.kid), wanted, GROUP_AND_OTHERS);
+        let read =
+            |entry: &KeyringEntry| read_key(&self.key_path(&entry.kid), wanted, GROUP_AND_OTHERS);
         let others =
             index.previous.iter().chain([&index.next]).map(read).collect::<Result<_, _>>()?;
         Ok(Keyring { current: read(&index.current)?, others })
     }
 
-    fn make(&self, algorithm: ContextAlgorithm, now: Now) -> Result<Entry, KeyringError> {
+    fn make(&self, algorithm: ContextAlgorithm, now: Now) -> Result<KeyringEntry, KeyringError> {
         let random = rand::SystemRandom::new();
         let crypto = |_| KeyringError::Crypto;
         let der = Zeroizing::new(match algorithm {
@@ -404,7 +405,7 @@ impl Folder {
             lines.join("\n")
         ));
         write_whole(&self.key_path(&key.id), pem.as_bytes())?;
-        Ok(Entry { kid: key.id, created: now.wall.to_rfc3339() })
+        Ok(KeyringEntry { kid: key.id, created: now.wall.to_rfc3339() })
     }
 
     fn write_index(&self, index: &Index) -> Result<(), KeyringError> {
@@ -531,7 +532,7 @@ mod tests {
     fn a_rotation_moves_every_key_one_place() {
         let scratch = Scratch::new("rotate");
         let now = Now::read();
-        let folder = Folder::of(&scratch.0);
+        let folder = KeyringFolder::of(&scratch.0);
         let first = folder.generate(ContextAlgorithm::ES256, now).unwrap();
         let second = folder.rotate(now).unwrap();
         assert_eq!(second.previous.as_ref().unwrap().kid, first.current.kid);
@@ -557,8 +558,8 @@ mod tests {
     fn a_key_that_others_can_read_is_refused() {
         let scratch = Scratch::new("exposed");
         let now = Now::read();
-        let index = Folder::of(&scratch.0).generate(ContextAlgorithm::EdDSA, now).unwrap();
-        let path = Folder::of(&scratch.0).key_path(&index.current.kid);
+        let index = KeyringFolder::of(&scratch.0).generate(ContextAlgorithm::EdDSA, now).unwrap();
+        let path = KeyringFolder::of(&scratch.0).key_path(&index.current.kid);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let error =
             Keyring::open(&generated(ContextAlgorithm::EdDSA), &scratch.0, now).unwrap_err();
@@ -569,7 +570,7 @@ mod tests {
     fn keys_of_another_algorithm_are_not_replaced_in_silence() {
         let scratch = Scratch::new("other");
         let now = Now::read();
-        Folder::of(&scratch.0).generate(ContextAlgorithm::EdDSA, now).unwrap();
+        KeyringFolder::of(&scratch.0).generate(ContextAlgorithm::EdDSA, now).unwrap();
         let error =
             Keyring::open(&generated(ContextAlgorithm::ES256), &scratch.0, now).unwrap_err();
         assert!(matches!(error, KeyringError::OtherAlgorithm { .. }), "{error}");
@@ -578,9 +579,10 @@ mod tests {
     #[test]
     fn keys_from_files_sign_and_are_published_and_may_belong_to_a_group() {
         let scratch = Scratch::new("files");
-        let index = Folder::of(&scratch.0).generate(ContextAlgorithm::EdDSA, Now::read()).unwrap();
+        let index =
+            KeyringFolder::of(&scratch.0).generate(ContextAlgorithm::EdDSA, Now::read()).unwrap();
         let files: Vec<_> = [&index.next, &index.current]
-            .map(|entry| Folder::of(&scratch.0).key_path(&entry.kid))
+            .map(|entry| KeyringFolder::of(&scratch.0).key_path(&entry.kid))
             .into();
         fs::set_permissions(&files[0], fs::Permissions::from_mode(0o440)).unwrap();
         let open = || {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::events::{KeyringRotated, KeyringRotationFailed};
-use super::{Folder, Index, Keyring, KeyringError};
+use super::{Index, Keyring, KeyringError, KeyringFolder};
 use crate::base::clock::{Now, UnixMillis};
 use crate::config::{Context, ContextSigning};
 use crate::telemetry::Event;
@@ -88,7 +88,7 @@ fn rotate_due_keys(
     now: Now,
 ) -> Result<(), KeyringError> {
     let ContextSigning::Generated { algorithm } = &context.signing else { return Ok(()) };
-    let folder = Folder::of(state_dir);
+    let folder = KeyringFolder::of(state_dir);
     let (index, is_ours) = folder.rotate_if_due(every, now)?;
     if index.current.kid != keys.load().keyring.key_id() {
         keys.0.store(Arc::new(Signing::of(folder.load(&index, *algorithm)?)));
@@ -99,7 +99,7 @@ fn rotate_due_keys(
     Ok(())
 }
 
-impl Folder {
+impl KeyringFolder {
     /// Returns the index in force, and whether this call rotated it.
     fn rotate_if_due(&self, every: Duration, now: Now) -> Result<(Index, bool), KeyringError> {
         let index = self.index()?.ok_or_else(|| self.no_index())?;
@@ -202,7 +202,7 @@ mod tests {
         let scratch = Scratch::new("eight");
         let start = Now::read();
         let mut nodes: Vec<_> = (0..8).map(|_| process(&scratch, start)).collect();
-        let before = Folder::of(&scratch.0).index().unwrap().unwrap();
+        let before = KeyringFolder::of(&scratch.0).index().unwrap().unwrap();
         let due = later(start, EVERY);
         std::thread::scope(|scope| {
             for (context, keys, rotation) in &mut nodes {
@@ -214,7 +214,7 @@ mod tests {
         for (context, keys, rotation) in &mut nodes {
             rotation.rotate_due_keys(context, &scratch.0, keys, due);
         }
-        let after = Folder::of(&scratch.0).index().unwrap().unwrap();
+        let after = KeyringFolder::of(&scratch.0).index().unwrap().unwrap();
         assert_eq!(
             (after.current.kid, after.previous.unwrap().kid),
             (before.next.kid, before.current.kid.clone())
@@ -227,7 +227,7 @@ mod tests {
     }
 
     fn after_signer(scratch: &Scratch) -> String {
-        Folder::of(&scratch.0).index().unwrap().unwrap().current.kid
+        KeyringFolder::of(&scratch.0).index().unwrap().unwrap().current.kid
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
         let first = signer(&keys);
         rotation.rotate_due_keys(&context, &scratch.0, &keys, later(start, EVERY / 2));
         assert_eq!(signer(&keys), first, "it is not due");
-        Folder::of(&scratch.0).rotate(later(start, EVERY / 2)).unwrap();
+        KeyringFolder::of(&scratch.0).rotate(later(start, EVERY / 2)).unwrap();
         // Another process after a restart. The time counts from the rotation, not from the start.
         let (context, keys, mut rotation) = process(&scratch, later(start, EVERY / 2));
         let second = signer(&keys);
@@ -254,7 +254,7 @@ mod tests {
         let start = Now::read();
         let (context, keys, mut rotation) = process(&scratch, start);
         let first = signer(&keys);
-        let lock = Folder::of(&scratch.0).lock().unwrap();
+        let lock = KeyringFolder::of(&scratch.0).lock().unwrap();
         rotation.rotate_due_keys(&context, &scratch.0, &keys, later(start, EVERY));
         assert!(signer(&keys) == first && !rotation.is_failing);
         drop(lock);

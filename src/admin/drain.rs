@@ -8,7 +8,7 @@ use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Admin, Stage, answer_error, answer_json, refuse_other_than_json};
+use super::{Admin, ReadinessStage, answer_error, answer_json, refuse_other_than_json};
 use crate::base::strict_json;
 use crate::config;
 use crate::edge::drain::{Drain, Share};
@@ -39,7 +39,7 @@ impl Admin {
                 return answer_error(StatusCode::BAD_REQUEST, "INVALID_REQUEST", &message);
             }
         };
-        if self.readiness.stage() == Stage::Draining {
+        if self.readiness.stage() == ReadinessStage::Draining {
             let message = "the process is draining already";
             return answer_error(StatusCode::CONFLICT, "DRAINING", message);
         }

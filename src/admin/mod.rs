@@ -42,7 +42,7 @@ use events::OrderAnswered;
 pub use explain::Explaining;
 pub use history::{History, INTERVAL};
 pub use login::Logins;
-pub use readiness::{Readiness, Stage};
+pub use readiness::{Readiness, ReadinessStage};
 use reserve::Reserve;
 pub use revoke::Revoking;
 pub use status::{Figures, RolloutFigures, ShareFigures, StoreFigures};
@@ -70,7 +70,7 @@ pub struct Admin {
     pub explaining: Arc<Explaining>,
     pub revoking: Revoking,
     pub draining: Draining,
-    pub summary: Summary,
+    pub summary: ConfigSummary,
     /// The channel of orders to reload.
     pub orders: Orders,
     /// Returns the figures that are not in the registry.
@@ -79,7 +79,7 @@ pub struct Admin {
 
 /// The parts of the config that `/status` shows.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Summary {
+pub struct ConfigSummary {
     /// The bound addresses: in place of port 0, they have the real port.
     pub listeners: Vec<SocketAddr>,
     pub routes: Vec<String>,
@@ -261,7 +261,7 @@ impl Admin {
         match path {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
             "/readyz" => match self.readiness.stage() {
-                Stage::Ready => {
+                ReadinessStage::Ready => {
                     let mut ready = Map::from_iter([("status".to_owned(), json!("ready"))]);
                     if let Some(store) = self.readiness.store() {
                         ready.insert("store".to_owned(), store.into());

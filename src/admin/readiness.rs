@@ -15,18 +15,18 @@ pub struct Readiness {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum ReadinessStage {
     Starting,
     Ready,
     Draining,
 }
 
 impl Readiness {
-    pub fn stage(&self) -> Stage {
+    pub fn stage(&self) -> ReadinessStage {
         match self.stage.load(Ordering::Acquire) {
-            0 => Stage::Starting,
-            1 => Stage::Ready,
-            _ => Stage::Draining,
+            0 => ReadinessStage::Starting,
+            1 => ReadinessStage::Ready,
+            _ => ReadinessStage::Draining,
         }
     }
 
@@ -58,7 +58,7 @@ impl Readiness {
     }
 }
 
-impl Stage {
+impl ReadinessStage {
     pub fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Admin, answer_error, answer_json, refuse_other_than_json};
 use crate::config::diagnostic::Diagnostic;
 use crate::edge::events::ReloadCause;
-use crate::edge::reload::Applied;
+use crate::edge::reload::ReloadReport;
 
 impl Admin {
     pub(super) async fn reload(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
@@ -21,7 +21,7 @@ impl Admin {
                 "NO_RELOAD",
                 "nothing to reload: Usher runs without a file, or is stopping",
             ),
-            Some(Ok(Applied { changed, restart, warnings })) => {
+            Some(Ok(ReloadReport { changed, restart, warnings })) => {
                 let warnings: Vec<_> = warnings.iter().map(Diagnostic::json).collect();
                 let body = json!({
                     "outcome": "applied",

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Admin, Stage, answer_error, answer_json, set};
+use super::{Admin, ReadinessStage, answer_error, answer_json, set};
 use crate::acme::AcmeFigures;
 use crate::auth::decoded;
 use crate::auth::remote_keys::IssuerFigures;
@@ -143,7 +143,7 @@ impl Admin {
                 "uptime_seconds": uptime.as_secs(),
                 "needs_token": self.token.is_some(),
                 "stage": stage.name(),
-                "draining": stage == Stage::Draining,
+                "draining": stage == ReadinessStage::Draining,
                 "connections": connections,
                 "unauthenticated": unauthenticated,
                 "sessions": self.registry.len(),

@@ -56,10 +56,10 @@ fn admin(token: Option<&str>) -> Arc<Admin> {
             drain: Arc::default(),
             rules: crate::config::Drain { delay: Duration::ZERO, window: Duration::ZERO },
         },
-        summary: Summary {
+        summary: ConfigSummary {
             listeners: vec![SocketAddr::from(([127, 0, 0, 1], 8443))],
             node: "edge-1".to_owned(),
-            ..Summary::default()
+            ..ConfigSummary::default()
         },
         orders: Orders::channel().0,
         figures: Box::new(Figures::default),

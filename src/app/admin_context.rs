@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::admin::{
-    Admin, Draining, Explaining, Figures, History, Logins, Readiness, Revoking, RolloutFigures,
-    ShareFigures, StoreFigures, Summary,
+    Admin, ConfigSummary, Draining, Explaining, Figures, History, Logins, Readiness, Revoking,
+    RolloutFigures, ShareFigures, StoreFigures,
 };
 use crate::base::clock::Now;
 use crate::config::{LoginRules, Rollout, Route};
@@ -54,7 +54,7 @@ impl AdminContext {
                     .collect(),
                 fleet: edge.fleet.clone(),
             },
-            summary: Summary {
+            summary: ConfigSummary {
                 listeners: self.listeners.clone(),
                 node: config.node.clone(),
                 routes: config.routes.iter().map(|route| route.name.to_string()).collect(),

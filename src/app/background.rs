@@ -13,7 +13,7 @@ use crate::auth::revocation::events::RevocationsHeld;
 use crate::base::clock::Now;
 use crate::base::memory::MemoryTrim;
 use crate::base::signal::RotationSignal;
-use crate::edge::reload::{Order, Reloader};
+use crate::edge::reload::{ReloadOrder, Reloader};
 use crate::edge::{Current, Edge, staples};
 use crate::telemetry::{Event, Telemetry};
 use crate::upstream::keyring::Rotation;
@@ -80,7 +80,7 @@ async fn order_certificates(acme: Arc<Acme>, edge: Arc<Edge>) {
 
 /// Carries out the orders, one after the other. `following` belongs to the current edge.
 pub(super) async fn follow_orders(
-    mut ordered: mpsc::Receiver<Order>,
+    mut ordered: mpsc::Receiver<ReloadOrder>,
     reloader: Reloader,
     context: AdminContext,
     admin: Arc<ArcSwap<Admin>>,

@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use self::admin_context::AdminContext;
 use self::background::{Following, follow_orders, follow_rotations, keep_history, run_upkeep};
-use self::replacement::{Link, estate, leave_to, take_over, wait_for_successor};
+use self::replacement::{PredecessorLink, estate, leave_to, take_over, wait_for_successor};
 use self::replacer::Replacer;
 use self::sockets::{PendingAdmin, TakeoverSocket, bind_all};
 use self::stop::{
@@ -39,7 +39,7 @@ use crate::base::clock::Now;
 use crate::base::signal::{RotationSignal, Signals};
 use crate::config::{AdminAddress, Config};
 use crate::edge::events::Ready;
-use crate::edge::reload::{Load, Orders, Reloader};
+use crate::edge::reload::{ConfigLoader, Orders, Reloader};
 use crate::edge::watch::Watcher;
 use crate::edge::{Current, Edge, EdgeError};
 use crate::listener::Bound;
@@ -56,7 +56,7 @@ use crate::telemetry_setup;
 #[derive(Default)]
 pub struct Reloading {
     /// `None`: there is no file, so the configuration cannot change.
-    pub load: Option<Load>,
+    pub load: Option<ConfigLoader>,
     /// Whether to reload when the files change.
     pub watch: bool,
 }
@@ -74,11 +74,11 @@ pub struct App {
     former: Arc<FormerSessions>,
     telemetry: Arc<Telemetry>,
     readiness: Arc<Readiness>,
-    addresses: Addresses,
+    addresses: BoundAddresses,
 }
 
 #[derive(Clone, Debug)]
-pub struct Addresses {
+pub struct BoundAddresses {
     pub listeners: Vec<SocketAddr>,
     pub admin: Option<AdminAddress>,
 }
@@ -141,7 +141,7 @@ impl App {
             .map(|path| TakeoverSocket::bind(path, predecessor.is_some()))
             .transpose()?;
         let admin_address = admin.as_ref().and_then(PendingAdmin::address);
-        let addresses = Addresses { listeners, admin: admin_address };
+        let addresses = BoundAddresses { listeners, admin: admin_address };
         let current = Arc::new(ArcSwap::from_pointee(edge));
         Ok(Self {
             current,
@@ -156,7 +156,7 @@ impl App {
         })
     }
 
-    pub fn addresses(&self) -> &Addresses {
+    pub fn addresses(&self) -> &BoundAddresses {
         &self.addresses
     }
 
@@ -252,7 +252,12 @@ impl App {
     }
 
     /// Begins the tasks that run until the exit: upkeep, and the links to other processes.
-    fn begin_tasks(&self, edge: &Edge, joined: Option<RevocationReader>, link: Option<Link>) {
+    fn begin_tasks(
+        &self,
+        edge: &Edge,
+        joined: Option<RevocationReader>,
+        link: Option<PredecessorLink>,
+    ) {
         let (current, telemetry) = (Arc::clone(&self.current), Arc::clone(&self.telemetry));
         tokio::spawn(run_upkeep(current, telemetry, Arc::clone(&self.readiness)));
         edge.export_traces();
@@ -315,7 +320,7 @@ impl App {
 
     fn announce(&self, edge: &Edge) {
         let config = edge.config.source.as_deref();
-        let Addresses { listeners, admin } = &self.addresses;
+        let BoundAddresses { listeners, admin } = &self.addresses;
         edge.publish_limits();
         Ready { listeners, admin: admin.as_ref(), config }.emit();
     }

@@ -20,11 +20,13 @@ use crate::net::admin_socket::{AdminSocket, SocketFile};
 use crate::net::handover::Channel;
 use crate::net::service_manager::ServiceState;
 use crate::takeover::events::{SuccessorLost, TakenOver};
-use crate::takeover::{self, Estate, FormerSessions, HeldSocket, Outgoing, Predecessor, Successor};
+use crate::takeover::{
+    self, FormerSessions, HandoverSockets, HeldSocket, Outgoing, Predecessor, Successor,
+};
 use crate::telemetry::Event;
 
 /// The channel to the process before this one, and the things of which this one tells it.
-pub(super) type Link = (Channel, Outgoing);
+pub(super) type PredecessorLink = (Channel, Outgoing);
 
 /// Takes over from the running process: its sockets become those of the threads and of the admin
 /// listener. After this returns, the other process does not accept any more.
@@ -34,7 +36,7 @@ pub(super) async fn take_over(
     admin: &mut Option<PendingAdmin>,
     edge: &Edge,
     former: &FormerSessions,
-) -> Result<Link, RunError> {
+) -> Result<PredecessorLink, RunError> {
     let is_missing =
         |index: usize| !threads.iter().flatten().any(|one| one.listener_index == index);
     let listeners = edge.config.listeners.iter().enumerate();
@@ -91,7 +93,7 @@ pub(super) fn estate(
     threads: &[Vec<Bound>],
     admin: Option<&AdminSocket>,
     former: &Arc<FormerSessions>,
-) -> io::Result<Arc<Estate>> {
+) -> io::Result<Arc<HandoverSockets>> {
     let held = |socket: &TcpListener, owner, is_admin| {
         let address = socket.local_addr()?;
         Ok::<_, io::Error>(HeldSocket { address, owner, is_admin, socket: socket.try_clone()? })
@@ -103,13 +105,13 @@ pub(super) fn estate(
     if let Some(AdminSocket::Tcp(socket)) = admin {
         sockets.push(held(socket, SocketOwner::ThisProcess, true)?);
     }
-    Ok(Estate::new(Arc::clone(current), Arc::clone(former), sockets))
+    Ok(HandoverSockets::new(Arc::clone(current), Arc::clone(former), sockets))
 }
 
 /// Waits for a process that takes over. Without a takeover socket, none can.
 pub(super) async fn wait_for_successor(
     takeover: Option<(UnixListener, SocketFile)>,
-    estate: Option<Arc<Estate>>,
+    estate: Option<Arc<HandoverSockets>>,
 ) -> io::Result<Successor> {
     let (Some((socket, file)), Some(estate)) = (takeover, estate) else {
         return std::future::pending().await;

@@ -16,7 +16,7 @@ pub struct Arguments {
     #[command(subcommand)]
     pub(super) mode: Option<Mode>,
     #[command(flatten)]
-    pub(super) connect: Connect,
+    pub(super) connect: ConnectArguments,
 }
 
 impl Arguments {
@@ -38,17 +38,17 @@ impl Arguments {
 #[derive(Debug, Subcommand)]
 pub(super) enum Mode {
     /// Open connections, wait for a first echo, and close them (the default)
-    Connect(Connect),
+    Connect(ConnectArguments),
     /// Send messages on open connections and wait for their echoes
-    Messages(Messages),
+    Messages(MessagesArguments),
     /// Hold idle connections and read the memory of the server
-    Idle(Idle),
+    Idle(IdleArguments),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Connect {
+pub(super) struct ConnectArguments {
     #[command(flatten)]
-    pub(super) endpoint: Endpoint,
+    pub(super) endpoint: TargetArguments,
     /// The number of connections; each begins when an earlier one has ended
     #[arg(
         long,
@@ -83,9 +83,9 @@ pub(super) struct Connect {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Messages {
+pub(super) struct MessagesArguments {
     #[command(flatten)]
-    pub(super) endpoint: Endpoint,
+    pub(super) endpoint: TargetArguments,
     /// The number of connections
     #[arg(
         long,
@@ -127,9 +127,9 @@ pub(super) struct Comparison {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Idle {
+pub(super) struct IdleArguments {
     #[command(flatten)]
-    pub(super) endpoint: Endpoint,
+    pub(super) endpoint: TargetArguments,
     /// The process of the server, on this machine; may be given more than once
     #[arg(long = "pid", value_name = "PID", required = true)]
     pub(super) pids: Vec<u32>,
@@ -155,7 +155,7 @@ pub(super) struct Idle {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Endpoint {
+pub(super) struct TargetArguments {
     #[allow(rustdoc::broken_intra_doc_links, reason = "the text is the help, without Markdown")]
     /// ws://HOST[:PORT]/PATH or wss://HOST[:PORT]/PATH
     // `Option`, because clap does not set the argument before a mode.
@@ -163,7 +163,7 @@ pub(super) struct Endpoint {
     pub(super) url: Option<String>,
     /// How the connections authenticate
     #[arg(long, value_enum, default_value = "none")]
-    pub(super) auth: Auth,
+    pub(super) auth: AuthKind,
     /// The environment variable with the bearer token
     #[arg(long, value_name = "NAME", conflicts_with = "token_file")]
     pub(super) token_env: Option<String>,
@@ -218,7 +218,7 @@ pub(super) struct Endpoint {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Auth {
+pub(super) enum AuthKind {
     /// A ticket in the query, requested with the token before each connection
     Ticket,
     /// The token in the first message, in the format of --preset
@@ -247,7 +247,7 @@ impl KeyExchange {
     }
 }
 
-impl Auth {
+impl AuthKind {
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Ticket => "ticket",

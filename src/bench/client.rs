@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
-use super::connection::{Connection, Received};
+use super::connection::{BenchConnection, Received};
 use super::tally::Failure;
 use super::target::{self, Target};
 use crate::base::clock::Now;
@@ -30,7 +30,7 @@ const ANSWER_BODY: usize = 16 * 1024;
 const GOODBYE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub enum AttemptPhase {
     /// The delay with which a connection of an open loop began.
     Late,
     /// A separate connection, with TLS if needed, and the answer with the ticket.
@@ -45,7 +45,7 @@ pub enum Phase {
     Message,
 }
 
-impl Phase {
+impl AttemptPhase {
     pub const ALL: [Self; 9] = [
         Self::Late,
         Self::Ticket,
@@ -75,7 +75,7 @@ impl Phase {
 
 /// The credential of a connection, by method.
 #[derive(Debug)]
-pub enum Credential {
+pub enum BenchCredential {
     Ticket {
         token: Secret,
         path: String,
@@ -105,7 +105,7 @@ pub enum Preset {
 #[derive(Debug)]
 pub struct BenchClient {
     pub target: Target,
-    pub credential: Credential,
+    pub credential: BenchCredential,
     pub origin: Option<HeaderValue>,
     pub timeout: Duration,
     /// The message that is sent when the connection is open, and whose echo ends the last phase.
@@ -119,14 +119,14 @@ pub struct BenchClient {
 pub struct PhaseTimes {
     due: Instant,
     last: Instant,
-    pub times: Vec<(Phase, Duration)>,
+    pub times: Vec<(AttemptPhase, Duration)>,
     /// The current phase.
-    pub under_way: Phase,
+    pub under_way: AttemptPhase,
     /// The number of TLS handshakes that resumed an earlier session.
     pub resumed: u64,
 }
 
-pub struct Attempt<Open = Connection> {
+pub struct Attempt<Open = BenchConnection> {
     pub times: PhaseTimes,
     pub result: Result<Open, Failure>,
 }
@@ -138,23 +138,23 @@ impl PhaseTimes {
         let mut times = Self {
             due: due.unwrap_or(now),
             last: now,
-            times: Vec::with_capacity(Phase::ALL.len()),
-            under_way: Phase::Connect,
+            times: Vec::with_capacity(AttemptPhase::ALL.len()),
+            under_way: AttemptPhase::Connect,
             resumed: 0,
         };
         if let Some(due) = due {
-            times.times.push((Phase::Late, now.saturating_duration_since(due)));
+            times.times.push((AttemptPhase::Late, now.saturating_duration_since(due)));
         }
         times
     }
 
-    pub fn lap(&mut self, phase: Phase, now: Instant) {
+    pub fn lap(&mut self, phase: AttemptPhase, now: Instant) {
         self.times.push((phase, now.saturating_duration_since(self.last)));
         self.last = now;
     }
 
     pub fn finish(&mut self) {
-        self.times.push((Phase::Total, self.last.saturating_duration_since(self.due)));
+        self.times.push((AttemptPhase::Total, self.last.saturating_duration_since(self.due)));
     }
 }
 
@@ -171,40 +171,40 @@ impl BenchClient {
         Attempt { times, result }
     }
 
-    async fn open(&self, number: u64, times: &mut PhaseTimes) -> Result<Connection, Failure> {
+    async fn open(&self, number: u64, times: &mut PhaseTimes) -> Result<BenchConnection, Failure> {
         let mut target = self.target.path_and_query.clone();
-        if let Credential::Ticket { token, path, parameter } = &self.credential {
-            times.under_way = Phase::Ticket;
+        if let BenchCredential::Ticket { token, path, parameter } = &self.credential {
+            times.under_way = AttemptPhase::Ticket;
             let ticket = self.ticket(number, token, path, times).await?;
-            times.lap(Phase::Ticket, Now::read().mono);
+            times.lap(AttemptPhase::Ticket, Now::read().mono);
             target = format!(
                 "{target}{}{parameter}={ticket}",
                 if target.contains('?') { '&' } else { '?' }
             );
         }
-        times.under_way = Phase::Connect;
+        times.under_way = AttemptPhase::Connect;
         let tcp = self.target.connect(number).await.map_err(|_| Failure::Connect)?;
-        times.lap(Phase::Connect, Now::read().mono);
-        times.under_way = Phase::Tls;
+        times.lap(AttemptPhase::Connect, Now::read().mono);
+        times.under_way = AttemptPhase::Tls;
         let stream = self.target.secure(tcp).await.map_err(|_| Failure::Tls)?;
         if self.target.is_secure() {
-            times.lap(Phase::Tls, Now::read().mono);
+            times.lap(AttemptPhase::Tls, Now::read().mono);
             times.resumed += u64::from(target::is_resumed(&stream));
         }
-        times.under_way = Phase::Upgrade;
+        times.under_way = AttemptPhase::Upgrade;
         let mut connection = self.upgrade(stream, &target).await?;
-        times.lap(Phase::Upgrade, Now::read().mono);
-        if let Credential::Message { token, preset, awaits_answer } = &self.credential {
-            times.under_way = Phase::Auth;
+        times.lap(AttemptPhase::Upgrade, Now::read().mono);
+        if let BenchCredential::Message { token, preset, awaits_answer } = &self.credential {
+            times.under_way = AttemptPhase::Auth;
             log_in(&mut connection, token, *preset, *awaits_answer).await?;
-            times.lap(Phase::Auth, Now::read().mono);
+            times.lap(AttemptPhase::Auth, Now::read().mono);
         }
         if let Some(message) = &self.first_echo {
-            times.under_way = Phase::Echo;
+            times.under_way = AttemptPhase::Echo;
             if !connection.echo(message).await {
                 return Err(Failure::Echo);
             }
-            times.lap(Phase::Echo, Now::read().mono);
+            times.lap(AttemptPhase::Echo, Now::read().mono);
         }
         Ok(connection)
     }
@@ -241,22 +241,24 @@ impl BenchClient {
         body.get("ticket_id").and_then(Value::as_str).map(str::to_owned).ok_or(failed)
     }
 
-    async fn upgrade(&self, stream: Stream, target: &str) -> Result<Connection, Failure> {
+    async fn upgrade(&self, stream: Stream, target: &str) -> Result<BenchConnection, Failure> {
         let failed = Failure::Upgrade(None);
         let uri: Uri = target.parse().map_err(|_| failed)?;
         let mut headers = self.headers();
         headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         headers.insert(SEC_WEBSOCKET_KEY, key().ok_or(failed)?);
-        if let Credential::Header { token } = &self.credential {
+        if let BenchCredential::Header { token } = &self.credential {
             headers.insert(AUTHORIZATION, bearer(token).ok_or(failed)?);
         }
-        if let Credential::Message { preset: Preset::GraphqlTransportWs, .. } = &self.credential {
+        if let BenchCredential::Message { preset: Preset::GraphqlTransportWs, .. } =
+            &self.credential
+        {
             headers
                 .insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("graphql-transport-ws"));
         }
         match upgrade::open(stream, &uri, &mut headers, ANSWER_BODY).await {
             Ok(UpgradeAnswer::Switched { stream, early, .. }) => {
-                Connection::new(stream, &early, self.message_bytes).map_err(|_| failed)
+                BenchConnection::new(stream, &early, self.message_bytes).map_err(|_| failed)
             }
             Ok(UpgradeAnswer::Declined { status, .. }) => {
                 Err(Failure::Upgrade(Some(StatusCode::as_u16(&status))))
@@ -279,7 +281,7 @@ impl BenchClient {
 
 /// Sends the first message, and waits for the answer.
 async fn log_in(
-    connection: &mut Connection,
+    connection: &mut BenchConnection,
     token: &Secret,
     preset: Preset,
     awaits_answer: bool,
@@ -311,7 +313,7 @@ async fn log_in(
 }
 
 /// Closes an open connection with a close handshake, if the server takes part in it.
-pub async fn leave(connection: Connection) {
+pub async fn leave(connection: BenchConnection) {
     let _ = timeout(GOODBYE, connection.close()).await;
 }
 

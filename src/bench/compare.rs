@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::client::Phase;
+use super::client::AttemptPhase;
 use super::tally::Tally;
 
 /// The quantiles of the main phase that are compared.
@@ -61,8 +61,8 @@ pub fn ratios(rounds: &[Round], is_open_loop: bool) -> Vec<Ratio> {
     if !is_open_loop {
         compare("per_second".to_owned(), &Tally::per_second);
     }
-    let main = rounds.first().map_or(Phase::Total, |round| round.a.main_phase());
-    for phase in Phase::ALL.into_iter().filter(|phase| *phase != Phase::Late) {
+    let main = rounds.first().map_or(AttemptPhase::Total, |round| round.a.main_phase());
+    for phase in AttemptPhase::ALL.into_iter().filter(|phase| *phase != AttemptPhase::Late) {
         let quantiles = if phase == main { &QUANTILES[..] } else { &QUANTILES[..1] };
         for (name, quantile) in quantiles {
             compare(format!("{} {name}", phase.word()), &|tally| tally.quantile(phase, *quantile));

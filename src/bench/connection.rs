@@ -15,7 +15,7 @@ const LARGEST_ANSWER: usize = 64 * 1024;
 /// The size of the read buffer. It is small, because each of thousands of idle connections has one.
 const READ_SIZE: usize = 1024;
 
-pub struct Connection {
+pub struct BenchConnection {
     stream: Stream,
     follower: FrameFollower,
     scratch: Vec<u8>,
@@ -28,7 +28,7 @@ pub enum Received {
     Close(CloseCode),
 }
 
-impl Connection {
+impl BenchConnection {
     /// Creates a connection. `early` are bytes that arrived with the 101. `message_bytes` is the
     /// size of the largest echo.
     pub fn new(stream: Stream, early: &[u8], message_bytes: usize) -> Result<Self, FrameError> {

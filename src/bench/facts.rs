@@ -15,7 +15,7 @@ pub const FORMAT: u32 = 1;
 const TICKS_PER_SECOND: u64 = 100;
 
 #[derive(Debug)]
-pub struct Facts {
+pub struct RunFacts {
     pub mode: &'static str,
     /// `None` if the connections are not the load.
     pub pace: Option<Pace>,
@@ -25,7 +25,7 @@ pub struct Facts {
     pub cpus: usize,
 }
 
-impl Facts {
+impl RunFacts {
     pub fn of_this_run(mode: &'static str, pace: Option<Pace>) -> Self {
         Self {
             mode,

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::client::{BenchClient, leave};
-use super::connection::{Connection, Received};
+use super::connection::{BenchConnection, Received};
 use super::load;
 use super::progress::Progress;
 use super::tally::Tally;
@@ -22,7 +22,7 @@ use crate::base::clock::Now;
 const SETTLE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
-pub struct Idle {
+pub struct IdleRun {
     /// The processes of the server. Their memory is summed.
     pub pids: Vec<u32>,
     pub connections: u64,
@@ -30,7 +30,7 @@ pub struct Idle {
     pub hold: Duration,
 }
 
-pub struct Outcome {
+pub struct IdleOutcome {
     pub tally: Tally,
     before_kib: u64,
     /// The open connections and the memory after each step.
@@ -42,7 +42,11 @@ pub struct Outcome {
 }
 
 /// Runs on one core, because the connections are opened in steps, not as fast as possible.
-pub fn run(client: &Arc<BenchClient>, idle: &Idle, progress: &Progress) -> anyhow::Result<Outcome> {
+pub fn run(
+    client: &Arc<BenchClient>,
+    idle: &IdleRun,
+    progress: &Progress,
+) -> anyhow::Result<IdleOutcome> {
     runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
@@ -51,9 +55,9 @@ pub fn run(client: &Arc<BenchClient>, idle: &Idle, progress: &Progress) -> anyho
 
 async fn measure(
     client: &Arc<BenchClient>,
-    idle: &Idle,
+    idle: &IdleRun,
     progress: &Progress,
-) -> anyhow::Result<Outcome> {
+) -> anyhow::Result<IdleOutcome> {
     let resident = || {
         idle.pids.iter().try_fold(0, |sum, pid| Ok::<_, anyhow::Error>(sum + resident_kib(*pid)?))
     };
@@ -95,12 +99,12 @@ async fn measure(
     }
     sleep(SETTLE).await;
     progress.clear();
-    Ok(Outcome { tally, before_kib, steps, held_kib, after_kib: resident()?, lost })
+    Ok(IdleOutcome { tally, before_kib, steps, held_kib, after_kib: resident()?, lost })
 }
 
 /// Holds a connection and answers its pings until `interrupted` changes. Returns true if the server
 /// closed the connection before.
-async fn hold(mut connection: Connection, mut interrupted: watch::Receiver<bool>) -> bool {
+async fn hold(mut connection: BenchConnection, mut interrupted: watch::Receiver<bool>) -> bool {
     loop {
         tokio::select! {
             _ = interrupted.changed() => {
@@ -126,7 +130,7 @@ fn resident_kib(pid: u32) -> anyhow::Result<u64> {
     kib.with_context(|| format!("{path} has no VmRSS"))
 }
 
-impl Outcome {
+impl IdleOutcome {
     fn kib_per_connection(&self, open: usize, kib: u64) -> f64 {
         if open == 0 { 0.0 } else { (kib as f64 - self.before_kib as f64) / open as f64 }
     }
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn memory_is_told_for_each_connection_above_what_there_was_before() {
         let tally = Tally::new().unwrap();
-        let outcome = Outcome {
+        let outcome = IdleOutcome {
             tally,
             before_kib: 10_000,
             steps: vec![(100, 10_900), (200, 11_800)],

@@ -14,8 +14,8 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::client::{Attempt, BenchClient, Phase, leave};
-use super::connection::Connection;
+use super::client::{Attempt, AttemptPhase, BenchClient, leave};
+use super::connection::BenchConnection;
 use super::progress::Progress;
 use super::tally::{Failure, Tally};
 use crate::base::clock::Now;
@@ -47,7 +47,7 @@ impl Schedule {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
+pub struct LoadPlan {
     pub connections: u64,
     /// The most connections at the same time.
     pub concurrency: usize,
@@ -76,7 +76,7 @@ fn share(whole: usize, index: usize, of: usize) -> usize {
 /// Opens connections one after the other and closes them.
 pub fn connect(
     client: &Arc<BenchClient>,
-    load: &Load,
+    load: &LoadPlan,
     progress: &Arc<Progress>,
 ) -> anyhow::Result<Tally> {
     let next = AtomicU64::new(0);
@@ -219,7 +219,7 @@ pub fn messages(
 }
 
 async fn run_session(
-    mut connection: Connection,
+    mut connection: BenchConnection,
     message: Message,
     until: Instant,
     patience: Duration,
@@ -229,7 +229,7 @@ async fn run_session(
         // Only tasks of one thread use this lock, so no task waits for it.
         if let Ok(mut tally) = tally.lock() {
             match what {
-                Ok(time) => tally.time(Phase::Message, time),
+                Ok(time) => tally.time(AttemptPhase::Message, time),
                 Err(failure) => tally.fail(failure),
             }
         }
@@ -244,7 +244,7 @@ async fn run_session(
         match timeout(patience, connection.echo_of(&wire, &message)).await {
             Ok(true) => note(Ok(began.elapsed())),
             Ok(false) => return note(Err(Failure::Echo)),
-            Err(_) => return note(Err(Failure::Timeout(Phase::Message))),
+            Err(_) => return note(Err(Failure::Timeout(AttemptPhase::Message))),
         }
     }
     leave(connection).await;
@@ -256,7 +256,7 @@ pub async fn open(
     mut numbers: std::ops::Range<u64>,
     tally: &mut Tally,
     progress: &Progress,
-) -> anyhow::Result<Vec<Connection>> {
+) -> anyhow::Result<Vec<BenchConnection>> {
     let (mut opened, mut running) = (Vec::new(), JoinSet::new());
     loop {
         while running.len() < OPENING
@@ -334,10 +334,13 @@ mod tests {
             let began = free.max(number * 100);
             free = began + if number == 0 { 1000 } else { 1 };
             let mut times = PhaseTimes::begin(Some(schedule.due(number)), at(began));
-            times.lap(Phase::Connect, at(free));
+            times.lap(AttemptPhase::Connect, at(free));
             times.finish();
-            let [(Phase::Late, late), (Phase::Connect, step), (Phase::Total, total)] =
-                times.times[..]
+            let [
+                (AttemptPhase::Late, late),
+                (AttemptPhase::Connect, step),
+                (AttemptPhase::Total, total),
+            ] = times.times[..]
             else {
                 panic!("{times:?}")
             };

@@ -36,18 +36,20 @@ use super::exit::Exit;
 use crate::model::secret::Secret;
 use crate::ws::frame::Message;
 pub use arguments::Arguments;
-use arguments::{Auth, Connect, Endpoint, Idle, Messages, Mode};
-use client::{BenchClient, Credential};
-use facts::{CpuTime, Facts, harmless_url};
-use load::{Load, Pace};
+use arguments::{
+    AuthKind, ConnectArguments, IdleArguments, MessagesArguments, Mode, TargetArguments,
+};
+use client::{BenchClient, BenchCredential};
+use facts::{CpuTime, RunFacts, harmless_url};
+use load::{LoadPlan, Pace};
 use progress::{Goal, Progress};
-use report::{Measured, Memory, Report};
+use report::{Measured, MemoryReport, Report};
 use target::{Target, TargetError, Trust};
-use work::{Plan, Server, Work};
+use work::{BenchServer, Plan, Work};
 
 /// Mistakes in the command line that are found only when it runs.
 #[derive(Debug, thiserror::Error)]
-pub enum Usage {
+pub enum BenchUsage {
     #[error(transparent)]
     Target(#[from] TargetError),
     #[error("--auth {0} needs --token-env or --token-file")]
@@ -76,7 +78,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-impl Connect {
+impl ConnectArguments {
     fn run(self) -> anyhow::Result<ExitCode> {
         let endpoint = &self.endpoint;
         let (connections, pace) = match (self.rate, self.duration) {
@@ -95,64 +97,65 @@ impl Connect {
         };
         let rounds = u64::from(self.comparison.rounds);
         if self.comparison.compare.is_some() && connections < rounds {
-            return Err(Usage::Rounds { connections, rounds }.into());
+            return Err(BenchUsage::Rounds { connections, rounds }.into());
         }
-        let load = Load { connections, concurrency: usize::try_from(concurrency)?, pace };
+        let load = LoadPlan { connections, concurrency: usize::try_from(concurrency)?, pace };
         let first_echo = (!self.no_echo).then(|| Message::text(self.message.clone()));
         let plan = Plan::of(&self.comparison, |url, pids| {
             let mut client = endpoint.client(url)?;
             client.first_echo.clone_from(&first_echo);
-            Ok(Server::new(url.unwrap_or(endpoint.url()), client, pids))
+            Ok(BenchServer::new(url.unwrap_or(endpoint.url()), client, pids))
         })?;
-        let facts = Facts::of_this_run("connect", Some(pace));
+        let facts = RunFacts::of_this_run("connect", Some(pace));
         endpoint.finish(plan.run(&Work::Connect(load), facts, endpoint.quiet)?)
     }
 }
 
-impl Messages {
+impl MessagesArguments {
     fn run(self) -> anyhow::Result<ExitCode> {
         let endpoint = &self.endpoint;
         enough_descriptors(u64::from(self.connections))?;
         let plan = Plan::of(&self.comparison, |url, pids| {
             let mut client = endpoint.client(url)?;
             client.message_bytes = self.size;
-            Ok(Server::new(url.unwrap_or(endpoint.url()), client, pids))
+            Ok(BenchServer::new(url.unwrap_or(endpoint.url()), client, pids))
         })?;
         let work = Work::Messages {
             connections: usize::try_from(self.connections)?,
             message: Message::text("x".repeat(self.size)),
             duration: self.duration,
         };
-        let facts = Facts::of_this_run("messages", None);
+        let facts = RunFacts::of_this_run("messages", None);
         endpoint.finish(plan.run(&work, facts, endpoint.quiet)?)
     }
 }
 
-impl Idle {
+impl IdleArguments {
     fn run(self) -> anyhow::Result<ExitCode> {
         let endpoint = &self.endpoint;
         let client = Arc::new(endpoint.client(None)?);
         enough_descriptors(u64::from(self.connections))?;
         let connections = u64::from(self.connections);
-        let idle = idle::Idle {
+        let idle = idle::IdleRun {
             pids: self.pids.clone(),
             connections,
             step: u64::from(self.step),
             hold: self.hold,
         };
-        let facts = Facts::of_this_run("idle", None);
+        let facts = RunFacts::of_this_run("idle", None);
         let before = CpuTime::read(&self.pids)?;
         let progress = Progress::new(Goal::Connections(connections), endpoint.quiet);
         let outcome = idle::run(&client, &idle, &progress)?;
         let cpu = CpuTime::read(&self.pids)?.since(before);
-        let memory = Memory { table: outcome.table(), fields: outcome.json(), lost: outcome.lost };
+        let memory =
+            MemoryReport { table: outcome.table(), fields: outcome.json(), lost: outcome.lost };
         let url = harmless_url(endpoint.url());
         let first = Measured { url, tally: outcome.tally, cpu };
         endpoint.finish(Report { facts, first, compared: None, memory: Some(memory) })
     }
 }
 
-impl Endpoint {
+impl TargetArguments {
     fn url(&self) -> &str {
         self.url.as_deref().unwrap_or_default()
     }
@@ -166,26 +169,26 @@ impl Endpoint {
             Trust { ca: self.ca.as_deref(), insecure: self.insecure, resume: self.tls_resume };
         let url = url.unwrap_or(self.url());
         let target =
-            Target::find(url, trust, self.yes_i_may_load_this_host).map_err(Usage::from)?;
+            Target::find(url, trust, self.yes_i_may_load_this_host).map_err(BenchUsage::from)?;
         let token = || -> anyhow::Result<Secret> {
-            self.token()?.ok_or_else(|| Usage::NoToken(self.auth.word()).into())
+            self.token()?.ok_or_else(|| BenchUsage::NoToken(self.auth.word()).into())
         };
         let credential = match self.auth {
-            Auth::Ticket => Credential::Ticket {
+            AuthKind::Ticket => BenchCredential::Ticket {
                 token: token()?,
                 path: self.ticket_path.clone(),
                 parameter: self.ticket_parameter.clone(),
             },
-            Auth::Message => Credential::Message {
+            AuthKind::Message => BenchCredential::Message {
                 token: token()?,
                 preset: self.preset,
                 awaits_answer: !self.no_ack,
             },
-            Auth::Header => Credential::Header { token: token()? },
-            Auth::None if self.token_env.is_some() || self.token_file.is_some() => {
-                return Err(Usage::NoAuth.into());
+            AuthKind::Header => BenchCredential::Header { token: token()? },
+            AuthKind::None if self.token_env.is_some() || self.token_file.is_some() => {
+                return Err(BenchUsage::NoAuth.into());
             }
-            Auth::None => Credential::None,
+            AuthKind::None => BenchCredential::None,
         };
         Ok(BenchClient {
             target,
@@ -230,10 +233,10 @@ fn check_writable(path: &Path) -> anyhow::Result<()> {
     opened.map(drop).with_context(|| format!("cannot write the report {}", path.display()))
 }
 
-fn enough_descriptors(need: u64) -> Result<u64, Usage> {
+fn enough_descriptors(need: u64) -> Result<u64, BenchUsage> {
     let have = descriptors();
     // The runtimes and the standard streams also need descriptors.
-    if need + 50 > have { Err(Usage::Descriptors { need, have }) } else { Ok(need) }
+    if need + 50 > have { Err(BenchUsage::Descriptors { need, have }) } else { Ok(need) }
 }
 
 /// Returns the limit of file descriptors of this process. If it is unknown, there is no limit.

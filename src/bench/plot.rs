@@ -9,14 +9,14 @@ const BAR: usize = 40;
 
 /// One row: values up to this time.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Bucket {
+pub struct PlotRow {
     pub to_micros: u64,
     pub count: u64,
 }
 
 /// Splits the values into buckets, each wider than the one before by the same factor, so that a
 /// long tail and the bulk are both visible.
-pub fn buckets(histogram: &Histogram<u64>) -> Vec<Bucket> {
+pub fn buckets(histogram: &Histogram<u64>) -> Vec<PlotRow> {
     if histogram.is_empty() {
         return Vec::new();
     }
@@ -32,8 +32,8 @@ pub fn buckets(histogram: &Histogram<u64>) -> Vec<Bucket> {
             histogram.count_between(0, to_micros).min(histogram.len())
         };
         // Bounds of a narrow distribution fall together.
-        if buckets.last().is_none_or(|last: &Bucket| last.to_micros < to_micros) {
-            buckets.push(Bucket { to_micros, count: up_to.saturating_sub(below) });
+        if buckets.last().is_none_or(|last: &PlotRow| last.to_micros < to_micros) {
+            buckets.push(PlotRow { to_micros, count: up_to.saturating_sub(below) });
             below = below.max(up_to);
         } else if let Some(last) = buckets.last_mut() {
             last.count += up_to.saturating_sub(below);
@@ -50,7 +50,7 @@ pub fn text(name: &str, histogram: &Histogram<u64>) -> String {
         return String::new();
     };
     let mut text = format!("{name}, up to ms\n");
-    for Bucket { to_micros, count } in buckets {
+    for PlotRow { to_micros, count } in buckets {
         let filled = (count as f64 / most as f64 * BAR as f64).ceil() as usize;
         let share = count as f64 / histogram.len() as f64 * 100.0;
         let _ = writeln!(

@@ -141,7 +141,7 @@ fn time_left(elapsed: Duration, share: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::Phase;
+    use super::super::client::AttemptPhase;
     use super::*;
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
         let progress = Progress::new(Goal::Connections(8), false);
         let start = progress.start;
         progress.count(None);
-        progress.count(Some(Failure::Timeout(Phase::Echo)));
+        progress.count(Some(Failure::Timeout(AttemptPhase::Echo)));
         assert_eq!(
             progress.line(start + Duration::from_secs(10)),
             "[#####...............]  25 %, 30 s left, 2 of 8 connections, 1 failed (last: timeout \

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::compare::{self, Ratio, Round};
-use super::facts::{CpuTime, Facts};
+use super::facts::{CpuTime, RunFacts};
 use super::html;
 use super::tally::Tally;
 
@@ -25,7 +25,7 @@ pub struct Compared {
 }
 
 /// The part of a report that only the mode `idle` has.
-pub struct Memory {
+pub struct MemoryReport {
     pub table: String,
     pub fields: Map<String, Value>,
     /// Connections that the server closed while they were held.
@@ -33,10 +33,10 @@ pub struct Memory {
 }
 
 pub struct Report {
-    pub facts: Facts,
+    pub facts: RunFacts,
     pub first: Measured,
     pub compared: Option<Compared>,
-    pub memory: Option<Memory>,
+    pub memory: Option<MemoryReport>,
 }
 
 impl Report {
@@ -138,7 +138,7 @@ pub fn cpu_text(Measured { tally, cpu, .. }: &Measured) -> String {
 pub mod tests {
     use std::time::Duration;
 
-    use super::super::client::{Phase, PhaseTimes};
+    use super::super::client::{AttemptPhase, PhaseTimes};
     use super::super::load::Pace;
     use super::super::tally::Failure;
     use super::*;
@@ -148,9 +148,9 @@ pub mod tests {
         let (start, mut tally) = (Now::read().mono, Tally::new().unwrap());
         for number in 1..=200 {
             let mut times = PhaseTimes::begin(None, start);
-            times.lap(Phase::Connect, start + Duration::from_micros(90));
+            times.lap(AttemptPhase::Connect, start + Duration::from_micros(90));
             times.lap(
-                Phase::Upgrade,
+                AttemptPhase::Upgrade,
                 start + Duration::from_micros(millis * 1000 + number * number),
             );
             times.finish();
@@ -170,7 +170,7 @@ pub mod tests {
 
     /// Returns a report whose texts have characters that HTML would take for its own.
     pub fn known(is_compared: bool) -> Report {
-        let facts = Facts {
+        let facts = RunFacts {
             mode: "connect",
             pace: Some(Pace::Closed),
             arguments: vec!["bench".to_owned(), "--origin".to_owned(), "<b>&\"'".to_owned()],

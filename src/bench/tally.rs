@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::{CreationError, Histogram};
 use serde_json::{Map, Value, json};
 
-use super::client::{Phase, PhaseTimes};
+use super::client::{AttemptPhase, PhaseTimes};
 use super::plot;
 
 /// The longest time in a histogram, in microseconds. Values have three significant digits.
@@ -28,32 +28,32 @@ pub enum Failure {
     Auth(Option<u16>),
     Echo,
     /// A timeout in this phase.
-    Timeout(Phase),
+    Timeout(AttemptPhase),
 }
 
 impl Failure {
     /// Returns what the user can try, for failures with a likely cause.
     fn remedy(self) -> Option<&'static str> {
         Some(match self {
-            Self::Timeout(Phase::Echo) | Self::Echo => {
+            Self::Timeout(AttemptPhase::Echo) | Self::Echo => {
                 "the endpoint did not echo the first message: add --no-echo if it does not echo, \
                  or --auth message if it waits for a credential"
             }
-            Self::Timeout(Phase::Message) => {
+            Self::Timeout(AttemptPhase::Message) => {
                 "the endpoint stopped echoing: check that the backend is an echo server"
             }
-            Self::Timeout(Phase::Auth) => {
+            Self::Timeout(AttemptPhase::Auth) => {
                 "the first message was not answered: add --no-ack if the endpoint does not \
                  answer it, or choose its --preset"
             }
-            Self::Timeout(Phase::Upgrade) => {
+            Self::Timeout(AttemptPhase::Upgrade) => {
                 "the upgrade was not answered: check the upstream, or raise --timeout"
             }
-            Self::Timeout(Phase::Connect | Phase::Tls) | Self::Connect => {
+            Self::Timeout(AttemptPhase::Connect | AttemptPhase::Tls) | Self::Connect => {
                 "cannot connect to the endpoint: check its address, and whether it uses TLS \
                  (wss) or not (ws)"
             }
-            Self::Timeout(Phase::Ticket) => {
+            Self::Timeout(AttemptPhase::Ticket) => {
                 "the ticket request was not answered: check --ticket-path, or raise --timeout"
             }
             Self::Auth(Some(1008)) => "the credential was rejected: check the log of the server",
@@ -87,7 +87,7 @@ impl fmt::Display for Failure {
 }
 
 pub struct Tally {
-    /// The histograms in the order of `Phase::ALL`.
+    /// The histograms in the order of `AttemptPhase::ALL`.
     phases: Vec<Histogram<u64>>,
     failures: BTreeMap<Failure, u64>,
     pub attempts: u64,
@@ -103,7 +103,7 @@ pub struct Tally {
 
 impl Tally {
     pub fn new() -> Result<Self, CreationError> {
-        let phases = Phase::ALL
+        let phases = AttemptPhase::ALL
             .iter()
             .map(|_| Histogram::new_with_bounds(1, LONGEST, 3))
             .collect::<Result<_, _>>()?;
@@ -130,7 +130,7 @@ impl Tally {
         }
     }
 
-    pub fn time(&mut self, phase: Phase, time: Duration) {
+    pub fn time(&mut self, phase: AttemptPhase, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST).clamp(1, LONGEST);
         if let Some(histogram) = self.phases.get_mut(phase as usize) {
             histogram.saturating_record(micros);
@@ -173,22 +173,25 @@ impl Tally {
         self.failures.values().sum()
     }
 
-    pub fn count(&self, phase: Phase) -> u64 {
+    pub fn count(&self, phase: AttemptPhase) -> u64 {
         self.phases.get(phase as usize).map_or(0, Histogram::len)
     }
 
     /// Returns the phases that have at least one value.
-    pub fn seen(&self) -> impl Iterator<Item = (Phase, &Histogram<u64>)> {
-        Phase::ALL.into_iter().zip(&self.phases).filter(|(_, histogram)| !histogram.is_empty())
+    pub fn seen(&self) -> impl Iterator<Item = (AttemptPhase, &Histogram<u64>)> {
+        AttemptPhase::ALL
+            .into_iter()
+            .zip(&self.phases)
+            .filter(|(_, histogram)| !histogram.is_empty())
     }
 
     /// Returns the phase that the load is made of.
-    pub fn main_phase(&self) -> Phase {
-        if self.message_bytes.is_some() { Phase::Message } else { Phase::Total }
+    pub fn main_phase(&self) -> AttemptPhase {
+        if self.message_bytes.is_some() { AttemptPhase::Message } else { AttemptPhase::Total }
     }
 
     /// Returns this quantile of a phase in microseconds, or 0 without a value.
-    pub fn quantile(&self, phase: Phase, quantile: f64) -> f64 {
+    pub fn quantile(&self, phase: AttemptPhase, quantile: f64) -> f64 {
         let histogram = self.phases.get(phase as usize).filter(|histogram| !histogram.is_empty());
         histogram.map_or(0.0, |histogram| histogram.value_at_quantile(quantile) as f64)
     }
@@ -249,14 +252,14 @@ impl Tally {
     /// Returns what was opened or sent, and how fast.
     pub fn summary(&self) -> String {
         let (seconds, rate) = (self.elapsed.as_secs_f64(), self.per_second());
-        let (opened, attempts) = (self.count(Phase::Total), self.attempts);
+        let (opened, attempts) = (self.count(AttemptPhase::Total), self.attempts);
         let Some(bytes) = self.message_bytes else {
             return format!(
                 "{opened} of {attempts} connections in {seconds:.2} s, {rate:.1} a second\n"
             );
         };
         let mebibytes = rate * bytes as f64 / f64::from(1 << 20);
-        let messages = self.count(Phase::Message);
+        let messages = self.count(AttemptPhase::Message);
         format!(
             "{messages} messages of {bytes} B and their echoes on {opened} of {attempts} \
              connections in {seconds:.2} s: {rate:.1} a second, {mebibytes:.2} MiB/s each way\n"
@@ -284,7 +287,7 @@ impl Tally {
             .collect();
         let mut object = Map::new();
         object.insert("attempts".to_owned(), json!(self.attempts));
-        object.insert("opened".to_owned(), json!(self.count(Phase::Total)));
+        object.insert("opened".to_owned(), json!(self.count(AttemptPhase::Total)));
         object.insert("failed".to_owned(), json!(self.failed()));
         object.insert("failures".to_owned(), Value::Object(failures));
         object.insert("tls_resumed".to_owned(), json!(self.resumed));
@@ -312,14 +315,14 @@ mod tests {
         let (start, mut tally) = (Now::read().mono, Tally::new().unwrap());
         for millis in 1..=100 {
             let mut times = PhaseTimes::begin(None, start);
-            times.lap(Phase::Connect, start + Duration::from_micros(500));
-            times.lap(Phase::Upgrade, start + Duration::from_millis(millis));
+            times.lap(AttemptPhase::Connect, start + Duration::from_micros(500));
+            times.lap(AttemptPhase::Upgrade, start + Duration::from_millis(millis));
             times.finish();
             tally.connection(&times, None);
         }
-        for failure in [Failure::Upgrade(Some(403)), Failure::Timeout(Phase::Upgrade)] {
+        for failure in [Failure::Upgrade(Some(403)), Failure::Timeout(AttemptPhase::Upgrade)] {
             let mut times = PhaseTimes::begin(None, start);
-            times.lap(Phase::Connect, start + Duration::from_micros(500));
+            times.lap(AttemptPhase::Connect, start + Duration::from_micros(500));
             tally.connection(&times, Some(failure));
         }
         tally.elapsed = Duration::from_secs(2);
@@ -366,7 +369,7 @@ failed: timeout upgrade         1
     fn merged_halves_are_the_whole() {
         let mut both = known();
         both.merge(&known());
-        assert_eq!((both.attempts, both.failed(), both.count(Phase::Total)), (204, 4, 200));
+        assert_eq!((both.attempts, both.failed(), both.count(AttemptPhase::Total)), (204, 4, 200));
         assert_eq!(both.elapsed, Duration::from_secs(2));
         let mut rounds = known();
         rounds.append(&known());

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::arguments::Comparison;
 use super::client::BenchClient;
 use super::compare::{self, Round};
-use super::facts::{CpuTime, Facts, harmless_url};
-use super::load::{self, Load, Pace};
+use super::facts::{CpuTime, RunFacts, harmless_url};
+use super::load::{self, LoadPlan, Pace};
 use super::progress::{Goal, Progress};
 use super::report::{Compared, Measured, Report};
 use super::tally::Tally;
@@ -15,11 +15,11 @@ use crate::ws::frame::Message;
 
 /// The load on each server.
 pub enum Work {
-    Connect(Load),
+    Connect(LoadPlan),
     Messages { connections: usize, message: Message, duration: Duration },
 }
 
-pub struct Server {
+pub struct BenchServer {
     url: String,
     client: Arc<BenchClient>,
     /// The processes whose CPU time is read.
@@ -28,11 +28,11 @@ pub struct Server {
 
 /// The servers, and how often they take turns.
 pub struct Plan {
-    first: Server,
-    other: Option<(Server, u64)>,
+    first: BenchServer,
+    other: Option<(BenchServer, u64)>,
 }
 
-impl Server {
+impl BenchServer {
     pub fn new(url: &str, client: BenchClient, pids: &[u32]) -> Self {
         Self { url: harmless_url(url), client: Arc::new(client), pids: pids.to_vec() }
     }
@@ -53,10 +53,10 @@ impl Work {
     /// Returns the share of one round. The shares of all rounds are the load.
     fn part(&self, round: u64, rounds: u64) -> Self {
         match self {
-            Self::Connect(Load { connections, concurrency, pace }) => {
+            Self::Connect(LoadPlan { connections, concurrency, pace }) => {
                 let more = u64::from(round < connections % rounds);
                 let connections = connections / rounds + more;
-                Self::Connect(Load { connections, concurrency: *concurrency, pace: *pace })
+                Self::Connect(LoadPlan { connections, concurrency: *concurrency, pace: *pace })
             }
             Self::Messages { connections, message, duration } => Self::Messages {
                 connections: *connections,
@@ -74,7 +74,7 @@ impl Work {
     }
 
     fn is_open_loop(&self) -> bool {
-        matches!(self, Self::Connect(Load { pace: Pace::Open { .. }, .. }))
+        matches!(self, Self::Connect(LoadPlan { pace: Pace::Open { .. }, .. }))
     }
 }
 
@@ -83,7 +83,7 @@ impl Plan {
     /// processes.
     pub fn of(
         comparison: &Comparison,
-        server: impl Fn(Option<&str>, &[u32]) -> anyhow::Result<Server>,
+        server: impl Fn(Option<&str>, &[u32]) -> anyhow::Result<BenchServer>,
     ) -> anyhow::Result<Self> {
         let first = server(None, &comparison.pids)?;
         let other = comparison.compare.as_deref();
@@ -91,7 +91,7 @@ impl Plan {
         Ok(Self { first, other: other.map(|other| (other, u64::from(comparison.rounds))) })
     }
 
-    pub fn run(&self, work: &Work, facts: Facts, is_quiet: bool) -> anyhow::Result<Report> {
+    pub fn run(&self, work: &Work, facts: RunFacts, is_quiet: bool) -> anyhow::Result<Report> {
         let Self { first, other } = self;
         let Some((other, rounds)) = other else {
             let progress = Arc::new(Progress::new(work.goal(1), is_quiet));
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_parts_of_all_rounds_are_the_load() {
-        let load = Load { connections: 1003, concurrency: 8, pace: Pace::Closed };
+        let load = LoadPlan { connections: 1003, concurrency: 8, pace: Pace::Closed };
         let parts = (0..10).map(|round| match Work::Connect(load).part(round, 10) {
             Work::Connect(part) => part.connections,
             Work::Messages { .. } => panic!(),

@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use crate::admin_client::AdminClient;
 use crate::config::Config;
 use crate::config::diagnostic::Diagnostic;
-use crate::edge::inspect::{Finding, Verdict, reach};
+use crate::edge::inspect::{Finding, FindingVerdict, reach};
 use crate::edge::judge::{JudgeOptions, Judgement, judge};
 use crate::exit::Exit;
 
@@ -94,7 +94,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if errors.is_none() {
         println!("ok    {}: the configuration is valid", path.display());
     }
-    for finding in findings.iter().filter(|finding| finding.verdict == Verdict::Ok) {
+    for finding in findings.iter().filter(|finding| finding.verdict == FindingVerdict::Ok) {
         println!("ok    {}: {}", finding.subject, finding.detail);
     }
     super::print_warnings(&warnings);

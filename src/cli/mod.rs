@@ -150,7 +150,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     if error.is::<admin_client::NoConfig>() {
         return Exit::Config;
     }
-    if error.is::<bench::Usage>() || error.is::<explain::Usage>() {
+    if error.is::<bench::BenchUsage>() || error.is::<explain::ExplainUsage>() {
         return Exit::Usage;
     }
     let failed_to_take_over =

@@ -33,7 +33,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Sign a token as an issuer would
-    Mint(Box<Mint>),
+    Mint(Box<MintArguments>),
     /// Show the claims of a token from standard input, without checking its signature: `echo
     /// "$TOKEN" | usher token inspect`
     Inspect {
@@ -45,7 +45,7 @@ enum Action {
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("key").required(true))]
-struct Mint {
+struct MintArguments {
     /// The environment variable with the shared secret
     #[arg(long, value_name = "NAME", group = "key")]
     secret_env: Option<String>,
@@ -106,7 +106,7 @@ fn algorithm(text: &str) -> Result<Algorithm, String> {
         .ok_or_else(|| format!("the possible values are {}", names.join(", ")))
 }
 
-impl Mint {
+impl MintArguments {
     fn sign(&self, now: Now) -> anyhow::Result<String> {
         let is_shared = self.algorithm.family() == KeyFamily::Hmac;
         if is_shared == self.key_file.is_some() {

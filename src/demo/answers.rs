@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 const BODY_BYTES: usize = 4 * 1024;
 
-pub type Answer = Response<Full<Bytes>>;
+pub type DemoAnswer = Response<Full<Bytes>>;
 
-pub fn content(kind: &'static str, text: &'static str) -> Answer {
+pub fn content(kind: &'static str, text: &'static str) -> DemoAnswer {
     let mut response = Response::new(Full::from(text));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -20,11 +20,11 @@ pub fn content(kind: &'static str, text: &'static str) -> Answer {
     response
 }
 
-pub fn message(status: StatusCode, text: &str) -> Answer {
+pub fn message(status: StatusCode, text: &str) -> DemoAnswer {
     json_answer(status, &json!({ "message": text }))
 }
 
-pub fn json_answer(status: StatusCode, body: &Value) -> Answer {
+pub fn json_answer(status: StatusCode, body: &Value) -> DemoAnswer {
     let mut response = Response::new(Full::from(format!("{body}\n")));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -35,7 +35,7 @@ pub fn json_answer(status: StatusCode, body: &Value) -> Answer {
 
 /// Reads a JSON body. Rejects other types: a page of another origin can post a form here, but it
 /// cannot send JSON without a preflight request.
-pub async fn json_body(request: Request<Incoming>) -> Result<Bytes, Answer> {
+pub async fn json_body(request: Request<Incoming>) -> Result<Bytes, DemoAnswer> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let is_json = kind
         .and_then(|kind| kind.split(';').next())

@@ -8,16 +8,16 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::answers::{Answer, json_answer, message};
+use super::answers::{DemoAnswer, json_answer, message};
 use super::chat::{Room, Visitor};
-use super::server::Answers;
+use super::server::RequestHandler;
 
 pub struct Backend {
     pub room: Arc<Room>,
 }
 
-impl Answers for Backend {
-    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Answer {
+impl RequestHandler for Backend {
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> DemoAnswer {
         if upgrade::is_upgrade_request(&request) {
             return self.open_chat(&mut request);
         }
@@ -32,7 +32,7 @@ impl Answers for Backend {
 }
 
 impl Backend {
-    fn open_chat(&self, request: &mut Request<Incoming>) -> Answer {
+    fn open_chat(&self, request: &mut Request<Incoming>) -> DemoAnswer {
         let Some(seat) = self.room.seat() else {
             return message(StatusCode::SERVICE_UNAVAILABLE, "the chat room is full");
         };
@@ -48,7 +48,7 @@ impl Backend {
     }
 }
 
-fn hello(visitor: &Visitor) -> Answer {
+fn hello(visitor: &Visitor) -> DemoAnswer {
     let Visitor { name, context, .. } = visitor;
     let greeting = format!("Hello, {name}");
     json_answer(StatusCode::OK, &json!({ "message": greeting, "user": name, "context": context }))
@@ -67,19 +67,19 @@ mod tests {
     use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
     use super::*;
-    use crate::demo::server::Server;
+    use crate::demo::server::DemoServer;
 
     type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-    fn started() -> Server {
+    fn started() -> DemoServer {
         started_with(Arc::new(Room::new()))
     }
 
-    fn started_with(room: Arc<Room>) -> Server {
-        Server::start("demo-chat", Arc::new(Backend { room })).unwrap()
+    fn started_with(room: Arc<Room>) -> DemoServer {
+        DemoServer::start("demo-chat", Arc::new(Backend { room })).unwrap()
     }
 
-    async fn visit(backend: &Server, name: &str) -> Client {
+    async fn visit(backend: &DemoServer, name: &str) -> Client {
         let claims = URL_SAFE_NO_PAD
             .encode(json!({ "iss": "usher", "sub": name, "sid": format!("s-{name}") }).to_string());
         let mut request =

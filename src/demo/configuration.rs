@@ -36,14 +36,14 @@ fn free_port(wanted: u16) -> anyhow::Result<TcpListener> {
 
 /// The addresses of the two servers behind Usher.
 #[derive(Clone, Copy, Debug)]
-pub struct Servers {
+pub struct DemoServers {
     pub site: SocketAddr,
     pub chat: SocketAddr,
 }
 
-pub fn configuration(folder: &Path, ports: Ports, servers: Servers) -> String {
+pub fn configuration(folder: &Path, ports: Ports, servers: DemoServers) -> String {
     let Ports { plain, tls, admin } = ports;
-    let Servers { site, chat } = servers;
+    let DemoServers { site, chat } = servers;
     let file = |name: &str| quoted(&folder.join(name));
     let [plain_origins, tls_origins] = [("http", plain), ("https", tls)].map(|(scheme, port)| {
         format!(r#""{scheme}://127.0.0.1:{port}", "{scheme}://localhost:{port}""#)
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn the_configuration_is_toml_and_names_only_loopback() {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let servers = Servers { site: address(4711), chat: address(4712) };
+        let servers = DemoServers { site: address(4711), chat: address(4712) };
         let text = configuration(Path::new("/tmp/a \"b\"\\c"), PORTS, servers);
         let table: toml::Table = toml::from_str(&text).unwrap();
         let secret = table["issuer"][0]["secret_file"].as_str();

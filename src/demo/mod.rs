@@ -29,11 +29,11 @@ use anyhow::Context;
 
 use self::backend::Backend;
 use self::chat::Room;
-use self::configuration::{Ports, Servers, configuration};
+use self::configuration::{DemoServers, Ports, configuration};
 use self::files::{TemporaryFolder, write_files};
 use self::introduction::{Colours, introduction};
 use self::issuer::DevelopmentIssuer;
-use self::server::Server;
+use self::server::DemoServer;
 use self::site::Site;
 use crate::app::{App, Reloading};
 use crate::net::passed::PassedSockets;
@@ -58,11 +58,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let issuer = DevelopmentIssuer::new(write_files(&folder.path)?);
     let ports = Ports::choose(&arguments)?;
     let room = Arc::new(Room::new());
-    let chat = Server::start("demo-chat", Arc::new(Backend { room: Arc::clone(&room) }))?;
+    let chat = DemoServer::start("demo-chat", Arc::new(Backend { room: Arc::clone(&room) }))?;
     let admin = SocketAddr::from(([127, 0, 0, 1], ports.admin));
     let site = Site { issuer, room, backend: chat.restart(), admin };
-    let site = Server::start("demo-site", Arc::new(site))?;
-    let servers = Servers { site: site.address, chat: chat.address };
+    let site = DemoServer::start("demo-site", Arc::new(site))?;
+    let servers = DemoServers { site: site.address, chat: chat.address };
     let text = configuration(&folder.path, ports, servers);
     let proxy = start_proxy(&text)?;
     let introduction = introduction(&folder.path, ports, &text, Colours::of_stdout());

@@ -30,7 +30,7 @@ pub const PAUSE: Duration = Duration::from_secs(3);
 const REBIND: Duration = Duration::from_millis(100);
 
 /// The handler of a server's requests.
-pub trait Answers: Send + Sync + 'static {
+pub trait RequestHandler: Send + Sync + 'static {
     fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -38,7 +38,7 @@ pub trait Answers: Send + Sync + 'static {
 }
 
 /// A server that runs until it is dropped.
-pub struct Server {
+pub struct DemoServer {
     pub address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     restarts: mpsc::Sender<()>,
@@ -54,8 +54,8 @@ enum End {
     Stop,
 }
 
-impl Server {
-    pub fn start<A: Answers>(name: &str, answers: Arc<A>) -> anyhow::Result<Self> {
+impl DemoServer {
+    pub fn start<A: RequestHandler>(name: &str, answers: Arc<A>) -> anyhow::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .with_context(|| format!("{name} cannot listen"))?;
         let address = listener.local_addr()?;
@@ -80,7 +80,7 @@ impl Restart {
     }
 }
 
-impl Drop for Server {
+impl Drop for DemoServer {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -98,7 +98,7 @@ struct RestartableServer<A> {
     restarted: mpsc::Receiver<()>,
 }
 
-impl<A: Answers> RestartableServer<A> {
+impl<A: RequestHandler> RestartableServer<A> {
     fn run(mut self, first: (Runtime, TcpListener)) {
         let mut life = Some(first);
         while let Some((runtime, listener)) = life.take() {
@@ -147,7 +147,7 @@ impl<A: Answers> RestartableServer<A> {
     }
 }
 
-async fn serve<A: Answers>(listener: TcpListener, answers: Arc<A>) {
+async fn serve<A: RequestHandler>(listener: TcpListener, answers: Arc<A>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
         match listener.accept().await {
@@ -160,7 +160,11 @@ async fn serve<A: Answers>(listener: TcpListener, answers: Arc<A>) {
     }
 }
 
-async fn converse<A: Answers>(stream: TcpStream, answers: Arc<A>, _permit: OwnedSemaphorePermit) {
+async fn converse<A: RequestHandler>(
+    stream: TcpStream,
+    answers: Arc<A>,
+    _permit: OwnedSemaphorePermit,
+) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let answers = Arc::clone(&answers);

@@ -12,10 +12,10 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::answers::{Answer, content, json_answer, json_body, message};
+use super::answers::{DemoAnswer, content, json_answer, json_body, message};
 use super::chat::{Room, Visitor};
 use super::issuer::{DevelopmentIssuer, LoginRefused};
-use super::server::{Answers, PAUSE, Restart};
+use super::server::{PAUSE, RequestHandler, Restart};
 use crate::admin_client::AdminClient;
 use crate::base::clock::Now;
 use crate::base::strict_json;
@@ -38,8 +38,8 @@ struct DropSocket {
     session: String,
 }
 
-impl Answers for Site {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+impl RequestHandler for Site {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> DemoAnswer {
         let path = request.uri().path().to_owned();
         match (request.method(), path.as_str()) {
             (&Method::GET | &Method::HEAD, "/") => page(request.headers()),
@@ -62,14 +62,14 @@ impl Answers for Site {
 }
 
 impl Site {
-    async fn log_in(&self, request: Request<Incoming>) -> Answer {
+    async fn log_in(&self, request: Request<Incoming>) -> DemoAnswer {
         match json_body(request).await {
             Ok(body) => answer_of(self.issuer.log_in(&body, Now::read())),
             Err(refused) => refused,
         }
     }
 
-    async fn refresh(&self, request: Request<Incoming>) -> Answer {
+    async fn refresh(&self, request: Request<Incoming>) -> DemoAnswer {
         match json_body(request).await {
             Ok(body) => answer_of(self.issuer.refresh(&body, Now::read())),
             Err(refused) => refused,
@@ -77,7 +77,7 @@ impl Site {
     }
 
     /// Cuts one socket of this user between Usher and the backend, without a close frame.
-    async fn drop_socket(&self, request: Request<Incoming>) -> Answer {
+    async fn drop_socket(&self, request: Request<Incoming>) -> DemoAnswer {
         let user = Visitor::of(&request).name;
         let body = match json_body(request).await {
             Ok(body) => body,
@@ -93,7 +93,7 @@ impl Site {
         }
     }
 
-    fn restart_backend(&self) -> Answer {
+    fn restart_backend(&self) -> DemoAnswer {
         if self.backend.order() {
             json_answer(StatusCode::ACCEPTED, &json!({ "back_in_seconds": PAUSE.as_secs() }))
         } else {
@@ -102,7 +102,7 @@ impl Site {
     }
 
     /// Ends the logins of the user. Makes Usher close the sessions and reject the tokens.
-    async fn revoke(&self, request: Request<Incoming>) -> Answer {
+    async fn revoke(&self, request: Request<Incoming>) -> DemoAnswer {
         let user = Visitor::of(&request).name;
         self.issuer.end_logins(&user, Now::read());
         let (admin, order) = (self.admin, json!({ "user": user, "issued_before": "now" }));
@@ -116,14 +116,14 @@ impl Site {
     }
 }
 
-fn answer_of(login: Result<serde_json::Value, LoginRefused>) -> Answer {
+fn answer_of(login: Result<serde_json::Value, LoginRefused>) -> DemoAnswer {
     match login {
         Ok(login) => json_answer(StatusCode::OK, &login),
         Err(refused) => message(refused.status(), &refused.to_string()),
     }
 }
 
-fn page(headers: &HeaderMap) -> Answer {
+fn page(headers: &HeaderMap) -> DemoAnswer {
     let mut response = content("text/html; charset=utf-8", PAGE);
     let headers_out = response.headers_mut();
     headers_out.insert(CONTENT_SECURITY_POLICY, policy(headers));

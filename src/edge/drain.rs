@@ -25,7 +25,7 @@ pub struct Drain {
     ordered: watch::Sender<bool>,
     /// Whether a share of the sessions is being closed.
     is_closing_share: AtomicBool,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<DrainPhase>,
     /// The number of sockets that still accept, or are paused.
     accepting: watch::Sender<usize>,
     /// The number of sockets that are paused.
@@ -37,7 +37,7 @@ pub struct Drain {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum DrainPhase {
     Accepting,
     /// Another process is taking over. The kernel queues new connections.
     Paused,
@@ -80,7 +80,7 @@ impl Default for Drain {
         Self {
             ordered: watch::Sender::new(false),
             is_closing_share: AtomicBool::new(false),
-            phase: watch::Sender::new(Phase::Accepting),
+            phase: watch::Sender::new(DrainPhase::Accepting),
             accepting: watch::Sender::new(0),
             paused: watch::Sender::new(0),
             taken: Mutex::default(),
@@ -128,22 +128,22 @@ impl Drain {
     }
 
     pub fn begin(&self) {
-        self.phase.send_replace(Phase::Stopping);
+        self.phase.send_replace(DrainPhase::Stopping);
     }
 
     /// Stops accepting until [`Drain::resume`]. Returns false if the process is leaving already.
     pub fn pause(&self) -> bool {
-        self.step(Phase::Accepting, Phase::Paused)
+        self.step(DrainPhase::Accepting, DrainPhase::Paused)
     }
 
     pub fn resume(&self) {
-        self.step(Phase::Paused, Phase::Accepting);
+        self.step(DrainPhase::Paused, DrainPhase::Accepting);
     }
 
     /// Leaves these addresses to another process.
     pub fn replace(&self, taken: Vec<SocketAddr>) {
         *lock(&self.taken) = taken;
-        self.phase.send_replace(Phase::Replaced);
+        self.phase.send_replace(DrainPhase::Replaced);
     }
 
     /// Returns true if another process has taken over at this address.
@@ -151,7 +151,7 @@ impl Drain {
         lock(&self.taken).contains(&address)
     }
 
-    fn step(&self, from: Phase, to: Phase) -> bool {
+    fn step(&self, from: DrainPhase, to: DrainPhase) -> bool {
         self.phase.send_if_modified(|phase| {
             let is_there = *phase == from;
             if is_there {
@@ -182,21 +182,21 @@ impl Drain {
 
     /// Completes when the drain begins, at once if it has.
     pub async fn begun(&self) {
-        self.until(|phase| matches!(phase, Phase::Stopping | Phase::Refusing)).await;
+        self.until(|phase| matches!(phase, DrainPhase::Stopping | DrainPhase::Refusing)).await;
     }
 
     /// Ends the window: upgrades that are still under way are refused.
     pub fn refuse_upgrades(&self) {
-        self.phase.send_replace(Phase::Refusing);
+        self.phase.send_replace(DrainPhase::Refusing);
     }
 
     pub fn refuses_upgrades(&self) -> bool {
-        *self.phase.borrow() == Phase::Refusing
+        *self.phase.borrow() == DrainPhase::Refusing
     }
 
     /// Completes when upgrades are refused.
     pub async fn refusing(&self) {
-        self.until(|phase| phase == Phase::Refusing).await;
+        self.until(|phase| phase == DrainPhase::Refusing).await;
     }
 
     /// Gives a session that has just opened its moment of the window. Without a drain it does
@@ -224,31 +224,31 @@ impl Drain {
 
     /// Completes when the sockets may not accept.
     pub async fn halted(&self) {
-        self.until(|phase| phase != Phase::Accepting).await;
+        self.until(|phase| phase != DrainPhase::Accepting).await;
     }
 
     /// Completes when another process has taken over.
     pub async fn replaced(&self) {
-        self.until(|phase| phase == Phase::Replaced).await;
+        self.until(|phase| phase == DrainPhase::Replaced).await;
     }
 
     pub fn is_replaced(&self) -> bool {
-        *self.phase.borrow() == Phase::Replaced
+        *self.phase.borrow() == DrainPhase::Replaced
     }
 
-    async fn until(&self, is_reached: impl Fn(Phase) -> bool) -> Phase {
+    async fn until(&self, is_reached: impl Fn(DrainPhase) -> bool) -> DrainPhase {
         let mut watcher = self.phase.subscribe();
         // The sender lives as long as `self`.
         let reached = watcher.wait_for(|phase| is_reached(*phase)).await;
-        reached.map_or(Phase::Stopping, |phase| *phase)
+        reached.map_or(DrainPhase::Stopping, |phase| *phase)
     }
 }
 
 impl Accepting {
     /// Waits while another process is taking over. Returns the phase that follows.
-    pub async fn wait(&self, drain: &Drain) -> Phase {
+    pub async fn wait(&self, drain: &Drain) -> DrainPhase {
         let _paused = Counted::enter(&drain.paused);
-        drain.until(|phase| phase != Phase::Paused).await
+        drain.until(|phase| phase != DrainPhase::Paused).await
     }
 }
 

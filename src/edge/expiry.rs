@@ -88,7 +88,7 @@ impl Edge {
 
 /// Follows the dates over time and over reloads.
 #[derive(Debug, Default)]
-pub struct ExpiryWatch {
+pub struct CertificateExpiryWatch {
     /// The files in the metric, each with the end of its first certificate and its last warning.
     seen: BTreeMap<(CertificatePurpose, String), Seen>,
 }
@@ -99,7 +99,7 @@ struct Seen {
     warned: Option<(DateState, Now)>,
 }
 
-impl ExpiryWatch {
+impl CertificateExpiryWatch {
     /// Brings the metric up to date after a reload, and logs a certificate that ends soon: when
     /// this begins, when it has expired, and once a day.
     fn look(&mut self, files: &[DatedFile], warn_before: Duration, now: Now) {
@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    fn warned(watch: &ExpiryWatch, name: &str) -> Option<(DateState, UnixMillis)> {
+    fn warned(watch: &CertificateExpiryWatch, name: &str) -> Option<(DateState, UnixMillis)> {
         let seen = &watch.seen[&(CertificatePurpose::Listener, name.to_owned())];
         seen.warned.map(|(state, now)| (state, now.wall))
     }
@@ -177,11 +177,11 @@ mod tests {
             wall: UnixMillis::from_secs(seconds),
             mono: start.mono + Duration::from_secs(seconds),
         };
-        let mut watch = ExpiryWatch::default();
+        let mut watch = CertificateExpiryWatch::default();
         let files = [file("a", 100 * DAY), file("b", 300 * DAY)];
         watch.publish(&files);
         let fortnight = Duration::from_secs(14 * DAY);
-        let look = |watch: &mut ExpiryWatch, seconds| {
+        let look = |watch: &mut CertificateExpiryWatch, seconds| {
             watch.warn(&files, fortnight, at(seconds));
             assert_eq!(warned(watch, "b"), None);
             warned(watch, "a").map(|(state, wall)| (state, wall.as_secs()))

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::inspect::{self, Finding, Verdict};
+use super::inspect::{self, Finding, FindingVerdict};
 use crate::base::clock::Now;
 use crate::config::diagnostic::Diagnostics;
 use crate::config::{Config, Loaded, load};
@@ -46,9 +46,9 @@ pub fn judge(path: &Path, terms: &JudgeOptions<'_>) -> Judgement {
     };
     for finding in &findings {
         match finding.verdict {
-            Verdict::Ok => {}
-            Verdict::Warn => loaded.warnings.extend(finding.diagnostic()),
-            Verdict::Fail => errors.extend(finding.diagnostic()),
+            FindingVerdict::Ok => {}
+            FindingVerdict::Warn => loaded.warnings.extend(finding.diagnostic()),
+            FindingVerdict::Fail => errors.extend(finding.diagnostic()),
         }
     }
     let outcome = if errors.is_empty() { Ok(loaded) } else { Err(Diagnostics(errors)) };

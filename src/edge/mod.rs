@@ -88,7 +88,7 @@ pub struct Edge {
     /// The lists of the edge in force, for sessions that outlive the edge that they began with.
     pub revoked_certificates: Arc<RevokedCertificates>,
     /// Follows `certificates` over all edges.
-    expiry_watch: Arc<Mutex<expiry::ExpiryWatch>>,
+    expiry_watch: Arc<Mutex<expiry::CertificateExpiryWatch>>,
     pub tickets: Arc<Tickets>,
     pub verifiers: Arc<Verifiers>,
     pub revocations: Arc<Revocations>,
@@ -151,7 +151,7 @@ struct Shared {
     /// `None` before the first configuration.
     in_force: Option<Arc<ArcSwap<Authenticator>>>,
     revoked_certificates: Arc<RevokedCertificates>,
-    expiry_watch: Arc<Mutex<expiry::ExpiryWatch>>,
+    expiry_watch: Arc<Mutex<expiry::CertificateExpiryWatch>>,
     revocations: Arc<Revocations>,
     registry: Arc<Registry>,
     fleet: Option<Arc<Fleet>>,

@@ -22,14 +22,14 @@ use crate::telemetry::Telemetry;
 
 /// A function that reads and judges the configuration under the options of the command line. The
 /// addresses are those that the process has bound.
-pub type Load = Box<dyn Fn(&[SocketAddr]) -> Result<Loaded, Diagnostics> + Send + Sync>;
+pub type ConfigLoader = Box<dyn Fn(&[SocketAddr]) -> Result<Loaded, Diagnostics> + Send + Sync>;
 
 /// The most orders that wait for their turn.
 const QUEUE: usize = 16;
 
 /// The result of a reload.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Applied {
+pub struct ReloadReport {
     /// Tables of the file, and files that it names.
     pub changed: Vec<String>,
     /// Keys whose new value takes effect at the next start.
@@ -38,32 +38,32 @@ pub struct Applied {
 }
 
 pub struct Reloader {
-    load: Load,
+    load: ConfigLoader,
     current: Current,
     telemetry: Arc<Telemetry>,
 }
 
 /// An order to reload, and the channel for its outcome.
 #[derive(Debug)]
-pub struct Order {
+pub struct ReloadOrder {
     pub cause: ReloadCause,
     /// The files as they were seen. The order is carried out only while they are unchanged.
     seen: Option<Fingerprints>,
-    outcome: oneshot::Sender<Result<Applied, Diagnostics>>,
+    outcome: oneshot::Sender<Result<ReloadReport, Diagnostics>>,
 }
 
 /// The sender of orders.
 #[derive(Clone, Debug)]
-pub struct Orders(mpsc::Sender<Order>);
+pub struct Orders(mpsc::Sender<ReloadOrder>);
 
 impl Orders {
-    pub fn channel() -> (Self, mpsc::Receiver<Order>) {
+    pub fn channel() -> (Self, mpsc::Receiver<ReloadOrder>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         (Self(sender), receiver)
     }
 
     /// Orders a reload and waits for its outcome. `None`: the process is about to end.
-    pub async fn give(&self, cause: ReloadCause) -> Option<Result<Applied, Diagnostics>> {
+    pub async fn give(&self, cause: ReloadCause) -> Option<Result<ReloadReport, Diagnostics>> {
         self.send(cause, None).await
     }
 
@@ -73,7 +73,7 @@ impl Orders {
         &self,
         cause: ReloadCause,
         seen: Fingerprints,
-    ) -> Option<Result<Applied, Diagnostics>> {
+    ) -> Option<Result<ReloadReport, Diagnostics>> {
         self.send(cause, Some(seen)).await
     }
 
@@ -81,23 +81,23 @@ impl Orders {
         &self,
         cause: ReloadCause,
         seen: Option<Fingerprints>,
-    ) -> Option<Result<Applied, Diagnostics>> {
+    ) -> Option<Result<ReloadReport, Diagnostics>> {
         let (outcome, answer) = oneshot::channel();
-        self.0.send(Order { cause, seen, outcome }).await.ok()?;
+        self.0.send(ReloadOrder { cause, seen, outcome }).await.ok()?;
         answer.await.ok()
     }
 }
 
 impl Reloader {
-    pub fn new(load: Load, current: Current, telemetry: Arc<Telemetry>) -> Self {
+    pub fn new(load: ConfigLoader, current: Current, telemetry: Arc<Telemetry>) -> Self {
         Self { load, current, telemetry }
     }
 
-    pub async fn carry_out(&self, order: Order) {
+    pub async fn carry_out(&self, order: ReloadOrder) {
         let Some(outcome) = Box::pin(self.reload(order.seen.as_ref())).await else { return };
         let cause = order.cause;
         match &outcome {
-            Ok(Applied { changed, restart, .. }) => {
+            Ok(ReloadReport { changed, restart, .. }) => {
                 ConfigApplied { cause, changed, restart }.emit();
             }
             Err(diagnostics) => ConfigRefused { cause, why: &diagnostics.render(false) }.emit(),
@@ -107,7 +107,10 @@ impl Reloader {
     }
 
     /// Returns `None` if the files have changed since they were seen.
-    async fn reload(&self, seen: Option<&Fingerprints>) -> Option<Result<Applied, Diagnostics>> {
+    async fn reload(
+        &self,
+        seen: Option<&Fingerprints>,
+    ) -> Option<Result<ReloadReport, Diagnostics>> {
         let before = self.current.load_full();
         match (self.load)(&bound(&before.config)) {
             Ok(loaded) => {
@@ -120,7 +123,7 @@ impl Reloader {
         }
     }
 
-    async fn replace(&self, before: &Edge, loaded: Loaded) -> Result<Applied, Diagnostics> {
+    async fn replace(&self, before: &Edge, loaded: Loaded) -> Result<ReloadReport, Diagnostics> {
         let Loaded { mut config, warnings } = loaded;
         let changed = before.config.written.differences(&config.written);
         let restart = keep_what_is_built_in(&mut config, &before.config);
@@ -145,7 +148,7 @@ impl Reloader {
         next.watch_expiry(Now::read());
         staples::forget_removed(&before.staples, &next.staples);
         warnings.iter().for_each(|warning| ConfigWarning(warning).emit());
-        Ok(Applied { changed, restart, warnings })
+        Ok(ReloadReport { changed, restart, warnings })
     }
 }
 

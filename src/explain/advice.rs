@@ -14,14 +14,14 @@ use crate::rejection::{Rejection, Side};
 
 /// The facts about the rejected request.
 #[derive(Clone, Copy)]
-pub struct About<'a> {
+pub struct AdviceContext<'a> {
     pub route: Option<&'a Route>,
     pub token: Option<&'a InspectedToken>,
     pub origin: Option<&'a str>,
     pub now: UnixMillis,
 }
 
-pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
+pub fn advice(rejection: &Rejection, about: AdviceContext<'_>) -> String {
     let methods = about.route.map_or_else(String::new, |route| names(&route.auth));
     match rejection {
         Rejection::AmbiguousRequest(why) => {
@@ -132,7 +132,7 @@ pub fn advice(rejection: &Rejection, about: About<'_>) -> String {
     }
 }
 
-fn token(why: InvalidToken, about: About<'_>) -> String {
+fn token(why: InvalidToken, about: AdviceContext<'_>) -> String {
     let claim = |name: &str| about.token.and_then(|token| token.claims.get(name));
     let header = |name: &str| value(about.token.and_then(|token| token.header.get(name)));
     let issuer = about.token.and_then(|token| token.issuer.as_deref());
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn every_refusal_has_a_sentence_on_what_to_do() {
         let now = UnixMillis(1_795_273_200_000);
-        let about = About { route: None, token: None, origin: None, now };
+        let about = AdviceContext { route: None, token: None, origin: None, now };
         for rejection in Rejection::catalogue() {
             let sentence = advice(&rejection, about);
             assert!(sentence.ends_with('.') && sentence.len() > 15, "{rejection:?}: {sentence}");

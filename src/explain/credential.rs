@@ -3,7 +3,7 @@
 
 use super::explainer::{Explainer, Run};
 use super::inspector::{InspectedCredential, InspectedTicket, Inspection, Undecided};
-use super::report::{Mark, Report, Step};
+use super::report::{ExplanationBuilder, Mark, Step};
 use super::token::{TokenWords, clock, list};
 use crate::auth::grant::Grant;
 use crate::base::clock::UnixMillis;
@@ -17,7 +17,7 @@ use crate::model::permission::Required;
 use crate::rejection::Rejection;
 use crate::store::Store;
 
-impl Report<'_> {
+impl ExplanationBuilder<'_> {
     pub(super) fn origin(&mut self, run: &Run, route: &Route) {
         let outcome = run.recorder.outcome(AdmissionStage::Origin).unwrap_or(Ok(()));
         if matches!(outcome, Err(Rejection::AmbiguousRequest(_))) {
@@ -83,7 +83,7 @@ impl Report<'_> {
 }
 
 /// Adds the result of the deny list, which only the process that serves clients has.
-pub(super) fn revocation(report: &mut Report<'_>, run: &Run) {
+pub(super) fn revocation(report: &mut ExplanationBuilder<'_>, run: &Run) {
     let outcome = run.recorder.outcome(AdmissionStage::Authenticate).unwrap_or(Ok(()));
     let skipped = |detail| Step::new("revocation", Mark::Skipped, detail);
     let step = match outcome {
@@ -107,7 +107,12 @@ fn method_names(methods: impl Iterator<Item = Method>) -> String {
 
 impl Explainer {
     /// Adds the checks of the credential, and the permissions that the route requires.
-    pub(super) fn judge(&self, report: &mut Report<'_>, run: &Run, matched: &RouteMatch) {
+    pub(super) fn judge(
+        &self,
+        report: &mut ExplanationBuilder<'_>,
+        run: &Run,
+        matched: &RouteMatch,
+    ) {
         let Some(inspection) = run.recorder.inspection() else { return };
         let granted = self.describe_credential(report, inspection, run);
         if let Some(required) = Required::of(&matched.route.require, &matched.parameters) {
@@ -122,7 +127,7 @@ impl Explainer {
     /// Adds the result for the credential. Returns its permissions.
     pub(super) fn describe_credential(
         &self,
-        report: &mut Report<'_>,
+        report: &mut ExplanationBuilder<'_>,
         inspection: &Inspection,
         run: &Run,
     ) -> Option<Vec<String>> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::inspector::{InspectedCredential, Undecided};
 use super::listener::asks_for_certificates;
 use super::recorder::AdmissionRecorder;
-use super::report::{Explanation, Forwarded, Report};
+use super::report::{Explanation, ExplanationBuilder, Forwarded};
 use super::request::ExplainedRequest;
 use crate::auth::Authenticator;
 use crate::auth::credential::Credential;
@@ -25,7 +25,7 @@ use crate::config::{Config, Listener};
 use crate::edge::router::Router;
 use crate::edge::{Edge, EdgeError};
 use crate::http::admit::{Admission, Admitted};
-use crate::http::endpoints::Endpoint;
+use crate::http::endpoints::OwnEndpoint;
 use crate::http::forwarding::Forwarding;
 use crate::http::request::{Request, RequestKind};
 use crate::http::witness::AdmissionStage;
@@ -99,7 +99,7 @@ impl Explainer {
     }
 
     pub async fn explain(&self, explained: &ExplainedRequest, now: Now) -> Explanation {
-        let mut report = Report::new(explained, now);
+        let mut report = ExplanationBuilder::new(explained, now);
         let Some((listener, head)) = self.begin(&mut report) else { return report.end(None) };
         if !self.shakes_hands(&mut report, &listener) {
             return report.explanation;
@@ -126,12 +126,12 @@ impl Explainer {
         let request = request_of(head, explained, &listener, now, &self.config);
         if !request.is_upgrade() {
             let http::request::Parts { method, uri, .. } = &request.parts;
-            match Endpoint::at(uri.path(), method, &self.config, &self.tickets) {
+            match OwnEndpoint::at(uri.path(), method, &self.config, &self.tickets) {
                 None => {
                     let words = format!("{method} over plain HTTP, forwarded if it is accepted");
                     report.note("request", words);
                 }
-                Some(Endpoint::Tickets)
+                Some(OwnEndpoint::Tickets)
                     if *method == http::Method::POST && *uri.path() == **self.tickets.path() =>
                 {
                     return Box::pin(self.explain_ticket_request(report, &listener)).await;
@@ -198,7 +198,7 @@ impl Explainer {
     /// Describes the steps up to the credential.
     fn describe(
         &self,
-        report: &mut Report<'_>,
+        report: &mut ExplanationBuilder<'_>,
         run: &Run,
         matched: Option<RouteMatch>,
     ) -> Option<RouteMatch> {
@@ -227,7 +227,7 @@ impl Explainer {
     /// Describes the steps after the credential, and adds the verdict.
     async fn conclude(
         &self,
-        mut report: Report<'_>,
+        mut report: ExplanationBuilder<'_>,
         mut run: Run,
         matched: &RouteMatch,
         sent: &http::HeaderMap,
@@ -286,7 +286,7 @@ impl Explainer {
         matched: &RouteMatch,
         request: &mut Request,
         sent: &http::HeaderMap,
-        report: &Report<'_>,
+        report: &ExplanationBuilder<'_>,
     ) -> Result<Forwarded, Rejection> {
         let target = request.prepare_for_upstream(matched, &self.reserved)?;
         let passed = &request.parts.headers;

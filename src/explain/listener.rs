@@ -8,7 +8,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::explainer::Explainer;
-use super::report::{Mark, Report, Step, Verdict};
+use super::report::{ExpectedResponse, ExplanationBuilder, Mark, Step};
 use super::token::clock;
 
 use crate::acme;
@@ -20,7 +20,10 @@ use crate::net::tls::server::{self, TlsError};
 
 impl Explainer {
     /// Finds the listener, and reads the head as the listener would.
-    pub(super) fn begin(&self, report: &mut Report<'_>) -> Option<(Arc<Listener>, RequestHead)> {
+    pub(super) fn begin(
+        &self,
+        report: &mut ExplanationBuilder<'_>,
+    ) -> Option<(Arc<Listener>, RequestHead)> {
         let explained = report.explained;
         report.explanation.url =
             format!("{}://{}", explained.scheme.name, printable(&explained.authority));
@@ -91,7 +94,11 @@ impl Explainer {
     }
 
     /// Returns false if the TLS handshake fails, so that there is no request.
-    pub(super) fn shakes_hands(&self, report: &mut Report<'_>, listener: &Listener) -> bool {
+    pub(super) fn shakes_hands(
+        &self,
+        report: &mut ExplanationBuilder<'_>,
+        listener: &Listener,
+    ) -> bool {
         let clients = listener.tls.as_ref().and_then(|tls| tls.clients.as_ref());
         let is_shown = !report.explained.given.certificate.is_empty();
         let Some(clients) = clients else {
@@ -116,7 +123,7 @@ impl Explainer {
                     Mark::Fail,
                     error.to_string(),
                 ));
-                report.explanation.verdict = Verdict {
+                report.explanation.verdict = ExpectedResponse {
                     let_in: Some(false),
                     message: "the TLS handshake fails with an alert, before any request".to_owned(),
                     advice: Some(
@@ -124,7 +131,7 @@ impl Explainer {
                          authority of client_ca, with its chain."
                             .to_owned(),
                     ),
-                    ..Verdict::default()
+                    ..ExpectedResponse::default()
                 };
                 return false;
             }

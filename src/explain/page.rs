@@ -13,13 +13,13 @@ const YELLOW: &str = "\u{1b}[33m";
 const DIM: &str = "\u{1b}[2m";
 
 /// Writes text with or without colours.
-struct Pen {
+struct PageWriter {
     text: String,
     is_coloured: bool,
 }
 
 pub fn page(told: &Explanation, is_coloured: bool) -> String {
-    let mut pen = Pen { text: String::new(), is_coloured };
+    let mut pen = PageWriter { text: String::new(), is_coloured };
     pen.text.push_str(&format!("{}\n\n", told.url));
     for step in told.steps.iter().filter(|step| !step.is_quiet) {
         pen.step(step);
@@ -32,7 +32,7 @@ pub fn page(told: &Explanation, is_coloured: bool) -> String {
     pen.text
 }
 
-impl Pen {
+impl PageWriter {
     fn step(&mut self, step: &Step) {
         let (colour, mark) = match step.result {
             Mark::Ok => (GREEN, "ok"),

@@ -4,7 +4,7 @@ use http::request::Parts;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::advice::{About, advice};
+use super::advice::{AdviceContext, advice};
 use super::request::ExplainedRequest;
 use super::token::clock;
 use crate::auth;
@@ -30,7 +30,7 @@ pub struct Explanation {
     pub method: Option<&'static str>,
     /// The response of `GET` on the config path for this client.
     pub told: Option<Value>,
-    pub verdict: Verdict,
+    pub verdict: ExpectedResponse,
     pub upstream: Option<Forwarded>,
 }
 
@@ -55,7 +55,7 @@ pub enum Mark {
 
 /// The response that the client would get.
 #[derive(Debug, Default, Serialize)]
-pub struct Verdict {
+pub struct ExpectedResponse {
     /// `None`: a running process decides, or the client's next message.
     pub let_in: Option<bool>,
     /// The HTTP status; 101 if a close frame follows. `None`: the upstream's own status.
@@ -98,7 +98,7 @@ impl Step {
 }
 
 /// An explanation that is being built.
-pub(super) struct Report<'a> {
+pub(super) struct ExplanationBuilder<'a> {
     pub(super) explanation: Explanation,
     /// The first rejection, which the client would get.
     pub(super) rejection: Option<Rejection>,
@@ -110,7 +110,7 @@ pub(super) struct Report<'a> {
     pub(super) is_routed: bool,
 }
 
-impl<'a> Report<'a> {
+impl<'a> ExplanationBuilder<'a> {
     pub(super) fn new(explained: &'a ExplainedRequest, now: Now) -> Self {
         let explanation = Explanation { at: clock(now.wall), ..Explanation::default() };
         Self { explanation, rejection: None, explained, now, is_early: false, is_routed: false }
@@ -238,14 +238,14 @@ impl<'a> Report<'a> {
 
     /// Ends with a ticket for this user.
     pub(super) fn ticket_for(mut self, principal: &Principal) -> Explanation {
-        self.explanation.verdict = Verdict {
+        self.explanation.verdict = ExpectedResponse {
             let_in: Some(true),
             status: Some(201),
             user: Some(principal.subject.clone()),
             issuer: Some(principal.issuer.to_string()),
             expires_at: Some(clock(principal.expires_at)),
             message: format!("a ticket for {}", printable(&principal.subject)),
-            ..Verdict::default()
+            ..ExpectedResponse::default()
         };
         self.explanation
     }
@@ -268,8 +268,8 @@ impl<'a> Report<'a> {
         let is_close = self.is_early
             || self.is_routed && route.is_some_and(|route| route.reject_mode == RejectMode::Close);
         let close = route.filter(|_| is_close).map(|route| rejection.close(route.close_codes));
-        let about = About { route, token, origin, now: self.now.wall };
-        self.explanation.verdict = Verdict {
+        let about = AdviceContext { route, token, origin, now: self.now.wall };
+        self.explanation.verdict = ExpectedResponse {
             let_in: Some(false),
             status: Some(if close.is_some() { 101 } else { facts.status.as_u16() }),
             code: Some(facts.code),
@@ -279,7 +279,7 @@ impl<'a> Report<'a> {
             message: rejection.message(),
             detail: Some(rejection.detail()),
             advice: Some(advice(&rejection, about)),
-            ..Verdict::default()
+            ..ExpectedResponse::default()
         };
         self.explanation
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::explainer::{Explainer, Run};
 use super::inspector::{CredentialInspector, InspectionScope};
-use super::report::Report;
+use super::report::ExplanationBuilder;
 use super::token::clock;
 use crate::auth::check_page;
 use crate::auth::credential::Credential;
@@ -27,7 +27,7 @@ impl Explainer {
     /// Adds the results of the shadow methods.
     pub(super) async fn shadows(
         &self,
-        report: &mut Report<'_>,
+        report: &mut ExplanationBuilder<'_>,
         request: &mut Request,
         matched: &RouteMatch,
     ) {
@@ -75,7 +75,7 @@ impl Explainer {
     }
 
     /// Adds the client's share in the migration of its route, and the method that it should use.
-    pub(super) fn migration(&self, report: &mut Report<'_>, run: &Run, route: &Route) {
+    pub(super) fn migration(&self, report: &mut ExplanationBuilder<'_>, run: &Run, route: &Route) {
         let migration = &route.migration;
         let address = run.request.address();
         let principal = run.grant.as_ref().and_then(Grant::principal);

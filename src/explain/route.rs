@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::explainer::Explainer;
-use super::report::{Mark, Report, Step};
+use super::report::{ExplanationBuilder, Mark, Step};
 use crate::base::text::printable;
 use crate::config::RouteMatch;
 use crate::http::request::Request;
@@ -13,7 +13,7 @@ impl Explainer {
     /// Adds the route that matches, or the routes that nearly match.
     pub(super) fn route(
         &self,
-        report: &mut Report<'_>,
+        report: &mut ExplanationBuilder<'_>,
         request: &Request,
         outcome: Result<(), Rejection>,
         matched: Option<&RouteMatch>,
@@ -62,7 +62,7 @@ impl Explainer {
             matched.parameters.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     }
 
-    fn near_misses(&self, report: &mut Report<'_>, host: &str, path: &str) {
+    fn near_misses(&self, report: &mut ExplanationBuilder<'_>, host: &str, path: &str) {
         let near = self.router.near_misses(host, path);
         for (route, why) in near.iter().take(5) {
             report.note("near", format!("{}: {why}", route.name));

@@ -5,7 +5,7 @@ use super::credential::revocation;
 use super::explainer::{Explainer, Run, request_of, words};
 use super::inspector::InspectedCredential;
 use super::recorder::AdmissionRecorder;
-use super::report::{Explanation, Report};
+use super::report::{Explanation, ExplanationBuilder};
 use crate::base::text::printable;
 use crate::config::{self, Listener};
 use crate::http::admit::check_endpoint_origin;
@@ -18,7 +18,7 @@ use crate::rejection::Rejection;
 impl Explainer {
     pub(super) async fn explain_ticket_request(
         &self,
-        mut report: Report<'_>,
+        mut report: ExplanationBuilder<'_>,
         listener: &Listener,
     ) -> Explanation {
         let explained = report.explained;
@@ -60,7 +60,7 @@ impl Explainer {
     /// Describes the credential, and adds the verdict.
     fn conclude_ticket_request(
         &self,
-        mut report: Report<'_>,
+        mut report: ExplanationBuilder<'_>,
         run: &Run,
         principal: Option<Principal>,
     ) -> Explanation {
@@ -90,7 +90,7 @@ impl Explainer {
     }
 }
 
-impl Report<'_> {
+impl ExplanationBuilder<'_> {
     fn endpoint_origin(&mut self, run: &Run, origins: &Origins) {
         let outcome = run.recorder.outcome(AdmissionStage::Origin).unwrap_or(Ok(()));
         let named = run.request.origin.as_deref();

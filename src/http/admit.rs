@@ -149,7 +149,7 @@ impl<'a> Admission<'a> {
         let page = check_cookie_page(request, pages, &credential);
         witness.check(AdmissionStage::Page, page)?;
         let endpoint = (&rules.credential_verifiers, tickets.path());
-        let phase = request.begin_phase(Phase::Authenticate);
+        let phase = request.begin_phase(RequestPhase::Authenticate);
         let identified =
             self.authenticator.identify(witness, endpoint, credential, request.presented()).await;
         request.end_phase(phase, identified.as_ref().err());

@@ -8,7 +8,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio::time::timeout;
 
 use super::events::Protocol;
-use super::guard::Guard;
+use super::guard::Http1Guard;
 use super::last_answer::answer_and_close;
 use crate::net::http1::response;
 use crate::net::http2::exchange::Http2Exchange;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A client that waits for the answer to its upgrade.
 #[derive(Debug)]
 pub enum ClientEnd {
-    Http1(Box<Guard>),
+    Http1(Box<Http1Guard>),
     Http2(Box<Http2Exchange>),
 }
 

@@ -8,7 +8,7 @@ use http_body_util::Full;
 
 use super::admit::{Admission, Admitted};
 use super::connection::ClientConnection;
-use super::endpoints::{self, Endpoint};
+use super::endpoints::{self, OwnEndpoint};
 use super::pending::PendingRequest;
 use super::request::{Request, RequestKind, authority_of};
 use super::traced::TraceEnd;
@@ -43,7 +43,7 @@ pub async fn answer(
         Request::new(RequestKind::PlainHttp, parts, authority, forwarding, now, &edge.limits);
     let Parts { method, uri, .. } = &request.parts;
     let challenge = edge.acme.as_ref().and_then(|acme| acme.http_answer(method, uri.path()));
-    let endpoint = Endpoint::at(uri.path(), method, &edge.config, &edge.tickets);
+    let endpoint = OwnEndpoint::at(uri.path(), method, &edge.config, &edge.tickets);
     let mut answer = match (challenge, endpoint) {
         (Some(challenge), _) => {
             let answer = endpoints::challenge_answer(challenge, request.address());

@@ -24,7 +24,7 @@ use crate::rejection::Rejection;
 const READ_SIZE: usize = 8 * 1024;
 
 #[derive(Debug)]
-pub struct Guard {
+pub struct Http1Guard {
     stream: Stream,
     limits: Arc<Limits>,
     /// Bytes that were read and not handed to hyper; the first `approved` of them may be.
@@ -35,7 +35,7 @@ pub struct Guard {
     scanned: usize,
     /// The framing of the message that is passing. If it is done, a head comes next.
     body: BodyFraming,
-    stop: Option<Stop>,
+    stop: Option<GuardStop>,
     signals: Arc<GuardSignals>,
     /// The waits for the client to send a body, and to read an answer.
     reading: Stall,
@@ -60,14 +60,14 @@ pub struct GuardSignals {
 
 /// The reason why the guard handed no more bytes to hyper.
 #[derive(Debug)]
-pub enum Stop {
+pub enum GuardStop {
     Upgrade(Box<RequestHead>),
     Refused(Rejection),
 }
 
 /// The kind of the next head.
 #[derive(Debug)]
-pub enum Next {
+pub enum NextHead {
     /// Plain HTTP: the head waits in the guard for hyper to read it.
     Plain,
     Upgrade(Box<RequestHead>),
@@ -76,7 +76,7 @@ pub enum Next {
     Closed,
 }
 
-impl Guard {
+impl Http1Guard {
     pub fn new(stream: Stream, limits: Arc<Limits>, is_stranger: Arc<AtomicBool>) -> Self {
         Self {
             stream,
@@ -95,7 +95,7 @@ impl Guard {
     }
 
     /// Reads until the next head is whole and judges it.
-    pub async fn next_head(&mut self) -> io::Result<Next> {
+    pub async fn next_head(&mut self) -> io::Result<NextHead> {
         std::future::poll_fn(|cx| self.poll_next_head(cx)).await
     }
 
@@ -108,7 +108,7 @@ impl Guard {
         Arc::clone(&self.signals)
     }
 
-    pub fn take_stop(&mut self) -> Option<Stop> {
+    pub fn take_stop(&mut self) -> Option<GuardStop> {
         self.stop.take()
     }
 
@@ -139,19 +139,19 @@ impl Guard {
         (self.stream, self.buffer)
     }
 
-    fn poll_next_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
+    fn poll_next_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<NextHead>> {
         loop {
             if let Some(next) = self.judge() {
                 return Poll::Ready(Ok(next));
             }
             if ready!(self.poll_fill(cx))? == 0 {
-                return Poll::Ready(Ok(Next::Closed));
+                return Poll::Ready(Ok(NextHead::Closed));
             }
         }
     }
 
     /// Judges the head at the start of the buffer; `None` while it is not whole.
-    fn judge(&mut self) -> Option<Next> {
+    fn judge(&mut self) -> Option<NextHead> {
         let (seen, new) = self.buffer.split_at(self.scanned.min(self.buffer.len()));
         // The empty line may have begun in the bytes that were scanned before.
         let overlap = seen.len().saturating_sub(3);
@@ -162,26 +162,26 @@ impl Guard {
             .map(|length| overlap + length);
         let Some(length) = found else {
             if let Err(rejection) = head::check_bytes(new, seen.last().copied().unwrap_or(0)) {
-                return Some(Next::Refused(rejection));
+                return Some(NextHead::Refused(rejection));
             }
             self.scanned = self.buffer.len();
             return (self.buffer.len() > self.limits.head_bytes)
-                .then_some(Next::Refused(Rejection::HeadTooLarge));
+                .then_some(NextHead::Refused(Rejection::HeadTooLarge));
         };
         self.scanned = 0;
         if length > self.limits.head_bytes {
-            return Some(Next::Refused(Rejection::HeadTooLarge));
+            return Some(NextHead::Refused(Rejection::HeadTooLarge));
         }
         Some(match head::parse_request(self.buffer.split_at(length).0, &self.limits) {
-            Err(rejection) => Next::Refused(rejection),
+            Err(rejection) => NextHead::Refused(rejection),
             Ok(head) if head::asks_for_websocket(&head.parts.headers) => {
                 self.buffer.advance(length);
-                Next::Upgrade(Box::new(head))
+                NextHead::Upgrade(Box::new(head))
             }
             Ok(head) => {
                 self.approved = length;
                 self.body = head.framing;
-                Next::Plain
+                NextHead::Plain
             }
         })
     }
@@ -194,7 +194,7 @@ impl Guard {
         poll_read_behind(&mut self.stream, cx, &mut self.buffer, READ_SIZE)
     }
 
-    fn stop(&mut self, stop: Stop) {
+    fn stop(&mut self, stop: GuardStop) {
         self.stop = Some(stop);
         self.signals.has_stopped.store(true, Ordering::Release);
     }
@@ -262,7 +262,7 @@ fn count_of(polled: &Poll<io::Result<usize>>) -> usize {
     if let Poll::Ready(Ok(count)) = polled { *count } else { 0 }
 }
 
-impl Read for Guard {
+impl Read for Http1Guard {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -280,16 +280,16 @@ impl Read for Guard {
             }
             if this.body.is_done() {
                 match this.judge() {
-                    Some(Next::Plain) => continue,
-                    Some(Next::Upgrade(head)) => {
-                        this.stop(Stop::Upgrade(head));
+                    Some(NextHead::Plain) => continue,
+                    Some(NextHead::Upgrade(head)) => {
+                        this.stop(GuardStop::Upgrade(head));
                         continue;
                     }
-                    Some(Next::Refused(rejection)) => {
-                        this.stop(Stop::Refused(rejection));
+                    Some(NextHead::Refused(rejection)) => {
+                        this.stop(GuardStop::Refused(rejection));
                         continue;
                     }
-                    Some(Next::Closed) | None => {}
+                    Some(NextHead::Closed) | None => {}
                 }
             } else if !this.buffer.is_empty() {
                 this.approved = this
@@ -305,7 +305,7 @@ impl Read for Guard {
     }
 }
 
-impl Write for Guard {
+impl Write for Http1Guard {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -17,7 +17,7 @@ use tokio::time::{timeout, timeout_at};
 use super::client_end::ClientEnd;
 use super::connection::ClientConnection;
 use super::events::ConnectionSilent;
-use super::guard::{Guard, Next, Stop};
+use super::guard::{GuardStop, Http1Guard, NextHead};
 use super::last_answer::answer_and_close;
 use super::{forward, upgrade};
 use crate::base::clock::Now;
@@ -37,16 +37,17 @@ const MOST_UNSENT: u32 = 32 * 1024;
 /// Serves one connection. It ends here, or in the session that it becomes.
 pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker) {
     let limits = Arc::clone(&worker.edge.limits);
-    let mut guard = Guard::new(stream, Arc::clone(&limits), connection.standing.stranger_flag());
+    let mut guard =
+        Http1Guard::new(stream, Arc::clone(&limits), connection.standing.stranger_flag());
     let deadline = connection.deadline.min(Now::read().mono + limits.head_timeout);
     match timeout_at(deadline, guard.next_head()).await {
-        Ok(Ok(Next::Plain)) => Box::pin(serve_plain(guard, connection, worker)).await,
-        Ok(Ok(Next::Upgrade(head))) => {
+        Ok(Ok(NextHead::Plain)) => Box::pin(serve_plain(guard, connection, worker)).await,
+        Ok(Ok(NextHead::Upgrade(head))) => {
             let end = ClientEnd::Http1(Box::new(guard));
             Box::pin(upgrade::run(end, *head, connection, worker)).await;
         }
-        Ok(Ok(Next::Refused(rejection))) => refuse(guard, &connection, &rejection).await,
-        Ok(Ok(Next::Closed) | Err(_)) => {}
+        Ok(Ok(NextHead::Refused(rejection))) => refuse(guard, &connection, &rejection).await,
+        Ok(Ok(NextHead::Closed) | Err(_)) => {}
         Err(_) if guard.holds_part_of_a_head() => {
             refuse(guard, &connection, &Rejection::HeadTimeout).await;
         }
@@ -58,7 +59,7 @@ pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker)
 /// Serves plain HTTP until the client leaves, the time is up, or a head arrives that hyper must not
 /// read.
 #[allow(clippy::large_futures, reason = "the future of an answer is boxed as a whole")]
-async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Worker) {
+async fn serve_plain(mut guard: Http1Guard, connection: ClientConnection, worker: Worker) {
     guard.stream_mut().limit_unsent(Some(MOST_UNSENT));
     let signals = guard.signals();
     let limits = Arc::clone(&worker.edge.limits);
@@ -145,12 +146,12 @@ async fn serve_plain(mut guard: Guard, connection: ClientConnection, worker: Wor
     }
     let Ok(connection) = Arc::try_unwrap(connection) else { return };
     match guard.take_stop() {
-        Some(Stop::Refused(rejection)) => refuse(guard, &connection, &rejection).await,
-        Some(Stop::Upgrade(_)) if was_busy_at_stop == Some(true) => {
+        Some(GuardStop::Refused(rejection)) => refuse(guard, &connection, &rejection).await,
+        Some(GuardStop::Upgrade(_)) if was_busy_at_stop == Some(true) => {
             let why = "an upgrade must wait for the answers to earlier requests";
             refuse(guard, &connection, &Rejection::UpgradeMalformed(why)).await;
         }
-        Some(Stop::Upgrade(head)) => {
+        Some(GuardStop::Upgrade(head)) => {
             let worker = worker.renewed();
             // A client that asked for plain HTTP before is a stranger again.
             if let Err(rejection) = connection.note_credential(false) {
@@ -191,7 +192,7 @@ impl Drop for RequestCount {
 }
 
 /// Refuses bytes that cannot be read as a request, or a request that is not for hyper.
-async fn refuse(guard: Guard, connection: &ClientConnection, rejection: &Rejection) {
+async fn refuse(guard: Http1Guard, connection: &ClientConnection, rejection: &Rejection) {
     let request_id = connection.report_unreadable(rejection);
     let answer = response::problem(rejection, request_id.as_str());
     let (stream, _) = guard.into_parts();

@@ -27,7 +27,7 @@ use self::events::{
     TlsOutcome,
 };
 use crate::edge::ceiling::Permit;
-use crate::edge::drain::{Accepting, Phase};
+use crate::edge::drain::{Accepting, DrainPhase};
 use crate::edge::waiting_room::{StrangerState, WaitingPlace};
 use crate::edge::worker::Worker;
 use crate::http::connection::ClientConnection;
@@ -73,8 +73,8 @@ pub async fn accept(bound: Bound, worker: Worker, accepting: Accepting) -> io::R
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = drain.halted() => match accepting.wait(&drain).await {
-                Phase::Accepting | Phase::Paused => continue,
-                Phase::Replaced | Phase::Stopping | Phase::Refusing => break,
+                DrainPhase::Accepting | DrainPhase::Paused => continue,
+                DrainPhase::Replaced | DrainPhase::Stopping | DrainPhase::Refusing => break,
             },
         };
         match accepted {

@@ -325,7 +325,10 @@ proptest! {
                         expires = later;
                     }
                 }
-                11 if judging => { judging = false; state.handle_verdict(RenewalVerdict::Wrong, at); }
+                11 if judging => {
+                    judging = false;
+                    state.handle_verdict(RenewalVerdict::Wrong, at);
+                }
                 13 if state.is_open() => {
                     expires = at + Duration::from_secs(pause * 4 + 1);
                     state.handle_revalidated(expires, at);

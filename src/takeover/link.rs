@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::events::CrlsUnread;
 use super::former::FormerSessions;
-use super::message::{Message, Outcome, crl_files, hash, is_take, ticket_access};
+use super::message::{TakeoverMessage, TicketOutcome, crl_files, hash, is_take, ticket_access};
 use crate::base::clock::Now;
 use crate::edge::Current;
 use crate::model::revocation::Revocation;
@@ -84,36 +84,36 @@ async fn exchange(
         let has_room = pending.len() < PENDING;
         let message = tokio::select! {
             message = messages.recv() => match message {
-                Some(Message::Answer { id, outcome }) => {
+                Some(TakeoverMessage::Answer { id, outcome }) => {
                     if let Some((is_put, asker)) = pending.remove(&id) {
                         // The client may have left meanwhile.
                         let _ = asker.send(outcome.answer(is_put));
                     }
                     continue;
                 }
-                Some(Message::Revocation(order)) => {
+                Some(TakeoverMessage::Revocation(order)) => {
                     let edge = current.load_full();
                     // A full deny list is reported there.
                     let _ = revoke_for_node(&edge.registry, &edge.revocations, &order, Now::read());
                     continue;
                 }
-                Some(Message::Session(session)) => {
+                Some(TakeoverMessage::Session(session)) => {
                     if let Some(origin) = &origin {
                         former.enter(session, origin, &current.load_full());
                     }
                     continue;
                 }
-                Some(Message::SessionEnded { id }) => {
+                Some(TakeoverMessage::SessionEnded { id }) => {
                     if let Some(id) = SessionId::read(&id) {
                         former.remove(id);
                     }
                     continue;
                 }
-                Some(Message::ClientCrls(named)) => {
+                Some(TakeoverMessage::ClientCrls(named)) => {
                     follow_crls(named, &current);
                     continue;
                 }
-                Some(Message::ReplaceSession { id }) => {
+                Some(TakeoverMessage::ReplaceSession { id }) => {
                     replace_session(&id, former, &current);
                     continue;
                 }
@@ -123,20 +123,20 @@ async fn exchange(
                 },
                 None => break Ok(()),
             },
-            Some(change) = receive_unbounded(&mut changes) => Message::from(change),
+            Some(change) = receive_unbounded(&mut changes) => TakeoverMessage::from(change),
             () = changed(&mut crls) => {
                 let files = current.load().revoked_certificates.files();
                 // Without lists, those of the old process stay in force there.
                 if files.is_empty() {
                     continue;
                 }
-                match Message::of_crls(files) {
+                match TakeoverMessage::of_crls(files) {
                     Ok(message) => message,
                     Err(error) => break Err(error),
                 }
             }
             Some(id) = receive_unbounded(&mut replaced) => {
-                Message::ReplaceSession { id: id.to_string() }
+                TakeoverMessage::ReplaceSession { id: id.to_string() }
             }
             question = receive(&mut questions), if has_room => match question {
                 Some(SuccessorRequest { call, answer }) => {
@@ -156,7 +156,7 @@ async fn exchange(
                 }
             },
             order = revocations.recv() => match order {
-                Some(order) => Message::Revocation(order),
+                Some(order) => TakeoverMessage::Revocation(order),
                 None => break Err(io::Error::other("too many revocations wait")),
             },
         };
@@ -215,27 +215,29 @@ fn replace_session(id: &str, former: &FormerSessions, current: &Current) {
     }
 }
 
-fn question_message(id: u64, call: SuccessorCall) -> Option<Message> {
+fn question_message(id: u64, call: SuccessorCall) -> Option<TakeoverMessage> {
     Some(match call {
-        SuccessorCall::Put(hash, record) => {
-            Message::Put { id, hash: hash.0, record: crate::store::succession::to_json(*record)? }
-        }
+        SuccessorCall::Put(hash, record) => TakeoverMessage::Put {
+            id,
+            hash: hash.0,
+            record: crate::store::succession::to_json(*record)?,
+        },
         SuccessorCall::Find(hash, access) => {
-            Message::Seek { id, hash: hash.0, redeem: is_take(access) }
+            TakeoverMessage::Seek { id, hash: hash.0, redeem: is_take(access) }
         }
     })
 }
 
 /// Answers a question of the other process. `None`: the message is not a question.
-async fn answer(message: Message, current: &Current) -> Option<Message> {
+async fn answer(message: TakeoverMessage, current: &Current) -> Option<TakeoverMessage> {
     let edge = current.load_full();
     let (store, now) = (edge.tickets.stores().own(), Now::read());
     let (id, answer) = match message {
-        Message::Put { id, hash: bytes, record } => {
+        TakeoverMessage::Put { id, hash: bytes, record } => {
             let stored = store.put(hash(bytes), from_json(&record)?, now).await;
             (id, SuccessorAnswer::Put(stored))
         }
-        Message::Seek { id, hash: bytes, redeem } => {
+        TakeoverMessage::Seek { id, hash: bytes, redeem } => {
             let found = match ticket_access(redeem) {
                 TicketAccess::Take => store.take(hash(bytes), now).await,
                 TicketAccess::Peek => store.peek(hash(bytes), now).await,
@@ -244,10 +246,13 @@ async fn answer(message: Message, current: &Current) -> Option<Message> {
         }
         _ => return None,
     };
-    Some(Message::Answer { id, outcome: Outcome::of(answer) })
+    Some(TakeoverMessage::Answer { id, outcome: TicketOutcome::of(answer) })
 }
 
-async fn write(writer: &mut (impl AsyncWriteExt + Unpin), message: &Message) -> io::Result<()> {
+async fn write(
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    message: &TakeoverMessage,
+) -> io::Result<()> {
     let frame = message.to_frame()?;
     let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
     writer.write_all(&[&length.to_be_bytes(), &*frame].concat()).await
@@ -257,11 +262,11 @@ async fn write(writer: &mut (impl AsyncWriteExt + Unpin), message: &Message) -> 
 async fn read_messages(
     mut reader: impl AsyncRead + Unpin,
     mut read: Vec<u8>,
-    sender: mpsc::UnboundedSender<Message>,
+    sender: mpsc::UnboundedSender<TakeoverMessage>,
 ) -> io::Result<()> {
     loop {
         while let Some(frame) = take_frame(&mut read)? {
-            let message = Message::from_frame(&frame)?;
+            let message = TakeoverMessage::from_frame(&frame)?;
             if sender.send(message).is_err() {
                 return Ok(());
             }

@@ -22,7 +22,7 @@ pub const VERSION: u32 = 3;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Message {
+pub enum TakeoverMessage {
     /// The old process: the addresses of its sockets.
     Offer {
         version: u32,
@@ -80,13 +80,13 @@ pub enum Message {
     },
     Answer {
         id: u64,
-        outcome: Outcome,
+        outcome: TicketOutcome,
     },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum TicketOutcome {
     Stored,
     Full,
     Unavailable,
@@ -94,7 +94,7 @@ pub enum Outcome {
     Fault(String),
 }
 
-impl Message {
+impl TakeoverMessage {
     pub fn to_frame(&self) -> io::Result<Vec<u8>> {
         Ok(serde_json::to_vec(self)?)
     }
@@ -116,7 +116,7 @@ impl Message {
     }
 }
 
-impl Outcome {
+impl TicketOutcome {
     pub fn of(answer: SuccessorAnswer) -> Self {
         match answer {
             SuccessorAnswer::Put(Ok(())) => Self::Stored,
@@ -152,7 +152,7 @@ impl Outcome {
     }
 }
 
-impl Message {
+impl TakeoverMessage {
     /// Names files by paths that do not depend on the folder of a process.
     pub fn of_crls(files: Vec<CrlFiles>) -> io::Result<Self> {
         let path = |path: PathBuf| std::path::absolute(path).map(PathBuf::into_os_string);
@@ -164,7 +164,7 @@ impl Message {
     }
 }
 
-/// Reads the files of [`Message::ClientCrls`].
+/// Reads the files of [`TakeoverMessage::ClientCrls`].
 pub fn crl_files(named: Vec<(OsString, Vec<OsString>)>) -> Vec<CrlFiles> {
     let files = named.into_iter().map(|(authorities, lists)| CrlFiles {
         authorities: authorities.into(),
@@ -173,7 +173,7 @@ pub fn crl_files(named: Vec<(OsString, Vec<OsString>)>) -> Vec<CrlFiles> {
     files.collect()
 }
 
-impl From<SessionChange> for Message {
+impl From<SessionChange> for TakeoverMessage {
     fn from(change: SessionChange) -> Self {
         match change {
             SessionChange::Began(session) => Self::Session(session),
@@ -183,13 +183,13 @@ impl From<SessionChange> for Message {
 }
 
 /// Writes past tickets into messages of a size that fits a frame.
-pub fn past_messages(past: &[PastTicket]) -> impl Iterator<Item = Message> + '_ {
+pub fn past_messages(past: &[PastTicket]) -> impl Iterator<Item = TakeoverMessage> + '_ {
     past.chunks(1000).map(|some| {
         let write = |ticket: &PastTicket| {
             let remembered = u64::try_from(ticket.remembered.as_millis()).unwrap_or(u64::MAX);
             (ticket.hash.0, ticket.fault.label().to_owned(), remembered)
         };
-        Message::PastTickets(some.iter().map(write).collect())
+        TakeoverMessage::PastTickets(some.iter().map(write).collect())
     })
 }
 

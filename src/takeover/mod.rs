@@ -17,8 +17,8 @@ use std::path::PathBuf;
 
 pub use former::FormerSessions;
 pub use link::{Outgoing, follow};
-pub use predecessor::{Inheritance, Predecessor};
-pub use successor::{Closed, Estate, HeldSocket, Successor, wait_for_successor};
+pub use predecessor::{Handover, Predecessor};
+pub use successor::{Closed, HandoverSockets, HeldSocket, Successor, wait_for_successor};
 
 use crate::net::handover::FolderError;
 

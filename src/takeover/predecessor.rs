@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::TakeoverError;
-use super::message::{Message, VERSION, hash, past_ticket};
+use super::message::{TakeoverMessage, VERSION, hash, past_ticket};
 use crate::base::clock::Now;
 use crate::listener::SocketOwner;
 use crate::model::revocation::Revocation;
@@ -31,7 +31,7 @@ pub struct Predecessor {
 
 /// All that the running process hands over. It goes on as before if this is dropped.
 #[derive(Debug)]
-pub struct Inheritance {
+pub struct Handover {
     path: PathBuf,
     channel: Channel,
     sockets: Vec<(SocketAddr, SocketOwner, TcpListener)>,
@@ -55,18 +55,18 @@ impl Predecessor {
         }
         let offered = || {
             let mut channel = Channel::new(UnixStream::connect(path)?, PATIENCE)?;
-            let offer = Message::receive(&mut channel)?;
+            let offer = TakeoverMessage::receive(&mut channel)?;
             Ok::<_, io::Error>((channel, offer))
         };
         match offered().map_err(|error| failed(error.to_string()))? {
-            (channel, Message::Offer { version: VERSION, listeners, admin }) => {
+            (channel, TakeoverMessage::Offer { version: VERSION, listeners, admin }) => {
                 Ok(Some(Self { path: path.to_owned(), channel, listeners, admin }))
             }
-            (_, Message::Offer { version, .. }) => Err(failed(format!(
+            (_, TakeoverMessage::Offer { version, .. }) => Err(failed(format!(
                 "the running process speaks version {version} of the protocol, this process \
                  version {VERSION}"
             ))),
-            (_, Message::Refused { why }) => Err(failed(why)),
+            (_, TakeoverMessage::Refused { why }) => Err(failed(why)),
             _ => Err(failed("it does not begin with an offer".to_owned())),
         }
     }
@@ -90,31 +90,32 @@ impl Predecessor {
         self,
         addresses: Vec<SocketAddr>,
         counts_sessions: bool,
-    ) -> Result<Inheritance, TakeoverError> {
+    ) -> Result<Handover, TakeoverError> {
         let path = self.path.clone();
         self.receive(addresses, counts_sessions).map_err(|error| failed(&path, &error))
     }
 
-    fn receive(self, addresses: Vec<SocketAddr>, counts_sessions: bool) -> io::Result<Inheritance> {
+    fn receive(self, addresses: Vec<SocketAddr>, counts_sessions: bool) -> io::Result<Handover> {
         let Self { path, mut channel, .. } = self;
-        Message::Take { addresses: addresses.clone(), counts_sessions }.send(&mut channel)?;
+        TakeoverMessage::Take { addresses: addresses.clone(), counts_sessions }
+            .send(&mut channel)?;
         let (mut passed, mut tickets, mut revocations) = (Vec::new(), Vec::new(), Vec::new());
         let (mut past_tickets, mut sessions) = (Vec::new(), Vec::new());
         loop {
-            match Message::receive(&mut channel)? {
-                Message::Sockets { passed: more } => passed.extend(more),
-                Message::Ticket { hash: bytes, record } => {
+            match TakeoverMessage::receive(&mut channel)? {
+                TakeoverMessage::Sockets { passed: more } => passed.extend(more),
+                TakeoverMessage::Ticket { hash: bytes, record } => {
                     let record = from_json(&record)
                         .ok_or_else(|| io::Error::other("a ticket of it cannot be read"))?;
                     tickets.push((hash(bytes), record));
                 }
-                Message::PastTickets(past) => {
+                TakeoverMessage::PastTickets(past) => {
                     past_tickets.extend(past.into_iter().filter_map(past_ticket));
                 }
-                Message::Revocation(order) => revocations.push(order),
-                Message::Session(session) => sessions.push(session),
-                Message::End => break,
-                Message::Refused { why } => return Err(io::Error::other(why)),
+                TakeoverMessage::Revocation(order) => revocations.push(order),
+                TakeoverMessage::Session(session) => sessions.push(session),
+                TakeoverMessage::End => break,
+                TakeoverMessage::Refused { why } => return Err(io::Error::other(why)),
                 _ => return Err(io::Error::other("it sends a message out of turn")),
             }
         }
@@ -138,11 +139,11 @@ impl Predecessor {
         if let Some(missing) = addresses.iter().find(|address| !has(address)) {
             return Err(io::Error::other(format!("it sends no socket for {missing}")));
         }
-        Ok(Inheritance { path, channel, sockets, tickets, past_tickets, revocations, sessions })
+        Ok(Handover { path, channel, sockets, tickets, past_tickets, revocations, sessions })
     }
 }
 
-impl Inheritance {
+impl Handover {
     /// Removes the sockets of an address.
     pub fn sockets(&mut self, address: SocketAddr) -> Vec<(SocketOwner, TcpListener)> {
         let (own, rest) =
@@ -156,9 +157,9 @@ impl Inheritance {
     pub fn commit(self) -> Result<Channel, TakeoverError> {
         let Self { path, mut channel, .. } = self;
         let committed = || {
-            Message::Commit.send(&mut channel)?;
-            match Message::receive(&mut channel)? {
-                Message::Committed => Ok(channel),
+            TakeoverMessage::Commit.send(&mut channel)?;
+            match TakeoverMessage::receive(&mut channel)? {
+                TakeoverMessage::Committed => Ok(channel),
                 _ => Err(io::Error::other("it does not commit")),
             }
         };

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::events::{HandOverFailed, HandedOver};
 use super::former::FormerSessions;
 use super::link::Outgoing;
-use super::message::{Message, VERSION, past_messages};
+use super::message::{TakeoverMessage, VERSION, past_messages};
 use crate::base::clock::Now;
 use crate::base::lock::lock;
 use crate::edge::{Current, Edge};
@@ -36,7 +36,7 @@ const QUESTIONS: usize = 1024;
 
 /// The sockets of this process, which a new process can take over.
 #[derive(Debug)]
-pub struct Estate {
+pub struct HandoverSockets {
     pub current: Current,
     former: Arc<FormerSessions>,
     sockets: Mutex<Vec<HeldSocket>>,
@@ -68,7 +68,7 @@ pub struct Successor {
     pub outgoing: Outgoing,
 }
 
-impl Estate {
+impl HandoverSockets {
     pub fn new(
         current: Current,
         former: Arc<FormerSessions>,
@@ -94,7 +94,7 @@ impl Estate {
             return Err(io::Error::other("this process is stopping"));
         }
         // The new process serves only after it has read this.
-        Message::Committed.send(channel)?;
+        TakeoverMessage::Committed.send(channel)?;
         sockets.clear();
         self.is_handed_over.store(true, Ordering::Release);
         Ok(())
@@ -113,18 +113,19 @@ impl Estate {
         let mut channel = Channel::new(stream, PATIENCE)?;
         let listeners = self.addresses(false);
         if listeners.is_empty() {
-            Message::Refused { why: "it is stopping".to_owned() }.send(&mut channel)?;
+            TakeoverMessage::Refused { why: "it is stopping".to_owned() }.send(&mut channel)?;
             return Ok(None);
         }
         let admin = self.addresses(true).first().copied();
         // A new process first tries whether anything listens here, and leaves at once.
-        let offer = Message::Offer { version: VERSION, listeners, admin };
+        let offer = TakeoverMessage::Offer { version: VERSION, listeners, admin };
         if offer.send(&mut channel).is_err() {
             return Ok(None);
         }
         channel.set_patience(BUILD)?;
         // The new process may find a fault in its configuration, or only look for this one.
-        let Ok(Message::Take { addresses, counts_sessions }) = Message::receive(&mut channel)
+        let Ok(TakeoverMessage::Take { addresses, counts_sessions }) =
+            TakeoverMessage::receive(&mut channel)
         else {
             return Ok(None);
         };
@@ -132,7 +133,7 @@ impl Estate {
         let edge = self.current.load_full();
         let drain = Arc::clone(&edge.drain);
         if self.addresses(false).is_empty() || !drain.pause() {
-            Message::Refused { why: "it is stopping".to_owned() }.send(&mut channel)?;
+            TakeoverMessage::Refused { why: "it is stopping".to_owned() }.send(&mut channel)?;
             return Ok(None);
         }
         let handed = self.give(&mut channel, &edge, &addresses, counts_sessions);
@@ -171,7 +172,7 @@ impl Estate {
         for (hash, record) in tickets {
             let record = crate::store::succession::to_json(record)
                 .ok_or_else(|| io::Error::other("a ticket cannot be written"))?;
-            Message::Ticket { hash: hash.0, record }.send(channel)?;
+            TakeoverMessage::Ticket { hash: hash.0, record }.send(channel)?;
         }
         let past = store.map(|store| store.past(now)).unwrap_or_default();
         for message in past_messages(&past) {
@@ -179,18 +180,18 @@ impl Estate {
         }
         for order in edge.revocations.snapshot(now) {
             revocation_count += 1;
-            Message::Revocation(order).send(channel)?;
+            TakeoverMessage::Revocation(order).send(channel)?;
         }
         let mut changes = None;
         if counts_sessions {
             let (sessions, later) = self.former.follow(&edge.registry);
             changes = Some(later);
             for session in sessions {
-                Message::Session(session).send(channel)?;
+                TakeoverMessage::Session(session).send(channel)?;
             }
         }
-        Message::End.send(channel)?;
-        let Message::Commit = Message::receive(channel)? else {
+        TakeoverMessage::End.send(channel)?;
+        let TakeoverMessage::Commit = TakeoverMessage::receive(channel)? else {
             return Err(io::Error::other("the new process does not commit"));
         };
         self.commit(channel)?;
@@ -215,7 +216,7 @@ impl Estate {
         for some in wanted.chunks(MOST_SOCKETS) {
             let passed = some.iter().map(|one| one.owner == SocketOwner::ServiceManager).collect();
             let sockets: Vec<BorrowedFd<'_>> = some.iter().map(|one| one.socket.as_fd()).collect();
-            Message::Sockets { passed }.send_with(channel, &sockets)?;
+            TakeoverMessage::Sockets { passed }.send_with(channel, &sockets)?;
         }
         Ok(())
     }
@@ -223,7 +224,7 @@ impl Estate {
 
 /// Waits at the takeover socket until another process has taken over. One process can do so at a
 /// time; another one waits.
-pub async fn wait_for_successor(socket: UnixListener, estate: Arc<Estate>) -> Successor {
+pub async fn wait_for_successor(socket: UnixListener, estate: Arc<HandoverSockets>) -> Successor {
     loop {
         let Ok((stream, _)) = socket.accept().await else {
             sleep(Duration::from_millis(100)).await;

@@ -1,7 +1,7 @@
 //! Dialling a server: TCP, TLS or a unix socket.
 //!
-//! [`DialAttempts`] dials with a `&Grant`. It is the only way of a client to an upstream, and only `auth`
-//! makes a `Grant`. The health checks of `checks.rs` carry nothing of a client.
+//! [`DialAttempts`] dials with a `&Grant`. It is the only way of a client to an upstream, and only
+//! `auth` makes a `Grant`. The health checks of `checks.rs` carry nothing of a client.
 
 use std::io;
 use std::sync::Arc;

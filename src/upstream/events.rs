@@ -18,7 +18,8 @@ families! {
     /// Servers by state.
     SERVERS: Gauge = "usher_upstream_servers", { upstream: Name, state: ServerState }, shown;
     /// Servers that were ejected, by fault.
-    EJECTIONS: Counter = "usher_upstream_ejections_total", { upstream: Name, fault: ServerFault }, shown;
+    EJECTIONS: Counter = "usher_upstream_ejections_total",
+        { upstream: Name, fault: ServerFault }, shown;
     /// Servers that failed and were kept, because too many others were ejected.
     WITHHELD: Counter = "usher_upstream_ejections_withheld_total", { upstream: Name }, shown;
     /// Ejected servers that were tried after their pause and failed again.

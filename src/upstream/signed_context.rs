@@ -48,18 +48,18 @@ struct Claims<'a> {
     jti: &'a str,
     sid: &'a str,
     session_exp: u64,
-    auth: Auth<'a>,
+    auth: AuthClaims<'a>,
     permissions: &'a [String],
     /// Chosen claims of the token, in a place of their own: none of them can stand in for a claim
     /// of Usher.
     #[serde(skip_serializing_if = "Map::is_empty")]
     claims: &'a Map<String, Value>,
     client: IpAddr,
-    req: Req<'a>,
+    req: RequestClaims<'a>,
 }
 
 #[derive(Serialize)]
-struct Auth<'a> {
+struct AuthClaims<'a> {
     method: &'a str,
     issuer: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +67,7 @@ struct Auth<'a> {
 }
 
 #[derive(Serialize)]
-struct Req<'a> {
+struct RequestClaims<'a> {
     host: &'a str,
     path: &'a str,
 }
@@ -125,7 +125,7 @@ impl<'a> Claims<'a> {
             jti: id,
             sid: about.session_id,
             session_exp: grant.expires_at()?.as_secs(),
-            auth: Auth {
+            auth: AuthClaims {
                 method: grant.method()?.name(),
                 issuer: &principal.issuer,
                 token_id: principal.token_id.as_deref(),
@@ -133,7 +133,7 @@ impl<'a> Claims<'a> {
             permissions: &principal.permissions,
             claims: &principal.claims,
             client: about.client,
-            req: Req { host: about.host, path: about.path },
+            req: RequestClaims { host: about.host, path: about.path },
         })
     }
 }

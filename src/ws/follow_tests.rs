@@ -321,7 +321,8 @@ proptest! {
         choices in prop::collection::vec((0u8..4, 0usize..60, 0usize..3), 1..5),
     ) {
         let made = stream(choices, Sender::Client);
-        let rules = FollowRules { hold: Some(Hold { most: 1000, binary: false }), ..FollowRules::FOLLOW_ONLY };
+        let hold = Some(Hold { most: 1000, binary: false });
+        let rules = FollowRules { hold, ..FollowRules::FOLLOW_ONLY };
         for cut in 0..=made.wire.len() {
             let mut seen = FollowResult::default();
             let (first, second) = made.wire.split_at(cut);

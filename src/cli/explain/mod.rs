@@ -88,7 +88,7 @@ pub struct Arguments {
 /// An error in the command line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Usage(pub String);
+pub struct ExplainUsage(pub String);
 
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let path = crate::admin_client::find_config(arguments.config.clone())?;
@@ -135,12 +135,13 @@ fn request(arguments: &Arguments) -> anyhow::Result<ExplainedRequest> {
         &arguments.cookie_file,
     ];
     if files.into_iter().flatten().filter(|file| is_stdin(file)).count() > 1 {
-        return Err(Usage("only one file can be `-`, standard input".to_owned()).into());
+        return Err(ExplainUsage("only one file can be `-`, standard input".to_owned()).into());
     }
     let mut headers = Vec::new();
     for line in &arguments.headers {
         headers.push(
-            header_line(line).ok_or_else(|| Usage("--header must be 'NAME: VALUE'".to_owned()))?,
+            header_line(line)
+                .ok_or_else(|| ExplainUsage("--header must be 'NAME: VALUE'".to_owned()))?,
         );
     }
     let on_command_line = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
@@ -178,12 +179,13 @@ fn request(arguments: &Arguments) -> anyhow::Result<ExplainedRequest> {
         claims: arguments.claims,
         on_command_line: Some(on_command_line),
     });
-    Ok(request.map_err(Usage)?)
+    Ok(request.map_err(ExplainUsage)?)
 }
 
-fn certificate(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, Usage> {
+fn certificate(file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, ExplainUsage> {
     let Some(file) = file else { return Ok(Vec::new()) };
-    read_certificates(file).map_err(|problem| Usage(format!("{}: {problem}", file.display())))
+    read_certificates(file)
+        .map_err(|problem| ExplainUsage(format!("{}: {problem}", file.display())))
 }
 
 fn is_stdin(file: &Path) -> bool {
@@ -194,7 +196,7 @@ fn read(file: Option<&PathBuf>) -> anyhow::Result<Option<String>> {
     let Some(file) = file else { return Ok(None) };
     let text = if is_stdin(file) { read_stdin() } else { read_file(file) };
     // A usage error has its own exit code.
-    text.map(Some).map_err(|error| Usage(format!("{error:#}")).into())
+    text.map(Some).map_err(|error| ExplainUsage(format!("{error:#}")).into())
 }
 
 fn method(text: &str) -> Result<Method, String> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Finding, Inspector, Verdict};
+use super::{Finding, FindingVerdict, Inspector};
 use crate::base::clock::Now;
 use crate::config::{CertificateFiles, ClientCertificates, OcspSource};
 use crate::net::tls::crl::{self, RevocationLists};
@@ -39,7 +39,7 @@ pub(super) fn inspect(inspector: &mut Inspector<'_>) {
             {
                 let warn_before = config.certificates.warn_before;
                 let (part, finding) = pair(&subject, files, warn_before, inspector.now);
-                let is_good = finding.verdict != Verdict::Fail;
+                let is_good = finding.verdict != FindingVerdict::Fail;
                 inspector.add(&format!("{key}.{part}"), finding);
                 if is_good {
                     ocsp_answer(inspector, &key, files);

@@ -28,7 +28,7 @@ const MISSING_HINT: &str = "relative paths start at the configuration's folder";
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    pub verdict: Verdict,
+    pub verdict: FindingVerdict,
     pub subject: String,
     pub detail: String,
     pub hint: Option<String>,
@@ -40,7 +40,7 @@ pub struct Finding {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum FindingVerdict {
     Ok,
     Warn,
     Fail,
@@ -105,7 +105,7 @@ impl Finding {
     fn ok(subject: impl Into<String>, detail: impl Into<String>) -> Self {
         let (subject, detail) = (subject.into(), detail.into());
         Self {
-            verdict: Verdict::Ok,
+            verdict: FindingVerdict::Ok,
             subject,
             detail,
             hint: None,
@@ -115,11 +115,15 @@ impl Finding {
     }
 
     fn warn(subject: impl Into<String>, detail: impl Into<String>, hint: &str) -> Self {
-        Self { verdict: Verdict::Warn, hint: Some(hint.to_owned()), ..Self::ok(subject, detail) }
+        Self {
+            verdict: FindingVerdict::Warn,
+            hint: Some(hint.to_owned()),
+            ..Self::ok(subject, detail)
+        }
     }
 
     fn fail(subject: impl Into<String>, detail: impl Into<String>, hint: &str) -> Self {
-        Self { verdict: Verdict::Fail, ..Self::warn(subject, detail, hint) }
+        Self { verdict: FindingVerdict::Fail, ..Self::warn(subject, detail, hint) }
     }
 
     fn because(self, error: &io::Error) -> Self {
@@ -130,9 +134,9 @@ impl Finding {
     pub fn diagnostic(&self) -> Option<Diagnostic> {
         let message = format!("{}: {}", self.subject, self.detail);
         let diagnostic = match self.verdict {
-            Verdict::Ok => return None,
-            Verdict::Warn => Diagnostic::warning(message),
-            Verdict::Fail => Diagnostic::error(message),
+            FindingVerdict::Ok => return None,
+            FindingVerdict::Warn => Diagnostic::warning(message),
+            FindingVerdict::Fail => Diagnostic::error(message),
         };
         Some(Diagnostic {
             place: self.place.clone(),
@@ -143,7 +147,7 @@ impl Finding {
     }
 }
 
-impl Verdict {
+impl FindingVerdict {
     pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",

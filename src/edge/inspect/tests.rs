@@ -45,9 +45,9 @@ fn a_region_that_is_away_concerns_its_own_tickets_alone() {
         .map(|finding| (finding.verdict, finding.subject, finding.hint.unwrap()))
         .collect();
     let wanted = [
-        (Verdict::Warn, "store 127.0.0.1:1", "tickets are refused until the store answers"),
+        (FindingVerdict::Warn, "store 127.0.0.1:1", "tickets are refused until the store answers"),
         (
-            Verdict::Warn,
+            FindingVerdict::Warn,
             "store of region eu 127.0.0.1:1",
             "tickets of eu are refused until the store answers",
         ),
@@ -63,17 +63,17 @@ fn a_certificate_is_held_against_its_key_and_the_date() {
     let good = finding("good", 60, true);
     assert_eq!(
         (good.verdict, good.detail.as_str()),
-        (Verdict::Ok, "chat.example.com, valid for 60 more days, matches its key")
+        (FindingVerdict::Ok, "chat.example.com, valid for 60 more days, matches its key")
     );
-    assert_eq!(finding("soon", 5, true).verdict, Verdict::Warn);
+    assert_eq!(finding("soon", 5, true).verdict, FindingVerdict::Warn);
     let expired = finding("expired", -1, true);
     assert!(
-        expired.verdict == Verdict::Warn && expired.detail.contains("expired on"),
+        expired.verdict == FindingVerdict::Warn && expired.detail.contains("expired on"),
         "{expired:?}"
     );
     let other = finding("other", 60, false);
     assert!(
-        other.verdict == Verdict::Fail && other.detail.contains("does not belong to"),
+        other.verdict == FindingVerdict::Fail && other.detail.contains("does not belong to"),
         "{other:?}"
     );
 }
@@ -87,8 +87,8 @@ fn a_client_s_own_certificate_among_the_authorities_is_warned_about() {
     let mut pem = String::new();
     let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     for (is_ca, verdict, part) in [
-        (authority, Verdict::Ok, "one certificate"),
-        (rcgen::IsCa::ExplicitNoCa, Verdict::Warn, "1 of them without CA:TRUE"),
+        (authority, FindingVerdict::Ok, "one certificate"),
+        (rcgen::IsCa::ExplicitNoCa, FindingVerdict::Warn, "1 of them without CA:TRUE"),
     ] {
         let mut params = rcgen::CertificateParams::new(vec!["ada".to_owned()]).unwrap();
         params.is_ca = is_ca;

@@ -27,13 +27,13 @@ use crate::upstream::bodies::RequestBody;
 
 /// One of Usher's own endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
+pub enum OwnEndpoint {
     Tickets,
     Methods,
     SigningKeys,
 }
 
-impl Endpoint {
+impl OwnEndpoint {
     /// Returns the endpoint at this path. `None`: a route decides.
     pub fn at(path: &str, method: &Method, config: &Config, tickets: &Tickets) -> Option<Self> {
         if tickets.owns(path) {
@@ -162,11 +162,11 @@ mod tests {
     fn every_endpoint_is_in_the_api_reference() {
         let reference = include_str!("../../../docs/openapi.yaml");
         let defaults = include_str!("../../../config/reference.toml");
-        for endpoint in [Endpoint::Tickets, Endpoint::Methods, Endpoint::SigningKeys] {
+        for endpoint in [OwnEndpoint::Tickets, OwnEndpoint::Methods, OwnEndpoint::SigningKeys] {
             let (path, rest) = match endpoint {
-                Endpoint::Tickets => ("/websocket/ticket", "/{ticket}/validate"),
-                Endpoint::Methods => ("/websocket/config", ""),
-                Endpoint::SigningKeys => ("/.well-known/usher/jwks.json", ""),
+                OwnEndpoint::Tickets => ("/websocket/ticket", "/{ticket}/validate"),
+                OwnEndpoint::Methods => ("/websocket/config", ""),
+                OwnEndpoint::SigningKeys => ("/.well-known/usher/jwks.json", ""),
             };
             assert!(defaults.contains(&format!("path = \"{path}\"")), "{path}");
             for path in [path, &format!("{path}{rest}")] {

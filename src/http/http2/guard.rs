@@ -32,7 +32,7 @@ const MOST_LINGERED: usize = 256 * 1024;
 
 /// The reason why the guard has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(super) enum FrameStop {
     Excess(Excess),
     /// A head was not whole in time.
     HeadTimeout,
@@ -42,8 +42,8 @@ pub(super) enum Stop {
 
 /// The state of the guard, for the task that drives the connection.
 #[derive(Debug, Default)]
-pub(super) struct Signals {
-    stop: Mutex<Option<Stop>>,
+pub(super) struct FrameSignals {
+    stop: Mutex<Option<FrameStop>>,
     /// Streams that the library has reset, and that were not reported.
     malformed: AtomicUsize,
 }
@@ -61,14 +61,14 @@ pub(super) struct FrameGuard {
     writing: Stall,
     unsent: usize,
     streams: Arc<ServedStreams>,
-    signals: Arc<Signals>,
+    signals: Arc<FrameSignals>,
     has_stopped: bool,
     lingering: Option<Pin<Box<Sleep>>>,
     lingered: usize,
 }
 
-impl Signals {
-    pub(super) fn stop(&self) -> Option<Stop> {
+impl FrameSignals {
+    pub(super) fn stop(&self) -> Option<FrameStop> {
         *lock(&self.stop)
     }
 
@@ -100,11 +100,11 @@ impl FrameGuard {
         }
     }
 
-    pub(super) fn signals(&self) -> Arc<Signals> {
+    pub(super) fn signals(&self) -> Arc<FrameSignals> {
         Arc::clone(&self.signals)
     }
 
-    fn stop(&mut self, stop: Stop) {
+    fn stop(&mut self, stop: FrameStop) {
         self.has_stopped = true;
         self.buffer = BytesMut::new();
         self.approved = 0;
@@ -120,7 +120,7 @@ impl FrameGuard {
         let timeout = self.head_timeout;
         let timer = self.head.get_or_insert_with(|| Box::pin(sleep(timeout)));
         if timer.as_mut().poll(cx).is_ready() {
-            self.stop(Stop::HeadTimeout);
+            self.stop(FrameStop::HeadTimeout);
         }
     }
 
@@ -139,7 +139,7 @@ impl FrameGuard {
         let is_trusted = self.streams.sessions() > 0 && self.streams.has_granted();
         if polled.is_pending() && !is_trusted {
             ready!(self.writing.poll_elapsed(cx));
-            self.stop(Stop::Stalled);
+            self.stop(FrameStop::Stalled);
             let stalled = io::Error::new(io::ErrorKind::TimedOut, "the client has stalled");
             return Poll::Ready(Err(stalled));
         }
@@ -215,7 +215,7 @@ impl AsyncRead for FrameGuard {
             }
             match this.watch.advance(&this.buffer) {
                 Ok(count) => this.approved = count,
-                Err(excess) => this.stop(Stop::Excess(excess)),
+                Err(excess) => this.stop(FrameStop::Excess(excess)),
             }
         }
     }

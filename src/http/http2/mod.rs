@@ -21,7 +21,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use self::answer::send_answer;
-use self::guard::{FrameGuard, Signals, Stop};
+use self::guard::{FrameGuard, FrameSignals, FrameStop};
 use super::client_end::ClientEnd;
 use super::connection::ClientConnection;
 use super::events::{ConnectionSilent, Http2Failed, Http2Fault, Http2StreamMalformed};
@@ -130,7 +130,7 @@ fn builder(limits: &Limits) -> Builder {
 struct Driver {
     http: Connection<FrameGuard, Bytes>,
     streams: Arc<ServedStreams>,
-    signals: Arc<Signals>,
+    signals: Arc<FrameSignals>,
     limits: Arc<Limits>,
     connection: ClientConnection,
     worker: Worker,
@@ -220,7 +220,7 @@ impl Driver {
 
     fn report_failed(&self, error: &h2::Error) {
         let peer = self.connection.peer.ip();
-        if self.signals.stop() == Some(Stop::Stalled) {
+        if self.signals.stop() == Some(FrameStop::Stalled) {
             LimitReached { limit: Limit::StallTimeout, peer: Some(peer) }.emit();
         } else if !self.has_said_goodbye {
             let reason = match error.reason() {
@@ -271,13 +271,13 @@ impl Driver {
     }
 
     /// Ends the connection of a client that has gone over a limit.
-    fn say_goodbye(&mut self, stop: Stop) {
+    fn say_goodbye(&mut self, stop: FrameStop) {
         let limit = match stop {
-            Stop::Excess(Excess::Resets) => Some(Limit::Http2Resets),
-            Stop::Excess(Excess::ControlFrames) => Some(Limit::Http2ControlFrames),
-            Stop::Excess(Excess::Head) => Some(Limit::HeadBytes),
-            Stop::Stalled => Some(Limit::StallTimeout),
-            Stop::HeadTimeout => None,
+            FrameStop::Excess(Excess::Resets) => Some(Limit::Http2Resets),
+            FrameStop::Excess(Excess::ControlFrames) => Some(Limit::Http2ControlFrames),
+            FrameStop::Excess(Excess::Head) => Some(Limit::HeadBytes),
+            FrameStop::Stalled => Some(Limit::StallTimeout),
+            FrameStop::HeadTimeout => None,
         };
         let peer = self.connection.peer.ip();
         match limit {
@@ -335,12 +335,12 @@ impl Driver {
 
 /// A stream of plain HTTP, with its places: its answer and its body hold them.
 #[derive(Debug)]
-struct Tenant {
+struct PlainStream {
     connection: ClientConnection,
     lease: StreamLease,
 }
 
-impl Uploader for Tenant {
+impl Uploader for PlainStream {
     fn is_stranger(&self) -> bool {
         self.connection.standing.is_stranger()
     }
@@ -372,8 +372,8 @@ async fn serve_stream(
             Box::pin(upgrade::run(end, head, connection, worker)).await;
         }
         Ok(StreamHead { parts, .. }) => {
-            let tenant = Arc::new(Tenant { connection, lease });
-            let uploader = Arc::<Tenant>::clone(&tenant);
+            let tenant = Arc::new(PlainStream { connection, lease });
+            let uploader = Arc::<PlainStream>::clone(&tenant);
             let body = Http2Body::new(receive, worker.edge.limits.stall_timeout, uploader);
             let request = http::Request::from_parts(parts, RequestBody::of_stream(body));
             Box::pin(serve_plain(request, respond, &tenant, worker, to_head)).await;
@@ -393,11 +393,11 @@ async fn serve_stream(
 async fn serve_plain(
     mut request: http::Request<RequestBody>,
     mut respond: SendResponse<Bytes>,
-    tenant: &Tenant,
+    tenant: &PlainStream,
     worker: Worker,
     to_head: bool,
 ) {
-    let Tenant { connection, lease } = tenant;
+    let PlainStream { connection, lease } = tenant;
     if expects_continue(request.headers()) {
         let mut interim = http::Response::new(());
         *interim.status_mut() = http::StatusCode::CONTINUE;

@@ -19,11 +19,11 @@ fn proxied(source: &str, destination: &str) -> ProxyHeader {
 /// Reads bytes that are exactly one header.
 fn whole(bytes: &[u8]) -> Result<ProxyHeader, ProxyFault> {
     match read(bytes)? {
-        Progress::Whole { header, length } => {
+        HeaderProgress::Whole { header, length } => {
             assert_eq!(length, bytes.len());
             Ok(header)
         }
-        Progress::Needs(missing) => panic!("{missing} bytes are missing behind {bytes:?}"),
+        HeaderProgress::Needs(missing) => panic!("{missing} bytes are missing behind {bytes:?}"),
     }
 }
 
@@ -46,7 +46,9 @@ fn with_tlvs(tlvs: &[Vec<u8>]) -> Vec<u8> {
 #[test]
 fn the_line_of_the_specification_is_read() {
     let request = format!("{EXAMPLE}GET / HTTP/1.1\r\nHost: 192.168.0.11\r\n\r\n");
-    let Progress::Whole { header, length } = read(request.as_bytes()).unwrap() else { panic!() };
+    let HeaderProgress::Whole { header, length } = read(request.as_bytes()).unwrap() else {
+        panic!()
+    };
     assert_eq!((header, length), (proxied("192.168.0.1:56324", "192.168.0.11:443"), 47));
 }
 
@@ -228,7 +230,7 @@ fn a_header_that_arrives_in_pieces_is_asked_for_and_never_more_than_it() {
     let checked = with_tlvs(&[tlv(0x02, b"chat.example.com")]);
     for header in [EXAMPLE.as_bytes(), b"PROXY UNKNOWN\r\n", &v2(0x20, 0, &[]), &checked] {
         for have in 0..header.len() {
-            let Progress::Needs(missing) = read(header.split_at(have).0).unwrap() else {
+            let HeaderProgress::Needs(missing) = read(header.split_at(have).0).unwrap() else {
                 panic!("whole after {have} of {} bytes", header.len())
             };
             assert!(missing > 0 && have + missing <= header.len(), "{missing} at {have}");

@@ -68,7 +68,7 @@ fn open_with(reauth: &str, seconds: u64, inflated_bytes: Option<u64>) -> Session
         issuers.verify(&token(&config, now.wall, "ada", seconds).as_str().into(), now).unwrap();
     let route = Arc::clone(&config.routes[0]);
     let grant = Grant::for_test(Arc::clone(&route), Some(principal), Method::Header);
-    let rules = Rules {
+    let rules = SessionRules {
         keepalive: Arc::new(Keepalive {
             ping: Duration::from_secs(86_400 * 9),
             idle_timeout: Duration::from_secs(86_400 * 10),
@@ -148,7 +148,7 @@ fn open_behind_login(
             inflated_bytes: None,
         },
     };
-    let rules = Rules {
+    let rules = SessionRules {
         keepalive: Arc::new(Keepalive {
             ping: Duration::from_secs(25),
             idle_timeout: Duration::from_secs(75),

@@ -150,19 +150,19 @@ fn the_last_resort_returns_a_server_and_never_lengthens_its_pause() {
 fn a_server_that_returns_starts_slowly() {
     let at = now();
     let mut health = ejected(at);
-    assert_eq!(health.standing(at, &RULES), Standing::Ejected);
+    assert_eq!(health.standing(at, &RULES), ServerAvailability::Ejected);
     health.note(Good, DialPurpose::LastResort, at, &RULES);
     for (seconds, standing) in [
-        (0, Standing::Slow(0.1)),
-        (5, Standing::Slow(0.5)),
-        (10, Standing::Serving),
-        (11, Standing::Serving),
+        (0, ServerAvailability::Slow(0.1)),
+        (5, ServerAvailability::Slow(0.5)),
+        (10, ServerAvailability::Serving),
+        (11, ServerAvailability::Serving),
     ] {
         assert_eq!(health.standing(at + Duration::from_secs(seconds), &RULES), standing);
     }
     let at_once = HealthRules { slow_start: Duration::ZERO, ..RULES };
-    assert_eq!(health.standing(at, &at_once), Standing::Serving);
-    assert_eq!(Health::new(None).standing(at, &RULES), Standing::Serving);
+    assert_eq!(health.standing(at, &at_once), ServerAvailability::Serving);
+    assert_eq!(Health::new(None).standing(at, &RULES), ServerAvailability::Serving);
     assert_eq!(Health::new(Some(at)).state(at, &RULES), ServerState::SlowStart);
 }
 

@@ -124,7 +124,7 @@ impl<'a> Admission<'a> {
                 &grant,
                 request.address(),
                 self.legacy_uses,
-                request.shown_at.wall,
+                request.credential_at.wall,
             );
             witness.check(AdmissionStage::Migration, outcome)?;
         }

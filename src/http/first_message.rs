@@ -122,8 +122,8 @@ async fn accept(
     let by_ticket = matches!(proof, Proof::Ticket(_));
     let admission = Admission::of(edge);
     admission.cast_shadow(request, matched, Actual::Open);
-    request.shown_at = Now::read();
-    request.deadline = request.shown_at.mono + edge.limits.handshake_timeout;
+    request.credential_at = Now::read();
+    request.deadline = request.credential_at.mono + edge.limits.handshake_timeout;
     let verdict = {
         let credential = Some(Credential::message(proof));
         let mut unwatched = UnwatchedAdmission;

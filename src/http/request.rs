@@ -39,7 +39,7 @@ pub struct Request {
     pub request_id: RequestId,
     pub started: Now,
     /// When the credential arrived: with the head, or in the first message.
-    pub shown_at: Now,
+    pub credential_at: Now,
     /// The deadline for the verification of the credential.
     pub deadline: Instant,
 
@@ -83,7 +83,7 @@ impl Request {
             authority,
             forwarding,
             started,
-            shown_at: started,
+            credential_at: started,
             deadline: started.mono + limits.handshake_timeout,
             route: None,
             method: None,
@@ -126,7 +126,7 @@ impl Request {
             request_id: self.request_id.as_str(),
             origin: self.origin.as_deref(),
             peer: self.address(),
-            now: self.shown_at,
+            now: self.credential_at,
         }
     }
 

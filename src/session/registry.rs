@@ -143,7 +143,7 @@ impl Registry {
         {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
-        self.tell(|| SessionChange::Began(CountedSession::of(&handle)));
+        self.notify_follower(|| SessionChange::Began(CountedSession::of(&handle)));
         SessionGuard { registry: Arc::clone(self), handle }
     }
 
@@ -152,7 +152,7 @@ impl Registry {
         *lock(&self.follower) = follower;
     }
 
-    fn tell(&self, change: impl FnOnce() -> SessionChange) {
+    fn notify_follower(&self, change: impl FnOnce() -> SessionChange) {
         if let Some(follower) = &*lock(&self.follower) {
             // If the other process has gone, no process counts.
             let _ = follower.send(change());
@@ -464,7 +464,7 @@ impl Drop for SessionGuard {
         {
             self.registry.count.fetch_sub(1, Ordering::Relaxed);
         }
-        self.registry.tell(|| SessionChange::Ended(self.handle.id));
+        self.registry.notify_follower(|| SessionChange::Ended(self.handle.id));
     }
 }
 

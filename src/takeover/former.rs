@@ -56,7 +56,7 @@ impl FormerSessions {
         let user_place = places.map(|(places, user)| places.hold(user, id, origin));
         let route = Arc::from(session.route.as_str());
         let counted_place = edge.session_counts.hold(session.address, &route);
-        self.tell(|| SessionChange::Began(session.clone()));
+        self.notify_follower(|| SessionChange::Began(session.clone()));
         let origin = origin.clone();
         let former = FormerSession { session, origin, _counted: counted_place, _user: user_place };
         held.insert(id, former);
@@ -66,7 +66,7 @@ impl FormerSessions {
         // Its places are given back after the lock.
         let former = lock(&self.held).remove(&id);
         if former.is_some() {
-            self.tell(|| SessionChange::Ended(id));
+            self.notify_follower(|| SessionChange::Ended(id));
         }
     }
 
@@ -74,7 +74,7 @@ impl FormerSessions {
     pub fn clear(&self) {
         let former = std::mem::take(&mut *lock(&self.held));
         for id in former.keys() {
-            self.tell(|| SessionChange::Ended(*id));
+            self.notify_follower(|| SessionChange::Ended(*id));
         }
     }
 
@@ -111,7 +111,7 @@ impl FormerSessions {
         *lock(&self.follower) = None;
     }
 
-    fn tell(&self, change: impl FnOnce() -> SessionChange) {
+    fn notify_follower(&self, change: impl FnOnce() -> SessionChange) {
         if let Some(follower) = &*lock(&self.follower) {
             // If the other process has gone, no process counts.
             let _ = follower.send(change());

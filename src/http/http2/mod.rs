@@ -89,7 +89,7 @@ pub async fn serve(stream: Stream, connection: ClientConnection, worker: Worker)
         idle_limit: Limit::HeadTimeout,
         is_leaving: false,
         left_at: None,
-        has_said_goodbye: false,
+        has_sent_goodbye: false,
         farewell: None,
         has_wide_window: false,
     };
@@ -142,7 +142,7 @@ struct Driver {
     is_leaving: bool,
     left_at: Option<Instant>,
     /// The client was told that the connection ends now.
-    has_said_goodbye: bool,
+    has_sent_goodbye: bool,
     /// Runs once nothing but the client's own goodbye is waited for.
     farewell: Option<Pin<Box<Sleep>>>,
     has_wide_window: bool,
@@ -153,9 +153,9 @@ impl Driver {
         self.streams.register(cx.waker());
         loop {
             if let Some(stop) = self.signals.stop()
-                && !self.has_said_goodbye
+                && !self.has_sent_goodbye
             {
-                self.say_goodbye(stop);
+                self.send_goodbye(stop);
             }
             if self.streams.has_granted() && !self.has_wide_window {
                 self.has_wide_window = true;
@@ -169,7 +169,7 @@ impl Driver {
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
-            if self.signals.stop().is_some() && !self.has_said_goodbye {
+            if self.signals.stop().is_some() && !self.has_sent_goodbye {
                 continue;
             }
             if let Some(farewell) = &mut self.farewell
@@ -177,10 +177,10 @@ impl Driver {
             {
                 return Poll::Ready(());
             }
-            let before = (self.is_leaving, self.has_said_goodbye);
+            let before = (self.is_leaving, self.has_sent_goodbye);
             if self.streams.live() > 0 {
                 self.idle = None;
-                self.farewell = self.farewell.take().filter(|_| self.has_said_goodbye);
+                self.farewell = self.farewell.take().filter(|_| self.has_sent_goodbye);
             } else if self.poll_rest(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -189,7 +189,7 @@ impl Driver {
             if asks_in_vain || self.streams.has_had_last() {
                 self.leave();
             }
-            if before == (self.is_leaving, self.has_said_goodbye) {
+            if before == (self.is_leaving, self.has_sent_goodbye) {
                 return Poll::Pending;
             }
         }
@@ -222,7 +222,7 @@ impl Driver {
         let peer = self.connection.peer.ip();
         if self.signals.stop() == Some(FrameStop::Stalled) {
             LimitReached { limit: Limit::StallTimeout, peer: Some(peer) }.emit();
-        } else if !self.has_said_goodbye {
+        } else if !self.has_sent_goodbye {
             let reason = match error.reason() {
                 Some(Reason::ENHANCE_YOUR_CALM) => Http2Fault::Flood,
                 _ if error.is_io() => Http2Fault::Gone,
@@ -256,7 +256,7 @@ impl Driver {
     /// Ends the connection, and all its streams.
     fn end(&mut self, reason: Reason) {
         self.is_leaving = true;
-        self.has_said_goodbye = true;
+        self.has_sent_goodbye = true;
         self.farewell = Some(Box::pin(sleep(FAREWELL)));
         self.http.abrupt_shutdown(reason);
     }
@@ -271,7 +271,7 @@ impl Driver {
     }
 
     /// Ends the connection of a client that has gone over a limit.
-    fn say_goodbye(&mut self, stop: FrameStop) {
+    fn send_goodbye(&mut self, stop: FrameStop) {
         let limit = match stop {
             FrameStop::Excess(Excess::Resets) => Some(Limit::Http2Resets),
             FrameStop::Excess(Excess::ControlFrames) => Some(Limit::Http2ControlFrames),
@@ -323,7 +323,7 @@ impl Driver {
         let turned_away = self.streams.turn_away();
         if turned_away > self.limits.http2_streams
             && self.streams.sessions() == 0
-            && !self.has_said_goodbye
+            && !self.has_sent_goodbye
         {
             let peer = self.connection.peer.ip();
             let detail = "too many streams in vain";

@@ -61,7 +61,7 @@ pub struct TlsStream {
     /// Records without data since the last one with data.
     idle_records: u8,
     reading: Reading,
-    said_goodbye: bool,
+    sent_close_notify: bool,
 }
 
 struct Secrets(KernelConnection<ServerConnectionData>);
@@ -110,7 +110,7 @@ impl TlsStream {
             owes_no_renegotiation: false,
             idle_records: 0,
             reading: Reading::Open,
-            said_goodbye: false,
+            sent_close_notify: false,
         };
         // Whole records are opened now: the socket may bring no more bytes that would cause it.
         stream.take_bytes(
@@ -134,19 +134,19 @@ impl TlsStream {
     fn fail(&mut self, error: RecordError, cx: &mut Context<'_>) {
         self.reading = Reading::Failed(error);
         if let Some(alert) = error.alert()
-            && !self.said_goodbye
+            && !self.sent_close_notify
             && self.queue_alert_record(FATAL, alert).is_ok()
         {
             let _ = self.poll_drain(cx);
         }
         // RFC 8446 section 6.2: after a fatal alert, neither side sends more.
-        self.said_goodbye = true;
+        self.sent_close_notify = true;
     }
 
     /// Queues an alert as the last record.
     fn queue_alert_record(&mut self, level: u8, alert: u8) -> Result<(), RecordError> {
         self.queue_alert(level, alert)?;
-        self.said_goodbye = true;
+        self.sent_close_notify = true;
         Ok(())
     }
 
@@ -160,7 +160,7 @@ impl TlsStream {
     /// Refuses another handshake. RFC 5246 section 7.2.2: "no_renegotiation" is a warning, and the
     /// connection goes on.
     fn refuse_renegotiation(&mut self, cx: &mut Context<'_>) -> Result<(), RecordError> {
-        if std::mem::take(&mut self.owes_no_renegotiation) && !self.said_goodbye {
+        if std::mem::take(&mut self.owes_no_renegotiation) && !self.sent_close_notify {
             self.queue_alert(WARNING, NO_RENEGOTIATION)?;
             let _ = self.poll_drain(cx);
         }
@@ -282,7 +282,7 @@ impl AsyncWrite for TlsStream {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.said_goodbye {
+        if this.sent_close_notify {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if this.is_blocked || this.outgoing.len() > MOST_CARRIED {
@@ -311,7 +311,7 @@ impl AsyncWrite for TlsStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.said_goodbye {
+        if !this.sent_close_notify {
             this.queue_alert_record(WARNING, CLOSE_NOTIFY)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }

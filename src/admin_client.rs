@@ -10,12 +10,16 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::Value;
 
-use crate::base::input::read_file;
-use crate::config::{Admin, AdminAddress};
+use crate::base::input::{read_file, whole_path};
+use crate::base::text::printable;
+use crate::config::{Admin, AdminAddress, Config};
+use crate::edge::inspect::OtherUsher;
 use crate::exit::Exit;
 use crate::model::secret::Secret;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The limit for a question about an address that another program may have.
+const SHORT_PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_ANSWER: u64 = 16 << 20;
 
 /// The address and the token of the admin listener. They come from the configuration, or from these
@@ -40,6 +44,17 @@ pub struct AdminArguments {
 pub struct AdminClient {
     address: AdminAddress,
     token: Option<Secret>,
+    patience: Duration,
+}
+
+/// The Usher that answers at the admin address of a configuration.
+#[derive(Debug)]
+pub struct RunningUsher {
+    /// The addresses that it has bound, with that of its admin listener.
+    pub addresses: Vec<SocketAddr>,
+    /// `None`: it runs without a file.
+    config: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
 }
 
 /// An answer of the admin listener.
@@ -92,18 +107,19 @@ impl AdminArguments {
             (None, None) => None,
         };
         let token = token.map(|token| Secret::from(token.trim_end_matches(['\r', '\n'])));
-        Ok(AdminClient { address, token })
+        Ok(AdminClient { address, token, patience: PATIENCE })
     }
 }
 
 impl AdminClient {
     pub fn of(admin: &Admin) -> Self {
-        Self { address: admin.address.clone(), token: admin.token.clone() }
+        let (address, token) = (admin.address.clone(), admin.token.clone());
+        Self { address, token, patience: PATIENCE }
     }
 
     /// Returns a client for an admin listener without a token.
     pub fn at(address: SocketAddr) -> Self {
-        Self { address: AdminAddress::Tcp(address), token: None }
+        Self { address: AdminAddress::Tcp(address), token: None, patience: PATIENCE }
     }
 
     pub fn get(&self, target: &str) -> anyhow::Result<AdminAnswer> {
@@ -167,18 +183,60 @@ impl AdminClient {
     fn exchange(&self, request: &str) -> std::io::Result<Vec<u8>> {
         match &self.address {
             AdminAddress::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, PATIENCE)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
+                let stream = TcpStream::connect_timeout(address, self.patience)?;
+                stream.set_read_timeout(Some(self.patience))?;
+                stream.set_write_timeout(Some(self.patience))?;
                 exchange(stream, request)
             }
             AdminAddress::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(self.patience))?;
+                stream.set_write_timeout(Some(self.patience))?;
                 exchange(stream, request)
             }
         }
+    }
+}
+
+impl RunningUsher {
+    /// Asks the admin address of this configuration. `None`: no Usher answers there.
+    pub fn at_admin_of(config: &Config) -> Option<Self> {
+        let admin = config.admin.as_ref()?;
+        let client = AdminClient { patience: SHORT_PATIENCE, ..AdminClient::of(admin) };
+        let answer = client.get("/status").ok().filter(|answer| answer.exit() == Exit::Ok)?;
+        let text = |name: &str| answer.body.get(name).and_then(Value::as_str);
+        let listeners = answer.body.get("listeners")?.as_array()?;
+        let addresses = listeners.iter().filter_map(|one| one.as_str()?.parse().ok());
+        Some(Self {
+            addresses: addresses.chain(admin.address.tcp()).collect(),
+            config: text("config").map(PathBuf::from),
+            state_dir: text("state_dir").map(PathBuf::from),
+        })
+    }
+
+    /// Returns true if this is the process of the configuration: it runs with the same file, or
+    /// with the same state directory.
+    pub fn is_of(&self, config: &Config) -> bool {
+        let same = |theirs: &Option<PathBuf>, own: Option<&PathBuf>| match (theirs, own) {
+            // Earlier versions answer with a path as on their command line.
+            (Some(theirs), Some(own)) => {
+                let resolved = |path: &Path| path.canonicalize().ok();
+                theirs.is_relative()
+                    || *theirs == whole_path(own)
+                    || resolved(theirs).is_some_and(|theirs| resolved(own) == Some(theirs))
+            }
+            _ => false,
+        };
+        same(&self.config, config.source.as_ref()) || same(&self.state_dir, Some(&config.state_dir))
+    }
+
+    /// Returns this Usher if it is that of another configuration.
+    pub fn other_than(&self, config: &Config) -> Option<OtherUsher> {
+        let shown = || self.config.as_ref().map(|path| printable(&path.display().to_string()));
+        (!self.is_of(config)).then(|| OtherUsher {
+            config: shown().unwrap_or_else(|| "no file".to_owned()),
+            addresses: self.addresses.clone(),
+        })
     }
 }
 

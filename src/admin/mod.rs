@@ -85,6 +85,7 @@ pub struct ConfigSummary {
     pub routes: Vec<String>,
     pub upstreams: Vec<String>,
     pub config: Option<String>,
+    pub state_dir: String,
     pub node: String,
 }
 

@@ -163,6 +163,7 @@ impl Admin {
                 "upstreams": self.summary.upstreams,
                 "config": self.summary.config,
                 "warnings": self.warnings(),
+                "state_dir": self.summary.state_dir,
             }),
         )
     }

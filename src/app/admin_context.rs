@@ -8,6 +8,7 @@ use crate::admin::{
     RolloutFigures, ShareFigures, StoreFigures,
 };
 use crate::base::clock::Now;
+use crate::base::input::whole_path;
 use crate::config::{LoginRules, Rollout, Route};
 use crate::edge::reload::Orders;
 use crate::edge::{Current, Edge};
@@ -63,7 +64,8 @@ impl AdminContext {
                     .iter()
                     .map(|upstream| upstream.name.to_string())
                     .collect(),
-                config: config.source.as_ref().map(|source| source.display().to_string()),
+                config: config.source.as_ref().map(|path| whole_path(path).display().to_string()),
+                state_dir: whole_path(&config.state_dir).display().to_string(),
             },
             orders: self.orders.clone(),
             figures: Box::new(move || figures(&edge)),

@@ -1,12 +1,18 @@
 //! Reads the input of a command, a secret or a token: from a file, or from standard input.
+//! Completes the paths of files.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 /// The longest input, in bytes.
 const MAX_INPUT: u64 = 64 * 1024;
+
+/// Returns the path from the root of the file system, for a reader in another folder.
+pub fn whole_path(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
 
 pub fn read_file(path: &Path) -> anyhow::Result<String> {
     let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;

@@ -5,13 +5,13 @@
     reason = "a command's product is what it prints"
 )]
 
-use std::net::SocketAddr;
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::admin_client::AdminClient;
+use crate::admin_client::RunningUsher;
 use crate::config::Config;
 use crate::config::diagnostic::Diagnostic;
 use crate::edge::inspect::{Finding, FindingVerdict, reach};
@@ -52,11 +52,19 @@ enum Format {
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let path = crate::admin_client::find_config(arguments.file.or(arguments.config))?;
     let is_json = arguments.json || matches!(arguments.format, Format::Json);
+    // A port that the running Usher uses counts as free, because the next Usher gets it.
+    let found = OnceCell::new();
+    let running =
+        |config: &Config| found.get_or_init(|| RunningUsher::at_admin_of(config)).as_ref();
     let terms = JudgeOptions {
         allow_bypass: arguments.allow_bypass,
         takeover: None,
         looks_around: !arguments.offline,
-        held: &held,
+        held: &|config| {
+            let own = running(config).filter(|running| running.is_of(config));
+            own.map(|own| own.addresses.clone()).unwrap_or_default()
+        },
+        find_other: &|config| running(config)?.other_than(config),
     };
     let Judgement { outcome, mut findings } = judge(&path, &terms);
     let (mut warnings, errors) = match outcome {
@@ -102,17 +110,4 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Some(errors) => Err(errors.into()),
         None => Ok(exit.into()),
     }
-}
-
-/// Asks the admin listener of this configuration for the addresses of a running Usher. A port that
-/// it uses counts as free, because the next Usher gets it.
-fn held(config: &Config) -> Vec<SocketAddr> {
-    let Some(admin) = &config.admin else { return Vec::new() };
-    let Ok(answer) = AdminClient::of(admin).get("/status") else { return Vec::new() };
-    let listeners = answer.body.get("listeners").and_then(serde_json::Value::as_array);
-    let Some(listeners) = listeners.filter(|_| answer.exit() == Exit::Ok) else {
-        return Vec::new();
-    };
-    let addresses = listeners.iter().filter_map(|one| one.as_str()?.parse().ok());
-    addresses.chain(admin.address.tcp()).collect()
 }

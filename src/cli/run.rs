@@ -3,10 +3,10 @@
 
 use std::cell::OnceCell;
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::admin_client::RunningUsher;
 use crate::app::{App, BuildError, Reloading, RunError};
 use crate::base::signal::RotationSignal;
 use crate::cli;
@@ -49,7 +49,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         let theirs = predecessor.as_ref().ok().and_then(Option::as_ref);
         [passed.addresses(), theirs.map(Predecessor::addresses).unwrap_or_default()].concat()
     };
-    let loaded = load(&path, allow_bypass, takeover.as_deref(), &held);
+    let find_other = |config: &Config| RunningUsher::at_admin_of(config)?.other_than(config);
+    let options = JudgeOptions {
+        allow_bypass,
+        takeover: takeover.as_deref(),
+        looks_around: true,
+        held: &held,
+        find_other: &find_other,
+    };
+    let loaded = load(&path, &options);
     let predecessor = found.into_inner().unwrap_or(Ok(None)).map_err(BuildError::Takeover)?;
     let loaded = loaded?;
     let warnings = loaded.warnings;
@@ -63,7 +71,15 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     warnings.iter().for_each(|warning| ConfigWarning(warning).emit());
     let reloading = Reloading {
         load: Some(Box::new(move |bound| {
-            load(&path, allow_bypass, takeover.as_deref(), &|_| bound.to_vec())
+            let options = JudgeOptions {
+                allow_bypass,
+                takeover: takeover.as_deref(),
+                looks_around: true,
+                held: &|_| bound.to_vec(),
+                // This process has the admin address, and cannot answer itself meanwhile.
+                find_other: &|_| None,
+            };
+            load(&path, &options)
         })),
         watch: arguments.watch,
     };
@@ -84,16 +100,9 @@ fn banner(routes: &[&str]) -> String {
     }
 }
 
-/// Checks the file, at the start and at each reload. `held` returns the addresses of this process,
-/// or those that it will take over.
-fn load(
-    path: &Path,
-    allow_bypass: bool,
-    takeover: Option<&Path>,
-    held: &dyn Fn(&Config) -> Vec<SocketAddr>,
-) -> Result<Loaded, Diagnostics> {
-    let terms = JudgeOptions { allow_bypass, takeover, looks_around: true, held };
-    let mut loaded = judge(path, &terms).outcome?;
+/// Checks the file, at the start and at each reload.
+fn load(path: &Path, options: &JudgeOptions<'_>) -> Result<Loaded, Diagnostics> {
+    let mut loaded = judge(path, options).outcome?;
     if let Some(format) = cli::log_format() {
         loaded.config.log.format = format;
     }

@@ -24,8 +24,23 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
+/// A file with mistakes.
+#[derive(Debug)]
+pub struct BrokenFile {
+    pub errors: Diagnostics,
+    /// The parts without mistakes, to check what they name. A wrong value has its default, and a
+    /// list of tables is empty if one of them could not be read. `None`: no part is clear.
+    pub parts: Option<Box<Config>>,
+}
+
 pub fn load(path: &Path) -> Result<Loaded, Diagnostics> {
-    parse(&read(path)?, Some(path), &|name| std::env::var(name).ok())
+    load_parts(path).map_err(|broken| broken.errors)
+}
+
+/// Does the same as [`load`], and keeps the readable parts of a file with mistakes.
+pub fn load_parts(path: &Path) -> Result<Loaded, BrokenFile> {
+    let text = read(path).map_err(|errors| BrokenFile { errors, parts: None })?;
+    parse_parts(&text, Some(path), &|name| std::env::var(name).ok())
 }
 
 fn read(path: &Path) -> Result<String, Diagnostics> {
@@ -80,6 +95,14 @@ pub fn parse(
     source: Option<&Path>,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded, Diagnostics> {
+    parse_parts(text, source, env).map_err(|broken| broken.errors)
+}
+
+pub(super) fn parse_parts(
+    text: &str,
+    source: Option<&Path>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, BrokenFile> {
     let reader = Reader::new(text, source, env);
     let (table, syntax) = DeTable::parse_recoverable(text);
     reader.report_syntax(&syntax);
@@ -99,10 +122,17 @@ pub fn parse(
     match config {
         Some(config) if errors.is_empty() => Ok(Loaded { config, warnings }),
         _ if errors.is_empty() => {
-            Err(Diagnostics(vec![Diagnostic::error("the configuration is incomplete")]))
+            let error = Diagnostic::error("the configuration is incomplete");
+            Err(BrokenFile { errors: Diagnostics(vec![error]), parts: None })
         }
-        _ => Err(Diagnostics(errors)),
+        parts => Err(BrokenFile { errors: Diagnostics(errors), parts: parts.map(Box::new) }),
     }
+}
+
+/// Returns the tables of a list if all could be read: a finding about one of them has its place by
+/// the position in the list.
+fn whole<T>(read: Vec<T>, sections: &[Section<'_, '_>]) -> Vec<T> {
+    if read.len() == sections.len() { read } else { Vec::new() }
 }
 
 fn config<'r>(
@@ -223,15 +253,15 @@ fn config<'r>(
         threads: top.thread_count(),
         state_dir: top.state_dir,
         takeover: top.takeover,
-        listeners,
+        listeners: whole(listeners, &listener_sections),
         acme,
-        issuers,
-        verifiers,
+        issuers: whole(issuers, &file.sections("issuer")),
+        verifiers: whole(verifiers, &file.sections("verifier")),
         store,
         regions,
         tickets,
-        upstreams,
-        routes,
+        upstreams: whole(upstreams, &file.sections("upstream")),
+        routes: whole(routes, &route_sections),
         context,
         mtls,
         keepalive,

@@ -426,7 +426,7 @@ impl std::fmt::Display for Server {
 }
 
 pub use admin::{Admin, AdminAddress, LoginRules};
-pub use load::{Loaded, load, load_admin, load_audit, parse};
+pub use load::{BrokenFile, Loaded, load, load_admin, load_audit, load_parts, parse};
 
 /// Returns a config with one issuer, one upstream and one route, to which `route` adds lines.
 #[cfg(test)]

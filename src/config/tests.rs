@@ -117,6 +117,21 @@ fn every_mistake_is_told_at_once() {
 }
 
 #[test]
+fn the_readable_parts_of_a_broken_file_are_kept() {
+    let broken = load::parse_parts(MINIMAL, None, &|_| None).unwrap_err();
+    assert!(broken.errors.to_string().contains("USHER_JWT_SECRET"));
+    let parts = broken.parts.unwrap();
+    assert_eq!((parts.listeners.len(), parts.issuers.len()), (1, 0));
+    // A list is kept whole or not at all: findings count its tables.
+    let second =
+        "[[listener]]\naddress = \":1\"\n[[listener]]\naddress = \"127.0.0.1:0\"\nplain = true";
+    let text = MINIMAL.replacen("[[issuer]]", &format!("{second}\n[[issuer]]"), 1);
+    let parts = load::parse_parts(&text, None, &|_| Some("0123456789abcdef".repeat(4)));
+    assert_eq!(parts.unwrap_err().parts.unwrap().listeners.len(), 0);
+    assert!(load::parse_parts("threads =", None, &|_| None).unwrap_err().parts.is_none());
+}
+
+#[test]
 fn who_steers_needs_the_admin_table_alone() {
     let admin = |text: &str| {
         load_admin_from(text)

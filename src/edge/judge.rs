@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::inspect::{self, Finding, FindingVerdict};
+use super::inspect::{self, Finding, FindingVerdict, Holders, OtherUsher};
 use crate::base::clock::Now;
-use crate::config::diagnostic::Diagnostics;
-use crate::config::{Config, Loaded, load};
+use crate::config::diagnostic::{Diagnostics, Fault};
+use crate::config::{BrokenFile, Config, Loaded, load_parts};
 
 pub struct JudgeOptions<'a> {
     /// `--allow-bypass` is on the command line.
@@ -17,6 +17,8 @@ pub struct JudgeOptions<'a> {
     pub looks_around: bool,
     /// Returns the addresses that a running Usher has bound for this configuration.
     pub held: &'a dyn Fn(&Config) -> Vec<SocketAddr>,
+    /// Returns the running Usher of another configuration that has this one's admin address.
+    pub find_other: &'a dyn Fn(&Config) -> Option<OtherUsher>,
 }
 
 /// The verdict, and a finding for each thing that was checked.
@@ -26,9 +28,9 @@ pub struct Judgement {
 }
 
 pub fn judge(path: &Path, terms: &JudgeOptions<'_>) -> Judgement {
-    let mut loaded = match load(path) {
+    let mut loaded = match load_parts(path) {
         Ok(loaded) => loaded,
-        Err(diagnostics) => return Judgement { outcome: Err(diagnostics), findings: Vec::new() },
+        Err(broken) => return judge_parts(broken, terms),
     };
     if let Some(path) = terms.takeover {
         loaded.config.takeover = Some(path.to_owned());
@@ -39,11 +41,7 @@ pub fn judge(path: &Path, terms: &JudgeOptions<'_>) -> Judgement {
         .err()
         .map(|found| found.0)
         .unwrap_or_default();
-    let findings = if terms.looks_around {
-        inspect::inspect(&loaded.config, Now::read(), &(terms.held)(&loaded.config))
-    } else {
-        Vec::new()
-    };
+    let findings = if terms.looks_around { look_around(&loaded.config, terms) } else { Vec::new() };
     for finding in &findings {
         match finding.verdict {
             FindingVerdict::Ok => {}
@@ -53,4 +51,29 @@ pub fn judge(path: &Path, terms: &JudgeOptions<'_>) -> Judgement {
     }
     let outcome = if errors.is_empty() { Ok(loaded) } else { Err(Diagnostics(errors)) };
     Judgement { outcome, findings }
+}
+
+/// Adds the mistakes in the files and folders that the readable parts of a file name, so that one
+/// check reports all. Addresses are left out: a running Usher may have them, which only the whole
+/// file tells.
+fn judge_parts(broken: BrokenFile, terms: &JudgeOptions<'_>) -> Judgement {
+    let BrokenFile { errors: Diagnostics(mut errors), parts } = broken;
+    let mut findings = match parts {
+        Some(config) if terms.looks_around => {
+            let nobody = Holders { own: &[], find_other: &|| None };
+            inspect::inspect(&config, Now::read(), &nobody)
+        }
+        _ => Vec::new(),
+    };
+    findings
+        .retain(|finding| finding.verdict != FindingVerdict::Warn && finding.fault != Fault::Unavailable);
+    let failed = findings.iter().filter(|finding| finding.verdict == FindingVerdict::Fail);
+    errors.extend(failed.filter_map(Finding::diagnostic));
+    Judgement { outcome: Err(Diagnostics(errors)), findings }
+}
+
+fn look_around(config: &Config, terms: &JudgeOptions<'_>) -> Vec<Finding> {
+    let own = (terms.held)(config);
+    let holders = Holders { own: &own, find_other: &|| (terms.find_other)(config) };
+    inspect::inspect(config, Now::read(), &holders)
 }

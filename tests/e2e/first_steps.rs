@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value;
 
 use crate::documents::Page;
+use crate::support::redis::free_port;
 use crate::support::{Echo, client};
 
 const USHER: &str = env!("CARGO_BIN_EXE_usher");
@@ -289,6 +290,32 @@ async fn a_plain_start_passes_the_check_at_once_and_lets_its_first_token_in() {
     assert_eq!(response.status(), 101);
 }
 
+#[test]
+fn a_port_of_the_usher_in_another_folder_is_in_use() {
+    let [first, second] = [Folder::new(), Folder::new()];
+    let [listener, admin] = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    first.usher(&["init", "--plain"]);
+    first.replace("127.0.0.1:8080", &listener);
+    first.replace("127.0.0.1:9090", &admin);
+    let _running = Running::start(&first);
+    second.usher(&["init"]);
+    second.usher(&["cert"]);
+    second.replace("0.0.0.0:8443", "127.0.0.1:0");
+    second.replace("127.0.0.1:9090", &admin);
+    let (code, said) = second.fails(&["check"]);
+    let whose = format!("another Usher, which runs with {}/usher.toml", first.0.display());
+    assert!(code == Some(69) && said.contains(&whose), "{code:?} {said}");
+    assert_eq!(second.fails(&["run"]), (code, said));
+
+    // The file of the running Usher, and its successor with the same state directory.
+    first.write("next.toml", &first.read("usher.toml"));
+    let whole = first.0.join("usher.toml");
+    for file in ["usher.toml", "next.toml", whole.to_str().unwrap()] {
+        let said = first.usher(&["check", file]);
+        assert_eq!(said.matches("bound by the running Usher").count(), 2, "{file}: {said}");
+    }
+}
+
 /// Runs the steps of README line by line. Only the ports differ.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_steps_of_the_readme_lead_to_a_socket() {
@@ -298,12 +325,18 @@ async fn the_first_steps_of_the_readme_lead_to_a_socket() {
     let lines: Vec<_> = setup.lines().map(|line| line.split(" #").next().unwrap().trim()).collect();
     assert_eq!(
         lines,
-        ["cargo install --locked --path .", "usher init --plain", "usher check", "usher run"]
+        [
+            "cargo install --locked --path .",
+            "mkdir ~/usher-try && cd ~/usher-try",
+            "usher init --plain",
+            "usher check",
+            "usher run",
+        ]
     );
-    folder.shell(lines[1]);
+    folder.shell(lines[2]);
     folder.take_free_ports("127.0.0.1:8080");
     folder.replace("http://127.0.0.1:9000", &echo.url());
-    folder.shell(lines[2]);
+    folder.shell(lines[3]);
     let running = Running::start(&folder);
     let address = format!("127.0.0.1:{}", running.port);
     let commands = commands_of_readme("usher token mint").replace("127.0.0.1:8080", &address);

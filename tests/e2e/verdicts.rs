@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use crate::support::openssl_ca::OpensslCa;
 use crate::support::usher::certificate;
 use crate::support::{Echo, Setup, Usher};
 
@@ -447,12 +448,32 @@ async fn a_fault_outside_of_the_file_gets_the_same_verdict() {
     fs::remove_file(folder.join("secret")).unwrap();
     says(BASE, 78, "cannot read `secret`");
     fs::write(folder.join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
+    // Lists of revoked clients that no handshake could use.
+    let ca = OpensslCa::new("clients");
+    fs::write(folder.join("clients.pem"), ca.text("ca.pem")).unwrap();
+    let lines = "client_ca = \"clients.pem\"\nclient_crls = [\"clients.crl\"]\ncertificates = [";
+    let listed = edited("certificates = [", lines);
+    let indirect = "[scope]\nissuingDistributionPoint = critical, @indirect\n\
+                    [indirect]\nindirectCRL = TRUE\n";
+    for (list, part) in [
+        (ca.crl_with("", ""), "has version 1; version 2 with a CRL number is needed"),
+        (ca.crl_with("crl_extensions = scope", indirect), "the CRL of CN=clients cannot be used"),
+    ] {
+        fs::write(folder.join("clients.crl"), list).unwrap();
+        says(&listed, 78, part);
+    }
     // Two mistakes of two kinds are reported together.
     let two = BASE
         .replace("cert = \"cert.pem\"", "cert = \"one.pem\"")
         .replace("audit.jsonl", "nowhere/audit.jsonl");
     let (_, said) = verdict(&usher, &two);
     assert!(said.contains("one.pem") && said.contains("nowhere"), "{said}");
+    // So are those in the file and those in the files that it names.
+    let two = BASE
+        .replace("cert = \"cert.pem\"", "cert = \"one.pem\"")
+        .replace("secret_file = \"secret\"", "secret_env = \"USHER_TEST_NOT_SET\"");
+    let (_, said) = verdict(&usher, &two);
+    assert!(said.contains("one.pem") && said.contains("is not set"), "{said}");
     // All three accept a good file.
     fs::write(usher.config_path(), BASE).unwrap();
     let reload = Command::new(env!("CARGO_BIN_EXE_usher"))

@@ -23,8 +23,7 @@ table! {
     pub struct AcmeTable: [acme] commented {
         /// The host names of the certificate; at most 100, without wildcards.
         domains: LocatedTexts, required ["chat.example.com"];
-        /// Whether you agree to the terms of the authority, which are linked in its directory; must
-        /// be true.
+        /// You agree to the terms of the authority, which are linked in its directory.
         terms_agreed: Flag, required true;
         /// Where the authority may write to you about your certificates.
         contact: List<Contact>, default [],
@@ -312,6 +311,7 @@ mod tests {
             ("plain = true", add(""), "no listener serves"),
             ("plain = true\nacme = true", add(""), "`plain = true` and `acme`"),
             ("acme = true", change("terms_agreed = true", ""), "needs `terms_agreed`"),
+            ("acme = true", change("terms_agreed = true", ""), "help: You agree to the terms"),
             ("acme = true", change("true", "false"), "without your agreement"),
             ("acme = true", change("b.example.com", "*.example.com"), "needs a DNS-01 challenge"),
             ("acme = true", change("b.example.com", "a.example.com"), "listed twice"),

@@ -14,10 +14,11 @@ mod sockets;
 mod tests;
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
+
+pub use self::sockets::{Holders, OtherUsher};
 
 use crate::base::clock::Now;
 use crate::config::Config;
@@ -54,14 +55,13 @@ pub(super) struct Inspector<'a> {
     findings: Vec<Finding>,
 }
 
-/// Checks everything that the start would open. `held` has the addresses that the running process
-/// has bound.
-pub fn inspect(config: &Config, now: Now, held: &[SocketAddr]) -> Vec<Finding> {
+/// Checks everything that the start would open.
+pub fn inspect(config: &Config, now: Now, holders: &Holders<'_>) -> Vec<Finding> {
     let mut inspector = Inspector::new(config, now);
     certificates::inspect(&mut inspector);
     files::inspect(&mut inspector);
     folders::inspect(&mut inspector);
-    sockets::inspect(&mut inspector, held);
+    sockets::inspect(&mut inspector, holders);
     inspector.findings
 }
 

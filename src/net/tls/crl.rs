@@ -7,16 +7,18 @@
 use std::collections::HashSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::num_bigint::BigUint;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::x509::X509Version;
 
 use super::dates::{Dates, time_of};
 use super::pem::read_certificates;
-use super::server::TlsError;
+use super::server::{TlsError, accept_list, trust_all};
 use super::signed::Signed;
 use crate::base::clock::UnixMillis;
 use crate::config::ClientCertificates;
@@ -82,6 +84,9 @@ impl RevocationLists {
             |file: &Path, problem: String| TlsError { file: file.display().to_string(), problem };
         let authorities = read_certificates(&files.authorities)
             .map_err(|problem| fault(&files.authorities, problem))?;
+        let roots =
+            trust_all(&authorities).map_err(|problem| fault(&files.authorities, problem))?;
+        let roots = Arc::new(roots);
         let mut lists: Vec<RevocationList> = Vec::new();
         for file in &files.lists {
             let read = read_file(file, &authorities).map_err(|problem| fault(file, problem))?;
@@ -92,6 +97,9 @@ impl RevocationLists {
                         format!("a second CRL of {}; the first is in {}", list.name, other.file);
                     return Err(fault(file, problem));
                 }
+                accept_list(&roots, &list.der).map_err(|problem| {
+                    fault(file, format!("the CRL of {} cannot be used: {problem}", list.name))
+                })?;
                 lists.push(list);
             }
         }
@@ -176,6 +184,13 @@ impl RevocationList {
         let (rest, list) = CertificateRevocationList::from_der(&der).map_err(|_| malformed())?;
         let signed = Signed::read(&der).filter(|_| rest.is_empty()).ok_or_else(malformed)?;
         let name = list.issuer().to_string();
+        // RFC 5280 section 5.1.2.1: version 2, and a CRL number.
+        if list.version() != Some(X509Version::V2) {
+            return Err(format!(
+                "the CRL of {name} has version 1; version 2 with a CRL number is needed \
+                 (`crlnumber` and `crl_extensions` in the file of `openssl ca`)"
+            ));
+        }
         let Some(next) = list.next_update() else {
             return Err(format!("the CRL of {name} does not say when the next one comes"));
         };

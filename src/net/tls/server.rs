@@ -14,7 +14,7 @@ use rustls::crypto::aws_lc_rs::cipher_suite::{
     TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
@@ -210,11 +210,20 @@ pub fn check_client(
     let authorities = Arc::new(authorities(&clients.ca_file)?);
     let revoked = RevocationLists::of(clients)?;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = verifier(clients, &authorities, revoked.as_ref(), &provider)?;
-    verifier
+    verifier(clients, &authorities, revoked.as_ref(), &provider)?
         .verify_client_cert(leaf, others, at)
         .map_err(|error| TlsError { file: file(), problem: error.to_string() })?;
     Ok(())
+}
+
+/// Returns an error if rustls cannot apply a list of revoked certificates.
+pub(super) fn accept_list(
+    authorities: &Arc<RootCertStore>,
+    list: &CertificateRevocationListDer<'static>,
+) -> Result<(), String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(authorities), provider);
+    builder.with_crls([list.clone()]).build().map(drop).map_err(|error| error.to_string())
 }
 
 /// Returns the authorities of clients in a PEM file.

@@ -103,6 +103,15 @@ impl OpensslCa {
         self.text("list.crl")
     }
 
+    /// Returns a CRL that these lines of OpenSSL's configuration change.
+    pub fn crl_with(&self, default_lines: &str, other_lines: &str) -> String {
+        let own = format!("[own]\n{default_lines}");
+        let config = CONFIG.replace("[own]", &own).replace("crlnumber = crlnumber\n", "");
+        fs::write(self.path("crl.config"), config + other_lines).unwrap();
+        self.openssl("ca -config crl.config -gencrl -crlsec 86400 -out list.crl");
+        self.text("list.crl")
+    }
+
     pub fn text(&self, file: &str) -> String {
         fs::read_to_string(self.path(file)).unwrap()
     }

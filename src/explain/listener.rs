@@ -27,35 +27,7 @@ impl Explainer {
         let explained = report.explained;
         report.explanation.url =
             format!("{}://{}", explained.scheme.name, printable(&explained.authority));
-        let by_port = |one: &&Arc<Listener>| {
-            one.address.port() == explained.port && one.tls.is_some() == explained.scheme.is_tls
-        };
-        let by_kind = |one: &&Arc<Listener>| one.tls.is_some() == explained.scheme.is_tls;
-        let listeners = &self.config.listeners;
-        let named = explained
-            .given
-            .listener
-            .map(|address| listeners.iter().find(|one| one.address == address));
-        let listener = match named {
-            Some(Some(listener)) => Some((listener, String::new())),
-            Some(None) => None,
-            None => listeners.iter().find(by_port).map(|one| (one, String::new())).or_else(|| {
-                let other = listeners.iter().find(by_kind).or_else(|| listeners.first())?;
-                Some((
-                    other,
-                    format!("; no listener has port {}, so this one is used", explained.port),
-                ))
-            }),
-        };
-        let Some((listener, aside)) = listener else {
-            let addresses: Vec<_> = listeners.iter().map(|one| one.address.to_string()).collect();
-            report.explanation.steps.push(Step::new(
-                "listener",
-                Mark::Fail,
-                format!("no listener has this address; configured are {}", addresses.join(", ")),
-            ));
-            return None;
-        };
+        let (listener, aside) = self.find_listener(report)?;
         let host = explained
             .authority
             .rsplit_once(':')
@@ -82,6 +54,44 @@ impl Explainer {
                 report.station("request", Err(rejection), "");
                 None
             }
+        }
+    }
+
+    /// Returns the listener that the client reaches, with an aside about it. Otherwise ends the
+    /// report.
+    fn find_listener(&self, report: &mut Report<'_>) -> Option<(&Arc<Listener>, String)> {
+        let (explained, listeners) = (report.explained, &self.config.listeners);
+        let is_tls = explained.scheme.is_tls;
+        let by_kind = |one: &&Arc<Listener>| one.tls.is_some() == is_tls;
+        let by_port = |one: &&Arc<Listener>| one.address.port() == explained.port;
+        let other_port =
+            || format!("; no listener has port {}, so this one is used", explained.port);
+        let (listener, aside) = if let Some(address) = explained.given.listener {
+            let Some(named) = listeners.iter().find(|one| one.address == address) else {
+                let addresses: Vec<_> =
+                    listeners.iter().map(|one| one.address.to_string()).collect();
+                let addresses = addresses.join(", ");
+                let detail = format!("no listener has this address; configured are {addresses}");
+                report.explanation.steps.push(Step::new("listener", Mark::Fail, detail));
+                return None;
+            };
+            (named, String::new())
+        } else if let Some(exact) = listeners.iter().filter(by_port).find(by_kind) {
+            (exact, String::new())
+        } else if let Some(unlike) = listeners.iter().find(by_port) {
+            // On the port of the URL, the client talks to this listener and to no proxy.
+            fail_handshake(report, unlike);
+            return None;
+        } else {
+            (listeners.iter().find(by_kind).or_else(|| listeners.first())?, other_port())
+        };
+        match (is_tls, listener.tls.is_some()) {
+            (true, false) => Some((listener, format!("{aside}; a proxy in front terminates TLS"))),
+            (false, true) => {
+                fail_handshake(report, listener);
+                None
+            }
+            _ => Some((listener, aside)),
         }
     }
 
@@ -138,6 +148,33 @@ impl Explainer {
         }
         true
     }
+}
+
+/// Ends the report: of the client and the listener, only one speaks TLS.
+fn fail_handshake(report: &mut Report<'_>, listener: &Listener) {
+    let is_tls = report.explained.scheme.is_tls;
+    let (url, speaks, instead) = if is_tls {
+        ("has TLS", "is plain", if report.explained.scheme.is_upgrade { "ws" } else { "http" })
+    } else {
+        ("is plain", "speaks TLS", if report.explained.scheme.is_upgrade { "wss" } else { "https" })
+    };
+    let detail = format!("{}: the URL {url}, this listener {speaks}", listener.address);
+    report.explanation.steps.push(Step::new("listener", Mark::Fail, detail));
+    let port = listener.address.port();
+    report.explanation.verdict = Verdict {
+        let_in: Some(false),
+        message: "the connection fails before any request".to_owned(),
+        advice: Some(if is_tls {
+            format!(
+                "Use {instead}:// and port {port}, or give the listener certificates. If a proxy \
+                 in front terminates TLS, name the listener with --listener {}.",
+                listener.address
+            )
+        } else {
+            format!("Use {instead}:// and port {port}, or add a listener with `plain = true`.")
+        }),
+        ..Verdict::default()
+    };
 }
 
 pub(super) fn asks_for_certificates(listener: &Listener) -> bool {

@@ -261,7 +261,9 @@ impl<'a> ExplanationBuilder<'a> {
         origin: Option<&str>,
     ) -> Explanation {
         let Some(rejection) = self.rejection.take() else {
-            self.explanation.verdict.message = "undecided".to_owned();
+            if self.explanation.verdict.let_in.is_none() {
+                self.explanation.verdict.message = "undecided".to_owned();
+            }
             return self.explanation;
         };
         let facts = rejection.facts();

@@ -170,6 +170,34 @@ fn mark(told: &Explanation, name: &str) -> Option<Mark> {
 }
 
 #[test]
+fn a_url_that_speaks_otherwise_than_the_listener_is_refused() {
+    let scene = Scene::new("scheme");
+    let plain = "[[listener]]\naddress = \"127.0.0.1:8080\"\nplain = true\n";
+    let listener = |more: &str, url: &str, arguments: &[&str]| {
+        let told = scene.explain_with(more, url, None, arguments);
+        let step = told.steps.iter().find(|step| step.name == "listener").unwrap();
+        (step.result, step.detail.clone(), told.verdict.let_in)
+    };
+    let refused = |more: &str, url: &str, arguments: &[&str], detail: &str| {
+        let found = listener(more, url, arguments);
+        assert_eq!(found, (Mark::Fail, detail.to_owned(), Some(false)), "{url}");
+    };
+    let tls = "0.0.0.0:443: the URL is plain, this listener speaks TLS";
+    refused("", "ws://127.0.0.1:8080/old", &[], tls);
+    refused("", "http://chat.example.com:443/old", &[], tls);
+    refused(plain, "ws://127.0.0.1:8080/old", &["--listener", "0.0.0.0:443"], tls);
+    let is_plain = "127.0.0.1:8080: the URL has TLS, this listener is plain";
+    refused(plain, "https://127.0.0.1:8080/old", &[], is_plain);
+    // A proxy in front may terminate TLS.
+    let named = listener(plain, "wss://127.0.0.1:8080/old", &["--listener", "127.0.0.1:8080"]);
+    assert_eq!(named.1, "127.0.0.1:8080, plain; a proxy in front terminates TLS");
+    assert_eq!((named.0, named.2), (Mark::Ok, Some(false)));
+    let (mark, detail, _) = listener(plain, "ws://chat.example.com/old", &[]);
+    assert_eq!(mark, Mark::Ok);
+    assert_eq!(detail, "127.0.0.1:8080, plain; no listener has port 80, so this one is used");
+}
+
+#[test]
 fn a_draining_process_refuses_upgrades_and_nothing_else() {
     let scene = Scene::new("drain");
     let bearer = format!("Authorization: Bearer {}", scene.token("2026-11", json!({})));

@@ -20,6 +20,7 @@ use crate::base::clock::{Now, UnixMillis};
 use crate::base::text::printable;
 use crate::config::value;
 use crate::exit::Exit;
+use crate::telemetry::audit;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -36,7 +37,8 @@ pub struct Arguments {
     #[arg(long, value_name = "ID")]
     request: Option<String>,
     /// Only lines of this event, such as `session_ended`
-    #[arg(long, value_name = "EVENT")]
+    #[arg(long, value_name = "EVENT", hide_possible_values = true)]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(audit::EVENTS))]
     event: Option<String>,
     /// Only lines from this time on: RFC 3339, or an age such as 15m
     #[arg(long, value_name = "TIME", value_parser = time_or_age)]
@@ -183,7 +185,10 @@ fn readable(fields: &Map<String, Value>) -> String {
     };
     let mut line: Vec<String> =
         FIRST.iter().map(|name| fields.get(*name).map_or("-".to_owned(), plain)).collect();
-    let others = fields.iter().filter(|(name, _)| !FIRST.contains(&name.as_str()));
+    // Earlier versions wrote the empty route of a ticket for every route.
+    let others = fields
+        .iter()
+        .filter(|(name, value)| !FIRST.contains(&name.as_str()) && value.as_str() != Some(""));
     line.extend(others.map(|(name, value)| format!("{}={}", printable(name), plain(value))));
     line.join("  ")
 }
@@ -291,6 +296,18 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_no_line_has_is_refused() {
+        let said = |event: &str| match Command::try_parse_from(["audit", "--event", event]) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        assert!(said("foo").contains("session_ended, session_started"), "{}", said("foo"));
+        let near = said("session_end");
+        assert!(near.contains("a similar value exists: 'session_ended'"), "{near}");
+        assert_eq!(said("session_ended"), "");
+    }
+
+    #[test]
     fn a_line_is_printed_for_a_person_or_as_it_is() {
         let (text, _) = printed(LINES, &["--event", "session_ended"]);
         assert_eq!(
@@ -299,6 +316,8 @@ mod tests {
         );
         let (text, _) = printed(LINES, &["--json"]);
         assert_eq!(text, LINES);
+        let empty = r#"{"time":"t","event":"ticket_issued","outcome":"accepted","route":""}"#;
+        assert_eq!(printed(empty, &[]).0, "t  ticket_issued  accepted  -\n");
         let (text, _) = printed(LINES, &["--session", "s2"]);
         assert!(text.contains(r"bob\u{1b}[2J"), "{text}");
     }

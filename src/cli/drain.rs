@@ -48,16 +48,24 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn carried_out(answer: &Value) -> String {
-    let number = |key| answer.get(key).and_then(Value::as_f64).unwrap_or(0.0);
-    let (sessions, window) = (number("sessions"), number("window_seconds"));
+    let count = |key| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
+    let seconds = |key| answer.get(key).and_then(Value::as_f64).unwrap_or(0.0);
+    let (sessions, window) = (count("sessions"), seconds("window_seconds"));
     if answer.get("outcome").is_some_and(|outcome| outcome == "closing") {
-        return format!("closing {sessions} of {} sessions over {window} s", number("of"));
+        return match count("of") {
+            0 => "no session is open".to_owned(),
+            of => format!("closing {sessions} of {of} sessions over {window} s"),
+        };
     }
-    let delay = match number("delay_seconds") {
+    let delay = match seconds("delay_seconds") {
         delay if delay > 0.0 => format!(" after {delay} s"),
         _ => String::new(),
     };
-    format!("stopping: {sessions} sessions close over {window} s{delay}")
+    match sessions {
+        0 => format!("stopping{delay}: no session is open"),
+        1 => format!("stopping: 1 session closes over {window} s{delay}"),
+        _ => format!("stopping: {sessions} sessions close over {window} s{delay}"),
+    }
 }
 
 #[cfg(test)]
@@ -66,13 +74,20 @@ mod tests {
 
     #[test]
     fn the_answer_says_what_closes_and_when() {
-        let stop = |delay: f64| {
-            json!({ "outcome": "stopping", "sessions": 3, "delay_seconds": delay,
-                    "window_seconds": 30.0 })
+        let stop = |sessions: usize, delay: f64| {
+            carried_out(&json!({
+                "outcome": "stopping", "sessions": sessions, "delay_seconds": delay,
+                "window_seconds": 30.0,
+            }))
         };
-        assert_eq!(carried_out(&stop(0.0)), "stopping: 3 sessions close over 30 s");
-        assert_eq!(carried_out(&stop(5.0)), "stopping: 3 sessions close over 30 s after 5 s");
+        assert_eq!(stop(3, 0.0), "stopping: 3 sessions close over 30 s");
+        assert_eq!(stop(3, 5.0), "stopping: 3 sessions close over 30 s after 5 s");
+        assert_eq!(stop(1, 0.0), "stopping: 1 session closes over 30 s");
+        assert_eq!(stop(0, 0.0), "stopping: no session is open");
+        assert_eq!(stop(0, 5.0), "stopping after 5 s: no session is open");
         let share = json!({ "outcome": "closing", "sessions": 2, "of": 10, "window_seconds": 1.5 });
         assert_eq!(carried_out(&share), "closing 2 of 10 sessions over 1.5 s");
+        let none = json!({ "outcome": "closing", "sessions": 0, "of": 0, "window_seconds": 1.5 });
+        assert_eq!(carried_out(&none), "no session is open");
     }
 }

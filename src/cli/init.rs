@@ -51,10 +51,13 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let has_variable = std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty());
     let text = starting_config(plain, has_variable);
     write_new(&path, &text, 0o644).map_err(|error| {
-        let hint = if error.kind() == ErrorKind::AlreadyExists {
-            " (existing files are never overwritten)"
-        } else {
-            ""
+        let hint = match error.kind() {
+            ErrorKind::AlreadyExists => " (existing files are never overwritten)".to_owned(),
+            ErrorKind::NotFound => {
+                let folder = path.parent().unwrap_or(Path::new("")).display();
+                format!(" (make the folder first: mkdir -p {folder})")
+            }
+            _ => String::new(),
         };
         anyhow::Error::new(error).context(format!("cannot write {shown}{hint}"))
     })?;
@@ -141,6 +144,14 @@ fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::config::parse;
+
+    #[test]
+    fn a_missing_folder_is_named_with_the_command_that_makes_it() {
+        let path = std::env::temp_dir().join("usher-init-no-such-folder/usher.toml");
+        let folder = path.parent().unwrap().display().to_string();
+        let error = run(Arguments { path, plain: true }).unwrap_err().to_string();
+        assert!(error.contains(&format!("mkdir -p {folder})")), "{error}");
+    }
 
     #[test]
     fn every_form_is_whole_and_warns_of_nothing() {

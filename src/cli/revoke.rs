@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::admin_client;
 use crate::exit::Exit;
+use crate::model::revocation::Kind;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what")
@@ -59,16 +60,22 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
 fn carried_out(answer: &Value) -> String {
     let until = answer.get("until").and_then(Value::as_str).unwrap_or_default();
-    let sessions = match answer.get("closed").and_then(Value::as_u64).unwrap_or(0) {
-        1 => "1 session closed".to_owned(),
-        count => format!("{count} sessions closed"),
-    };
+    let closed = answer.get("closed").and_then(Value::as_u64).unwrap_or(0);
     // With a shared store, `closed` counts only the sessions of this node, so the text says so.
-    let others = match answer.get("fleet").and_then(Value::as_bool) {
-        Some(true) => " on this node; the other nodes are notified",
-        _ => "",
+    let is_fleet = answer.get("fleet").and_then(Value::as_bool) == Some(true);
+    let (here, others) = match is_fleet {
+        true => (" on this node", "; the other nodes are notified"),
+        false => ("", ""),
     };
-    format!("revoked until {until}; {sessions}{others}")
+    // The id may be that of a login session, or mistyped.
+    if closed == 0 && answer.get("kind").is_some_and(|kind| kind == Kind::Session.name()) {
+        return format!(
+            "no open session{here} has this id; tokens of a login session with it are refused \
+             until {until}{others}"
+        );
+    }
+    let sessions = if closed == 1 { "session" } else { "sessions" };
+    format!("revoked until {until}; {closed} {sessions} closed{here}{others}")
 }
 
 fn order(arguments: &Arguments) -> Value {
@@ -107,5 +114,24 @@ mod tests {
                 "revoked until {until}; 1 session closed on this node; the other nodes are notified"
             )
         );
+        let nobody = carried_out(&json!({ "until": until, "closed": 0, "kind": "user" }));
+        assert_eq!(nobody, format!("revoked until {until}; 0 sessions closed"));
+    }
+
+    #[test]
+    fn an_unknown_session_is_named_as_one() {
+        let until = "2026-12-21T13:42:46.954Z";
+        let mut answer = json!({ "until": until, "closed": 0, "kind": "session" });
+        let rest = format!("tokens of a login session with it are refused until {until}");
+        assert_eq!(carried_out(&answer), format!("no open session has this id; {rest}"));
+        answer["fleet"] = json!(true);
+        assert_eq!(
+            carried_out(&answer),
+            format!(
+                "no open session on this node has this id; {rest}; the other nodes are notified"
+            )
+        );
+        answer["closed"] = json!(1);
+        assert!(carried_out(&answer).contains("1 session closed on this node"));
     }
 }

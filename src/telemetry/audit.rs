@@ -13,6 +13,53 @@ use super::line_sink::LineSink;
 use super::{InstallError, LogKind, log_file};
 use crate::model::trace_context::TraceId;
 
+/// Every event of the audit log, in alphabetical order.
+pub const EVENTS: [&str; 43] = [
+    "acme_certificate",
+    "acme_failed",
+    "admin_login",
+    "bypass_allowed",
+    "bypass_used",
+    "certificates_revoked",
+    "config_applied",
+    "config_refused",
+    "drain_announced",
+    "drain_finished",
+    "drain_started",
+    "hand_over_failed",
+    "handed_over",
+    "issuer_keys",
+    "issuer_keys_restored",
+    "keyring_loaded",
+    "keyring_rotated",
+    "keyring_rotation_failed",
+    "limit_reached",
+    "ready",
+    "reauth_asked",
+    "reauth_refused",
+    "reauth_renewed",
+    "refusals_summarised",
+    "replacement_ended",
+    "replacement_not_started",
+    "request_rejected",
+    "revalidated",
+    "revocation_refused",
+    "revoked",
+    "session_ended",
+    "session_started",
+    "share_drain_started",
+    "successor_lost",
+    "taken_over",
+    "ticket_expired",
+    "ticket_issued",
+    "ticket_lost",
+    "ticket_redeem_refused",
+    "ticket_redeemed",
+    "ticket_refused",
+    "ticket_validated",
+    "upgrade_rejected",
+];
+
 pub struct AuditLog {
     sink: LineSink,
     path: PathBuf,
@@ -144,7 +191,28 @@ impl AuditLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::log_events::sources;
+    use std::collections::BTreeSet;
     use std::os::unix::fs::PermissionsExt;
+
+    /// The events that are not literals where their lines are made.
+    const RENEWALS: [&str; 3] = ["reauth_asked", "reauth_refused", "reauth_renewed"];
+
+    #[test]
+    fn the_list_of_events_is_what_the_source_writes() {
+        let mut found = BTreeSet::from(RENEWALS.map(str::to_owned));
+        for path in sources() {
+            let text = std::fs::read_to_string(path).unwrap();
+            let text = text.split("\n#[cfg(test)]").next().unwrap();
+            let audits = text.contains("AuditLine") || text.contains("RefusedRequest");
+            for start in ["of_process(", "of_request(", "audit_line(", " event: "] {
+                let calls = text.split(start).skip(1).filter(|_| audits);
+                let names = calls.filter_map(|rest| rest.trim_start().strip_prefix('"'));
+                found.extend(names.filter_map(|rest| rest.split('"').next()).map(str::to_owned));
+            }
+        }
+        assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), EVENTS);
+    }
 
     #[test]
     fn the_file_is_private_and_only_appended_to() {

@@ -9,7 +9,9 @@ use crate::model::trace_context::TraceId;
 use crate::rejection::Rejection;
 use crate::store::{RedeemFault, Validity};
 use crate::telemetry::audit::AuditLine;
-use crate::telemetry::event::{ACCEPTED, Event, FloodRefusal, client_refusal_level, millis};
+use crate::telemetry::event::{
+    ACCEPTED, Event, FloodRefusal, client_refusal_level, millis, non_empty,
+};
 use crate::telemetry::family::{Label, LabelNames, Name, families};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::refusal::{LoggedRequest, RefusedRequest};
@@ -154,7 +156,7 @@ impl Event for TicketIssued<'_> {
             ticket: Some(self.ticket),
             user: Some(self.user),
             issuer: Some(self.issuer),
-            route: Some(self.route),
+            route: non_empty(self.route),
             detail: Some(format!("valid for {} s", self.ttl.as_secs())),
             trace_id: self.trace_id,
             ..AuditLine::of_request("ticket_issued", ACCEPTED, self.request_id, self.peer)

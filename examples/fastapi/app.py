@@ -3,27 +3,20 @@
     uvicorn app:app --port 9000
 """
 
-import functools
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, WebSocket, WebSocketException, status
-from verify import InvalidContext, read_jwks, verify
+from verify import InvalidContext, Verifier
 
-KEYS = "http://127.0.0.1:8080/.well-known/usher/jwks.json"
-
+verifier = Verifier("http://127.0.0.1:8080/.well-known/usher/jwks.json", "chat")
 app = FastAPI()
-
-
-@functools.cache
-def keys() -> dict:
-    return read_jwks(KEYS)
 
 
 # Not `async`: FastAPI calls it in a thread, where it may wait for the keys.
 def verified_user(socket: WebSocket) -> str:
     """Returns the user of an upgrade. Without a valid header the upgrade gets 403."""
     try:
-        return verify(socket.headers.get("X-User-Context"), keys(), "chat")["sub"]
+        return verifier.verify(socket.headers.get("X-User-Context"))["sub"]
     except (InvalidContext, OSError) as error:
         print(f"refused: {error}", flush=True)
         raise WebSocketException(status.WS_1008_POLICY_VIOLATION) from None

@@ -2,11 +2,10 @@
 
 import { createServer } from "node:http";
 import { WebSocketServer } from "ws";
-import { readJwks, verify } from "./verify.mjs";
+import { createVerifier } from "./verify.mjs";
 
 // Both nodes sign with the same keys, so either one can publish them.
-const KEYS = "http://127.0.0.1:8080/.well-known/usher/jwks.json";
-let jwks;
+const verify = createVerifier("http://127.0.0.1:8080/.well-known/usher/jwks.json", "chat");
 
 const http = createServer((request, response) => response.writeHead(426).end());
 const sockets = new WebSocketServer({ noServer: true });
@@ -14,8 +13,7 @@ const sockets = new WebSocketServer({ noServer: true });
 http.on("upgrade", async (request, socket, head) => {
   let user;
   try {
-    jwks ??= await readJwks(KEYS);
-    user = verify(request.headers["x-user-context"], jwks, "chat").sub;
+    user = (await verify(request.headers["x-user-context"])).sub;
   } catch ({ message }) {
     console.log(`upgrade refused: ${message}`);
     return socket.end("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");

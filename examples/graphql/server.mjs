@@ -4,10 +4,9 @@ import { createServer } from "node:http";
 import { buildSchema } from "graphql";
 import { useServer } from "graphql-ws/use/ws";
 import { WebSocketServer } from "ws";
-import { readJwks, verify } from "./verify.mjs";
+import { createVerifier } from "./verify.mjs";
 
-const KEYS = "http://127.0.0.1:8080/.well-known/usher/jwks.json";
-let jwks;
+const verify = createVerifier("http://127.0.0.1:8080/.well-known/usher/jwks.json", "chat");
 
 const schema = buildSchema(`
   type Query { me: String! }
@@ -30,8 +29,7 @@ const sockets = new WebSocketServer({ noServer: true });
 http.on("upgrade", async (request, socket, head) => {
   let user;
   try {
-    jwks ??= await readJwks(KEYS);
-    user = verify(request.headers["x-user-context"], jwks, "chat").sub;
+    user = (await verify(request.headers["x-user-context"])).sub;
   } catch ({ message }) {
     console.log(`upgrade refused: ${message}`);
     return socket.end("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");

@@ -6,18 +6,17 @@
 
 import { createServer } from "node:http";
 import { Server } from "socket.io";
-import { readJwks, verify } from "./verify.mjs";
+import { createVerifier } from "./verify.mjs";
 
 const [port = "9000", keys = "http://127.0.0.1:8080/.well-known/usher/jwks.json"] = process.argv.slice(2);
 const http = createServer((request, response) => response.writeHead(404).end());
 const io = new Server(http, { serveClient: false });
-let jwks;
+const verify = createVerifier(keys, "chat");
 
 // Every request of the polling transport and every upgrade goes through this function.
 io.engine.use(async (request, response, next) => {
   try {
-    jwks ??= await readJwks(keys);
-    request.user = verify(request.headers["x-user-context"], jwks, "chat").sub;
+    request.user = (await verify(request.headers["x-user-context"])).sub;
   } catch ({ message }) {
     console.log(`request refused: ${message}`);
     return response.writeHead(401).end();

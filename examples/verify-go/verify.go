@@ -4,7 +4,8 @@
 //	verify --secret FILE AUDIENCE [ISSUER]         HS256, with the secret shared with Usher
 //
 // It reads the header's value from standard input and prints its claims. It exits with 1 and the reason when the value is
-// not valid. To use it in a backend, copy the file and rename the package: Verify, ReadJWKS and ReadSecret are the parts.
+// not valid. To use it in a backend, copy the file and rename the package: Verifier, Verify, ReadJWKS and ReadSecret are
+// the parts.
 package main
 
 import (
@@ -24,6 +25,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -32,7 +34,49 @@ type Keys interface {
 	verify(header map[string]any, signed, signature []byte) error
 }
 
-// JWKS is the published key set. Keep it; read it again when a key id is unknown, at most once a minute.
+// Verifier verifies headers with the published keys of Place, a file or a URL. It reads the keys at the first header,
+// because Usher may start later, and again for an unknown key id, at most once a minute.
+type Verifier struct {
+	Place, Audience, Issuer string
+
+	mutex  sync.Mutex
+	keys   *JWKS
+	readAt time.Time
+}
+
+// Verify returns the claims.
+func (v *Verifier) Verify(headerValue string) (map[string]any, error) {
+	keys, err := v.read(nil)
+	if err != nil {
+		return nil, err
+	}
+	claims, err := Verify(headerValue, *keys, v.Audience, v.Issuer, time.Now())
+	if !errors.Is(err, errUnknownKey) {
+		return claims, err
+	}
+	if keys, err = v.read(keys); err != nil {
+		return nil, err
+	}
+	return Verify(headerValue, *keys, v.Audience, v.Issuer, time.Now())
+}
+
+// read returns the keys. It reads them if there are none, and again if they are still the old ones and a minute old.
+func (v *Verifier) read(old *JWKS) (*JWKS, error) {
+	v.mutex.Lock()
+	defer v.mutex.Unlock()
+	if v.keys != nil && (v.keys != old || time.Since(v.readAt) < time.Minute) {
+		return v.keys, nil
+	}
+	v.readAt = time.Now()
+	set, err := ReadJWKS(v.Place)
+	if err != nil {
+		return nil, err
+	}
+	v.keys = &set
+	return v.keys, nil
+}
+
+// JWKS is the published key set.
 type JWKS struct {
 	Keys []map[string]any `json:"keys"`
 }
@@ -40,7 +84,10 @@ type JWKS struct {
 // Secret is the secret of HS256.
 type Secret []byte
 
-var errNotCompact = errors.New("it is not a compact JWS")
+var (
+	errNotCompact = errors.New("it is not a compact JWS")
+	errUnknownKey = errors.New("no published key has the key id")
+)
 
 // Verify returns the claims. The audience is your upstream's name in Usher's config, the issuer its `[context] issuer`.
 func Verify(headerValue string, keys Keys, audience, issuer string, now time.Time) (map[string]any, error) {
@@ -117,7 +164,7 @@ func (set JWKS) verify(header map[string]any, signed, signature []byte) error {
 		}
 		return nil
 	}
-	return errors.New("no published key has the key id")
+	return errUnknownKey
 }
 
 func p256IsGood(key map[string]any, signed, signature []byte) bool {

@@ -12,6 +12,9 @@ import { fileURLToPath } from 'node:url';
 
 export class InvalidContext extends Error {}
 
+/** The key set has no key with the key id: Usher may have rotated its keys. */
+export class UnknownKey extends InvalidContext {}
+
 // The key's type decides the algorithm; what the header says must agree with it.
 const ALGORITHMS = {
   EdDSA: { kty: 'OKP', crv: 'Ed25519', digest: null },
@@ -48,7 +51,7 @@ function signatureIsGood(header, jwks, signed, signature) {
   const algorithm = Object.hasOwn(ALGORITHMS, header.alg) ? ALGORITHMS[header.alg] : undefined;
   if (!algorithm) throw new InvalidContext('its algorithm is not one of EdDSA, ES256');
   const jwk = jwks.keys.find((key) => typeof key.kid === 'string' && key.kid === header.kid);
-  if (!jwk) throw new InvalidContext('no published key has the key id');
+  if (!jwk) throw new UnknownKey('no published key has the key id');
   if (jwk.kty !== algorithm.kty || jwk.crv !== algorithm.crv) throw new InvalidContext('its algorithm is not that of its key');
   const key = createPublicKey({ key: { kty: jwk.kty, crv: jwk.crv, x: jwk.x, y: jwk.y }, format: 'jwk' });
   return verifySignature(algorithm.digest, signed, { key, dsaEncoding: 'ieee-p1363' }, signature);
@@ -80,7 +83,39 @@ function object(part) {
   return value;
 }
 
-/** The key set from a file or a URL. Keep the result; fetch it again when a key id is unknown, at most once a minute. */
+/**
+ * Returns a function that verifies headers with the published keys. It reads the keys at the first header, because Usher
+ * may start later, and again for an unknown key id, at most once a minute.
+ *
+ * @param {string} place the file or the URL of the key set
+ * @returns {(headerValue: string) => Promise<object>} the claims
+ */
+export function createVerifier(place, audience, issuer = 'usher') {
+  let reading;
+  let readAt;
+  const read = () => {
+    readAt = performance.now();
+    const started = readJwks(place);
+    // The next header tries again after a failure, and uses the earlier keys if there are some.
+    const before = reading;
+    started.catch(() => { if (reading === started) reading = before; });
+    return (reading = started);
+  };
+  return async (headerValue) => {
+    const current = reading ?? read();
+    const jwks = await current;
+    try {
+      return verify(headerValue, jwks, audience, issuer);
+    } catch (error) {
+      const isFresh = reading === current && performance.now() - readAt < 60_000;
+      if (isFresh || !(error instanceof UnknownKey)) throw error;
+    }
+    // Another header may have begun to read them.
+    return verify(headerValue, await (reading === current ? read() : reading), audience, issuer);
+  };
+}
+
+/** The key set from a file or a URL. */
 export async function readJwks(place) {
   let jwks;
   if (/^https?:\/\//.test(place)) {

@@ -14,6 +14,7 @@ import hmac
 import json
 import math
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -30,6 +31,44 @@ ALGORITHMS = {"EdDSA": ("OKP", "Ed25519"), "ES256": ("EC", "P-256")}
 
 class InvalidContext(Exception):
     """Why a signed context is refused."""
+
+
+class UnknownKey(InvalidContext):
+    """The key set has no key with the key id: Usher may have rotated its keys."""
+
+
+class Verifier:
+    """Verifies headers with the published keys.
+
+    It reads the keys at the first header, because Usher may start later, and again for an unknown key id, at most once a
+    minute. It may block for the keys: call it in a thread, not on an event loop.
+    """
+
+    def __init__(self, place, audience, issuer="usher"):
+        self._place, self._audience, self._issuer = place, audience, issuer
+        self._lock = threading.Lock()
+        self._jwks, self._read_at = None, 0.0
+
+    def verify(self, header_value):
+        """Returns the claims."""
+        with self._lock:
+            if self._jwks is None:
+                self._read()
+            jwks = self._jwks
+        try:
+            return verify(header_value, jwks, self._audience, self._issuer)
+        except UnknownKey:
+            with self._lock:
+                if jwks is self._jwks:
+                    if time.monotonic() - self._read_at < 60:
+                        raise
+                    self._read()
+                jwks = self._jwks
+        return verify(header_value, jwks, self._audience, self._issuer)
+
+    def _read(self):
+        self._read_at = time.monotonic()
+        self._jwks = read_jwks(self._place)
 
 
 def verify(header_value, jwks, audience, issuer="usher", now=None):
@@ -74,7 +113,7 @@ def _check_signature(header, jwks, signed, signature):
         raise InvalidContext("its algorithm is not one of EdDSA, ES256")
     jwk = next((key for key in jwks["keys"] if isinstance(kid, str) and key.get("kid") == kid), None)
     if jwk is None:
-        raise InvalidContext("no published key has the key id")
+        raise UnknownKey("no published key has the key id")
     if (jwk.get("kty"), jwk.get("crv")) != ALGORITHMS[algorithm]:
         raise InvalidContext("its algorithm is not that of its key")
     try:
@@ -125,7 +164,7 @@ def _object(part):
 
 
 def read_jwks(place):
-    """The key set from a file or a URL. Keep the result; fetch it again when a key id is unknown, at most once a minute."""
+    """The key set from a file or a URL."""
     if place.startswith(("http://", "https://")):
         with urllib.request.urlopen(place, timeout=5) as answer:
             jwks = json.load(answer)

@@ -1,6 +1,6 @@
 //! The verifiers in `examples/`, each with a header that an upstream got.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -140,6 +140,86 @@ async fn the_examples_accept_a_header_under_a_shared_secret() {
         );
     }
     usher.finish().await;
+}
+
+/// Verifiers of Node and of Python, for one file of keys. Each line of standard input is a header,
+/// of which they print the user or the fault, or `wait`, which lets a minute pass.
+const KEPT_IN_NODE: &str = r#"
+import { createInterface } from 'node:readline';
+const { createVerifier } = await import(process.cwd() + '/examples/verify-node/verify.mjs');
+let now = 0;
+performance.now = () => now;
+const verify = createVerifier(process.argv[1], process.argv[2]);
+for await (const line of createInterface({ input: process.stdin })) {
+  if (line === 'wait') now += 60_000;
+  else console.log(await verify(line).then(({ sub }) => sub, ({ message }) => message));
+}
+"#;
+const KEPT_IN_PYTHON: &str = r#"
+import sys
+sys.path.insert(0, "examples/verify-python")
+import verify
+now = 0.0
+verify.time.monotonic = lambda: now
+verifier = verify.Verifier(sys.argv[1], sys.argv[2])
+for line in sys.stdin:
+    if line == "wait\n":
+        now += 60
+        continue
+    try:
+        print(verifier.verify(line.strip())["sub"], flush=True)
+    except Exception as error:
+        print(error, flush=True)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_may_start_before_usher_and_follows_its_keys() {
+    let echo = Echo::start().await;
+    let first = Setup::new(echo.url()).start().await;
+    let second = Setup::new(echo.url()).start().await;
+    let mut sets = Vec::new();
+    for usher in [&first, &second] {
+        drop(usher.connect("ada").await);
+        let header = echo.visits().pop().unwrap().all("x-user-context")[0].to_owned();
+        sets.push((header, client::get(usher.plain, "/.well-known/usher/jwks.json").await.body));
+    }
+    let file = first.folder().join("published.json");
+    for program in [
+        ["node", "--input-type=module", "-e", KEPT_IN_NODE],
+        ["target/e2e-tools/venv/bin/python", "-B", "-c", KEPT_IN_PYTHON],
+    ] {
+        let _ = std::fs::remove_file(&file);
+        let mut child = Command::new(program[0])
+            .args(&program[1..])
+            .args([file.as_os_str(), "chat".as_ref()])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut ask = |command: &str| {
+            writeln!(input, "{command}").unwrap();
+            answers.next().unwrap().unwrap()
+        };
+        let [(old, published), (new, rotated)] = &sets[..] else { unreachable!() };
+        let before = ask(old);
+        assert!(before != "ada", "there are no keys yet");
+        std::fs::write(&file, published).unwrap();
+        assert_eq!(ask(old), "ada", "{before}");
+        std::fs::write(&file, rotated).unwrap();
+        for _ in 0..2 {
+            assert_eq!(ask(new), "no published key has the key id");
+        }
+        assert_eq!(ask(old), "ada");
+        assert_eq!(ask(&format!("wait\n{new}")), "ada");
+        assert_eq!(ask(old), "no published key has the key id");
+        drop(input);
+        assert!(child.wait().unwrap().success());
+    }
+    first.finish().await;
+    second.finish().await;
 }
 
 /// The rotation is due: the next key signs, and a backend that kept the earlier set knows it.

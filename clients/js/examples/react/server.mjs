@@ -5,7 +5,7 @@ import { createHmac, timingSafeEqual } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { WebSocketServer } from 'ws'
-import { verify } from '../../../../examples/verify-node/verify.mjs'
+import { createVerifier } from '../../../../examples/verify-node/verify.mjs'
 
 const { PORT = '9000', USHER_URL = 'http://127.0.0.1:8080', CHAT_SECRET, TOKEN_SECONDS = '900' } = process.env
 if (!CHAT_SECRET) throw new Error('set CHAT_SECRET to the secret that Usher has')
@@ -62,10 +62,11 @@ const server = createServer(async (request, response) => {
   }
 })
 
-/** Returns the name in the signed header. Usher's keys are small and local: they are read for each upgrade. */
+const verify = createVerifier(`${USHER_URL}/.well-known/usher/jwks.json`, 'chat')
+
+/** Returns the name in the signed header. */
 async function nameOf(request) {
-  const keys = await (await fetch(`${USHER_URL}/.well-known/usher/jwks.json`)).json()
-  return verify(request.headers['x-user-context'], keys, 'chat').sub
+  return (await verify(request.headers['x-user-context'])).sub
 }
 
 function textIn(data) {

@@ -351,10 +351,21 @@ async fn the_first_steps_of_the_readme_lead_to_a_socket() {
 
     let folder = Folder::new();
     let commands = commands_of_readme("usher cert");
-    let (make, check) = commands.rsplit_once("usher check").unwrap();
-    folder.shell(make);
+    let lines: Vec<_> = commands.lines().map(str::trim).collect();
+    let [folder_line, "usher init", "usher cert", "usher check", "usher run"] = lines[..] else {
+        panic!("{commands}")
+    };
+    assert!(folder_line.starts_with("mkdir ~/usher-tls && cd ~/usher-tls"), "{folder_line}");
+    folder.shell("usher init\nusher cert");
     folder.take_free_ports("0.0.0.0:8443");
-    folder.shell(&format!("usher check{check}"));
+    folder.shell("usher check");
+    let running = Running::start(&folder);
+    let address = format!("https://localhost:{}", running.port);
+    let commands = commands_of_readme("usher token mint")
+        .replace("http://127.0.0.1:8080", &address)
+        .replace("curl ", "curl --cacert cert.pem ");
+    let said = tokio::task::spawn_blocking(move || folder.shell(&commands)).await.unwrap();
+    assert!(said.contains("502 Bad Gateway") && said.contains("UPSTREAM_UNAVAILABLE"), "{said}");
 }
 
 /// Runs the commands of the credentials page, one method after the other.
@@ -497,7 +508,7 @@ fn a_certificate_is_for_the_names_that_are_given() {
         (&["cert", "localhost:8443"], 2, "without scheme, port or brackets"),
         (&["cert", "--cert", "a", "--key", "a"], 1, "name the same file"),
         (&["cert", "--cert", "a", "--key", "./a"], 1, "name the same file"),
-        (&["init", "nowhere/usher.toml"], 1, "cannot write nowhere/usher.toml: No such file"),
+        (&["init", "nowhere/usher.toml"], 1, "make the folder first: mkdir -p nowhere"),
         (&["cert", "--cert", "nowhere/cert.pem"], 1, "cannot write nowhere/cert.pem"),
     ] {
         let (found, said) = folder.fails(arguments);

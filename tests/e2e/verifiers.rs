@@ -149,7 +149,7 @@ import { createInterface } from 'node:readline';
 const { createVerifier } = await import(process.cwd() + '/examples/verify-node/verify.mjs');
 let now = 0;
 performance.now = () => now;
-const verify = createVerifier(process.argv[1], process.argv[2]);
+const verify = createVerifier(process.argv[2], process.argv[3]);
 for await (const line of createInterface({ input: process.stdin })) {
   if (line === 'wait') now += 60_000;
   else console.log(await verify(line).then(({ sub }) => sub, ({ message }) => message));
@@ -161,7 +161,7 @@ sys.path.insert(0, "examples/verify-python")
 import verify
 now = 0.0
 verify.time.monotonic = lambda: now
-verifier = verify.Verifier(sys.argv[1], sys.argv[2])
+verifier = verify.Verifier(sys.argv[2], sys.argv[3])
 for line in sys.stdin:
     if line == "wait\n":
         now += 60
@@ -191,7 +191,7 @@ async fn a_backend_may_start_before_usher_and_follows_its_keys() {
         let _ = std::fs::remove_file(&file);
         let mut child = Command::new(program[0])
             .args(&program[1..])
-            .args([file.as_os_str(), "chat".as_ref()])
+            .args([".".as_ref(), file.as_os_str(), "chat".as_ref()])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

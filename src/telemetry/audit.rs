@@ -14,10 +14,11 @@ use super::{InstallError, LogKind, log_file};
 use crate::model::trace_context::TraceId;
 
 /// Every event of the audit log, in alphabetical order.
-pub const EVENTS: [&str; 43] = [
+pub const EVENTS: [&str; 44] = [
     "acme_certificate",
     "acme_failed",
     "admin_login",
+    "admin_order",
     "bypass_allowed",
     "bypass_used",
     "certificates_revoked",

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::admin_client;
 use crate::exit::Exit;
-use crate::model::revocation::Kind;
+use crate::model::revocation::RevocationKind;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what")
@@ -68,7 +68,8 @@ fn carried_out(answer: &Value) -> String {
         false => ("", ""),
     };
     // The id may be that of a login session, or mistyped.
-    if closed == 0 && answer.get("kind").is_some_and(|kind| kind == Kind::Session.name()) {
+    if closed == 0 && answer.get("kind").is_some_and(|kind| kind == RevocationKind::Session.name())
+    {
         return format!(
             "no open session{here} has this id; tokens of a login session with it are refused \
              until {until}{others}"

@@ -65,8 +65,9 @@ fn judge_parts(broken: BrokenFile, terms: &JudgeOptions<'_>) -> Judgement {
         }
         _ => Vec::new(),
     };
-    findings
-        .retain(|finding| finding.verdict != FindingVerdict::Warn && finding.fault != Fault::Unavailable);
+    findings.retain(|finding| {
+        finding.verdict != FindingVerdict::Warn && finding.fault != Fault::Unavailable
+    });
     let failed = findings.iter().filter(|finding| finding.verdict == FindingVerdict::Fail);
     errors.extend(failed.filter_map(Finding::diagnostic));
     Judgement { outcome: Err(Diagnostics(errors)), findings }

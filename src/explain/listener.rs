@@ -59,7 +59,10 @@ impl Explainer {
 
     /// Returns the listener that the client reaches, with an aside about it. Otherwise ends the
     /// report.
-    fn find_listener(&self, report: &mut Report<'_>) -> Option<(&Arc<Listener>, String)> {
+    fn find_listener(
+        &self,
+        report: &mut ExplanationBuilder<'_>,
+    ) -> Option<(&Arc<Listener>, String)> {
         let (explained, listeners) = (report.explained, &self.config.listeners);
         let is_tls = explained.scheme.is_tls;
         let by_kind = |one: &&Arc<Listener>| one.tls.is_some() == is_tls;
@@ -151,7 +154,7 @@ impl Explainer {
 }
 
 /// Ends the report: of the client and the listener, only one speaks TLS.
-fn fail_handshake(report: &mut Report<'_>, listener: &Listener) {
+fn fail_handshake(report: &mut ExplanationBuilder<'_>, listener: &Listener) {
     let is_tls = report.explained.scheme.is_tls;
     let (url, speaks, instead) = if is_tls {
         ("has TLS", "is plain", if report.explained.scheme.is_upgrade { "ws" } else { "http" })
@@ -161,7 +164,7 @@ fn fail_handshake(report: &mut Report<'_>, listener: &Listener) {
     let detail = format!("{}: the URL {url}, this listener {speaks}", listener.address);
     report.explanation.steps.push(Step::new("listener", Mark::Fail, detail));
     let port = listener.address.port();
-    report.explanation.verdict = Verdict {
+    report.explanation.verdict = ExpectedResponse {
         let_in: Some(false),
         message: "the connection fails before any request".to_owned(),
         advice: Some(if is_tls {
@@ -173,7 +176,7 @@ fn fail_handshake(report: &mut Report<'_>, listener: &Listener) {
         } else {
             format!("Use {instead}:// and port {port}, or add a listener with `plain = true`.")
         }),
-        ..Verdict::default()
+        ..ExpectedResponse::default()
     };
 }
 

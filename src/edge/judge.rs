@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::inspect::{self, Finding, FindingVerdict, Holders, OtherUsher};
 use crate::base::clock::Now;
-use crate::config::diagnostic::{Diagnostics, Fault};
+use crate::config::diagnostic::{Diagnostics, FaultKind};
 use crate::config::{BrokenFile, Config, Loaded, load_parts};
 
 pub struct JudgeOptions<'a> {
@@ -66,7 +66,7 @@ fn judge_parts(broken: BrokenFile, terms: &JudgeOptions<'_>) -> Judgement {
         _ => Vec::new(),
     };
     findings.retain(|finding| {
-        finding.verdict != FindingVerdict::Warn && finding.fault != Fault::Unavailable
+        finding.verdict != FindingVerdict::Warn && finding.fault != FaultKind::Unavailable
     });
     let failed = findings.iter().filter(|finding| finding.verdict == FindingVerdict::Fail);
     errors.extend(failed.filter_map(Finding::diagnostic));

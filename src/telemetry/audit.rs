@@ -14,7 +14,7 @@ use super::{InstallError, LogKind, log_file};
 use crate::model::trace_context::TraceId;
 
 /// Every event of the audit log, in alphabetical order.
-pub const EVENTS: [&str; 44] = [
+pub const EVENTS: [&str; 45] = [
     "acme_certificate",
     "acme_failed",
     "admin_login",
@@ -26,6 +26,7 @@ pub const EVENTS: [&str; 44] = [
     "config_refused",
     "drain_announced",
     "drain_finished",
+    "drain_forced",
     "drain_started",
     "hand_over_failed",
     "handed_over",

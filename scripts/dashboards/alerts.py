@@ -19,6 +19,8 @@ LONGEST_DRAIN = "10m"
 CERTIFICATE_DAYS = 7
 # A fetched OCSP answer is replaced at half of its life. Most live for a week.
 STAPLE_HOURS = 6
+# Wrong admin tokens in ten minutes: more than a person mistypes.
+MOST_WRONG_TOKENS = 20
 
 
 @dataclass
@@ -329,6 +331,14 @@ ALERTS = [
         "0m", "page", "audit", "Lines of the log that were lost",
         "{{ $labels.instance }} lost lines of its audit log",
         "The disk is full or too slow: {{ $value | humanize }} lines are lost.",
+    ),
+    Alert(
+        "UsherAdminTokenRefused",
+        'sum by (job, instance) (increase(usher_admin_logins_total{outcome!="accepted"}[10m])) '
+        f"> {MOST_WRONG_TOKENS}",
+        "0m", "ticket", "admin-token", "Logins with the admin token",
+        '{{ $labels.instance }} refused {{ $value | printf "%.0f" }} wrong admin tokens',
+        "In ten minutes. A script has an old token, or a stranger guesses. None was let in by it.",
     ),
     Alert(
         "UsherAcceptsTestIdentities", "max by (job, instance) (usher_bypass_allowed) == 1",

@@ -58,6 +58,10 @@ def connections(values: str) -> dict[str, str]:
     return {series("usher_connections_total"): values, series("usher_ready"): "1x400"}
 
 
+def logins(outcome: str, values: str) -> dict[str, str]:
+    return {series("usher_admin_logins_total", f'outcome="{outcome}"'): values}
+
+
 def sessions(values: str, node: str = NODE) -> dict[str, str]:
     return {series("usher_sessions_active", 'route="/ws"', node): values}
 
@@ -312,6 +316,11 @@ CASES = [
 
     Case("UsherAuditLinesLost", "lost", True, {series("usher_audit_lines_dropped_total"): "0x5 7x30"}, "10m"),
     Case("UsherAuditLinesLost", "none", False, {series("usher_audit_lines_dropped_total"): "0x40"}, "10m"),
+
+    Case("UsherAdminTokenRefused", "an old token", True, logins("wrong_bearer", "0+4x20"), "15m"),
+    Case("UsherAdminTokenRefused", "a guess", True, logins("wrong_token", "0+1x20") | logins("rate_limited", "0+5x20"), "15m"),
+    Case("UsherAdminTokenRefused", "good logins, and mistakes", False,
+         logins("accepted", "0+30x20") | logins("wrong_token", "0+1x20"), "15m"),
 
     Case("UsherAcceptsTestIdentities", "allowed", True, {series("usher_bypass_allowed"): "1x10"}, "5m"),
     Case("UsherAcceptsTestIdentities", "not allowed", False, {series("usher_bypass_allowed"): "0x10"}, "5m"),

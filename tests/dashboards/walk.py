@@ -374,6 +374,21 @@ class Audit(Walk):
         pass
 
 
+class AdminToken(Walk):
+    name, alerts, token = "admin-token", ("UsherAdminTokenRefused",), "the-admin-token-of-the-walk"
+    signs = ('outcome="wrong_bearer"', '"admin_login"', "admin_login  rate_limited")
+
+    async def begin(self, world):
+        pass
+
+    async def traffic(self, world):
+        await asyncio.to_thread(world.nodes[0].knock, "wrong")
+        await asyncio.sleep(0.5)
+
+    async def end(self, world):
+        pass
+
+
 class Bypass(Walk):
     name, alerts, signs = (
         "bypass",
@@ -412,6 +427,7 @@ WALKS = [
     Shadow,
     Configuration,
     Audit,
+    AdminToken,
     Bypass,
 ]
 

@@ -44,13 +44,15 @@ export function short(value, isBytes = false) {
   return `${Number(size.toFixed(digits))}${units[unit] && ` ${units[unit]}`}`;
 }
 
-/** Returns a number at the top of the axis: 1, 2 or 5 times a power of ten, or of two for bytes. */
+/** Returns a round number for the top of the axis, at most half as large again as the values. */
 function ceiling(most, isBytes, isWhole) {
   if (!(most > 0)) return isBytes ? 1024 : 1;
-  if (isBytes) return 2 ** Math.ceil(Math.log2(most));
-  const power = 10 ** Math.floor(Math.log10(most));
-  const top = [1, 2, 5, 10].map((step) => step * power).find((step) => step >= most);
-  return isWhole ? Math.max(top, 1) : top;
+  const base = isBytes ? 2 : 10;
+  const power = base ** Math.floor(Math.log(most) / Math.log(base));
+  const steps = isBytes ? [1, 1.5, 2] : [1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10];
+  // Rounding may have made the power too small.
+  const top = (steps.find((step) => step * power >= most) ?? base * base) * power;
+  return isWhole ? Math.ceil(top) : top;
 }
 
 const clock = (at) => new Date(at).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
@@ -71,7 +73,7 @@ export class Chart {
     const head = element('tr', {}, element('th', { scope: 'col' }, 'Minute'), ...lines.map(({ name }) => element('th', { scope: 'col', class: 'number' }, name)));
     this.details = element('details', {}, element('summary', {}, 'Table'), element('table', {}, element('thead', {}, head), this.rows));
     this.details.addEventListener('toggle', () => this.fillTable());
-    this.figure = element('figure', { class: 'card chart' }, element('figcaption', {}, title), this.value, keys, this.svg, this.read, this.details);
+    this.figure = element('figure', { class: 'card chart' }, element('figcaption', {}, title, element('small', {}, unit && ` ${unit}`)), this.value, keys, this.svg, this.read, this.details);
     this.listen();
     new ResizeObserver(() => this.draw()).observe(this.figure);
   }
@@ -155,7 +157,7 @@ export class Chart {
   describe(present) {
     const now = this.values.map((values) => this.text(values.at(-1)));
     const unit = this.unit && ` ${this.unit}`;
-    this.value.replaceChildren(now.join(' / '), element('small', {}, unit));
+    this.value.textContent = now.join(' / ');
     const range = present.length ? `lowest ${this.text(Math.min(...present))}, highest ${this.text(Math.max(...present))}` : 'no figures yet';
     const names = this.lines.map(({ name }, index) => `${name} ${now[index]}`).join(', ');
     this.svg.setAttribute('aria-label', `${this.title}${unit}: now ${names}; ${range}. Arrow keys read single points.`);

@@ -384,7 +384,7 @@ async function logIn(event) {
     $('token').value = '';
     say($('login-fault'), '');
     await refresh();
-    $('main').focus();
+    $('main').focus({ preventScroll: true });
   } catch (error) {
     say($('login-fault'), error instanceof Refused ? `${error.message[0].toUpperCase()}${error.message.slice(1)}.` : 'Usher does not answer.');
     $('token').select();

@@ -34,6 +34,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::{Map, json};
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use crate::net::admin_socket;
 use crate::net::admin_socket::Listening;
@@ -99,6 +100,7 @@ const REVOKE: &str = "/revoke";
 const SESSIONS: &str = "/sessions";
 const HISTORY: &str = "/history";
 const RELOAD: &str = "/reload";
+const METRICS: &str = "/metrics";
 const DRAIN: &str = "/drain";
 const EXPLAIN: &str = "/explain";
 const LOGIN: &str = "/login";
@@ -107,7 +109,7 @@ const LOGOUT: &str = "/logout";
 const PATHS: [(&str, Kind); 12] = [
     ("/livez", Kind::Probe),
     ("/readyz", Kind::Probe),
-    ("/metrics", Kind::Read),
+    (METRICS, Kind::Read),
     ("/status", Kind::Read),
     (SESSIONS, Kind::Read),
     (HISTORY, Kind::Read),
@@ -232,11 +234,12 @@ impl Admin {
         let (path, headers) = (parts.uri.path(), &parts.headers);
         match path {
             RELOAD => return self.reload(headers).await,
+            METRICS => return self.metrics(headers).await,
             SESSIONS => {
                 return Box::pin(self.sessions(parts.uri.query().unwrap_or_default())).await;
             }
             REVOKE | DRAIN | EXPLAIN | LOGIN | LOGOUT => {}
-            _ => return self.answer(path, headers),
+            _ => return self.answer(path),
         }
         let most = if path == EXPLAIN { MAX_EXPLAIN_BODY } else { MAX_BODY };
         let reading = Limited::new(body, most).collect();
@@ -258,7 +261,7 @@ impl Admin {
     }
 
     /// Answers the requests that need not wait for anything.
-    fn answer(&self, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    fn answer(&self, path: &str) -> Response<Full<Bytes>> {
         match path {
             "/livez" => answer_json(StatusCode::OK, &json!({ "status": "alive" })),
             "/readyz" => match self.readiness.stage() {
@@ -285,15 +288,25 @@ impl Admin {
                     &json!({ "status": "not ready", "reason": stage.name() }),
                 ),
             },
-            "/metrics" => {
-                self.registry.count_traffic();
-                let accepted = headers.get_all(ACCEPT).iter();
-                let format =
-                    ExpositionFormat::accepted(accepted.filter_map(|value| value.to_str().ok()));
-                answer(StatusCode::OK, format.content_type(), self.telemetry.render(format).into())
-            }
             HISTORY => self.history(),
             path => page::file(path).unwrap_or_else(|| self.status()),
+        }
+    }
+
+    /// Renders the metrics on another thread: some kernels take long to count the descriptors of a
+    /// process that has many.
+    async fn metrics(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        self.registry.count_traffic();
+        let accepted = headers.get_all(ACCEPT).iter();
+        let format = ExpositionFormat::accepted(accepted.filter_map(|value| value.to_str().ok()));
+        let telemetry = Arc::clone(&self.telemetry);
+        match spawn_blocking(move || telemetry.render(format)).await {
+            Ok(page) => answer(StatusCode::OK, format.content_type(), page.into()),
+            // The process exits, or the thread has panicked.
+            Err(_) => {
+                let message = "the metrics could not be rendered";
+                answer_error(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
+            }
         }
     }
 }

@@ -227,7 +227,7 @@ impl Telemetry {
         self.started
     }
 
-    /// Returns the metrics, with the figures of the process as they are now.
+    /// Returns the metrics, with the figures of the process as they are now. It may block.
     pub fn render(&self, format: ExpositionFormat) -> String {
         let audit_dropped = self.audit_lines_lost();
         let log_dropped = self.log.as_ref().map_or(0, LogSink::dropped);

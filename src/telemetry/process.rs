@@ -29,7 +29,7 @@ families! {
     STARTED: Gauge = "process_start_time_seconds";
 }
 
-/// Reads the figures of this process.
+/// Reads the figures of this process. It may block, see [`open_descriptors`].
 pub(super) fn publish(metrics: &Metrics, started: UnixMillis) {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     metrics.set_total(&CPU, cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9);

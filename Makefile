@@ -1,7 +1,7 @@
 # Every step of continuous integration is a target here.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build packages image test soak fuzz coverage lint conformance conformance-clients thousand-clients dashboards runbooks bench bench-instructions peers docs clean
+.PHONY: help demo build packages image test soak fuzz coverage lint conformance conformance-clients thousand-clients dashboards pictures runbooks bench bench-instructions peers docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ thousand-clients: build ## 1,000 clients of the library through restarts of Ushe
 
 dashboards: ## Write the dashboards and alert rules of the chart from scripts/dashboards
 	scripts/dashboards/generate.py
+
+pictures: ## Take the pictures of the admin page in docs/images again; 15 minutes, needs Chromium
+	@test -x target/debug/usher || cargo build
+	node tests/e2e/browser/admin-pictures.mjs target/debug/usher docs/images
 
 runbooks: ## Make the fault of each runbook real, and run its commands; three minutes
 	scripts/test-dashboards.sh walk

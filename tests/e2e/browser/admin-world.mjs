@@ -13,14 +13,17 @@ export const ADMIN_TOKEN = 'the-admin-token-of-the-browser-test';
 const SECRET = 'a-secret-of-the-admin-page-test-0123456789';
 const ISSUER = 'https://id.example.com';
 
-export function mint(user) {
+export function mint(user, seconds = 3600) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
   const now = Math.floor(Date.now() / 1000);
-  const text = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ iss: ISSUER, aud: 'chat', sub: user, iat: now, exp: now + 3600 })}`;
+  const text = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ iss: ISSUER, aud: 'chat', sub: user, iat: now, exp: now + seconds })}`;
   return `${text}.${createHmac('sha256', SECRET).update(text).digest('base64url')}`;
 }
 
-/** Starts an upstream that accepts every upgrade, and answers what it gets with a short message. */
+/**
+ * Starts an upstream that accepts every upgrade, and answers what it gets with a short message.
+ * Resolves with its port and `stop`.
+ */
 async function startUpstream() {
   const sockets = new Set();
   const server = createServer((socket) => {
@@ -42,11 +45,12 @@ async function startUpstream() {
     });
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  atEnd(() => {
+  const stop = () => {
     for (const socket of sockets) socket.destroy();
     server.close();
-  });
-  return server.address().port;
+  };
+  atEnd(stop);
+  return { port: server.address().port, stop };
 }
 
 function certificate(folder) {
@@ -54,11 +58,15 @@ function certificate(folder) {
     '-addext', 'subjectAltName=DNS:chat.example.com', '-keyout', join(folder, 'key.pem'), '-out', join(folder, 'cert.pem')], { stdio: 'ignore' });
 }
 
-/** Starts an Usher. `options.token`: whether its admin listener asks for the token. */
-export async function startWorld(binary, { token = true } = {}) {
+/**
+ * Starts an Usher. `token`: whether its admin listener asks for the token. `servers`: the number of
+ * its upstream's servers. `tables`: more of its configuration.
+ */
+export async function startWorld(binary, { token = true, servers = 1, tables = '' } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'usher-admin-page-'));
   atEnd(() => rmSync(folder, { recursive: true, force: true }));
-  const upstream = await startUpstream();
+  const upstreams = [];
+  while (upstreams.length < servers) upstreams.push(await startUpstream());
   const [plain, tls, admin, closed] = await freePorts(4);
   certificate(folder);
   const file = join(folder, 'usher.toml');
@@ -79,7 +87,7 @@ algorithms = ["HS256"]
 secret_env = "PAGE_SECRET"
 [[upstream]]
 name = "chat"
-servers = ["http://127.0.0.1:${upstream}"]
+servers = [${upstreams.map(({ port }) => `"http://127.0.0.1:${port}"`).join(', ')}]
 [[upstream]]
 name = "away"
 servers = ["http://127.0.0.1:${closed}"]
@@ -102,11 +110,11 @@ address = "127.0.0.1:${admin}"
 ${token ? 'token_env = "PAGE_TOKEN"' : ''}
 # A slow machine must not get a second chance within the test.
 login_rate_per_address = "10/1h"
-`);
+${tables}`);
   const env = { ...process.env, PAGE_SECRET: SECRET, PAGE_TOKEN: ADMIN_TOKEN };
   let child;
   const world = {
-    url: `http://127.0.0.1:${admin}`, port: plain, file, folder, binary, env,
+    url: `http://127.0.0.1:${admin}`, port: plain, file, folder, binary, env, upstreams,
     start: async () => (child = await startUsher(binary, file, `http://127.0.0.1:${admin}/readyz`, { env })),
     stop: (signal = 'SIGKILL') => stop(child, signal),
   };

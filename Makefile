@@ -1,7 +1,7 @@
 # Every step of continuous integration is a target here.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build packages image test soak fuzz coverage lint conformance conformance-clients thousand-clients dashboards pictures runbooks bench bench-instructions peers docs clean
+.PHONY: help demo build packages image test soak fuzz coverage lint conformance conformance-clients thousand-clients kube-api dashboards pictures runbooks bench bench-instructions peers docs clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ conformance-clients: ## Check the client libraries against the rules for clients
 
 thousand-clients: build ## 1,000 clients of the library through restarts of Usher; two minutes
 	USHER_BIN=target/release/usher scripts/test-clients.sh thousand 1000
+
+kube-api: ## Test the chart against a real API server; needs kube-apiserver, etcd, kubectl and helm
+	scripts/kube-api.sh
 
 dashboards: ## Write the dashboards and alert rules of the chart from scripts/dashboards
 	scripts/dashboards/generate.py

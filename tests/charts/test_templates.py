@@ -289,6 +289,7 @@ def test_replicas_and_strategy():
     recreate = spec("Deployment", strategy={"type": "Recreate"})
     assert recreate["strategy"] == {"type": "Recreate"}
     assert "strategy" not in spec("Deployment", strategy=None)
+    assert "replicas" not in spec("Deployment", replicaCount=None)
 
 
 def test_resources():
@@ -421,10 +422,14 @@ def test_autoscaler():
             "type": "Pods",
             "pods": {
                 "metric": {"name": "usher_sessions_active"},
-                "target": {"type": "AverageValue", "averageValue": "10000"},
+                "target": {"type": "AverageValue", "averageValue": "10k"},
             },
         }
     ]
+    for number, quantity in ((1, "1"), (1500, "1500"), (30000, "30k"), (2000000, "2M")):
+        over = {"sessionsPerPod": number}
+        scaled = spec("HorizontalPodAutoscaler", "autoscaling", autoscaling=over)
+        assert scaled["metrics"][0]["pods"]["target"]["averageValue"] == quantity
     assert scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 600
     assert scaler["behavior"]["scaleDown"]["policies"] == [
         {"type": "Pods", "value": 1, "periodSeconds": 300}
@@ -547,15 +552,25 @@ def test_ingress():
     assert bare["rules"][0]["http"]["paths"][0]["pathType"] == "Prefix"
 
 
+# With the fields that the API server would add to an element of a list.
+GATEWAY = {
+    "group": "gateway.networking.k8s.io",
+    "kind": "Gateway",
+    "name": "edge",
+    "namespace": "gateways",
+}
+BACKEND = {"group": "", "kind": "Service", "name": "edge-usher", "port": 443, "weight": 1}
+
+
 def test_http_route():
     assert render().all("HTTPRoute") == []
     rendered = render("http-route")
     assert rendered.one("HTTPRoute")["spec"] == {
-        "parentRefs": [{"name": "edge", "namespace": "gateways", "sectionName": "https"}],
+        "parentRefs": [{**GATEWAY, "sectionName": "https"}],
         "hostnames": ["ws.example.com"],
         "rules": [
             {
-                "backendRefs": [{"name": "edge-usher", "port": 443}],
+                "backendRefs": [BACKEND],
                 "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
                 "timeouts": {"request": "0s"},
             }
@@ -577,6 +592,10 @@ def test_http_route_with_more_and_with_less():
     assert rendered.all("BackendTLSPolicy") == []
     route = rendered.one("HTTPRoute")["spec"]
     assert "hostnames" not in route
+    filled = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "a"}
+    assert route["parentRefs"] == [filled]
+    other = [{"group": "", "kind": "Service", "name": "a"}]
+    assert spec("HTTPRoute", "http-route", httpRoute={"parentRefs": other})["parentRefs"] == other
     assert list(route["rules"][0]) == ["backendRefs"]
     redirect = {"type": "RequestRedirect", "requestRedirect": {"scheme": "https"}}
     more = {"filters": [redirect], "annotations": {"a": "b"}, "labels": {"c": "d"}}
@@ -611,9 +630,9 @@ def test_tls_route():
     assert one["metadata"]["annotations"] == {"a": "b"}
     assert one["metadata"]["labels"]["c"] == "d"
     assert one["spec"] == {
-        "parentRefs": [{"name": "edge", "namespace": "gateways", "sectionName": "passthrough"}],
+        "parentRefs": [{**GATEWAY, "sectionName": "passthrough"}],
         "hostnames": ["ws.example.com"],
-        "rules": [{"backendRefs": [{"name": "edge-usher", "port": 443}]}],
+        "rules": [{"backendRefs": [BACKEND]}],
     }
 
 
@@ -650,7 +669,11 @@ def test_network_policy():
     dns, *rules = policy["egress"]
     assert dns["to"] == values["egress"]["dnsTo"]
     assert [one["protocol"] for one in dns["ports"]] == ["UDP", "TCP"]
-    assert rules == values["egress"]["rules"]
+    wanted = [
+        {**rule, "ports": [{**port, "protocol": "TCP"} for port in rule["ports"]]}
+        for rule in values["egress"]["rules"]
+    ]
+    assert rules == wanted
 
 
 def test_network_policy_with_the_fewest_values():
@@ -661,8 +684,9 @@ def test_network_policy_with_the_fewest_values():
     more = {"extraPorts": [{"containerPort": 8444, "name": "second"}]}
     policy = spec("NetworkPolicy", networkPolicy={"enabled": True}, **more)
     assert policy["ingress"][0]["ports"][1:] == [{"port": 8444, "protocol": "TCP"}]
-    rule = {"ports": [{"port": 8444}]}
-    over = {"enabled": True, "egress": {"enabled": False}, "extraIngress": [rule]}
+    rule = {"ports": [{"port": 8444, "protocol": "UDP"}, {"port": 8445, "protocol": "TCP"}]}
+    over = {"enabled": True, "egress": {"enabled": False}}
+    over["extraIngress"] = [{"ports": [rule["ports"][0], {"port": 8445}]}]
     policy = spec("NetworkPolicy", networkPolicy=over)
     assert policy["policyTypes"] == ["Ingress"]
     assert "egress" not in policy

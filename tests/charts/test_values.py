@@ -78,7 +78,7 @@ def test_the_definitions_are_those_of_kubernetes():
     ("over", "message"),
     [
         ({"replicas": 3}, "additional properties 'replicas' not allowed"),
-        ({"replicaCount": "3"}, "/replicaCount.*want integer"),
+        ({"replicaCount": "3"}, "/replicaCount.*want null or integer"),
         ({"image": {"digest": "sha256:12"}}, "/image/digest"),
         ({"config": {"limits": {"conections": 1}}}, "/config/limits.*'conections' not allowed"),
         ({"config": {"drain": {"window": 30}}}, "/config/drain/window.*want string"),

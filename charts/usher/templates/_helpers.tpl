@@ -100,6 +100,7 @@ metadata:
 {{- define "usher.hasSeveralPods" -}}
 {{- if .Values.autoscaling.enabled -}}
 {{- if gt (int .Values.autoscaling.maxReplicas) 1 -}}true{{- end -}}
+{{- else if kindIs "invalid" .Values.replicaCount -}}true
 {{- else if gt (int .Values.replicaCount) 1 -}}true{{- end -}}
 {{- end -}}
 
@@ -160,4 +161,56 @@ podSelector:
 {{- $text = $text | replace "\"/d/usher-" (printf "\"%s/d/usher-" (trimSuffix "/" .)) -}}
 {{- end -}}
 {{- $text -}}
+{{- end -}}
+
+{{- /* The list with the fields that the API server adds. A tool that compares what is stored with what was
+rendered takes a list with added fields for another one, and applies it for ever.
+Argument: (list LIST (dict FIELD VALUE ...)). */ -}}
+{{- define "usher.filled" -}}
+{{- $filled := list -}}
+{{- range index . 0 -}}
+{{- $one := deepCopy . -}}
+{{- range $key, $value := index $ 1 -}}
+{{- if not (hasKey $one $key) -}}{{- $_ := set $one $key $value -}}{{- end -}}
+{{- end -}}
+{{- $filled = append $filled $one -}}
+{{- end -}}
+{{- toYaml $filled -}}
+{{- end -}}
+
+{{- define "usher.parentRefs" -}}
+{{- include "usher.filled" (list . (dict "group" "gateway.networking.k8s.io" "kind" "Gateway")) -}}
+{{- end -}}
+
+{{- define "usher.backendRefs" -}}
+- group: ""
+  kind: Service
+  name: {{ include "usher.fullname" . | quote }}
+  port: {{ include "usher.servicePort" . }}
+  weight: 1
+{{- end -}}
+
+{{- define "usher.policyRules" -}}
+{{- $rules := list -}}
+{{- range . -}}
+{{- $rule := deepCopy . -}}
+{{- if $rule.ports -}}
+{{- $_ := set $rule "ports" (include "usher.filled" (list $rule.ports (dict "protocol" "TCP")) | fromYamlArray) -}}
+{{- end -}}
+{{- $rules = append $rules $rule -}}
+{{- end -}}
+{{- toYaml $rules -}}
+{{- end -}}
+
+{{- /* A whole number as the API server stores a quantity: 10000 is 10k. */ -}}
+{{- define "usher.quantity" -}}
+{{- $number := int64 . -}}
+{{- $unit := "" -}}
+{{- range $next := list "k" "M" "G" -}}
+{{- if and (gt $number 0) (eq (mod $number 1000) 0) -}}
+{{- $number = div $number 1000 -}}
+{{- $unit = $next -}}
+{{- end -}}
+{{- end -}}
+{{- printf "%d%s" $number $unit -}}
 {{- end -}}

@@ -42,9 +42,10 @@
 {{- define "usher.warningsOfPods" -}}
 {{- $warnings := list -}}
 {{- $pods := int (ternary .Values.autoscaling.minReplicas .Values.replicaCount (.Values.autoscaling.enabled | default false)) -}}
-{{- if eq $pods 0 -}}
+{{- $several := eq (include "usher.hasSeveralPods" .) "true" -}}
+{{- if and (eq $pods 0) (not $several) -}}
 {{- $warnings = append $warnings "replicaCount is 0: no pod serves clients." -}}
-{{- else if ne (include "usher.hasSeveralPods" .) "true" -}}
+{{- else if not $several -}}
 {{- $warnings = append $warnings "One pod: an eviction interrupts every session at once. values-ha.yaml has values for three." -}}
 {{- end -}}
 {{- with .Values.podDisruptionBudget -}}

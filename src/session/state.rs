@@ -239,7 +239,7 @@ impl SessionState {
             }
             RenewalVerdict::Unknown => {}
             RenewalVerdict::OtherSubject => {
-                self.begin_ending(CloseReason::ReauthSubject, None, now)
+                self.begin_ending(CloseReason::ReauthSubject, None, now);
             }
         }
         matches!(self.phase, Phase::Open)

@@ -177,7 +177,7 @@ mod tests {
         ] {
             match judged(&answer(200, None, body)) {
                 ExportResult::Accepted { rejected, .. } => {
-                    assert_eq!(rejected, expected, "{body:?}")
+                    assert_eq!(rejected, expected, "{body:?}");
                 }
                 other => panic!("{other:?}"),
             }

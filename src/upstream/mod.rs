@@ -264,10 +264,10 @@ impl Upstream {
             HealthEffect::Nothing => return,
             HealthEffect::Eject(fault) => self.eject(server, fault, now),
             HealthEffect::TrialFailed { pause } => {
-                TrialFailed { upstream, server: label, pause }.emit()
+                TrialFailed { upstream, server: label, pause }.emit();
             }
             HealthEffect::Returned { away } => {
-                ServerReturned { upstream, server: label, away }.emit()
+                ServerReturned { upstream, server: label, away }.emit();
             }
         }
         self.publish_states(now);

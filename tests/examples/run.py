@@ -36,6 +36,7 @@ GIVEN: set[int] = set()
 LOCKED = {"package-lock.json", "package.json"}
 BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```$", re.M | re.S)
 PORT = re.compile(r"(?<=127\.0\.0\.1:)\d{4,5}|(?<=--port )\d{4,5}|(?<=localhost:)\d{4,5}")
+REQUEST_ID = re.compile(r"\b[0-9a-f]{32}\b")
 SERVER = re.compile(r'(?<=servers = \["http://127\.0\.0\.1:)\d+')
 
 
@@ -266,7 +267,7 @@ class Page:
                 if failed:
                     raise Fault(f"{failed} failed:\n{block}\n{output}")
                 continue
-            if output != expected:
+            if REQUEST_ID.sub("ID", output) != REQUEST_ID.sub("ID", expected):
                 raise Fault(f"{block}\nthe page has\n{expected}\nbut the output is\n{output}")
             seen.add(self.judge(block, expected, before, failed))
         if not seen >= {"authenticated", "refused"}:

@@ -115,8 +115,8 @@ mod tests {
                 "revoked until {until}; 1 session closed on this node; the other nodes are notified"
             )
         );
-        let nobody = carried_out(&json!({ "until": until, "closed": 0, "kind": "user" }));
-        assert_eq!(nobody, format!("revoked until {until}; 0 sessions closed"));
+        let no_session = carried_out(&json!({ "until": until, "closed": 0, "kind": "user" }));
+        assert_eq!(no_session, format!("revoked until {until}; 0 sessions closed"));
     }
 
     #[test]

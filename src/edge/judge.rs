@@ -60,8 +60,8 @@ fn judge_parts(broken: BrokenFile, terms: &JudgeOptions<'_>) -> Judgement {
     let BrokenFile { errors: Diagnostics(mut errors), parts } = broken;
     let mut findings = match parts {
         Some(config) if terms.looks_around => {
-            let nobody = Holders { own: &[], find_other: &|| None };
-            inspect::inspect(&config, Now::read(), &nobody)
+            let no_holders = Holders { own: &[], find_other: &|| None };
+            inspect::inspect(&config, Now::read(), &no_holders)
         }
         _ => Vec::new(),
     };

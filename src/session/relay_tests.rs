@@ -27,6 +27,7 @@ use crate::model::method::Method;
 use crate::model::request_id::RequestId;
 use crate::rejection::close::CloseCodes;
 use crate::session::registry::Registry;
+use crate::session::state::tests::rules;
 use crate::ws::deflate;
 
 struct Session {
@@ -148,17 +149,7 @@ fn open_behind_login(
             inflated_bytes: None,
         },
     };
-    let rules = SessionRules {
-        keepalive: Arc::new(Keepalive {
-            ping: Duration::from_secs(25),
-            idle_timeout: Duration::from_secs(75),
-            close_timeout: Duration::from_secs(5),
-        }),
-        expires: None,
-        renewing: None,
-        began_by_message: true,
-        close_codes: CloseCodes::Rfc,
-    };
+    let rules = SessionRules { began_by_message: true, ..rules() };
     let guard = Registry::new().open(crate::session::registry::tests::handle("ada", 0));
     let relay = tokio::spawn(async move {
         let session = Arc::clone(&guard);

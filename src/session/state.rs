@@ -470,4 +470,4 @@ impl SessionState {
 
 #[cfg(test)]
 #[path = "state_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use crate::base::clock::Now;
 use crate::config::ReauthMode;
 
-fn rules() -> SessionRules {
+pub(crate) fn rules() -> SessionRules {
     SessionRules {
         keepalive: Arc::new(Keepalive {
             ping: Duration::from_secs(25),

@@ -113,11 +113,11 @@ mod tests {
 
     #[test]
     fn a_public_session_is_found_by_its_own_id_alone() {
-        let nobody = Identity::of(None);
+        let unknown = Identity::of(None);
         let all = order(RevocationScope::IssuedBefore { before: UnixMillis(u64::MAX), user: None });
-        assert!(!all.aim().hits("s", None, &nobody));
-        assert!(order(RevocationScope::Session("s".into())).aim().hits("s", None, &nobody));
-        assert!(!order(RevocationScope::Session("t".into())).aim().hits("s", None, &nobody));
+        assert!(!all.aim().hits("s", None, &unknown));
+        assert!(order(RevocationScope::Session("s".into())).aim().hits("s", None, &unknown));
+        assert!(!order(RevocationScope::Session("t".into())).aim().hits("s", None, &unknown));
     }
 
     #[test]
